@@ -1,0 +1,33 @@
+# make demo: the main job on the embedded pair.  make test: the whole suite, with ruff and mypy.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RUN    := reports/demo
+
+.PHONY: install demo test lint models clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,backends]'
+	touch $@
+
+demo: install
+	$(BIN)/probes run data/suites/demo.yaml --out $(RUN) --force
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+models: install
+	$(BIN)/python -m data.train_demo
+
+clean:
+	rm -rf $(VENV) $(RUN)
