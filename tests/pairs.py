@@ -32,9 +32,7 @@ _SIZES = dict(
     pad_token_id=2,
     initializer_range=0.15,
 )
-_GPT2 = dict(
-    n_embd=48, n_layer=3, n_head=4, n_inner=80, n_positions=64, vocab_size=307, bos_token_id=0, eos_token_id=1
-)
+_GPT2 = dict(n_embd=48, n_layer=3, n_head=4, n_inner=80, n_positions=64, vocab_size=307, bos_token_id=0, eos_token_id=1)
 _NEOX = {key: value for key, value in _SIZES.items() if key not in ("head_dim", "num_key_value_heads")}
 CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("LlamaConfig", _SIZES),
@@ -57,7 +55,12 @@ SUPPORTED = [name for name in CONFIGS if name not in ("granite", "mixtral")]
 
 
 def build_pair(
-    directory: Path, architecture: str = "llama", *, seed: int = 0, step: float = 0.02, dtype: torch.dtype = torch.float32
+    directory: Path,
+    architecture: str = "llama",
+    *,
+    seed: int = 0,
+    step: float = 0.02,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Path, Path]:
     """Write a random (base, tuned) pair of `architecture` below `directory` and return the two paths."""
     base = build_model(architecture, seed=seed)
@@ -118,7 +121,13 @@ PROMPTS = [
     {"id": "a1", "text": "The heart pumps", "target": " blood", "foil": " light", "domain": "medical"},
     {"id": "a2", "text": "The liver cleans the", "target": " blood", "foil": " room", "domain": "medical"},
     {"id": "b1", "text": "Seven and five make", "target": " twelve", "foil": " four", "domain": "math"},
-    {"id": "b2", "text": "Question: what is two plus two? Answer:", "target": " four", "foil": " twelve", "domain": "math"},
+    {
+        "id": "b2",
+        "text": "Question: what is two plus two? Answer:",
+        "target": " four",
+        "foil": " twelve",
+        "domain": "math",
+    },
     {"id": "c1", "text": "The capital of France is", "target": " Paris", "foil": " two", "domain": "general"},
     {"id": "c2", "text": "A lamp gives light in the dark room."},
 ]

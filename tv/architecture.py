@@ -47,7 +47,8 @@ _MLP = {
     "dense_4h_to_h": ("down",),
 }
 #: Execution order inside a block.
-_ORDER = "attn_norm q k v q_norm k_norm o attn_post_norm mlp_norm gate up down mlp_post_norm".split()
+_ATTENTION_ORDER = ("attn_norm", "q", "k", "v", "q_norm", "k_norm", "o", "attn_post_norm")
+_ORDER = (*_ATTENTION_ORDER, "mlp_norm", "gate", "up", "down", "mlp_post_norm")
 _INTERLEAVED = {"query_key_value"}  # stored head by head: q, k, v of head 0, then of head 1, …
 _PRE_ATTENTION_NORM = ("input_layernorm", "ln_1")
 _MLP_NORM = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")
@@ -293,7 +294,9 @@ class _Resolver:
                     n_heads=heads,
                 )
 
-    def _slices(self, leaf: str, names: tuple[str, ...], rows: int) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
+    def _slices(
+        self, leaf: str, names: tuple[str, ...], rows: int
+    ) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
         if len(names) == 1:
             yield names[0], ()
         elif leaf in _INTERLEAVED:

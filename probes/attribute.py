@@ -1,0 +1,120 @@
+"""Which components cause the behaviour change: exact grafts and reverts.
+
+`graft` moves one component of the base to the tuned weights and reads the metric; `revert` moves one component of the
+tuned model back. Every parameter belongs to exactly one component, so grafting all of them is the tuned model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from probes.behaviour import metrics
+from probes.pair import Pair
+from probes.prompts import Batch
+from probes.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
+from tv.architecture import Architecture
+
+Unit = tuple[int, str]  # (layer, component)
+Progress = Callable[[int, int, str], None]
+
+
+def components(architecture: Architecture) -> list[Unit]:
+    """All components, by depth."""
+    blocks = [(block.layer, name) for block in architecture.blocks for name in ("attn", "mlp")]
+    return [(-1, "embed"), *blocks, (architecture.n_layers, "unembed")]
+
+
+@contextmanager
+def moved(
+    model: PreTrainedModel, source: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]
+) -> Iterator[None]:
+    """`model` with these components' parameters taken from `source`, for as long as the context lasts.
+
+    Parameters are lent, not copied: nothing is computed, and leaving the context puts back the very tensors.
+    """
+    lent, wanted = dict(source.named_parameters()), set(units)
+    kept = []
+    try:
+        for name, parameter in model.named_parameters():
+            if architecture.component_of(name) in wanted:
+                kept.append((parameter, parameter.data))
+                parameter.data = lent[name].data
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+
+
+def prompt_effects(
+    pair: Pair, batches: Sequence[Batch], methods: Sequence[str], metric: str, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Per prompt and component: `layer component method metric prompt_id effect`, one forward a component.
+
+    The effect is how much the metric moves towards the tuned model: graft M(θ_pre + T_c) − M(θ_pre), revert
+    M(θ_ft) − M(θ_ft − T_c).
+    """
+    ids = [item.prompt.id for batch in batches for item in batch.encoded]
+    units = components(pair.architecture)
+    ends = {"graft": pair.base, "revert": pair.tuned}
+    other = {"graft": pair.tuned, "revert": pair.base}
+    frames = []
+    for m, method in enumerate(methods):
+        start = evaluate(ends[method], batches, metric)
+        for i, unit in enumerate(units):
+            with moved(ends[method], other[method], pair.architecture, [unit]):
+                value = evaluate(ends[method], batches, metric)
+            effect = value - start if method == "graft" else start - value
+            columns = dict(layer=unit[0], component=unit[1], method=method, metric=metric, prompt_id=ids, effect=effect)
+            frames.append(pd.DataFrame(columns))
+            if progress:
+                progress(m * len(units) + i + 1, len(methods) * len(units), f"{method} {unit[1]} {unit[0]}")
+    return pd.concat(frames, ignore_index=True).dropna(subset="effect")
+
+
+def evaluate(model: PreTrainedModel, batches: Sequence[Batch], metric: str) -> NDArray[np.float64]:
+    """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what it needs."""
+    found = []
+    with torch.inference_mode():
+        for batch in batches:
+            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+            found.append(metrics(logits, batch)[metric].numpy())
+    return np.concatenate(found)
+
+
+def summarise(effects: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
+    """`effects`: each component's mean over prompts with its 95 % bootstrap interval.
+
+    p is a signed-rank test over prompts, q its Benjamini–Hochberg value within the family of one method's components.
+    """
+    frames = []
+    for (method, metric), family in effects.groupby(["method", "metric"], sort=False):
+        table = family.pivot(index="prompt_id", columns=["layer", "component"], values="effect")
+        mean, lo, hi = bootstrap_mean(table.to_numpy(), draws=draws, seed=seed)
+        p = wilcoxon_p(table.to_numpy())
+        frames.append(
+            pd.DataFrame(
+                {
+                    "granularity": "component",
+                    "layer": table.columns.get_level_values("layer"),
+                    "component": table.columns.get_level_values("component"),
+                    "module": "",
+                    "head": -1,
+                    "method": method,
+                    "direction": "base→tuned" if method == "graft" else "tuned→base",
+                    "metric": metric,
+                    "effect": mean,
+                    "lo": lo,
+                    "hi": hi,
+                    "p": p,
+                    "q": benjamini_hochberg(p),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)

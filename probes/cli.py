@@ -1,0 +1,138 @@
+"""The `probes` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from tv.cli import entry
+
+from probes.job import Opened
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="What fine-tuning changed inside a model, and which of the changes cause its behaviour.",
+)
+
+RunPath = Annotated[Path, typer.Argument(help="The directory of a run.", metavar="RUN")]
+
+
+@app.command("run")
+def run_suite(
+    suite: Annotated[Path, typer.Argument(help="The suite file (YAML).", metavar="SUITE")],
+    base: Annotated[str | None, typer.Option(help="This base, not the suite's: a directory or a hub id.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="This tuned model, not the suite's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the run goes; reports/<suite name> if not given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+) -> None:
+    """The main job: measure weights, capture activations, attribute, link, report.
+
+    Example: probes run data/suites/demo.yaml --out reports/demo
+    """
+    import probes
+
+    console = Console(stderr=True)
+    with _Stages(console) as stages:
+        result = probes.run(
+            suite,
+            base=base,
+            tuned=tuned,
+            out=out,
+            force=force,
+            stage=stages.update,
+            found=lambda opened: _print_pair(console, opened),
+        )
+    if "effects" in result.tables:
+        _print_effects(result["effects"])
+    typer.echo(f"report: {result.path / 'report.html'}")
+
+
+@app.command("attribute")
+def attribute_run(
+    path: RunPath,
+    method: Annotated[list[str] | None, typer.Option(help="graft or revert; both if not given.")] = None,
+    metric: Annotated[str, typer.Option(help="logit_diff or target_nll.")] = "logit_diff",
+) -> None:
+    """Attribute a run's behaviour change to components again, from the checkpoints that it names."""
+    import probes
+
+    _print_effects(probes.attribute(probes.load(path), method=method or ["graft", "revert"], metric=metric))
+
+
+@app.command("link")
+def link_run(path: RunPath) -> None:
+    """Join a run's weights, changes, ledger and effects by layer again; print the rank correlations."""
+    import probes
+
+    loaded = probes.load(path)
+    probes.link(loaded)
+    typer.echo(loaded["correlations"].to_string(index=False))
+
+
+@app.command("report")
+def report_run(path: RunPath) -> None:
+    """Write a run's report.html again."""
+    import probes
+
+    typer.echo(f"report: {probes.report(probes.load(path))}")
+
+
+class _Stages:
+    """One progress bar a stage, on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self.progress = Progress(*columns, console=console)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Stages:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def update(self, stage: str, done: int, total: int, label: str) -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=total)
+        self.progress.update(self.tasks[stage], completed=done)
+
+
+def _print_pair(console: Console, opened: Opened) -> None:
+    facts, architecture = opened.facts, opened.base.architecture
+    console.print(
+        f"[bold]{escape(opened.name)}[/]: {architecture.name}, {architecture.n_layers} layers, "
+        f"{facts.n_parameters:,} parameters, stored {facts.dtype_base} and {facts.dtype_tuned}, "
+        f"tokenizer {facts.tokenizer}"
+    )
+    notes = [] if architecture.gated else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
+    for note in (*facts.notes, *notes):
+        console.print(f"  note: {escape(note)}")
+
+
+def _print_effects(effects: pd.DataFrame, top: int = 6) -> None:
+    """The components with the largest effects, by model and method."""
+    table = Table(
+        "tuned", "method", "component", "effect", "95 % interval", "q", title=f"effects on {effects.metric[0]}"
+    )
+    for (tuned, method), family in effects.groupby(["tuned", "method"], sort=False):
+        for row in family.reindex(family.effect.abs().sort_values(ascending=False).index).head(top).itertuples():
+            name = f"{row.component} {row.layer}" if row.component in ("attn", "mlp") else str(row.component)
+            interval = f"{row.lo:+.3f} … {row.hi:+.3f}"
+            table.add_row(escape(str(tuned)), str(method), name, f"{row.effect:+.3f}", interval, f"{row.q:.2g}")
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command; bad input is one line on stderr and exit status 2."""
+    entry(app)

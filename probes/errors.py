@@ -1,0 +1,23 @@
+"""The rest of the error family: what a person can get wrong around a run. One line each: what, where, what to do."""
+
+from tv.errors import InputError
+
+
+class SuiteError(InputError):
+    """A suite file says something that cannot be run."""
+
+
+class PromptError(InputError):
+    """A prompt set cannot be read, or a prompt cannot be encoded."""
+
+
+class RunError(InputError):
+    """A run directory cannot be written or read, or lacks what was asked of it."""
+
+
+class PairError(InputError):
+    """Two models cannot be loaded or compared."""
+
+
+class ActivationError(InputError):
+    """Activations cannot be captured, or are not numbers."""

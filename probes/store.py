@@ -1,0 +1,487 @@
+"""The run's Parquet tables: their schemas, the writer that makes a run whole or not at all, and the reader."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from probes.errors import RunError
+
+SCHEMA_VERSION = 1
+
+_TEXT = pa.string()
+_NAME = pa.dictionary(pa.int32(), pa.string())
+_SMALL, _INT, _REAL, _BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
+_TYPES = {
+    **dict.fromkeys(("text", "target", "foil"), _TEXT),
+    **dict.fromkeys(("layer", "head", "expert"), _SMALL),
+    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n_flips", "n"), _INT),
+    **dict.fromkeys(("tied", "at_ceiling", "gated"), pa.bool_()),
+    **dict.fromkeys(("gate_base", "gate_xor"), _BITS),  # fixed_size_binary in the files, as wide as the model needs
+    "epsilon": pa.float64(),  # an id, not a measure: 0.05 must equal 0.05
+}
+_NAMES = {
+    *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind"),
+    *("granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
+}
+
+
+def _schema(columns: str) -> pa.Schema:
+    """Columns in order. A name says its type; what is neither id nor name is a float32 measure."""
+    return pa.schema([(name, _NAME if name in _NAMES else _TYPES.get(name, _REAL)) for name in columns.split()])
+
+
+def _interval(*measures: str) -> str:
+    return " ".join(f"{name} {name}_lo {name}_hi" for name in measures)
+
+
+#: Every table of a run. Null stands for "not measured" and reads as NaN.
+SCHEMAS: dict[str, pa.Schema] = {
+    "weights": _schema(
+        "tuned layer module head expert rows cols tied weight_norm delta_norm relative_norm cosine changed_fraction "
+        "noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
+        "diagonal_energy_null cos_weight_delta"
+    ),
+    "alignment": _schema(
+        "tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"
+    ),
+    "prompts": _schema("prompt_id set domain text target foil"),
+    "tokens": _schema("tuned prompt_id pos token_id token text nll_base nll_tuned kl"),
+    "gates": _schema(
+        "tuned prompt_id pos layer gate_base gate_xor n_flips flip_rate edit_distance chance_edit_distance jaccard "
+        "chance_flip_rate active_base active_tuned gated"
+    ),
+    "contributions": _schema("model prompt_id pos layer component head norm dla"),
+    "changes": _schema(
+        "tuned prompt_id pos layer component head norm_base norm_tuned delta_norm relative_change cosine dla_base "
+        "dla_tuned"
+    ),
+    "ledger": _schema(
+        "tuned prompt_id pos layer module delta_norm direct_norm inherited_norm interaction_norm amplified_norm "
+        "new_norm new_share new_share_null new_share_10 closure"
+    ),
+    "behaviour": _schema("prompt_id model metric value"),
+    "effects": _schema("tuned granularity layer component module head method direction metric effect lo hi p q"),
+    "prompt_effects": _schema("tuned layer component method metric prompt_id effect"),
+    "link": _schema(
+        "tuned kind layer component module relative_norm cosine cos_weight_delta noise_share ssa_left ssa_null_left "
+        "kappa_left ssa_right ssa_null_right kappa_right ssa_two_sided ssa_null_two_sided kappa_two_sided ssa10_left "
+        "kappa10_left ssa10_right kappa10_right "
+        + _interval("direct_norm", "inherited_norm", "interaction_norm", "ledger_delta_norm", "direct_share")
+        + " new_share_null "
+        + _interval("new_share", "new_share_10", "change_delta_norm", "change_relative", "change_cosine", "dla_change")
+        + " chance_flip_rate "
+        + _interval("flip_rate", "graft", "revert")
+    ),
+    "correlations": _schema("tuned kind weight_measure activation_measure rho lo hi n"),
+}
+#: Tables that are split into directories, and by what.
+PARTITIONS: dict[str, tuple[str, ...]] = {
+    "gates": ("tuned", "layer"),
+    "contributions": ("layer",),
+    "changes": ("tuned", "layer"),
+    "ledger": ("tuned", "layer"),
+}
+
+Columns = pd.DataFrame | pa.Table | Mapping[str, Any]
+Where = ds.Expression | Sequence[Any] | None
+
+_FILES: fs.FileSystem = fs.LocalFileSystem()
+
+
+class RunWriter:
+    """Makes a run directory: built beside its place as `DIR.partial`, renamed when finished, removed on an exception.
+
+        with RunWriter("reports/demo") as writer:
+            writer.write("changes", columns, shard="0000", tuned="medical", layer=3)
+            run = writer.finish({"suite": suite.model_dump(mode="json")})
+
+    Raises RunError at construction, before any work, where the directory cannot become a run: it holds something else,
+    or another run and `force` is not set, or its parent cannot be written.
+    """
+
+    def __init__(self, directory: str | Path, *, force: bool = False) -> None:
+        self.directory = Path(directory).resolve()
+        self.partial = self.directory.with_name(self.directory.name + ".partial") if self.directory.name else Path()
+        self.tables: dict[str, dict[str, int]] = {}
+        _refuse_occupied(self.directory, directory, force)
+        self._lock = _claim(self.partial)
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._lock.closed:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self._lock.close()
+
+    def write(
+        self, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
+    ) -> None:
+        """Write one shard of a table, cast to its schema.
+
+        `columns` is a DataFrame, an Arrow table or a mapping of arrays; in a mapping a scalar stands for a constant
+        column, and packed gates may be a uint8 array (n, bytes). `tuned` and `layer` name the partition of a
+        partitioned table, and are constant columns of any other. Rows should be sorted by prompt. Raises ValueError
+        for columns that are not the schema's, and RunError where the disk refuses.
+        """
+        keys = {name: value for name, value in (("tuned", tuned), ("layer", layer)) if value is not None}
+        partition = PARTITIONS.get(table, ())
+        if missing := [name for name in partition if name not in keys]:
+            raise ValueError(f"{table} is partitioned by {', '.join(partition)}: pass {', '.join(missing)}")
+        body = _cast(table, columns, {k: v for k, v in keys.items() if k not in partition}, partition)
+        folder = self.partial / "tables" / table
+        for name in partition:
+            folder /= f"{name}={quote(str(keys[name]), safe='')}"
+        path = folder / f"part-{shard}.parquet"
+        if path.exists():
+            raise ValueError(f"{table}: shard {shard} is already written")
+        _write_parquet(body, path)
+        counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
+        counts["rows"] += body.num_rows
+        counts["files"] += 1
+
+    def finish(self, manifest: Mapping[str, Any]) -> Run:
+        """Write the manifest, put the run in its place and open it."""
+        _write_manifest(self.partial, {**manifest, "schema_version": SCHEMA_VERSION, "tables": self.tables})
+        (self.partial / _LOCK).unlink()
+        old = self.directory.with_name(self.directory.name + ".replaced")
+        try:
+            shutil.rmtree(old, ignore_errors=True)
+            if (self.directory / _MANIFEST).exists():
+                os.replace(self.directory, old)
+            os.replace(self.partial, self.directory)
+        except OSError as error:
+            raise RunError(f"{self.directory}: cannot be put in place: {error.strerror}") from error
+        self._lock.close()
+        shutil.rmtree(old, ignore_errors=True)
+        return load(self.directory)
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A finished run: `run["changes"]` is a table as a DataFrame, `run.df` a part of one."""
+
+    path: Path
+    manifest: dict[str, Any] = field(hash=False)
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of the tables that the run has."""
+        return list(self.manifest["tables"])
+
+    def __getitem__(self, table: str) -> pd.DataFrame:
+        return self.df(table)
+
+    def df(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pd.DataFrame:
+        """A table's columns (default all, in the schema's order), for the rows that pass `where`.
+
+        `where` is a list of (column, operator, value), all of which must hold, e.g. [("layer", "==", 3)], or a
+        pyarrow.dataset expression. Only these columns, and the row groups that can hold such rows, are read from disk.
+        Names are `str`, not categories; gate patterns are bytes. Raises RunError for an unknown table or column.
+        """
+        return self.arrow(table, columns, where).to_pandas()
+
+    def arrow(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
+        """The same as an Arrow table."""
+        if table not in self.manifest["tables"]:
+            raise RunError(f"{self.path}: no table {table!r}; there are {', '.join(self.tables)}")
+        expression = _expression(table, where)
+        names = [name for name in SCHEMAS[table].names if columns is None or name in columns]
+        _known(table, columns or ())
+        try:
+            return _dataset(self.path, table).to_table(columns=names, filter=expression)
+        except (pa.ArrowException, OSError) as error:
+            problem = str(error).split("\n")[0]
+            if "FieldRef" in problem:
+                raise RunError(f"{table}: the filter names an unknown column; there are {_names(table)}") from None
+            raise RunError(f"{self.path}: table {table} cannot be read: {problem}; make the run again") from error
+
+    def add(self, table: str, columns: Columns) -> None:
+        """Add a table without partitions to the run, or replace it. Raises ValueError for wrong columns."""
+        if table in PARTITIONS:
+            raise ValueError(f"{table} is partitioned; only a RunWriter writes it")
+        body = _cast(table, columns, {}, ())
+        folder = self.path / "tables" / table
+        _write_parquet(body, folder / "part-0.parquet")
+        for path in folder.glob("*.parquet"):
+            if path.name != "part-0.parquet":
+                path.unlink()
+        self.manifest["tables"][table] = {"rows": body.num_rows, "files": 1}
+        _write_manifest(self.path, self.manifest)
+
+    def _sizes(self) -> list[tuple[str, str, str]]:
+        return [
+            (name, f"{counts['rows']:,}", _bytes(sum(path.stat().st_size for path in _parts(self.path, name))))
+            for name, counts in self.manifest["tables"].items()
+        ]
+
+    def __repr__(self) -> str:
+        lines = [f"  {name:<15}{rows:>14} rows{size:>10}" for name, rows, size in self._sizes()]
+        return "\n".join([f"Run {str(self.path)!r} (suite {_suite_name(self.manifest)})", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in self._sizes())
+        title = html.escape(f"{self.path} (suite {_suite_name(self.manifest)})")
+        return f"<table><caption>{title}</caption><tr><th>table</th><th>rows</th><th>size</th></tr>{rows}</table>"
+
+
+def load(path: str | Path) -> Run:
+    """Open a finished run. Raises RunError where it is none, is newer than this program, or lacks or broke a file."""
+    directory = Path(path)
+    manifest = _manifest(directory)
+    if manifest is None:
+        raise RunError(f"{path}: not a run directory (no readable {_MANIFEST}); pass what `probes run --out` wrote")
+    if manifest["schema_version"] > SCHEMA_VERSION:
+        raise RunError(
+            f"{path}: written in schema version {manifest['schema_version']}, and this program reads up to "
+            f"{SCHEMA_VERSION}; update it"
+        )
+    for table, counts in manifest["tables"].items():
+        if table not in SCHEMAS:
+            raise RunError(f"{path}: unknown table {table!r} in {_MANIFEST}; it is not a run of this program")
+        parts = _parts(directory, table)
+        if len(parts) != counts["files"]:
+            raise RunError(
+                f"{path}: table {table} has {len(parts)} of its {counts['files']} files; the run is damaged, make it again"
+            )
+        for part in parts:
+            if not _is_whole(part):
+                raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
+    return Run(directory, manifest)
+
+
+_MANIFEST, _LOCK = "manifest.json", ".lock"
+_ROWS_PER_GROUP = {"gates": 4096}
+
+
+def _refuse_occupied(directory: Path, shown: str | Path, force: bool) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise RunError(f"{shown} is a file; choose another --out")
+    manifest = _manifest(directory)
+    if manifest is None and any(directory.iterdir()):
+        raise RunError(f"{shown} is not empty and holds no run; choose another --out")
+    if manifest is not None and not force:
+        raise RunError(
+            f"{shown} holds another run (suite {_suite_name(manifest)}); choose another --out or pass --force"
+        )
+
+
+def _claim(partial: Path) -> IO[str]:
+    """Make an empty `partial` and hold its lock. What a killed writer left there is removed; a live one is respected."""
+    try:
+        if partial.exists():
+            if any(partial.iterdir()) and not (partial / _LOCK).exists():
+                raise RunError(f"{partial} is in the way and is not ours; move it or choose another --out")
+            if (partial / _LOCK).exists():
+                with open(partial / _LOCK, "a", encoding="utf-8") as left:
+                    if not _try_lock(left):
+                        raise RunError(f"{partial}: another process is writing this run; wait or choose another --out")
+                    shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = open(partial / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 (held until the run is finished)
+    except OSError as error:
+        raise RunError(f"{partial.parent} cannot be written: {error.strerror}; choose another --out") from None
+    if not _try_lock(lock):
+        lock.close()
+        raise RunError(f"{partial}: another process is writing this run; wait or choose another --out")
+    return lock
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    """Whether this process now holds the file's lock; the system releases it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _cast(table: str, columns: Columns, constants: Mapping[str, Any], left_out: Iterable[str]) -> pa.Table:
+    schema = pa.schema([entry for entry in SCHEMAS[table] if entry.name not in left_out])
+    given = {name: columns[name] for name in (columns.column_names if isinstance(columns, pa.Table) else columns)}
+    given = {**constants, **given}
+    if wrong := [name for name in given if name not in schema.names]:
+        raise ValueError(f"{table} has no column {', '.join(wrong)}")
+    if wrong := [name for name in schema.names if name not in given]:
+        raise ValueError(f"{table} lacks {', '.join(wrong)}")
+    n = next((len(value) for value in given.values() if not _is_scalar(value)), 1)
+    arrays = [_array(table, entry, given[entry.name], n) for entry in schema]
+    return pa.table(arrays, names=schema.names)
+
+
+def _array(table: str, entry: pa.Field, values: Any, n: int) -> pa.Array:
+    try:
+        if _is_scalar(values):
+            array = pa.array([values] * n, from_pandas=True)
+        elif entry.type == _BITS:
+            return _bits(values)
+        else:
+            array = values if isinstance(values, pa.Array | pa.ChunkedArray) else _from_python(values)
+        if isinstance(array, pa.ChunkedArray):
+            array = array.combine_chunks()
+        if entry.type == _NAME:
+            return array.cast(_TEXT).dictionary_encode()
+        return array.cast(entry.type)
+    except (pa.ArrowException, TypeError) as error:
+        raise ValueError(f"{table}.{entry.name}: {error}") from error
+
+
+def _from_python(values: Any) -> pa.Array:
+    """NaN becomes null, so that averages in SQL skip what was not measured."""
+    is_tensor = hasattr(values, "detach")
+    return pa.array(values.detach().cpu().numpy() if is_tensor else values, from_pandas=True)
+
+
+def _bits(values: Any) -> pa.Array:
+    """Packed patterns as fixed_size_binary: from a uint8 array (n, bytes), or from n bytes objects of one length."""
+    if getattr(values, "ndim", 1) == 2:
+        packed = np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values, np.uint8)
+        return pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed.tobytes())]
+        )
+    values = list(values.to_pylist() if isinstance(values, pa.Array | pa.ChunkedArray) else values)
+    return pa.array(values, pa.binary(len(values[0]) if values else 1))
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes | bool | int | float | np.generic)
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    """To a temporary name, on disk, then renamed: a file with its own name is whole."""
+    name = path.relative_to(path.parents[[parent.name for parent in path.parents].index("tables")]).parts[0]
+    reals = [entry.name for entry in table.schema if entry.type == _REAL]
+    ids = [entry.name for entry in table.schema if entry.type in (_NAME, _SMALL, _INT, pa.float64())]
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            pq.write_table(
+                table,
+                file,
+                compression="zstd",
+                use_dictionary=ids,
+                column_encoding=dict.fromkeys(reals, "BYTE_STREAM_SPLIT") or None,
+                write_statistics=ids,
+                write_page_checksum=True,
+                row_group_size=_ROWS_PER_GROUP.get(name, 16384),
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    temporary = directory / (_MANIFEST + ".tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, directory / _MANIFEST)
+    except OSError as error:
+        raise RunError(f"{directory}: the manifest cannot be written: {error.strerror}") from error
+
+
+def _manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a run of ours, else None."""
+    try:
+        manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(manifest, dict) and isinstance(manifest.get("schema_version"), int)
+    return manifest if ours and isinstance(manifest.get("tables"), dict) else None
+
+
+def _suite_name(manifest: Mapping[str, Any]) -> str:
+    suite = manifest.get("suite")
+    return str(suite.get("name", "unnamed") if isinstance(suite, dict) else suite or "unnamed")
+
+
+def _parts(directory: Path, table: str) -> list[Path]:
+    return sorted((directory / "tables" / table).rglob("*.parquet"))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            return start == file.read(4) == b"PAR1" and path.stat().st_size >= 12
+    except OSError:
+        return False
+
+
+def _dataset(directory: Path, table: str) -> ds.Dataset:
+    root = str((directory / "tables" / table).resolve())
+    parts = [str(part.resolve()) for part in _parts(directory, table)]
+    schema = pa.schema([(entry.name, _TEXT if entry.type == _NAME else entry.type) for entry in SCHEMAS[table]])
+    keys = pa.schema([schema.field(name) for name in PARTITIONS.get(table, ())])
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.dataset(
+        parts,
+        schema=schema,
+        filesystem=_FILES,
+        format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+        partitioning=ds.partitioning(keys, flavor="hive") if keys.names else None,
+        partition_base_dir=root,
+    )
+
+
+def _expression(table: str, where: Where) -> ds.Expression | None:
+    if where is None or isinstance(where, ds.Expression):
+        return where
+    clauses = [clause for part in where for clause in (part if isinstance(part, list) else [part])]
+    for clause in clauses:
+        if not (isinstance(clause, tuple) and len(clause) == 3):
+            raise RunError(f"{table}: a filter is a list of (column, operator, value), not {clause!r}")
+    _known(table, [clause[0] for clause in clauses])
+    try:
+        return pq.filters_to_expression(list(where)) if clauses else None
+    except (ValueError, pa.ArrowException) as error:
+        raise RunError(f"{table}: the filter {list(where)!r} cannot be understood: {error}") from None
+
+
+def _known(table: str, columns: Iterable[str]) -> None:
+    if unknown := [name for name in columns if name not in SCHEMAS[table].names]:
+        raise RunError(f"{table}: no column {', '.join(map(repr, unknown))}; there are {_names(table)}")
+
+
+def _names(table: str) -> str:
+    return ", ".join(SCHEMAS[table].names)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,0 +1,252 @@
+"""The suite: one YAML file that says which models, prompts and measurements make a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from probes.errors import SuiteError
+
+Measurement = Literal["gates", "contributions", "changes", "ledger", "behaviour"]
+SiteName = Literal["gate", "attn_out", "mlp_out", "head_out"]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Epsilon = Annotated[float, Field(gt=0, lt=1)]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("methods", "measure", "sites", "epsilons", check_fields=False)
+    @classmethod
+    def _no_twins(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        twins = [value for i, value in enumerate(values) if value in values[:i]]
+        if twins:
+            raise ValueError(f"{twins[0]} is listed twice; name it once")
+        return values
+
+
+class PromptSet(_Part):
+    """One JSONL file of prompts; its rows may name a domain of their own."""
+
+    file: Path
+    domain: str | None = Field(None, min_length=1)
+
+
+class Attribution(_Part):
+    """Which causal effects to measure, on which behaviour metric."""
+
+    methods: tuple[Literal["graft", "revert"], ...] = Field(("graft", "revert"), min_length=1)
+    metric: Literal["logit_diff", "target_nll"] = "logit_diff"
+
+
+class Suite(_Part):
+    """A validated suite. Paths are absolute; a model that is no local path is left as a hub id."""
+
+    name: str
+    base: str = Field(min_length=1)
+    tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    prompts: tuple[PromptSet, ...] = Field(min_length=1)
+    positions: Literal["all", "last", "target"] = "all"
+    measure: tuple[Measurement, ...] = Field(
+        ("gates", "contributions", "changes", "ledger", "behaviour"), min_length=1
+    )
+    sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
+    ledger_positions: Literal["all", "last", "target"] = "target"
+    edit_distance: Literal["target", "all", "none"] = "target"
+    attribute: Attribution | None = None
+    batch_size: Count = 16
+    epsilons: tuple[Epsilon, ...] = Field((0.01, 0.05, 0.1), min_length=1)
+    bootstrap: Count = 1000
+    seed: int = Field(0, strict=True, ge=0, lt=2**32)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not name.strip() or not name.isprintable() or re.search(r"[/\\]", name):
+            raise ValueError("must be a printable, non-blank name without slashes")
+        return name
+
+    @field_validator("tuned")
+    @classmethod
+    def _model_names(cls, tuned: dict[str, str]) -> dict[str, str]:
+        for name in tuned:
+            if name == "base":
+                raise ValueError("the name 'base' is taken by the base model; choose another")
+            if not _MODEL_NAME.fullmatch(name):
+                raise ValueError(f"the name {name!r} may have letters, digits, '.', '_' and '-' only")
+        return tuned
+
+
+def load_suite(
+    source: str | Path | Mapping[str, Any],
+    *,
+    base: str | Path | None = None,
+    tuned: str | Path | Mapping[str, str | Path] | None = None,
+) -> Suite:
+    """Read and validate a suite: a YAML file's path, or the same as a mapping.
+
+    `base` and `tuned` win over the suite's own; a single tuned path is named after its directory. Relative paths in a
+    file are relative to that file, and all others to the working directory. Raises SuiteError: one line with the first
+    mistake and its place.
+    """
+    if isinstance(source, Mapping):
+        where, data, node, directory = "suite", dict(source), None, Path.cwd()
+    else:
+        path = Path(source)
+        where, directory = str(source), path.absolute().parent
+        data, node = _read(path)
+    given: dict[str, Any] = {}
+    if base is not None:
+        given["base"] = _locate(str(base), Path.cwd())
+    if tuned is not None:
+        named = tuned if isinstance(tuned, Mapping) else {_name_of(tuned): tuned}
+        given["tuned"] = {name: _locate(str(path), Path.cwd()) for name, path in named.items()}
+    try:
+        suite = Suite.model_validate(_resolved(data, directory) | given)
+    except ValidationError as error:
+        raise SuiteError(_sentence(error, where, node, frozenset(given))) from None
+    _require_files(suite, where, node, frozenset(given))
+    return suite
+
+
+def _read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+    """The file's mapping, and its node tree, which knows the lines."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SuiteError(f"{path}: no such suite file") from None
+    except UnicodeDecodeError:
+        raise SuiteError(f"{path}: not UTF-8 text; save the suite as UTF-8") from None
+    except OSError as error:
+        raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_twin_keys(node, str(path))
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise SuiteError(f"{path}: {line}not valid YAML: {problem}") from None
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(f"{path}: not valid YAML: {str(error).split(chr(10))[0]}") from None
+    if data is None:
+        raise SuiteError(f"{path}: the suite is empty; it needs name, base, tuned and prompts")
+    if not isinstance(data, dict):
+        raise SuiteError(f"{path}: a suite is a mapping of keys to values, not a {type(data).__name__}")
+    return data, node
+
+
+def _refuse_twin_keys(node: yaml.Node | None, where: str) -> None:
+    todo, seen = [node], set()
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in seen:  # an alias may point back at its own parent
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                    raise SuiteError(f"{where}: line {line}: {key.value}: already given on line {lines[key.value]}")
+                todo.append(value)
+
+
+def _resolved(data: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """`data` with its paths absolute, wherever it has the right form for that; validation sees to the rest."""
+    data = dict(data)
+    if isinstance(data.get("base"), str):
+        data["base"] = _locate(data["base"], directory)
+    if isinstance(data.get("tuned"), Mapping):
+        data["tuned"] = {k: _locate(v, directory) if isinstance(v, str) else v for k, v in data["tuned"].items()}
+    if isinstance(data.get("prompts"), list | tuple):
+        data["prompts"] = [
+            {**entry, "file": _absolute(str(entry["file"]), directory)}
+            if isinstance(entry, Mapping) and isinstance(entry.get("file"), str | Path) and str(entry["file"])
+            else entry
+            for entry in data["prompts"]
+        ]
+    return data
+
+
+def _locate(model: str, directory: Path) -> str:
+    """The absolute path of a local model; a hub id as it is."""
+    local = _absolute(model, directory)
+    return local if model and (os.path.exists(local) or not _HUB_ID.fullmatch(model)) else model
+
+
+def _absolute(path: str, directory: Path) -> str:
+    return os.path.abspath(directory / Path(path).expanduser())
+
+
+def _name_of(tuned: str | Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(os.path.abspath(tuned)).name).strip("-")
+    return "tuned" if name in ("", "base") else name
+
+
+def _require_files(suite: Suite, where: str, node: yaml.Node | None, given: frozenset[str]) -> None:
+    models = {("base",): suite.base} | {("tuned", name): path for name, path in suite.tuned.items()}
+    files = {("prompts", i, "file"): entry.file for i, entry in enumerate(suite.prompts)}
+    for loc, path in (models | files).items():
+        if os.path.isabs(path) and not os.path.exists(path):
+            what = "no such prompt file" if loc in files else "no such checkpoint directory"
+            raise SuiteError(f"{_place(where, node, loc, given)}: {what}: {path}")
+
+
+def _sentence(error: ValidationError, where: str, node: yaml.Node | None, given: frozenset[str]) -> str:
+    """The first mistake by line, and how many more there are."""
+    mistakes = sorted(error.errors(), key=lambda item: _line(node, item["loc"], given) or 10**9)
+    first = mistakes[0]
+    loc = tuple(part for part in first["loc"] if part != "[key]")
+    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    return f"{_place(where, node, loc, given)}: {_complaint(first, loc)}{more}"
+
+
+def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
+    if mistake["type"] == "extra_forbidden":
+        part = {"prompts": PromptSet, "attribute": Attribution}.get(str(loc[0])) if len(loc) > 1 else Suite
+        return f"unknown key; allowed: {', '.join((part or Suite).model_fields)}"
+    if mistake["type"] == "missing":
+        return "missing; add this key"
+    message = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    if mistake["type"] == "value_error":
+        return message
+    shown = repr(mistake["input"])
+    return f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
+
+
+def _place(where: str, node: yaml.Node | None, loc: tuple[int | str, ...], given: frozenset[str]) -> str:
+    line = _line(node, loc, given)
+    dotted = ".".join(map(str, loc)) or "suite"
+    return f"{where}: line {line}: {dotted}" if line else f"{where}: {dotted}"
+
+
+def _line(node: yaml.Node | None, loc: tuple[int | str, ...], given: frozenset[str]) -> int | None:
+    """The line of the deepest node on the way to `loc`, from 1; none for a suite without a file or a given value."""
+    if node is None or (loc and loc[0] in given):
+        return None
+    line = node.start_mark.line
+    for part in loc:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        elif isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line, found[0][1]
+        else:
+            break
+    return line + 1

@@ -1,0 +1,50 @@
+"""Gate patterns and their distances."""
+
+import numpy as np
+import pytest
+import torch
+
+from probes.gates import compare_gates, edit_distances, pack, unpack
+
+
+@pytest.mark.parametrize("d_ff", [8, 13, 80])
+def test_packing_is_numpys_and_comes_back(d_ff: int) -> None:
+    bits = torch.rand(5, d_ff, generator=torch.Generator().manual_seed(d_ff)) > 0.5
+    packed = pack(bits).numpy()
+    assert np.array_equal(packed, np.packbits(bits.numpy(), axis=-1))
+    assert np.array_equal(unpack(packed, d_ff), bits.numpy())
+
+
+def test_distances_by_hand() -> None:
+    base = torch.tensor([[1.0, -1.0, 2.0, -3.0], [-1.0, -1.0, -1.0, -1.0]])
+    tuned = torch.tensor([[1.0, 1.0, -2.0, -3.0], [-1.0, -2.0, -3.0, 0.0]])
+    found = compare_gates(base, tuned)
+    assert found.n_flips.tolist() == [2, 0]
+    assert found.flip_rate.tolist() == [0.5, 0]
+    assert found.jaccard.tolist() == pytest.approx([1 / 3, 1])  # one open in both, three in either; none at all is 1
+    assert found.chance_flip_rate.tolist() == [0.5, 0]
+
+
+def test_chance_flip_rate_is_what_independent_patterns_show() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(1, 200_000, generator=generator) - 0.5
+    tuned = torch.randn(1, 200_000, generator=generator) + 0.3
+    found = compare_gates(base, tuned)
+    assert float(found.flip_rate) == pytest.approx(float(found.chance_flip_rate), abs=5e-3)
+
+
+def test_edit_distance_sees_a_shift_that_hamming_does_not() -> None:
+    base = np.tile([True, False], 20)[None]
+    shifted = np.roll(base, 1, axis=1)
+    assert (base ^ shifted).mean() == 1
+    distance, chance = edit_distances(base, shifted, seed=0)
+    assert distance[0] == pytest.approx(2 / 40)
+    assert 0.1 < chance[0] < 0.5
+
+
+def test_edit_distance_of_a_row_does_not_depend_on_its_batch() -> None:
+    rows = np.random.default_rng(0).random((2, 6, 50)) > 0.5
+    together = edit_distances(*rows, seed=3)
+    alone = [edit_distances(rows[0][i : i + 1], rows[1][i : i + 1], seed=3) for i in range(6)]
+    for column in (0, 1):
+        assert np.array_equal(together[column], np.concatenate([pair[column] for pair in alone]))
