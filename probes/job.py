@@ -66,14 +66,11 @@ def run(
         _write_prompts(writer, prompts)
         _write_weights(writer, settings, pairs, stage)
         encoded = _run_models(writer, settings, prompts, pairs, live, stage)
-        writer.finish(_manifest(settings, pairs, encoded))
-        unpublished = load(writer.path)
-        _tell(stage, "link", 0, 1)
-        link(unpublished)
-        _tell(stage, "link", 1, 1)
-        _tell(stage, "report", 0, 1)
-        report(unpublished)
-        _tell(stage, "report", 1, 1)
+        unpublished = writer.finish(_manifest(settings, pairs, encoded))
+        for name, step in (("link", link), ("report", report)):
+            _tell(stage, name, 0, 1)
+            step(unpublished)
+            _tell(stage, name, 1, 1)
     return load(writer.directory)
 
 

@@ -61,7 +61,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         "tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"
     ),
     "prompts": _schema("prompt_id set domain text target foil"),
-    "tokens": _schema("tuned prompt_id pos token_id token text nll_base nll_tuned kl"),
+    "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
     "gates": _schema(
         "tuned prompt_id pos layer gate_base gate_xor n_flips flip_rate edit_distance chance_edit_distance jaccard "
         "chance_flip_rate active_base active_tuned gated"
@@ -105,22 +105,26 @@ _FILES: fs.FileSystem = fs.LocalFileSystem()
 
 
 class RunWriter:
-    """Makes a run directory: built beside its place as `DIR.partial`, renamed when finished, removed on an exception.
+    """Makes a run directory whole or not at all.
 
         with RunWriter("reports/demo") as writer:
             writer.write("changes", columns, shard="0000", tuned="medical", layer=3)
             run = writer.finish({"suite": suite.model_dump(mode="json")})
+        load(writer.directory)
 
-    Raises RunError at construction, before any work, where the directory cannot become a run: it holds something else,
-    or another run and `force` is not set, or its parent cannot be written.
+    The run is built beside its place, in `path` (`DIR.partial`), and renamed to `directory` when the context ends after
+    `finish`; on an exception, or without `finish`, it is removed. Raises RunError at construction, before any work,
+    where the directory cannot become a run: it holds something else, or another run and `force` is not set, or its
+    parent cannot be written.
     """
 
     def __init__(self, directory: str | Path, *, force: bool = False) -> None:
         self.directory = Path(directory).resolve()
-        self.partial = self.directory.with_name(self.directory.name + ".partial") if self.directory.name else Path()
         self.tables: dict[str, dict[str, int]] = {}
+        self._finished = False
         _refuse_occupied(self.directory, directory, force)
-        self._lock = _claim(self.partial)
+        self.path = self.directory.with_name(self.directory.name + ".partial")
+        self._lock = _claim(self.path)
 
     def __enter__(self) -> RunWriter:
         return self
@@ -128,8 +132,11 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._lock.closed:
-            shutil.rmtree(self.partial, ignore_errors=True)
+        try:
+            if self._finished and error is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self.path, ignore_errors=True)
             self._lock.close()
 
     def write(
@@ -147,7 +154,7 @@ class RunWriter:
         if missing := [name for name in partition if name not in keys]:
             raise ValueError(f"{table} is partitioned by {', '.join(partition)}: pass {', '.join(missing)}")
         body = _cast(table, columns, {k: v for k, v in keys.items() if k not in partition}, partition)
-        folder = self.partial / "tables" / table
+        folder = self.path / "tables" / table
         for name in partition:
             folder /= f"{name}={quote(str(keys[name]), safe='')}"
         path = folder / f"part-{shard}.parquet"
@@ -159,20 +166,24 @@ class RunWriter:
         counts["files"] += 1
 
     def finish(self, manifest: Mapping[str, Any]) -> Run:
-        """Write the manifest, put the run in its place and open it."""
-        _write_manifest(self.partial, {**manifest, "schema_version": SCHEMA_VERSION, "tables": self.tables})
-        (self.partial / _LOCK).unlink()
+        """Write the manifest and open the run where it is being built, for whatever is still to be added to it."""
+        _write_manifest(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": self.tables})
+        self._finished = True
+        return load(self.path)
+
+    def _publish(self) -> None:
         old = self.directory.with_name(self.directory.name + ".replaced")
         try:
-            shutil.rmtree(old, ignore_errors=True)
+            (self.path / _LOCK).unlink()
             if (self.directory / _MANIFEST).exists():
+                shutil.rmtree(old, ignore_errors=True)
                 os.replace(self.directory, old)
-            os.replace(self.partial, self.directory)
+                os.replace(self.path, self.directory)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(self.path, self.directory)
         except OSError as error:
-            raise RunError(f"{self.directory}: cannot be put in place: {error.strerror}") from error
-        self._lock.close()
-        shutil.rmtree(old, ignore_errors=True)
-        return load(self.directory)
+            raise RunError(f"{self.directory}: the run cannot be put in place: {error.strerror}") from error
 
 
 @dataclass(frozen=True, repr=False)
@@ -427,7 +438,13 @@ def _suite_name(manifest: Mapping[str, Any]) -> str:
 
 
 def _parts(directory: Path, table: str) -> list[Path]:
-    return sorted((directory / "tables" / table).rglob("*.parquet"))
+    """A table's files, by tuned model, layer and shard."""
+    folder = directory / "tables" / table
+    return sorted(folder.rglob("*.parquet"), key=lambda path: [_depth(part) for part in path.relative_to(folder).parts])
+
+
+def _depth(part: str) -> tuple[int, str]:
+    return (int(part[6:]), "") if part.startswith("layer=") and part[6:].lstrip("-").isdigit() else (0, part)
 
 
 def _is_whole(path: Path) -> bool:

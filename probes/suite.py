@@ -114,7 +114,8 @@ def load_suite(
         suite = Suite.model_validate(_resolved(data, directory) | given)
     except ValidationError as error:
         raise SuiteError(_sentence(error, where, node, frozenset(given))) from None
-    _require_files(suite, where, node, frozenset(given))
+    if node is not None:
+        _require_files(suite, where, node, frozenset(given))
     return suite
 
 
@@ -196,7 +197,7 @@ def _name_of(tuned: str | Path) -> str:
     return "tuned" if name in ("", "base") else name
 
 
-def _require_files(suite: Suite, where: str, node: yaml.Node | None, given: frozenset[str]) -> None:
+def _require_files(suite: Suite, where: str, node: yaml.Node, given: frozenset[str]) -> None:
     models = {("base",): suite.base} | {("tuned", name): path for name, path in suite.tuned.items()}
     files = {("prompts", i, "file"): entry.file for i, entry in enumerate(suite.prompts)}
     for loc, path in (models | files).items():

@@ -1,0 +1,185 @@
+"""The `probes` command on good and on bad input: exit status, one line, nothing left behind."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from probes.cli import main
+from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, write_prompts, write_suite
+
+Paths = tuple[Path, Path, Path]  # folder, base, tuned
+
+
+def _call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["probes", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    streams = capsys.readouterr()
+    return int(ended.value.code or 0), streams.out, streams.err
+
+
+def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=50)
+    out = tmp_path / "run"
+    code, stdout, stderr = _call(monkeypatch, capsys, "run", suite, "--out", out)
+    assert code == 0 and str(out / "report.html") in stdout.replace("\n", "")
+    assert "LlamaForCausalLM" in stderr
+    for command in (["attribute", out, "--method", "graft"], ["link", out], ["report", out]):
+        assert _call(monkeypatch, capsys, *command)[0] == 0
+    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", out)
+    assert code == 2 and "--force" in stderr
+    assert _call(monkeypatch, capsys, "run", suite, "--out", out, "--force")[0] == 0
+
+
+def _edit(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def _nan_weight(paths: Paths) -> None:
+    _edit(paths[2], lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].view(-1)[:1].fill_(float("nan")))
+
+
+def _overflow(paths: Paths) -> None:
+    _edit(paths[2], lambda tensors: tensors["model.layers.2.mlp.down_proj.weight"].fill_(3e38))
+
+
+def _other_shape(paths: Paths) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = json.loads((paths[1] / "config.json").read_text())
+    LlamaForCausalLM(LlamaConfig(**{**sizes, "intermediate_size": 96})).save_pretrained(paths[2])
+
+
+def _other_architecture(paths: Paths) -> None:
+    build_model("mistral").save_pretrained(paths[2])
+
+
+def _truncated(paths: Paths) -> None:
+    file = paths[2] / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def _missing_weights(paths: Paths) -> None:
+    (paths[2] / "model.safetensors").unlink()
+
+
+def _pickled(paths: Paths) -> None:
+    torch.save(load_file(paths[2] / "model.safetensors"), paths[2] / "pytorch_model.bin")
+    _missing_weights(paths)
+
+
+def _other_tokenizer(paths: Paths) -> None:
+    file = paths[2] / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocab = content["model"]["vocab"]
+    names = sorted(vocab, key=vocab.get)[-2:]
+    vocab[names[0]], vocab[names[1]] = vocab[names[1]], vocab[names[0]]
+    file.write_text(json.dumps(content))
+
+
+def _prompts(rows: str) -> Callable[[Paths], None]:
+    return lambda paths: (paths[0] / "prompts.jsonl").write_text(rows) and None
+
+
+def _suite(**changes: object) -> Callable[[Paths], None]:
+    return lambda paths: write_suite(*paths, **changes) and None
+
+
+def _long_prompt(paths: Paths) -> None:
+    write_prompts(paths[0] / "prompts.jsonl", [{"id": "long", "text": "the heart " * 200}])
+
+
+BAD: dict[str, tuple[Callable[[Paths], None], str]] = {
+    "NaN in a weight": (_nan_weight, "model.layers.1.mlp.up_proj.weight"),
+    "Inf in an activation": (_overflow, "layer 2"),
+    "another shape": (_other_shape, "mlp"),
+    "another architecture": (_other_architecture, "Mistral"),
+    "a truncated file": (_truncated, "model.safetensors"),
+    "no weights": (_missing_weights, "safetensors"),
+    "pickled weights": (_pickled, "safetensors"),
+    "another tokenizer": (_other_tokenizer, "tokenizer"),
+    "no prompt file": (lambda paths: (paths[0] / "prompts.jsonl").unlink(), "prompts.jsonl"),
+    "a line that is no JSON": (_prompts('{"id": "a", "text": "x"}\n{"id": \n'), "line 2"),
+    "an id twice": (_prompts('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n'), "'a'"),
+    "an empty prompt": (_prompts('{"id": "a", "text": " "}\n'), "line 1"),
+    "a prompt too long": (_long_prompt, "'long'"),
+    "an unknown key": (_suite(promts=1), "promts"),
+    "an unknown measurement": (_suite(measure=["gate"]), "measure"),
+    "no such model": (_suite(tuned={"moved": "./nowhere"}), "nowhere"),
+    "nothing to attribute": (_prompts('{"id": "a", "text": "x"}\n'), "target"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    spoil, expected = BAD[case]
+    base, tuned = build_pair(tmp_path)
+    suite = write_suite(tmp_path, base, tuned, bootstrap=20)
+    spoil((tmp_path, base, tuned))
+    before = sorted(tmp_path.rglob("*"))
+    code, stdout, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
+    errors = [line for line in stderr.splitlines() if line.startswith("error:")]
+    assert code == 2 and len(errors) == 1, stderr
+    assert expected in errors[0]
+    assert "Traceback" not in stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_scaled_residual_writes_are_refused_in_words(tmp_path: Path, monkeypatch, capsys) -> None:
+    suite = write_suite(tmp_path, *build_pair(tmp_path, "granite"))
+    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
+    assert code == 2 and "resid_pre + attn_out = resid_mid" in stderr
+
+
+def test_a_foreign_directory_is_not_overwritten(tmp_path: Path, monkeypatch, capsys) -> None:
+    suite = write_suite(tmp_path, *build_pair(tmp_path))
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("three years of work")
+    for extra in ([], ["--force"]):
+        code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", out, *extra)
+        assert code == 2 and "mine" in stderr
+    assert (out / "thesis.txt").read_text() == "three years of work"
+
+
+def test_a_grown_vocabulary_is_compared_where_it_overlaps(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, tuned = build_pair(tmp_path)
+    model = build_model()
+    model.resize_token_embeddings(311, mean_resizing=False)
+    model.save_pretrained(tuned)
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["<new1>"])
+    tokenizer.save_pretrained(tuned)
+    suite = write_suite(tmp_path, base, tuned, bootstrap=20)
+    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
+    assert code == 0, stderr
+    assert "311" in stderr
+
+
+def test_usage_errors_exit_2(tmp_path: Path, monkeypatch, capsys) -> None:
+    assert _call(monkeypatch, capsys, "run", tmp_path / "suite.yaml", "--fast")[0] == 2
+    code, _, stderr = _call(monkeypatch, capsys, "run", tmp_path / "no-suite.yaml")
+    assert code == 2 and "no-suite.yaml" in stderr
+    assert _call(monkeypatch, capsys, "report", tmp_path)[0] == 2
+
+
+def test_the_installed_command_answers() -> None:
+    done = subprocess.run([sys.executable, "-m", "probes", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "attribute" in done.stdout
+
+
+def test_prompts_are_never_markup(tmp_path: Path, monkeypatch, capsys) -> None:
+    rows = [*PROMPTS, {"id": "[red]x[/]", "text": "<script>alert(1)</script>", "domain": "general"}]
+    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
+    write_prompts(tmp_path / "prompts.jsonl", rows)
+    out = tmp_path / "run"
+    assert _call(monkeypatch, capsys, "run", suite, "--out", out)[0] == 0
+    assert "<script>alert(1)" not in (out / "report.html").read_text()

@@ -1,0 +1,197 @@
+"""The main job, whole: on random pairs of several architectures, on every table, and on bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import probes
+from probes.gates import unpack
+from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+
+TABLES = {
+    *("weights", "alignment", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
+    *("behaviour", "effects", "prompt_effects", "link", "correlations"),
+}
+
+
+def _run(tmp_path: Path, architecture: str = "llama", **changes: object) -> probes.Run:
+    suite = write_suite(tmp_path, *build_pair(tmp_path, architecture), **({"bootstrap": 100} | changes))
+    return probes.run(suite, out=tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    return _run(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "mistral", "gemma2", "phi3", "gpt2"])
+def test_the_whole_job(architecture: str, tmp_path: Path) -> None:
+    run = _run(tmp_path, architecture)
+    assert set(run.tables) == TABLES
+    n_tokens = run.manifest["n_tokens"]
+    assert len(run.df("gates", columns=["pos"])) == 3 * n_tokens
+    assert len(run.df("changes", where=[("head", "==", -1)])) == 7 * n_tokens
+    ledger = run["ledger"]
+    assert set(ledger.module) >= {"embed", "q", "k", "v", "o", "up", "down", "final_norm", "unembed"}
+    assert (ledger.closure <= 1e-4).all()
+    assert (run.path / "report.html").stat().st_size > 10_000
+    assert run["gates"].gated.all() == (architecture != "gpt2")
+    for table in ("gates", "changes", "ledger", "effects", "link"):
+        frame = run[table]
+        measures = frame.select_dtypes("float32").drop(columns=["edit_distance", "chance_edit_distance"], errors="ignore")
+        assert np.isfinite(measures.to_numpy()[~measures.isna().to_numpy()]).all()
+
+
+def test_gate_rows_are_the_bits_of_both_models(llama: probes.Run) -> None:
+    """Each prompt alone, through the plain model, its activation modules' inputs recorded by hand."""
+    gates = llama["gates"]
+    sources = llama.manifest["checkpoints"]
+    tokenizer = AutoTokenizer.from_pretrained(sources["base"]["source"])
+    for row in PROMPTS:
+        ids = torch.tensor([tokenizer(row["text"] + row.get("target", ""))["input_ids"]])
+        bits = {}
+        for model_name in ("base", "moved"):
+            model = AutoModelForCausalLM.from_pretrained(sources[model_name]["source"], dtype=torch.float32)
+            bits[model_name] = _recorded_gates(model, ids)
+        for layer in range(3):
+            here = gates[(gates.prompt_id == row["id"]) & (gates.layer == layer)].sort_values("pos")
+            base, xor = (
+                unpack(np.stack([np.frombuffer(b, np.uint8) for b in here[c]]), 80) for c in ("gate_base", "gate_xor")
+            )
+            assert np.array_equal(base, bits["base"][layer])
+            assert np.array_equal(base ^ xor, bits["moved"][layer])
+            assert np.allclose(here.flip_rate, xor.mean(1), atol=1e-6)
+
+
+def _recorded_gates(model: torch.nn.Module, ids: torch.Tensor) -> list[np.ndarray]:
+    seen: list[np.ndarray] = []
+    for layer in model.model.layers:
+        layer.mlp.gate_proj.register_forward_hook(lambda m, args, output: seen.append((output[0] > 0).numpy()))
+    with torch.no_grad():
+        model(ids)
+    return seen
+
+
+def test_dla_of_all_components_is_the_logit_difference(llama: probes.Run) -> None:
+    contributions = llama.df("contributions", where=[("head", "==", -1)])
+    behaviour = llama["behaviour"]
+    for model in ("base", "moved"):
+        wanted = behaviour[(behaviour.model == model) & (behaviour.metric == "logit_diff")].set_index("prompt_id").value
+        own = contributions[(contributions.model == model) & contributions.dla.notna()]
+        last = own.groupby("prompt_id").pos.max() - 1  # every target here is one token: the place before it answers
+        for prompt, value in wanted.items():
+            there = own[(own.prompt_id == prompt) & (own.pos == last[prompt])]
+            if len(there) and (own[own.prompt_id == prompt].pos.max() - 1) == last[prompt]:
+                assert there.dla.sum() == pytest.approx(value, abs=1e-4)
+
+
+def test_heads_sum_to_attention_in_the_tables(llama: probes.Run) -> None:
+    """DLA is linear: the heads' shares add up to attention's."""
+    changes = llama.df("changes", where=[("component", "==", "attn")])
+    keys = ["layer", "prompt_id", "pos"]
+    whole = changes[changes["head"] == -1].set_index(keys).sort_index()
+    heads = changes[changes["head"] >= 0].groupby(keys)[["dla_base", "dla_tuned"]].sum(min_count=4).sort_index()
+    for column in ("dla_base", "dla_tuned"):
+        assert np.allclose(heads[column], whole[column], atol=1e-4, equal_nan=True)
+        assert whole[column].notna().any()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_never_leaks(side: str, tmp_path: Path) -> None:
+    """One prompt a batch and all in one batch give the same rows, whichever side the tokenizer pads on."""
+    base, tuned = build_pair(tmp_path, "llama")
+    for path in (base, tuned):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer.padding_side = side
+        tokenizer.save_pretrained(path)
+    runs = []
+    for size in (1, 6):
+        suite = write_suite(tmp_path, base, tuned, batch_size=size, bootstrap=50)
+        runs.append(probes.run(suite, out=tmp_path / f"run{size}"))
+    for table in ("tokens", "gates", "changes", "contributions", "ledger", "behaviour", "prompt_effects"):
+        alone, together = (_sorted(run[table]) for run in runs)
+        assert len(alone) == len(together)
+        for column in alone.columns:
+            if alone[column].dtype == np.float32:
+                assert np.allclose(alone[column], together[column], atol=2e-4, rtol=1e-3, equal_nan=True), column
+            else:
+                assert alone[column].equals(together[column]), (table, column)
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    keys = ["tuned", "model", "prompt_id", "layer", "component", "module", "head", "method", "metric", "pos"]
+    return frame.sort_values([key for key in keys if key in frame.columns]).reset_index(drop=True)
+
+
+def test_a_tuned_model_equal_to_its_base_gives_zeros(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path, "llama")
+    run = probes.run(write_suite(tmp_path, base, base, bootstrap=50), out=tmp_path / "run")
+    assert (run["weights"].delta_norm == 0).all() and (run["alignment"].ssa == 0).all()
+    assert (run["gates"].n_flips == 0).all() and (run["changes"].delta_norm == 0).all()
+    ledger = run["ledger"]
+    assert (ledger[["delta_norm", "direct_norm", "inherited_norm", "interaction_norm", "closure"]] == 0).all().all()
+    assert (run["effects"].effect == 0).all()
+
+
+def test_two_runs_of_a_suite_give_the_same_tables(tmp_path: Path, llama: probes.Run) -> None:
+    again = _run(tmp_path)
+    for table in llama.tables:
+        pd.testing.assert_frame_equal(llama[table], again[table])
+
+
+def test_two_tuned_models_in_one_run(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    other = build_model()
+    perturb(other, 0.1, seed=77)
+    other.save_pretrained(tmp_path / "other")
+    build_tokenizer().save_pretrained(tmp_path / "other")
+    models = {"moved": str(tuned), "other": str(tmp_path / "other")}
+    run = probes.run(write_suite(tmp_path, base, tuned, tuned=models, bootstrap=50), out=tmp_path / "run")
+    assert set(run["changes"].tuned) == set(models)
+    assert set(run["contributions"].model) == {"base", *models}
+    assert not run["contributions"].duplicated(["model", "prompt_id", "pos", "layer", "component", "head"]).any()
+    assert not run["behaviour"].duplicated(["prompt_id", "model", "metric"]).any()
+    flips = run.df("gates", columns=["tuned", "flip_rate"]).groupby("tuned").flip_rate.mean()
+    assert flips["other"] > flips["moved"]
+
+
+def test_live_models_are_accepted_and_left_as_they_were(tmp_path: Path) -> None:
+    base_path, tuned_path = build_pair(tmp_path, "llama")
+    base, tuned = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (base_path, tuned_path))
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    suite = write_suite(tmp_path, base_path, tuned_path, bootstrap=50)
+    run = probes.run(suite, base=base, tuned={"moved": tuned}, out=tmp_path / "live")
+    assert set(run.tables) == TABLES
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+    assert not any(module._forward_hooks for module in base.modules())
+
+
+def test_a_suite_may_ask_for_less(tmp_path: Path) -> None:
+    run = _run(tmp_path, measure=["gates"], positions="last", attribute=None)
+    assert "ledger" not in run.tables and "effects" not in run.tables
+    assert len(run["gates"]) == 3 * len(PROMPTS)
+    assert (run.path / "report.html").exists()
+
+
+def test_prompts_without_targets(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    suite = write_suite(tmp_path, base, tuned, attribute=None, bootstrap=50)
+    write_prompts(tmp_path / "prompts.jsonl", [{"id": "x", "text": "The heart"}, {"id": "y", "text": "A lamp gives"}])
+    run = probes.run(suite, out=tmp_path / "run")
+    assert set(run["behaviour"].metric) == {"kl"}
+    assert run["changes"].dla_base.isna().all()
+
+
+def test_stages_can_be_repeated(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    effects, link = run["effects"], run["link"]
+    pd.testing.assert_frame_equal(probes.attribute(run), effects)
+    pd.testing.assert_frame_equal(probes.link(probes.load(run.path)), link)
+    only = probes.attribute(run, method="graft", metric="target_nll")
+    assert set(only.method) == {"graft"} and set(only.metric) == {"target_nll"}
+    assert json.loads((run.path / "manifest.json").read_text())["tables"]["effects"]["rows"] == len(only)
