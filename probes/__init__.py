@@ -1,1 +1,28 @@
-"""Activation space."""
+"""Activation space: what fine-tuning changed inside a running model, and which of the changes cause its behaviour.
+
+    run = probes.run("data/suites/demo.yaml")
+    run["changes"]                                  # a pandas DataFrame
+    run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
+"""
+
+from probes.errors import ActivationError, PairError, PromptError, RunError, SuiteError
+from probes.job import attribute, run
+from probes.link import link
+from probes.report import report
+from probes.store import Run, load
+from tv.errors import InputError
+
+__all__ = [
+    "ActivationError",
+    "InputError",
+    "PairError",
+    "PromptError",
+    "Run",
+    "RunError",
+    "SuiteError",
+    "attribute",
+    "link",
+    "load",
+    "report",
+    "run",
+]

@@ -125,11 +125,14 @@ def _print_effects(effects: pd.DataFrame, top: int = 6) -> None:
     table = Table(
         "tuned", "method", "component", "effect", "95 % interval", "q", title=f"effects on {effects.metric[0]}"
     )
-    for (tuned, method), family in effects.groupby(["tuned", "method"], sort=False):
-        for row in family.reindex(family.effect.abs().sort_values(ascending=False).index).head(top).itertuples():
-            name = f"{row.component} {row.layer}" if row.component in ("attn", "mlp") else str(row.component)
-            interval = f"{row.lo:+.3f} … {row.hi:+.3f}"
-            table.add_row(escape(str(tuned)), str(method), name, f"{row.effect:+.3f}", interval, f"{row.q:.2g}")
+    for _, family in effects.groupby(["tuned", "method"], sort=False):
+        largest = family.effect.abs().nlargest(top).index
+        for row in family.loc[largest].to_dict("records"):
+            name = f"{row['component']} {row['layer']}" if row["component"] in ("attn", "mlp") else row["component"]
+            interval = f"{row['lo']:+.3f} … {row['hi']:+.3f}"
+            table.add_row(
+                escape(row["tuned"]), row["method"], name, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"
+            )
     Console().print(table)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
-from tv.checkpoint import Checkpoint, PairFacts, check_pair, open_checkpoint
+from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.measure import weights
+from tv.pairing import PairFacts, check_pair
 
 from probes.attribute import prompt_effects, summarise
 from probes.errors import RunError
@@ -105,9 +106,8 @@ def attribute(
 
 def prompts_of(run: Run) -> list[Prompt]:
     """The prompts that a run was made with, out of its own table."""
-    rows = run["prompts"].to_dict("records")
-    fields = ("prompt_id", "set", "domain", "text", "target", "foil")
-    return [Prompt(*(None if pd.isna(row[f]) else row[f] for f in fields)) for row in rows]
+    rows = run.arrow("prompts").rename_columns({"prompt_id": "id"}).to_pylist()
+    return [Prompt(**row) for row in rows]
 
 
 def _run_models(

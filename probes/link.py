@@ -30,26 +30,22 @@ CAUSAL_MEASURES = ("graft", "revert")
 _UNIT = ["tuned", "kind", "layer", "component", "module"]
 _NULLS = ("new_share_null", "chance_flip_rate")  # shown without an interval
 _NORMS = ["direct_norm", "inherited_norm", "interaction_norm"]
-_READ = {  # what `link` loads: columns, filter
-    "weights": (
-        "tuned layer module head expert delta_norm relative_norm cosine cos_weight_delta noise_share".split(),
-        [("head", "==", -1), ("expert", "==", -1)],
-    ),
-    "alignment": (
-        "tuned layer module head expert side epsilon ssa ssa_null kappa".split(),
-        [("head", "==", -1), ("expert", "==", -1)],
-    ),
-    "gates": ("tuned prompt_id layer flip_rate chance_flip_rate".split(), None),
+_WHOLE: list[tuple[str, str, object]] = [("head", "==", -1), ("expert", "==", -1)]
+_READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `link` loads: columns, filter
+    "weights": ("tuned layer module head expert delta_norm relative_norm cosine cos_weight_delta noise_share", _WHOLE),
+    "alignment": ("tuned layer module head expert side epsilon ssa ssa_null kappa", _WHOLE),
+    "gates": ("tuned prompt_id layer flip_rate chance_flip_rate", None),
     "changes": (
-        "tuned prompt_id layer component head delta_norm relative_change cosine dla_base dla_tuned".split(),
+        "tuned prompt_id layer component head delta_norm relative_change cosine dla_base dla_tuned",
         [("head", "==", -1)],
     ),
     "ledger": (
-        ["tuned", "prompt_id", "layer", "module", "delta_norm", *_NORMS, "new_share", "new_share_null", "new_share_10"],
+        "tuned prompt_id layer module delta_norm direct_norm inherited_norm interaction_norm new_share new_share_null "
+        "new_share_10",
         [("module", "in", list(COMPONENT))],
     ),
-    "effects": ("tuned granularity layer component head method metric effect lo hi".split(), None),
-    "prompt_effects": ("tuned layer component method metric prompt_id effect".split(), None),
+    "effects": ("tuned granularity layer component head method metric effect lo hi", None),
+    "prompt_effects": ("tuned layer component method metric prompt_id effect", None),
 }
 
 Table = pd.DataFrame | None
@@ -62,7 +58,7 @@ def link(run: Run) -> pd.DataFrame:
     """
     suite = run.manifest.get("suite", {})
     frames = {
-        name: run.df(name, columns=columns, where=where) if name in run.tables else None
+        name: run.df(name, columns=columns.split(), where=where) if name in run.tables else None
         for name, (columns, where) in _READ.items()
     }
     table, correlations = link_tables(**frames, draws=suite.get("bootstrap", 1000), seed=suite.get("seed", 0))
@@ -142,8 +138,8 @@ def _aligned(alignment: pd.DataFrame) -> pd.DataFrame:
     key = ["tuned", "layer", "module"]
     at = rows[np.isclose(rows.epsilon, EPSILON)].pivot(index=key, columns="side", values=["ssa", "ssa_null", "kappa"])
     fixed = rows[rows.epsilon.isna()].pivot(index=key, columns="side", values=["ssa", "kappa"])
-    at.columns = [f"{measure}_{side}" for measure, side in at.columns]
-    fixed.columns = [f"{measure}10_{side}" for measure, side in fixed.columns]
+    at.columns = at.columns.map("_".join)
+    fixed.columns = fixed.columns.map("10_".join)
     return at.join(fixed, how="outer").reset_index()
 
 
@@ -169,10 +165,11 @@ def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table)
         found["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])
     if prompt_effects is not None and not prompt_effects.empty:
         rows = prompt_effects[prompt_effects.metric == _metric(prompt_effects)].rename(columns={"component": "unit"})
-        for method, part in rows.groupby("method"):
-            if method in CAUSAL_MEASURES:
-                found[method] = _prompt_means(part.rename(columns={"effect": method}), [method])
-    return found
+        for method in CAUSAL_MEASURES:
+            part = rows[rows.method == method].rename(columns={"effect": method})
+            if not part.empty:
+                found[method] = _prompt_means(part, [method])
+    return {name: means for name, means in found.items() if not means.empty}
 
 
 def _prompt_means(rows: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
@@ -206,9 +203,9 @@ def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArra
     rows = effects[(effects.granularity == "component") & (effects["head"] == -1)]
     rows = rows[rows.metric == _metric(effects)]
     wanted = pd.MultiIndex.from_frame(units[["tuned", "layer", "component"]])
-    columns = {}
-    for method, part in rows[rows.method.isin(CAUSAL_MEASURES)].groupby("method"):
-        at = part.set_index(["tuned", "layer", "component"]).reindex(wanted)
+    columns: dict[str, NDArray[np.float64]] = {}
+    for method in CAUSAL_MEASURES:
+        at = rows[rows.method == method].set_index(["tuned", "layer", "component"]).reindex(wanted)
         columns |= {f"{method}{end}": at[name].to_numpy(np.float64) for end, name in _ENDS.items()}
     return columns
 
@@ -216,9 +213,7 @@ def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArra
 _ENDS = {"": "effect", "_lo": "lo", "_hi": "hi"}
 
 
-def _correlations(
-    units: pd.DataFrame, values: dict[str, NDArray[np.float64]], draws: int, seed: int
-) -> pd.DataFrame:
+def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], draws: int, seed: int) -> pd.DataFrame:
     rows = []
     for (tuned, kind), part in units.groupby(["tuned", "kind"]):
         causal = CAUSAL_MEASURES if kind == "component" else ()

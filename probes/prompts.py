@@ -81,7 +81,9 @@ def read_prompts(files: Sequence[PromptFile]) -> list[Prompt]:
                 place = f"{path}: line {number}"
                 prompt = _prompt(line, place, path.stem, entry.domain)
                 if prompt.id in seen:
-                    raise PromptError(f"{place}: id {prompt.id!r} is already taken by {seen[prompt.id]}; ids are unique")
+                    raise PromptError(
+                        f"{place}: id {prompt.id!r} is already taken by {seen[prompt.id]}; ids are unique"
+                    )
                 seen[prompt.id] = place
                 prompts.append(prompt)
         if len(prompts) == before:
@@ -97,7 +99,9 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
     PromptError naming the prompt.
     """
     if not tokenizer.is_fast:
-        raise PromptError(f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart")
+        raise PromptError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
+        )
     with_target = _tokens([p.text + (p.target or "") for p in prompts], tokenizer)
     with_foil = iter(_tokens([p.text + p.foil for p in prompts if p.foil is not None], tokenizer))
     return [
@@ -113,7 +117,7 @@ def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Ba
 
 
 def positions(encoded: Encoded, which: Positions) -> range:
-    """The positions to measure: all; the text's last; or those that predict the target (the text's last without one)."""
+    """The positions to measure: all, the text's last, or those that predict the target (without one, the last)."""
     last = range(encoded.n_text - 1, encoded.n_text)
     if which == "all":
         return range(len(encoded.ids))

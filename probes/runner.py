@@ -14,7 +14,7 @@ from probes.errors import ActivationError
 from probes.hooks import Read, lockstep, plan
 from probes.hooks.plan import MODULE
 from probes.pair import Pair
-from probes.prompts import Batch, Encoded, batches, positions
+from probes.prompts import Batch, Encoded, Positions, batches, positions
 from probes.reduce import BatchReducer, OutputBasis, Piece, Places, matrix_of
 from probes.residual import HeadGrams, head_grams, readout
 from probes.store import RunWriter
@@ -97,8 +97,8 @@ def _run_batch(
         torch.tensor([getattr(item, name) for item in batch.encoded])[places.row] for name in ("target_id", "foil_id")
     )
     form = pair.norms[pair.architecture.final_norm]
-    reads_out = [readout(model, pair.architecture, form, target, foil) for model in (pair.base, pair.tuned)]
-    reducer = BatchReducer(pair, places, ledger_places, *reads_out, grams, bases)
+    read_base, read_tuned = (readout(m, pair.architecture, form, target, foil) for m in (pair.base, pair.tuned))
+    reducer = BatchReducer(pair, places, ledger_places, read_base, read_tuned, grams, bases)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     logits = lockstep(pair.base, pair.tuned, reads, inputs, reducer)
     _require_finite(reducer, logits, batch, tuned)
@@ -106,7 +106,7 @@ def _run_batch(
     return pieces, _token_columns(pair, batch, places, *logits), _behaviour_columns(batch, tuned, *logits)
 
 
-def _places(batch: Batch, which: str) -> Places:
+def _places(batch: Batch, which: Positions) -> Places:
     chosen = [(i, p) for i, item in enumerate(batch.encoded) for p in positions(item, which)]
     row, pos = (torch.tensor(values) for values in zip(*chosen, strict=True))
     return Places(row, pos)

@@ -19,7 +19,7 @@ def bootstrap_mean(values: ArrayLike, draws: int, seed: int) -> tuple[Floats, Fl
     with as many prompts and the same seed.
     """
     table = np.asarray(values, np.float64)
-    flat = table.reshape(len(table), -1)
+    flat = table[:, None] if table.ndim == 1 else table
     lo, hi = _interval(resample_means(flat, draws, seed))
     shape = table.shape[1:]
     return _mean(flat).reshape(shape), lo.reshape(shape), hi.reshape(shape)
@@ -31,8 +31,9 @@ def bootstrap_spearman(
     """(rho, lo, hi, units): Spearman's rank correlation over units of x with the prompt mean of y.
 
     x is (units,) or (prompts, units), y is (prompts, units). The 95 % interval comes from resampling prompts, in x too
-    where it has them. Units in which either is NaN are left out; fewer than three, or a side that is constant, give
-    NaN. `resampled` may pass `resample_means(y, draws, seed)` where one y meets many x.
+    where it has them; noise between prompts pulls it towards 0. Units in which either is NaN are left out; fewer than
+    three, or a side that is constant, give NaN. `resampled` may pass `resample_means(y, draws, seed)` where one y meets
+    many x.
     """
     left, right = np.asarray(x, np.float64), np.asarray(y, np.float64)
     centre = left if left.ndim == 1 else _mean(left)
@@ -63,7 +64,7 @@ def wilcoxon_p(values: ArrayLike) -> Floats:
     NaN is left out. Where nothing moved at all p is 1; where there is no value it is NaN.
     """
     table = np.asarray(values, np.float64)
-    flat = table.reshape(len(table), -1)
+    flat = table[:, None] if table.ndim == 1 else table
     return np.array([_signed_rank(column[~np.isnan(column)]) for column in flat.T]).reshape(table.shape[1:])
 
 
@@ -72,8 +73,8 @@ def resample_means(values: Floats, draws: int, seed: int) -> Floats:
     known = ~np.isnan(values)
     counts = _counts(len(values), draws, seed)
     total = counts @ np.where(known, values, 0.0)
-    if known.all():
-        return total / max(len(values), 1)
+    if known.all() and len(values):
+        return total / len(values)
     with np.errstate(invalid="ignore"):
         return total / (counts @ known.astype(np.float64))
 
@@ -102,10 +103,13 @@ def _interval(draws: Floats) -> tuple[Floats, Floats]:
 
 
 def _spearman(x: Floats, y: Floats) -> Floats:
-    """Rank correlation of each row of x (one or as many rows) with each row of y; NaN for constants and NaN rows."""
+    """Rank correlation of each row of x (one or as many rows) with each row of y; NaN for constants and NaN rows.
+
+    Ranks are taken in float32, so that values equal but for rounding are ties.
+    """
     if x.shape[-1] < 3:
         return np.full(len(y), np.nan)
-    a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in (stats.rankdata(side, axis=1) for side in (x, y)))
+    a, b = (stats.rankdata(side.astype(np.float32), axis=1) - (side.shape[1] + 1) / 2 for side in (x, y))
     with np.errstate(invalid="ignore"):
         rho = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.where(np.isnan(x).any(1) | np.isnan(y).any(1), np.nan, rho.clip(-1, 1))

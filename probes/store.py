@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -57,9 +57,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         "noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
         "diagonal_energy_null cos_weight_delta"
     ),
-    "alignment": _schema(
-        "tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"
-    ),
+    "alignment": _schema("tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"),
     "prompts": _schema("prompt_id set domain text target foil"),
     "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
     "gates": _schema(
@@ -98,8 +96,8 @@ PARTITIONS: dict[str, tuple[str, ...]] = {
     "ledger": ("tuned", "layer"),
 }
 
-Columns = pd.DataFrame | pa.Table | Mapping[str, Any]
-Where = ds.Expression | Sequence[Any] | None
+Columns: TypeAlias = "pd.DataFrame | pa.Table | Mapping[str, Any]"
+Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
 
 _FILES: fs.FileSystem = fs.LocalFileSystem()
 
@@ -124,6 +122,7 @@ class RunWriter:
         self._finished = False
         _refuse_occupied(self.directory, directory, force)
         self.path = self.directory.with_name(self.directory.name + ".partial")
+        self._made = [parent for parent in self.path.parents if not parent.exists()]
         self._lock = _claim(self.path)
 
     def __enter__(self) -> RunWriter:
@@ -138,6 +137,9 @@ class RunWriter:
         finally:
             shutil.rmtree(self.path, ignore_errors=True)
             self._lock.close()
+            for parent in self._made:  # of a run that did not come to be; others are not empty
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
 
     def write(
         self, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
@@ -172,18 +174,17 @@ class RunWriter:
         return load(self.path)
 
     def _publish(self) -> None:
-        old = self.directory.with_name(self.directory.name + ".replaced")
+        old = self.path / ".replaced"
         try:
-            (self.path / _LOCK).unlink()
             if (self.directory / _MANIFEST).exists():
-                shutil.rmtree(old, ignore_errors=True)
                 os.replace(self.directory, old)
-                os.replace(self.path, self.directory)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(self.path, self.directory)
+            (self.path / _LOCK).unlink()
+            os.replace(self.path, self.directory)
         except OSError as error:
+            if old.exists():
+                os.replace(old, self.directory)
             raise RunError(f"{self.directory}: the run cannot be put in place: {error.strerror}") from error
+        shutil.rmtree(self.directory / old.name, ignore_errors=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -271,7 +272,8 @@ def load(path: str | Path) -> Run:
         parts = _parts(directory, table)
         if len(parts) != counts["files"]:
             raise RunError(
-                f"{path}: table {table} has {len(parts)} of its {counts['files']} files; the run is damaged, make it again"
+                f"{path}: table {table} has {len(parts)} of its {counts['files']} files; "
+                "the run is damaged, make it again"
             )
         for part in parts:
             if not _is_whole(part):
@@ -298,7 +300,7 @@ def _refuse_occupied(directory: Path, shown: str | Path, force: bool) -> None:
 
 
 def _claim(partial: Path) -> IO[str]:
-    """Make an empty `partial` and hold its lock. What a killed writer left there is removed; a live one is respected."""
+    """Make an empty `partial` and hold its lock. What a killed writer left is removed; a live one is respected."""
     try:
         if partial.exists():
             if any(partial.iterdir()) and not (partial / _LOCK).exists():
@@ -335,8 +337,8 @@ def _try_lock(handle: IO[str]) -> bool:
 
 def _cast(table: str, columns: Columns, constants: Mapping[str, Any], left_out: Iterable[str]) -> pa.Table:
     schema = pa.schema([entry for entry in SCHEMAS[table] if entry.name not in left_out])
-    given = {name: columns[name] for name in (columns.column_names if isinstance(columns, pa.Table) else columns)}
-    given = {**constants, **given}
+    names = columns.column_names if isinstance(columns, pa.Table) else list(columns)
+    given: dict[str, Any] = {**constants, **{str(name): columns[name] for name in names}}
     if wrong := [name for name in given if name not in schema.names]:
         raise ValueError(f"{table} has no column {', '.join(wrong)}")
     if wrong := [name for name in schema.names if name not in given]:
@@ -401,6 +403,7 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
                 column_encoding=dict.fromkeys(reals, "BYTE_STREAM_SPLIT") or None,
                 write_statistics=ids,
                 write_page_checksum=True,
+                store_schema=False,  # Arrow prunes row groups by names only where it takes them for plain strings
                 row_group_size=_ROWS_PER_GROUP.get(name, 16384),
             )
             file.flush()
@@ -428,8 +431,13 @@ def _manifest(directory: Path) -> dict[str, Any] | None:
         manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    ours = isinstance(manifest, dict) and isinstance(manifest.get("schema_version"), int)
-    return manifest if ours and isinstance(manifest.get("tables"), dict) else None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema_version"), int):
+        return None
+    tables = manifest.get("tables")
+    ours = isinstance(tables, dict) and all(
+        isinstance(t, dict) and {"rows", "files"} <= set(t) for t in tables.values()
+    )
+    return manifest if ours else None
 
 
 def _suite_name(manifest: Mapping[str, Any]) -> str:
@@ -496,9 +504,6 @@ def _names(table: str) -> str:
     return ", ".join(SCHEMAS[table].names)
 
 
-def _bytes(size: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+def _bytes(size: int) -> str:
+    power = next(i for i in (0, 1, 2, 3) if size < 1000 ** (i + 1) or i == 3)
+    return f"{size / 1000**power:.{min(power, 1)}f} {('B', 'KB', 'MB', 'GB')[power]}"

@@ -56,9 +56,7 @@ class Suite(_Part):
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
     positions: Literal["all", "last", "target"] = "all"
-    measure: tuple[Measurement, ...] = Field(
-        ("gates", "contributions", "changes", "ledger", "behaviour"), min_length=1
-    )
+    measure: tuple[Measurement, ...] = Field(("gates", "contributions", "changes", "ledger", "behaviour"), min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Literal["all", "last", "target"] = "target"
     edit_distance: Literal["target", "all", "none"] = "target"
@@ -208,7 +206,11 @@ def _require_files(suite: Suite, where: str, node: yaml.Node, given: frozenset[s
 
 def _sentence(error: ValidationError, where: str, node: yaml.Node | None, given: frozenset[str]) -> str:
     """The first mistake by line, and how many more there are."""
-    mistakes = sorted(error.errors(), key=lambda item: _line(node, item["loc"], given) or 10**9)
+    found = error.errors()
+    locs = {item["loc"] for item in found}
+    outer = {loc[:i] for loc in locs for i in range(len(loc))}  # a list is also called short where an item is wrong
+    mistakes = [item for item in found if item["loc"] not in outer]
+    mistakes.sort(key=lambda item: (_line(node, item["loc"], given) or 10**9, item["type"] != "extra_forbidden"))
     first = mistakes[0]
     loc = tuple(part for part in first["loc"] if part != "[key]")
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
@@ -217,11 +219,13 @@ def _sentence(error: ValidationError, where: str, node: yaml.Node | None, given:
 
 def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
     if mistake["type"] == "extra_forbidden":
-        part = {"prompts": PromptSet, "attribute": Attribution}.get(str(loc[0])) if len(loc) > 1 else Suite
-        return f"unknown key; allowed: {', '.join((part or Suite).model_fields)}"
+        parts: dict[str, type[BaseModel]] = {"prompts": PromptSet, "attribute": Attribution}
+        part = parts[str(loc[0])] if len(loc) > 1 else Suite
+        return f"unknown key; allowed: {', '.join(part.model_fields)}"
     if mistake["type"] == "missing":
         return "missing; add this key"
     message = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    message = re.sub("tuple|Tuple", "list", message).replace("dictionary", "mapping")
     if mistake["type"] == "value_error":
         return message
     shown = repr(mistake["input"])

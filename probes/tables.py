@@ -60,7 +60,7 @@ class ShardTables:
 
     def _columns(self, piece: Piece, batch: Batch) -> Columns:
         values = {name: value.cpu().numpy() for name, value in piece.columns.items()}
-        packed = {name: values.pop(name) for name in ("gate_base", "gate_xor") if name in values}
+        packed: Columns = {name: values.pop(name) for name in ("gate_base", "gate_xor") if name in values}
         n_heads = max((v.shape[1] for v in values.values() if v.ndim == 2), default=1)
         columns = located(batch, piece.places, n_heads)
         columns |= {name: _constant(label, columns) for name, label in piece.labels.items()}

@@ -139,7 +139,7 @@ def write_prompts(path: Path, rows: list[dict[str, str]] | None = None) -> Path:
     return path
 
 
-def write_suite(directory: Path, base: Path, tuned: Path, **changes: object) -> Path:
+def write_suite(directory: Path, base: Path, tuned: Path, /, **changes: object) -> Path:
     """Write prompts and a suite over one pair into `directory`; `changes` override suite keys. Returns the suite."""
     write_prompts(directory / "prompts.jsonl")
     suite = {

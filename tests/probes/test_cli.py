@@ -16,7 +16,9 @@ from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, write
 Paths = tuple[Path, Path, Path]  # folder, base, tuned
 
 
-def _call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+def _call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["probes", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()

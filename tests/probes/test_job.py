@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probes
 from probes.gates import unpack
+from probes.job import prompts_of
+from probes.prompts import encode
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 
 TABLES = {
@@ -43,7 +45,9 @@ def test_the_whole_job(architecture: str, tmp_path: Path) -> None:
     assert run["gates"].gated.all() == (architecture != "gpt2")
     for table in ("gates", "changes", "ledger", "effects", "link"):
         frame = run[table]
-        measures = frame.select_dtypes("float32").drop(columns=["edit_distance", "chance_edit_distance"], errors="ignore")
+        measures = frame.select_dtypes("float32").drop(
+            columns=["edit_distance", "chance_edit_distance"], errors="ignore"
+        )
         assert np.isfinite(measures.to_numpy()[~measures.isna().to_numpy()]).all()
 
 
@@ -79,15 +83,15 @@ def _recorded_gates(model: torch.nn.Module, ids: torch.Tensor) -> list[np.ndarra
 
 def test_dla_of_all_components_is_the_logit_difference(llama: probes.Run) -> None:
     contributions = llama.df("contributions", where=[("head", "==", -1)])
-    behaviour = llama["behaviour"]
-    for model in ("base", "moved"):
-        wanted = behaviour[(behaviour.model == model) & (behaviour.metric == "logit_diff")].set_index("prompt_id").value
-        own = contributions[(contributions.model == model) & contributions.dla.notna()]
-        last = own.groupby("prompt_id").pos.max() - 1  # every target here is one token: the place before it answers
-        for prompt, value in wanted.items():
-            there = own[(own.prompt_id == prompt) & (own.pos == last[prompt])]
-            if len(there) and (own[own.prompt_id == prompt].pos.max() - 1) == last[prompt]:
-                assert there.dla.sum() == pytest.approx(value, abs=1e-4)
+    behaviour = llama.df("behaviour", where=[("metric", "==", "logit_diff")]).set_index(["model", "prompt_id"]).value
+    tokenizer = AutoTokenizer.from_pretrained(llama.manifest["checkpoints"]["base"]["source"])
+    answered = [item for item in encode(prompts_of(llama), tokenizer, 64) if item.foil_id >= 0]
+    assert len(answered) == 5
+    for item in answered:
+        at = contributions[(contributions.prompt_id == item.prompt.id) & (contributions.pos == item.answer_pos)]
+        for model, parts in at.groupby("model"):
+            assert len(parts) == 7
+            assert parts.dla.sum() == pytest.approx(behaviour[model, item.prompt.id], abs=1e-4)
 
 
 def test_heads_sum_to_attention_in_the_tables(llama: probes.Run) -> None:

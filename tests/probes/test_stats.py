@@ -1,0 +1,106 @@
+"""The statistics: intervals that cover, resamples that are paired, corrections that match a hand computation."""
+
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from probes.stats import benjamini_hochberg, bootstrap_mean, bootstrap_spearman, wilcoxon_p
+
+
+def test_intervals_of_means_cover() -> None:
+    """400 units are 400 experiments of 40 prompts each, true mean 1; a percentile interval covers 93–95 %."""
+    values = np.random.default_rng(0).exponential(size=(40, 400))
+    mean, lo, hi = bootstrap_mean(values, draws=800, seed=1)
+    assert np.allclose(mean, values.mean(0))
+    assert 0.89 <= np.mean((lo <= 1) & (hi >= 1)) <= 0.97
+    assert np.allclose((hi - lo).mean(), 2 * 1.96 / np.sqrt(40), rtol=0.1)
+
+
+def test_prompts_are_the_unit() -> None:
+    """Intervals widen when the same number of values comes from fewer prompts."""
+    rng = np.random.default_rng(2)
+    _, lo, hi = bootstrap_mean(rng.normal(size=400), 500, 0)
+    _, lo_few, hi_few = bootstrap_mean(rng.normal(size=16), 500, 0)
+    assert hi_few - lo_few > 2 * (hi - lo)
+
+
+def test_resamples_are_paired_and_seeded() -> None:
+    a = np.random.default_rng(3).normal(size=30)
+    mean, lo, hi = bootstrap_mean(np.stack([a, a, a + 5], 1), 300, 7)
+    assert lo[0] == lo[1] and hi[0] == hi[1] and np.isclose(lo[2], lo[0] + 5)
+    again = bootstrap_mean(np.stack([a, a, a + 5], 1), 300, 7)
+    assert all(np.array_equal(x, y) for x, y in zip((mean, lo, hi), again, strict=True))
+    alone = bootstrap_mean(a, 300, 7)
+    assert alone[0].shape == () and float(alone[1]) == pytest.approx(lo[0])
+    assert not np.array_equal(bootstrap_mean(a, 300, 8)[1], alone[1])
+
+
+def test_missing_values_are_left_out_per_unit() -> None:
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan], [5.0, 6.0, np.nan]])
+    mean, lo, hi = bootstrap_mean(values, 200, 0)
+    assert mean[:2].tolist() == [3, 5] and np.isnan([mean[2], lo[2], hi[2]]).all()
+    assert lo[1] == 4 and hi[1] == 6
+    for empty in (np.empty((0, 2)), np.full((1, 2), np.nan)):
+        assert np.isnan(bootstrap_mean(empty, 10, 0)).all()
+    assert [float(v) for v in bootstrap_mean([2.0], 10, 0)] == [2, 2, 2]
+
+
+def test_rank_correlation_and_its_interval() -> None:
+    rng = np.random.default_rng(4)
+    x = np.arange(12.0)
+    y = np.exp(x / 3) + rng.normal(size=(25, 12)) * 3
+    rho, lo, hi, n = bootstrap_spearman(x, y, 400, 0)
+    assert rho == pytest.approx(reference.spearmanr(x, y.mean(0)).statistic) and n == 12
+    assert lo <= rho <= hi <= 1 and lo > 0.5
+    exact = bootstrap_spearman(x, np.tile(-x, (5, 1)), 100, 0)
+    assert exact == pytest.approx((-1, -1, -1, 12))
+    tied = np.floor(x / 3)
+    assert bootstrap_spearman(tied, y, 50, 0)[0] == pytest.approx(reference.spearmanr(tied, y.mean(0)).statistic)
+
+
+def test_rank_correlation_intervals_cover_where_units_are_well_apart() -> None:
+    """Prompts move every unit up and down together or apart; the rank order of the true means is known."""
+    rng, hits = np.random.default_rng(5), 0
+    x, true = np.arange(10.0), np.array([0, 2, 1, 3, 5, 4, 6, 8, 7, 9.0])
+    wanted = reference.spearmanr(x, true).statistic
+    for trial in range(100):
+        _, lo, hi, _ = bootstrap_spearman(x, true + rng.normal(size=(40, 10)) * 2.5, 300, trial)
+        hits += lo <= wanted + 1e-9 and hi >= wanted - 1e-9
+    assert hits >= 88
+
+
+def test_both_sides_may_come_from_prompts() -> None:
+    shared = np.random.default_rng(6).normal(size=(20, 8))
+    rho, lo, hi, n = bootstrap_spearman(shared, 2 * shared + 1, 200, 0)
+    assert (rho, n) == (pytest.approx(1), 8) and lo == pytest.approx(1) and hi == pytest.approx(1)
+
+
+def test_degenerate_correlations_are_nan() -> None:
+    y = np.random.default_rng(7).normal(size=(10, 4))
+    for x in (np.ones(4), [1, 2, np.nan, np.nan]):
+        rho, lo, hi, n = bootstrap_spearman(x, y, 20, 0)
+        assert np.isnan([rho, lo, hi]).all() and n == (~np.isnan(x)).sum()
+    assert np.isnan(bootstrap_spearman(np.arange(4), np.ones((10, 4)), 20, 0)[0])
+    assert bootstrap_spearman([1, 2, 3, np.nan], y, 20, 0)[3] == 3
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    """Sorted p 0.005, 0.01, 0.03, 0.04, 0.5 of m = 5: p·m/rank 0.025, 0.025, 0.05, 0.05, 0.5."""
+    q = benjamini_hochberg([0.5, 0.01, np.nan, 0.04, 0.03, 0.005])
+    assert q == pytest.approx([0.5, 0.025, np.nan, 0.05, 0.05, 0.025], nan_ok=True)
+    assert np.isnan(benjamini_hochberg([np.nan])).all() and benjamini_hochberg([]).shape == (0,)
+
+
+def test_signed_ranks() -> None:
+    values = np.random.default_rng(8).normal(1, 1, size=(20, 3))
+    values[:, 1] = 0
+    values[5:, 2] = np.nan
+    p = wilcoxon_p(values)
+    assert p[0] == pytest.approx(reference.wilcoxon(values[:, 0]).pvalue) and p[1] == 1
+    assert p[2] == pytest.approx(reference.wilcoxon(values[:5, 2]).pvalue)
+    assert float(wilcoxon_p(values[:, 0])) == p[0] and np.isnan(float(wilcoxon_p([np.nan])))
+
+
+def test_signed_ranks_keep_their_level() -> None:
+    p = wilcoxon_p(np.random.default_rng(9).normal(size=(25, 400)))
+    assert np.mean(p < 0.05) < 0.08

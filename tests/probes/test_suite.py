@@ -1,0 +1,150 @@
+"""A suite says what to run, and every mistake in it is one line with its place."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probes.errors import SuiteError
+from probes.suite import Suite, load_suite
+
+GOOD = """\
+name: demo
+base: models/base
+tuned: {medical: models/medical, code: some-org/code-model}
+prompts:
+  - {file: prompts.jsonl, domain: medical}
+positions: target
+attribute: {methods: [graft], metric: target_nll}
+seed: 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("base", "medical"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    (tmp_path / "prompts.jsonl").write_text("{}")
+    return tmp_path
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "suite.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_suite_is_read_with_its_paths_beside_the_file(folder: Path) -> None:
+    suite = load_suite(_write(folder, GOOD))
+    assert suite.base == str(folder / "models" / "base")
+    assert suite.tuned == {"medical": str(folder / "models" / "medical"), "code": "some-org/code-model"}
+    assert suite.prompts[0].file == folder / "prompts.jsonl" and suite.prompts[0].domain == "medical"
+    assert suite.attribute is not None and suite.attribute.methods == ("graft",)
+    assert (suite.positions, suite.ledger_positions, suite.edit_distance) == ("target", "target", "target")
+    assert suite.measure == ("gates", "contributions", "changes", "ledger", "behaviour")
+    assert (suite.batch_size, suite.bootstrap, suite.seed, suite.epsilons) == (16, 1000, 3, (0.01, 0.05, 0.1))
+
+
+def test_a_dump_loads_back_the_same_even_without_the_prompt_files(folder: Path) -> None:
+    suite = load_suite(_write(folder, GOOD))
+    (folder / "prompts.jsonl").unlink()
+    assert load_suite(suite.model_dump(mode="json")) == suite
+    with pytest.raises(ValueError, match="frozen"):
+        suite.seed = 4  # type: ignore[misc]
+
+
+def test_overrides_win_and_a_single_tuned_model_is_named_after_its_directory(folder: Path) -> None:
+    path = _write(folder, GOOD)
+    other = folder / "my model (v2)"
+    other.mkdir()
+    suite = load_suite(path, base=other, tuned=other)
+    assert suite.base == str(other) and suite.tuned == {"my-model-v2": str(other)}
+    assert load_suite(path, tuned={"a": "org/one"}).tuned == {"a": "org/one"}
+    assert load_suite(path, tuned=folder / "models" / "base").tuned == {"tuned": str(folder / "models" / "base")}
+    without = GOOD.replace("base: models/base\n", "").replace("tuned: {m", "# {m")
+    assert load_suite(_write(folder, without), base=other, tuned="org/x-7b").tuned == {"x-7b": "org/x-7b"}
+
+
+MISTAKES = {
+    "unknown key": (
+        GOOD.replace("file:", "fil:"),
+        "line 5: prompts.0.fil: unknown key; allowed: file, domain (and 1 more)",
+    ),
+    "unknown at top": (GOOD + "sed: 1\n", "line 9: sed: unknown key; allowed: name, base"),
+    "missing": (GOOD.replace("name: demo\n", ""), "line 1: name: missing; add this key"),
+    "choice": (
+        GOOD.replace("target\n", "first\n", 1),
+        "line 6: positions: should be 'all', 'last' or 'target', not 'first'",
+    ),
+    "method": (
+        GOOD.replace("graft", "patch"),
+        "line 7: attribute.methods.0: should be 'graft' or 'revert', not 'patch'",
+    ),
+    "base taken": (GOOD.replace("medical:", "base:", 1), "line 3: tuned: the name 'base' is taken"),
+    "bad name": (GOOD.replace("medical:", "'a/b':", 1), "line 3: tuned: the name 'a/b' may have letters"),
+    "no tuned": (GOOD.replace("{medical: models/medical, code: some-org/code-model}", "{}"), "line 3: tuned: "),
+    "boolean": (GOOD.replace("seed: 3", "seed: true"), "line 8: seed: should be a valid integer, not True"),
+    "zero batch": (GOOD + "batch_size: 0\n", "line 9: batch_size: should be greater than or equal to 1, not 0"),
+    "epsilon": (GOOD + "epsilons:\n- 0.05\n- 1.5\n", "line 11: epsilons.1: should be less than 1, not 1.5"),
+    "not a number": (GOOD + "epsilons: [.nan]\n", "line 9: epsilons.0: "),
+    "twice": (GOOD + "measure: [gates, gates]\n", "line 9: measure: gates is listed twice"),
+    "same key": (GOOD + "name: again\n", "line 9: name: already given on line 1"),
+    "no prompts": (
+        GOOD.replace("  - {file: prompts.jsonl, domain: medical}\n", ""),
+        "line 4: prompts: should be a valid list",
+    ),
+    "prompt file": (GOOD.replace("prompts.jsonl", "absent.jsonl"), "line 5: prompts.0.file: no such prompt file: "),
+    "checkpoint": (GOOD.replace("models/base", "../models/base"), "line 2: base: no such checkpoint directory: "),
+    "syntax": (GOOD + "x: [1, 2\n", "line 10: not valid YAML: "),
+    "unhashable": ("? [a]\n: b\n", "not valid YAML: "),
+    "tag": ("name: !!python/object/apply:os.system ['true']\n", "line 1: not valid YAML: "),
+    "two documents": (GOOD + "---\nname: b\n", "not valid YAML: "),
+    "list": ("- a\n- b\n", "a suite is a mapping"),
+    "empty": ("# nothing\n", "the suite is empty"),
+    "recursive": ("name: &a [*a]\n", "line 1: name: "),
+    "slash": (GOOD.replace("name: demo", "name: a/b"), "line 1: name: must be a printable"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_its_place(mistake: str, folder: Path) -> None:
+    text, message = MISTAKES[mistake]
+    path = _write(folder, text)
+    with pytest.raises(SuiteError) as caught:
+        load_suite(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ") and message in said and "\n" not in said
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match="no such suite file"):
+        load_suite(tmp_path / "absent.yaml")
+    with pytest.raises(SuiteError, match="cannot be read"):
+        load_suite(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(SuiteError, match="not UTF-8"):
+        load_suite(tmp_path / "bytes.yaml")
+
+
+def test_a_mistake_in_an_override_has_no_line(folder: Path) -> None:
+    with pytest.raises(SuiteError, match=r"suite.yaml: tuned: the name 'base' is taken"):
+        load_suite(_write(folder, GOOD), tuned={"base": "org/x"})
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(key=st.sampled_from([*Suite.model_fields, "other"]), value=_JSON)
+def test_whatever_stands_under_a_key_gives_a_suite_or_one_line(key: str, value: object) -> None:
+    suite = yaml.safe_load(GOOD) | {key: value}
+    try:
+        load_suite(suite)
+    except SuiteError as error:
+        assert "\n" not in str(error) and str(error).startswith("suite: ")

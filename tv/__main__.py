@@ -1,0 +1,5 @@
+"""`python -m tv`."""
+
+from tv.cli import main
+
+main()

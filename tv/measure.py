@@ -1,0 +1,97 @@
+"""Weight-space tables of a pair: one pass over the modules, one module of each side in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tv.alignment import align_energies, decompose, energies_along
+from tv.architecture import Module
+from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.geometry import geometry_of
+from tv.pairing import check_pair
+
+Source = str | Path | PreTrainedModel | Checkpoint
+Progress = Callable[[int, int, str], None]
+
+EPSILONS = (0.01, 0.05, 0.1)
+
+
+def ssa(
+    base: Source,
+    tuned: Source,
+    epsilons: Sequence[float] = EPSILONS,
+    *,
+    heads: bool = True,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """`alignment`: SSA of every matrix of every block, left, right and two-sided, at each ε and at the fixed fraction.
+
+    With `heads`, also of each head's own slice: the right side for q, k, v, the left for o. Sources are directories,
+    hub ids, live models or open checkpoints. Raises CheckpointError where the two do not belong together.
+    """
+    return weights(base, tuned, epsilons, heads=heads, progress=progress)[1]
+
+
+def geometry(base: Source, tuned: Source, *, heads: bool = True, progress: Progress | None = None) -> pd.DataFrame:
+    """`weights`: norms, cosine, ranks and noise share of every module, norm gains and embeddings included."""
+    return weights(base, tuned, (), heads=heads, progress=progress)[0]
+
+
+def weights(
+    base: Source,
+    tuned: Source,
+    epsilons: Sequence[float] = EPSILONS,
+    *,
+    heads: bool = True,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(`weights`, `alignment`) of a pair, every matrix decomposed once."""
+    left, right = open_checkpoint(base), open_checkpoint(tuned)
+    check_pair(left, right)
+    modules = left.architecture.modules
+    geometry_rows: list[dict[str, Any]] = []
+    alignment_rows: list[dict[str, Any]] = []
+    for i, module in enumerate(modules):
+        dtype = right.info(module.parameter).dtype
+        for head, weight, weight_tuned in _slices(module, *_matrices(module, left, right), heads):
+            where = {"layer": module.layer, "module": module.name, "head": head, "expert": -1}
+            sigma = energies = None
+            if weight.ndim == 2:
+                decomposition = decompose(weight)
+                energies, sigma = energies_along(decomposition, weight_tuned - weight), decomposition.sigma
+                if module.component in ("attn", "mlp"):
+                    found = align_energies(decomposition, energies, epsilons)
+                    sides = {"left", "right", "two_sided"} if head < 0 else {"left" if module.name == "o" else "right"}
+                    alignment_rows += [where | asdict(row) for row in found if row.side in sides]
+            measured = asdict(geometry_of(weight, weight_tuned, dtype, sigma, energies))
+            geometry_rows.append(where | {"tied": module.tied} | measured)
+        if progress:
+            progress(i + 1, len(modules), f"{module.name} {module.layer}")
+    return pd.DataFrame(geometry_rows), pd.DataFrame(alignment_rows)
+
+
+def _matrices(module: Module, base: Checkpoint, tuned: Checkpoint) -> tuple[Tensor, Tensor]:
+    """Both sides, float32; of a grown vocabulary the rows in common."""
+    weight, weight_tuned = base.matrix(module), tuned.matrix(module)
+    rows = min(len(weight), len(weight_tuned))
+    return weight[:rows], weight_tuned[:rows]
+
+
+def _slices(
+    module: Module, weight: Float[Tensor, "..."], tuned: Float[Tensor, "..."], heads: bool
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(head, W, W_tuned): the whole module as head −1, then its heads."""
+    yield -1, weight, tuned
+    if heads and module.kind == "linear":
+        with torch.no_grad():
+            for head, parts in enumerate(zip(module.heads(weight), module.heads(tuned), strict=True)):
+                yield head, *parts

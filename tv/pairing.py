@@ -1,0 +1,109 @@
+"""Do two checkpoints belong together? Same architecture, shapes and tokenizer, or one line that says where they part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tv.checkpoint import Checkpoint
+from tv.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What was found of a pair that belongs together."""
+
+    n_tensors: int
+    n_parameters: int
+    dtype_base: str
+    dtype_tuned: str
+    vocab_base: int
+    vocab_tuned: int
+    tokenizer: Literal["same", "grown", "not compared"]
+    notes: tuple[str, ...]
+
+    @property
+    def common_rows(self) -> int:
+        """Rows of the embedding that both models have."""
+        return min(self.vocab_base, self.vocab_tuned)
+
+
+def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
+    """Check that `tuned` can be a fine-tune of `base`. Raises CheckpointError naming the first thing that differs.
+
+    A vocabulary may have grown at its end: the rows in common are compared, and a note says so.
+    """
+    if base.architecture.name != tuned.architecture.name:
+        raise CheckpointError(
+            f"{tuned.source}: {tuned.architecture.name}, but the base {base.source} is {base.architecture.name}; "
+            "compare checkpoints of one architecture"
+        )
+    vocab_base, vocab_tuned = base.architecture.vocab_size, tuned.architecture.vocab_size
+    _require_same_tensors(base, tuned, {vocab_base, vocab_tuned})
+    tokenizer, notes = _compare_tokenizers(base, tuned)
+    if vocab_base != vocab_tuned:
+        notes.append(
+            f"the vocabularies have {vocab_base} and {vocab_tuned} rows: the first {min(vocab_base, vocab_tuned)} are "
+            f"compared, the other {abs(vocab_base - vocab_tuned)} are left out"
+        )
+    if base.dtype != tuned.dtype:
+        notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
+    sizes = base.fingerprint()
+    return PairFacts(
+        sizes["tensors"], sizes["parameters"], base.dtype, tuned.dtype, vocab_base, vocab_tuned, tokenizer, tuple(notes)
+    )
+
+
+def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[int]) -> None:
+    vocab_tensors = {module.parameter for module in base.architecture.modules if module.name in ("embed", "unembed")}
+    vocab_tensors |= {name.removesuffix(".weight") + ".bias" for name in vocab_tensors}
+    for module in base.architecture.modules:
+        base.info(module.parameter)
+        tuned.info(module.parameter)
+    for name in (*base.names, *tuned.names):
+        for checkpoint, other in ((base, tuned), (tuned, base)):
+            if name not in checkpoint.names:
+                raise CheckpointError(f"{checkpoint.source}: has no tensor {name!r}, which {other.source} has")
+        left, right = base.info(name).shape, tuned.info(name).shape
+        grown = name in vocab_tensors and left[1:] == right[1:] and {left[0], right[0]} <= vocab_sizes
+        if left != right and not grown:
+            raise CheckpointError(
+                f"{tuned.source}: tensor {name!r} has shape {list(right)}, the base's {list(left)}; "
+                "compare checkpoints of one shape"
+            )
+
+
+def _compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[Literal["same", "grown", "not compared"], list[str]]:
+    left, right = _vocabulary(base.path), _vocabulary(tuned.path)
+    if left is None or right is None:
+        missing = [c.source for c, vocabulary in ((base, left), (tuned, right)) if vocabulary is None]
+        return "not compared", [f"tokenizers not compared: no tokenizer.json beside {', '.join(missing)}"]
+    common = left.keys() & right.keys()
+    moved = next((token for token in sorted(common) if left[token] != right[token]), None)
+    ids = {i: token for token, i in left.items()}
+    clash = next((token for token, i in sorted(right.items()) if i in ids and ids[i] != token), None)
+    token = moved if moved is not None else clash
+    if token is not None:
+        raise CheckpointError(
+            f"{tuned.source}: its tokenizer differs from {base.source}'s: token {token!r} has id {right[token]}, and in "
+            f"the base that id or token means something else; tune and compare with one tokenizer"
+        )
+    if left == right:
+        return "same", []
+    n = abs(len(left) - len(right))
+    return "grown", [f"{n} tokens are in one tokenizer only; prompts are encoded with the base's"]
+
+
+def _vocabulary(path: Path | None) -> dict[str, int] | None:
+    """Token → id out of tokenizer.json, added tokens included."""
+    if path is None or not (path / "tokenizer.json").is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+        vocab = content["model"]["vocab"]
+        tokens = dict(vocab) if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
+        return tokens | {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path / 'tokenizer.json'}: cannot be read: {error}") from error
