@@ -1,8 +1,8 @@
 """Activation space: what fine-tuning changed inside a running model, and which of the changes cause its behaviour.
 
-    run = probes.run("data/suites/demo.yaml")
-    run["changes"]                                  # a pandas DataFrame
-    run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
+run = probes.run("data/suites/demo.yaml")
+run["changes"]                                  # a pandas DataFrame
+run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
 """
 
 from probes.errors import ActivationError, PairError, PromptError, RunError, SuiteError

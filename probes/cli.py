@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from tv.cli import entry
 
 from probes.job import Opened
+from tv.cli import entry
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -138,4 +138,4 @@ def _print_effects(effects: pd.DataFrame, top: int = 6) -> None:
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit status 2."""
-    entry(app)
+    entry(app, "probes")

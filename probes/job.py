@@ -12,9 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
-from tv.checkpoint import Checkpoint, open_checkpoint
-from tv.measure import weights
-from tv.pairing import PairFacts, check_pair
 
 from probes.attribute import prompt_effects, summarise
 from probes.errors import RunError
@@ -25,6 +22,9 @@ from probes.report import report
 from probes.runner import capture, output_bases
 from probes.store import Run, RunWriter, load
 from probes.suite import Suite, load_suite
+from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.measure import weights
+from tv.pairing import PairFacts, check_pair
 
 #: Called as stage(name, done, total, label).
 Stage = Callable[[str, int, int, str], None]

@@ -15,7 +15,7 @@ from probes.hooks.plan import MODULE, SITES, Read, plan
 from probes.hooks.torch_backend import capture
 from probes.norms import NormForm, find_form
 from tv.architecture import Architecture, resolve
-from tv.errors import ArchitectureError
+from tv.errors import ArchitectureError, first_line
 
 Source = str | Path | PreTrainedModel
 
@@ -54,7 +54,7 @@ def load_model(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise PairError(f"{source}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+        raise PairError(f"{source}: cannot be loaded as a causal language model: {first_line(error)}") from error
     return model.eval()
 
 
@@ -65,7 +65,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise PairError(
-            f"{path or 'live model'}: no tokenizer can be loaded from there: {_first_line(error)}"
+            f"{path or 'live model'}: no tokenizer can be loaded from there: {first_line(error)}"
         ) from error
 
 
@@ -137,7 +137,3 @@ def _test_length(architecture: Architecture) -> int:
     """A few positions, and not as many as heads: a norm's input then tells positions from heads."""
     taken = {architecture.n_heads, architecture.n_kv_heads, 1}
     return next(n for n in range(7, 16) if n not in taken)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Weight space: where fine-tuning moved the weights, and how the tuning vector lies against the pretrained subspaces."""
+"""Weight space: where fine-tuning moved the weights, and how they lie against the pretrained subspaces."""
 
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.errors import ArchitectureError, CheckpointError, InputError

@@ -10,8 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from tv.architecture import Architecture, Module, resolve, skeleton
-from tv.errors import CheckpointError
+from tv.errors import CheckpointError, first_line
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*")
@@ -35,10 +36,11 @@ _SAMPLED_BYTES = 4096
 class TensorInfo:
     """What a header says of one tensor."""
 
-    name: str
+    name: str  # the parameter's name in the model
     shape: tuple[int, ...]
     dtype: str  # as stored, in safetensors' words: BF16, F16, F32, …
     file: Path | None  # None in a live model
+    stored: str = ""  # its name in the file, where that is another
     start: int = 0  # first byte in the file
     stop: int = 0
 
@@ -51,25 +53,21 @@ class Checkpoint:
         source: str,
         path: Path | None,
         config: PretrainedConfig,
+        architecture: Architecture,
         infos: Mapping[str, TensorInfo],
         live: PreTrainedModel | None = None,
     ) -> None:
-        self.source, self.path, self.config = source, path, config
-        self._infos, self._live = dict(infos), live
-        self._state: Mapping[str, Tensor] = live.state_dict() if live is not None else {}
+        self.source, self.path, self.config, self.architecture = source, path, config, architecture
+        self._infos = dict(infos)
+        self._state: Mapping[str, Tensor] = dict(live.named_parameters()) if live is not None else {}
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.source!r}, {len(self._infos)} tensors)"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors, as stored."""
+        """Names of the model's parameters, as the live model has them."""
         return tuple(self._infos)
-
-    @cached_property
-    def architecture(self) -> Architecture:
-        """Modules and sites; read off the configuration alone, no weight is loaded."""
-        return resolve(self._live if self._live is not None else skeleton(self.config))
 
     @property
     def dtype(self) -> str:
@@ -92,7 +90,7 @@ class Checkpoint:
             value = self._state[name].detach()
         else:
             with safe_open(info.file, framework="pt") as file:
-                value = file.get_tensor(name)
+                value = file.get_tensor(info.stored)
         if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
             where = (~torch.isfinite(value)).nonzero()
             if len(where):
@@ -148,13 +146,29 @@ def open_checkpoint(source: str | Path | PreTrainedModel | Checkpoint, revision:
     if isinstance(source, PreTrainedModel):
         infos = {
             name: TensorInfo(name, tuple(value.shape), str(value.dtype).removeprefix("torch."), None)
-            for name, value in source.state_dict().items()
+            for name, value in source.named_parameters()
         }
         name = source.config._name_or_path or type(source).__name__
-        return Checkpoint(str(name), None, source.config, infos, source)
+        return Checkpoint(str(name), None, source.config, resolve(source), infos, source)
     path = _local(str(source), revision)
     config = _config(path)
-    return Checkpoint(str(source), path, config, _infos(path))
+    infos = _infos(path)
+    model = skeleton(config)
+    return Checkpoint(str(source), path, config, resolve(model), _by_model_name(infos, model))
+
+
+def _by_model_name(infos: Mapping[str, TensorInfo], model: PreTrainedModel) -> dict[str, TensorInfo]:
+    """The infos under the names that transformers gives these tensors when it loads them.
+
+    Older checkpoints lack the base model's prefix, or name a matrix otherwise. Buffers and tied copies are left out.
+    """
+    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
+    parameters, state, named = dict(model.named_parameters()), model.state_dict(), {}
+    for stored, info in infos.items():
+        name, _ = rename_source_key(stored, renamings, [], model.base_model_prefix, state)
+        if name in parameters:
+            named[name] = replace(info, name=name)
+    return named
 
 
 def _local(source: str, revision: str | None) -> Path:
@@ -170,7 +184,7 @@ def _local(source: str, revision: str | None) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(_DOWNLOADED)))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{source}: no such directory, and it cannot be had from the hub ({_first_line(error)}); check the name"
+            f"{source}: no such directory, and it cannot be had from the hub ({first_line(error)}); check the name"
         ) from error
 
 
@@ -180,7 +194,7 @@ def _config(path: Path) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'config.json'}: cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error
 
 
 def _infos(path: Path) -> dict[str, TensorInfo]:
@@ -204,7 +218,7 @@ def _shards(path: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a valid index of shards: {_first_line(error)}") from error
+        raise CheckpointError(f"{index}: not a valid index of shards: {first_line(error)}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} is not a plain file name in that directory")
@@ -225,11 +239,13 @@ def _header(file: Path) -> list[TensorInfo]:
         entries.pop("__metadata__", None)
         start = 8 + length
         infos = [
-            TensorInfo(name, tuple(e["shape"]), e["dtype"], file, *(start + offset for offset in e["data_offsets"]))
+            TensorInfo(
+                name, tuple(e["shape"]), e["dtype"], file, name, *(start + offset for offset in e["data_offsets"])
+            )
             for name, e in entries.items()
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        raise CheckpointError(f"{file}: not a readable safetensors file: {_first_line(error)}") from error
+        raise CheckpointError(f"{file}: not a readable safetensors file: {first_line(error)}") from error
     end = max((info.stop for info in infos), default=start)
     if size < end:
         raise CheckpointError(f"{file}: truncated: {size:,} bytes of {end:,}; download it again")
@@ -241,7 +257,3 @@ def _numel(shape: tuple[int, ...]) -> int:
     for size in shape:
         n *= size
     return n
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -11,9 +11,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer.exceptions import Abort, TyperException
 
 from tv.errors import CheckpointError, InputError
 
@@ -23,8 +23,8 @@ app = typer.Typer(
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
 
-Base = Annotated[str, typer.Argument(help="The pretrained checkpoint: a directory or a hub id.")]
-Tuned = Annotated[str, typer.Argument(help="The fine-tuned checkpoint.")]
+Base = Annotated[str, typer.Argument(metavar="BASE", help="The pretrained checkpoint: a directory or a hub id.")]
+Tuned = Annotated[str, typer.Argument(metavar="TUNED", help="The fine-tuned checkpoint.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write the table: .parquet, .csv or .json.")]
 Heads = Annotated[bool, typer.Option(help="Measure every head's own slice too.")]
 
@@ -32,13 +32,17 @@ _WRITERS = {".parquet": "to_parquet", ".csv": "to_csv", ".json": "to_json"}
 
 
 @app.command()
-def info(path: Base, other: Annotated[str | None, typer.Argument(help="Check that this one is a fine-tune.")] = None) -> None:
+def info(
+    path: Base, other: Annotated[str | None, typer.Argument(help="Check that this one is a fine-tune.")] = None
+) -> None:
     """What a checkpoint is; with two, whether they belong together."""
     import tv
 
     checkpoint = tv.open_checkpoint(path)
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
-    typer.echo(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
+    typer.echo(
+        f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}"
+    )
     typer.echo(
         f"{architecture.n_layers} layers, d_model {architecture.d_model}, {architecture.n_heads} heads, "
         f"{architecture.n_kv_heads} key-value heads, {'GLU' if architecture.gated else 'no GLU'}"
@@ -55,7 +59,9 @@ def info(path: Base, other: Annotated[str | None, typer.Argument(help="Check tha
 def ssa(
     base: Base,
     tuned: Tuned,
-    epsilon: Annotated[list[float] | None, typer.Option(help="Relative error of the kept subspace; repeatable.")] = None,
+    epsilon: Annotated[
+        list[float] | None, typer.Option(help="Relative error of the kept subspace; repeatable.")
+    ] = None,
     heads: Heads = True,
     output: Output = None,
 ) -> None:
@@ -115,7 +121,9 @@ def _print_alignment(frame: pd.DataFrame) -> None:
         index="module", columns="side", values=["ssa", "ssa_null", "kappa"], sort=False
     )
     headings = ["module", "lift left", "lift right"] + ["SSA left", "null", "κ left", "κ right"] * (len(at) > 0)
-    table = Table(*headings, title="mean over layers: energy over its null at 10 % of the dimension, then SSA at ε = 0.05")
+    table = Table(
+        *headings, title="mean over layers: energy over its null at 10 % of the dimension, then SSA at ε = 0.05"
+    )
     for name in lift.index:
         cells = [lift.loc[name, "left"], lift.loc[name, "right"]]
         if len(at):
@@ -169,24 +177,26 @@ class _bar:
         self.progress.update(self.task, completed=done, total=total)
 
 
-def entry(app: typer.Typer) -> None:
+def entry(app: typer.Typer, name: str) -> None:
     """Run a command: bad input is one line on stderr and exit status 2, without a traceback."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
+    code = 0
     try:
-        app()
-    except InputError as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        code = typer.main.get_command(app).main(prog_name=name, standalone_mode=False) or 0
+    except (InputError, TyperException) as error:
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        print("error:", " ".join(message.split()), file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, Abort):
         print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    sys.exit(code)
 
 
 def main() -> None:
     """Run the `tv` command."""
-    entry(app)
+    entry(app, "tv")

@@ -11,3 +11,8 @@ class CheckpointError(InputError):
 
 class ArchitectureError(InputError):
     """The modules or sites of a model cannot be named with certainty."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, cut to one line; its class where it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

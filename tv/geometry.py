@@ -13,7 +13,14 @@ from tv.alignment import Energies
 
 #: Relative rounding error of a stored dtype, ‖rounded − W‖/‖W‖ for weights spread over many binades (measured: 1.66e-3
 #: in bfloat16; half as much for every bit more of mantissa).
-ROUNDING = {"BF16": 1.66e-3, "F16": 1.66e-3 / 8, "F32": 1.66e-3 / 2**16, "F64": 0.0, "F8_E4M3": 2.66e-2, "F8_E5M2": 5.3e-2}
+ROUNDING = {
+    "BF16": 1.66e-3,
+    "F16": 1.66e-3 / 8,
+    "F32": 1.66e-3 / 2**16,
+    "F64": 0.0,
+    "F8_E4M3": 2.66e-2,
+    "F8_E5M2": 5.3e-2,
+}
 _LIVE_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 
 

@@ -1,4 +1,4 @@
-"""Do two checkpoints belong together? Same architecture, shapes and tokenizer, or one line that says where they part."""
+"""Do two checkpoints belong together? One architecture, shape and tokenizer, or one line that says where they part."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[
             )
 
 
-def _compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[Literal["same", "grown", "not compared"], list[str]]:
+def _compare_tokenizers(
+    base: Checkpoint, tuned: Checkpoint
+) -> tuple[Literal["same", "grown", "not compared"], list[str]]:
     left, right = _vocabulary(base.path), _vocabulary(tuned.path)
     if left is None or right is None:
         missing = [c.source for c, vocabulary in ((base, left), (tuned, right)) if vocabulary is None]
@@ -87,8 +89,8 @@ def _compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[Literal["s
     token = moved if moved is not None else clash
     if token is not None:
         raise CheckpointError(
-            f"{tuned.source}: its tokenizer differs from {base.source}'s: token {token!r} has id {right[token]}, and in "
-            f"the base that id or token means something else; tune and compare with one tokenizer"
+            f"{tuned.source}: its tokenizer differs from {base.source}'s: token {token!r} has id {right[token]}, and "
+            "in the base that id or token means something else; tune and compare with one tokenizer"
         )
     if left == right:
         return "same", []

@@ -127,7 +127,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, mon
     suite = write_suite(tmp_path, base, tuned, bootstrap=20)
     spoil((tmp_path, base, tuned))
     before = sorted(tmp_path.rglob("*"))
-    code, stdout, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
+    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
     errors = [line for line in stderr.splitlines() if line.startswith("error:")]
     assert code == 2 and len(errors) == 1, stderr
     assert expected in errors[0]

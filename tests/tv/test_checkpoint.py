@@ -1,0 +1,195 @@
+"""Reading checkpoints: lazily, from every layout, and refusing what is broken in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import tv
+from tests.pairs import build_model, build_pair, build_tokenizer
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return build_pair(tmp_path, "llama")
+
+
+def _shard(path: Path, size: str = "20KB") -> None:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    (path / "model.safetensors").unlink()
+    model.save_pretrained(path, max_shard_size=size)
+    assert len(list(path.glob("*.safetensors"))) > 2
+
+
+def test_sharded_equals_single(pair: tuple[Path, Path]) -> None:
+    single = {name: tv.open_checkpoint(pair[0]).tensor(name) for name in tv.open_checkpoint(pair[0]).names}
+    _shard(pair[0])
+    sharded = tv.open_checkpoint(pair[0])
+    assert set(sharded.names) == set(single)
+    assert all(torch.equal(sharded.tensor(name), value) for name, value in single.items())
+
+
+def test_older_names_are_the_models_own(tmp_path: Path) -> None:
+    """Without the base model's prefix, and with a buffer that today's model does not keep."""
+    base, _ = build_pair(tmp_path, "gpt2")
+    expected = {name: tv.open_checkpoint(base).tensor(name) for name in tv.open_checkpoint(base).names}
+    tensors = load_file(base / "model.safetensors")
+    older = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+    save_file(older | {"h.0.attn.bias": torch.ones(1, 1, 64, 64)}, base / "model.safetensors")
+    checkpoint = tv.open_checkpoint(base)
+    assert set(checkpoint.names) == set(expected)
+    assert all(torch.equal(checkpoint.tensor(name), value) for name, value in expected.items())
+
+
+def test_opening_reads_no_tensor(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr("tv.checkpoint.safe_open", refuse)
+    checkpoint = tv.open_checkpoint(pair[0])
+    assert checkpoint.architecture.n_layers == 3
+    assert checkpoint.info("model.norm.weight").shape == (48,)
+    tv.check_pair(checkpoint, tv.open_checkpoint(pair[1]))
+
+
+def test_fingerprint_sees_a_changed_tensor_and_not_its_place(pair: tuple[Path, Path]) -> None:
+    before = tv.open_checkpoint(pair[0]).fingerprint()
+    assert before == tv.open_checkpoint(pair[0]).fingerprint()
+    assert before["structure"] == tv.open_checkpoint(pair[1]).fingerprint()["structure"]
+    assert before["content"] != tv.open_checkpoint(pair[1]).fingerprint()["content"]
+    assert before["parameters"] == sum(p.numel() for p in build_model("llama").parameters())
+
+
+def _truncate(n: int) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        file = path / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:n])
+
+    return spoil
+
+
+def _text(name: str, content: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).write_text(content) and None
+
+
+def _lose_a_shard(path: Path) -> None:
+    _shard(path)
+    next(path.glob("model-00002*")).unlink()
+
+
+def _cut_a_shard(path: Path) -> None:
+    _shard(path)
+    file = next(path.glob("model-00002*"))
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def _escape(path: Path) -> None:
+    _shard(path)
+    index = json.loads((path / INDEX).read_text())
+    index["weight_map"]["model.norm.weight"] = "../../secret.safetensors"
+    (path / INDEX).write_text(json.dumps(index))
+
+
+def _pickle(path: Path) -> None:
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+
+
+def _drop(name: str) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        tensors = load_file(path / "model.safetensors")
+        del tensors[name]
+        save_file(tensors, path / "model.safetensors")
+
+    return spoil
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty file": (_truncate(0), "model.safetensors"),
+    "half a header length": (_truncate(5), "model.safetensors"),
+    "cut in the header": (_truncate(300), "model.safetensors"),
+    "cut in the tensors": (_truncate(50_000), "truncated"),
+    "header no JSON": (_text("model.safetensors", "\x05" + "\0" * 7 + "{oops" + " " * 20), "model.safetensors"),
+    "no config": (lambda path: (path / "config.json").unlink(), "config.json"),
+    "config no JSON": (_text("config.json", "{"), "config.json"),
+    "config a list": (_text("config.json", "[]"), "config.json"),
+    "unknown model type": (_text("config.json", '{"model_type": "no_such_thing"}'), "no_such_thing"),
+    "no model type": (_text("config.json", "{}"), "config.json"),
+    "a shard is missing": (_lose_a_shard, "model-00002"),
+    "a shard is cut": (_cut_a_shard, "model-00002"),
+    "an index that leads outside": (_escape, "secret"),
+    "an index of nonsense": (_text(INDEX, '{"weight_map": 3}'), INDEX),
+    "pickled weights": (_pickle, "safetensors alone"),
+    "a tensor is missing": (_drop("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_checkpoints_are_refused_in_one_line(case: str, pair: tuple[Path, Path]) -> None:
+    spoil, expected = BROKEN[case]
+    spoil(pair[1])
+    with pytest.raises(tv.InputError) as caught:
+        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_not_a_number_is_named(value: float, pair: tuple[Path, Path]) -> None:
+    tensors = load_file(pair[1] / "model.safetensors")
+    tensors["model.layers.2.self_attn.k_proj.weight"][3, 4] = value
+    save_file(tensors, pair[1] / "model.safetensors")
+    with pytest.raises(tv.CheckpointError, match=r"model.layers.2.self_attn.k_proj.weight.*\[3, 4\]"):
+        tv.ssa(*pair)
+
+
+def test_large_but_finite_values_are_not_taken_for_inf(pair: tuple[Path, Path]) -> None:
+    tensors = load_file(pair[1] / "model.safetensors")
+    tensors["model.norm.weight"][:] = 3e38
+    save_file(tensors, pair[1] / "model.safetensors")
+    assert float(tv.open_checkpoint(pair[1]).tensor("model.norm.weight").max()) > 2e38
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/such/dir", "a/b/c"])
+def test_no_such_directory(source: str) -> None:
+    with pytest.raises(tv.CheckpointError, match="no such directory"):
+        tv.open_checkpoint(source)
+
+
+def test_pairs_that_do_not_belong_together(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    mistral, _ = build_pair(tmp_path / "m", "mistral")
+    with pytest.raises(tv.CheckpointError, match="MistralForCausalLM, but the base"):
+        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(mistral))
+    tensors = load_file(pair[1] / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(96, 48)
+    save_file(tensors, pair[1] / "model.safetensors")
+    with pytest.raises(tv.CheckpointError, match=r"up_proj.weight' has shape \[96, 48\], the base's \[80, 48\]"):
+        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
+
+
+def test_a_grown_vocabulary_is_reported_and_its_common_rows_compared(pair: tuple[Path, Path]) -> None:
+    model = build_model("llama")
+    model.resize_token_embeddings(311, mean_resizing=False)
+    model.save_pretrained(pair[1])
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(pair[1])
+    facts = tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
+    assert (facts.tokenizer, facts.vocab_base, facts.vocab_tuned, facts.common_rows) == ("grown", 307, 311, 307)
+    assert any("311" in note for note in facts.notes)
+    frame = tv.geometry(*pair, heads=False).set_index("module")
+    assert frame.loc["embed", "rows"] == 307 and frame.loc["embed", "delta_norm"] == 0
+
+
+def test_another_tokenizer_is_refused(pair: tuple[Path, Path]) -> None:
+    file = pair[1] / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"] = {token: (i + 1 if i > 2 else i) for token, i in content["model"]["vocab"].items()}
+    file.write_text(json.dumps(content))
+    with pytest.raises(tv.CheckpointError, match="tokenizer differs"):
+        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))

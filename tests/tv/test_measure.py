@@ -1,0 +1,147 @@
+"""The weight tables of whole pairs: geometry, alignment, heads, fused matrices, every architecture."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tv
+from tests.pairs import SUPPORTED, build_model, build_pair, perturb
+from tv.alignment import align, decompose
+from tv.geometry import geometry_of
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, architecture)
+    weights, alignment = tv.weights(base, tuned, (0.05,))
+    modules = tv.open_checkpoint(base).architecture.modules
+    whole = weights[weights["head"] == -1]
+    assert list(zip(whole.layer, whole.module, strict=True)) == [(m.layer, m.name) for m in modules]
+    assert np.allclose(whole.relative_norm[~whole.module.str.endswith("norm")], 0.02, rtol=0.5)
+    assert (whole.changed_fraction > 0.9).all()
+    assert np.isfinite(alignment.drop(columns=["epsilon", "side", "module"]).to_numpy(float)).all()
+    assert alignment.ssa.between(0, 1).all()
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "gpt2", "neox"])
+def test_fused_matrices_are_cut_where_the_model_cuts_them(architecture: str) -> None:
+    """q, k, v of a fused matrix give what the block's own projection gives, head by head."""
+    model = build_model(architecture)
+    arch = tv.open_checkpoint(model).architecture
+    x = torch.randn(5, arch.d_model)
+    with torch.no_grad():
+        for name in ("q", "k", "v"):
+            module = arch.module(1, name)
+            owner = model.get_submodule(module.path)
+            own = x @ module.matrix(owner.weight).T
+            fused = owner(x)
+            if getattr(owner, "bias", None) is not None:
+                own = own + module.outputs(owner.bias, dim=0)
+            if architecture == "neox":  # (heads, 3, d_head), as its attention views it
+                expected = fused.view(5, 4, 3, 12)[:, :, "qkv".index(name)].reshape(5, -1)
+            else:
+                sizes = {"phi3": (64, 32, 32), "gpt2": (48, 48, 48)}[architecture]
+                expected = fused.split(sizes, dim=-1)["qkv".index(name)]
+            assert torch.allclose(own, expected, atol=1e-5)
+
+
+def test_heads_are_measured_against_their_own_slice(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    left, right = tv.open_checkpoint(base), tv.open_checkpoint(tuned)
+    frame = tv.ssa(left, right, (0.05,))
+    for name, head, side in (("q", 3, "right"), ("k", 1, "right"), ("v", 0, "right"), ("o", 2, "left")):
+        module = left.architecture.module(1, name)
+        cut = slice(head * 16, head * 16 + 16)
+        w, t = left.matrix(module), right.matrix(module) - left.matrix(module)
+        w, t = (w[:, cut], t[:, cut]) if name == "o" else (w[cut], t[cut])
+        expected = next(row for row in align(decompose(w), t, (0.05,)) if row.side == side and row.epsilon == 0.05)
+        rows = frame[(frame.layer == 1) & (frame.module == name) & (frame["head"] == head)]
+        assert set(rows.side) == {side}
+        assert float(rows[rows.epsilon == 0.05].ssa.iloc[0]) == pytest.approx(expected.ssa)
+
+
+def test_geometry_by_hand() -> None:
+    weight, tuned = torch.diag(torch.tensor([4.0, 3.0])), torch.diag(torch.tensor([4.0, 4.0]))
+    found = geometry_of(weight, tuned, "F32")
+    assert (found.weight_norm, found.delta_norm, found.relative_norm) == (5.0, 1.0, 0.2)
+    assert found.changed_fraction == 0.25
+    assert found.cosine == pytest.approx((16 + 12) / (5 * math.sqrt(32)))
+    assert found.cos_weight_delta == pytest.approx(3 / 5)
+
+
+def test_ranks_and_diagonal_energy(tmp_path: Path) -> None:
+    """T = 0.1 W amplifies: all of its energy is on the diagonal, cos(W, T) = 1, and its ranks are W's."""
+    base, other = build_model(), build_model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    frame = tv.geometry(base, other, heads=False)
+    matrices = frame[frame.cols > 1]
+    assert np.allclose(matrices.diagonal_energy, 1, atol=1e-4) and (matrices.diagonal_energy_null < 0.05).all()
+    assert np.allclose(frame.cos_weight_delta, 1, atol=1e-5)
+    assert np.allclose(matrices.stable_rank, matrices.weight_stable_rank, rtol=1e-3)
+    assert np.allclose(matrices.effective_rank, matrices.weight_effective_rank, rtol=1e-3)
+    q = base.model.layers[0].self_attn.q_proj.weight.detach().double()
+    sigma = torch.linalg.svdvals(q)
+    row = frame[(frame.layer == 0) & (frame.module == "q")].iloc[0]
+    assert row.weight_stable_rank == pytest.approx(float((sigma**2).sum() / sigma[0] ** 2), rel=1e-5)
+    share = sigma / sigma.sum()
+    assert row.weight_effective_rank == pytest.approx(float((-(share * share.log()).sum()).exp()), rel=1e-5)
+
+
+def test_noise_share_is_one_where_only_rounding_changed() -> None:
+    """A bfloat16 checkpoint of the very same weights: T is rounding alone; a large step is nearly free of it."""
+    weight = torch.randn(200, 300)
+    rounding = geometry_of(weight, weight.bfloat16().float(), "BF16")
+    assert rounding.noise_share == pytest.approx(1, abs=0.1)
+    step = geometry_of(weight, (weight * 1.1).bfloat16().float(), "BF16")
+    assert step.noise_share < 1e-3
+    assert geometry_of(weight, weight, "BF16").noise_share == 0
+
+
+def test_a_tuned_model_equal_to_its_base_gives_zeros_and_no_nan(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path, "llama")
+    weights, alignment = tv.weights(base, base)
+    zero = ["delta_norm", "relative_norm", "changed_fraction", "noise_share", "cos_weight_delta"]
+    assert (weights[zero] == 0).all().all()
+    assert weights[weights.cols > 1].notna().all().all()
+    assert (alignment[["ssa", "kappa", "ssa_z"]] == 0).all().all()
+
+
+def test_a_single_entry_is_found(tmp_path: Path) -> None:
+    base, other = build_model(), build_model()
+    with torch.no_grad():
+        other.model.layers[2].mlp.up_proj.weight[7, 11] += 0.5
+    frame = tv.geometry(base, other, heads=False)
+    moved = frame[frame.delta_norm > 0]
+    assert list(zip(moved.layer, moved.module, strict=True)) == [(2, "up")]
+    assert moved.delta_norm.iloc[0] == pytest.approx(0.5, rel=1e-5)
+    assert moved.changed_fraction.iloc[0] == pytest.approx(1 / (80 * 48))
+    assert moved.effective_rank.iloc[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_bfloat16_differences_are_formed_in_float32(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama", dtype=torch.bfloat16)
+    left, right = tv.open_checkpoint(base), tv.open_checkpoint(tuned)
+    name = "model.layers.0.mlp.up_proj.weight"
+    exact = right.tensor(name).double() - left.tensor(name).double()
+    assert torch.equal(tv.extract(left, right)[name].double(), exact)
+    assert left.dtype == "BF16"
+
+
+def test_tied_embeddings_are_one_tensor_seen_at_both_sites(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "qwen2")
+    frame = tv.geometry(base, tuned, heads=False).set_index("module")
+    assert frame.loc["unembed", "tied"] and not frame.loc["embed", "tied"]
+    assert frame.loc["unembed", "delta_norm"] == frame.loc["embed", "delta_norm"]
+
+
+def test_live_models_and_directories_agree(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    model, moved = build_model("llama"), build_model("llama")
+    perturb(moved, 0.02, seed=1)
+    on_disk, live = tv.ssa(base, tuned), tv.ssa(model, moved)
+    assert np.allclose(on_disk.ssa, live.ssa, atol=1e-6)
