@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def _run_models(
             writer,
             bases=bases,
             with_base=i == 0,
-            progress=lambda done, total, label: _tell(stage, f"capture {label}", done, total),
+            progress=partial(_tell, stage, f"capture {opened.name}"),
         )
         if suite.attribute is not None:
             methods, metric = suite.attribute.methods, suite.attribute.metric
@@ -165,9 +166,7 @@ def _effects(
             "add them to the prompt set, or leave `attribute` out of the suite"
         )
     work = batches(answerable, 4 * suite.batch_size, pair.pad_id)
-    per_prompt = prompt_effects(
-        pair, work, methods, metric, lambda done, total, _: _tell(stage, f"attribute {name}", done, total)
-    )
+    per_prompt = prompt_effects(pair, work, methods, metric, partial(_tell, stage, f"attribute {name}"))
     summary = summarise(per_prompt, draws=suite.bootstrap, seed=suite.seed)
     return per_prompt.assign(tuned=name), summary.assign(tuned=name)
 
@@ -185,12 +184,8 @@ def _write_prompts(writer: RunWriter, prompts: Sequence[Prompt]) -> None:
 def _write_weights(writer: RunWriter, suite: Suite, pairs: Sequence[Opened], stage: Stage | None) -> None:
     tables: dict[str, list[pd.DataFrame]] = {"weights": [], "alignment": []}
     for pair in pairs:
-        found = weights(
-            pair.base,
-            pair.tuned,
-            epsilons=suite.epsilons,
-            progress=lambda done, total, _, name=pair.name: _tell(stage, f"weights {name}", done, total),
-        )
+        told = partial(_tell, stage, f"weights {pair.name}")
+        found = weights(pair.base, pair.tuned, epsilons=suite.epsilons, progress=told)
         for name, frame in zip(tables, found, strict=True):
             tables[name].append(frame.assign(tuned=pair.name))
     for name, frames in tables.items():

@@ -34,12 +34,13 @@ class NormForm:
 
     def gain(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The gain of `norm`, float32."""
-        return norm.weight.detach().float() + self.offset  # type: ignore[union-attr]
+        return norm.get_parameter("weight").detach().float() + self.offset
 
     def bias(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The bias of `norm`, float32, zero where it has none."""
-        bias = getattr(norm, "bias", None)
-        return torch.zeros_like(norm.weight).float() if bias is None else bias.detach().float()  # type: ignore[arg-type]
+        if getattr(norm, "bias", None) is None:
+            return torch.zeros_like(norm.get_parameter("weight"), dtype=torch.float32)
+        return norm.get_parameter("bias").detach().float()
 
     def readout(self, norm: nn.Module, direction: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The vector u with u·x / scale(x) = direction·(gain ∘ x̂): a direction pulled back through the norm."""

@@ -169,11 +169,12 @@ class BatchReducer:
 
 def matrix_of(module: Module, owner: nn.Module) -> Float[Tensor, "rows cols"]:
     """The live matrix of `module`, (out, in), a view of the weight of the Hugging Face module that owns it."""
-    return module.matrix(owner.weight.detach())  # type: ignore[operator,arg-type]
+    return module.matrix(owner.get_parameter("weight").detach())
 
 
 def _bias_change(module: Module, base: nn.Module, tuned: nn.Module, rows: int) -> Tensor | None:
     if getattr(base, "bias", None) is None:
         return None
-    before, after = (module.outputs(m.bias.detach().float(), dim=0)[:rows] for m in (base, tuned))  # type: ignore[union-attr,operator]
+    both = (m.get_parameter("bias").detach().float() for m in (base, tuned))
+    before, after = (module.outputs(bias, dim=0)[:rows] for bias in both)
     return after - before

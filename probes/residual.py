@@ -58,10 +58,10 @@ def readout(
     known = (target >= 0) & (foil >= 0)
     t, f = target.clamp(min=0), foil.clamp(min=0)
     matrix = unembed.weight.detach()
-    difference = matrix[t].float() - matrix[f].float()  # type: ignore[index]
+    difference = matrix[t].float() - matrix[f].float()
     constant = difference @ form.bias(norm)
     if getattr(unembed, "bias", None) is not None:
-        constant = constant + (unembed.bias[t] - unembed.bias[f]).float()  # type: ignore[index,operator]
+        constant = constant + (unembed.bias[t] - unembed.bias[f]).float()
     has_target = torch.where(known, 1.0, float("nan"))
     return Readout(form.readout(norm, difference), constant, has_target)
 

@@ -104,10 +104,10 @@ def align_energies(
 ) -> list[Alignment]:
     """`align`, where the energies are at hand."""
     m, n = decomposition.weight.shape
-    cuts = [(epsilon, *[k_of(decomposition, epsilon)] * 3) for epsilon in epsilons]
-    cuts.append((math.nan, *(max(1, round(fixed_fraction * d)) for d in (m, n, min(m, n)))))
+    cuts = [(epsilon, [k_of(decomposition, epsilon)] * 3) for epsilon in epsilons]
+    cuts.append((math.nan, [max(1, round(fixed_fraction * d)) for d in (m, n, min(m, n))]))
     found = []
-    for epsilon, k_left, k_right, k_both in cuts:
+    for epsilon, (k_left, k_right, k_both) in cuts:
         found += [
             _alignment("left", epsilon, k_left, m, energies.left[:k_left], (k_left, m), (n, n), energies.spectrum),
             _alignment("right", epsilon, k_right, n, energies.right[:k_right], (m, m), (k_right, n), energies.spectrum),

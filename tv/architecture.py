@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -314,7 +314,7 @@ class _Resolver:
 
     def _norm(self, layer: int, name: str, component: Component, norm: nn.Module) -> Module:
         path, gain = self.names[norm], getattr(norm, "weight", None)
-        if gain is None:
+        if not isinstance(gain, Tensor):
             self._refuse("a norm without a gain", path)
         return Module(layer, name, "norm", component, path, f"{path}.weight", tuple(gain.shape))
 
@@ -322,7 +322,10 @@ class _Resolver:
         return Module(-1, name, "embed", "embed", path, f"{path}.weight", tuple(module.weight.shape))
 
     def _attention(self, block: nn.Module, path: str) -> nn.Module:
-        return self._child(block, ("self_attn", "attn", "attention")) or self._refuse("no attention found", path)
+        attention = self._child(block, ("self_attn", "attn", "attention"))
+        if attention is None:
+            self._refuse("no attention found", path)
+        return attention
 
     def _mlp(self, block: nn.Module, path: str) -> nn.Module:
         mlp = self._child(block, ("mlp", "feed_forward"))
@@ -344,5 +347,5 @@ class _Resolver:
     def _child(parent: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
         return next((getattr(parent, name) for name in names if getattr(parent, name, None) is not None), None)
 
-    def _refuse(self, what: str, where: str) -> Any:
+    def _refuse(self, what: str, where: str) -> NoReturn:
         raise ArchitectureError(f"{self.kind}: {what} in {where}; this architecture is not supported yet")

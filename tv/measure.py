@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -19,7 +19,7 @@ from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.geometry import geometry_of
 from tv.pairing import check_pair
 
-Source = str | Path | PreTrainedModel | Checkpoint
+Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint
 Progress = Callable[[int, int, str], None]
 
 EPSILONS = (0.01, 0.05, 0.1)
