@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ _READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `
     "prompt_effects": ("tuned layer component method metric prompt_id effect", None),
 }
 
-Table = pd.DataFrame | None
+Table: TypeAlias = pd.DataFrame | None
 
 
 def link(run: Run) -> pd.DataFrame:
