@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/probes run data/suites/demo.yaml --out $(RUN) --force
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probes.schemas import SCHEMAS
 from probes.stats import bootstrap_mean, bootstrap_spearman, resample_means
-from probes.store import SCHEMAS, Run
+from probes.store import Run
 
 #: The SSA threshold shown; the fixed fraction stands beside it.
 EPSILON = 0.05

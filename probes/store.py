@@ -1,4 +1,4 @@
-"""The run's Parquet tables: their schemas, the writer that makes a run whole or not at all, and the reader."""
+"""A run directory: the writer that makes it whole or not at all, and the reader of its tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import IO, Any, TypeAlias
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -21,82 +20,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from probes.errors import RunError
+from probes.parquet import Columns, cast
+from probes.parquet import write as write_parquet
+from probes.schemas import NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
+from tv.atomic import replacing
 
-SCHEMA_VERSION = 1
-
-_TEXT = pa.string()
-_NAME = pa.dictionary(pa.int32(), pa.string())
-_SMALL, _INT, _REAL, _BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
-_TYPES = {
-    **dict.fromkeys(("text", "target", "foil"), _TEXT),
-    **dict.fromkeys(("layer", "head", "expert"), _SMALL),
-    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n_flips", "n"), _INT),
-    **dict.fromkeys(("tied", "at_ceiling", "gated"), pa.bool_()),
-    **dict.fromkeys(("gate_base", "gate_xor"), _BITS),  # fixed_size_binary in the files, as wide as the model needs
-    "epsilon": pa.float64(),  # an id, not a measure: 0.05 must equal 0.05
-}
-_NAMES = {
-    *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind"),
-    *("granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
-}
-
-
-def _schema(columns: str) -> pa.Schema:
-    """Columns in order. A name says its type; what is neither id nor name is a float32 measure."""
-    return pa.schema([(name, _NAME if name in _NAMES else _TYPES.get(name, _REAL)) for name in columns.split()])
-
-
-def _interval(*measures: str) -> str:
-    return " ".join(f"{name} {name}_lo {name}_hi" for name in measures)
-
-
-#: Every table of a run. Null stands for "not measured" and reads as NaN.
-SCHEMAS: dict[str, pa.Schema] = {
-    "weights": _schema(
-        "tuned layer module head expert rows cols tied weight_norm delta_norm relative_norm cosine changed_fraction "
-        "noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
-        "diagonal_energy_null cos_weight_delta"
-    ),
-    "alignment": _schema("tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"),
-    "prompts": _schema("prompt_id set domain text target foil"),
-    "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
-    "gates": _schema(
-        "tuned prompt_id pos layer gate_base gate_xor n_flips flip_rate edit_distance chance_edit_distance jaccard "
-        "chance_flip_rate active_base active_tuned gated"
-    ),
-    "contributions": _schema("model prompt_id pos layer component head norm dla"),
-    "changes": _schema(
-        "tuned prompt_id pos layer component head norm_base norm_tuned delta_norm relative_change cosine dla_base "
-        "dla_tuned"
-    ),
-    "ledger": _schema(
-        "tuned prompt_id pos layer module delta_norm direct_norm inherited_norm interaction_norm amplified_norm "
-        "new_norm new_share new_share_null new_share_10 closure"
-    ),
-    "behaviour": _schema("prompt_id model metric value"),
-    "effects": _schema("tuned granularity layer component module head method direction metric effect lo hi p q"),
-    "prompt_effects": _schema("tuned layer component method metric prompt_id effect"),
-    "link": _schema(
-        "tuned kind layer component module relative_norm cosine cos_weight_delta noise_share ssa_left ssa_null_left "
-        "kappa_left ssa_right ssa_null_right kappa_right ssa_two_sided ssa_null_two_sided kappa_two_sided ssa10_left "
-        "kappa10_left ssa10_right kappa10_right "
-        + _interval("direct_norm", "inherited_norm", "interaction_norm", "ledger_delta_norm", "direct_share")
-        + " new_share_null "
-        + _interval("new_share", "new_share_10", "change_delta_norm", "change_relative", "change_cosine", "dla_change")
-        + " chance_flip_rate "
-        + _interval("flip_rate", "graft", "revert")
-    ),
-    "correlations": _schema("tuned kind weight_measure activation_measure rho lo hi n"),
-}
-#: Tables that are split into directories, and by what.
-PARTITIONS: dict[str, tuple[str, ...]] = {
-    "gates": ("tuned", "layer"),
-    "contributions": ("layer",),
-    "changes": ("tuned", "layer"),
-    "ledger": ("tuned", "layer"),
-}
-
-Columns: TypeAlias = "pd.DataFrame | pa.Table | Mapping[str, Any]"
 Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
 
 _FILES: fs.FileSystem = fs.LocalFileSystem()
@@ -155,14 +83,14 @@ class RunWriter:
         partition = PARTITIONS.get(table, ())
         if missing := [name for name in partition if name not in keys]:
             raise ValueError(f"{table} is partitioned by {', '.join(partition)}: pass {', '.join(missing)}")
-        body = _cast(table, columns, {k: v for k, v in keys.items() if k not in partition}, partition)
+        body = cast(table, columns, {k: v for k, v in keys.items() if k not in partition}, partition)
         folder = self.path / "tables" / table
         for name in partition:
             folder /= f"{name}={quote(str(keys[name]), safe='')}"
         path = folder / f"part-{shard}.parquet"
         if path.exists():
             raise ValueError(f"{table}: shard {shard} is already written")
-        _write_parquet(body, path)
+        write_parquet(table, body, path)
         counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
         counts["rows"] += body.num_rows
         counts["files"] += 1
@@ -230,9 +158,9 @@ class Run:
         """Add a table without partitions to the run, or replace it. Raises ValueError for wrong columns."""
         if table in PARTITIONS:
             raise ValueError(f"{table} is partitioned; only a RunWriter writes it")
-        body = _cast(table, columns, {}, ())
+        body = cast(table, columns, {}, ())
         folder = self.path / "tables" / table
-        _write_parquet(body, folder / "part-0.parquet")
+        write_parquet(table, body, folder / "part-0.parquet")
         for path in folder.glob("*.parquet"):
             if path.name != "part-0.parquet":
                 path.unlink()
@@ -282,7 +210,6 @@ def load(path: str | Path) -> Run:
 
 
 _MANIFEST, _LOCK = "manifest.json", ".lock"
-_ROWS_PER_GROUP = {"gates": 4096}
 
 
 def _refuse_occupied(directory: Path, shown: str | Path, force: bool) -> None:
@@ -335,94 +262,9 @@ def _try_lock(handle: IO[str]) -> bool:
     return True
 
 
-def _cast(table: str, columns: Columns, constants: Mapping[str, Any], left_out: Iterable[str]) -> pa.Table:
-    schema = pa.schema([entry for entry in SCHEMAS[table] if entry.name not in left_out])
-    names = columns.column_names if isinstance(columns, pa.Table) else list(columns)
-    given: dict[str, Any] = {**constants, **{str(name): columns[name] for name in names}}
-    if wrong := [name for name in given if name not in schema.names]:
-        raise ValueError(f"{table} has no column {', '.join(wrong)}")
-    if wrong := [name for name in schema.names if name not in given]:
-        raise ValueError(f"{table} lacks {', '.join(wrong)}")
-    n = next((len(value) for value in given.values() if not _is_scalar(value)), 1)
-    arrays = [_array(table, entry, given[entry.name], n) for entry in schema]
-    return pa.table(arrays, names=schema.names)
-
-
-def _array(table: str, entry: pa.Field, values: Any, n: int) -> pa.Array:
-    try:
-        if _is_scalar(values):
-            array = pa.array([values] * n, from_pandas=True)
-        elif entry.type == _BITS:
-            return _bits(values)
-        else:
-            array = values if isinstance(values, pa.Array | pa.ChunkedArray) else _from_python(values)
-        if isinstance(array, pa.ChunkedArray):
-            array = array.combine_chunks()
-        if entry.type == _NAME:
-            return array.cast(_TEXT).dictionary_encode()
-        return array.cast(entry.type)
-    except (pa.ArrowException, TypeError) as error:
-        raise ValueError(f"{table}.{entry.name}: {error}") from error
-
-
-def _from_python(values: Any) -> pa.Array:
-    """NaN becomes null, so that averages in SQL skip what was not measured."""
-    is_tensor = hasattr(values, "detach")
-    return pa.array(values.detach().cpu().numpy() if is_tensor else values, from_pandas=True)
-
-
-def _bits(values: Any) -> pa.Array:
-    """Packed patterns as fixed_size_binary: from a uint8 array (n, bytes), or from n bytes objects of one length."""
-    if getattr(values, "ndim", 1) == 2:
-        packed = np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values, np.uint8)
-        return pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed.tobytes())]
-        )
-    values = list(values.to_pylist() if isinstance(values, pa.Array | pa.ChunkedArray) else values)
-    return pa.array(values, pa.binary(len(values[0]) if values else 1))
-
-
-def _is_scalar(value: Any) -> bool:
-    return value is None or isinstance(value, str | bytes | bool | int | float | np.generic)
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    """To a temporary name, on disk, then renamed: a file with its own name is whole."""
-    name = path.relative_to(path.parents[[parent.name for parent in path.parents].index("tables")]).parts[0]
-    reals = [entry.name for entry in table.schema if entry.type == _REAL]
-    ids = [entry.name for entry in table.schema if entry.type in (_NAME, _SMALL, _INT, pa.float64())]
-    temporary = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            pq.write_table(
-                table,
-                file,
-                compression="zstd",
-                use_dictionary=ids,
-                column_encoding=dict.fromkeys(reals, "BYTE_STREAM_SPLIT") or None,
-                write_statistics=ids,
-                write_page_checksum=True,
-                store_schema=False,  # Arrow prunes row groups by names only where it takes them for plain strings
-                row_group_size=_ROWS_PER_GROUP.get(name, 16384),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    temporary = directory / (_MANIFEST + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, directory / _MANIFEST)
-    except OSError as error:
-        raise RunError(f"{directory}: the manifest cannot be written: {error.strerror}") from error
+    with replacing(directory / _MANIFEST, RunError) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _manifest(directory: Path) -> dict[str, Any] | None:
@@ -468,7 +310,7 @@ def _is_whole(path: Path) -> bool:
 def _dataset(directory: Path, table: str) -> ds.Dataset:
     root = str((directory / "tables" / table).resolve())
     parts = [str(part.resolve()) for part in _parts(directory, table)]
-    schema = pa.schema([(entry.name, _TEXT if entry.type == _NAME else entry.type) for entry in SCHEMAS[table]])
+    schema = pa.schema([(entry.name, TEXT if entry.type == NAME else entry.type) for entry in SCHEMAS[table]])
     keys = pa.schema([schema.field(name) for name in PARTITIONS.get(table, ())])
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return ds.dataset(

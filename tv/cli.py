@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typer.exceptions import Abort, TyperException
 
+from tv.atomic import replacing
 from tv.errors import CheckpointError, InputError
 
 app = typer.Typer(
@@ -147,14 +147,9 @@ def _check_output(path: Path | None) -> None:
 def _write(frame: pd.DataFrame, path: Path | None) -> None:
     if path is None:
         return
-    temporary = path.with_name(path.name + ".tmp")
     options = {"orient": "records"} if path.suffix == ".json" else {"index": False}
-    try:
+    with replacing(path, CheckpointError) as temporary:
         getattr(frame, _WRITERS[path.suffix])(temporary, **options)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
     typer.echo(f"{path}: {len(frame):,} rows")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tv.atomic import replacing
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.errors import CheckpointError
 from tv.measure import Source
@@ -68,15 +68,11 @@ class TuningVector:
     def save(self, path: str | Path) -> None:
         """Write as safetensors, float32, with provenance; to a temporary name first, then renamed."""
         path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
         metadata = {"format": "pt", "tuning_vector": json.dumps(self.provenance)}
-        try:
+        if not path.parent.is_dir():
+            raise CheckpointError(f"{path}: cannot be written: its directory does not exist")
+        with replacing(path, CheckpointError) as temporary:
             save_file({name: self[name].contiguous() for name in self.names}, temporary, metadata=metadata)
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: cannot be written: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> TuningVector:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from probes.report.chapter import Chapter, chapter
 from probes.report.tables import link_points
 from probes.report.verdict import METRICS, number
 from probes.store import Run
+from tv.atomic import replacing
 
 _HERE = Path(__file__).parent
 
@@ -43,12 +43,8 @@ def report(run: Run, *, to: Path | None = None) -> Path:
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         data=_embedded(run, chapters),
     )
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with replacing(path, RunError) as temporary:
         temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: the report cannot be written: {error.strerror}") from error
     return path
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probes.report import figures, tables, verdict
-from probes.store import SCHEMAS, Run
+from probes.schemas import SCHEMAS
+from probes.store import Run
 
 _SIDES = ("left", "right")
 _SIDE_NAMES = {"left": "output side", "right": "input side"}

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from probes.link import COMPONENT, link, link_tables
-from probes.store import SCHEMAS, RunWriter, load
+from probes.schemas import SCHEMAS
+from probes.store import RunWriter, load
 
 LAYERS, PROMPTS, MODELS = range(4), [f"p{i}" for i in range(8)], ("a", "b")
 MODULES = {name: i for i, name in enumerate(COMPONENT)}

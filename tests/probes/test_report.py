@@ -9,7 +9,7 @@ import pytest
 
 import probes
 from probes.report import verdict
-from probes.store import SCHEMAS
+from probes.schemas import SCHEMAS
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 
 HOSTILE = "<script>alert(1)</script>"

@@ -16,7 +16,8 @@ import torch
 
 from probes import store
 from probes.errors import RunError
-from probes.store import PARTITIONS, SCHEMAS, Run, RunWriter, load
+from probes.schemas import PARTITIONS, SCHEMAS
+from probes.store import Run, RunWriter, load
 
 MANIFEST = {"suite": {"name": "tiny"}}
 BEHAVIOUR = {"prompt_id": ["a", "b"], "model": "base", "metric": "target_nll", "value": [1.5, np.nan]}

@@ -1,0 +1,79 @@
+"""The schemas of a run's tables, in one place."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+TEXT = pa.string()
+NAME = pa.dictionary(pa.int32(), pa.string())
+SMALL, INT, REAL, BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
+_TYPES = {
+    **dict.fromkeys(("text", "target", "foil"), TEXT),
+    **dict.fromkeys(("layer", "head", "expert"), SMALL),
+    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n_flips", "n"), INT),
+    **dict.fromkeys(("tied", "at_ceiling", "gated"), pa.bool_()),
+    **dict.fromkeys(("gate_base", "gate_xor"), BITS),  # fixed_size_binary in the files, as wide as the model needs
+    "epsilon": pa.float64(),  # an id, not a measure: 0.05 must equal 0.05
+}
+_NAMES = {
+    *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind"),
+    *("granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
+}
+
+
+def _schema(columns: str) -> pa.Schema:
+    """Columns in order. A name says its type; what is neither id nor name is a float32 measure."""
+    return pa.schema([(name, NAME if name in _NAMES else _TYPES.get(name, REAL)) for name in columns.split()])
+
+
+def _interval(*measures: str) -> str:
+    return " ".join(f"{name} {name}_lo {name}_hi" for name in measures)
+
+
+#: Every table of a run. Null stands for "not measured" and reads as NaN.
+SCHEMAS: dict[str, pa.Schema] = {
+    "weights": _schema(
+        "tuned layer module head expert rows cols tied weight_norm delta_norm relative_norm cosine changed_fraction "
+        "noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
+        "diagonal_energy_null cos_weight_delta"
+    ),
+    "alignment": _schema("tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"),
+    "prompts": _schema("prompt_id set domain text target foil"),
+    "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
+    "gates": _schema(
+        "tuned prompt_id pos layer gate_base gate_xor n_flips flip_rate edit_distance chance_edit_distance jaccard "
+        "chance_flip_rate active_base active_tuned gated"
+    ),
+    "contributions": _schema("model prompt_id pos layer component head norm dla"),
+    "changes": _schema(
+        "tuned prompt_id pos layer component head norm_base norm_tuned delta_norm relative_change cosine dla_base "
+        "dla_tuned"
+    ),
+    "ledger": _schema(
+        "tuned prompt_id pos layer module delta_norm direct_norm inherited_norm interaction_norm amplified_norm "
+        "new_norm new_share new_share_null new_share_10 closure"
+    ),
+    "behaviour": _schema("prompt_id model metric value"),
+    "effects": _schema("tuned granularity layer component module head method direction metric effect lo hi p q"),
+    "prompt_effects": _schema("tuned layer component method metric prompt_id effect"),
+    "link": _schema(
+        "tuned kind layer component module relative_norm cosine cos_weight_delta noise_share ssa_left ssa_null_left "
+        "kappa_left ssa_right ssa_null_right kappa_right ssa_two_sided ssa_null_two_sided kappa_two_sided ssa10_left "
+        "kappa10_left ssa10_right kappa10_right "
+        + _interval("direct_norm", "inherited_norm", "interaction_norm", "ledger_delta_norm", "direct_share")
+        + " new_share_null "
+        + _interval("new_share", "new_share_10", "change_delta_norm", "change_relative", "change_cosine", "dla_change")
+        + " chance_flip_rate "
+        + _interval("flip_rate", "graft", "revert")
+    ),
+    "correlations": _schema("tuned kind weight_measure activation_measure rho lo hi n"),
+}
+#: Tables that are split into directories, and by what.
+PARTITIONS: dict[str, tuple[str, ...]] = {
+    "gates": ("tuned", "layer"),
+    "contributions": ("layer",),
+    "changes": ("tuned", "layer"),
+    "ledger": ("tuned", "layer"),
+}
