@@ -6,7 +6,7 @@ tuned model back. Every parameter belongs to exactly one component, so grafting 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from probes.behaviour import metrics
 from probes.pair import Pair
 from probes.prompts import Batch
+from probes.schemas import ALL_DOMAINS
 from probes.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 from tv.architecture import Architecture
 
@@ -29,6 +30,11 @@ def components(architecture: Architecture) -> list[Unit]:
     """All components, by depth."""
     blocks = [(block.layer, name) for block in architecture.blocks for name in ("attn", "mlp")]
     return [(-1, "embed"), *blocks, (architecture.n_layers, "unembed")]
+
+
+def component_name(layer: int, component: str) -> str:
+    """What people call a component: `mlp 3`, `embed`."""
+    return component if component in ("embed", "unembed") else f"{component} {layer}"
 
 
 @contextmanager
@@ -88,33 +94,32 @@ def evaluate(model: PreTrainedModel, batches: Sequence[Batch], metric: str) -> N
     return np.concatenate(found)
 
 
-def summarise(effects: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
-    """`effects`: each component's mean over prompts with its 95 % bootstrap interval.
+def summarise(effects: pd.DataFrame, domains: Mapping[str, str], *, draws: int, seed: int) -> pd.DataFrame:
+    """`effects`: each component's mean over prompts with its 95 % bootstrap interval, over all prompts and by domain.
 
-    p is a signed-rank test over prompts, q its Benjamini–Hochberg value within the family of one method's components.
+    `domains` names each prompt's. p is a signed-rank test over prompts, q its Benjamini–Hochberg value within the
+    family of one method's components in one domain.
     """
-    frames = []
-    for (method, metric), family in effects.groupby(["method", "metric"], sort=False):
-        table = family.pivot(index="prompt_id", columns=["layer", "component"], values="effect")
-        mean, lo, hi = bootstrap_mean(table.to_numpy(), draws=draws, seed=seed)
-        p = wilcoxon_p(table.to_numpy())
-        frames.append(
-            pd.DataFrame(
-                {
-                    "granularity": "component",
-                    "layer": table.columns.get_level_values("layer"),
-                    "component": table.columns.get_level_values("component"),
-                    "module": "",
-                    "head": -1,
-                    "method": method,
-                    "direction": "base→tuned" if method == "graft" else "tuned→base",
-                    "metric": metric,
-                    "effect": mean,
-                    "lo": lo,
-                    "hi": hi,
-                    "p": p,
-                    "q": benjamini_hochberg(p),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+    by_domain = effects.assign(domain=effects.prompt_id.map(domains))
+    frames = [by_domain.assign(domain=ALL_DOMAINS)] + [by_domain] * (by_domain.domain.nunique() > 1)
+    by = ["method", "metric", "domain"]
+    families = pd.concat(frames).groupby(by, sort=False)
+    rows = [_family(family, draws, seed).assign(**dict(zip(by, key, strict=True))) for key, family in families]
+    return pd.concat(rows, ignore_index=True).assign(granularity="component", module="", head=-1, direction=_direction)
+
+
+def focus(effects: pd.DataFrame) -> str:
+    """The domain in which some component's effect is largest: the one a reader wants to see first."""
+    return str(effects.domain.loc[effects.effect.abs().idxmax()])
+
+
+def _family(family: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
+    table = family.pivot(index="prompt_id", columns=["layer", "component"], values="effect")
+    mean, lo, hi = bootstrap_mean(table.to_numpy(), draws=draws, seed=seed)
+    p = wilcoxon_p(table.to_numpy())
+    units = {name: table.columns.get_level_values(name) for name in ("layer", "component")}
+    return pd.DataFrame({**units, "effect": mean, "lo": lo, "hi": hi, "p": p, "q": benjamini_hochberg(p)})
+
+
+def _direction(effects: pd.DataFrame) -> pd.Series:
+    return effects.method.map({"graft": "base→tuned", "revert": "tuned→base"})

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from probes.attribute import component_name, focus
 from probes.job import Opened
 from tv.cli import entry
 
@@ -121,18 +122,16 @@ def _print_pair(console: Console, opened: Opened) -> None:
 
 
 def _print_effects(effects: pd.DataFrame, top: int = 6) -> None:
-    """The components with the largest effects, by model and method."""
-    table = Table(
-        "tuned", "method", "component", "effect", "95 % interval", "q", title=f"effects on {effects.metric[0]}"
-    )
-    for _, family in effects.groupby(["tuned", "method"], sort=False):
-        largest = family.effect.abs().nlargest(top).index
-        for row in family.loc[largest].to_dict("records"):
-            name = f"{row['component']} {row['layer']}" if row["component"] in ("attn", "mlp") else row["component"]
-            interval = f"{row['lo']:+.3f} … {row['hi']:+.3f}"
-            table.add_row(
-                escape(row["tuned"]), row["method"], name, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"
-            )
+    """The components with the largest effects, by model and method, in the domain where effects are largest."""
+    title = f"largest effects on {effects.metric.iloc[0]}"
+    table = Table("tuned", "domain", "method", "component", "effect", "95 % interval", "q", title=title)
+    for _, own in effects.groupby("tuned", sort=False):
+        for _, family in own[own.domain == focus(own)].groupby("method", sort=False):
+            largest = family.effect.abs().nlargest(top).index
+            for row in family.loc[largest].to_dict("records"):
+                cells = (f"{row['effect']:+.3f}", f"{row['lo']:+.3f} … {row['hi']:+.3f}", f"{row['q']:.2g}")
+                name = component_name(row["layer"], row["component"])
+                table.add_row(escape(row["tuned"]), escape(row["domain"]), row["method"], name, *cells)
     Console().print(table)
 
 

@@ -167,7 +167,8 @@ def _effects(
         )
     work = batches(answerable, 4 * suite.batch_size, pair.pad_id)
     per_prompt = prompt_effects(pair, work, methods, metric, partial(_tell, stage, f"attribute {name}"))
-    summary = summarise(per_prompt, draws=suite.bootstrap, seed=suite.seed)
+    domains = {item.prompt.id: item.prompt.domain for item in answerable}
+    summary = summarise(per_prompt, domains, draws=suite.bootstrap, seed=suite.seed)
     return per_prompt.assign(tuned=name), summary.assign(tuned=name)
 
 

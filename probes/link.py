@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probes.schemas import SCHEMAS
+from probes.schemas import ALL_DOMAINS, SCHEMAS
 from probes.stats import bootstrap_mean, bootstrap_spearman, resample_means
 from probes.store import Run
 
@@ -46,7 +46,7 @@ _READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `
         "new_share_10",
         [("module", "in", list(COMPONENT))],
     ),
-    "effects": ("tuned granularity layer component head method metric effect lo hi", None),
+    "effects": ("tuned granularity domain layer component head method metric effect lo hi", None),
     "prompt_effects": ("tuned layer component method metric prompt_id effect", None),
 }
 
@@ -202,7 +202,7 @@ def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArra
     """Means and intervals as the `effects` table has them, which then hold here too."""
     if effects is None or effects.empty:
         return {}
-    rows = effects[(effects.granularity == "component") & (effects["head"] == -1)]
+    rows = effects[(effects.granularity == "component") & (effects.domain == ALL_DOMAINS) & (effects["head"] == -1)]
     rows = rows[rows.metric == _metric(effects)]
     wanted = pd.MultiIndex.from_frame(units[["tuned", "layer", "component"]])
     columns: dict[str, NDArray[np.float64]] = {}

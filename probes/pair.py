@@ -63,7 +63,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint. Raises PairError where there is none."""
     path = source.config._name_or_path if isinstance(source, PreTrainedModel) else source
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise PairError(
             f"{path or 'live model'}: no tokenizer can be loaded from there: {first_line(error)}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+#: The `domain` of an effect over every prompt, beside those of each domain.
+ALL_DOMAINS = "all"
 
 TEXT = pa.string()
 NAME = pa.dictionary(pa.int32(), pa.string())
@@ -56,7 +58,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         "new_norm new_share new_share_null new_share_10 closure"
     ),
     "behaviour": _schema("prompt_id model metric value"),
-    "effects": _schema("tuned granularity layer component module head method direction metric effect lo hi p q"),
+    "effects": _schema("tuned granularity domain layer component module head method direction metric effect lo hi p q"),
     "prompt_effects": _schema("tuned layer component method metric prompt_id effect"),
     "link": _schema(
         "tuned kind layer component module relative_norm cosine cos_weight_delta noise_share ssa_left ssa_null_left "

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from probes.attribute import component_name, focus
 from probes.report import figures, tables, verdict
 from probes.schemas import SCHEMAS
 from probes.store import Run
@@ -57,6 +58,7 @@ def chapter(run: Run, tuned: str) -> Chapter:
     link = _table(run, "link", [("tuned", "==", tuned)])
     alignment = _table(run, "alignment", whole)
     effects = _table(run, "effects", whole)
+    effects = effects[effects.domain == focus(effects)] if len(effects) else effects
     summary = tables.behaviour_summary(run, tuned)
     gated = bool(run.manifest["architecture"]["gated"])
     sentences = [
@@ -71,7 +73,7 @@ def chapter(run: Run, tuned: str) -> Chapter:
         _weights(key, link, alignment),
         _activations(key, link, _gates_by_domain(run, tuned), gated),
         _ledger(key, link),
-        _causes(key, link, effects),
+        _causes(key, effects),
         Section(
             f"{key}-link",
             "Link: do the modules that moved most also change most?",
@@ -221,9 +223,8 @@ def _ledger(key: str, link: pd.DataFrame) -> Section:
     )
 
 
-def _causes(key: str, link: pd.DataFrame, effects: pd.DataFrame) -> Section:
+def _causes(key: str, effects: pd.DataFrame) -> Section:
     found = []
-    components = link[link.kind == "component"]
     for method, note in (
         ("graft", "Give the base this one component of the tuned model."),
         ("revert", "Take this one component away from the tuned model."),
@@ -232,10 +233,10 @@ def _causes(key: str, link: pd.DataFrame, effects: pd.DataFrame) -> Section:
         if own.empty:
             continue
         reach = float(effects.effect.abs().max()) or 1.0
-        if components[method].notna().any():
-            plot = figures.heatmap(components, method, "component", ("attn", "mlp"), signed_around=0.0, top=reach)
-            found.append(Figure(f"{key}-{method}-map", f"Causal effect by {method}", note, plot))
-        names = [verdict.component_name(row.layer, row.component) for row in own.itertuples()]
+        blocks = own[own.component.isin(["attn", "mlp"])]
+        plot = figures.heatmap(blocks, "effect", "component", ("attn", "mlp"), signed_around=0.0, top=reach)
+        found.append(Figure(f"{key}-{method}-map", f"Causal effect by {method}", note, plot))
+        names = [component_name(row.layer, row.component) for row in own.itertuples()]
         note = "95 % intervals over prompts; a filled dot has q < 0.05."
         found.append(
             Figure(f"{key}-{method}", f"Components ranked by {method}", note, figures.ranked_effects(own, names))
@@ -244,7 +245,7 @@ def _causes(key: str, link: pd.DataFrame, effects: pd.DataFrame) -> Section:
         f"{key}-causes",
         "Causes: which components carry the new behaviour?",
         "Both methods are exact. They differ because components work together: one that matters only when others "
-        "moved too "
-        "shows in revert and not in graft. Effects count towards the tuned model: positive means the metric moves up.",
+        "moved too shows in revert and not in graft. Effects count towards the tuned model: positive means the metric "
+        "moves up. Shown is the domain in which effects are largest; the table `effects` has every domain.",
         found,
     )

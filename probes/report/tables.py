@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probes.attribute import component_name
 from probes.link import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
-from probes.report.verdict import component_name
 from probes.stats import bootstrap_mean
 from probes.store import Run
 

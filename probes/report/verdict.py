@@ -6,6 +6,9 @@ import math
 
 import pandas as pd
 
+from probes.attribute import component_name
+from probes.schemas import ALL_DOMAINS
+
 METRICS = {
     "exact_match": "exact match",
     "logit_diff": "logit difference (target − foil)",
@@ -27,11 +30,6 @@ def number(value: float | None, digits: int = 3) -> str:
 def interval(mean: float, lo: float, hi: float) -> str:
     """A mean with its 95 % interval."""
     return f"{number(mean)} [{number(lo)}, {number(hi)}]"
-
-
-def component_name(layer: int, component: str) -> str:
-    """What people call a component."""
-    return component if component in ("embed", "unembed") else f"{component} {layer}"
 
 
 def behaviour_sentence(summary: pd.DataFrame) -> str:
@@ -147,5 +145,6 @@ def causes_sentence(effects: pd.DataFrame) -> str:
             f"{interval(top.effect, top.lo, top.hi)}; "
             f"{clear} of {len(family)} components have q < 0.05"
         )
-    metric = METRICS.get(effects.metric.iloc[0], effects.metric.iloc[0])
-    return f"Causes of the change in {metric}, over all prompts with a target — " + "; ".join(parts) + "."
+    metric, domain = METRICS.get(effects.metric.iloc[0], effects.metric.iloc[0]), effects.domain.iloc[0]
+    where = "over all prompts with a target" if domain == ALL_DOMAINS else f"on {domain} prompts"
+    return f"Causes of the change in {metric}, {where} — " + "; ".join(parts) + "."

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from probes.attribute import components, evaluate, moved, prompt_effects, summarise
+from probes.attribute import components, evaluate, focus, moved, prompt_effects, summarise
 from probes.pair import make_pair
 from probes.prompts import Prompt, batches, encode
 from tests.pairs import PROMPTS, SUPPORTED, build_model, build_tokenizer, perturb
@@ -17,6 +17,7 @@ GIVEN = [
     for row in PROMPTS
     if "foil" in row
 ]
+DOMAINS = {prompt.id: prompt.domain for prompt in GIVEN}
 
 
 def _pair(architecture: str = "llama", step: float = 0.05):
@@ -76,7 +77,7 @@ def test_a_planted_cause_is_found_alone(cause: tuple[int, str]) -> None:
 
 def test_equal_models_have_no_effect() -> None:
     pair, work = _pair(step=0.0)
-    effects = summarise(prompt_effects(pair, work, ["graft", "revert"], "logit_diff"), draws=50, seed=0)
+    effects = summarise(prompt_effects(pair, work, ["graft", "revert"], "logit_diff"), DOMAINS, draws=50, seed=0)
     assert (effects[["effect", "lo", "hi"]] == 0).all().all()
     assert (effects.q == 1).all()
 
@@ -84,10 +85,15 @@ def test_equal_models_have_no_effect() -> None:
 def test_summary_is_the_mean_over_prompts_within_its_interval() -> None:
     pair, work = _pair()
     per_prompt = prompt_effects(pair, work, ["graft"], "logit_diff")
-    effects = summarise(per_prompt, draws=200, seed=0)
-    means = per_prompt.groupby(["layer", "component"]).effect.mean()
-    for row in effects.itertuples():
-        assert row.effect == pytest.approx(means[row.layer, row.component])
-        assert row.lo <= row.effect <= row.hi
-    assert set(zip(effects.layer, effects.component, strict=True)) == set(components(pair.architecture))
+    effects = summarise(per_prompt, DOMAINS, draws=200, seed=0)
+    assert set(effects.domain) == {"all", "medical", "math", "general"}
+    for domain, rows in effects.groupby("domain"):
+        own = per_prompt[per_prompt.prompt_id.map(DOMAINS).eq(domain) | (domain == "all")]
+        means = own.groupby(["layer", "component"]).effect.mean()
+        for row in rows.itertuples():
+            assert row.effect == pytest.approx(means[row.layer, row.component])
+            assert row.lo - 1e-9 <= row.effect <= row.hi + 1e-9
+        assert set(zip(rows.layer, rows.component, strict=True)) == set(components(pair.architecture))
     assert (effects.q >= effects.p).all()
+    largest = effects.loc[effects.effect.abs().idxmax()]
+    assert focus(effects) == largest.domain

@@ -41,6 +41,11 @@ def test_the_whole_job(architecture: str, tmp_path: Path) -> None:
     ledger = run["ledger"]
     assert set(ledger.module) >= {"embed", "q", "k", "v", "o", "up", "down", "final_norm", "unembed"}
     assert (ledger.closure <= 1e-4).all()
+    split = ledger[ledger.amplified_norm.notna()]
+    assert set(split.module) == {"q", "k", "v", "o", "up", "down"} | ({"gate"} if architecture != "gpt2" else set())
+    whole = np.hypot(split.amplified_norm, split.new_norm)
+    assert np.allclose(whole, split.direct_norm, rtol=1e-4)
+    assert np.allclose(split.new_share, (split.new_norm / split.direct_norm) ** 2, rtol=1e-3, atol=1e-6)
     assert (run.path / "report.html").stat().st_size > 10_000
     assert run["gates"].gated.all() == (architecture != "gpt2")
     for table in ("gates", "changes", "ledger", "effects", "link"):

@@ -94,7 +94,7 @@ def _prompt_effects() -> pd.DataFrame:
 
 def _effects() -> pd.DataFrame:
     mean = _prompt_effects().groupby(["tuned", "layer", "component", "method", "metric"]).effect.mean().reset_index()
-    return mean.assign(granularity="component", head=-1, lo=mean.effect - 1, hi=mean.effect + 1)
+    return mean.assign(granularity="component", domain="all", head=-1, lo=mean.effect - 1, hi=mean.effect + 1)
 
 
 def _link(**changes: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:

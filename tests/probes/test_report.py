@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import probes
+from probes.attribute import focus
 from probes.report import verdict
 from probes.schemas import SCHEMAS
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
@@ -86,7 +87,8 @@ def test_heat_maps_show_the_tables_numbers(page: str, run: probes.Run) -> None:
     for y, row in zip(figure["y"], figure["z"], strict=True):
         for x, value in zip(figure["x"], row, strict=True):
             assert value == pytest.approx(float(cells[int(y), x]))
-    effects = run.df("effects", where=[("tuned", "==", "moved"), ("method", "==", "graft")])
+    effects = run.df("effects", where=[("tuned", "==", "moved")])
+    effects = effects[(effects.domain == focus(effects)) & (effects.method == "graft")]
     ranked = data["figures"]["m0-graft"]["data"][0]
     assert max(ranked["x"], key=abs) == pytest.approx(float(effects.effect.loc[effects.effect.abs().idxmax()]))
 
@@ -140,8 +142,9 @@ def test_behaviour_and_causes_state_the_numbers() -> None:
     effects = pd.DataFrame(
         [("graft", 2, "mlp", 3.0, 2.0, 4.0, 0.001), ("graft", 1, "attn", -0.5, -1.0, 0.1, 0.4)],
         columns=["method", "layer", "component", "effect", "lo", "hi", "q"],
-    ).assign(metric="logit_diff")
+    ).assign(metric="logit_diff", domain="medical")
     causes = verdict.causes_sentence(effects)
+    assert "on medical prompts" in causes
     assert "graft: mlp 2 moves it most, by 3 [2, 4]; 1 of 2 components have q < 0.05" in causes
 
 
