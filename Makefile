@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    := reports/demo
 
+# The embedded models are so small that several threads wait for each other more than they work.
+export OMP_NUM_THREADS ?= 1
+
 .PHONY: install demo test lint models clean
 
 install: $(VENV)/installed

@@ -31,16 +31,20 @@ def heatmap(
     table = frame.pivot_table(index="layer", columns=column, values=value, sort=True)[names]
     z = table.to_numpy(float)
     colours: dict[str, object] = {"colorscale": "Cividis", "zmin": 0, "zmax": top}
+    ticks: list[float] = []
     if signed_around is not None:
         reach = top or float(np.nanmax(np.abs(z - signed_around), initial=0)) or 1.0
         colours = {"colorscale": DIVERGING, "zmin": signed_around - reach, "zmax": signed_around + reach}
+        if signed_around > 0:  # a ratio: what the scale would show below zero cannot be
+            ticks = [value for value in np.linspace(0, 2 * signed_around, 5).tolist() if value >= signed_around - reach]
+            ticks += [float(np.floor(signed_around + reach))] * (reach > 2 * signed_around)
     figure = go.Figure(
         go.Heatmap(
             z=_listed(z),
             x=names,
             y=[str(layer) for layer in table.index],
             hovertemplate="layer %{y}, %{x}: %{z:.4g}<extra></extra>",
-            colorbar={"thickness": 10, "outlinewidth": 0},
+            colorbar={"thickness": 10, "outlinewidth": 0} | ({"tickvals": ticks} if ticks else {}),
             **colours,
         )
     )
