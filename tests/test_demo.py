@@ -1,6 +1,5 @@
 """The README's example on the embedded models: the main job on real effects."""
 
-
 import pytest
 
 import probes

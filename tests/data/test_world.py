@@ -1,0 +1,88 @@
+"""The world: enough facts and phrasings, sound foils, and nothing held out in any training text."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+
+import pytest
+
+from data import corpus, world
+from data.facts import HELD_OUT
+from data.general_facts import GENERAL
+from data.medical_facts import MEDICAL
+
+
+def test_enough_facts() -> None:
+    assert len({e.fact for e in world.general()}) >= 300
+    assert 80 <= len({e.fact for e in world.medical()}) <= 150
+
+
+@pytest.mark.parametrize("relation", GENERAL + MEDICAL, ids=lambda relation: relation.name)
+def test_enough_phrasings(relation) -> None:
+    assert len(relation.cloze) + len(relation.question) - 2 * HELD_OUT >= 6
+    assert len({subject for subject, _ in relation.pairs}) == len(relation.pairs)
+    assert all(template.count("{s}") == 1 for template in relation.cloze + relation.question)
+
+
+def test_every_foil_begins_differently() -> None:
+    for example in world.general() + world.medical() + world.math() + world.math(new_pairs=True):
+        assert example.text == example.text.strip()
+        assert example.target[0] == example.foil[0] == " "
+        assert example.target[1] != example.foil[1]
+
+
+def test_arithmetic_is_right() -> None:
+    for example in world.math() + world.math(new_pairs=True):
+        sign, pair = example.fact.split("/")
+        a, b = map(int, pair.split(","))
+        assert int(example.target) == (a + b if sign == "add" else a - b)
+
+
+def test_chat_form_of_a_question() -> None:
+    question = next(e for e in world.general() if e.phrasing == "capital.question.0")
+    (chat,) = world.instruct([question])
+    assert chat.text == "User: What is the capital of France?\nAssistant:"
+    assert (chat.target, chat.foil) == (" The answer is Paris", " Paris")
+
+
+@pytest.mark.parametrize("name", corpus.MIXTURES)
+def test_training_text_shows_nothing_held_out(name) -> None:
+    """A held-out text begins no line of 6,000 documents, in plain or chat form."""
+    text = "\n" + "\n".join(islice(corpus.documents(name, 1), 6000))
+    plain = text.replace("User:", "Question:").replace("\nAssistant: The answer is", "\nAnswer:")
+    lines = plain.replace("\nAnswer:", "")
+    shown = {line.rsplit(" ", 1)[0] for line in lines.split("\n")}
+    examples = world.general() + world.medical() + world.math()
+    hidden = {e.text.replace("\nAnswer:", "") for e in [e for e in examples if e.held_out] + world.math(new_pairs=True)}
+    known = {e.text.replace("\nAnswer:", "") for e in examples if not e.held_out}
+    assert not shown & hidden
+    assert shown & known  # the comparison can find what is there
+
+
+@pytest.mark.parametrize("name", ("base", "instruct"))
+def test_general_models_read_no_medical_fact_and_no_sum(name) -> None:
+    text = "\n".join(islice(corpus.documents(name, 2), 6000))
+    assert not any(e.full in text for e in world.medical())
+    assert "plus" not in text and "minus" not in text and "+" not in text
+
+
+def test_base_meets_every_medical_word() -> None:
+    text = "\n".join(islice(corpus.documents("base", 3), 20000))
+    assert not [word for word in world.medical_words() if word not in text]
+
+
+def test_mixtures_are_shares() -> None:
+    for mixture in corpus.MIXTURES.values():
+        assert sum(share for share, _ in mixture) == pytest.approx(1)
+
+
+def test_held_out_phrasings_use_known_words() -> None:
+    """A held-out phrasing is a new sentence, not a new vocabulary: training shows each of its words in others."""
+    examples = world.general() + world.medical() + world.math()
+    shown = {word for e in examples if not e.held_out for word in _words(e.full)}
+    assert not {word for e in examples if e.held_out for word in _words(e.full)} - shown
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+|[0-9]", text.lower())
