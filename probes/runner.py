@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tv.alignment import FIXED_FRACTION, decompose, k_of, left_basis
 
 from probes import behaviour
 from probes.errors import ActivationError
@@ -20,6 +19,7 @@ from probes.residual import HeadGrams, head_grams, readout
 from probes.store import RunWriter
 from probes.suite import Suite
 from probes.tables import Columns, ShardTables, located
+from tv.alignment import FIXED_FRACTION, decompose, k_of, left_basis
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[tuple[int, str], OutputBasis]
