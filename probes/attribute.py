@@ -22,6 +22,10 @@ from probes.schemas import ALL_DOMAINS
 from probes.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 from tv.architecture import Architecture
 
+#: The exact methods, and the metrics that they move.
+METHODS = ("graft", "revert")
+METRICS = ("logit_diff", "target_nll")
+
 Unit = tuple[int, str]  # (layer, component)
 Progress = Callable[[int, int, str], None]
 

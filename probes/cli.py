@@ -95,7 +95,6 @@ class _Stages:
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Stages:
-        self.progress.start()
         return self
 
     def __exit__(
@@ -104,6 +103,7 @@ class _Stages:
         self.progress.stop()
 
     def update(self, stage: str, done: int, total: int, label: str) -> None:
+        self.progress.start()
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=total)
         self.progress.update(self.tasks[stage], completed=done)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from probes.attribute import prompt_effects, summarise
+from probes.attribute import METHODS, METRICS, prompt_effects, summarise
 from probes.errors import RunError
 from probes.link import link
 from probes.pair import Pair, Source, load_model, load_tokenizer, make_pair
@@ -94,6 +94,9 @@ def attribute(
     settings = load_suite(run.manifest["suite"])
     prompts = prompts_of(run)
     methods = [method] if isinstance(method, str) else list(method)
+    for name, known, what in [(metric, METRICS, "metric"), *((m, METHODS, "method") for m in methods)]:
+        if name not in known:
+            raise RunError(f"attribution: unknown {what} {name!r}; there are {', '.join(known)}")
     effects, per_prompt = [], []
     for name, source in settings.tuned.items():
         pair = make_pair(load_model(settings.base), load_model(source), load_tokenizer(settings.base))

@@ -20,8 +20,8 @@ Side = Literal["left", "right", "two_sided"]
 FIXED_FRACTION = 0.10
 #: Above this null there is no room left for SSA to say anything.
 CEILING = 0.95
-#: Singular values below this share of the largest count as zero: their directions are nobody's.
-_ZERO = 1e-10
+#: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
+_ZERO = 1e-7
 _CHUNK = 8192
 
 
@@ -37,6 +37,11 @@ class Decomposition:
     def wide(self) -> bool:
         """Whether the left side is the smaller one."""
         return self.weight.shape[0] <= self.weight.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """How many directions W has; at least 1, so that a zero matrix has a subspace to speak of."""
+        return max(1, int((_inverse(self.sigma) > 0).sum()))
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,10 @@ def decompose(weight: Float[Tensor, "m n"]) -> Decomposition:
 
 
 def k_of(decomposition: Decomposition, epsilon: float) -> int:
-    """k(ε) = min{k : ‖W − Π_k W‖_F ≤ ε‖W‖_F}, at least 1."""
+    """k(ε) = min{k : ‖W − Π_k W‖_F ≤ ε‖W‖_F}, at least 1 and at most the rank."""
     energy = decomposition.sigma.pow(2)
     tail = energy.flip(0).cumsum(0).flip(0)  # of what is left before each direction is kept
-    return max(1, int((tail > epsilon**2 * energy.sum()).sum()))
+    return min(decomposition.rank, max(1, int((tail > epsilon**2 * energy.sum()).sum())))
 
 
 def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
@@ -87,12 +92,18 @@ def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
 
 
 def align(
-    decomposition: Decomposition,
+    weight: Decomposition | Float[Tensor, "m n"],
     delta: Float[Tensor, "m n"],
     epsilons: Sequence[float] = (0.01, 0.05, 0.1),
     fixed_fraction: float = FIXED_FRACTION,
 ) -> list[Alignment]:
-    """SSA left, right and two-sided at every ε and at the fixed fraction of the dimension, out of one decomposition."""
+    """SSA of T = `delta` left, right and two-sided at every ε and at the fixed fraction, out of one decomposition of W.
+
+    The fixed fraction keeps that share of m left, of n right and of min(m, n) on each side two-sided, but never more
+    directions than W has: a head's slice (d_h × d) with d_h < 0.1 d keeps all d_h, and its null is √(d_h/d).
+    The null's p is k/m left, k/n right and k²/(mn) two-sided. T = 0 scores 0 everywhere (SSA, κ and z), never NaN.
+    """
+    decomposition = weight if isinstance(weight, Decomposition) else decompose(weight)
     return align_energies(decomposition, energies_along(decomposition, delta), epsilons, fixed_fraction)
 
 
@@ -105,7 +116,8 @@ def align_energies(
     """`align`, where the energies are at hand."""
     m, n = decomposition.weight.shape
     cuts = [(epsilon, [k_of(decomposition, epsilon)] * 3) for epsilon in epsilons]
-    cuts.append((math.nan, [max(1, round(fixed_fraction * d)) for d in (m, n, min(m, n))]))
+    fixed = [min(decomposition.rank, max(1, round(fixed_fraction * d))) for d in (m, n, min(m, n))]
+    cuts.append((math.nan, fixed))
     found = []
     for epsilon, (k_left, k_right, k_both) in cuts:
         found += [

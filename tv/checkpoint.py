@@ -16,19 +16,22 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from tv.architecture import Architecture, Module, resolve, skeleton
-from tv.errors import CheckpointError, first_line
+from tv.errors import CheckpointError, InputError, first_line
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*")
+_DOWNLOADED = ("*.safetensors", "*.json", "tokenizer*", "merges.txt", "*.jinja")
+_LEFT = "*/*"  # copies of the weights in other formats lie in folders
+_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+_FLOATS = frozenset(_DTYPES.values())
 _SAMPLED_BYTES = 4096
 
 
@@ -84,13 +87,18 @@ class Checkpoint:
         return self._infos[name]
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor as stored. Raises CheckpointError where it is missing, or holds NaN or Inf (named)."""
+        """The tensor as stored, on the CPU. Raises CheckpointError where it is missing, damaged, or not finite."""
         info = self.info(name)
         if info.file is None:
-            value = self._state[name].detach()
+            value = self._state[name].detach().cpu()
         else:
-            with safe_open(info.file, framework="pt") as file:
-                value = file.get_tensor(info.stored)
+            try:
+                with safe_open(info.file, framework="pt") as file:
+                    value = file.get_tensor(info.stored)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"{info.file}: tensor {name!r} cannot be read: {first_line(error)}; download it again"
+                ) from error
         if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
             where = (~torch.isfinite(value)).nonzero()
             if len(where):
@@ -139,22 +147,59 @@ class Checkpoint:
 def open_checkpoint(source: str | Path | PreTrainedModel | Checkpoint, revision: str | None = None) -> Checkpoint:
     """Open a local Hugging Face directory, a hub id (at `revision`), or a live model, reading headers only.
 
-    Raises CheckpointError in one line: no such directory, no config, no safetensors, a missing or truncated shard.
+    Raises CheckpointError in one line: no such directory, no config, no safetensors, a missing or truncated shard,
+    tensors that the config does not describe, quantised weights.
     """
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, PreTrainedModel):
-        infos = {
-            name: TensorInfo(name, tuple(value.shape), str(value.dtype).removeprefix("torch."), None)
-            for name, value in source.named_parameters()
-        }
-        name = source.config._name_or_path or type(source).__name__
-        return Checkpoint(str(name), None, source.config, resolve(source), infos, source)
+        return _open_live(source)
     path = _local(str(source), revision)
     config = _config(path)
-    infos = _infos(path)
-    model = skeleton(config)
-    return Checkpoint(str(source), path, config, resolve(model), _by_model_name(infos, model))
+    stored = _infos(path)
+    try:
+        model = skeleton(config)
+        architecture = resolve(model)
+    except InputError:
+        raise
+    except Exception as error:  # whatever transformers makes of numbers that describe no model
+        raise CheckpointError(f"{path / 'config.json'}: describes no model: {first_line(error)}") from error
+    infos = _by_model_name(stored, model)
+    _require_weights(str(source), infos, model)
+    return Checkpoint(str(source), path, config, architecture, infos)
+
+
+def _open_live(model: PreTrainedModel) -> Checkpoint:
+    name = str(model.config._name_or_path or type(model).__name__)
+    infos = {}
+    for parameter, value in model.named_parameters():
+        if value.is_meta:
+            raise CheckpointError(f"{name}: parameter {parameter!r} is not in memory (offloaded?); pass its directory")
+        infos[parameter] = TensorInfo(parameter, tuple(value.shape), _DTYPES.get(value.dtype, str(value.dtype)), None)
+    _require_weights(name, infos, model)
+    return Checkpoint(name, None, model.config, resolve(model), infos, model)
+
+
+def _require_weights(source: str, infos: Mapping[str, TensorInfo], model: PreTrainedModel) -> None:
+    """Raise CheckpointError where the tensors are not plain weights of this model's shapes.
+
+    Quantised numbers mean nothing without their scales, which lie in tensors that the model does not have.
+    """
+    quantised = getattr(model.config, "quantization_config", None) is not None
+    advice = "dequantise the checkpoint and save it as bfloat16 or float32"
+    for name, parameter in model.named_parameters():
+        info = infos.get(name)
+        if info is None:
+            if quantised:
+                raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {advice}")
+            continue  # named when it is asked for
+        if info.dtype not in _FLOATS and (quantised or not info.dtype.startswith("F8")):
+            raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, as {info.dtype}; {advice}")
+        if info.shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"{source}: tensor {name!r} has shape {list(info.shape)}, but config.json says "
+                f"{list(parameter.shape)}; the two do not belong together"
+            )
 
 
 def _by_model_name(infos: Mapping[str, TensorInfo], model: PreTrainedModel) -> dict[str, TensorInfo]:
@@ -181,7 +226,9 @@ def _local(source: str, revision: str | None) -> Path:
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise CheckpointError(f"{source}: no such directory")
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_DOWNLOADED)))
+        return Path(
+            snapshot_download(source, revision=revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=_LEFT)
+        )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{source}: no such directory, and it cannot be had from the hub ({first_line(error)}); check the name"
@@ -193,7 +240,9 @@ def _config(path: Path) -> PretrainedConfig:
         raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
+        raise CheckpointError(f"{path / 'config.json'}: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error
 
 
@@ -246,6 +295,9 @@ def _header(file: Path) -> list[TensorInfo]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file: {first_line(error)}") from error
+    odd = next((info.name for info in infos if not start <= info.start <= info.stop), None)
+    if odd is not None:
+        raise CheckpointError(f"{file}: its header gives tensor {odd!r} an impossible place; download it again")
     end = max((info.stop for info in infos), default=start)
     if size < end:
         raise CheckpointError(f"{file}: truncated: {size:,} bytes of {end:,}; download it again")

@@ -72,12 +72,9 @@ def ssa(
     import tv
     from tv.measure import EPSILONS
 
-    epsilons = tuple(epsilon or EPSILONS)
-    if any(not 0 < value < 1 for value in epsilons):
-        raise CheckpointError(f"--epsilon {max(epsilons)}: ε is a share between 0 and 1")
     _check_output(output)
     with _bar("alignment") as progress:
-        frame = tv.ssa(base, tuned, epsilons, heads=heads, progress=progress)
+        frame = tv.ssa(base, tuned, tuple(epsilon or EPSILONS), heads=heads, progress=progress)
     _print_alignment(frame)
     _write(frame, output)
 
@@ -184,7 +181,8 @@ def entry(app: typer.Typer, name: str) -> None:
         code = typer.main.get_command(app).main(prog_name=name, standalone_mode=False) or 0
     except (InputError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        if message.strip():  # empty where the help was shown for want of arguments
+            print("error:", " ".join(message.split()), file=sys.stderr)
         code = 2
     except (KeyboardInterrupt, Abort):
         print("error: interrupted", file=sys.stderr)

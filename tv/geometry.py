@@ -21,7 +21,7 @@ ROUNDING = {
     "F8_E4M3": 2.66e-2,
     "F8_E5M2": 5.3e-2,
 }
-_LIVE_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,15 @@ def geometry_of(
     sigma: Float[Tensor, " r"] | None = None,
     energies: Energies | None = None,
 ) -> Geometry:
-    """Measures of one module out of both weights, float32; `dtype` is the stored one (safetensors' name or torch's).
+    """Measures of one module out of both weights, float32; `dtype` is the tuned one's as stored, in safetensors' words.
 
     `sigma` (W's singular values) and `energies` give the ranks; without them they are NaN. T = 0 gives zeros.
     """
-    w, delta = weight.double(), tuned.double() - weight.double()
-    weight_norm, delta_norm = float(w.norm()), float(delta.norm())
+    sums = torch.zeros(6, dtype=torch.float64)
+    for w, t in zip(weight.split(_ROWS), tuned.split(_ROWS), strict=True):  # an embedding in float64 would not fit
+        sums += _sums(w.double(), t.double())
+    weight_norm, tuned_norm, delta_norm = sums[:3].sqrt().tolist()
+    with_tuned, with_delta, changed = sums[3:].tolist()
     nan = math.nan
     ranks = (nan, nan, nan, nan, nan, nan)
     if sigma is not None and energies is not None:
@@ -65,19 +68,26 @@ def geometry_of(
         diagonal = float(energies.both.diagonal().sum())
         spectrum = energies.spectrum.sqrt()
         ranks = (*_ranks(spectrum), *_ranks(sigma), diagonal, k / weight.numel())
-    rounding = ROUNDING.get(_LIVE_NAMES.get(dtype, dtype), 0.0)
+    rounding = ROUNDING.get(dtype, 0.0)
     return Geometry(
         weight.shape[0],
         weight.shape[1] if weight.ndim > 1 else 1,
         weight_norm,
         delta_norm,
         _ratio(delta_norm, weight_norm),
-        _ratio(float((w * tuned.double()).sum()), weight_norm * float(tuned.double().norm())),
-        _ratio(float((w * delta).sum()), weight_norm * delta_norm),
-        float((delta != 0).double().mean()),
+        _ratio(with_tuned, weight_norm * tuned_norm),
+        _ratio(with_delta, weight_norm * delta_norm),
+        changed / weight.numel(),
         min(1.0, _ratio(rounding * weight_norm, delta_norm) ** 2),
         *ranks,
     )
+
+
+def _sums(weight: Float[Tensor, "..."], tuned: Float[Tensor, "..."]) -> Float[Tensor, "6"]:
+    """‖W‖², ‖W + T‖², ‖T‖², ⟨W, W + T⟩, ⟨W, T⟩ and the number of entries that changed."""
+    delta = tuned - weight
+    products = (weight, weight), (tuned, tuned), (delta, delta), (weight, tuned), (weight, delta)
+    return torch.stack([*((a * b).sum() for a, b in products), (delta != 0).double().sum()])
 
 
 def _ranks(sigma: Float[Tensor, " r"]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from tv.alignment import align_energies, decompose, energies_along
 from tv.architecture import Module
 from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.errors import InputError
 from tv.geometry import geometry_of
 from tv.pairing import check_pair
 
@@ -54,7 +55,10 @@ def weights(
     heads: bool = True,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(`weights`, `alignment`) of a pair, every matrix decomposed once."""
+    """(`weights`, `alignment`) of a pair, every matrix decomposed once. Raises InputError for an ε outside (0, 1)."""
+    for epsilon in epsilons:
+        if not 0 < epsilon < 1:
+            raise InputError(f"epsilon {epsilon}: ε is the share of ‖W‖ left out, a number between 0 and 1")
     left, right = open_checkpoint(base), open_checkpoint(tuned)
     check_pair(left, right)
     modules = left.architecture.modules

@@ -3,66 +3,114 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from probes.errors import RunError
-from probes.report.chapter import Chapter, chapter
-from probes.report.tables import link_points
-from probes.report.verdict import METRICS, number
+from probes.report import tables
+from probes.report.activation_panels import activation_panels
+from probes.report.cause_panels import cause_panels, link_panels
+from probes.report.evidence import Evidence, gather
+from probes.report.panels import NO_GLU, Panel
+from probes.report.prompts import SHOWN, ShownPrompt, shown_prompts
+from probes.report.verdict import Statement, headline, verdict
+from probes.report.weight_panels import weights_panels
+from probes.report.words import number, signed
 from probes.store import Run
 from tv.atomic import replacing
 
 _HERE = Path(__file__).parent
 
 
+@dataclass(frozen=True)
+class Chapter:
+    """Everything the report says of one tuned model."""
+
+    key: str
+    evidence: Evidence
+    headline: str
+    verdict: list[Statement]
+    pair: list[dict[str, str]]
+    panels: dict[str, list[Panel]]
+    behaviour: list[dict[str, str]]
+    correlations: dict[str, list[dict[str, str]]]
+    prompts: list[ShownPrompt]
+
+
 def report(run: Run, *, to: Path | None = None) -> Path:
     """Write the report of `run` to `to` (default report.html in the run) and return its path.
 
-    The file loads nothing from anywhere. Whatever comes from prompts, models or names is escaped. Raises RunError where
-    it cannot be written.
+    The file loads nothing from anywhere, and is written whole or not at all. Whatever comes from prompts, models or
+    names is escaped. A table that the run lacks leaves its section saying so. Raises RunError where it cannot be
+    written.
     """
-    path = to or run.path / "report.html"
-    chapters = [chapter(run, name) for name in run.manifest["suite"]["tuned"]]
-    environment = Environment(
-        loader=PackageLoader("probes.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["number"] = number
-    page = environment.get_template("template.html").render(
-        suite=run.manifest["suite"],
-        manifest=run.manifest,
-        chapters=chapters,
-        metrics=METRICS,
-        plotly=Markup(get_plotlyjs()),
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
-        data=_embedded(run, chapters),
-    )
+    path = Path(to) if to is not None else run.path / "report.html"
+    page = _page(run, [_chapter(run, i, name) for i, name in enumerate(run.manifest["suite"]["tuned"])])
     with replacing(path, RunError) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _embedded(run: Run, chapters: list[Chapter]) -> Markup:
-    """Figures and link points as JSON that is safe inside a script element: no `<` survives as itself."""
-    content = {
-        "figures": {
-            figure.id: figure.plot.to_plotly_json() for c in chapters for s in c.sections for figure in s.figures
+def _chapter(run: Run, index: int, tuned: str) -> Chapter:
+    key, evidence = f"m{index}", gather(run, tuned)
+    return Chapter(
+        key,
+        evidence,
+        headline(evidence),
+        verdict(evidence),
+        tables.pair_rows(run.manifest, tuned),
+        {
+            "weights": weights_panels(key, evidence),
+            "activations": activation_panels(key, evidence),
+            "causes": cause_panels(key, evidence),
+            "link": link_panels(key, evidence),
         },
-        "links": {c.id: link_points(run, c.tuned) for c in chapters},
+        tables.behaviour_rows(evidence.behaviour),
+        tables.correlation_rows(evidence.correlations),
+        shown_prompts(run, tuned),
+    )
+
+
+def _page(run: Run, chapters: list[Chapter]) -> str:
+    environment = Environment(
+        loader=PackageLoader("probes.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed}
+    return environment.get_template("template.html").render(
+        suite=run.manifest["suite"],
+        manifest=run.manifest,
+        chapters=chapters,
+        no_glu=NO_GLU,
+        most_prompts=SHOWN,
+        style=_file("style.css"),
+        script=_file("page.js"),
+        plotly=Markup(get_plotlyjs()),
+        data=_embedded(chapters),
+    )
+
+
+def _file(name: str) -> Markup:
+    return Markup((_HERE / name).read_text(encoding="utf-8"))
+
+
+def _embedded(chapters: list[Chapter]) -> Markup:
+    """Figures and link points as JSON that is safe inside a script element: no `<` survives as itself."""
+    figures = {
+        figure.id: list(figure.plots)
+        for chapter in chapters
+        for panels in chapter.panels.values()
+        for panel in panels
+        for figure in panel.figures
     }
-    text = json.dumps(content, default=_plain, ensure_ascii=True)
+    content: dict[str, Any] = {"figures": figures, "links": {c.key: tables.link_points(c.evidence) for c in chapters}}
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [None if isinstance(v, float) and np.isnan(v) else v for v in value.tolist()]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value.to_plotly_json()

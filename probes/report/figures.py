@@ -1,18 +1,25 @@
-"""The report's figures: DataFrames in, Plotly figures out. Colours serve colour-blind readers."""
+"""Layer × something heat maps: DataFrames in, Plotly figures out, as plain data. Scales serve colour-blind readers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-MODULES = ("q", "k", "v", "o", "gate", "up", "down")
+from probes.report.words import layer_name, number
+
+#: A Plotly figure as it is embedded: {"data": traces, "layout": …}.
+Plot: TypeAlias = dict[str, Any]
 #: Blue – white – orange, for signed values.
-DIVERGING = [[0, "#1f5fa8"], [0.25, "#86b3dc"], [0.5, "#f3f3f0"], [0.75, "#f2b06b"], [1, "#b85a00"]]
-#: Okabe and Ito's palette.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a00")
+DIVERGING = [[0, "#1f5fa8"], [0.25, "#86b3dc"], [0.5, "#f4f4f1"], [0.75, "#f2b06b"], [1, "#b85a00"]]
+SEQUENTIAL = "Cividis"
+#: The column that holds embedding and unembedding, which belong to no block.
+ENDS = "(un)embed"
+_FAINT = "rgba(128,128,128,.3)"
 
 
 def heatmap(
@@ -20,157 +27,141 @@ def heatmap(
     value: str,
     column: str,
     order: Sequence[str],
+    n_layers: int,
     *,
-    signed_around: float | None = None,
-    top: float | None = None,
+    centre: float | None = None,
+    reach: float | None = None,
+    hover: Sequence[str] = (),
     marked: str | None = None,
-) -> go.Figure:
-    """Layer × `column` map of `value`, depth upwards. `signed_around` centres a diverging scale, `marked` stars "
-    "cells."""
-    names = [name for name in order if name in set(frame[column])]
-    table = frame.pivot_table(index="layer", columns=column, values=value, sort=True)[names]
-    z = table.to_numpy(float)
-    colours: dict[str, object] = {"colorscale": "Cividis", "zmin": 0, "zmax": top}
-    ticks: list[float] = []
-    if signed_around is not None:
-        reach = top or float(np.nanmax(np.abs(z - signed_around), initial=0)) or 1.0
-        colours = {"colorscale": DIVERGING, "zmin": signed_around - reach, "zmax": signed_around + reach}
-        if signed_around > 0:  # a ratio: what the scale would show below zero cannot be
-            ticks = [value for value in np.linspace(0, 2 * signed_around, 5).tolist() if value >= signed_around - reach]
-            ticks += [float(np.floor(signed_around + reach))] * (reach > 2 * signed_around)
-    figure = go.Figure(
-        go.Heatmap(
-            z=_listed(z),
-            x=names,
-            y=[str(layer) for layer in table.index],
-            hovertemplate="layer %{y}, %{x}: %{z:.4g}<extra></extra>",
-            colorbar={"thickness": 10, "outlinewidth": 0} | ({"tickvals": ticks} if ticks else {}),
-            **colours,
-        )
-    )
-    if marked is not None:
-        stars = frame[frame[marked].astype(bool)]
-        figure.add_scatter(
-            x=stars[column].tolist(),
-            y=[str(layer) for layer in stars.layer],
-            mode="text",
-            text=["∗"] * len(stars),
-            hoverinfo="skip",
-            textfont={"color": "#ffffff", "size": 14},
-        )
-    return _framed(figure, y="layer", height=90 + 26 * len(table))
+    ratio: bool = False,
+) -> Plot:
+    """Layer × `column` map of `value`, one row of `frame` a cell, first layer at the bottom.
+
+    With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`. `hover` names more
+    columns to show on a cell; `marked` is a column of booleans that put a star on theirs. A `ratio` is coloured by its
+    logarithm, from 1/`reach` over 1 to `reach`.
+    """
+    rows = frame.assign(_x=_columns(frame, column), _y=frame.layer.astype(int))
+    names = [name for name in [*order, ENDS] if name in set(rows._x)]
+    names += sorted(set(rows._x) - set(names))
+    layers = sorted(set(rows._y))
+    at = {(y, x): i for i, (y, x) in enumerate(zip(rows._y, rows._x, strict=True))}
+    values = rows[value].to_numpy(np.float64)
+    coloured = np.log2(np.maximum(values, 2.0**-20)) if ratio else values
+    scale = _ratio_scale(coloured, reach) if ratio else _scale(values, centre, reach)
+    decimals = 1 if ratio else _decimals(scale["zmax"] - (centre or 0))
+    extra = {name: rows[name].to_numpy(np.float64) for name in hover}
+    starred = rows[marked].to_numpy(bool) if marked else np.zeros(len(rows), bool)
+    z: list[list[float | None]] = []
+    text: list[list[str]] = []
+    told: list[list[str]] = []
+    for layer in layers:
+        places = [at.get((layer, name)) for name in names]
+        z.append([None if i is None else plain(coloured[i]) for i in places])
+        text.append([_cell(values, i, starred, decimals) for i in places])
+        told.append(["" if i is None else _told(values[i], {name: extra[name][i] for name in hover}) for i in places])
+    row = 26 if len(layers) <= 16 else 18 if len(layers) <= 40 else 12
+    cells = {
+        "type": "heatmap",
+        "z": z,
+        "x": [html.escape(name) for name in names],
+        "y": [layer_name(layer, n_layers) for layer in layers],
+        "text": text,
+        "texttemplate": "%{text}",
+        "textfont": {"size": 10 if len(layers) <= 20 else 8},
+        "customdata": told,
+        "hovertemplate": "layer %{y}, %{x}: %{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+        **scale,
+    }
+    return {
+        "data": [cells],
+        "layout": layout(
+            y="layer",
+            height=64 + row * max(len(layers), 3),
+            xaxis={"type": "category", "showgrid": False},
+            yaxis={"type": "category", "showgrid": False, "dtick": 1 if len(layers) <= 40 else 4},
+        ),
+    }
 
 
-def flips_by_layer(gates: pd.DataFrame) -> go.Figure:
-    """Flip rate by layer, a line a domain, and the chance level over all."""
-    figure = go.Figure()
-    for colour, (domain, rows) in zip(COLOURS * 10, gates.groupby("domain", sort=False), strict=False):
-        means = rows.groupby("layer").flip_rate.mean()
-        figure.add_scatter(
-            x=means.index.tolist(), y=_listed(means), name=str(domain), mode="lines+markers", line_color=colour
-        )
-    chance = gates.groupby("layer").chance_flip_rate.mean()
-    figure.add_scatter(
-        x=chance.index.tolist(),
-        y=_listed(chance),
-        name="unrelated patterns",
-        mode="lines",
-        line={"dash": "dot", "color": "#888"},
-    )
-    figure.update_yaxes(rangemode="tozero", tickformat=".0%")
-    return _framed(figure, x="layer", y="share of neurons", height=300, legend=True)
+def layout(
+    *,
+    x: str = "",
+    y: str = "",
+    height: int,
+    legend: bool = False,
+    xaxis: Mapping[str, Any] | None = None,
+    yaxis: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """The look that all figures share: transparent, so that the page's colours show in light and dark."""
+    axis = {"gridcolor": _FAINT, "linecolor": _FAINT, "zeroline": False, "automargin": True, "fixedrange": True}
+    return {
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "showlegend": legend,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "font": {"family": "system-ui, sans-serif", "size": 12},
+        "dragmode": False,
+        "xaxis": {**axis, "title": {"text": x, "standoff": 6}, **(xaxis or {})},
+        "yaxis": {**axis, "title": {"text": y, "standoff": 4}, **(yaxis or {})},
+        **more,
+    }
 
 
-def ledger_shares(link: pd.DataFrame) -> go.Figure:
-    """Mean norm of each ledger term by module, as shares of the sum of the three."""
-    means = link.groupby("module")[["direct_norm", "inherited_norm", "interaction_norm"]].mean()
-    means = means.reindex([name for name in MODULES if name in means.index])
-    shares = means.div(means.sum(axis=1).replace(0, np.nan), axis=0)
-    figure = go.Figure()
-    for colour, name in zip(COLOURS, shares.columns, strict=False):
-        figure.add_bar(
-            x=shares.index.tolist(), y=_listed(shares[name]), name=name.removesuffix("_norm"), marker_color=colour
-        )
-    figure.update_layout(barmode="stack")
-    figure.update_yaxes(tickformat=".0%")
-    return _framed(figure, y="share of the three norms", height=300, legend=True)
+def plain(value: float) -> float | None:
+    """Five significant digits, None for NaN: JSON that anyone reads, and no longer than it must be."""
+    return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
-def new_directions(link: pd.DataFrame) -> go.Figure:
-    """Share of the direct term outside the pretrained output subspace, beside what no direction would give."""
-    means = link.groupby("module")[["new_share", "new_share_null", "new_share_10"]].mean()
-    means = means.reindex([name for name in MODULES if name in means.index])
-    names = means.index.tolist()
-    figure = go.Figure()
-    figure.add_bar(x=names, y=_listed(means.new_share), name="new, ε = 0.05", marker_color=COLOURS[0])
-    figure.add_bar(x=names, y=_listed(means.new_share_10), name="new, 10 %", marker_color=COLOURS[4])
-    null = {"symbol": "line-ew-open", "size": 22, "line": {"width": 3}}
-    figure.add_scatter(
-        x=names,
-        y=_listed(means.new_share_null),
-        mode="markers",
-        name="null, ε = 0.05",
-        marker={**null, "color": "#d55e00"},
-    )
-    figure.add_scatter(
-        x=names, y=[0.9] * len(names), mode="lines", name="null, 10 %", line={"dash": "dot", "color": "#d55e00"}
-    )
-    figure.update_yaxes(range=[0, 1], tickformat=".0%")
-    return _framed(figure, y="share of squared norm", height=320, legend=True)
+def plains(values: Any) -> list[float | None]:
+    """`plain` of every value."""
+    return [plain(value) for value in np.asarray(values, np.float64)]
 
 
-def ranked_effects(effects: pd.DataFrame, names: Sequence[str]) -> go.Figure:
-    """Components by the size of their effect, with 95 % intervals; filled where q < 0.05."""
-    ranked = effects.assign(name=list(names))
-    order = ranked.effect.abs().sort_values().index
-    ranked = ranked.loc[order]
-    figure = go.Figure(
-        go.Scatter(
-            x=_listed(ranked.effect),
-            y=ranked.name.tolist(),
-            mode="markers",
-            marker={
-                "size": 9,
-                "color": COLOURS[0],
-                "symbol": ["circle" if q < 0.05 else "circle-open" for q in ranked.q],
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": _listed(ranked.hi - ranked.effect),
-                "arrayminus": _listed(ranked.effect - ranked.lo),
-                "thickness": 1.2,
-            },
-            customdata=_listed(ranked.q),
-            hovertemplate="%{y}: %{x:.4g}, q = %{customdata:.2g}<extra></extra>",
-        )
-    )
-    figure.add_vline(x=0, line_width=1, line_color="#888")
-    return _framed(figure, x="effect on the metric", height=120 + 22 * len(ranked))
+def _columns(frame: pd.DataFrame, column: str) -> pd.Series:
+    names = frame[column].astype(str)
+    return names.where(~names.isin(["embed", "unembed"]), ENDS)
 
 
-def empty_scatter() -> go.Figure:
-    """The link scatter; the page fills it from the chosen measures."""
-    return _framed(go.Figure(), height=420, legend=True)
+def _cell(values: np.ndarray, i: int | None, starred: np.ndarray, decimals: int) -> str:
+    if i is None:
+        return ""
+    decimals = decimals if abs(values[i]) < 100 else 0
+    shown = "–" if np.isnan(values[i]) else f"{round(float(values[i]), decimals) + 0.0:.{decimals}f}".replace("-", "−")
+    return shown + ("∗" if starred[i] else "")
 
 
-def _framed(figure: go.Figure, *, x: str = "", y: str = "", height: int, legend: bool = False) -> go.Figure:
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 64, "r": 12, "t": 12, "b": 44},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        showlegend=legend,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-        font={"family": "system-ui, sans-serif", "size": 12},
-    )
-    figure.update_xaxes(title=x or None, gridcolor="rgba(128,128,128,.25)", zeroline=False, automargin=True)
-    figure.update_yaxes(title=y or None, gridcolor="rgba(128,128,128,.25)", zeroline=False, automargin=True)
-    return figure
+def _decimals(reach: float) -> int:
+    """As many as a cell needs where values go up to `reach`."""
+    return min(4, max(0, 1 - math.floor(math.log10(reach / 2))))
 
 
-def _listed(values: object) -> list[object]:
-    """Plain lists with None for NaN, so that figures are JSON anyone can read."""
-    array = np.asarray(values, float)
-    return [_listed(row) for row in array] if array.ndim > 1 else [None if np.isnan(v) else float(v) for v in array]
+def _told(value: float, extra: Mapping[str, float]) -> str:
+    return number(value) + "".join(f"<br>{name} {number(more)}" for name, more in extra.items())
+
+
+_BAR = {"thickness": 8, "outlinewidth": 0, "tickfont": {"size": 10}, "xpad": 4}
+
+
+def _scale(values: np.ndarray, centre: float | None, reach: float | None) -> dict[str, Any]:
+    known = values[np.isfinite(values)]
+    if centre is None:
+        top = reach or float(known.max(initial=0)) or 1.0
+        return {"colorscale": SEQUENTIAL, "zmin": 0, "zmax": top, "colorbar": _BAR}
+    far = reach or float(np.abs(known - centre).max(initial=0)) or 1.0
+    return {"colorscale": DIVERGING, "zmin": centre - far, "zmax": centre + far, "colorbar": _BAR}
+
+
+def _ratio_scale(logarithms: np.ndarray, reach: float | None) -> dict[str, Any]:
+    known = np.abs(logarithms[np.isfinite(logarithms)])
+    far = math.log2(reach) if reach else max(float(known.max(initial=0)), 0.25)
+    step = 2 if far > 3 else 1 if far >= 1 else 0.25
+    ticks = [float(tick) for tick in np.arange(-step * (far // step), far + 1e-9, step)]
+    bar = {**_BAR, "tickvals": ticks, "ticktext": [f"{2**tick:.2g}×" for tick in ticks]}
+    return {"colorscale": DIVERGING, "zmin": -far, "zmax": far, "colorbar": bar}

@@ -1,92 +1,131 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const config = { responsive: true, displayModeBar: false, doubleClick: "reset" };
+const palette = ["#2a86c8", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a00"];
+const symbols = ["circle", "square", "diamond", "cross", "x", "triangle-up", "star"];
+const version = {}; // which of a figure's plots is shown
 const drawn = new Set();
 
 function ink() { return getComputedStyle(document.documentElement).getPropertyValue("--ink").trim(); }
 
 function draw(id) {
-  const figure = data.figures[id];
-  figure.layout.font.color = ink();
-  Plotly.react(id, figure.data, figure.layout, config);
+  const plots = data.figures[id];
+  const plot = plots[Math.min(version[id] || 0, plots.length - 1)];
+  plot.layout.font.color = ink();
+  Plotly.react(id, plot.data, plot.layout, config);
   drawn.add(id);
 }
 
 function drawVisible() {
-  for (const plot of document.querySelectorAll("article:not([hidden]) .plot")) {
-    if (drawn.has(plot.id)) Plotly.Plots.resize(plot); else draw(plot.id);
+  for (const place of document.querySelectorAll("article:not([hidden]) .plot")) {
+    if (drawn.has(place.id)) Plotly.Plots.resize(place); else draw(place.id);
   }
 }
 
-function ranks(values) {
-  const order = values.map((v, i) => [v, i]).sort((a, b) => a[0] - b[0]);
-  const out = new Array(values.length);
-  for (let i = 0; i < order.length;) {
-    let j = i;
-    while (j < order.length && order[j][0] === order[i][0]) j++;
-    for (let k = i; k < j; k++) out[order[k][1]] = (i + j - 1) / 2;
-    i = j;
-  }
-  return out;
-}
-
-function spearman(x, y) {
-  const a = ranks(x), b = ranks(y), mean = (x.length - 1) / 2;
-  let xy = 0, xx = 0, yy = 0;
-  a.forEach((v, i) => { xy += (v - mean) * (b[i] - mean); xx += (v - mean) ** 2; yy += (b[i] - mean) ** 2; });
-  return xx && yy ? xy / Math.sqrt(xx * yy) : NaN;
-}
-
-function scatter(form) {
-  const key = form.dataset.scatter, link = data.links[key];
-  const kind = form.kind.value, x = form.x.value, y = form.y.value;
-  const rows = link.rows.filter((r) => r.kind === kind && r[x] != null && r[y] != null);
-  const palette = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a00"];
-  const figure = data.figures[key + "-scatter"];
-  figure.data = [...new Set(rows.map((r) => r.group))].map((group, i) => {
-    const own = rows.filter((r) => r.group === group);
-    return {
-      type: "scatter", mode: "markers", name: group, x: own.map((r) => r[x]), y: own.map((r) => r[y]),
-      text: own.map((r) => r.name + ", layer " + r.layer), hovertemplate: "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
-      marker: { size: 9, color: palette[i % palette.length], opacity: 0.85 },
-    };
+// A panel's choice switches all of its figures.
+for (const select of document.querySelectorAll("select[data-switch]")) {
+  select.addEventListener("change", () => {
+    for (const place of select.closest(".panel").querySelectorAll(".plot")) {
+      version[place.id] = Number(select.value);
+      draw(place.id);
+    }
   });
-  figure.layout.xaxis.title = { text: x };
-  figure.layout.yaxis.title = { text: y };
-  const rho = spearman(rows.map((r) => r[x]), rows.map((r) => r[y]));
-  form.querySelector("output").textContent = rows.length > 2 && !isNaN(rho) ? "rank correlation " + rho.toFixed(2) + " over " + rows.length + " points" : "";
+}
+
+// The link scatter, and the rank correlations beside it.
+function scatter(form) {
+  const key = form.dataset.link, kind = form.kind.value, x = form.x.value, y = form.y.value;
+  const points = data.links[key].kinds[kind];
+  const traces = new Map();
+  points.group.forEach((group, i) => {
+    const across = points.values[x][i], up = points.values[y][i];
+    if (across === null || up === null) return;
+    if (!traces.has(group)) {
+      const n = traces.size % palette.length;
+      traces.set(group, {
+        type: "scatter", mode: "markers", name: group, x: [], y: [], text: [],
+        hovertemplate: "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+        marker: { size: 9, opacity: 0.85, color: palette[n], symbol: symbols[n] },
+      });
+    }
+    const trace = traces.get(group);
+    trace.x.push(across); trace.y.push(up); trace.text.push(points.name[i]);
+  });
+  const plot = data.figures[key + "-scatter"][0];
+  plot.data = [...traces.values()];
+  plot.layout.xaxis.title.text = form.x.selectedOptions[0].text;
+  plot.layout.yaxis.title.text = form.y.selectedOptions[0].text;
+  plot.layout.xaxis.autorange = plot.layout.yaxis.autorange = true;
   if (!form.closest("article").hidden) draw(key + "-scatter");
+  correlations(key, kind, x, y, form.querySelector("output"), plot.data.length > 0);
 }
 
-for (const form of document.querySelectorAll("form.pick")) {
-  const link = data.links[form.dataset.scatter];
-  for (const axis of ["x", "y"]) for (const name of link[axis]) form[axis].add(new Option(name, name));
+function correlations(key, kind, x, y, output, any) {
+  const table = document.querySelector(`table[data-correlations="${key}"]`);
+  output.textContent = any ? "" : "not measured for these points";
+  if (!table) return;
+  const all = document.querySelector(`input[data-all="${key}"]`).checked;
+  table.classList.toggle("all", all);
+  for (const body of table.tBodies) {
+    const ours = body.dataset.kind === kind + "s";
+    body.hidden = !ours && !all;
+    for (const row of body.rows) {
+      const chosen = ours && row.dataset.x === x && row.dataset.y === y;
+      row.hidden = !all && row.dataset.y !== y;
+      row.classList.toggle("chosen", chosen);
+      if (chosen) output.textContent = `ρ = ${row.cells[2].textContent} ${row.cells[3].textContent}, ${row.cells[4].textContent}`;
+    }
+  }
+}
+
+for (const form of document.querySelectorAll("form[data-link]")) {
+  const link = data.links[form.dataset.link];
+  for (const kind of Object.keys(link.kinds).sort().reverse()) form.kind.add(new Option(kind + "s", kind));
+  for (const axis of ["x", "y"]) for (const [name, label] of link[axis]) form[axis].add(new Option(label, name));
+  const ready = form.x.options.length && form.y.options.length;
+  if (!ready) continue;
   form.addEventListener("change", () => scatter(form));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  if (link.rows.length) scatter(form);
+  document.querySelector(`input[data-all="${form.dataset.link}"]`)?.addEventListener("change", () => scatter(form));
+  scatter(form);
 }
 
+// Prompts: which colour, which answers.
+for (const form of document.querySelectorAll("form[data-prompts]")) {
+  const table = document.getElementById(form.dataset.prompts + "-prompt-table");
+  form.addEventListener("change", () => {
+    table.classList.toggle("by-flips", form.colour.value === "flips");
+    for (const row of table.tBodies[0].rows) row.hidden = form.outcome.value !== "" && row.dataset.outcome !== form.outcome.value;
+  });
+}
+for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
+
+// Tabs, one a tuned model. A link into a hidden chapter opens it.
 const tabs = [...document.querySelectorAll('[role="tab"]')];
 function show(tab) {
   for (const other of tabs) {
-    const chosen = other === tab;
-    other.setAttribute("aria-selected", chosen);
-    other.tabIndex = chosen ? 0 : -1;
-    document.getElementById(other.getAttribute("aria-controls")).hidden = !chosen;
+    other.setAttribute("aria-selected", String(other === tab));
+    other.tabIndex = other === tab ? 0 : -1;
+    document.getElementById(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
   drawVisible();
 }
 tabs.forEach((tab, i) => {
-  tab.tabIndex = i ? -1 : 0;
   tab.addEventListener("click", () => show(tab));
   tab.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    const next = tabs[(i + step + tabs.length) % tabs.length];
+    const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: tabs.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = tabs[(to + tabs.length) % tabs.length];
     next.focus();
     show(next);
   });
 });
-dark.addEventListener("change", () => { for (const id of drawn) draw(id); });
+function follow() {
+  const place = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const chapter = place && place.closest("article[hidden]");
+  if (chapter) { show(document.getElementById("tab-" + chapter.id)); place.scrollIntoView(); }
+}
+window.addEventListener("hashchange", follow);
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
 drawVisible();
+follow();

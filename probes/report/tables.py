@@ -1,123 +1,120 @@
-"""The report's own small tables, out of the run's."""
+"""The report's tables and what the link scatter picks from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from probes.attribute import component_name
 from probes.link import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
-from probes.stats import bootstrap_mean
-from probes.store import Run
+from probes.report.evidence import Evidence
+from probes.report.figures import plain
+from probes.report.words import MEASURES, METRICS, change_form, interval, metric_name, number, value_form
 
-#: Prompts shown token by token: those whose predictions moved most.
-PROMPTS_SHOWN = 40
+#: Activation measures in the order they are shown: what the module's own weights did comes first.
+SHOWN_MEASURES = (
+    *("direct_norm", "direct_share", *CAUSAL_MEASURES),
+    *(name for name in ACTIVATION_MEASURES if not name.startswith("direct")),
+)
 
 
-_BEHAVIOUR = ("domain", "metric", "base", "tuned", "change", "lo", "hi", "n")
-
-
-def behaviour_summary(run: Run, tuned: str) -> pd.DataFrame:
-    """Per domain × metric: `base tuned change lo hi n`, the interval a 95 % paired bootstrap over prompts.
-
-    KL has no base value: its `change` is its mean, with that mean's interval.
-    """
-    if "behaviour" not in run.tables:
-        return pd.DataFrame(columns=list(_BEHAVIOUR))
-    suite = run.manifest["suite"]
-    values = run.df("behaviour", where=[("model", "in", ["base", tuned])])
-    values = values.merge(run.df("prompts", columns=["prompt_id", "domain"]), on="prompt_id")
+def behaviour_rows(behaviour: pd.DataFrame) -> list[dict[str, str]]:
+    """Domain, metric, n, both models and the paired change, as text."""
     rows = []
-    for (domain, metric), group in values.groupby(["domain", "metric"], sort=False):
-        table = group.pivot(index="prompt_id", columns="model", values="value").reindex(columns=["base", tuned])
-        before, after = (table[name].to_numpy(float) for name in ("base", tuned))
-        paired = after if metric == "kl" else after - before
-        change, lo, hi = bootstrap_mean(paired, draws=suite["bootstrap"], seed=suite["seed"])
-        base = float(before.mean()) if metric != "kl" else float("nan")
-        rows.append((domain, metric, base, float(after.mean()), float(change), float(lo), float(hi), len(table)))
-    return pd.DataFrame(rows, columns=list(_BEHAVIOUR))
-
-
-@dataclass(frozen=True)
-class ShownToken:
-    """One token, its colour's strength in [0, 1] and what a reader sees on it."""
-
-    text: str
-    strength: float
-    title: str
-
-
-@dataclass(frozen=True)
-class ShownPrompt:
-    """One prompt with its tokens and both models' answers."""
-
-    id: str
-    domain: str
-    text: str
-    target: str
-    foil: str
-    kl: float
-    tokens: list[ShownToken]
-
-
-def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
-    """The prompts whose next-token distributions moved most, tokens coloured by KL(base ‖ tuned)."""
-    if "tokens" not in run.tables:
-        return []
-    tokens = run.df("tokens", where=[("tuned", "==", tuned)])
-    prompts = run["prompts"].set_index("prompt_id")
-    order = tokens.groupby("prompt_id").kl.mean().sort_values(ascending=False).index[:PROMPTS_SHOWN]
-    ceiling = float(np.nanquantile(tokens.kl, 0.95)) or 1.0
-    shown = []
-    for prompt_id in order:
-        row = prompts.loc[prompt_id]
-        own = tokens[tokens.prompt_id == prompt_id].sort_values("pos")
-        parts = [
-            ShownToken(
-                t.token,
-                min(1.0, t.kl / ceiling),
-                f"KL after this token {t.kl:.3f} nats; −log p of it {t.nll_base:.2f} → {t.nll_tuned:.2f}",
-            )
-            for t in own.itertuples()
-        ]
-        target, foil = ("" if pd.isna(row[name]) else row[name] for name in ("target", "foil"))
-        shown.append(ShownPrompt(prompt_id, row.domain, row.text, target, foil, float(own.kl.mean()), parts))
-    return shown
-
-
-def link_points(run: Run, tuned: str) -> dict[str, Any]:
-    """What the link scatter picks from: one point a module or component, every measure a column."""
-    if "link" not in run.tables:
-        return {"rows": [], "x": [], "y": []}
-    link = run.df("link", where=[("tuned", "==", tuned)])
-    weight = [m for m in WEIGHT_MEASURES if link[m].notna().any()]
-    other = [m for m in (*ACTIVATION_MEASURES, *CAUSAL_MEASURES) if link[m].notna().any()]
-    names = [
-        row.module if row.kind == "module" else component_name(row.layer, row.component) for row in link.itertuples()
-    ]
-    rows = [
-        {"kind": kind, "layer": layer, "group": module or component, "name": name, **measures}
-        for kind, layer, module, component, name, measures in zip(
-            link.kind,
-            link.layer.tolist(),
-            link.module,
-            link.component,
-            names,
-            link[weight + other].astype(object).where(link[weight + other].notna(), None).to_dict("records"),
-            strict=True,
+    for row in behaviour.to_dict("records"):
+        value, change = value_form(row["metric"]), change_form(row["metric"])
+        forms = {"base": value, "tuned": value, "change": change}
+        ends = {name: interval(row[f"{name}_lo"], row[f"{name}_hi"], form) for name, form in forms.items()}
+        if row["n"] < 3:  # an interval over one or two prompts would only pretend
+            ends = dict.fromkeys(forms, "")
+        counts = f"; {row['gained']:.0f} gained, {row['lost']:.0f} lost" if row["metric"] == "exact_match" else ""
+        rows.append(
+            {
+                "domain": row["domain"],
+                "metric": metric_name(row["metric"]),
+                "unit": METRICS.get(row["metric"], ("", "", None))[1],
+                "n": str(row["n"]),
+                "base": value(row["base"]),
+                "base_interval": ends["base"],
+                "tuned": value(row["tuned"]),
+                "tuned_interval": ends["tuned"],
+                "change": change(row["change"]),
+                "change_interval": ends["change"] + counts,
+            }
         )
-    ]
-    return {"rows": rows, "x": weight, "y": other}
+    return rows
 
 
-def correlation_rows(run: Run, tuned: str) -> list[dict[str, Any]]:
-    """Rank correlations, the ledger's direct term first, then by size."""
-    if "correlations" not in run.tables:
-        return []
-    found = run.df("correlations", where=[("tuned", "==", tuned)]).dropna(subset="rho")
-    first = found.activation_measure.isin(["direct_norm", "direct_share"])
-    ordered = found.assign(first=first, size=found.rho.abs()).sort_values(["first", "size"], ascending=False)
-    return ordered.to_dict("records")
+def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str]]]:
+    """Rank correlations by kind, the direct term first, each measure's strongest pair on top."""
+    order = {name: i for i, name in enumerate(SHOWN_MEASURES)}
+    found = correlations.dropna(subset=["rho"])
+    found = found.assign(order=found.activation_measure.map(order).fillna(len(order)), size=found.rho.abs())
+    found = found.sort_values(["order", "size"], ascending=[True, False], kind="stable")
+    return {
+        f"{kind}s": [
+            {
+                "x": row.weight_measure,
+                "y": row.activation_measure,
+                "weight": MEASURES.get(row.weight_measure, row.weight_measure),
+                "activation": MEASURES.get(row.activation_measure, row.activation_measure),
+                "rho": number(row.rho, 2),
+                "interval": interval(row.lo, row.hi),
+                "mark": "clear" if row.lo > 0 or row.hi < 0 else "",
+                "n": str(row.n),
+            }
+            for row in rows.itertuples()
+        ]
+        for kind, rows in found.groupby("kind", sort=False)
+    }
+
+
+def link_points(evidence: Evidence) -> dict[str, Any]:
+    """Points of the scatter, a measure a column, for modules and components; measures that none has are left out."""
+    link = evidence.link
+    weight, other = (
+        [n for n in names if n in link and link[n].notna().any()] for names in (WEIGHT_MEASURES, SHOWN_MEASURES)
+    )
+    points: dict[str, Any] = {"x": _named(weight), "y": _named(other), "kinds": {}}
+    for kind, rows in link.groupby("kind"):
+        groups = rows.module if kind == "module" else rows.component
+        points["kinds"][str(kind)] = {
+            "group": [str(group) for group in groups],
+            "name": [_point_name(row) for row in rows.to_dict("records")],
+            "values": {name: [plain(float(v)) for v in rows[name]] for name in [*weight, *other]},
+        }
+    return points
+
+
+def _named(measures: list[str]) -> list[list[str]]:
+    return [[name, MEASURES.get(name, name)] for name in measures]
+
+
+def _point_name(row: Mapping[Any, Any]) -> str:
+    if row["kind"] == "module":
+        return f"{row['module']}, layer {row['layer']}"
+    return component_name(row["layer"], row["component"])
+
+
+def pair_rows(manifest: Mapping[str, Any], tuned: str) -> list[dict[str, str]]:
+    """Both checkpoints: where from (the end of a local path), size, stored type and short fingerprints."""
+    rows = []
+    for name in ("base", tuned):
+        checkpoint = manifest.get("checkpoints", {}).get(name, {})
+        fingerprint = checkpoint.get("fingerprint", {})
+        fingerprint = fingerprint if isinstance(fingerprint, Mapping) else {"content": fingerprint}
+        parts = Path(str(checkpoint.get("source", ""))).parts
+        rows.append(
+            {
+                "model": name,
+                "source": "…/" + "/".join(parts[-2:]) if len(parts) > 3 else "/".join(parts),
+                "parameters": f"{fingerprint['parameters']:,}" if "parameters" in fingerprint else "–",
+                "dtype": str(fingerprint.get("dtype", "–")),
+                "structure": str(fingerprint.get("structure", "–"))[:12],
+                "content": str(fingerprint.get("content", "–"))[:12],
+            }
+        )
+    return rows

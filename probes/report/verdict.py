@@ -1,150 +1,253 @@
-"""What the tables say, in sentences with their numbers."""
+"""What the tables say, in sentences with their numbers. Pure: frames in, strings out."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from probes.attribute import component_name
+from probes.report.alignment import GAP, alignment_sentences, raw_gap
+from probes.report.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
+from probes.report.evidence import TERMS, Evidence
+from probes.report.words import (
+    METRICS,
+    change_form,
+    interval,
+    layer_name,
+    listing,
+    metric_name,
+    number,
+    percent,
+    signed,
+    value_form,
+)
 from probes.schemas import ALL_DOMAINS
 
-METRICS = {
-    "exact_match": "exact match",
-    "logit_diff": "logit difference (target − foil)",
-    "target_nll": "negative log-likelihood of the target (nats)",
-    "kl": "KL(base ‖ tuned) (nats)",
-}
+#: Fewer prompts than this in a domain, and an interval over them says little.
+FEW = 10
+#: Above this share of a module's move, rounding is worth a warning.
+NOISY = 0.1
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: three significant digits, an en dash where there is none."""
-    if value is None or math.isnan(value):
-        return "–"
-    if value == 0 or 0.001 <= abs(value) < 10_000:
-        text = f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
-        return text.replace("-", "−")
-    return f"{value:.{digits - 1}e}".replace("-", "−")
+@dataclass(frozen=True)
+class Statement:
+    """A labelled part of the verdict; `tone` is worse, better or nothing."""
+
+    label: str
+    sentences: list[str]
+    tone: str = ""
 
 
-def interval(mean: float, lo: float, hi: float) -> str:
-    """A mean with its 95 % interval."""
-    return f"{number(mean)} [{number(lo)}, {number(hi)}]"
+@dataclass
+class Shifts:
+    """(domain, metric and change) by what the paired change does."""
+
+    better: list[tuple[str, str]] = field(default_factory=list)
+    worse: list[tuple[str, str]] = field(default_factory=list)
+    unclear: list[tuple[str, str]] = field(default_factory=list)
 
 
-def behaviour_sentence(summary: pd.DataFrame) -> str:
-    """How behaviour moved, domain by domain, out of `tables.behaviour_summary`."""
-    metric = next((m for m in ("exact_match", "logit_diff", "target_nll") if m in set(summary.metric)), None)
-    if metric is None:
-        return "No prompt of this run has a target, so only the divergence of the two models was measured."
-    parts = [
-        f"{row.domain} {number(row.base)} → {number(row.tuned)}, a change of {interval(row.change, row.lo, row.hi)} "
-        f"over {row.n} prompts"
-        for row in summary[summary.metric == metric].itertuples()
+def verdict(evidence: Evidence) -> list[Statement]:
+    """The verdict on one tuned model, most important first."""
+    shifts = shifts_of(evidence.behaviour)
+    found = [
+        Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
+        Statement("Got worse", worse_sentences(shifts), "worse" if shifts.worse else ""),
+        Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),
+        Statement("Weights", weights_sentences(evidence.weights, evidence.n_layers)),
+        Statement("Alignment", alignment_sentences(evidence.alignment, matrices(evidence.weights))),
+        Statement("Gates", gates_sentences(evidence.flips, evidence.gated)),
+        Statement("Own doing", ledger_sentences(evidence.ledger)),
+        Statement("Link", correlation_sentence(evidence.correlations)),
+        Statement("Does not hold", limits(evidence), "limits"),
     ]
-    return f"Behaviour, {METRICS[metric]}, base → tuned: " + "; ".join(parts) + "."
+    return [statement for statement in found if statement.sentences]
 
 
-def weights_sentence(link: pd.DataFrame) -> str:
-    """Where the weights moved most, and whether rounding could be it."""
-    modules = link[link.kind == "module"]
-    if modules.empty or modules.relative_norm.max() == 0:
-        return "The weights of the blocks did not move at all: both checkpoints hold the same matrices."
-    largest = modules.loc[modules.relative_norm.idxmax()]
-    by_type = modules.groupby("module").relative_norm.mean().sort_values(ascending=False)
-    noise = modules.noise_share.max()
-    rounding = (
-        f"Rounding to the stored dtype explains at most {100 * noise:.1f} % of any module's move."
-        if noise < 0.1
-        else f"Caution: rounding to the stored dtype explains up to {100 * noise:.0f} % of a module's move."
-    )
-    return (
-        f"The largest relative move is {largest.module} of layer {largest.layer} (‖T‖/‖W‖ = "
-        f"{number(largest.relative_norm)}); "
-        f"on average {by_type.index[0]} moved most ({number(by_type.iloc[0])}) and {by_type.index[-1]} least "
-        f"({number(by_type.iloc[-1])}). {rounding}"
-    )
-
-
-def alignment_sentence(alignment: pd.DataFrame) -> str:
-    """Whether SSA is more than matrix shape; `alignment` holds whole modules of one tuned model."""
-    at = alignment[((alignment.epsilon - 0.05).abs() < 1e-9) & (alignment.side == "left")]
-    fixed = alignment[alignment.epsilon.isna() & alignment.side.isin(["left", "right"])]
-    if fixed.empty or fixed.ssa.max() == 0:
-        return "Alignment with the pretrained subspaces is undefined: nothing moved."
+def headline(evidence: Evidence) -> str:
+    """Two or three short sentences for who reads no further."""
+    graded = evidence.behaviour[evidence.behaviour.base.notna()]
     sentences = []
-    if len(at):
-        gap = (at.ssa - at.ssa_null).abs().mean()
-        ceiling = int(at.at_ceiling.sum())
-        shape = (
-            "what matrix shape alone gives: read nothing into the raw pattern"
-            if gap < 0.03
-            else "not matrix shape alone"
-        )
+    if len(graded):
+        row = graded.iloc[0].to_dict()
+        form = value_form(row["metric"])
         sentences.append(
-            f"Output-side SSA at ε = 0.05 lies {number(gap)} from its null on average ({ceiling} of {len(at)} "
-            f"modules have no "
-            f"room above it): {shape}."
+            f"On {row['domain']} prompts {metric_name(row['metric'])} went from {form(row['base'])} to "
+            f"{form(row['tuned'])} (n = {row['n']})."
         )
-    lift = (fixed.ssa**2 / fixed.ssa_null**2).groupby([fixed.module, fixed.side]).mean()
-    (top, top_side), (low, low_side) = lift.idxmax(), lift.idxmin()
-    sides = {"left": "output", "right": "input"}
-    sentences.append(
-        f"At 10 % of the dimension, where modules can be compared, T holds {number(lift.max())} times its null "
-        f"energy on the "
-        f"{sides[top_side]} side of {top} (the most) and {number(lift.min())} times on the {sides[low_side]} side "
-        f"of {low} (the least)."
-    )
+        worse = list(dict.fromkeys(domain for domain, _ in shifts_of(evidence.behaviour).worse))
+        sentences.append(
+            f"Something got worse on {listing(worse)} prompts." if worse else "Nothing measured got worse."
+        )
+    if len(evidence.effects):
+        sentences.append(_largest(evidence))
     return " ".join(sentences)
 
 
-def gates_sentence(link: pd.DataFrame, gated: bool) -> str:
-    """How many gates flipped, beside chance."""
-    rows = link[(link.kind == "component") & (link.component == "mlp")]
-    if rows.empty or rows.flip_rate.isna().all():
-        return ""
-    top = rows.loc[rows.flip_rate.idxmax()]
-    what = "Gates" if gated else "Signs of MLP pre-activations (there is no GLU)"
-    return (
-        f"{what} that flipped: {number(100 * rows.flip_rate.mean())} % on average, most in layer {top.layer} "
-        f"({number(100 * top.flip_rate)} %; unrelated patterns would differ in {number(100 * top.chance_flip_rate)} %)."
-    )
-
-
-def ledger_sentence(link: pd.DataFrame) -> str:
-    """What the modules' own weights did, and whether it is new."""
-    rows = link[(link.kind == "module") & link.direct_share.notna()]
-    if rows.empty:
-        return ""
-    share = rows.groupby("module").direct_share.mean().sort_values(ascending=False)
-    new = rows.groupby("module")[["new_share", "new_share_null", "new_share_10"]].mean()
-    excess = (new.new_share_10 - 0.9).sort_values()
-    return (
-        f"Of the squared change of a module's output its own weights account for most in {share.index[0]} "
-        f"({number(100 * share.iloc[0])} %) and least in {share.index[-1]} ({number(100 * share.iloc[-1])} %); "
-        f"the rest is "
-        f"inherited or interaction. Of what they wrote themselves, {number(100 * (0.9 + excess.iloc[-1]))} % lies "
-        f"outside the "
-        f"leading 10 % of pretrained output directions for {excess.index[-1]} and "
-        f"{number(100 * (0.9 + excess.iloc[0]))} % for "
-        f"{excess.index[0]}, where a write with no direction would have 90 %."
-    )
-
-
-def causes_sentence(effects: pd.DataFrame) -> str:
-    """Which components carry the change, by each exact method."""
-    if effects.empty:
-        return ""
+def _largest(evidence: Evidence) -> str:
+    domain, metric = shown_domain(evidence.effects, evidence.behaviour), str(evidence.effects.metric.iloc[0])
+    own = evidence.effects[evidence.effects.domain == domain]
+    total = total_change(evidence.behaviour, metric, domain)
     parts = []
-    for method, family in effects.groupby("method", sort=False):
-        ranked = family.reindex(family.effect.abs().sort_values(ascending=False).index)
-        top = ranked.iloc[0]
-        clear = int((family.q < 0.05).sum())
-        parts.append(
-            f"{method}: {component_name(top.layer, top.component)} moves it most, by "
-            f"{interval(top.effect, top.lo, top.hi)}; "
-            f"{clear} of {len(family)} components have q < 0.05"
+    for method, family in own.groupby("method", sort=False):
+        found = family[family.q < FOUND]
+        top = found.loc[found.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
+        names = [f"{component_name(row['layer'], row['component'])} {signed(row['effect'])}" for row in top]
+        parts.append(f"by {method} {listing(names) if names else 'none that can be told from 0'}")
+    whole = f" (whole change {signed(total)})" if total is not None else ""
+    where = "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
+    return f"Largest effects of single components on the {metric_name(metric)} on {where}{whole}: {'; '.join(parts)}."
+
+
+def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
+    """How behaviour moved, a sentence a domain."""
+    graded = behaviour[behaviour.base.notna()]
+    if graded.empty:
+        return ["Not measured: no prompt of this run has a target, or behaviour was not asked for."]
+    sentences = []
+    for domain, rows in graded.groupby("domain", sort=False):
+        parts = [_moved(row) for row in rows.to_dict("records")]
+        sentences.append(f"{domain} (n = {int(rows.n.max())}): {'; '.join(parts)}.")
+    return sentences
+
+
+def _moved(row: dict) -> str:
+    value, change = value_form(row["metric"]), change_form(row["metric"])
+    text = f"{metric_name(row['metric'])} {value(row['base'])} → {value(row['tuned'])}"
+    if row["metric"] == "exact_match":
+        return f"{text} ({row['gained']:.0f} answers gained, {row['lost']:.0f} lost)"
+    return f"{text} ({change(row['change'])} {interval(row['change_lo'], row['change_hi'], change)})"
+
+
+def shifts_of(behaviour: pd.DataFrame) -> Shifts:
+    """Sort every metric of every domain by its paired interval: beyond 0 to the better, to the worse, or neither."""
+    shifts = Shifts()
+    for row in behaviour.to_dict("records"):
+        more_is_better = METRICS.get(row["metric"], ("", "", None))[2]
+        if more_is_better is None or pd.isna(row["change"]):
+            continue
+        form = change_form(row["metric"])
+        ends = interval(row["change_lo"], row["change_hi"], form)
+        text = f"{metric_name(row['metric'])} {form(row['change'])} {ends}".rstrip()
+        if not (row["change_lo"] > 0 or row["change_hi"] < 0) or row["n"] < 3:
+            shifts.unclear.append((row["domain"], text))
+        elif (row["change"] > 0) == more_is_better:
+            shifts.better.append((row["domain"], text))
+        else:
+            shifts.worse.append((row["domain"], text))
+    return shifts
+
+
+def worse_sentences(shifts: Shifts) -> list[str]:
+    """What got worse beyond its interval, a sentence a domain, or that nothing measured did."""
+    if shifts.worse:
+        domains = dict.fromkeys(domain for domain, _ in shifts.worse)
+        return [f"{name}: {listing([text for domain, text in shifts.worse if domain == name])}." for name in domains]
+    if not (shifts.better or shifts.unclear):
+        return []
+    unclear = f" In {len(shifts.unclear)} the interval includes 0." if shifts.unclear else ""
+    return [
+        f"None of the {len(shifts.better) + len(shifts.unclear)} measured domain × metric pairs got worse beyond its "
+        f"interval.{unclear} This speaks for these prompts only."
+    ]
+
+
+def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
+    """Where the weights moved most, and whether rounding could be it."""
+    moved = matrices(weights)
+    if moved.empty:
+        return []
+    if moved.relative_norm.max() == 0:
+        return ["No matrix moved: both checkpoints hold the same weights."]
+    top = moved.loc[moved.relative_norm.idxmax()]
+    blocks = moved[(moved.layer >= 0) & (moved.layer < n_layers)]
+    sentences = [
+        f"The largest relative move is {_place(top, n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}), the median "
+        f"over {len(moved)} matrices {number(moved.relative_norm.median())}."
+    ]
+    if len(blocks):
+        kinds = blocks.groupby("module").relative_norm.mean().sort_values(ascending=False)
+        depth = blocks.groupby("layer").relative_norm.mean()
+        sentences.append(
+            f"By module, {kinds.index[0]} moved most ({number(kinds.iloc[0])} on average) and {kinds.index[-1]} least "
+            f"({number(kinds.iloc[-1])}); by depth, layer {depth.idxmax()} most ({number(depth.max())}) and layer "
+            f"{depth.idxmin()} least ({number(depth.min())})."
         )
-    metric, domain = METRICS.get(effects.metric.iloc[0], effects.metric.iloc[0]), effects.domain.iloc[0]
-    where = "over all prompts with a target" if domain == ALL_DOMAINS else f"on {domain} prompts"
-    return f"Causes of the change in {metric}, {where} — " + "; ".join(parts) + "."
+    noise = moved.noise_share.max()
+    if pd.notna(noise):
+        sentences.append(
+            f"Rounding to the stored dtype accounts for at most {percent(min(noise, 1))} of any matrix's T."
+        )
+    return sentences
+
+
+def matrices(weights: pd.DataFrame) -> pd.DataFrame:
+    """Without the norms' gains, which are vectors."""
+    return weights[~weights.module.astype(str).str.endswith("norm")]
+
+
+def _place(row: pd.Series, n_layers: int) -> str:
+    where = layer_name(row.layer, n_layers)
+    return where if where == row.module else f"{row.module} of layer {where}"
+
+
+def gates_sentences(flips: pd.DataFrame, gated: bool) -> list[str]:
+    """How many gates flipped, where, and beside chance."""
+    if flips.empty:
+        return []
+    layers = flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean()
+    top, low = layers.flip_rate.idxmax(), layers.flip_rate.idxmin()
+    domains = flips.groupby("domain", sort=False).flip_rate.mean()
+    what = "gates" if gated else "signs of the pre-activation (no GLU)"
+    by_domain = listing([f"{domain} {percent(rate)}" for domain, rate in domains.items()])
+    return [
+        f"{percent(layers.flip_rate.mean())} of {what} flipped on average: most in layer {top} "
+        f"({percent(layers.flip_rate[top])}), least in layer {low} ({percent(layers.flip_rate[low])}); unrelated "
+        f"patterns of the same activity would differ in {percent(layers.chance_flip_rate.mean())}. By domain: "
+        f"{by_domain}."
+    ]
+
+
+def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
+    """What the modules' own weights did to their outputs, and whether it is new."""
+    rows = ledger[ledger.new_share_10.notna()] if len(ledger) else ledger
+    if rows.empty:
+        return []
+    own = rows.groupby("module")[list(TERMS)].mean().direct.sort_values(ascending=False)
+    new = rows.groupby("module")[["new_share", "new_share_null", "new_share_10"]].mean()
+    ten = new.new_share_10.sort_values()
+    return [
+        f"Of the change of a block module's output (shares of the three squared norms), its own weights made "
+        f"{percent(own.mean())} on average: most in {own.index[0]} ({percent(own.iloc[0])}), least in {own.index[-1]} "
+        f"({percent(own.iloc[-1])}). The rest came in with its input.",
+        "Of that own write, the share outside the leading 10 % of pretrained output directions runs from "
+        f"{percent(ten.iloc[0])} ({ten.index[0]}) to {percent(ten.iloc[-1])} ({ten.index[-1]}); with no preferred "
+        "direction it would be 90 %.",
+    ]
+
+
+def limits(evidence: Evidence) -> list[str]:
+    """What a reader must not take from this run."""
+    found = []
+    if not evidence.gated and len(evidence.flips):
+        found.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")
+    graded = evidence.behaviour[evidence.behaviour.base.notna()]
+    few = graded[graded.n < FEW].drop_duplicates("domain")
+    if len(few):
+        names = listing([f"{row.domain} ({row.n})" for row in few.itertuples()])
+        found.append(f"Too few prompts for an interval to mean much: {names}.")
+    if len(evidence.weights) and evidence.weights.noise_share.max() > NOISY:
+        noisy = int((evidence.weights.noise_share > NOISY).sum())
+        found.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")
+    if raw_gap(evidence.alignment) < GAP:
+        found.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
+    if len(evidence.effects) == 0:
+        found.append("Nothing here is causal: attribution was not measured in this run.")
+    else:
+        found.append("Single-component effects are not shares of the change: components work together.")
+    found.append(
+        "Intervals cover the choice of prompts, not other training seeds; SSA and norms describe the weights and say "
+        "nothing of behaviour by themselves."
+    )
+    return found

@@ -166,6 +166,15 @@ def test_a_grown_vocabulary_is_compared_where_it_overlaps(tmp_path: Path, monkey
     assert "311" in stderr
 
 
+def test_unknown_methods_and_metrics_are_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    out = tmp_path / "run"
+    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
+    assert _call(monkeypatch, capsys, "run", suite, "--out", out)[0] == 0
+    for option, known in (("--method", "graft, revert"), ("--metric", "logit_diff, target_nll")):
+        code, _, stderr = _call(monkeypatch, capsys, "attribute", out, option, "foo")
+        assert code == 2 and "'foo'" in stderr and known in stderr and len(stderr.strip().splitlines()) == 1
+
+
 def test_usage_errors_exit_2(tmp_path: Path, monkeypatch, capsys) -> None:
     assert _call(monkeypatch, capsys, "run", tmp_path / "suite.yaml", "--fast")[0] == 2
     code, _, stderr = _call(monkeypatch, capsys, "run", tmp_path / "no-suite.yaml")

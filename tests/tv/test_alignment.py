@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tv.alignment import CEILING, align, decompose, k_of, left_basis
 
-SHAPES = [(40, 64), (64, 40), (48, 48), (1, 30), (30, 1)]
+SHAPES = [(40, 64), (64, 40), (48, 48), (4, 90), (90, 4), (1, 30), (30, 1)]
 SPECTRA = ["flat", "power law", "low rank"]
 
 
@@ -38,7 +38,7 @@ def test_against_a_float64_svd(shape: tuple[int, int], spectrum: str) -> None:
     assert len(rows) == 12
     for row in rows:
         if math.isnan(row.epsilon):
-            k = max(1, round(0.1 * {"left": m, "right": n, "two_sided": min(m, n)}[row.side]))
+            k = min(m, n, max(1, round(0.1 * {"left": m, "right": n, "two_sided": min(m, n)}[row.side])))
         else:
             errors = [float((sigma[j:] ** 2).sum().sqrt() / sigma.norm()) for j in range(len(sigma) + 1)]
             k = next(j for j in range(len(errors)) if errors[j] <= row.epsilon)
@@ -69,7 +69,7 @@ def test_a_planted_tuning_vector_inside_scores_1_and_outside_0(shape: tuple[int,
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("shape", SHAPES[:5])
 def test_a_random_tuning_vector_scores_its_null(shape: tuple[int, int], spectrum: str) -> None:
     """The mean of SSA² over draws lies within 4 standard errors of p."""
     decomposition = decompose(_weight(*shape, spectrum))
@@ -96,6 +96,36 @@ def test_z_is_standard_normal_under_rotations_of_one_spectrum() -> None:
         found = torch.tensor(values)
         assert abs(float(found.mean())) < 4 / math.sqrt(draws)
         assert float(found.std()) == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.parametrize("shape", [(6, 200), (200, 6)])
+def test_a_thin_matrix_keeps_no_more_directions_than_it_has(shape: tuple[int, int]) -> None:
+    """A head's slice: 10 % of its long side is more than its rank, and the null must know."""
+    decomposition, long = decompose(_weight(*shape, "flat")), "right" if shape[0] < shape[1] else "left"
+    z = []
+    for seed in range(200):
+        rows = align(decomposition, _random(*shape, seed=seed), ())
+        row = next(row for row in rows if row.side == long)
+        assert row.k == 6 and row.ssa_null**2 == pytest.approx(6 / 200)
+        z.append(row.ssa_z)
+    assert abs(float(torch.tensor(z).mean())) < 4 / math.sqrt(len(z))
+    assert float(torch.tensor(z).std()) == pytest.approx(1, abs=0.2)
+
+
+def test_a_matrix_of_low_rank_keeps_no_more_directions_than_it_has() -> None:
+    weight = torch.zeros(40, 60)
+    weight[0, 0], weight[1, 1] = 1.0, 0.5
+    draws = [align(weight, _random(40, 60, seed=s), ()) for s in range(100)]
+    for rows in zip(*draws, strict=True):
+        assert {row.k for row in rows} == {2}
+        z = torch.tensor([row.ssa_z for row in rows])
+        assert abs(float(z.mean())) < 4 * float(z.std()) / math.sqrt(len(z))
+
+
+def test_a_matrix_and_its_decomposition_are_taken_alike() -> None:
+    weight, delta = _weight(12, 20, "power law"), _random(12, 20)
+    whole, cut = align(weight, delta), align(decompose(weight), delta)
+    assert [row.ssa for row in whole] == [row.ssa for row in cut]
 
 
 def test_one_sided_z_is_the_textbook_variance() -> None:

@@ -1,11 +1,13 @@
 """Reading checkpoints: lazily, from every layout, and refusing what is broken in one line."""
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -13,6 +15,7 @@ import tv
 from tests.pairs import build_model, build_pair, build_tokenizer
 
 INDEX = "model.safetensors.index.json"
+UP = "model.layers.0.mlp.up_proj.weight"
 
 
 @pytest.fixture
@@ -109,6 +112,45 @@ def _drop(name: str) -> Callable[[Path], None]:
     return spoil
 
 
+def _entry(**changes: object) -> Callable[[Path], None]:
+    """Change what the header says of one tensor."""
+
+    def spoil(path: Path) -> None:
+        file = path / "model.safetensors"
+        content = file.read_bytes()
+        length = struct.unpack("<Q", content[:8])[0]
+        header = json.loads(content[8 : 8 + length])
+        header[UP].update(changes)
+        text = json.dumps(header).encode()
+        file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+    return spoil
+
+
+def _configured(**changes: object) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | changes))
+
+    return spoil
+
+
+def _stored_as(dtype: torch.dtype, **config: object) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        tensors = load_file(path / "model.safetensors")
+        save_file(tensors | {UP: tensors[UP].to(dtype)}, path / "model.safetensors")
+        _configured(**config)(path)
+
+    return spoil
+
+
+def _in_parts(path: Path) -> None:
+    tensors = load_file(path / "model.safetensors")
+    tensors[UP.replace("weight", "qweight")] = tensors.pop(UP).to(torch.int32)
+    save_file(tensors, path / "model.safetensors")
+    _configured(quantization_config={"quant_method": "gptq", "bits": 4})(path)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty file": (_truncate(0), "model.safetensors"),
     "half a header length": (_truncate(5), "model.safetensors"),
@@ -126,6 +168,17 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "an index of nonsense": (_text(INDEX, '{"weight_map": 3}'), INDEX),
     "pickled weights": (_pickle, "safetensors alone"),
     "a tensor is missing": (_drop("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight"),
+    "an unknown dtype": (_entry(dtype="Q9"), "Q9"),
+    "a place before the file": (_entry(data_offsets=[-5, 9]), UP),
+    "a place that ends before it starts": (_entry(data_offsets=[900, 100]), UP),
+    "a place too small": (_entry(data_offsets=[0, 4]), "model.safetensors"),
+    "a shape that is none": (_entry(shape=["a"]), UP),
+    "a config of another size": (_configured(intermediate_size=81), "config.json says [81, 48]"),
+    "a config with no heads": (_configured(num_attention_heads=0), "config.json"),
+    "a config with words for numbers": (_configured(hidden_size="wide"), "hidden_size"),
+    "integers": (_stored_as(torch.int8), "quantised"),
+    "float8 with scales": (_stored_as(torch.float8_e4m3fn, quantization_config={"quant_method": "fp8"}), "quantised"),
+    "quantised in parts": (_in_parts, "quantised"),
 }
 
 
@@ -134,7 +187,7 @@ def test_broken_checkpoints_are_refused_in_one_line(case: str, pair: tuple[Path,
     spoil, expected = BROKEN[case]
     spoil(pair[1])
     with pytest.raises(tv.InputError) as caught:
-        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
+        tv.weights(*pair, (0.05,), heads=False)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -161,14 +214,49 @@ def test_no_such_directory(source: str) -> None:
         tv.open_checkpoint(source)
 
 
+def test_a_hub_id_fetches_weights_config_and_tokenizer_alone(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = [
+        *("config.json", "model-00001-of-00002.safetensors", INDEX, "tokenizer.json", "vocab.json", "merges.txt"),
+        *("pytorch_model.bin", "original/consolidated.safetensors", "onnx/model.onnx", "tf_model.h5", "README.md"),
+    ]
+    fetched: list[str] = []
+
+    def download(source: str, revision: str, **patterns: list[str]) -> str:
+        assert (source, revision) == ("someone/model", "v1")
+        fetched.extend(filter_repo_objects(repository, **patterns))
+        return str(pair[0])
+
+    monkeypatch.setattr("tv.checkpoint.snapshot_download", download)
+    assert tv.open_checkpoint("someone/model", "v1").source == "someone/model"
+    assert fetched == repository[:6]
+
+
+def test_live_models_speak_of_dtypes_as_files_do(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path / "b", dtype=torch.bfloat16)
+    on_disk, live = tv.open_checkpoint(base), tv.open_checkpoint(build_model("llama").bfloat16())
+    assert live.dtype == on_disk.dtype == "BF16"
+    assert live.fingerprint()["structure"] == on_disk.fingerprint()["structure"]
+    assert not any("stored as" in note for note in tv.check_pair(on_disk, live).notes)
+
+
+def test_a_live_model_without_its_weights_is_refused() -> None:
+    with pytest.raises(tv.CheckpointError, match="not in memory"):
+        tv.open_checkpoint(build_model("llama").to("meta"))
+
+
 def test_pairs_that_do_not_belong_together(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     mistral, _ = build_pair(tmp_path / "m", "mistral")
     with pytest.raises(tv.CheckpointError, match="MistralForCausalLM, but the base"):
         tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(mistral))
     tensors = load_file(pair[1] / "model.safetensors")
-    tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(96, 48)
+    for layer in range(3):
+        for name, shape in (("gate", (96, 48)), ("up", (96, 48)), ("down", (48, 96))):
+            tensors[f"model.layers.{layer}.mlp.{name}_proj.weight"] = torch.zeros(shape)
     save_file(tensors, pair[1] / "model.safetensors")
-    with pytest.raises(tv.CheckpointError, match=r"up_proj.weight' has shape \[96, 48\], the base's \[80, 48\]"):
+    _configured(intermediate_size=96)(pair[1])
+    with pytest.raises(tv.CheckpointError, match=r"_proj.weight' has shape \[48, 96\], the base's \[48, 80\]"):
         tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
 
 

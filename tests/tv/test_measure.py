@@ -1,6 +1,8 @@
 """The weight tables of whole pairs: geometry, alignment, heads, fused matrices, every architecture."""
 
 import math
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,19 @@ def test_geometry_by_hand() -> None:
     assert found.changed_fraction == 0.25
     assert found.cosine == pytest.approx((16 + 12) / (5 * math.sqrt(32)))
     assert found.cos_weight_delta == pytest.approx(3 / 5)
+
+
+def test_pieces_of_the_rows_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, tuned = torch.randn(50, 7), torch.randn(50, 7)
+    whole = asdict(geometry_of(weight, tuned, "F32"))
+    monkeypatch.setattr(sys.modules["tv.geometry"], "_ROWS", 8)  # the name tv.geometry is the function's
+    assert asdict(geometry_of(weight, tuned, "F32")) == pytest.approx(whole, nan_ok=True)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, math.nan])
+def test_an_epsilon_that_is_no_share_is_refused(epsilon: float) -> None:
+    with pytest.raises(tv.InputError, match=f"epsilon {epsilon}"):
+        tv.ssa("never", "opened", (0.05, epsilon))
 
 
 def test_ranks_and_diagonal_energy(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The tuning vector: its arithmetic, and its file."""
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import tv
 from tests.pairs import build_pair
@@ -48,6 +50,29 @@ def test_save_and_load(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with safe_open(tmp_path / "t.safetensors", framework="pt") as file:
         assert file.get_tensor(vector.names[0]).dtype == torch.float32
     assert not list(tmp_path.glob("*.tmp"))
+    assert loaded.cosine(vector) == pytest.approx(1)
+
+
+def test_saving_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def read(name: str) -> torch.Tensor:
+        assert not any(reference() is not None for reference in alive)
+        value = torch.full((3, 5), float(name))
+        alive.append(weakref.ref(value))
+        return value
+
+    tv.TuningVector({str(i): (3, 5) for i in range(4)}, read, {}).save(tmp_path / "t.safetensors")
+    assert float(tv.TuningVector.load(tmp_path / "t.safetensors")["2"].mean()) == 2
+
+
+def test_a_save_that_fails_leaves_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    tensors = load_file(pair[1] / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, pair[1] / "model.safetensors")
+    with pytest.raises(tv.CheckpointError, match="NaN"):
+        tv.extract(*pair).save(tmp_path / "t.safetensors")
+    assert not list(tmp_path.glob("t.safetensors*"))
 
 
 def test_bad_files_and_vectors_of_other_models(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -57,5 +82,7 @@ def test_bad_files_and_vectors_of_other_models(pair: tuple[Path, Path], tmp_path
     other = tv.extract(*build_pair(tmp_path, "qwen2"))
     with pytest.raises(tv.CheckpointError, match="different models"):
         tv.extract(*pair) + other
+    with pytest.raises(tv.CheckpointError, match="different models"):
+        tv.extract(*pair).cosine(other)
     with pytest.raises(tv.CheckpointError, match="cannot be written"):
         tv.extract(*pair).save(tmp_path / "no" / "such" / "place.safetensors")

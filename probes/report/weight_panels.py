@@ -1,0 +1,93 @@
+"""The weights section: how far each module moved, and whether into the pretrained subspaces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from probes.report import figures
+from probes.report.alignment import at_epsilon, fixed_fraction
+from probes.report.evidence import MODULES, Evidence
+from probes.report.panels import Figure, Panel
+from probes.report.words import SIDES
+
+
+def weights_panels(key: str, evidence: Evidence) -> list[Panel]:
+    """How far each module moved; alignment at the fixed fraction; SSA beside its null and κ."""
+    panels, n_layers = [], evidence.n_layers
+    weights = evidence.weights[~evidence.weights.module.astype(str).str.endswith("norm")]
+    if len(weights):
+        told = {"cosine": "cosine(W_base, W_tuned)", "noise_share": "noise share", "cos_weight_delta": "cos(W, T)"}
+        rows = weights.rename(columns=told)
+        plot = figures.heatmap(rows, "relative_norm", "module", MODULES, n_layers, hover=list(told.values()))
+        ratio = weights.assign(ratio=weights.diagonal_energy / weights.diagonal_energy_null).dropna(subset=["ratio"])
+        maps = [Figure(f"{key}-norm", "Relative norm ‖T‖/‖W‖", [plot])]
+        if len(ratio):
+            plot = figures.heatmap(ratio, "ratio", "module", MODULES, n_layers, ratio=True, reach=_reach(ratio.ratio))
+            maps.append(Figure(f"{key}-diagonal", "Amplification: Σ(uᵢᵀTvᵢ)² over its null", [plot]))
+        note = (
+            "Relative norm is how far each matrix moved; point at a cell for the share of rounding noise. "
+            "Amplification is whether T scales W's own singular directions; 1 is chance, and its colours end at 4×."
+        )
+        panels.append(Panel("How far each module moved", note, maps))
+    fixed = fixed_fraction(evidence.alignment)
+    if len(fixed):
+        maps = []
+        far = _reach(fixed.lift)
+        for side in ("left", "right"):
+            rows = fixed[fixed.side == side].rename(columns={"ssa": "SSA", "ssa_null": "null", "ssa_z": "z"})
+            plot = figures.heatmap(
+                rows, "lift", "module", MODULES, n_layers, ratio=True, reach=far, hover=["SSA", "null", "kappa", "z"]
+            )
+            maps.append(Figure(f"{key}-lift-{side}", f"Lift, {SIDES[side]}", [plot]))
+        note = (
+            "Energy of T in the leading 10 % of W's singular directions over what a T with no preferred direction "
+            "would put there. Every module keeps the same share of directions, so modules can be compared. 1 is "
+            "chance, orange is more; colours end at 4×."
+        )
+        panels.append(Panel("Alignment beyond chance (fixed 10 % of directions)", note, maps))
+    if panel := _ssa_panel(key, evidence):
+        panels.append(panel)
+    return panels
+
+
+def _reach(ratios: pd.Series) -> float:
+    """How many times up or down the colours of a ratio go: all of them, unless outliers would drown the rest."""
+    sizes = np.exp2(np.abs(np.log2(ratios[ratios > 0].astype(float))))
+    return float(np.clip(sizes.max(), 1.2, 4.0)) if len(sizes) else 1.2
+
+
+def _ssa_panel(key: str, evidence: Evidence) -> Panel | None:
+    alignment = evidence.alignment
+    epsilons = sorted({float(e) for e in alignment.epsilon.dropna()}, key=lambda e: (abs(e - 0.05), e))
+    cuts = [(side, epsilon) for side in ("left", "right", "two_sided") for epsilon in epsilons]
+    cuts = [(side, epsilon) for side, epsilon in cuts if len(at_epsilon(alignment, side, epsilon))]
+    if not cuts:
+        return None
+    columns = {"ssa": "SSA", "ssa_null": "Its null", "kappa": "κ = (SSA² − null²)/(1 − null²)"}
+    plots: dict[str, list[figures.Plot]] = {value: [] for value in columns}
+    for side, epsilon in cuts:
+        rows = at_epsilon(alignment, side, epsilon).rename(columns={"ssa_z": "z"})
+        for value in columns:
+            reach = max(0.1, min(1.0, float(rows.kappa.abs().max()))) if value == "kappa" else 1.0
+            plots[value].append(
+                figures.heatmap(
+                    rows,
+                    value,
+                    "module",
+                    MODULES,
+                    evidence.n_layers,
+                    centre=0.0 if value == "kappa" else None,
+                    reach=reach,
+                    hover=["ssa", "ssa_null", "kappa", "z", "k", "dim"],
+                    marked="at_ceiling",
+                )
+            )
+    note = (
+        "Read the three together: SSA alone mostly draws matrix shapes. κ is 0 at the null and 1 when T lies wholly "
+        "inside the subspace. ∗ marks modules at the ceiling (null² > 0.95), where there is no room to be aligned "
+        "beyond chance."
+    )
+    maps = [Figure(f"{key}-{value}", title, plots[value]) for value, title in columns.items()]
+    choices = [f"{SIDES[side]}, ε = {epsilon:g}" for side, epsilon in cuts]
+    return Panel("SSA beside its null and κ", note, maps, choices, "side and ε")
