@@ -19,7 +19,7 @@ from probes.residual import HeadGrams, head_grams, readout
 from probes.store import RunWriter
 from probes.suite import Suite
 from probes.tables import Columns, ShardTables, located
-from tv.alignment import FIXED_FRACTION, decompose, k_of, left_basis
+from tv.alignment import decompose, fixed_k, k_of, left_basis
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[tuple[int, str], OutputBasis]
@@ -77,7 +77,7 @@ def output_bases(pair: Pair) -> Bases:
     for module in pair.architecture.modules:
         if module.kind == "linear" and module.component in ("attn", "mlp"):
             decomposition = decompose(matrix_of(module, pair.base.get_submodule(module.path)))
-            k, k10 = k_of(decomposition, LEDGER_EPSILON), max(1, round(FIXED_FRACTION * module.shape[0]))
+            k, k10 = k_of(decomposition, LEDGER_EPSILON), fixed_k(decomposition, module.shape[0])
             found[module.layer, module.name] = OutputBasis(left_basis(decomposition, max(k, k10)), k, k10)
     return found
 

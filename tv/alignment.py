@@ -83,6 +83,11 @@ def k_of(decomposition: Decomposition, epsilon: float) -> int:
     return min(decomposition.rank, max(1, int((tail > epsilon**2 * energy.sum()).sum())))
 
 
+def fixed_k(decomposition: Decomposition, dim: int, fraction: float = FIXED_FRACTION) -> int:
+    """That share of `dim` directions, at least 1 and at most the rank."""
+    return min(decomposition.rank, max(1, round(fraction * dim)))
+
+
 def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
     """The k leading left singular vectors, float32; a direction with no singular value is a column of zeros."""
     near = decomposition.near[:, :k]
@@ -116,7 +121,7 @@ def align_energies(
     """`align`, where the energies are at hand."""
     m, n = decomposition.weight.shape
     cuts = [(epsilon, [k_of(decomposition, epsilon)] * 3) for epsilon in epsilons]
-    fixed = [min(decomposition.rank, max(1, round(fixed_fraction * d))) for d in (m, n, min(m, n))]
+    fixed = [fixed_k(decomposition, dim, fixed_fraction) for dim in (m, n, min(m, n))]
     cuts.append((math.nan, fixed))
     found = []
     for epsilon, (k_left, k_right, k_both) in cuts:

@@ -11,6 +11,13 @@ from tv.checkpoint import Checkpoint
 from tv.errors import CheckpointError
 
 
+#: Settings that may differ without the forward pass being another.
+_BESIDE_THE_POINT = frozenset(
+    "_name_or_path architectures transformers_version dtype torch_dtype vocab_size use_cache bos_token_id eos_token_id "
+    "pad_token_id initializer_range id2label label2id task_specific_params max_position_embeddings".split()
+)
+
+
 @dataclass(frozen=True)
 class PairFacts:
     """What was found of a pair that belongs together."""
@@ -40,6 +47,10 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
             f"{tuned.source}: {tuned.architecture.name}, but the base {base.source} is {base.architecture.name}; "
             "compare checkpoints of one architecture"
         )
+    for size in ("n_layers", "n_heads", "n_kv_heads", "d_head"):  # matrices of one shape can be cut into other heads
+        left, right = getattr(base.architecture, size), getattr(tuned.architecture, size)
+        if left != right:
+            raise CheckpointError(f"{tuned.source}: {size} is {right}, the base's {left}; compare models of one shape")
     vocab_base, vocab_tuned = base.architecture.vocab_size, tuned.architecture.vocab_size
     _require_same_tensors(base, tuned, {vocab_base, vocab_tuned})
     tokenizer, notes = _compare_tokenizers(base, tuned)
@@ -48,6 +59,7 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
             f"the vocabularies have {vocab_base} and {vocab_tuned} rows: the first {min(vocab_base, vocab_tuned)} are "
             f"compared, the other {abs(vocab_base - vocab_tuned)} are left out"
         )
+    notes += _config_differences(base, tuned)
     if base.dtype != tuned.dtype:
         notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
     sizes = base.fingerprint()
@@ -73,6 +85,16 @@ def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[
                 f"{tuned.source}: tensor {name!r} has shape {list(right)}, the base's {list(left)}; "
                 "compare checkpoints of one shape"
             )
+
+
+def _config_differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
+    """A note for each setting that makes the same weights compute something else."""
+    left, right = base.config.to_dict(), tuned.config.to_dict()
+    return [
+        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): not all of the change is in the weights"
+        for key in sorted(left.keys() | right.keys())
+        if key not in _BESIDE_THE_POINT and left.get(key) != right.get(key)
+    ]
 
 
 def _compare_tokenizers(

@@ -260,6 +260,22 @@ def test_pairs_that_do_not_belong_together(tmp_path: Path, pair: tuple[Path, Pat
         tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
 
 
+def test_the_same_shapes_cut_into_other_heads_are_refused(pair: tuple[Path, Path]) -> None:
+    config = json.loads((pair[1] / "config.json").read_text())
+    config |= {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+    (pair[1] / "config.json").write_text(json.dumps(config))
+    with pytest.raises(tv.CheckpointError, match="n_heads is 8, the base's 4"):
+        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
+
+
+def test_another_setting_is_noted(pair: tuple[Path, Path]) -> None:
+    config = json.loads((pair[1] / "config.json").read_text())
+    config["rms_norm_eps"] = 1e-3
+    (pair[1] / "config.json").write_text(json.dumps(config))
+    facts = tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
+    assert len(facts.notes) == 1 and "rms_norm_eps (1e-06 and 0.001)" in facts.notes[0]
+
+
 def test_a_grown_vocabulary_is_reported_and_its_common_rows_compared(pair: tuple[Path, Path]) -> None:
     model = build_model("llama")
     model.resize_token_embeddings(311, mean_resizing=False)
