@@ -10,12 +10,12 @@ from typing import Any, Literal
 from tv.checkpoint import Checkpoint
 from tv.errors import CheckpointError
 
-
 #: Settings that may differ without the forward pass being another.
-_BESIDE_THE_POINT = frozenset(
-    "_name_or_path architectures transformers_version dtype torch_dtype vocab_size use_cache bos_token_id eos_token_id "
-    "pad_token_id initializer_range id2label label2id task_specific_params max_position_embeddings".split()
-)
+_BESIDE_THE_POINT = {
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "vocab_size"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_position_embeddings"),
+    *("id2label", "label2id", "task_specific_params"),
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _config_differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     """A note for each setting that makes the same weights compute something else."""
     left, right = base.config.to_dict(), tuned.config.to_dict()
     return [
-        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): not all of the change is in the weights"
+        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): the weights are not all that changed"
         for key in sorted(left.keys() | right.keys())
         if key not in _BESIDE_THE_POINT and left.get(key) != right.get(key)
     ]
