@@ -91,7 +91,7 @@ def _config_differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     """A note for each setting that makes the same weights compute something else."""
     left, right = base.config.to_dict(), tuned.config.to_dict()
     return [
-        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): the weights are not all that changed"
+        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): more changed than weights"
         for key in sorted(left.keys() | right.keys())
         if key not in _BESIDE_THE_POINT and left.get(key) != right.get(key)
     ]

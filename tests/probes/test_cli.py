@@ -11,32 +11,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from probes.cli import main
+from tests.command import call
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, write_prompts, write_suite
 
 Paths = tuple[Path, Path, Path]  # folder, base, tuned
 
 
-def _call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["probes", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    streams = capsys.readouterr()
-    return int(ended.value.code or 0), streams.out, streams.err
-
-
 def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=50)
     out = tmp_path / "run"
-    code, stdout, stderr = _call(monkeypatch, capsys, "run", suite, "--out", out)
+    code, stdout, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out)
     assert code == 0 and str(out / "report.html") in stdout.replace("\n", "")
     assert "LlamaForCausalLM" in stderr
     for command in (["attribute", out, "--method", "graft"], ["link", out], ["report", out]):
-        assert _call(monkeypatch, capsys, *command)[0] == 0
-    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", out)
+        assert call(monkeypatch, capsys, main, *command)[0] == 0
+    code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out)
     assert code == 2 and "--force" in stderr
-    assert _call(monkeypatch, capsys, "run", suite, "--out", out, "--force")[0] == 0
+    assert call(monkeypatch, capsys, main, "run", suite, "--out", out, "--force")[0] == 0
 
 
 def _edit(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -127,7 +118,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, mon
     suite = write_suite(tmp_path, base, tuned, bootstrap=20)
     spoil((tmp_path, base, tuned))
     before = sorted(tmp_path.rglob("*"))
-    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
+    code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")
     errors = [line for line in stderr.splitlines() if line.startswith("error:")]
     assert code == 2 and len(errors) == 1, stderr
     assert expected in errors[0]
@@ -137,7 +128,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, mon
 
 def test_scaled_residual_writes_are_refused_in_words(tmp_path: Path, monkeypatch, capsys) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path, "granite"))
-    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
+    code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")
     assert code == 2 and "resid_pre + attn_out = resid_mid" in stderr
 
 
@@ -147,7 +138,7 @@ def test_a_foreign_directory_is_not_overwritten(tmp_path: Path, monkeypatch, cap
     out.mkdir()
     (out / "thesis.txt").write_text("three years of work")
     for extra in ([], ["--force"]):
-        code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", out, *extra)
+        code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out, *extra)
         assert code == 2 and "mine" in stderr
     assert (out / "thesis.txt").read_text() == "three years of work"
 
@@ -161,7 +152,7 @@ def test_a_grown_vocabulary_is_compared_where_it_overlaps(tmp_path: Path, monkey
     tokenizer.add_tokens(["<new1>"])
     tokenizer.save_pretrained(tuned)
     suite = write_suite(tmp_path, base, tuned, bootstrap=20)
-    code, _, stderr = _call(monkeypatch, capsys, "run", suite, "--out", tmp_path / "run")
+    code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")
     assert code == 0, stderr
     assert "311" in stderr
 
@@ -169,17 +160,17 @@ def test_a_grown_vocabulary_is_compared_where_it_overlaps(tmp_path: Path, monkey
 def test_unknown_methods_and_metrics_are_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
     out = tmp_path / "run"
     suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
-    assert _call(monkeypatch, capsys, "run", suite, "--out", out)[0] == 0
+    assert call(monkeypatch, capsys, main, "run", suite, "--out", out)[0] == 0
     for option, known in (("--method", "graft, revert"), ("--metric", "logit_diff, target_nll")):
-        code, _, stderr = _call(monkeypatch, capsys, "attribute", out, option, "foo")
+        code, _, stderr = call(monkeypatch, capsys, main, "attribute", out, option, "foo")
         assert code == 2 and "'foo'" in stderr and known in stderr and len(stderr.strip().splitlines()) == 1
 
 
 def test_usage_errors_exit_2(tmp_path: Path, monkeypatch, capsys) -> None:
-    assert _call(monkeypatch, capsys, "run", tmp_path / "suite.yaml", "--fast")[0] == 2
-    code, _, stderr = _call(monkeypatch, capsys, "run", tmp_path / "no-suite.yaml")
+    assert call(monkeypatch, capsys, main, "run", tmp_path / "suite.yaml", "--fast")[0] == 2
+    code, _, stderr = call(monkeypatch, capsys, main, "run", tmp_path / "no-suite.yaml")
     assert code == 2 and "no-suite.yaml" in stderr
-    assert _call(monkeypatch, capsys, "report", tmp_path)[0] == 2
+    assert call(monkeypatch, capsys, main, "report", tmp_path)[0] == 2
 
 
 def test_the_installed_command_answers() -> None:
@@ -192,5 +183,5 @@ def test_prompts_are_never_markup(tmp_path: Path, monkeypatch, capsys) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
     write_prompts(tmp_path / "prompts.jsonl", rows)
     out = tmp_path / "run"
-    assert _call(monkeypatch, capsys, "run", suite, "--out", out)[0] == 0
+    assert call(monkeypatch, capsys, main, "run", suite, "--out", out)[0] == 0
     assert "<script>alert(1)" not in (out / "report.html").read_text()

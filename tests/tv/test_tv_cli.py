@@ -1,24 +1,14 @@
 """The `tv` command on good and bad input."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import tv
+from tests.command import call
 from tests.pairs import build_pair
 from tv.cli import main
-
-
-def _call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["tv", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    streams = capsys.readouterr()
-    return int(ended.value.code or 0), streams.out, streams.err
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "json"])
@@ -27,7 +17,7 @@ def test_tables_are_written(ending: str, tmp_path: Path, monkeypatch, capsys) ->
     readers = {"parquet": pd.read_parquet, "csv": pd.read_csv, "json": pd.read_json}
     for command, expected in (("ssa", tv.ssa(*pair)), ("geometry", tv.geometry(*pair, heads=False))):
         out = tmp_path / f"{command}.{ending}"
-        code, stdout, _ = _call(monkeypatch, capsys, command, *pair, "-o", out)
+        code, stdout, _ = call(monkeypatch, capsys, main, command, *pair, "-o", out)
         assert code == 0 and {"ssa": "its null", "geometry": "tuning vector by module"}[command] in stdout
         assert len(readers[ending](out)) == len(expected)
     assert not list(tmp_path.glob("*.tmp"))
@@ -35,9 +25,9 @@ def test_tables_are_written(ending: str, tmp_path: Path, monkeypatch, capsys) ->
 
 def test_info_and_extract(tmp_path: Path, monkeypatch, capsys) -> None:
     pair = build_pair(tmp_path)
-    code, stdout, _ = _call(monkeypatch, capsys, "info", *pair)
+    code, stdout, _ = call(monkeypatch, capsys, main, "info", *pair)
     assert code == 0 and "LlamaForCausalLM" in stdout and "fits" in stdout
-    assert _call(monkeypatch, capsys, "extract", *pair, "-o", tmp_path / "t.safetensors")[0] == 0
+    assert call(monkeypatch, capsys, main, "extract", *pair, "-o", tmp_path / "t.safetensors")[0] == 0
     assert tv.TuningVector.load(tmp_path / "t.safetensors").norm() == pytest.approx(tv.extract(*pair).norm())
 
 
@@ -57,6 +47,6 @@ def test_bad_input_is_one_line_and_exit_2(arguments: list[str], expected: str, t
     base, tuned = build_pair(tmp_path)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    code, _, stderr = _call(monkeypatch, capsys, *(a.format(base=base, tuned=tuned) for a in arguments))
+    code, _, stderr = call(monkeypatch, capsys, main, *(a.format(base=base, tuned=tuned) for a in arguments))
     assert code == 2 and expected in stderr and len(stderr.strip().splitlines()) == 1, stderr
     assert sorted(tmp_path.rglob("*")) == before

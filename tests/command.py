@@ -1,0 +1,17 @@
+"""Calling a console command in this process, as a person would from a shell."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Callable[[], None], *arguments: object
+) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of `main` with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    streams = capsys.readouterr()
+    return int(ended.value.code or 0), streams.out, streams.err
