@@ -5,17 +5,16 @@ run["changes"]                                  # a pandas DataFrame
 run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
 """
 
-from probes.errors import ActivationError, PairError, PromptError, RunError, SuiteError
+from probes.errors import ActivationError, RunError, SuiteError
 from probes.job import attribute, run
 from probes.link import link
 from probes.report import report
 from probes.store import Run, load
-from tv.errors import InputError
+from tv.errors import InputError, PromptError
 
 __all__ = [
     "ActivationError",
     "InputError",
-    "PairError",
     "PromptError",
     "Run",
     "RunError",

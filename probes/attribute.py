@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from probes.behaviour import metrics
 from probes.pair import Pair
-from probes.prompts import Batch
 from probes.schemas import ALL_DOMAINS
-from probes.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 from tv.architecture import Architecture
+from tv.behaviour import metrics
+from tv.prompts import Batch
+from tv.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 
 #: The exact methods, and the metrics that they move.
 METHODS = ("graft", "revert")

@@ -7,16 +7,8 @@ class SuiteError(InputError):
     """A suite file says something that cannot be run."""
 
 
-class PromptError(InputError):
-    """A prompt set cannot be read, or a prompt cannot be encoded."""
-
-
 class RunError(InputError):
     """A run directory cannot be written or read, or lacks what was asked of it."""
-
-
-class PairError(InputError):
-    """Two models cannot be loaded or compared."""
 
 
 class ActivationError(InputError):

@@ -17,15 +17,16 @@ from transformers import PreTrainedModel
 from probes.attribute import METHODS, METRICS, prompt_effects, summarise
 from probes.errors import RunError
 from probes.link import link
-from probes.pair import Pair, Source, load_model, load_tokenizer, make_pair
-from probes.prompts import Encoded, Prompt, batches, encode, read_prompts
+from probes.pair import Pair, make_pair
 from probes.report import report
 from probes.runner import capture, output_bases
 from probes.store import Run, RunWriter, load
 from probes.suite import Suite, load_suite
 from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.live import LiveSource, load_model, load_tokenizer
 from tv.measure import weights
 from tv.pairing import PairFacts, check_pair
+from tv.prompts import Encoded, Prompt, batches, encode, read_prompts
 
 #: Called as stage(name, done, total, label).
 Stage = Callable[[str, int, int, str], None]
@@ -44,8 +45,8 @@ class Opened:
 def run(
     suite: str | Path | Mapping[str, Any],
     *,
-    base: Source | None = None,
-    tuned: Source | Mapping[str, Source] | None = None,
+    base: LiveSource | None = None,
+    tuned: LiveSource | Mapping[str, LiveSource] | None = None,
     out: str | Path | None = None,
     force: bool = False,
     stage: Stage | None = None,
@@ -227,18 +228,20 @@ def _tell(stage: Stage | None, name: str, done: int, total: int, label: str = ""
         stage(name, done, total, label)
 
 
-def _live_models(base: Source | None, tuned: Source | Mapping[str, Source] | None) -> dict[str, PreTrainedModel]:
+def _live_models(
+    base: LiveSource | None, tuned: LiveSource | Mapping[str, LiveSource] | None
+) -> dict[str, PreTrainedModel]:
     named = dict(tuned) if isinstance(tuned, Mapping) else {"tuned": tuned}
     return {name: model for name, model in {"base": base, **named}.items() if isinstance(model, PreTrainedModel)}
 
 
-def _name(source: Source | None) -> str | None:
+def _name(source: LiveSource | None) -> str | None:
     if isinstance(source, PreTrainedModel):
         return str(source.config._name_or_path or type(source).__name__)
     return None if source is None else str(source)
 
 
-def _names(tuned: Source | Mapping[str, Source] | None) -> Any:
+def _names(tuned: LiveSource | Mapping[str, LiveSource] | None) -> Any:
     if isinstance(tuned, Mapping):
         return {name: _name(source) for name, source in tuned.items()}
     return {"tuned": _name(tuned)} if isinstance(tuned, PreTrainedModel) else _name(tuned)

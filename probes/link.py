@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probes.schemas import ALL_DOMAINS, SCHEMAS
-from probes.stats import bootstrap_mean, bootstrap_spearman, resample_means
 from probes.store import Run
+from tv.stats import bootstrap_mean, bootstrap_spearman, resample_means
 
 #: The SSA threshold shown; the fixed fraction stands beside it.
 EPSILON = 0.05

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probes.errors import PairError
 from probes.hooks.plan import MODULE, SITES, Read, plan
 from probes.hooks.torch_backend import capture
 from probes.norms import NormForm, find_form
 from tv.architecture import Architecture, resolve
-from tv.errors import ArchitectureError, first_line
-
-Source: TypeAlias = str | Path | PreTrainedModel
+from tv.errors import ArchitectureError
 
 #: Relative error below which two sums of a forward pass count as the same, by the dtype the model computes in.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -39,35 +34,6 @@ class Pair:
         """What fills a batch on the right. Any id serves: the attention mask hides it."""
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
-
-
-def load_model(
-    source: Source, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
-) -> PreTrainedModel:
-    """A causal language model in evaluation mode: a directory, a hub id, or a live model (used as it is).
-
-    Weights come from safetensors alone. Raises PairError where transformers cannot load it.
-    """
-    if isinstance(source, PreTrainedModel):
-        return source.eval()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PairError(f"{source}: cannot be loaded as a causal language model: {first_line(error)}") from error
-    return model.eval()
-
-
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a checkpoint. Raises PairError where there is none."""
-    path = source.config._name_or_path if isinstance(source, PreTrainedModel) else source
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise PairError(
-            f"{path or 'live model'}: no tokenizer can be loaded from there: {first_line(error)}"
-        ) from error
 
 
 def make_pair(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pair:

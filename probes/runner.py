@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes import behaviour
 from probes.errors import ActivationError
 from probes.hooks import Read, lockstep, plan
 from probes.hooks.plan import MODULE
 from probes.pair import Pair
-from probes.prompts import Batch, Encoded, Positions, batches, positions
 from probes.reduce import BatchReducer, OutputBasis, Piece, Places, matrix_of
 from probes.residual import HeadGrams, head_grams, readout
 from probes.store import RunWriter
 from probes.suite import Suite
 from probes.tables import Columns, ShardTables, located
+from tv import behaviour
 from tv.alignment import decompose, fixed_k, k_of, left_basis
+from tv.prompts import Batch, Encoded, Positions, batches, positions
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[tuple[int, str], OutputBasis]

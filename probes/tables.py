@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.gates import edit_distances, unpack
-from probes.prompts import Batch, positions
 from probes.reduce import Piece, Places
 from probes.store import RunWriter
 from probes.suite import Suite
 from tv.architecture import Architecture
+from tv.prompts import Batch, positions
 
 Columns = dict[str, NDArray[Any]]
 

@@ -72,6 +72,7 @@ class Module:
     transposed: bool = False  # stored (in, out), as GPT-2's Conv1D is
     n_heads: int = 0  # heads it is cut into: by rows for q, k, v, by columns for o; 0 = none
     tied: bool = False
+    expert: int = -1  # index into a fused tensor of experts (expert, rows, cols); −1 = none
 
     def matrix(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "rows cols"]:
         """This module's matrix, (out, in), out of the tensor as stored (a view wherever that is possible)."""

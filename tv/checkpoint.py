@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import snapshot_download
@@ -144,7 +144,10 @@ class Checkpoint:
             return first + file.read(min(_SAMPLED_BYTES, info.stop - info.start))
 
 
-def open_checkpoint(source: str | Path | PreTrainedModel | Checkpoint, revision: str | None = None) -> Checkpoint:
+Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint
+
+
+def open_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     """Open a local Hugging Face directory, a hub id (at `revision`), or a live model, reading headers only.
 
     Raises CheckpointError in one line: no such directory, no config, no safetensors, a missing or truncated shard,

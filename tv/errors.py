@@ -13,6 +13,10 @@ class ArchitectureError(InputError):
     """The modules or sites of a model cannot be named with certainty."""
 
 
+class PromptError(InputError):
+    """A prompt set cannot be read, or a prompt cannot be encoded."""
+
+
 def first_line(error: Exception) -> str:
     """What an exception of a library says, cut to one line; its class where it says nothing."""
     return str(error).strip().split("\n")[0] or type(error).__name__

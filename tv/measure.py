@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tv.alignment import align_energies, decompose, energies_along
 from tv.architecture import Module
-from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.checkpoint import Source
 from tv.errors import InputError
 from tv.geometry import geometry_of
-from tv.pairing import check_pair
+from tv.pairing import open_pair
 
-Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint
 Progress = Callable[[int, int, str], None]
 
 EPSILONS = (0.01, 0.05, 0.1)
@@ -59,35 +56,27 @@ def weights(
     for epsilon in epsilons:
         if not 0 < epsilon < 1:
             raise InputError(f"epsilon {epsilon}: ε is the share of ‖W‖ left out, a number between 0 and 1")
-    left, right = open_checkpoint(base), open_checkpoint(tuned)
-    check_pair(left, right)
-    modules = left.architecture.modules
+    pair = open_pair(base, tuned)
     geometry_rows: list[dict[str, Any]] = []
     alignment_rows: list[dict[str, Any]] = []
-    for i, module in enumerate(modules):
-        dtype = right.info(module.parameter).dtype
-        for head, weight, weight_tuned in _slices(module, *_matrices(module, left, right), heads):
-            where = {"layer": module.layer, "module": module.name, "head": head, "expert": -1}
+    for i, module in enumerate(pair.modules):
+        dtype = pair.dtype(module)
+        weight = pair.weight(module)
+        for head, before, after in _slices(module, weight, weight + pair.delta(module), heads):
+            where = {"layer": module.layer, "module": module.name, "head": head, "expert": module.expert}
             sigma = energies = None
-            if weight.ndim == 2:
-                decomposition = decompose(weight)
-                energies, sigma = energies_along(decomposition, weight_tuned - weight), decomposition.sigma
+            if before.ndim == 2:
+                decomposition = decompose(before)
+                energies, sigma = energies_along(decomposition, after - before), decomposition.sigma
                 if module.component in ("attn", "mlp"):
                     found = align_energies(decomposition, energies, epsilons)
                     sides = {"left", "right", "two_sided"} if head < 0 else {"left" if module.name == "o" else "right"}
                     alignment_rows += [where | asdict(row) for row in found if row.side in sides]
-            measured = asdict(geometry_of(weight, weight_tuned, dtype, sigma, energies))
+            measured = asdict(geometry_of(before, after, dtype, sigma, energies))
             geometry_rows.append(where | {"tied": module.tied} | measured)
         if progress:
-            progress(i + 1, len(modules), f"{module.name} {module.layer}")
+            progress(i + 1, len(pair.modules), f"{module.name} {module.layer}")
     return pd.DataFrame(geometry_rows), pd.DataFrame(alignment_rows)
-
-
-def _matrices(module: Module, base: Checkpoint, tuned: Checkpoint) -> tuple[Tensor, Tensor]:
-    """Both sides, float32; of a grown vocabulary the rows in common."""
-    weight, weight_tuned = base.matrix(module), tuned.matrix(module)
-    rows = min(len(weight), len(weight_tuned))
-    return weight[:rows], weight_tuned[:rows]
 
 
 def _slices(

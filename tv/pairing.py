@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tv.checkpoint import Checkpoint
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.architecture import Module
+from tv.checkpoint import Checkpoint, Source, open_checkpoint
 from tv.errors import CheckpointError
 
 #: Settings that may differ without the forward pass being another.
@@ -35,6 +39,42 @@ class PairFacts:
     def common_rows(self) -> int:
         """Rows of the embedding that both models have."""
         return min(self.vocab_base, self.vocab_tuned)
+
+
+@dataclass(frozen=True)
+class WeightPair:
+    """A base and a tuned checkpoint that belong together, read one module at a time."""
+
+    base: Checkpoint
+    tuned: Checkpoint
+    facts: PairFacts
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """The modules of both, in execution order."""
+        return self.base.architecture.modules
+
+    def weight(self, module: Module) -> Float[Tensor, "rows cols"]:
+        """W of the base, float32; of a grown vocabulary the rows in common."""
+        return self._common(module, self.base.matrix(module))
+
+    def delta(self, module: Module) -> Float[Tensor, "rows cols"]:
+        """T = W_tuned − W of the same rows, float32."""
+        return self._common(module, self.tuned.matrix(module)) - self.weight(module)
+
+    def dtype(self, module: Module) -> str:
+        """The dtype that the tuned side is stored in: its rounding is part of T."""
+        return self.tuned.info(module.parameter).dtype
+
+    def _common(self, module: Module, matrix: Tensor) -> Tensor:
+        return matrix[: self.facts.common_rows] if module.name in ("embed", "unembed") else matrix
+
+
+def open_pair(base: Source, tuned: Source) -> WeightPair:
+    """Open both sides and check that they belong together. Raises CheckpointError where they do not."""
+    left = open_checkpoint(base)
+    right = open_checkpoint(tuned)
+    return WeightPair(left, right, check_pair(left, right))
 
 
 def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:

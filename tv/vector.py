@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tv.atomic import replacing
-from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.checkpoint import Checkpoint, Source, open_checkpoint
 from tv.errors import CheckpointError, first_line
-from tv.measure import Source
 from tv.pairing import check_pair
 
 

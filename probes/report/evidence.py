@@ -12,8 +12,8 @@ import pandas as pd
 
 from probes.report.words import METRICS
 from probes.schemas import ALL_DOMAINS, SCHEMAS
-from probes.stats import bootstrap_mean
 from probes.store import Run
+from tv.stats import bootstrap_mean
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 #: The three terms of the ledger.

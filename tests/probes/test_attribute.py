@@ -9,8 +9,8 @@ from torch import nn
 
 from probes.attribute import components, evaluate, focus, moved, prompt_effects, summarise
 from probes.pair import make_pair
-from probes.prompts import Prompt, batches, encode
 from tests.pairs import PROMPTS, SUPPORTED, build_model, build_tokenizer, perturb
+from tv.prompts import Prompt, batches, encode
 
 GIVEN = [
     Prompt(row["id"], "tiny", row.get("domain", "tiny"), row["text"], row.get("target"), row.get("foil"))

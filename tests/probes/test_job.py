@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import probes
 from probes.gates import unpack
 from probes.job import prompts_of
-from probes.prompts import encode
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+from tv.prompts import encode
 
 TABLES = {
     *("weights", "alignment", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from probes.pair import load_model, make_pair, prove
+from probes.pair import make_pair, prove
 from tests.pairs import SUPPORTED, build_model, build_tokenizer
 from tv.architecture import resolve
 from tv.errors import ArchitectureError, InputError
+from tv.live import load_model
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.prompts import Batch
+from tv.prompts import Batch
 
 METRICS = ("target_nll", "logit_diff", "exact_match")
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from probes.errors import PromptError
-from probes.prompts import Encoded, Prompt, batches, encode, positions, read_prompts
 from tests.pairs import PROMPTS, build_tokenizer, write_prompts
+from tv.errors import PromptError
+from tv.prompts import Encoded, Prompt, batches, encode, positions, read_prompts
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from probes.stats import benjamini_hochberg, bootstrap_mean, bootstrap_spearman, wilcoxon_p
+from tv.stats import benjamini_hochberg, bootstrap_mean, bootstrap_spearman, wilcoxon_p
 
 
 def test_intervals_of_means_cover() -> None:

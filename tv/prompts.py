@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probes.errors import PromptError
+from tv.errors import PromptError
 
 Positions = Literal["all", "last", "target"]
 

@@ -1,0 +1,49 @@
+"""The `tv` command, and what both commands do about bad input."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from tv.cli.extract import extract
+from tv.cli.geometry import geometry
+from tv.cli.info import info
+from tv.cli.ssa import ssa
+from tv.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
+)
+for command in (info, extract, ssa, geometry):
+    app.command()(command)
+
+
+def entry(app: typer.Typer, name: str) -> None:
+    """Run a command: bad input is one line on stderr and exit status 2, without a traceback."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+    code = 0
+    try:
+        code = typer.main.get_command(app).main(prog_name=name, standalone_mode=False) or 0
+    except (InputError, TyperException) as error:
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        if message.strip():  # empty where the help was shown for want of arguments
+            print("error:", " ".join(message.split()), file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, Abort):
+        print("error: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run the `tv` command."""
+    entry(app, "tv")

@@ -1,0 +1,22 @@
+"""`tv extract`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tv.cli.options import Base, Tuned
+from tv.errors import CheckpointError
+
+
+def extract(
+    base: Base, tuned: Tuned, output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file.")]
+) -> None:
+    """Write the tuning vector T = tuned − base as safetensors, float32, with its provenance."""
+    import tv
+
+    if output.suffix != ".safetensors":
+        raise CheckpointError(f"{output}: a tuning vector is written as .safetensors; name the file so")
+    vector = tv.extract(base, tuned)
+    vector.save(output)
+    typer.echo(f"{output}: {len(vector.names)} tensors, norm {vector.norm():.4g}")
