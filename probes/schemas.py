@@ -38,7 +38,8 @@ def _interval(*measures: str) -> str:
 SCHEMAS: dict[str, pa.Schema] = {
     "weights": _schema(
         "tuned layer module head expert rows cols tied weight_norm delta_norm relative_norm cosine changed_fraction "
-        "noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
+        "changed_fraction_bf16 large_overlap large_overlap_null small_overlap small_overlap_null participation_ratio "
+        "weight_participation_ratio noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
         "diagonal_energy_null cos_weight_delta"
     ),
     "alignment": _schema("tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"),

@@ -1,4 +1,4 @@
-"""Norms, ranks and noise of one module's tuning vector."""
+"""Norms, ranks and entries of one module's tuning vector."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tv.alignment import Energies
-
+#: The share of entries that counts as large, or as small, when the update is held against the weights' magnitudes.
+MAGNITUDE_SHARE = 0.10
 #: Relative rounding error of a stored dtype, ‖rounded − W‖/‖W‖ for weights spread over many binades (measured: 1.66e-3
 #: in bfloat16; half as much for every bit more of mantissa).
 ROUNDING = {
@@ -21,12 +21,14 @@ ROUNDING = {
     "F8_E4M3": 2.66e-2,
     "F8_E5M2": 5.3e-2,
 }
-_ROWS = 4096
+_STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
+_PIECE = 2**20  # entries that are taken to float64 at a time
+_SAMPLE = 2**20  # entries that a quantile is read from
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """One module's tuning vector T against its pretrained weight W. Ranks are NaN for a norm gain."""
+class Entries:
+    """What the entries of a pretrained weight W and of its tuning vector T say."""
 
     rows: int
     cols: int
@@ -35,68 +37,99 @@ class Geometry:
     relative_norm: float  # ‖T‖/‖W‖
     cosine: float  # of W and W + T
     cos_weight_delta: float  # of W and T: T scales W up (1) or down (−1)
-    changed_fraction: float  # of entries, in the stored dtype
-    noise_share: float  # of ‖T‖² that rounding to the stored dtype explains, at most 1
-    stable_rank: float  # of T: ‖T‖_F²/‖T‖_2²
-    effective_rank: float  # of T: exp(entropy of σ/Σσ)
-    weight_stable_rank: float
-    weight_effective_rank: float
-    diagonal_energy: float  # Σ(u_iᵀ T v_i)²/‖T‖²: T rescales directions of W instead of turning them
-    diagonal_energy_null: float  # k/(mn), k = min(m, n)
+    changed_fraction: float  # of entries that differ once both sides are rounded to the stored dtype
+    changed_fraction_bf16: float  # the same for bfloat16: what would be left of the change in a bfloat16 checkpoint
+    large_overlap: float  # of the 10 % of entries that moved most, the share among the 10 % with the largest |W|
+    large_overlap_null: float  # that share among all entries
+    small_overlap: float  # the same for the 10 % with the smallest |W|
+    small_overlap_null: float
 
 
-def geometry_of(
-    weight: Float[Tensor, "..."],
-    tuned: Float[Tensor, "..."],
-    dtype: str,
-    sigma: Float[Tensor, " r"] | None = None,
-    energies: Energies | None = None,
-) -> Geometry:
-    """Measures of one module out of both weights, float32; `dtype` is the tuned one's as stored, in safetensors' words.
+@dataclass(frozen=True)
+class Ranks:
+    """How many directions a matrix uses."""
 
-    `sigma` (W's singular values) and `energies` give the ranks; without them they are NaN. T = 0 gives zeros.
+    stable_rank: float  # ‖·‖_F²/‖·‖_2²
+    effective_rank: float  # exp(entropy of σ/Σσ)
+    participation_ratio: float  # (Σσ²)²/Σσ⁴
+
+
+def entries_of(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."], dtype: str = "F32") -> Entries:
+    """Measures of W = `weight` and T = `delta`, float32 in, sums in float64 a piece at a time. T = 0 gives zeros.
+
+    `dtype` is the coarser of the two sides' stored dtypes, in safetensors' words.
     """
-    sums = torch.zeros(6, dtype=torch.float64)
-    for w, t in zip(weight.split(_ROWS), tuned.split(_ROWS), strict=True):  # an embedding in float64 would not fit
-        sums += _sums(w.double(), t.double())
-    weight_norm, tuned_norm, delta_norm = sums[:3].sqrt().tolist()
-    with_tuned, with_delta, changed = sums[3:].tolist()
-    nan = math.nan
-    ranks = (nan, nan, nan, nan, nan, nan)
-    if sigma is not None and energies is not None:
-        k = len(sigma)
-        diagonal = float(energies.both.diagonal().sum())
-        spectrum = energies.spectrum.sqrt()
-        ranks = (*_ranks(spectrum), *_ranks(sigma), diagonal, k / weight.numel())
-    rounding = ROUNDING.get(dtype, 0.0)
-    return Geometry(
-        weight.shape[0],
-        weight.shape[1] if weight.ndim > 1 else 1,
-        weight_norm,
-        delta_norm,
-        _ratio(delta_norm, weight_norm),
-        _ratio(with_tuned, weight_norm * tuned_norm),
-        _ratio(with_delta, weight_norm * delta_norm),
-        changed / weight.numel(),
-        min(1.0, _ratio(rounding * weight_norm, delta_norm) ** 2),
-        *ranks,
+    stored = _STORED.get(dtype, torch.float32)
+    limits = _quantile(weight, 1 - MAGNITUDE_SHARE), _quantile(weight, MAGNITUDE_SHARE)
+    moved = _quantile(delta, 1 - MAGNITUDE_SHARE)
+    sums = torch.zeros(10, dtype=torch.float64, device=weight.device)
+    for w, t in zip(weight.reshape(-1).split(_PIECE), delta.reshape(-1).split(_PIECE), strict=True):
+        sums += _sums(w, t, stored, limits, moved)
+    weight_square, delta_square, cross, changed, changed_bf16, large, small, top, top_large, top_small = sums.tolist()
+    n = weight.numel()
+    weight_norm, delta_norm = math.sqrt(weight_square), math.sqrt(delta_square)
+    tuned_norm = math.sqrt(max(0.0, weight_square + 2 * cross + delta_square))
+    return Entries(
+        rows=weight.shape[0],
+        cols=weight.shape[1] if weight.ndim > 1 else 1,
+        weight_norm=weight_norm,
+        delta_norm=delta_norm,
+        relative_norm=_ratio(delta_norm, weight_norm),
+        cosine=_ratio(weight_square + cross, weight_norm * tuned_norm),
+        cos_weight_delta=_ratio(cross, weight_norm * delta_norm),
+        changed_fraction=changed / n,
+        changed_fraction_bf16=changed_bf16 / n,
+        large_overlap=_ratio(top_large, top),
+        large_overlap_null=large / n,
+        small_overlap=_ratio(top_small, top),
+        small_overlap_null=small / n,
     )
 
 
-def _sums(weight: Float[Tensor, "..."], tuned: Float[Tensor, "..."]) -> Float[Tensor, "6"]:
-    """‖W‖², ‖W + T‖², ‖T‖², ⟨W, W + T⟩, ⟨W, T⟩ and the number of entries that changed."""
-    delta = tuned - weight
-    products = (weight, weight), (tuned, tuned), (delta, delta), (weight, tuned), (weight, delta)
-    return torch.stack([*((a * b).sum() for a, b in products), (delta != 0).double().sum()])
-
-
-def _ranks(sigma: Float[Tensor, " r"]) -> tuple[float, float]:
-    """(stable, effective) rank; (0, 0) of a zero matrix."""
+def ranks_of(sigma: Float[Tensor, " r"]) -> Ranks:
+    """Ranks out of a matrix's singular values; zeros for a zero matrix."""
     if float(sigma.max()) == 0:
-        return 0.0, 0.0
-    share = sigma / sigma.sum()
+        return Ranks(0.0, 0.0, 0.0)
+    energy, share = sigma.pow(2), sigma / sigma.sum()
     entropy = -torch.special.xlogy(share, share).sum()
-    return float(sigma.pow(2).sum() / sigma.max().pow(2)), float(entropy.exp())
+    return Ranks(
+        stable_rank=float(energy.sum() / energy.max()),
+        effective_rank=float(entropy.exp()),
+        participation_ratio=float(energy.sum().pow(2) / energy.pow(2).sum()),
+    )
+
+
+def noise_share(weight_norm: float, delta_norm: float, dtype: str) -> float:
+    """The share of ‖T‖² that rounding W to `dtype` explains, at most 1; 0 where T is zero."""
+    return min(1.0, _ratio(ROUNDING.get(dtype, 0.0) * weight_norm, delta_norm) ** 2)
+
+
+def _sums(
+    weight: Float[Tensor, " n"],
+    delta: Float[Tensor, " n"],
+    stored: torch.dtype,
+    limits: tuple[float, float],
+    moved: float,
+) -> Float[Tensor, "10"]:
+    size, top = weight.abs(), delta.abs() > moved
+    large, small = size > limits[0], size <= limits[1]
+    tuned = weight + delta
+    counts = (
+        weight.to(stored) != tuned.to(stored),
+        weight.bfloat16() != tuned.bfloat16(),
+        *(large, small, top, top & large, top & small),
+    )
+    w, t = weight.double(), delta.double()
+    return torch.stack([(w * w).sum(), (t * t).sum(), (w * t).sum(), *(c.sum(dtype=torch.float64) for c in counts)])
+
+
+def _quantile(tensor: Float[Tensor, "..."], share: float) -> float:
+    """The magnitude below which that share of the entries lies, read off evenly spaced entries."""
+    flat = tensor.reshape(-1)
+    step = -(-len(flat) // _SAMPLE)
+    step += step > 1 and step % 2 == 0  # an even step would keep to some columns of a matrix with an even width
+    sample = flat[::step].abs()
+    return float(sample.kthvalue(max(1, math.ceil(share * len(sample)))).values)
 
 
 def _ratio(value: float, of: float) -> float:

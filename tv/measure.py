@@ -15,7 +15,7 @@ from tv.alignment import align_energies, decompose, energies_along
 from tv.architecture import Module
 from tv.checkpoint import Source
 from tv.errors import InputError
-from tv.geometry import geometry_of
+from tv.geometry import entries_of, noise_share, ranks_of
 from tv.pairing import open_pair
 
 Progress = Callable[[int, int, str], None]
@@ -64,15 +64,20 @@ def weights(
         weight = pair.weight(module)
         for head, before, after in _slices(module, weight, weight + pair.delta(module), heads):
             where = {"layer": module.layer, "module": module.name, "head": head, "expert": module.expert}
-            sigma = energies = None
+            delta = after - before
+            measured = asdict(entries_of(before, delta, dtype))
+            measured["noise_share"] = noise_share(measured["weight_norm"], measured["delta_norm"], dtype)
             if before.ndim == 2:
                 decomposition = decompose(before)
-                energies, sigma = energies_along(decomposition, after - before), decomposition.sigma
+                energies = energies_along(decomposition, delta)
+                measured |= asdict(ranks_of(energies.spectrum.sqrt()))
+                measured |= {f"weight_{name}": value for name, value in asdict(ranks_of(decomposition.sigma)).items()}
+                measured["diagonal_energy"] = float(energies.both.diagonal().sum())
+                measured["diagonal_energy_null"] = min(before.shape) / before.numel()
                 if module.component in ("attn", "mlp"):
                     found = align_energies(decomposition, energies, epsilons)
                     sides = {"left", "right", "two_sided"} if head < 0 else {"left" if module.name == "o" else "right"}
                     alignment_rows += [where | asdict(row) for row in found if row.side in sides]
-            measured = asdict(geometry_of(before, after, dtype, sigma, energies))
             geometry_rows.append(where | {"tied": module.tied} | measured)
         if progress:
             progress(i + 1, len(pair.modules), f"{module.name} {module.layer}")

@@ -1,8 +1,6 @@
 """The weight tables of whole pairs: geometry, alignment, heads, fused matrices, every architecture."""
 
 import math
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import torch
 import tv
 from tests.pairs import SUPPORTED, build_model, build_pair, perturb
 from tv.alignment import align, decompose
-from tv.geometry import geometry_of
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
@@ -65,22 +62,6 @@ def test_heads_are_measured_against_their_own_slice(tmp_path: Path) -> None:
         assert float(rows[rows.epsilon == 0.05].ssa.iloc[0]) == pytest.approx(expected.ssa)
 
 
-def test_geometry_by_hand() -> None:
-    weight, tuned = torch.diag(torch.tensor([4.0, 3.0])), torch.diag(torch.tensor([4.0, 4.0]))
-    found = geometry_of(weight, tuned, "F32")
-    assert (found.weight_norm, found.delta_norm, found.relative_norm) == (5.0, 1.0, 0.2)
-    assert found.changed_fraction == 0.25
-    assert found.cosine == pytest.approx((16 + 12) / (5 * math.sqrt(32)))
-    assert found.cos_weight_delta == pytest.approx(3 / 5)
-
-
-def test_pieces_of_the_rows_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, tuned = torch.randn(50, 7), torch.randn(50, 7)
-    whole = asdict(geometry_of(weight, tuned, "F32"))
-    monkeypatch.setattr(sys.modules["tv.geometry"], "_ROWS", 8)  # the name tv.geometry is the function's
-    assert asdict(geometry_of(weight, tuned, "F32")) == pytest.approx(whole, nan_ok=True)
-
-
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, math.nan])
 def test_an_epsilon_that_is_no_share_is_refused(epsilon: float) -> None:
     with pytest.raises(tv.InputError, match=f"epsilon {epsilon}"):
@@ -105,16 +86,6 @@ def test_ranks_and_diagonal_energy(tmp_path: Path) -> None:
     assert row.weight_stable_rank == pytest.approx(float((sigma**2).sum() / sigma[0] ** 2), rel=1e-5)
     share = sigma / sigma.sum()
     assert row.weight_effective_rank == pytest.approx(float((-(share * share.log()).sum()).exp()), rel=1e-5)
-
-
-def test_noise_share_is_one_where_only_rounding_changed() -> None:
-    """A bfloat16 checkpoint of the very same weights: T is rounding alone; a large step is nearly free of it."""
-    weight = torch.randn(200, 300)
-    rounding = geometry_of(weight, weight.bfloat16().float(), "BF16")
-    assert rounding.noise_share == pytest.approx(1, abs=0.1)
-    step = geometry_of(weight, (weight * 1.1).bfloat16().float(), "BF16")
-    assert step.noise_share < 1e-3
-    assert geometry_of(weight, weight, "BF16").noise_share == 0
 
 
 def test_a_tuned_model_equal_to_its_base_gives_zeros_and_no_nan(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Independent pieces of work: in this process, in several, or on a Ray cluster. Results come back in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from tv.errors import InputError
+
+Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = ("local", "ray")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ordered(
+    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 1, engine: Engine = "local"
+) -> Iterator[Result]:
+    """`work(item)` for every item, in the items' order; with several workers (or Ray) `work` is pickled to each once.
+
+    A worker computes with its share of this process's threads. Ray joins the cluster that RAY_ADDRESS names, or starts
+    one of `workers` processes here. Raises InputError for an unknown engine, fewer than one worker, or a missing ray.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r}: there is no such engine; use {' or '.join(ENGINES)}")
+    if workers < 1:
+        raise InputError(f"{workers} workers: at least one has to do the work")
+    threads = max(1, torch.get_num_threads() // workers)
+    if engine == "ray":
+        yield from _on_ray(work, items, workers, threads)
+    elif workers > 1:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _set_up, (work, threads)) as pool:
+            yield from pool.map(_do, items)
+    else:
+        yield from map(work, items)
+
+
+_work: Callable[[Any], Any] | None = None
+
+
+def _set_up(work: Callable[[Any], Any], threads: int) -> None:
+    global _work
+    torch.set_num_threads(threads)
+    _work = work
+
+
+def _do(item: Any) -> Any:
+    assert _work is not None
+    return _work(item)
+
+
+def _on_ray(work: Callable[[Any], Any], items: Sequence[Any], workers: int, threads: int) -> Iterator[Any]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise InputError("engine 'ray': ray is not installed; install tuning-probes[ray]") from None
+    joined = ray.is_initialized()
+    if not joined:
+        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(log_to_driver=False, configure_logging=False, **local)
+
+    def perform(work: Callable[[Any], Any], item: Any) -> Any:
+        torch.set_num_threads(threads)
+        return work(item)
+
+    remote, shared = ray.remote(perform), ray.put(work)
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            waiting.append(remote.remote(shared, item))
+            if len(waiting) > 2 * workers:  # results stay few, however many items there are
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, InputError) else error) from None
+    finally:
+        if not joined:
+            ray.shutdown()
