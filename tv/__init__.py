@@ -2,8 +2,9 @@
 
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.errors import ArchitectureError, CheckpointError, InputError
+from tv.info import info
 from tv.measure import geometry, ssa, weights
-from tv.pairing import PairFacts, check_pair
+from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
 from tv.vector import TuningVector, extract
 
 __all__ = [
@@ -13,10 +14,13 @@ __all__ = [
     "InputError",
     "PairFacts",
     "TuningVector",
+    "WeightPair",
     "check_pair",
     "extract",
     "geometry",
+    "info",
     "open_checkpoint",
+    "open_pair",
     "ssa",
     "weights",
 ]

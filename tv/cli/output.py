@@ -22,9 +22,12 @@ def check_output(path: Path | None) -> None:
 
 
 def write(frame: pd.DataFrame, path: Path | None) -> None:
-    """Write `frame` as its ending says, if a path was given."""
+    """Write `frame` as its ending says, if a path was given, each row with the fingerprints of what it was made from."""
     if path is None:
         return
+    frame = frame.assign(
+        **{f"fingerprint_{name}": value for name, value in frame.attrs.get("fingerprints", {}).items()}
+    )
     options = {"orient": "records"} if path.suffix == ".json" else {"index": False}
     with replacing(path, CheckpointError) as temporary:
         getattr(frame, _WRITERS[path.suffix])(temporary, **options)
