@@ -22,7 +22,7 @@ def check_output(path: Path | None) -> None:
 
 
 def write(frame: pd.DataFrame, path: Path | None) -> None:
-    """Write `frame` as its ending says, if a path was given, each row with the fingerprints of what it was made from."""
+    """Write `frame` as its ending says, if a path was given; every row names the fingerprints of its checkpoints."""
     if path is None:
         return
     frame = frame.assign(
