@@ -1,0 +1,113 @@
+"""`tv path`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+
+from tv.cli.options import Base, Output, Tuned
+from tv.cli.output import check_output, write
+from tv.cli.terminal import Bar, number, print_table
+from tv.errors import InputError
+
+_ROUNDING = 1e-5  # nats; float32 logits tell nothing smaller
+
+
+def path(
+    base: Base,
+    tuned: Tuned,
+    prompts: Annotated[list[Path], typer.Option(help="JSONL with id, text and target a row; repeatable.")],
+    second: Annotated[
+        str | None, typer.Option(help="Another tuned side: the plane θ + αT + βT' instead of the path.")
+    ] = None,
+    start: Annotated[float, typer.Option("--from", help="The first α.")] = -0.5,
+    stop: Annotated[float, typer.Option("--to", help="The last α.")] = 1.5,
+    points: Annotated[
+        int | None, typer.Option(help="How many α: 21 if not given, 9 a side of a plane. 0 and 1 are added.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
+    device: Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, …")] = None,
+    output: Output = None,
+) -> None:
+    """Loss and behaviour along θ + αT, from the base (α = 0) through the tuned model (α = 1), and the barrier between.
+
+    Example: tv path data/models/base data/models/medical --prompts data/prompts/medical.jsonl
+    """
+    import tv
+
+    check_output(output)
+    n = points if points is not None else 21 if second is None else 9
+    if n < 2:
+        raise InputError(f"--points {n}: a path needs at least two")
+    if not start < stop:
+        raise InputError(f"--from {start:g} --to {stop:g}: a path runs from the smaller to the larger α")
+    alphas = [float(alpha) for alpha in np.linspace(start, stop, n)]
+    with Bar("path" if second is None else "plane") as progress:
+        if second is None:
+            frame = tv.path(
+                base, tuned, prompts, alphas=alphas, batch_size=batch_size, device=device, progress=progress
+            )
+        else:
+            frame = tv.plane(
+                base,
+                tuned,
+                second,
+                prompts,
+                alphas=alphas,
+                betas=alphas,
+                batch_size=batch_size,
+                device=device,
+                progress=progress,
+            )
+    for domain in _domains(frame):
+        own = frame[frame.domain == domain]
+        if second is None:
+            _print_path(domain, own)
+        else:
+            _print_plane(domain, own)
+    write(frame, output)
+
+
+def _domains(frame: pd.DataFrame) -> list[str]:
+    """The domains to print: of several, not their mixture."""
+    names = list(dict.fromkeys(frame.domain))
+    return names if len(names) == 1 else names[1:]
+
+
+def _print_path(domain: str, own: pd.DataFrame) -> None:
+    loss = own[own.metric == "loss"].set_index("alpha")
+    others = [name for name in ("logit_diff", "exact_match") if (own.metric == name).any()]
+    means = own[own.metric.isin(others)].pivot_table(index="alpha", columns="metric", values="value")
+    rows: list[list[object]] = []
+    for alpha, row in loss.iterrows():
+        interval = f"[{number(row['lo'])}, {number(row['hi'])}]"
+        rows.append([f"{alpha:g}", float(row["value"]), interval, *(float(means.loc[alpha, name]) for name in others)])
+    title = f"{domain}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]})"
+    print_table(title, ["α", "loss", "95 % interval", *(name.replace("_", " ") for name in others)], rows)
+    typer.echo(f"{domain}: {_barrier_in_words(own)}")
+
+
+def _barrier_in_words(own: pd.DataFrame) -> str:
+    barrier, rise = (own[own.metric == name].iloc[0] for name in ("barrier", "rise"))
+    size = f"{number(barrier['value'])} [{number(barrier['lo'])}, {number(barrier['hi'])}] nats"
+    if not barrier["lo"] > _ROUNDING:
+        return f"no barrier: {size} above the straight line between the ends"
+    found = f"barrier {size} above the straight line between the ends, at α = {barrier['alpha']:g}"
+    if not rise["lo"] > _ROUNDING:
+        return f"{found}; but no point is worse than both ends: the curve bends, and nothing blocks the way"
+    size = f"{number(rise['value'])} [{number(rise['lo'])}, {number(rise['hi'])}] nats"
+    return f"{found}; {size} worse than the worse end, at α = {rise['alpha']:g}"
+
+
+def _print_plane(domain: str, own: pd.DataFrame) -> None:
+    loss = own[own.metric == "loss"]
+    grid = loss.pivot_table(index="alpha", columns="beta", values="value")
+    rows: list[list[object]] = [[f"{alpha:g}", *(float(value) for value in grid.loc[alpha])] for alpha in grid.index]
+    title = f"{domain}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]}), α down, β across"
+    print_table(title, ["α \\ β", *(f"{beta:g}" for beta in grid.columns)], rows)
+    best = loss.loc[loss["value"].idxmin()]
+    ends = {"base": (0, 0), "first": (1, 0), "second": (0, 1), "both": (1, 1)}
+    corners = ", ".join(f"{name} {number(float(grid.loc[at[0], at[1]]))}" for name, at in ends.items())
+    typer.echo(f"{domain}: {corners}; lowest {number(best['value'])} at α = {best['alpha']:g}, β = {best['beta']:g}")

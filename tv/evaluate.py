@@ -1,0 +1,75 @@
+"""How a live model behaves over prompts, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tv.behaviour import METRICS, metrics, token_nll
+from tv.errors import InputError, PromptError
+from tv.prompts import Batch, Prompt, batches, encode, read_prompts
+
+#: What `behaviour` measures of every prompt.
+MEASURES = ("loss", *METRICS)
+
+#: JSONL files, or prompts themselves.
+PromptSource: TypeAlias = str | Path | Prompt
+
+
+@dataclass(frozen=True)
+class PromptPath:
+    """A JSONL file of prompts, and the domain of rows that name none (the file's stem where it is None)."""
+
+    file: Path
+    domain: str | None = None
+
+
+def gather(prompts: PromptSource | Sequence[PromptSource]) -> list[Prompt]:
+    """The prompts of JSONL files, and those given as such. Raises PromptError where there is none, or a bad row."""
+    sources = [prompts] if isinstance(prompts, str | Path | Prompt) else list(prompts)
+    files = [PromptPath(Path(source)) for source in sources if not isinstance(source, Prompt)]
+    found = read_prompts(files) + [source for source in sources if isinstance(source, Prompt)]
+    if not found:
+        raise PromptError("no prompts; give at least one JSONL file of prompts")
+    return found
+
+
+def batched(
+    prompts: Sequence[Prompt], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> list[Batch]:
+    """The prompts in right-padded batches. Raises PromptError for a prompt that the model cannot take."""
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}: a batch holds at least one prompt")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
+    return batches(encode(prompts, tokenizer, context), batch_size, tokenizer.pad_token_id or 0)
+
+
+def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDArray[np.float64]]:
+    """Each of MEASURES for every prompt, in the order of the batches; NaN where a prompt lacks what it needs.
+
+    loss: mean −log p of a token, nats: of the target's tokens where the prompt has a target, else of all its tokens but
+    the first, which nothing predicts. The others are those of `tv.behaviour.metrics`.
+    """
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MEASURES}
+    with torch.inference_mode():
+        for batch in batches:
+            ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            values = metrics(logits, batch)
+            losses = values["target_nll"].clone()
+            for i, item in enumerate(batch.encoded):
+                if len(item.scored):
+                    losses[i] /= len(item.scored)
+                else:
+                    n = len(item.ids)
+                    losses[i] = token_nll(logits[i, :n], ids[i, :n])[1:].double().mean()
+            for name, value in {"loss": losses, **values}.items():
+                found[name].append(value.numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
