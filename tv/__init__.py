@@ -2,10 +2,13 @@
 
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.errors import ArchitectureError, CheckpointError, InputError
+from tv.extraction import extract
 from tv.info import info
 from tv.measure import geometry, ssa, weights
 from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
-from tv.vector import TuningVector, extract
+from tv.path import path, plane
+from tv.variants import variant
+from tv.vector import TuningVector
 
 __all__ = [
     "ArchitectureError",
@@ -21,6 +24,9 @@ __all__ = [
     "info",
     "open_checkpoint",
     "open_pair",
+    "path",
+    "plane",
     "ssa",
+    "variant",
     "weights",
 ]

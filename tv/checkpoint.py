@@ -1,314 +1,251 @@
-"""Lazy named tensors of a checkpoint: a directory of safetensors, a hub id, or a live model.
+"""Lazy named tensors of a checkpoint, wherever they come from, and the way to open each kind of source.
 
-A tensor is read when it is asked for, out of a memory-mapped file. Headers are checked when the checkpoint is opened,
-so that a truncated shard is found before any work. Nothing is unpickled and no remote code runs.
+A tensor is read when it is asked for. Nothing is unpickled and no remote code runs.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
+from tv.adapter import AdapterTensors, adapter_base
 from tv.architecture import Architecture, Module, resolve, skeleton
 from tv.errors import CheckpointError, InputError, first_line
+from tv.gguf import GgufTensors, gguf_config, gguf_file
+from tv.location import kind_of, locate
+from tv.moved import MovedTensors
+from tv.noise import Noise
+from tv.parameters import FileTensors, LiveTensors, TensorInfo, Tensors
+from tv.tensors import difference, stored_tensors
+from tv.vector import TuningVector, VectorTensors
 
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_DOWNLOADED = ("*.safetensors", "*.json", "tokenizer*", "merges.txt", "*.jinja")
-_LEFT = "*/*"  # copies of the weights in other formats lie in folders
-_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
-_FLOATS = frozenset(_DTYPES.values())
-_SAMPLED_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a header says of one tensor."""
-
-    name: str  # the parameter's name in the model
-    shape: tuple[int, ...]
-    dtype: str  # as stored, in safetensors' words: BF16, F16, F32, …
-    file: Path | None  # None in a live model
-    stored: str = ""  # its name in the file, where that is another
-    start: int = 0  # first byte in the file
-    stop: int = 0
+_PIECE = 2**20  # entries whose sum is taken in float64 at a time
 
 
 class Checkpoint:
     """One model's weights by name, none of them read yet."""
 
     def __init__(
-        self,
-        source: str,
-        path: Path | None,
-        config: PretrainedConfig,
-        architecture: Architecture,
-        infos: Mapping[str, TensorInfo],
-        live: PreTrainedModel | None = None,
+        self, source: str, path: Path | None, config: PretrainedConfig, architecture: Architecture, tensors: Tensors
     ) -> None:
         self.source, self.path, self.config, self.architecture = source, path, config, architecture
-        self._infos = dict(infos)
-        self._state: Mapping[str, Tensor] = dict(live.named_parameters()) if live is not None else {}
+        self._tensors = tensors
+        self._fingerprint: dict[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"Checkpoint({self.source!r}, {len(self._infos)} tensors)"
+        return f"Checkpoint({self.source!r}, {len(self.names)} tensors)"
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the model's parameters, as the live model has them."""
-        return tuple(self._infos)
+        return tuple(self._tensors.infos)
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Parameters that are stored in a form which cannot be read here, and why. They are in no `names`."""
+        return self._tensors.unreadable
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of its tensors, a line each."""
+        return self._tensors.notes
+
+    @property
+    def base(self) -> Checkpoint | None:
+        """The base under an adapter or a tuning vector; None where the checkpoint is a model of its own."""
+        return self._tensors.base if isinstance(self._tensors, MovedTensors) else None
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Names of the parameters that an adapter or a tuning vector moves; of a model of its own, all."""
+        return tuple(self._tensors.moved) if isinstance(self._tensors, MovedTensors) else self.names
 
     @property
     def dtype(self) -> str:
         """The stored dtype of most parameters."""
         sizes: dict[str, int] = {}
-        for info in self._infos.values():
-            sizes[info.dtype] = sizes.get(info.dtype, 0) + _numel(info.shape)
+        for info in self._tensors.infos.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + math.prod(info.shape)
         return max(sizes, key=lambda dtype: sizes[dtype])
 
     def info(self, name: str) -> TensorInfo:
-        """What the header says of `name`. Raises CheckpointError where there is no such tensor."""
-        if name not in self._infos:
+        """Shape and stored dtype of `name`. Raises CheckpointError where there is no such tensor."""
+        if name in self.unreadable:
+            raise CheckpointError(
+                f"{self.source}: tensor {name!r} cannot be read: {self.unreadable[name]}; load the model with "
+                "transformers and pass it live"
+            )
+        if name not in self._tensors.infos:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing; the checkpoint is incomplete")
-        return self._infos[name]
+        return self._tensors.infos[name]
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor as stored, on the CPU. Raises CheckpointError where it is missing, damaged, or not finite."""
-        info = self.info(name)
-        if info.file is None:
-            value = self._state[name].detach().cpu()
-        else:
-            try:
-                with safe_open(info.file, framework="pt") as file:
-                    value = file.get_tensor(info.stored)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(
-                    f"{info.file}: tensor {name!r} cannot be read: {first_line(error)}; download it again"
-                ) from error
-        if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
-            where = (~torch.isfinite(value)).nonzero()
-            if len(where):
-                raise CheckpointError(
-                    f"{self.source}: tensor {name!r} holds NaN or Inf, first at {where[0].tolist()}; "
-                    "the checkpoint is damaged or its training diverged"
-                )
-        return value
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        """A parameter as stored, or one expert of it alone, on the CPU.
+
+        Float8 is dequantised. Raises CheckpointError where it is missing, damaged, or not finite.
+        """
+        self.info(name)
+        return self._finite(name, self._tensors.read(name, expert))
+
+    def tensor(self, name: str) -> Float[Tensor, "..."]:
+        """A whole parameter, as `read` reads it."""
+        return self.read(name)
 
     def matrix(self, module: Module) -> Float[Tensor, "rows cols"]:
         """A module's matrix (or gain), float32, (out, in)."""
-        return module.matrix(self.tensor(module.parameter)).float()
+        return module.matrix(self.read(module.parameter, module.expert)).float()
 
     def bias(self, module: Module) -> Float[Tensor, " rows"] | None:
         """A module's bias, float32, or None where it has none."""
         name = f"{module.path}.bias"
-        return module.outputs(self.tensor(name), dim=0).float() if name in self._infos else None
+        return module.outputs(self.tensor(name), dim=0).float() if name in self._tensors.infos else None
+
+    def delta(self, name: str, base: Checkpoint, expert: int = -1) -> Float[Tensor, "..."]:
+        """T of a parameter against `base`, as stored, float32; of a grown vocabulary the rows in common.
+
+        Of an adapter or a tuning vector over this base, T itself: no float32 difference of large numbers.
+        """
+        return self._moved(name, base, expert, lambda stored: stored)
+
+    def delta_matrix(self, module: Module, base: Checkpoint) -> Float[Tensor, "rows cols"]:
+        """T of a module, (out, in); see `delta`."""
+        return self._moved(module.parameter, base, module.expert, module.matrix)
+
+    def noise(self, name: str) -> Noise:
+        """What rounding a parameter carries."""
+        self.info(name)
+        return self._tensors.noise(name)
+
+    def sample(self, name: str) -> bytes:
+        """A fixed sample of the bytes that make up a parameter."""
+        return self._tensors.sample(name)
 
     def fingerprint(self) -> dict[str, Any]:
-        """A hash of names, shapes and dtypes, and one of a fixed sample of bytes: the ends of every tensor."""
-        structure, content = hashlib.sha256(), hashlib.sha256()
-        for name in sorted(self._infos):
-            info = self._infos[name]
-            structure.update(f"{name} {info.shape} {info.dtype}\n".encode())
-            content.update(self._sample(info))
-        return {
-            "structure": structure.hexdigest(),
-            "content": content.hexdigest(),
-            "tensors": len(self._infos),
-            "parameters": sum(_numel(info.shape) for info in self._infos.values()),
-            "dtype": self.dtype,
-        }
+        """A hash of names, shapes and dtypes, and one of a fixed sample of bytes: the ends of every stored tensor."""
+        if not self._fingerprint:
+            structure, content = hashlib.sha256(), hashlib.sha256()
+            for name, info in sorted(self._tensors.infos.items()):
+                structure.update(f"{name} {info.shape} {info.dtype}\n".encode())
+                content.update(self._tensors.sample(name))
+            self._fingerprint = {
+                "structure": structure.hexdigest(),
+                "content": content.hexdigest(),
+                "tensors": len(self.names),
+                "parameters": sum(math.prod(info.shape) for info in self._tensors.infos.values()),
+                "dtype": self.dtype,
+            }
+        return dict(self._fingerprint)
 
-    def _sample(self, info: TensorInfo) -> bytes:
-        if info.file is None:
-            flat = self._state[info.name].detach().contiguous().flatten()
-            ends = torch.cat([flat[:1024], flat[-1024:]])
-            return ends.float().cpu().numpy().tobytes()
-        with open(info.file, "rb") as file:
-            file.seek(info.start)
-            first = file.read(min(_SAMPLED_BYTES, info.stop - info.start))
-            file.seek(max(info.start, info.stop - _SAMPLED_BYTES))
-            return first + file.read(min(_SAMPLED_BYTES, info.stop - info.start))
+    def _moved(
+        self, name: str, base: Checkpoint, expert: int, view: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "..."]:
+        self.info(name)
+        own = self._tensors
+        if isinstance(own, MovedTensors) and (own.base is base or own.base.fingerprint() == base.fingerprint()):
+            return view(self._finite(name, own.delta(name, expert)))
+        return difference(view(self.read(name, expert)), view(base.read(name, expert)))
+
+    def _finite(self, name: str, value: Tensor) -> Tensor:
+        for piece in value.flatten().split(_PIECE):
+            if not bool(torch.isfinite(piece.double().sum())) and not bool(torch.isfinite(piece.double()).all()):
+                where = (~torch.isfinite(value.double())).nonzero()[0].tolist()
+                raise CheckpointError(
+                    f"{self.source}: tensor {name!r} holds NaN or Inf, first at {where}; "
+                    "the checkpoint is damaged or its training diverged"
+                )
+        return value
 
 
-Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint
+Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint | TuningVector
 
 
-def open_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
-    """Open a local Hugging Face directory, a hub id (at `revision`), or a live model, reading headers only.
+def open_checkpoint(source: Source, revision: str | None = None, *, base: Source | None = None) -> Checkpoint:
+    """Open a source, reading headers only.
 
-    Raises CheckpointError in one line: no such directory, no config, no safetensors, a missing or truncated shard,
-    tensors that the config does not describe, quantised weights.
+    A source is a local Hugging Face directory, a hub id (`org/name`, at `revision` or as `org/name@revision`), a live
+    model, a .gguf file, a LoRA adapter's directory, or a tuning vector (a file of `tv extract`, or one in memory). The
+    last two are opened over `base`; without one, over the base that they name.
+
+    Raises CheckpointError in one line: nothing there, no config, no safetensors, a missing or truncated shard, tensors
+    that the config does not describe, weights that are quantised otherwise than in float8 or GGUF.
     """
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, PreTrainedModel):
-        return _open_live(source)
-    path = _local(str(source), revision)
-    config = _config(path)
-    stored = _infos(path)
+        name = str(source.config._name_or_path or type(source).__name__)
+        return Checkpoint(name, None, source.config, resolve(source), LiveTensors(name, source))
+    if isinstance(source, TuningVector):
+        return _open_vector("tuning vector", source, base)
+    path = locate(source, revision)
+    kind = kind_of(path)
+    if kind == "vector":
+        return _open_vector(str(source), TuningVector.load(path), base)
+    if kind == "adapter":
+        under = open_checkpoint(base) if base is not None else open_checkpoint(*adapter_base(path))
+        return _over(str(source), path, AdapterTensors(path, under))
+    if kind == "gguf":
+        file = gguf_file(path)
+        config = gguf_config(file)
+        model, architecture = _tree(config, file)
+        return Checkpoint(str(source), None, config, architecture, GgufTensors(file, model))
+    config, quantisation = _config(path)
+    stored = stored_tensors(path)
+    model, architecture = _tree(config, path / "config.json")
+    return Checkpoint(str(source), path, config, architecture, FileTensors(str(source), stored, model, quantisation))
+
+
+def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Checkpoint:
+    if base is None:
+        named = vector.base
+        if named is None:
+            raise CheckpointError(f"{source}: a tuning vector that names no base; pass the base")
+        base = str(named.get("source"))
+    return _over(source, None, VectorTensors(source, vector, open_checkpoint(base)))
+
+
+def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
+    """The base as an adapter or a tuning vector moves it. Without a tokenizer of its own it has the base's."""
+    base = tensors.base
+    rows = tensors.infos[f"{base.architecture.embed}.weight"].shape[0]
+    config = copy.deepcopy(base.config)
+    config.get_text_config().vocab_size = rows
+    own = path if path is not None and (path / "tokenizer.json").is_file() else base.path
+    return Checkpoint(source, own, config, replace(base.architecture, vocab_size=rows), tensors)
+
+
+def _tree(config: PretrainedConfig, file: Path) -> tuple[PreTrainedModel, Architecture]:
     try:
         model = skeleton(config)
-        architecture = resolve(model)
+        return model, resolve(model)
     except InputError:
         raise
     except Exception as error:  # whatever transformers makes of numbers that describe no model
-        raise CheckpointError(f"{path / 'config.json'}: describes no model: {first_line(error)}") from error
-    infos = _by_model_name(stored, model)
-    _require_weights(str(source), infos, model)
-    return Checkpoint(str(source), path, config, architecture, infos)
+        raise CheckpointError(f"{file}: describes no model: {first_line(error)}") from error
 
 
-def _open_live(model: PreTrainedModel) -> Checkpoint:
-    name = str(model.config._name_or_path or type(model).__name__)
-    infos = {}
-    for parameter, value in model.named_parameters():
-        if value.is_meta:
-            raise CheckpointError(f"{name}: parameter {parameter!r} is not in memory (offloaded?); pass its directory")
-        infos[parameter] = TensorInfo(parameter, tuple(value.shape), _DTYPES.get(value.dtype, str(value.dtype)), None)
-    _require_weights(name, infos, model)
-    return Checkpoint(name, None, model.config, resolve(model), infos, model)
-
-
-def _require_weights(source: str, infos: Mapping[str, TensorInfo], model: PreTrainedModel) -> None:
-    """Raise CheckpointError where the tensors are not plain weights of this model's shapes.
-
-    Quantised numbers mean nothing without their scales, which lie in tensors that the model does not have.
-    """
-    quantised = getattr(model.config, "quantization_config", None) is not None
-    advice = "dequantise the checkpoint and save it as bfloat16 or float32"
-    for name, parameter in model.named_parameters():
-        info = infos.get(name)
-        if info is None:
-            if quantised:
-                raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {advice}")
-            continue  # named when it is asked for
-        if info.dtype not in _FLOATS and (quantised or not info.dtype.startswith("F8")):
-            raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, as {info.dtype}; {advice}")
-        if info.shape != tuple(parameter.shape):
-            raise CheckpointError(
-                f"{source}: tensor {name!r} has shape {list(info.shape)}, but config.json says "
-                f"{list(parameter.shape)}; the two do not belong together"
-            )
-
-
-def _by_model_name(infos: Mapping[str, TensorInfo], model: PreTrainedModel) -> dict[str, TensorInfo]:
-    """The infos under the names that transformers gives these tensors when it loads them.
-
-    Older checkpoints lack the base model's prefix, or name a matrix otherwise. Buffers and tied copies are left out.
-    """
-    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
-    parameters, state, named = dict(model.named_parameters()), model.state_dict(), {}
-    for stored, info in infos.items():
-        name, _ = rename_source_key(stored, renamings, [], model.base_model_prefix, state)
-        if name in parameters:
-            named[name] = replace(info, name=name)
-    return named
-
-
-def _local(source: str, revision: str | None) -> Path:
-    """The directory of a source: itself, or the snapshot of a hub id."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError(f"{source} is a file; pass the directory that holds config.json and the safetensors")
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise CheckpointError(f"{source}: no such directory")
-    try:
-        return Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=_LEFT)
-        )
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{source}: no such directory, and it cannot be had from the hub ({first_line(error)}); check the name"
-        ) from error
-
-
-def _config(path: Path) -> PretrainedConfig:
+def _config(path: Path) -> tuple[PretrainedConfig, Mapping[str, Any]]:
+    """A model's configuration without its quantisation, and what it says of that."""
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        quantisation = getattr(config, "quantization_config", None)
+        if quantisation is None:
+            return config, {}
+        del config.quantization_config
+        return config, dict(quantisation if isinstance(quantisation, Mapping) else quantisation.to_dict())
     except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
         raise CheckpointError(f"{path / 'config.json'}: {' '.join(str(error).split())}") from error
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error
-
-
-def _infos(path: Path) -> dict[str, TensorInfo]:
-    infos: dict[str, TensorInfo] = {}
-    for shard in _shards(path):
-        for info in _header(shard):
-            if info.name in infos:
-                raise CheckpointError(f"{shard}: tensor {info.name!r} is also in {infos[info.name].file}; remove one")
-            infos[info.name] = info
-    return infos
-
-
-def _shards(path: Path) -> list[Path]:
-    index = path / _INDEX
-    if not index.is_file():
-        if (path / _SINGLE).is_file():
-            return [path / _SINGLE]
-        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
-        hint = "it holds pickled weights only; convert them" if pickled else f"{_SINGLE} is missing"
-        raise CheckpointError(f"{path}: no safetensors: weights load from safetensors alone, and {hint}")
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a valid index of shards: {first_line(error)}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} is not a plain file name in that directory")
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path / name}: this shard is missing; download it again")
-    return [path / name for name in names]
-
-
-def _header(file: Path) -> list[TensorInfo]:
-    """The tensors a safetensors file declares. Raises CheckpointError where the file is not as long as it says."""
-    size = file.stat().st_size
-    try:
-        with open(file, "rb") as handle:
-            length = struct.unpack("<Q", handle.read(8))[0]
-            if length > size - 8:
-                raise ValueError("its header is cut off")
-            entries = json.loads(handle.read(length))
-        entries.pop("__metadata__", None)
-        start = 8 + length
-        infos = [
-            TensorInfo(
-                name, tuple(e["shape"]), e["dtype"], file, name, *(start + offset for offset in e["data_offsets"])
-            )
-            for name, e in entries.items()
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        raise CheckpointError(f"{file}: not a readable safetensors file: {first_line(error)}") from error
-    odd = next((info.name for info in infos if not start <= info.start <= info.stop), None)
-    if odd is not None:
-        raise CheckpointError(f"{file}: its header gives tensor {odd!r} an impossible place; download it again")
-    end = max((info.stop for info in infos), default=start)
-    if size < end:
-        raise CheckpointError(f"{file}: truncated: {size:,} bytes of {end:,}; download it again")
-    return infos
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor
 from tv.architecture import Module
 from tv.checkpoint import Checkpoint, Source, open_checkpoint
 from tv.errors import CheckpointError
+from tv.noise import PLAIN, Noise
 
 #: Settings that may differ without the forward pass being another.
 _BESIDE_THE_POINT = {
@@ -51,29 +53,42 @@ class WeightPair:
 
     @property
     def modules(self) -> tuple[Module, ...]:
-        """The modules of both, in execution order."""
-        return self.base.architecture.modules
+        """The modules of both, in execution order, but for those that one side holds in a form that cannot be read."""
+        left_out = self.base.unreadable.keys() | self.tuned.unreadable.keys()
+        return tuple(module for module in self.base.architecture.modules if module.parameter not in left_out)
 
     def weight(self, module: Module) -> Float[Tensor, "rows cols"]:
         """W of the base, float32; of a grown vocabulary the rows in common."""
-        return self._common(module, self.base.matrix(module))
+        matrix = self.base.matrix(module)
+        return matrix[: self.facts.common_rows] if module.name in ("embed", "unembed") else matrix
 
     def delta(self, module: Module) -> Float[Tensor, "rows cols"]:
-        """T = W_tuned − W of the same rows, float32."""
-        return self._common(module, self.tuned.matrix(module)) - self.weight(module)
+        """T of the same rows, float32: of an adapter or a tuning vector as it is held, otherwise W_tuned − W."""
+        return self.tuned.delta_matrix(module, self.base)
 
     def dtype(self, module: Module) -> str:
         """The dtype that the tuned side is stored in: its rounding is part of T."""
         return self.tuned.info(module.parameter).dtype
 
-    def _common(self, module: Module, matrix: Tensor) -> Tensor:
-        return matrix[: self.facts.common_rows] if module.name in ("embed", "unembed") else matrix
+    def noise(self, name: str) -> Noise:
+        """The rounding in T of a parameter. A base that was quantised after training adds its own."""
+        tuned, base = self.tuned.noise(name), self.base.noise(name)
+        if self.tuned.base is not None or self.base.info(name).dtype in PLAIN:
+            return tuned
+        return Noise(math.hypot(tuned.of_weight, base.of_weight), tuned.of_delta)
+
+    def noise_share(self, module: Module, weight_norm: float, delta_norm: float) -> float:
+        """The share of ‖T‖² that rounding explains, of a module whose W and T have these norms; at most 1."""
+        return self.noise(module.parameter).share(weight_norm, delta_norm)
 
 
 def open_pair(base: Source, tuned: Source) -> WeightPair:
-    """Open both sides and check that they belong together. Raises CheckpointError where they do not."""
+    """Open both sides and check that they belong together. Raises CheckpointError where they do not.
+
+    `tuned` may be whatever `open_checkpoint` opens; an adapter or a tuning vector is taken over `base`.
+    """
     left = open_checkpoint(base)
-    right = open_checkpoint(tuned)
+    right = open_checkpoint(tuned, base=left)
     return WeightPair(left, right, check_pair(left, right))
 
 
@@ -100,6 +115,7 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
             f"compared, the other {abs(vocab_base - vocab_tuned)} are left out"
         )
     notes += _config_differences(base, tuned)
+    notes += [note for checkpoint in (base, tuned) for note in checkpoint.notes]
     if base.dtype != tuned.dtype:
         notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
     sizes = base.fingerprint()
@@ -111,10 +127,14 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
 def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[int]) -> None:
     vocab_tensors = {module.parameter for module in base.architecture.modules if module.name in ("embed", "unembed")}
     vocab_tensors |= {name.removesuffix(".weight") + ".bias" for name in vocab_tensors}
+    left_out = base.unreadable.keys() | tuned.unreadable.keys()
     for module in base.architecture.modules:
-        base.info(module.parameter)
-        tuned.info(module.parameter)
+        if module.parameter not in left_out:
+            base.info(module.parameter)
+            tuned.info(module.parameter)
     for name in (*base.names, *tuned.names):
+        if name in left_out:
+            continue
         for checkpoint, other in ((base, tuned), (tuned, base)):
             if name not in checkpoint.names:
                 raise CheckpointError(f"{checkpoint.source}: has no tensor {name!r}, which {other.source} has")
@@ -133,8 +153,17 @@ def _config_differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     return [
         f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): more changed than weights"
         for key in sorted(left.keys() | right.keys())
-        if key not in _BESIDE_THE_POINT and left.get(key) != right.get(key)
+        if key not in _BESIDE_THE_POINT and not _alike(left.get(key), right.get(key))
     ]
+
+
+def _alike(left: Any, right: Any) -> bool:
+    """Equal, or equal numbers once they are float32, as GGUF keeps them."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_alike(left[key], right[key]) for key in left)
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=1e-6)
+    return bool(left == right)
 
 
 def _compare_tokenizers(

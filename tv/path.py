@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 from tv.checkpoint import Source, open_checkpoint
 from tv.errors import InputError, first_line
 from tv.evaluate import MEASURES, PromptSource, batched, behaviour, gather
+from tv.extraction import extract
 from tv.live import load_model, load_tokenizer
 from tv.prompts import Batch, Prompt
 from tv.stats import bootstrap_mean, resample_means
 from tv.variants import Mover
-from tv.vector import TuningVector, extract
+from tv.vector import TuningVector
 
 ALPHAS = tuple(round(-0.5 + 0.1 * i, 1) for i in range(21))
 PLANE = tuple(-0.5 + 0.25 * i for i in range(9))

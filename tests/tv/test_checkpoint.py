@@ -54,7 +54,7 @@ def test_opening_reads_no_tensor(pair: tuple[Path, Path], monkeypatch: pytest.Mo
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr("tv.checkpoint.safe_open", refuse)
+    monkeypatch.setattr("tv.tensors.safe_open", refuse)
     checkpoint = tv.open_checkpoint(pair[0])
     assert checkpoint.architecture.n_layers == 3
     assert checkpoint.info("model.norm.weight").shape == (48,)
@@ -228,7 +228,7 @@ def test_a_hub_id_fetches_weights_config_and_tokenizer_alone(
         fetched.extend(filter_repo_objects(repository, **patterns))
         return str(pair[0])
 
-    monkeypatch.setattr("tv.checkpoint.snapshot_download", download)
+    monkeypatch.setattr("tv.location.snapshot_download", download)
     assert tv.open_checkpoint("someone/model", "v1").source == "someone/model"
     assert fetched == repository[:6]
 
@@ -256,7 +256,7 @@ def test_pairs_that_do_not_belong_together(tmp_path: Path, pair: tuple[Path, Pat
             tensors[f"model.layers.{layer}.mlp.{name}_proj.weight"] = torch.zeros(shape)
     save_file(tensors, pair[1] / "model.safetensors")
     _configured(intermediate_size=96)(pair[1])
-    with pytest.raises(tv.CheckpointError, match=r"_proj.weight' has shape \[48, 96\], the base's \[48, 80\]"):
+    with pytest.raises(tv.CheckpointError, match=r"gate_proj.weight' has shape \[96, 48\], the base's \[80, 48\]"):
         tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
 
 

@@ -1,0 +1,58 @@
+"""How much of a tuning vector can be rounding: the relative error that each stored dtype leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: ‖rounded − W‖/‖W‖ of a stored dtype. Floats: weights spread over many binades (measured: 1.66e-3 in bfloat16; half as
+#: much for every bit more of mantissa).
+ROUNDING = {
+    "BF16": 1.66e-3,
+    "F16": 1.66e-3 / 8,
+    "F32": 1.66e-3 / 2**16,
+    "F64": 0.0,
+    "F8_E4M3": 2.66e-2,
+    "F8_E5M2": 5.3e-2,
+    # GGUF, measured on Gaussian weights with the gguf package's own quantiser.
+    "Q4_0": 8.59e-2,
+    "Q4_1": 7.82e-2,
+    "Q5_0": 4.27e-2,
+    "Q5_1": 3.79e-2,
+    "Q8_0": 5.36e-3,
+    "MXFP4": 0.115,
+    "TQ1_0": 0.808,
+    "TQ2_0": 0.808,
+    # That package cannot write these: Gaussian weights in blocks of the format's size (Q2, Q3, Q6: 16; Q4, Q5, IQ4:
+    # 32), each rounded to its levels with the block's best scale, as llama.cpp searches it; super-blocks add a little.
+    "Q2_K": 0.26,
+    "Q3_K": 0.145,
+    "Q4_K": 7.0e-2,
+    "Q5_K": 3.45e-2,
+    "Q6_K": 1.67e-2,
+    "IQ4_NL": 7.45e-2,
+    "IQ4_XS": 7.45e-2,
+    # Lattice codes of R bits a weight: 1.5 dB above a Gaussian's rate-distortion bound 2^−R.
+    "IQ3_S": 0.11,
+    "IQ3_XXS": 0.14,
+    "IQ2_S": 0.20,
+    "IQ2_XS": 0.24,
+    "IQ2_XXS": 0.28,
+    "IQ1_M": 0.35,
+    "IQ1_S": 0.40,
+}
+#: What weights are trained or published in. A base stored in another type was rounded after T's training began.
+PLAIN = frozenset({"BF16", "F16", "F32", "F64"})
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Relative rounding errors of one tensor of the tuned side."""
+
+    of_weight: float = 0.0  # in units of ‖W‖: the rounding of θ_tuned
+    of_delta: float = 0.0  # in units of ‖T‖: the rounding of T's own parts, where the source holds T itself
+
+    def share(self, weight_norm: float, delta_norm: float) -> float:
+        """The share of ‖T‖² that rounding explains, at most 1; 0 where T = 0."""
+        if not delta_norm:
+            return 0.0
+        return min(1.0, self.of_delta**2 + (self.of_weight * weight_norm / delta_norm) ** 2)

@@ -1,0 +1,297 @@
+"""A model's parameters out of the tensors that its files, or a live model, hold.
+
+Files may name a parameter otherwise, keep each expert of a fused tensor apart, or hold float8 with scales beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+)
+
+from tv import float8
+from tv.errors import CheckpointError
+from tv.noise import ROUNDING, Noise
+from tv.tensors import Stored
+
+DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+_FLOATS = frozenset(DTYPES.values())
+_ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
+#: Tensors that old files keep and no model needs.
+_LEFT_OVER = re.compile(
+    r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
+)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One parameter of the model, as a checkpoint holds it."""
+
+    name: str  # in the model
+    shape: tuple[int, ...]  # in the model
+    dtype: str  # as stored, in safetensors' (or GGUF's) words: BF16, F16, F32, F8_E4M3, Q4_1, …
+
+
+class Tensors(Protocol):
+    """Where a checkpoint's parameters come from."""
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """What is known of each parameter."""
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Parameters that are held in a form which cannot be read, and why."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of them."""
+
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        """A parameter, or one expert of it, on the CPU."""
+
+    def sample(self, name: str) -> bytes:
+        """A fixed sample of its bytes."""
+
+    def noise(self, name: str) -> Noise:
+        """What rounding it carries."""
+
+
+class LiveTensors:
+    """The parameters of a model in memory. Raises CheckpointError where one is not in memory."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, source: str, model: PreTrainedModel) -> None:
+        self.infos: dict[str, TensorInfo] = {}
+        self.unreadable: dict[str, str] = {}
+        self._parameters = dict(model.named_parameters())
+        for name, value in self._parameters.items():
+            if value.is_meta:
+                raise CheckpointError(f"{source}: parameter {name!r} is not in memory (offloaded?); pass its directory")
+            dtype = DTYPES.get(value.dtype, str(value.dtype))
+            if dtype not in _FLOATS:
+                raise CheckpointError(
+                    f"{source}: parameter {name!r} is quantised, as {dtype}; load the model in bfloat16 or float32"
+                )
+            self.infos[name] = TensorInfo(name, tuple(value.shape), dtype)
+
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        value = self._parameters[name].detach()
+        return (value if expert < 0 else value[expert]).cpu()
+
+    def sample(self, name: str) -> bytes:
+        flat = self._parameters[name].detach().contiguous().flatten()
+        return torch.cat([flat[:1024], flat[-1024:]]).float().cpu().numpy().tobytes()
+
+    def noise(self, name: str) -> Noise:
+        return Noise(of_weight=ROUNDING.get(self.infos[name].dtype, 0.0))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stored tensor, with its scales where it is float8."""
+
+    stored: Stored
+    scale: Stored | None
+    block: tuple[int, int] = (0, 0)
+
+    def load(self, index: int = -1) -> Tensor:
+        value = self.stored.load(index)
+        if self.scale is None:
+            return value
+        by_expert = len(self.stored.shape) > 2 and self.scale.shape[:1] == self.stored.shape[:1]
+        return float8.dequantise(value, self.scale.load(index if by_expert else -1), self.block)
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    info: TensorInfo
+    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces that lie along its rows
+    stacked: bool  # every expert apart; otherwise one piece is the whole parameter
+
+    def read(self, expert: int) -> Tensor:
+        if not self.stacked:
+            return self.experts[0][0].load(expert)
+        if expert >= 0:
+            parts = [piece.load() for piece in self.experts[expert]]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        first = self.read(0)
+        whole = first.new_empty(self.info.shape)
+        whole[0] = first
+        for i in range(1, len(self.experts)):
+            whole[i] = self.read(i)
+        return whole
+
+
+class FileTensors:
+    """The parameters of `model` (a skeleton) out of the tensors of its files, each read when it is asked for.
+
+    `quantisation` is the configuration's own word on it. Raises CheckpointError where the tensors are not weights of
+    this model's shapes: quantised but for float8, or of another model.
+    """
+
+    def __init__(
+        self, source: str, stored: Mapping[str, Stored], model: PreTrainedModel, quantisation: Mapping[str, object]
+    ) -> None:
+        self._source, self._quantisation = source, quantisation
+        self._parameters: dict[str, _Parameter] = {}
+        self.unreadable: dict[str, str] = {}
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        known = model.state_dict().keys()
+        files = ModelNames(model).sort(stored)
+        for name, shape in shapes.items():
+            if name in files:
+                self._add(name, shape, files[name], stored)
+        for name in shapes:
+            if quantisation and name not in self._parameters and name not in self.unreadable:
+                raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {_ADVICE}")
+        self.infos = {name: self._parameters[name].info for name in shapes if name in self._parameters}
+        unknown = [key for name in files if name not in known for key in files[name].keys]
+        self.notes = tuple(self._notes([key for key in unknown if not _is_left_over(key, model)], model))
+
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        return self._parameters[name].read(expert)
+
+    def sample(self, name: str) -> bytes:
+        pieces = [piece for pieces in self._parameters[name].experts for piece in pieces]
+        return b"".join(part.sample() for piece in pieces for part in (piece.stored, piece.scale) if part is not None)
+
+    def noise(self, name: str) -> Noise:
+        return Noise(of_weight=ROUNDING.get(self.infos[name].dtype, 0.0))
+
+    def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Stored]) -> None:
+        if files.operations is None:
+            self.unreadable[name] = f"its files hold it in another form ({files.form})"
+            return
+        keys = files.grid
+        experts = tuple(tuple(self._piece(stored[key], stored) for key in row) for row in keys)
+        pieces = [piece for row in experts for piece in row]
+        first = pieces[0].stored
+        found = first.shape
+        if files.stacked:
+            rows = {sum(piece.stored.shape[0] for piece in row) for row in experts}
+            others = {piece.stored.shape[1:] for piece in pieces}
+            found = (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
+        if found != shape:
+            raise CheckpointError(
+                f"{self._source}: tensor {name!r} has shape {list(found)}, but config.json says "
+                f"{list(shape)}; the two do not belong together"
+            )
+        dtype = max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))
+        self._parameters[name] = _Parameter(TensorInfo(name, shape, dtype), experts, files.stacked)
+
+    def _piece(self, stored: Stored, others: Mapping[str, Stored]) -> _Piece:
+        if stored.dtype in _FLOATS:
+            return _Piece(stored, None)
+        name, method = stored.name, self._quantisation.get("quant_method")
+        if stored.dtype not in float8.DTYPES or (self._quantisation and method != "fp8"):
+            raise CheckpointError(f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}; {_ADVICE}")
+        scale = float8.scale_of(stored, others)
+        if scale is None:
+            if self._quantisation:
+                raise CheckpointError(
+                    f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}, and its scale "
+                    f"{name + '_scale_inv'!r} is missing; download it again, or {_ADVICE}"
+                )
+            return _Piece(stored, None)
+        asked = self._quantisation.get("weight_block_size")
+        declared = (int(asked[0]), int(asked[1])) if isinstance(asked, (list, tuple)) else None
+        block = float8.block_of(stored.shape, scale.shape, declared)
+        if block is None:
+            raise CheckpointError(
+                f"{self._source}: tensor {name!r} has shape {list(stored.shape)} and scales {list(scale.shape)}, which "
+                f"do not fit it (blocks of {asked}); the two do not belong together"
+            )
+        return _Piece(stored, scale, block)
+
+    def _notes(self, unknown: Sequence[str], model: PreTrainedModel) -> Iterable[str]:
+        if unknown:
+            yield (
+                f"{self._source}: {len(unknown)} of its tensors ({unknown[0]!r} first) are in no module of "
+                f"{type(model).__name__} as config.json describes it, and are left out"
+            )
+        if self.unreadable:
+            name, why = next(iter(self.unreadable.items()))
+            yield (
+                f"{self._source}: {len(self.unreadable)} parameters are left out, {name!r} first: {why}; "
+                "load the model with transformers and pass it live to measure them"
+            )
+
+
+@dataclass
+class Files:
+    """The stored tensors that make up one parameter."""
+
+    keys: list[str]
+    grid: list[list[str]]  # of each expert, its tensors in the order of its rows
+    stacked: bool = False
+    operations: tuple[str, ...] | None = ()  # None: operations that are not known here
+    form: str = ""
+
+
+class ModelNames:
+    """The names that transformers gives to stored tensors when it loads them into `model`.
+
+    Older checkpoints lack the base model's prefix, or name a matrix otherwise; experts of a fused tensor lie apart.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        changes = get_model_conversion_mapping(model)
+        self._renamings = [change for change in changes if isinstance(change, WeightRenaming)]
+        self._converters = [change for change in changes if isinstance(change, WeightConverter)]
+        self._prefix, self._state = model.base_model_prefix, model.state_dict()
+
+    def of(self, stored: str) -> tuple[str, str | None]:
+        """(parameter, pattern of the converter that makes it), the pattern None where the tensor is the parameter."""
+        return rename_source_key(stored, self._renamings, self._converters, self._prefix, self._state)
+
+    def sort(self, stored: Iterable[str]) -> dict[str, Files]:
+        """The stored names by the parameter that they make up."""
+        found: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for key in stored:
+            name, pattern = self.of(key)
+            found[name][pattern].append(key)
+        return {name: self._files(patterns) for name, patterns in found.items()}
+
+    def _files(self, patterns: Mapping[str | None, list[str]]) -> Files:
+        keys = [key for group in patterns.values() for key in group]
+        if None in patterns:
+            return Files(keys, [[patterns[None][0]]])
+        converter = next(c for c in self._converters if patterns.keys() & set(c.source_patterns))
+        form = " then ".join(type(operation).__name__ for operation in converter.operations)
+        groups = [sorted(patterns[p], key=_natural) for p in converter.source_patterns if p in patterns]
+        if not _merges_experts(converter) or len({len(group) for group in groups}) > 1:
+            return Files(keys, [], operations=None, form=form)
+        return Files(keys, [list(row) for row in zip(*groups, strict=True)], stacked=True)
+
+
+def _merges_experts(converter: WeightConverter) -> bool:
+    """Whether it stacks the experts, and lays the pieces of each along its rows."""
+    steps = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
+    return steps in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    """Sorts experts by number."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")]
+
+
+def _is_left_over(key: str, model: PreTrainedModel) -> bool:
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return bool(_LEFT_OVER.search(key)) or any(re.search(pattern, key) for pattern in patterns)
