@@ -11,6 +11,7 @@ from typer.exceptions import Abort, TyperException
 from tv.cli.extract import extract
 from tv.cli.geometry import geometry
 from tv.cli.info import info
+from tv.cli.path import path
 from tv.cli.ssa import ssa
 from tv.errors import InputError
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
-for command in (info, extract, ssa, geometry):
+for command in (info, extract, ssa, geometry, path):
     app.command()(command)
 
 
