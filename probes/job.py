@@ -83,7 +83,7 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
     base = open_checkpoint(models.get("base", suite.base))
     opened = []
     for name, source in suite.tuned.items():
-        tuned = open_checkpoint(models.get(name, source))
+        tuned = open_checkpoint(models.get(name, source), base=base)
         opened.append(Opened(name, base, tuned, check_pair(base, tuned)))
     return opened
 
@@ -100,7 +100,9 @@ def attribute(
             raise RunError(f"attribution: unknown {what} {name!r}; there are {', '.join(known)}")
     effects, per_prompt = [], []
     for name, source in settings.tuned.items():
-        pair = make_pair(load_model(settings.base), load_model(source), load_tokenizer(settings.base))
+        pair = make_pair(
+            load_model(settings.base), load_model(source, base=settings.base), load_tokenizer(settings.base)
+        )
         found = _effects(pair, name, settings, _encode(pair, prompts), methods, metric, None)
         per_prompt.append(found[0])
         effects.append(found[1])
@@ -123,12 +125,12 @@ def _run_models(
     live: Mapping[str, PreTrainedModel],
     stage: Stage | None,
 ) -> list[Encoded]:
-    base = load_model(live.get("base", suite.base))
-    tokenizer = load_tokenizer(live.get("base", suite.base))
+    start = live.get("base", suite.base)
+    base, tokenizer = load_model(start), load_tokenizer(start)
     bases, effects, per_prompt = None, [], []
     encoded: list[Encoded] = []
     for i, opened in enumerate(pairs):
-        pair = make_pair(base, load_model(live.get(opened.name, suite.tuned[opened.name])), tokenizer)
+        pair = make_pair(base, load_model(live.get(opened.name, suite.tuned[opened.name]), base=start), tokenizer)
         encoded = _encode(pair, prompts)
         if bases is None:
             bases = output_bases(pair) if "ledger" in suite.measure else {}
