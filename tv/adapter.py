@@ -192,12 +192,15 @@ class _Sorter:
     def parts(self) -> dict[str, _Part]:
         parts: dict[str, dict[str, _Part]] = defaultdict(lambda: defaultdict(_Part))
         for stored in header(_weights(self._directory)):
+            if ".original_module." in stored.name:
+                continue  # the base's own, kept beside what was trained
             path, kind = self._split(stored.name)
             leaf = "bias" if kind == "lora_B.bias" else "weight"
             name = self._parameter(path if kind == "full" else f"{path}.{leaf}", stored.name)
             part = parts[self._tied.get(name, name)][name]
             if kind == "full":
-                part.full = stored
+                if part.full is None or ".modules_to_save." in stored.name:
+                    part.full = stored
                 continue
             part.rank, part.scaling = self._scaling(path)
             part.transposed = kind.startswith("lora_embedding") or self._is_conv1d(name)
