@@ -1,6 +1,7 @@
 """Weight space: where fine-tuning moved the weights, and how they lie against the pretrained subspaces."""
 
 from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.compare import cosine
 from tv.errors import ArchitectureError, CheckpointError, InputError
 from tv.extraction import extract
 from tv.info import info
@@ -19,6 +20,7 @@ __all__ = [
     "TuningVector",
     "WeightPair",
     "check_pair",
+    "cosine",
     "extract",
     "geometry",
     "info",

@@ -8,6 +8,7 @@ import warnings
 import typer
 from typer.exceptions import Abort, TyperException
 
+from tv.cli.cosine import cosine
 from tv.cli.extract import extract
 from tv.cli.geometry import geometry
 from tv.cli.info import info
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
-for command in (info, extract, ssa, geometry, path):
+for command in (info, extract, ssa, geometry, cosine, path):
     app.command()(command)
 
 

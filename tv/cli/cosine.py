@@ -1,0 +1,91 @@
+"""`tv cosine`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from tv.cli.options import Base, Output
+from tv.cli.output import check_output, write
+from tv.cli.terminal import Bar, number, print_table
+from tv.errors import InputError
+
+
+def cosine(
+    base: Base,
+    tuned: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]TUNED...", help="Two tuned sides or more; the name is the path's last part."),
+    ],
+    fraction: Annotated[float, typer.Option(help="The share of directions whose subspaces are compared.")] = 0.10,
+    output: Output = None,
+) -> None:
+    """How tuning vectors of one base lie to each other: cosine, sign conflict, shared directions, beside their nulls.
+
+    Example: tv cosine data/models/base data/models/medical data/models/math
+    """
+    import tv
+
+    check_output(output)
+    sources = _named(tuned)
+    with Bar("cosine") as progress:
+        frame = tv.cosine(base, sources, fraction=fraction, progress=progress)
+    whole = frame[frame.scope == "whole"]
+    _print_matrix(list(sources), whole)
+    for row in whole.to_dict("records"):
+        _print_modules(frame[(frame.a == row["a"]) & (frame.b == row["b"])], f"{row['a']} and {row['b']}")
+        typer.echo(_in_words(row))
+    write(frame, output)
+
+
+def _named(arguments: list[str]) -> dict[str, str]:
+    """Name → source. A part before "=" is a name, unless the argument is itself something on disk."""
+    sources: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, source = argument.partition("=")
+        if not equals or "/" in name or Path(argument).exists():
+            name, source = Path(argument).resolve().name, argument
+        if not name or not source:
+            raise InputError(f"{argument!r}: a tuned side is given as TUNED or NAME=TUNED")
+        if name in sources:
+            raise InputError(f"{sources[name]} and {source} are both called {name!r}; name them apart: NAME={source}")
+        sources[name] = source
+    return sources
+
+
+def _print_matrix(names: list[str], whole: pd.DataFrame) -> None:
+    cosines = {(row.a, row.b): row.cosine for row in whole.itertuples()}
+    cosines |= {(b, a): value for (a, b), value in cosines.items()}
+    rows: list[list[object]] = [[a, *(cosines.get((a, b), 1.0) for b in names)] for a in names]
+    print_table("cosine of the whole tuning vectors", ["", *names], rows)
+
+
+def _print_modules(frame: pd.DataFrame, pair: str) -> None:
+    """Means over layers of the modules that both moved, those with the most shared directions first."""
+    modules = frame[(frame.scope == "module") & (frame.norm_a > 0) & (frame.norm_b > 0)]
+    modules = modules.assign(beyond=modules.cosine_z.abs() > 4, rows=1)
+    shared = ["overlap_left_kappa", "overlap_right_kappa"]
+    by_name = modules.groupby("module", sort=False)
+    means = by_name[[*shared, "cosine", "sign_conflict", "sign_conflict_null"]].mean()
+    means = means.loc[means[shared].max(axis=1).sort_values(ascending=False, kind="stable").index]
+    counts = by_name[["beyond", "rows"]].sum()
+    rows: list[list[object]] = []
+    for name, mean in means.iterrows():
+        beyond = f"{counts.beyond[name]} of {counts.rows[name]}"
+        rows.append([name, *mean[[*shared, "cosine"]], beyond, mean.sign_conflict, mean.sign_conflict_null])
+    headings = ["module", "κ left", "κ right", "cosine", "|z| > 4", "signs differ", "by chance"]
+    print_table(f"{pair}, mean over layers: κ, shared directions beyond their null", headings, rows)
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    """One line on the whole of two vectors."""
+    pair = f"{row['a']} and {row['b']}"
+    if not row["sign_entries"]:
+        return f"{pair}: no parameter is moved by both"
+    side = "above" if row["cosine_z"] > 0 else "below"
+    beyond = f"{number(abs(row['cosine_z']))} null standard deviations {side} 0"
+    cosine = f"cosine {number(row['cosine'])}, {beyond if abs(row['cosine_z']) > 4 else 'not beyond its null'}"
+    conflict = f"{row['sign_conflict']:.1%} of the entries that both move (by chance {row['sign_conflict_null']:.1%})"
+    return f"{pair}: {cosine}; signs differ on {conflict}, by size {row['conflict_energy']:.1%}"
