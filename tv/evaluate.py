@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ def gather(prompts: PromptSource | Sequence[PromptSource]) -> list[Prompt]:
     found = read_prompts(files) + [source for source in sources if isinstance(source, Prompt)]
     if not found:
         raise PromptError("no prompts; give at least one JSONL file of prompts")
+    twice = next((name for name, n in Counter(prompt.id for prompt in found).items() if n > 1), None)
+    if twice is not None:
+        raise PromptError(f"prompt id {twice!r} is taken twice; ids are unique")
     return found
 
 

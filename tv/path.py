@@ -22,7 +22,7 @@ from tv.checkpoint import Source, open_checkpoint
 from tv.errors import InputError, first_line
 from tv.evaluate import MEASURES, PromptSource, batched, behaviour, gather
 from tv.extraction import extract
-from tv.live import load_model, load_tokenizer
+from tv.live import LiveSource, load_model, load_tokenizer
 from tv.prompts import Batch, Prompt
 from tv.stats import bootstrap_mean, resample_means
 from tv.variants import Mover
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 
 def path(
-    base: Source,
+    base: LiveSource,
     tuned: Source | TuningVector,
     prompts: PromptSource | Sequence[PromptSource],
     *,
@@ -75,7 +75,7 @@ def path(
 
 
 def plane(
-    base: Source,
+    base: LiveSource,
     tuned_a: Source | TuningVector,
     tuned_b: Source | TuningVector,
     prompts: PromptSource | Sequence[PromptSource],
@@ -113,39 +113,37 @@ class Barrier:
 def barrier_of(alphas: Floats, losses: Floats, *, draws: int = 1000, seed: int = 0) -> Barrier:
     """max over 0 ≤ α ≤ 1 of L(α) − ((1 − α)L(0) + αL(1)), L the mean of (prompts, points) losses over prompts.
 
-    `alphas` (points,) must hold 0 and 1. The 95 % interval resamples prompts and takes the maximum anew in every draw;
-    a maximum is pushed up by noise, so 0 at its lower end is what a path without a barrier looks like.
+    `alphas` (points,) ascend and hold 0 and 1. The 95 % interval resamples prompts and takes the maximum anew in every
+    draw; noise pushes a maximum up, so 0 at its lower end is what a path without a barrier looks like.
     """
-    inside, excess = _excess(alphas, losses)
-    drawn = resample_means(excess, draws, seed).max(1)
-    mean = excess.mean(0)
-    return Barrier(float(inside[mean.argmax()]), float(mean.max()), *(float(q) for q in np.quantile(drawn, _TAILS)))
+    return _highest(alphas, losses, _line, draws, seed)
+
+
+def rise_of(alphas: Floats, losses: Floats, *, draws: int = 1000, seed: int = 0) -> Barrier:
+    """As `barrier_of`, above the worse of the two ends: max over 0 ≤ α ≤ 1 of L(α) − max(L(0), L(1))."""
+    return _highest(alphas, losses, lambda _, start, end: np.maximum(start, end), draws, seed)
 
 
 _COLUMNS = ["domain", "metric", "value", "lo", "hi", "prompts", "over"]
-_TAILS = (0.025, 0.975)
 
 
-def _rise_of(alphas: Floats, losses: Floats, draws: int, seed: int) -> Barrier:
-    """As `barrier_of`, above the worse of the two ends."""
-    between = (alphas >= 0) & (alphas <= 1)
-    inside, ends = alphas[between], np.isin(alphas[between], (0.0, 1.0))
-
-    def above(means: Floats) -> Floats:
-        return means - means[:, ends].max(1, keepdims=True)
-
-    drawn = above(resample_means(losses[:, between], draws, seed)).max(1)
-    mean = above(losses[:, between].mean(0, keepdims=True))[0]
-    return Barrier(float(inside[mean.argmax()]), float(mean.max()), *(float(q) for q in np.quantile(drawn, _TAILS)))
-
-
-def _excess(alphas: Floats, losses: Floats) -> tuple[Floats, Floats]:
-    """The α in [0, 1], and each prompt's loss there above the straight line between its own ends."""
+def _highest(
+    alphas: Floats, losses: Floats, expected: Callable[[Floats, Floats, Floats], Floats], draws: int, seed: int
+) -> Barrier:
+    """The highest point above `expected(α, L(0), L(1))`, in the mean over prompts and in every resample of them."""
     between = (alphas >= 0) & (alphas <= 1)
     inside = alphas[between]
-    start, end = (losses[:, alphas == at] for at in (0.0, 1.0))
-    excess = losses[:, between] - ((1 - inside) * start + inside * end)
-    return inside, np.where(np.isin(inside, (0.0, 1.0)), 0.0, excess)
+
+    def above(means: Floats) -> Floats:
+        return means - expected(inside, means[:, :1], means[:, -1:])
+
+    mean = above(losses[:, between].mean(0, keepdims=True))[0]
+    lo, hi = np.quantile(above(resample_means(losses[:, between], draws, seed)).max(1), (0.025, 0.975))
+    return Barrier(float(inside[mean.argmax()]), float(mean.max()), float(lo), float(hi))
+
+
+def _line(alphas: Floats, start: Floats, end: Floats) -> Floats:
+    return (1 - alphas) * start + alphas * end
 
 
 def _barriers(alphas: Floats, losses: Floats, draws: int, seed: int) -> pd.DataFrame:
@@ -153,14 +151,13 @@ def _barriers(alphas: Floats, losses: Floats, draws: int, seed: int) -> pd.DataF
     losses = losses[~np.isnan(losses).all(1)]
     if not len(losses):
         return pd.DataFrame()
-    inside, excess = _excess(alphas, losses)
-    mean, lo, hi = bootstrap_mean(excess, draws, seed)
+    between = (alphas >= 0) & (alphas <= 1)
+    inside, own = alphas[between], losses[:, between]
+    mean, lo, hi = bootstrap_mean(own - _line(inside, own[:, :1], own[:, -1:]), draws, seed)
     rows = [pd.DataFrame({"alpha": inside, "metric": "excess", "value": mean, "lo": lo, "hi": hi})]
-    found = {
-        "barrier": barrier_of(alphas, losses, draws=draws, seed=seed),
-        "rise": _rise_of(alphas, losses, draws, seed),
-    }
-    rows += [pd.DataFrame([{"metric": metric, **vars(value)}]) for metric, value in found.items()]
+    for metric, highest in (("barrier", barrier_of), ("rise", rise_of)):
+        found = highest(alphas, losses, draws=draws, seed=seed)
+        rows.append(pd.DataFrame([{"metric": metric, **vars(found)}]))
     return pd.concat(rows, ignore_index=True).assign(prompts=len(losses))
 
 
@@ -187,7 +184,7 @@ class _Sweep:
 
 
 def _sweep(
-    base: Source,
+    base: LiveSource,
     tuned: Sequence[Source | TuningVector],
     prompts: PromptSource | Sequence[PromptSource],
     points: Sequence[tuple[float, ...]],
@@ -221,7 +218,7 @@ def _origin(vector: TuningVector) -> str:
     return str(tuned.get("content", "")) if isinstance(tuned, dict) else ""
 
 
-def _float32(base: Source, device: str | None) -> PreTrainedModel:
+def _float32(base: LiveSource, device: str | None) -> PreTrainedModel:
     """A float32 model of our own: a live one is copied, because a vector of it is read from it while ours moves."""
     model = load_model(copy.deepcopy(base) if isinstance(base, PreTrainedModel) else base)
     try:

@@ -93,7 +93,7 @@ def _barrier_in_words(own: pd.DataFrame) -> str:
     barrier, rise = (own[own.metric == name].iloc[0] for name in ("barrier", "rise"))
     size = f"{number(barrier['value'])} [{number(barrier['lo'])}, {number(barrier['hi'])}] nats"
     if not barrier["lo"] > _ROUNDING:
-        return f"no barrier: {size} above the straight line between the ends"
+        return f"no barrier found: {size} above the straight line between the ends"
     found = f"barrier {size} above the straight line between the ends, at α = {barrier['alpha']:g}"
     if not rise["lo"] > _ROUNDING:
         return f"{found}; but no point is worse than both ends: the curve bends, and nothing blocks the way"
