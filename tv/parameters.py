@@ -176,9 +176,14 @@ class FileTensors:
         return Noise(of_weight=ROUNDING.get(self.infos[name].dtype, 0.0))
 
     def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Stored]) -> None:
-        if files.operations is None:
+        if files.form:
             self.unreadable[name] = f"its files hold it in another form ({files.form})"
             return
+        if not files.grid:
+            raise CheckpointError(
+                f"{self._source}: of the {len(files.keys)} tensors that make up {name!r} some are missing; the "
+                "checkpoint is incomplete"
+            )
         keys = files.grid
         experts = tuple(tuple(self._piece(stored[key], stored) for key in row) for row in keys)
         pieces = [piece for row in experts for piece in row]
@@ -241,8 +246,7 @@ class Files:
     keys: list[str]
     grid: list[list[str]]  # of each expert, its tensors in the order of its rows
     stacked: bool = False
-    operations: tuple[str, ...] | None = ()  # None: operations that are not known here
-    form: str = ""
+    form: str = ""  # what transformers would make of them, where that is not known here
 
 
 class ModelNames:
@@ -276,8 +280,10 @@ class ModelNames:
         converter = next(c for c in self._converters if patterns.keys() & set(c.source_patterns))
         form = " then ".join(type(operation).__name__ for operation in converter.operations)
         groups = [sorted(patterns[p], key=_natural) for p in converter.source_patterns if p in patterns]
-        if not _merges_experts(converter) or len({len(group) for group in groups}) > 1:
-            return Files(keys, [], operations=None, form=form)
+        if not _merges_experts(converter):
+            return Files(keys, [], form=form)
+        if len(groups) < len(converter.source_patterns) or len({len(group) for group in groups}) > 1:
+            return Files(keys, [])
         return Files(keys, [list(row) for row in zip(*groups, strict=True)], stacked=True)
 
 
