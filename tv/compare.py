@@ -133,11 +133,12 @@ def sums_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Sums:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A module, or (with none) a parameter outside of every module: a bias. Together each parameter once."""
+    """A module, or (with none) a parameter outside of every module: a bias. Together they are each parameter once."""
 
     layer: int
     parameter: str
     module: Module | None = None
+    expert: int = -1  # of a fused parameter outside of every module, the one that is meant
 
     @property
     def label(self) -> str:
@@ -146,7 +147,7 @@ class _Piece:
     def delta(self, pair: WeightPair) -> Float[Tensor, "..."]:
         if self.module is not None:
             return pair.delta(self.module)
-        return pair.tuned.delta(self.parameter, pair.base)
+        return torch.atleast_1d(pair.tuned.delta(self.parameter, pair.base, self.expert))
 
 
 def _pieces(pairs: list[WeightPair]) -> list[_Piece]:
@@ -156,10 +157,11 @@ def _pieces(pairs: list[WeightPair]) -> list[_Piece]:
     covered = {module.parameter for module in modules}
     readable = set(first.base.names).intersection(*(pair.tuned.names for pair in pairs))
     others = [name for name in first.base.names if name in readable and name not in covered]
-    component_of = first.base.architecture.component_of
-    return [_Piece(module.layer, module.parameter, module) for module in modules] + [
-        _Piece(component_of(name)[0], name) for name in others
-    ]
+    pieces = [_Piece(module.layer, module.parameter, module) for module in modules]
+    for name in others:
+        layer, shape = first.base.architecture.component_of(name)[0], first.base.info(name).shape
+        pieces += [_Piece(layer, name, expert=i) for i in (range(shape[0]) if len(shape) > 2 else [-1])]
+    return pieces
 
 
 def _compare(
@@ -176,13 +178,17 @@ def _compare(
             x, y = first[:rows], second[:rows]  # vocabularies may have grown to different sizes
             shared = None
             if fraction is not None and piece.module is not None and x.ndim == 2:
-                for name, delta in ((a, x), (b, y)):
-                    if name not in own or own[name].shape != delta.shape:
-                        own[name] = directions(delta)
-                shared = overlap(own[a], own[b], cross_gram(x, y), fraction)
+                shared = overlap(_kept(own, a, x), _kept(own, b, y), cross_gram(x, y), fraction)
             found = sums_of(x, y)
-            del second, y
+            del second, x, y
             yield (a, b), found, shared
+        del first
+
+
+def _kept(own: dict[str, Directions], name: str, delta: Float[Tensor, "m n"]) -> Directions:
+    if name not in own or own[name].shape != delta.shape:
+        own[name] = directions(delta)
+    return own[name]
 
 
 def _row(scope: Level, a: str, b: str, sums: Sums, layer: int | None = None, module: Module | None = None) -> Row:
