@@ -8,6 +8,7 @@ from tv.info import info
 from tv.measure import geometry, ssa, weights
 from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
 from tv.path import path, plane
+from tv.tokens import moved_tokens
 from tv.variants import variant
 from tv.vector import TuningVector
 
@@ -24,6 +25,7 @@ __all__ = [
     "extract",
     "geometry",
     "info",
+    "moved_tokens",
     "open_checkpoint",
     "open_pair",
     "path",
