@@ -20,7 +20,7 @@ from tv.noise import PLAIN, Noise
 _BESIDE_THE_POINT = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "vocab_size"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_position_embeddings"),
-    *("id2label", "label2id", "task_specific_params"),
+    *("id2label", "label2id", "task_specific_params", "_model_name_or_path"),
 }
 
 

@@ -120,7 +120,7 @@ def test_another_conversion_leaves_out_its_tensors_alone(tmp_path: Path, monkeyp
     assert name not in pair.base.names and "Transpose" in pair.base.unreadable[name]
     assert not any(module.name == "up" for module in pair.modules)
     assert any("3 parameters are left out" in note and "Transpose" in note for note in pair.facts.notes)
-    with pytest.raises(tv.CheckpointError, match="Transpose.*pass it live"):
+    with pytest.raises(tv.CheckpointError, match=r"Transpose.*pass it live"):
         pair.base.tensor(name)
     assert len(tv.geometry(base, tuned, heads=False)) == len(pair.modules)
     assert name not in tv.extract(base, tuned).names
@@ -192,7 +192,7 @@ def test_float8_with_scales(tmp_path: Path, block: tuple[int, int] | None, dtype
 
 
 def test_scales_that_are_exponents(tmp_path: Path) -> None:
-    base, tuned = build_pair(tmp_path, "llama")
+    _, tuned = build_pair(tmp_path, "llama")
     tensors = load_file(tuned / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     tensors[name] = torch.ones(80, 48).to(torch.float8_e4m3fn)
@@ -269,5 +269,5 @@ def test_a_live_float8_model_is_refused() -> None:
     model = build_model("llama")
     weight = model.model.layers[0].mlp.up_proj.weight
     weight.data = weight.data.to(torch.float8_e4m3fn)
-    with pytest.raises(tv.CheckpointError, match="up_proj.weight' is quantised"):
+    with pytest.raises(tv.CheckpointError, match=r"up_proj\.weight' is quantised"):
         tv.open_checkpoint(model)
