@@ -126,6 +126,19 @@ def test_no_point_depends_on_the_one_before() -> None:
     assert checksum(model) == before
 
 
+def test_a_restored_mover_starts_from_where_the_model_stands_then() -> None:
+    model = build_model()
+    t = vector_of(model)
+    with Mover(model, [t]) as mover:
+        mover.to({t: 1.0})
+        mover.restore()
+        perturb(model, 0.01, seed=7)
+        trained = checksum(model)
+        mover.to({})
+        assert checksum(model) == trained
+    assert checksum(model) == trained
+
+
 def test_a_vector_of_the_live_model_itself() -> None:
     """Such a vector is read from the parameters that move."""
     model, other = build_model(), build_model()

@@ -61,12 +61,9 @@ def path(
                 device=device,
                 progress=progress,
             )
+    show = _print_path if second is None else _print_plane
     for domain in _domains(frame):
-        own = frame[frame.domain == domain]
-        if second is None:
-            _print_path(domain, own)
-        else:
-            _print_plane(domain, own)
+        show("all prompts" if domain == "all" else domain, frame[frame.domain == domain])
     write(frame, output)
 
 
@@ -76,7 +73,7 @@ def _domains(frame: pd.DataFrame) -> list[str]:
     return names if len(names) == 1 else names[1:]
 
 
-def _print_path(domain: str, own: pd.DataFrame) -> None:
+def _print_path(label: str, own: pd.DataFrame) -> None:
     loss = own[own.metric == "loss"].set_index("alpha")
     others = [name for name in ("logit_diff", "exact_match") if (own.metric == name).any()]
     means = own[own.metric.isin(others)].pivot_table(index="alpha", columns="metric", values="value")
@@ -84,9 +81,9 @@ def _print_path(domain: str, own: pd.DataFrame) -> None:
     for alpha, row in loss.iterrows():
         interval = f"[{number(row['lo'])}, {number(row['hi'])}]"
         rows.append([f"{alpha:g}", float(row["value"]), interval, *(float(means.loc[alpha, name]) for name in others)])
-    title = f"{domain}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]})"
+    title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]})"
     print_table(title, ["α", "loss", "95 % interval", *(name.replace("_", " ") for name in others)], rows)
-    typer.echo(f"{domain}: {_barrier_in_words(own)}")
+    typer.echo(f"{label}: {_barrier_in_words(own)}")
 
 
 def _barrier_in_words(own: pd.DataFrame) -> str:
@@ -101,13 +98,13 @@ def _barrier_in_words(own: pd.DataFrame) -> str:
     return f"{found}; {size} worse than the worse end, at α = {rise['alpha']:g}"
 
 
-def _print_plane(domain: str, own: pd.DataFrame) -> None:
+def _print_plane(label: str, own: pd.DataFrame) -> None:
     loss = own[own.metric == "loss"]
     grid = loss.pivot_table(index="alpha", columns="beta", values="value")
     rows: list[list[object]] = [[f"{alpha:g}", *(float(value) for value in grid.loc[alpha])] for alpha in grid.index]
-    title = f"{domain}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]}), α down, β across"
+    title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]}), α down, β across"
     print_table(title, ["α \\ β", *(f"{beta:g}" for beta in grid.columns)], rows)
     best = loss.loc[loss["value"].idxmin()]
     ends = {"base": (0, 0), "first": (1, 0), "second": (0, 1), "both": (1, 1)}
     corners = ", ".join(f"{name} {number(float(grid.loc[at[0], at[1]]))}" for name, at in ends.items())
-    typer.echo(f"{domain}: {corners}; lowest {number(best['value'])} at α = {best['alpha']:g}, β = {best['beta']:g}")
+    typer.echo(f"{label}: {corners}; lowest {number(best['value'])} at α = {best['alpha']:g}, β = {best['beta']:g}")
