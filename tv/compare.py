@@ -182,7 +182,6 @@ def _compare(
             found = sums_of(x, y)
             del second, x, y
             yield (a, b), found, shared
-        del first
 
 
 def _kept(own: dict[str, Directions], name: str, delta: Float[Tensor, "m n"]) -> Directions:

@@ -25,8 +25,8 @@ def moved_tokens(base: Source, tuned: Source, n: int = 20) -> pd.DataFrame:
     Columns `matrix rank token_id token delta_norm relative_norm cosine mean_delta_norm mean_relative_norm rows`: ‖T‖,
     ‖T‖/‖W‖ and cos(W, W + T) of the row, beside the means over all `rows` that both models have. Ranked by ‖T‖, as a
     token that training never saw has a ‖W‖ near 0, and by id where two moved as far; rows that did not move are left
-    out. NaN where W = 0, and the mean of ‖T‖/‖W‖ is without such rows. `token` is the text that the tokenizer beside the base (or the tuned model) writes for the id,
-    its own spelling where that is no text, None without a tokenizer.json.
+    out. Where W = 0 the last two are NaN and count in no mean. `token` is the text that the tokenizer beside the base
+    (or the tuned model) writes for the id, its own spelling where that is no text, None without a tokenizer.json.
 
     Raises InputError for n < 1, CheckpointError where the two do not belong together.
     """

@@ -183,8 +183,14 @@ def test_pieces_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sums_of(a.T, b.T).product_against == pytest.approx(whole.product_against)
 
 
-def test_the_null_keeps_the_magnitudes() -> None:
+def test_the_null_keeps_the_magnitudes(base: tv.Checkpoint) -> None:
     """Two vectors that are large at the same few entries: random signs give a wide cosine, and the null knows it."""
+    vectors = {"a": random_vector(base, 1, lambda t: t**5), "b": random_vector(base, 1, lambda t: t**6)}
+    row = tv.cosine(base, vectors, level="whole").iloc[0]
+    a, b = (torch.cat([vector[name].flatten().double() for name in vector.names]) for vector in vectors.values())
+    assert row.cosine_null_sd == pytest.approx(float((a * b).norm() / (a.norm() * b.norm())), rel=1e-6)
+    assert row.cosine_null_sd > 10 / math.sqrt(row.entries)
+    assert row.cosine_z == pytest.approx(row.cosine / row.cosine_null_sd)
     torch.manual_seed(0)
     size = torch.ones(10_000)
     size[:5] = 300
