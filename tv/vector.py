@@ -79,7 +79,8 @@ class TuningVector:
 
     def norm(self) -> float:
         """‖T‖ over all parameters."""
-        return sum(float(part.double().pow(2).sum()) for name in self.names for part in self._parts(name)) ** 0.5
+        parts = ((name, index) for name in self.names for index in self._indices(name))
+        return sum(float(self._part(*part).double().pow(2).sum()) for part in parts) ** 0.5
 
     def cosine(self, other: TuningVector) -> float:
         """Signed cosine with another vector of the same model, parameter by parameter; 0 where one is zero.
@@ -89,11 +90,12 @@ class TuningVector:
         self._require_same_model(other)
         dot = own = others = 0.0
         for name in self.names:
-            for left, right in zip(self._parts(name), other._parts(name), strict=True):
-                left, right = left.double(), right.double()
+            for index in self._indices(name):
+                left, right = self._part(name, index).double(), other._part(name, index).double()
                 dot += float((left * right).sum())
                 own += float(left.pow(2).sum())
                 others += float(right.pow(2).sum())
+                del left, right  # before the next two are read
         return dot / (own * others) ** 0.5 if own and others else 0.0
 
     @property
@@ -120,17 +122,16 @@ class TuningVector:
         with replacing(path, CheckpointError) as temporary, open(temporary, "wb") as file:
             file.write(self._header())
             for name in self.names:
-                for part in self._parts(name):
-                    file.write(part.float().contiguous().numpy().data)
-                    del part
+                for index in self._indices(name):
+                    file.write(self._part(name, index).float().contiguous().numpy().data)
 
-    def _parts(self, name: str) -> Iterator[Float[Tensor, "..."]]:
-        """A parameter in pieces that fit in memory: a fused tensor expert by expert."""
-        if len(self.shapes[name]) < 3:
-            yield self[name]
-            return
-        for index in range(self.shapes[name][0]):
-            yield self.expert(name, index)
+    def _indices(self, name: str) -> range:
+        """The parts that a parameter is read in: the experts of a fused tensor, or −1 for the whole."""
+        shape = self.shapes[name]
+        return range(shape[0]) if len(shape) > 2 else range(-1, 0)
+
+    def _part(self, name: str, index: int) -> Float[Tensor, "..."]:
+        return self[name] if index < 0 else self.expert(name, index)
 
     def _header(self) -> bytes:
         """The safetensors header: 8 bytes of length, then JSON, padded so that the tensors are aligned."""

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import tv
-from tests.pairs import build_model, build_pair, build_tokenizer
+from tests.pairs import build_model, build_pair
 
 INDEX = "model.safetensors.index.json"
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -208,31 +207,6 @@ def test_large_but_finite_values_are_not_taken_for_inf(pair: tuple[Path, Path]) 
     assert float(tv.open_checkpoint(pair[1]).tensor("model.norm.weight").max()) > 2e38
 
 
-@pytest.mark.parametrize("source", ["./nowhere", "/no/such/dir", "a/b/c"])
-def test_no_such_directory(source: str) -> None:
-    with pytest.raises(tv.CheckpointError, match="no such directory"):
-        tv.open_checkpoint(source)
-
-
-def test_a_hub_id_fetches_weights_config_and_tokenizer_alone(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository = [
-        *("config.json", "model-00001-of-00002.safetensors", INDEX, "tokenizer.json", "vocab.json", "merges.txt"),
-        *("pytorch_model.bin", "original/consolidated.safetensors", "onnx/model.onnx", "tf_model.h5", "README.md"),
-    ]
-    fetched: list[str] = []
-
-    def download(source: str, revision: str, **patterns: list[str]) -> str:
-        assert (source, revision) == ("someone/model", "v1")
-        fetched.extend(filter_repo_objects(repository, **patterns))
-        return str(pair[0])
-
-    monkeypatch.setattr("tv.location.snapshot_download", download)
-    assert tv.open_checkpoint("someone/model", "v1").source == "someone/model"
-    assert fetched == repository[:6]
-
-
 def test_live_models_speak_of_dtypes_as_files_do(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, _ = build_pair(tmp_path / "b", dtype=torch.bfloat16)
     on_disk, live = tv.open_checkpoint(base), tv.open_checkpoint(build_model("llama").bfloat16())
@@ -244,56 +218,3 @@ def test_live_models_speak_of_dtypes_as_files_do(pair: tuple[Path, Path], tmp_pa
 def test_a_live_model_without_its_weights_is_refused() -> None:
     with pytest.raises(tv.CheckpointError, match="not in memory"):
         tv.open_checkpoint(build_model("llama").to("meta"))
-
-
-def test_pairs_that_do_not_belong_together(tmp_path: Path, pair: tuple[Path, Path]) -> None:
-    mistral, _ = build_pair(tmp_path / "m", "mistral")
-    with pytest.raises(tv.CheckpointError, match="MistralForCausalLM, but the base"):
-        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(mistral))
-    tensors = load_file(pair[1] / "model.safetensors")
-    for layer in range(3):
-        for name, shape in (("gate", (96, 48)), ("up", (96, 48)), ("down", (48, 96))):
-            tensors[f"model.layers.{layer}.mlp.{name}_proj.weight"] = torch.zeros(shape)
-    save_file(tensors, pair[1] / "model.safetensors")
-    _configured(intermediate_size=96)(pair[1])
-    with pytest.raises(tv.CheckpointError, match=r"gate_proj.weight' has shape \[96, 48\], the base's \[80, 48\]"):
-        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
-
-
-def test_the_same_shapes_cut_into_other_heads_are_refused(pair: tuple[Path, Path]) -> None:
-    config = json.loads((pair[1] / "config.json").read_text())
-    config |= {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
-    (pair[1] / "config.json").write_text(json.dumps(config))
-    with pytest.raises(tv.CheckpointError, match="n_heads is 8, the base's 4"):
-        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
-
-
-def test_another_setting_is_noted(pair: tuple[Path, Path]) -> None:
-    config = json.loads((pair[1] / "config.json").read_text())
-    config["rms_norm_eps"] = 1e-3
-    (pair[1] / "config.json").write_text(json.dumps(config))
-    facts = tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
-    assert len(facts.notes) == 1 and "rms_norm_eps (1e-06 and 0.001)" in facts.notes[0]
-
-
-def test_a_grown_vocabulary_is_reported_and_its_common_rows_compared(pair: tuple[Path, Path]) -> None:
-    model = build_model("llama")
-    model.resize_token_embeddings(311, mean_resizing=False)
-    model.save_pretrained(pair[1])
-    tokenizer = build_tokenizer()
-    tokenizer.add_tokens(["<new>"])
-    tokenizer.save_pretrained(pair[1])
-    facts = tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))
-    assert (facts.tokenizer, facts.vocab_base, facts.vocab_tuned, facts.common_rows) == ("grown", 307, 311, 307)
-    assert any("311" in note for note in facts.notes)
-    frame = tv.geometry(*pair, heads=False).set_index("module")
-    assert frame.loc["embed", "rows"] == 307 and frame.loc["embed", "delta_norm"] == 0
-
-
-def test_another_tokenizer_is_refused(pair: tuple[Path, Path]) -> None:
-    file = pair[1] / "tokenizer.json"
-    content = json.loads(file.read_text())
-    content["model"]["vocab"] = {token: (i + 1 if i > 2 else i) for token, i in content["model"]["vocab"].items()}
-    file.write_text(json.dumps(content))
-    with pytest.raises(tv.CheckpointError, match="tokenizer differs"):
-        tv.check_pair(tv.open_checkpoint(pair[0]), tv.open_checkpoint(pair[1]))

@@ -35,7 +35,7 @@ EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _experts(directory: Path, name: str) -> tuple[transformers.PreTrainedModel, Path]:
+def experts(directory: Path, name: str) -> tuple[transformers.PreTrainedModel, Path]:
     """A model with fused experts, and its directory, where transformers keeps them apart."""
     kind, sizes = EXPERTS[name]
     torch.manual_seed(3)
@@ -52,7 +52,7 @@ def _open(path: Path, quantisation: dict[str, Any] | None = None) -> FileTensors
 @pytest.mark.parametrize("name", EXPERTS)
 @pytest.mark.parametrize("form", ["apart", "fused", "sharded"])
 def test_experts_are_read_one_at_a_time(name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, path = _experts(tmp_path, name)
+    model, path = experts(tmp_path, name)
     apart = any(".experts.10." in key for key in load_file(path / "model.safetensors"))
     assert apart
     if form == "fused":
@@ -92,7 +92,7 @@ def test_a_fused_tensor_is_not_read_for_one_expert(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["one expert is missing", "half of one is missing", "another width"])
 def test_experts_that_do_not_add_up(case: str, tmp_path: Path) -> None:
-    _, path = _experts(tmp_path, "mixtral")
+    _, path = experts(tmp_path, "mixtral")
     tensors = load_file(path / "model.safetensors")
     first, second = (f"model.layers.0.block_sparse_moe.experts.3.{part}.weight" for part in ("w1", "w3"))
     assert first in tensors
@@ -147,7 +147,7 @@ def test_buffers_of_old_files_are_not_noted(tmp_path: Path) -> None:
     assert not tv.check_pair(tv.open_checkpoint(base), tv.open_checkpoint(tuned)).notes
 
 
-def _quantise(path: Path, block: tuple[int, int] | None, dtype: torch.dtype, suffix: str) -> dict[str, torch.Tensor]:
+def quantise(path: Path, block: tuple[int, int] | None, dtype: torch.dtype, suffix: str) -> dict[str, torch.Tensor]:
     """Rewrite the projections of a checkpoint in float8 with scales; returns what they stand for."""
     tensors = load_file(path / "model.safetensors")
     expected: dict[str, torch.Tensor] = {}
@@ -174,7 +174,7 @@ def _quantise(path: Path, block: tuple[int, int] | None, dtype: torch.dtype, suf
 def test_float8_with_scales(tmp_path: Path, block: tuple[int, int] | None, dtype: torch.dtype) -> None:
     """Blocks that are cut off at the edges, whole rows, blocks larger than the matrix, and one scale a tensor."""
     base, tuned = build_pair(tmp_path, "llama")
-    expected = _quantise(tuned, block, dtype, "_scale" if block is None else "_scale_inv")
+    expected = quantise(tuned, block, dtype, "_scale" if block is None else "_scale_inv")
     pair = tv.open_pair(base, tuned)
     for name, value in expected.items():
         assert torch.equal(pair.tuned.tensor(name), value)
@@ -206,7 +206,7 @@ def test_scales_that_are_exponents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["apart", "fused"])
 def test_float8_experts(form: str, tmp_path: Path) -> None:
-    model, path = _experts(tmp_path, "mixtral")
+    model, path = experts(tmp_path, "mixtral")
     name = "model.layers.1.mlp.experts.gate_up_proj"
     if form == "fused":
         tensors = dict(model.state_dict())
@@ -216,7 +216,7 @@ def test_float8_experts(form: str, tmp_path: Path) -> None:
         expected = tensors[name].float() * full
         save_file(tensors | {name + "_scale_inv": scales}, path / "model.safetensors")
     else:
-        parts = _quantise(path, (32, 32), torch.float8_e4m3fn, "_scale_inv")
+        parts = quantise(path, (32, 32), torch.float8_e4m3fn, "_scale_inv")
         prefix = "model.layers.1.block_sparse_moe.experts"
         rows = [torch.cat([parts[f"{prefix}.{i}.{part}.weight"] for part in ("w1", "w3")]) for i in range(11)]
         expected = torch.stack(rows)
@@ -247,7 +247,7 @@ def test_plain_float8_stands_for_itself(tmp_path: Path) -> None:
 
 def test_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     _, tuned = build_pair(tmp_path, "llama")
-    _quantise(tuned, (32, 32), torch.float8_e4m3fn, "_scale_inv")
+    quantise(tuned, (32, 32), torch.float8_e4m3fn, "_scale_inv")
     tensors = load_file(tuned / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight_scale_inv"] = torch.ones(3, 5)
     save_file(tensors, tuned / "model.safetensors")
@@ -257,7 +257,7 @@ def test_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_float8_of_another_method_is_refused(tmp_path: Path) -> None:
     _, tuned = build_pair(tmp_path, "llama")
-    _quantise(tuned, (32, 32), torch.float8_e4m3fn, "_scale_inv")
+    quantise(tuned, (32, 32), torch.float8_e4m3fn, "_scale_inv")
     config = json.loads((tuned / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "float-quantized"}
     (tuned / "config.json").write_text(json.dumps(config))
