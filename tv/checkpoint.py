@@ -23,7 +23,7 @@ from tv.adapter import AdapterTensors, adapter_base
 from tv.architecture import Architecture, Module, resolve, skeleton
 from tv.errors import CheckpointError, InputError, first_line
 from tv.gguf import GgufTensors, gguf_config, gguf_file
-from tv.location import kind_of, locate
+from tv.location import hub_id, kind_of, locate
 from tv.moved import MovedTensors
 from tv.noise import Noise
 from tv.parameters import FileTensors, LiveTensors, TensorInfo, Tensors
@@ -188,6 +188,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if isinstance(source, TuningVector):
         return _open_vector("tuning vector", source, base)
     path = locate(source, revision)
+    if revision and not Path(source).expanduser().exists():
+        source = f"{hub_id(str(source))[0]}@{revision}"
     kind = kind_of(path)
     if kind == "vector":
         return _open_vector(str(source), TuningVector.load(path), base)

@@ -30,7 +30,7 @@ def block_of(
     if scales == experts or all(size == 1 for size in scales):
         return rows, cols
     grid = scales[len(experts) :]
-    if len(grid) != 2 or scales[: len(experts)] != experts:
+    if len(grid) != 2 or scales[: len(experts)] != experts or 0 in grid:
         return None
     divided = (rows // grid[0], cols // grid[1])
     for high, wide in (declared or divided, divided):

@@ -12,6 +12,11 @@ from transformers import AutoModelForCausalLM
 
 import tv
 from tests.pairs import build_model, build_pair
+from tests.tv.test_parameters import experts
+from tests.tv.test_parameters import open_files as read_files
+from tv.architecture import Module
+from tv.parameters import LiveTensors
+from tv.vector import VectorTensors
 
 INDEX = "model.safetensors.index.json"
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -218,3 +223,40 @@ def test_live_models_speak_of_dtypes_as_files_do(pair: tuple[Path, Path], tmp_pa
 def test_a_live_model_without_its_weights_is_refused() -> None:
     with pytest.raises(tv.CheckpointError, match="not in memory"):
         tv.open_checkpoint(build_model("llama").to("meta"))
+
+
+@pytest.mark.parametrize("form", ["apart", "fused", "live"])
+def test_a_module_of_one_expert(form: str, tmp_path: Path) -> None:
+    """W, T and a tuning vector's T of one expert's matrix, without the others."""
+    model, path = experts(tmp_path, "mixtral")
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    stored = dict(model.named_parameters())[name].detach().clone()
+    if form == "fused":
+        save_file(dict(model.state_dict()), path / "model.safetensors")
+    tensors = LiveTensors("live", model) if form == "live" else read_files(path)
+    architecture = tv.open_checkpoint(build_model("llama")).architecture  # the place is given by hand
+    base = tv.Checkpoint("base", None, model.config, architecture, tensors)
+    module = Module(1, "up", "linear", "mlp", "model.layers.1.mlp.experts", name, (80, 48), ((80, 160),), expert=7)
+    assert torch.equal(base.matrix(module), stored[7, 80:])
+
+    read: list[tuple[str, int]] = []
+
+    def expert(parameter: str, index: int) -> torch.Tensor:
+        read.append((parameter, index))
+        return torch.full((160, 48), float(index))
+
+    vector = tv.TuningVector({n: base.info(n).shape for n in base.names}, lambda n: pytest.fail(n), {}, expert)
+    tuned = tv.Checkpoint("tuned", None, model.config, architecture, VectorTensors("vector", vector, base))
+    assert torch.equal(tuned.delta_matrix(module, base), torch.full((80, 48), 7.0))
+    assert torch.equal(tuned.matrix(module), stored[7, 80:] + 7)
+    assert set(read) == {(name, 7)}
+    again = tv.Checkpoint("again", None, model.config, architecture, tensors)
+    assert torch.equal(again.delta_matrix(module, base), torch.zeros(80, 48))
+
+
+def test_a_fingerprint_is_taken_once(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tv.open_checkpoint(pair[0])
+    first = checkpoint.fingerprint()
+    first["content"] = "changed by a caller"
+    monkeypatch.setattr(checkpoint, "_tensors", None)
+    assert checkpoint.fingerprint()["content"] not in (None, "changed by a caller")

@@ -40,7 +40,7 @@ def test_a_hub_id_fetches_weights_config_and_tokenizer_alone(
         return str(pair[0])
 
     monkeypatch.setattr("tv.location.snapshot_download", download)
-    assert tv.open_checkpoint("someone/model", "v1").source == "someone/model"
+    assert tv.open_checkpoint("someone/model", "v1").source == "someone/model@v1"
     assert fetched == repository[:6]
 
 

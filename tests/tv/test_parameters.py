@@ -44,7 +44,7 @@ def experts(directory: Path, name: str) -> tuple[transformers.PreTrainedModel, P
     return model, directory / name
 
 
-def _open(path: Path, quantisation: dict[str, Any] | None = None) -> FileTensors:
+def open_files(path: Path, quantisation: dict[str, Any] | None = None) -> FileTensors:
     model = skeleton(AutoConfig.from_pretrained(path))
     return FileTensors(str(path), stored_tensors(path), model, quantisation or {})
 
@@ -60,7 +60,7 @@ def test_experts_are_read_one_at_a_time(name: str, form: str, tmp_path: Path, mo
     if form == "sharded":
         (path / "model.safetensors").unlink()
         model.save_pretrained(path, max_shard_size="100KB")
-    tensors = _open(path)
+    tensors = open_files(path)
     parameters = dict(model.named_parameters())
     assert set(tensors.infos) == set(parameters) and not tensors.notes and not tensors.unreadable
     loaded: list[tuple[str, int]] = []
@@ -105,7 +105,7 @@ def test_experts_that_do_not_add_up(case: str, tmp_path: Path) -> None:
     if case == "half of one is missing":
         expected = "of the 21 tensors that make up .*gate_up_proj' some are missing"
     with pytest.raises(tv.CheckpointError, match=expected):
-        _open(path)
+        open_files(path)
 
 
 def test_another_conversion_leaves_out_its_tensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,22 +11,11 @@ from safetensors.torch import load_file, save_file
 
 import tv
 from tests.pairs import build_model, build_pair
-from tests.tv.test_adapter import build_adapter
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     return build_pair(tmp_path, "llama")
-
-
-def test_it_is_the_difference_of_every_parameter(pair: tuple[Path, Path]) -> None:
-    vector = tv.extract(*pair)
-    base, tuned = (tv.open_checkpoint(path) for path in pair)
-    assert set(vector.names) == set(base.names)
-    for name in vector.names:
-        assert torch.equal(vector[name], tuned.tensor(name) - base.tensor(name))
-    with pytest.raises(KeyError):
-        vector["no.such.parameter"]
 
 
 def test_arithmetic(pair: tuple[Path, Path]) -> None:
@@ -220,12 +209,3 @@ def test_a_cut_file_is_refused(part: int, pair: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(tv.CheckpointError, match="not a tuning vector") as caught:
         tv.open_pair(pair[0], file)
     assert "\n" not in str(caught.value)
-
-
-def test_an_adapter_extracted_is_its_t(tmp_path: Path) -> None:
-    base, adapter, _ = build_adapter(tmp_path, target_modules=["q_proj"], dtype=torch.bfloat16)
-    vector, pair = tv.extract(base, adapter), tv.open_pair(base, adapter)
-    name = "model.layers.0.self_attn.q_proj.weight"
-    assert torch.equal(vector[name], pair.tuned.delta(name, pair.base))
-    assert vector.noise(name) == pair.noise(name) and not vector.noise("model.norm.weight").of_weight
-    assert float(vector["model.norm.weight"].norm()) == 0
