@@ -37,7 +37,7 @@ def _interval(*measures: str) -> str:
 #: Every table of a run. Null stands for "not measured" and reads as NaN.
 SCHEMAS: dict[str, pa.Schema] = {
     "weights": _schema(
-        "tuned layer module head expert rows cols tied weight_norm delta_norm relative_norm cosine changed_fraction "
+        "tuned layer module head expert kind rows cols tied weight_norm delta_norm relative_norm cosine changed_fraction "
         "changed_fraction_bf16 large_overlap large_overlap_null small_overlap small_overlap_null participation_ratio "
         "weight_participation_ratio noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
         "diagonal_energy_null cos_weight_delta"

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,8 +18,11 @@ def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_p
     base, tuned = build_pair(tmp_path, architecture)
     weights, alignment = tv.weights(base, tuned, (0.05,))
     modules = tv.open_checkpoint(base).architecture.modules
-    whole = weights[weights["head"] == -1]
+    whole = weights[(weights["head"] == -1) & (weights.kind != "bias")]
     assert list(zip(whole.layer, whole.module, strict=True)) == [(m.layer, m.name) for m in modules]
+    biases = {f"{m.layer} {m.name}_bias" for m in modules if f"{m.path}.bias" in tv.open_checkpoint(base).names}
+    rows = weights[weights.kind == "bias"]
+    assert set(rows.layer.astype(str) + " " + rows.module) == biases
     assert np.allclose(whole.relative_norm[~whole.module.str.endswith("norm")], 0.02, rtol=0.5)
     assert (whole.changed_fraction > 0.9).all()
     assert np.isfinite(alignment.drop(columns=["epsilon", "side", "module"]).to_numpy(float)).all()
@@ -45,6 +49,22 @@ def test_fused_matrices_are_cut_where_the_model_cuts_them(architecture: str) -> 
                 sizes = {"phi3": (64, 32, 32), "gpt2": (48, 48, 48)}[architecture]
                 expected = fused.split(sizes, dim=-1)["qkv".index(name)]
             assert torch.allclose(own, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{"workers": 2}, {"workers": 2, "engine": "ray"}])
+def test_the_tables_are_the_same_whatever_does_the_work(how: dict[str, object], tmp_path: Path) -> None:
+    pair = build_pair(tmp_path, "llama")
+    torch.set_num_threads(1)
+    for here, elsewhere in zip(tv.weights(*pair), tv.weights(*pair, **how), strict=True):
+        pd.testing.assert_frame_equal(here, elsewhere, check_exact=True)
+
+
+def test_what_cannot_leave_this_process_or_go_to_a_device_is_refused(tmp_path: Path) -> None:
+    pair = build_pair(tmp_path, "llama")
+    with pytest.raises(tv.InputError, match="leave workers at 1"):
+        tv.ssa(tv.open_checkpoint(pair[0]), pair[1], workers=2)
+    with pytest.raises(tv.InputError, match="device 'nowhere'"):
+        tv.ssa(*pair, device="nowhere")
 
 
 def test_heads_are_measured_against_their_own_slice(tmp_path: Path) -> None:
