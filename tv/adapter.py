@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 from tv.architecture import skeleton
 from tv.errors import CheckpointError, first_line
 from tv.moved import MovedTensors
+from tv.names import ModelNames
 from tv.noise import ROUNDING, Noise
-from tv.parameters import ModelNames, TensorInfo
+from tv.parameters import TensorInfo
 from tv.tensors import Stored, difference, header
 
 if TYPE_CHECKING:

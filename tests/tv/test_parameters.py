@@ -114,7 +114,7 @@ def test_another_conversion_leaves_out_its_tensors_alone(tmp_path: Path, monkeyp
 
     base, tuned = build_pair(tmp_path, "llama")
     other = WeightConverter("mlp.up_proj.weight", "mlp.up_proj.weight", operations=[Transpose(0, 1)])
-    monkeypatch.setattr("tv.parameters.get_model_conversion_mapping", lambda model: [other])
+    monkeypatch.setattr("tv.names.get_model_conversion_mapping", lambda model: [other])
     pair = tv.open_pair(base, tuned)
     name = "model.layers.1.mlp.up_proj.weight"
     assert name not in pair.base.names and "Transpose" in pair.base.unreadable[name]
@@ -124,6 +124,25 @@ def test_another_conversion_leaves_out_its_tensors_alone(tmp_path: Path, monkeyp
         pair.base.tensor(name)
     assert len(tv.geometry(base, tuned, heads=False)) == len(pair.modules)
     assert name not in tv.extract(base, tuned).names
+
+
+def test_one_tensor_that_would_make_two_leaves_out_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.core_model_loading import Chunk, WeightConverter
+
+    base, _ = build_pair(tmp_path, "llama")
+    tensors = load_file(base / "model.safetensors")
+    for layer in range(3):
+        gate, up = (tensors.pop(f"model.layers.{layer}.mlp.{part}_proj.weight") for part in ("gate", "up"))
+        tensors[f"model.layers.{layer}.mlp.gate_up.weight"] = torch.cat([gate, up])
+    save_file(tensors, base / "model.safetensors")
+    targets = ["mlp.gate_proj.weight", "mlp.up_proj.weight"]
+    fused = WeightConverter("mlp.gate_up.weight", targets, operations=[Chunk(dim=0)])
+    monkeypatch.setattr("tv.names.get_model_conversion_mapping", lambda model: [fused])
+    checkpoint = tv.open_checkpoint(base)
+    assert len(checkpoint.unreadable) == 6
+    for target in targets:
+        with pytest.raises(tv.CheckpointError, match=r"cannot be read.*\(Chunk\)"):
+            checkpoint.tensor(f"model.layers.2.{target}")
 
 
 def test_layers_that_the_configuration_leaves_out_are_noted(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What transformers calls a stored tensor when it loads it into a model, and which of them make up one parameter."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+)
+
+
+@dataclass
+class Files:
+    """The stored tensors that make up one parameter."""
+
+    keys: list[str]
+    grid: list[list[str]]  # of each expert, its tensors in the order of its rows
+    stacked: bool = False
+    form: str = ""  # what transformers would make of them, where that is not known here
+
+
+class ModelNames:
+    """The names that transformers gives to stored tensors when it loads them into `model`.
+
+    Older checkpoints lack the base model's prefix, or name a matrix otherwise; experts of a fused tensor lie apart.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        changes = get_model_conversion_mapping(model)
+        self._renamings = [change for change in changes if isinstance(change, WeightRenaming)]
+        self._converters = [change for change in changes if isinstance(change, WeightConverter)]
+        self._prefix, self._state = model.base_model_prefix, model.state_dict()
+
+    def of(self, stored: str) -> tuple[str, str | None]:
+        """(parameter, pattern of the converter that makes it), the pattern None where the tensor is the parameter."""
+        return rename_source_key(stored, self._renamings, self._converters, self._prefix, self._state)
+
+    def sort(self, stored: Iterable[str]) -> dict[str, Files]:
+        """The stored names by the parameter that they make up."""
+        found: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for key in stored:
+            name, pattern = self.of(key)
+            found[name][pattern].append(key)
+        return {other: files for name, patterns in found.items() for other, files in self._files(name, patterns)}
+
+    def _files(self, name: str, patterns: Mapping[str | None, list[str]]) -> Iterator[tuple[str, Files]]:
+        keys = [key for group in patterns.values() for key in group]
+        if None in patterns:
+            yield name, Files(keys, [[patterns[None][0]]])
+            return
+        converter = next(c for c in self._converters if patterns.keys() & set(c.source_patterns))
+        first = converter.target_patterns[0]
+        for target in converter.target_patterns:  # one stored tensor may make several parameters
+            yield name.replace(first, target, 1), self._converted(keys, patterns, converter)
+
+    def _converted(
+        self, keys: list[str], patterns: Mapping[str | None, list[str]], converter: WeightConverter
+    ) -> Files:
+        form = " then ".join(type(operation).__name__ for operation in converter.operations)
+        groups = [sorted(patterns[p], key=_natural) for p in converter.source_patterns if p in patterns]
+        if not _merges_experts(converter):
+            return Files(keys, [], form=form)
+        if len(groups) < len(converter.source_patterns) or len({len(group) for group in groups}) > 1:
+            return Files(keys, [])
+        return Files(keys, [list(row) for row in zip(*groups, strict=True)], stacked=True)
+
+
+def _merges_experts(converter: WeightConverter) -> bool:
+    """Whether it stacks the experts, and lays the pieces of each along its rows."""
+    steps = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
+    return steps in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    """Sorts experts by number."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")]
