@@ -1,22 +1,65 @@
 """`tv geometry`."""
 
-from tv.cli.options import Base, Heads, Output, Tuned
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from tv.cli.options import Base, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Bar, print_table
 
 
-def geometry(base: Base, tuned: Tuned, heads: Heads = False, output: Output = None) -> None:
-    """Norms, cosine, ranks and noise share of every module."""
+def geometry(
+    base: Base,
+    tuned: Tuned,
+    heads: Heads = False,
+    tokens: Annotated[int, typer.Option(help="How many of the most moved tokens to name.")] = 10,
+    device: DeviceOption = "cpu",
+    workers: Workers = 1,
+    engine: EngineOption = "local",
+    output: Output = None,
+) -> None:
+    """Norms, cosine, ranks, spectra and noise share of every module; the most moved tokens by name.
+
+    Example: tv geometry data/models/base data/models/medical -o geometry.parquet
+    """
     import tv
 
     check_output(output)
+    where: dict[str, object] = {"device": device, "workers": workers, "engine": engine}
     with Bar("geometry") as progress:
-        frame = tv.geometry(base, tuned, heads=heads, progress=progress)
-    columns = ["relative_norm", "cosine", "changed_fraction", "noise_share", "stable_rank", "effective_rank"]
-    rows = frame[frame["head"] == -1].to_dict("records")
-    print_table(
-        "tuning vector by module",
-        ["layer", "module", *columns],
-        [[row["layer"], row["module"], *(row[name] for name in columns)] for row in rows],
-    )
+        frame = tv.geometry(base, tuned, heads=heads, progress=progress, **where)  # type: ignore[arg-type]
+    whole = frame[frame["head"] == -1]
+    _print(whole[whole.kind == "linear"], "tuning vector by module: matrices, mean over layers (and experts)", _MATRIX)
+    for kind, title in (("norm", "norm gains"), ("bias", "biases"), ("embed", "embeddings")):
+        _print(whole[whole.kind == kind], f"{title}, mean over layers", _VECTOR)
+    if tokens > 0:
+        moved = tv.moved_tokens(base, tuned, tokens)
+        columns = ["matrix", "rank", "token_id", "token", "relative_norm", "mean_relative_norm"]
+        if len(moved):
+            print_table(
+                "most moved tokens",
+                ["matrix", "rank", "id", "token", "‖T‖/‖W‖", "mean"],
+                moved[columns].to_numpy(object).tolist(),
+            )
     write(frame, output)
+
+
+#: Column → heading, of what has entries, and of what has directions too.
+_VECTOR = {
+    "relative_norm": "‖T‖/‖W‖",
+    "cos_weight_delta": "cos(W, T)",
+    "changed_fraction": "changed",
+    "noise_share": "noise",
+    "large_overlap": "on large W",
+}
+_MATRIX = _VECTOR | {"stable_rank": "stable rank", "effective_rank": "eff. rank"}
+
+
+def _print(rows: pd.DataFrame, title: str, columns: dict[str, str]) -> None:
+    if rows.empty:
+        return
+    means = rows.groupby("module", sort=False)[list(columns)].mean()
+    cells = [[name, *map(float, values)] for name, values in zip(means.index, means.to_numpy(), strict=True)]
+    print_table(title, ["module", *columns.values()], cells)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from tv.engine import Engine
+
 Base = Annotated[str, typer.Argument(metavar="BASE", help="The pretrained checkpoint: a directory or a hub id.")]
 Tuned = Annotated[
     str,
@@ -12,3 +14,6 @@ Tuned = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write the table: .parquet, .csv or .json.")]
 Heads = Annotated[bool, typer.Option(help="Measure every head's own slice too.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, …")]
+Workers = Annotated[int, typer.Option(help="Processes that share the modules; the tables are the same.")]
+EngineOption = Annotated[Engine, typer.Option(help="local, or ray for more than one machine.")]
