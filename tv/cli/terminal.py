@@ -6,13 +6,15 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 
 def print_table(title: str, headings: list[str], rows: list[list[object]]) -> None:
     """A table on stdout; numbers with three significant digits, NaN as a dash."""
-    table = Table(*headings, title=title)
+    table = Table(*headings, title=Text(title))
     for row in rows:
-        table.add_row(*(number(cell) if isinstance(cell, float) else str(cell) for cell in row))
+        # As text, not markup: a token or a path may hold square brackets.
+        table.add_row(*(Text(number(cell) if isinstance(cell, float) else str(cell)) for cell in row))
     Console().print(table)
 
 
