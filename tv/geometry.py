@@ -11,16 +11,6 @@ from torch import Tensor
 
 #: The share of entries that counts as large, or as small, when the update is held against the weights' magnitudes.
 MAGNITUDE_SHARE = 0.10
-#: Relative rounding error of a stored dtype, ‖rounded − W‖/‖W‖ for weights spread over many binades (measured: 1.66e-3
-#: in bfloat16; half as much for every bit more of mantissa).
-ROUNDING = {
-    "BF16": 1.66e-3,
-    "F16": 1.66e-3 / 8,
-    "F32": 1.66e-3 / 2**16,
-    "F64": 0.0,
-    "F8_E4M3": 2.66e-2,
-    "F8_E5M2": 5.3e-2,
-}
 _STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
 _PIECE = 2**20  # entries that are taken to float64 at a time
 _SAMPLE = 2**20  # entries that a quantile is read from
@@ -97,11 +87,6 @@ def ranks_of(sigma: Float[Tensor, " r"]) -> Ranks:
         effective_rank=float(entropy.exp()),
         participation_ratio=float(energy.sum().pow(2) / energy.pow(2).sum()),
     )
-
-
-def noise_share(weight_norm: float, delta_norm: float, dtype: str) -> float:
-    """The share of ‖T‖² that rounding W to `dtype` explains, at most 1; 0 where T is zero."""
-    return min(1.0, _ratio(ROUNDING.get(dtype, 0.0) * weight_norm, delta_norm) ** 2)
 
 
 def _sums(
