@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 
 import tv
-from tv.alignment import align, decompose
+from tv.alignment import align
+from tv.decomposition import decompose
 from tv.pairing import WeightPair
 
 MODELS = Path(__file__).resolve().parent.parent / "data" / "models"

@@ -18,7 +18,7 @@ from probes.store import RunWriter
 from probes.suite import Suite
 from probes.tables import Columns, ShardTables, located
 from tv import behaviour
-from tv.alignment import decompose, fixed_k, k_of, left_basis
+from tv.decomposition import decompose, fixed_k, k_of, left_basis
 from tv.prompts import Batch, Encoded, Positions, batches, positions
 
 Progress = Callable[[int, int, str], None]

@@ -17,11 +17,11 @@ _TYPES = {
     **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n_flips", "n"), INT),
     **dict.fromkeys(("tied", "at_ceiling", "gated"), pa.bool_()),
     **dict.fromkeys(("gate_base", "gate_xor"), BITS),  # fixed_size_binary in the files, as wide as the model needs
-    "epsilon": pa.float64(),  # an id, not a measure: 0.05 must equal 0.05
+    **dict.fromkeys(("epsilon", "level"), pa.float64()),  # ids, not measures: 0.05 must equal 0.05
 }
 _NAMES = {
     *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind"),
-    *("granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
+    *("k_rule", "null", "granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
 }
 
 
@@ -37,12 +37,16 @@ def _interval(*measures: str) -> str:
 #: Every table of a run. Null stands for "not measured" and reads as NaN.
 SCHEMAS: dict[str, pa.Schema] = {
     "weights": _schema(
-        "tuned layer module head expert kind rows cols tied weight_norm delta_norm relative_norm cosine changed_fraction "
-        "changed_fraction_bf16 large_overlap large_overlap_null small_overlap small_overlap_null participation_ratio "
-        "weight_participation_ratio noise_share stable_rank effective_rank weight_stable_rank weight_effective_rank diagonal_energy "
-        "diagonal_energy_null cos_weight_delta"
+        "tuned layer module head expert kind rows cols tied weight_norm delta_norm relative_norm cosine "
+        "cos_weight_delta changed_fraction changed_fraction_bf16 noise_share large_overlap large_overlap_null "
+        "small_overlap small_overlap_null stable_rank effective_rank participation_ratio weight_stable_rank "
+        "weight_effective_rank weight_participation_ratio diagonal_energy diagonal_energy_null spectral_shift kept_left "
+        "kept_right largest_angle_left largest_angle_right intruders_left intruders_right intruders_null_left "
+        "intruders_null_right"
     ),
-    "alignment": _schema("tuned layer module head expert side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling"),
+    "alignment": _schema(
+        "tuned layer module head expert side k_rule level epsilon k dim ssa ssa_null kappa ssa_z at_ceiling null"
+    ),
     "prompts": _schema("prompt_id set domain text target foil"),
     "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
     "gates": _schema(

@@ -14,86 +14,71 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Side = Literal["left", "right", "two_sided"]
+from tv.decomposition import FIXED_FRACTION, Decomposition, Energies, decompose, energies_along, fixed_k, k_of
+from tv.nulls import Draws, Kept, Moments, Null, Side, rotation
 
-#: The share of the dimension that the fixed-fraction version keeps on each side.
-FIXED_FRACTION = 0.10
+Rule = Literal["tail", "energy", "fixed"]
+RULES: tuple[Rule, ...] = ("tail", "energy", "fixed")
 #: Above this null there is no room left for SSA to say anything.
 CEILING = 0.95
-#: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
-_ZERO = 1e-7
-_CHUNK = 8192
+_CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """The singular values of W (m × n) and its singular vectors on the smaller side, float64."""
+class Cut:
+    """How many directions of W count as its subspace.
 
-    weight: Float[Tensor, "m n"]
-    sigma: Float[Tensor, " r"]  # descending, r = min(m, n)
-    near: Float[Tensor, "r r"]  # left singular vectors of a wide W (m ≤ n), right ones of a tall W
+    `tail`: the fewest that leave a relative error ‖W − Π_k W‖/‖W‖ of at most ε. `energy`: the fewest that hold a share
+    τ of Σσ², which is the tail rule at ε = √(1 − τ). `fixed`: a share of the dimension, of m left, of n right and of
+    min(m, n) on each side two-sided, but never more than W has: a head's slice (d_h × d) with d_h < 0.1 d keeps d_h.
+    """
 
-    @property
-    def wide(self) -> bool:
-        """Whether the left side is the smaller one."""
-        return self.weight.shape[0] <= self.weight.shape[1]
+    rule: Rule
+    level: float  # ε, τ, or the fraction
 
-    @property
-    def rank(self) -> int:
-        """How many directions W has; at least 1, so that a zero matrix has a subspace to speak of."""
-        return max(1, int((_inverse(self.sigma) > 0).sum()))
+    def keeps(self, decomposition: Decomposition) -> list[Kept]:
+        """What is kept left, right and two-sided."""
+        m, n = decomposition.weight.shape
+        if self.rule == "fixed":
+            left, right, both = (fixed_k(decomposition, dim, self.level) for dim in (m, n, min(m, n)))
+        else:
+            epsilon = self.level if self.rule == "tail" else math.sqrt(1 - self.level)
+            left = right = both = k_of(decomposition, epsilon)
+        return [Kept("left", left, n), Kept("right", m, right), Kept("two_sided", both, both)]
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """SSA of one module, on one side, at one ε."""
+    """SSA of one module, on one side, at one cut."""
 
     side: Side
-    epsilon: float  # NaN for the fixed fraction
+    k_rule: Rule
+    level: float
+    epsilon: float  # the level of the tail rule; NaN for the others
     k: int  # directions of W kept (on each side, if two-sided)
     dim: int  # out of this many: m left, n right, min(m, n) two-sided
     ssa: float  # ‖Π_k T‖_F / ‖T‖_F, in [0, 1]; 0 where T is zero
     ssa_null: float  # √p, what a T with no direction would score
     kappa: float  # (ssa² − p)/(1 − p): 0 at the null, 1 inside the subspace
-    ssa_z: float  # distance of ssa² from p in standard deviations of the rotation null
+    ssa_z: float  # distance of ssa² from p in standard deviations of the null
     at_ceiling: bool  # p > 0.95
 
 
 @dataclass(frozen=True)
-class Energies:
-    """How T's energy lies along the singular directions of W; shares of ‖T‖², float64."""
+class Curve:
+    """SSA(k) of one module on one side, for k = 1 … rank of W (evenly thinned to 200 points)."""
 
-    left: Float[Tensor, " r"]  # ‖u_iᵀT‖²
-    right: Float[Tensor, " r"]  # ‖T v_j‖²
-    both: Float[Tensor, "r r"]  # (u_iᵀ T v_j)²
-    spectrum: Float[Tensor, " r"]  # T's own squared singular values, ascending
-
-
-def decompose(weight: Float[Tensor, "m n"]) -> Decomposition:
-    """Singular values and near-side vectors of `weight`, from the float64 Gram of its smaller side."""
-    w = weight if weight.shape[0] <= weight.shape[1] else weight.T
-    values, vectors = torch.linalg.eigh(gram(w, w))
-    return Decomposition(weight, values.flip(0).clamp(min=0).sqrt(), vectors.flip(1))
+    side: Side
+    dim: int
+    k: list[int]
+    ssa: list[float]
+    ssa_null: list[float]  # √p(k): √(k/m), √(k/n), k/√(mn)
+    area: float  # ∫ (SSA − null) d(k/dim) from k = 0 to the rank, by trapezoids over every k: 0 at the null
 
 
-def k_of(decomposition: Decomposition, epsilon: float) -> int:
-    """k(ε) = min{k : ‖W − Π_k W‖_F ≤ ε‖W‖_F}, at least 1 and at most the rank."""
-    energy = decomposition.sigma.pow(2)
-    tail = energy.flip(0).cumsum(0).flip(0)  # of what is left before each direction is kept
-    return min(decomposition.rank, max(1, int((tail > epsilon**2 * energy.sum()).sum())))
-
-
-def fixed_k(decomposition: Decomposition, dim: int, fraction: float = FIXED_FRACTION) -> int:
-    """That share of `dim` directions, at least 1 and at most the rank."""
-    return min(decomposition.rank, max(1, round(fraction * dim)))
-
-
-def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
-    """The k leading left singular vectors, float32; a direction with no singular value is a column of zeros."""
-    near = decomposition.near[:, :k]
-    if decomposition.wide:
-        return near.float()
-    return (decomposition.weight.double() @ near * _inverse(decomposition.sigma[:k])).float()
+def cuts_of(epsilons: Sequence[float], fixed_fraction: float = FIXED_FRACTION) -> tuple[Cut, ...]:
+    """The tail rule at each ε, then the fixed fraction."""
+    return (*(Cut("tail", epsilon) for epsilon in epsilons), Cut("fixed", fixed_fraction))
 
 
 def align(
@@ -104,114 +89,72 @@ def align(
 ) -> list[Alignment]:
     """SSA of T = `delta` left, right and two-sided at every ε and at the fixed fraction, out of one decomposition of W.
 
-    The fixed fraction keeps that share of m left, of n right and of min(m, n) on each side two-sided, but never more
-    directions than W has: a head's slice (d_h × d) with d_h < 0.1 d keeps all d_h, and its null is √(d_h/d).
-    The null's p is k/m left, k/n right and k²/(mn) two-sided. T = 0 scores 0 everywhere (SSA, κ and z), never NaN.
+    Beside the rotation null, whose p is k/m left, k/n right and k²/(mn) two-sided. T = 0 scores 0 everywhere (SSA, κ
+    and z), never NaN.
     """
     decomposition = weight if isinstance(weight, Decomposition) else decompose(weight)
-    return align_energies(decomposition, energies_along(decomposition, delta), epsilons, fixed_fraction)
+    return align_energies(decomposition, delta, energies_along(decomposition, delta), cuts_of(epsilons, fixed_fraction))
 
 
 def align_energies(
     decomposition: Decomposition,
+    delta: Float[Tensor, "m n"],
     energies: Energies,
-    epsilons: Sequence[float],
-    fixed_fraction: float = FIXED_FRACTION,
+    cuts: Sequence[Cut],
+    null: Null = rotation,
+    draws: Draws = Draws(),  # noqa: B008 (frozen)
+    sides: Sequence[Side] = ("left", "right", "two_sided"),
 ) -> list[Alignment]:
-    """`align`, where the energies are at hand."""
+    """`align`, where the energies are at hand, at any cuts and beside any null, on the sides that are wanted."""
+    wanted = [(cut, kept) for cut in cuts for kept in cut.keeps(decomposition) if kept.side in sides]
+    moments = null(decomposition, delta, energies, [kept for _, kept in wanted], draws)
+    shape = tuple(decomposition.weight.shape)
+    return [_alignment(cut, kept, shape, energies, at) for (cut, kept), at in zip(wanted, moments, strict=True)]
+
+
+def curves(decomposition: Decomposition, energies: Energies, sides: Sequence[Side]) -> list[Curve]:
+    """SSA(k) for every k, beside √p(k), on the sides that are wanted."""
     m, n = decomposition.weight.shape
-    cuts = [(epsilon, [k_of(decomposition, epsilon)] * 3) for epsilon in epsilons]
-    fixed = [fixed_k(decomposition, dim, fixed_fraction) for dim in (m, n, min(m, n))]
-    cuts.append((math.nan, fixed))
+    shares = {
+        "left": (m, lambda: energies.left.cumsum(0)),
+        "right": (n, lambda: energies.right.cumsum(0)),
+        "two_sided": (min(m, n), lambda: energies.both.cumsum(0).cumsum(1).diagonal()),
+    }
+    k = torch.arange(1, decomposition.rank + 1)
+    shown = torch.linspace(0, len(k) - 1, min(len(k), _CURVE_POINTS)).round().long()
     found = []
-    for epsilon, (k_left, k_right, k_both) in cuts:
-        found += [
-            _alignment("left", epsilon, k_left, m, energies.left[:k_left], (k_left, m), (n, n), energies.spectrum),
-            _alignment("right", epsilon, k_right, n, energies.right[:k_right], (m, m), (k_right, n), energies.spectrum),
-            _alignment(
-                "two_sided",
-                epsilon,
-                k_both,
-                min(m, n),
-                energies.both[:k_both, :k_both],
-                (k_both, m),
-                (k_both, n),
-                energies.spectrum,
-            ),
-        ]
+    for side in sides:
+        dim, share = shares[side]
+        ssa = share()[: len(k)].clamp(0, 1).sqrt().double().cpu()
+        null = k.double() / math.sqrt(m * n) if side == "two_sided" else (k / dim).double().sqrt()
+        above = torch.cat([torch.zeros(1, dtype=torch.float64), ssa - null])
+        area = float(torch.trapezoid(above, dx=1 / dim))
+        found.append(Curve(side, dim, k[shown].tolist(), ssa[shown].tolist(), null[shown].tolist(), area))
     return found
 
 
-def energies_along(decomposition: Decomposition, delta: Float[Tensor, "m n"]) -> Energies:
-    """T's energy along W's singular directions, from three Grams on the smaller side (exact, no SVD of T or far side).
-
-    Wide: H = TTᵀ, C = TWᵀ give ‖u_iᵀT‖² = (UᵀHU)_ii, ‖Tv_j‖² = ‖Cu_j‖²/λ_j and u_iᵀTv_j = (UᵀCU)_ij/σ_j; a tall W is
-    the same with its sides exchanged.
-    """
-    w, t, q = decomposition.weight, delta, decomposition.near
-    if not decomposition.wide:
-        w, t = w.T, t.T
-    own, cross = gram(t, t), gram(t, w)
-    total = own.trace().clamp(min=torch.finfo(torch.float64).tiny)
-    inverse = _inverse(decomposition.sigma)
-    turned = cross @ q
-    near = (q * (own @ q)).sum(0) / total
-    far = turned.pow(2).sum(0) * inverse.pow(2) / total
-    both = (q.T @ turned * inverse).pow(2) / total
-    left, right = (near, far) if decomposition.wide else (far, near)
-    spectrum = torch.linalg.eigvalsh(own).clamp(min=0)
-    return Energies(left, right, both if decomposition.wide else both.T, spectrum)
-
-
-def gram(left: Float[Tensor, "a n"], right: Float[Tensor, "b n"]) -> Float[Tensor, "a b"]:
-    """left rightᵀ in float64, summed over pieces of the long side, so that no whole matrix is copied."""
-    total = left.new_zeros(left.shape[0], right.shape[0], dtype=torch.float64)
-    for a, b in zip(left.split(_CHUNK, dim=1), right.split(_CHUNK, dim=1), strict=True):
-        total.addmm_(a.double(), b.double().T)
-    return total
-
-
-def _alignment(
-    side: Side,
-    epsilon: float,
-    k: int,
-    dim: int,
-    kept: Tensor,
-    rows: tuple[int, int],
-    cols: tuple[int, int],
-    spectrum: Float[Tensor, " r"],
-) -> Alignment:
-    p = rows[0] * cols[0] / (rows[1] * cols[1])
-    if float(spectrum.sum()) == 0:
-        return Alignment(side, epsilon, k, dim, 0.0, math.sqrt(p), 0.0, 0.0, p > CEILING)
-    share = min(1.0, max(0.0, float(kept.sum())))
-    deviation = math.sqrt(_rotation_variance(rows, cols, spectrum))
-    kappa = (share - p) / (1 - p) if p < 1 else 0.0
-    z = (share - p) / deviation if deviation > 1e-12 else 0.0
-    return Alignment(side, epsilon, k, dim, math.sqrt(share), math.sqrt(p), kappa, z, p > CEILING)
-
-
-def _rotation_variance(rows: tuple[int, int], cols: tuple[int, int], spectrum: Float[Tensor, " r"]) -> float:
-    """Variance of ‖P T Q‖²/‖T‖² when T = U S Vᵀ keeps S and U, V are uniformly random rotations (closed form).
-
-    P, Q project on k of m and k' of n directions; one side alone is the case k' = n. With M = UᵀPU and N = VᵀQV,
-    E[X²] = Σ_a s_a⁴ E[M_aa²]E[N_aa²] + Σ_{a≠b} s_a²s_b² (E[M_aa M_bb]E[N_aa N_bb] + 2 E[M_ab²]E[N_ab²]), over (Σ s²)².
-    """
-    (own_m, pair_m, cross_m), (own_n, pair_n, cross_n) = _projection_moments(*rows), _projection_moments(*cols)
-    concentration = float(spectrum.pow(2).sum() / spectrum.sum().pow(2))  # 1 / participation ratio
-    p = rows[0] * cols[0] / (rows[1] * cols[1])
-    second = own_m * own_n * concentration + (pair_m * pair_n + 2 * cross_m * cross_n) * (1 - concentration)
-    return max(0.0, second - p * p)
-
-
-def _projection_moments(k: int, m: int) -> tuple[float, float, float]:
-    """E[M_aa²], E[M_aa M_bb], E[M_ab²] (a ≠ b) of a uniformly rotated projection on k of m directions."""
-    own = k * (k + 2) / (m * (m + 2))
-    if m == 1:
-        return own, own, 0.0
-    return own, (k * k - m * own) / (m * (m - 1)), (k - m * own) / (m * (m - 1))
-
-
-def _inverse(sigma: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
-    floor = _ZERO * float(sigma.max()) if len(sigma) else 0.0
-    return torch.where(sigma > floor, 1 / sigma.clamp(min=torch.finfo(torch.float64).tiny), torch.zeros_like(sigma))
+def _alignment(cut: Cut, kept: Kept, shape: tuple[int, ...], energies: Energies, moments: Moments) -> Alignment:
+    m, n = shape
+    k, dim = {"left": (kept.left, m), "right": (kept.right, n), "two_sided": (kept.left, min(m, n))}[kept.side]
+    p, deviation = moments[0], math.sqrt(moments[1])
+    ssa = kappa = z = 0.0
+    if energies.total:
+        share = min(1.0, max(0.0, kept.energy(energies)))
+        ssa = math.sqrt(share)
+        kappa = (share - p) / (1 - p) if p < 1 else 0.0
+        z = (share - p) / deviation if deviation > 1e-12 else 0.0
+    else:
+        p = kept.left * kept.right / (m * n)
+    return Alignment(
+        side=kept.side,
+        k_rule=cut.rule,
+        level=cut.level,
+        epsilon=cut.level if cut.rule == "tail" else math.nan,
+        k=k,
+        dim=dim,
+        ssa=ssa,
+        ssa_null=math.sqrt(p),
+        kappa=kappa,
+        ssa_z=z,
+        at_ceiling=p > CEILING,
+    )

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tv.alignment import FIXED_FRACTION
 from tv.architecture import Module
 from tv.checkpoint import Source, open_checkpoint
+from tv.decomposition import FIXED_FRACTION
 from tv.errors import InputError
 from tv.measure import Progress
 from tv.overlap import Angles, Directions, Inside, Overlap, cross_gram, directions, overlap

@@ -10,11 +10,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from tv.alignment import RULES, Cut, Rule
 from tv.architecture import Module
 from tv.checkpoint import Source
+from tv.decomposition import FIXED_FRACTION
 from tv.engine import Engine, ordered
 from tv.errors import InputError, first_line
 from tv.modules import Rows, Wanted, measure_module
+from tv.nulls import NULLS, Draws
 from tv.pairing import WeightPair, open_pair
 
 Progress = Callable[[int, int, str], None]
@@ -27,7 +30,14 @@ def ssa(
     tuned: Source,
     epsilons: Sequence[float] = EPSILONS,
     *,
+    k_rule: Rule = "tail",
+    levels: Sequence[float] | None = None,
+    null: str = "rotation",
+    draws: int = 20,
+    swap: bool = False,
     heads: bool = True,
+    seed: int = 0,
+    cache: str | Path | None = None,
     device: str = "cpu",
     workers: int = 1,
     engine: Engine = "local",
@@ -35,12 +45,46 @@ def ssa(
 ) -> pd.DataFrame:
     """`alignment`: SSA of every matrix of every block, left, right and two-sided, at each ε and at the fixed fraction.
 
-    With `heads`, also of each head's own slice: the right side for q, k, v, the left for o. Sources are whatever
-    `open_checkpoint` opens. `workers` processes (or Ray) share the modules; the tables are the same. Raises
-    CheckpointError where the two do not belong together, InputError for an ε outside (0, 1).
+    With `heads`, also of each head's own slice: the right side for q, k, v, the left for o. `k_rule` says what `levels`
+    are: ε of the tail rule (without `levels`, `epsilons`), shares τ of the energy, or fixed shares of the dimension;
+    10 % of the dimension always comes along. `null` is one of rotation, gaussian, row_scale and shuffle (`draws`
+    orders, seeded). `swap` adds `ssa_swap` and its null: T against the basis of another layer, which shows how much
+    alignment is common to the residual stream.
+
+    Sources are whatever `open_checkpoint` opens. `cache` is a directory that keeps the base's decompositions for the
+    next tuned model. `workers` processes (or Ray) share the modules; the tables are the same. Raises CheckpointError
+    where the two do not belong together, InputError for a level outside (0, 1) or an unknown name.
     """
-    wanted = Wanted(tuple(epsilons), weights=False, heads=heads, device=device)
+    wanted = Wanted(
+        frozenset({"alignment"}),
+        cuts=_cuts(epsilons, k_rule, levels),
+        null=null,
+        draws=Draws(draws, seed),
+        swap=swap,
+        heads=heads,
+        device=device,
+        cache=Path(cache) if cache is not None else None,
+    )
     return _tables(base, tuned, wanted, workers, engine, progress)["alignment"]
+
+
+def curve(
+    base: Source,
+    tuned: Source,
+    *,
+    heads: bool = False,
+    cache: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    engine: Engine = "local",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """SSA(k) of every matrix of every block, for k up to its rank (thinned to 200 points), beside √p(k).
+
+    `area` is the integral of SSA − null over k/dim: 0 at the null. Other arguments as in `ssa`.
+    """
+    wanted = Wanted(frozenset({"curve"}), heads=heads, device=device, cache=Path(cache) if cache is not None else None)
+    return _tables(base, tuned, wanted, workers, engine, progress)["curve"]
 
 
 def geometry(
@@ -48,13 +92,25 @@ def geometry(
     tuned: Source,
     *,
     heads: bool = True,
+    seed: int = 0,
+    cache: str | Path | None = None,
     device: str = "cpu",
     workers: int = 1,
     engine: Engine = "local",
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """`weights`: norms, cosine, ranks and noise share of every module; norm gains, biases and embeddings by `kind`."""
-    wanted = Wanted(alignment=False, heads=heads, device=device)
+    """`weights`: norms, cosine, ranks, spectrum and noise share of every module; gains, biases, embeddings by `kind`.
+
+    How subspaces change (`spectral_shift`, `kept_left`, `intruders_left`, … see `tv.subspaces.Change`) is measured of
+    whole matrices and NaN for heads. `seed` draws the intruders' null. Other arguments as in `ssa`.
+    """
+    wanted = Wanted(
+        frozenset({"weights"}),
+        draws=Draws(seed=seed),
+        heads=heads,
+        device=device,
+        cache=Path(cache) if cache is not None else None,
+    )
     return _tables(base, tuned, wanted, workers, engine, progress)["weights"]
 
 
@@ -64,14 +120,44 @@ def weights(
     epsilons: Sequence[float] = EPSILONS,
     *,
     heads: bool = True,
+    seed: int = 0,
+    cache: str | Path | None = None,
     device: str = "cpu",
     workers: int = 1,
     engine: Engine = "local",
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(`weights`, `alignment`) of a pair, every matrix decomposed once; see `geometry` and `ssa`."""
-    tables = _tables(base, tuned, Wanted(tuple(epsilons), heads=heads, device=device), workers, engine, progress)
+    wanted = Wanted(
+        frozenset({"weights", "alignment"}),
+        cuts=_cuts(epsilons),
+        draws=Draws(seed=seed),
+        heads=heads,
+        device=device,
+        cache=Path(cache) if cache is not None else None,
+    )
+    tables = _tables(base, tuned, wanted, workers, engine, progress)
     return tables["weights"], tables["alignment"]
+
+
+def _cuts(epsilons: Sequence[float], rule: Rule = "tail", levels: Sequence[float] | None = None) -> tuple[Cut, ...]:
+    """The levels of a rule, and the fixed fraction. Raises InputError for what is no level."""
+    if rule not in RULES:
+        raise InputError(f"k rule {rule!r}: there is no such rule; use {', '.join(RULES)}")
+    if rule != "tail" and levels is None:
+        raise InputError(f"k rule {rule!r}: it needs levels: shares of the {_SHARES[rule]}, such as 0.9")
+    chosen = tuple(epsilons if levels is None else levels)
+    for level in chosen:
+        if not 0 < level < 1:
+            what = f"a share of the {_SHARES[rule]}" if rule in _SHARES else "ε is the share of ‖W‖ left out"
+            raise InputError(f"{_NAMES[rule]} {level}: {what}, a number between 0 and 1")
+    cuts = [Cut(rule, level) for level in chosen]
+    fixed = Cut("fixed", FIXED_FRACTION)
+    return (*cuts, *([] if fixed in cuts else [fixed]))
+
+
+_NAMES = {"tail": "epsilon", "energy": "energy", "fixed": "fraction"}
+_SHARES = {"energy": "energy", "fixed": "dimension"}
 
 
 def _tables(
@@ -128,9 +214,10 @@ def _opened(base: str, tuned: str) -> WeightPair:
 
 
 def _check(wanted: Wanted) -> None:
-    for epsilon in wanted.epsilons:
-        if not 0 < epsilon < 1:
-            raise InputError(f"epsilon {epsilon}: ε is the share of ‖W‖ left out, a number between 0 and 1")
+    if wanted.null not in NULLS:
+        raise InputError(f"null {wanted.null!r}: there is no such null; use {', '.join(NULLS)}")
+    if wanted.null == "shuffle" and wanted.draws.n < 2:
+        raise InputError(f"{wanted.draws.n} draws: a deviation needs at least two")
     try:
         torch.empty(0, device=wanted.device)
     except (RuntimeError, AssertionError) as error:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tv.alignment import gram
+from tv.decomposition import gram
 
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
 _ZERO = 1e-7

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tv.alignment import CEILING, align, decompose, k_of, left_basis
+from tv.alignment import CEILING, align
+from tv.decomposition import decompose, k_of, left_basis
 
 SHAPES = [(40, 64), (64, 40), (48, 48), (4, 90), (90, 4), (1, 30), (30, 1)]
 SPECTRA = ["flat", "power law", "low rank"]
@@ -180,5 +181,5 @@ def test_left_basis_is_orthonormal_and_spans_the_subspace(shape: tuple[int, int]
 def test_pieces_of_the_long_side_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, delta = _weight(20, 90, "power law"), _random(20, 90)
     whole = align(decompose(weight), delta)
-    monkeypatch.setattr("tv.alignment._CHUNK", 7)
+    monkeypatch.setattr("tv.decomposition._CHUNK", 7)
     assert [row.ssa for row in align(decompose(weight), delta)] == pytest.approx([row.ssa for row in whole])

@@ -1,6 +1,7 @@
 """The weight tables of whole pairs: geometry, alignment, heads, fused matrices, every architecture."""
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 import tv
 from tests.pairs import SUPPORTED, build_model, build_pair, perturb
-from tv.alignment import align, decompose
+from tv.alignment import align
+from tv.decomposition import decompose
+from tv.subspaces import Change
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
@@ -25,7 +28,7 @@ def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_p
     assert set(rows.layer.astype(str) + " " + rows.module) == biases
     assert np.allclose(whole.relative_norm[~whole.module.str.endswith("norm")], 0.02, rtol=0.5)
     assert (whole.changed_fraction > 0.9).all()
-    assert np.isfinite(alignment.drop(columns=["epsilon", "side", "module"]).to_numpy(float)).all()
+    assert np.isfinite(alignment.drop(columns=["epsilon", "side", "module", "k_rule", "null"]).to_numpy(float)).all()
     assert alignment.ssa.between(0, 1).all()
 
 
@@ -113,7 +116,11 @@ def test_a_tuned_model_equal_to_its_base_gives_zeros_and_no_nan(tmp_path: Path) 
     weights, alignment = tv.weights(base, base)
     zero = ["delta_norm", "relative_norm", "changed_fraction", "noise_share", "cos_weight_delta"]
     assert (weights[zero] == 0).all().all()
-    assert weights[weights.cols > 1].notna().all().all()
+    change = [field.name for field in fields(Change)]
+    assert weights[weights.cols > 1].drop(columns=change).notna().all().all()
+    whole = weights[(weights.cols > 1) & (weights["head"] == -1)]
+    moved = [name for name in change if not name.startswith("kept")]
+    assert (whole[moved].abs() < 1e-5).all().all() and np.allclose(whole[["kept_left", "kept_right"]], 1)
     assert (alignment[["ssa", "kappa", "ssa_z"]] == 0).all().all()
 
 
