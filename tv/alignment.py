@@ -126,7 +126,7 @@ def curves(decomposition: Decomposition, energies: Energies, sides: Sequence[Sid
     for side in sides:
         dim, share = shares[side]
         ssa = share()[: len(k)].clamp(0, 1).sqrt().double().cpu()
-        null = k.double() / math.sqrt(m * n) if side == "two_sided" else (k / dim).double().sqrt()
+        null = k.double() / math.sqrt(m * n) if side == "two_sided" else (k.double() / dim).sqrt()
         above = torch.cat([torch.zeros(1, dtype=torch.float64), ssa - null])
         area = float(torch.trapezoid(above, dx=1 / dim))
         found.append(Curve(side, dim, k[shown].tolist(), ssa[shown].tolist(), null[shown].tolist(), area))

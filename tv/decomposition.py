@@ -89,7 +89,7 @@ def decompose(weight: Float[Tensor, "m n"]) -> Decomposition:
     """Singular values and near-side vectors of `weight`, from the float64 Gram of its smaller side."""
     w = weight if weight.shape[0] <= weight.shape[1] else weight.T
     values, vectors = torch.linalg.eigh(gram(w, w))
-    return Decomposition(weight, values.flip(0).clamp(min=0).sqrt(), vectors.flip(1))
+    return Decomposition(weight, values.flip(0).clamp(min=0).sqrt(), vectors.flip(1).contiguous())
 
 
 def energies_along(decomposition: Decomposition, delta: Float[Tensor, "m n"]) -> Energies:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tv.alignment import CEILING, align
-from tv.decomposition import decompose, k_of, left_basis
+from tv.alignment import CEILING, Cut, align, curves
+from tv.decomposition import decompose, energies_along, k_of, left_basis
 
 SHAPES = [(40, 64), (64, 40), (48, 48), (4, 90), (90, 4), (1, 30), (30, 1)]
 SPECTRA = ["flat", "power law", "low rank"]
@@ -183,3 +183,69 @@ def test_pieces_of_the_long_side_do_not_matter(monkeypatch: pytest.MonkeyPatch) 
     whole = align(decompose(weight), delta)
     monkeypatch.setattr("tv.decomposition._CHUNK", 7)
     assert [row.ssa for row in align(decompose(weight), delta)] == pytest.approx([row.ssa for row in whole])
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_rules_by_name(shape: tuple[int, int]) -> None:
+    """A share τ of the energy is the tail at √(1 − τ); a fixed share is a share of each side's own dimension."""
+    decomposition = decompose(_weight(*shape, "power law"))
+    energy = decomposition.sigma.pow(2)
+    for kept in Cut("energy", 0.9).keeps(decomposition)[:2]:
+        k = min(kept.left, kept.right)
+        assert float(energy[:k].sum() / energy.sum()) >= 0.9 > float(energy[: k - 1].sum() / energy.sum())
+        assert kept in Cut("tail", math.sqrt(0.1)).keeps(decomposition)
+    left, right, both = Cut("fixed", 0.25).keeps(decomposition)
+    assert (left.left, right.right) == (round(0.25 * shape[0]), round(0.25 * shape[1]))
+    assert both.left == both.right == round(0.25 * min(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_the_curve_passes_through_every_cut_and_has_no_area_at_the_null(shape: tuple[int, int]) -> None:
+    decomposition = decompose(_weight(*shape, "power law"))
+    delta = _random(*shape)
+    energies = energies_along(decomposition, delta)
+    found = {curve.side: curve for curve in curves(decomposition, energies, ("left", "right", "two_sided"))}
+    for row in align(decomposition, delta, (0.05, 0.3)):
+        curve = found[row.side]
+        at = curve.k.index(row.k)
+        assert (curve.ssa[at], curve.ssa_null[at]) == pytest.approx((row.ssa, row.ssa_null), abs=1e-9)
+    areas = {side: [] for side in found}
+    for seed in range(40):
+        drawn = energies_along(decomposition, _random(*shape, seed=seed))
+        for curve in curves(decomposition, drawn, tuple(found)):
+            areas[curve.side].append(curve.area)
+    for side, values in areas.items():
+        assert abs(sum(values) / len(values)) < 0.01, side
+    u, _, vh = torch.linalg.svd(decomposition.weight.double())
+    inside = torch.outer(u[:, 0], vh[0]).float()
+    for curve in curves(decomposition, energies_along(decomposition, inside), tuple(found)):
+        assert min(curve.ssa) > 0.999 and curve.area > 0.15
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
+    decomposition = decompose(_weight(300, 400, "flat"))
+    curve = curves(decomposition, energies_along(decomposition, _random(300, 400)), ("left",))[0]
+    assert len(curve.k) == 200 and curve.k[0] == 1 and curve.k[-1] == 300
+    assert curve.ssa[-1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(300, 700), (700, 300)])
+@pytest.mark.parametrize(("spectrum", "single"), [("flat", True), ("power law", False), ("low rank", False)])
+def test_float32_is_used_where_its_bound_holds_and_only_there(
+    shape: tuple[int, int], spectrum: str, single: bool
+) -> None:
+    weight, delta = _weight(*shape, spectrum), _random(*shape)
+    decomposition = decompose(weight)
+    energies = energies_along(decomposition, delta)
+    assert (energies.cross.dtype == torch.float32) == single == decomposition.single
+    u, sigma, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    known = sigma > 1e-6 * sigma[0]
+    total = float(delta.double().pow(2).sum())
+    for found, exact in (
+        (energies.left, (u.T @ delta.double()).pow(2).sum(1)),
+        (energies.right, (delta.double() @ vh.T).pow(2).sum(0)),
+    ):
+        error = (found - exact / total)[known].cumsum(0).abs().max()
+        assert float(error) < 1e-5
+    spectrum_error = energies.spectrum.sqrt().flip(0) - torch.linalg.svdvals(delta.double())
+    assert float(spectrum_error.abs().max()) < 1e-6 * float(delta.norm())
