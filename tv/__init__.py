@@ -5,6 +5,7 @@ from tv.compare import cosine
 from tv.errors import ArchitectureError, CheckpointError, InputError
 from tv.extraction import extract
 from tv.info import info
+from tv.matching import align, matched
 from tv.measure import geometry, ssa, weights
 from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
 from tv.path import path, plane
@@ -20,11 +21,13 @@ __all__ = [
     "PairFacts",
     "TuningVector",
     "WeightPair",
+    "align",
     "check_pair",
     "cosine",
     "extract",
     "geometry",
     "info",
+    "matched",
     "moved_tokens",
     "open_checkpoint",
     "open_pair",

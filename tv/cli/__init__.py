@@ -8,6 +8,7 @@ import warnings
 import typer
 from typer.exceptions import Abort, TyperException
 
+from tv.cli.align import align
 from tv.cli.cosine import cosine
 from tv.cli.extract import extract
 from tv.cli.geometry import geometry
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
-for command in (info, extract, ssa, geometry, cosine, path):
+for command in (info, extract, ssa, geometry, cosine, path, align):
     app.command()(command)
 
 

@@ -1,0 +1,89 @@
+"""`tv align`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from tv.cli.options import Base, DeviceOption, Output, Tuned
+from tv.cli.output import check_output, write
+from tv.cli.terminal import Bar, print_table
+from tv.matching import On
+
+
+def align(
+    base: Base,
+    tuned: Tuned,
+    on: Annotated[
+        On, typer.Option(help="What neurons and heads are compared by: weights, or activations.")
+    ] = "weights",
+    prompts: Annotated[
+        list[Path] | None, typer.Option(help="JSONL with id and text a row, for activations; repeatable.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
+    device: DeviceOption = "cpu",
+    ssa: Annotated[
+        Path | None, typer.Option(help="Write the SSA table of the matched pair, with ssa_before beside it.")
+    ] = None,
+    output: Output = None,
+) -> None:
+    """Do the tuned model's neurons and heads stand where the base's do? For fine-tunes of one base nothing moves.
+
+    Example: tv align data/models/base data/models/medical --ssa matched.parquet
+    """
+    import tv
+    from tv.matching import match_pair
+
+    check_output(output)
+    check_output(ssa)
+    with Bar("matching") as progress:
+        found = match_pair(
+            base, tuned, on=on, prompts=prompts or (), batch_size=batch_size, device=device, progress=progress
+        )
+    _print(found.table)
+    write(found.table, output)
+    if ssa is not None:
+        with Bar("alignment") as progress:
+            before = tv.ssa(base, tuned, device=device, progress=progress)
+        after = before
+        if not found.is_identity:
+            with Bar("matched") as progress:
+                after = tv.ssa(base, found.tuned, device=device, progress=progress)
+        frame = after.copy()
+        frame.insert(list(frame.columns).index("ssa"), "ssa_before", before["ssa"])
+        fingerprints = before.attrs["fingerprints"] | {"matched": after.attrs["fingerprints"]["tuned"]}
+        frame.attrs["fingerprints"] = fingerprints
+        write(frame, ssa)
+
+
+def _print(table: pd.DataFrame) -> None:
+    """A row per kind, means over layers and experts by the number of units, then what it says."""
+    rows: list[list[object]] = []
+    verdict = []
+    for kind, own in table.groupby("kind", sort=False):
+        n = own["n"]
+        shares = [_percent((own[name] * n).sum(min_count=1) / n.sum()) for name in _SHARES]
+        scores = [float((own[name] * n).sum() / n.sum()) for name in ("identity_score", "mean_score", "gain")]
+        rows.append([kind, int(n.sum()), *shares, *scores])
+        touched = own[own[_SHARES].fillna(0).gt(0).any(axis=1)]
+        if len(touched):
+            layers = ", ".join(str(layer) for layer in dict.fromkeys(touched["layer"]))
+            verdict.append(f"{str(kind).replace('_', ' ')} (layer {layers})")
+    headings = ["kind", "n", "moved", "flipped", "rescaled", "score", "matched", "gain"]
+    print_table(f"what would move to stand where the base's stands, compared by {table['on'].iloc[0]}", headings, rows)
+    if verdict:
+        typer.echo(f"not the identity: {'; '.join(verdict)}. Measures of the matched pair: --ssa FILE, or tv.matched")
+    else:
+        typer.echo("the identity: every neuron and head stands where the base's does; T can be read as it is")
+    for note in table.attrs["notes"]:
+        typer.echo(f"note: {note}")
+
+
+_SHARES = ["moved_fraction", "sign_flipped_fraction", "scale_moved_fraction"]
+
+
+def _percent(share: float) -> str:
+    return "–" if pd.isna(share) else f"{100 * share:.3g} %"
