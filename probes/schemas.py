@@ -41,8 +41,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         "cos_weight_delta changed_fraction changed_fraction_bf16 noise_share large_overlap large_overlap_null "
         "small_overlap small_overlap_null stable_rank effective_rank participation_ratio weight_stable_rank "
         "weight_effective_rank weight_participation_ratio diagonal_energy diagonal_energy_null spectral_shift "
-        "kept_left kept_right largest_angle_left largest_angle_right intruders_left intruders_right intruders_null_left "
-        "intruders_null_right"
+        "kept_left kept_right largest_angle_left largest_angle_right intruders_left intruders_right "
+        "intruders_null_left intruders_null_right"
     ),
     "alignment": _schema(
         "tuned layer module head expert side k_rule level epsilon k dim ssa ssa_null kappa ssa_z at_ceiling null"

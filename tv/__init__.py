@@ -6,7 +6,7 @@ from tv.errors import ArchitectureError, CheckpointError, InputError
 from tv.extraction import extract
 from tv.info import info
 from tv.matching import align, matched
-from tv.measure import geometry, ssa, weights
+from tv.measure import curve, geometry, ssa, weights
 from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
 from tv.path import path, plane
 from tv.tokens import moved_tokens
@@ -24,6 +24,7 @@ __all__ = [
     "align",
     "check_pair",
     "cosine",
+    "curve",
     "extract",
     "geometry",
     "info",

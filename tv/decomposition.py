@@ -19,8 +19,9 @@ FIXED_FRACTION = 0.10
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
 _ZERO = 1e-7
 _CHUNK = 8192
-#: Float32 products serve where their error in an energy share stays below this, and pay from this many directions on.
-_SINGLE_ERROR, _SINGLE_FROM = 1e-5, 256
+#: Float32 products pay from this many directions on, and serve where they leave SSA² no more uncertain than this.
+_SINGLE_FROM, _SINGLE_ERROR = 256, 1e-5
+_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,6 @@ class Decomposition:
     def inverse(self) -> Float[Tensor, " r"]:
         """1/σ, and 0 where σ counts as zero."""
         return inverse_of(self.sigma)
-
-    @property
-    def single(self) -> bool:
-        """Whether C and the products with Q may be float32.
-
-        Rounding C leaves about eps·rms(σ)/σ_i of ‖T‖ along far direction i, so that a sum of energy shares is wrong by
-        at most 2·eps·√Σ(rms(σ)/σ_i)². G and H stay float64: k and T's small singular values come from them.
-        """
-        if len(self.sigma) < _SINGLE_FROM:
-            return False
-        spread = (self.sigma.pow(2).mean() * self.inverse.pow(2).sum()).sqrt()
-        return 2 * torch.finfo(torch.float32).eps * float(spread) <= _SINGLE_ERROR
 
 
 @dataclass(frozen=True)
@@ -93,17 +82,32 @@ def decompose(weight: Float[Tensor, "m n"]) -> Decomposition:
 
 
 def energies_along(decomposition: Decomposition, delta: Float[Tensor, "m n"]) -> Energies:
-    """T's energy along W's singular directions, left, right and both."""
+    """T's energy along W's singular directions, left, right and both.
+
+    H is float64, because T's small singular values come from it. C and its products are float32 where that is enough:
+    rounding leaves about eps·rms(σ)/σ_i of ‖T‖ along far direction i, in random directions, so that a sum of far energy
+    shares s_i has a standard error of 2·eps·√(Σ s_i (rms(σ)/σ_i)²); above 1e-5 (for even shares, or for those found)
+    both are float64.
+    """
     w, t = decomposition.weight, delta
     if not decomposition.wide:
         w, t = w.T, t.T
     own = gram(t, t)
-    cross = gram(t, w, torch.float32 if decomposition.single else torch.float64)
-    return energies_of(decomposition, own, cross)
+    even = torch.full_like(decomposition.sigma, 1 / len(own))
+    if len(own) >= _SINGLE_FROM and _single_error(decomposition, even) <= _SINGLE_ERROR:
+        found = _energies(decomposition, own, gram(t, w, torch.float32))
+        if _single_error(decomposition, found.right if decomposition.wide else found.left) <= _SINGLE_ERROR:
+            return found
+    return _energies(decomposition, own, gram(t, w))
 
 
-def energies_of(decomposition: Decomposition, own: Float[Tensor, "r r"], cross: Float[Tensor, "r r"]) -> Energies:
-    """`energies_along`, where H and C are at hand."""
+def _single_error(decomposition: Decomposition, far: Float[Tensor, " r"]) -> float:
+    """The standard error that float32 products leave in SSA² where T's far energy shares are these."""
+    spread = decomposition.sigma.pow(2).mean() * (far * decomposition.inverse.pow(2)).sum()
+    return 2 * torch.finfo(torch.float32).eps * float(spread.sqrt())
+
+
+def _energies(decomposition: Decomposition, own: Float[Tensor, "r r"], cross: Float[Tensor, "r r"]) -> Energies:
     q = decomposition.near.to(cross.dtype)
     inverse = decomposition.inverse
     total = own.trace().clamp(min=torch.finfo(torch.float64).tiny)
@@ -144,8 +148,21 @@ def inverse_of(sigma: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
 def gram(
     left: Float[Tensor, "a n"], right: Float[Tensor, "b n"], dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "a b"]:
-    """left rightᵀ in `dtype`, summed over pieces of the long side, so that no whole matrix is copied."""
+    """left rightᵀ in `dtype`, summed over pieces of the long side, so that no whole matrix is copied.
+
+    Where both are one matrix, the blocks below the diagonal are those above it and are not computed.
+    """
     total = left.new_zeros(left.shape[0], right.shape[0], dtype=dtype)
-    for a, b in zip(left.split(_CHUNK, dim=1), right.split(_CHUNK, dim=1), strict=True):
-        total.addmm_(a.to(dtype), b.to(dtype).T)
+    if left is not right:
+        for a, b in zip(left.split(_CHUNK, dim=1), right.split(_CHUNK, dim=1), strict=True):
+            total.addmm_(a.to(dtype), b.to(dtype).T)
+        return total
+    size = -(-len(left) // _BLOCKS)
+    for piece in left.split(_CHUNK, dim=1):
+        a = piece.to(dtype)
+        for start in range(0, len(left), size):
+            rows = a[start : start + size]
+            total[start : start + size, start:].addmm_(rows, a[start:].T)
+    for start in range(size, len(left), size):
+        total[start : start + size, :start] = total[:start, start : start + size].T
     return total

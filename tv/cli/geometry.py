@@ -5,7 +5,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from tv.cli.options import Base, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
+from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Bar, print_table
 
@@ -15,6 +15,7 @@ def geometry(
     tuned: Tuned,
     heads: Heads = False,
     tokens: Annotated[int, typer.Option(help="How many of the most moved tokens to name.")] = 10,
+    cache: Cache = None,
     device: DeviceOption = "cpu",
     workers: Workers = 1,
     engine: EngineOption = "local",
@@ -27,9 +28,17 @@ def geometry(
     import tv
 
     check_output(output)
-    where: dict[str, object] = {"device": device, "workers": workers, "engine": engine}
     with Bar("geometry") as progress:
-        frame = tv.geometry(base, tuned, heads=heads, progress=progress, **where)  # type: ignore[arg-type]
+        frame = tv.geometry(
+            base,
+            tuned,
+            heads=heads,
+            cache=cache,
+            device=device,
+            workers=workers,
+            engine=engine,
+            progress=progress,
+        )
     whole = frame[frame["head"] == -1]
     _print(whole[whole.kind == "linear"], "tuning vector by module: matrices, mean over layers (and experts)", _MATRIX)
     for kind, title in (("norm", "norm gains"), ("bias", "biases"), ("embed", "embeddings")):
@@ -54,7 +63,17 @@ _VECTOR = {
     "noise_share": "noise",
     "large_overlap": "on large W",
 }
-_MATRIX = _VECTOR | {"stable_rank": "stable rank", "effective_rank": "eff. rank"}
+_MATRIX = {
+    "relative_norm": "‖T‖/‖W‖",
+    "cos_weight_delta": "cos(W, T)",
+    "noise_share": "noise",
+    "effective_rank": "eff. rank",
+    "spectral_shift": "σ shift",
+    "kept_left": "kept left",
+    "kept_right": "kept right",
+    "intruders_left": "intruders",
+    "intruders_null_left": "their null",
+}
 
 
 def _print(rows: pd.DataFrame, title: str, columns: dict[str, str]) -> None:

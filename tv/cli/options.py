@@ -17,3 +17,4 @@ Heads = Annotated[bool, typer.Option(help="Measure every head's own slice too.")
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, …")]
 Workers = Annotated[int, typer.Option(help="Processes that share the modules; the tables are the same.")]
 EngineOption = Annotated[Engine, typer.Option(help="local, or ray for more than one machine.")]
+Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]

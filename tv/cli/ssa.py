@@ -1,11 +1,12 @@
 """`tv ssa`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
 
-from tv.cli.options import Base, Heads, Output, Tuned
+from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Bar, print_table
 
@@ -16,7 +17,22 @@ def ssa(
     epsilon: Annotated[
         list[float] | None, typer.Option(help="Relative error of the kept subspace; repeatable.")
     ] = None,
+    k_rule: Annotated[
+        str, typer.Option(help="tail (by ε), energy (share of Σσ²) or fixed (share of dimension).")
+    ] = "tail",
+    level: Annotated[list[float] | None, typer.Option(help="Levels of the k rule; repeatable.")] = None,
+    null: Annotated[str, typer.Option(help="rotation, gaussian, row_scale or shuffle.")] = "rotation",
+    draws: Annotated[int, typer.Option(help="How often the shuffle null is drawn.")] = 20,
+    swap: Annotated[bool, typer.Option(help="Add the control: T against another layer's basis.")] = False,
+    curve: Annotated[
+        Path | None, typer.Option(help="Also write SSA(k) for every k, with its area over the null.")
+    ] = None,
     heads: Heads = True,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    cache: Cache = None,
+    device: DeviceOption = "cpu",
+    workers: Workers = 1,
+    engine: EngineOption = "local",
     output: Output = None,
 ) -> None:
     """Subspace alignment of every matrix beside its null.
@@ -26,27 +42,66 @@ def ssa(
     import tv
     from tv.measure import EPSILONS
 
-    check_output(output)
+    for path in (output, curve):
+        check_output(path)
     with Bar("alignment") as progress:
-        frame = tv.ssa(base, tuned, tuple(epsilon or EPSILONS), heads=heads, progress=progress)
+        frame = tv.ssa(
+            base,
+            tuned,
+            tuple(epsilon or EPSILONS),
+            k_rule=k_rule,  # type: ignore[arg-type]
+            levels=level,
+            null=null,
+            draws=draws,
+            swap=swap,
+            heads=heads,
+            seed=seed,
+            cache=cache,
+            device=device,
+            workers=workers,
+            engine=engine,
+            progress=progress,
+        )
     _print_alignment(frame)
     write(frame, output)
+    if curve is not None:
+        with Bar("curve") as progress:
+            found = tv.curve(
+                base,
+                tuned,
+                heads=heads,
+                cache=cache,
+                device=device,
+                workers=workers,
+                engine=engine,
+                progress=progress,
+            )
+        write(found, curve)
 
 
 def _print_alignment(frame: pd.DataFrame) -> None:
-    """Leads with what is beyond the null: the fixed fraction, then ε = 0.05 with its null beside."""
+    """Leads with what is beyond the null: the fixed fraction, then one level of the rule with its null beside."""
     whole = frame[frame["head"] == -1]
-    fixed = whole[whole.epsilon.isna()].assign(lift=lambda f: f.ssa**2 / f.ssa_null**2)
+    is_fixed = (whole.k_rule == "fixed") & (whole.level.sub(0.1).abs() < 1e-9)
+    fixed, ruled = whole[is_fixed].assign(lift=lambda f: f.ssa**2 / f.ssa_null**2), whole[~is_fixed]
     lift = fixed.pivot_table(index="module", columns="side", values="lift", sort=False)
-    at = whole[whole.epsilon.sub(0.05).abs() < 1e-9].pivot_table(
-        index="module", columns="side", values=["ssa", "ssa_null", "kappa"], sort=False
-    )
-    headings = ["module", "lift left", "lift right"] + ["SSA left", "null", "κ left", "κ right"] * (len(at) > 0)
-    rows: list[list[object]] = []
-    for name in lift.index:
-        cells = [name, lift.loc[name, "left"], lift.loc[name, "right"]]
-        if len(at):
-            wanted = [("ssa", "left"), ("ssa_null", "left"), ("kappa", "left"), ("kappa", "right")]
-            cells += [at.loc[name, key] for key in wanted]
-        rows.append(cells)
-    print_table("mean over layers: energy over its null at 10 % of the dimension, then SSA at ε = 0.05", headings, rows)
+    z = fixed.pivot_table(index="module", columns="side", values="ssa_z", sort=False)
+    headings = ["module", "lift left", "z", "lift right", "z"]
+    rows = [
+        [name, *(table.loc[name, side] for side in ("left", "right") for table in (lift, z))] for name in lift.index
+    ]
+    title = "mean over layers: energy over its null at 10 % of the dimension"
+    if len(ruled):
+        shown = min(ruled.level.unique(), key=lambda level: abs(level - 0.05))
+        at = ruled[ruled.level == shown].pivot_table(
+            index="module", columns="side", values=["ssa", "ssa_null", "kappa"]
+        )
+        headings += ["SSA left", "null", "κ left", "κ right"]
+        wanted = [("ssa", "left"), ("ssa_null", "left"), ("kappa", "left"), ("kappa", "right")]
+        rows = [[*row, *(float(at.loc[row[0], key]) for key in wanted)] for row in rows]
+        rule = {"tail": "ε =", "energy": "energy share", "fixed": "dimension share"}[ruled.k_rule.iloc[0]]
+        title += f", then SSA at {rule} {shown:g}"
+    print_table(title, headings, rows)
+    if "ssa_swap" in whole:
+        own, swapped = (float((fixed[name] ** 2 / fixed.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))
+        typer.echo(f"control: lift {own:.3g} on a module's own basis, {swapped:.3g} on another layer's")
