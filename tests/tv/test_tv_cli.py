@@ -31,6 +31,35 @@ def test_info_and_extract(tmp_path: Path, monkeypatch, capsys) -> None:
     assert tv.TuningVector.load(tmp_path / "t.safetensors").norm() == pytest.approx(tv.extract(*pair).norm())
 
 
+def test_ssa_by_other_rules_and_with_its_controls(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, tuned = build_pair(tmp_path)
+    out, curve = tmp_path / "ssa.csv", tmp_path / "curve.csv"
+    options = ["--k-rule", "energy", "--level", "0.9", "--null", "row_scale", "--swap", "--cache", tmp_path / "cache"]
+    code, stdout, _ = call(
+        monkeypatch, capsys, main, "ssa", base, tuned, "--no-heads", *options, "-o", out, "--curve", curve
+    )
+    assert code == 0 and "energy share 0.9" in stdout and "another layer's" in stdout
+    frame, points = pd.read_csv(out), pd.read_csv(curve)
+    assert set(frame.k_rule) == {"energy", "fixed"} and set(frame["null"]) == {"row_scale"}
+    assert frame.ssa_swap.between(0, 1).all() and not frame.ssa_swap.equals(frame.ssa)
+    assert set(frame.fingerprint_base) == {tv.open_checkpoint(base).fingerprint()["content"]}
+    merged = frame.merge(points, on=["layer", "module", "side", "k"], suffixes=("", "_curve"))
+    assert len(merged) == len(frame) and (merged.ssa - merged.ssa_curve).abs().max() < 1e-9
+    assert any((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_an_extracted_vector_serves_as_the_tuned_side(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, tuned = build_pair(tmp_path)
+    vector = tmp_path / "t.safetensors"
+    call(monkeypatch, capsys, main, "extract", base, tuned, "-o", vector)
+    for command, options in (("ssa", []), ("geometry", ["--tokens", "0"]), ("info", []), ("align", [])):
+        code, _, stderr = call(monkeypatch, capsys, main, command, base, vector, *options)
+        assert code == 0, stderr
+    code, _, stderr = call(monkeypatch, capsys, main, "cosine", base, f"a={vector}", f"b={tuned}")
+    assert code == 0, stderr
+    pd.testing.assert_frame_equal(tv.ssa(base, vector), tv.ssa(base, tuned), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -38,6 +67,13 @@ def test_info_and_extract(tmp_path: Path, monkeypatch, capsys) -> None:
         (["ssa", "{base}", "{tuned}", "-o", "out.xlsx"], ".xlsx"),
         (["ssa", "{base}", "{tuned}", "-o", "no/such/out.csv"], "directory"),
         (["ssa", "{base}", "{tuned}", "--epsilon", "1.5"], "1.5"),
+        (["ssa", "{base}", "{tuned}", "--null", "chance"], "'chance'"),
+        (["ssa", "{base}", "{tuned}", "--k-rule", "energy"], "needs levels"),
+        (["ssa", "{base}", "{tuned}", "--k-rule", "most"], "'most'"),
+        (["ssa", "{base}", "{tuned}", "--curve", "c.png"], ".png"),
+        (["ssa", "{base}", "{tuned}", "--workers", "0"], "0 workers"),
+        (["ssa", "{base}", "{tuned}", "--device", "abacus"], "abacus"),
+        (["ssa", "{base}", "{tuned}", "--engine", "steam"], "engine"),
         (["extract", "{base}", "{tuned}", "-o", "t.bin"], ".safetensors"),
         (["ssa", "{base}"], "TUNED"),
         (["ssa", "{base}", "{tuned}", "--epsilon", "small"], "--epsilon"),

@@ -40,7 +40,9 @@ def geometry(
             progress=progress,
         )
     whole = frame[frame["head"] == -1]
-    _print(whole[whole.kind == "linear"], "tuning vector by module: matrices, mean over layers (and experts)", _MATRIX)
+    matrices = whole[whole.kind == "linear"]
+    _print(matrices, "tuning vector by module: matrices, mean over layers (and experts)", _MATRIX)
+    _print(matrices, "what it changed in W's own spectrum and leading subspaces", _SUBSPACES)
     for kind, title in (("norm", "norm gains"), ("bias", "biases"), ("embed", "embeddings")):
         _print(whole[whole.kind == kind], f"{title}, mean over layers", _VECTOR)
     if tokens > 0:
@@ -63,16 +65,15 @@ _VECTOR = {
     "noise_share": "noise",
     "large_overlap": "on large W",
 }
-_MATRIX = {
-    "relative_norm": "‖T‖/‖W‖",
-    "cos_weight_delta": "cos(W, T)",
-    "noise_share": "noise",
-    "effective_rank": "eff. rank",
+_MATRIX = _VECTOR | {"effective_rank": "eff. rank"}
+_SUBSPACES = {
     "spectral_shift": "σ shift",
     "kept_left": "kept left",
     "kept_right": "kept right",
-    "intruders_left": "intruders",
-    "intruders_null_left": "their null",
+    "intruders_left": "intruders left",
+    "intruders_null_left": "null",
+    "intruders_right": "right",
+    "intruders_null_right": "null",
 }
 
 

@@ -103,5 +103,6 @@ def _print_alignment(frame: pd.DataFrame) -> None:
         title += f", then SSA at {rule} {shown:g}"
     print_table(title, headings, rows)
     if "ssa_swap" in whole:
-        own, swapped = (float((fixed[name] ** 2 / fixed.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))
-        typer.echo(f"control: lift {own:.3g} on a module's own basis, {swapped:.3g} on another layer's")
+        sided = fixed[fixed.side != "two_sided"]
+        own, swapped = (float((sided[name] ** 2 / sided.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))
+        typer.echo(f"control: mean lift {own:.3g} on a module's own basis, {swapped:.3g} on another layer's")
