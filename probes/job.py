@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from probes.attribute import METHODS, METRICS, prompt_effects, summarise
 from probes.errors import RunError
 from probes.link import link
-from probes.pair import Pair, make_pair
+from probes.pair import Pair, make_pair, require_sites
 from probes.report import report
 from probes.runner import capture, output_bases
 from probes.store import Run, RunWriter, load
@@ -78,9 +78,13 @@ def run(
 
 
 def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) -> list[Opened]:
-    """Open and check every pair of a suite; raises CheckpointError where two do not belong together."""
+    """Open and check every pair of a suite, before any is loaded.
+
+    Raises CheckpointError where two do not belong together, ArchitectureError where no activations can be read.
+    """
     models = live or {}
     base = open_checkpoint(models.get("base", suite.base))
+    require_sites(base.architecture)
     opened = []
     for name, source in suite.tuned.items():
         tuned = open_checkpoint(models.get(name, source), base=base)

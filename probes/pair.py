@@ -38,10 +38,22 @@ class Pair:
 
 def make_pair(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pair:
     """Put two live models together after proving both (see `prove`)."""
-    architecture = resolve(base)
+    architecture, other = resolve(base), resolve(tuned)
+    require_sites(architecture)
+    require_sites(other)
     norms = prove(base, architecture)
-    prove(tuned, resolve(tuned))
+    prove(tuned, other)
     return Pair(base, tuned, tokenizer, architecture, norms)
+
+
+def require_sites(architecture: Architecture) -> None:
+    """Raise ArchitectureError where it is not known where the activations of a model are to be read."""
+    advice = "tv measures its weights, but probes cannot run on it"
+    if not architecture.blocks:
+        raise ArchitectureError(f"{architecture.note}; {advice}")
+    mixture = next((block.path for block in architecture.blocks if block.gate is None), None)
+    if mixture is not None:
+        raise ArchitectureError(f"{architecture.name}: a mixture of experts in {mixture}; {advice} yet")
 
 
 def prove(model: PreTrainedModel, architecture: Architecture) -> dict[str, NormForm]:

@@ -32,6 +32,7 @@ _SIZES = dict(
     pad_token_id=2,
     initializer_range=0.15,
 )
+_MOE = {**_SIZES, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 _GPT2 = dict(n_embd=48, n_layer=3, n_head=4, n_inner=80, n_positions=64, vocab_size=307, bos_token_id=0, eos_token_id=1)
 _NEOX = {key: value for key, value in _SIZES.items() if key not in ("head_dim", "num_key_value_heads")}
 CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
@@ -48,10 +49,21 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "gpt2": ("GPT2Config", _GPT2),
     "neox": ("GPTNeoXConfig", _NEOX),
     "granite": ("GraniteConfig", {**_SIZES, "residual_multiplier": 0.3}),  # scales its residual writes: refused
-    "mixtral": ("MixtralConfig", {**_SIZES, "num_local_experts": 3}),  # a mixture of experts: refused
+    "mixtral": ("MixtralConfig", {**_SIZES, "num_local_experts": 3}),
+    "qwen2_moe": ("Qwen2MoeConfig", {**_MOE, "shared_expert_intermediate_size": 56, "mlp_only_layers": [1]}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**_MOE, "tie_word_embeddings": True}),
+    "falcon": ("FalconConfig", {**_NEOX, "ffn_hidden_size": 80}),  # no rule of ours; TransformerLens knows it
+    "gpt_oss": ("GptOssConfig", {**_SIZES, "num_local_experts": 3, "num_experts_per_tok": 2}),  # likewise
+    "ctrl": ("CTRLConfig", {**_GPT2, "dff": 80}),  # neither names its matrices
 }
+#: Mixtures of experts, which tv measures by its own rules but probes does not run on yet.
+MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe"]
+#: Architectures that no rule of tv's names.
+BY_ADAPTER, BY_NAME = ["falcon", "gpt_oss"], ["ctrl"]
 #: Architectures that the whole job runs on.
-SUPPORTED = [name for name in CONFIGS if name not in ("granite", "mixtral")]
+SUPPORTED = [name for name in CONFIGS if name not in ("granite", *MIXTURES, *BY_ADAPTER, *BY_NAME)]
+#: Architectures whose modules tv names by its own rules.
+MEASURED = SUPPORTED + MIXTURES
 
 
 def build_pair(
