@@ -73,7 +73,9 @@ class Curve:
     k: list[int]
     ssa: list[float]
     ssa_null: list[float]  # √p(k): √(k/m), √(k/n), k/√(mn)
-    area: float  # ∫ (SSA − null) d(k/dim) from k = 0 to the rank, by trapezoids over every k: 0 at the null
+    area: (
+        float  # ∫ (SSA − null) d(k/dim) from k = 0 to the rank, by trapezoids over every k: 0 at the null, and if T = 0
+    )
 
 
 def cuts_of(epsilons: Sequence[float], fixed_fraction: float = FIXED_FRACTION) -> tuple[Cut, ...]:
@@ -128,7 +130,7 @@ def curves(decomposition: Decomposition, energies: Energies, sides: Sequence[Sid
         ssa = share()[: len(k)].clamp(0, 1).sqrt().double().cpu()
         null = k.double() / math.sqrt(m * n) if side == "two_sided" else (k.double() / dim).sqrt()
         above = torch.cat([torch.zeros(1, dtype=torch.float64), ssa - null])
-        area = float(torch.trapezoid(above, dx=1 / dim))
+        area = float(torch.trapezoid(above, dx=1 / dim)) if energies.total else 0.0
         found.append(Curve(side, dim, k[shown].tolist(), ssa[shown].tolist(), null[shown].tolist(), area))
     return found
 

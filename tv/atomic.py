@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tv.errors import InputError
@@ -14,9 +14,10 @@ from tv.errors import InputError
 def replacing(path: Path, error: type[InputError]) -> Iterator[Path]:
     """A temporary path beside `path`, put on disk and renamed to `path` when the block ends well, removed otherwise.
 
-    Raises `error`, in one line, where the disk refuses.
+    Processes that write one path at once do not meet: each has its own, and the last to end stays. Raises `error`, in
+    one line, where the disk refuses.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -25,4 +26,5 @@ def replacing(path: Path, error: type[InputError]) -> Iterator[Path]:
     except OSError as problem:
         raise error(f"{path}: cannot be written: {problem.strerror or problem}") from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tv.decomposition import Decomposition, decompose
 from tv.errors import InputError
 
 Decompose = Callable[[str, Tensor], Decomposition]
+_PIECE = 256  # of the long side, taken to float64 at a time
 
 
 class DecompositionCache:
@@ -65,9 +67,14 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _fits(found: Decomposition) -> bool:
-    """Whether it can be of this weight: the fingerprint samples a tensor's ends, and Σσ² = ‖W‖² sees all of it."""
+    """Whether it is of this weight, of which the fingerprint samples the ends only: ‖WᵀQz‖ = ‖Σz‖ for a random z."""
     r = min(found.weight.shape)
-    if found.sigma.shape != (r,) or found.near.shape != (r, r) or found.sigma.dtype != torch.float64:
+    if (found.sigma.shape, found.near.shape) != ((r,), (r, r)):
         return False
-    square = sum(float(rows.double().pow(2).sum()) for rows in found.weight.split(4096))
-    return abs(float(found.sigma.pow(2).sum()) - square) <= 1e-9 * square
+    if {found.sigma.dtype, found.near.dtype} != {torch.float64}:
+        return False
+    w = found.weight if found.wide else found.weight.T
+    z = torch.randn(r, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(w.device)
+    turned, expected = found.near @ z, float((found.sigma * z).norm())
+    seen = math.sqrt(sum(float((turned @ piece.double()).pow(2).sum()) for piece in w.split(_PIECE, dim=1)))
+    return abs(seen - expected) <= 1e-9 * expected

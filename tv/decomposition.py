@@ -18,10 +18,10 @@ from torch import Tensor
 FIXED_FRACTION = 0.10
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
 _ZERO = 1e-7
-_CHUNK = 8192
+_CHUNK = 2048
 #: Float32 products pay from this many directions on, and serve where they leave SSA² no more uncertain than this.
 _SINGLE_FROM, _SINGLE_ERROR = 256, 1e-5
-_BLOCKS = 4
+_BLOCKS = 7
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,12 @@ def _single_error(decomposition: Decomposition, far: Float[Tensor, " r"]) -> flo
 def _energies(decomposition: Decomposition, own: Float[Tensor, "r r"], cross: Float[Tensor, "r r"]) -> Energies:
     q = decomposition.near.to(cross.dtype)
     inverse = decomposition.inverse
-    total = own.trace().clamp(min=torch.finfo(torch.float64).tiny)
+    total = own.trace()
+    total = torch.where(total > 0, total, torch.ones_like(total))
     turned = cross @ q
-    near = (q * (own.to(q.dtype) @ q)).sum(0).double() / total
+    near = (q * ((own / total).to(q.dtype) @ q)).sum(0, dtype=torch.float64)
     far = turned.double().pow(2).sum(0) * inverse.pow(2) / total
-    both = (q.T @ turned).mul_(inverse.to(q.dtype)).pow_(2).div_(total)
+    both = (q.T @ turned).mul_(inverse.to(q.dtype)).div_(total.sqrt()).pow_(2)  # in this order: squares may underflow
     left, right = (near, far) if decomposition.wide else (far, near)
     return Energies(left, right, both if decomposition.wide else both.T, own, cross)
 
@@ -136,7 +137,8 @@ def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
     near = decomposition.near[:, :k]
     if decomposition.wide:
         return near.float()
-    return (decomposition.weight.double() @ near * decomposition.inverse[:k]).float()
+    scaled = near * decomposition.inverse[:k]
+    return torch.cat([(rows.double() @ scaled).float() for rows in decomposition.weight.split(_CHUNK)])
 
 
 def inverse_of(sigma: Float[Tensor, " r"]) -> Float[Tensor, " r"]:

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tv.decomposition import Decomposition, Energies, energies_along, left_basis
+from tv.decomposition import Decomposition, Energies, energies_along, gram, left_basis
 
 Side = Literal["left", "right", "two_sided"]
+_ROWS = 4096  # taken to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Kept:
             return float(energies.left[: self.left].sum())
         if self.side == "right":
             return float(energies.right[: self.right].sum())
-        return float(energies.both[: self.left, : self.right].sum())
+        return float(energies.both[: self.left, : self.right].sum(dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,18 @@ def row_scale(
     Σ d_i²Π_ii, its variance Σ_i Π_ii² d_i⁴ Var(x_iᵀQx_i) + 2 Σ_{i≠j} Π_ij² d_i² d_j² q/n², with Σd² = 1.
     """
     m, n = decomposition.weight.shape
-    scale = delta.double().pow(2).sum(1)
+    scale = torch.cat([rows.double().pow(2).sum(1) for rows in delta.split(_ROWS)])
     scale = scale / scale.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    basis = left_basis(decomposition, max((each.left for each in kept if each.left < m), default=1))
+    scaled = basis.T * scale.sqrt().to(basis.dtype)
+    along = gram(scaled, scaled)  # UᵀD²U: ‖DΠD‖² without the m × m matrix
     found = []
     for each in kept:
         if each.left == m:
             inside, together = torch.ones_like(scale), float(scale.pow(2).sum())
         else:
-            basis = left_basis(decomposition, each.left).double()
-            inside = basis.pow(2).sum(1)
-            together = float((basis.T @ (scale[:, None] * basis)).pow(2).sum())  # ‖DΠD‖² without the m × m matrix
+            inside = basis[:, : each.left].pow(2).sum(1, dtype=torch.float64)
+            together = float(along[: each.left, : each.left].pow(2).sum())
         apart = float((inside * scale).pow(2).sum())
         q = each.right / n
         variance = apart * 2 * q * (1 - q) / (n + 2) + max(0.0, together - apart) * 2 * each.right / n**2

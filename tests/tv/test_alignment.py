@@ -249,3 +249,18 @@ def test_float32_is_used_where_its_bound_holds_and_only_there(
         assert float(error) < 1e-5
     spectrum_error = energies.spectrum.sqrt().flip(0) - torch.linalg.svdvals(delta.double())
     assert float(spectrum_error.abs().max()) < 1e-6 * float(delta.norm())
+
+
+def test_no_tuning_has_a_flat_curve_without_area_or_nan() -> None:
+    decomposition = decompose(_weight(300, 400, "flat"))
+    for curve in curves(decomposition, energies_along(decomposition, torch.zeros(300, 400)), ("left", "two_sided")):
+        assert set(curve.ssa) == {0} and curve.area == 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12])
+def test_float32_products_do_not_depend_on_the_size_of_the_tuning_vector(scale: float) -> None:
+    decomposition, delta = decompose(_weight(300, 400, "flat")), _random(300, 400) * 1e3
+    plain = align(decomposition, delta)
+    scaled = energies_along(decomposition, delta * scale)
+    assert scaled.cross.dtype == torch.float32
+    assert [row.ssa for row in align(decomposition, delta * scale)] == pytest.approx([row.ssa for row in plain])

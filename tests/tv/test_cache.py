@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tv
 from tests.pairs import build_model, build_pair, perturb
@@ -50,7 +51,7 @@ def test_another_base_has_a_place_of_its_own(tmp_path: Path, counted: list) -> N
     assert len(counted) == 2 * n
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "foreign", "turned", "rotten"])
 def test_what_cannot_be_trusted_is_computed_again(damage: str, tmp_path: Path, counted: list) -> None:
     weight = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
     store = DecompositionCache(tmp_path, "key")
@@ -63,7 +64,13 @@ def test_what_cannot_be_trusted_is_computed_again(damage: str, tmp_path: Path, c
     file = tmp_path / "key" / "0-q--1.safetensors"
     if damage == "foreign":
         weight = weight.clone()
-        weight[6, 10] += 0.1  # the ends, which a fingerprint samples, are as before
+        weight[6, 10] += 1e-5  # the ends, which a fingerprint samples, are as before
+    elif damage == "turned":
+        weight = weight[:, torch.randperm(20, generator=torch.Generator().manual_seed(1))].roll(1, 0)  # of one norm
+    elif damage == "rotten":
+        held = load_file(file)
+        held["-1.near"][3, 4] += 1e-3
+        save_file(held, file)
     else:
         file.write_bytes(file.read_bytes()[:100] if damage == "cut" else b"garbage")
     found = get(weight)

@@ -109,3 +109,13 @@ def test_no_tuning_has_a_null_without_nan() -> None:
     for null in NULLS.values():
         moments = null(decomposition, zero, energies_along(decomposition, zero), kept, Draws(3))
         assert all(math.isfinite(value) for pair in moments for value in pair)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_row_null_of_one_cut_does_not_depend_on_the_others(shape: tuple[int, int]) -> None:
+    weight, delta, kept = _case(*shape)
+    decomposition = decompose(weight)
+    energies = energies_along(decomposition, delta)
+    together = NULLS["row_scale"](decomposition, delta, energies, kept, Draws())
+    for each, moments in zip(kept, together, strict=True):
+        assert NULLS["row_scale"](decomposition, delta, energies, [each], Draws())[0] == pytest.approx(moments)
