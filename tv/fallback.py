@@ -101,7 +101,7 @@ def by_adapter(model: PreTrainedModel, why: str) -> Architecture | None:
         return None
     mixtures = _mixtures(model, tree)
     unknown = sum(each.parameter not in roles and each.parameter not in mixtures for each in tree.found)
-    rest = f"; tensors of which it tells none, under their own names: {unknown}" if unknown else ""
+    rest = f"; tensors without one, under their own names: {unknown}" if unknown else ""
     return _architecture(tree, roles, mixtures, "adapter", f"roles are TransformerLens's ({why}){rest}")
 
 

@@ -1,10 +1,22 @@
 """The self-test at load: it passes where the sums hold and refuses, in words, where they do not."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from probes.job import run
 from probes.pair import make_pair, prove
-from tests.pairs import SUPPORTED, build_model, build_tokenizer
+from tests.pairs import (
+    BY_ADAPTER,
+    BY_NAME,
+    MIXTURES,
+    SUPPORTED,
+    build_model,
+    build_pair,
+    build_tokenizer,
+    write_suite,
+)
 from tv.architecture import resolve
 from tv.errors import ArchitectureError, InputError
 from tv.live import load_model
@@ -53,6 +65,32 @@ def test_both_models_are_proved() -> None:
     tuned.model.layers[1].residual_multiplier = 0.5
     with pytest.raises(ArchitectureError, match="layer 1"):
         make_pair(base, tuned, build_tokenizer())
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_a_mixture_of_experts_is_refused_before_any_work(architecture: str, tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, architecture)
+    with pytest.raises(ArchitectureError, match=r"a mixture of experts in model.layers.0; tv measures its weights"):
+        run(write_suite(tmp_path, base, tuned), out=tmp_path / "out", stage=_no_work)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ArchitectureError, match="a mixture of experts"):
+        make_pair(load_model(str(base)), load_model(str(tuned)), build_tokenizer())
+
+
+@pytest.mark.parametrize("architecture", BY_ADAPTER + BY_NAME)
+def test_a_model_whose_sites_are_unknown_is_refused_before_any_work(architecture: str, tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, architecture)
+    with pytest.raises(ArchitectureError, match=r"roles are .*; tv measures its weights, but probes cannot") as caught:
+        run(write_suite(tmp_path, base, tuned), out=tmp_path / "out", stage=_no_work)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    model = build_model(architecture)
+    with pytest.raises(ArchitectureError, match="probes cannot run on it"):
+        make_pair(model, model, build_tokenizer())
+
+
+def _no_work(name: str, done: int, total: int, label: str) -> None:
+    raise AssertionError(f"{name} was begun")
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path) -> None:
