@@ -73,9 +73,7 @@ class Curve:
     k: list[int]
     ssa: list[float]
     ssa_null: list[float]  # √p(k): √(k/m), √(k/n), k/√(mn)
-    area: (
-        float  # ∫ (SSA − null) d(k/dim) from k = 0 to the rank, by trapezoids over every k: 0 at the null, and if T = 0
-    )
+    area: float  # ∫ (SSA − null) d(k/dim) from 0 to the rank, by trapezoids over every k; 0 at the null, and for T = 0
 
 
 def cuts_of(epsilons: Sequence[float], fixed_fraction: float = FIXED_FRACTION) -> tuple[Cut, ...]:

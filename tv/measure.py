@@ -174,7 +174,7 @@ def _tables(
     fingerprints = {"base": pair.base.fingerprint()["content"], "tuned": pair.tuned.fingerprint()["content"]}
     tables = {name: pd.DataFrame(rows) for name, rows in vars(found).items()}
     for table in tables.values():
-        table.attrs["fingerprints"] = fingerprints
+        table.attrs |= {"fingerprints": fingerprints, "notes": list(pair.facts.notes)}
     return tables
 
 

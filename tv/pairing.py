@@ -116,6 +116,7 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
         )
     notes += _config_differences(base, tuned)
     notes += [note for checkpoint in (base, tuned) for note in checkpoint.notes]
+    notes += [base.architecture.note] * bool(base.architecture.note)
     if base.dtype != tuned.dtype:
         notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
     sizes = base.fingerprint()

@@ -10,19 +10,20 @@ import pytest
 import torch
 
 import tv
-from tests.pairs import SUPPORTED, build_model, build_pair, perturb
+from tests.pairs import BY_ADAPTER, BY_NAME, MEASURED, build_model, build_pair, perturb
 from tv.alignment import align
 from tv.decomposition import decompose
 from tv.subspaces import Change
 
 
-@pytest.mark.parametrize("architecture", SUPPORTED)
+@pytest.mark.parametrize("architecture", [*MEASURED, *BY_ADAPTER, *BY_NAME])
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
     weights, alignment = tv.weights(base, tuned, (0.05,))
     modules = tv.open_checkpoint(base).architecture.modules
     whole = weights[(weights["head"] == -1) & (weights.kind != "bias")]
-    assert list(zip(whole.layer, whole.module, strict=True)) == [(m.layer, m.name) for m in modules]
+    places = zip(whole.layer, whole.module, whole.expert, strict=True)
+    assert list(places) == [(m.layer, m.name, m.expert) for m in modules]
     biases = {f"{m.layer} {m.name}_bias" for m in modules if f"{m.path}.bias" in tv.open_checkpoint(base).names}
     rows = weights[weights.kind == "bias"]
     assert set(rows.layer.astype(str) + " " + rows.module) == biases

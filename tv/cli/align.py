@@ -10,7 +10,7 @@ import typer
 
 from tv.cli.options import Base, DeviceOption, Output, Tuned
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, print_table
+from tv.cli.terminal import Bar, print_notes, print_table
 from tv.matching import On
 
 
@@ -78,8 +78,7 @@ def _print(table: pd.DataFrame) -> None:
         typer.echo(f"not the identity: {'; '.join(verdict)}. Measures of the matched pair: --ssa FILE, or tv.matched")
     else:
         typer.echo("the identity: every neuron and head stands where the base's does; T can be read as it is")
-    for note in table.attrs["notes"]:
-        typer.echo(f"note: {note}")
+    print_notes(table)
 
 
 _SHARES = ["moved_fraction", "sign_flipped_fraction", "scale_moved_fraction"]

@@ -7,7 +7,7 @@ import typer
 
 from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, print_table
+from tv.cli.terminal import Bar, print_notes, print_table
 
 
 def geometry(
@@ -54,6 +54,7 @@ def geometry(
                 ["matrix", "rank", "id", "token", "‖T‖/‖W‖", "mean"],
                 moved[columns].to_numpy(object).tolist(),
             )
+    print_notes(frame)
     write(frame, output)
 
 

@@ -36,6 +36,8 @@ def info(
     print_table(
         "modules", ["module", "kind", "rows", "cols", "stored", "how many"], [[*at, n] for at, n in kinds.items()]
     )
+    if architecture.note and other is None:
+        typer.echo(f"note: {architecture.note}")
     if other is not None:
         facts = tv.open_pair(checkpoint, other).facts
         typer.echo(f"{other}: fits; tokenizer {facts.tokenizer}")

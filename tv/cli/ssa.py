@@ -8,7 +8,7 @@ import typer
 
 from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, print_table
+from tv.cli.terminal import Bar, print_notes, print_table
 
 
 def ssa(
@@ -63,6 +63,7 @@ def ssa(
             progress=progress,
         )
     _print_alignment(frame)
+    print_notes(frame)
     write(frame, output)
     if curve is not None:
         with Bar("curve") as progress:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
+import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -10,17 +12,25 @@ from rich.text import Text
 
 
 def print_table(title: str, headings: list[str], rows: list[list[object]]) -> None:
-    """A table on stdout; numbers with three significant digits, NaN as a dash."""
-    table = Table(*headings, title=Text(title))
+    """A table on stdout; numbers as `number` gives them."""
+    table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, heading in enumerate(headings):
+        table.add_column(Text(heading), overflow="fold", no_wrap=i == 0)
     for row in rows:
         # As text, not markup: a token or a path may hold square brackets.
         table.add_row(*(Text(number(cell) if isinstance(cell, float) else str(cell)) for cell in row))
     Console().print(table)
 
 
+def print_notes(frame: pd.DataFrame) -> None:
+    """What a reader should know of the checkpoints under a table, a line each."""
+    for note in frame.attrs.get("notes", []):
+        typer.echo(f"note: {note}")
+
+
 def number(value: float) -> str:
-    """Three significant digits; a dash for NaN."""
-    return "–" if pd.isna(value) else f"{value:.3g}"
+    """Three significant digits, two of what is below 0.1; a dash for NaN."""
+    return "–" if pd.isna(value) else f"{value:.3g}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
 class Bar:
