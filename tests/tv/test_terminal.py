@@ -8,7 +8,7 @@ from tv.cli.terminal import number, print_table
 
 
 def test_brackets_of_a_token_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table("a [red]title[/red]", ["token"], [["[bold]"], ["[/b]"], [0.12345]])
+    print_table("a [red]title[/red]", ["a token, as the model has it"], [["[bold]"], ["[/b]"], [0.12345]])
     shown = capsys.readouterr().out
     assert "[bold]" in shown and "[/b]" in shown and "[red]title" in shown and "0.123" in shown
 

@@ -15,7 +15,7 @@ def print_table(title: str, headings: list[str], rows: list[list[object]]) -> No
     """A table on stdout; numbers as `number` gives them."""
     table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
-        table.add_column(Text(heading), overflow="fold", no_wrap=i == 0)
+        table.add_column(Text(heading), overflow="fold", no_wrap=i > 0)
     for row in rows:
         # As text, not markup: a token or a path may hold square brackets.
         table.add_row(*(Text(number(cell) if isinstance(cell, float) else str(cell)) for cell in row))
