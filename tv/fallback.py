@@ -234,17 +234,16 @@ def _read(model: PreTrainedModel) -> _Tree:
 
 def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
     paths = {part: path for path, part in model.named_modules()}
-    stored = dict(model.named_parameters())
-    embed, unembed = paths.get(model.get_input_embeddings()), paths.get(model.get_output_embeddings())
-    if embed is None or f"{embed}.weight" not in stored:
-        return
-    shape = tuple(stored[f"{embed}.weight"].shape)
-    yield Module(-1, "embed", "embed", "embed", embed, f"{embed}.weight", shape)
-    if unembed is not None:
-        tied = f"{unembed}.weight" not in stored  # the model, like its file, then holds it once
-        name = f"{embed if tied else unembed}.weight"
-        shape = tuple(stored[name].shape)
-        yield Module(sizes.n_layers, "unembed", "linear", "unembed", unembed, name, shape, tied=tied)
+    names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix stands once, under one name
+    embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
+    own = names.get(id(getattr(embed, "weight", None)))
+    if own is not None:
+        yield Module(-1, "embed", "embed", "embed", paths[embed], own, tuple(embed.weight.shape))
+    other = names.get(id(getattr(unembed, "weight", None)))
+    if other is not None:
+        shape = tuple(unembed.weight.shape)
+        tied = other == own
+        yield Module(sizes.n_layers, "unembed", "linear", "unembed", paths[unembed], other, shape, tied=tied)
 
 
 def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[_Found]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from torch import nn
-from transformers import DeepseekV3Config, GPTJConfig, MambaConfig
+from transformers import CamembertConfig, DeepseekV3Config, GPTJConfig, MambaConfig
 
 import tv
 from tests.pairs import BY_ADAPTER, BY_NAME, build_model, build_pair
@@ -134,6 +134,13 @@ def test_stacks_of_one_depth_do_not_share_names() -> None:
     arch = by_name(model, "a test")
     names = {module.name for module in arch.modules if module.layer == 1 and module.kind == "norm"}
     assert names == {"layernorm2", "transformer.h.1.layernorm1", "other.1.layernorm1"}
+
+
+def test_an_embedding_that_is_tied_to_the_unembedding_is_still_one() -> None:
+    config = CamembertConfig(hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4)
+    arch = resolve(skeleton(config))
+    assert arch.module(-1, "embed").parameter == arch.module(3, "unembed").parameter == "lm_head.decoder.weight"
+    assert (arch.embed, arch.module(3, "unembed").tied) == ("roberta.embeddings.word_embeddings", True)
 
 
 @pytest.mark.parametrize("architecture", BY_ADAPTER + BY_NAME)
