@@ -39,6 +39,12 @@ from tv.reordered import Reordering
 On = Literal["weights", "activations"]
 Progress = Callable[[int, int, str], None]
 
+#: The modules whose part in a neuron or a head is known. Anything else beside them might have an entry for each.
+_ROLES = {
+    *("q", "k", "v", "qkv", "o", "gate", "up", "down", "router"),
+    *("shared_gate", "shared_up", "shared_down", "shared_router"),
+    *("attn_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm"),
+}
 _MEMORY = 2**31  # bytes of sums that are held at a time; a pass of both models over the prompts for each such part
 
 
@@ -137,7 +143,7 @@ def match_pair(
         "base": pair.base.fingerprint()["content"],
         "tuned": pair.tuned.fingerprint()["content"],
     }
-    table.attrs["notes"] = notes
+    table.attrs["notes"] = [*pair.facts.notes, *notes]
     tuned_there = order.checkpoint()
     return PairMatching(table, tuned_there, tuned_there is pair.tuned)
 
@@ -184,6 +190,11 @@ class _Neurons:
         gate, tuned_gate = (_rows(side, self.gate, device) for side in (pair.base, pair.tuned))
         return (match_neurons(gate, up, down, tuned_gate, tuned_up, tuned_down),)
 
+    def misfit(self) -> str | None:
+        """What of the shapes does not fit one number of neurons; None where all does."""
+        sizes = {self.up.shape[0], self.down.shape[1], (self.gate or self.up).shape[0]}
+        return None if len(sizes) == 1 else "gate, up and down with different numbers of neurons"
+
     def reorder(self, order: Reordering, found: tuple[Matching, ...]) -> None:
         (matching,) = found
         if matching.is_identity:
@@ -202,7 +213,7 @@ class _Heads:
     k: Module
     v: Module
     o: Module
-    gains: tuple[Module, ...] = ()  # norms of q and k that have a gain for every head
+    gains: tuple[Module, ...] = ()  # of the norms of q and k
     kinds: tuple[str, str] = field(default=("kv_groups", "queries"))
 
     expert = -1
@@ -236,10 +247,29 @@ class _Heads:
         if all(matching.is_identity for matching in found):
             return
         for module in (self.q, self.k, self.v, *self.gains):
-            by_group = module in (self.k, self.v) or module.name == "k_norm"
+            by_group = module.name in ("k", "v", "k_norm")
             moves, n = (groups, self.k.n_heads) if by_group else (heads, self.q.n_heads)
-            order.outputs(module, _whole_heads(moves, module.shape[0] // n))
+            if not self._is_shared(module):
+                order.outputs(module, _whole_heads(moves, module.shape[0] // n))
         order.inputs(self.o, _whole_heads(heads, self.o.shape[1] // self.q.n_heads))
+
+    def misfit(self) -> str | None:
+        """What of the shapes does not fit heads of one width; None where all does."""
+        q, k, v, o = self.q, self.k, self.v, self.o
+        heads, groups = q.n_heads, k.n_heads
+        if not heads or not groups or heads % groups or v.n_heads != groups:
+            return "heads that do not divide into key-value groups"
+        if q.shape[0] * groups != k.shape[0] * heads or v.shape[0] * heads != o.shape[1] * groups:
+            return "matrices that are not cut into heads of one width"
+        for gain in self.gains:
+            n, rows = (heads, q.shape[0]) if gain.name == "q_norm" else (groups, k.shape[0])
+            if gain.shape not in ((rows // n,), (rows,), (n, rows // n)):
+                return f"a norm of shape {list(gain.shape)} over heads of width {rows // n}"
+        return None
+
+    def _is_shared(self, module: Module) -> bool:
+        """Whether it is a gain that all heads share."""
+        return module in self.gains and module.shape == (self.q.shape[0] // self.q.n_heads,)
 
     def _attention(self, side: Checkpoint, device: str) -> Attention:
         query, key, value = (_by_head(_rows(side, m, device), m.n_heads) for m in (self.q, self.k, self.v))
@@ -264,10 +294,8 @@ def _units(pair: WeightPair) -> tuple[list[_Neurons | _Heads], list[str]]:
 
 def _of_layer(own: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
     if {"q", "k", "v", "o"} <= own.keys():
-        gains = [own[name] for name in ("q_norm", "k_norm") if name in own]
-        per_head = {"q_norm": own["q"].shape[0], "k_norm": own["k"].shape[0]}
-        wide = tuple(gain for gain in gains if gain.shape[0] == per_head[gain.name])
-        yield _Heads(own["q"], own["k"], own["v"], own["o"], wide)
+        gains = tuple(own[name] for name in ("q_norm", "k_norm") if name in own)
+        yield _Heads(own["q"], own["k"], own["v"], own["o"], gains)
     for prefix, kind in (("", "neurons"), ("shared_", "shared_neurons")):
         if {f"{prefix}up", f"{prefix}down"} <= own.keys():
             yield _Neurons((kind,), own.get(f"{prefix}gate"), own[f"{prefix}up"], own[f"{prefix}down"])
@@ -275,18 +303,15 @@ def _of_layer(own: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
 
 def _problem(unit: _Neurons | _Heads, base: Checkpoint) -> str | None:
     """Why trading places might not leave the function as it is; None where it does."""
-    if isinstance(unit, _Heads):
-        q, k, v, o = unit.q, unit.k, unit.v, unit.o
-        heads, groups = q.n_heads, k.n_heads
-        if not heads or not groups or heads % groups or v.n_heads != groups:
-            return "heads that do not divide into key-value groups"
-        if q.shape[0] * groups != k.shape[0] * heads or v.shape[0] * heads != o.shape[1] * groups:
-            return "matrices that are not cut into heads of one width"
-    elif len({unit.up.shape[0], unit.down.shape[1], (unit.gate or unit.up).shape[0]}) > 1:
-        return "gate, up and down with different numbers of neurons"
-    inner = unit.modules[-1 if isinstance(unit, _Neurons) else 3]
-    room = inner.path if inner.expert >= 0 else inner.path.rpartition(".")[0]
-    known = {name for m in base.architecture.modules for name in (m.parameter, f"{m.path}.bias")}
+    misfit = unit.misfit()
+    if misfit is not None:
+        return misfit
+    if isinstance(unit, _Heads) and getattr(base.config.get_text_config(), "alibi", False):
+        return "a position bias of its own for each head (ALiBi)"
+    down = unit.modules[-1] if isinstance(unit, _Neurons) else unit.o
+    room = down.path if down.expert >= 0 else down.path.rpartition(".")[0]
+    modules = [module for module in base.architecture.modules if module.name in _ROLES]
+    known = {name for module in modules for name in (module.parameter, f"{module.path}.bias")}
     unknown = next((name for name in base.names if name.startswith(f"{room}.") and name not in known), None)
     return None if unknown is None else f"{unknown!r} may belong to them one by one, and no rule knows it"
 

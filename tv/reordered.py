@@ -52,7 +52,7 @@ class Reordering:
     def inputs(
         self, module: Module, permutation: Int[Tensor, " cols"], scale: Float[Tensor, " cols"] | None = None
     ) -> None:
-        """Column i of the module's matrix becomes `scale[i]` × its column `permutation[i]`."""
+        """Column i of the module's matrix becomes `scale[i]` × its column `permutation[i]`; not of a fused slice."""
         self._add(module.parameter, module, 0 if module.transposed else 1, permutation, scale, ())
 
     def checkpoint(self) -> Checkpoint:
