@@ -65,6 +65,8 @@ class Block:
     mlp_out: str  # its output is what the MLP adds
     mid: str | None  # its input is resid_mid; None where attention and MLP run in parallel
     gate: str | None  # the activation module: its input is the gate (or an MLP's pre-activation); None: experts, no one
+    router: str | None  # its output scores the experts; None where there are none
+    experts: str | None  # all experts of the block in one call, with who was chosen; None where there are none
     head_in: str  # the output projection: its input is z, heads side by side
     attn_post_norm: str | None  # a norm between the projection and the residual stream (sandwich norms)
 

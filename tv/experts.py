@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tv.anatomy import Module
 from tv.errors import ArchitectureError
 
-_ROUTER = ("gate", "router")
+#: What the module that scores the experts is called.
+ROUTER = ("gate", "router")
 _SHARED = ("shared_expert", "shared_experts")
 _SHARED_ROUTER = "shared_expert_gate"
 _SHARED_MATRICES = {"gate_proj": "shared_gate", "up_proj": "shared_up", "down_proj": "shared_down"}
@@ -30,7 +31,7 @@ def is_mixture(mlp: nn.Module) -> bool:
 def expert_modules(kind: str, layer: int, path: str, mixture: nn.Module) -> Iterator[Module]:
     """The modules of the mixture at `path`. Raises ArchitectureError where its experts lie in an unknown layout."""
     children = dict(mixture.named_children())
-    for name in _ROUTER:
+    for name in ROUTER:
         if name in children:
             yield from _matrix(layer, "router", f"{path}.{name}", children[name])
     for name in _SHARED:

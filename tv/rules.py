@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tv.anatomy import Architecture, Block, Component, Module
 from tv.errors import ArchitectureError
-from tv.experts import EXPERT_ORDER, expert_modules, is_mixture
+from tv.experts import EXPERT_ORDER, ROUTER, expert_modules, is_mixture
 from tv.sizes import sizes_of
 
 #: Leaf names of each matrix. A fused leaf lists its slices in the order in which they are stored.
@@ -150,6 +150,7 @@ class _Resolver:
         if out is None or (act is None and not mixture):
             self._refuse("no attention output projection or no activation module found", path)
         parallel = getattr(self.config, "use_parallel_residual", False)
+        router = self._child(mlp, ROUTER) if mixture else None
         return Block(
             layer=layer,
             path=path,
@@ -157,6 +158,8 @@ class _Resolver:
             mlp_out=self.names[mlp_post or mlp],
             mid=None if parallel else self.names[mlp_norm or mlp],
             gate=None if act is None or mixture else self.names[act],
+            router=None if router is None else self.names[router],
+            experts=self.names[mlp.get_submodule("experts")] if mixture else None,
             head_in=self.names[out],
             attn_post_norm=self.names[attn_post] if attn_post is not None else None,
         )

@@ -1,4 +1,4 @@
-"""What to read, as data: which module's input and output serve which sites, in execution order."""
+"""What to read, as data: which module's input and output serve which sites, block by block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tv.architecture import Architecture
+from tv.architecture import Architecture, Module
 
 #: Sites of the whole model and of each block; `embed_out` is what the first block reads.
 SITES = (
@@ -17,14 +17,22 @@ SITES = (
     "head_out",
     "attn_out",
     "resid_mid",
+    "router",
     "gate",
+    "gate_act",
+    "up",
     "mlp_out",
     "resid_post",
     "resid_final",
     "logits",
 )
-#: The input and output of every module itself: what the ledger reads.
+#: The input and output of a matrix or a gain itself, a site a module: what the ledger reads.
 MODULE = "module"
+#: The experts of a mixture, all in one call: input and output, and in `rest` who was chosen with what weight.
+EXPERTS = "experts"
+
+_WHOLE_MODEL = ("embed_out", "resid_final", "logits")
+_OUTPUTS = {"attn_out", "router", "gate_act", "up", "mlp_out", "resid_post", "logits", EXPERTS}
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,13 @@ class Site:
 
     name: str
     layer: int
+    module: Module | None = None  # whose input and output it is, or whose slice of a fused output
 
     def __str__(self) -> str:
-        return (
-            self.name if self.name in ("embed_out", "resid_final", "logits") else f"{self.name} of layer {self.layer}"
-        )
+        if self.name in _WHOLE_MODEL:
+            return self.name
+        name = self.module.name if self.name == MODULE and self.module is not None else self.name
+        return f"{name} of layer {self.layer}"
 
 
 @dataclass(frozen=True)
@@ -53,43 +63,54 @@ class Seen(NamedTuple):
 
     input: Tensor
     output: Tensor
+    rest: tuple[Tensor, ...] = ()  # further inputs: of experts, (batch, pos, top_k) indices and weights
 
     def at(self, site: Site) -> Tensor:
         """The tensor that `site` means: an input for some sites, an output for the others."""
-        return self.output if site.name in ("attn_out", "mlp_out", "resid_post", "logits") else self.input
+        if site.name not in _OUTPUTS:
+            return self.input
+        return self.output if site.module is None else site.module.outputs(self.output)
 
 
 def plan(architecture: Architecture, sites: Collection[str]) -> tuple[Read, ...]:
-    """The reads that serve `sites` (names out of SITES, or MODULE for every module's input and output).
+    """The reads that serve `sites` (names out of SITES; MODULE for every module's input and output; EXPERTS).
 
-    A path is hooked once, whatever the number of sites it serves. Raises ValueError for an unknown site.
+    Blocks come in order; inside one, hooks fire in the order in which the model calls its modules. A path is hooked
+    once, whatever the number of sites it serves. Raises ValueError for an unknown site.
     """
-    if unknown := set(sites) - {*SITES, MODULE}:
-        raise ValueError(f"unknown sites {sorted(unknown)}; there are {', '.join((*SITES, MODULE))}")
+    if unknown := set(sites) - {*SITES, MODULE, EXPERTS}:
+        raise ValueError(f"unknown sites {sorted(unknown)}; there are {', '.join((*SITES, MODULE, EXPERTS))}")
     at: dict[str, list[Site]] = {}
 
-    def add(path: str | None, site: Site) -> None:
-        if path is not None and site.name in sites and site not in at.setdefault(path, []):
-            at[path].append(site)
+    def add(path: str | None, name: str, layer: int, module: Module | None = None) -> None:
+        if path is not None and name in sites:
+            at.setdefault(path, []).append(Site(name, layer, module))
 
     def add_modules(layer: int) -> None:
         for module in architecture.modules:
-            if module.layer == layer:
-                add(module.path, Site(MODULE, layer))
+            if module.layer == layer and module.expert < 0:
+                add(module.path, MODULE, layer, module)
 
     add_modules(-1)
     for block in architecture.blocks:
         # A block's own hook fires when it returns; its input is read then too, so it stands last.
-        add(block.head_in, Site("head_out", block.layer))
-        add_modules(block.layer)
-        add(block.attn_out, Site("attn_out", block.layer))
-        add(block.mid, Site("resid_mid", block.layer))
-        add(block.gate, Site("gate", block.layer))
-        add(block.mlp_out, Site("mlp_out", block.layer))
-        add(block.path if block.layer == 0 else None, Site("embed_out", -1))
-        add(block.path, Site("resid_pre", block.layer))
-        add(block.path, Site("resid_post", block.layer))
-    add(architecture.final_norm, Site("resid_final", architecture.n_layers))
+        layer = block.layer
+        add(block.head_in, "head_out", layer)
+        add_modules(layer)
+        add(block.attn_out, "attn_out", layer)
+        add(block.mid, "resid_mid", layer)
+        add(block.router, "router", layer)
+        add(block.experts, EXPERTS, layer)
+        add(block.gate, "gate", layer)
+        add(block.gate, "gate_act", layer)
+        if block.gate is not None:
+            up = architecture.module(layer, "up")
+            add(up.path, "up", layer, up)
+        add(block.mlp_out, "mlp_out", layer)
+        add(block.path if layer == 0 else None, "embed_out", -1)
+        add(block.path, "resid_pre", layer)
+        add(block.path, "resid_post", layer)
+    add(architecture.final_norm, "resid_final", architecture.n_layers)
     add_modules(architecture.n_layers)
-    add(architecture.unembed, Site("logits", architecture.n_layers))
+    add(architecture.unembed, "logits", architecture.n_layers)
     return tuple(Read(path, tuple(served)) for path, served in at.items())

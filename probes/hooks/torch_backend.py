@@ -22,6 +22,8 @@ from probes.hooks.plan import Read, Seen
 Inputs = Mapping[str, Tensor]
 Receive = Callable[[Read, Seen], None]
 ReducePair = Callable[[Read, Seen, Seen], None]
+#: One forward pass that calls what it is given at every read, and returns the logits.
+Forward = Callable[[Receive], Tensor]
 
 
 def lockstep(
@@ -29,23 +31,29 @@ def lockstep(
 ) -> tuple[Float[Tensor, "batch pos vocab"], Float[Tensor, "batch pos vocab"]]:
     """Run both models on `inputs`, calling `reduce(read, base_seen, tuned_seen)` at every read; return both logits.
 
-    Hooks are gone when this returns or raises, whatever raised.
+    Each model's inputs go to its own device. Hooks are gone when this returns or raises, whatever raised.
     """
+
+    def forward(model: PreTrainedModel) -> Forward:
+        return lambda receive: run_hooked(model, reads, inputs, receive)
+
+    with torch.inference_mode():
+        return in_step(forward(base), forward(tuned), reduce)
+
+
+def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, Tensor]:
+    """Two forward passes, each paused at every read until the other stands there too and the pair is reduced."""
     driver = getcurrent()
-
-    def forward(model: PreTrainedModel) -> Tensor:
-        return run_hooked(model, reads, inputs, lambda read, seen: driver.switch((read, seen)))
-
-    pair = [greenlet(lambda model=model: forward(model)) for model in (base, tuned)]
+    pair = [greenlet(lambda run=run: run(lambda *seen: driver.switch(seen))) for run in (base, tuned)]
     try:
-        with torch.inference_mode():
+        here = [runner.switch() for runner in pair]
+        while not pair[0].dead:
+            (read, base_seen), (other, tuned_seen) = here
+            if read.path != other.path:
+                raise RuntimeError(f"the two models part in execution order: {read.path} and {other.path}")
+            reduce(read, base_seen, tuned_seen)
+            del here, base_seen, tuned_seen  # nothing outlives its module's forward
             here = [runner.switch() for runner in pair]
-            while not pair[0].dead:
-                (read, base_seen), (other, tuned_seen) = here
-                if read.path != other.path:
-                    raise RuntimeError(f"the two models part in execution order: {read.path} and {other.path}")
-                reduce(read, base_seen, tuned_seen)
-                here = [runner.switch() for runner in pair]
     finally:
         for runner in pair:
             if not runner.dead:
@@ -65,17 +73,19 @@ def run_hooked(
     model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs, receive: Receive
 ) -> Float[Tensor, "batch pos vocab"]:
     """One forward with a hook at every read; `receive` must not keep what it is given without copying it."""
-    with _hooks(model, reads, receive):
-        logits: Tensor = model(**inputs, use_cache=False).logits
+    own = {name: value.to(model.device) for name, value in inputs.items()}
+    shape = tuple(own["input_ids"].shape)
+    with _hooks(model, reads, shape, receive):
+        logits: Tensor = model(**own, use_cache=False).logits
     return logits
 
 
 @contextmanager
-def _hooks(model: PreTrainedModel, reads: Sequence[Read], receive: Receive) -> Iterator[None]:
+def _hooks(model: PreTrainedModel, reads: Sequence[Read], shape: tuple[int, ...], receive: Receive) -> Iterator[None]:
     handles = []
     try:
         for read in reads:
-            hook = _hook(read, receive)
+            hook = _hook(read, shape, receive)
             handles.append(model.get_submodule(read.path).register_forward_hook(hook, with_kwargs=True))
         yield
     finally:
@@ -83,9 +93,17 @@ def _hooks(model: PreTrainedModel, reads: Sequence[Read], receive: Receive) -> I
             handle.remove()
 
 
-def _hook(read: Read, receive: Receive) -> Callable[..., None]:
+def _hook(read: Read, shape: tuple[int, ...], receive: Receive) -> Callable[..., None]:
     def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        value = args[0] if args else kwargs["hidden_states"]
-        receive(read, Seen(value, output[0] if isinstance(output, tuple) else output))
+        value, *rest = args or (kwargs["hidden_states"],)
+        others = tuple(by_position(other, shape) for other in rest if isinstance(other, Tensor))
+        first = output[0] if isinstance(output, tuple) else output
+        receive(read, Seen(by_position(value, shape), by_position(first, shape), others))
 
     return hook
+
+
+def by_position(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`value` as (batch, pos, …), also where a module is given all tokens of a batch in one row of them."""
+    flat = value.ndim == 2 and len(value) == shape[0] * shape[1] and value.shape != shape
+    return value.unflatten(0, shape) if flat else value
