@@ -19,7 +19,7 @@ from probes.errors import RunError
 from probes.link import link
 from probes.pair import Pair, make_pair, require_sites
 from probes.report import report
-from probes.runner import capture, output_bases
+from probes.runner import Session, output_bases, run_shard, shards
 from probes.store import Run, RunWriter, load
 from probes.suite import Suite, load_suite
 from tv.checkpoint import Checkpoint, open_checkpoint
@@ -138,16 +138,15 @@ def _run_models(
         encoded = _encode(pair, prompts)
         if bases is None:
             bases = output_bases(pair) if "ledger" in suite.measure else {}
-        capture(
-            pair,
-            opened.name,
-            suite,
-            encoded,
-            writer,
-            bases=bases,
-            with_base=i == 0,
-            progress=partial(_tell, stage, f"capture {opened.name}"),
-        )
+        session, done = Session.open(pair, suite, bases), 0
+
+        def told(prompts: int, name: str = opened.name, total: int = len(encoded)) -> None:
+            nonlocal done
+            done += prompts
+            _tell(stage, f"capture {name}", done, total)
+
+        for shard in shards(encoded, suite, opened.name, pair.architecture, with_base=i == 0):
+            writer.record(run_shard(shard, session, writer.path, told)["tables"])
         if suite.attribute is not None:
             methods, metric = suite.attribute.methods, suite.attribute.metric
             found = _effects(pair, opened.name, suite, encoded, methods, metric, stage)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probes.hooks.plan import MODULE, SITES, Read, plan
+from probes import mixture
+from probes.hooks.plan import EXPERTS, MODULE, SITES, Read, plan
 from probes.hooks.torch_backend import capture
 from probes.norms import NormForm, find_form
 from tv.architecture import Architecture, resolve
@@ -51,9 +52,6 @@ def require_sites(architecture: Architecture) -> None:
     advice = "tv measures its weights, but probes cannot run on it"
     if not architecture.blocks:
         raise ArchitectureError(f"{architecture.note}; {advice}")
-    mixture = next((block.path for block in architecture.blocks if block.gate is None), None)
-    if mixture is not None:
-        raise ArchitectureError(f"{architecture.name}: a mixture of experts in {mixture}; {advice} yet")
 
 
 def prove(model: PreTrainedModel, architecture: Architecture) -> dict[str, NormForm]:
@@ -66,10 +64,10 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> dict[str, NormF
     n = _test_length(architecture)
     ids = torch.randint(architecture.vocab_size, (1, n), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids.to(model.device), "attention_mask": torch.ones_like(ids).to(model.device)}
-    reads = plan(architecture, (*SITES, MODULE))
+    reads = plan(architecture, (*SITES, MODULE, EXPERTS))
     seen, _ = capture(model, reads, inputs)
     tolerance = TOLERANCE[model.dtype]
-    at = {site: seen[read.path].at(site) for read in reads for site in read.sites if site.name != MODULE}
+    at = {site: seen[read.path].at(site) for read in reads for site in read.sites if site.name in SITES}
     values = {(site.name, site.layer): value.float() for site, value in at.items()}
 
     def require(left: Tensor, right: Tensor, what: str, layer: int) -> None:
@@ -90,6 +88,13 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> dict[str, NormF
             mid = values["resid_mid", layer]
             require(pre + attn, mid, "resid_pre + attn_out = resid_mid", layer)
             require(mid + mlp, post, "resid_mid + mlp_out = resid_post", layer)
+        if block.experts is not None:
+            own, experts = seen[block.experts], mixture.experts_of(architecture, layer)
+            with torch.inference_mode():
+                apart = mixture.total(
+                    model.get_submodule(block.experts), experts, *(x.flatten(0, 1) for x in (own.input, *own.rest))
+                )
+            require(apart, own.output.flatten(0, 1), "the experts' sum, each computed by itself", layer)
         after = (
             values["resid_pre", layer + 1] if layer + 1 < architecture.n_layers else values["resid_final", layer + 1]
         )

@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from probes.errors import RunError
-from probes.schemas import BITS, INT, NAME, REAL, SCHEMAS, SMALL, TEXT
+from probes.schemas import BITS, INT, NAME, PARTITIONS, REAL, SCHEMAS, SMALL, TEXT
 from tv.atomic import replacing
 
 Columns: TypeAlias = pd.DataFrame | pa.Table | Mapping[str, Any]
 
-_ROWS_PER_GROUP = {"gates": 4096}
+_ROWS_PER_GROUP = {"gates": 4096, "vectors": 1024}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A column of names, as an index into the few that there are."""
+
+    codes: NDArray[np.int32]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def write_part(
+    directory: Path, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
+) -> int:
+    """Write one shard of a table below `directory`, cast to its schema, whole or not at all; return its rows.
+
+    `columns` is a DataFrame, an Arrow table or a mapping of arrays; in a mapping a scalar stands for a constant column,
+    `Named` for a column of names, and packed gates may be a uint8 array (n, bytes). `tuned` and `layer` name the
+    partition of a partitioned table, and are constant columns of any other. Rows should be sorted by prompt. Raises
+    ValueError for columns that are not the schema's, and RunError where the disk refuses.
+    """
+    keys = {name: value for name, value in (("tuned", tuned), ("layer", layer)) if value is not None}
+    partition = PARTITIONS.get(table, ())
+    if missing := [name for name in partition if name not in keys]:
+        raise ValueError(f"{table} is partitioned by {', '.join(partition)}: pass {', '.join(missing)}")
+    body = cast(table, columns, {k: v for k, v in keys.items() if k not in partition}, partition)
+    folder = directory / "tables" / table
+    for name in partition:
+        folder /= f"{name}={quote(str(keys[name]), safe='')}"
+    write(table, body, folder / f"part-{shard}.parquet")
+    return body.num_rows
 
 
 def write(table: str, body: pa.Table, path: Path) -> None:
@@ -61,7 +97,11 @@ def cast(table: str, columns: Columns, constants: Mapping[str, Any], left_out: I
 
 def _array(table: str, entry: pa.Field, values: Any, n: int) -> pa.Array:
     try:
+        if isinstance(values, Named):
+            return pa.DictionaryArray.from_arrays(pa.array(values.codes, pa.int32()), pa.array(values.names, TEXT))
         if _is_scalar(values):
+            if entry.type == NAME and isinstance(values, str):
+                return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([values], TEXT))
             array = pa.array([values] * n, from_pandas=True)
         elif entry.type == BITS:
             return _bits(values)
@@ -83,9 +123,10 @@ def _from_python(values: Any) -> pa.Array:
 
 
 def _bits(values: Any) -> pa.Array:
-    """Packed patterns as fixed_size_binary: from a uint8 array (n, bytes), or from n bytes objects of one length."""
+    """Rows of bytes as fixed_size_binary: from an array (n, entries), or from n bytes objects of one length."""
     if getattr(values, "ndim", 1) == 2:
-        packed = np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values, np.uint8)
+        values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+        packed = np.ascontiguousarray(values).view(np.uint8)
         return pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed.tobytes())]
         )

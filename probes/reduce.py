@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probes import gates, ledger, residual
-from probes.hooks.plan import MODULE, Read, Seen, Site
+from probes import gates, ledger, mixture, residual
+from probes.hooks.plan import EXPERTS, MODULE, Read, Seen, Site
+from probes.live_weights import bias_of, matrix_of
 from probes.pair import Pair
+from probes.places import Places
 from tv.architecture import Module
 
-
-@dataclass(frozen=True)
-class Places:
-    """Chosen (prompt, position) places of a batch, as two index vectors."""
-
-    row: Int[Tensor, " n"]
-    pos: Int[Tensor, " n"]
-
-    def take(self, x: Float[Tensor, "batch pos ..."], position_dim: int = 1) -> Float[Tensor, "n ..."]:
-        """The values of x at these places. A batch dimension of 1 (position embeddings) stands for all prompts."""
-        x = x.movedim(position_dim, 1)
-        return x[self.row if x.shape[0] > 1 else torch.zeros_like(self.row), self.pos]
-
-
-@dataclass(frozen=True)
-class OutputBasis:
-    """Leading left singular vectors of a pretrained matrix: the first `k` span Π_k at ε, the first `k10` are 10 %."""
-
-    vectors: Float[Tensor, "rows kmax"]
-    k: int
-    k10: int
+#: What a piece says of its rows besides where they are: a component or a module, an expert.
+Labels = Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -43,10 +26,20 @@ class Piece:
 
     table: str
     layer: int
-    labels: Mapping[str, str | bool]
+    labels: Labels
     columns: Mapping[str, Tensor]
     places: Places
     site: Site
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What the reductions of a pair need that no batch changes."""
+
+    grams: Mapping[int, residual.HeadGrams]  # by layer
+    splits: Mapping[Module, ledger.Split]
+    delta_norms: Mapping[Module, float]  # ‖T‖_F
+    keep: frozenset[str] = frozenset()  # sites of which the vectors themselves are kept
 
 
 @dataclass
@@ -56,16 +49,21 @@ class BatchReducer:
     pair: Pair
     places: Places
     ledger_places: Places
+    domains: Sequence[str]  # of the prompts of the batch
     read_base: residual.Readout
     read_tuned: residual.Readout
-    grams: Mapping[int, residual.HeadGrams]
-    bases: Mapping[tuple[int, str], OutputBasis]
+    fixed: Fixed
+    check_all: bool  # compute every term of the ledger by itself everywhere, not only at each prompt's last place
     pieces: list[Piece] = field(default_factory=list)
+    counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain
     scales: tuple[Tensor, Tensor] | None = None  # of the final norm, at `places`, base and tuned
+    overlaps: dict[int, Tensor] = field(default_factory=dict)  # of the chosen experts, by layer, at `places`
 
     def __call__(self, read: Read, base: Seen, tuned: Seen) -> None:
         """The reduction of one hook, for every site that it serves."""
         for site in read.sites:
+            if site.name in self.fixed.keep:
+                self._vectors(site, base, tuned)
             if site.name == "gate":
                 self._gates(site, base.at(site), tuned.at(site))
             elif site.name in ("embed_out", "attn_out", "mlp_out"):
@@ -74,107 +72,173 @@ class BatchReducer:
                 self._heads(site, base, tuned)
             elif site.name == "resid_final":
                 form = self.pair.norms[read.path]
-                at_base, at_tuned = (self.places.take(seen.input).float() for seen in (base, tuned))
+                at_base, at_tuned = (x.float() for x in self._take(base.input, tuned.input))
                 self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
-            elif site.name == MODULE:
-                for module in self.pair.architecture.modules:
-                    if module.path == read.path:
-                        self._ledger(site, module, base, tuned)
+            elif site.name == EXPERTS:
+                self._experts(read, site, base, tuned)
+            elif site.name == MODULE and site.module is not None:
+                self._ledger(site, site.module, base, tuned)
+
+    def _take(self, base: Tensor, tuned: Tensor, places: Places | None = None, dim: int = 1) -> tuple[Tensor, Tensor]:
+        """Both models' values at the places, on the base's device."""
+        chosen = self.places if places is None else places
+        return chosen.take(base, dim), chosen.take(tuned, dim).to(base.device)
+
+    def _vectors(self, site: Site, base: Seen, tuned: Seen) -> None:
+        both = self._take(base.at(site), tuned.at(site))
+        columns = {f"vector_{side}": x.flatten(1).half() for side, x in zip(("base", "tuned"), both, strict=True)}
+        self._add("vectors", site, {"site": site.name}, columns)
 
     def _gates(self, site: Site, base: Tensor, tuned: Tensor) -> None:
-        patterns = gates.compare_gates(self.places.take(base), self.places.take(tuned))
-        columns = {
-            "gate_base": patterns.base,
-            "gate_xor": patterns.xor,
-            "n_flips": patterns.n_flips,
-            "flip_rate": patterns.flip_rate,
-            "jaccard": patterns.jaccard,
-            "active_base": patterns.active_base,
-            "active_tuned": patterns.active_tuned,
-            "chance_flip_rate": patterns.chance_flip_rate,
-        }
-        self._add("gates", site, {}, columns, self.places)
+        bits = self._take(gates.gate_bits(base), gates.gate_bits(tuned))
+        self._patterns(site, -1, *bits, self.places)
+
+    def _patterns(self, site: Site, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
+        d_ff = base.shape[-1]
+        words, words_tuned = gates.words(base), gates.words(tuned)
+        found = gates.compare_gates(words, words_tuned, d_ff)
+        self._add("gates", site, {"expert": expert}, vars(found), places)
+        for domain in dict.fromkeys(self.domains):
+            own, own_tuned = words, words_tuned
+            if len(set(self.domains)) > 1:
+                of = torch.tensor([name == domain for name in self.domains])[places.row]
+                index = of.nonzero()[:, 0].to(words.device)
+                own, own_tuned = words[index], words_tuned[index]
+            self.counts[site.layer, expert, domain] = gates.count_neurons(own, own_tuned, d_ff)
 
     def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
-        found = residual.compare_contributions(
-            self.places.take(base), self.places.take(tuned), self.read_base, self.read_tuned
-        )
-        self._add("changes", site, {"component": site.name.removesuffix("_out")}, vars(found), self.places)
+        self._compare(site, site.name.removesuffix("_out"), -1, *self._take(base, tuned), self.places)
+
+    def _compare(
+        self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places
+    ) -> None:
+        row = places.rows(base.device)
+        found = residual.compare_contributions(base, tuned, self.read_base, self.read_tuned, row)
+        self._add("changes", site, {"component": component, "expert": expert}, vars(found), places)
 
     def _heads(self, site: Site, base: Seen, tuned: Seen) -> None:
-        z, z_tuned = self.places.take(base.input), self.places.take(tuned.input)
+        z, z_tuned = self._take(base.input, tuned.input)
         post_norm = self.pair.architecture.blocks[site.layer].attn_post_norm
         if post_norm is not None:  # heads are seen through the norm that follows the projection, its scale frozen
             form = self.pair.norms[post_norm]
-            z = z / form.scale(self.places.take(base.output).float())
-            z_tuned = z_tuned / form.scale(self.places.take(tuned.output).float())
-        found = residual.compare_heads(z, z_tuned, self.grams[site.layer], self.read_base, self.read_tuned)
-        self._add("changes", site, {"component": "attn"}, vars(found), self.places)
+            out, out_tuned = self._take(base.output, tuned.output)
+            z, z_tuned = z / form.scale(out.float()), z_tuned / form.scale(out_tuned.float())
+        row = self.places.rows(z.device)
+        found = residual.compare_heads(
+            z, z_tuned, self.fixed.grams[site.layer], self.read_base, self.read_tuned, row
+        )
+        self._add("changes", site, {"component": "attn", "expert": -1}, vars(found), self.places)
+
+    def _experts(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
+        """Every expert at the places that chose it, in either model or (gates and ledger) in both."""
+        x, x_tuned = self._take(base.input, tuned.input)
+        (index, weights), (index_tuned, weights_tuned) = (
+            tuple(self.places.take(value).to(x.device) for value in seen.rest) for seen in (base, tuned)
+        )
+        owner, owner_tuned = (model.get_submodule(read.path) for model in (self.pair.base, self.pair.tuned))
+        self.overlaps[site.layer] = mixture.overlap(index, index_tuned)
+        in_ledger = torch.isin(self.places.flat(x.device), self.ledger_places.flat(x.device))
+        for matrices in mixture.experts_of(self.pair.architecture, site.layer):
+            expert = matrices.gate.expert
+            by_base, by_tuned = mixture.chose(index, expert), mixture.chose(index_tuned, expert)
+            either = (by_base | by_tuned).nonzero()[:, 0]
+            if not len(either):
+                continue
+            parts = [
+                mixture.run_expert(own, matrices, at[either], choice[either], share[either])
+                for own, at, choice, share in (
+                    (owner, x, index, weights),
+                    (owner_tuned, x_tuned, index_tuned, weights_tuned),
+                )
+            ]
+            self._compare(site, "mlp", expert, *(part.contribution for part in parts), self.places[either])
+            both = (by_base & by_tuned)[either].nonzero()[:, 0]
+            if len(both):
+                places = self.places[either[both]]
+                self._patterns(site, expert, *(gates.gate_bits(part.gate[both]) for part in parts), places)
+            accounted = (by_base & by_tuned & in_ledger)[either].nonzero()[:, 0]
+            if len(accounted) and self.fixed.delta_norms:
+                self._expert_ledger(site, matrices, (owner, owner_tuned), parts, accounted, self.places[either[accounted]])
+
+    def _expert_ledger(
+        self,
+        site: Site,
+        matrices: mixture.Matrices,
+        owners: tuple[nn.Module, nn.Module],
+        parts: Sequence[mixture.Expert],
+        index: Int[Tensor, " m"],
+        places: Places,
+    ) -> None:
+        for module, enters, leaves in (
+            (matrices.gate, "x", "gate"),
+            (matrices.up, "x", "up"),
+            (matrices.down, "hidden", "down"),
+        ):
+            x, x_tuned = (getattr(part, enters)[index] for part in parts)
+            y, y_tuned = (getattr(part, leaves)[index] for part in parts)
+            found = self._linear(module, owners, x, x_tuned, y, y_tuned, None)
+            self._add("ledger", site, {"module": module.name, "expert": module.expert}, vars(found), places)
 
     def _ledger(self, site: Site, module: Module, base: Seen, tuned: Seen) -> None:
-        owner, owner_tuned = (m.get_submodule(module.path) for m in (self.pair.base, self.pair.tuned))
+        owners = self.pair.base.get_submodule(module.path), self.pair.tuned.get_submodule(module.path)
         dim = self.pair.norms[module.path].position_dim if module.kind == "norm" else 1
-        y, y_tuned = (self.ledger_places.take(module.outputs(seen.output), dim).float() for seen in (base, tuned))
-        if module.name == "unembed":  # grown vocabularies: the rows in common
-            common = min(y.shape[-1], y_tuned.shape[-1])
-            y, y_tuned = y[..., :common], y_tuned[..., :common]
-        change = y_tuned - y
+        outputs = (module.outputs(seen.output) for seen in (base, tuned))
+        y, y_tuned = self._take(*outputs, self.ledger_places, dim)
         if module.kind == "embed":
-            terms = ledger.lookup_terms(change)
+            found = ledger.lookup_ledger(y, y_tuned, self.fixed.delta_norms[module], module.shape[0])
         else:
-            x, x_tuned = (self.ledger_places.take(seen.input, dim).float() for seen in (base, tuned))
+            x, x_tuned = self._take(base.input, tuned.input, self.ledger_places, dim)
             if module.kind == "norm":
-                form = self.pair.norms[module.path]
-                bias_change = form.bias(owner_tuned) - form.bias(owner)
-                x, x_tuned = form.normalised(x), form.normalised(x_tuned)
-                terms = ledger.gain_terms(x, x_tuned, form.gain(owner), form.gain(owner_tuned), bias_change)
+                found = self._gain(module, owners, x, x_tuned, y, y_tuned)
             else:
-                weight, weight_tuned = matrix_of(module, owner), matrix_of(module, owner_tuned)
-                rows = y.shape[-1]
-                terms = ledger.linear_terms(
-                    x, x_tuned, weight[:rows], weight_tuned[:rows], _bias_change(module, owner, owner_tuned, rows)
-                )
-        flat = ledger.Terms(*(term.flatten(1) for term in (terms.direct, terms.inherited, terms.interaction)))
-        self._add(
-            "ledger", site, {"module": module.name}, self._entries(module, flat, change.flatten(1)), self.ledger_places
+                checked = None if self.check_all else self.ledger_places.last_of_each().to(x.device)
+                found = self._linear(module, owners, x, x_tuned, y, y_tuned, checked)
+        self._add("ledger", site, {"module": module.name, "expert": -1}, vars(found), self.ledger_places)
+
+    def _gain(
+        self, module: Module, owners: tuple[nn.Module, nn.Module], x: Tensor, x_tuned: Tensor, y: Tensor, y_tuned: Tensor
+    ) -> ledger.Ledger:
+        form = self.pair.norms[module.path]
+        gain, gain_tuned = (form.gain(owner).to(x.device) for owner in owners)
+        bias, bias_tuned = (form.bias(owner).to(x.device) for owner in owners)
+        x, x_tuned = form.normalised(x.float()), form.normalised(x_tuned.float())
+        return ledger.gain_ledger(x, x_tuned, y, y_tuned, gain, gain_tuned, bias_tuned - bias)
+
+    def _linear(
+        self,
+        module: Module,
+        owners: tuple[nn.Module, nn.Module],
+        x: Float[Tensor, "n cols"],
+        x_tuned: Float[Tensor, "n cols"],
+        y: Float[Tensor, "n rows"],
+        y_tuned: Float[Tensor, "n rows"],
+        checked: Int[Tensor, " c"] | None,
+    ) -> ledger.Ledger:
+        weight, weight_tuned = (matrix_of(module, owner) for owner in owners)
+        return ledger.linear_ledger(
+            x,
+            x_tuned,
+            y,
+            y_tuned,
+            weight,
+            weight_tuned,
+            delta_norm=self.fixed.delta_norms[module],
+            bias_change=bias_change(module, *owners),
+            split=self.fixed.splits.get(module),
+            checked=checked,
         )
 
-    def _entries(self, module: Module, terms: ledger.Terms, change: Tensor) -> dict[str, Tensor]:
-        entries = {
-            "delta_norm": change.norm(dim=-1),
-            "direct_norm": terms.direct.norm(dim=-1),
-            "inherited_norm": terms.inherited.norm(dim=-1),
-            "interaction_norm": terms.interaction.norm(dim=-1),
-            "closure": terms.closure(change),
-        }
-        nothing = torch.full_like(entries["delta_norm"], float("nan"))
-        splits = dict.fromkeys(("amplified_norm", "new_norm", "new_share", "new_share_null", "new_share_10"), nothing)
-        if (basis := self.bases.get((module.layer, module.name))) is not None:
-            amplified, new = ledger.split_direct(terms.direct, basis.vectors[:, : basis.k])
-            _, new10 = ledger.split_direct(terms.direct, basis.vectors[:, : basis.k10])
-            splits |= {
-                "amplified_norm": amplified.norm(dim=-1),
-                "new_norm": new.norm(dim=-1),
-                "new_share": ledger.new_share(new, terms.direct),
-                "new_share_null": torch.full_like(nothing, 1 - basis.k / basis.vectors.shape[0]),
-                "new_share_10": ledger.new_share(new10, terms.direct),
-            }
-        return entries | splits
-
     def _add(
-        self, table: str, site: Site, labels: Mapping[str, str | bool], columns: Mapping[str, Tensor], places: Places
+        self, table: str, site: Site, labels: Labels, columns: Mapping[str, Tensor], places: Places | None = None
     ) -> None:
-        self.pieces.append(Piece(table, site.layer, labels, columns, places, site))
+        chosen = self.places if places is None else places
+        self.pieces.append(Piece(table, site.layer, labels, dict(columns), chosen, site))
 
 
-def matrix_of(module: Module, owner: nn.Module) -> Float[Tensor, "rows cols"]:
-    """The live matrix of `module`, (out, in), a view of the weight of the Hugging Face module that owns it."""
-    return module.matrix(owner.get_parameter("weight").detach())
-
-
-def _bias_change(module: Module, base: nn.Module, tuned: nn.Module, rows: int) -> Tensor | None:
-    if getattr(base, "bias", None) is None:
+def bias_change(module: Module, base: nn.Module, tuned: nn.Module) -> Float[Tensor, " rows"] | None:
+    """Δb of a module, float32, of the rows in common; None where it has no bias."""
+    before, after = bias_of(module, base), bias_of(module, tuned)
+    if before is None or after is None:
         return None
-    both = (m.get_parameter("bias").detach().float() for m in (base, tuned))
-    before, after = (module.outputs(bias, dim=0)[:rows] for bias in both)
-    return after - before
+    rows = min(len(before), len(after))
+    return after[:rows].float().to(before.device) - before[:rows].float()

@@ -1,8 +1,11 @@
-"""Both models over the prompts, batch by batch, through the hooks and into tables."""
+"""Both models over the prompts, shard by shard: batches through the hooks and into closed files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,146 +13,218 @@ from torch import Tensor
 
 from probes.errors import ActivationError
 from probes.hooks import Read, lockstep, plan
-from probes.hooks.plan import MODULE
+from probes.hooks.plan import EXPERTS, MODULE
+from probes.ledger import OutputBasis, output_basis, split_by
+from probes.live_weights import matrix_of
 from probes.pair import Pair
-from probes.reduce import BatchReducer, OutputBasis, Piece, Places, matrix_of
+from probes.places import Places, places_of
+from probes.reduce import BatchReducer, Fixed, Piece, bias_change
 from probes.residual import HeadGrams, head_grams, readout
-from probes.store import RunWriter
 from probes.suite import Suite
-from probes.tables import Columns, ShardTables, located
+from probes.tables import Columns, ShardTables
 from tv import behaviour
-from tv.decomposition import decompose, fixed_k, k_of, left_basis
-from tv.prompts import Batch, Encoded, Positions, batches, positions
+from tv.architecture import Architecture, Module
+from tv.prompts import Batch, Encoded, batches, positions
 
 Progress = Callable[[int, int, str], None]
-Bases = Mapping[tuple[int, str], OutputBasis]
+Bases = Mapping[Module, OutputBasis]
 
-#: The SSA threshold whose subspace splits the ledger's direct term.
-LEDGER_EPSILON = 0.05
-#: A shard is closed after this many batches, which bounds what waits in memory.
-BATCHES_PER_SHARD = 32
+#: A shard is closed at the end of the batch that brings it to this many rows, which bounds what waits in memory.
+ROWS_PER_SHARD = 2_000_000
 
 
-def capture(
-    pair: Pair,
-    tuned: str,
-    suite: Suite,
-    encoded: Sequence[Encoded],
-    writer: RunWriter,
-    *,
-    bases: Bases,
-    with_base: bool = True,
-    progress: Progress | None = None,
-) -> None:
-    """Run both models over `encoded` and write tokens, gates, contributions, changes, ledger and behaviour.
+@dataclass(frozen=True)
+class Shard:
+    """A piece of the work that one process does and writes by itself; the same bytes whoever does it."""
 
-    `with_base` writes the base's own `contributions` too (once is enough for several tuned models). Raises
+    tuned: str
+    index: int
+    encoded: tuple[Encoded, ...]  # in the order of the batches, which are `batch_size` long
+    with_base: bool  # write the base's own rows too (once is enough for several tuned models)
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return f"{self.tuned}-{self.index:05d}"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A pair and what its reductions need, made once and used for every shard."""
+
+    pair: Pair
+    suite: Suite
+    reads: tuple[Read, ...]
+    fixed: Fixed
+
+    @classmethod
+    def open(cls, pair: Pair, suite: Suite, bases: Bases | None = None) -> Session:
+        """Everything that depends on the weights alone. `bases` are those of the base, if they are at hand."""
+        sites = sites_of(suite, pair.architecture)
+        grams = _grams(pair) if "head_out" in sites else {}
+        splits, norms = {}, {}
+        if "ledger" in suite.measure:
+            found = output_bases(pair) if bases is None else bases
+            splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in found.items()}
+            norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in pair.architecture.modules}
+        fixed = Fixed(grams, splits, norms, frozenset(suite.keep))
+        return cls(pair, suite, plan(pair.architecture, sites), fixed)
+
+
+def shards(
+    encoded: Sequence[Encoded], suite: Suite, tuned: str, architecture: Architecture, with_base: bool = True
+) -> list[Shard]:
+    """The work of one tuned model. Which prompts make a shard depends on prompts, suite and architecture alone."""
+    per_place = architecture.n_layers * (3 + architecture.n_heads)
+    found: list[Shard] = []
+    own: list[Encoded] = []
+    rows = 0
+    work = batches(encoded, suite.batch_size, 0)
+    for i, batch in enumerate(work):
+        own += batch.encoded
+        rows += per_place * sum(len(positions(item, suite.positions)) for item in batch.encoded)
+        if rows >= ROWS_PER_SHARD or i == len(work) - 1:
+            found.append(Shard(tuned, len(found), tuple(own), with_base))
+            own, rows = [], 0
+    return found
+
+
+def run_shard(
+    shard: Shard, session: Session, directory: Path, progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
+
+    `progress` is told the number of prompts done. Writing it again replaces the same files with the same bytes. Raises
     ActivationError, naming model, site and prompt, where an activation is not finite.
     """
-    work = batches(encoded, suite.batch_size, pair.pad_id)
-    reads = plan(pair.architecture, sites_of(suite))
-    grams = _grams(pair) if "head_out" in sites_of(suite) else {}
-    tables = ShardTables(writer, suite, tuned, pair.architecture, with_base)
-    for i, batch in enumerate(work):
-        tables.add(*_run_batch(pair, tuned, suite, batch, reads, grams, bases), batch)
-        if (i + 1) % BATCHES_PER_SHARD == 0:
-            tables.flush()
+    ids = [item.prompt.id for item in shard.encoded]
+    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base)
+    for batch in batches(shard.encoded, session.suite.batch_size, session.pair.pad_id):
+        tables.add(*_run_batch(session, shard.tuned, batch), batch)
         if progress:
-            progress(i + 1, len(work), tuned)
-    tables.flush()
+            progress(len(batch.encoded))
+    return {"shard": shard.name, "prompts": len(shard.encoded), "tables": tables.write(directory, shard.name)}
 
 
-def sites_of(suite: Suite) -> set[str]:
+def sites_of(suite: Suite, architecture: Architecture) -> set[str]:
     """The sites that a suite's measurements need, no others."""
-    sites: set[str] = set()
+    sites: set[str] = set(suite.keep)
+    experts = any(block.experts is not None for block in architecture.blocks)
     if "gates" in suite.measure and "gate" in suite.sites:
-        sites.add("gate")
+        sites |= {"gate", EXPERTS} if experts else {"gate"}
     if {"contributions", "changes"} & set(suite.measure):
         sites |= {"embed_out", "resid_final", *(set(suite.sites) - {"gate"})}
+        sites |= {EXPERTS} if experts and "mlp_out" in suite.sites else set()
     if "ledger" in suite.measure:
-        sites.add(MODULE)
+        sites |= {MODULE, EXPERTS} if experts else {MODULE}
     return sites
 
 
 def output_bases(pair: Pair) -> Bases:
     """The pretrained output subspaces that the ledger splits by, for every matrix of every block."""
-    found = {}
-    for module in pair.architecture.modules:
-        if module.kind == "linear" and module.component in ("attn", "mlp"):
-            decomposition = decompose(matrix_of(module, pair.base.get_submodule(module.path)))
-            k, k10 = k_of(decomposition, LEDGER_EPSILON), fixed_k(decomposition, module.shape[0])
-            found[module.layer, module.name] = OutputBasis(left_basis(decomposition, max(k, k10)), k, k10)
-    return found
+    return {
+        module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
+        for module in pair.architecture.modules
+        if module.kind == "linear" and module.component in ("attn", "mlp")
+    }
 
 
-def _run_batch(
-    pair: Pair,
-    tuned: str,
-    suite: Suite,
-    batch: Batch,
-    reads: Sequence[Read],
-    grams: Mapping[int, HeadGrams],
-    bases: Bases,
-) -> tuple[list[Piece], Columns, Columns]:
-    """(pieces, token columns, behaviour columns) of one batch."""
-    places, ledger_places = _places(batch, suite.positions), _places(batch, suite.ledger_positions)
-    target, foil = (
-        torch.tensor([getattr(item, name) for item in batch.encoded])[places.row] for name in ("target_id", "foil_id")
-    )
+def _weights(pair: Pair, module: Module) -> tuple[Tensor, Tensor, Tensor | None]:
+    """W, W + T and Δb."""
+    owners = [model.get_submodule(module.path) for model in (pair.base, pair.tuned)]
+    base, tuned = (matrix_of(module, owner) for owner in owners)
+    return base, tuned, bias_change(module, *owners) if module.kind == "linear" else None
+
+
+def _delta_norm(base: Tensor, tuned: Tensor) -> float:
+    """‖T‖_F over the rows in common, piece by piece."""
+    rows = min(len(base), len(tuned))
+    parts = zip(base[:rows].split(4096), tuned[:rows].split(4096), strict=True)
+    return float(torch.stack([(b.float().to(a.device) - a.float()).square().sum() for a, b in parts]).sum().sqrt())
+
+
+def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Columns, Columns]:
+    """(what the hooks reduced, token columns, behaviour columns) of one batch."""
+    pair, suite = session.pair, session.suite
+    ids = (torch.tensor([getattr(item, name) for item in batch.encoded]) for name in ("target_id", "foil_id"))
+    target, foil = ids
     form = pair.norms[pair.architecture.final_norm]
-    read_base, read_tuned = (readout(m, pair.architecture, form, target, foil) for m in (pair.base, pair.tuned))
-    reducer = BatchReducer(pair, places, ledger_places, read_base, read_tuned, grams, bases)
+    reducer = BatchReducer(
+        pair,
+        places_of(batch, suite.positions),
+        places_of(batch, suite.ledger_positions),
+        [item.prompt.domain for item in batch.encoded],
+        *(readout(model, pair.architecture, form, target, foil) for model in (pair.base, pair.tuned)),
+        session.fixed,
+        check_all=suite.ledger_positions != "all",
+    )
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    logits = lockstep(pair.base, pair.tuned, reads, inputs, reducer)
-    _require_finite(reducer, logits, batch, tuned)
-    pieces = [_with_dla(piece, reducer.scales) if piece.table == "changes" else piece for piece in reducer.pieces]
-    return pieces, _token_columns(pair, batch, places, *logits), _behaviour_columns(batch, tuned, *logits)
-
-
-def _places(batch: Batch, which: Positions) -> Places:
-    chosen = [(i, p) for i, item in enumerate(batch.encoded) for p in positions(item, which)]
-    row, pos = (torch.tensor(values) for values in zip(*chosen, strict=True))
-    return Places(row, pos)
+    logits = lockstep(pair.base, pair.tuned, session.reads, inputs, reducer)
+    tokens = _token_columns(pair, batch, reducer.places, *logits)
+    reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
+    _require_finite(reducer, tokens, logits, batch, tuned)
+    return reducer, tokens, _behaviour_columns(batch, tuned, *logits)
 
 
 def _grams(pair: Pair) -> dict[int, HeadGrams]:
     grams = {}
     for block in pair.architecture.blocks:
         module = pair.architecture.module(block.layer, "o")
-        matrices = [matrix_of(module, model.get_submodule(module.path)).float() for model in (pair.base, pair.tuned)]
+        matrices = [matrix.float() for matrix in _weights(pair, module)[:2]]
         if block.attn_post_norm is not None:
             form = pair.norms[block.attn_post_norm]
             gains = [form.gain(model.get_submodule(block.attn_post_norm)) for model in (pair.base, pair.tuned)]
             matrices = [matrix * gain[:, None] for matrix, gain in zip(matrices, gains, strict=True)]
-        grams[block.layer] = head_grams(matrices[0], matrices[1], module.n_heads)
+        grams[block.layer] = head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
     return grams
 
 
-def _with_dla(piece: Piece, scales: tuple[Tensor, Tensor] | None) -> Piece:
-    """`piece` with its pushes divided by the final norm's scale, which only the end of the forward knows."""
-    assert scales is not None
+def _finished(piece: Piece, reducer: BatchReducer) -> Piece:
+    """`piece` with what only the end of the forward knows: pushes are divided by the final norm's scale there."""
+    if piece.table != "changes":
+        return piece
+    assert reducer.scales is not None
     columns = dict(piece.columns)
-    for side, scale in zip(("base", "tuned"), scales, strict=True):
+    where = _within(piece.places, reducer.places)
+    for side, scale in zip(("base", "tuned"), reducer.scales, strict=True):
         push = columns.pop(f"push_{side}")
-        columns[f"dla_{side}"] = push / (scale if push.ndim == 1 else scale[:, None])
+        own = scale.to(push.device)
+        own = own if where is None else own[where.to(push.device)]
+        columns[f"dla_{side}"] = push / (own if push.ndim == 1 else own[:, None])
     norm, delta = columns["norm_base"], columns["delta_norm"]
     columns["relative_change"] = torch.where(norm > 0, delta / norm, torch.zeros_like(norm))
+    whole_mlp = piece.labels == {"component": "mlp", "expert": -1}
+    chosen = reducer.overlaps.get(piece.layer) if whole_mlp else None
+    columns["expert_overlap"] = torch.full_like(norm, float("nan")) if chosen is None else chosen.to(norm.device)
     return Piece(piece.table, piece.layer, piece.labels, columns, piece.places, piece.site)
 
 
-def _require_finite(reducer: BatchReducer, logits: tuple[Tensor, Tensor], batch: Batch, tuned: str) -> None:
+def _within(some: Places, places: Places) -> Tensor | None:
+    """Where `some` stand in `places`; None where they are the same."""
+    if some is places:
+        return None
+    cpu = torch.device("cpu")
+    return torch.searchsorted(places.flat(cpu), some.flat(cpu))
+
+
+def _require_finite(
+    reducer: BatchReducer, tokens: Columns, logits: tuple[Tensor, Tensor], batch: Batch, tuned: str
+) -> None:
     """Every site's norms in execution order, then the logits: the first that is not finite is named."""
     for piece in reducer.pieces:
         for column, model in (("norm_base", "base"), ("norm_tuned", tuned), ("delta_norm", tuned)):
             values = piece.columns.get(column)
             if values is not None and not bool(values.isfinite().all()):
                 bad = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()
-                row = piece.places.row[bad.nonzero()[0, 0]]
+                row = piece.places.row[bad.nonzero()[0, 0].cpu()]
                 _refuse(model, str(piece.site), batch.encoded[int(row)])
-    for model, values in zip(("base", tuned), logits, strict=True):
-        for i, item in enumerate(batch.encoded):
-            if not bool(values[i, : len(item.ids)].isfinite().all()):
-                _refuse(model, "logits", item)
+    predicted = reducer.places.pos.numpy() > 0
+    losses = np.concatenate([tokens["kl"], *(tokens[name][predicted] for name in ("nll_base", "nll_tuned"))])
+    if not np.isfinite(losses).all():
+        for model, values in zip(("base", tuned), logits, strict=True):
+            for i, item in enumerate(batch.encoded):
+                if not bool(values[i, : len(item.ids)].isfinite().all()):
+                    _refuse(model, "logits", item)
 
 
 def _refuse(model: str, site: str, item: Encoded) -> None:
@@ -160,19 +235,18 @@ def _refuse(model: str, site: str, item: Encoded) -> None:
 
 
 def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned: Tensor) -> Columns:
-    nll: dict[str, list[Tensor]] = {"nll_base": [], "nll_tuned": [], "kl": []}
-    texts: list[str] = []
+    losses: dict[str, list[Tensor]] = {"nll_base": [], "nll_tuned": [], "kl": []}
     for i, item in enumerate(batch.encoded):
         at = places.pos[places.row == i]
         ids = torch.tensor(item.ids)
         for name, logits in (("nll_base", base), ("nll_tuned", tuned)):
-            nll[name].append(behaviour.token_nll(logits[i, : len(ids)], ids)[at])
-        nll["kl"].append(behaviour.kl_divergence(base[i, at], tuned[i, at]))
-        texts += [pair.tokenizer.decode([item.ids[p]]) for p in at.tolist()]
-    columns: Columns = {name: torch.cat(parts).numpy() for name, parts in nll.items()}
+            losses[name].append(behaviour.token_nll(logits[i, : len(ids)], ids)[at])
+        losses["kl"].append(behaviour.kl_divergence(base[i, at], tuned[i, at]))
+    columns: Columns = {name: torch.cat(parts).numpy() for name, parts in losses.items()}
     columns["token_id"] = batch.input_ids[places.row, places.pos].numpy()
-    columns["token"] = np.array(texts, dtype=object)
-    return located(batch, places) | columns
+    text = {i: pair.tokenizer.decode([i]) for i in set(columns["token_id"].tolist())}
+    columns["token"] = np.array([text[i] for i in columns["token_id"].tolist()], dtype=object)
+    return columns
 
 
 def _behaviour_columns(batch: Batch, tuned: str, base: Tensor, logits: Tensor) -> Columns:

@@ -14,9 +14,11 @@ SMALL, INT, REAL, BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
 _TYPES = {
     **dict.fromkeys(("text", "target", "foil"), TEXT),
     **dict.fromkeys(("layer", "head", "expert"), SMALL),
-    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n_flips", "n"), INT),
+    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n", "neuron"), INT),
+    **dict.fromkeys(("n_flips", "n_active_base", "n_active_tuned"), INT),
     **dict.fromkeys(("tied", "at_ceiling", "gated"), pa.bool_()),
-    **dict.fromkeys(("gate_base", "gate_xor"), BITS),  # fixed_size_binary in the files, as wide as the model needs
+    # fixed_size_binary in the files, as wide as the model needs: packed bits, and vectors of float16
+    **dict.fromkeys(("gate_base", "gate_xor", "vector_base", "vector_tuned"), BITS),
     **dict.fromkeys(("epsilon", "level"), pa.float64()),  # ids, not measures: 0.05 must equal 0.05
 }
 _NAMES = {
@@ -50,18 +52,20 @@ SCHEMAS: dict[str, pa.Schema] = {
     "prompts": _schema("prompt_id set domain text target foil"),
     "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
     "gates": _schema(
-        "tuned prompt_id pos layer gate_base gate_xor n_flips flip_rate edit_distance chance_edit_distance jaccard "
-        "chance_flip_rate active_base active_tuned gated"
+        "tuned prompt_id pos layer expert gate_base gate_xor n_flips flip_rate chance_flip_rate flip_kappa edit_distance "
+        "chance_edit_distance edit_kappa jaccard chance_jaccard jaccard_kappa active_base active_tuned gated"
     ),
-    "contributions": _schema("model prompt_id pos layer component head norm dla"),
+    "neurons": _schema("tuned domain layer expert neuron n n_flips n_active_base n_active_tuned"),
+    "contributions": _schema("model prompt_id pos layer component expert head norm dla"),
     "changes": _schema(
-        "tuned prompt_id pos layer component head norm_base norm_tuned delta_norm relative_change cosine dla_base "
-        "dla_tuned"
+        "tuned prompt_id pos layer component expert head norm_base norm_tuned delta_norm relative_change cosine "
+        "dla_base dla_tuned expert_overlap"
     ),
     "ledger": _schema(
-        "tuned prompt_id pos layer module delta_norm direct_norm inherited_norm interaction_norm amplified_norm "
-        "new_norm new_share new_share_null new_share_10 closure"
+        "tuned prompt_id pos layer module expert delta_norm direct_norm direct_null inherited_norm interaction_norm "
+        "amplified_norm new_norm new_share new_share_null new_share_10 new_share_10_null closure"
     ),
+    "vectors": _schema("tuned prompt_id pos layer site vector_base vector_tuned"),
     "behaviour": _schema("prompt_id model metric value"),
     "effects": _schema("tuned granularity domain layer component module head method direction metric effect lo hi p q"),
     "prompt_effects": _schema("tuned layer component method metric prompt_id effect"),
@@ -83,4 +87,5 @@ PARTITIONS: dict[str, tuple[str, ...]] = {
     "contributions": ("layer",),
     "changes": ("tuned", "layer"),
     "ledger": ("tuned", "layer"),
+    "vectors": ("tuned", "layer"),
 }

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from probes.errors import RunError
-from probes.parquet import Columns, cast
+from probes.parquet import Columns, cast, write_part
 from probes.parquet import write as write_parquet
 from probes.schemas import NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
 from tv.atomic import replacing
@@ -72,28 +72,16 @@ class RunWriter:
     def write(
         self, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
     ) -> None:
-        """Write one shard of a table, cast to its schema.
+        """Write one shard of a table (see `probes.parquet.write_part`) and count it."""
+        rows = write_part(self.path, table, columns, shard=shard, tuned=tuned, layer=layer)
+        self.record({table: {"rows": rows, "files": 1}})
 
-        `columns` is a DataFrame, an Arrow table or a mapping of arrays; in a mapping a scalar stands for a constant
-        column, and packed gates may be a uint8 array (n, bytes). `tuned` and `layer` name the partition of a
-        partitioned table, and are constant columns of any other. Rows should be sorted by prompt. Raises ValueError
-        for columns that are not the schema's, and RunError where the disk refuses.
-        """
-        keys = {name: value for name, value in (("tuned", tuned), ("layer", layer)) if value is not None}
-        partition = PARTITIONS.get(table, ())
-        if missing := [name for name in partition if name not in keys]:
-            raise ValueError(f"{table} is partitioned by {', '.join(partition)}: pass {', '.join(missing)}")
-        body = cast(table, columns, {k: v for k, v in keys.items() if k not in partition}, partition)
-        folder = self.path / "tables" / table
-        for name in partition:
-            folder /= f"{name}={quote(str(keys[name]), safe='')}"
-        path = folder / f"part-{shard}.parquet"
-        if path.exists():
-            raise ValueError(f"{table}: shard {shard} is already written")
-        write_parquet(table, body, path)
-        counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
-        counts["rows"] += body.num_rows
-        counts["files"] += 1
+    def record(self, written: Mapping[str, Mapping[str, int]]) -> None:
+        """Count what a shard wrote below `path` by itself: rows and files by table."""
+        for table, own in written.items():
+            counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
+            for name in counts:
+                counts[name] += own[name]
 
     def finish(self, manifest: Mapping[str, Any]) -> Run:
         """Write the manifest and open the run where it is being built, for whatever is still to be added to it."""

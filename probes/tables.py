@@ -1,113 +1,172 @@
-"""Pieces of a batch, turned into rows of the run's tables and written shard by shard."""
+"""Pieces of a batch, turned into rows of the run's tables and written as one shard."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from probes.gates import edit_distances, unpack
-from probes.reduce import Piece, Places
-from probes.store import RunWriter
+from probes.gates import NeuronCounts, edit_distances, unpack
+from probes.parquet import Named, write_part
+from probes.places import Places
+from probes.reduce import BatchReducer, Piece
 from probes.suite import Suite
 from tv.architecture import Architecture
 from tv.prompts import Batch, positions
 
 Columns = dict[str, NDArray[Any]]
+#: Rows and files of each table.
+Counts = dict[str, dict[str, int]]
+
+_PACKED = ("gate_base", "gate_xor", "vector_base", "vector_tuned")
+_OF_BOTH = ("contributions", "behaviour")  # tables that name a model, not a pair
 
 
 @dataclass
 class ShardTables:
-    """Collects columns by table and layer; `flush` writes each as one shard, sorted by prompt."""
+    """Collects columns by table and layer; `write` sorts each by prompt and writes it as one file."""
 
-    writer: RunWriter
     suite: Suite
     tuned: str
     architecture: Architecture
+    prompt_ids: Sequence[str]  # of the shard
     with_base: bool  # the base's own rows too
     parts: dict[tuple[str, int | None], list[Columns]] = field(default_factory=lambda: defaultdict(list))
-    n_shards: int = 0
+    counts: dict[tuple[int, int, str], NeuronCounts] = field(default_factory=dict)
 
-    def add(self, pieces: Sequence[Piece], tokens: Columns, answers: Columns, batch: Batch) -> None:
-        """Take in one batch."""
-        for piece in pieces:
-            columns = self._columns(piece, batch)
-            if piece.table != "changes" or "changes" in self.suite.measure:
-                self.parts[piece.table, piece.layer].append(columns)
+    def __post_init__(self) -> None:
+        self.names = {"prompt_id": sorted(self.prompt_ids)}
+        self.codes = {name: code for code, name in enumerate(self.names["prompt_id"])}
+
+    def add(self, reduced: BatchReducer, tokens: Columns, answers: Columns, batch: Batch) -> None:
+        """Take in one batch. Names stand as codes until they are written."""
+        for piece, values in zip(reduced.pieces, fetched(reduced.pieces), strict=True):
+            rows = self._rows(piece, values, batch)
+            if piece.table in (*self.suite.measure, "vectors"):
+                self.parts[piece.table, piece.layer].append(rows)
             if piece.table == "changes" and "contributions" in self.suite.measure:
-                self.parts["contributions", piece.layer] += self._by_model(columns)
-        self.parts["tokens", None].append(tokens | {"tuned": _constant(self.tuned, tokens)})
+                self.parts["contributions", piece.layer] += self._by_model(rows)
+        if "gates" in self.suite.measure:
+            for key, counts in reduced.counts.items():
+                self.counts[key] = self.counts[key] + counts if key in self.counts else counts
+        self.parts["tokens", None].append(self._located(batch, reduced.places) | tokens)
         if "behaviour" in self.suite.measure:
             keep = np.array([self.with_base or model != "base" for model in answers["model"]], dtype=bool)
             self.parts["behaviour", None].append({name: values[keep] for name, values in answers.items()})
 
-    def flush(self) -> None:
-        """Write what has come in since the last flush."""
-        shard = f"{self.tuned}-{self.n_shards:05d}"
+    def write(self, directory: Path, shard: str) -> Counts:
+        """Write every table below `directory`, each layer one file: the same bytes for the same prompts."""
+        written: Counts = {}
+        for (layer, expert, domain), counts in sorted(self.counts.items()):
+            self.parts["neurons", None].append(self._neuron_rows(layer, expert, domain, counts))
         for (table, layer), parts in self.parts.items():
             columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            keys = [columns[name] for name in ("head", "pos") if name in columns]
-            order = np.lexsort([*keys, columns["prompt_id"].astype(str)])
-            tuned = self.tuned if table in ("gates", "changes", "ledger") else None
-            ordered = {name: values[order] for name, values in columns.items()}
-            self.writer.write(table, ordered, shard=shard, tuned=tuned, layer=layer)
-        self.parts.clear()
-        self.n_shards += 1
+            keys = [columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns]
+            if columns["prompt_id" if "prompt_id" in columns else "layer"].dtype != object and table != "neurons":
+                order = np.lexsort(keys)
+                columns = {name: values[order] for name, values in columns.items()}
+            named = {
+                name: Named(values, self.names[name]) if name in self.names and values.dtype != object else values
+                for name, values in columns.items()
+            }
+            tuned = None if table in _OF_BOTH else self.tuned
+            rows = write_part(directory, table, named, shard=shard, tuned=tuned, layer=layer)
+            count = written.setdefault(table, {"rows": 0, "files": 0})
+            count["rows"] += rows
+            count["files"] += 1
+        return written
 
-    def _columns(self, piece: Piece, batch: Batch) -> Columns:
-        values = {name: value.cpu().numpy() for name, value in piece.columns.items()}
-        packed: Columns = {name: values.pop(name) for name in ("gate_base", "gate_xor") if name in values}
-        n_heads = max((v.shape[1] for v in values.values() if v.ndim == 2), default=1)
-        columns = located(batch, piece.places, n_heads)
-        columns |= {name: _constant(label, columns) for name, label in piece.labels.items()}
-        columns |= {name: value.reshape(-1) for name, value in values.items()}
+    def _rows(self, piece: Piece, values: Mapping[str, NDArray[Any]], batch: Batch) -> Columns:
+        packed = {name: values[name] for name in _PACKED if name in values}
+        others = {name: value for name, value in values.items() if name not in packed}
+        n_heads = next((value.shape[1] for value in others.values() if value.ndim == 2), 0)
+        columns = self._located(batch, piece.places, max(n_heads, 1))
+        n = len(columns["pos"])
+        columns |= {name: self._constant(name, label, n) for name, label in piece.labels.items()}
+        columns |= {name: value.reshape(-1) for name, value in others.items()}
         if piece.table == "changes":
-            heads = np.arange(n_heads) if n_heads > 1 or values["norm_base"].ndim == 2 else np.array([-1])
-            columns["head"] = np.tile(heads, len(columns["pos"]) // n_heads)
-        if packed:
-            columns |= self._edits(packed, piece, batch) | {"gated": _constant(self.architecture.gated, columns)}
-            columns |= packed
-        return columns
+            heads = np.arange(n_heads) if n_heads else np.array([-1])
+            columns["head"] = np.tile(heads, len(piece.places)).astype(np.int16)
+        if piece.table == "gates":
+            columns |= self._edits(packed, piece, batch) | {"gated": np.full(n, self.architecture.gated)}
+        return columns | packed
+
+    def _located(self, batch: Batch, places: Places, repeats: int = 1) -> Columns:
+        codes = np.array([self.codes[item.prompt.id] for item in batch.encoded], np.int32)
+        return {
+            "prompt_id": np.repeat(codes[places.row.numpy()], repeats),
+            "pos": np.repeat(places.pos.numpy().astype(np.int32), repeats),
+        }
+
+    def _constant(self, column: str, value: str | int, n: int) -> NDArray[Any]:
+        """A column of one value, as a code where it is a name."""
+        if isinstance(value, int):
+            return np.full(n, value, np.int16)
+        known = self.names.setdefault(column, [])
+        if value not in known:
+            known.append(value)
+        return np.full(n, known.index(value), np.int32)
 
     def _edits(self, packed: Columns, piece: Piece, batch: Batch) -> Columns:
         """Edit distances where the suite asks for them, NaN elsewhere."""
-        n = len(piece.places.pos)
+        n = len(piece.places)
         columns = {name: np.full(n, np.nan, np.float32) for name in ("edit_distance", "chance_edit_distance")}
         if self.suite.edit_distance != "none":
             chosen = [set(positions(item, self.suite.edit_distance)) for item in batch.encoded]
             places = zip(piece.places.row.tolist(), piece.places.pos.tolist(), strict=True)
             at = np.array([pos in chosen[row] for row, pos in places], dtype=bool)
-            d_ff = self.architecture.module(piece.layer, "up").shape[0]
+            d_ff = self.architecture.module(piece.layer, "up", int(piece.labels["expert"])).shape[0]
             base, xor = (unpack(packed[name][at], d_ff) for name in ("gate_base", "gate_xor"))
             columns["edit_distance"][at], columns["chance_edit_distance"][at] = edit_distances(
                 base, base ^ xor, self.suite.seed
             )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns["edit_kappa"] = 1 - columns["edit_distance"] / columns["chance_edit_distance"]
         return columns
 
     def _by_model(self, changes: Columns) -> list[Columns]:
         """The same rows as `contributions`, one set a model."""
         models = [("base", "base")] * self.with_base + [(self.tuned, "tuned")]
-        shared = ("prompt_id", "pos", "component", "head")
+        shared = ("prompt_id", "pos", "component", "expert", "head")
         return [
             {name: changes[name] for name in shared}
-            | {"model": _constant(model, changes), "norm": changes[f"norm_{side}"], "dla": changes[f"dla_{side}"]}
+            | {"model": self._constant("model", model, len(changes["pos"]))}
+            | {"norm": changes[f"norm_{side}"], "dla": changes[f"dla_{side}"]}
             for model, side in models
         ]
 
+    def _neuron_rows(self, layer: int, expert: int, domain: str, counts: NeuronCounts) -> Columns:
+        n = len(counts.flips)
+        flips, base, tuned = (count.cpu().numpy() for count in (counts.flips, counts.base, counts.tuned))
+        return {
+            "domain": self._constant("domain", domain, n),
+            "layer": np.full(n, layer, np.int16),
+            "expert": np.full(n, expert, np.int16),
+            "neuron": np.arange(n, dtype=np.int32),
+            "n": np.full(n, counts.n, np.int32),
+            "n_flips": flips,
+            "n_active_base": base,
+            "n_active_tuned": tuned,
+        }
 
-def located(batch: Batch, places: Places, repeats: int = 1) -> Columns:
-    """The id columns of rows at `places`, each `repeats` times."""
-    ids = np.array([item.prompt.id for item in batch.encoded], dtype=object)
-    return {
-        "prompt_id": np.repeat(ids[places.row.numpy()], repeats),
-        "pos": np.repeat(places.pos.numpy(), repeats),
-    }
+
+def fetched(pieces: Sequence[Piece]) -> list[dict[str, NDArray[Any]]]:
+    """The columns of all pieces in host memory. Copies from a device run side by side, and are waited for once."""
+    found = [{name: _start(value) for name, value in piece.columns.items()} for piece in pieces]
+    for device in {value.device for piece in pieces for value in piece.columns.values() if value.is_cuda}:
+        torch.cuda.synchronize(device)
+    return [{name: value.numpy() for name, value in columns.items()} for columns in found]
 
 
-def _constant(value: object, like: Columns) -> NDArray[Any]:
-    dtype = bool if isinstance(value, bool) else object
-    return np.full(len(next(iter(like.values()))), value, dtype=dtype)
+def _start(value: Tensor) -> Tensor:
+    if not value.is_cuda:
+        return value
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return host.copy_(value, non_blocking=True)
