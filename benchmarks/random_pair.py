@@ -1,0 +1,92 @@
+"""What the capture benchmarks run on: a random pair shaped like a Qwen2, and prompts of one length."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from probes.suite import Suite
+from tv.prompts import Batch, Encoded, Prompt, encode
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Qwen2."""
+
+    d_model: int
+    d_ff: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    tied: bool
+
+    def cut(self, layers: int | None = None, vocab: int | None = None) -> Shape:
+        """The same with fewer layers or words, for a quick try."""
+        return replace(self, layers=layers or self.layers, vocab=vocab or self.vocab)
+
+
+QWEN2_05B = Shape(896, 4864, 24, 14, 2, 151936, True)
+QWEN2_7B = Shape(3584, 18944, 28, 28, 4, 152064, False)
+
+
+def live_pair(
+    shape: Shape, *, dtype: torch.dtype = torch.float32, device: str = "cpu", step: float = 0.02
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A random base, and the same with every parameter moved by `step` × its norm in a random direction."""
+    config = Qwen2Config(
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_ff,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        vocab_size=shape.vocab,
+        tie_word_embeddings=shape.tied,
+    )
+    config.architectures = [Qwen2ForCausalLM.__name__]
+    torch.manual_seed(0)
+    with torch.device(device):
+        base = Qwen2ForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
+    tuned = copy.deepcopy(base)
+    for parameter in tuned.parameters():
+        for row in parameter.split(8192):  # in pieces: no second embedding is held
+            noise = torch.randn_like(row)
+            row.add_(noise, alpha=float(step * row.float().norm() / noise.float().norm()))
+    return base, tuned
+
+
+def word_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose token i is the word `wi`."""
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0")
+
+
+def random_prompts(count: int, tokens: int, tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
+    """Prompts of `tokens` random tokens each, the last of which is the target; every one has a foil."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, len(tokenizer) - 1, (count, tokens), generator=generator).tolist()
+    prompts = [
+        Prompt(f"p{i:05d}", "random", "random", " ".join(f"w{w}" for w in own[:-1]), f" w{own[-1]}", f" w{own[-1] + 1}")
+        for i, own in enumerate(ids)
+    ]
+    return encode(prompts, tokenizer, tokens)
+
+
+def suite_of(measure: Sequence[str], batch_size: int, **settings: object) -> Suite:
+    """A suite that measures `measure` at all positions of a pair that is already live."""
+    fixed = {"name": "benchmark", "base": "base", "tuned": {"tuned": "tuned"}, "prompts": [{"file": "random.jsonl"}]}
+    return Suite.model_validate({**fixed, "measure": measure, "batch_size": batch_size, **settings})
+
+
+def bare(base: PreTrainedModel, tuned: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Both forward passes with no hook at all; both models' logits."""
+    with torch.inference_mode():
+        inputs = {"input_ids": batch.input_ids.to(base.device), "attention_mask": batch.attention_mask.to(base.device)}
+        return base(**inputs, use_cache=False).logits, tuned(**inputs, use_cache=False).logits
