@@ -6,14 +6,15 @@ import torch
 from probes.hooks import capture, plan
 from probes.hooks.plan import MODULE, SITES
 from probes.pair import prove
-from probes.reduce import matrix_of
+from probes.live_weights import matrix_of
 from probes.residual import compare_contributions, compare_heads, head_grams, readout
-from tests.pairs import SUPPORTED, build_model, perturb
+from tests.pairs import MEASURED, build_model, perturb
 from tv.architecture import resolve
 
 IDS = torch.randint(307, (2, 9), generator=torch.Generator().manual_seed(1))
 INPUTS = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
 TARGET, FOIL = torch.tensor([5, 17]), torch.tensor([40, 3])
+PROMPTS = torch.arange(2)
 
 
 def _captured(architecture: str) -> tuple:
@@ -25,7 +26,7 @@ def _captured(architecture: str) -> tuple:
     return model, arch, seen, {(s.name, s.layer): v.double() for s, v in at.items()}, logits
 
 
-@pytest.mark.parametrize("architecture", SUPPORTED)
+@pytest.mark.parametrize("architecture", MEASURED)
 def test_embedding_and_contributions_sum_to_the_final_residual(architecture: str) -> None:
     _, arch, _, values, _ = _captured(architecture)
     total = values["embed_out", -1].clone()
@@ -35,7 +36,7 @@ def test_embedding_and_contributions_sum_to_the_final_residual(architecture: str
     assert float((total - final).norm() / final.norm()) < 1e-4
 
 
-@pytest.mark.parametrize("architecture", SUPPORTED)
+@pytest.mark.parametrize("architecture", MEASURED)
 def test_dla_sums_to_the_logit_difference(architecture: str) -> None:
     """Over the embedding and every component, plus the constant of a bias; the logits are those before a soft cap."""
     model, arch, _, values, _ = _captured(architecture)
@@ -44,14 +45,14 @@ def test_dla_sums_to_the_logit_difference(architecture: str) -> None:
     parts = [values["embed_out", -1]]
     parts += [values[name, block.layer] for block in arch.blocks for name in ("attn_out", "mlp_out")]
     scale = form.scale(values["resid_final", arch.n_layers].float())[:, -1, 0]
-    dla = torch.stack([read.push(part[:, -1].float()) / scale for part in parts])
+    dla = torch.stack([read.push(part[:, -1].float(), PROMPTS) / scale for part in parts])
     logits = values["logits", arch.n_layers][:, -1].float()
     difference = logits.gather(1, TARGET[:, None])[:, 0] - logits.gather(1, FOIL[:, None])[:, 0]
     assert torch.allclose(dla.sum(0) + read.constant, difference, atol=1e-4 * float(logits.abs().max()))
     assert dla.abs().min() > 0
 
 
-@pytest.mark.parametrize("architecture", SUPPORTED)
+@pytest.mark.parametrize("architecture", MEASURED)
 def test_heads_from_grams_equal_heads_written_out(architecture: str) -> None:
     """Norms, cosines and pushes without forming contributions, against contributions formed in float64."""
     base, tuned = build_model(architecture), build_model(architecture)
@@ -77,9 +78,9 @@ def test_heads_from_grams_equal_heads_written_out(architecture: str) -> None:
         reads.append(readout(model, arch, forms[arch.final_norm], TARGET, FOIL))
     for contributions, out in zip(written, outs, strict=True):  # heads sum to what attention adds
         assert float((contributions.sum(1) - out).norm() / out.norm()) < 1e-4
-    found = compare_heads(*(z.float() for z in zs), head_grams(*(w.float() for w in weights), 4), *reads)
+    found = compare_heads(*(z.float() for z in zs), head_grams(*(w.float() for w in weights), 4), *reads, PROMPTS)
     for h in range(4):
-        expected = compare_contributions(written[0][:, h], written[1][:, h], *reads)
+        expected = compare_contributions(written[0][:, h], written[1][:, h], *reads, PROMPTS)
         for name, value in vars(expected).items():
             assert torch.allclose(getattr(found, name)[:, h], value, rtol=2e-4, atol=1e-5), name
 
@@ -88,16 +89,17 @@ def test_prompts_without_a_target_have_no_dla() -> None:
     model = build_model()
     arch = resolve(model)
     read = readout(model, arch, prove(model, arch)[arch.final_norm], torch.tensor([-1, 4]), torch.tensor([-1, 9]))
-    push = read.push(torch.randn(2, arch.d_model))
-    assert push.isnan().tolist() == [True, False]
+    push = read.push(torch.randn(3, arch.d_model), torch.tensor([0, 1, 1]))
+    assert push.isnan().tolist() == [True, False, False]
 
 
 def test_equal_models_have_zero_change_and_cosine_one() -> None:
     c = torch.randn(3, 48)
     model = build_model()
     arch = resolve(model)
-    read = readout(model, arch, prove(model, arch)[arch.final_norm], TARGET[[0, 0, 0]], FOIL[[0, 0, 0]])
-    found = compare_contributions(c, c, read, read)
+    read = readout(model, arch, prove(model, arch)[arch.final_norm], TARGET, FOIL)
+    prompt = torch.tensor([0, 1, 1])
+    found = compare_contributions(c, c, read, read, prompt)
     assert not found.delta_norm.any() and torch.allclose(found.cosine, torch.ones(3))
-    zero = compare_contributions(0 * c, 0 * c, read, read)
+    zero = compare_contributions(0 * c, 0 * c, read, read, prompt)
     assert not zero.cosine.any() and not zero.push_base.any()
