@@ -24,6 +24,6 @@ def _parameter(owner: nn.Module, name: str) -> Tensor:
     """A parameter's values, also where accelerate keeps them away from the module until its forward."""
     parameter = owner.get_parameter(name).detach()
     if parameter.is_meta:
-        held: Tensor = owner._hf_hook.weights_map[name]  # type: ignore[union-attr, index, operator]
+        held: Tensor = owner._hf_hook.weights_map[name]  # type: ignore[union-attr, index]
         return held.detach()
     return parameter

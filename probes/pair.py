@@ -94,7 +94,7 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> dict[str, NormF
                 apart = mixture.total(
                     model.get_submodule(block.experts), experts, *(x.flatten(0, 1) for x in (own.input, *own.rest))
                 )
-            require(apart, own.output.flatten(0, 1), "the experts' sum, each computed by itself", layer)
+            require(apart, own.output.flatten(0, 1), "the experts' sum, each computed by itself,", layer)
         after = (
             values["resid_pre", layer + 1] if layer + 1 < architecture.n_layers else values["resid_final", layer + 1]
         )

@@ -47,12 +47,12 @@ class BatchReducer:
     """Reduces the pairs that `lockstep` hands over. `pieces` holds the results in execution order."""
 
     pair: Pair
+    fixed: Fixed
     places: Places
     ledger_places: Places
     domains: Sequence[str]  # of the prompts of the batch
     read_base: residual.Readout
     read_tuned: residual.Readout
-    fixed: Fixed
     check_all: bool  # compute every term of the ledger by itself everywhere, not only at each prompt's last place
     pieces: list[Piece] = field(default_factory=list)
     counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain
@@ -109,9 +109,7 @@ class BatchReducer:
     def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
         self._compare(site, site.name.removesuffix("_out"), -1, *self._take(base, tuned), self.places)
 
-    def _compare(
-        self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places
-    ) -> None:
+    def _compare(self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
         row = places.rows(base.device)
         found = residual.compare_contributions(base, tuned, self.read_base, self.read_tuned, row)
         self._add("changes", site, {"component": component, "expert": expert}, vars(found), places)
@@ -124,9 +122,7 @@ class BatchReducer:
             out, out_tuned = self._take(base.output, tuned.output)
             z, z_tuned = z / form.scale(out.float()), z_tuned / form.scale(out_tuned.float())
         row = self.places.rows(z.device)
-        found = residual.compare_heads(
-            z, z_tuned, self.fixed.grams[site.layer], self.read_base, self.read_tuned, row
-        )
+        found = residual.compare_heads(z, z_tuned, self.fixed.grams[site.layer], self.read_base, self.read_tuned, row)
         self._add("changes", site, {"component": "attn", "expert": -1}, vars(found), self.places)
 
     def _experts(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
@@ -144,21 +140,20 @@ class BatchReducer:
             either = (by_base | by_tuned).nonzero()[:, 0]
             if not len(either):
                 continue
-            parts = [
-                mixture.run_expert(own, matrices, at[either], choice[either], share[either])
-                for own, at, choice, share in (
-                    (owner, x, index, weights),
-                    (owner_tuned, x_tuned, index_tuned, weights_tuned),
-                )
-            ]
-            self._compare(site, "mlp", expert, *(part.contribution for part in parts), self.places[either])
+            here = mixture.run_expert(owner, matrices, x[either], index[either], weights[either])
+            there = mixture.run_expert(
+                owner_tuned, matrices, x_tuned[either], index_tuned[either], weights_tuned[either]
+            )
+            places = self.places[either]
+            self._compare(site, "mlp", expert, here.contribution, there.contribution, places)
             both = (by_base & by_tuned)[either].nonzero()[:, 0]
             if len(both):
-                places = self.places[either[both]]
-                self._patterns(site, expert, *(gates.gate_bits(part.gate[both]) for part in parts), places)
+                bits = (gates.gate_bits(part.gate[both]) for part in (here, there))
+                self._patterns(site, expert, *bits, places=places[both])
             accounted = (by_base & by_tuned & in_ledger)[either].nonzero()[:, 0]
             if len(accounted) and self.fixed.delta_norms:
-                self._expert_ledger(site, matrices, (owner, owner_tuned), parts, accounted, self.places[either[accounted]])
+                owners = owner, owner_tuned
+                self._expert_ledger(site, matrices, owners, (here, there), accounted, places[accounted])
 
     def _expert_ledger(
         self,
@@ -182,8 +177,8 @@ class BatchReducer:
     def _ledger(self, site: Site, module: Module, base: Seen, tuned: Seen) -> None:
         owners = self.pair.base.get_submodule(module.path), self.pair.tuned.get_submodule(module.path)
         dim = self.pair.norms[module.path].position_dim if module.kind == "norm" else 1
-        outputs = (module.outputs(seen.output) for seen in (base, tuned))
-        y, y_tuned = self._take(*outputs, self.ledger_places, dim)
+        outputs, outputs_tuned = module.outputs(base.output), module.outputs(tuned.output)
+        y, y_tuned = self._take(outputs, outputs_tuned, self.ledger_places, dim)
         if module.kind == "embed":
             found = ledger.lookup_ledger(y, y_tuned, self.fixed.delta_norms[module], module.shape[0])
         else:
@@ -196,7 +191,13 @@ class BatchReducer:
         self._add("ledger", site, {"module": module.name, "expert": -1}, vars(found), self.ledger_places)
 
     def _gain(
-        self, module: Module, owners: tuple[nn.Module, nn.Module], x: Tensor, x_tuned: Tensor, y: Tensor, y_tuned: Tensor
+        self,
+        module: Module,
+        owners: tuple[nn.Module, nn.Module],
+        x: Tensor,
+        x_tuned: Tensor,
+        y: Tensor,
+        y_tuned: Tensor,
     ) -> ledger.Ledger:
         form = self.pair.norms[module.path]
         gain, gain_tuned = (form.gain(owner).to(x.device) for owner in owners)

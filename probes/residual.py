@@ -44,7 +44,10 @@ class Readout:
         return self._of(along[:, None], prompt)[:, 0]
 
     def head_push(
-        self, z: Float[Tensor, "heads n d_head"], matrix: Float[Tensor, "d_model heads d_head"], prompt: Int[Tensor, " n"]
+        self,
+        z: Float[Tensor, "heads n d_head"],
+        matrix: Float[Tensor, "d_model heads d_head"],
+        prompt: Int[Tensor, " n"],
     ) -> Float[Tensor, "n heads"]:
         """u·(W_h z_h) as (W_hᵀu)·z_h: no contribution of a head is formed."""
         pulled = torch.einsum("pm,mha->hap", self.direction.to(z.device), matrix)

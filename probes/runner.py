@@ -146,16 +146,18 @@ def _delta_norm(base: Tensor, tuned: Tensor) -> float:
 def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Columns, Columns]:
     """(what the hooks reduced, token columns, behaviour columns) of one batch."""
     pair, suite = session.pair, session.suite
-    ids = (torch.tensor([getattr(item, name) for item in batch.encoded]) for name in ("target_id", "foil_id"))
-    target, foil = ids
+    target, foil = (
+        torch.tensor([getattr(item, f"{name}_id") for item in batch.encoded]) for name in ("target", "foil")
+    )
     form = pair.norms[pair.architecture.final_norm]
     reducer = BatchReducer(
         pair,
+        session.fixed,
         places_of(batch, suite.positions),
         places_of(batch, suite.ledger_positions),
         [item.prompt.domain for item in batch.encoded],
-        *(readout(model, pair.architecture, form, target, foil) for model in (pair.base, pair.tuned)),
-        session.fixed,
+        readout(pair.base, pair.architecture, form, target, foil),
+        readout(pair.tuned, pair.architecture, form, target, foil),
         check_all=suite.ledger_positions != "all",
     )
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -22,7 +22,7 @@ _TYPES = {
     **dict.fromkeys(("epsilon", "level"), pa.float64()),  # ids, not measures: 0.05 must equal 0.05
 }
 _NAMES = {
-    *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind"),
+    *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind", "site"),
     *("k_rule", "null", "granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
 }
 
@@ -52,8 +52,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "prompts": _schema("prompt_id set domain text target foil"),
     "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
     "gates": _schema(
-        "tuned prompt_id pos layer expert gate_base gate_xor n_flips flip_rate chance_flip_rate flip_kappa edit_distance "
-        "chance_edit_distance edit_kappa jaccard chance_jaccard jaccard_kappa active_base active_tuned gated"
+        "tuned prompt_id pos layer expert gate_base gate_xor n_flips flip_rate chance_flip_rate flip_kappa "
+        "edit_distance chance_edit_distance edit_kappa jaccard chance_jaccard jaccard_kappa active_base active_tuned gated"
     ),
     "neurons": _schema("tuned domain layer expert neuron n n_flips n_active_base n_active_tuned"),
     "contributions": _schema("model prompt_id pos layer component expert head norm dla"),

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeAlias
-from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
@@ -47,6 +46,7 @@ class RunWriter:
     def __init__(self, directory: str | Path, *, force: bool = False) -> None:
         self.directory = Path(directory).resolve()
         self.tables: dict[str, dict[str, int]] = {}
+        self._written: set[tuple[str, str, str | None, int | None]] = set()
         self._finished = False
         _refuse_occupied(self.directory, directory, force)
         self.path = self.directory.with_name(self.directory.name + ".partial")
@@ -73,7 +73,11 @@ class RunWriter:
         self, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
     ) -> None:
         """Write one shard of a table (see `probes.parquet.write_part`) and count it."""
+        place = (table, shard, tuned, layer)
+        if place in self._written:
+            raise ValueError(f"{table}: shard {shard} is already written")
         rows = write_part(self.path, table, columns, shard=shard, tuned=tuned, layer=layer)
+        self._written.add(place)
         self.record({table: {"rows": rows, "files": 1}})
 
     def record(self, written: Mapping[str, Mapping[str, int]]) -> None:

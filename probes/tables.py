@@ -64,12 +64,12 @@ class ShardTables:
     def write(self, directory: Path, shard: str) -> Counts:
         """Write every table below `directory`, each layer one file: the same bytes for the same prompts."""
         written: Counts = {}
-        for (layer, expert, domain), counts in sorted(self.counts.items()):
-            self.parts["neurons", None].append(self._neuron_rows(layer, expert, domain, counts))
+        for key, count in sorted(self.counts.items()):
+            self.parts["neurons", None].append(self._neuron_rows(*key, count))
         for (table, layer), parts in self.parts.items():
             columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             keys = [columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns]
-            if columns["prompt_id" if "prompt_id" in columns else "layer"].dtype != object and table != "neurons":
+            if layer is not None or table == "tokens":
                 order = np.lexsort(keys)
                 columns = {name: values[order] for name, values in columns.items()}
             named = {
@@ -78,9 +78,9 @@ class ShardTables:
             }
             tuned = None if table in _OF_BOTH else self.tuned
             rows = write_part(directory, table, named, shard=shard, tuned=tuned, layer=layer)
-            count = written.setdefault(table, {"rows": 0, "files": 0})
-            count["rows"] += rows
-            count["files"] += 1
+            own = written.setdefault(table, {"rows": 0, "files": 0})
+            own["rows"] += rows
+            own["files"] += 1
         return written
 
     def _rows(self, piece: Piece, values: Mapping[str, NDArray[Any]], batch: Batch) -> Columns:

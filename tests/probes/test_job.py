@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import probes
 from probes.gates import unpack
 from probes.job import prompts_of
-from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+from tests.pairs import MIXTURES, PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tv.prompts import encode
 
 TABLES = {
     *("weights", "alignment", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
-    *("behaviour", "effects", "prompt_effects", "link", "correlations"),
+    *("behaviour", "effects", "prompt_effects", "link", "correlations", "neurons"),
 }
 
 
@@ -46,14 +46,89 @@ def test_the_whole_job(architecture: str, tmp_path: Path) -> None:
     whole = np.hypot(split.amplified_norm, split.new_norm)
     assert np.allclose(whole, split.direct_norm, rtol=1e-4)
     assert np.allclose(split.new_share, (split.new_norm / split.direct_norm) ** 2, rtol=1e-3, atol=1e-6)
+    neurons = run["neurons"]
+    assert neurons.groupby(["layer", "neuron"]).n.sum().eq(n_tokens).all()
+    assert neurons.n_flips.sum() == run["gates"].n_flips.sum()
     assert (run.path / "report.html").stat().st_size > 10_000
     assert run["gates"].gated.all() == (architecture != "gpt2")
     for table in ("gates", "changes", "ledger", "effects", "link"):
         frame = run[table]
         measures = frame.select_dtypes("float32").drop(
-            columns=["edit_distance", "chance_edit_distance"], errors="ignore"
+            columns=["edit_distance", "chance_edit_distance", "edit_kappa"], errors="ignore"
         )
         assert np.isfinite(measures.to_numpy()[~measures.isna().to_numpy()]).all()
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_the_whole_job_on_a_mixture_of_experts(architecture: str, tmp_path: Path) -> None:
+    """Every expert has rows of its own where a model chose it, and experts add up to what their MLP adds."""
+    run = _run(tmp_path, architecture)
+    assert set(run.tables) == TABLES
+    n_tokens = run.manifest["n_tokens"]
+    dense = {"qwen2_moe": 1}.get(architecture, 0)  # layers without experts
+    gates, changes, ledger = run["gates"], run["changes"], run["ledger"]
+    by_expert = changes[changes.expert >= 0]
+    assert set(by_expert.component) == {"mlp"} and set(by_expert.expert) == {0, 1, 2}
+    whole = changes[(changes.component == "mlp") & (changes.expert < 0)]
+    assert len(whole) == 3 * n_tokens
+    mixed = whole[whole.expert_overlap.notna()]
+    assert len(mixed) == (3 - dense) * n_tokens and mixed.expert_overlap.between(0, 1).all()
+    place = ["layer", "prompt_id", "pos"]
+    assert by_expert[by_expert.norm_base > 0].groupby(place).size().eq(2).all()  # top 2 of 3
+    assert by_expert[by_expert.norm_tuned > 0].groupby(place).size().eq(2).all()
+    # |A ∩ B| from the gates' rows, |A ∪ B| from the changes' rows
+    common = gates[gates.expert >= 0].groupby(place).size()
+    either = by_expert.groupby(place).size()
+    assert np.allclose(
+        (common / either).reindex(either.index, fill_value=0), mixed.set_index(place).expert_overlap[either.index]
+    )
+    if architecture != "qwen2_moe":  # which has an expert that all tokens share, too
+        added = by_expert.groupby(place)[["dla_base", "dla_tuned"]].sum(min_count=1)
+        for column in added:
+            expected = mixed.set_index(place)[column][added.index]
+            assert np.allclose(added[column], expected, atol=1e-4, equal_nan=True) and expected.notna().any()
+    assert set(ledger[ledger.expert >= 0].module) == {"gate", "up", "down"}
+    terms = ledger.direct_norm + ledger.inherited_norm + ledger.interaction_norm
+    assert "router" in set(ledger.module) and (ledger.closure * ledger.delta_norm <= 1e-4 * terms).all()
+    assert (ledger[ledger.expert >= 0].new_share.notna()).all()
+    assert set(run["neurons"].expert) == ({-1, 0, 1, 2} if dense else {0, 1, 2})
+
+
+def test_expert_patterns_are_those_of_the_experts_own_activation(tmp_path: Path) -> None:
+    """Against a hook on the activation function inside the loop over experts, one prompt at a time."""
+    run = _run(tmp_path, "mixtral")
+    gates = run.df("gates", where=[("layer", "==", 0)])
+    source = run.manifest["checkpoints"]["base"]["source"]
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, experts_implementation="eager")
+    experts, seen, chosen = model.model.layers[0].mlp.experts, [], []
+    experts.act_fn.register_forward_hook(lambda m, args, output: seen.append((args[0] > 0).numpy()))
+    experts.register_forward_pre_hook(lambda m, args: chosen.append(args[1]))
+    for row in PROMPTS:
+        seen.clear(), chosen.clear()
+        with torch.no_grad():
+            model(torch.tensor([tokenizer(row["text"] + row.get("target", ""))["input_ids"]]))
+        used = [expert for expert in range(3) if bool((chosen[0] == expert).any())]
+        for expert, patterns in zip(used, seen, strict=True):
+            _, token = torch.where((chosen[0] == expert).T)  # the loop's own order
+            own = gates[(gates.prompt_id == row["id"]) & (gates.expert == expert)].set_index("pos").gate_base
+            for pattern, pos in zip(patterns, token.tolist(), strict=True):
+                if pos in own.index:
+                    assert np.array_equal(unpack(np.frombuffer(own[pos], np.uint8)[None], 80)[0], pattern)
+
+
+def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
+    run = _run(tmp_path, keep=["resid_post", "embed_out"])
+    source = run.manifest["checkpoints"]["moved"]["source"]
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(source)(PROMPTS[0]["text"] + PROMPTS[0]["target"])["input_ids"]
+    with torch.no_grad():
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    kept = run.arrow("vectors", where=[("site", "==", "resid_post"), ("layer", "==", 1), ("prompt_id", "==", "a1")])
+    column = kept["vector_tuned"].combine_chunks()
+    vectors = np.frombuffer(column.buffers()[-1], np.float16).reshape(len(column), -1)  # no copy
+    assert np.allclose(vectors, states[2][0], atol=5e-3)
+    assert len(run.df("vectors", where=[("site", "==", "embed_out")])) == run.manifest["n_tokens"]
 
 
 def test_gate_rows_are_the_bits_of_both_models(llama: probes.Run) -> None:

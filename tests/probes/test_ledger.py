@@ -105,7 +105,9 @@ def test_gain_ledger() -> None:
     assert torch.allclose(found.direct_norm, (x * (g_tuned - g) + db).norm(dim=1))
     assert torch.allclose(found.inherited_norm, ((x_tuned - x) * g).norm(dim=1))
     assert float(found.closure.max()) < 1e-5 and bool(found.new_share.isnan().all())
-    by_head = gain_ledger(*(v.unflatten(0, (2, 2)) for v in (x, x_tuned, x * g, x_tuned * g_tuned + db)), g, g_tuned, db)
+    by_head = gain_ledger(
+        *(v.unflatten(0, (2, 2)) for v in (x, x_tuned, x * g, x_tuned * g_tuned + db)), g, g_tuned, db
+    )
     assert torch.allclose(by_head.direct_norm, found.direct_norm.square().view(2, 2).sum(1).sqrt())
 
 

@@ -5,8 +5,8 @@ import torch
 
 from probes.hooks import capture, plan
 from probes.hooks.plan import MODULE, SITES
-from probes.pair import prove
 from probes.live_weights import matrix_of
+from probes.pair import prove
 from probes.residual import compare_contributions, compare_heads, head_grams, readout
 from tests.pairs import MEASURED, build_model, perturb
 from tv.architecture import resolve
