@@ -90,8 +90,8 @@ class BatchReducer:
         self._add("vectors", site, {"site": site.name}, columns)
 
     def _gates(self, site: Site, base: Tensor, tuned: Tensor) -> None:
-        bits = self._take(gates.gate_bits(base), gates.gate_bits(tuned))
-        self._patterns(site, -1, *bits, self.places)
+        bits, bits_tuned = self._take(gates.gate_bits(base), gates.gate_bits(tuned))
+        self._patterns(site, -1, bits, bits_tuned, self.places)
 
     def _patterns(self, site: Site, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
         d_ff = base.shape[-1]
@@ -107,7 +107,8 @@ class BatchReducer:
             self.counts[site.layer, expert, domain] = gates.count_neurons(own, own_tuned, d_ff)
 
     def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
-        self._compare(site, site.name.removesuffix("_out"), -1, *self._take(base, tuned), self.places)
+        at_base, at_tuned = self._take(base, tuned)
+        self._compare(site, site.name.removesuffix("_out"), -1, at_base, at_tuned, self.places)
 
     def _compare(self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
         row = places.rows(base.device)
@@ -148,8 +149,8 @@ class BatchReducer:
             self._compare(site, "mlp", expert, here.contribution, there.contribution, places)
             both = (by_base & by_tuned)[either].nonzero()[:, 0]
             if len(both):
-                bits = (gates.gate_bits(part.gate[both]) for part in (here, there))
-                self._patterns(site, expert, *bits, places=places[both])
+                bits, bits_tuned = gates.gate_bits(here.gate[both]), gates.gate_bits(there.gate[both])
+                self._patterns(site, expert, bits, bits_tuned, places[both])
             accounted = (by_base & by_tuned & in_ledger)[either].nonzero()[:, 0]
             if len(accounted) and self.fixed.delta_norms:
                 owners = owner, owner_tuned
