@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,15 +18,20 @@ import torch
 from transformers import PreTrainedModel
 
 from probes.attribute import METHODS, METRICS, prompt_effects, summarise
+from probes.engine import require_sources, run_shards
 from probes.errors import RunError
+from probes.estimate import estimate, require_space
 from probes.link import link
-from probes.pair import Pair, make_pair, require_sites
+from probes.loading import Pairs, Placement
+from probes.pair import Pair, require_sites
 from probes.report import report
-from probes.runner import Session, output_bases, run_shard, shards
+from probes.runner import shards
+from probes.schemas import SCHEMA_VERSION
 from probes.store import Run, RunWriter, load
 from probes.suite import Suite, load_suite
 from tv.checkpoint import Checkpoint, open_checkpoint
-from tv.live import LiveSource, load_model, load_tokenizer
+from tv.engine import Engine, ray_cluster
+from tv.live import LiveSource
 from tv.measure import weights
 from tv.pairing import PairFacts, check_pair
 from tv.prompts import Encoded, Prompt, batches, encode, read_prompts
@@ -49,27 +57,50 @@ def run(
     tuned: LiveSource | Mapping[str, LiveSource] | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    device: str = "cpu",
+    dtype: str = "float32",
+    offload: bool = False,
+    workers: int = 1,
+    engine: Engine = "local",
     stage: Stage | None = None,
     found: Callable[[Opened], None] | None = None,
+    sized: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Run:
     """Run a probe suite: check the pairs, measure weights, capture activations, attribute, link, report.
 
     `base` and `tuned` override the suite's: directories, hub ids, or live Hugging Face models (`tuned` may be a mapping
-    by name). `out` defaults to reports/<suite name>. `force` replaces a run that is there. `stage` and `found` are told
-    of progress and of every pair that passed its checks. Bad input raises an InputError and leaves nothing behind.
+    by name). `out`, a directory or a URL (s3://bucket/run), defaults to reports/<suite name>. A run that was killed is
+    gone on with by the same call; `force` replaces a run that is there, and one that was killed if it was another.
+
+    Models compute on `device` ("auto": over every GPU) in `dtype`; with `offload` the tuned one stays on the CPU.
+    `workers` processes, or actors of `engine` "ray", share the work; the tables are the same. `stage`, `found` and
+    `sized` are told of progress, of every pair that passed its checks, and of the bytes that each table will take.
+    Bad input raises an InputError and leaves nothing behind.
     """
     live = _live_models(base, tuned)
     settings = load_suite(suite, base=_name(base), tuned=_names(tuned))
+    models = Pairs(settings, Placement(device, dtype, offload), live)
+    require_sources(models, workers, engine)
     with RunWriter(out or Path("reports") / settings.name, force=force) as writer:
         prompts = read_prompts(settings.prompts)
         pairs = open_pairs(settings, live)
         for pair in pairs:
             if found:
                 found(pair)
+        writer.begin(_identity(settings, prompts, pairs, models.placement))
+        encoded = encode(prompts, models.tokenizer, pairs[0].base.architecture.context)
+        if settings.attribute is not None:
+            _answerable(encoded, settings.attribute.metric)
+        expected = estimate(settings, pairs[0].base.architecture, encoded)
+        if sized:
+            sized(expected)
+        require_space(writer.path, sum(expected.values()))
         _write_prompts(writer, prompts)
-        _write_weights(writer, settings, pairs, stage)
-        encoded = _run_models(writer, settings, prompts, pairs, live, stage)
-        unpublished = writer.finish(_manifest(settings, pairs, encoded))
+        with ray_cluster(workers) if engine == "ray" else nullcontext():
+            _write_weights(writer, settings, pairs, workers, engine, stage)
+            _capture(writer, models, pairs, encoded, workers, engine, stage)
+        _attribute(writer, models, pairs, encoded, stage)
+        unpublished = writer.finish(_manifest(settings, pairs, models.placement, encoded))
         for name, step in (("link", link), ("report", report)):
             _tell(stage, name, 0, 1)
             step(unpublished)
@@ -93,7 +124,13 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
 
 
 def attribute(
-    run: Run, *, method: str | Sequence[str] = ("graft", "revert"), metric: str = "logit_diff"
+    run: Run,
+    *,
+    method: str | Sequence[str] = ("graft", "revert"),
+    metric: str = "logit_diff",
+    device: str = "cpu",
+    dtype: str = "float32",
+    offload: bool = False,
 ) -> pd.DataFrame:
     """Attribute a run's behaviour change again, from the checkpoints it names; replaces its `effects`. Returns them."""
     settings = load_suite(run.manifest["suite"])
@@ -102,14 +139,14 @@ def attribute(
     for name, known, what in [(metric, METRICS, "metric"), *((m, METHODS, "method") for m in methods)]:
         if name not in known:
             raise RunError(f"attribution: unknown {what} {name!r}; there are {', '.join(known)}")
+    models = Pairs(settings, Placement(device, dtype, offload))
     effects, per_prompt = [], []
-    for name, source in settings.tuned.items():
-        pair = make_pair(
-            load_model(settings.base), load_model(source, base=settings.base), load_tokenizer(settings.base)
-        )
-        found = _effects(pair, name, settings, _encode(pair, prompts), methods, metric, None)
-        per_prompt.append(found[0])
-        effects.append(found[1])
+    for name in settings.tuned:
+        pair = models.pair(name)
+        encoded = encode(prompts, pair.tokenizer, pair.architecture.context)
+        found = _effects(pair, name, settings, encoded, methods, metric, None)
+        per_prompt.append(found["prompt_effects"])
+        effects.append(found["effects"])
     run.add("prompt_effects", pd.concat(per_prompt, ignore_index=True))
     run.add("effects", pd.concat(effects, ignore_index=True))
     return run["effects"]
@@ -121,41 +158,47 @@ def prompts_of(run: Run) -> list[Prompt]:
     return [Prompt(**row) for row in rows]
 
 
-def _run_models(
+def _capture(
     writer: RunWriter,
-    suite: Suite,
-    prompts: Sequence[Prompt],
+    models: Pairs,
     pairs: Sequence[Opened],
-    live: Mapping[str, PreTrainedModel],
+    encoded: Sequence[Encoded],
+    workers: int,
+    engine: Engine,
     stage: Stage | None,
-) -> list[Encoded]:
-    start = live.get("base", suite.base)
-    base, tokenizer = load_model(start), load_tokenizer(start)
-    bases, effects, per_prompt = None, [], []
-    encoded: list[Encoded] = []
-    for i, opened in enumerate(pairs):
-        pair = make_pair(base, load_model(live.get(opened.name, suite.tuned[opened.name]), base=start), tokenizer)
-        encoded = _encode(pair, prompts)
-        if bases is None:
-            bases = output_bases(pair) if "ledger" in suite.measure else {}
-        session, done = Session.open(pair, suite, bases), 0
+) -> None:
+    """Every tuned model's shards, but for those that a killed run left whole."""
+    for i, pair in enumerate(pairs):
+        work = shards(encoded, models.suite, pair.name, pair.base.architecture, with_base=i == 0)
+        left = [shard for shard in work if not writer.has("capture", shard.name)]
+        done = len(encoded) - sum(len(shard.encoded) for shard in left)
 
-        def told(prompts: int, name: str = opened.name, total: int = len(encoded)) -> None:
+        def told(prompts: int, name: str = pair.name) -> None:
             nonlocal done
             done += prompts
-            _tell(stage, f"capture {name}", done, total)
+            _tell(stage, f"capture {name}", done, len(encoded))
 
-        for shard in shards(encoded, suite, opened.name, pair.architecture, with_base=i == 0):
-            writer.record(run_shard(shard, session, writer.path, told)["tables"])
-        if suite.attribute is not None:
-            methods, metric = suite.attribute.methods, suite.attribute.metric
-            found = _effects(pair, opened.name, suite, encoded, methods, metric, stage)
-            per_prompt.append(found[0])
-            effects.append(found[1])
-    if effects:
-        writer.write("prompt_effects", pd.concat(per_prompt, ignore_index=True), shard="00000")
-        writer.write("effects", pd.concat(effects, ignore_index=True), shard="00000")
-    return encoded
+        told(0)
+        rows = run_shards(
+            left, models, writer.path, workers=workers, engine=engine, via=writer.via, progress=told
+        )
+        for row in rows:
+            writer.complete("capture", row)
+
+
+def _attribute(
+    writer: RunWriter, models: Pairs, pairs: Sequence[Opened], encoded: Sequence[Encoded], stage: Stage | None
+) -> None:
+    suite = models.suite
+    if suite.attribute is None:
+        return
+    methods, metric = suite.attribute.methods, suite.attribute.metric
+    for i, opened in enumerate(pairs):
+
+        def made(name: str = opened.name) -> dict[str, pd.DataFrame]:
+            return _effects(models.pair(name), name, suite, encoded, methods, metric, stage)
+
+        writer.stage("effects", f"{i:05d}", made)
 
 
 def _effects(
@@ -166,23 +209,25 @@ def _effects(
     methods: Sequence[str],
     metric: str,
     stage: Stage | None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    answerable = [item for item in encoded if (item.foil_id >= 0 if metric == "logit_diff" else len(item.scored) > 0)]
-    if not answerable:
+) -> dict[str, pd.DataFrame]:
+    answerable = _answerable(encoded, metric)
+    work = batches(answerable, 4 * suite.batch_size, pair.pad_id)
+    per_prompt = prompt_effects(pair, work, methods, metric, partial(_tell, stage, f"attribute {name}"))
+    domains = {item.prompt.id: item.prompt.domain for item in answerable}
+    summary = summarise(per_prompt, domains, draws=suite.bootstrap, seed=suite.seed)
+    return {"prompt_effects": per_prompt.assign(tuned=name), "effects": summary.assign(tuned=name)}
+
+
+def _answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
+    """The prompts that a metric can be read on. Raises RunError where there are none."""
+    found = [item for item in encoded if (item.foil_id >= 0 if metric == "logit_diff" else len(item.scored) > 0)]
+    if not found:
         needed = "a target and a foil" if metric == "logit_diff" else "a target"
         raise RunError(
             f"attribution by {metric}: no prompt has {needed}; "
             "add them to the prompt set, or leave `attribute` out of the suite"
         )
-    work = batches(answerable, 4 * suite.batch_size, pair.pad_id)
-    per_prompt = prompt_effects(pair, work, methods, metric, partial(_tell, stage, f"attribute {name}"))
-    domains = {item.prompt.id: item.prompt.domain for item in answerable}
-    summary = summarise(per_prompt, domains, draws=suite.bootstrap, seed=suite.seed)
-    return per_prompt.assign(tuned=name), summary.assign(tuned=name)
-
-
-def _encode(pair: Pair, prompts: Sequence[Prompt]) -> list[Encoded]:
-    return encode(prompts, pair.tokenizer, pair.architecture.context)
+    return found
 
 
 def _write_prompts(writer: RunWriter, prompts: Sequence[Prompt]) -> None:
@@ -191,25 +236,62 @@ def _write_prompts(writer: RunWriter, prompts: Sequence[Prompt]) -> None:
     writer.write("prompts", pd.DataFrame(columns), shard="00000")
 
 
-def _write_weights(writer: RunWriter, suite: Suite, pairs: Sequence[Opened], stage: Stage | None) -> None:
-    tables: dict[str, list[pd.DataFrame]] = {"weights": [], "alignment": []}
-    for pair in pairs:
-        told = partial(_tell, stage, f"weights {pair.name}")
-        found = weights(pair.base, pair.tuned, epsilons=suite.epsilons, progress=told)
-        for name, frame in zip(tables, found, strict=True):
-            tables[name].append(frame.assign(tuned=pair.name))
-    for name, frames in tables.items():
-        writer.write(name, pd.concat(frames, ignore_index=True), shard="00000")
+def _write_weights(
+    writer: RunWriter, suite: Suite, pairs: Sequence[Opened], workers: int, engine: Engine, stage: Stage | None
+) -> None:
+    for i, opened in enumerate(pairs):
+
+        def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
+            told = partial(_tell, stage, f"weights {pair.name}")
+            elsewhere = workers > 1 or engine == "ray"  # other processes open the checkpoints themselves
+            sources = (suite.base, suite.tuned[pair.name]) if elsewhere else (pair.base, pair.tuned)
+            found = weights(*sources, epsilons=suite.epsilons, workers=workers, engine=engine, progress=told)
+            return {name: table.assign(tuned=pair.name) for name, table in zip(_OF_WEIGHTS, found, strict=True)}
+
+        writer.stage("weights", f"{i:05d}", made)
 
 
-def _manifest(suite: Suite, pairs: Sequence[Opened], encoded: Sequence[Encoded]) -> dict[str, Any]:
-    architecture = pairs[0].base.architecture
+_OF_WEIGHTS = ("weights", "alignment")
+
+
+def _identity(
+    suite: Suite, prompts: Sequence[Prompt], pairs: Sequence[Opened], placement: Placement
+) -> dict[str, Any]:
+    """Whatever the rows of a run depend on. Who does the work is not among it."""
+    rows = json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False)
+    return {
+        "suite": suite.model_dump(mode="json"),
+        "prompts": hashlib.sha256(rows.encode()).hexdigest(),
+        "checkpoints": {name: found["fingerprint"] for name, found in _checkpoints(pairs).items()},
+        "computed": asdict(placement),
+        "versions": _versions(),
+        "schema_version": SCHEMA_VERSION,
+    }
+
+
+def _checkpoints(pairs: Sequence[Opened]) -> dict[str, dict[str, Any]]:
+    named = {"base": pairs[0].base, **{pair.name: pair.tuned for pair in pairs}}
+    return {
+        name: {"source": checkpoint.source, "fingerprint": checkpoint.fingerprint()}
+        for name, checkpoint in named.items()
+    }
+
+
+def _versions() -> dict[str, str]:
     packages = ("tuning-probes", "torch", "transformers", "pandas", "pyarrow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _manifest(
+    suite: Suite, pairs: Sequence[Opened], placement: Placement, encoded: Sequence[Encoded]
+) -> dict[str, Any]:
+    architecture = pairs[0].base.architecture
     return {
         "suite": suite.model_dump(mode="json"),
         "seed": suite.seed,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": _versions(),
         "threads": torch.get_num_threads(),
+        "computed": asdict(placement),
         "architecture": {
             "name": architecture.name,
             "n_layers": architecture.n_layers,
@@ -218,10 +300,7 @@ def _manifest(suite: Suite, pairs: Sequence[Opened], encoded: Sequence[Encoded])
             "n_kv_heads": architecture.n_kv_heads,
             "gated": architecture.gated,
         },
-        "checkpoints": {
-            "base": {"source": pairs[0].base.source, "fingerprint": pairs[0].base.fingerprint()},
-            **{p.name: {"source": p.tuned.source, "fingerprint": p.tuned.fingerprint()} for p in pairs},
-        },
+        "checkpoints": _checkpoints(pairs),
         "notes": {pair.name: list(pair.facts.notes) for pair in pairs},
         "n_prompts": len(encoded),
         "n_tokens": sum(len(item.ids) for item in encoded),

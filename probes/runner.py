@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from probes.errors import ActivationError
+from probes.halving import within_memory
 from probes.hooks import Read, lockstep, plan
 from probes.hooks.plan import EXPERTS, MODULE
 from probes.ledger import OutputBasis, output_basis, split_by
@@ -99,8 +101,10 @@ def run_shard(
     """
     ids = [item.prompt.id for item in shard.encoded]
     tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base)
-    for batch in batches(shard.encoded, session.suite.batch_size, session.pair.pad_id):
-        tables.add(*_run_batch(session, shard.tuned, batch), batch)
+    run = partial(_run_batch, session, shard.tuned)
+    for batch, found in within_memory(shard.encoded, session.suite.batch_size, session.pair.pad_id, run):
+        tables.add(*found, batch)
+        del found  # on a device it would stand beside the next batch
         if progress:
             progress(len(batch.encoded))
     return {"shard": shard.name, "prompts": len(shard.encoded), "tables": tables.write(directory, shard.name)}

@@ -6,7 +6,8 @@ import html
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,40 +19,58 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from probes import remote
 from probes.errors import RunError
+from probes.journal import Journal, Row
+from probes.neurons import SHARES, summed
 from probes.parquet import Columns, cast, write_part
 from probes.parquet import write as write_parquet
+from probes.remote import Place, Url, place_of, staging
 from probes.schemas import NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
 from tv.atomic import replacing
+from tv.errors import InputError
 
 Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
 
 _FILES: fs.FileSystem = fs.LocalFileSystem()
+_FIRST = "part-0.parquet"
 
 
 class RunWriter:
     """Makes a run directory whole or not at all.
 
         with RunWriter("reports/demo") as writer:
-            writer.write("changes", columns, shard="0000", tuned="medical", layer=3)
+            writer.begin({"suite": suite.model_dump(mode="json")})
+            writer.stage("weights", "00000", lambda: {"weights": weights, "alignment": alignment})
             run = writer.finish({"suite": suite.model_dump(mode="json")})
         load(writer.directory)
 
     The run is built beside its place, in `path` (`DIR.partial`), and renamed to `directory` when the context ends after
-    `finish`; on an exception, or without `finish`, it is removed. Raises RunError at construction, before any work,
-    where the directory cannot become a run: it holds something else, or another run and `force` is not set, or its
-    parent cannot be written.
+    `finish`; for a URL (s3://bucket/run) it is built in a temporary directory and uploaded, its manifest last. What a
+    killed or interrupted process leaves there is gone on with by the next one that begins the same run (see `begin`);
+    bad input leaves nothing of a new run, and what was there of one that is gone on with. Raises RunError at
+    construction, before any work, where the directory cannot become a run: it holds something else, or another run and
+    `force` is not set, or its parent cannot be written.
     """
 
     def __init__(self, directory: str | Path, *, force: bool = False) -> None:
-        self.directory = Path(directory).resolve()
+        place = place_of(directory)
+        self.directory = place.resolve() if isinstance(place, Path) else place
+        self.force = force
         self.tables: dict[str, dict[str, int]] = {}
         self._written: set[tuple[str, str, str | None, int | None]] = set()
-        self._finished = False
+        self._finished = self._published = False
         _refuse_occupied(self.directory, directory, force)
-        self.path = self.directory.with_name(self.directory.name + ".partial")
+        built = staging(self.directory) if isinstance(self.directory, Url) else self.directory
+        self.path = built.with_name(built.name + ".partial")
+        #: Where workers on machines that do not have `path` put their files; None where all have it.
+        self.via = Url(f"{self.directory.rstrip('/')}.partial") if isinstance(self.directory, Url) else None
         self._made = [parent for parent in self.path.parents if not parent.exists()]
-        self._lock = _claim(self.path)
+        self._lock = _claim(self.path, self.directory)
+        _refuse_occupied(self.directory, directory, force)  # again: what a killed one had moved is back
+        self._journal = Journal(self.path / _JOURNAL)
+        self._resumed = bool(self._journal.rows)
+        self._left = _files_by_name(self.path)
 
     def __enter__(self) -> RunWriter:
         return self
@@ -62,12 +81,62 @@ class RunWriter:
         try:
             if self._finished and error is None:
                 self._publish()
+        except RunError as failure:
+            error = failure
+            raise
         finally:
-            shutil.rmtree(self.path, ignore_errors=True)
+            if not self._published and not self._worth_keeping(error):
+                shutil.rmtree(self.path, ignore_errors=True)
             self._lock.close()
             for parent in self._made:  # of a run that did not come to be; others are not empty
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Say which run this is: whatever its rows depend on, as JSON.
+
+        What a killed process left of the same run counts as done. Raises RunError, saying what changed, where it was
+        another run that was killed; with `force` that one is removed instead.
+        """
+        change = self._journal.change(identity)
+        if change is not None and not self.force:
+            raise RunError(
+                f"{self.path.name} holds an unfinished run, and {change}; change it back to go on with that run, "
+                "or pass --force to start anew"
+            )
+        if change is not None or self._journal.identity is None:
+            _clear(self.path)
+            if self.via is not None:
+                remote.remove(self.via)
+            self._resumed, self._left = False, {}
+            self._journal.begin(identity)
+
+    def has(self, stage: str, shard: str) -> bool:
+        """Whether a killed process had finished this, and its files are there. They are counted then."""
+        row = self._journal.rows.get((stage, shard))
+        if row is None:
+            return False
+        for table, counts in row["tables"].items():
+            parts = self._left.get((table, f"part-{shard}.parquet"), [])
+            if len(parts) != counts["files"] or not all(map(_is_whole, parts)):
+                return False
+        self.record(row["tables"])
+        return True
+
+    def complete(self, stage: str, row: Row) -> None:
+        """Note and count a piece of a stage whose files are on disk: `row` names its shard, rows and files by table."""
+        self._journal.append(stage, row)
+        self.record(row["tables"])
+
+    def stage(self, stage: str, shard: str, make: Callable[[], Mapping[str, Columns]]) -> None:
+        """Write the tables that `make` returns, each as one file. What a killed process had finished is not made."""
+        if self.has(stage, shard):
+            return
+        counts = {
+            table: {"rows": write_part(self.path, table, columns, shard=shard), "files": 1}
+            for table, columns in make().items()
+        }
+        self.complete(stage, {"shard": shard, "tables": counts})
 
     def write(
         self, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
@@ -88,30 +157,52 @@ class RunWriter:
                 counts[name] += own[name]
 
     def finish(self, manifest: Mapping[str, Any]) -> Run:
-        """Write the manifest and open the run where it is being built, for whatever is still to be added to it."""
-        _write_manifest(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": self.tables})
+        """Sum what the shards counted, write the manifest, and open the run where it is being built.
+
+        Whatever is still to be added to it can be added there.
+        """
+        if (neurons := summed(self.path)) is not None:
+            self.tables.pop("neurons", None)
+            self.write("neurons", neurons, shard="00000")
+        for cut_short in (self.path / "tables").rglob("*.tmp"):
+            cut_short.unlink()
+        tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
+        _write_manifest(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": tables})
         self._finished = True
         return load(self.path)
 
+    def _worth_keeping(self, error: BaseException | None) -> bool:
+        """Whether a next process can go on with what is there. What was wrong with the input leaves nothing new."""
+        bad_input = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
+        return bool(self._journal.rows) and error is not None and (self._resumed or not bad_input)
+
     def _publish(self) -> None:
-        old = self.path / ".replaced"
+        if isinstance(self.directory, Url):
+            assert self.via is not None
+            files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
+            names = [path.as_posix() for path in files if path.parts[0] not in _OWN]
+            remote.publish(self.path, names, self.directory, self.via, last=_MANIFEST)
+            return  # what was built here goes
+        old = self.path / _REPLACED
         try:
             if (self.directory / _MANIFEST).exists():
                 os.replace(self.directory, old)
-            (self.path / _LOCK).unlink()
             os.replace(self.path, self.directory)
         except OSError as error:
             if old.exists():
                 os.replace(old, self.directory)
             raise RunError(f"{self.directory}: the run cannot be put in place: {error.strerror}") from error
-        shutil.rmtree(self.directory / old.name, ignore_errors=True)
+        self._published = True
+        for name in _OWN:
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+            (self.directory / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, repr=False)
 class Run:
     """A finished run: `run["changes"]` is a table as a DataFrame, `run.df` a part of one."""
 
-    path: Path
+    path: Place
     manifest: dict[str, Any] = field(hash=False)
 
     @property
@@ -151,17 +242,26 @@ class Run:
         if table in PARTITIONS:
             raise ValueError(f"{table} is partitioned; only a RunWriter writes it")
         body = cast(table, columns, {}, ())
-        folder = self.path / "tables" / table
-        write_parquet(table, body, folder / "part-0.parquet")
-        for path in folder.glob("*.parquet"):
-            if path.name != "part-0.parquet":
-                path.unlink()
         self.manifest["tables"][table] = {"rows": body.num_rows, "files": 1}
+        if isinstance(self.path, Url):
+            with tempfile.TemporaryDirectory() as here:
+                write_parquet(table, body, Path(here) / _FIRST)
+                remote.upload(Path(here), self.path / f"tables/{table}")
+                _write_manifest(Path(here), self.manifest)
+                others = [name for name in _parts(self.path, table) if name != _FIRST]
+                remote.remove(self.path / f"tables/{table}", others)
+                remote.upload(Path(here), self.path, [_MANIFEST])
+            return
+        folder = self.path / "tables" / table
+        write_parquet(table, body, folder / _FIRST)
+        for path in folder.glob("*.parquet"):
+            if path.name != _FIRST:
+                path.unlink()
         _write_manifest(self.path, self.manifest)
 
     def _sizes(self) -> list[tuple[str, str, str]]:
         return [
-            (name, f"{counts['rows']:,}", _bytes(sum(path.stat().st_size for path in _parts(self.path, name))))
+            (name, f"{counts['rows']:,}", _bytes(sum(_parts(self.path, name).values())))
             for name, counts in self.manifest["tables"].items()
         ]
 
@@ -176,8 +276,11 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """Open a finished run. Raises RunError where it is none, is newer than this program, or lacks or broke a file."""
-    directory = Path(path)
+    """Open a finished run: a directory's path or a URL (s3://bucket/run).
+
+    Raises RunError where it is none, is newer than this program, or lacks or broke a file.
+    """
+    directory = place_of(path)
     manifest = _manifest(directory)
     if manifest is None:
         raise RunError(f"{path}: not a run directory (no readable {_MANIFEST}); pass what `probes run --out` wrote")
@@ -195,22 +298,29 @@ def load(path: str | Path) -> Run:
                 f"{path}: table {table} has {len(parts)} of its {counts['files']} files; "
                 "the run is damaged, make it again"
             )
-        for part in parts:
-            if not _is_whole(part):
-                raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
+        if isinstance(directory, Path):  # at a URL a file is whole or absent
+            for part in (directory / "tables" / table / name for name in parts):
+                if not _is_whole(part):
+                    raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
     return Run(directory, manifest)
 
 
-_MANIFEST, _LOCK = "manifest.json", ".lock"
+_MANIFEST, _LOCK, _JOURNAL, _REPLACED = "manifest.json", ".lock", "journal.jsonl", ".replaced"
+_REPORT = "report.html"
+_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES)  # what lies beside a run while it is built
 
 
-def _refuse_occupied(directory: Path, shown: str | Path, force: bool) -> None:
-    if not directory.exists():
+def _refuse_occupied(directory: Place, shown: str | Path, force: bool) -> None:
+    if isinstance(directory, Url):  # without a manifest, tables are what a killed upload left
+        others = any(not name.startswith("tables/") for name in remote.sizes(directory) if name != _REPORT)
+    elif not directory.exists():
         return
-    if not directory.is_dir():
+    elif not directory.is_dir():
         raise RunError(f"{shown} is a file; choose another --out")
+    else:
+        others = any(directory.iterdir())
     manifest = _manifest(directory)
-    if manifest is None and any(directory.iterdir()):
+    if manifest is None and others:
         raise RunError(f"{shown} is not empty and holds no run; choose another --out")
     if manifest is not None and not force:
         raise RunError(
@@ -218,25 +328,51 @@ def _refuse_occupied(directory: Path, shown: str | Path, force: bool) -> None:
         )
 
 
-def _claim(partial: Path) -> IO[str]:
-    """Make an empty `partial` and hold its lock. What a killed writer left is removed; a live one is respected."""
+def _claim(partial: Path, directory: Place) -> IO[str]:
+    """Make `partial` and hold its lock. A live writer is respected; what a killed one cannot go on with is removed."""
+    busy = RunError(f"{partial}: another process is writing this run; wait or choose another --out")
     try:
-        if partial.exists():
-            if any(partial.iterdir()) and not (partial / _LOCK).exists():
-                raise RunError(f"{partial} is in the way and is not ours; move it or choose another --out")
-            if (partial / _LOCK).exists():
-                with open(partial / _LOCK, "a", encoding="utf-8") as left:
-                    if not _try_lock(left):
-                        raise RunError(f"{partial}: another process is writing this run; wait or choose another --out")
-                    shutil.rmtree(partial)
+        if partial.exists() and any(partial.iterdir()) and not (partial / _LOCK).exists():
+            raise RunError(f"{partial} is in the way and is not ours; move it or choose another --out")
         partial.mkdir(parents=True, exist_ok=True)
         lock = open(partial / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 (held until the run is finished)
+        if not _try_lock(lock) or not _is_at(lock, partial / _LOCK):
+            lock.close()
+            raise busy
+        replaced = partial / _REPLACED
+        if isinstance(directory, Path) and replaced.exists() and not directory.exists():
+            os.replace(replaced, directory)  # it was killed while it put a run in another's place
     except OSError as error:
         raise RunError(f"{partial.parent} cannot be written: {error.strerror}; choose another --out") from None
-    if not _try_lock(lock):
-        lock.close()
-        raise RunError(f"{partial}: another process is writing this run; wait or choose another --out")
+    if not (partial / _JOURNAL).exists():
+        _clear(partial)
     return lock
+
+
+def _clear(partial: Path) -> None:
+    """Empty `partial`, but for its lock."""
+    for path in partial.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _LOCK:
+            path.unlink(missing_ok=True)
+
+
+def _files_by_name(partial: Path) -> dict[tuple[str, str], list[Path]]:
+    """Table files by table and name, shares included."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for root in (partial / "tables", partial / SHARES / "tables"):
+        for path in root.rglob("*.parquet"):
+            found.setdefault((path.relative_to(root).parts[0], path.name), []).append(path)
+    return found
+
+
+def _is_at(handle: IO[str], path: Path) -> bool:
+    """Whether the open file still lies at `path`: a writer that just finished takes its lock file along."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(handle: IO[str]) -> bool:
@@ -259,10 +395,11 @@ def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _manifest(directory: Path) -> dict[str, Any] | None:
+def _manifest(directory: Place) -> dict[str, Any] | None:
     """The manifest of a run of ours, else None."""
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+        path = directory / _MANIFEST
+        manifest = json.loads(path.read_bytes() if isinstance(path, Path) else remote.read(path) or b"")
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema_version"), int):
@@ -279,10 +416,14 @@ def _suite_name(manifest: Mapping[str, Any]) -> str:
     return str(suite.get("name", "unnamed") if isinstance(suite, dict) else suite or "unnamed")
 
 
-def _parts(directory: Path, table: str) -> list[Path]:
-    """A table's files, by tuned model, layer and shard."""
-    folder = directory / "tables" / table
-    return sorted(folder.rglob("*.parquet"), key=lambda path: [_depth(part) for part in path.relative_to(folder).parts])
+def _parts(directory: Place, table: str) -> dict[str, int]:
+    """Sizes of a table's files, by path below the table's directory; by tuned model, layer and shard."""
+    folder = directory / f"tables/{table}"
+    if isinstance(folder, Url):
+        found = remote.sizes(folder)
+    else:
+        found = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.parquet")}
+    return {name: found[name] for name in sorted(found, key=lambda name: [_depth(part) for part in name.split("/")])}
 
 
 def _depth(part: str) -> tuple[int, str]:
@@ -299,16 +440,21 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _dataset(directory: Path, table: str) -> ds.Dataset:
-    root = str((directory / "tables" / table).resolve())
-    parts = [str(part.resolve()) for part in _parts(directory, table)]
+def _dataset(directory: Place, table: str) -> ds.Dataset:
+    folder = directory / f"tables/{table}"
+    if isinstance(folder, Url):
+        with remote.system_of(folder) as (system, root):
+            files: fs.FileSystem = fs.PyFileSystem(fs.FSSpecHandler(system))
+    else:
+        files, root = _FILES, str(folder.resolve())
+    parts = [f"{root}/{name}" for name in _parts(directory, table)]
     schema = pa.schema([(entry.name, TEXT if entry.type == NAME else entry.type) for entry in SCHEMAS[table]])
     keys = pa.schema([schema.field(name) for name in PARTITIONS.get(table, ())])
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return ds.dataset(
         parts,
         schema=schema,
-        filesystem=_FILES,
+        filesystem=files,
         format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
         partitioning=ds.partitioning(keys, flavor="hive") if keys.names else None,
         partition_base_dir=root,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.gates import NeuronCounts, edit_distances, unpack
+from probes.neurons import SHARES
 from probes.parquet import Named, write_part
 from probes.places import Places
 from probes.reduce import BatchReducer, Piece
@@ -77,7 +78,8 @@ class ShardTables:
                 for name, values in columns.items()
             }
             tuned = None if table in _OF_BOTH else self.tuned
-            rows = write_part(directory, table, named, shard=shard, tuned=tuned, layer=layer)
+            root = directory / SHARES if table == "neurons" else directory  # summed over the shards at the end
+            rows = write_part(root, table, named, shard=shard, tuned=tuned, layer=layer)
             own = written.setdefault(table, {"rows": 0, "files": 0})
             own["rows"] += rows
             own["files"] += 1

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, Literal, TypeVar
 
@@ -28,11 +29,7 @@ def ordered(
     A worker computes with its share of this process's threads. Ray joins the cluster that RAY_ADDRESS names, or starts
     one of `workers` processes here. Raises InputError for an unknown engine, fewer than one worker, or a missing ray.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r}: there is no such engine; use {' or '.join(ENGINES)}")
-    if workers < 1:
-        raise InputError(f"{workers} workers: at least one has to do the work")
-    threads = max(1, torch.get_num_threads() // workers)
+    threads = share_of_threads(workers, engine)
     if engine == "ray":
         yield from _on_ray(work, items, workers, threads)
     elif workers > 1:
@@ -40,6 +37,15 @@ def ordered(
             yield from pool.map(_do, items)
     else:
         yield from map(work, items)
+
+
+def share_of_threads(workers: int, engine: str) -> int:
+    """Threads a worker computes with. Raises InputError for an unknown engine and for fewer than one worker."""
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r}: there is no such engine; use {' or '.join(ENGINES)}")
+    if workers < 1:
+        raise InputError(f"{workers} workers: at least one has to do the work")
+    return max(1, torch.get_num_threads() // workers)
 
 
 _work: Callable[[Any], Any] | None = None
@@ -56,7 +62,10 @@ def _do(item: Any) -> Any:
     return _work(item)
 
 
-def _on_ray(work: Callable[[Any], Any], items: Sequence[Any], workers: int, threads: int) -> Iterator[Any]:
+@contextmanager
+def ray_cluster(workers: int) -> Iterator[Any]:
+    """Ray, joined: as it is where this process has joined a cluster before, else the one that RAY_ADDRESS names, or one
+    of `workers` processes here; what was joined is left again. Raises InputError where ray is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -66,22 +75,27 @@ def _on_ray(work: Callable[[Any], Any], items: Sequence[Any], workers: int, thre
     if not joined:
         local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
         ray.init(log_to_driver=False, configure_logging=False, **local)
+    try:
+        yield ray
+    finally:
+        if not joined:
+            ray.shutdown()
 
+
+def _on_ray(work: Callable[[Any], Any], items: Sequence[Any], workers: int, threads: int) -> Iterator[Any]:
     def perform(work: Callable[[Any], Any], item: Any) -> Any:
         torch.set_num_threads(threads)
         return work(item)
 
-    remote, shared = ray.remote(perform), ray.put(work)
-    waiting: deque[Any] = deque()
-    try:
-        for item in items:
-            waiting.append(remote.remote(shared, item))
-            if len(waiting) > 2 * workers:  # results stay few, however many items there are
+    with ray_cluster(workers) as ray:
+        remote, shared = ray.remote(perform), ray.put(work)
+        waiting: deque[Any] = deque()
+        try:
+            for item in items:
+                waiting.append(remote.remote(shared, item))
+                if len(waiting) > 2 * workers:  # results stay few, however many items there are
+                    yield ray.get(waiting.popleft())
+            while waiting:
                 yield ray.get(waiting.popleft())
-        while waiting:
-            yield ray.get(waiting.popleft())
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, InputError) else error) from None
-    finally:
-        if not joined:
-            ray.shutdown()
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, InputError) else error) from None

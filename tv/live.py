@@ -24,15 +24,23 @@ def load_model(
     *,
     base: LiveSource | None = None,
     dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode, out of whatever `tv.open_checkpoint` opens.
 
     A live model is used as it is. An adapter or a tuning vector moves a copy of `base` (without one, of the base
-    that it names). Weights come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded.
+    that it names). `device` is one of torch's, or "auto": spread over every GPU that there is, by accelerate. Weights
+    come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded, or does not fit its devices.
     """
     if isinstance(source, PreTrainedModel):
         return source.eval()
+    return _placed(_on_cpu(source, base, dtype, trust_remote_code), device)
+
+
+def _on_cpu(
+    source: str | Path | TuningVector, base: LiveSource | None, dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel:
     if isinstance(source, TuningVector):
         return _moved(open_checkpoint(source, base=base), base, dtype)
     if trust_remote_code:
@@ -70,6 +78,30 @@ def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"{name or 'live model'}: no tokenizer can be loaded from there: {first_line(error)}"
         ) from error
+
+
+def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    try:
+        if device != "auto":
+            return model.to(device)
+        if not torch.cuda.is_available():
+            return model
+        from accelerate import dispatch_model, infer_auto_device_map
+        from accelerate.utils import get_balanced_memory
+
+        whole = model._no_split_modules or []
+        memory = get_balanced_memory(model, no_split_module_classes=whole)
+        places = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
+        if elsewhere := {str(place) for place in places.values()} & {"cpu", "disk"}:
+            raise CheckpointError(
+                f"{model.config._name_or_path}: the GPUs here cannot hold it, and {' and '.join(sorted(elsewhere))} "
+                "would have to help; use a smaller dtype, more GPUs or the CPU"
+            )
+        return dispatch_model(model, places)
+    except ImportError:
+        raise CheckpointError("device 'auto': accelerate is not installed; install tuning-probes[gpus]") from None
+    except (RuntimeError, AssertionError) as error:  # out of memory, no such device, torch built without it
+        raise CheckpointError(f"device {device!r}: {model.config._name_or_path}: {first_line(error)}") from error
 
 
 def _load(name: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -1,0 +1,257 @@
+"""Who runs the shards: this process, several processes, or actors on a Ray cluster. The rows are the same.
+
+A worker loads the pair by itself, writes its shards' files by itself, and hands back their manifest rows. One that dies
+is replaced, and its shard run again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from probes.errors import RunError
+from probes.journal import Row
+from probes.loading import Pairs
+from probes.remote import Url, fetch, upload
+from probes.runner import Shard, run_shard
+from tv.engine import Engine, ray_cluster, share_of_threads
+from tv.errors import InputError
+
+#: A shard that this many workers died over is not given to another one.
+ATTEMPTS = 3
+
+Told = Callable[[int], None]
+
+
+def run_shards(
+    shards: Sequence[Shard],
+    pairs: Pairs,
+    directory: Path,
+    *,
+    workers: int = 1,
+    engine: Engine = "local",
+    via: Url | None = None,
+    progress: Told | None = None,
+) -> Iterator[Row]:
+    """The manifest row of every shard, as it is finished; its files are below `directory` then.
+
+    Workers on Ray write to `directory` too, which the machines of a cluster must share, or to `via`, from where files
+    are fetched. `progress` is told the number of prompts done. Raises InputError for what a worker found wrong with the
+    input, RunError where workers keep dying over one shard, RuntimeError for any other error of theirs.
+    """
+    work = Work(pairs, directory, share_of_threads(workers, engine))
+    if engine == "ray":
+        with ray_cluster(workers) as ray:
+            work = Work(pairs, via or directory, work.threads)
+            yield from _shared(shards, _Actors(ray, work), workers, directory, progress)
+    elif workers > 1:
+        yield from _shared(shards, _Processes(work), workers, directory, progress)
+    else:
+        for shard in shards:
+            yield run_shard(shard, pairs.session(shard.tuned), directory, progress)
+
+
+def require_sources(pairs: Pairs, workers: int, engine: Engine) -> None:
+    """Raise InputError, before any work, where other processes could not do it."""
+    share_of_threads(workers, engine)
+    if (workers > 1 or engine == "ray") and pairs.live:
+        raise RunError(
+            f"{', '.join(pairs.live)}: a live model cannot be sent to other processes; pass its path, or leave workers "
+            "at 1 and the engine local"
+        )
+
+
+@dataclass
+class Work:
+    """What a worker does with a shard. It is sent to every worker once."""
+
+    pairs: Pairs
+    place: Path | Url
+    threads: int
+
+    def __call__(self, shard: Shard) -> Row:
+        """Run the shard, put its files in place, and return its manifest row (with `files` where they are at a URL)."""
+        torch.set_num_threads(self.threads)
+        session = self.pairs.session(shard.tuned)
+        if isinstance(self.place, Path):
+            return run_shard(shard, session, self.place)
+        with tempfile.TemporaryDirectory() as directory:
+            row = run_shard(shard, session, Path(directory))
+            return {**row, "files": upload(Path(directory), self.place)}
+
+
+class _Crew(Protocol):
+    """Workers, each at work on at most one shard."""
+
+    def hire(self, number: int) -> Any: ...
+
+    def give(self, worker: Any, shard: Shard) -> None: ...
+
+    def wait(self) -> tuple[Any, Row | Exception | None]:
+        """The next worker that is done, with its row or its error; None where it died."""
+        ...
+
+    def dismiss(self) -> None: ...
+
+
+def _shared(
+    shards: Sequence[Shard], crew: _Crew, workers: int, directory: Path, progress: Told | None
+) -> Iterator[Row]:
+    waiting, deaths = deque(shards), Counter[str]()
+    busy: dict[Any, tuple[int, Shard]] = {}  # by worker: its number and what it does
+
+    def go_on(worker: Any, number: int) -> None:
+        if waiting:
+            worker = crew.hire(number) if worker is None else worker
+            busy[worker] = number, waiting.popleft()
+            crew.give(worker, busy[worker][1])
+
+    try:
+        for number in range(min(workers, len(shards))):
+            go_on(None, number)
+        while busy:
+            worker, row = crew.wait()
+            number, shard = busy.pop(worker)
+            if isinstance(row, Exception):
+                raise row
+            if row is None:
+                deaths[shard.name] += 1
+                if deaths[shard.name] == ATTEMPTS:
+                    raise RunError(
+                        f"shard {shard.name}: {ATTEMPTS} workers died over it, one after another; where memory "
+                        "ran out, use fewer --workers or a smaller batch_size"
+                    )
+                waiting.appendleft(shard)
+                go_on(None, number)
+                continue
+            go_on(worker, number)
+            fetch(row.pop("files", {}), directory)
+            if progress:
+                progress(row["prompts"])
+            yield row
+    finally:
+        crew.dismiss()
+
+
+class _Processes:
+    """Processes of this machine, one GPU each where they compute on GPUs. Each has a pipe of its own, so that none can
+    die holding what another one waits for."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.hired: dict[Connection, SpawnProcess] = {}
+
+    def hire(self, number: int) -> Connection:
+        context = get_context("spawn")
+        here, there = context.Pipe()
+        pairs = self.work.pairs
+        if pairs.placement.device == "cuda":
+            pairs = pairs.on(f"cuda:{number % torch.cuda.device_count()}")
+        work = Work(pairs, self.work.place, self.work.threads)
+        self.hired[here] = context.Process(target=_serve, args=(work, there), daemon=True)
+        self.hired[here].start()
+        there.close()
+        return here
+
+    def give(self, worker: Connection, shard: Shard) -> None:
+        with suppress(OSError):  # it died; `wait` says so
+            worker.send(shard)
+
+    def wait(self) -> tuple[Connection, Row | Exception | None]:
+        (worker, *_) = connection.wait(list(self.hired))
+        assert isinstance(worker, Connection)
+        try:
+            found: Row | Exception = worker.recv()
+            return worker, found
+        except (EOFError, OSError):
+            self._let_go(worker)
+            return worker, None
+
+    def dismiss(self) -> None:
+        for worker in list(self.hired):
+            self._let_go(worker)
+
+    def _let_go(self, worker: Connection) -> None:
+        process = self.hired.pop(worker)
+        worker.close()
+        process.terminate()
+        process.join()
+
+
+def _serve(work: Work, parent: Connection) -> None:
+    """A worker's life: a shard in, a row out, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError):
+        while True:
+            parent.send(_tried(work, parent.recv()))
+
+
+def _tried(work: Work, shard: Shard) -> Row | Exception:
+    try:
+        return work(shard)
+    except InputError as error:
+        return error
+    except Exception:
+        return RuntimeError(f"shard {shard.name}:\n{traceback.format_exc()}")
+
+
+def _end_with_parent() -> None:
+    """A killed run must not go on writing beside the one that takes it up."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class _Actors:
+    """Actors on a Ray cluster, spread over its machines, a GPU each where they compute on GPUs."""
+
+    def __init__(self, ray: Any, work: Work) -> None:
+        self.ray, self.work = ray, ray.put(work)
+        gpus = 1 if work.pairs.placement.device.startswith("cuda") else 0
+        self.actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", num_gpus=gpus)
+        self.calls: dict[Any, Any] = {}
+        self.hired: list[Any] = []
+
+    def hire(self, number: int) -> Any:
+        self.hired.append(self.actor.remote(self.work))
+        return self.hired[-1]
+
+    def give(self, worker: Any, shard: Shard) -> None:
+        self.calls[worker.run.remote(shard)] = worker
+
+    def wait(self) -> tuple[Any, Row | Exception | None]:
+        (call, *_), _ = self.ray.wait(list(self.calls))
+        worker = self.calls.pop(call)
+        try:
+            found: Row | Exception = self.ray.get(call)
+            return worker, found
+        except self.ray.exceptions.RayActorError:
+            return worker, None
+
+    def dismiss(self) -> None:
+        for worker in self.hired:
+            self.ray.kill(worker)
+
+
+class _Actor:
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def run(self, shard: Shard) -> Row | Exception:
+        return _tried(self.work, shard)

@@ -1,0 +1,98 @@
+"""The live models of a suite: where they compute, and each pair loaded when the work first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from probes.errors import RunError
+from probes.pair import Pair, make_pair
+from probes.runner import Bases, Session, output_bases
+from probes.suite import Suite
+from tv.live import LiveSource, load_model, load_tokenizer
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where models compute, and in which precision. Raises RunError for a device or a dtype that is not to be had."""
+
+    device: str = "cpu"  # one of torch's, or "auto": over every GPU that there is
+    dtype: str = "float32"
+    offload: bool = False  # the tuned model stays on the CPU
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise RunError(f"dtype {self.dtype!r}: there is no such dtype; use {', '.join(DTYPES)}")
+        try:
+            kind = "cpu" if self.device == "auto" else torch.device(self.device).type
+        except RuntimeError:
+            raise RunError(f"device {self.device!r}: there is no such device; use cpu, cuda, cuda:N or auto") from None
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise RunError(f"device {self.device!r}: torch sees no GPU here; use cpu")
+
+    def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
+        """A model of the pair: the base, or over one the tuned model."""
+        device = "cpu" if self.offload and base is not None else self.device
+        return load_model(source, base=base, dtype=DTYPES[self.dtype], device=device)
+
+
+@dataclass
+class Pairs:
+    """A suite's models, loaded when they are first asked for: the base for good, the tuned models one at a time.
+
+    Before anything is loaded, and without live models, it can be sent to another process.
+    """
+
+    suite: Suite
+    placement: Placement = field(default_factory=Placement)
+    live: Mapping[str, PreTrainedModel] = field(default_factory=dict)  # by name, in place of the suite's sources
+    _base: PreTrainedModel | None = field(default=None, repr=False)
+    _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+    _pair: tuple[str, Pair] | None = field(default=None, repr=False)
+    _session: tuple[str, Session] | None = field(default=None, repr=False)
+    _bases: Bases | None = field(default=None, repr=False)
+
+    @property
+    def start(self) -> LiveSource:
+        """The base's source, or the live base."""
+        return self.live.get("base", self.suite.base)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's, which encodes for every pair."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.start)
+        return self._tokenizer
+
+    def pair(self, tuned: str) -> Pair:
+        """The base and the tuned model of this name, proved."""
+        if self._pair is None or self._pair[0] != tuned:
+            self._pair = self._session = None  # lets go of the model before the next one is loaded
+            if self._base is None:
+                self._base = self.placement.load(self.start)
+            model = self.placement.load(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start)
+            self._pair = tuned, make_pair(self._base, model, self.tokenizer)
+        return self._pair[1]
+
+    def session(self, tuned: str) -> Session:
+        """The pair with what its reductions need."""
+        pair = self.pair(tuned)
+        if self._session is None:
+            if self._bases is None:
+                self._bases = output_bases(pair) if "ledger" in self.suite.measure else {}
+            self._session = tuned, Session.open(pair, self.suite, self._bases)
+        return self._session[1]
+
+    def on(self, device: str) -> Pairs:
+        """The same work on another device, nothing of it loaded."""
+        return Pairs(self.suite, replace(self.placement, device=device), self.live)

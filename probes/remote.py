@@ -1,0 +1,109 @@
+"""Runs at a URL, on whatever fsspec reaches: s3://bucket/run, gs://…, memory://…. A file there is whole or absent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from getpass import getuser
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from probes.errors import RunError
+from tv.errors import InputError, first_line
+
+
+class Url(str):
+    """The place of a run, or of a file of one, as fsspec knows it. `/` goes down, as with a Path."""
+
+    def __truediv__(self, name: str) -> Url:
+        return Url(f"{self.rstrip('/')}/{name}")
+
+
+Place: TypeAlias = Path | Url
+
+
+def place_of(source: str | Path) -> Place:
+    """A path, or a URL where it looks like one."""
+    return Url(source) if isinstance(source, str) and "://" in source else Path(source)
+
+
+def staging(url: Url) -> Path:
+    """Where a run is built on this machine before it is complete at its URL: the same for every try."""
+    return Path(tempfile.gettempdir()) / f"probes-{getuser()}" / quote(url, safe="")
+
+
+@contextmanager
+def system_of(url: Url) -> Iterator[tuple[AbstractFileSystem, str]]:
+    """The file system behind a URL, and the URL's path on it. What it refuses is a RunError in one line."""
+    try:
+        system, path = fsspec.url_to_fs(url)
+        system.invalidate_cache()
+        yield system, path.rstrip("/")
+    except (InputError, FileNotFoundError):
+        raise
+    except Exception as error:  # every file system has exceptions of its own
+        raise RunError(f"{url}: {first_line(error)}; check the address and what gives access to it") from error
+
+
+def sizes(url: Url) -> dict[str, int]:
+    """Bytes of every file below a URL, by path below it; {} where there is nothing."""
+    with system_of(url) as (system, root):
+        found = system.find(root, detail=True)
+        return {path[len(root) + 1 :]: int(entry["size"]) for path, entry in found.items() if path != root}
+
+
+def read(url: Url) -> bytes | None:
+    """What a file holds; None where there is none."""
+    try:
+        with system_of(url) as (system, path):
+            return bytes(system.cat_file(path))
+    except FileNotFoundError:
+        return None
+
+
+def upload(directory: Path, url: Url, names: Sequence[str] | None = None) -> dict[str, str]:
+    """Put files of `directory` (all, or those of these relative names) below a URL; where each lies then, by name."""
+    own = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+    with system_of(url) as (system, root):
+        for name in own if names is None else names:
+            system.put_file(str(directory / name), f"{root}/{name}")
+    return {name: url / name for name in (own if names is None else names)}
+
+
+def fetch(files: Mapping[str, str], directory: Path) -> None:
+    """Bring what `upload` put elsewhere into `directory`, under the same names."""
+    for name, place in files.items():
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with system_of(Url(place)) as (system, path):
+            system.get_file(path, str(target))
+
+
+def publish(directory: Path, names: Sequence[str], url: Url, via: Url, *, last: str) -> None:
+    """Make the files of `directory` all that there is below a URL, with `last` last: it says that the rest is there.
+
+    What lies below `via` under the same name is copied where it is, and then gone from `via`.
+    """
+    remove(url, [last])
+    near = sizes(via)
+    with system_of(url) as (system, root):
+        _, start = fsspec.url_to_fs(via)
+        for name in near.keys() & set(names):
+            system.cp_file(f"{start.rstrip('/')}/{name}", f"{root}/{name}")
+    upload(directory, url, [name for name in names if name not in near and name != last])
+    remove(url, [name for name in sizes(url) if name not in names])
+    upload(directory, url, [last])
+    remove(via)
+
+
+def remove(url: Url, names: Sequence[str] | None = None) -> None:
+    """Remove files below a URL: all, or those of these names that are there."""
+    there = sizes(url)
+    with system_of(url) as (system, root):
+        for name in there if names is None else [name for name in names if name in there]:
+            system.rm_file(f"{root}/{name}")
