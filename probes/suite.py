@@ -9,12 +9,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from probes.errors import SuiteError
+from tv.prompts import Chat, Positions, PromptSet
 
 Measurement = Literal["gates", "contributions", "changes", "ledger", "behaviour"]
 SiteName = Literal["gate", "attn_out", "mlp_out", "head_out"]
+VectorSite = Literal[
+    "embed_out",
+    "resid_pre",
+    "head_out",
+    "attn_out",
+    "resid_mid",
+    "gate",
+    "gate_act",
+    "up",
+    "mlp_out",
+    "resid_post",
+    "resid_final",
+]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Epsilon = Annotated[float, Field(gt=0, lt=1)]
 
@@ -25,20 +48,13 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]+")
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @field_validator("methods", "measure", "sites", "epsilons", check_fields=False)
+    @field_validator("methods", "measure", "sites", "keep", "epsilons", check_fields=False)
     @classmethod
     def _no_twins(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         twins = [value for i, value in enumerate(values) if value in values[:i]]
         if twins:
             raise ValueError(f"{twins[0]} is listed twice; name it once")
         return values
-
-
-class PromptSet(_Part):
-    """One JSONL file of prompts; its rows may name a domain of their own."""
-
-    file: Path
-    domain: str | None = Field(None, min_length=1)
 
 
 class Attribution(_Part):
@@ -48,6 +64,25 @@ class Attribution(_Part):
     metric: Literal["logit_diff", "target_nll"] = "logit_diff"
 
 
+class Generation(_Part):
+    """Over which continuation of every prompt's text both models are captured."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    tokens: Count | None = None  # at most; a given continuation may be taken whole
+    source: Literal["base", "tuned", "given"] = Field("base", alias="from")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Generation:
+        if self.tokens is None and self.source != "given":
+            raise ValueError("how many tokens? Add tokens: N")
+        return self
+
+    @model_serializer
+    def _as_written(self) -> dict[str, int | str | None]:
+        return {"tokens": self.tokens, "from": self.source}
+
+
 class Suite(_Part):
     """A validated suite. Paths are absolute; a model that is no local path is left as a hub id."""
 
@@ -55,11 +90,13 @@ class Suite(_Part):
     base: str = Field(min_length=1)
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
-    positions: Literal["all", "last", "target"] = "all"
+    positions: Positions = "all"
     measure: tuple[Measurement, ...] = Field(("gates", "contributions", "changes", "ledger", "behaviour"), min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
-    ledger_positions: Literal["all", "last", "target"] = "target"
+    ledger_positions: Positions = "target"
+    generate: Generation | None = Field(None, validate_default=True)
     edit_distance: Literal["target", "all", "none"] = "target"
+    keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
     attribute: Attribution | None = None
     batch_size: Count = 16
     epsilons: tuple[Epsilon, ...] = Field((0.01, 0.05, 0.1), min_length=1)
@@ -83,18 +120,40 @@ class Suite(_Part):
                 raise ValueError(f"the name {name!r} may have letters, digits, '.', '_' and '-' only")
         return tuned
 
+    @field_validator("generate")
+    @classmethod
+    def _one_text(cls, generate: Generation | None, info: ValidationInfo) -> Generation | None:
+        chosen = {info.data.get("positions"), info.data.get("ledger_positions")}
+        if generate is None and "generated" in chosen:
+            raise ValueError("positions: generated has no tokens to stand for; add generate: {tokens: N, from: base}")
+        if generate and generate.source == "tuned" and len(info.data.get("tuned", ())) > 1:
+            raise ValueError(
+                "from: tuned with several tuned models gives each of them other tokens, and the base no single run; "
+                "use from: base, or one suite for each"
+            )
+        return generate
+
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "prompts": PromptSet,
+    "chat": Chat,
+    "attribute": Attribution,
+    "generate": Generation,
+}
+
 
 def load_suite(
     source: str | Path | Mapping[str, Any],
     *,
     base: str | Path | None = None,
     tuned: str | Path | Mapping[str, str | Path] | None = None,
+    generate: Mapping[str, Any] | None = None,
 ) -> Suite:
     """Read and validate a suite: a YAML file's path, or the same as a mapping.
 
-    `base` and `tuned` win over the suite's own; a single tuned path is named after its directory. Relative paths in a
-    file are relative to that file, and all others to the working directory. Raises SuiteError: one line with the first
-    mistake and its place.
+    `base` and `tuned` win over the suite's own, and so does every key in `generate`; a single tuned path is named after
+    its directory. Relative paths in a file are relative to that file, and all others to the working directory. Raises
+    SuiteError: one line with the first mistake and its place.
     """
     if isinstance(source, Mapping):
         where, data, node, directory = "suite", dict(source), None, Path.cwd()
@@ -108,6 +167,9 @@ def load_suite(
     if tuned is not None:
         named = tuned if isinstance(tuned, Mapping) else {_name_of(tuned): tuned}
         given["tuned"] = {name: _locate(str(path), Path.cwd()) for name, path in named.items()}
+    if generate:
+        own = data.get("generate")
+        given["generate"] = {**own, **generate} if isinstance(own, Mapping) else dict(generate)
     try:
         suite = Suite.model_validate(_resolved(data, directory) | given)
     except ValidationError as error:
@@ -171,13 +233,16 @@ def _resolved(data: dict[str, Any], directory: Path) -> dict[str, Any]:
     if isinstance(data.get("tuned"), Mapping):
         data["tuned"] = {k: _locate(v, directory) if isinstance(v, str) else v for k, v in data["tuned"].items()}
     if isinstance(data.get("prompts"), list | tuple):
-        data["prompts"] = [
-            {**entry, "file": _absolute(str(entry["file"]), directory)}
-            if isinstance(entry, Mapping) and isinstance(entry.get("file"), str | Path) and str(entry["file"])
-            else entry
-            for entry in data["prompts"]
-        ]
+        data["prompts"] = [_resolved_set(entry, directory) for entry in data["prompts"]]
     return data
+
+
+def _resolved_set(entry: Any, directory: Path) -> Any:
+    if isinstance(entry, Mapping) and isinstance(entry.get("file"), str | Path) and str(entry["file"]):
+        return {**entry, "file": _absolute(str(entry["file"]), directory)}
+    if isinstance(entry, Mapping) and isinstance(entry.get("dataset"), str):
+        return {**entry, "dataset": _locate(entry["dataset"], directory)}
+    return entry
 
 
 def _locate(model: str, directory: Path) -> str:
@@ -197,11 +262,13 @@ def _name_of(tuned: str | Path) -> str:
 
 def _require_files(suite: Suite, where: str, node: yaml.Node, given: frozenset[str]) -> None:
     models = {("base",): suite.base} | {("tuned", name): path for name, path in suite.tuned.items()}
-    files = {("prompts", i, "file"): entry.file for i, entry in enumerate(suite.prompts)}
-    for loc, path in (models | files).items():
+    files = {("prompts", i, "file"): entry.file for i, entry in enumerate(suite.prompts) if entry.file}
+    local = {("prompts", i, "dataset"): entry.dataset for i, entry in enumerate(suite.prompts) if entry.dataset}
+    names = {"file": "prompt file", "dataset": "dataset directory"}
+    for loc, path in (models | files | local).items():
         if os.path.isabs(path) and not os.path.exists(path):
-            what = "no such prompt file" if loc in files else "no such checkpoint directory"
-            raise SuiteError(f"{_place(where, node, loc, given)}: {what}: {path}")
+            what = names.get(str(loc[-1]), "checkpoint directory") if loc[0] == "prompts" else "checkpoint directory"
+            raise SuiteError(f"{_place(where, node, loc, given)}: no such {what}: {path}")
 
 
 def _sentence(error: ValidationError, where: str, node: yaml.Node | None, given: frozenset[str]) -> str:
@@ -219,13 +286,14 @@ def _sentence(error: ValidationError, where: str, node: yaml.Node | None, given:
 
 def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
     if mistake["type"] == "extra_forbidden":
-        parts: dict[str, type[BaseModel]] = {"prompts": PromptSet, "attribute": Attribution}
-        part = parts[str(loc[0])] if len(loc) > 1 else Suite
-        return f"unknown key; allowed: {', '.join(part.model_fields)}"
+        within = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
+        part = _PARTS.get(within, Suite)
+        return f"unknown key; allowed: {', '.join(field.alias or name for name, field in part.model_fields.items())}"
     if mistake["type"] == "missing":
         return "missing; add this key"
     message = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     message = re.sub("tuple|Tuple", "list", message).replace("dictionary", "mapping")
+    message = re.sub(r" or instance of \w+", "", message)
     if mistake["type"] == "value_error":
         return message
     shown = repr(mistake["input"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,34 +14,30 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.behaviour import METRICS, metrics, token_nll
 from tv.errors import InputError, PromptError
-from tv.prompts import Batch, Prompt, batches, encode, read_prompts
+from tv.prompts import Batch, Prompt, PromptSet, batches, encode, read_prompts
 
 #: What `behaviour` measures of every prompt.
 MEASURES = ("loss", *METRICS)
 
-#: JSONL files, or prompts themselves.
-PromptSource: TypeAlias = str | Path | Prompt
-
-
-@dataclass(frozen=True)
-class PromptPath:
-    """A JSONL file of prompts, and the domain of rows that name none (the file's stem where it is None)."""
-
-    file: Path
-    domain: str | None = None
+#: Prompt files, prompt sets with settings of their own, or prompts themselves.
+PromptSource: TypeAlias = str | Path | PromptSet | Prompt
 
 
 def gather(prompts: PromptSource | Sequence[PromptSource]) -> list[Prompt]:
-    """The prompts of JSONL files, and those given as such. Raises PromptError where there is none, or a bad row."""
-    sources = [prompts] if isinstance(prompts, str | Path | Prompt) else list(prompts)
-    files = [PromptPath(Path(source)) for source in sources if not isinstance(source, Prompt)]
-    found = read_prompts(files) + [source for source in sources if isinstance(source, Prompt)]
+    """The prompts of files and sets, then those given as such. Raises PromptError where there is none, or a bad row."""
+    sources = [prompts] if isinstance(prompts, str | Path | PromptSet | Prompt) else list(prompts)
+    sets = [_as_set(source) for source in sources if not isinstance(source, Prompt)]
+    found = read_prompts(sets) + [source for source in sources if isinstance(source, Prompt)]
     if not found:
-        raise PromptError("no prompts; give at least one JSONL file of prompts")
+        raise PromptError("no prompts; give at least one file of prompts")
     twice = next((name for name, n in Counter(prompt.id for prompt in found).items() if n > 1), None)
     if twice is not None:
         raise PromptError(f"prompt id {twice!r} is taken twice; ids are unique")
     return found
+
+
+def _as_set(source: str | Path | PromptSet) -> PromptSet:
+    return source if isinstance(source, PromptSet) else PromptSet(file=Path(source))
 
 
 def batched(

@@ -1,42 +1,35 @@
-"""Prompt sets: read, encoded into tokens, and put into right-padded batches."""
+"""Prompts in tokens, in right-padded batches of like length."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tv.errors import PromptError
+from tv.errors import PromptError, first_line
+from tv.prompt_files import Chat, Prompt, PromptSet, read_prompts
 
-Positions = Literal["all", "last", "target"]
+__all__ = [
+    "Batch",
+    "Chat",
+    "Encoded",
+    "Positions",
+    "Prompt",
+    "PromptSet",
+    "batches",
+    "encode",
+    "encode_continuations",
+    "positions",
+    "read_prompts",
+]
 
-
-class PromptFile(Protocol):
-    """A JSONL file of prompts and the domain of those rows that name none."""
-
-    @property
-    def file(self) -> Path: ...
-    @property
-    def domain(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text, and the continuations that tell the answer learnt (target) from another (foil)."""
-
-    id: str
-    set: str
-    domain: str
-    text: str
-    target: str | None = None
-    foil: str | None = None
+Positions = Literal["all", "last", "target", "generated"]
 
 
 @dataclass(frozen=True)
@@ -44,16 +37,36 @@ class Encoded:
     """A prompt in tokens. Position p predicts token p + 1."""
 
     prompt: Prompt
-    ids: tuple[int, ...]  # text + target, with the tokenizer's own special tokens before them
-    n_text: int  # index of the first target token; len(ids) without a target
+    ids: tuple[int, ...]  # text + target, or text + continuation, with special tokens before them
+    n_text: int  # index of the first token after the text; len(ids) where nothing follows it
     answer_pos: int  # its next-token logits separate target and foil; n_text − 1 without a foil
     target_id: int  # the first token in which target and foil differ, or the target's first; −1 without a target
     foil_id: int  # −1 without a foil
+    continued: bool = False  # a continuation stands where the target stood
 
     @property
     def scored(self) -> range:
-        """The positions that predict the target's tokens; empty without a target."""
-        return range(self.n_text - 1, len(self.ids) - 1)
+        """The positions that predict the target's tokens; empty without one, or with a continuation in its place."""
+        return range(self.n_text - 1, len(self.ids) - 1) if not self.continued else range(0)
+
+    @property
+    def generated(self) -> range:
+        """The positions that predict the continuation's tokens; empty without a continuation."""
+        return range(self.n_text - 1, len(self.ids) - 1) if self.continued else range(0)
+
+    def followed_by(self, continuation: Sequence[int], text: Sequence[int] | None = None) -> Encoded:
+        """The same text (in these tokens, if they are given), followed by a continuation and not by the target.
+
+        Where target and foil part only after tokens that both share, and the continuation goes elsewhere, no position
+        is left that tells the two apart: then there is no foil.
+        """
+        text = self.ids[: self.n_text] if text is None else text
+        ids = (*text, *continuation)
+        item = replace(self, ids=ids, n_text=len(text), continued=True)
+        if ids[: self.answer_pos + 1] == self.ids[: self.answer_pos + 1]:
+            return item
+        first = -1 if self.target_id < 0 else self.ids[self.n_text]
+        return replace(item, answer_pos=len(text) - 1, target_id=first, foil_id=-1)
 
 
 @dataclass(frozen=True)
@@ -65,49 +78,53 @@ class Batch:
     attention_mask: Int[Tensor, "batch pos"]  # 1 for a token, 0 for padding
 
 
-def read_prompts(files: Sequence[PromptFile]) -> list[Prompt]:
-    """All rows of JSONL files, in order; keys: id, text, target?, foil?, domain? (others are ignored).
-
-    A row's set is its file's stem. Its domain is the row's own, else the file entry's, else the set. Raises PromptError
-    naming the file and line of the first row that cannot be used.
-    """
-    prompts: list[Prompt] = []
-    seen: dict[str, str] = {}
-    for entry in files:
-        path = Path(entry.file)
-        before = len(prompts)
-        for number, line in enumerate(_lines(path), 1):
-            if line.strip():
-                place = f"{path}: line {number}"
-                prompt = _prompt(line, place, path.stem, entry.domain)
-                if prompt.id in seen:
-                    raise PromptError(
-                        f"{place}: id {prompt.id!r} is already taken by {seen[prompt.id]}; ids are unique"
-                    )
-                seen[prompt.id] = place
-                prompts.append(prompt)
-        if len(prompts) == before:
-            raise PromptError(f"{path}: no prompts; write one JSON object with id and text a line")
-    return prompts
-
-
 def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Encoded]:
     """Tokens of text + target, encoded together; a token across the boundary counts as the target's.
 
     Special tokens come as the tokenizer puts them in front; those it puts at the end are left out, because what
-    follows a prompt is what the model says. `context` is the longest input the models take, in tokens. Raises
-    PromptError naming the prompt.
+    follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
+    where the assistant's reply starts, and gets no special tokens but the template's. `context` is the longest input
+    the models take, in tokens. Raises PromptError naming the prompt.
     """
     if not tokenizer.is_fast:
         raise PromptError(
             f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
         )
-    with_target = _tokens([p.text + (p.target or "") for p in prompts], tokenizer)
-    with_foil = iter(_tokens([p.text + p.foil for p in prompts if p.foil is not None], tokenizer))
+    starts = [_start(prompt, tokenizer) for prompt in prompts]
+    own = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
+    foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
+    with_foil = iter(_tokens(foils, tokenizer))
     return [
-        _encoded(prompt, *tokens, next(with_foil)[0] if prompt.foil is not None else None, context)
-        for prompt, tokens in zip(prompts, with_target, strict=True)
+        _encoded(prompt, start.text, *tokens, next(with_foil)[0] if prompt.foil is not None else None, context)
+        for prompt, start, tokens in zip(prompts, starts, own, strict=True)
     ]
+
+
+def encode_continuations(
+    encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, context: int, limit: int | None = None
+) -> list[Encoded]:
+    """Tokens of text + the prompt's own continuation, encoded together, cut after `limit` tokens of the continuation.
+
+    Raises PromptError for a prompt without a continuation, and for one that is longer than `context`.
+    """
+    without = next((item for item in encoded if item.prompt.continuation is None), None)
+    if without is not None:
+        raise PromptError(
+            f"{_place(without.prompt)}: no continuation is given; add the column, or let a model generate"
+        )
+    starts = [_start(item.prompt, tokenizer) for item in encoded]
+    texts = [_after(start, item.prompt.continuation or "") for start, item in zip(starts, encoded, strict=True)]
+    found = []
+    for item, start, (ids, ends) in zip(encoded, starts, _tokens(texts, tokenizer), strict=True):
+        n_text = _first_after(start.text, ends)
+        ids = ids if limit is None else ids[: n_text + limit]
+        _require_fit(item.prompt, ids, context)
+        if n_text >= len(ids):
+            raise PromptError(f"{_place(item.prompt)}: the continuation adds no token to the text")
+        if n_text < 1:
+            raise PromptError(f"{_place(item.prompt)}: no token of text stands before the continuation")
+        found.append(item.followed_by(ids[n_text:], text=ids[:n_text]))
+    return found
 
 
 def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
@@ -117,87 +134,94 @@ def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Ba
 
 
 def positions(encoded: Encoded, which: Positions) -> range:
-    """The positions to measure: all, the text's last, or those that predict the target (without one, the last)."""
+    """The positions to measure: all, the text's last, or those that predict the target or the generated tokens.
+
+    Without a target, or without generated tokens, the text's last position stands for theirs.
+    """
     last = range(encoded.n_text - 1, encoded.n_text)
     if which == "all":
         return range(len(encoded.ids))
-    return encoded.scored or last if which == "target" else last
+    return {"last": last, "target": encoded.scored, "generated": encoded.generated}[which] or last
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines by newline alone: JSON strings may hold other line separators as they are."""
+@dataclass(frozen=True)
+class _Text:
+    text: str
+    special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+
+
+def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
+    """The prompt as the models read it, up to where the answer starts."""
+    if prompt.chat is None:
+        return _Text(prompt.text, special=True)
+    if not tokenizer.chat_template:
+        raise PromptError(
+            f"{_place(prompt)}: the tokenizer has no chat template; leave out chat, or write the turns into the text"
+        )
+    conversation = json.loads(prompt.chat)
+    options = conversation["options"] | {"tokenize": False, "add_generation_prompt": True}
     try:
-        return path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise PromptError(f"{path}: line {number}: not UTF-8 text; save the file as UTF-8") from None
-    except FileNotFoundError:
-        raise PromptError(f"{path}: no such prompt file") from None
-    except OSError as error:
-        raise PromptError(f"{path}: cannot be read: {error.strerror}") from None
+        text = tokenizer.apply_chat_template(conversation["messages"], **options)
+    except Exception as error:  # whatever a template, which is a program, runs into
+        raise PromptError(f"{_place(prompt)}: the chat template refuses it: {first_line(error)}") from None
+    return _Text(str(text), special=False)
 
 
-def _prompt(line: str, place: str, stem: str, domain: str | None) -> Prompt:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"{place}: not valid JSON: {getattr(error, 'msg', error)}") from None
-    if not isinstance(row, dict):
-        raise PromptError(f"{place}: a row is a JSON object with id and text, not {type(row).__name__}")
-    for key in ("id", "text"):
-        if row.get(key) is None:
-            raise PromptError(f"{place}: {key} is missing")
-    values = {key: _string(row, key, place) for key in ("id", "text", "target", "foil", "domain")}
-    if values["foil"] is not None and values["target"] is None:
-        raise PromptError(f"{place}: a foil without a target; add the target that it competes with")
-    if values["foil"] is not None and values["foil"] == values["target"]:
-        raise PromptError(f"{place}: foil and target are the same; the foil is another answer")
-    return Prompt(
-        id=values["id"] or "",
-        set=stem,
-        domain=values["domain"] or domain or stem,
-        text=values["text"] or "",
-        target=values["target"],
-        foil=values["foil"],
-    )
-
-
-def _string(row: Mapping[str, Any], key: str, place: str) -> str | None:
-    value = row.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise PromptError(f"{place}: {key} is {type(value).__name__}, not a string; put it in quotes")
-    if not value or (key not in ("target", "foil") and not value.strip()):
-        raise PromptError(f"{place}: {key} is blank")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise PromptError(f"{place}: {key} holds half of a surrogate pair, which is no character")
-    return value
+def _after(start: _Text, answer: str) -> _Text:
+    return replace(start, text=start.text + answer)
 
 
 Tokens = tuple[list[int], list[int]]  # ids; where each ends in the string
 
 
-def _tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    if not texts:
-        return []
-    out = tokenizer(texts, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+def _tokens(texts: Sequence[_Text], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+    found: dict[int, Tokens] = {}
+    for special in (True, False):
+        at = [i for i, text in enumerate(texts) if text.special is special]
+        if at:
+            found |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
+    return [found[i] for i in range(len(texts))]
+
+
+def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Tokens]:
+    out = tokenizer(
+        texts,
+        add_special_tokens=special,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
     encoded = []
-    for ids, offsets, special in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], strict=True):
+    for ids, offsets, mask in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], strict=True):
         n = len(ids)
-        while n and special[n - 1] and offsets[n - 1][0] == offsets[n - 1][1]:
+        while n and mask[n - 1] and offsets[n - 1][0] == offsets[n - 1][1]:
             n -= 1
         encoded.append((list(ids[:n]), [end for _, end in offsets[:n]]))
     return encoded
 
 
-def _encoded(prompt: Prompt, ids: list[int], ends: list[int], foil: list[int] | None, context: int) -> Encoded:
-    place = f"prompt {prompt.id!r} of {prompt.set}"
+def _first_after(text: str, ends: Sequence[int]) -> int:
+    """The index of the first token that reaches beyond `text`."""
+    return next((i for i, end in enumerate(ends) if end > len(text)), len(ends))
+
+
+def _place(prompt: Prompt) -> str:
+    return f"prompt {prompt.id!r} of {prompt.set}"
+
+
+def _require_fit(prompt: Prompt, ids: Sequence[int], context: int) -> None:
     if len(ids) > context:
-        raise PromptError(f"{place}: {len(ids)} tokens, and the models take {context}; shorten or remove it")
+        raise PromptError(f"{_place(prompt)}: {len(ids)} tokens, and the models take {context}; shorten or remove it")
+
+
+def _encoded(
+    prompt: Prompt, text: str, ids: list[int], ends: list[int], foil: list[int] | None, context: int
+) -> Encoded:
+    place = _place(prompt)
+    _require_fit(prompt, ids, context)
     n_text = len(ids)
     if prompt.target is not None:
-        n_text = next((i for i, end in enumerate(ends) if end > len(prompt.text)), len(ids))
+        n_text = _first_after(text, ends)
         if n_text == len(ids):
             raise PromptError(f"{place}: the target {prompt.target!r} adds no token to the text")
     if n_text < 1:

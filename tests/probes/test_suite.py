@@ -70,13 +70,13 @@ def test_overrides_win_and_a_single_tuned_model_is_named_after_its_directory(fol
 MISTAKES = {
     "unknown key": (
         GOOD.replace("file:", "fil:"),
-        "line 5: prompts.0.fil: unknown key; allowed: file, domain (and 1 more)",
+        "line 5: prompts.0.fil: unknown key; allowed: file, dataset, config, split, revision, columns, limit, ",
     ),
     "unknown at top": (GOOD + "sed: 1\n", "line 9: sed: unknown key; allowed: name, base"),
     "missing": (GOOD.replace("name: demo\n", ""), "line 1: name: missing; add this key"),
     "choice": (
         GOOD.replace("target\n", "first\n", 1),
-        "line 6: positions: should be 'all', 'last' or 'target', not 'first'",
+        "line 6: positions: should be 'all', 'last', 'target' or 'generated', not 'first'",
     ),
     "method": (
         GOOD.replace("graft", "patch"),
@@ -104,6 +104,42 @@ MISTAKES = {
     "list": ("- a\n- b\n", "a suite is a mapping"),
     "empty": ("# nothing\n", "the suite is empty"),
     "recursive": ("name: &a [*a]\n", "line 1: name: "),
+    "source": (GOOD.replace("file: prompts.jsonl, ", ""), "line 5: prompts.0: a prompt set has a file or a dataset"),
+    "two sources": (
+        GOOD.replace("{file", "{dataset: a/b, file"),
+        "line 5: prompts.0: a prompt set has a file or a dataset",
+    ),
+    "file's split": (GOOD.replace("{file", "{split: test, file"), "line 5: prompts.0: split belongs to a dataset"),
+    "dataset": (
+        GOOD.replace("file: prompts.jsonl", "dataset: ./quiz"),
+        "prompts.0.dataset: no such dataset directory: ",
+    ),
+    "column": (
+        GOOD.replace("{file", "{columns: {txt: q}, file"),
+        "line 5: prompts.0.columns.txt: should be 'id', 'text', ",
+    ),
+    "limit": (
+        GOOD.replace("{file", "{limit: 0, file"),
+        "line 5: prompts.0.limit: should be greater than or equal to 1",
+    ),
+    "chat": (GOOD.replace("{file", "{chat: hi, file"), "line 5: prompts.0.chat: should be true, false or {system: …}"),
+    "chat key": (
+        GOOD.replace("{file", "{chat: {sys: x}, file"),
+        "line 5: prompts.0.chat.sys: unknown key; allowed: system, options",
+    ),
+    "no tokens": (GOOD + "generate: {from: base}\n", "line 9: generate: how many tokens? Add tokens: N"),
+    "generate key": (GOOD + "generate: {token: 3}\n", "line 9: generate.token: unknown key; allowed: tokens, from"),
+    "generator": (
+        GOOD + "generate: {tokens: 3, from: me}\n",
+        "line 9: generate.from: should be 'base', 'tuned' or 'given'",
+    ),
+    "generate number": (GOOD + "generate: 3\n", "line 9: generate: should be a valid mapping, not 3"),
+    "one of several": (GOOD + "generate: {tokens: 3, from: tuned}\n", "line 9: generate: from: tuned with several"),
+    "nothing generated": (
+        GOOD.replace("positions: target", "positions: generated"),
+        "generate: positions: generated has no tokens to stand for",
+    ),
+    "ledger of nothing": (GOOD + "ledger_positions: generated\n", "generate: positions: generated has no tokens"),
     "slash": (GOOD.replace("name: demo", "name: a/b"), "line 1: name: must be a printable"),
 }
 
@@ -131,6 +167,44 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 def test_a_mistake_in_an_override_has_no_line(folder: Path) -> None:
     with pytest.raises(SuiteError, match=r"suite.yaml: tuned: the name 'base' is taken"):
         load_suite(_write(folder, GOOD), tuned={"base": "org/x"})
+
+
+PROMPT_SETS = """\
+  - {file: prompts.jsonl, columns: {text: question}, limit: 5, chat: true}
+  - {dataset: org/quiz, config: main, split: test, revision: abc, chat: {system: Be brief., options: {thinking: false}}}
+  - {dataset: quiz}
+"""
+
+
+def test_prompt_sets_and_generation(folder: Path) -> None:
+    (folder / "quiz").mkdir()
+    text = GOOD.replace("  - {file: prompts.jsonl, domain: medical}\n", PROMPT_SETS)
+    text = text.replace("positions: target", "positions: generated")
+    suite = load_suite(_write(folder, text + "generate: {tokens: 8, from: base}\n"))
+    file, dataset, local = suite.prompts
+    assert file.file == folder / "prompts.jsonl" and file.columns == {"text": "question"} and file.limit == 5
+    assert file.chat is not None and file.chat.system is None
+    assert (dataset.dataset, dataset.config, dataset.split, dataset.revision) == ("org/quiz", "main", "test", "abc")
+    assert (
+        dataset.chat is not None and dataset.chat.system == "Be brief." and dataset.chat.options == {"thinking": False}
+    )
+    assert local.dataset == str(folder / "quiz") and local.chat is None
+    assert suite.generate is not None and (suite.generate.tokens, suite.generate.source) == (8, "base")
+    assert load_suite(suite.model_dump(mode="json")) == suite
+
+
+def test_generation_is_overridden_key_by_key(folder: Path) -> None:
+    path = _write(folder, GOOD + "generate: {tokens: 8, from: base}\n")
+    found = load_suite(path, generate={"from": "given"}).generate
+    assert found is not None and (found.tokens, found.source) == (8, "given")
+    found = load_suite(_write(folder, GOOD), generate={"tokens": 3}).generate
+    assert found is not None and (found.tokens, found.source) == (3, "base")
+    with pytest.raises(SuiteError, match=r"suite.yaml: generate: how many tokens"):
+        load_suite(path, generate={"from": "tuned"})
+    again = load_suite(path, generate={"tokens": 8}).model_dump(mode="json")
+    assert again["generate"] == {"tokens": 8, "from": "base"}
+    found = load_suite(again, generate={"from": "given"}).generate
+    assert found is not None and (found.tokens, found.source) == (8, "given")
 
 
 _JSON = st.recursive(

@@ -1,7 +1,7 @@
-"""Prompt sets are read whole or refused in one line; encoding knows which token is whose."""
+"""Encoding knows which token is whose; batches are padded on the right and depend on the prompts alone."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,73 +12,21 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.pairs import PROMPTS, build_tokenizer, write_prompts
 from tv.errors import PromptError
-from tv.prompts import Encoded, Prompt, batches, encode, positions, read_prompts
-
-
-@dataclass(frozen=True)
-class Entry:
-    file: Path
-    domain: str | None = None
+from tv.prompts import (
+    Encoded,
+    Prompt,
+    PromptSet,
+    batches,
+    encode,
+    encode_continuations,
+    positions,
+    read_prompts,
+)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
-
-
-def test_rows_become_prompts_and_domains_fall_back(tmp_path: Path) -> None:
-    prompts = read_prompts([Entry(write_prompts(tmp_path / "mixed.jsonl"), "medicine")])
-    assert [p.id for p in prompts] == [row["id"] for row in PROMPTS]
-    assert prompts[0] == Prompt("a1", "mixed", "medical", "The heart pumps", " blood", " light")
-    assert prompts[-1].domain == "medicine" and prompts[-1].target is None
-    bare = read_prompts([Entry(write_prompts(tmp_path / "bare.jsonl", [{"id": "x", "text": "y", "more": "z"}]))])
-    assert bare == [Prompt("x", "bare", "bare", "y")]
-
-
-def test_only_newlines_end_a_line(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes('\ufeff{"id": "1", "text": "a\u2028b"}\r\n\n{"id": "2", "text": "c"}'.encode())
-    assert [p.text for p in read_prompts([Entry(path)])] == ["a\u2028b", "c"]
-
-
-REFUSED = {
-    "not json": ('{"id": "b", ', "line 2: not valid JSON"),
-    "deep": ("[" * 100_000, "line 2: not valid JSON"),
-    "no object": ("[1]", "line 2: a row is a JSON object with id and text, not list"),
-    "no id": ('{"text": "x"}', "line 2: id is missing"),
-    "null text": ('{"id": "b", "text": null}', "line 2: text is missing"),
-    "blank text": ('{"id": "b", "text": " \\n"}', "line 2: text is blank"),
-    "empty target": ('{"id": "b", "text": "x", "target": ""}', "line 2: target is blank"),
-    "number": ('{"id": 7, "text": "x"}', "line 2: id is int, not a string"),
-    "surrogate": ('{"id": "b", "text": "\\ud800"}', "line 2: text holds half of a surrogate pair"),
-    "same id": ('{"id": "a", "text": "x"}', "line 1; ids are unique"),
-    "foil alone": ('{"id": "b", "text": "x", "foil": "y"}', "line 2: a foil without a target"),
-    "same foil": ('{"id": "b", "text": "x", "target": "y", "foil": "y"}', "line 2: foil and target are the same"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_row_is_one_line_with_its_number(case: str, tmp_path: Path) -> None:
-    row, message = REFUSED[case]
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"id": "a", "text": "fine"}\n' + row + "\n", encoding="utf-8")
-    with pytest.raises(PromptError) as caught:
-        read_prompts([Entry(path)])
-    assert str(path) in str(caught.value) and message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_bad_files(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="no such prompt file"):
-        read_prompts([Entry(tmp_path / "absent.jsonl")])
-    (tmp_path / "bytes.jsonl").write_bytes(b'{"id": "a", "text": "x"}\n{"id": "\xff"}')
-    with pytest.raises(PromptError, match="line 2: not UTF-8"):
-        read_prompts([Entry(tmp_path / "bytes.jsonl")])
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(PromptError, match=r"empty\.jsonl: no prompts"):
-        read_prompts([Entry(tmp_path / "empty.jsonl")])
-    a, b = (write_prompts(tmp_path / f"{n}.jsonl", [{"id": "x", "text": n}]) for n in "ab")
-    with pytest.raises(PromptError, match=r"b\.jsonl: line 1: .*a\.jsonl: line 1"):
-        read_prompts([Entry(a), Entry(b)])
 
 
 def _prompt(text: str, target: str | None = None, foil: str | None = None) -> Prompt:
@@ -168,7 +116,7 @@ def test_any_text_splits_where_its_target_starts(text: str, target: str, foil: s
 
 
 def test_batches_put_like_lengths_together(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    encoded = encode(read_prompts([Entry(write_prompts(tmp_path / "p.jsonl"))]), tokenizer, 64)
+    encoded = encode(read_prompts([PromptSet(file=write_prompts(tmp_path / "p.jsonl"))]), tokenizer, 64)
     found = batches(encoded, 4, pad_id=2)
     assert [len(batch.encoded) for batch in found] == [4, 2]
     lengths = [len(item.ids) for batch in found for item in batch.encoded]
@@ -183,3 +131,90 @@ def test_batches_put_like_lengths_together(tokenizer: PreTrainedTokenizerFast, t
         [b.input_ids.tolist() for b in found]
     )
     assert batches([], 4, 2) == []
+
+
+def test_batches_of_batches_are_the_same(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A shard holds prompts in the order of its batches; putting them into batches again changes nothing."""
+    encoded = encode([_prompt(row["text"] + " the" * n) for row in PROMPTS for n in (0, 3, 1)], tokenizer, 64)
+    found = batches(encoded, 4, 2)
+    again = batches([item for batch in found for item in batch.encoded], 4, 0)
+    assert [batch.encoded for batch in again] == [batch.encoded for batch in found]
+    assert batches(found[2].encoded, 4, 2)[0].encoded == found[2].encoded
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{{ mood or '' }}{% endif %}"
+)
+
+
+def _chat(*turns: tuple[str, str], **options: str) -> str:
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns], "options": options})
+
+
+@pytest.fixture(scope="module")
+def templated() -> PreTrainedTokenizerFast:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def test_a_chat_goes_through_the_template_with_its_special_tokens_once(templated: PreTrainedTokenizerFast) -> None:
+    chat = _chat(("system", "Be brief."), ("user", "Two plus two?"))
+    item = encode([Prompt("p", "s", "d", "Two plus two?", " four", " twelve", chat=chat)], templated, 128)[0]
+    start = "<bos><system>Be brief.\n<user>Two plus two?\n<assistant>"
+    assert templated.decode(item.ids) == start + " four" and item.ids.count(0) == 1
+    assert templated.decode(item.ids[: item.n_text]) == start
+    assert list(item.scored) == list(range(item.n_text - 1, len(item.ids) - 1)) and item.answer_pos == item.n_text - 1
+    plain = _prompt("Two plus two?", " four", " twelve")
+    mixed = encode([plain, item.prompt, plain], templated, 128)
+    assert mixed[1] == item and mixed[0] == mixed[2] == encode([plain], templated, 128)[0]
+
+
+def test_the_template_gets_its_options(templated: PreTrainedTokenizerFast) -> None:
+    item = encode([Prompt("p", "s", "d", "x", chat=_chat(("user", "x"), mood="Well, "))], templated, 64)[0]
+    assert templated.decode(item.ids).endswith("<assistant>Well, ")
+    forced = Prompt("p", "s", "d", "x", chat=_chat(("user", "x"), tokenize="yes"))
+    assert templated.decode(encode([forced], templated, 64)[0].ids) == "<bos><user>x\n<assistant>"
+
+
+def test_what_no_template_takes_is_refused(
+    tokenizer: PreTrainedTokenizerFast, templated: PreTrainedTokenizerFast
+) -> None:
+    prompt = Prompt("p", "s", "d", "x", chat=_chat(("tool", "x")))
+    with pytest.raises(PromptError, match="'p' of s: the tokenizer has no chat template"):
+        encode([prompt], tokenizer, 64)
+    with pytest.raises(PromptError, match="'p' of s: the chat template refuses it: no tools here"):
+        encode([prompt], templated, 64)
+
+
+def test_a_continuation_takes_the_targets_place(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain = _one(tokenizer, "The heart pumps", " blood", " light")
+    item = plain.followed_by((50, 51, 52))
+    assert item.ids == (*plain.ids[: plain.n_text], 50, 51, 52)
+    assert item.generated == range(plain.n_text - 1, plain.n_text + 2) == positions(item, "generated")
+    assert not item.scored and not plain.generated
+    assert positions(plain, "generated") == positions(plain, "last") == positions(item, "target")
+    assert (item.answer_pos, item.target_id, item.foil_id) == (plain.answer_pos, plain.target_id, plain.foil_id)
+
+
+def test_an_answer_position_that_a_continuation_passes_by_is_no_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain = _one(tokenizer, "Answer:", " the blood", " the light")
+    shared = plain.ids[plain.n_text : plain.answer_pos + 1]
+    assert shared
+    same = plain.followed_by((*shared, 50))
+    assert (same.answer_pos, same.target_id, same.foil_id) == (plain.answer_pos, plain.target_id, plain.foil_id)
+    other = plain.followed_by((50, 51))
+    assert (other.answer_pos, other.target_id, other.foil_id) == (plain.n_text - 1, shared[0], -1)
+
+
+def test_a_given_continuation_may_start_inside_the_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    prompt = Prompt("p", "s", "d", "The heart pumps ", "\n", "\t", continuation="blood")
+    plain = encode([prompt], tokenizer, 64)[0]
+    item = encode_continuations([plain], tokenizer, 64)[0]
+    assert tokenizer.decode(item.ids[item.n_text :]) == " blood" and item.n_text < plain.n_text
+    assert item.foil_id == -1 and item.answer_pos == item.n_text - 1
+    with pytest.raises(PromptError, match="'p' of s: no continuation is given"):
+        encode_continuations([replace(plain, prompt=_prompt("x"))], tokenizer, 64)
+    with pytest.raises(PromptError, match=r"\d+ tokens, and the models take 3"):
+        encode_continuations([plain], tokenizer, 3)

@@ -1,0 +1,353 @@
+"""Prompt sets as they are kept: JSON lines, a JSON list, CSV, Parquet, or a Hugging Face dataset; row by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tv.errors import PromptError
+
+Key = Literal["id", "text", "target", "foil", "domain", "continuation", "messages"]
+KEYS: tuple[Key, ...] = get_args(Key)
+_FOLLOWS = ("target", "foil", "continuation")  # what follows a text may be white space
+Name = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, and the continuations that tell the answer learnt (target) from another (foil)."""
+
+    id: str
+    set: str
+    domain: str
+    text: str
+    target: str | None = None
+    foil: str | None = None
+    continuation: str | None = None  # what both models are read over after the text, where a run asks for it
+    chat: str | None = None  # JSON: the `messages` before the reply, and `options` of the template; None as plain text
+
+
+class Chat(BaseModel):
+    """How a text becomes a conversation: the system's turn, and what else the tokenizer's template takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: Name | None = None
+    options: dict[str, str | bool | int] = {}
+
+
+class PromptSet(BaseModel):
+    """One file of prompts or one Hugging Face dataset; its rows may name a domain of their own.
+
+    `columns` says which column holds a key, where it is not the column of that name. `chat` puts every text into the
+    tokenizer's chat template.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Path | None = None
+    dataset: Name | None = None
+    config: Name | None = None
+    split: Name | None = None
+    revision: Name | None = None
+    columns: dict[Key, Name] = {}
+    limit: Annotated[int, Field(strict=True, ge=1)] | None = None
+    domain: Name | None = None
+    chat: Chat | None = None
+
+    @field_validator("chat", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if value is None or isinstance(value, bool):
+            return {} if value else None
+        if not isinstance(value, Mapping | Chat):
+            raise ValueError("should be true, false or {system: …}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PromptSet:
+        if (self.file is None) == (self.dataset is None):
+            raise ValueError("a prompt set has a file or a dataset, one of the two")
+        alien = [key for key in ("config", "split", "revision") if self.file is not None and getattr(self, key)]
+        if alien:
+            raise ValueError(f"{alien[0]} belongs to a dataset, and this is a file; remove it")
+        return self
+
+    @property
+    def place(self) -> str:
+        """What errors call it."""
+        if self.file is not None:
+            return str(self.file)
+        parts = [part for part in (self.config, self.split) if part]
+        return f"dataset {self.dataset}" + (f" ({', '.join(parts)})" if parts else "")
+
+    @property
+    def name(self) -> str:
+        """The set of its prompts: a file's stem, a dataset's name without its owner."""
+        return self.file.stem if self.file is not None else Path(str(self.dataset)).name
+
+
+class _Row(NamedTuple):
+    place: str
+    number: int  # the line or row, from 1, that `place` names
+    values: Mapping[str, Any]  # by column
+
+
+def read_prompts(sets: Sequence[PromptSet]) -> list[Prompt]:
+    """All rows of prompt sets, in order; keys: text, id?, target?, foil?, domain?, continuation?, messages?.
+
+    Other columns are ignored. Where no row of a set has an id, ids are the set's name and the row's number. A row's
+    domain is its own, else that of the PromptSet, else the set's name. With `chat`, a row may have messages instead of
+    a text. Raises PromptError naming the file and line, or row, of the first row that cannot be used.
+    """
+    prompts: list[Prompt] = []
+    seen: dict[str, str] = {}
+    for chosen in sets:
+        rows = list(islice(_rows(chosen), chosen.limit))
+        if not rows:
+            raise PromptError(f"{chosen.place}: no prompts; it needs at least one row with a text")
+        with_ids = "id" in chosen.columns or any("id" in row.values for row in rows)
+        for row in rows:
+            prompt = _prompt(row, chosen, with_ids)
+            if prompt.id in seen:
+                raise PromptError(
+                    f"{row.place}: id {prompt.id!r} is already taken by {seen[prompt.id]}; ids are unique"
+                )
+            seen[prompt.id] = row.place
+            prompts.append(prompt)
+    return prompts
+
+
+def _rows(chosen: PromptSet) -> Iterator[_Row]:
+    if chosen.file is None:
+        return _dataset_rows(chosen)
+    path = chosen.file
+    if path.suffix == ".parquet":
+        return _parquet_rows(chosen, path)
+    if path.suffix == ".csv":
+        return _csv_rows(chosen, _text(path))
+    text = _text(path)
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        return _list_rows(path, text)
+    return _line_rows(path, text)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise PromptError(f"{path}: line {number}: not UTF-8 text; save the file as UTF-8") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> PromptError:
+    if isinstance(error, FileNotFoundError):
+        return PromptError(f"{path}: no such prompt file")
+    return PromptError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def _line_rows(path: Path, text: str) -> Iterator[_Row]:
+    """Lines end by newline alone: JSON strings may hold other line separators as they are."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            place = f"{path}: line {number}"
+            yield _object(_json(line, place), place, number)
+
+
+def _list_rows(path: Path, text: str) -> Iterator[_Row]:
+    for number, value in enumerate(_json(text, str(path)), 1):
+        yield _object(value, f"{path}: row {number}", number)
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        within = f"line {error.lineno}: " if isinstance(error, json.JSONDecodeError) and "\n" in text.strip() else ""
+        raise PromptError(f"{place}: {within}not valid JSON: {getattr(error, 'msg', error)}") from None
+
+
+def _object(value: Any, place: str, number: int) -> _Row:
+    if not isinstance(value, dict):
+        raise PromptError(f"{place}: a row is a JSON object with id and text, not {type(value).__name__}")
+    return _Row(place, number, value)
+
+
+def _csv_rows(chosen: PromptSet, text: str) -> Iterator[_Row]:
+    """Rows under a header; an empty cell is a missing value, and a quoted one may hold commas and newlines."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    number = 1
+    try:
+        for cells in reader:
+            place = f"{chosen.place}: line {number}"
+            if cells and not header:
+                header = [cell.strip() for cell in cells]
+                _require_columns(chosen, header)
+            elif cells and len(cells) != len(header):
+                raise PromptError(
+                    f"{place}: {len(cells)} cells under a header of {len(header)}; a text with a comma stands in quotes"
+                )
+            elif cells:
+                yield _Row(place, number, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+            number = reader.line_num + 1  # a row starts on the line after the one before it
+    except csv.Error as error:
+        raise PromptError(f"{chosen.place}: line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _parquet_rows(chosen: PromptSet, path: Path) -> Iterator[_Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = _require_columns(chosen, file.schema_arrow.names)
+            values = (row for part in file.iter_batches(columns=columns) for row in part.to_pylist())
+            yield from _typed_rows(chosen, values)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}: not a Parquet file that can be read: {_said(error)}") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _dataset_rows(chosen: PromptSet) -> Iterator[_Row]:
+    """Rows of a Hugging Face dataset, downloaded or out of its cache; code that a dataset brings is never run."""
+    try:
+        import datasets
+    except ImportError:
+        raise PromptError(
+            f"{chosen.place}: reading it needs the datasets package: pip install 'tuning-probes[datasets]'"
+        ) from None
+    if Path(str(chosen.dataset)).is_file():
+        raise PromptError(f"{chosen.place}: is a file; give it as file")
+    try:
+        found = datasets.load_dataset(chosen.dataset, chosen.config, split=chosen.split, revision=chosen.revision)
+    except Exception as error:  # every builder and every transport raises errors of its own
+        raise PromptError(f"{chosen.place}: cannot be loaded: {_said(error)}") from None
+    if isinstance(found, dict):
+        if len(found) > 1:
+            raise PromptError(f"{chosen.place}: it has the splits {', '.join(found)}; choose one with split")
+        found = next(iter(found.values()))
+    columns = _require_columns(chosen, found.column_names)
+    yield from _typed_rows(chosen, found.select_columns(columns))
+
+
+def _typed_rows(chosen: PromptSet, rows: Iterable[Mapping[str, Any]]) -> Iterator[_Row]:
+    """Rows of a table with types, where ids are often whole numbers."""
+    key = chosen.columns.get("id", "id")
+    for number, values in enumerate(rows, 1):
+        if isinstance(values.get(key), int):
+            values = {**values, key: str(values[key])}
+        yield _Row(f"{chosen.place}: row {number}", number, values)
+
+
+def _require_columns(chosen: PromptSet, names: Sequence[str]) -> list[str]:
+    """The columns to read. Raises PromptError for a mapped one that is not there, and where none holds the text."""
+    listed = ", ".join(names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PromptError(f"{chosen.place}: two columns are named {twice!r}; rename one")
+    for key, name in chosen.columns.items():
+        if name not in names:
+            raise PromptError(f"{chosen.place}: no column {name!r} for {key}; its columns are {listed}")
+    columns = {key: chosen.columns.get(key, key) for key in KEYS}
+    if columns["text"] not in names and (chosen.chat is None or columns["messages"] not in names):
+        raise PromptError(
+            f"{chosen.place}: no column 'text'; its columns are {listed}; say which with columns: {{text: …}}"
+        )
+    return list(dict.fromkeys(name for name in columns.values() if name in names))
+
+
+def _prompt(row: _Row, chosen: PromptSet, with_ids: bool) -> Prompt:
+    columns = {key: chosen.columns.get(key, key) for key in KEYS}
+    values: dict[str, Any] = {key: row.values.get(column) for key, column in columns.items()}
+    if not with_ids:
+        values["id"] = f"{chosen.name}-{row.number}"
+    messages = values.pop("messages")
+    turns = None
+    if chosen.chat is not None:
+        own = messages is not None and ("text" not in chosen.columns or "messages" in chosen.columns)
+        turns = _turns(messages, row.place) if own else [{"role": "user", "content": values["text"]}]
+        if own:
+            values |= _reply(turns, values["target"], row.place)
+    for key in ("id", "text"):
+        if values[key] is None:
+            mapped = f" (column {columns[key]!r})" if columns[key] != key else ""
+            hint = "; with chat: true its messages are used" if key == "text" and messages is not None else ""
+            raise PromptError(f"{row.place}: {key} is missing{mapped}{hint}")
+    texts = {key: _string(value, key, row.place) for key, value in values.items()}
+    if texts["foil"] is not None and texts["target"] is None:
+        raise PromptError(f"{row.place}: a foil without a target; add the target that it competes with")
+    if texts["foil"] is not None and texts["foil"] == texts["target"]:
+        raise PromptError(f"{row.place}: foil and target are the same; the foil is another answer")
+    return Prompt(
+        id=texts["id"] or "",
+        set=chosen.name,
+        domain=texts["domain"] or chosen.domain or chosen.name,
+        text=texts["text"] or "",
+        target=texts["target"],
+        foil=texts["foil"],
+        continuation=texts["continuation"],
+        chat=None if turns is None else _conversation(turns, chosen.chat or Chat()),
+    )
+
+
+def _turns(messages: Any, place: str) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not messages:
+        raise PromptError(f"{place}: messages is a list of turns, each with role and content")
+    turns = []
+    for i, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping):
+            raise PromptError(f"{place}: message {i} is {type(message).__name__}, not a role and its content")
+        texts = {key: _string(message.get(key), f"{key} of message {i}", place) for key in ("role", "content")}
+        missing = next((key for key, value in texts.items() if value is None), None)
+        if missing:
+            raise PromptError(f"{place}: {missing} of message {i} is missing")
+        turns.append({key: value or "" for key, value in texts.items()})
+    return turns
+
+
+def _reply(turns: list[dict[str, str]], target: Any, place: str) -> dict[str, Any]:
+    """The text and target of a conversation; a closing turn of the assistant is taken off and is the target."""
+    if turns[-1]["role"] == "assistant":
+        if target is not None:
+            raise PromptError(
+                f"{place}: a target, and messages that end with the assistant's reply; keep one of the two"
+            )
+        target = turns.pop()["content"]
+    if not turns:
+        raise PromptError(f"{place}: messages hold no turn before the assistant's reply")
+    return {"text": turns[-1]["content"], "target": target}
+
+
+def _conversation(turns: list[dict[str, str]], chat: Chat) -> str:
+    if chat.system is not None and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": chat.system}, *turns]
+    return json.dumps({"messages": turns, "options": chat.options}, ensure_ascii=False, sort_keys=True)
+
+
+def _string(value: Any, key: str, place: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise PromptError(f"{place}: {key} is {type(value).__name__}, not a string; put it in quotes")
+    if not value or (key not in _FOLLOWS and not value.strip()):
+        raise PromptError(f"{place}: {key} is blank")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise PromptError(f"{place}: {key} holds half of a surrogate pair, which is no character")
+    return value
+
+
+def _said(error: Exception) -> str:
+    """What a library says, on one line and not at length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else text[:239] + "…"
