@@ -18,6 +18,7 @@ from probes.hooks import Read, lockstep, plan
 from probes.hooks.plan import EXPERTS, MODULE
 from probes.ledger import OutputBasis, output_basis, split_by
 from probes.live_weights import matrix_of
+from probes.losses import token_losses
 from probes.pair import Pair
 from probes.places import Places, places_of
 from probes.reduce import BatchReducer, Fixed, Piece, bias_change
@@ -241,14 +242,8 @@ def _refuse(model: str, site: str, item: Encoded) -> None:
 
 
 def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned: Tensor) -> Columns:
-    losses: dict[str, list[Tensor]] = {"nll_base": [], "nll_tuned": [], "kl": []}
-    for i, item in enumerate(batch.encoded):
-        at = places.pos[places.row == i]
-        ids = torch.tensor(item.ids)
-        for name, logits in (("nll_base", base), ("nll_tuned", tuned)):
-            losses[name].append(behaviour.token_nll(logits[i, : len(ids)], ids)[at])
-        losses["kl"].append(behaviour.kl_divergence(base[i, at], tuned[i, at]))
-    columns: Columns = {name: torch.cat(parts).numpy() for name, parts in losses.items()}
+    losses = token_losses(base, tuned, batch.input_ids, places)
+    columns: Columns = {name: value.cpu().numpy() for name, value in vars(losses).items()}
     columns["token_id"] = batch.input_ids[places.row, places.pos].numpy()
     text = {i: pair.tokenizer.decode([i]) for i in set(columns["token_id"].tolist())}
     columns["token"] = np.array([text[i] for i in columns["token_id"].tolist()], dtype=object)
