@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import typer
@@ -15,7 +16,9 @@ from rich.table import Table
 
 from probes.attribute import component_name, focus
 from probes.job import Opened
+from probes.store import size_text
 from tv.cli import entry
+from tv.engine import Engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +26,12 @@ app = typer.Typer(
     help="What fine-tuning changed inside a model, and which of the changes cause its behaviour.",
 )
 
+Continuation = Literal["base", "tuned", "given"]
+Device = Annotated[
+    str, typer.Option(help="Where models compute: cpu, cuda, cuda:1, …, or auto for every GPU there is.")
+]
+Dtype = Annotated[str, typer.Option(help="In what they compute: float32, bfloat16 or float16.")]
+Offload = Annotated[bool, typer.Option("--offload", help="Keep the tuned model on the CPU.")]
 RunPath = Annotated[Path, typer.Argument(help="The directory of a run.", metavar="RUN")]
 
 
@@ -31,10 +40,25 @@ def run_suite(
     suite: Annotated[Path, typer.Argument(help="The suite file (YAML).", metavar="SUITE")],
     base: Annotated[str | None, typer.Option(help="This base, not the suite's: a directory or a hub id.")] = None,
     tuned: Annotated[str | None, typer.Option(help="This tuned model, not the suite's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the run goes; reports/<suite name> if not given.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where the run goes, a directory or a URL (s3://…). [reports/<suite name>]")
+    ] = None,
+    generate: Annotated[
+        int | None, typer.Option(min=1, help="Read both models over a continuation of at most N tokens.", metavar="N")
+    ] = None,
+    continuation: Annotated[
+        Continuation | None, typer.Option("--continue", help="Whose continuation: base's, tuned's, or the given one.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    offload: Offload = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the prompts; the tables are the same.")] = 1,
+    engine: Annotated[Engine, typer.Option(help="local, or ray for more than one machine.")] = "local",
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
 ) -> None:
     """The main job: measure weights, capture activations, attribute, link, report.
+
+    A run that was killed goes on where it stood when the same command is given again.
 
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
@@ -47,9 +71,16 @@ def run_suite(
             base=base,
             tuned=tuned,
             out=out,
+            generate={key: value for key, value in (("tokens", generate), ("from", continuation)) if value is not None},
             force=force,
+            device=device,
+            dtype=dtype,
+            offload=offload,
+            workers=workers,
+            engine=engine,
             stage=stages.update,
             found=lambda opened: _print_pair(console, opened),
+            sized=lambda tables: _print_size(console, tables),
         )
     if "effects" in result.tables:
         _print_effects(result["effects"])
@@ -61,11 +92,16 @@ def attribute_run(
     path: RunPath,
     method: Annotated[list[str] | None, typer.Option(help="graft or revert; both if not given.")] = None,
     metric: Annotated[str, typer.Option(help="logit_diff or target_nll.")] = "logit_diff",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    offload: Offload = False,
 ) -> None:
     """Attribute a run's behaviour change to components again, from the checkpoints that it names."""
     import probes
 
-    _print_effects(probes.attribute(probes.load(path), method=method or ["graft", "revert"], metric=metric))
+    methods = method or ["graft", "revert"]
+    loaded = probes.load(path)
+    _print_effects(probes.attribute(loaded, method=methods, metric=metric, device=device, dtype=dtype, offload=offload))
 
 
 @app.command("link")
@@ -119,6 +155,13 @@ def _print_pair(console: Console, opened: Opened) -> None:
     notes = [] if architecture.gated else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
     for note in (*facts.notes, *notes):
         console.print(f"  note: {escape(note)}")
+
+
+def _print_size(console: Console, tables: Mapping[str, int]) -> None:
+    """What the run will take on disk, and the tables that take most of it."""
+    largest = sorted(tables.items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{name} {size_text(size)}" for name, size in largest)
+    console.print(f"about {size_text(sum(tables.values()))} on disk ({parts})")
 
 
 def _print_effects(effects: pd.DataFrame, top: int = 6) -> None:

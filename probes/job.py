@@ -18,11 +18,13 @@ import torch
 from transformers import PreTrainedModel
 
 from probes.attribute import METHODS, METRICS, prompt_effects, summarise
+from probes.continuations import with_continuations
 from probes.engine import require_sources, run_shards
 from probes.errors import RunError
 from probes.estimate import estimate, require_space
 from probes.link import link
 from probes.loading import Pairs, Placement
+from probes.noise_floor import noise_floor
 from probes.pair import Pair, require_sites
 from probes.report import report
 from probes.runner import shards
@@ -56,6 +58,7 @@ def run(
     base: LiveSource | None = None,
     tuned: LiveSource | Mapping[str, LiveSource] | None = None,
     out: str | Path | None = None,
+    generate: Mapping[str, Any] | None = None,
     force: bool = False,
     device: str = "cpu",
     dtype: str = "float32",
@@ -72,13 +75,14 @@ def run(
     by name). `out`, a directory or a URL (s3://bucket/run), defaults to reports/<suite name>. A run that was killed is
     gone on with by the same call; `force` replaces a run that is there, and one that was killed if it was another.
 
+    `generate` overrides the suite's: {"tokens": N, "from": "base"} reads both models over what the base would say.
     Models compute on `device` ("auto": over every GPU) in `dtype`; with `offload` the tuned one stays on the CPU.
     `workers` processes, or actors of `engine` "ray", share the work; the tables are the same. `stage`, `found` and
     `sized` are told of progress, of every pair that passed its checks, and of the bytes that each table will take.
     Bad input raises an InputError and leaves nothing behind.
     """
     live = _live_models(base, tuned)
-    settings = load_suite(suite, base=_name(base), tuned=_names(tuned))
+    settings = load_suite(suite, base=_name(base), tuned=_names(tuned), generate=generate)
     models = Pairs(settings, Placement(device, dtype, offload), live)
     require_sources(models, workers, engine)
     with RunWriter(out or Path("reports") / settings.name, force=force) as writer:
@@ -91,16 +95,22 @@ def run(
         encoded = encode(prompts, models.tokenizer, pairs[0].base.architecture.context)
         if settings.attribute is not None:
             _answerable(encoded, settings.attribute.metric)
-        expected = estimate(settings, pairs[0].base.architecture, encoded)
+        read = encoded  # what the hooks read both models over
+        if settings.generate is not None:
+            read = with_continuations(models.pair(pairs[0].name), encoded, settings.generate)
+        config = pairs[0].base.config.get_text_config()
+        per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
+        expected = estimate(settings, pairs[0].base.architecture, read, per_token)
         if sized:
             sized(expected)
         require_space(writer.path, sum(expected.values()))
         _write_prompts(writer, prompts)
         with ray_cluster(workers) if engine == "ray" else nullcontext():
             _write_weights(writer, settings, pairs, workers, engine, stage)
-            _capture(writer, models, pairs, encoded, workers, engine, stage)
+            _capture(writer, models, pairs, read, workers, engine, stage)
+        _noise_floor(writer, models, pairs, read)
         _attribute(writer, models, pairs, encoded, stage)
-        unpublished = writer.finish(_manifest(settings, pairs, models.placement, encoded))
+        unpublished = writer.finish(_manifest(settings, pairs, models.placement, read))
         for name, step in (("link", link), ("report", report)):
             _tell(stage, name, 0, 1)
             step(unpublished)
@@ -184,6 +194,19 @@ def _capture(
         )
         for row in rows:
             writer.complete("capture", row)
+
+
+def _noise_floor(writer: RunWriter, models: Pairs, pairs: Sequence[Opened], encoded: Sequence[Encoded]) -> None:
+    """How far the base is from itself in another precision; not where it is spread over devices, which no copy is."""
+    suite = models.suite
+    if not suite.noise_floor or "gates" not in suite.measure or models.placement.device == "auto":
+        return
+
+    def made() -> dict[str, pd.DataFrame]:
+        options = {"batch_size": suite.batch_size, "draws": suite.bootstrap, "seed": suite.seed}
+        return {"noise_floor": noise_floor(models.pair(pairs[0].name), encoded, **options)}
+
+    writer.stage("noise_floor", "00000", made)
 
 
 def _attribute(

@@ -21,6 +21,8 @@ class TokenLosses:
     nll_base: Float[Tensor, " n"]  # −log p(token | those before it); NaN for a prompt's first, which nothing predicts
     nll_tuned: Float[Tensor, " n"]
     kl: Float[Tensor, " n"]  # KL(base ‖ tuned) of what either model expects after it, over the vocabulary in common
+    greedy_base: Int[Tensor, " n"]  # the token that either model would put after it
+    greedy_tuned: Int[Tensor, " n"]
 
 
 def token_losses(
@@ -38,6 +40,7 @@ def token_losses(
     rows = needed.nonzero()[:, 0]
     following = ids.flatten().roll(-1).to(base.device)[rows]
     nll_base, nll_tuned, kl = (torch.full(needed.shape, float("nan"), device=base.device) for _ in range(3))
+    greedy_base, greedy_tuned = (torch.zeros(needed.shape, dtype=torch.long, device=base.device) for _ in range(2))
     a, b = base.flatten(0, 1), tuned.flatten(0, 1)
     whole = len(rows) == len(a)
     step = max(1, _PIECE // base.shape[-1])
@@ -46,6 +49,7 @@ def token_losses(
         piece = slice(i, i + step) if whole else at
         x = a[piece].float()
         y = b[piece if whole else at.to(b.device)].to(x.device).float()
+        greedy_base[at], greedy_tuned[at] = x.argmax(-1), y.argmax(-1)
         of_x, of_y = x.logsumexp(-1), y.logsumexp(-1)
         nll_base[at] = of_x - x.gather(1, token)[:, 0]
         nll_tuned[at] = of_y - y.gather(1, token)[:, 0]
@@ -57,4 +61,7 @@ def token_losses(
         kl[at] = ((p * (x - y)).sum(-1) - of_x + of_y).clamp(min=0)
     before = (flat - 1).clamp(min=0)
     nothing = torch.full_like(kl[flat], float("nan"))
-    return TokenLosses(*(torch.where(predicted, nll[before], nothing) for nll in (nll_base, nll_tuned)), kl[flat])
+    return TokenLosses(
+        *(torch.where(predicted, nll[before], nothing) for nll in (nll_base, nll_tuned)),
+        *(value[flat] for value in (kl, greedy_base, greedy_tuned)),
+    )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from probes import gates, ledger, mixture, residual
 from probes.hooks.plan import EXPERTS, MODULE, Read, Seen, Site
 from probes.live_weights import bias_of, matrix_of
+from probes.logit_lens import Reader, compare_lenses
 from probes.pair import Pair
 from probes.places import Places
 from tv.architecture import Module
@@ -39,6 +40,7 @@ class Fixed:
     grams: Mapping[int, residual.HeadGrams]  # by layer
     splits: Mapping[Module, ledger.Split]
     delta_norms: Mapping[Module, float]  # ‖T‖_F
+    readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
     keep: frozenset[str] = frozenset()  # sites of which the vectors themselves are kept
 
 
@@ -50,6 +52,7 @@ class BatchReducer:
     fixed: Fixed
     places: Places
     ledger_places: Places
+    following: Int[Tensor, " n"]  # the token after each of `ledger_places`, −1 where there is none
     domains: Sequence[str]  # of the prompts of the batch
     read_base: residual.Readout
     read_tuned: residual.Readout
@@ -74,6 +77,10 @@ class BatchReducer:
                 form = self.pair.norms[read.path]
                 at_base, at_tuned = (x.float() for x in self._take(base.input, tuned.input))
                 self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
+            elif site.name == "resid_post" and self.fixed.readers:
+                at_base, at_tuned = (self.ledger_places.take(seen.at(site)) for seen in (base, tuned))
+                lens = compare_lenses(at_base, at_tuned, self.fixed.readers, self.following)
+                self._add("lens", site, {}, vars(lens), self.ledger_places)
             elif site.name == EXPERTS:
                 self._experts(read, site, base, tuned)
             elif site.name == MODULE and site.module is not None:

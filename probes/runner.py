@@ -18,6 +18,7 @@ from probes.hooks import Read, lockstep, plan
 from probes.hooks.plan import EXPERTS, MODULE
 from probes.ledger import OutputBasis, output_basis, split_by
 from probes.live_weights import matrix_of
+from probes.logit_lens import Reader
 from probes.losses import token_losses
 from probes.pair import Pair
 from probes.places import Places, places_of
@@ -70,7 +71,9 @@ class Session:
             found = output_bases(pair) if bases is None else bases
             splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in found.items()}
             norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in pair.architecture.modules}
-        fixed = Fixed(grams, splits, norms, frozenset(suite.keep))
+        form = pair.norms[pair.architecture.final_norm]
+        readers = [Reader.of(model, pair.architecture, form) for model in (pair.base, pair.tuned)]
+        fixed = Fixed(grams, splits, norms, readers if "lens" in suite.measure else (), frozenset(suite.keep))
         return cls(pair, suite, plan(pair.architecture, sites), fixed)
 
 
@@ -122,6 +125,8 @@ def sites_of(suite: Suite, architecture: Architecture) -> set[str]:
         sites |= {EXPERTS} if experts and "mlp_out" in suite.sites else set()
     if "ledger" in suite.measure:
         sites |= {MODULE, EXPERTS} if experts else {MODULE}
+    if "lens" in suite.measure:
+        sites.add("resid_post")
     return sites
 
 
@@ -155,11 +160,13 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
         torch.tensor([getattr(item, f"{name}_id") for item in batch.encoded]) for name in ("target", "foil")
     )
     form = pair.norms[pair.architecture.final_norm]
+    ledger_places = places_of(batch, suite.ledger_positions)
     reducer = BatchReducer(
         pair,
         session.fixed,
         places_of(batch, suite.positions),
-        places_of(batch, suite.ledger_positions),
+        ledger_places,
+        _following(batch, ledger_places),
         [item.prompt.domain for item in batch.encoded],
         readout(pair.base, pair.architecture, form, target, foil),
         readout(pair.tuned, pair.architecture, form, target, foil),
@@ -170,7 +177,14 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
     tokens = _token_columns(pair, batch, reducer.places, *logits)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
-    return reducer, tokens, _behaviour_columns(batch, tuned, *logits)
+    return reducer, tokens, _behaviour_columns(batch, tuned, reducer.places, tokens, *logits)
+
+
+def _following(batch: Batch, places: Places) -> Tensor:
+    """The token after each place; −1 after a prompt's last."""
+    ids = torch.where(batch.attention_mask.bool(), batch.input_ids, -1)
+    after = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -1)], dim=1)
+    return after[places.row, places.pos]
 
 
 def _grams(pair: Pair) -> dict[int, HeadGrams]:
@@ -250,7 +264,9 @@ def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned
     return columns
 
 
-def _behaviour_columns(batch: Batch, tuned: str, base: Tensor, logits: Tensor) -> Columns:
+def _behaviour_columns(
+    batch: Batch, tuned: str, places: Places, tokens: Columns, base: Tensor, logits: Tensor
+) -> Columns:
     rows: list[tuple[str, str, str, float]] = []
     ids = [item.prompt.id for item in batch.encoded]
     for model, values in (("base", base), (tuned, logits)):
@@ -260,5 +276,8 @@ def _behaviour_columns(batch: Batch, tuned: str, base: Tensor, logits: Tensor) -
         at = list(positions(item, "target"))
         divergence = behaviour.kl_divergence(base[i, at], logits[i, at]).mean()
         rows.append((item.prompt.id, tuned, "kl", float(divergence)))
+        parted = places.pos[(places.row == i) & torch.from_numpy(tokens["greedy_base"] != tokens["greedy_tuned"])]
+        if len(parted):
+            rows.append((item.prompt.id, tuned, "first_divergence", float(parted[0])))
     names = ("prompt_id", "model", "metric", "value")
     return {name: np.array(values, dtype=object) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

@@ -16,6 +16,7 @@ _TYPES = {
     **dict.fromkeys(("layer", "head", "expert"), SMALL),
     **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n", "neuron"), INT),
     **dict.fromkeys(("n_flips", "n_active_base", "n_active_tuned"), INT),
+    **dict.fromkeys(("target_id", "rank_base", "rank_tuned", "greedy_base", "greedy_tuned"), INT),
     **dict.fromkeys(("tied", "at_ceiling", "gated"), pa.bool_()),
     # fixed_size_binary in the files, as wide as the model needs: packed bits, and vectors of float16
     **dict.fromkeys(("gate_base", "gate_xor", "vector_base", "vector_tuned"), BITS),
@@ -23,6 +24,7 @@ _TYPES = {
 }
 _NAMES = {
     *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind", "site"),
+    *("precision",),
     *("k_rule", "null", "granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
 }
 
@@ -50,10 +52,13 @@ SCHEMAS: dict[str, pa.Schema] = {
         "tuned layer module head expert side k_rule level epsilon k dim ssa ssa_null kappa ssa_z at_ceiling null"
     ),
     "prompts": _schema("prompt_id set domain text target foil"),
-    "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl"),
+    "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl greedy_base greedy_tuned"),
+    "lens": _schema("tuned prompt_id pos layer target_id rank_base rank_tuned prob_base prob_tuned kl"),
+    "noise_floor": _schema("precision layer n flip_rate flip_rate_lo flip_rate_hi jaccard relative_change"),
     "gates": _schema(
         "tuned prompt_id pos layer expert gate_base gate_xor n_flips flip_rate chance_flip_rate flip_kappa "
-        "edit_distance chance_edit_distance edit_kappa jaccard chance_jaccard jaccard_kappa active_base active_tuned gated"
+        "edit_distance chance_edit_distance edit_kappa jaccard chance_jaccard jaccard_kappa active_base active_tuned "
+        "gated"
     ),
     "neurons": _schema("tuned domain layer expert neuron n n_flips n_active_base n_active_tuned"),
     "contributions": _schema("model prompt_id pos layer component expert head norm dla"),
@@ -87,5 +92,6 @@ PARTITIONS: dict[str, tuple[str, ...]] = {
     "contributions": ("layer",),
     "changes": ("tuned", "layer"),
     "ledger": ("tuned", "layer"),
+    "lens": ("tuned", "layer"),
     "vectors": ("tuned", "layer"),
 }

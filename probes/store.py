@@ -65,6 +65,8 @@ class RunWriter:
         self.path = built.with_name(built.name + ".partial")
         #: Where workers on machines that do not have `path` put their files; None where all have it.
         self.via = Url(f"{self.directory.rstrip('/')}.partial") if isinstance(self.directory, Url) else None
+        if self.via is not None:
+            remote.require_writable(self.via)
         self._made = [parent for parent in self.path.parents if not parent.exists()]
         self._lock = _claim(self.path, self.directory)
         _refuse_occupied(self.directory, directory, force)  # again: what a killed one had moved is back
@@ -81,7 +83,7 @@ class RunWriter:
         try:
             if self._finished and error is None:
                 self._publish()
-        except RunError as failure:
+        except BaseException as failure:
             error = failure
             raise
         finally:
@@ -188,11 +190,12 @@ class RunWriter:
             if (self.directory / _MANIFEST).exists():
                 os.replace(self.directory, old)
             os.replace(self.path, self.directory)
+            self._published = True
         except OSError as error:
-            if old.exists():
-                os.replace(old, self.directory)
             raise RunError(f"{self.directory}: the run cannot be put in place: {error.strerror}") from error
-        self._published = True
+        finally:
+            if not self._published and old.exists():
+                os.replace(old, self.directory)
         for name in _OWN:
             shutil.rmtree(self.directory / name, ignore_errors=True)
             (self.directory / name).unlink(missing_ok=True)
@@ -261,7 +264,7 @@ class Run:
 
     def _sizes(self) -> list[tuple[str, str, str]]:
         return [
-            (name, f"{counts['rows']:,}", _bytes(sum(_parts(self.path, name).values())))
+            (name, f"{counts['rows']:,}", size_text(sum(_parts(self.path, name).values())))
             for name, counts in self.manifest["tables"].items()
         ]
 
@@ -484,6 +487,7 @@ def _names(table: str) -> str:
     return ", ".join(SCHEMAS[table].names)
 
 
-def _bytes(size: int) -> str:
+def size_text(size: int) -> str:
+    """A number of bytes as people say it: 4.2 MB."""
     power = next(i for i in (0, 1, 2, 3) if size < 1000 ** (i + 1) or i == 3)
     return f"{size / 1000**power:.{min(power, 1)}f} {('B', 'KB', 'MB', 'GB')[power]}"

@@ -23,7 +23,8 @@ from pydantic import (
 from probes.errors import SuiteError
 from tv.prompts import Chat, Positions, PromptSet
 
-Measurement = Literal["gates", "contributions", "changes", "ledger", "behaviour"]
+Measurement = Literal["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
+_ALL: tuple[Measurement, ...] = ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
 SiteName = Literal["gate", "attn_out", "mlp_out", "head_out"]
 VectorSite = Literal[
     "embed_out",
@@ -91,11 +92,12 @@ class Suite(_Part):
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
     positions: Positions = "all"
-    measure: tuple[Measurement, ...] = Field(("gates", "contributions", "changes", "ledger", "behaviour"), min_length=1)
+    measure: tuple[Measurement, ...] = Field(_ALL, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
     edit_distance: Literal["target", "all", "none"] = "target"
+    noise_floor: bool = True  # with gates: the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
     attribute: Attribution | None = None
     batch_size: Count = 16

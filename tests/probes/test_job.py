@@ -17,7 +17,7 @@ from tv.prompts import encode
 
 TABLES = {
     *("weights", "alignment", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
-    *("behaviour", "effects", "prompt_effects", "link", "correlations", "neurons"),
+    *("behaviour", "effects", "prompt_effects", "link", "correlations", "neurons", "noise_floor"),
 }
 
 
@@ -115,6 +115,25 @@ def test_expert_patterns_are_those_of_the_experts_own_activation(tmp_path: Path)
             for pattern, pos in zip(patterns, token.tolist(), strict=True):
                 if pos in own.index:
                     assert np.array_equal(unpack(np.frombuffer(own[pos], np.uint8)[None], 80)[0], pattern)
+
+
+def test_lenses_and_greedy_tokens_in_the_tables(tmp_path: Path) -> None:
+    run = _run(tmp_path, measure=["lens", "behaviour"], attribute=None)
+    lens, tokens, behaviour = run["lens"], run["tokens"], run["behaviour"]
+    scored = tokens.set_index(["prompt_id", "pos"])
+    last = lens[(lens.layer == 2) & (lens.target_id >= 0)]
+    assert len(last) and set(lens.layer) == {0, 1, 2}
+    for row in last.to_dict("records"):  # what the lens gives the target is what its token costs, one place on
+        after = scored.loc[(row["prompt_id"], row["pos"] + 1)]
+        assert row["target_id"] == after.token_id
+        for side in ("base", "tuned"):
+            assert -np.log(row[f"prob_{side}"]) == pytest.approx(after[f"nll_{side}"], rel=1e-3)
+            assert (row[f"rank_{side}"] == 0) == (
+                scored.loc[(row["prompt_id"], row["pos"])][f"greedy_{side}"] == after.token_id
+            )
+    parted = tokens[tokens.greedy_base != tokens.greedy_tuned].groupby("prompt_id").pos.min()
+    told = behaviour[behaviour.metric == "first_divergence"].set_index("prompt_id").value
+    assert len(parted) and (told.sort_index() == parted.sort_index()).all()
 
 
 def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def test_losses_are_their_definitions(which: str, grown: int, piece: int, monkey
         for name, logits in (("nll_base", base), ("nll_tuned", tuned)):
             expected = token_nll(logits[i, : len(ids)], ids)[at]
             torch.testing.assert_close(getattr(found, name)[own], expected, atol=1e-5, rtol=1e-5, equal_nan=True)
+        assert torch.equal(found.greedy_base[own], base[i, at].argmax(-1))
+        assert torch.equal(found.greedy_tuned[own], tuned[i, at].argmax(-1))
         torch.testing.assert_close(found.kl[own], kl_divergence(base[i, at], tuned[i, at]), atol=1e-5, rtol=1e-4)
 
 

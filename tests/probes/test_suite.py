@@ -43,7 +43,7 @@ def test_a_suite_is_read_with_its_paths_beside_the_file(folder: Path) -> None:
     assert suite.prompts[0].file == folder / "prompts.jsonl" and suite.prompts[0].domain == "medical"
     assert suite.attribute is not None and suite.attribute.methods == ("graft",)
     assert (suite.positions, suite.ledger_positions, suite.edit_distance) == ("target", "target", "target")
-    assert suite.measure == ("gates", "contributions", "changes", "ledger", "behaviour")
+    assert suite.measure == ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
     assert (suite.batch_size, suite.bootstrap, suite.seed, suite.epsilons) == (16, 1000, 3, (0.01, 0.05, 0.1))
 
 
