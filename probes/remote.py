@@ -44,7 +44,7 @@ def system_of(url: Url) -> Iterator[tuple[AbstractFileSystem, str]]:
         system, path = fsspec.url_to_fs(url)
         system.invalidate_cache()
         yield system, path.rstrip("/")
-    except (InputError, FileNotFoundError):
+    except InputError:
         raise
     except Exception as error:  # every file system has exceptions of its own
         raise RunError(f"{url}: {first_line(error)}; check the address and what gives access to it") from error
@@ -59,11 +59,15 @@ def sizes(url: Url) -> dict[str, int]:
 
 def read(url: Url) -> bytes | None:
     """What a file holds; None where there is none."""
-    try:
-        with system_of(url) as (system, path):
-            return bytes(system.cat_file(path))
-    except FileNotFoundError:
-        return None
+    with system_of(url) as (system, path):
+        return bytes(system.cat_file(path)) if system.isfile(path) else None
+
+
+def require_writable(url: Url) -> None:
+    """Raise RunError where no file can be put below a URL."""
+    with system_of(url) as (system, root):
+        system.pipe_file(f"{root}/.writable", b"")
+        system.rm_file(f"{root}/.writable")
 
 
 def upload(directory: Path, url: Url, names: Sequence[str] | None = None) -> dict[str, str]:
