@@ -189,9 +189,7 @@ def _capture(
             _tell(stage, f"capture {name}", done, len(encoded))
 
         told(0)
-        rows = run_shards(
-            left, models, writer.path, workers=workers, engine=engine, via=writer.via, progress=told
-        )
+        rows = run_shards(left, models, writer.path, workers=workers, engine=engine, via=writer.via, progress=told)
         for row in rows:
             writer.complete("capture", row)
 
@@ -267,8 +265,8 @@ def _write_weights(
         def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
             told = partial(_tell, stage, f"weights {pair.name}")
             elsewhere = workers > 1 or engine == "ray"  # other processes open the checkpoints themselves
-            sources = (suite.base, suite.tuned[pair.name]) if elsewhere else (pair.base, pair.tuned)
-            found = weights(*sources, epsilons=suite.epsilons, workers=workers, engine=engine, progress=told)
+            base, tuned = (suite.base, suite.tuned[pair.name]) if elsewhere else (pair.base, pair.tuned)
+            found = weights(base, tuned, epsilons=suite.epsilons, workers=workers, engine=engine, progress=told)
             return {name: table.assign(tuned=pair.name) for name, table in zip(_OF_WEIGHTS, found, strict=True)}
 
         writer.stage("weights", f"{i:05d}", made)
@@ -277,9 +275,7 @@ def _write_weights(
 _OF_WEIGHTS = ("weights", "alignment")
 
 
-def _identity(
-    suite: Suite, prompts: Sequence[Prompt], pairs: Sequence[Opened], placement: Placement
-) -> dict[str, Any]:
+def _identity(suite: Suite, prompts: Sequence[Prompt], pairs: Sequence[Opened], placement: Placement) -> dict[str, Any]:
     """Whatever the rows of a run depend on. Who does the work is not among it."""
     rows = json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False)
     return {

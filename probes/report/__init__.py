@@ -49,7 +49,9 @@ def report(run: Run, *, to: Path | None = None) -> Path:
     names is escaped. A table that the run lacks leaves its section saying so. Raises RunError where it cannot be
     written.
     """
-    path = Path(to) if to is not None else run.path / "report.html"
+    if to is None and not isinstance(run.path, Path):
+        raise RunError(f"{run.path}: a report is written to this machine; say where with `to`")
+    path = Path(run.path) / "report.html" if to is None else Path(to)
     page = _page(run, [_chapter(run, i, name) for i, name in enumerate(run.manifest["suite"]["tuned"])])
     with replacing(path, RunError) as temporary:
         temporary.write_text(page, encoding="utf-8")
