@@ -252,9 +252,8 @@ def _answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
 
 
 def _write_prompts(writer: RunWriter, prompts: Sequence[Prompt]) -> None:
-    columns = {"prompt_id": [prompt.id for prompt in prompts]}
-    columns |= {name: [getattr(p, name) for p in prompts] for name in ("set", "domain", "text", "target", "foil")}
-    writer.write("prompts", pd.DataFrame(columns), shard="00000")
+    rows = pd.DataFrame([asdict(prompt) for prompt in prompts]).rename(columns={"id": "prompt_id"})
+    writer.write("prompts", rows, shard="00000")
 
 
 def _write_weights(

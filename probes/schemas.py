@@ -12,7 +12,7 @@ TEXT = pa.string()
 NAME = pa.dictionary(pa.int32(), pa.string())
 SMALL, INT, REAL, BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
 _TYPES = {
-    **dict.fromkeys(("text", "target", "foil"), TEXT),
+    **dict.fromkeys(("text", "target", "foil", "continuation", "chat"), TEXT),
     **dict.fromkeys(("layer", "head", "expert"), SMALL),
     **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n", "neuron"), INT),
     **dict.fromkeys(("n_flips", "n_active_base", "n_active_tuned"), INT),
@@ -51,7 +51,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "alignment": _schema(
         "tuned layer module head expert side k_rule level epsilon k dim ssa ssa_null kappa ssa_z at_ceiling null"
     ),
-    "prompts": _schema("prompt_id set domain text target foil"),
+    "prompts": _schema("prompt_id set domain text target foil continuation chat"),
     "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl greedy_base greedy_tuned"),
     "lens": _schema("tuned prompt_id pos layer target_id rank_base rank_tuned prob_base prob_tuned kl"),
     "noise_floor": _schema("precision layer n flip_rate flip_rate_lo flip_rate_hi jaccard relative_change"),

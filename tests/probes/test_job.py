@@ -136,6 +136,18 @@ def test_lenses_and_greedy_tokens_in_the_tables(tmp_path: Path) -> None:
     assert len(parted) and (told.sort_index() == parted.sort_index()).all()
 
 
+def test_prompts_come_back_as_they_went_in(tmp_path: Path) -> None:
+    """Attribution reads them out of the run again, continuations too."""
+    rows = [{**row, "continuation": " light"} for row in PROMPTS]
+    suite = write_suite(tmp_path, *build_pair(tmp_path), measure=["behaviour"], generate={"from": "given"})
+    write_prompts(tmp_path / "prompts.jsonl", rows)
+    run = probes.run(suite, out=tmp_path / "run")
+    assert [(p.id, p.text, p.target, p.foil, p.continuation, p.chat) for p in prompts_of(run)] == [
+        (row["id"], row["text"], row.get("target"), row.get("foil"), " light", None) for row in rows
+    ]
+    assert run["tokens"].groupby("prompt_id", sort=False).token.apply("".join).str.endswith(" light").all()
+
+
 def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
     run = _run(tmp_path, keep=["resid_post", "embed_out"])
     source = run.manifest["checkpoints"]["moved"]["source"]
