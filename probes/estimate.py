@@ -76,8 +76,9 @@ def estimate(
         wanted -= {"gates", "neurons"}
     n_shards = n_tuned * len(shards(encoded, suite, "", architecture))
     files = {table: n_shards * (n_layers + 2 if table in PARTITIONS else 1) for table in _BYTES}
+    feet = {table: n * len(SCHEMAS[table]) * _BYTES_A_COLUMN for table, n in files.items()}
     return {
-        table: round(rows.get(table, 0) * own + extra.get(table, 0) + files[table] * len(SCHEMAS[table]) * _BYTES_A_COLUMN)
+        table: round(rows.get(table, 0) * own + extra.get(table, 0) + feet[table])
         for table, own in _BYTES.items()
         if table in wanted
     }
