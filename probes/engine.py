@@ -1,7 +1,8 @@
 """Who runs the shards: this process, several processes, or actors on a Ray cluster. The rows are the same.
 
-A worker loads the pair by itself, writes its shards' files by itself, and hands back their manifest rows. One that dies
-is replaced, and its shard run again.
+A worker loads the pair by itself, writes its shards' files by itself, and hands back their manifest rows. Where one
+dies, another runs its shard again. A new worker is given a shard only once it is up: a cluster that just lost a machine
+may keep it waiting for long.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 
@@ -97,52 +98,64 @@ class Work:
 class _Crew(Protocol):
     """Workers, each at work on at most one shard."""
 
-    def hire(self, number: int) -> Any: ...
+    def hire(self, number: int) -> Any:
+        """A new worker, which is up when `wait` says so, and may never be."""
+        ...
 
     def give(self, worker: Any, shard: Shard) -> None: ...
 
-    def wait(self) -> tuple[Any, Row | Exception | None]:
-        """The next worker that is done, with its row or its error; None where it died."""
+    def wait(self) -> tuple[Any, Report]:
+        """The next worker that has something to report."""
         ...
 
     def dismiss(self) -> None: ...
 
 
+#: A worker is up, or dead, or done with its shard, or found an error in it.
+Report: TypeAlias = 'Literal["up", "dead"] | Row | Exception'
+
+
 def _shared(
     shards: Sequence[Shard], crew: _Crew, workers: int, directory: Path, progress: Told | None
 ) -> Iterator[Row]:
-    waiting, deaths = deque(shards), Counter[str]()
-    busy: dict[Any, tuple[int, Shard]] = {}  # by worker: its number and what it does
-
-    def go_on(worker: Any, number: int) -> None:
-        if waiting:
-            worker = crew.hire(number) if worker is None else worker
-            busy[worker] = number, waiting.popleft()
-            crew.give(worker, busy[worker][1])
-
+    waiting, left = deque(shards), len(shards)
+    deaths = Counter[str]()  # by shard; of workers that were not up yet, by their number
+    numbers: dict[Any, int] = {}
+    busy: dict[Any, Shard] = {}
+    idle: list[Any] = []
     try:
         for number in range(min(workers, len(shards))):
-            go_on(None, number)
-        while busy:
-            worker, row = crew.wait()
-            number, shard = busy.pop(worker)
-            if isinstance(row, Exception):
-                raise row
-            if row is None:
-                deaths[shard.name] += 1
-                if deaths[shard.name] == ATTEMPTS:
+            numbers[crew.hire(number)] = number
+        while left:
+            worker, report = crew.wait()
+            shard = busy.pop(worker, None)
+            if isinstance(report, Exception):
+                raise report
+            if report == "dead":
+                number = numbers.pop(worker)
+                what = shard.name if shard else f"worker {number}"
+                deaths[what] += 1
+                if deaths[what] == ATTEMPTS:
                     raise RunError(
-                        f"shard {shard.name}: {ATTEMPTS} workers died over it, one after another; where memory "
-                        "ran out, use fewer --workers or a smaller batch_size"
+                        f"{what}: {ATTEMPTS} processes died over it, one after another; where memory ran out, use "
+                        "fewer --workers or a smaller batch_size"
                     )
-                waiting.appendleft(shard)
-                go_on(None, number)
-                continue
-            go_on(worker, number)
-            fetch(row.pop("files", {}), directory)
-            if progress:
-                progress(row["prompts"])
-            yield row
+                if shard:
+                    waiting.appendleft(shard)
+                if waiting and not idle:
+                    numbers[crew.hire(number)] = number
+            else:
+                idle.append(worker)
+            while waiting and idle:
+                free = idle.pop()
+                busy[free] = waiting.popleft()
+                crew.give(free, busy[free])
+            if isinstance(report, dict):
+                left -= 1
+                fetch(report.pop("files", {}), directory)
+                if progress:
+                    progress(report["prompts"])
+                yield report
     finally:
         crew.dismiss()
 
@@ -171,15 +184,15 @@ class _Processes:
         with suppress(OSError):  # it died; `wait` says so
             worker.send(shard)
 
-    def wait(self) -> tuple[Connection, Row | Exception | None]:
+    def wait(self) -> tuple[Connection, Report]:
         (worker, *_) = connection.wait(list(self.hired))
         assert isinstance(worker, Connection)
         try:
-            found: Row | Exception = worker.recv()
-            return worker, found
+            report: Report = worker.recv()
+            return worker, report
         except (EOFError, OSError):
             self._let_go(worker)
-            return worker, None
+            return worker, "dead"
 
     def dismiss(self) -> None:
         for worker in list(self.hired):
@@ -193,9 +206,10 @@ class _Processes:
 
 
 def _serve(work: Work, parent: Connection) -> None:
-    """A worker's life: a shard in, a row out, until the pipe is closed."""
+    """A process's life: a shard in, a row out, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent.send("up")
     with suppress(EOFError):
         while True:
             parent.send(_tried(work, parent.recv()))
@@ -229,20 +243,22 @@ class _Actors:
         self.hired: list[Any] = []
 
     def hire(self, number: int) -> Any:
-        self.hired.append(self.actor.remote(self.work))
-        return self.hired[-1]
+        worker = self.actor.remote(self.work)
+        self.hired.append(worker)
+        self.calls[worker.up.remote()] = worker
+        return worker
 
     def give(self, worker: Any, shard: Shard) -> None:
         self.calls[worker.run.remote(shard)] = worker
 
-    def wait(self) -> tuple[Any, Row | Exception | None]:
+    def wait(self) -> tuple[Any, Report]:
         (call, *_), _ = self.ray.wait(list(self.calls))
         worker = self.calls.pop(call)
         try:
-            found: Row | Exception = self.ray.get(call)
-            return worker, found
-        except self.ray.exceptions.RayActorError:
-            return worker, None
+            report: Report = self.ray.get(call)
+            return worker, report
+        except self.ray.exceptions.RayActorError:  # it died, or its machine did
+            return worker, "dead"
 
     def dismiss(self) -> None:
         for worker in self.hired:
@@ -252,6 +268,9 @@ class _Actors:
 class _Actor:
     def __init__(self, work: Work) -> None:
         self.work = work
+
+    def up(self) -> str:
+        return "up"
 
     def run(self, shard: Shard) -> Row | Exception:
         return _tried(self.work, shard)

@@ -18,7 +18,6 @@ DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
-    "float64": torch.float64,
 }
 
 

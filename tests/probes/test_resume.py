@@ -203,7 +203,7 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
     write_suite(tmp_path, base, tuned, **options | {"bootstrap": 30})
     refused(r"run.partial holds an unfinished run, and suite\.bootstrap was 20 and is 30; change it back")
     write_suite(tmp_path, base, tuned, **options)
-    refused(r"computed\.dtype was \"float32\" and is \"float64\"", dtype="float64")
+    refused(r"computed\.dtype was \"float32\" and is \"bfloat16\"", dtype="bfloat16")
     write_prompts(tmp_path / "prompts.jsonl", PROMPTS[:-1])
     refused("prompts changed")
     write_prompts(tmp_path / "prompts.jsonl")
