@@ -122,10 +122,13 @@ def edit_distances(
     chance = np.empty(len(base), np.float32)
     order = np.random.default_rng(seed).permutation(base.shape[1])
     for i, (a, b) in enumerate(zip(base.view(np.uint8), tuned.view(np.uint8), strict=True)):
-        left = a.tobytes()
-        distance[i] = Levenshtein.normalized_distance(left, b.tobytes())
-        chance[i] = Levenshtein.normalized_distance(left, b[order].tobytes())
+        distance[i], chance[i] = _edits(a, b), _edits(a, b[order])
     return distance, chance
+
+
+def _edits(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """The normalised distance. It is never more than Hamming's, which bounds the search."""
+    return float(Levenshtein.distance(a.tobytes(), b.tobytes(), score_cutoff=int(np.count_nonzero(a != b)))) / len(a)
 
 
 def _count(bits: Int[Tensor, "n words"]) -> Int[Tensor, " n"]:
