@@ -46,6 +46,8 @@ def system_of(url: Url) -> Iterator[tuple[AbstractFileSystem, str]]:
         yield system, path.rstrip("/")
     except InputError:
         raise
+    except ImportError as error:  # what reaches s3://, gs://, … is installed apart
+        raise RunError(f"{url}: {first_line(error)} (for s3://, tuning-probes[s3])") from error
     except Exception as error:  # every file system has exceptions of its own
         raise RunError(f"{url}: {first_line(error)}; check the address and what gives access to it") from error
 

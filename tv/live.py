@@ -99,7 +99,7 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
             )
         return dispatch_model(model, places)
     except ImportError:
-        raise CheckpointError("device 'auto': accelerate is not installed; install tuning-probes[gpus]") from None
+        raise CheckpointError("device 'auto': accelerate is not installed; install tuning-probes[accelerate]") from None
     except (RuntimeError, AssertionError) as error:  # out of memory, no such device, torch built without it
         raise CheckpointError(f"device {device!r}: {model.config._name_or_path}: {first_line(error)}") from error
 
