@@ -21,7 +21,6 @@ from tv.prompts import Encoded, positions
 
 _BYTES = {
     "tokens": 18.0,
-    "lens": 16.0,
     "gates": 30.0,  # and the patterns
     "neurons": 4.0,
     "contributions": 7.3,
@@ -57,7 +56,6 @@ def estimate(
     modules = sum(module.expert < 0 for module in architecture.modules) + 3 * n_mixtures * experts_per_token
     rows = {
         "tokens": n_tuned * places,
-        "lens": n_tuned * accounted * n_layers,
         "gates": n_tuned * places * len(widths),
         "neurons": n_tuned * domains * neurons,
         "lens": n_tuned * accounted * n_layers,
