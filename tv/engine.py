@@ -73,7 +73,9 @@ def ray_cluster(workers: int) -> Iterator[Any]:
         raise InputError("engine 'ray': ray is not installed; install tuning-probes[ray]") from None
     joined = ray.is_initialized()
     if not joined:
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        # Without an address Ray would join whatever cluster somebody else has started on this machine.
+        alone = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        local = {} if os.environ.get("RAY_ADDRESS") else alone
         ray.init(log_to_driver=False, configure_logging=False, **local)
     try:
         yield ray
