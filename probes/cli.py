@@ -32,7 +32,7 @@ Device = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="In what they compute: float32, bfloat16 or float16.")]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep the tuned model on the CPU.")]
-RunPath = Annotated[Path, typer.Argument(help="The directory of a run.", metavar="RUN")]
+RunPath = Annotated[str, typer.Argument(help="The directory of a run, or its URL.", metavar="RUN")]
 
 
 @app.command("run")

@@ -39,7 +39,7 @@ class ShardTables:
     architecture: Architecture
     prompt_ids: Sequence[str]  # of the shard
     with_base: bool  # the base's own rows too
-    parts: dict[tuple[str, int | None], list[Columns]] = field(default_factory=lambda: defaultdict(list))
+    parts: dict[tuple[str, int | None, str], list[Columns]] = field(default_factory=lambda: defaultdict(list))
     counts: dict[tuple[int, int, str], NeuronCounts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,23 +51,24 @@ class ShardTables:
         for piece, values in zip(reduced.pieces, fetched(reduced.pieces), strict=True):
             rows = self._rows(piece, values, batch)
             if piece.table in (*self.suite.measure, "vectors"):
-                self.parts[piece.table, piece.layer].append(rows)
+                site = piece.site.name if piece.table == "vectors" else ""  # vectors of one file have one width
+                self.parts[piece.table, piece.layer, site].append(rows)
             if piece.table == "changes" and "contributions" in self.suite.measure:
-                self.parts["contributions", piece.layer] += self._by_model(rows)
+                self.parts["contributions", piece.layer, ""] += self._by_model(rows)
         if "gates" in self.suite.measure:
             for key, counts in reduced.counts.items():
                 self.counts[key] = self.counts[key] + counts if key in self.counts else counts
-        self.parts["tokens", None].append(self._located(batch, reduced.places) | tokens)
+        self.parts["tokens", None, ""].append(self._located(batch, reduced.places) | tokens)
         if "behaviour" in self.suite.measure:
             keep = np.array([self.with_base or model != "base" for model in answers["model"]], dtype=bool)
-            self.parts["behaviour", None].append({name: values[keep] for name, values in answers.items()})
+            self.parts["behaviour", None, ""].append({name: values[keep] for name, values in answers.items()})
 
     def write(self, directory: Path, shard: str) -> Counts:
         """Write every table below `directory`, each layer one file: the same bytes for the same prompts."""
         written: Counts = {}
         for key, count in sorted(self.counts.items()):
-            self.parts["neurons", None].append(self._neuron_rows(*key, count))
-        for (table, layer), parts in self.parts.items():
+            self.parts["neurons", None, ""].append(self._neuron_rows(*key, count))
+        for (table, layer, site), parts in self.parts.items():
             columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             keys = [columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns]
             if layer is not None or table == "tokens":
@@ -79,7 +80,8 @@ class ShardTables:
             }
             tuned = None if table in _OF_BOTH else self.tuned
             root = directory / SHARES if table == "neurons" else directory  # summed over the shards at the end
-            rows = write_part(root, table, named, shard=shard, tuned=tuned, layer=layer)
+            name = f"{shard}-{site}" if site else shard
+            rows = write_part(root, table, named, shard=name, tuned=tuned, layer=layer)
             own = written.setdefault(table, {"rows": 0, "files": 0})
             own["rows"] += rows
             own["files"] += 1

@@ -149,7 +149,7 @@ def test_prompts_come_back_as_they_went_in(tmp_path: Path) -> None:
 
 
 def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
-    run = _run(tmp_path, keep=["resid_post", "embed_out"])
+    run = _run(tmp_path, keep=["resid_post", "embed_out", "gate"])
     source = run.manifest["checkpoints"]["moved"]["source"]
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(source)(PROMPTS[0]["text"] + PROMPTS[0]["target"])["input_ids"]
@@ -160,6 +160,8 @@ def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
     vectors = np.frombuffer(column.buffers()[-1], np.float16).reshape(len(column), -1)  # no copy
     assert np.allclose(vectors, states[2][0], atol=5e-3)
     assert len(run.df("vectors", where=[("site", "==", "embed_out")])) == run.manifest["n_tokens"]
+    gates = run.df("vectors", where=[("site", "==", "gate"), ("layer", "==", 1)])
+    assert {len(vector) for vector in gates.vector_base} == {2 * 80}
 
 
 def test_gate_rows_are_the_bits_of_both_models(llama: probes.Run) -> None:
