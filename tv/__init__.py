@@ -2,6 +2,7 @@
 
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.compare import cosine
+from tv.compose import METHODS
 from tv.errors import ArchitectureError, CheckpointError, InputError
 from tv.extraction import extract
 from tv.info import info
@@ -10,14 +11,16 @@ from tv.measure import curve, geometry, ssa, weights
 from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
 from tv.path import path, plane
 from tv.tokens import moved_tokens
-from tv.variants import variant
+from tv.variants import Mover, variant
 from tv.vector import TuningVector
 
 __all__ = [
+    "METHODS",
     "ArchitectureError",
     "Checkpoint",
     "CheckpointError",
     "InputError",
+    "Mover",
     "PairFacts",
     "TuningVector",
     "WeightPair",

@@ -1,4 +1,4 @@
-"""A live model moved along tuning vectors in place, θ + Σ λT, and back to the very bits that it had."""
+"""A live model moved along tuning vectors in place, θ + Σ λT or as a method merges them, and back to its very bits."""
 
 from __future__ import annotations
 
@@ -10,25 +10,38 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tv.architecture import resolve
+from tv.compose import Merge, Piece, check_method, compose, layout
 from tv.errors import InputError
 from tv.vector import TuningVector
 
 
 @contextmanager
-def variant(model: PreTrainedModel, scales: Mapping[TuningVector, float]) -> Iterator[PreTrainedModel]:
+def variant(
+    model: PreTrainedModel,
+    scales: Mapping[TuningVector, float],
+    *,
+    method: str = "sum",
+    seed: int = 0,
+    **options: float,
+) -> Iterator[PreTrainedModel]:
     """`model` at θ + Σ λT for as long as the context lasts: `with tv.variant(model, {medical: 0.7, math: 0.3}):`.
 
-    See `Mover`, which serves a sweep better. Contexts may be nested, and the inner one starts where the outer one
-    stands; a vector that was extracted from this live model is then read from there too, so extract from a directory,
-    or give both vectors to one context.
+    `method` is one of `tv.METHODS`, and `options` are its own (`density`, `fraction`). See `Mover`, which serves a sweep
+    better. Contexts may be nested, and the inner one starts where the outer one stands; a vector that was extracted from
+    this live model is then read from there too, so extract from a directory, or give both vectors to one context.
     """
-    with Mover(model, list(scales)) as mover:
+    with Mover(model, list(scales), method=method, seed=seed, **options) as mover:
         mover.to(scales)
         yield model
 
 
 class Mover:
-    """A live model that can be put at any point of θ + Σ λT, one parameter at a time.
+    """A live model that can be put at any point of θ + Σ λT, or of what a method makes of the λT, by parameter.
+
+    A vector at λ = 0 takes no part in the merge: the others meet as if it had not been given. What a method computes of
+    the vectors before their scales is kept for the next point, as float32, a tensor a vector; `sum` keeps nothing and
+    reads each T anew.
 
     Sums are formed in float32 and cast to the model's own dtype. In bfloat16 a step below 0.2 % of an entry is lost in
     the cast, and λ and λ + 0.1 may be one model: load the model in float32 where points are to be told apart. Every
@@ -36,11 +49,25 @@ class Mover:
     context restores the bits. Tied weights are one parameter, and of a grown vocabulary the rows in common move.
     """
 
-    def __init__(self, model: PreTrainedModel, vectors: Sequence[TuningVector]) -> None:
-        """Raises InputError where a vector does not fit the model, naming the first parameter; nothing moves yet."""
-        self.model = model
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        vectors: Sequence[TuningVector],
+        *,
+        method: str = "sum",
+        seed: int = 0,
+        **options: float,
+    ) -> None:
+        """Raises InputError where a vector does not fit the model, naming the first parameter; nothing moves yet.
+
+        Also for a method that is none and for options that are not its own.
+        """
+        check_method(method, options)
+        self.model, self.method, self.seed, self.options = model, method, seed, options
         self._places = {vector: _places(model, vector) for vector in vectors}
         self._kept: dict[nn.Parameter, Tensor] = {}
+        self._merges: dict[nn.Parameter, tuple[list[TuningVector], Merge]] = {}
+        self._pieces = {} if method == "sum" else _pieces(model)
 
     def __enter__(self) -> Mover:
         return self
@@ -65,14 +92,29 @@ class Mover:
             kept = self._kept.setdefault(parameter, parameter.detach().clone())
             parameter.copy_(kept)  # before T is read: a vector of this live model is read from this very parameter
             exact = kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True)
-            for vector, scale in scales.items():
-                if scale and parameter in self._places[vector]:
-                    _add(exact, vector[self._places[vector][parameter]], scale)
+            active = [vector for vector, own in self._places.items() if scales.get(vector) and parameter in own]
+            if active:
+                self._move(exact, parameter, active, [scales[vector] for vector in active])
             parameter.copy_(exact)
             if exact.dtype != kept.dtype:
                 step += _norm2(exact - kept)
                 lost += _norm2(parameter - exact)
         return (lost / step) ** 0.5 if step else 0.0
+
+    def _move(self, value: Tensor, parameter: nn.Parameter, active: list[TuningVector], scales: list[float]) -> None:
+        """Add what the active vectors make together at these scales to `value`, the parameter as it was."""
+        if self.method == "sum":
+            for vector, scale in zip(active, scales, strict=True):
+                _add(value, vector[self._places[vector][parameter]], scale)
+            return
+        found = self._merges.get(parameter)
+        if found is None or found[0] != active:
+            deltas = [_rows_of(value, vector[self._places[vector][parameter]]) for vector in active]
+            merge = compose(
+                self.method, self._pieces[parameter], deltas, value.float(), seed=self.seed, options=self.options
+            )
+            found = self._merges[parameter] = (active, merge)
+        value += found[1](scales)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -80,6 +122,7 @@ class Mover:
         for parameter, kept in self._kept.items():
             parameter.copy_(kept)
         self._kept.clear()
+        self._merges.clear()
 
 
 def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, str]:
@@ -106,6 +149,22 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
         elif not torch.equal(vector[name], vector[places[parameter]]):
             raise InputError(f"the model ties {places[parameter]!r} and {name!r}, but the tuning vector parts them")
     return places
+
+
+def _pieces(model: PreTrainedModel) -> dict[nn.Parameter, list[Piece]]:
+    """The matrices that each parameter consists of, whatever its names."""
+    parameters = dict(model.named_parameters())
+    pieces = layout(resolve(model), {name: tuple(value.shape) for name, value in parameters.items()})
+    return {parameters[name]: own for name, own in pieces.items()}
+
+
+def _rows_of(value: Tensor, delta: Tensor) -> Tensor:
+    """T as float32 of the value's shape: of a vocabulary that grew, its own rows or zeros."""
+    if delta.shape == value.shape:
+        return delta.to(value.device, torch.float32)
+    fitted = torch.zeros_like(value, dtype=torch.float32)
+    _add(fitted, delta, 1.0)
+    return fitted
 
 
 def _vocabulary(model: PreTrainedModel) -> set[nn.Parameter]:
