@@ -1,5 +1,6 @@
 """Weight space: where fine-tuning moved the weights, and how they lie against the pretrained subspaces."""
 
+from tv.apply import Applied, apply
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.compare import cosine
 from tv.compose import METHODS
@@ -16,6 +17,7 @@ from tv.vector import TuningVector
 
 __all__ = [
     "METHODS",
+    "Applied",
     "ArchitectureError",
     "Checkpoint",
     "CheckpointError",
@@ -25,6 +27,7 @@ __all__ = [
     "TuningVector",
     "WeightPair",
     "align",
+    "apply",
     "check_pair",
     "cosine",
     "curve",

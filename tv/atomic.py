@@ -1,8 +1,9 @@
-"""Files that are whole or absent."""
+"""Files and directories that are whole or absent."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,3 +29,43 @@ def replacing(path: Path, error: type[InputError]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def replacing_directory(path: Path, error: type[InputError]) -> Iterator[Path]:
+    """A temporary directory beside `path`, renamed to `path` when the block ends well, removed otherwise.
+
+    A directory that is there already gives way in the end, and stays where anything goes wrong before. What a killed
+    process left behind is removed. Raises `error`, in one line, where the disk refuses.
+    """
+    _remove_left_over(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except OSError as problem:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise error(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+    finally:
+        for directory in (temporary, old):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Temporary directories of processes that are no more; one that was replaced when it was killed comes back."""
+    for left in path.parent.glob(f".{path.name}.*.*"):
+        pid = left.name.rpartition(".")[0].rpartition(".")[2]
+        if not left.is_dir() or not pid.isdigit() or Path(f"/proc/{pid}").exists():
+            continue
+        if left.suffix == ".old" and not path.exists():
+            os.replace(left, path)
+        elif left.suffix in (".tmp", ".old"):
+            shutil.rmtree(left, ignore_errors=True)

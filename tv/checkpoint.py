@@ -26,7 +26,7 @@ from tv.gguf import GgufTensors, gguf_config, gguf_file
 from tv.location import hub_id, kind_of, locate
 from tv.moved import MovedTensors
 from tv.noise import Noise
-from tv.parameters import FileTensors, LiveTensors, TensorInfo, Tensors
+from tv.parameters import FileTensors, LiveTensors, Place, TensorInfo, Tensors
 from tv.tensors import difference, stored_tensors
 from tv.vector import TuningVector, VectorTensors
 
@@ -70,6 +70,16 @@ class Checkpoint:
     def moved(self) -> tuple[str, ...]:
         """Names of the parameters that an adapter or a tuning vector moves; of a model of its own, all."""
         return tuple(self._tensors.moved) if isinstance(self._tensors, MovedTensors) else self.names
+
+    @property
+    def places(self) -> list[Place]:
+        """The tensors of its files and which parameter each holds, for whoever writes such files."""
+        return self._tensors.places()
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """What its files hold beside parameters, by name in the files, as stored."""
+        return self._tensors.buffers()
 
     @property
     def dtype(self) -> str:

@@ -20,7 +20,7 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 
 from tv.errors import CheckpointError, first_line
 from tv.noise import PLAIN, ROUNDING, Noise
-from tv.parameters import TensorInfo
+from tv.parameters import Place, TensorInfo
 from tv.tensors import sample_of
 
 
@@ -78,6 +78,12 @@ class GgufTensors:
 
     def noise(self, name: str) -> Noise:
         return Noise(of_weight=ROUNDING.get(self.infos[name].dtype, 0.0))
+
+    def places(self) -> list[Place]:
+        return [Place(name, name) for name in self.infos]
+
+    def buffers(self) -> dict[str, Tensor]:
+        return {}
 
     @cached_property
     def _model(self) -> dict[str, torch.nn.Parameter]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.noise import Noise
-from tv.parameters import TensorInfo
+from tv.parameters import Place, TensorInfo
 
 if TYPE_CHECKING:
     from tv.checkpoint import Checkpoint
@@ -53,6 +53,12 @@ class MovedTensors(ABC):
 
     def noise(self, name: str) -> Noise:
         return self.rounding(name) if name in self.moved else Noise()
+
+    def places(self) -> list[Place]:
+        return self.base.places
+
+    def buffers(self) -> dict[str, Tensor]:
+        return self.base.buffers
 
     def sample(self, name: str) -> bytes:
         return self.base.sample(name) + (self.sample_step(name) if name in self.moved else b"")

@@ -170,7 +170,7 @@ def _alike(left: Any, right: Any) -> bool:
 def _compare_tokenizers(
     base: Checkpoint, tuned: Checkpoint
 ) -> tuple[Literal["same", "grown", "not compared"], list[str]]:
-    left, right = _vocabulary(base.path), _vocabulary(tuned.path)
+    left, right = vocabulary_of(base.path), vocabulary_of(tuned.path)
     if left is None or right is None:
         missing = [c.source for c, vocabulary in ((base, left), (tuned, right)) if vocabulary is None]
         return "not compared", [f"tokenizers not compared: no tokenizer.json beside {', '.join(missing)}"]
@@ -190,7 +190,7 @@ def _compare_tokenizers(
     return "grown", [f"{n} tokens are in one tokenizer only; prompts are encoded with the base's"]
 
 
-def _vocabulary(path: Path | None) -> dict[str, int] | None:
+def vocabulary_of(path: Path | None) -> dict[str, int] | None:
     """Token → id out of tokenizer.json, added tokens included."""
     if path is None or not (path / "tokenizer.json").is_file():
         return None

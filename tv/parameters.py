@@ -6,7 +6,7 @@ Files may name a parameter otherwise, keep each expert of a fused tensor apart, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,16 @@ class TensorInfo:
     dtype: str  # as stored, in safetensors' (or GGUF's) words: BF16, F16, F32, F8_E4M3, Q4_1, …
 
 
+@dataclass(frozen=True)
+class Place:
+    """A tensor of a model's files, and what it holds: a parameter, an expert of it, or some rows of that."""
+
+    key: str  # its name in the files
+    name: str  # of the parameter
+    expert: int = -1
+    rows: tuple[int, int] | None = None
+
+
 class Tensors(Protocol):
     """Where a checkpoint's parameters come from."""
 
@@ -63,6 +73,12 @@ class Tensors(Protocol):
     def noise(self, name: str) -> Noise:
         """What rounding it carries."""
 
+    def places(self) -> list[Place]:
+        """The tensors of its files that make up its parameters, or would if they were written."""
+
+    def buffers(self) -> dict[str, Tensor]:
+        """What its files hold beside parameters and the model needs."""
+
 
 class LiveTensors:
     """The parameters of a model in memory. Raises CheckpointError where one is not in memory."""
@@ -73,6 +89,8 @@ class LiveTensors:
         self.infos: dict[str, TensorInfo] = {}
         self.unreadable: dict[str, str] = {}
         self._parameters = dict(model.named_parameters())
+        others = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
+        self._buffers = {name: model.get_buffer(name).cpu() for name in sorted(others)}
         for name, value in self._parameters.items():
             if value.is_meta:
                 raise CheckpointError(f"{source}: parameter {name!r} is not in memory (offloaded?); pass its directory")
@@ -93,6 +111,12 @@ class LiveTensors:
 
     def noise(self, name: str) -> Noise:
         return Noise(of_weight=ROUNDING.get(self.infos[name].dtype, 0.0))
+
+    def places(self) -> list[Place]:
+        return [Place(name, name) for name in self.infos]
+
+    def buffers(self) -> dict[str, Tensor]:
+        return self._buffers
 
 
 @dataclass(frozen=True)
@@ -130,6 +154,16 @@ class _Parameter:
             whole[i] = self.read(i)
         return whole
 
+    def places(self, name: str) -> Iterator[Place]:
+        """Where its values lie in the files."""
+        for i, pieces in enumerate(self.experts):
+            start = 0
+            for piece in pieces:
+                stop = start + piece.stored.shape[0] if len(pieces) > 1 else 0
+                rows = (start, stop) if len(pieces) > 1 else None
+                yield Place(piece.stored.name, name, i if self.stacked else -1, rows)
+                start = stop
+
 
 class FileTensors:
     """The parameters of `model` (a skeleton) out of the tensors of its files, each read when it is asked for.
@@ -146,6 +180,7 @@ class FileTensors:
         self.unreadable: dict[str, str] = {}
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         known = model.state_dict().keys()
+        tied = dict(model.named_parameters(remove_duplicate=False)).keys()  # the other names of one tensor included
         files = ModelNames(model).sort(stored)
         for name, shape in shapes.items():
             if name in files:
@@ -154,6 +189,8 @@ class FileTensors:
             if quantisation and name not in self._parameters and name not in self.unreadable:
                 raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {_ADVICE}")
         self.infos = {name: self._parameters[name].info for name in shapes if name in self._parameters}
+        keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
+        self._buffers = {key: stored[key] for key in keys}
         unknown = [key for name in files if name not in known for key in files[name].keys]
         self.notes = tuple(self._notes([key for key in unknown if not _is_left_over(key, model)], model))
 
@@ -166,6 +203,12 @@ class FileTensors:
 
     def noise(self, name: str) -> Noise:
         return Noise(of_weight=ROUNDING.get(self.infos[name].dtype, 0.0))
+
+    def places(self) -> list[Place]:
+        return [place for name, parameter in self._parameters.items() for place in parameter.places(name)]
+
+    def buffers(self) -> dict[str, Tensor]:
+        return {key: stored.load() for key, stored in self._buffers.items()}
 
     def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Stored]) -> None:
         if files.form:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tv.architecture import Module
 from tv.checkpoint import Checkpoint
 from tv.noise import Noise
+from tv.parameters import Place
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,12 @@ class ReorderedTensors:
             return torch.stack([self.read(name, i) for i in range(self._experts[name])])
         stored = self._checkpoint.read(name, expert)
         return self._orders[name, expert].apply(stored) if (name, expert) in self._orders else stored
+
+    def places(self) -> list[Place]:
+        return self._checkpoint.places
+
+    def buffers(self) -> dict[str, Tensor]:
+        return self._checkpoint.buffers
 
     def sample(self, name: str) -> bytes:
         orders = (order for (own, _), order in sorted(self._orders.items(), key=lambda item: item[0]) if own == name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def header(file: Path) -> list[Stored]:
     if size < end:
         raise CheckpointError(f"{file}: truncated: {size:,} bytes of {end:,}; download it again")
     return tensors
+
+
+def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: dict[str, str]) -> bytes:
+    """A safetensors header of (name, dtype in its words, shape, bytes): 8 bytes of length, then JSON, padded to 8."""
+    found: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    start = 0
+    for name, dtype, shape, size in tensors:
+        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + size]}
+        start += size
+    text = json.dumps(found).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def _shards(directory: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from tv.architecture import resolve
 from tv.compose import Merge, Piece, check_method, compose, layout
 from tv.errors import InputError
+from tv.selection import select
 from tv.vector import TuningVector
 
 
@@ -22,16 +23,19 @@ def variant(
     scales: Mapping[TuningVector, float],
     *,
     method: str = "sum",
+    only: Sequence[str] = (),
+    excluded: Sequence[str] = (),
     seed: int = 0,
     **options: float,
 ) -> Iterator[PreTrainedModel]:
     """`model` at θ + Σ λT for as long as the context lasts: `with tv.variant(model, {medical: 0.7, math: 0.3}):`.
 
-    `method` is one of `tv.METHODS`, and `options` are its own (`density`, `fraction`). See `Mover`, which serves a sweep
-    better. Contexts may be nested, and the inner one starts where the outer one stands; a vector that was extracted from
-    this live model is then read from there too, so extract from a directory, or give both vectors to one context.
+    `method` is one of `tv.METHODS`, `options` are its own (`density`, `fraction`), `only` and `excluded` patterns of
+    `tv.selection`. See `Mover`, which serves a sweep better. Contexts may be nested, and the inner one starts where the
+    outer one stands; a vector that was extracted from this live model is then read from there too, so extract from a
+    directory, or give both vectors to one context.
     """
-    with Mover(model, list(scales), method=method, seed=seed, **options) as mover:
+    with Mover(model, list(scales), method=method, only=only, excluded=excluded, seed=seed, **options) as mover:
         mover.to(scales)
         yield model
 
@@ -55,19 +59,22 @@ class Mover:
         vectors: Sequence[TuningVector],
         *,
         method: str = "sum",
+        only: Sequence[str] = (),
+        excluded: Sequence[str] = (),
         seed: int = 0,
         **options: float,
     ) -> None:
         """Raises InputError where a vector does not fit the model, naming the first parameter; nothing moves yet.
 
-        Also for a method that is none and for options that are not its own.
+        Also for a method that is none, for options that are not its own and for patterns that name nothing.
         """
         check_method(method, options)
         self.model, self.method, self.seed, self.options = model, method, seed, options
         self._places = {vector: _places(model, vector) for vector in vectors}
         self._kept: dict[nn.Parameter, Tensor] = {}
         self._merges: dict[nn.Parameter, tuple[list[TuningVector], Merge]] = {}
-        self._pieces = {} if method == "sum" else _pieces(model)
+        self._plain = method == "sum" and not only and not excluded
+        self._pieces = {} if self._plain else _pieces(model, only, excluded)
 
     def __enter__(self) -> Mover:
         return self
@@ -103,16 +110,17 @@ class Mover:
 
     def _move(self, value: Tensor, parameter: nn.Parameter, active: list[TuningVector], scales: list[float]) -> None:
         """Add what the active vectors make together at these scales to `value`, the parameter as it was."""
-        if self.method == "sum":
+        if self._plain:
+            total = torch.zeros_like(value)
             for vector, scale in zip(active, scales, strict=True):
-                _add(value, vector[self._places[vector][parameter]], scale)
+                _add(total, vector[self._places[vector][parameter]], scale)
+            value += total
             return
         found = self._merges.get(parameter)
         if found is None or found[0] != active:
             deltas = [_rows_of(value, vector[self._places[vector][parameter]]) for vector in active]
-            merge = compose(
-                self.method, self._pieces[parameter], deltas, value.float(), seed=self.seed, options=self.options
-            )
+            pieces = self._pieces.get(parameter, [])
+            merge = compose(self.method, pieces, deltas, value.float(), seed=self.seed, options=self.options)
             found = self._merges[parameter] = (active, merge)
         value += found[1](scales)
 
@@ -151,11 +159,11 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
     return places
 
 
-def _pieces(model: PreTrainedModel) -> dict[nn.Parameter, list[Piece]]:
-    """The matrices that each parameter consists of, whatever its names."""
+def _pieces(model: PreTrainedModel, only: Sequence[str], excluded: Sequence[str]) -> dict[nn.Parameter, list[Piece]]:
+    """The matrices that each parameter consists of, whatever its names; those alone that the patterns leave."""
     parameters = dict(model.named_parameters())
     pieces = layout(resolve(model), {name: tuple(value.shape) for name, value in parameters.items()})
-    return {parameters[name]: own for name, own in pieces.items()}
+    return {parameters[name]: own for name, own in select(pieces, only, excluded).items()}
 
 
 def _rows_of(value: Tensor, delta: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from tv.errors import CheckpointError, first_line
 from tv.moved import MovedTensors
 from tv.noise import ROUNDING, Noise
 from tv.parameters import TensorInfo
-from tv.tensors import header
+from tv.tensors import header, header_of
 
 if TYPE_CHECKING:
     from tv.checkpoint import Checkpoint
@@ -134,18 +133,8 @@ class TuningVector:
         return self[name] if index < 0 else self.expert(name, index)
 
     def _header(self) -> bytes:
-        """The safetensors header: 8 bytes of length, then JSON, padded so that the tensors are aligned."""
-        entries: dict[str, object] = {
-            "__metadata__": {"format": "pt", "tuning_vector": json.dumps(self.provenance)},
-        }
-        start = 0
-        for name, shape in self.shapes.items():
-            stop = start + 4 * math.prod(shape)
-            entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, stop]}
-            start = stop
-        text = json.dumps(entries).encode()
-        text += b" " * (-len(text) % 8)
-        return struct.pack("<Q", len(text)) + text
+        tensors = [(name, "F32", shape, 4 * math.prod(shape)) for name, shape in self.shapes.items()]
+        return header_of(tensors, {"tuning_vector": json.dumps(self.provenance)})
 
     def _require_same_model(self, other: TuningVector) -> None:
         odd = sorted(self.shapes.keys() ^ other.shapes.keys())

@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from tv.cli.align import align
+from tv.cli.apply import apply
 from tv.cli.cosine import cosine
 from tv.cli.extract import extract
 from tv.cli.geometry import geometry
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
-for command in (info, extract, ssa, geometry, cosine, path, align):
+for command in (info, extract, ssa, geometry, cosine, path, align, apply):
     app.command()(command)
 
 

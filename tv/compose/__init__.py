@@ -80,12 +80,11 @@ def compose(
         if moving:
             run = of_matrix if piece.is_matrix else OTHERWISE.get(of_matrix, of_matrix)
             chosen = options if run is of_matrix and options else {}
-            terms = Terms(tuple(own[i] for i in moving), piece.take(weight), f"{seed} {piece.parameter}")
+            terms = Terms(tuple(own[i] for i in moving), piece.take(weight), f"{seed} {piece.parameter} {piece.expert}")
             runs.append((piece, moving, run(terms, **chosen)))
-    like = weight
 
     def merge(scales: Sequence[float]) -> Tensor:
-        total = torch.zeros_like(like)
+        total = torch.zeros_like(weight)
         for piece, moving, run in runs:
             piece.put(total, run([scales[i] for i in moving]))
         return total

@@ -1,0 +1,110 @@
+"""`tv apply`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import typer
+
+from tv.card import in_words
+from tv.checkpoint import Source
+from tv.cli.options import Base
+from tv.cli.terminal import Bar, print_table
+from tv.compose import METHODS
+from tv.errors import InputError
+
+_VECTOR = "A checkpoint, a LoRA adapter, or a file of `tv extract`; λ is 1 if not given. Repeatable."
+
+
+def apply(
+    base: Base,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write; whole or absent.")],
+    add: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help=_VECTOR)] = None,
+    subtract: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help="The same with −λ.")] = None,
+    method: Annotated[str, typer.Option(help=f"How several vectors become one: {', '.join(METHODS)}.")] = "sum",
+    density: Annotated[float | None, typer.Option(help="ties, dare: the share of entries that stays.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="deflate, split: the share of the dimension.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="layer=0-3, gate, mlp, norm, a glob; joined by commas: all. Repeatable.")
+    ] = None,
+    excluded: Annotated[list[str] | None, typer.Option("--except", help="The same, left out.")] = None,
+    origin: Annotated[
+        str | None, typer.Option(help="What the vectors' checkpoints were tuned from, where it is not BASE.")
+    ] = None,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What weights are stored in.")] = "float32",
+    stochastic_rounding: Annotated[bool, typer.Option(help="bfloat16 up or down by chance, right on average.")] = False,
+    seed: Annotated[int, typer.Option(help="Of dare's masks and of stochastic rounding.")] = 0,
+    force: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
+) -> None:
+    """Write BASE moved along tuning vectors as a complete checkpoint: θ + Σ λT, or what a method makes of the λT.
+
+    Example: tv apply data/models/base --add data/models/medical:0.7 --add data/models/math:0.3 -o both
+    """
+    import tv
+
+    scales = _scales(add or [], subtract or [])
+    given: dict[str, Any] = {
+        name: value for name, value in (("density", density), ("fraction", fraction)) if value is not None
+    }
+    with Bar("apply") as progress:
+        applied = tv.apply(
+            base,
+            scales,
+            out=output,
+            method=method,
+            only=only or [],
+            excluded=excluded or [],
+            origin=origin,
+            dtype=dtype,
+            stochastic_rounding=stochastic_rounding,
+            seed=seed,
+            force=force,
+            progress=progress,
+            **given,
+        )
+    for note in applied.notes:
+        typer.echo(f"note: {note}")
+    _print_conflicts(applied.conflicts)
+    typer.echo(f"{applied.path}: stored as {dtype}; {in_words(applied.rounding)}")
+
+
+def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:
+    """Source → λ, in the order given, additions first."""
+    scales: dict[Source, float] = {}
+    for sign, arguments in ((1.0, add), (-1.0, subtract)):
+        for argument in arguments:
+            source, scale = split(argument)
+            if source in scales:
+                raise InputError(f"{source}: given twice; add the two λ up")
+            scales[source] = sign * scale
+    return scales
+
+
+def split(argument: str) -> tuple[str, float]:
+    """(source, λ) of `SOURCE:λ`. An argument that lies on disk as a whole is a source; so is one without a λ."""
+    source, colon, scale = argument.rpartition(":")
+    if not colon or Path(argument).exists():
+        return argument, 1.0
+    try:
+        return source, float(scale)
+    except ValueError:
+        if Path(source).exists():
+            raise InputError(f"{argument!r}: λ is {scale!r}, which is no number; give VECTOR:λ") from None
+        return argument, 1.0
+
+
+def _print_conflicts(conflicts: pd.DataFrame) -> None:
+    if conflicts.empty:
+        return
+    rows: list[list[object]] = [
+        [
+            f"{row.a} and {row.b}",
+            *(row.cosine, row.cosine_z, row.sign_conflict, row.sign_conflict_null, row.conflict_energy),
+            *(row.overlap_left_kappa, row.overlap_right_kappa),
+        ]
+        for row in conflicts.itertuples()
+    ]
+    headings = ["vectors", "cosine", "z", "signs differ", "by chance", "by size", "κ left", "κ right"]
+    print_table(
+        "how the vectors conflict where they are merged; κ: shared directions beyond their null", headings, rows
+    )
