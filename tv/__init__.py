@@ -7,6 +7,7 @@ from tv.compose import METHODS
 from tv.errors import ArchitectureError, CheckpointError, InputError
 from tv.extraction import extract
 from tv.info import info
+from tv.lora import freeze_inputs, lora_export, lora_init
 from tv.matching import align, matched
 from tv.measure import curve, geometry, ssa, weights
 from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
@@ -32,8 +33,11 @@ __all__ = [
     "cosine",
     "curve",
     "extract",
+    "freeze_inputs",
     "geometry",
     "info",
+    "lora_export",
+    "lora_init",
     "matched",
     "moved_tokens",
     "open_checkpoint",

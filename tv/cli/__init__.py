@@ -14,6 +14,7 @@ from tv.cli.cosine import cosine
 from tv.cli.extract import extract
 from tv.cli.geometry import geometry
 from tv.cli.info import info
+from tv.cli.lora import lora_export, lora_init
 from tv.cli.path import path
 from tv.cli.ssa import ssa
 from tv.errors import InputError
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
-for command in (info, extract, ssa, geometry, cosine, path, align, apply):
+for command in (info, extract, ssa, geometry, cosine, path, align, apply, lora_export, lora_init):
     app.command()(command)
 
 

@@ -1,0 +1,109 @@
+"""`tv lora-export` and `tv lora-init`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tv.cli.options import Base
+from tv.cli.terminal import Bar, number, print_table
+from tv.lora import Adapter
+
+Vector = Annotated[
+    str, typer.Argument(metavar="VECTOR", help="A file of `tv extract`, or a fine-tuned checkpoint or adapter.")
+]
+Directory = Annotated[Path, typer.Option("-o", "--output", help="The adapter's directory; whole or absent.")]
+Origin = Annotated[
+    str | None, typer.Option(help="What VECTOR was tuned from, where it is a checkpoint and not BASE's.")
+]
+Force = Annotated[bool, typer.Option(help="Replace an adapter that is there.")]
+_SHOWN = 12
+
+
+def lora_export(
+    base: Base,
+    vector: Vector,
+    output: Directory,
+    rank: Annotated[int | None, typer.Option(help="Of every matrix.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Or: the share of ‖T‖² that each matrix keeps, at its own smallest rank.")
+    ] = None,
+    others: Annotated[
+        bool, typer.Option(help="Save what LoRA cannot hold (norms, biases, embeddings) whole beside it.")
+    ] = True,
+    origin: Origin = None,
+    force: Force = False,
+) -> None:
+    """Write a tuning vector as a LoRA adapter that peft loads: its truncated SVD, matrix by matrix.
+
+    Example: tv lora-export data/models/base data/models/medical --rank 16 -o medical-r16
+    """
+    import tv
+
+    with Bar("lora-export") as progress:
+        adapter = tv.lora_export(
+            base,
+            vector,
+            out=output,
+            rank=rank,
+            energy=energy,
+            save_others=others,
+            origin=origin,
+            force=force,
+            progress=progress,
+        )
+    rows: list[list[object]] = [
+        [row.layer, row.module, row.rank, f"{row.retained:.1%}", f"{row.share:.1%}"]
+        for row in adapter.modules.itertuples()
+    ]
+    print_table("energy retained", ["layer", "module", "rank", "of its ‖T‖²", "its share"], rows)
+    _print_others(adapter)
+    typer.echo(f"{adapter.path}: holds {adapter.retained:.1%} of ‖T‖²")
+
+
+def lora_init(
+    base: Base,
+    vector: Vector,
+    output: Directory,
+    rank: Annotated[int, typer.Option(help="Of every matrix.")],
+    mode: Annotated[
+        Literal["warm", "subspace", "orthogonal"],
+        typer.Option(help="Start at T's leading directions, read only what they read, or nothing of it."),
+    ],
+    origin: Origin = None,
+    seed: Annotated[int, typer.Option(help="Of orthogonal's directions.")] = 0,
+    force: Force = False,
+) -> None:
+    """Write a LoRA adapter to train on from, which starts in, stays in, or stays out of a vector's leading directions.
+
+    Example: tv lora-init data/models/base data/models/medical --rank 8 --mode subspace -o start
+    """
+    import tv
+
+    with Bar("lora-init") as progress:
+        adapter = tv.lora_init(
+            base, vector, out=output, rank=rank, mode=mode, origin=origin, seed=seed, force=force, progress=progress
+        )
+    _print_others(adapter)
+    typer.echo(f"{adapter.path}: {len(adapter.modules)} matrices, {_in_words(mode, adapter)}")
+
+
+def _in_words(mode: str, adapter: Adapter) -> str:
+    if mode == "warm":
+        return f"starts with {number(adapter.retained)} of ‖T‖²"
+    inside = "T's leading input directions" if mode == "subspace" else "directions orthogonal to T's leading ones"
+    return f"starts at the base, A in {inside}; call tv.freeze_inputs(model) before training to keep it there"
+
+
+def _print_others(adapter: Adapter) -> None:
+    """What LoRA cannot hold, by name."""
+    for note in adapter.notes:
+        typer.echo(f"note: {note}")
+    if adapter.others.empty:
+        return
+    for held, words in ((True, "saved whole beside the factors"), (False, "left out")):
+        own = adapter.others[adapter.others.held == held]
+        if len(own):
+            named = [f"{row.parameter} {row.share:.1%}" for row in own.head(_SHOWN).itertuples()]
+            more = f" and {len(own) - _SHOWN} smaller ones" if len(own) > _SHOWN else ""
+            typer.echo(f"{words}, {own.share.sum():.1%} of ‖T‖²: {', '.join(named)}{more}")
