@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from probes.attribute import component_name, focus
+from probes.attribute import focus, units_in
 from probes.job import Opened
+from probes.schemas import ALL_DOMAINS
 from probes.store import size_text
 from tv.cli import entry
 from tv.engine import Engine
@@ -84,24 +85,54 @@ def run_suite(
         )
     if "effects" in result.tables:
         _print_effects(result["effects"])
+        _print_checks(result["checks"])
     typer.echo(f"report: {result.path / 'report.html'}")
 
 
 @app.command("attribute")
 def attribute_run(
     path: RunPath,
-    method: Annotated[list[str] | None, typer.Option(help="graft or revert; both if not given.")] = None,
-    metric: Annotated[str, typer.Option(help="logit_diff or target_nll.")] = "logit_diff",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="path, graft, revert, patch, gradient, depth, split or shapley; give it again for several."),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="logit_diff, target_nll, exact_match, kl, first_divergence, or module:function of your own."),
+    ] = None,
+    granularity: Annotated[
+        list[str] | None, typer.Option(help="component, module, head, kv_head, expert or neuron; several too.")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="random, shuffled or spectrum: a vector in T's place; several too.")
+    ] = None,
+    curves: Annotated[bool | None, typer.Option(help="Move each ranking's top n together.")] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,
 ) -> None:
-    """Attribute a run's behaviour change to components again, from the checkpoints that it names."""
+    """Attribute a run's behaviour change again, from the checkpoints that it names; what is not given is the suite's.
+
+    Example: probes attribute reports/demo --method path --method revert --granularity module
+    """
     import probes
 
-    methods = method or ["graft", "revert"]
     loaded = probes.load(path)
-    _print_effects(probes.attribute(loaded, method=methods, metric=metric, device=device, dtype=dtype, offload=offload))
+    with _Stages(Console(stderr=True)) as stages:
+        effects = probes.attribute(
+            loaded,
+            method=method,
+            metric=metric,
+            granularity=granularity,
+            device=device,
+            dtype=dtype,
+            offload=offload,
+            stage=stages.update,
+            controls=control,
+            curves=curves,
+        )
+    _print_effects(effects)
+    _print_checks(loaded["checks"])
 
 
 @app.command("link")
@@ -165,17 +196,27 @@ def _print_size(console: Console, tables: Mapping[str, int]) -> None:
 
 
 def _print_effects(effects: pd.DataFrame, top: int = 6) -> None:
-    """The components with the largest effects, by model and method, in the domain where effects are largest."""
+    """The units with the largest effects, by model and method, in the domain where effects are largest."""
     title = f"largest effects on {effects.metric.iloc[0]}"
-    table = Table("tuned", "domain", "method", "component", "effect", "95 % interval", "q", title=title)
-    for _, own in effects.groupby("tuned", sort=False):
-        for _, family in own[own.domain == focus(own)].groupby("method", sort=False):
-            largest = family.effect.abs().nlargest(top).index
-            for row in family.loc[largest].to_dict("records"):
+    table = Table("tuned", "domain", "method", "unit", "effect", "95 % interval", "q", title=title)
+    shown = effects[
+        (effects.control == "") & ~effects.method.isin(["mean", "synergy"]) & (effects.granularity != "all")
+    ]
+    for _, own in shown.groupby("tuned", sort=False):
+        for _, family in own[own.domain == focus(own)].groupby(["granularity", "method", "direction"], sort=False):
+            rows = family.loc[family.effect.abs().nlargest(top).index]
+            for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
                 cells = (f"{row['effect']:+.3f}", f"{row['lo']:+.3f} … {row['hi']:+.3f}", f"{row['q']:.2g}")
-                name = component_name(row["layer"], row["component"])
-                table.add_row(escape(row["tuned"]), escape(row["domain"]), row["method"], name, *cells)
+                table.add_row(escape(row["tuned"]), escape(row["domain"]), row["method"], str(unit), *cells)
     Console().print(table)
+
+
+def _print_checks(checks: pd.DataFrame) -> None:
+    """What proves the effects, and what does not hold."""
+    for row in checks[(checks.domain == ALL_DOMAINS) | ~checks.holds].to_dict("records"):
+        of = " ".join(part for part in (row["method"], row["check"]) if part)
+        sign = "holds" if row["holds"] else "[bold red]does not hold[/]"
+        Console().print(f"{escape(row['tuned'])}: {of} ({escape(row['domain'])}): {row['value']:.3g}, {sign}")
 
 
 def main() -> None:

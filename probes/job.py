@@ -17,15 +17,14 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from probes.attribute import METHODS, METRICS, prompt_effects, summarise
+from probes.attribute import Attributor, answerable, component_scores
 from probes.continuations import with_continuations
 from probes.engine import require_sources, run_shards
-from probes.errors import RunError
 from probes.estimate import estimate, require_space
 from probes.link import link
 from probes.loading import Pairs, Placement
 from probes.noise_floor import noise_floor
-from probes.pair import Pair, require_sites
+from probes.pair import require_sites
 from probes.report import report
 from probes.runner import shards
 from probes.schemas import SCHEMA_VERSION
@@ -36,7 +35,7 @@ from tv.engine import Engine, ray_cluster
 from tv.live import LiveSource
 from tv.measure import weights
 from tv.pairing import PairFacts, check_pair
-from tv.prompts import Encoded, Prompt, batches, encode, read_prompts
+from tv.prompts import Encoded, Prompt, encode, read_prompts
 
 #: Called as stage(name, done, total, label).
 Stage = Callable[[str, int, int, str], None]
@@ -94,7 +93,7 @@ def run(
         writer.begin(_identity(settings, prompts, pairs, models.placement))
         encoded = encode(prompts, models.tokenizer, pairs[0].base.architecture.context)
         if settings.attribute is not None:
-            _answerable(encoded, settings.attribute.metric)
+            answerable(encoded, settings.attribute.metric)
         read = encoded  # what the hooks read both models over
         if settings.generate is not None:
             read = with_continuations(models.pair(pairs[0].name), encoded, settings.generate)
@@ -109,8 +108,9 @@ def run(
             _write_weights(writer, settings, pairs, workers, engine, stage)
             _capture(writer, models, pairs, read, workers, engine, stage)
         _noise_floor(writer, models, pairs, read)
-        _attribute(writer, models, pairs, encoded, stage)
-        unpublished = writer.finish(_manifest(settings, pairs, models.placement, read))
+        manifest = _manifest(settings, pairs, models.placement, read)
+        _attribute(writer, models, pairs, manifest, stage)
+        unpublished = writer.finish(manifest)
         for name, step in (("link", link), ("report", report)):
             _tell(stage, name, 0, 1)
             step(unpublished)
@@ -136,30 +136,33 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
 def attribute(
     run: Run,
     *,
-    method: str | Sequence[str] = ("graft", "revert"),
-    metric: str = "logit_diff",
+    method: str | Sequence[str] | None = None,
+    metric: str | None = None,
+    granularity: str | Sequence[str] | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     offload: bool = False,
+    stage: Stage | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
-    """Attribute a run's behaviour change again, from the checkpoints it names; replaces its `effects`. Returns them."""
-    settings = load_suite(run.manifest["suite"])
-    prompts = prompts_of(run)
-    methods = [method] if isinstance(method, str) else list(method)
-    for name, known, what in [(metric, METRICS, "metric"), *((m, METHODS, "method") for m in methods)]:
-        if name not in known:
-            raise RunError(f"attribution: unknown {what} {name!r}; there are {', '.join(known)}")
-    models = Pairs(settings, Placement(device, dtype, offload))
-    effects, per_prompt = [], []
-    for name in settings.tuned:
-        pair = models.pair(name)
-        encoded = encode(prompts, pair.tokenizer, pair.architecture.context)
-        found = _effects(pair, name, settings, encoded, methods, metric, None)
-        per_prompt.append(found["prompt_effects"])
-        effects.append(found["effects"])
-    run.add("prompt_effects", pd.concat(per_prompt, ignore_index=True))
-    run.add("effects", pd.concat(effects, ignore_index=True))
+    """Attribute a run's behaviour change again, from the checkpoints it names; replaces the tables. Returns `effects`.
+
+    What is not given is as in the run's suite; `settings` are the other keys of its `attribute` section (nodes,
+    tolerance, controls, curves …). Tables: see `probes.attribute.methods.Attributor`. Raises RunError and SuiteError.
+    """
+    given = {"methods": method, "metric": metric, "granularity": granularity, **settings}
+    told = {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in given.items()}
+    own = dict(run.manifest["suite"].get("attribute") or {})
+    own |= {name: value for name, value in told.items() if value is not None}
+    suite = load_suite({**run.manifest["suite"], "attribute": own})
+    models = Pairs(suite, Placement(device, dtype, offload))
+    found = [_effects(models, run, name, stage) for name in suite.tuned]
+    for table in dict.fromkeys(name for tables in found for name in tables):
+        run.add(table, pd.concat([tables[table] for tables in found if table in tables], ignore_index=True))
     return run["effects"]
+
+
+_LISTS = ("methods", "granularity", "controls")
 
 
 def prompts_of(run: Run) -> list[Prompt]:
@@ -208,47 +211,31 @@ def _noise_floor(writer: RunWriter, models: Pairs, pairs: Sequence[Opened], enco
 
 
 def _attribute(
-    writer: RunWriter, models: Pairs, pairs: Sequence[Opened], encoded: Sequence[Encoded], stage: Stage | None
+    writer: RunWriter, models: Pairs, pairs: Sequence[Opened], manifest: Mapping[str, Any], stage: Stage | None
 ) -> None:
-    suite = models.suite
-    if suite.attribute is None:
+    if models.suite.attribute is None:
         return
-    methods, metric = suite.attribute.methods, suite.attribute.metric
     for i, opened in enumerate(pairs):
 
         def made(name: str = opened.name) -> dict[str, pd.DataFrame]:
-            return _effects(models.pair(name), name, suite, encoded, methods, metric, stage)
+            return _effects(models, writer.so_far(manifest), name, stage)
 
         writer.stage("effects", f"{i:05d}", made)
 
 
-def _effects(
-    pair: Pair,
-    name: str,
-    suite: Suite,
-    encoded: Sequence[Encoded],
-    methods: Sequence[str],
-    metric: str,
-    stage: Stage | None,
-) -> dict[str, pd.DataFrame]:
-    answerable = _answerable(encoded, metric)
-    work = batches(answerable, 4 * suite.batch_size, pair.pad_id)
-    per_prompt = prompt_effects(pair, work, methods, metric, partial(_tell, stage, f"attribute {name}"))
-    domains = {item.prompt.id: item.prompt.domain for item in answerable}
-    summary = summarise(per_prompt, domains, draws=suite.bootstrap, seed=suite.seed)
-    return {"prompt_effects": per_prompt.assign(tuned=name), "effects": summary.assign(tuned=name)}
-
-
-def _answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
-    """The prompts that a metric can be read on. Raises RunError where there are none."""
-    found = [item for item in encoded if (item.foil_id >= 0 if metric == "logit_diff" else len(item.scored) > 0)]
-    if not found:
-        needed = "a target and a foil" if metric == "logit_diff" else "a target"
-        raise RunError(
-            f"attribution by {metric}: no prompt has {needed}; "
-            "add them to the prompt set, or leave `attribute` out of the suite"
-        )
-    return found
+def _effects(models: Pairs, run: Run, name: str, stage: Stage | None) -> dict[str, pd.DataFrame]:
+    """Every table of one pair's attribution, out of the models and what the run has measured of them."""
+    suite, pair = models.suite, models.pair(name)
+    assert suite.attribute is not None
+    encoded = encode(prompts_of(run), pair.tokenizer, pair.architecture.context)
+    work = Attributor(pair, encoded, suite.attribute, batch_size=suite.batch_size, seed=suite.seed)
+    tables = work.tables(
+        bootstrap=suite.bootstrap,
+        bases=models.bases,
+        scores=component_scores(run, name) if suite.attribute.curves else {},
+        progress=partial(_tell, stage, f"attribute {name}"),
+    )
+    return {table: rows.assign(tuned=name) for table, rows in tables.items()}
 
 
 def _write_prompts(writer: RunWriter, prompts: Sequence[Prompt]) -> None:

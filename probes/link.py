@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probes.schemas import ALL_DOMAINS, SCHEMAS
 from probes.store import Run
-from tv.stats import bootstrap_mean, bootstrap_spearman, resample_means
+from tv.stats import bootstrap_mean, bootstrap_spearman, resample_means, shuffled_spearman
 
 #: The SSA threshold shown; the fixed fraction stands beside it.
 EPSILON = 0.05
@@ -23,16 +23,24 @@ WEIGHT_MEASURES = (
     *("relative_norm", "ssa_left", "kappa_left", "ssa_right", "kappa_right"),
     *("ssa10_left", "kappa10_left", "ssa10_right", "kappa10_right"),
 )
+#: What happened: the module's own part of the change and its share first, the whole change beside them.
 ACTIVATION_MEASURES = (
     *("direct_norm", "direct_share", "inherited_norm", "ledger_delta_norm"),
     *("change_delta_norm", "change_relative", "flip_rate"),
 )
-CAUSAL_MEASURES = ("graft", "revert")
+CAUSAL_MEASURES = ("path", "graft", "revert")
 
 _UNIT = ["tuned", "kind", "layer", "component", "module"]
 _NULLS = ("new_share_null", "chance_flip_rate")  # shown without an interval
 _NORMS = ["direct_norm", "inherited_norm", "interaction_norm"]
 _WHOLE: list[tuple[str, str, object]] = [("head", "==", -1), ("expert", "==", -1)]
+_EFFECT = "tuned granularity layer component module expert method metric"
+_CAUSAL: list[tuple[str, str, object]] = [
+    ("granularity", "in", ["component", "module"]),
+    ("method", "in", list(CAUSAL_MEASURES)),
+    ("control", "==", ""),
+    ("expert", "==", -1),
+]
 _READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `link` loads: columns, filter
     "weights": ("tuned layer module head expert delta_norm relative_norm cosine cos_weight_delta noise_share", _WHOLE),
     "alignment": ("tuned layer module head expert side epsilon ssa ssa_null kappa", _WHOLE),
@@ -46,8 +54,8 @@ _READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `
         "new_share_10",
         [("module", "in", list(COMPONENT))],
     ),
-    "effects": ("tuned granularity domain layer component head method metric effect lo hi", None),
-    "prompt_effects": ("tuned layer component method metric prompt_id effect", None),
+    "effects": (f"{_EFFECT} domain effect lo hi", _CAUSAL),
+    "prompt_effects": (f"{_EFFECT} prompt_id effect", _CAUSAL),
 }
 
 Table: TypeAlias = pd.DataFrame | None
@@ -59,14 +67,20 @@ def link(run: Run) -> pd.DataFrame:
     Draws and seed are the suite's own, out of the manifest.
     """
     suite = run.manifest.get("suite", {})
-    frames = {
-        name: run.df(name, columns=columns.split(), where=where) if name in run.tables else None
-        for name, (columns, where) in _READ.items()
-    }
-    table, correlations = link_tables(**frames, draws=suite.get("bootstrap", 1000), seed=suite.get("seed", 0))
+    draws, seed = suite.get("bootstrap", 1000), suite.get("seed", 0)
+    table, correlations = link_tables(**read_tables(run), draws=draws, seed=seed)
     run.add("link", table)
     run.add("correlations", correlations)
     return run["link"]
+
+
+def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
+    """What `link_tables` joins, of every tuned model or of one; None for a table that the run lacks."""
+    of = [] if tuned is None else [("tuned", "==", tuned)]
+    return {
+        name: run.df(name, columns=columns.split(), where=[*of, *(where or [])] or None) if name in run.tables else None
+        for name, (columns, where) in _READ.items()
+    }
 
 
 def link_tables(
@@ -88,11 +102,14 @@ def link_tables(
 
     - A component's weight measures are its modules' means, weighted by their energy ‖T‖².
     - A component's ledger is that of the module which writes to the residual stream: o, or down.
-    - `changes`, gate flips (MLP only) and effects exist per component; a module's row repeats its component's.
+    - `changes` and gate flips (MLP only) exist per component; a module's row repeats its component's. Effects are a
+      module's own where they were measured (`path` gives them all), and NaN elsewhere.
     - `direct_share` is direct² / (direct² + inherited² + interaction²), averaged like the rest.
 
-    `correlations` has Spearman's rho over the units of one kind, per tuned model, with intervals over prompts; effects
-    count by their size, over components only, where they are not repeated.
+    `correlations` has Spearman's rho between a weight measure and what happened, per tuned model: `over` all units of
+    one kind, the modules of one type in every layer (`q`), or those of one layer (`layer 3`). Intervals are over
+    prompts; `null_lo null_hi` is where 95 % of rhos fall when units are shuffled, `p` how many are as far from 0.
+    Effects count by their size.
     """
     units = _units(weights if weights is not None else pd.DataFrame(), alignment)
     sources = _sources(gates, changes, ledger, prompt_effects)
@@ -166,9 +183,10 @@ def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table)
         shares = ["direct_share", "new_share", "new_share_null", "new_share_10"]
         found["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])
     if prompt_effects is not None and not prompt_effects.empty:
-        rows = prompt_effects[prompt_effects.metric == _metric(prompt_effects)].rename(columns={"component": "unit"})
+        rows = prompt_effects[prompt_effects.metric == _metric(prompt_effects)]
+        unit = rows.component.where(rows.granularity == "component", rows.module)
         for method in CAUSAL_MEASURES:
-            part = rows[rows.method == method].rename(columns={"effect": method})
+            part = rows.assign(unit=unit)[rows.method == method].rename(columns={"effect": method})
             if not part.empty:
                 found[method] = _prompt_means(part, [method])
     return {name: means for name, means in found.items() if not means.empty}
@@ -191,6 +209,8 @@ def _by_prompt(
     writes = units.module.where(units.module != "", units.component.map(WRITER))
     for name, means in sources.items():
         names = writes if name == "ledger" else units.component
+        if name in CAUSAL_MEASURES:
+            names = units.module.where(units.module != "", units.component)
         wanted = pd.MultiIndex.from_arrays([units.tuned, units.layer, names])
         for measure in means.columns:
             wide = means[measure].unstack(["tuned", "layer", "unit"]).reindex(prompts)
@@ -202,12 +222,12 @@ def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArra
     """Means and intervals as the `effects` table has them, which then hold here too."""
     if effects is None or effects.empty:
         return {}
-    rows = effects[(effects.granularity == "component") & (effects.domain == ALL_DOMAINS) & (effects["head"] == -1)]
-    rows = rows[rows.metric == _metric(effects)]
-    wanted = pd.MultiIndex.from_frame(units[["tuned", "layer", "component"]])
+    rows = effects[(effects.domain == ALL_DOMAINS) & (effects.metric == _metric(effects))]
+    key = ["tuned", "layer", "component", "module"]
+    wanted = pd.MultiIndex.from_frame(units[key])
     columns: dict[str, NDArray[np.float64]] = {}
     for method in CAUSAL_MEASURES:
-        at = rows[rows.method == method].set_index(["tuned", "layer", "component"]).reindex(wanted)
+        at = rows[rows.method == method].set_index(key).reindex(wanted)
         columns |= {f"{method}{end}": at[name].to_numpy(np.float64) for end, name in _ENDS.items()}
     return columns
 
@@ -217,9 +237,8 @@ _ENDS = {"": "effect", "_lo": "lo", "_hi": "hi"}
 
 def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], draws: int, seed: int) -> pd.DataFrame:
     rows = []
-    for (tuned, kind), part in units.groupby(["tuned", "kind"]):
-        causal = CAUSAL_MEASURES if kind == "component" else ()
-        for measure in (*ACTIVATION_MEASURES, *causal):
+    for (tuned, kind, over), part in _groups(units):
+        for measure in (*ACTIVATION_MEASURES, *CAUSAL_MEASURES):
             if measure not in values:
                 continue
             table = values[measure][:, part.index]
@@ -229,5 +248,17 @@ def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], d
             for weight in (name for name in WEIGHT_MEASURES if name in part):
                 x = part[weight].to_numpy(np.float64)
                 found = bootstrap_spearman(x, table, draws, seed, resampled=resampled)
-                rows.append((tuned, kind, weight, measure, *found))
+                null = shuffled_spearman(found[0], found[3], draws, seed)
+                rows.append((tuned, kind, over, weight, measure, *found, *null))
     return pd.DataFrame(rows, columns=SCHEMAS["correlations"].names)
+
+
+def _groups(units: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """The units whose ranks are compared: all of a kind, then modules by type and by layer."""
+    for (tuned, kind), part in units.groupby(["tuned", "kind"]):
+        yield (tuned, kind, "all"), part
+        if kind == "module":
+            for module, own in part.groupby("module", sort=False):
+                yield (tuned, kind, str(module)), own
+            for layer, own in part.groupby("layer"):
+                yield (tuned, kind, f"layer {layer}"), own

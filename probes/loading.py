@@ -83,13 +83,19 @@ class Pairs:
             self._pair = tuned, make_pair(self._base, model, self.tokenizer)
         return self._pair[1]
 
+    def bases(self) -> Bases:
+        """The base's own output subspaces. Only while a pair is loaded."""
+        if self._bases is None:
+            assert self._pair is not None
+            self._bases = output_bases(self._pair[1])
+        return self._bases
+
     def session(self, tuned: str) -> Session:
         """The pair with what its reductions need."""
         pair = self.pair(tuned)
         if self._session is None:
-            if self._bases is None:
-                self._bases = output_bases(pair) if "ledger" in self.suite.measure else {}
-            self._session = tuned, Session.open(pair, self.suite, self._bases)
+            bases = self.bases() if "ledger" in self.suite.measure else {}
+            self._session = tuned, Session.open(pair, self.suite, bases)
         return self._session[1]
 
     def on(self, device: str) -> Pairs:

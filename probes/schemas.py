@@ -13,11 +13,11 @@ NAME = pa.dictionary(pa.int32(), pa.string())
 SMALL, INT, REAL, BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
 _TYPES = {
     **dict.fromkeys(("text", "target", "foil", "continuation", "chat"), TEXT),
-    **dict.fromkeys(("layer", "head", "expert"), SMALL),
+    **dict.fromkeys(("layer", "head", "expert", "cut", "draw"), SMALL),
     **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n", "neuron"), INT),
     **dict.fromkeys(("n_flips", "n_active_base", "n_active_tuned"), INT),
     **dict.fromkeys(("target_id", "rank_base", "rank_tuned", "greedy_base", "greedy_tuned"), INT),
-    **dict.fromkeys(("tied", "at_ceiling", "gated"), pa.bool_()),
+    **dict.fromkeys(("tied", "at_ceiling", "gated", "holds"), pa.bool_()),
     # fixed_size_binary in the files, as wide as the model needs: packed bits, and vectors of float16
     **dict.fromkeys(("gate_base", "gate_xor", "vector_base", "vector_tuned"), BITS),
     **dict.fromkeys(("epsilon", "level"), pa.float64()),  # ids, not measures: 0.05 must equal 0.05
@@ -25,6 +25,7 @@ _TYPES = {
 _NAMES = {
     *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind", "site"),
     *("precision",),
+    *("cluster", "control", "reference", "ranking", "upstream", "late", "check", "over"),
     *("k_rule", "null", "granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
 }
 
@@ -37,6 +38,8 @@ def _schema(columns: str) -> pa.Schema:
 def _interval(*measures: str) -> str:
     return " ".join(f"{name} {name}_lo {name}_hi" for name in measures)
 
+
+_UNIT = "granularity layer component module head expert neuron"
 
 #: Every table of a run. Null stands for "not measured" and reads as NaN.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -51,7 +54,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "alignment": _schema(
         "tuned layer module head expert side k_rule level epsilon k dim ssa ssa_null kappa ssa_z at_ceiling null"
     ),
-    "prompts": _schema("prompt_id set domain text target foil continuation chat"),
+    "prompts": _schema("prompt_id set domain text target foil continuation chat cluster"),
     "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl greedy_base greedy_tuned"),
     "lens": _schema("tuned prompt_id pos layer target_id rank_base rank_tuned prob_base prob_tuned kl"),
     "noise_floor": _schema("precision layer n flip_rate flip_rate_lo flip_rate_hi jaccard relative_change"),
@@ -72,8 +75,17 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "vectors": _schema("tuned prompt_id pos layer site vector_base vector_tuned"),
     "behaviour": _schema("prompt_id model metric value"),
-    "effects": _schema("tuned granularity domain layer component module head method direction metric effect lo hi p q"),
-    "prompt_effects": _schema("tuned layer component method metric prompt_id effect"),
+    "effects": _schema(f"tuned {_UNIT} domain method direction control metric effect lo hi p q"),
+    "prompt_effects": _schema(f"tuned {_UNIT} method direction control metric prompt_id effect"),
+    "token_effects": _schema("tuned prompt_id pos layer component method metric effect"),
+    "neuron_effects": _schema("tuned domain layer expert neuron method metric n effect se"),
+    "depth": _schema("tuned cut upstream late domain metric value lo hi"),
+    "curves": _schema("tuned ranking draw direction n domain metric value lo hi"),
+    "areas": _schema("tuned ranking draw direction metric area n_enough"),
+    "agreement": _schema(
+        "tuned granularity method direction reference domain metric rho lo hi n split_half chosen_here chosen_there"
+    ),
+    "checks": _schema("tuned check method domain metric value bound holds"),
     "link": _schema(
         "tuned kind layer component module relative_norm cosine cos_weight_delta noise_share ssa_left ssa_null_left "
         "kappa_left ssa_right ssa_null_right kappa_right ssa_two_sided ssa_null_two_sided kappa_two_sided ssa10_left "
@@ -82,9 +94,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         + " new_share_null "
         + _interval("new_share", "new_share_10", "change_delta_norm", "change_relative", "change_cosine", "dla_change")
         + " chance_flip_rate "
-        + _interval("flip_rate", "graft", "revert")
+        + _interval("flip_rate", "path", "graft", "revert")
     ),
-    "correlations": _schema("tuned kind weight_measure activation_measure rho lo hi n"),
+    "correlations": _schema("tuned kind over weight_measure activation_measure rho lo hi n null_lo null_hi p"),
 }
 #: Tables that are split into directories, and by what.
 PARTITIONS: dict[str, tuple[str, ...]] = {

@@ -158,6 +158,10 @@ class RunWriter:
             for name in counts:
                 counts[name] += own[name]
 
+    def so_far(self, manifest: Mapping[str, Any]) -> Run:
+        """What is written, as a run that can be read, before it is finished."""
+        return Run(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": dict(self.tables)})
+
     def finish(self, manifest: Mapping[str, Any]) -> Run:
         """Sum what the shards counted, write the manifest, and open the run where it is being built.
 

@@ -39,6 +39,12 @@ VectorSite = Literal[
     "resid_post",
     "resid_final",
 ]
+Method = Literal["path", "graft", "revert", "patch", "gradient", "depth", "split", "shapley"]
+Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron"]
+#: Every metric that has a name; others are functions of a person's own, `module:function`.
+METRICS = ("logit_diff", "target_nll", "exact_match", "kl", "first_divergence")
+OWN_METRIC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+Backend = Literal["torch", "transformer_lens", "nnsight"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Epsilon = Annotated[float, Field(gt=0, lt=1)]
 
@@ -49,7 +55,9 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]+")
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @field_validator("methods", "measure", "sites", "keep", "epsilons", check_fields=False)
+    @field_validator(
+        *("methods", "granularity", "controls", "measure", "sites", "keep", "epsilons"), check_fields=False
+    )
     @classmethod
     def _no_twins(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         twins = [value for i, value in enumerate(values) if value in values[:i]]
@@ -59,10 +67,33 @@ class _Part(BaseModel):
 
 
 class Attribution(_Part):
-    """Which causal effects to measure, on which behaviour metric."""
+    """Which causal effects to measure, on which behaviour metric, and what proves them."""
 
-    methods: tuple[Literal["graft", "revert"], ...] = Field(("graft", "revert"), min_length=1)
-    metric: Literal["logit_diff", "target_nll"] = "logit_diff"
+    methods: tuple[Method, ...] = Field(("path", "graft", "revert"), min_length=1)
+    metric: str = "logit_diff"
+    granularity: tuple[Granularity, ...] = Field(("component",), min_length=1)  # path gives all of them at once
+    nodes: Annotated[int, Field(strict=True, ge=1, le=256)] = 8  # of path, to begin with
+    most_nodes: Annotated[int, Field(strict=True, ge=1, le=256)] = 64
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01  # the completeness gap that is good enough
+    neurons: Count = 20  # the neurons that are grafted and reverted one by one: the first of path's
+    orders: Count = 10  # of shapley, each taken both ways
+    controls: tuple[Literal["random", "shuffled", "spectrum"], ...] = ("random",)
+    curves: bool = True
+    curve_points: Count = 8  # values of n between 1 and all; every n where there are no more
+    curve_draws: Count = 5  # random orders
+
+    @field_validator("metric")
+    @classmethod
+    def _named(cls, metric: str) -> str:
+        if metric not in METRICS and not OWN_METRIC.fullmatch(metric):
+            raise ValueError(f"there are {', '.join(METRICS)}, and module:function for a function of your own")
+        return metric
+
+    @model_validator(mode="after")
+    def _enough_nodes(self) -> Attribution:
+        if self.most_nodes < self.nodes:
+            raise ValueError(f"most_nodes {self.most_nodes} is below nodes {self.nodes}")
+        return self
 
 
 class Generation(_Part):
@@ -100,6 +131,7 @@ class Suite(_Part):
     noise_floor: bool = True  # with gates: the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
     attribute: Attribution | None = None
+    backend: Backend = "torch"  # what captures
     batch_size: Count = 16
     epsilons: tuple[Epsilon, ...] = Field((0.01, 0.05, 0.1), min_length=1)
     bootstrap: Count = 1000
@@ -150,12 +182,13 @@ def load_suite(
     base: str | Path | None = None,
     tuned: str | Path | Mapping[str, str | Path] | None = None,
     generate: Mapping[str, Any] | None = None,
+    backend: str | None = None,
 ) -> Suite:
     """Read and validate a suite: a YAML file's path, or the same as a mapping.
 
-    `base` and `tuned` win over the suite's own, and so does every key in `generate`; a single tuned path is named after
-    its directory. Relative paths in a file are relative to that file, and all others to the working directory. Raises
-    SuiteError: one line with the first mistake and its place.
+    `base`, `tuned` and `backend` win over the suite's own, and so does every key in `generate`; a single tuned path is
+    named after its directory. Relative paths in a file are relative to that file, and all others to the working
+    directory. Raises SuiteError: one line with the first mistake and its place.
     """
     if isinstance(source, Mapping):
         where, data, node, directory = "suite", dict(source), None, Path.cwd()
@@ -169,6 +202,8 @@ def load_suite(
     if tuned is not None:
         named = tuned if isinstance(tuned, Mapping) else {_name_of(tuned): tuned}
         given["tuned"] = {name: _locate(str(path), Path.cwd()) for name, path in named.items()}
+    if backend is not None:
+        given["backend"] = backend
     if generate:
         own = data.get("generate")
         given["generate"] = {**own, **generate} if isinstance(own, Mapping) else dict(generate)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tv.errors import PromptError
 
-Key = Literal["id", "text", "target", "foil", "domain", "continuation", "messages"]
+Key = Literal["id", "text", "target", "foil", "domain", "continuation", "messages", "cluster"]
 KEYS: tuple[Key, ...] = get_args(Key)
 _FOLLOWS = ("target", "foil", "continuation")  # what follows a text may be white space
 Name = Annotated[str, Field(min_length=1)]
@@ -35,6 +35,7 @@ class Prompt:
     foil: str | None = None
     continuation: str | None = None  # what both models are read over after the text, where a run asks for it
     chat: str | None = None  # JSON: the `messages` before the reply, and `options` of the template; None as plain text
+    cluster: str | None = None  # prompts of one template: statistics draw them together
 
 
 class Chat(BaseModel):
@@ -104,7 +105,8 @@ class _Row(NamedTuple):
 
 
 def read_prompts(sets: Sequence[PromptSet]) -> list[Prompt]:
-    """All rows of prompt sets, in order; keys: text, id?, target?, foil?, domain?, continuation?, messages?.
+    """All rows of prompt sets, in order; keys: text, id?, target?, foil?, domain?, continuation?, messages?,
+    cluster?.
 
     Other columns are ignored. Where no row of a set has an id, ids are the set's name and the row's number. A row's
     domain is its own, else that of the PromptSet, else the set's name. With `chat`, a row may have messages instead of
@@ -298,6 +300,7 @@ def _prompt(row: _Row, chosen: PromptSet, with_ids: bool) -> Prompt:
         foil=texts["foil"],
         continuation=texts["continuation"],
         chat=None if turns is None else _conversation(turns, chosen.chat or Chat()),
+        cluster=texts["cluster"],
     )
 
 

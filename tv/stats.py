@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,16 +12,18 @@ from scipy import stats
 Floats = NDArray[np.float64]
 
 
-def bootstrap_mean(values: ArrayLike, draws: int, seed: int) -> tuple[Floats, Floats, Floats]:
+def bootstrap_mean(
+    values: ArrayLike, draws: int, seed: int, clusters: Sequence[str] | None = None
+) -> tuple[Floats, Floats, Floats]:
     """(mean, lo, hi) over prompts, with the 95 % percentile interval of `draws` paired resamples of prompts.
 
     `values` is (prompts,) or (prompts, units); results are 0-d or (units,). NaN is a prompt without a value in that
     unit, and is left out of it; a unit without any value is NaN. The same resamples serve all units, and every call
-    with as many prompts and the same seed.
+    with as many prompts and the same seed. `clusters` names each prompt's, and clusters are drawn whole.
     """
     table = np.asarray(values, np.float64)
     flat = table[:, None] if table.ndim == 1 else table
-    lo, hi = _interval(resample_means(flat, draws, seed))
+    lo, hi = _interval(resample_means(flat, draws, seed, clusters))
     shape = table.shape[1:]
     return _mean(flat).reshape(shape), lo.reshape(shape), hi.reshape(shape)
 
@@ -48,6 +51,22 @@ def bootstrap_spearman(
     return rho, float(lo[0]), float(hi[0]), n
 
 
+@lru_cache(maxsize=1024)
+def shuffled_spearman(rho: float, n: int, draws: int, seed: int) -> tuple[float, float, float]:
+    """(lo, hi, p): where 95 % of rank correlations of n shuffled units fall, and the share as far from 0 as `rho`.
+
+    Ties are left aside: the null is that of n distinct ranks. NaN for fewer than three units or an unknown rho.
+    """
+    if n < 3 or np.isnan(rho):
+        return np.nan, np.nan, np.nan
+    generator = np.random.default_rng(seed)
+    ranks = np.tile(np.arange(n, dtype=np.float64), (draws, 1))
+    null = _spearman(np.arange(n, dtype=np.float64)[None], generator.permuted(ranks, axis=1))
+    lo, hi = np.percentile(null, [2.5, 97.5])
+    as_far = (np.abs(null) >= abs(rho) - 1e-9).sum()
+    return float(lo), float(hi), float((as_far + 1) / (draws + 1))
+
+
 def benjamini_hochberg(p: ArrayLike) -> Floats:
     """q values of a family of p values (Benjamini & Hochberg 1995); NaN stays NaN and does not count."""
     p = np.asarray(p, np.float64)
@@ -68,12 +87,19 @@ def wilcoxon_p(values: ArrayLike) -> Floats:
     return np.array([_signed_rank(column[~np.isnan(column)]) for column in flat.T]).reshape(table.shape[1:])
 
 
-def resample_means(values: Floats, draws: int, seed: int) -> Floats:
-    """The means of (prompts, units) over prompts drawn with replacement: (draws, units); NaN where none was drawn."""
+def resample_means(values: Floats, draws: int, seed: int, clusters: Sequence[str] | None = None) -> Floats:
+    """The means of (prompts, units) over prompts drawn with replacement: (draws, units); NaN where none was drawn.
+
+    With `clusters`, a name a prompt, clusters are drawn with replacement, each with all of its prompts.
+    """
     known = ~np.isnan(values)
-    counts = _counts(len(values), draws, seed)
+    if clusters is None:
+        counts = _counts(len(values), draws, seed)
+    else:
+        names, which = np.unique(np.asarray(clusters, str), return_inverse=True)
+        counts = _counts(len(names), draws, seed)[:, which]
     total = counts @ np.where(known, values, 0.0)
-    if known.all() and len(values):
+    if known.all() and len(values) and clusters is None:
         return total / len(values)
     with np.errstate(invalid="ignore"):
         return total / (counts @ known.astype(np.float64))

@@ -35,9 +35,7 @@ class Swap:
     first: int
 
 
-def from_model(
-    own: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]
-) -> Swap:
+def from_model(own: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]) -> Swap:
     """`own` with these units' weights taken from `other`."""
     names = dict(own.named_parameters())
     wanted = [piece for unit in units for piece in pieces(architecture, unit, names)]
@@ -66,6 +64,18 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
             parameter.data = data
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter wants a gradient: a backward pass then goes through the activations alone."""
+    kept = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter, wanted in kept:
+            parameter.requires_grad_(wanted)
+
+
 def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> Floats:
     """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what it needs."""
     with torch.inference_mode():
@@ -89,7 +99,7 @@ def values_under(
     with torch.inference_mode():
         for b, batch in enumerate(batches):
             outputs: dict[int, Any] = {}
-            with _recording(model, architecture, outputs):
+            with recording(model, architecture, outputs):
                 plain.append(metric.values(answers(model, batch), batch))
             for i, swap in enumerate(swaps):
                 with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
@@ -100,7 +110,7 @@ def values_under(
 
 
 @contextmanager
-def _recording(model: nn.Module, architecture: Architecture, outputs: dict[int, Any]) -> Iterator[None]:
+def recording(model: nn.Module, architecture: Architecture, outputs: dict[int, Any]) -> Iterator[None]:
     """Every block's output, as the block returns it, by layer."""
     handles = []
     try:

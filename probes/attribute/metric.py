@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.errors import RunError
+from probes.suite import METRICS, OWN_METRIC
 from tv.behaviour import METRICS as ANSWERS
 from tv.behaviour import metrics
 from tv.errors import first_line
 from tv.prompts import Batch, Encoded, positions
 
 Values = Callable[[Float[Tensor, "batch pos vocab"], Batch], Float[Tensor, " batch"]]
-
-#: Every metric that has a name; others are functions of a person's own, `module:function`.
-METRICS = (*ANSWERS, "kl", "first_divergence")
-_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -35,11 +31,6 @@ class Metric:
     name: str
     values: Values
     smooth: bool = True
-
-
-def is_metric(name: str) -> bool:
-    """Whether this can name a metric."""
-    return name in METRICS or bool(_OWN.fullmatch(name))
 
 
 def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
@@ -60,9 +51,9 @@ def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
 def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Metric:
     """The metric of this name on these prompts.
 
-    logit_diff, target_nll, exact_match: see `tv.behaviour.metrics`. kl: KL(tuned ‖ model), nats, mean over the positions
-    that predict the target, or at a prompt's last one where it has none; the tuned model's answers are kept from one
-    forward. first_divergence: the logit difference on prompts that `divergence.parted` has cut where the models part.
+    logit_diff, target_nll, exact_match: see `tv.behaviour.metrics`. kl: KL(tuned ‖ model), nats, mean over the
+    positions that predict the target, or at a prompt's last one where it has none; the tuned model's answers are kept
+    from one forward. first_divergence: the logit difference on prompts that `divergence.parted` has cut where the models part.
     `module:function` is imported, the working directory included, and called with (logits, batch). Raises RunError for
     a name that is none of these, or cannot be imported.
     """
@@ -72,7 +63,7 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Me
         return Metric(name, partial(_answers, "logit_diff"))
     if name == "kl":
         return Metric(name, partial(_kl, _reference(tuned, batches)))
-    if not _OWN.fullmatch(name):
+    if not OWN_METRIC.fullmatch(name):
         raise RunError(f"attribution: unknown metric {name!r}; there are {', '.join(METRICS)}, and module:function")
     return Metric(name, partial(_checked, name, _imported(name)))
 
@@ -98,8 +89,7 @@ def _reference(tuned: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, Te
         for batch in batches:
             logits = answers(tuned, batch)
             found |= {
-                item.prompt.id: row[_predicting(item)].double()
-                for row, item in zip(logits, batch.encoded, strict=True)
+                item.prompt.id: row[_predicting(item)].double() for row, item in zip(logits, batch.encoded, strict=True)
             }
     return {name: value.clone() for name, value in found.items()}
 

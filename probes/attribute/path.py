@@ -2,9 +2,9 @@
 
 With θ(α) = θ_pre + αT, M(θ_ft) − M(θ_pre) = ∫₀¹ ⟨T, ∂M/∂θ⟩ dα. For a linear module y = Wx + b the integrand is
 Σ_tokens δ·(T x + T_b) with δ = ∂M/∂y, so one backward pass to the activations gives the shares of all modules, heads,
-neurons and tokens at once, and no weight gradient is formed. Norm gains: δ·(x̂ ∘ T_γ + T_β); embeddings: δ·T[id]; of tied
-weights, both places. The integral is by Gauss–Legendre nodes; Sundararajan et al. 2017 (arXiv 1703.01365) name the method
-and completeness, which is checked here and not assumed.
+neurons and tokens at once, and no weight gradient is formed. Norm gains: δ·(x̂ ∘ T_γ + T_β); embeddings: δ·T[id]; of
+tied weights, both places. The integral is by Gauss–Legendre nodes; Sundararajan et al. 2017 (arXiv 1703.01365) name the
+method and completeness, which is checked here and not assumed.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import PreTrainedModel
 
 from probes import mixture
-from probes.attribute.forwards import Floats, values
+from probes.attribute.forwards import Swap, frozen, swapped, values
 from probes.attribute.metric import Metric
-from probes.attribute.units import head_granularity
+from probes.attribute.shares import PathEffects, Shares
 from probes.errors import RunError
 from probes.halving import within_memory
 from probes.hooks import Read, plan
@@ -40,62 +39,10 @@ Told = Callable[[int, int, str], None]
 
 #: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to the most.
 NODES, MOST_NODES = 8, 64
+#: Twice the nodes must bring what is missed below this part of it: no number of them integrates over a jump.
+HELPS = 0.7
 #: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
 TOLERANCE = 0.01
-
-
-@dataclass
-class Shares:
-    """What the weights added to the metric, by where they are; of a batch of prompts, or of one without that dimension."""
-
-    modules: dict[Module, Float[Tensor, "batch pos"]] = field(default_factory=dict)
-    heads: dict[Module, Float[Tensor, "batch head"]] = field(default_factory=dict)
-    neurons: dict[tuple[int, int], Float[Tensor, "batch d_ff"]] = field(default_factory=dict)  # by layer, expert
-
-    def add(self, other: Shares, weight: float = 1.0) -> None:
-        """Add `weight` times the other's, in place."""
-        for kept, own in zip(self._all, other._all, strict=True):
-            for key, value in own.items():
-                kept[key] = kept[key].add_(value, alpha=weight) if key in kept else value * weight
-
-    def prompt(self, i: int, n: int) -> Shares:
-        """Those of one prompt, which has n tokens."""
-        return Shares(
-            {module: value[i, :n].clone() for module, value in self.modules.items()},
-            {module: value[i].clone() for module, value in self.heads.items()},
-            {place: value[i].clone() for place, value in self.neurons.items()},
-        )
-
-    def total(self) -> float:
-        """Σ over every module and token."""
-        return sum(float(value.double().sum()) for value in self.modules.values())
-
-    @property
-    def _all(self) -> tuple[dict[Any, Tensor], ...]:
-        return self.modules, self.heads, self.neurons
-
-
-@dataclass(frozen=True)
-class PathEffects:
-    """Every prompt's shares, beside the change that they must add up to."""
-
-    prompts: tuple[str, ...]
-    shares: tuple[Shares, ...]
-    base: Floats  # the metric of each prompt
-    tuned: Floats
-    nodes: NDArray[np.int64]  # that each prompt took
-
-    @property
-    def gap(self) -> float:
-        """Σ_prompts |Σ shares − change| / Σ_prompts |change|; 0 where nothing changed and nothing is said to."""
-        return float(gap_of(self.shares, self.tuned - self.base))
-
-
-def gap_of(shares: Sequence[Shares], change: Floats) -> float:
-    """The completeness gap of these prompts together."""
-    off = np.abs(np.array([own.total() for own in shares]) - change).sum()
-    whole = np.abs(change).sum()
-    return float(off / whole) if whole else float(off)
 
 
 def path_effects(
@@ -117,7 +64,9 @@ def path_effects(
     activations of one batch. Raises RunError for a metric without a gradient and for models that are not float32.
     """
     if not metric.smooth:
-        raise RunError(f"path: {metric.name} is a step function and has no gradient; use graft and revert, or target_nll")
+        raise RunError(
+            f"path: {metric.name} is a step function and has no gradient; use graft and revert, or target_nll"
+        )
     if {pair.base.dtype, pair.tuned.dtype} != {torch.float32}:
         raise RunError("path: gradients along the path need float32; leave out --dtype, or use graft and revert")
     sweep = _Sweep(pair, metric)
@@ -125,7 +74,7 @@ def path_effects(
     known = [item for item in encoded if not np.isnan(ends[0][item.prompt.id] + ends[1][item.prompt.id])]
     change = {item.prompt.id: ends[1][item.prompt.id] - ends[0][item.prompt.id] for item in known}
     found: dict[str, tuple[Shares, int]] = {}
-    todo, n = known, nodes
+    todo, n, missed = known, nodes, float("inf")
     while todo:
         done = 0
         run = partial(sweep.integrate, nodes=n)
@@ -139,11 +88,15 @@ def path_effects(
         allowed = tolerance * sum(map(abs, change.values()))
         if sum(off.values()) <= allowed:
             break
+        missed, before = sum(off.values()), missed
         n *= 2
-        if n > most_nodes:
-            gap = sum(off.values()) / (sum(map(abs, change.values())) or 1.0)
+        if n > most_nodes or missed > HELPS * before:
             logging.getLogger(__name__).warning(
-                "path: shares miss %.1f%% of the change with %d nodes (wanted: %.1f%%)", 100 * gap, n // 2, 100 * tolerance
+                "path: shares miss %.1f%% of the change with %d nodes (wanted: %.1f%%)%s",
+                100 * missed / sum(map(abs, change.values())),
+                n // 2,
+                100 * tolerance,
+                "; a router's choice jumps along the path" if any(b.router for b in pair.architecture.blocks) else "",
             )
             break
         todo = [item for item in known if off[item.prompt.id] > allowed / len(known) / 2]
@@ -185,19 +138,12 @@ class _Sweep:
         return found
 
     @contextmanager
-    def _at(self, alpha: float) -> Iterator[nn.Module]:
-        """The base at θ(α), its parameters lent and without gradients of their own."""
+    def _at(self, alpha: float) -> Iterator[PreTrainedModel]:
+        """The base at θ(α)."""
         model = self.pair.base
-        kept = [(p, p.data, p.requires_grad) for p in model.parameters()]
-        try:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(False)
-                parameter.data = self._moved(name, alpha)
+        moved = Swap(lambda: {name: self._moved(name, alpha) for name in self.before}, first=-1)
+        with swapped(model, moved), frozen(model):
             yield model
-        finally:
-            for parameter, data, wanted in kept:
-                parameter.data = data
-                parameter.requires_grad_(wanted)
 
     def _moved(self, name: str, alpha: float) -> Tensor:
         before, after = self.before[name], self.after[name].to(self.before[name].device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -12,15 +12,14 @@ from torch import Tensor
 
 from tv.architecture import Architecture, Module
 
-Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron"]
-GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron", "type", "all"]
 #: A module's rows (True) or columns (False) belong to neurons of the MLP.
 _NEURON_ROWS = {"gate": True, "up": True, "down": False}
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One thing that may carry an effect. What it is not cut into is "" or −1."""
+    """One thing that may carry an effect. What it is not cut into is "" or −1; a "type" is one matrix of every layer."""
 
     granularity: Granularity
     layer: int
@@ -33,11 +32,16 @@ class Unit:
     def __str__(self) -> str:
         """What people call it: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`."""
         name = self.module or self.component
-        name = name if name in ("embed", "unembed") else f"{name} {self.layer}"
+        if self.granularity not in ("type", "all") and name not in ("embed", "unembed"):
+            name += f" {self.layer}"
         for part in ("expert", "head", "neuron"):
             if (index := getattr(self, part)) >= 0:
                 name += f" {'kv head' if self.granularity == 'kv_head' else part} {index}"
         return name
+
+
+#: Everything that was tuned.
+WHOLE = Unit("all", -1, "all")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ def components(architecture: Architecture) -> list[Unit]:
     """All components, by depth. Every parameter belongs to exactly one."""
     blocks = [Unit("component", block.layer, name) for block in architecture.blocks for name in ("attn", "mlp")]
     return [Unit("component", -1, "embed"), *blocks, Unit("component", architecture.n_layers, "unembed")]
+
+
+def component_name(layer: int, component: str) -> str:
+    """What people call a component: `mlp 3`, `embed`."""
+    return str(Unit("component", layer, component))
 
 
 def units_of(architecture: Architecture, granularity: Granularity) -> list[Unit]:
@@ -96,6 +105,8 @@ def head_granularity(module: Module, architecture: Architecture) -> Granularity 
 
 def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) -> list[Piece]:
     """The weights of a unit, out of the names of all parameters of the model."""
+    if unit == WHOLE:
+        return [Piece(name) for name in parameters]
     if unit.granularity == "component":
         place = (unit.layer, unit.component)
         return [Piece(name) for name in parameters if architecture.component_of(name) == place]
@@ -144,9 +155,7 @@ def _rows(module: Module, which: Int[Tensor, " k"] | None) -> Int[Tensor, " k"] 
     return own if which is None else own[which]
 
 
-def replaced(
-    own: Mapping[str, Tensor], others: Mapping[str, Tensor], wanted: Sequence[Piece]
-) -> dict[str, Tensor]:
+def replaced(own: Mapping[str, Tensor], others: Mapping[str, Tensor], wanted: Sequence[Piece]) -> dict[str, Tensor]:
     """The parameters that change when these pieces are taken from `others`: lent whole, or copies of `own` in part."""
     found: dict[str, Tensor] = {}
     whole = {piece.parameter for piece in wanted if piece.index is None and piece.expert < 0}

@@ -21,6 +21,8 @@ def cause_panels(key: str, evidence: Evidence) -> list[Panel]:
     domains = sorted(dict.fromkeys(effects.domain), key=lambda domain: (domain != first, domain != ALL_DOMAINS))
     cuts = {_prompts(domain, effects): effects[effects.domain == domain] for domain in domains}
     told = {
+        "path": "Path: what this component's own step added along the way from base to tuned; the shares sum to the "
+        "whole change.",
         "graft": "Graft: give the base this one component of the tuned model.",
         "revert": "Revert: take this one component away from the tuned model.",
     }

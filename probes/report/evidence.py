@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probes.link import CAUSAL_MEASURES
 from probes.report.words import METRICS
 from probes.schemas import ALL_DOMAINS, SCHEMAS
 from probes.store import Run
@@ -49,10 +50,8 @@ def gather(run: Run, tuned: str) -> Evidence:
     own = [("tuned", "==", tuned)]
     domains = run.df("prompts", columns=["prompt_id", "domain"]) if "prompts" in run.tables else None
     domain_of = {} if domains is None else domains.set_index("prompt_id").domain.fillna("").to_dict()
-    effects = _one_metric(
-        _read(run, "effects", "domain layer component head granularity method metric effect lo hi q", own)
-    )
-    effects = effects[(effects["head"] == -1) & (effects.granularity == "component")].reset_index(drop=True)
+    shown = [*own, ("granularity", "==", "component"), ("control", "==", ""), ("method", "in", list(CAUSAL_MEASURES))]
+    effects = _one_metric(_read(run, "effects", "domain layer component method metric effect lo hi q", shown))
     counts = _counts(_read(run, "prompt_effects", "metric prompt_id", own), effects, domain_of)
     return Evidence(
         tuned,
@@ -94,7 +93,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         ),
         effects.assign(n=effects.domain.map(counts).astype(float)),
         _read(run, "link", "", own),
-        _read(run, "correlations", "kind weight_measure activation_measure rho lo hi n", own),
+        _read(run, "correlations", "kind weight_measure activation_measure rho lo hi n", [*own, ("over", "==", "all")]),
     )
 
 

@@ -30,6 +30,7 @@ MEASURES = {
     "change_delta_norm": "contribution change ‖Δ‖",
     "change_relative": "relative contribution change",
     "flip_rate": "gate flip rate",
+    "path": "path effect, all prompts",
     "graft": "graft effect, all prompts",
     "revert": "revert effect, all prompts",
 }
