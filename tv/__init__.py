@@ -5,6 +5,7 @@ from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.compare import cosine
 from tv.compose import METHODS
 from tv.errors import ArchitectureError, CheckpointError, InputError
+from tv.evaluation import evaluate
 from tv.extraction import extract
 from tv.info import info
 from tv.lora import freeze_inputs, lora_export, lora_init
@@ -32,6 +33,7 @@ __all__ = [
     "check_pair",
     "cosine",
     "curve",
+    "evaluate",
     "extract",
     "freeze_inputs",
     "geometry",

@@ -11,6 +11,7 @@ from typer.exceptions import Abort, TyperException
 from tv.cli.align import align
 from tv.cli.apply import apply
 from tv.cli.cosine import cosine
+from tv.cli.evaluate import evaluate
 from tv.cli.extract import extract
 from tv.cli.geometry import geometry
 from tv.cli.info import info
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
-for command in (info, extract, ssa, geometry, cosine, path, align, apply, lora_export, lora_init):
+for command in (info, extract, ssa, geometry, cosine, path, align, apply, lora_export, lora_init, evaluate):
     app.command()(command)
 
 

@@ -1,0 +1,46 @@
+"""The committed tasks: they are what their recipe makes, and ask nothing that training has shown."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import yaml
+
+from data import corpus, task_rows
+
+ROWS = task_rows.rows()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_files_are_what_the_recipe_makes(name: str) -> None:
+    lines = (task_rows.TASKS / name).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == ROWS[name]
+    ids = [row["id"] for row in ROWS[name]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_task_reads_one_of_the_files() -> None:
+    read = set()
+    for path in task_rows.TASKS.glob("*.yaml"):
+        settings = path.read_text(encoding="utf-8").replace("!function ", "")
+        config = yaml.safe_load(settings)
+        assert config["task"] == path.stem
+        read.add(config["dataset_kwargs"]["data_files"]["test"])
+    assert read == set(ROWS)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if not name.endswith("_text.jsonl")])
+def test_no_training_text_asks_what_a_task_asks(name: str) -> None:
+    rng = random.Random(0)
+    shown = {say(rng) for kind, say in corpus.kinds_of_line().items() if kind != "story" for _ in range(3000)}
+    starts = tuple(row.get("text", row.get("prompt")) + " " for row in ROWS[name])
+    assert not [line for line in shown if line.startswith(starts)]
+
+
+def test_the_right_answer_has_no_favourite_place() -> None:
+    for name in ("medical_choice.jsonl", "general_choice.jsonl"):
+        places = [row["answer"] for row in ROWS[name]]
+        assert all(12 <= places.count(place) <= 36 for place in range(4)), places
+        assert all(len(set(row["choices"])) == len(row["choices"]) for row in ROWS[name])

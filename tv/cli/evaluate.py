@@ -1,0 +1,92 @@
+"""`tv evaluate`."""
+
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from tv.cli.cosine import _named as named
+from tv.cli.options import DeviceOption, Output
+from tv.cli.output import check_output, write
+from tv.cli.terminal import Bar, number, print_table
+from tv.errors import InputError
+
+Tasks = Annotated[
+    list[str],
+    typer.Option(
+        "--task",
+        help="A YAML file, FORMAT=FILE (medqa, pubmedqa, medmcqa, mmlu, gsm8k, ifeval), or a name of "
+        "lm-evaluation-harness; repeatable.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first items of each task.")]
+BatchSize = Annotated[int, typer.Option(help="Prompts in one forward pass.")]
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
+    task: Tasks,
+    base: Annotated[str | None, typer.Option(help="What an adapter or a vector among the models lies over.")] = None,
+    limit: Limit = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples before each question, where a task leaves it open.")
+    ] = None,
+    new_tokens: Annotated[
+        int | None, typer.Option(help="How many a model may write, in place of a task's own.")
+    ] = None,
+    chat: Annotated[bool, typer.Option(help="Put every prompt through the chat template.")] = False,
+    batch_size: BatchSize = 16,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: DeviceOption = "cpu",
+    output: Output = None,
+) -> None:
+    """What models do on tasks, item by item; several are compared with the first on the same items.
+
+    Example: tv evaluate data/models/base data/models/medical --task data/tasks/medical_cloze.yaml -o items.parquet
+    """
+    import torch
+
+    import tv
+    from tv.evaluation import compare, summarise
+
+    check_output(output)
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise InputError(f"--dtype {dtype}: one of {', '.join(kinds)}")
+    sources = named(models)
+    with Bar("evaluate") as progress:
+        items = tv.evaluate(
+            sources,
+            task,
+            base=base,
+            limit=limit,
+            shots=shots,
+            new_tokens=new_tokens,
+            chat=chat,
+            batch_size=batch_size,
+            dtype=kinds[dtype],
+            device=device,
+            progress=progress,
+        )
+    _print_means(summarise(items))
+    first = next(iter(sources))
+    if len(sources) > 1:
+        _print_differences(compare(items, first), first)
+    write(items, output)
+
+
+def _print_means(means: pd.DataFrame) -> None:
+    rows: list[list[object]] = [
+        [r.task, r.metric, r.variant, float(r.value), f"[{number(r.lo)}, {number(r.hi)}]", r.n]
+        for r in means.itertuples()
+    ]
+    print_table("mean over items, 95 % interval", ["task", "metric", "model", "mean", "interval", "items"], rows)
+
+
+def _print_differences(found: pd.DataFrame, reference: str) -> None:
+    rows: list[list[object]] = [
+        [r.task, r.metric, r.variant, float(r.difference), f"[{number(r.lo)}, {number(r.hi)}]", float(r.p), float(r.q)]
+        for r in found.itertuples()
+    ]
+    title = f"difference from {reference} on the same items"
+    print_table(title, ["task", "metric", "model", "difference", "interval", "p", "q"], rows)

@@ -1,0 +1,182 @@
+"""Tasks: a YAML file over local JSONL, a user's file in a known benchmark's format, or the harness's own by name.
+
+The first two never touch the network, and spare the harness's index, which costs many seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tv.errors import InputError, first_line
+from tv.evaluation.formats import FORMATS, Row, read_rows
+
+TaskSpec: TypeAlias = str | Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task, ready to be run on any model."""
+
+    name: str
+    harness: Any  # lm_eval's Task
+    metrics: Mapping[str, bool]  # name → whether higher is better; the first is the one that experiments go by
+    digest: str  # of its settings and of every row: another digest is another task
+
+
+def load_tasks(
+    specs: TaskSpec | Sequence[TaskSpec], *, shots: int | None = None, new_tokens: int | None = None
+) -> list[Task]:
+    """The tasks that are meant, groups resolved, each once.
+
+    `shots` examples go before each question where a task says nothing of it. `new_tokens` is how many a model may write
+    at most, in place of what a task says.
+
+    A spec is a YAML file as lm-evaluation-harness has it (its data files lie relative to it), FORMAT=FILE with one of
+    `tv.evaluation.FORMATS`, or the name of a harness's task. Raises InputError for what cannot be loaded.
+    """
+    specs = [specs] if isinstance(specs, str | Path) else list(specs)
+    if not specs:
+        raise InputError("no task; give a YAML file, FORMAT=FILE or the name of a task of lm-evaluation-harness")
+    found: dict[str, Task] = {}
+    for spec in specs:
+        for task in _load(spec):
+            if task.config.num_fewshot is None:
+                task.set_config(key="num_fewshot", value=shots or 0)
+            task.set_fewshot_seed(seed=0)
+            if new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
+                task.set_config(key="generation_kwargs", value={"max_gen_toks": new_tokens}, update=True)
+            if task.task_name in found:
+                raise InputError(f"task {task.task_name!r} is given twice; name each once")
+            found[task.task_name] = _task(task)
+    return list(found.values())
+
+
+def _load(spec: TaskSpec) -> list[Any]:
+    """The harness's tasks of one spec."""
+    manager = _import_manager()
+    text = str(spec)
+    kind, equals, file = text.partition("=")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        if text.endswith((".yaml", ".yml")):
+            meant: Any = _local(Path(text))
+            index = manager(include_defaults=False)
+        elif equals:
+            meant, index = _formatted(kind, Path(file)), manager(include_defaults=False)
+        else:
+            meant, index = text, manager()
+        return list(index.load([meant])["tasks"].values())
+    except InputError:
+        raise
+    except Exception as error:  # whatever a task, which is a program, runs into
+        raise InputError(f"task {text}: {_why(error, text)}") from error
+
+
+def _why(error: Exception, text: str) -> str:
+    if isinstance(error, KeyError) and "not a registered task" in str(error):
+        return "lm-evaluation-harness knows no task of this name; a local one is given as its YAML file"
+    return f"cannot be loaded: {first_line(error)}"
+
+
+def _import_manager() -> Callable[..., Any]:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise InputError("lm-evaluation-harness is not installed; install tuning-probes[eval]") from None
+    return TaskManager
+
+
+def _local(path: Path) -> dict[str, Any]:
+    """A YAML file's config; JSONL beside it is read here, so that nothing is copied to a cache."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a task is a YAML file as lm-evaluation-harness has it")
+    config = load_yaml(path)
+    if not isinstance(config.get("task"), str):
+        raise InputError(f"{path}: has no `task`, the name of what it describes")
+    if config.get("dataset_path") != "json":
+        return config
+    files = (config.pop("dataset_kwargs", None) or {}).get("data_files")
+    if not files:
+        raise InputError(f"{path}: `dataset_path: json` needs `dataset_kwargs: {{data_files: {{test: FILE}}}}`")
+    splits = files if isinstance(files, dict) else {config.get("test_split", "test"): files}
+    rows = {split: _read_all(path.parent, names) for split, names in splits.items()}
+    config.pop("dataset_path")
+    return config | {"custom_dataset": _dataset(rows)}
+
+
+def _read_all(directory: Path, names: str | Sequence[str]) -> list[Row]:
+    return [row for name in ([names] if isinstance(names, str) else names) for row in read_jsonl(directory / name)]
+
+
+def _formatted(kind: str, file: Path) -> dict[str, Any]:
+    if kind not in FORMATS:
+        raise InputError(f"task format {kind!r}: one of {', '.join(FORMATS)}")
+    rows = read_rows(kind, read_jsonl(file), str(file))
+    return {"task": kind, "test_split": "test", "custom_dataset": _dataset({"test": rows}), **FORMATS[kind].config}
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """A mapping a line. Raises InputError naming the line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: no JSON: {error}") from None
+        if row is not None and not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: a row is a JSON object")
+        rows += [row] if row is not None else []
+    if not rows:
+        raise InputError(f"{path}: has no rows")
+    return rows
+
+
+def _dataset(splits: Mapping[str, Sequence[Row]]) -> Callable[..., Any]:
+    def custom_dataset(**_: object) -> Any:
+        from datasets import Dataset
+
+        return {split: Dataset.from_list(list(rows)) for split, rows in splits.items()}
+
+    return custom_dataset
+
+
+def _task(task: Any) -> Task:
+    """Its digest is over the settings, with the source of functions in them, and over the rows."""
+    settings = {name: _told(value) for name, value in vars(task.config).items() if name not in _PLACES}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for row in task.eval_docs:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    higher = {str(name): bool(better) for name, better in task.higher_is_better().items()}
+    return Task(task.task_name, task, higher, digest.hexdigest()[:16])
+
+
+#: Where a task lies and how its data get here: not what it is.
+_PLACES = ("custom_dataset", "dataset_path", "dataset_kwargs", "metadata")
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _told(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(inner) for inner in value]
+    if callable(value):
+        try:
+            return inspect.getsource(value)
+        except (OSError, TypeError):
+            return getattr(value, "__qualname__", type(value).__name__)
+    if hasattr(value, "__dict__"):
+        return _told(vars(value))
+    return value
