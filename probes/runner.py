@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from probes.errors import ActivationError
 from probes.halving import within_memory
-from probes.hooks import Read, lockstep, plan
+from probes.hooks import Lockstep, Read, open_backend, plan
 from probes.hooks.plan import EXPERTS, MODULE
 from probes.ledger import OutputBasis, output_basis, split_by
 from probes.live_weights import matrix_of
@@ -60,10 +61,16 @@ class Session:
     suite: Suite
     reads: tuple[Read, ...]
     fixed: Fixed
+    lockstep: Lockstep
 
     @classmethod
-    def open(cls, pair: Pair, suite: Suite, bases: Bases | None = None) -> Session:
-        """Everything that depends on the weights alone. `bases` are those of the base, if they are at hand."""
+    def open(
+        cls, pair: Pair, suite: Suite, bases: Bases | None = None, remote: tuple[str, str] | None = None
+    ) -> Session:
+        """Everything that depends on the weights alone. `bases` are those of the base, if they are at hand.
+
+        With `remote`, the hub ids of both, the models run on nnsight's server.
+        """
         sites = sites_of(suite, pair.architecture)
         grams = _grams(pair) if "head_out" in sites else {}
         splits, norms = {}, {}
@@ -74,7 +81,8 @@ class Session:
         form = pair.norms[pair.architecture.final_norm]
         readers = [Reader.of(model, pair.architecture, form) for model in (pair.base, pair.tuned)]
         fixed = Fixed(grams, splits, norms, readers if "lens" in suite.measure else (), frozenset(suite.keep))
-        return cls(pair, suite, plan(pair.architecture, sites), fixed)
+        lockstep = open_backend(suite.backend, pair.base, pair.tuned, pair.tokenizer, remote)
+        return cls(pair, suite, plan(pair.architecture, sites), fixed, lockstep)
 
 
 def shards(
@@ -173,11 +181,20 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
         check_all=suite.ledger_positions != "all",
     )
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    logits = lockstep(pair.base, pair.tuned, session.reads, inputs, reducer)
+    logits = session.lockstep(session.reads, inputs, reducer, _looked_at(batch, reducer))
     tokens = _token_columns(pair, batch, reducer.places, *logits)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
     return reducer, tokens, _behaviour_columns(batch, tuned, reducer.places, tokens, *logits)
+
+
+def _looked_at(batch: Batch, reducer: BatchReducer) -> Bool[Tensor, "batch pos"]:
+    """Every place that a table of the batch says something of, and the one before, which predicts its token."""
+    at = torch.zeros_like(batch.input_ids, dtype=torch.bool)
+    for places in (reducer.places, reducer.ledger_places, *(places_of(batch, which) for which in ("target", "last"))):
+        at[places.row, places.pos] = True
+    at[:, :-1] |= at[:, 1:].clone()
+    return at
 
 
 def _following(batch: Batch, places: Places) -> Tensor:

@@ -1,6 +1,7 @@
 """One capture plan (data), and the backends that run it."""
 
+from probes.hooks.backends import BACKENDS, open_backend
 from probes.hooks.plan import Read, Site, plan
-from probes.hooks.torch_backend import capture, lockstep
+from probes.hooks.torch_backend import Lockstep, capture, lockstep
 
-__all__ = ["Read", "Site", "capture", "lockstep", "plan"]
+__all__ = ["BACKENDS", "Lockstep", "Read", "Site", "capture", "lockstep", "open_backend", "plan"]

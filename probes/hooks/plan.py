@@ -32,6 +32,7 @@ MODULE = "module"
 EXPERTS = "experts"
 
 _WHOLE_MODEL = ("embed_out", "resid_final", "logits")
+_BOTH = {"head_out", MODULE, EXPERTS}
 _OUTPUTS = {"attn_out", "router", "gate_act", "up", "mlp_out", "resid_post", "logits", EXPERTS}
 
 
@@ -56,6 +57,13 @@ class Read:
 
     path: str
     sites: tuple[Site, ...]
+
+    @property
+    def ends(self) -> tuple[bool, bool]:
+        """Whether its sites look at the input, and whether at the output."""
+        names = {site.name for site in self.sites}
+        both = bool(names & _BOTH)
+        return both or bool(names - _OUTPUTS), both or bool(names & _OUTPUTS)
 
 
 class Seen(NamedTuple):

@@ -8,7 +8,7 @@ its module's forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ Receive = Callable[[Read, Seen], None]
 ReducePair = Callable[[Read, Seen, Seen], None]
 #: One forward pass that calls what it is given at every read, and returns the logits.
 Forward = Callable[[Receive], Tensor]
+#: What every backend makes of a pair: `lockstep` with both models in it. The last argument says which places (batch,
+#: pos) the reduction and the losses look at; values elsewhere may be anything.
+Lockstep = Callable[[Sequence[Read], Inputs, ReducePair, Tensor], tuple[Tensor, Tensor]]
 
 
 def lockstep(
@@ -44,21 +47,35 @@ def lockstep(
 def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, Tensor]:
     """Two forward passes, each paused at every read until the other stands there too and the pair is reduced."""
     driver = getcurrent()
-    pair = [greenlet(lambda run=run: run(lambda *seen: driver.switch(seen))) for run in (base, tuned)]
+
+    def start(i: int, run: Forward) -> greenlet:
+        def receive(*seen: Any) -> None:
+            waiting[i] = getcurrent()  # the one started here, or one that a backend runs inside it
+            driver.switch(seen)
+
+        return greenlet(lambda: run(receive))
+
+    waiting: list[greenlet] = []
+    waiting += [start(i, run) for i, run in enumerate((base, tuned))]
     try:
-        here = [runner.switch() for runner in pair]
-        while not pair[0].dead:
+        here = [waiting[i].switch() for i in range(2)]
+        while not waiting[0].dead:
             (read, base_seen), (other, tuned_seen) = here
             if read.path != other.path:
                 raise RuntimeError(f"the two models part in execution order: {read.path} and {other.path}")
             reduce(read, base_seen, tuned_seen)
             del here, base_seen, tuned_seen  # nothing outlives its module's forward
-            here = [runner.switch() for runner in pair]
+            here = [waiting[i].switch() for i in range(2)]
     finally:
-        for runner in pair:
-            if not runner.dead:
-                runner.throw()  # unwinds the paused forward, and with it removes its hooks
+        for paused in waiting:
+            if not paused.dead:
+                with suppress(_Unwound):
+                    paused.throw(_Unwound)  # through the whole forward, which takes its hooks away
     return here[0], here[1]
+
+
+class _Unwound(BaseException):
+    """Thrown into a forward that nobody waits for. Not GreenletExit, which would end its own greenlet alone."""
 
 
 def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tuple[dict[str, Seen], Tensor]:
@@ -95,12 +112,24 @@ def _hooks(model: PreTrainedModel, reads: Sequence[Read], shape: tuple[int, ...]
 
 def _hook(read: Read, shape: tuple[int, ...], receive: Receive) -> Callable[..., None]:
     def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        value, *rest = args or (kwargs["hidden_states"],)
-        others = tuple(by_position(other, shape) for other in rest if isinstance(other, Tensor))
-        first = output[0] if isinstance(output, tuple) else output
-        receive(read, Seen(by_position(value, shape), by_position(first, shape), others))
+        receive(read, seen_of(args, kwargs, output, shape))
 
     return hook
+
+
+def seen_of(args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]) -> Seen:
+    """A module's call as what a hook hands over."""
+    return Seen(*tensors_of(args, kwargs, output, shape))
+
+
+def tensors_of(
+    args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """(first input, first output, all further tensors among the inputs) of a module's call, by position."""
+    value, *rest = args or (kwargs["hidden_states"],)
+    others = tuple(by_position(other, shape) for other in rest if isinstance(other, Tensor))
+    first = output[0] if isinstance(output, tuple) else output
+    return by_position(value, shape), by_position(first, shape), others
 
 
 def by_position(value: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import probes
-from probes import runner
 from probes.errors import ActivationError
 from probes.halving import within_memory
+from probes.hooks import backends
 from tests.pairs import build_pair, build_tokenizer, write_suite
 from tv.prompts import Batch, Encoded, Prompt, encode
 
@@ -76,7 +76,7 @@ def test_what_failed_is_let_go_before_the_next_try() -> None:
 def test_a_run_that_runs_out_of_memory_has_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path, "llama"), attribute=None, batch_size=6)
     whole = probes.run(suite, out=tmp_path / "whole")
-    lockstep, sizes = runner.lockstep, []
+    lockstep, sizes = backends.lockstep, []
 
     def scarce(base: Any, tuned: Any, reads: Any, inputs: Any, reduce: Any) -> Any:
         sizes.append(len(inputs["input_ids"]))
@@ -90,7 +90,7 @@ def test_a_run_that_runs_out_of_memory_has_the_same_rows(tmp_path: Path, monkeyp
 
         return lockstep(base, tuned, reads, inputs, full)
 
-    monkeypatch.setattr(runner, "lockstep", scarce)
+    monkeypatch.setattr(backends, "lockstep", scarce)
     halved = probes.run(suite, out=tmp_path / "halved")
     assert sizes == [6, 3, 3] and halved.manifest["tables"] == whole.manifest["tables"]
     for table in halved.tables:

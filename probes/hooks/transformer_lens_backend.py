@@ -1,0 +1,154 @@
+"""TransformerLens as capture backend: the plan through the hook points of two `TransformerBridge`s.
+
+A bridge puts a component with hook points in the place of most of a model's modules. A read of such a module is its
+component's `hook_in` and `hook_out`; a fused matrix, which a bridge cuts up, is put together from its parts; and
+modules that have no component (activation functions, the experts of a mixture) are hooked as they are, inside the
+bridge. Weights are raw: compatibility mode, which folds the norms into them, is never turned on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from probes.errors import ActivationError
+from probes.hooks.plan import Read, Seen
+from probes.hooks.shell import shell
+from probes.hooks.torch_backend import Inputs, Lockstep, Receive, ReducePair, in_step, seen_of
+from tv.architecture import Module, skeleton
+from tv.errors import first_line
+
+#: What a bridge calls the parts of a fused matrix, under the component that held it.
+_PARTS = {"q": "q", "k": "k", "v": "v", "gate": "gate", "up": "in"}
+
+#: Told the arguments and the output of a call.
+_Called = Callable[[Sequence[Any], dict[str, Any], Any], None]
+
+
+def open_bridges(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lockstep:
+    """Both models behind bridges of their own, which share their weights. Raises ActivationError where one is not to be
+    had."""
+    bridges = [bridge_of(model, tokenizer) for model in (base, tuned)]
+
+    def lockstep(reads: Sequence[Read], inputs: Inputs, reduce: ReducePair, at: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            first, second = (partial(run_bridged, bridge, reads, inputs) for bridge in bridges)
+            return in_step(first, second, reduce)
+
+    return lockstep
+
+
+def bridge_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
+    """A bridge on the model's raw weights, in its own dtype. The model itself is left as it is."""
+    own, own_tokenizer = shell(model), copy.deepcopy(tokenizer)
+    own.config.architectures = [type(model).__name__]
+    name = str(model.config._name_or_path or type(model).__name__)
+    # It is never asked for tokens; this keeps it from being loaded once more, with a BOS.
+    own_tokenizer.init_kwargs |= {"name_or_path": name, "add_bos_token": True}
+    try:
+        return TransformerBridge.boot_transformers(
+            name, hf_model=own, tokenizer=own_tokenizer, device=str(model.device), dtype=model.dtype
+        )
+    except Exception as error:  # its adapters raise whatever a model that they do not expect makes them raise
+        raise ActivationError(
+            f"{name}: TransformerLens makes no bridge of {type(model).__name__} ({first_line(error)}); "
+            "use backend: torch"
+        ) from error
+
+
+def run_bridged(
+    bridge: TransformerBridge, reads: Sequence[Read], inputs: Inputs, receive: Receive
+) -> Float[Tensor, "batch pos vocab"]:
+    """One forward of the bridge, its hooks gone when it returns or raises; `receive` must keep nothing uncopied."""
+    own = {name: value.to(bridge.original_model.device) for name, value in inputs.items()}
+    shape = tuple(own["input_ids"].shape)
+    with ExitStack() as hooks:
+        for read in reads:
+            hooks.enter_context(_hooked(bridge.original_model, read, shape, receive))
+        logits: Tensor = bridge(own.pop("input_ids"), return_type="logits", use_cache=False, **own)
+    return logits
+
+
+@contextmanager
+def _hooked(model: nn.Module, read: Read, shape: tuple[int, ...], receive: Receive) -> Iterator[None]:
+    parts = _parts(model, read)
+    seen: dict[Module | None, Seen] = {}
+
+    def called(module: Module | None, *call: Any) -> None:
+        seen[module] = seen_of(*call, shape)
+        if len(seen) == len(parts):
+            receive(read, _together(seen))
+            seen.clear()
+
+    handles = [handle for module, part in parts.items() for handle in _watch(part, partial(called, module))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _parts(model: nn.Module, read: Read) -> dict[Module | None, nn.Module]:
+    """What stands in the bridge where the read's module stood: one module, or each part of a fused matrix."""
+    cut = {site.module.name: site.module for site in read.sites if site.module is not None and site.module.ranges}
+    owner = model.get_submodule(read.path.rpartition(".")[0])
+    if cut and all(isinstance(getattr(owner, _PARTS[name], None), GeneralizedComponent) for name in cut):
+        return {module: getattr(owner, _PARTS[name]) for name, module in cut.items()}
+    return {None: model.get_submodule(read.path)}
+
+
+def _watch(part: nn.Module, called: _Called) -> Iterator[Any]:
+    """Hooks that tell of every call of a component or a plain module. A hook point is a module: it passes on what it is
+    given."""
+    if not isinstance(part, GeneralizedComponent):
+        yield part.register_forward_hook(lambda _, *call: called(*call), with_kwargs=True)
+        return
+    entered: list[Tensor] = []
+    yield part.hook_in.register_forward_hook(lambda _, __, value: entered.append(value))
+    yield part.hook_out.register_forward_hook(lambda _, __, value: called((entered.pop(),), {}, value))
+
+
+def _together(seen: dict[Module | None, Seen]) -> Seen:
+    """The parts of a fused matrix as one call: outputs in their places, side by side."""
+    if None in seen:
+        return seen[None]
+    first = next(iter(seen.values()))
+    width = max(stop for module in seen if module is not None for _, stop in module.ranges)
+    output = first.output.new_zeros(*first.output.shape[:2], width)
+    for module, own in seen.items():
+        start = 0
+        for begin, stop in module.ranges if module is not None else ():
+            output[..., begin:stop] = own.output[..., start : start + stop - begin]
+            start += stop - begin
+    return Seen(first.input, output)
+
+
+def model_of(bridge: TransformerBridge) -> PreTrainedModel:
+    """The Hugging Face model that a bridge was made of, on the weights that it holds. The bridge stays as it is.
+
+    Raises ActivationError for a bridge in compatibility mode, which holds other weights than the checkpoint.
+    """
+    wrapped = bridge.original_model
+    if bridge.compatibility_mode:
+        raise ActivationError(
+            f"{wrapped.config._name_or_path or 'TransformerBridge'}: compatibility mode has folded its norms into its "
+            "matrices, which are no longer the checkpoint's; pass a bridge without it"
+        )
+    model = skeleton(wrapped.config)
+    for path, module in model.named_modules():
+        original = wrapped.get_submodule(path)
+        while isinstance(original, GeneralizedComponent):
+            original = original.original_component
+        for kind in ("_parameters", "_buffers"):
+            getattr(module, kind).update({name: getattr(original, name) for name in getattr(module, kind)})
+    return model.eval()
