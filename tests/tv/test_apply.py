@@ -97,7 +97,7 @@ def test_negation_also_of_a_model_that_the_vector_did_not_come_from(tmp_path: Pa
     assert any("another fingerprint" in note for note in own.notes)
     assert torch.equal(logits(loaded(tmp_path / "own")), logits(load_model(base)))
     from_file = tv.apply(second, {str(tmp_path / "t.safetensors"): -1.3}, out=tmp_path / "a")
-    with pytest.raises(tv.CheckpointError, match="is .* itself.*name that base as its origin"):
+    with pytest.raises(tv.CheckpointError, match=r"is .* itself.*name that base as its origin"):
         tv.apply(first, {str(first): -1.3}, out=tmp_path / "b")
     tv.apply(second, {str(first): -1.3}, out=tmp_path / "b", origin=base)
     assert torch.equal(logits(loaded(tmp_path / "a")), logits(loaded(tmp_path / "b")))
