@@ -22,8 +22,10 @@ def open_backend(
     """A pair of models, ready to run in lockstep through the backend `name` (out of BACKENDS).
 
     With `remote`, the hub ids of both, nnsight runs them on its server. Raises ActivationError where the backend's
-    package is not installed, or where it cannot run such models.
+    package is not installed, or it cannot run such models.
     """
+    if name != "torch" and any(getattr(model, "hf_device_map", None) for model in (base, tuned)):
+        raise ActivationError(f"backend {name}: cannot run a model that is spread over devices; use backend: torch")
     try:
         if remote is not None:
             from probes.hooks.nnsight_remote import open_remote

@@ -53,7 +53,8 @@ def _run_traced(model: Any, reads: Sequence[Read], steps: Steps, inputs: Inputs,
     def hand_over(path: str, entered: Any, output: Any) -> Tensor | None:
         if path == LOGITS:
             return output
-        receive(by_path[path], seen_of(*entered, output, shape))
+        args, kwargs = entered
+        receive(by_path[path], seen_of(args, kwargs, output, shape))
         return None
 
     logits: Tensor = traced(model, steps, inputs, hand_over, {})[LOGITS]
@@ -65,9 +66,9 @@ def traced(model: Any, steps: Steps, inputs: Inputs, take: Take, options: dict[s
 
     The only trace there is. Its body may run on a server: it uses nothing but nnsight and what is passed in.
     """
+    entered: dict[str, Any] = {}
     with model.trace(**inputs, use_cache=False, **options) as tracer:
         found = nnsight.save({})
-        entered = {}
         for path, left in steps:
             module = model.get(path)
             if left:

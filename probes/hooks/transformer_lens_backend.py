@@ -9,10 +9,10 @@ bridge. Weights are raw: compatibility mode, which folds the norms into them, is
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -24,25 +24,36 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from probes.errors import ActivationError
 from probes.hooks.plan import Read, Seen
 from probes.hooks.shell import shell
-from probes.hooks.torch_backend import Inputs, Lockstep, Receive, ReducePair, in_step, seen_of
+from probes.hooks.torch_backend import Inputs, Lockstep, Receive, ReducePair, capture, in_step, seen_of
 from tv.architecture import Module, skeleton
 from tv.errors import first_line
 
 #: What a bridge calls the parts of a fused matrix, under the component that held it.
 _PARTS = {"q": "q", "k": "k", "v": "v", "gate": "gate", "up": "in"}
 
+#: By path, the axis of the positions in a bridge and in the model, where the two differ (norms of heads).
+Axes: TypeAlias = Mapping[str, tuple[int, int]]
+Shapes: TypeAlias = Mapping[str, torch.Size]
 #: Told the arguments and the output of a call.
 _Called = Callable[[Sequence[Any], dict[str, Any], Any], None]
 
 
 def open_bridges(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lockstep:
-    """Both models behind bridges of their own, which share their weights. Raises ActivationError where one is not to be
-    had."""
-    bridges = [bridge_of(model, tokenizer) for model in (base, tuned)]
+    """Both models behind bridges of their own, which share their weights.
+
+    Raises ActivationError where a bridge is not to be had, cannot run, or does not compute what the model does.
+    """
+    models = base, tuned
+    bridges = [bridge_of(model, tokenizer) for model in models]
+    known: dict[tuple[Read, ...], Axes] = {}
 
     def lockstep(reads: Sequence[Read], inputs: Inputs, reduce: ReducePair, at: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
-            first, second = (partial(run_bridged, bridge, reads, inputs) for bridge in bridges)
+            if tuple(reads) not in known:
+                found = [prove_bridge(*each, reads) for each in zip(models, bridges, strict=True)]
+                known[tuple(reads)] = found[0]
+            axes = known[tuple(reads)]
+            first, second = (partial(run_bridged, bridge, reads, inputs, axes=axes) for bridge in bridges)
             return in_step(first, second, reduce)
 
     return lockstep
@@ -60,21 +71,64 @@ def bridge_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tra
             name, hf_model=own, tokenizer=own_tokenizer, device=str(model.device), dtype=model.dtype
         )
     except Exception as error:  # its adapters raise whatever a model that they do not expect makes them raise
-        raise ActivationError(
-            f"{name}: TransformerLens makes no bridge of {type(model).__name__} ({first_line(error)}); "
-            "use backend: torch"
-        ) from error
+        raise _refused(model, f"makes no bridge of it ({first_line(error)})") from error
+
+
+def prove_bridge(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[Read]) -> Axes:
+    """Run a model and its bridge on a few tokens: the logits must be the same. Returns the reads to be turned."""
+    (few, turned_few), (more, turned_more) = (_shapes(model, bridge, reads, n) for n in (2, 3))
+    axes = {path: (_grown(turned_few[path], turned_more[path]), _grown(few[path], more[path])) for path in few}
+    return {path: both for path, both in axes.items() if len(few[path]) == 4 and both[0] != both[1]}
+
+
+def _shapes(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[Read], n: int) -> tuple[Shapes, Shapes]:
+    """What every read's input looks like on n tokens, in the model and in its bridge."""
+    ids = torch.arange(n)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    own, expected = capture(model, reads, inputs)
+    shapes: dict[str, torch.Size] = {}
+
+    def receive(read: Read, seen: Seen) -> None:
+        shapes[read.path] = seen.input.shape
+
+    try:
+        logits = run_bridged(bridge, reads, inputs, receive)
+    except Exception as error:  # likewise
+        raise _refused(model, f"cannot run its bridge in {str(model.dtype)[6:]} ({first_line(error)})") from error
+    off = float((logits - expected).float().norm() / expected.float().norm())
+    if not off <= torch.finfo(model.dtype).eps ** 0.5:
+        raise _refused(model, f"computes something else than the model (logits off by {off:.2g})")
+    if missing := own.keys() - shapes.keys():
+        raise _refused(model, f"never calls {min(missing)}")
+    return {path: seen.input.shape for path, seen in own.items()}, shapes
+
+
+def _grown(few: torch.Size, more: torch.Size) -> int:
+    """The axis of the positions: the one that is longer where there are more of them."""
+    return next(i for i, (a, b) in enumerate(zip(few, more, strict=True)) if a != b)
+
+
+def _refused(model: PreTrainedModel, what: str) -> ActivationError:
+    name = " ".join(part for part in (model.config._name_or_path, f"({type(model).__name__})") if part)
+    return ActivationError(f"{name}: TransformerLens {what}; use backend: torch")
 
 
 def run_bridged(
-    bridge: TransformerBridge, reads: Sequence[Read], inputs: Inputs, receive: Receive
+    bridge: TransformerBridge, reads: Sequence[Read], inputs: Inputs, receive: Receive, axes: Axes | None = None
 ) -> Float[Tensor, "batch pos vocab"]:
     """One forward of the bridge, its hooks gone when it returns or raises; `receive` must keep nothing uncopied."""
     own = {name: value.to(bridge.original_model.device) for name, value in inputs.items()}
     shape = tuple(own["input_ids"].shape)
+
+    def turned(read: Read, seen: Seen) -> None:
+        if axes and read.path in axes:
+            there, here = axes[read.path]
+            seen = Seen(seen.input.movedim(there, here), seen.output.movedim(there, here))
+        receive(read, seen)
+
     with ExitStack() as hooks:
         for read in reads:
-            hooks.enter_context(_hooked(bridge.original_model, read, shape, receive))
+            hooks.enter_context(_hooked(bridge.original_model, read, shape, turned))
         logits: Tensor = bridge(own.pop("input_ids"), return_type="logits", use_cache=False, **own)
     return logits
 
@@ -84,8 +138,8 @@ def _hooked(model: nn.Module, read: Read, shape: tuple[int, ...], receive: Recei
     parts = _parts(model, read)
     seen: dict[Module | None, Seen] = {}
 
-    def called(module: Module | None, *call: Any) -> None:
-        seen[module] = seen_of(*call, shape)
+    def called(module: Module | None, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> None:
+        seen[module] = seen_of(args, kwargs, output, shape)
         if len(seen) == len(parts):
             receive(read, _together(seen))
             seen.clear()
