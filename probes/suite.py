@@ -79,6 +79,7 @@ class Attribution(_Part):
     orders: Count = 10  # of shapley, each taken both ways
     controls: tuple[Literal["random", "shuffled", "spectrum"], ...] = ("random",)
     curves: bool = True
+    curve_prompts: Count = 32  # at most, drawn from all: a curve takes as many forwards as points
     curve_points: Count = 8  # values of n between 1 and all; every n where there are no more
     curve_draws: Count = 5  # random orders
 

@@ -176,7 +176,7 @@ class Attributor:
         found = curves(
             self.pair,
             rankings,
-            self.batches,
+            batches(self._drawn(wanted.curve_prompts), 4 * self.batch_size, self.pair.pad_id),
             self.metric,
             draws=wanted.curve_draws,
             points=wanted.curve_points,
@@ -185,6 +185,11 @@ class Attributor:
         )
         points = self._means(found.points, ["ranking", "draw", "direction", "n"], bootstrap)
         return {"curves": points, "areas": found.areas.assign(metric=self.metric.name)}
+
+    def _drawn(self, n: int) -> list[Encoded]:
+        """At most `n` of the prompts, drawn at random."""
+        order = np.random.default_rng(self.seed).permutation(len(self.encoded))[:n]
+        return [self.encoded[i] for i in sorted(order.tolist())]
 
     def _scores(self, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:
         """Every method's ranking of the components: by how far they move the metric the way that fine-tuning did."""

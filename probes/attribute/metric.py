@@ -53,7 +53,8 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Me
 
     logit_diff, target_nll, exact_match: see `tv.behaviour.metrics`. kl: KL(tuned ‖ model), nats, mean over the
     positions that predict the target, or at a prompt's last one where it has none; the tuned model's answers are kept
-    from one forward. first_divergence: the logit difference on prompts that `divergence.parted` has cut where the models part.
+    from one forward. first_divergence: the logit difference, on prompts that `divergence.parted` has cut where the
+    models part.
     `module:function` is imported, the working directory included, and called with (logits, batch). Raises RunError for
     a name that is none of these, or cannot be imported.
     """

@@ -19,7 +19,7 @@ _NEURON_ROWS = {"gate": True, "up": True, "down": False}
 
 @dataclass(frozen=True)
 class Unit:
-    """One thing that may carry an effect. What it is not cut into is "" or −1; a "type" is one matrix of every layer."""
+    """One thing that may carry an effect. What it is not cut into is "" or −1; a "type" is one matrix in all layers."""
 
     granularity: Granularity
     layer: int
