@@ -5,7 +5,7 @@ held-out questions. Plain LoRA is what peft begins with; with A frozen it is the
 T is the very task's own vector here, so `warm` begins with most of the answers, and `subspace` is told where to look:
 what they win is how much the vector knows, not what a new task would gain.
 
-python examples/lora_from_vector.py [--rank 8] [--target 0.9] [--steps 400] [--seeds 0 1 2]   (needs peft)
+python -m examples.lora_from_vector [--rank 8] [--target 0.9] [--steps 400] [--seeds 0 1 2]   (needs peft)
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 import tv
 from tests.pairs import build_model, build_pair, perturb
+from tv.compose import METHODS, Terms
 from tv.live import load_model
 from tv.variants import Mover
 
@@ -229,3 +230,89 @@ def test_parameters_that_cannot_move() -> None:
     model.model.norm.weight = torch.nn.Parameter(torch.ones(48, device="meta"))
     with pytest.raises(tv.InputError, match="not in memory"):
         Mover(model, [t])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3", "qwen3_moe"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_moves_and_comes_back(method: str, architecture: str) -> None:
+    model = build_model(architecture)
+    a, b, before = vector_of(model, seed=1), vector_of(model, seed=2), checksum(model)
+    with Mover(model, [a, b], method=method) as mover:
+        mover.to({a: 1.0, b: 0.5})
+        both = checksum(model)
+        mover.to({b: 0.5})
+        alone = checksum(model)
+        mover.to({b: 0.5, a: 1.0})
+        assert checksum(model) == both and len({before, both, alone}) == 3
+        mover.to({})
+        assert checksum(model) == before
+        mover.to({a: 1.0, b: 0.5})
+    assert checksum(model) == before
+    with Mover(model, [b], method=method) as mover:
+        mover.to({b: 0.5})
+        assert checksum(model) == alone  # a vector at λ = 0 takes no part
+    assert checksum(model) == before
+
+
+def test_a_sweep_reads_and_decomposes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = build_model(), []
+    a, b = vector_of(model, seed=1), vector_of(model, seed=2)
+    from tv.compose import spectral
+
+    svd = spectral.svd
+    monkeypatch.setattr(spectral, "svd", lambda *given: calls.append(1) or svd(*given))
+    for method in ("tsv-m", "deflate", "wudi", "iso-c"):
+        calls.clear()
+        with Mover(model, [a, b], method=method) as mover:
+            mover.to({a: 1.0, b: 1.0})
+            once = len(calls)
+            for scale in (0.5, 1.5, -1.0):
+                mover.to({a: scale, b: scale})
+            assert once and len(calls) == once, method
+
+
+def test_the_point_is_the_methods_own_merge() -> None:
+    model = build_model()
+    a, b = vector_of(model, seed=1), vector_of(model, seed=2)
+    name = "model.layers.1.mlp.up_proj.weight"
+    value = dict(model.named_parameters())[name]
+    start = value.detach().clone()
+    for method, options in (("ties", {"density": 0.4}), ("tsv-m", {}), ("split-inside", {"fraction": 0.3})):
+        expected = METHODS[method](Terms((a[name], b[name]), start), **options)([0.7, -0.4])
+        with tv.variant(model, {a: 0.7, b: -0.4}, method=method, **options):
+            assert torch.allclose(value, start + expected, atol=1e-6)
+        assert torch.equal(value, start)
+
+
+def test_parts_of_a_model_move_alone() -> None:
+    model = build_model("phi3")  # q, k and v in one tensor
+    t = vector_of(model)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with tv.variant(model, {t: 1.0}, only=["layer=1,q"]):
+        moved = {name for name, value in model.named_parameters() if not torch.equal(value, start[name])}
+        assert moved == {"model.layers.1.self_attn.qkv_proj.weight"}
+        step = dict(model.named_parameters())[moved.pop()] - start["model.layers.1.self_attn.qkv_proj.weight"]
+        assert step[:64].abs().min() > 0 and step[64:].abs().max() == 0
+    with tv.variant(model, {t: 1.0}, method="tsv-m", excluded=["mlp", "embed", "unembed"]):
+        moved = {name for name, value in model.named_parameters() if not torch.equal(value, start[name])}
+        assert moved == {name for name in start if "self_attn" in name or "input_layernorm" in name}
+    for bad in ({"method": "best"}, {"only": ["layer=9"]}, {"density": 0.5}):
+        with pytest.raises(tv.InputError), tv.variant(model, {t: 1.0}, **bad):
+            pytest.fail("no such thing")
+    assert all(torch.equal(value, start[name]) for name, value in model.named_parameters())
+
+
+@pytest.mark.parametrize("method", ["ties", "iso-c", "wudi"])
+def test_methods_take_the_rows_that_both_have(method: str) -> None:
+    model = build_model()
+    name = "lm_head.weight"
+    value = model.lm_head.weight
+    start = value.detach().clone()
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(rows, 48, generator=generator) for rows in (300, 310))
+    with tv.variant(model, {vector({name: a}): 1.0, vector({name: b}): 0.5}, method=method):
+        padded = torch.zeros(307, 48)
+        padded[:300] = a
+        expected = METHODS[method](Terms((padded, b[:307]), start))([1.0, 0.5])
+        assert torch.allclose(value, start + expected, atol=1e-5)
+    assert torch.equal(value, start)

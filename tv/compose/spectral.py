@@ -44,7 +44,7 @@ def iso_c(terms: Terms) -> Merge:
     flat: dict[tuple[float, ...], Tensor] = {}
 
     def merge(scales: Sequence[float]) -> Tensor:
-        largest = max(abs(scale) for scale in scales)
+        largest = max(scales, key=abs)
         ratio = tuple(round(scale / largest, 12) for scale in scales)
         if ratio not in flat:
             flat.clear()
