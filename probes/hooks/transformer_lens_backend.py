@@ -22,7 +22,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.errors import ActivationError
-from probes.hooks.plan import Read, Seen
+from probes.hooks.plan import EXPERTS, Read, Seen
 from probes.hooks.shell import shell
 from probes.hooks.torch_backend import Inputs, Lockstep, Receive, ReducePair, capture, in_step, seen_of
 from tv.architecture import Module, skeleton
@@ -144,7 +144,8 @@ def _hooked(model: nn.Module, read: Read, shape: tuple[int, ...], receive: Recei
             receive(read, _together(seen))
             seen.clear()
 
-    handles = [handle for module, part in parts.items() for handle in _watch(part, partial(called, module))]
+    several = any(site.name == EXPERTS for site in read.sites)  # a hook point shows the first of them alone
+    handles = [handle for module, part in parts.items() for handle in _watch(part, several, partial(called, module))]
     try:
         yield
     finally:
@@ -161,10 +162,10 @@ def _parts(model: nn.Module, read: Read) -> dict[Module | None, nn.Module]:
     return {None: model.get_submodule(read.path)}
 
 
-def _watch(part: nn.Module, called: _Called) -> Iterator[Any]:
-    """Hooks that tell of every call of a component or a plain module. A hook point is a module: it passes on what it is
-    given."""
-    if not isinstance(part, GeneralizedComponent):
+def _watch(part: nn.Module, several: bool, called: _Called) -> Iterator[Any]:
+    """Hooks that tell of every call: on a component's hook points, or on the module itself where it has none or where
+    several arguments are wanted. A hook point is a module that passes on what it is given."""
+    if several or not isinstance(part, GeneralizedComponent):
         yield part.register_forward_hook(lambda _, *call: called(*call), with_kwargs=True)
         return
     entered: list[Tensor] = []
