@@ -12,6 +12,7 @@ from tv.cli.align import align
 from tv.cli.apply import apply
 from tv.cli.cosine import cosine
 from tv.cli.evaluate import evaluate
+from tv.cli.experiment import app as experiment
 from tv.cli.extract import extract
 from tv.cli.geometry import geometry
 from tv.cli.info import info
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for command in (info, extract, ssa, geometry, cosine, path, align, apply, lora_export, lora_init, evaluate):
     app.command()(command)
+app.add_typer(experiment, name="experiment")
 
 
 def entry(app: typer.Typer, name: str) -> None:

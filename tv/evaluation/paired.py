@@ -21,7 +21,7 @@ def summarise(items: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.Da
     Columns `variant task metric value lo hi n`. The same resamples of items serve all variants.
     """
     rows = []
-    for (task, metric), table in _tables(items):
+    for (task, metric), table in tables(items):
         mean, lo, hi = bootstrap_mean(table.to_numpy(), draws, seed)
         counts = table.notna().sum()
         for i, variant in enumerate(table):
@@ -39,7 +39,7 @@ def compare(items: pd.DataFrame, reference: str, *, draws: int = 2000, seed: int
     if reference not in set(items.variant):
         raise InputError(f"no variant {reference!r} to compare with; there are {', '.join(map(str, _variants(items)))}")
     rows = []
-    for (task, metric), table in _tables(items):
+    for (task, metric), table in tables(items):
         own = table[reference]
         binary = bool(table.isin([0.0, 1.0]).where(table.notna(), True).to_numpy().all())
         for variant in table.columns.drop(reference):
@@ -70,7 +70,7 @@ def _variants(items: pd.DataFrame) -> list[Hashable]:
     return list(dict.fromkeys(items.variant))
 
 
-def _tables(items: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+def tables(items: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """(task, metric) → a row per item, a column per variant, in the order in which they came."""
     order = _variants(items)
     found = []

@@ -1,0 +1,249 @@
+"""`tv experiment`: the source's experiments, a command each."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from tv.cli.cosine import _named as named
+from tv.cli.evaluate import BatchSize, Limit, Tasks
+from tv.cli.options import Base, Cache, DeviceOption
+from tv.cli.terminal import Bar, number, print_table
+from tv.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Negation, addition, SSA and lineage: tables, figures and intervals.")
+
+Sides = Annotated[
+    list[str], typer.Argument(metavar="[NAME=]TUNED...", help="Tuned sides; the name is the path's last part.")
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--output", help="The directory for results and finished cells; goes on where it stood.")
+]
+Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
+Scale = Annotated[list[float] | None, typer.Option(help="A λ of the grid; repeatable.")]
+Chat = Annotated[bool, typer.Option(help="Put every prompt through the chat template.")]
+
+
+@app.command()
+def negation(
+    base: Base,
+    tuned: Sides,
+    task: Tasks,
+    output: Out,
+    scale: Scale = None,
+    parts: Annotated[str, typer.Option(help="whole, component or layer: what is negated by itself too.")] = "whole",
+    control: Annotated[
+        list[str] | None, typer.Option(help="random, shuffled, spectrum: negated in T's place; repeatable.")
+    ] = None,
+    limit: Limit = None,
+    chat: Chat = False,
+    batch_size: BatchSize = 16,
+    device: DeviceOption = "cpu",
+    draws: Draws = 2000,
+    seed: Seed = 0,
+) -> None:
+    """θ_tuned − λT for λ from 0 to 1.5, on every task, beside a random vector of T's norms.
+
+    Example: tv experiment negation data/models/base data/models/medical --task data/tasks/medical_cloze.yaml -o out
+    """
+    from tv.experiments import negation as experiment
+    from tv.experiments.negation import SCALES
+
+    settings = _settings(output, limit, chat, batch_size, device, draws, seed)
+    with Bar("negation") as progress:
+        result = experiment(
+            base,
+            named(tuned),
+            task,
+            scales=scale or SCALES,
+            parts=parts,  # type: ignore[arg-type]
+            controls=tuple(control or ("random",)),
+            progress=progress,
+            **settings,
+        )
+    own = result["summary"]
+    _print(
+        "at λ = 1: is the base's behaviour back?",
+        own,
+        ["tuned", "part", "vector", "task", "metric", "value_0", "value_1"],
+        "difference",
+        ["returned", "follows"],
+    )
+    _said(output, "negation")
+
+
+@app.command()
+def ssa(
+    base: Base,
+    tuned: Sides,
+    output: Out,
+    epsilon: Annotated[list[float] | None, typer.Option(help="Of the kept subspace; repeatable.")] = None,
+    null: Annotated[str, typer.Option(help="rotation, gaussian, row_scale or shuffle.")] = "rotation",
+    cache: Cache = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the modules.")] = 1,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Layer-wise SSA of one tuned side or more, at ε = 0.01, 0.05 and 0.10, both sides, beside its null.
+
+    Example: tv experiment ssa data/models/base data/models/medical data/models/math -o out
+    """
+    from tv.experiments import ssa as experiment
+    from tv.measure import EPSILONS
+
+    with Bar("ssa") as progress:
+        options: dict[str, Any] = {"null": null, "cache": cache, "workers": workers, "device": device}
+        result = experiment(
+            base, named(tuned), epsilons=tuple(epsilon or EPSILONS), out=output, progress=progress, **options
+        )
+    own = result["modules"]
+    _print(
+        "mean over layers, and in how many layers SSA is above or below what the null allows",
+        own[own.side != "two_sided"],
+        ["tuned", "module", "side", "at", "ssa", "ssa_null", "kappa"],
+        None,
+        ["layers", "above", "below"],
+    )
+    _said(output, "ssa")
+
+
+@app.command()
+def addition(
+    base: Base,
+    tuned: Sides,
+    task: Tasks,
+    output: Out,
+    method: Annotated[list[str] | None, typer.Option(help="One of tv's methods; repeatable. sum if none.")] = None,
+    scale: Scale = None,
+    grid: Annotated[
+        str, typer.Option(help="common: one λ for all vectors of a subset; product: each its own.")
+    ] = "common",
+    target: Annotated[
+        list[str] | None, typer.Option(help="NAME=TASK: what a vector is for; repeatable. All tasks if none.")
+    ] = None,
+    limit: Limit = None,
+    chat: Chat = False,
+    batch_size: BatchSize = 16,
+    device: DeviceOption = "cpu",
+    draws: Draws = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Every subset of the vectors, by every method, over a λ grid chosen on one half of the items, told on the other.
+
+    Example: tv experiment addition data/models/base data/models/medical data/models/math --method sum --method tsv-m
+    --task data/tasks/medical_cloze.yaml --task data/tasks/arithmetic.yaml --target medical=medical_cloze
+    --target math=arithmetic -o out
+    """
+    from tv.experiments import addition as experiment
+    from tv.experiments.addition import SCALES
+
+    settings = _settings(output, limit, chat, batch_size, device, draws, seed)
+    with Bar("addition") as progress:
+        result = experiment(
+            base,
+            named(tuned),
+            task,
+            methods=tuple(method or ("sum",)),
+            scales=tuple(scale or SCALES),
+            grid=grid,  # type: ignore[arg-type]
+            targets=_targets(target or []),
+            progress=progress,
+            **settings,
+        )
+    own = result["chosen"]
+    shown = ["subset", "method", "scales", "task", "base", "value"]
+    _print("λ chosen on one half, told on the other", own, shown, "gain", ["best_single"])
+    _said(output, "addition")
+
+
+@app.command()
+def lineage(
+    lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED...", help="Two lineages or more.")],
+    task: Tasks,
+    output: Out,
+    scale: Scale = None,
+    cross: Annotated[bool, typer.Option(help="Also take away the other lineage's vector.")] = True,
+    limit: Limit = None,
+    chat: Chat = False,
+    batch_size: BatchSize = 16,
+    device: DeviceOption = "cpu",
+    draws: Draws = 2000,
+    seed: Seed = 0,
+) -> None:
+    """How vectors of a base lineage and of an instruct lineage stand negation.
+
+    Example: tv experiment lineage base=data/models/base:data/models/medical
+    instruct=data/models/instruct:data/models/medical-from-instruct --task data/tasks/medical_cloze.yaml -o out
+    """
+    from tv.experiments import lineage as experiment
+    from tv.experiments.negation import SCALES
+
+    settings = _settings(output, limit, chat, batch_size, device, draws, seed)
+    with Bar("lineage") as progress:
+        result = experiment(
+            _lineages(lineages), task, scales=scale or SCALES, cross=cross, progress=progress, **settings
+        )
+    shown = ["lineage", "vector", "task", "metric", "half", "half_lo", "half_hi", "area", "area_lo", "area_hi"]
+    _print(
+        "λ at which half is left, and the mean of what is left over 0 ≤ λ ≤ 1", result["robustness"], shown, None, []
+    )
+    shown = ["first", "second", "task", "metric", "half", "half_lo", "half_hi", "area", "area_lo", "area_hi"]
+    if len(result["difference"]):
+        _print("the first lineage less the second, own vectors", result["difference"], shown, None, [])
+    _said(output, "lineage")
+
+
+def _settings(
+    out: Path, limit: int | None, chat: bool, batch_size: int, device: str, draws: int, seed: int
+) -> dict[str, Any]:
+    return {
+        "out": out,
+        "limit": limit,
+        "chat": chat,
+        "batch_size": batch_size,
+        "device": device,
+        "draws": draws,
+        "seed": seed,
+    }
+
+
+def _targets(given: list[str]) -> dict[str, list[str]] | None:
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, task = text.partition("=")
+        if not equals or not name or not task:
+            raise InputError(f"--target {text}: give NAME=TASK, a vector and what it is for")
+        found.setdefault(name, []).append(task)
+    return found or None
+
+
+def _lineages(given: list[str]) -> dict[str, tuple[str, str]]:
+    found = {}
+    for text in given:
+        name, equals, both = text.partition("=")
+        parent, colon, tuned = both.partition(":")
+        if not (equals and colon and name and parent and tuned):
+            raise InputError(f"{text!r}: a lineage is given as NAME=PARENT:TUNED")
+        found[name] = (parent, tuned)
+    return found
+
+
+def _print(title: str, frame: pd.DataFrame, columns: list[str], merged: str | None, after: list[str]) -> None:
+    """The columns as they are, then the column `merged` with its interval in one cell, then the others."""
+    rows: list[list[object]] = []
+    for row in frame.to_dict("records"):
+        cell = (
+            [f"{number(row[merged])} [{number(row[f'{merged}_lo'])}, {number(row[f'{merged}_hi'])}]"] if merged else []
+        )
+        rows.append([*(row[name] for name in columns), *cell, *(_word(row[name]) for name in after)])
+    headings = [*columns, *([f"{merged} [95 %]"] if merged else []), *after]
+    print_table(title, [heading.replace("_", " ") for heading in headings], rows)
+
+
+def _word(value: object) -> object:
+    return ("yes" if value else "no") if isinstance(value, bool) else value
+
+
+def _said(out: Path, name: str) -> None:
+    typer.echo(f"{out}: tables as .parquet and .csv, figures in {name}.html")

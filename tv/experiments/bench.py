@@ -1,0 +1,156 @@
+"""A model at the points that tuning vectors reach from it, on every task: what each experiment is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from tv.checkpoint import open_checkpoint
+from tv.errors import InputError
+from tv.evaluation import COLUMNS, Harness, Task, TaskSpec, load_tasks
+from tv.experiments.cells import Cells, identity
+from tv.live import LiveSource, load_model, load_tokenizer
+from tv.variants import Mover
+from tv.vector import TuningVector
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an experiment runs its tasks."""
+
+    tasks: Sequence[TaskSpec] | TaskSpec
+    out: str | Path | None = None  # where finished cells and the results go; nowhere without it
+    tokenizer: LiveSource | None = None  # the base's without it
+    limit: int | None = None  # items of each task
+    new_tokens: int | None = None
+    chat: bool = False
+    batch_size: int = 16
+    device: str = "cpu"
+    draws: int = 2000  # of the bootstrap
+    seed: int = 0
+    progress: Progress | None = None
+    loaded: list[Task] = field(default_factory=list)
+
+    def load(self) -> list[Task]:
+        """The tasks, loaded once. Raises InputError as `load_tasks` does."""
+        if not self.loaded:
+            self.loaded.extend(load_tasks(self.tasks, new_tokens=self.new_tokens))
+        return self.loaded
+
+    def cells(self) -> Cells:
+        """Where finished cells are."""
+        return Cells(Path(self.out) / "cells" if self.out is not None else None)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant by name: the model it starts from, moved by Σ λT."""
+
+    name: str
+    scales: Mapping[TuningVector, float] = field(default_factory=dict)
+
+
+class Bench:
+    """One model under the tasks of an experiment: loaded in float32 when a cell is missing, and moved in place."""
+
+    def __init__(self, model: LiveSource, base: LiveSource, settings: Settings, cells: Cells) -> None:
+        """`base` is what the model was tuned from (it may be that itself): its tokenizer is used."""
+        if isinstance(model, PreTrainedModel) and model.dtype != torch.float32:
+            raise InputError(f"the live model is in {model.dtype}; λ is told apart in float32 only: call model.float()")
+        self._source, self._base, self._settings, self._cells = model, base, settings, cells
+        self._tasks = settings.load()
+        self._tokenizer = load_tokenizer(settings.tokenizer if settings.tokenizer is not None else base)
+        fingerprint = open_checkpoint(model, base=None if model is base else base).fingerprint()
+        words = hashlib.sha256(str(sorted(self._tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
+        self._key = {
+            "model": [fingerprint["structure"], fingerprint["content"]],
+            "tokenizer": words,
+            "limit": settings.limit,
+            "chat": settings.chat,
+        }
+
+    def items(
+        self, points: Sequence[Point], *, method: str = "sum", tasks: Iterable[str] | None = None, **options: Any
+    ) -> pd.DataFrame:
+        """The items of every point on every task (or on those named), `variant` the point's name.
+
+        What was finished before is read, not run. Raises InputError where a vector does not fit the model.
+        """
+        wanted = [task for task in self._tasks if tasks is None or task.name in set(tasks)]
+        names = [point.name for point in points]
+        if len(set(names)) < len(names):
+            raise InputError("two points of one name")
+        found: dict[tuple[str, str], pd.DataFrame] = {}
+        missing: dict[str, list[Task]] = {}
+        keys = {}
+        for point in points:
+            for task in wanted:
+                at = point.name, task.name
+                keys[at] = self._cell(point, task, method, options)
+                kept = self._cells.find(keys[at])
+                if kept is not None:
+                    found[at] = kept
+                else:
+                    missing.setdefault(point.name, []).append(task)
+        self._run([point for point in points if point.name in missing], missing, method, options, keys, found)
+        frames = [found[point.name, task.name].assign(variant=point.name) for point in points for task in wanted]
+        return pd.concat(frames, ignore_index=True)[["variant", *COLUMNS]]
+
+    def _run(
+        self,
+        points: Sequence[Point],
+        missing: Mapping[str, Sequence[Task]],
+        method: str,
+        options: Mapping[str, Any],
+        keys: Mapping[tuple[str, str], Mapping[str, object]],
+        found: dict[tuple[str, str], pd.DataFrame],
+    ) -> None:
+        if not points:
+            return
+        vectors = list(dict.fromkeys(vector for point in points for vector in point.scales))
+        with Mover(self._model, vectors, method=method, seed=self._settings.seed, **options) as mover:
+            for i, point in enumerate(points):
+                mover.to(point.scales)
+                for task in missing[point.name]:
+                    at = point.name, task.name
+                    done = self._cells.find(keys[at])  # two points may be one place: every λ = 0 is
+                    if done is None:
+                        done = self._cells.keep(keys[at], self._harness.items(task, self._settings.limit))
+                    found[at] = done
+                if self._settings.progress:
+                    self._settings.progress(i + 1, len(points), point.name)
+
+    def _cell(self, point: Point, task: Task, method: str, options: Mapping[str, float]) -> dict[str, object]:
+        moves = sorted(
+            (self._identity(vector), round(float(scale), 9)) for vector, scale in point.scales.items() if scale
+        )
+        how = {"method": method, "options": dict(options), "seed": self._settings.seed} if method != "sum" else {}
+        return {**self._key, "task": [task.name, task.digest], "moves": moves, **(how if moves else {})}
+
+    def _identity(self, vector: TuningVector) -> str:
+        if vector not in self._identities:
+            self._identities[vector] = identity(vector)
+        return self._identities[vector]
+
+    @cached_property
+    def _identities(self) -> dict[TuningVector, str]:
+        return {}
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        base = None if self._source is self._base else self._base
+        return load_model(self._source, base=base, device=self._settings.device)
+
+    @cached_property
+    def _harness(self) -> Harness:
+        return Harness(self._model, self._tokenizer, batch_size=self._settings.batch_size, chat=self._settings.chat)

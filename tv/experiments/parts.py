@@ -1,0 +1,41 @@
+"""A tuning vector cut into the parts of the model that it moves."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from tv.checkpoint import open_checkpoint
+from tv.errors import InputError
+from tv.live import LiveSource
+from tv.vector import TuningVector
+
+By = Literal["whole", "component", "layer"]
+
+
+def restrict(vector: TuningVector, names: list[str]) -> TuningVector:
+    """The vector on these parameters, and nothing elsewhere."""
+    return TuningVector(
+        {name: vector.shapes[name] for name in vector.names if name in set(names)},
+        vector.__getitem__,
+        {"scale": 1.0, "of": vector.provenance, "only": sorted(names)},
+        vector.expert,
+    )
+
+
+def parts_of(vector: TuningVector, base: LiveSource, by: By) -> dict[str, TuningVector]:
+    """The whole vector, and by `by` also its parts: attn, mlp, embed …; or layer 0, layer 1 …, in depth's order.
+
+    The parts of one cut add up to the whole. Raises InputError for another cut.
+    """
+    if by not in get_args(By):
+        raise InputError(f"parts by {by!r}: one of {', '.join(get_args(By))}")
+    found = {"whole": vector}
+    if by == "whole":
+        return found
+    architecture = open_checkpoint(base).architecture
+    places = {name: architecture.component_of(name) for name in vector.names}
+    cuts: dict[str, list[str]] = {}
+    for name, (layer, component) in sorted(places.items(), key=lambda item: item[1][0]):
+        inside = 0 <= layer < architecture.n_layers
+        cuts.setdefault(f"layer {layer}" if by == "layer" and inside else component, []).append(name)
+    return found | {label: restrict(vector, names) for label, names in cuts.items()}
