@@ -18,6 +18,7 @@ from probes.attribute import focus, units_in
 from probes.job import Opened
 from probes.schemas import ALL_DOMAINS
 from probes.store import size_text
+from probes.suite import Backend
 from tv.cli import entry
 from tv.engine import Engine
 
@@ -55,6 +56,10 @@ def run_suite(
     offload: Offload = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the prompts; the tables are the same.")] = 1,
     engine: Annotated[Engine, typer.Option(help="local, or ray for more than one machine.")] = "local",
+    backend: Annotated[
+        Backend | None, typer.Option(help="What captures, not the suite's: torch, transformer_lens or nnsight.")
+    ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
 ) -> None:
     """The main job: measure weights, capture activations, attribute, link, report.
@@ -79,6 +84,8 @@ def run_suite(
             offload=offload,
             workers=workers,
             engine=engine,
+            backend=backend,
+            remote=remote,
             stage=stages.update,
             found=lambda opened: _print_pair(console, opened),
             sized=lambda tables: _print_size(console, tables),

@@ -22,7 +22,7 @@ from probes.continuations import with_continuations
 from probes.engine import require_sources, run_shards
 from probes.estimate import estimate, require_space
 from probes.link import link
-from probes.loading import Pairs, Placement
+from probes.loading import Pairs, Placement, as_model, require_backend
 from probes.noise_floor import noise_floor
 from probes.pair import require_sites
 from probes.report import report
@@ -64,26 +64,33 @@ def run(
     offload: bool = False,
     workers: int = 1,
     engine: Engine = "local",
+    backend: str | None = None,
+    remote: bool = False,
     stage: Stage | None = None,
     found: Callable[[Opened], None] | None = None,
     sized: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Run:
     """Run a probe suite: check the pairs, measure weights, capture activations, attribute, link, report.
 
-    `base` and `tuned` override the suite's: directories, hub ids, or live Hugging Face models (`tuned` may be a mapping
-    by name). `out`, a directory or a URL (s3://bucket/run), defaults to reports/<suite name>. A run that was killed is
-    gone on with by the same call; `force` replaces a run that is there, and one that was killed if it was another.
+    `base` and `tuned` override the suite's: directories, hub ids, or live models, Hugging Face's or TransformerBridges
+    (`tuned` may be a mapping by name). `out`, a directory or a URL (s3://bucket/run), defaults to reports/<suite name>.
+    A run that was killed is gone on with by the same call; `force` replaces a run that is there, and one that was
+    killed if it was another.
 
     `generate` overrides the suite's: {"tokens": N, "from": "base"} reads both models over what the base would say.
     Models compute on `device` ("auto": over every GPU) in `dtype`; with `offload` the tuned one stays on the CPU.
-    `workers` processes, or actors of `engine` "ray", share the work; the tables are the same. `stage`, `found` and
-    `sized` are told of progress, of every pair that passed its checks, and of the bytes that each table will take.
-    Bad input raises an InputError and leaves nothing behind.
+    `backend` overrides the suite's; with `remote`, nnsight's server captures. `workers` processes, or actors of
+    `engine` "ray", share the work; the tables are the same. `stage`, `found` and `sized` are told of progress, of every
+    pair that passed its checks, and of the bytes that each table will take. Bad input raises an InputError and leaves
+    nothing behind.
     """
+    base = as_model(base)
+    tuned = {name: as_model(of) for name, of in tuned.items()} if isinstance(tuned, Mapping) else as_model(tuned)
     live = _live_models(base, tuned)
-    settings = load_suite(suite, base=_name(base), tuned=_names(tuned), generate=generate)
-    models = Pairs(settings, Placement(device, dtype, offload), live)
+    settings = load_suite(suite, base=_name(base), tuned=_names(tuned), generate=generate, backend=backend)
+    models = Pairs(settings, Placement(device, dtype, offload, remote), live)
     require_sources(models, workers, engine)
+    require_backend(models)
     with RunWriter(out or Path("reports") / settings.name, force=force) as writer:
         prompts = read_prompts(settings.prompts)
         pairs = open_pairs(settings, live)
@@ -269,7 +276,7 @@ def _identity(suite: Suite, prompts: Sequence[Prompt], pairs: Sequence[Opened], 
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
         "checkpoints": {name: found["fingerprint"] for name, found in _checkpoints(pairs).items()},
         "computed": asdict(placement),
-        "versions": _versions(),
+        "versions": _versions(suite),
         "schema_version": SCHEMA_VERSION,
     }
 
@@ -282,9 +289,9 @@ def _checkpoints(pairs: Sequence[Opened]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _versions() -> dict[str, str]:
-    packages = ("tuning-probes", "torch", "transformers", "pandas", "pyarrow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+def _versions(suite: Suite) -> dict[str, str]:
+    packages = {"tuning-probes", "torch", "transformers", "pandas", "pyarrow", suite.backend}
+    return {"python": platform.python_version(), **{name: version(name) for name in sorted(packages)}}
 
 
 def _manifest(
@@ -294,7 +301,7 @@ def _manifest(
     return {
         "suite": suite.model_dump(mode="json"),
         "seed": suite.seed,
-        "versions": _versions(),
+        "versions": _versions(suite),
         "threads": torch.get_num_threads(),
         "computed": asdict(placement),
         "architecture": {

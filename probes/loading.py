@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.errors import RunError
+from probes.hooks import require_installed
 from probes.pair import Pair, make_pair
 from probes.runner import Bases, Session, output_bases
 from probes.suite import Suite
@@ -28,6 +32,7 @@ class Placement:
     device: str = "cpu"  # one of torch's, or "auto": over every GPU that there is
     dtype: str = "float32"
     offload: bool = False  # the tuned model stays on the CPU
+    remote: bool = False  # what is captured is computed by nnsight's server; all else here
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -95,9 +100,41 @@ class Pairs:
         pair = self.pair(tuned)
         if self._session is None:
             bases = self.bases() if "ledger" in self.suite.measure else {}
-            self._session = tuned, Session.open(pair, self.suite, bases)
+            remote = (self.suite.base, self.suite.tuned[tuned]) if self.placement.remote else None
+            self._session = tuned, Session.open(pair, self.suite, bases, remote)
         return self._session[1]
 
     def on(self, device: str) -> Pairs:
         """The same work on another device, nothing of it loaded."""
         return Pairs(self.suite, replace(self.placement, device=device), self.live)
+
+
+def require_backend(pairs: Pairs) -> None:
+    """Raise InputError, before any work, where a suite's backend is not installed or cannot run its models."""
+    name, placement = pairs.suite.backend, pairs.placement
+    require_installed(name)
+    if name != "torch" and placement.device == "auto":
+        raise RunError(f"device 'auto': backend {name} cannot run a model that is spread over devices; use torch")
+    if not placement.remote:
+        return
+    if name != "nnsight":
+        raise RunError(f"remote: backend {name} has no server; add --backend nnsight")
+    if pairs.live:
+        raise RunError(f"{', '.join(pairs.live)}: a live model cannot run on a server; pass its hub id")
+    for source in (pairs.suite.base, *pairs.suite.tuned.values()):
+        if os.path.isabs(source):
+            raise RunError(
+                f"{source}: what lies here cannot run on a server, which has models of the hub; pass a hub id, or "
+                "leave --remote out"
+            )
+
+
+def as_model(source: Any) -> Any:
+    """A live TransformerBridge as the model that it was made of; any other source as it is."""
+    if "transformer_lens" not in sys.modules:
+        return source
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from probes.hooks.transformer_lens_backend import model_of
+
+    return model_of(source) if isinstance(source, TransformerBridge) else source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,18 +25,20 @@ def open_backend(
     With `remote`, the hub ids of both, nnsight runs them on its server. Raises ActivationError where the backend's
     package is not installed, or it cannot run such models.
     """
+    require_installed(name)
     if name != "torch" and any(getattr(model, "hf_device_map", None) for model in (base, tuned)):
         raise ActivationError(f"backend {name}: cannot run a model that is spread over devices; use backend: torch")
-    try:
-        if remote is not None:
-            from probes.hooks.nnsight_remote import open_remote
+    if remote is not None:
+        from probes.hooks.nnsight_remote import open_remote
 
-            return open_remote(base, tuned, tokenizer, remote)
-        return BACKENDS[name](base, tuned, tokenizer)
-    except ModuleNotFoundError as error:
-        raise ActivationError(
-            f"backend {name}: {error.name} is not installed; pip install 'tuning-probes[backends]'"
-        ) from error
+        return open_remote(base, tuned, tokenizer, remote)
+    return BACKENDS[name](base, tuned, tokenizer)
+
+
+def require_installed(name: str) -> None:
+    """Raise ActivationError where the package that a backend is named after is not installed."""
+    if find_spec(name) is None:
+        raise ActivationError(f"backend {name}: not installed; pip install 'tuning-probes[backends]'")
 
 
 def _torch(base: PreTrainedModel, tuned: PreTrainedModel, _: PreTrainedTokenizerBase) -> Lockstep:

@@ -205,5 +205,6 @@ def model_of(bridge: TransformerBridge) -> PreTrainedModel:
         while isinstance(original, GeneralizedComponent):
             original = original.original_component
         for kind in ("_parameters", "_buffers"):
-            getattr(module, kind).update({name: getattr(original, name) for name in getattr(module, kind)})
+            own = getattr(module, kind)
+            own |= {name: getattr(original, name) for name, value in own.items() if value is not None}
     return model.eval()
