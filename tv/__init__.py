@@ -7,6 +7,7 @@ from tv.compose import METHODS
 from tv.errors import ArchitectureError, CheckpointError, InputError
 from tv.evaluation import evaluate
 from tv.extraction import extract
+from tv.generation import quality
 from tv.info import info
 from tv.lora import freeze_inputs, lora_export, lora_init
 from tv.matching import align, matched
@@ -46,6 +47,7 @@ __all__ = [
     "open_pair",
     "path",
     "plane",
+    "quality",
     "ssa",
     "variant",
     "weights",

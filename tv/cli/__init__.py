@@ -18,6 +18,7 @@ from tv.cli.geometry import geometry
 from tv.cli.info import info
 from tv.cli.lora import lora_export, lora_init
 from tv.cli.path import path
+from tv.cli.quality import quality
 from tv.cli.ssa import ssa
 from tv.errors import InputError
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
 )
-for command in (info, extract, ssa, geometry, cosine, path, align, apply, lora_export, lora_init, evaluate):
+for command in (info, extract, ssa, geometry, cosine, path, align, apply, lora_export, lora_init, evaluate, quality):
     app.command()(command)
 app.add_typer(experiment, name="experiment")
 

@@ -68,14 +68,15 @@ def evaluate(
             device=device,
             progress=progress,
         )
-    _print_means(summarise(items))
+    print_means(summarise(items))
     first = next(iter(sources))
     if len(sources) > 1:
-        _print_differences(compare(items, first), first)
+        print_differences(compare(items, first), first)
     write(items, output)
 
 
-def _print_means(means: pd.DataFrame) -> None:
+def print_means(means: pd.DataFrame) -> None:
+    """The table of `summarise`."""
     rows: list[list[object]] = [
         [r.task, r.metric, r.variant, float(r.value), f"[{number(r.lo)}, {number(r.hi)}]", r.n]
         for r in means.itertuples()
@@ -83,7 +84,8 @@ def _print_means(means: pd.DataFrame) -> None:
     print_table("mean over items, 95 % interval", ["task", "metric", "model", "mean", "interval", "items"], rows)
 
 
-def _print_differences(found: pd.DataFrame, reference: str) -> None:
+def print_differences(found: pd.DataFrame, reference: str) -> None:
+    """The table of `compare`."""
     rows: list[list[object]] = [
         [r.task, r.metric, r.variant, float(r.difference), f"[{number(r.lo)}, {number(r.hi)}]", float(r.p), float(r.q)]
         for r in found.itertuples()

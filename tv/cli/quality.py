@@ -1,0 +1,77 @@
+"""`tv quality`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from tv.cli.cosine import _named as named
+from tv.cli.evaluate import BatchSize, print_differences, print_means
+from tv.cli.options import DeviceOption, Output
+from tv.cli.output import check_output, write
+from tv.cli.terminal import Bar, number
+
+
+def quality(
+    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
+    prompts: Annotated[list[Path], typer.Option(help="JSONL with id, text and target a row; repeatable.")],
+    text: Annotated[list[Path] | None, typer.Option(help="JSONL of held-out text, for the perplexity.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option("--format", help="A regular expression of a well-formed answer.")
+    ] = None,
+    judge_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint, up to /v1.")] = None,
+    judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
+    judge_key: Annotated[str, typer.Option(help="The environment variable with its key.")] = "OPENAI_API_KEY",
+    base: Annotated[str | None, typer.Option(help="What an adapter or a vector among the models lies over.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="How many a model may write.")] = 64,
+    batch_size: BatchSize = 16,
+    device: DeviceOption = "cpu",
+    output: Output = None,
+) -> None:
+    """How well models write: perplexity, variety, repetition, form, ROUGE-L and a judge's score, prompt by prompt.
+
+    Example: tv quality data/models/base data/models/instruct --prompts data/prompts/instruct.jsonl
+    --format 'The answer is'
+    """
+    import tv
+    from tv.evaluation import compare, summarise
+    from tv.judge import Judge
+
+    check_output(output)
+    judge = Judge(judge_url, judge_model, judge_key) if judge_url is not None else None
+    sources = named(models)
+    with Bar("quality") as progress:
+        items = tv.quality(
+            sources,
+            prompts,
+            texts=text or (),
+            pattern=pattern,
+            judge=judge,
+            base=base,
+            new_tokens=new_tokens,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+        )
+    print_means(summarise(items))
+    _print_whole(items)
+    first = next(iter(sources))
+    if len(sources) > 1:
+        print_differences(compare(items, first), first)
+    write(items, output)
+
+
+def _print_whole(items: pd.DataFrame) -> None:
+    """What is said of all responses together."""
+    import math
+
+    from tv.generation import distinct
+
+    for name, own in items.groupby("variant", sort=False):
+        texts = own[own.metric == "words"].response.tolist()
+        words = f"distinct-1 {number(distinct(texts, 1))}, distinct-2 {number(distinct(texts, 2))} over all responses"
+        losses = own[own.metric == "nll"].value
+        if len(losses):
+            words += f"; perplexity {number(math.exp(losses.mean()))} (e to the mean loss of the texts)"
+        typer.echo(f"{name}: {words}")
