@@ -48,6 +48,10 @@ def load_tasks(
     for spec in specs:
         for task in _load(spec):
             if task.config.num_fewshot is None:
+                if shots and not _has_examples(task):
+                    raise InputError(
+                        f"task {task.task_name}: has no examples but its own items; give it a fewshot_split"
+                    )
                 task.set_config(key="num_fewshot", value=shots or 0)
             task.set_fewshot_seed(seed=0)
             if new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
@@ -56,6 +60,17 @@ def load_tasks(
                 raise InputError(f"task {task.task_name!r} is given twice; name each once")
             found[task.task_name] = _task(task)
     return list(found.values())
+
+
+def _has_examples(task: Any) -> bool:
+    """Whether it says where examples come from; the harness would else show an item its own answer."""
+    stated = task.config.fewshot_config
+    return bool(
+        getattr(task.fewshot_cfg, "split", None)
+        or (stated is not None and getattr(task.fewshot_cfg, "samples", None))
+        or task.has_training_docs()
+        or (task.has_validation_docs() and task.has_test_docs())
+    )
 
 
 def _load(spec: TaskSpec) -> list[Any]:

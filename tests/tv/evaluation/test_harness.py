@@ -136,6 +136,33 @@ def test_a_users_file_in_a_known_format(name: str, tmp_path: Path) -> None:
         assert items.metric.tolist() == ["exact_match, strict", "exact_match, last number"]
 
 
+def test_examples_come_before_the_question_and_never_from_the_items_themselves(tmp_path: Path) -> None:
+    with pytest.raises(tv.InputError, match="general_choice: has no examples but its own items"):
+        load_tasks(TASKS / "general_choice.yaml", shots=1)
+    text = (TASKS / "general_choice.yaml").read_text()
+    text = text.replace("{test: general_choice.jsonl}", "{test: items.jsonl, train: examples.jsonl}")
+    (tmp_path / "task.yaml").write_text(text + "training_split: train\n")
+    rows = (TASKS / "general_choice.jsonl").read_text().splitlines()
+    (tmp_path / "items.jsonl").write_text("\n".join(rows[:4]))
+    (tmp_path / "examples.jsonl").write_text(rows[9])
+    (loaded,) = load_tasks(tmp_path / "task.yaml", shots=1)
+    Harness(model("base"), load_tokenizer(MODELS / "base")).items(loaded)
+    shown, asked = json.loads(rows[9]), json.loads(rows[0])
+    example = f"{shown['text']} {shown['choices'][shown['answer']]}"
+    assert loaded.harness.instances[0].args[0] == f"{example}\n\n{asked['text']}"
+
+
+def test_prompts_go_through_the_chat_template() -> None:
+    tokenizer = load_tokenizer(MODELS / "instruct")
+    tokenizer.chat_template = (
+        "{% for m in messages %}User: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    loaded = task("instructions")
+    Harness(model("instruct"), tokenizer, chat=True).items(loaded, 2)
+    asked = loaded.harness.eval_docs[0]["prompt"]
+    assert loaded.harness.instances[0].args[0] == f"User: {asked}\nAssistant:"
+
+
 def test_a_number_is_found_where_it_stands(tmp_path: Path) -> None:
     file = tmp_path / "g.jsonl"
     file.write_text(json.dumps(ROWS["gsm8k"][0]))
