@@ -42,9 +42,11 @@ def open_remote(
     nnsight is configured for. Raises ActivationError, naming the model, where the server gives no result.
     """
     nnsight.register("probes")  # what a trace calls of ours travels with it, as source
+    nnsight.CONFIG.APP.REMOTE_LOGGING = False  # a line for every request, among the lines of ours
     remotes = [_remote(model, tokenizer, name) for model, name in zip((base, tuned), names, strict=True)]
     known: dict[tuple[Read, ...], Steps] = {}
 
+    @torch.inference_mode()
     def lockstep(
         reads: Sequence[Read], inputs: Inputs, reduce: ReducePair, at: Bool[Tensor, "batch pos"]
     ) -> tuple[Tensor, Tensor]:

@@ -5,26 +5,30 @@ do a case, CANNOT says why, and a person who asks for it is told so.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
+import huggingface_hub
 import pytest
 import torch
 from torch import Tensor
 
+import probes
 from probes.errors import ActivationError
 from probes.hooks import open_backend
 from probes.pair import make_pair
 from probes.reduce import Piece
 from probes.runner import Session, _run_batch
 from probes.suite import VectorSite, load_suite
-from tests.pairs import MEASURED, PROMPTS, build_model, build_tokenizer, perturb
+from probes.tables import fetched
+from tests.pairs import MEASURED, PROMPTS, build_model, build_tokenizer, perturb, write_suite
 from tv.prompts import Batch, Prompt, batches, encode
 
 pytest.importorskip("transformer_lens")
@@ -41,6 +45,13 @@ CANNOT = {("olmo2", "transformer_lens", "bfloat16"): "cannot run its bridge in b
 CASES = [(name, "float32") for name in MEASURED] + [(name, "bfloat16") for name in IN_BFLOAT16]
 TABLE = [(name, backend, dtype) for name, dtype in CASES for backend in BACKENDS]
 TABLE += [(name, "nnsight remote", "float32") for name in REMOTE]
+
+
+class Server(NamedTuple):
+    """Where it listens, and where its models lie."""
+
+    address: str
+    place: Path
 
 
 @pytest.mark.parametrize(("architecture", "backend", "dtype"), TABLE)
@@ -73,9 +84,38 @@ def test_the_table_has_what_cannot_be_done() -> None:
     assert set(CANNOT) <= set(TABLE)
 
 
+def test_a_job_runs_on_a_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From hub ids on; the hub's own cache stands in for the hub."""
+    names = "org/llama-base", "org/llama-tuned"
+    for name in names:
+        cached = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(server.place / name.removeprefix("org/"), cached / "snapshots" / "1a2b3c")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("1a2b3c")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("probes.job.report", lambda run: None)
+    _serve_from(server, names, monkeypatch)
+    suite = write_suite(tmp_path, *names, attribute=None, measure=["gates"], noise_floor=False, bootstrap=10)
+    run = probes.run(suite, backend="nnsight", remote=True, out=tmp_path / "run")
+    own = probes.run(
+        suite, base=server.place / "llama-base", tuned={"moved": server.place / "llama-tuned"}, out=tmp_path / "own"
+    )
+    assert run.manifest["computed"]["remote"] and run.manifest["suite"]["base"] == "org/llama-base"
+    assert run["gates"].equals(own["gates"])
+
+
+def test_what_a_server_refuses_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, *_ = _by_torch("llama", "float32")
+    pair, names = session.pair, ("org/other", "org/llama-tuned")
+    _serve_from(server, names, monkeypatch)
+    lockstep = open_backend("nnsight", pair.base, pair.tuned, pair.tokenizer, names)
+    with pytest.raises(ActivationError, match=r"org/other: the nnsight server gave no result \(KeyError"):
+        _measure(replace(session, lockstep=lockstep))
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that has the models of REMOTE, in a process that does not have this project."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that has the models of REMOTE, in a process that does not have this project."""
     place = tmp_path_factory.mktemp("ndif")
     served = []
     for name in REMOTE:
@@ -90,19 +130,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         while not (place / "port").exists():
             assert process.poll() is None, "the server did not start"
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{(place / 'port').read_text()}"
+        yield Server(f"http://127.0.0.1:{(place / 'port').read_text()}", place)
     finally:
         process.kill()
         process.wait()
 
 
-def _serve_from(address: str, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def _serve_from(server: Server, names: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nnsight ask that server, and not the hub for how the names are spelled."""
     import nnsight
     from nnsight.modeling import huggingface
 
-    monkeypatch.setattr(nnsight.CONFIG.API, "HOST", address)
-    monkeypatch.setattr(nnsight.CONFIG.APP, "REMOTE_LOGGING", False)
+    monkeypatch.setattr(nnsight.CONFIG.API, "HOST", server.address)
     for name in names:
         monkeypatch.setitem(huggingface._ID_CACHE, name, name)
 
@@ -141,7 +180,9 @@ def _measure(session: Session) -> tuple[Reduced, tuple[Tensor, Tensor]]:
 
     reducer, *_ = _run_batch(replace(session, lockstep=watched), "moved", batch)
     real = batch.attention_mask.bool()
-    return {_place(piece): dict(piece.columns) for piece in reducer.pieces}, (kept[0][0][real], kept[0][1][real])
+    tables = [{name: torch.from_numpy(own) for name, own in columns.items()} for columns in fetched(reducer.pieces)]
+    reduced = dict(zip(map(_place, reducer.pieces), tables, strict=True))
+    return reduced, (kept[0][0][real], kept[0][1][real])
 
 
 def _place(piece: Piece) -> tuple[str, str, str]:
