@@ -98,9 +98,10 @@ def ssa(
             base, named(tuned), epsilons=tuple(epsilon or EPSILONS), out=output, progress=progress, **options
         )
     own = result["modules"]
+    middle = f"ε = {sorted(epsilon or EPSILONS)[len(epsilon or EPSILONS) // 2]:g}"
     _print(
         "mean over layers, and in how many layers SSA is above or below what the null allows",
-        own[own.side != "two_sided"],
+        own[(own.side != "two_sided") & own["at"].isin(["10 %", middle])],
         ["tuned", "module", "side", "at", "ssa", "ssa_null", "kappa"],
         None,
         ["layers", "above", "below"],

@@ -44,13 +44,12 @@ def compare(items: pd.DataFrame, reference: str, *, draws: int = 2000, seed: int
         binary = bool(table.isin([0.0, 1.0]).where(table.notna(), True).to_numpy().all())
         for variant in table.columns.drop(reference):
             gap = (table[variant] - own).to_numpy()
+            n = int((~np.isnan(gap)).sum())
             mean, lo, hi = bootstrap_mean(gap, draws, seed)
-            p = mcnemar_p(own, table[variant]) if binary else float(wilcoxon_p(gap))
-            where = {"variant": variant, "task": task, "metric": metric, "difference": float(mean)}
-            test = "mcnemar" if binary else "wilcoxon"
-            rows.append(
-                where | {"lo": float(lo), "hi": float(hi), "n": int((~np.isnan(gap)).sum()), "p": p, "test": test}
-            )
+            p = mcnemar_p(own, table[variant]) if binary and n else float(wilcoxon_p(gap))
+            where = {"variant": variant, "task": task, "metric": metric}
+            found = {"difference": float(mean), "lo": float(lo), "hi": float(hi), "n": n, "p": p}
+            rows.append(where | found | {"test": "mcnemar" if binary else "wilcoxon"})
     frame = pd.DataFrame(rows, columns=["variant", *_UNIT, "difference", "lo", "hi", "n", "p", "test"])
     return frame.assign(q=benjamini_hochberg(frame.p))
 

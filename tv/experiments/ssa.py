@@ -61,7 +61,7 @@ def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
         spread = ((squared - p) / frame.ssa_z).abs().replace([np.inf, -np.inf], np.nan)
     lo, hi = ((p + sign * _Z * spread).clip(0, 1) ** 0.5 for sign in (-1, 1))
     verdict = np.where(frame.ssa_z > _Z, "above", np.where(frame.ssa_z < -_Z, "below", "neither"))
-    level = np.where(frame.epsilon.isna(), "10 % of the dimension", "ε = " + frame.level.map("{:g}".format))
+    level = np.where(frame.epsilon.isna(), "10 %", "ε = " + frame.level.map("{:g}".format))
     frame = frame.assign(null_lo=lo, null_hi=hi, verdict=verdict, at=level)
     first = ["tuned", "layer", "module", "expert", "side", "at"]
     return frame[[*first, *frame.columns.drop([*first, "head"])]]

@@ -59,6 +59,8 @@ def test_items_are_matched_by_their_ids_and_not_by_their_order() -> None:
     assert found.difference.tolist() == [0.0] and found.p.tolist() == [1.0]
     fewer = table[~((table.variant == "up") & (table.item_id == "1"))]
     assert compare(fewer, "base", draws=100).n.tolist() == [3]
+    apart = table.assign(item_id=table.variant + table.item_id)
+    assert compare(apart, "base", draws=100)[["difference", "p", "q"]].isna().to_numpy().all()
 
 
 def test_bad_input_is_named() -> None:

@@ -216,7 +216,7 @@ def test_ssa_of_two_domains_beside_its_null(tmp_path: Path) -> None:
     assert (inside.null_lo <= inside.ssa_null).all() and (inside.ssa_null <= inside.null_hi).all()
     assert ((inside.verdict == "above") == (inside.ssa > inside.null_hi)).mean() > 0.99
     modules = found["modules"]
-    assert set(modules["at"]) == {"ε = 0.01", "ε = 0.05", "ε = 0.1", "10 % of the dimension"}
+    assert set(modules["at"]) == {"ε = 0.01", "ε = 0.05", "ε = 0.1", "10 %"}
     assert (modules.above + modules.below <= modules.layers).all()
     assert {"kappa_0.01", "kappa_0.05", "kappa_0.1", "rho", "verdicts"} <= set(found["sensitivity"])
     page = (tmp_path / "ssa.html").read_text()
