@@ -51,10 +51,10 @@ def replacing_directory(path: Path, error: type[InputError]) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(temporary, path)
     except OSError as problem:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
         raise error(f"{path}: cannot be written: {problem.strerror or problem}") from problem
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         for directory in (temporary, old):
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -63,9 +63,20 @@ def _remove_left_over(path: Path) -> None:
     """Temporary directories of processes that are no more; one that was replaced when it was killed comes back."""
     for left in path.parent.glob(f".{path.name}.*.*"):
         pid = left.name.rpartition(".")[0].rpartition(".")[2]
-        if not left.is_dir() or not pid.isdigit() or Path(f"/proc/{pid}").exists():
+        if not left.is_dir() or not pid.isdigit() or left.suffix not in (".tmp", ".old") or _runs(int(pid)):
             continue
         if left.suffix == ".old" and not path.exists():
             os.replace(left, path)
-        elif left.suffix in (".tmp", ".old"):
+        else:
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this number is alive on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True

@@ -122,6 +122,48 @@ def test_other_sources(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "over")("heart")["input_ids"]
 
 
+def test_a_base_in_older_names_keeps_them(tmp_path: Path) -> None:
+    """GPT-2's first checkpoints lack the prefix, and hold masks that no model needs."""
+    base, tuned = build_pair(tmp_path, "gpt2", dtype=torch.bfloat16)
+    tensors = {k.removeprefix("transformer."): v for k, v in load_file(base / "model.safetensors").items()}
+    save_file(tensors | {"h.0.attn.bias": torch.ones(1, 1, 64, 64)}, base / "model.safetensors", {"format": "pt"})
+    tv.apply(base, {tuned: 1.0}, out=tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == tensors.keys()
+    assert torch.equal(logits(loaded(tmp_path / "out")), logits(load_model(tuned)))
+
+
+def test_a_gguf_base_becomes_a_plain_checkpoint(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from tests.tv.test_gguf import build_model as build_small
+    from tests.tv.test_gguf import write_gguf
+
+    file = write_gguf(build_small(), tmp_path / "base.gguf")
+    live, other = load_model(file), load_model(file)
+    perturb(other, 0.05, seed=1)
+    tv.apply(file, {tv.extract(file, other): 1.0}, out=tmp_path / "out")
+    assert torch.allclose(logits(loaded(tmp_path / "out")), logits(other), atol=1e-5)
+    assert not torch.allclose(logits(live), logits(other), atol=1e-3)
+
+
+def test_a_float8_base_is_written_dequantised(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path)
+    vector, config = tv.extract(base, tuned), json.loads((base / "config.json").read_text())
+    tensors = load_file(base / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    scale = tensors[name].abs().max() / 448
+    tensors[f"{name}_scale_inv"] = torch.full((1, 1), float(scale))
+    tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (base / "config.json").write_text(json.dumps(config))
+    before = tv.open_checkpoint(base).read(name).float()
+    tv.apply(base, {vector: 0.5}, out=tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written[name], before + 0.5 * vector[name]) and f"{name}_scale_inv" not in written
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert loaded(tmp_path / "out").dtype == torch.float32
+
+
 def test_patterns_and_the_rest_stays(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, dtype=torch.bfloat16)
     tv.apply(base, {tuned: 1.0}, out=tmp_path / "out", only=["layer=0-1,mlp", "q"], excluded=["norm"])
