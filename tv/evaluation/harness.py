@@ -57,6 +57,7 @@ class Harness:
         try:
             with _quiet(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # for a task that samples
+                task.harness.set_fewshot_seed(seed=0)  # every variant is shown the same examples
                 found = evaluate(
                     lm=self._reader if task.harness.OUTPUT_TYPE == "loglikelihood_rolling" else self._model,
                     task_dict={"tasks": {task.name: task.harness}},

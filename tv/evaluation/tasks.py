@@ -53,7 +53,6 @@ def load_tasks(
                         f"task {task.task_name}: has no examples but its own items; give it a fewshot_split"
                     )
                 task.set_config(key="num_fewshot", value=shots or 0)
-            task.set_fewshot_seed(seed=0)
             if new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
                 task.set_config(key="generation_kwargs", value={"max_gen_toks": new_tokens}, update=True)
             if task.task_name in found:

@@ -144,12 +144,17 @@ def test_examples_come_before_the_question_and_never_from_the_items_themselves(t
     (tmp_path / "task.yaml").write_text(text + "training_split: train\n")
     rows = (TASKS / "general_choice.jsonl").read_text().splitlines()
     (tmp_path / "items.jsonl").write_text("\n".join(rows[:4]))
-    (tmp_path / "examples.jsonl").write_text(rows[9])
+    (tmp_path / "examples.jsonl").write_text("\n".join(rows[4:]))
     (loaded,) = load_tasks(tmp_path / "task.yaml", shots=1)
-    Harness(model("base"), load_tokenizer(MODELS / "base")).items(loaded)
-    shown, asked = json.loads(rows[9]), json.loads(rows[0])
-    example = f"{shown['text']} {shown['choices'][shown['answer']]}"
-    assert loaded.harness.instances[0].args[0] == f"{example}\n\n{asked['text']}"
+    harness, asked = Harness(model("base"), load_tokenizer(MODELS / "base")), json.loads(rows[0])["text"]
+    shown = []
+    for _ in range(2):  # two variants, and the same examples
+        harness.items(loaded)
+        shown.append([instance.args[0] for instance in loaded.harness.instances])
+    assert shown[0] == shown[1]
+    example, question = shown[0][0].split("\n\n")
+    said = [f"{row['text']} {row['choices'][row['answer']]}" for row in map(json.loads, rows[4:])]
+    assert question == asked and example in said
 
 
 def test_prompts_go_through_the_chat_template() -> None:
