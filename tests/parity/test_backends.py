@@ -36,7 +36,7 @@ pytest.importorskip("nnsight")
 
 BACKENDS = ("transformer_lens", "nnsight")
 #: What nnsight is also asked for on a server.
-REMOTE = ("llama", "gpt2", "mixtral")
+REMOTE = ("llama", "mixtral")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: What is tried in bfloat16 too: one of every kind of block.
 IN_BFLOAT16 = ("llama", "olmo2", "gpt2", "mixtral")
