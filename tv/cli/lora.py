@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from tv.adapter_writer import Adapter
 from tv.cli.options import Base
 from tv.cli.terminal import Bar, number, print_table
-from tv.lora import Adapter
 
 Vector = Annotated[
     str, typer.Argument(metavar="VECTOR", help="A file of `tv extract`, or a fine-tuned checkpoint or adapter.")
