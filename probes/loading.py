@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -81,7 +82,9 @@ class Pairs:
     def pair(self, tuned: str) -> Pair:
         """The base and the tuned model of this name, proved."""
         if self._pair is None or self._pair[0] != tuned:
-            self._pair = self._session = None  # lets go of the model before the next one is loaded
+            if self._pair is not None:  # the model goes before the next one is loaded
+                self._pair = self._session = None
+                gc.collect()  # a bridge holds its own in circles
             if self._base is None:
                 self._base = self.placement.load(self.start)
             model = self.placement.load(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start)

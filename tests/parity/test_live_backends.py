@@ -1,5 +1,6 @@
 """Backends that live with other things: models left as they were, forwards that fail, bridges that people have."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import probes
 from probes.errors import ActivationError
 from probes.hooks import Read, open_backend, plan
 from probes.hooks.plan import MODULE, SITES, Seen
-from tests.pairs import build_model, build_tokenizer, perturb, write_suite
+from probes.loading import Pairs, Placement
+from probes.suite import load_suite
+from tests.pairs import build_model, build_pair, build_tokenizer, perturb, write_suite
 from tv.architecture import resolve
 
 pytest.importorskip("transformer_lens")
@@ -97,6 +100,23 @@ def test_a_job_on_live_bridges_has_the_rows_of_one_on_their_models(
     plain = probes.run(suite, out=tmp_path / "plain")
     assert run.manifest["suite"]["backend"] == "transformer_lens" and "transformer_lens" in run.manifest["versions"]
     assert run["gates"].equals(plain["gates"])
+
+
+def test_a_tuned_model_goes_before_the_next_one_is_loaded(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path)
+    suite = load_suite(write_suite(tmp_path, base, tuned, measure=["gates"], backend="transformer_lens"))
+    pairs = Pairs(suite.model_copy(update={"tuned": {"first": str(tuned), "second": str(tuned)}}))
+    first = weakref.ref(pairs.session("first").pair.tuned.lm_head.weight)
+    read, loading = [], pairs.placement.load
+
+    def load(self: Placement, *sources: object, **options: object) -> object:
+        read.append(first())
+        return loading(*sources, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Placement, "load", load)
+        pairs.session("second")
+    assert read == [None]
 
 
 def _anatomy(model: nn.Module) -> list[tuple[str, type, int, bool]]:

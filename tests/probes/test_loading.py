@@ -88,7 +88,7 @@ def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_
 
 def test_a_run_in_another_precision(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
     run = probes.run(suite, out=tmp_path / "run", dtype="bfloat16")
-    assert run.manifest["computed"] == {"device": "cpu", "dtype": "bfloat16", "offload": False}
+    assert run.manifest["computed"] == {"device": "cpu", "dtype": "bfloat16", "offload": False, "remote": False}
     keys = ["layer", "prompt_id", "pos", "component", "head"]
     both = [r["changes"].sort_values(keys, ignore_index=True) for r in (run, plain)]
     error = (both[0].norm_base - both[1].norm_base).abs() / both[1].norm_base
