@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from probes.attribute import Attributor, answerable, component_scores
+from probes.attribute import Attributor, answerable, component_scores, require_precision
 from probes.continuations import with_continuations
 from probes.engine import require_sources, run_shards
 from probes.estimate import estimate, require_space
@@ -101,6 +101,7 @@ def run(
         encoded = encode(prompts, models.tokenizer, pairs[0].base.architecture.context)
         if settings.attribute is not None:
             answerable(encoded, settings.attribute.metric)
+            require_precision(settings.attribute, models.placement.dtype)
         read = encoded  # what the hooks read both models over
         if settings.generate is not None:
             read = with_continuations(models.pair(pairs[0].name), encoded, settings.generate)
@@ -164,11 +165,27 @@ def attribute(
     suite = load_suite({**run.manifest["suite"], "attribute": own})
     models = Pairs(suite, Placement(device, dtype, offload))
     found = [_effects(models, run, name, stage) for name in suite.tuned]
+    for table in ATTRIBUTED - {name for tables in found for name in tables}:
+        run.drop(table)  # of methods that were not asked for again
     for table in dict.fromkeys(name for tables in found for name in tables):
         run.add(table, pd.concat([tables[table] for tables in found if table in tables], ignore_index=True))
     return run["effects"]
 
 
+#: The tables of an attribution.
+ATTRIBUTED = {
+    *(
+        "effects",
+        "prompt_effects",
+        "token_effects",
+        "neuron_effects",
+        "depth",
+        "curves",
+        "areas",
+        "agreement",
+        "checks",
+    ),
+}
 _LISTS = ("methods", "granularity", "controls")
 
 

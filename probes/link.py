@@ -242,6 +242,8 @@ def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], d
             if measure not in values:
                 continue
             table = values[measure][:, part.index]
+            if np.isnan(table).all():
+                continue
             if measure in CAUSAL_MEASURES:
                 table = table * np.sign(bootstrap_mean(table, 1, seed)[0])  # by size, whichever way it goes
             resampled = resample_means(table, draws, seed)

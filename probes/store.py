@@ -266,6 +266,19 @@ class Run:
                 path.unlink()
         _write_manifest(self.path, self.manifest)
 
+    def drop(self, table: str) -> None:
+        """Take a table out of the run, if it has it."""
+        if self.manifest["tables"].pop(table, None) is None:
+            return
+        if isinstance(self.path, Url):
+            with tempfile.TemporaryDirectory() as here:
+                _write_manifest(Path(here), self.manifest)
+                remote.upload(Path(here), self.path, [_MANIFEST])
+                remote.remove(self.path / f"tables/{table}")
+            return
+        _write_manifest(self.path, self.manifest)
+        shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
+
     def _sizes(self) -> list[tuple[str, str, str]]:
         return [
             (name, f"{counts['rows']:,}", size_text(sum(_parts(self.path, name).values())))

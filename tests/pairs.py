@@ -161,7 +161,7 @@ def write_suite(directory: Path, base: Path, tuned: Path, /, **changes: object) 
         "prompts": [{"file": "prompts.jsonl"}],
         "positions": "all",
         "measure": ["gates", "contributions", "changes", "ledger", "behaviour"],
-        "attribute": {"methods": ["graft", "revert"], "metric": "logit_diff"},
+        "attribute": {"methods": ["graft", "revert"], "metric": "logit_diff", "curves": False, "controls": []},
         "seed": 0,
     } | changes
     path = directory / "suite.yaml"

@@ -1,7 +1,7 @@
 """Which components carry the behaviour change between two checkpoints, and the proof of it."""
 
 from probes.attribute.effects import Effects, focus, summarise, units_in
-from probes.attribute.methods import Attributor
+from probes.attribute.methods import Attributor, require_precision
 from probes.attribute.metric import answerable, metric_of
 from probes.attribute.path import path_effects
 from probes.attribute.scores import component_scores
@@ -18,6 +18,7 @@ __all__ = [
     "focus",
     "metric_of",
     "path_effects",
+    "require_precision",
     "summarise",
     "units_in",
     "units_of",

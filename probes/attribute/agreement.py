@@ -10,11 +10,12 @@ from scipy.stats import spearmanr
 
 from probes.attribute.effects import wide
 from probes.attribute.forwards import Floats
-from probes.schemas import ALL_DOMAINS
+from probes.schemas import ALL_DOMAINS, SCHEMAS
 from tv.stats import bootstrap_spearman
 
 #: What every method is held against.
 REFERENCES = ("graft", "revert", "mean")
+_COLUMNS = [name for name in SCHEMAS["agreement"].names if name != "tuned"]
 #: Random halves of the prompts that the split-half columns are the mean over.
 HALVES = 20
 #: The share of the units that counts as chosen.
@@ -45,7 +46,7 @@ def agreement(
         for domain, prompts in by_domain.items():
             labels = {"granularity": granularity, "metric": metric, "domain": domain}
             rows += [labels | row for row in _rows(tables, prompts, clusters, draws, seed)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _rows(
@@ -68,7 +69,7 @@ def _rows(
                 continue
             x, y = (side.loc[both, shared].to_numpy(np.float64) for side in (table, other))
             rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
-            labels = {"method": method, "direction": direction, "reference": reference}
+            labels: dict[str, object] = {"method": method, "direction": direction, "reference": reference}
             yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
 
 

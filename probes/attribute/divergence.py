@@ -24,7 +24,7 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
     The tuned model's next choice is the target and the base's the foil. Prompts stay in order; where the models never
     part a prompt is left out. Raises RunError where none is left.
     """
-    followed = with_continuations(pair, encoded, Generation(tokens=tokens, source="base"))
+    followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
     found: dict[str, Encoded] = {}
     shared = min(model.get_output_embeddings().weight.shape[0] for model in (pair.base, pair.tuned))
     for batch in batches(followed, batch_size, pair.pad_id):

@@ -38,6 +38,14 @@ Progress = Callable[[int, int, str], None]
 Scores = Mapping[str, Mapping[Unit, float]]
 
 
+def require_precision(wanted: Attribution, dtype: str) -> None:
+    """Raise RunError where a method cannot be computed in `dtype`."""
+    if "path" in wanted.methods and dtype != "float32":
+        raise RunError(
+            f"path needs float32, not {dtype}; leave out --dtype, or set attribute: {{methods: [graft, revert]}}"
+        )
+
+
 class Attributor:
     """One pair, prompts and metric; `tables` runs what was asked for."""
 
@@ -77,11 +85,10 @@ class Attributor:
         if "depth" in self.wanted.methods:
             tables["depth"] = self._depth(bootstrap, progress)
         per_prompt = pd.concat([own.frame(self.metric.name) for own in found if own.units], ignore_index=True)
-        options = {"draws": bootstrap, "seed": self.seed, "clusters": self.clusters}
         tables["prompt_effects"] = per_prompt
-        tables["effects"] = summarise(per_prompt, self.domains, **options)
+        tables["effects"] = summarise(per_prompt, self.domains, draws=bootstrap, seed=self.seed, clusters=self.clusters)
         ranked = per_prompt[~per_prompt.granularity.isin(["all", "type"])]
-        tables["agreement"] = agreement(ranked, self.domains, **options)
+        tables["agreement"] = agreement(ranked, self.domains, draws=bootstrap, seed=self.seed, clusters=self.clusters)
         if self.wanted.curves:
             tables |= self._curves(tables["effects"], scores, bootstrap, progress)
         tables["checks"] = self._checks([*checks, untouched.check()])
@@ -124,7 +131,9 @@ class Attributor:
         """The whole T, and every component, beside what other vectors of their size do."""
         effects = [exact.graft(self.pair, [WHOLE], self.batches, self.metric)]
         units = [WHOLE, *components(self.pair.architecture)]
-        vector = extract(self.pair.base, self.pair.tuned) if self.wanted.controls else None
+        if not self.wanted.controls:
+            return effects
+        vector = extract(self.pair.base, self.pair.tuned)
         for kind in self.wanted.controls:
             told = self._told(progress, f"control {kind}")
             drawn = CONTROLS[kind](vector, self.seed)
@@ -133,7 +142,8 @@ class Attributor:
         return effects
 
     def _others(self, bases: Callable[[], Bases], progress: Progress | None) -> list[Effects]:
-        wanted, effects = self.wanted, list[Effects]()
+        wanted = self.wanted
+        effects: list[Effects] = []
         for granularity in self.wanted.granularity:
             units = units_of(self.pair.architecture, granularity) if granularity in ("component", "head") else []
             for name, method in (("patch", patch), ("gradient", gradient)):
@@ -141,14 +151,19 @@ class Attributor:
                     told = self._told(progress, f"{name} {granularity}")
                     effects += method(self.pair, units, self.batches, self.metric, told)
         if "split" in wanted.methods:
-            every = "module" in wanted.granularity
-            told = self._told(progress, "split")
-            options = {"seed": self.seed, "every_module": every, "told": told}
-            effects += split(self.pair, bases(), self.batches, self.metric, **options)
+            effects += split(
+                self.pair,
+                bases(),
+                self.batches,
+                self.metric,
+                seed=self.seed,
+                every_module="module" in wanted.granularity,
+                told=self._told(progress, "split"),
+            )
         if "shapley" in wanted.methods:
             units, told = components(self.pair.architecture), self._told(progress, "shapley")
-            options = {"orders": wanted.orders, "seed": self.seed, "told": told}
-            effects.append(shapley(self.pair, units, self.batches, self.metric, **options))
+            own = shapley(self.pair, units, self.batches, self.metric, orders=wanted.orders, seed=self.seed, told=told)
+            effects.append(own)
         return effects
 
     def _units(self, granularity: Granularity) -> list[Unit]:

@@ -88,9 +88,9 @@ def path_effects(
         allowed = tolerance * sum(map(abs, change.values()))
         if sum(off.values()) <= allowed:
             break
-        missed, before = sum(off.values()), missed
+        missed, last = sum(off.values()), missed
         n *= 2
-        if n > most_nodes or missed > HELPS * before:
+        if n > most_nodes or missed > HELPS * last:
             logging.getLogger(__name__).warning(
                 "path: shares miss %.1f%% of the change with %d nodes (wanted: %.1f%%)%s",
                 100 * missed / sum(map(abs, change.values())),
@@ -217,14 +217,12 @@ class _Sweep:
             found.modules[module] = tokens
         elif module.kind == "norm":
             form = self.pair.norms[module.path]
-            step = form.normalised(x.float()) * self.delta(module.parameter)
+            step = form.normalised(x.float()) * self._weight(module)
             shares = (own * (step if bias is None else step + bias)).sum(-1)
             dims = [d for d in range(1, shares.ndim) if d != form.position_dim]
             found.modules[module] = shares.sum(dims) if dims else shares
         else:
-            matrix = self.delta(module.parameter)
-            assert matrix is not None
-            self._linear(module, module.matrix(matrix), bias, x, own, found)
+            self._linear(module, module.matrix(self._weight(module)), bias, x, own, found)
 
     def _linear(
         self,
@@ -284,9 +282,7 @@ class _Sweep:
                 gradients,
                 strict=True,
             ):
-                stacked = self.delta(module.parameter)
-                assert stacked is not None
-                matrix, into = module.matrix(stacked), value.detach()
+                matrix, into = module.matrix(self._weight(module)), value.detach()
                 if module.name == "down":
                     parts = (gradient @ matrix) * into
                 else:
@@ -295,6 +291,12 @@ class _Sweep:
                 found.modules[module] = tokens
                 neurons = parts.new_zeros(len(x), parts.shape[-1]).index_add_(0, prompt[own], parts)
                 found.add(Shares(neurons={(layer, module.expert): neurons}))
+
+    def _weight(self, module: Module) -> Tensor:
+        """T of the parameter that holds the module, as stored."""
+        found = self.delta(module.parameter)
+        assert found is not None
+        return found
 
     def _bias(self, module: Module) -> Tensor | None:
         bias = self.delta(f"{module.path}.bias")

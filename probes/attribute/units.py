@@ -111,7 +111,7 @@ def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) ->
         place = (unit.layer, unit.component)
         return [Piece(name) for name in parameters if architecture.component_of(name) == place]
     names = set(parameters)
-    found = []
+    found: list[Piece] = []
     for module in architecture.modules:
         if module.layer == unit.layer and module.component == unit.component and not module.tied:
             found += _pieces(architecture, unit, module, names)

@@ -17,7 +17,17 @@ from tv.prompts import encode
 
 TABLES = {
     *("weights", "alignment", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
-    *("behaviour", "effects", "prompt_effects", "link", "correlations", "neurons", "noise_floor"),
+    *(
+        "behaviour",
+        "effects",
+        "prompt_effects",
+        "agreement",
+        "checks",
+        "link",
+        "correlations",
+        "neurons",
+        "noise_floor",
+    ),
 }
 
 
@@ -311,4 +321,55 @@ def test_stages_can_be_repeated(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(probes.link(probes.load(run.path)), link)
     only = probes.attribute(run, method="graft", metric="target_nll")
     assert set(only.method) == {"graft"} and set(only.metric) == {"target_nll"}
+    assert set(run["prompt_effects"].method) == {"graft"}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path: Path) -> None:
+    wanted = {
+        "methods": ["path", "graft", "revert", "patch", "gradient", "depth", "split", "shapley"],
+        "granularity": ["component", "module", "head", "kv_head", "expert", "neuron"],
+        "controls": ["random", "shuffled", "spectrum"],
+        **{"orders": 1, "curve_points": 3, "curve_draws": 2, "neurons": 3, "most_nodes": 16},
+    }
+    run = _run(tmp_path, architecture, attribute=wanted)
+    tables = {"token_effects", "neuron_effects", "depth", "curves", "areas"}
+    assert set(run.tables) == TABLES | tables
+    effects = run["effects"]
+    methods = {*wanted["methods"], "mean", "synergy", "inside", "outside"} - {"split", "depth"}
+    assert set(effects.method) == methods
+    kinds = {*wanted["granularity"], "type", "all"} - ({"expert"} if architecture == "llama" else set())
+    assert set(effects.granularity) == kinds
+    assert set(effects.control) == {"", "random", "shuffled", "spectrum"}
+    assert effects.effect.notna().all()
+    neurons = effects[effects.granularity == "neuron"]
+    assert set(neurons.method) == {"graft", "revert", "mean", "synergy"}
+    checks = run["checks"]
+    exact = checks[checks.check.ne("completeness")]
+    assert exact.holds.all() and {"endpoint", "no_op", "weights_restored"} == set(exact.check)
+    if architecture == "llama":
+        assert checks.holds.all()
+    over_all = effects[effects.domain == "all"]
+    change = over_all.query("granularity == 'all' and method == 'graft' and control == ''").effect.item()
+    whole = effects.query("method == 'shapley' and domain == 'all'").effect.sum()
+    assert whole == pytest.approx(change, rel=1e-4, abs=1e-6)
+    measures = {"ssa", "kappa", "ledger", "norm", "random", "path", "graft", "revert", "mean", "shapley"}
+    assert measures <= set(run["areas"].ranking)
+    assert run["link"].path.notna().any() and (run.path / "report.html").exists()
+
+
+def test_a_prompt_set_says_which_prompts_share_a_template(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    suite = write_suite(tmp_path, base, tuned, bootstrap=50)
+    rows = [row | {"cluster": "one"} for row in PROMPTS]
+    write_prompts(tmp_path / "prompts.jsonl", rows)
+    run = probes.run(suite, out=tmp_path / "run")
+    assert set(run["prompts"].cluster) == {"one"}
+    effects = run["effects"]
+    assert np.allclose(effects.lo, effects.hi) and (effects.q == 1).all()
+
+
+def test_the_manifest_counts_what_was_replaced(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    only = probes.attribute(run, method="graft")
     assert json.loads((run.path / "manifest.json").read_text())["tables"]["effects"]["rows"] == len(only)

@@ -89,12 +89,13 @@ def _prompt_effects() -> pd.DataFrame:
         for metric in ("target_nll", "logit_diff")
         for p in PROMPTS[:4]
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(granularity="component", module="", expert=-1)
 
 
 def _effects() -> pd.DataFrame:
     mean = _prompt_effects().groupby(["tuned", "layer", "component", "method", "metric"]).effect.mean().reset_index()
-    return mean.assign(granularity="component", domain="all", head=-1, lo=mean.effect - 1, hi=mean.effect + 1)
+    ends = dict(lo=mean.effect - 1, hi=mean.effect + 1)
+    return mean.assign(granularity="component", module="", expert=-1, domain="all", **ends)
 
 
 def _link(**changes: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -117,6 +118,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _row(link: pd.DataFrame, **keys: object) -> pd.Series:
     found = link[np.logical_and.reduce([link[name] == value for name, value in keys.items()])]
+    found = found[found.over == "all"] if "over" in found else found
     assert len(found) == 1
     return found.iloc[0]
 
@@ -140,7 +142,7 @@ def test_a_modules_row(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     assert row.direct_share == pytest.approx(share) and row.new_share_null == 0.5
     assert (row.change_delta_norm, row.dla_change, row.change_cosine) == (3.0, 1.5, pytest.approx(0.8))
     assert [row.flip_rate, row.flip_rate_lo] == pytest.approx([0.02, 0.02]) and row.chance_flip_rate == 0.5
-    assert (row.graft, row.graft_lo, row.revert_hi) == (5.0, 4.0, 6.0)
+    assert np.isnan(row.graft)  # of components alone; a module has its own where it was measured
 
 
 def test_a_components_row(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -166,6 +168,33 @@ def test_planted_rank_correlations_are_found(tables: tuple[pd.DataFrame, pd.Data
         assert causal.rho == pytest.approx(-1) and causal.n == 8  # by size, whatever the sign
         assert _row(found, **keys, activation_measure="flip_rate").n == 4  # MLPs only
     assert not found[found.kind == "module"].activation_measure.isin(["graft", "revert"]).any()
+
+
+def test_modules_are_compared_by_type_and_by_layer_too(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    _, found = tables
+    own = found.query("tuned == 'a' and weight_measure == 'relative_norm' and activation_measure == 'direct_norm'")
+    at = own[own.kind == "module"].set_index("over")
+    assert set(at.index) == {"all", *MODULES, *(f"layer {layer}" for layer in LAYERS)}
+    assert (at.n["q"], at.n["layer 2"]) == (len(LAYERS), len(MODULES))
+    assert at.rho.to_numpy() == pytest.approx(1)
+    assert at.null_lo["all"] < 0 < at.null_hi["all"] < 0.6 and at.p["all"] < 0.05
+    assert at.null_hi["q"] > at.null_hi["all"]  # four layers prove little
+
+
+def test_a_modules_own_effect_is_linked_where_it_was_measured() -> None:
+    rows = [
+        dict(tuned="a", granularity="module", layer=layer, component=COMPONENT[m], module=m, prompt_id=p)
+        | dict(effect=float(_size(layer, i)), method="path", metric="logit_diff", expert=-1)
+        for layer in LAYERS
+        for m, i in MODULES.items()
+        for p in PROMPTS
+    ]
+    own = pd.DataFrame(rows)
+    mean = own.groupby([c for c in own if c not in ("prompt_id", "effect")]).effect.mean().reset_index()
+    found, correlations = _link(prompt_effects=own, effects=mean.assign(domain="all", lo=0.0, hi=99.0))
+    assert _row(found, tuned="a", kind="module", layer=2, module="up").path == _size(2, MODULES["up"])
+    keys = dict(tuned="a", kind="module", weight_measure="relative_norm", activation_measure="path")
+    assert _row(correlations, **keys).rho == pytest.approx(1)
 
 
 def test_intervals_show_the_noise_between_prompts() -> None:

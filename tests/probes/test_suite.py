@@ -79,8 +79,8 @@ MISTAKES = {
         "line 6: positions: should be 'all', 'last', 'target' or 'generated', not 'first'",
     ),
     "method": (
-        GOOD.replace("graft", "patch"),
-        "line 7: attribute.methods.0: should be 'graft' or 'revert', not 'patch'",
+        GOOD.replace("graft", "guess"),
+        "line 7: attribute.methods.0: should be 'path', 'graft', 'revert', 'patch', 'gradient', 'depth', 'split' or ",
     ),
     "base taken": (GOOD.replace("medical:", "base:", 1), "line 3: tuned: the name 'base' is taken"),
     "bad name": (GOOD.replace("medical:", "'a/b':", 1), "line 3: tuned: the name 'a/b' may have letters"),
