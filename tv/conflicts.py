@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Conflicts:
             return
         own = [directions(delta) if is_matrix and bool(delta.any()) else None for delta in deltas]
         for i, j in self._pairs:
-            self._sums[i, j] += sums_of(deltas[i].reshape(len(deltas[i]), -1), deltas[j].reshape(len(deltas[j]), -1))
+            self._sums[i, j] += sums_of(torch.atleast_1d(deltas[i]), torch.atleast_1d(deltas[j]))
             first, second = own[i], own[j]
             if first is not None and second is not None:
                 found = overlap(first, second, cross_gram(deltas[i], deltas[j]), FIXED_FRACTION)

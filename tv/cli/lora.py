@@ -104,6 +104,10 @@ def _print_others(adapter: Adapter) -> None:
     for held, words in ((True, "saved whole beside the factors"), (False, "left out")):
         own = adapter.others[adapter.others.held == held]
         if len(own):
-            named = [f"{row.parameter} {row.share:.1%}" for row in own.head(_SHOWN).itertuples()]
+            named = [f"{row.parameter} {_percent(row.share)}" for row in own.head(_SHOWN).itertuples()]
             more = f" and {len(own) - _SHOWN} smaller ones" if len(own) > _SHOWN else ""
             typer.echo(f"{words}, {own.share.sum():.1%} of ‖T‖²: {', '.join(named)}{more}")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 5e-4 else "< 0.1%"
