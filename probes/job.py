@@ -307,8 +307,8 @@ def _checkpoints(pairs: Sequence[Opened]) -> dict[str, dict[str, Any]]:
 
 
 def _versions(suite: Suite) -> dict[str, str]:
-    packages = {"tuning-probes", "torch", "transformers", "pandas", "pyarrow", suite.backend}
-    return {"python": platform.python_version(), **{name: version(name) for name in sorted(packages)}}
+    packages = dict.fromkeys(("tuning-probes", "torch", "transformers", "pandas", "pyarrow", suite.backend))
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _manifest(
