@@ -1,16 +1,14 @@
 """`tv cosine`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
-from tv.cli.options import Base, Output
+from tv.cli.options import Base, Output, named
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Bar, number, print_table
-from tv.errors import InputError
 
 
 def cosine(
@@ -29,7 +27,7 @@ def cosine(
     import tv
 
     check_output(output)
-    sources = _named(tuned)
+    sources = named(tuned)
     with Bar("cosine") as progress:
         frame = tv.cosine(base, sources, fraction=fraction, progress=progress)
     whole = frame[frame.scope == "whole"]
@@ -38,21 +36,6 @@ def cosine(
         _print_modules(frame[(frame.a == row["a"]) & (frame.b == row["b"])], f"{row['a']} and {row['b']}")
         typer.echo(_in_words(row))
     write(frame, output)
-
-
-def _named(arguments: list[str]) -> dict[str, str]:
-    """Name → source. A part before "=" is a name, unless the argument is itself something on disk."""
-    sources: dict[str, str] = {}
-    for argument in arguments:
-        name, equals, source = argument.partition("=")
-        if not equals or "/" in name or Path(argument).exists():
-            name, source = Path(argument).resolve().name, argument
-        if not name or not source:
-            raise InputError(f"{argument!r}: a tuned side is given as TUNED or NAME=TUNED")
-        if name in sources:
-            raise InputError(f"{sources[name]} and {source} are both called {name!r}; name them apart: NAME={source}")
-        sources[name] = source
-    return sources
 
 
 def _print_matrix(names: list[str], whole: pd.DataFrame) -> None:

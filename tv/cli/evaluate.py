@@ -5,8 +5,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from tv.cli.cosine import _named as named
-from tv.cli.options import DeviceOption, Output
+from tv.cli.options import DeviceOption, Output, named
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Bar, number, print_table
 from tv.errors import InputError

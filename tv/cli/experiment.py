@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from tv.cli.cosine import _named as named
 from tv.cli.evaluate import BatchSize, Limit, Tasks
-from tv.cli.options import Base, Cache, DeviceOption
+from tv.cli.options import Base, Cache, DeviceOption, named
 from tv.cli.terminal import Bar, number, print_table
 from tv.errors import InputError
 

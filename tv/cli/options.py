@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options that several commands take, and how they are read."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tv.engine import Engine
+from tv.errors import InputError
 
 Base = Annotated[str, typer.Argument(metavar="BASE", help="The pretrained checkpoint: a directory or a hub id.")]
 Tuned = Annotated[
@@ -18,3 +19,18 @@ DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: c
 Workers = Annotated[int, typer.Option(help="Processes that share the modules; the tables are the same.")]
 EngineOption = Annotated[Engine, typer.Option(help="local, or ray for more than one machine.")]
 Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]
+
+
+def named(arguments: list[str]) -> dict[str, str]:
+    """Name → source. A part before "=" is a name, unless the argument is itself something on disk."""
+    sources: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, source = argument.partition("=")
+        if not equals or "/" in name or Path(argument).exists():
+            name, source = Path(argument).resolve().name, argument
+        if not name or not source:
+            raise InputError(f"{argument!r}: a tuned side is given as TUNED or NAME=TUNED")
+        if name in sources:
+            raise InputError(f"{sources[name]} and {source} are both called {name!r}; name them apart: NAME={source}")
+        sources[name] = source
+    return sources
