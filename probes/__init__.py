@@ -5,6 +5,7 @@ run["changes"]                                  # a pandas DataFrame
 run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
 """
 
+from probes.diagnose import diagnose
 from probes.errors import ActivationError, RunError, SuiteError
 from probes.job import attribute, run
 from probes.link import link
@@ -20,6 +21,7 @@ __all__ = [
     "RunError",
     "SuiteError",
     "attribute",
+    "diagnose",
     "link",
     "load",
     "report",

@@ -152,6 +152,22 @@ def link_run(path: RunPath) -> None:
     typer.echo(loaded["correlations"].to_string(index=False))
 
 
+@app.command("diagnose")
+def diagnose_run(
+    path: RunPath,
+    conflicts: Annotated[bool, typer.Option(help="Compare every two tuned checkpoints again.")] = True,
+) -> None:
+    """Say which known failure signatures a run shows, with the numbers behind them.
+
+    Example: probes diagnose reports/demo
+    """
+    import probes
+
+    for row in probes.diagnose(probes.load(path), conflicts=conflicts).to_dict("records"):
+        mark = {True: "[bold red]yes[/]", False: "no", None: "not measured"}[row["holds"]]
+        Console(soft_wrap=True).print(f"{escape(row['tuned'])}: {row['signature']}: {mark}. {escape(row['sentence'])}")
+
+
 @app.command("report")
 def report_run(path: RunPath) -> None:
     """Write a run's report.html again."""
