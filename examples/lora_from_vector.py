@@ -5,7 +5,7 @@ held-out questions. Plain LoRA is what peft begins with; with A frozen it is the
 T is the very task's own vector here, so `warm` begins with most of the answers, and `subspace` is told where to look:
 what they win is how much the vector knows, not what a new task would gain.
 
-python -m examples.lora_from_vector [--rank 8] [--target 0.9] [--steps 400] [--seeds 0 1 2]   (needs peft)
+python -m examples.lora_from_vector [--rank 8] [--target 0.9] [--steps 200] [--seeds 0 1 2]   (needs peft)
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--target", type=float, default=0.9)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--every", type=int, default=25)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     chosen = parser.parse_args()
     torch.set_num_threads(1)
