@@ -7,7 +7,7 @@ So a body can be paused for the other model just as a hook can, and two traces r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import nnsight
@@ -30,18 +30,18 @@ LOGITS = "logits"
 def open_traces(base: PreTrainedModel, tuned: PreTrainedModel) -> Lockstep:
     """Both models to be traced here. What nnsight wraps is a shell of each, so that the models stay as they are."""
     models = [(model, nnsight.NNsight(shell(model))) for model in (base, tuned)]
-    known: dict[tuple[Read, ...], Steps] = {}
+    order = cache(partial(steps_of, base))
 
+    @torch.no_grad()
     def lockstep(reads: Sequence[Read], inputs: Inputs, reduce: ReducePair, at: Tensor) -> tuple[Tensor, Tensor]:
-        if tuple(reads) not in known:
-            known[tuple(reads)] = steps_of(base, reads, inputs)
-        steps = known[tuple(reads)]
-        with torch.no_grad():
-            first, second = (
-                partial(_run_traced, wrapped, reads, steps, {k: v.to(model.device) for k, v in inputs.items()})
-                for model, wrapped in models
+        steps = order(tuple(reads))
+        first, second = (
+            partial(
+                _run_traced, wrapped, reads, steps, {name: value.to(model.device) for name, value in inputs.items()}
             )
-            return in_step(first, second, reduce)
+            for model, wrapped in models
+        )
+        return in_step(first, second, reduce)
 
     return lockstep
 
@@ -80,18 +80,18 @@ def traced(model: Any, steps: Steps, inputs: Inputs, take: Take, options: dict[s
     return found
 
 
-def steps_of(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> Steps:
+def steps_of(model: PreTrainedModel, reads: Sequence[Read]) -> Steps:
     """In which order a forward enters and leaves the modules of the reads: a trace must ask in just that order."""
     steps: list[tuple[str, bool]] = []
     handles = []
-    first = {name: value[:1, :1].to(model.device) for name, value in inputs.items()}
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         for path in (read.path for read in reads):
             module = model.get_submodule(path)
             handles.append(module.register_forward_pre_hook(lambda *_, path=path: steps.append((path, False))))
             handles.append(module.register_forward_hook(lambda *_, path=path: steps.append((path, True))))
         with torch.inference_mode():
-            model(**first, use_cache=False)
+            model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

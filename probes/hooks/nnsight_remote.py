@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import nnsight
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.errors import ActivationError
-from probes.hooks.nnsight_backend import LOGITS, Steps, steps_of, traced
+from probes.hooks.nnsight_backend import LOGITS, Steps, Take, steps_of, traced
 from probes.hooks.plan import Read, Seen
 from probes.hooks.shell import shell
 from probes.hooks.torch_backend import Inputs, Lockstep, ReducePair, tensors_of
@@ -34,30 +34,27 @@ def open_remote(
     tuned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     names: tuple[str, str],
-    where: bool | str = True,
 ) -> Lockstep:
     """Both models as a server knows them, by their hub ids (`org/name`, `org/name@revision`).
 
-    The models here are asked for their structure alone. `where` is the address of a server other than the one that
-    nnsight is configured for. Raises ActivationError, naming the model, where the server gives no result.
+    The models here are asked for their structure alone. Raises ActivationError, naming the model, where the server that
+    nnsight is configured for gives no result.
     """
     nnsight.register("probes")  # what a trace calls of ours travels with it, as source
     nnsight.CONFIG.APP.REMOTE_LOGGING = False  # a line for every request, among the lines of ours
     remotes = [_remote(model, tokenizer, name) for model, name in zip((base, tuned), names, strict=True)]
-    known: dict[tuple[Read, ...], Steps] = {}
+    order = cache(partial(steps_of, base))
 
     @torch.inference_mode()
     def lockstep(
         reads: Sequence[Read], inputs: Inputs, reduce: ReducePair, at: Bool[Tensor, "batch pos"]
     ) -> tuple[Tensor, Tensor]:
-        if tuple(reads) not in known:
-            known[tuple(reads)] = steps_of(base, reads, inputs)
-        steps = known[tuple(reads)]
+        steps = order(tuple(reads))
         shape, flat = (at.shape[0], at.shape[1]), at.flatten().nonzero()[:, 0]
         by_path = {read.path: read for read in reads}
         ends = {path: read.ends for path, read in by_path.items()}
         take = partial(kept_at, ends=ends, flat=flat, shape=shape)
-        found = [_requested(*remote, steps, inputs, take, where) for remote in zip(remotes, names, strict=True)]
+        found = [_requested(*remote, steps, inputs, take) for remote in zip(remotes, names, strict=True)]
 
         def restored(own: dict[str, Any], path: str, device: torch.device) -> Seen:
             value, output, rest = own.pop(path)
@@ -116,9 +113,9 @@ def _remote(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: 
     )
 
 
-def _requested(model: Any, name: str, steps: Steps, inputs: Inputs, take: Any, where: bool | str) -> dict[str, Any]:
+def _requested(model: Any, name: str, steps: Steps, inputs: Inputs, take: Take) -> dict[str, Any]:
     try:
-        return traced(model, steps, inputs, take, {"remote": where})
+        return traced(model, steps, inputs, take, {"remote": True})
     except Exception as error:  # of HTTP, of its socket, of the hub, or what the server says went wrong
         raise ActivationError(
             f"{name}: the nnsight server gave no result ({first_line(error)}); see that it serves this model and that "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -45,16 +45,17 @@ def open_bridges(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTr
     """
     models = base, tuned
     bridges = [bridge_of(model, tokenizer) for model in models]
-    known: dict[tuple[Read, ...], Axes] = {}
 
+    @cache
+    def axes_of(reads: tuple[Read, ...]) -> Axes:
+        axes, _ = (prove_bridge(*each, reads) for each in zip(models, bridges, strict=True))  # of one architecture
+        return axes
+
+    @torch.inference_mode()
     def lockstep(reads: Sequence[Read], inputs: Inputs, reduce: ReducePair, at: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode():
-            if tuple(reads) not in known:
-                found = [prove_bridge(*each, reads) for each in zip(models, bridges, strict=True)]
-                known[tuple(reads)] = found[0]
-            axes = known[tuple(reads)]
-            first, second = (partial(run_bridged, bridge, reads, inputs, axes=axes) for bridge in bridges)
-            return in_step(first, second, reduce)
+        axes = axes_of(tuple(reads))
+        first, second = (partial(run_bridged, bridge, reads, inputs, axes=axes) for bridge in bridges)
+        return in_step(first, second, reduce)
 
     return lockstep
 
