@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from probes.attribute.metric import Metric, answers
+from probes.attribute.metric import Metric
 from probes.attribute.units import Unit, pieces, replaced
 from tv.architecture import Architecture
 from tv.prompts import Batch
@@ -79,7 +79,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> Floats:
     """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what it needs."""
     with torch.inference_mode():
-        return _joined([metric.values(answers(model, batch), batch) for batch in batches])
+        return _joined([metric.of(model, batch) for batch in batches])
 
 
 def values_under(
@@ -100,10 +100,10 @@ def values_under(
         for b, batch in enumerate(batches):
             outputs: dict[int, Any] = {}
             with recording(model, architecture, outputs):
-                plain.append(metric.values(answers(model, batch), batch))
+                plain.append(metric.of(model, batch))
             for i, swap in enumerate(swaps):
                 with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
-                    found[i].append(metric.values(answers(model, batch), batch))
+                    found[i].append(metric.of(model, batch))
                 if told:
                     told(b * len(swaps) + i + 1, len(batches) * len(swaps))
     return _joined(plain), np.stack([_joined(own) for own in found]) if swaps else np.zeros((0, len(_joined(plain))))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,16 +22,26 @@ from tv.behaviour import metrics
 from tv.errors import first_line
 from tv.prompts import Batch, Encoded, positions
 
+#: The positions of a prompt that are looked at.
+Reads = Callable[[Encoded], Sequence[int]]
 Values = Callable[[Float[Tensor, "batch pos vocab"], Batch], Float[Tensor, " batch"]]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`values` gives a number a prompt, NaN where it has none; `smooth` says whether its gradient means anything."""
+    """`values` gives a number a prompt, NaN where it has none; `smooth` says whether its gradient means anything.
+
+    `reads` names the positions whose logits it looks at; None: it may look at any.
+    """
 
     name: str
     values: Values
     smooth: bool = True
+    reads: Reads | None = None
+
+    def of(self, model: PreTrainedModel, batch: Batch) -> Float[Tensor, " batch"]:
+        """The metric of every prompt of a batch, from one forward pass."""
+        return self.values(answers(model, batch, self.reads), batch)
 
 
 def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
@@ -59,11 +70,11 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Me
     a name that is none of these, or cannot be imported.
     """
     if name in ANSWERS:
-        return Metric(name, partial(_answers, name), smooth=name != "exact_match")
+        return Metric(name, partial(_answers, name), name != "exact_match", _answering)
     if name == "first_divergence":
-        return Metric(name, partial(_answers, "logit_diff"))
+        return Metric(name, partial(_answers, "logit_diff"), reads=_answering)
     if name == "kl":
-        return Metric(name, partial(_kl, _reference(tuned, batches)))
+        return Metric(name, partial(_kl, _reference(tuned, batches)), reads=_predicting)
     if not OWN_METRIC.fullmatch(name):
         raise RunError(f"attribution: unknown metric {name!r}; there are {', '.join(METRICS)}, and module:function")
     return Metric(name, partial(_checked, name, _imported(name)))
@@ -88,7 +99,7 @@ def _reference(tuned: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, Te
     found: dict[str, Tensor] = {}
     with torch.inference_mode():
         for batch in batches:
-            logits = answers(tuned, batch)
+            logits = answers(tuned, batch, _predicting)
             found |= {
                 item.prompt.id: row[_predicting(item)].double() for row, item in zip(logits, batch.encoded, strict=True)
             }
@@ -100,11 +111,42 @@ def _predicting(item: Encoded) -> list[int]:
     return list(positions(item, "target")) if not item.continued else list(item.generated)
 
 
-def answers(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
-    """The logits of one forward pass."""
+def _answering(item: Encoded) -> list[int]:
+    return [item.answer_pos, *item.scored]
+
+
+def answers(
+    model: PreTrainedModel, batch: Batch, reads: Reads | None = None, **inputs: Tensor
+) -> Float[Tensor, "batch pos vocab"]:
+    """The logits of one forward pass; 0 at positions that are not among `reads`, where the unembedding is not run."""
     ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    with nullcontext() if reads is None else _unembedding(model, batch, reads):
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).logits
     return logits
+
+
+@contextmanager
+def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator[None]:
+    """The unembedding at some positions only: of a large vocabulary, it is much of a small model."""
+    wanted = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
+    for i, item in enumerate(batch.encoded):
+        wanted[i, list(reads(item))] = True
+    head = model.get_output_embeddings()
+    kept, run = head.__dict__.get("forward"), head.forward
+
+    def forward(x: Tensor) -> Tensor:
+        at = wanted.to(x.device)
+        found: Tensor = run(x[at])
+        return found.new_zeros(*x.shape[:-1], found.shape[-1]).index_put((at,), found)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if kept is None:
+            del head.forward
+        else:
+            head.forward = kept
 
 
 def _imported(name: str) -> Values:

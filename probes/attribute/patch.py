@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from probes.attribute.effects import BACKWARD, FORWARD, Effects
 from probes.attribute.exact import prompts_of
 from probes.attribute.forwards import Floats, Told, recording, skipping
-from probes.attribute.metric import Metric, answers
+from probes.attribute.metric import Metric
 from probes.attribute.units import Unit
 from probes.hooks import capture, plan
 from probes.hooks.plan import Seen
@@ -73,13 +73,13 @@ def _under(
         outputs: dict[int, Any] = {}
         with torch.inference_mode():
             with recording(model, architecture, outputs):
-                plain.append(metric.values(answers(model, batch), batch))
+                plain.append(metric.of(model, batch))
             for i, unit in enumerate(units):
                 with (
                     _patched(model, architecture, unit, seen, of),
                     skipping(model, architecture, outputs, unit.layer),
                 ):
-                    found[i].append(metric.values(answers(model, batch), batch))
+                    found[i].append(metric.of(model, batch))
                 if told:
                     told(b * len(units) + i + 1, len(batches) * len(units))
     start = torch.cat(plain).double().cpu().numpy()

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from probes import mixture
 from probes.attribute.forwards import Swap, frozen, swapped, values
-from probes.attribute.metric import Metric
+from probes.attribute.metric import Metric, answers
 from probes.attribute.shares import PathEffects, Shares
 from probes.errors import RunError
 from probes.halving import within_memory
@@ -166,10 +166,10 @@ class _Sweep:
         found[:rows] = after[:rows] - before[:rows]
         return found
 
-    def _gradients(self, model: nn.Module, batch: Batch) -> Shares:
+    def _gradients(self, model: PreTrainedModel, batch: Batch) -> Shares:
         """The integrand at one α."""
         found = Shares()
-        ids, mask = batch.input_ids.to(self.pair.base.device), batch.attention_mask.to(self.pair.base.device)
+        ids = batch.input_ids.to(self.pair.base.device)
         extra = {}
         if any(module.name == "pos_embed" for module in self.architecture.modules):
             # one row of positions serves all prompts otherwise, and its gradient would be that of all together
@@ -180,7 +180,7 @@ class _Sweep:
                     hook = self._hook(read, tuple(ids.shape), found)
                     handle = model.get_submodule(read.path).register_forward_hook(hook, with_kwargs=True)
                     hooks.callback(handle.remove)
-                logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits
+                logits = answers(model, batch, self.metric.reads, **extra)
             value = self.metric.values(logits, batch)
             known = ~value.isnan()
             if bool(known.any()):
