@@ -1,0 +1,96 @@
+"""What attribution costs, on the embedded pair: `python benchmarks/attribution_speed.py`.
+
+In one interleaved run, every round doing all of it once on the same prompts:
+
+- `forward`: the base over the prompts, nothing else
+- `path`: one node of integrated gradients, with every module, head, neuron and token; bound: at most 5 forwards a node
+- `graft`: every module moved and read, one forward each
+- `reload`: the same for a few modules, each by writing a patched checkpoint, loading it and reading it, as one does
+  without the instrument; counted a module. Bound: graft at least 5 times faster
+
+Ratios are of times in the same round; medians with their spread over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from probes.attribute.exact import graft
+from probes.attribute.forwards import from_model, swapped, values
+from probes.attribute.metric import answerable, metric_of
+from probes.attribute.path import path_effects
+from probes.attribute.units import units_of
+from probes.pair import make_pair
+from tv.live import load_model, load_tokenizer
+from tv.prompts import PromptSet, batches, encode, read_prompts
+
+HERE = Path(__file__).resolve().parents[1] / "data"
+NODES = 8
+
+
+def main() -> None:
+    """One interleaved run, then the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--reloads", type=int, default=4, help="modules that are reloaded in every round")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    base, tuned = (load_model(HERE / "models" / name) for name in ("base", "medical"))
+    pair = make_pair(base, tuned, load_tokenizer(HERE / "models" / "base"))
+    prompts = read_prompts([PromptSet(file=HERE / "prompts" / "medical.jsonl")])
+    encoded = answerable(encode(prompts, pair.tokenizer, pair.architecture.context), "logit_diff")
+    work = batches(encoded, args.batch, pair.pad_id)
+    metric = metric_of("logit_diff", tuned, work)
+    modules = units_of(pair.architecture, "module")
+
+    def reload() -> None:
+        for unit in modules[:: max(1, len(modules) // args.reloads)][: args.reloads]:
+            with tempfile.TemporaryDirectory() as directory:
+                with swapped(base, from_model(base, tuned, pair.architecture, [unit])):
+                    base.save_pretrained(directory)
+                values(AutoModelForCausalLM.from_pretrained(directory).eval(), work, metric)
+
+    # Nodes are what is timed: both ends are read once a call, and taken off.
+    ways: dict[str, Callable[[], object]] = {
+        "forward": lambda: values(base, work, metric),
+        "path": lambda: path_effects(
+            pair, encoded, metric, batch_size=args.batch, nodes=NODES, most_nodes=NODES, tolerance=0.5
+        ),
+        "graft": lambda: graft(pair, modules, work, metric),
+        "reload": reload,
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(args.rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if i:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    per_node = [(path - 2 * one) / NODES / one for path, one in zip(times["path"], times["forward"], strict=True)]
+    per_module = [
+        (slow / args.reloads) / (quick / len(modules))
+        for slow, quick in zip(times["reload"], times["graft"], strict=True)
+    ]
+    print(f"{len(encoded)} prompts, {len(modules)} modules, {args.threads} thread(s), {args.rounds} rounds")
+    for name, seconds in times.items():
+        print(f"{name:8} median {statistics.median(seconds):.2f} s")
+    print(f"path, forwards a node: {_spread(per_node)} (bound: at most 5)")
+    print(f"reload / graft, a module: {_spread(per_module)} (bound: at least 5)")
+
+
+def _spread(values: list[float]) -> str:
+    return f"median {statistics.median(values):.2f}, {min(values):.2f} to {max(values):.2f}"
+
+
+if __name__ == "__main__":
+    main()
