@@ -13,6 +13,7 @@ from tv.errors import InputError
 from tv.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 
 _UNIT = ["task", "metric"]
+_ROUNDING = 1e-5  # what float32 models tell apart, in nats: two variants that are one differ by less, and often one way
 
 
 def summarise(items: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -34,7 +35,8 @@ def compare(items: pd.DataFrame, reference: str, *, draws: int = 2000, seed: int
     """Every other variant against `reference`, item by item: `difference lo hi n`, and how surprising it is.
 
     `p` is the exact McNemar test's where every value is 0 or 1, else the signed-rank test's (`test` says which); `q` is
-    Benjamini–Hochberg over all rows of this table. Raises InputError where `reference` is no variant.
+    Benjamini–Hochberg over all rows of this table. Differences of an item below 10⁻⁵ are rounding and count as 0.
+    Raises InputError where `reference` is no variant.
     """
     if reference not in set(items.variant):
         raise InputError(f"no variant {reference!r} to compare with; there are {', '.join(map(str, _variants(items)))}")
@@ -44,6 +46,7 @@ def compare(items: pd.DataFrame, reference: str, *, draws: int = 2000, seed: int
         binary = bool(table.isin([0.0, 1.0]).where(table.notna(), True).to_numpy().all())
         for variant in table.columns.drop(reference):
             gap = (table[variant] - own).to_numpy()
+            gap = np.where(np.abs(gap) < _ROUNDING, 0.0, gap)
             n = int((~np.isnan(gap)).sum())
             mean, lo, hi = bootstrap_mean(gap, draws, seed)
             p = mcnemar_p(own, table[variant]) if binary and n else float(wilcoxon_p(gap))

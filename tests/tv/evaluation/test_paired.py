@@ -53,6 +53,12 @@ def test_differences_are_taken_item_by_item() -> None:
     assert (found.q >= found.p).all() and (found.variant == "up").all()
 
 
+def test_rounding_is_no_difference() -> None:
+    table = items({"base": [1.0] * 30, "same": [1.0 + 1e-7] * 30, "other": [1.0 + 1e-3] * 30}, metric="nll")
+    found = compare(table, "base", draws=100).set_index("variant")
+    assert found.p["same"] == 1 and found.difference["same"] == 0 and found.p["other"] < 1e-5
+
+
 def test_items_are_matched_by_their_ids_and_not_by_their_order() -> None:
     table = items({"base": [0.0, 1.0, 0.0, 1.0], "up": [0.0, 1.0, 0.0, 1.0]}).sample(frac=1, random_state=1)
     found = compare(table, "base", draws=100)

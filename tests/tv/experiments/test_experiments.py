@@ -12,6 +12,7 @@ import pytest
 import tv
 from data import task_rows
 from tests.command import call
+from tests.pairs import build_pair
 from tv.cli import main
 from tv.evaluation import Harness
 from tv.experiments import Result, addition, lineage, negation, ssa
@@ -32,7 +33,7 @@ def task(name: str) -> Path:
 def negated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     out = tmp_path_factory.mktemp("negation")
     sides = {"medical": model("medical"), "math": model("math")}
-    tasks = [task("medical_cloze"), task("medical_choice"), task("arithmetic"), task("general_cloze")]
+    tasks = [task("medical_cloze"), task("medical_choice"), task("arithmetic")]
     return negation(model("base"), sides, tasks, scales=[0.5], limit=LIMIT, draws=500, out=out), out
 
 
@@ -64,8 +65,8 @@ def test_negation_returns_base_behaviour_and_its_control_does_not(negated: tuple
         assert at[1].p < 1 and at[0].test == "mcnemar"
     margin = summary.loc[("medical", "T", "medical_choice", "margin")]
     assert margin.returned and abs(margin.difference) < 1e-3 and margin.value_0 - margin.value_1 > 2
-    general = summary.loc[("medical", "T", "general_cloze", "exact_match")]
-    assert np.isnan(general.retained), "what tuning did not change cannot be taken away"
+    sums = summary.loc[("medical", "T", "arithmetic", "exact_match")]
+    assert np.isnan(sums.retained), "what tuning did not change cannot be taken away"
 
 
 def test_a_finished_cell_is_not_run_again_and_a_changed_setting_is(
@@ -209,19 +210,21 @@ def test_lineages_decay_on_the_same_items() -> None:
 
 
 def test_ssa_of_two_domains_beside_its_null(tmp_path: Path) -> None:
-    found = ssa(model("base"), {"medical": model("medical"), "math": model("math")}, out=tmp_path)
-    layers, alone = found["layers"], tv.ssa(model("base"), model("medical"), heads=False)
-    assert layers[layers.tuned == "medical"].ssa.tolist() == alone.ssa.tolist()
+    (base, first), (_, second) = build_pair(tmp_path), build_pair(tmp_path / "other", step=0.1)
+    found = ssa(base, {"first": first, "second": second}, out=tmp_path / "out")
+    layers, alone = found["layers"], tv.ssa(base, first, heads=False)
+    assert layers[layers.tuned == "first"].ssa.tolist() == alone.ssa.tolist()
     inside = layers[layers.null_lo.notna()]
     assert (inside.null_lo <= inside.ssa_null).all() and (inside.ssa_null <= inside.null_hi).all()
     assert ((inside.verdict == "above") == (inside.ssa > inside.null_hi)).mean() > 0.99
+    assert (inside.verdict == "neither").mean() > 0.8, "the steps are random"
     modules = found["modules"]
     assert set(modules["at"]) == {"ε = 0.01", "ε = 0.05", "ε = 0.1", "10 %"}
     assert (modules.above + modules.below <= modules.layers).all()
     assert {"kappa_0.01", "kappa_0.05", "kappa_0.1", "rho", "verdicts"} <= set(found["sensitivity"])
-    page = (tmp_path / "ssa.html").read_text()
+    page = (tmp_path / "out" / "ssa.html").read_text()
     assert page.count("<h2>") == len(found.figures) == 6 and page.count("Plotly.newPlot(") >= 6
-    assert pd.read_parquet(tmp_path / "modules.parquet").equals(modules)
+    assert pd.read_parquet(tmp_path / "out" / "modules.parquet").equals(modules)
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,12 +236,12 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     code, out, err = run("negation", base, medical, *few, "--scale", 0.5)
     assert code == 0, err
     assert "is the base's behaviour back?" in out and (tmp_path / "negation.html").is_file()
-    code, out, err = run("addition", base, f"m={medical}", model("math"), *few, "--scale", 1, "--method", "wudi")
+    code, out, err = run("addition", base, f"m={medical}", model("math"), *few, "--scale", 1, "--method", "ties")
     assert code == 0 and "told on the other" in out, err
     pairs = f"a={base}:{medical}", f"b={model('instruct')}:{model('medical-from-instruct')}"
     code, out, err = run("lineage", *pairs, *few, "--scale", 0.5, "--no-cross")
     assert code == 0 and "the first lineage less the second" in out, err
-    code, out, err = run("ssa", base, medical, "-o", tmp_path, "--epsilon", 0.05)
+    code, out, err = run("ssa", *build_pair(tmp_path), "-o", tmp_path, "--epsilon", 0.05)
     assert code == 0 and "tables as .parquet" in out, err
     for arguments, message in (
         (("lineage", f"{base}:{medical}", *few), "a lineage is given as NAME=PARENT:TUNED"),
