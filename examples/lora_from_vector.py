@@ -116,7 +116,8 @@ def compare(rank: int, target: float, steps: int, seeds: Sequence[int], every: i
         print(f"{start:<16} {', '.join('not reached' if step is None else str(step) for step in reached)}")
     middle = {start: sorted(steps + 1 if s is None else s for s in own)[len(own) // 2] for start, own in found.items()}
     best = min(middle.values())
-    print("fewest (median):", ", ".join(start for start, value in middle.items() if value == best))
+    first = [start for start, value in middle.items() if value == best]
+    print("fewest (median):", "no start reached it" if best > steps else ", ".join(first))
 
 
 if __name__ == "__main__":
