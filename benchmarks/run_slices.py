@@ -48,7 +48,9 @@ def main() -> None:
             _write_changes(writer, n_prompts, options.shards)
             for layer, rate in enumerate(FLIPS):
                 writer.write("gates", _gates(rate), shard="0", tuned="tuned", layer=layer)
-            writer.finish({"suite": {"name": "synthetic"}})
+            held = np.array_split(np.arange(n_prompts), options.shards)
+            shards = {f"{i:05d}": [f"p{n:05d}" for n in prompts] for i, prompts in enumerate(held)}
+            writer.finish({"suite": {"name": "synthetic"}, "shards": shards})
         run = probes.load(writer.directory)
         print(run)
         print(f"\n{'slice':<12}{'rows':>10}{'median':>10}{'min':>9}{'max':>9}{'read':>12}{'row groups':>22}")

@@ -331,6 +331,11 @@ def _manifest(
         },
         "checkpoints": _checkpoints(pairs),
         "notes": {pair.name: list(pair.facts.notes) for pair in pairs},
+        "shards": {
+            shard.name: [item.prompt.id for item in shard.encoded]
+            for pair in pairs
+            for shard in shards(encoded, suite, pair.name, architecture)
+        },
         "n_prompts": len(encoded),
         "n_tokens": sum(len(item.ids) for item in encoded),
     }

@@ -35,16 +35,24 @@ class Named:
 
 
 def write_part(
-    directory: Path, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
+    directory: Path,
+    table: str,
+    columns: Columns,
+    *,
+    shard: str,
+    tuned: str | None = None,
+    layer: int | None = None,
+    site: str | None = None,
 ) -> int:
     """Write one shard of a table below `directory`, cast to its schema, whole or not at all; return its rows.
 
     `columns` is a DataFrame, an Arrow table or a mapping of arrays; in a mapping a scalar stands for a constant column,
-    `Named` for a column of names, and packed gates may be a uint8 array (n, bytes). `tuned` and `layer` name the
-    partition of a partitioned table, and are constant columns of any other. Rows should be sorted by prompt. Raises
-    ValueError for columns that are not the schema's, and RunError where the disk refuses.
+    `Named` for a column of names, and packed gates may be a uint8 array (n, bytes). `tuned`, `layer` and `site`
+    name the partition of a partitioned table, and are constant columns of any other. Rows should be sorted by prompt.
+    Raises ValueError for columns that are not the schema's, and RunError where the disk refuses.
     """
-    keys = {name: value for name, value in (("tuned", tuned), ("layer", layer)) if value is not None}
+    given = (("tuned", tuned), ("site", site), ("layer", layer))
+    keys = {name: value for name, value in given if value is not None}
     partition = PARTITIONS.get(table, ())
     if missing := [name for name in partition if name not in keys]:
         raise ValueError(f"{table} is partitioned by {', '.join(partition)}: pass {', '.join(missing)}")

@@ -94,7 +94,7 @@ class BatchReducer:
     def _vectors(self, site: Site, base: Seen, tuned: Seen) -> None:
         both = self._take(base.at(site), tuned.at(site))
         columns = {f"vector_{side}": x.flatten(1).half() for side, x in zip(("base", "tuned"), both, strict=True)}
-        self._add("vectors", site, {"site": site.name}, columns)
+        self._add("vectors", site, {}, columns)
 
     def _gates(self, site: Site, base: Tensor, tuned: Tensor) -> None:
         bits, bits_tuned = self._take(gates.gate_bits(base), gates.gate_bits(tuned))

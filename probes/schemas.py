@@ -105,5 +105,5 @@ PARTITIONS: dict[str, tuple[str, ...]] = {
     "changes": ("tuned", "layer"),
     "ledger": ("tuned", "layer"),
     "lens": ("tuned", "layer"),
-    "vectors": ("tuned", "layer"),
+    "vectors": ("tuned", "site", "layer"),
 }

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pyarrow import fs
 
 from probes import remote
@@ -58,7 +60,7 @@ class RunWriter:
         self.directory = place.resolve() if isinstance(place, Path) else place
         self.force = force
         self.tables: dict[str, dict[str, int]] = {}
-        self._written: set[tuple[str, str, str | None, int | None]] = set()
+        self._written: set[tuple[str, str, str | None, int | None, str | None]] = set()
         self._finished = self._published = False
         _refuse_occupied(self.directory, directory, force)
         built = staging(self.directory) if isinstance(self.directory, Url) else self.directory
@@ -141,13 +143,20 @@ class RunWriter:
         self.complete(stage, {"shard": shard, "tables": counts})
 
     def write(
-        self, table: str, columns: Columns, *, shard: str, tuned: str | None = None, layer: int | None = None
+        self,
+        table: str,
+        columns: Columns,
+        *,
+        shard: str,
+        tuned: str | None = None,
+        layer: int | None = None,
+        site: str | None = None,
     ) -> None:
         """Write one shard of a table (see `probes.parquet.write_part`) and count it."""
-        place = (table, shard, tuned, layer)
+        place = (table, shard, tuned, layer, site)
         if place in self._written:
             raise ValueError(f"{table}: shard {shard} is already written")
-        rows = write_part(self.path, table, columns, shard=shard, tuned=tuned, layer=layer)
+        rows = write_part(self.path, table, columns, shard=shard, tuned=tuned, layer=layer, site=site)
         self._written.add(place)
         self.record({table: {"rows": rows, "files": 1}})
 
@@ -237,12 +246,37 @@ class Run:
         names = [name for name in SCHEMAS[table].names if columns is None or name in columns]
         _known(table, columns or ())
         try:
-            return _dataset(self.path, table).to_table(columns=names, filter=expression)
+            return _dataset(self.path, table, self._without(where)).to_table(columns=names, filter=expression)
         except (pa.ArrowException, OSError) as error:
             problem = str(error).split("\n")[0]
             if "FieldRef" in problem:
                 raise RunError(f"{table}: the filter names an unknown column; there are {_names(table)}") from None
             raise RunError(f"{self.path}: table {table} cannot be read: {problem}; make the run again") from error
+
+    def vectors(
+        self, site: str, layer: int, *, tuned: str | None = None, model: str = "tuned", where: Where = None
+    ) -> tuple[pd.DataFrame, NDArray[np.float16]]:
+        """The vectors that the suite kept of a site: their places (`prompt_id pos`), and an array (places, width).
+
+        `model` is "base" or "tuned", and `tuned` names the pair where there are several. The array is a read-only view
+        of what Arrow read. Raises RunError where the run kept no such vectors.
+        """
+        if model not in ("base", "tuned"):
+            raise RunError(f"model {model!r}: base or tuned")
+        column = f"vector_{model}"
+        names = list(self.manifest["suite"]["tuned"])
+        if tuned is None and len(names) > 1:
+            raise RunError(f"vectors of which pair? tuned is one of {', '.join(names)}")
+        own = [("site", "==", site), ("layer", "==", layer), ("tuned", "==", tuned or names[0])]
+        whole = _expression("vectors", own)
+        part = _expression("vectors", where)
+        found = self.arrow("vectors", ["prompt_id", "pos", column], whole if part is None else whole & part)
+        if not found.num_rows:
+            raise RunError(f"{self.path}: no vectors of {site} in layer {layer}; add it to `keep` in the suite")
+        values = found[column].combine_chunks()
+        starts = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, 4 * values.offset)
+        flat = np.frombuffer(values.buffers()[2], np.float16, (starts[-1] - starts[0]) // 2, starts[0])
+        return found.drop_columns([column]).to_pandas(), flat.reshape(len(values), -1)
 
     def add(self, table: str, columns: Columns) -> None:
         """Add a table without partitions to the run, or replace it. Raises ValueError for wrong columns."""
@@ -278,6 +312,17 @@ class Run:
             return
         _write_manifest(self.path, self.manifest)
         shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
+
+    def _without(self, where: Where) -> frozenset[str]:
+        """Names of files that hold no row of the prompts that are asked for, by what the manifest says of shards."""
+        shards: dict[str, list[str]] = self.manifest.get("shards", {})
+        wanted: set[str] | None = None
+        for clause in where if isinstance(where, list) else ():
+            if isinstance(clause, tuple) and len(clause) == 3 and clause[0] == "prompt_id" and clause[1] in ("==", "="):
+                wanted = {clause[2]} if wanted is None else wanted & {clause[2]}
+        if wanted is None:
+            return frozenset()
+        return frozenset(f"part-{name}.parquet" for name, prompts in shards.items() if wanted.isdisjoint(prompts))
 
     def _sizes(self) -> list[tuple[str, str, str]]:
         return [
@@ -460,17 +505,20 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _dataset(directory: Place, table: str) -> ds.Dataset:
+def _dataset(directory: Place, table: str, without: frozenset[str] = frozenset()) -> ds.Dataset:
     folder = directory / f"tables/{table}"
     if isinstance(folder, Url):
         with remote.system_of(folder) as (system, root):
             files: fs.FileSystem = fs.PyFileSystem(fs.FSSpecHandler(system))
     else:
         files, root = _FILES, str(folder.resolve())
-    parts = [f"{root}/{name}" for name in _parts(directory, table)]
+    names = list(_parts(directory, table))
+    # One file at least, whatever is asked for, so that there is a schema to answer in.
+    kept = [name for name in names if name.rpartition("/")[2] not in without] or names[:1]
+    parts = [f"{root}/{name}" for name in kept]
     schema = pa.schema([(entry.name, TEXT if entry.type == NAME else entry.type) for entry in SCHEMAS[table]])
     keys = pa.schema([schema.field(name) for name in PARTITIONS.get(table, ())])
-    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False)
     return ds.dataset(
         parts,
         schema=schema,

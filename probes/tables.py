@@ -51,7 +51,7 @@ class ShardTables:
         for piece, values in zip(reduced.pieces, fetched(reduced.pieces), strict=True):
             rows = self._rows(piece, values, batch)
             if piece.table in (*self.suite.measure, "vectors"):
-                site = piece.site.name if piece.table == "vectors" else ""  # vectors of one file have one width
+                site = piece.site.name if piece.table == "vectors" else ""
                 self.parts[piece.table, piece.layer, site].append(rows)
             if piece.table == "changes" and "contributions" in self.suite.measure:
                 self.parts["contributions", piece.layer, ""] += self._by_model(rows)
@@ -80,8 +80,7 @@ class ShardTables:
             }
             tuned = None if table in _OF_BOTH else self.tuned
             root = directory / SHARES if table == "neurons" else directory  # summed over the shards at the end
-            name = f"{shard}-{site}" if site else shard
-            rows = write_part(root, table, named, shard=name, tuned=tuned, layer=layer)
+            rows = write_part(root, table, named, shard=shard, tuned=tuned, layer=layer, site=site or None)
             own = written.setdefault(table, {"rows": 0, "files": 0})
             own["rows"] += rows
             own["files"] += 1

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probes
+from probes.errors import RunError
 from probes.gates import unpack
 from probes.job import prompts_of
 from tests.pairs import MIXTURES, PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
@@ -165,10 +166,13 @@ def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
     ids = AutoTokenizer.from_pretrained(source)(PROMPTS[0]["text"] + PROMPTS[0]["target"])["input_ids"]
     with torch.no_grad():
         states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-    kept = run.arrow("vectors", where=[("site", "==", "resid_post"), ("layer", "==", 1), ("prompt_id", "==", "a1")])
-    column = kept["vector_tuned"].combine_chunks()
-    vectors = np.frombuffer(column.buffers()[-1], np.float16).reshape(len(column), -1)  # no copy
+    places, vectors = run.vectors("resid_post", 1, where=[("prompt_id", "==", "a1")])
     assert np.allclose(vectors, states[2][0], atol=5e-3)
+    assert not vectors.flags.owndata and list(places.pos) == list(range(len(ids)))
+    places, every = run.vectors("resid_post", 1, model="base")
+    assert len(places) == len(every) == run.manifest["n_tokens"] and every.shape[1] == 48
+    with pytest.raises(RunError, match="keep"):
+        run.vectors("resid_mid", 1)
     assert len(run.df("vectors", where=[("site", "==", "embed_out")])) == run.manifest["n_tokens"]
     gates = run.df("vectors", where=[("site", "==", "gate"), ("layer", "==", 1)])
     assert {len(vector) for vector in gates.vector_base} == {2 * 80}

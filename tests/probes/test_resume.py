@@ -257,3 +257,42 @@ def test_neurons_are_summed_over_shards(whole: probes.Run) -> None:
     assert neurons.n_flips.sum() == gates.n_flips.sum()
     assert neurons.groupby(["layer", "neuron"]).n.sum().eq(whole.manifest["n_tokens"]).all()
     assert len(whole["tokens"].prompt_id.unique()) == len(PROMPTS) > SHARDS
+
+
+def test_kept_vectors_are_not_made_twice(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.loads(suite.read_text(encoding="utf-8")) | {"keep": ["resid_post", "attn_out"], "attribute": None}
+    own = suite.with_name("kept.yaml")
+    own.write_text(json.dumps(text), encoding="utf-8")
+
+    def killed_after_the_shards() -> None:
+        monkeypatch.setattr("probes.job._noise_floor", lambda *_: _die())
+        probes.run(own, out=tmp_path / "run")
+
+    _killed(killed_after_the_shards)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a shard was made again")
+
+    monkeypatch.setattr(runner, "run_shard", refuse)
+    monkeypatch.setattr("probes.engine.run_shard", refuse, raising=False)
+    run = probes.run(own, out=tmp_path / "run")
+    places, vectors = run.vectors("attn_out", 2)
+    assert len(places) == len(vectors) == run.manifest["n_tokens"]
+
+
+def test_one_prompt_is_read_from_its_own_shard_alone(whole: probes.Run, tmp_path: Path) -> None:
+    """All files of the other shards are broken, and nobody notices."""
+    import shutil
+
+    path = shutil.copytree(whole.path, tmp_path / "run")
+    run = probes.load(path)
+    prompt = PROMPTS[0]["id"]
+    expected = whole["changes"].query("prompt_id == @prompt").reset_index(drop=True)
+    others = [name for name, prompts in run.manifest["shards"].items() if prompt not in prompts]
+    assert len(others) == SHARDS - 1
+    for name in others:
+        for file in path.rglob(f"changes/**/part-{name}.parquet"):
+            file.write_bytes(b"PAR1 broken PAR1")
+    found = run.df("changes", where=[("prompt_id", "==", prompt)])
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    assert run.df("changes", where=[("prompt_id", "==", "nobody")]).empty

@@ -56,7 +56,7 @@ def _small_run(directory: Path, **options: Any) -> Run:
 
 @pytest.mark.parametrize("table", SCHEMAS)
 def test_every_table_comes_back_as_it_went_in(table: str, tmp_path: Path) -> None:
-    keys = {name: {"tuned": "m.1-x", "layer": -1}[name] for name in PARTITIONS.get(table, ())}
+    keys = {name: {"tuned": "m.1-x", "layer": -1, "site": "up"}[name] for name in PARTITIONS.get(table, ())}
     given = _rows(table, 9)
     with RunWriter(tmp_path / "run") as writer:
         writer.write(table, given, shard="0", **keys)
