@@ -244,4 +244,4 @@ def _print_checks(checks: pd.DataFrame) -> None:
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit status 2."""
-    entry(app, "probes")
+    entry(app, "probes", interrupted="; the same `probes run` goes on where it stopped")

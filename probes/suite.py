@@ -48,7 +48,7 @@ Backend = Literal["torch", "transformer_lens", "nnsight"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Epsilon = Annotated[float, Field(gt=0, lt=1)]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 

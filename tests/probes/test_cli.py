@@ -185,3 +185,17 @@ def test_prompts_are_never_markup(tmp_path: Path, monkeypatch, capsys) -> None:
     out = tmp_path / "run"
     assert call(monkeypatch, capsys, main, "run", suite, "--out", out)[0] == 0
     assert "<script>alert(1)" not in (out / "report.html").read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
+    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("probes.job._noise_floor", interrupted)
+        code, _, stderr = call(patch, capsys, main, "run", suite, "--out", tmp_path / "run")
+    assert code == 130 and "error: interrupted; the same `probes run` goes on" in stderr
+    assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "run").exists()
+    assert call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")[0] == 0

@@ -222,3 +222,8 @@ def test_whatever_stands_under_a_key_gives_a_suite_or_one_line(key: str, value: 
         load_suite(suite)
     except SuiteError as error:
         assert "\n" not in str(error) and str(error).startswith("suite: ")
+
+
+def test_a_hub_id_may_pin_its_revision(folder: Path) -> None:
+    suite = load_suite(_write(folder, GOOD), base="some-org/model@v1.0", tuned="some-org/tuned@0a1b2c")
+    assert suite.base == "some-org/model@v1.0" and list(suite.tuned.values()) == ["some-org/tuned@0a1b2c"]

@@ -32,8 +32,11 @@ for command in (info, extract, ssa, geometry, cosine, path, align, apply, lora_e
 app.add_typer(experiment, name="experiment")
 
 
-def entry(app: typer.Typer, name: str) -> None:
-    """Run a command: bad input is one line on stderr and exit status 2, without a traceback."""
+def entry(app: typer.Typer, name: str, interrupted: str = "") -> None:
+    """Run a command: bad input is one line on stderr and exit status 2, without a traceback.
+
+    `interrupted` says what becomes of work that Ctrl-C stops.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -48,8 +51,9 @@ def entry(app: typer.Typer, name: str) -> None:
             print("error:", " ".join(message.split()), file=sys.stderr)
         code = 2
     except (KeyboardInterrupt, Abort):
-        print("error: interrupted", file=sys.stderr)
         code = 130
+    if code == 130:  # typer may have caught it first
+        print(f"error: interrupted{interrupted}", file=sys.stderr)
     sys.exit(code)
 
 
