@@ -352,7 +352,7 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
     exact = checks[checks.check.ne("completeness")]
     assert exact.holds.all() and {"endpoint", "no_op", "weights_restored"} == set(exact.check)
     if architecture == "llama":
-        assert checks.holds.all()
+        assert checks.holds.all() and set(checks[checks.check == "completeness"].method) == {"path", "dla"}
     over_all = effects[effects.domain == "all"]
     change = over_all.query("granularity == 'all' and method == 'graft' and control == ''").effect.item()
     whole = effects.query("method == 'shapley' and domain == 'all'").effect.sum()
