@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from probes.attribute import Attributor, answerable, component_scores, require_precision
-from probes.attribute.checks import Check, dla_completeness
+from probes.attribute.dla import dla_completeness
 from probes.continuations import with_continuations
 from probes.engine import require_sources, run_shards
 from probes.estimate import estimate, require_space
@@ -260,28 +260,9 @@ def _effects(models: Pairs, run: Run, name: str, stage: Stage | None) -> dict[st
         scores=component_scores(run, name) if suite.attribute.curves else {},
         progress=partial(_tell, stage, f"attribute {name}"),
     )
-    checks = [{**vars(check), "holds": check.holds, "metric": "logit_diff"} for check in _dla(pair, run, name, encoded)]
-    tables["checks"] = pd.concat([tables["checks"], pd.DataFrame(checks)], ignore_index=True)
+    sums = [check.row("logit_diff") for check in dla_completeness(pair, run, name, encoded)]
+    tables["checks"] = pd.concat([tables["checks"], pd.DataFrame(sums)], ignore_index=True)
     return {table: rows.assign(tuned=name) for table, rows in tables.items()}
-
-
-def _dla(pair: Pair, run: Run, name: str, encoded: Sequence[Encoded]) -> list[Check]:
-    """Whether the direct logit attributions that the run measured add up, where they are said to."""
-    needed = {"attn_out", "mlp_out"} <= set(run.manifest["suite"]["sites"]) and {"changes", "behaviour"} <= set(
-        run.tables
-    )
-    capped = getattr(pair.base.config.get_text_config(), "final_logit_softcapping", None)
-    final = pair.base.get_submodule(pair.architecture.final_norm)
-    elsewhere = run.manifest["suite"]["generate"] is not None  # measured over other tokens
-    if not needed or elsewhere or capped or getattr(final, "bias", None) is not None:
-        return []
-    whole = [("tuned", "==", name), ("head", "==", -1), ("expert", "==", -1)]
-    changes = run.df("changes", columns=["prompt_id", "pos", "dla_base", "dla_tuned"], where=whole)
-    values = run.df("behaviour", where=[("metric", "==", "logit_diff"), ("model", "in", ["base", name])])
-    wide = values.pivot(index="prompt_id", columns="model", values="value")
-    if not {"base", name} <= set(wide):
-        return []
-    return dla_completeness(changes, (wide[name] - wide["base"]).rename("change").reset_index(), encoded)
 
 
 def _write_prompts(writer: RunWriter, prompts: Sequence[Prompt]) -> None:

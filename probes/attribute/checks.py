@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -17,12 +16,10 @@ from probes.attribute.shares import PathEffects, gap_of
 from probes.attribute.units import components
 from probes.pair import Pair
 from probes.schemas import ALL_DOMAINS
-from tv.prompts import Batch, Encoded
+from tv.prompts import Batch
 
 #: How far a value of the metric that must be the same may be off.
 EXACT = 1e-5
-#: What single precision leaves of a sum over components.
-DLA = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,10 @@ class Check:
     def holds(self) -> bool:
         """Whether it does; a value that is no number does not."""
         return bool(self.value <= self.bound)
+
+    def row(self, metric: str) -> dict[str, object]:
+        """As a row of the table."""
+        return {**vars(self), "holds": self.holds, "metric": metric}
 
 
 def completeness(found: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
@@ -64,23 +65,6 @@ def endpoints(pair: Pair, batches: Sequence[Batch], metric: Metric) -> list[Chec
     attn = next(unit for unit in units if unit.component == "attn")
     off = patched_with_itself(pair, batches[:1], metric, attn)
     return [*checks, Check("no_op", "patch", ALL_DOMAINS, off, EXACT)]
-
-
-def dla_completeness(changes: pd.DataFrame, behaviour: pd.DataFrame, encoded: Sequence[Encoded]) -> list[Check]:
-    """Σ over components of the change in direct logit attribution against the change of the logit difference.
-
-    `changes`: `prompt_id pos dla_base dla_tuned` of whole components of one pair; `behaviour`: `prompt_id change` of
-    the logit difference. Nothing where no prompt was measured at the place of its answer. Holds for a linear readout: not
-    past a soft cap, and not of a final norm with a bias.
-    """
-    places = pd.DataFrame({"prompt_id": [i.prompt.id for i in encoded], "pos": [i.answer_pos for i in encoded]})
-    rows = changes.merge(places, on=["prompt_id", "pos"]).dropna(subset=["dla_base", "dla_tuned"])
-    found = (rows.dla_tuned.astype(float) - rows.dla_base).groupby(rows.prompt_id).sum().rename("dla")
-    both = behaviour.set_index("prompt_id").join(found, how="inner").dropna()
-    whole = both.change.abs().sum()
-    if both.empty or not whole:
-        return []
-    return [Check("completeness", "dla", ALL_DOMAINS, float((both.dla - both.change).abs().sum() / whole), DLA)]
 
 
 class Untouched:

@@ -91,7 +91,8 @@ class Attributor:
         tables["agreement"] = agreement(ranked, self.domains, draws=bootstrap, seed=self.seed, clusters=self.clusters)
         if self.wanted.curves:
             tables |= self._curves(tables["effects"], scores, bootstrap, progress)
-        tables["checks"] = self._checks([*checks, untouched.check()])
+        checks.append(untouched.check())
+        tables["checks"] = pd.DataFrame([check.row(self.metric.name) for check in checks])
         return tables
 
     def _path(self, tables: Tables, checks: list[Check], progress: Progress | None) -> list[Effects]:
@@ -243,10 +244,6 @@ class Attributor:
             part = table.columns.to_frame(index=False).assign(value=mean, lo=lo, hi=hi, domain=domain)
             parts.append(part.assign(metric=self.metric.name))
         return pd.concat(parts, ignore_index=True)
-
-    def _checks(self, checks: Sequence[Check]) -> pd.DataFrame:
-        rows = [{**vars(check), "holds": check.holds, "metric": self.metric.name} for check in checks]
-        return pd.DataFrame(rows)
 
     def _told(self, progress: Progress | None, label: str) -> Told | None:
         if progress is None:
