@@ -90,6 +90,13 @@ class Attribution(_Part):
             raise ValueError(f"there are {', '.join(METRICS)}, and module:function for a function of your own")
         return metric
 
+    @field_validator("methods")
+    @classmethod
+    def _with_effects(cls, methods: tuple[Method, ...]) -> tuple[Method, ...]:
+        if set(methods) == {"depth"}:
+            raise ValueError("depth has a table of its own and gives units no effects; add graft, revert or path")
+        return methods
+
     @model_validator(mode="after")
     def _enough_nodes(self) -> Attribution:
         if self.most_nodes < self.nodes:

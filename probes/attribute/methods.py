@@ -14,7 +14,7 @@ from probes.attribute.curves import curves, rankings_of
 from probes.attribute.depth import depth
 from probes.attribute.divergence import parted
 from probes.attribute.effects import Effects, both_ways, summarise, units_in
-from probes.attribute.forwards import Told
+from probes.attribute.forwards import Told, values
 from probes.attribute.gradient import gradient
 from probes.attribute.metric import answerable, metric_of
 from probes.attribute.patch import patch
@@ -60,6 +60,8 @@ class Attributor:
         # Several prompts a forward: nothing is kept of them but a number each.
         self.batches = batches(usable, 4 * batch_size, pair.pad_id)
         self.encoded = [item for batch in self.batches for item in batch.encoded]
+        # Where activations are kept.
+        self.small_batches = batches(self.encoded, batch_size, pair.pad_id)
         self.batch_size = batch_size
         self._neurons: pd.DataFrame | None = None
         self.metric = metric_of(wanted.metric, pair.tuned, self.batches)
@@ -150,7 +152,7 @@ class Attributor:
             for name, method in (("patch", patch), ("gradient", gradient)):
                 if name in wanted.methods and units:
                     told = self._told(progress, f"{name} {granularity}")
-                    effects += method(self.pair, units, self.batches, self.metric, told)
+                    effects += method(self.pair, units, self.small_batches, self.metric, told)
         if "split" in wanted.methods:
             effects += split(
                 self.pair,
@@ -210,8 +212,8 @@ class Attributor:
     def _scores(self, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:
         """Every method's ranking of the components: by how far they move the metric the way that fine-tuning did."""
         own = effects[(effects.granularity == "component") & (effects.domain == ALL_DOMAINS) & (effects.control == "")]
-        whole = effects[(effects.granularity == "all") & (effects.domain == ALL_DOMAINS) & (effects.control == "")]
-        sign = np.sign(whole.effect.iloc[0]) if len(whole) else 1.0
+        base, tuned = (values(model, self.batches, self.metric) for model in (self.pair.base, self.pair.tuned))
+        sign = float(np.sign(np.nanmean(tuned - base)))
         found = {}
         for (method, direction), part in own[own.method != "synergy"].groupby(["method", "direction"], sort=False):
             twice = own[own.method == method].direction.nunique() > 1

@@ -82,6 +82,12 @@ MISTAKES = {
         GOOD.replace("graft", "guess"),
         "line 7: attribute.methods.0: should be 'path', 'graft', 'revert', 'patch', 'gradient', 'depth', 'split' or ",
     ),
+    "depth alone": (GOOD.replace("graft", "depth"), "line 7: attribute.methods: depth has a table of its own"),
+    "metric": (GOOD.replace("target_nll", "nonsense"), "line 7: attribute.metric: there are logit_diff, target_nll, "),
+    "nodes": (
+        GOOD.replace("metric: target_nll", "nodes: 9, most_nodes: 8"),
+        "line 7: attribute: most_nodes 8 is below nodes 9",
+    ),
     "base taken": (GOOD.replace("medical:", "base:", 1), "line 3: tuned: the name 'base' is taken"),
     "bad name": (GOOD.replace("medical:", "'a/b':", 1), "line 3: tuned: the name 'a/b' may have letters"),
     "no tuned": (GOOD.replace("{medical: models/medical, code: some-org/code-model}", "{}"), "line 3: tuned: "),
