@@ -106,7 +106,7 @@ def test_what_comes_from_prompts_and_names_is_text(page: str) -> None:
 
 
 def test_only_correlations_clear_of_zero_are_bold(page: str, run: probes.Run) -> None:
-    found = run["correlations"].dropna(subset=["rho"])
+    found = run.df("correlations", where=[("over", "==", "all")]).dropna(subset=["rho"])
     rows = re.findall(r'<tr data-x="[^"]+" data-y="[^"]+" class="([^"]*)">', page)
     assert len(rows) == len(found)
     assert rows.count("clear") == int(((found.lo > 0) | (found.hi < 0)).sum()) and set(rows) <= {"clear", ""}
@@ -192,7 +192,8 @@ def test_figures_show_the_tables_numbers(page: str, run: probes.Run) -> None:
         for x, value in zip(figure["x"], row, strict=True):
             if value is not None and x != figures.ENDS:
                 assert value == pytest.approx(float(cells[int(y), x]), rel=1e-4)
-    effects = run.df("effects", where=[("tuned", "==", "moved"), ("method", "==", "graft")])
+    wanted = [("tuned", "==", "moved"), ("method", "==", "graft"), ("granularity", "==", "component")]
+    effects = run.df("effects", where=wanted)
     effects = effects[effects.domain == shown_domain(effects, gather(run, "moved").behaviour)]
     ranked = data["figures"]["m0-graft-ranked"][0]["data"][0]
     assert max(ranked["x"], key=abs) == pytest.approx(
