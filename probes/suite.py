@@ -87,7 +87,8 @@ class Attribution(_Part):
     @classmethod
     def _named(cls, metric: str) -> str:
         if metric not in METRICS and not OWN_METRIC.fullmatch(metric):
-            raise ValueError(f"{metric!r} is no metric; there are {', '.join(METRICS)}, and module:function for a function of your own")
+            known = ", ".join(METRICS)
+            raise ValueError(f"{metric!r} is no metric; there are {known}, and module:function for a function of your own")
         return metric
 
     @field_validator("methods")

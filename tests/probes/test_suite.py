@@ -83,7 +83,10 @@ MISTAKES = {
         "line 7: attribute.methods.0: should be 'path', 'graft', 'revert', 'patch', 'gradient', 'depth', 'split' or ",
     ),
     "depth alone": (GOOD.replace("graft", "depth"), "line 7: attribute.methods: depth has a table of its own"),
-    "metric": (GOOD.replace("target_nll", "nonsense"), "line 7: attribute.metric: 'nonsense' is no metric; there are logit_diff, target_nll, "),
+    "metric": (
+        GOOD.replace("target_nll", "nonsense"),
+        "line 7: attribute.metric: 'nonsense' is no metric; there are logit_diff, target_nll, ",
+    ),
     "nodes": (
         GOOD.replace("metric: target_nll", "nodes: 9, most_nodes: 8"),
         "line 7: attribute: most_nodes 8 is below nodes 9",
