@@ -88,7 +88,9 @@ class Attribution(_Part):
     def _named(cls, metric: str) -> str:
         if metric not in METRICS and not OWN_METRIC.fullmatch(metric):
             known = ", ".join(METRICS)
-            raise ValueError(f"{metric!r} is no metric; there are {known}, and module:function for a function of your own")
+            raise ValueError(
+                f"{metric!r} is no metric; there are {known}, and module:function for a function of your own"
+            )
         return metric
 
     @field_validator("methods")
