@@ -16,9 +16,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -29,7 +29,7 @@ from probes.journal import Row
 from probes.loading import Pairs
 from probes.remote import Url, fetch, upload
 from probes.runner import Shard, run_shard
-from tv.engine import Engine, ray_cluster, share_of_threads
+from tv.engine import Engine, ray_cluster, share_of_threads, start_method
 from tv.errors import InputError
 
 #: A shard that this many workers died over is not given to another one.
@@ -166,16 +166,16 @@ class _Processes:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.hired: dict[Connection, SpawnProcess] = {}
+        self.hired: dict[Connection, BaseProcess] = {}
 
     def hire(self, number: int) -> Connection:
-        context = get_context("spawn")
+        context = start_method()
         here, there = context.Pipe()
         pairs = self.work.pairs
         if pairs.placement.device == "cuda":
             pairs = pairs.on(f"cuda:{number % torch.cuda.device_count()}")
         work = Work(pairs, self.work.place, self.work.threads)
-        self.hired[here] = context.Process(target=_serve, args=(work, there), daemon=True)
+        self.hired[here] = context.Process(target=_serve, args=(work, there, dict(os.environ)), daemon=True)
         self.hired[here].start()
         there.close()
         return here
@@ -205,8 +205,9 @@ class _Processes:
         process.join()
 
 
-def _serve(work: Work, parent: Connection) -> None:
+def _serve(work: Work, parent: Connection, environment: dict[str, str]) -> None:
     """A process's life: a shard in, a row out, until the pipe is closed."""
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     parent.send("up")

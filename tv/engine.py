@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -16,6 +17,8 @@ from tv.errors import InputError
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
+#: What every worker imports, and is slow to import.
+PRELOADED = ("transformers.modeling_utils", "scipy.stats", "pandas", "pyarrow")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,10 +36,22 @@ def ordered(
     if engine == "ray":
         yield from _on_ray(work, items, workers, threads)
     elif workers > 1:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _set_up, (work, threads)) as pool:
+        with ProcessPoolExecutor(workers, start_method(), _set_up, (work, threads, dict(os.environ))) as pool:
             yield from pool.map(_do, items)
     else:
         yield from map(work, items)
+
+
+def start_method() -> ForkServerContext | SpawnContext:
+    """How worker processes start: out of a server that has imported what they need once, where the system has that.
+
+    The server keeps the environment that it started in, so that workers are told of this process's.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, *PRELOADED])
+    return context
 
 
 def share_of_threads(workers: int, engine: str) -> int:
@@ -51,8 +66,9 @@ def share_of_threads(workers: int, engine: str) -> int:
 _work: Callable[[Any], Any] | None = None
 
 
-def _set_up(work: Callable[[Any], Any], threads: int) -> None:
+def _set_up(work: Callable[[Any], Any], threads: int, environment: dict[str, str]) -> None:
     global _work
+    os.environ.update(environment)
     torch.set_num_threads(threads)
     _work = work
 
