@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probes.schemas import ALL_DOMAINS, SCHEMAS
 from probes.store import Run
-from tv.stats import bootstrap_mean, bootstrap_spearman, resample_means, shuffled_spearman
+from tv.stats import bootstrap_mean, shuffled_spearman, spearman_of_each
 
 #: The SSA threshold shown; the fixed fraction stands beside it.
 EPSILON = 0.05
@@ -246,12 +246,11 @@ def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], d
                 continue
             if measure in CAUSAL_MEASURES:
                 table = table * np.sign(bootstrap_mean(table, 1, seed)[0])  # by size, whichever way it goes
-            resampled = resample_means(table, draws, seed)
-            for weight in (name for name in WEIGHT_MEASURES if name in part):
-                x = part[weight].to_numpy(np.float64)
-                found = bootstrap_spearman(x, table, draws, seed, resampled=resampled)
-                null = shuffled_spearman(found[0], found[3], draws, seed)
-                rows.append((tuned, kind, over, weight, measure, *found, *null))
+            weights = [name for name in WEIGHT_MEASURES if name in part]
+            each = spearman_of_each(part[weights].to_numpy(np.float64).T, table, draws, seed)
+            for weight, (rho, lo, hi, n) in zip(weights, each, strict=True):
+                null = shuffled_spearman(rho, n, draws, seed)
+                rows.append((tuned, kind, over, weight, measure, rho, lo, hi, n, *null))
     return pd.DataFrame(rows, columns=SCHEMAS["correlations"].names)
 
 

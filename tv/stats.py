@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,30 +29,34 @@ def bootstrap_mean(
     return _mean(flat).reshape(shape), lo.reshape(shape), hi.reshape(shape)
 
 
-def bootstrap_spearman(
-    x: ArrayLike, y: ArrayLike, draws: int, seed: int, *, resampled: Floats | None = None
-) -> tuple[float, float, float, int]:
-    """(rho, lo, hi, units): Spearman's rank correlation over units of x with the prompt mean of y.
+Correlation: TypeAlias = tuple[float, float, float, int]  # (rho, lo, hi, units)
 
-    x is (units,) or (prompts, units), y is (prompts, units). The 95 % interval comes from resampling prompts, in x too
-    where it has them; noise between prompts pulls it towards 0. Units in which either is NaN are left out; fewer than
-    three, or a side that is constant, give NaN. `resampled` may pass `resample_means(y, draws, seed)` where one y meets
-    many x.
+
+def bootstrap_spearman(x: ArrayLike, y: ArrayLike, draws: int, seed: int) -> Correlation:
+    """(rho, lo, hi, units): Spearman's rank correlation over units of the prompt means of x and of y.
+
+    Both are (prompts, units). The 95 % interval comes from resampling prompts, the same in both; noise between prompts
+    pulls it towards 0. Units in which either is NaN are left out; fewer than three, or a side that is constant, give
+    NaN.
     """
-    left, right = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    centre = left if left.ndim == 1 else _mean(left)
-    used = ~np.isnan(centre) & ~np.isnan(_mean(right))
-    n = int(used.sum())
-    rho = float(_spearman(centre[None, used], _mean(right)[None, used])[0])
-    if np.isnan(rho):
-        return np.nan, np.nan, np.nan, n
-    draws_y = resample_means(right, draws, seed) if resampled is None else resampled
-    draws_x = centre[None] if left.ndim == 1 else resample_means(left, draws, seed)
-    lo, hi = _interval(_spearman(draws_x[:, used], draws_y[:, used])[:, None])
-    return rho, float(lo[0]), float(hi[0]), n
+    left, right = (np.asarray(side, np.float64) for side in (x, y))
+    used = ~np.isnan(_mean(left)) & ~np.isnan(_mean(right))
+    a, b = (_ranks(_mean_and_resamples(side, draws, seed)[:, used]) for side in (left, right))
+    return _correlation((a * b).sum(1), int(used.sum()))
 
 
-@lru_cache(maxsize=1024)
+def spearman_of_each(xs: ArrayLike, y: ArrayLike, draws: int, seed: int) -> list[Correlation]:
+    """`bootstrap_spearman` of each of (k, units) known values with one (prompts, units) y."""
+    known, rows = np.asarray(xs, np.float64), _mean_and_resamples(np.asarray(y, np.float64), draws, seed)
+    used = ~np.isnan(known) & ~np.isnan(rows[0])
+    found: dict[int, Correlation] = {}
+    for units in np.unique(used, axis=0):  # y is ranked once for all x that have the same units
+        same = np.flatnonzero((used == units).all(1))
+        rho = _ranks(rows[:, units]) @ _ranks(known[same][:, units]).T
+        found |= {int(i): _correlation(rho[:, j], int(units.sum())) for j, i in enumerate(same)}
+    return [found[i] for i in range(len(known))]
+
+
 def shuffled_spearman(rho: float, n: int, draws: int, seed: int) -> tuple[float, float, float]:
     """(lo, hi, p): where 95 % of rank correlations of n shuffled units fall, and the share as far from 0 as `rho`.
 
@@ -59,12 +64,18 @@ def shuffled_spearman(rho: float, n: int, draws: int, seed: int) -> tuple[float,
     """
     if n < 3 or np.isnan(rho):
         return np.nan, np.nan, np.nan
-    generator = np.random.default_rng(seed)
-    ranks = np.tile(np.arange(n, dtype=np.float64), (draws, 1))
-    null = _spearman(np.arange(n, dtype=np.float64)[None], generator.permuted(ranks, axis=1))
+    null, lo, hi = _shuffled(n, draws, seed)
+    return lo, hi, float((np.count_nonzero(null >= abs(rho) - 1e-9) + 1) / (draws + 1))
+
+
+@lru_cache(maxsize=256)
+def _shuffled(n: int, draws: int, seed: int) -> tuple[Floats, float, float]:
+    """Sizes of the rank correlations of n shuffled units, and where 95 % of them fall."""
+    order = np.arange(n, dtype=np.float64)
+    shuffled = np.random.default_rng(seed).permuted(np.tile(order, (draws, 1)), axis=1)
+    null = _ranks(shuffled) @ _ranks(order[None])[0]
     lo, hi = np.percentile(null, [2.5, 97.5])
-    as_far = (np.abs(null) >= abs(rho) - 1e-9).sum()
-    return float(lo), float(hi), float((as_far + 1) / (draws + 1))
+    return np.abs(null), float(lo), float(hi)
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:
@@ -128,17 +139,30 @@ def _interval(draws: Floats) -> tuple[Floats, Floats]:
     return np.where(empty.all(0), np.nan, lo), np.where(empty.all(0), np.nan, hi)
 
 
-def _spearman(x: Floats, y: Floats) -> Floats:
-    """Rank correlation of each row of x (one or as many rows) with each row of y; NaN for constants and NaN rows.
+def _mean_and_resamples(values: Floats, draws: int, seed: int) -> Floats:
+    """(1 + draws, units): the mean over prompts, and under it those of resampled prompts."""
+    return np.vstack([_mean(values), resample_means(values, draws, seed)])
 
-    Ranks are taken in float32, so that values equal but for rounding are ties.
+
+def _correlation(rho: Floats, units: int) -> Correlation:
+    """Of rank correlations, the first of them the means' own and the others those of resamples."""
+    if np.isnan(rho[0]):
+        return np.nan, np.nan, np.nan, units
+    lo, hi = _interval(rho[1:, None].clip(-1, 1))
+    return float(rho[0].clip(-1, 1)), float(lo[0]), float(hi[0]), units
+
+
+def _ranks(rows: Floats) -> Floats:
+    """Every row's ranks, centred and of norm 1, whose products are rank correlations; NaN for constants, NaN, and
+    fewer than three units. Ranks are taken in float32, so that values equal but for rounding are ties.
     """
-    if x.shape[-1] < 3:
-        return np.full(len(y), np.nan)
-    a, b = (stats.rankdata(side.astype(np.float32), axis=1) - (side.shape[1] + 1) / 2 for side in (x, y))
+    n = rows.shape[1]
+    if n < 3:
+        return np.full(rows.shape, np.nan)
+    ranks = stats.rankdata(rows.astype(np.float32), axis=1) - (n + 1) / 2
     with np.errstate(invalid="ignore"):
-        rho = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.where(np.isnan(x).any(1) | np.isnan(y).any(1), np.nan, rho.clip(-1, 1))
+        ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
+    return np.where(np.isnan(rows).any(1, keepdims=True), np.nan, ranks)
 
 
 def _signed_rank(values: Floats) -> float:
