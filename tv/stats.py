@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -95,7 +96,26 @@ def wilcoxon_p(values: ArrayLike) -> Floats:
     """
     table = np.asarray(values, np.float64)
     flat = table[:, None] if table.ndim == 1 else table
-    return np.array([_signed_rank(column[~np.isnan(column)]) for column in flat.T]).reshape(table.shape[1:])
+    p = np.full(flat.shape[1], np.nan)
+    alike = defaultdict[tuple[str, int], list[int]](list)
+    known = [column[~np.isnan(column)] for column in flat.T]
+    for i, column in enumerate(known):
+        if len(column) and not column.any():
+            p[i] = 1.0
+        elif len(column):
+            alike[_signed_rank_method(column), len(column)].append(i)
+    for (method, _), columns in alike.items():  # one call for many units: each has much to look after
+        for part in [columns] if method != "auto" else [[i] for i in columns]:
+            p[part] = stats.wilcoxon(np.array([known[i] for i in part]), axis=1, method=method).pvalue  # type: ignore[call-overload]
+    return p.reshape(table.shape[1:])
+
+
+def _signed_rank_method(column: Floats) -> Literal["exact", "asymptotic", "auto"]:
+    """What scipy chooses by itself for these values alone; "auto" is its permutation test."""
+    sizes = np.abs(column)
+    if not sizes.all() or len(np.unique(sizes)) < len(sizes):
+        return "auto" if len(column) <= 13 else "asymptotic"
+    return "asymptotic" if len(column) > 50 else "exact"
 
 
 def resample_means(values: Floats, draws: int, seed: int, clusters: Sequence[str] | None = None) -> Floats:
@@ -163,11 +183,3 @@ def _ranks(rows: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
     return np.where(np.isnan(rows).any(1, keepdims=True), np.nan, ranks)
-
-
-def _signed_rank(values: Floats) -> float:
-    if not len(values):
-        return float("nan")
-    if not values.any():
-        return 1.0
-    return float(stats.wilcoxon(values).pvalue)

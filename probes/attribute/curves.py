@@ -64,16 +64,17 @@ def curves(
     orders += [(RANDOM, draw, order) for draw, order in enumerate(shuffled)]
     sizes = _sizes(len(units), points)
     sets = list(dict.fromkeys(frozenset(order[:n]) for _, _, order in orders for n in sizes if n))
-    prompts, parts = prompts_of(batches), []
+    curve = pd.MultiIndex.from_tuples(
+        [(name, draw, n) for name, draw, _ in orders for n in sizes], names=["ranking", "draw", "n"]
+    )
+    prompts, parts = pd.Index(prompts_of(batches), name="prompt_id"), []
     for direction, model, other in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
         swaps = [from_model(model, other, pair.architecture, sorted(own, key=str)) for own in sets]
         start, found = values_under(model, pair.architecture, swaps, batches, metric, told)
         value = {own: found[i] for i, own in enumerate(sets)} | {frozenset(): start}
-        for name, draw, order in orders:
-            for n in sizes:
-                columns = {"prompt_id": prompts, "value": value[frozenset(order[:n])]}
-                labels = {"ranking": name, "draw": draw, "direction": direction, "n": n}
-                parts.append(pd.DataFrame({**labels, **columns}))
+        table = np.stack([value[frozenset(order[:n])] for _, _, order in orders for n in sizes])
+        long = pd.DataFrame(table, curve, prompts).stack().rename("value").reset_index()
+        parts.append(long.assign(direction=direction))
     every = pd.concat(parts, ignore_index=True).dropna(subset="value")
     return Curves(every, areas_of(every))
 

@@ -83,9 +83,10 @@ class PathEffects:
             for module, value in own.modules.items():
                 place = module.layer, module.component
                 found[place] = found[place] + value if place in found else value
-            for (layer, component), value in found.items():
-                columns = {"pos": np.arange(len(value)), "effect": value.double().cpu().numpy()}
-                parts.append(pd.DataFrame({"prompt_id": prompt, "layer": layer, "component": component, **columns}))
+            table = np.stack([value.double().cpu().numpy() for value in found.values()])
+            places = pd.MultiIndex.from_tuples(found, names=["layer", "component"])
+            long = pd.DataFrame(table, places, pd.RangeIndex(table.shape[1], name="pos")).stack().rename("effect")
+            parts.append(long.reset_index().assign(prompt_id=prompt))
         return pd.concat(parts, ignore_index=True)
 
     def neurons(self, domains: Mapping[str, str]) -> pd.DataFrame:
