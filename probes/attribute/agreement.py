@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from probes.attribute.effects import wide
+from probes.attribute.effects import Effects, families, in_domains
 from probes.attribute.forwards import Floats
-from probes.schemas import ALL_DOMAINS, SCHEMAS
+from probes.attribute.units import Unit
+from probes.schemas import SCHEMAS
 from tv.stats import bootstrap_spearman
 
 #: What every method is held against.
@@ -23,9 +24,15 @@ CHOSEN = 0.1
 
 
 def agreement(
-    effects: pd.DataFrame, domains: Mapping[str, str], *, draws: int, seed: int, clusters: Mapping[str, str]
+    found: Iterable[Effects],
+    metric: str,
+    domains: Mapping[str, str],
+    *,
+    draws: int,
+    seed: int,
+    clusters: Mapping[str, str],
 ) -> pd.DataFrame:
-    """Rows of `agreement`, from per-prompt effects of one metric, controls left out.
+    """Rows of `agreement`; controls are left out, and so are kinds of units that are no ranking.
 
     `rho lo hi n`: Spearman's rank correlation over units between a method's means and a reference's, with the interval
     of resampled prompts. `split_half`: the method's own rank correlation between the means of two random halves of the
@@ -33,44 +40,41 @@ def agreement(
     chosen on one half: on that half, and on the other; a choice made of noise loses there. Methods with two directions
     are told apart by `direction`.
     """
-    own = effects[effects.control == ""]
+    ranked: dict[str, list[Effects]] = {}
+    for own in families(found):
+        if not own.control and own.units[0].granularity not in ("all", "type"):
+            ranked.setdefault(own.units[0].granularity, []).append(own)
     rows: list[dict[str, object]] = []
-    by_domain = {ALL_DOMAINS: list(domains)}
-    if len(names := sorted(set(domains.values()))) > 1:
-        by_domain |= {name: [prompt for prompt in domains if domains[prompt] == name] for name in names}
-    for (granularity, metric), family in own.groupby(["granularity", "metric"], sort=False):
-        tables = {
-            (str(method), str(direction)): wide(part)
-            for (method, direction), part in family.groupby(["method", "direction"], sort=False)
-        }
-        for domain, prompts in by_domain.items():
+    for granularity, methods in ranked.items():
+        for domain, prompts in in_domains(domains).items():
             labels = {"granularity": granularity, "metric": metric, "domain": domain}
-            rows += [labels | row for row in _rows(tables, prompts, clusters, draws, seed)]
+            rows += [labels | row for row in _rows(methods, prompts, clusters, draws, seed)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _rows(
-    tables: Mapping[tuple[str, str], pd.DataFrame],
-    prompts: list[str],
-    clusters: Mapping[str, str],
-    draws: int,
-    seed: int,
+    methods: Sequence[Effects], prompts: set[str], clusters: Mapping[str, str], draws: int, seed: int
 ) -> Iterator[dict[str, object]]:
-    references = {method: table for (method, _), table in tables.items() if method in REFERENCES}
-    for (method, direction), table in tables.items():
-        if method == "synergy":  # no estimate of an effect
+    references = {own.method: own for own in methods if own.method in REFERENCES}
+    for own in (method.over(prompts) for method in methods):
+        if own.method == "synergy":  # no estimate of an effect
             continue
-        at = table.index[table.index.isin(prompts)]
-        halves = split_half(table.loc[at].to_numpy(np.float64), [clusters.get(p, p) for p in at], seed)
+        halves = split_half(own.values.T, [clusters.get(prompt, prompt) for prompt in own.prompts], seed)
         for reference, other in references.items():
-            shared = table.columns.intersection(other.columns, sort=False)
-            both = at.intersection(other.index)
-            if reference == method or not len(shared) or not len(both):
+            units = sorted(set(own.units) & set(other.units), key=own.units.index)
+            both = [prompt for prompt in own.prompts if prompt in other.prompts]
+            if reference == own.method or not units or not both:
                 continue
-            x, y = (side.loc[both, shared].to_numpy(np.float64) for side in (table, other))
+            x, y = (_table(side, both, units) for side in (own, other))
             rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
-            labels: dict[str, object] = {"method": method, "direction": direction, "reference": reference}
+            labels: dict[str, object] = {"method": own.method, "direction": own.direction, "reference": reference}
             yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
+
+
+def _table(own: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> Floats:
+    """(prompts, units), of these in this order."""
+    row, column = (dict(zip(names, range(len(names)), strict=True)) for names in (own.units, own.prompts))
+    return own.values[np.ix_([row[unit] for unit in units], [column[prompt] for prompt in prompts])].T
 
 
 def split_half(values: Floats, clusters: list[str], seed: int) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,6 @@ from tv.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 
 #: What names a unit in a table.
 UNIT = ["granularity", "layer", "component", "module", "head", "expert", "neuron"]
-#: What names a family of effects that are compared with each other.
-FAMILY = ["method", "direction", "control", "metric"]
 
 FORWARD, BACKWARD = "base→tuned", "tuned→base"
 
@@ -37,16 +36,54 @@ class Effects:
     control: str = ""
 
     def frame(self, metric: str) -> pd.DataFrame:
-        """A row per unit × prompt that has the metric: UNIT, FAMILY, `prompt_id effect`."""
+        """A row per unit × prompt that has the metric: UNIT, `prompt_id method direction control metric effect`."""
         n = len(self.prompts)
-        columns = {name: np.repeat([getattr(unit, name) for unit in self.units], n) for name in UNIT}
-        labels = {"method": self.method, "direction": self.direction, "control": self.control, "metric": metric}
+        columns = {name: np.repeat(values, n) for name, values in _columns(self.units).items()}
+        labels = self._labels(metric)
         found = pd.DataFrame({**columns, "prompt_id": list(self.prompts) * len(self.units), **labels})
         return found.assign(effect=self.values.ravel()).dropna(subset="effect")
 
+    def means(self, metric: str, clusters: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
+        """A row per unit: UNIT, `method direction control metric effect lo hi p q`. `clusters` are the prompts'."""
+        table = self.values.T
+        mean, lo, hi = bootstrap_mean(table, draws=draws, seed=seed, clusters=clusters)
+        alone = len(set(clusters)) == len(clusters)
+        p = wilcoxon_p(table if alone else pd.DataFrame(table).groupby(list(clusters)).mean().to_numpy())
+        found = {"effect": mean, "lo": lo, "hi": hi, "p": p, "q": benjamini_hochberg(p)}
+        return pd.DataFrame({**_columns(self.units), **self._labels(metric), **found})
+
+    def over(self, prompts: Collection[str]) -> Effects:
+        """Of those prompts alone that are among these."""
+        at = [i for i, prompt in enumerate(self.prompts) if prompt in prompts]
+        return replace(self, prompts=tuple(self.prompts[i] for i in at), values=self.values[:, at])
+
+    def _labels(self, metric: str) -> dict[str, str]:
+        return {"method": self.method, "direction": self.direction, "control": self.control, "metric": metric}
+
+
+def families(found: Iterable[Effects]) -> list[Effects]:
+    """Effects that are compared with each other: of one method, direction, control and granularity, without prompts
+    that have no value, by their ids."""
+    parts = []
+    for own in found:
+        order = [i for i in np.argsort(own.prompts) if not np.isnan(own.values[:, i]).all()]
+        for granularity in dict.fromkeys(unit.granularity for unit in own.units):
+            which = [i for i, unit in enumerate(own.units) if unit.granularity == granularity]
+            units, prompts = tuple(own.units[i] for i in which), tuple(own.prompts[i] for i in order)
+            parts.append(replace(own, units=units, prompts=prompts, values=own.values[np.ix_(which, order)]))
+    return parts
+
+
+def in_domains(domains: Mapping[str, str]) -> dict[str, set[str]]:
+    """The prompts of all domains together, and of each where there are several."""
+    names = sorted(set(domains.values()))
+    each = {name: {prompt for prompt, own in domains.items() if own == name} for name in names}
+    return {ALL_DOMAINS: set(domains), **(each if len(names) > 1 else {})}
+
 
 def summarise(
-    effects: pd.DataFrame,
+    found: Iterable[Effects],
+    metric: str,
     domains: Mapping[str, str],
     *,
     draws: int,
@@ -59,14 +96,13 @@ def summarise(
     together. p is a signed-rank test over prompts (over the means of clusters), q its Benjamini–Hochberg value within
     the family: one method, direction, control and granularity in one domain.
     """
-    by_domain = effects.assign(domain=effects.prompt_id.map(domains))
-    frames = [by_domain.assign(domain=ALL_DOMAINS)] + [by_domain] * (by_domain.domain.nunique() > 1)
-    by = [*FAMILY, "granularity", "domain"]
-    families = pd.concat(frames).groupby(by, sort=False)
-    rows = [
-        _family(family, draws, seed, clusters or {}).assign(**dict(zip(by, key, strict=True)))
-        for key, family in families
-    ]
+    every = families(found)
+    rows = []
+    for domain, prompts in in_domains(domains).items():
+        for own in (family.over(prompts) for family in every):
+            names = [(clusters or {}).get(prompt, prompt) for prompt in own.prompts]
+            if names:
+                rows.append(own.means(metric, names, draws, seed).assign(domain=domain))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -81,21 +117,8 @@ def units_in(table: pd.DataFrame) -> list[Unit]:
     return [Unit(**row) for row in rows.to_dict("records")]
 
 
-def wide(effects: pd.DataFrame) -> pd.DataFrame:
-    """One family as (prompts, units), prompts sorted by id and units in the order of their rows."""
-    unit = [name for name in UNIT if name != "granularity"]
-    order = pd.MultiIndex.from_frame(effects[unit].drop_duplicates())
-    return effects.pivot(index="prompt_id", columns=unit, values="effect").reindex(columns=order)
-
-
-def _family(family: pd.DataFrame, draws: int, seed: int, clusters: Mapping[str, str]) -> pd.DataFrame:
-    table = wide(family)
-    names = [clusters.get(str(prompt), str(prompt)) for prompt in table.index]
-    found = table.to_numpy(np.float64)
-    mean, lo, hi = bootstrap_mean(found, draws=draws, seed=seed, clusters=names)
-    p = wilcoxon_p(table.groupby(names).mean().to_numpy(np.float64))
-    units = {name: table.columns.get_level_values(name) for name in table.columns.names}
-    return pd.DataFrame({**units, "effect": mean, "lo": lo, "hi": hi, "p": p, "q": benjamini_hochberg(p)})
+def _columns(units: Sequence[Unit]) -> dict[str, list[Any]]:
+    return {name: [getattr(unit, name) for unit in units] for name in UNIT}
 
 
 def both_ways(found: Sequence[Effects]) -> list[Effects]:
@@ -108,7 +131,6 @@ def both_ways(found: Sequence[Effects]) -> list[Effects]:
     for (method, first), graft in by_method.items():
         revert = by_method.get(("revert", first))
         if method == "graft" and revert is not None and revert.units == graft.units:
-            same = {**asdict(graft), "units": graft.units, "direction": "both"}
-            pairs.append(Effects(**{**same, "method": "mean", "values": (graft.values + revert.values) / 2}))
-            pairs.append(Effects(**{**same, "method": "synergy", "values": revert.values - graft.values}))
+            both = {"mean": (graft.values + revert.values) / 2, "synergy": revert.values - graft.values}
+            pairs += [replace(graft, method=name, direction="both", values=own) for name, own in both.items()]
     return pairs

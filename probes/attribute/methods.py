@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,11 +87,11 @@ class Attributor:
         found += self._others(bases, progress)
         if "depth" in self.wanted.methods:
             tables["depth"] = self._depth(bootstrap, progress)
-        per_prompt = pd.concat([own.frame(self.metric.name) for own in found if own.units], ignore_index=True)
-        tables["prompt_effects"] = per_prompt
-        tables["effects"] = summarise(per_prompt, self.domains, draws=bootstrap, seed=self.seed, clusters=self.clusters)
-        ranked = per_prompt[~per_prompt.granularity.isin(["all", "type"])]
-        tables["agreement"] = agreement(ranked, self.domains, draws=bootstrap, seed=self.seed, clusters=self.clusters)
+        found = [own for own in found if own.units]
+        tables["prompt_effects"] = pd.concat([own.frame(self.metric.name) for own in found], ignore_index=True)
+        options: dict[str, Any] = {"draws": bootstrap, "seed": self.seed, "clusters": self.clusters}
+        for name, table in (("effects", summarise), ("agreement", agreement)):
+            tables[name] = table(found, self.metric.name, self.domains, **options)
         if self.wanted.curves:
             tables |= self._curves(tables["effects"], scores, bootstrap, progress)
         checks.append(untouched.check())

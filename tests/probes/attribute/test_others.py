@@ -12,7 +12,7 @@ from probes.attribute.checks import Untouched, completeness, endpoints
 from probes.attribute.curves import areas_of, curves, rankings_of
 from probes.attribute.depth import depth
 from probes.attribute.divergence import parted
-from probes.attribute.effects import both_ways, summarise
+from probes.attribute.effects import Effects, both_ways, summarise
 from probes.attribute.exact import graft, revert
 from probes.attribute.forwards import values
 from probes.attribute.metric import answerable, answers, metric_of
@@ -104,23 +104,13 @@ def test_an_area_is_that_of_the_mean_share() -> None:
 
 def test_agreement_is_one_with_itself_shuffled_by_nobody() -> None:
     generator = np.random.default_rng(0)
-    strength = np.arange(12.0)
-    rows = []
-    for method, direction, noise in (
-        ("graft", "f", 0.0),
-        ("revert", "b", 0.0),
-        ("path", "f", 0.0),
-        ("noise", "f", 9.0),
-    ):
-        for prompt in range(16):
-            own = strength * (noise == 0) + noise * generator.standard_normal(12)
-            for i, effect in enumerate(own):
-                rows.append(("component", i, "mlp", "", -1, -1, -1, method, direction, "", "m", f"p{prompt}", effect))
-    columns = "granularity layer component module head expert neuron method direction control metric prompt_id effect"
-    effects = pd.DataFrame(rows, columns=columns.split())
+    units = tuple(Unit("component", layer, "mlp") for layer in range(12))
     domains = {f"p{i}": "a" if i < 8 else "b" for i in range(16)}
+    same = np.tile(np.arange(12.0)[:, None], 16)
+    values = {"graft": same, "revert": same, "path": same, "noise": 9 * generator.standard_normal((12, 16))}
+    effects = [Effects(method, "f", units, tuple(domains), own) for method, own in values.items()]
     clusters = {name: name for name in domains}
-    found = agreement(effects, domains, draws=50, seed=0, clusters=clusters)
+    found = agreement(effects, "m", domains, draws=50, seed=0, clusters=clusters)
     at = found.set_index(["method", "reference", "domain"])
     assert at.rho["path", "graft", "all"] == pytest.approx(1)
     assert set(found.domain) == {"all", "a", "b"}
@@ -150,16 +140,16 @@ def test_mean_and_synergy_come_from_both_directions(case: Case) -> None:
 
 
 def test_summary_is_the_mean_over_prompts_and_clusters_widen_it(case: Case) -> None:
-    found = graft(case.pair, components(case.pair.architecture), case.batches, case.metric()).frame("logit_diff")
-    effects = summarise(found, case.domains, draws=200, seed=0)
+    grafted = [graft(case.pair, components(case.pair.architecture), case.batches, case.metric())]
+    effects = summarise(grafted, "logit_diff", case.domains, draws=200, seed=0)
     assert set(effects.domain) == {"all", "medical", "math", "general"}
-    means = found.groupby(["layer", "component"]).effect.mean()
+    means = grafted[0].frame("logit_diff").groupby(["layer", "component"]).effect.mean()
     for row in effects[effects.domain == "all"].itertuples():
         assert row.effect == pytest.approx(means[row.layer, row.component])
         assert row.lo - 1e-9 <= row.effect <= row.hi + 1e-9
     assert (effects.q >= effects.p).all()
     same = {prompt: "one" for prompt in case.domains}
-    one = summarise(found, case.domains, draws=200, seed=0, clusters=same)
+    one = summarise(grafted, "logit_diff", case.domains, draws=200, seed=0, clusters=same)
     assert np.allclose(one.lo, one.hi)  # one cluster has nothing to be drawn against
     assert (one.p == 1).all()
 
