@@ -1,4 +1,5 @@
 # make demo: the main job on the embedded pair.  make test: the whole suite, with ruff and mypy.
+# make docs: the documentation as a site, in reports/site.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,7 +8,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint models clean
+.PHONY: install demo test docs lint models clean
 
 install: $(VENV)/installed
 
@@ -23,6 +24,9 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+docs: install
+	$(BIN)/mkdocs build
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,87 @@
+"""What the pages tell people to type is there, and works: in order, page by page, on the embedded models.
+
+Prompts and tasks are cut to their first rows, so that every command takes a second or two.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from probes.cli import app as probes_app
+from probes.cli import main as probes_main
+from tests.command import call
+from tests.docs.commands import PAGES, ROOT, Command, commands
+from tv.cli import app as tv_app
+from tv.cli import main as tv_main
+
+OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
+    "tv": (tv_app, tv_main),
+    "probes": (probes_app, probes_main),
+}
+ROWS = 4
+EVERY = [pytest.param(page, command, id=f"{page.name}:{command.line}") for page in PAGES for command in commands(page)]
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_pages_have_commands() -> None:
+    assert len(EVERY) > 40 and {_name(page) for page in PAGES} >= {"README.md", "docs/tutorial.md"}
+
+
+@pytest.mark.parametrize(("page", "command"), EVERY)
+def test_a_command_is_one_that_there_is(page: Path, command: Command) -> None:
+    """Every option and argument is known: the command line parses, without being carried out."""
+    program, *arguments = command.argv
+    name = Path(program).name
+    if name in OURS:
+        _parse(typer.main.get_command(OURS[name][0]), name, arguments)
+    elif name == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(arguments) <= set(targets)
+    elif name == "python":
+        (first, *_) = arguments
+        where = _[0].replace(".", "/") + ".py" if first == "-m" else first
+        assert (ROOT / where).is_file()
+    else:
+        assert name == "pip", f"{_name(page)}:{command.line}: what is {name}?"
+
+
+def _parse(command: object, name: str, arguments: list[str], parent: object = None) -> None:
+    context = command.make_context(name, list(arguments), parent=parent)  # type: ignore[attr-defined]
+    if hasattr(command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        found, inner, left = command.resolve_command(context, rest)
+        _parse(inner, found, left, context)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place that looks like the checkout, with fewer prompts."""
+    for part in ("prompts", "tasks", "suites"):
+        shutil.copytree(ROOT / "data" / part, tmp_path / "data" / part)
+    (tmp_path / "data" / "models").symlink_to(ROOT / "data" / "models")
+    for file in (tmp_path / "data").rglob("*.jsonl"):
+        file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:ROWS]), encoding="utf-8")
+    for file in (tmp_path / "data" / "suites").glob("*.yaml"):
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "bootstrap": 50}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [pytest.param(page, id=_name(page)) for page in PAGES])
+def test_the_commands_of_a_page_run(
+    page: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in commands(page):
+        program, *arguments = command.argv
+        if command.runs and program in OURS:
+            status, _, err = call(monkeypatch, capsys, OURS[program][1], *arguments)
+            assert status == 0, f"{_name(page)}:{command.line}: {err}"
