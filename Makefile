@@ -1,5 +1,5 @@
 # make demo: the main job on the embedded pair.  make test: the whole suite, with ruff and mypy.
-# make docs: the documentation as a site, in reports/site.
+# make bench: the performance table.  make docs: the documentation as a site, in reports/site.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test docs lint models clean
+.PHONY: install demo test bench docs lint models clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,15 @@ demo: install
 test: install lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+bench: install $(VENV)-mergekit/installed
+	$(BIN)/python benchmarks/table.py --mergekit $(VENV)-mergekit/bin/python
+
+# mergekit needs older libraries than this project: an environment of its own.
+$(VENV)-mergekit/installed:
+	$(PYTHON) -m venv $(VENV)-mergekit
+	$(VENV)-mergekit/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/mergekit.txt mergekit
+	touch $@
+
 docs: install
 	$(BIN)/mkdocs build
 
@@ -37,4 +46,4 @@ models: install
 	$(BIN)/python -m data.train_demo
 
 clean:
-	rm -rf $(VENV) $(RUN)
+	rm -rf $(VENV) $(VENV)-mergekit $(RUN)

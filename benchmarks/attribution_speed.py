@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from results import add_option, ratio, report
 from transformers import AutoModelForCausalLM
 
 from probes.attribute.exact import graft
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--reloads", type=int, default=4, help="modules that are reloaded in every round")
     parser.add_argument("--threads", type=int, default=1)
+    add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     base, tuned = (load_model(HERE / "models" / name) for name in ("base", "medical"))
@@ -60,7 +62,6 @@ def main() -> None:
                     base.save_pretrained(directory)
                 values(AutoModelForCausalLM.from_pretrained(directory).eval(), work, metric)
 
-    # Nodes are what is timed: both ends are read once a call, and taken off.
     ways: dict[str, Callable[[], object]] = {
         "forward": lambda: values(base, work, metric),
         "path": lambda: path_effects(
@@ -76,20 +77,18 @@ def main() -> None:
             way()
             if i:  # the first round warms up
                 times[name].append(time.perf_counter() - start)
-    per_node = [(path - 2 * one) / NODES / one for path, one in zip(times["path"], times["forward"], strict=True)]
-    per_module = [
-        (slow / args.reloads) / (quick / len(modules))
-        for slow, quick in zip(times["reload"], times["graft"], strict=True)
-    ]
     print(f"{len(encoded)} prompts, {len(modules)} modules, {args.threads} thread(s), {args.rounds} rounds")
     for name, seconds in times.items():
         print(f"{name:8} median {statistics.median(seconds):.2f} s")
-    print(f"path, forwards a node: {_spread(per_node)} (bound: at most 5)")
-    print(f"reload / graft, a module: {_spread(per_module)} (bound: at least 5)")
-
-
-def _spread(values: list[float]) -> str:
-    return f"median {statistics.median(values):.2f}, {min(values):.2f} to {max(values):.2f}"
+    # Nodes alone: both ends are read once a call.
+    node = [(path - 2 * one) / NODES for path, one in zip(times["path"], times["forward"], strict=True)]
+    moved = [seconds / len(modules) for seconds in times["graft"]]
+    reloaded = [seconds / args.reloads for seconds in times["reload"]]
+    ratios = [
+        ratio("attribution", ("a forward", times["forward"]), ("a node of path", node), 1 / 5),
+        ratio("attribution, a module", ("reloaded checkpoint", reloaded), ("graft", moved), 5),
+    ]
+    report(ratios, args.json)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--layers", type=int, help="fewer, for a quick try")
     parser.add_argument("--vocab", type=int, help="fewer, for a quick try")
+    parser.add_argument("--width", type=int, help="d_model, for a quick try")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--directory", type=Path, help="where the temporary directory goes")
     parser.add_argument("--work", choices=("sizes", "models", "bare", "capture"), help=argparse.SUPPRESS)
@@ -85,7 +86,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     from tv.prompts import batches
 
     torch.set_num_threads(options.threads)
-    shape = QWEN2_05B.cut(options.layers, options.vocab)
+    shape = QWEN2_05B.cut(options.layers, options.vocab, options.width)
     tokenizer = word_tokenizer(shape.vocab)
     batch = batches(random_prompts(options.batch, options.tokens, tokenizer), options.batch, 0)[0]
     imports = _resident("VmRSS")

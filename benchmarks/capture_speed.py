@@ -33,6 +33,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import torch
 from random_pair import QWEN2_05B, bare, live_pair, random_prompts, suite_of, word_tokenizer
+from results import add_option, ratio, report
 
 from probes.pair import Pair, make_pair
 from probes.runner import Session, Shard, run_shard
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default=",".join(("bare", *OURS, *THEIRS)), help=", ".join(ALL))
     parser.add_argument("--directory", type=Path, help="where the temporary directory goes")
+    add_option(parser)
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := set(names) - set(ALL):
@@ -92,6 +94,10 @@ def main() -> None:
             print(f"batch {turn + 1}: " + ", ".join(f"{n} {s[-1]:.2f}" for n, s in seconds.items()), flush=True)
         _compare_tables(Path(folder), [name for name in names if name != "bare"])
     _print(seconds, options.batch * options.tokens)
+    report(
+        [ratio("capture", (a, seconds[a]), (b, seconds[b]), bound) for a, b, bound in BOUNDS if {a, b} <= set(names)],
+        options.json,
+    )
 
 
 def _ways(names: Sequence[str], pair: Pair, batch_size: int) -> dict[str, Way]:
@@ -155,13 +161,7 @@ def _print(seconds: dict[str, list[float]], tokens: int) -> None:
     for name, values in seconds.items():
         middle = statistics.median(values)
         print(f"{name:<22}{middle:>9.2f}{min(values):>9.2f}{max(values):>9.2f}{tokens / middle:>10.0f}")
-    print(f"\n{'ratio of times':<30}{'median':>9}{'min':>9}{'max':>9}{'of sums':>9}   bound")
-    for over, under, bound in BOUNDS:
-        if over in seconds and under in seconds:
-            ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
-            middle, total = statistics.median(ratios), sum(seconds[over]) / sum(seconds[under])
-            cells = "".join(f"{x:>9.3f}" for x in (middle, min(ratios), max(ratios), total))
-            print(f"{f'{over} / {under}':<30}{cells}   ≥ {bound:.2f} {'met' if middle >= bound else 'MISSED'}")
+    print()
 
 
 if __name__ == "__main__":

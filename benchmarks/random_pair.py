@@ -27,9 +27,12 @@ class Shape:
     vocab: int
     tied: bool
 
-    def cut(self, layers: int | None = None, vocab: int | None = None) -> Shape:
-        """The same with fewer layers or words, for a quick try."""
-        return replace(self, layers=layers or self.layers, vocab=vocab or self.vocab)
+    def cut(self, layers: int | None = None, vocab: int | None = None, width: int | None = None) -> Shape:
+        """The same with fewer layers or words, for a quick try; or narrower, with as many heads fewer."""
+        share = (width or self.d_model) / self.d_model
+        sizes = {"d_model": round(self.d_model * share), "d_ff": round(self.d_ff * share)}
+        heads = max(self.kv_heads, round(self.heads * share))
+        return replace(self, layers=layers or self.layers, vocab=vocab or self.vocab, heads=heads, **sizes)
 
 
 QWEN2_05B = Shape(896, 4864, 24, 14, 2, 151936, True)

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
+from results import add_option, ratio, report
 
 import probes
 from probes.schemas import PARTITIONS, SCHEMAS
@@ -32,6 +34,7 @@ COMPONENTS = ["attn", *["attn"] * HEADS, "mlp"]
 SECONDS, SHARE = 0.050, 1 / 30
 FLIPS = (0.02, 0.1, 0.3)
 _END = 64 * 1024
+EVERYTHING = range(3)  # how often the whole table is read
 
 
 def main() -> None:
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--directory", type=Path, help="where the temporary directory goes")
+    add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         n_prompts = round(options.rows / (LAYERS * len(COMPONENTS) * TOKENS))
@@ -54,11 +58,14 @@ def main() -> None:
         run = probes.load(writer.directory)
         print(run)
         print(f"\n{'slice':<12}{'rows':>10}{'median':>10}{'min':>9}{'max':>9}{'read':>12}{'row groups':>22}")
+        ratios = []
         for name, where in (
             ("one layer", [("layer", "==", LAYERS // 2)]),
             ("one prompt", [("prompt_id", "==", f"p{n_prompts // 2:05d}")]),
         ):
-            _print_slice(run, name, where, options.repeats)
+            ours = _print_slice(run, name, where, options.repeats)[: len(EVERYTHING)]
+            theirs = [_with_pandas(run, *where[0]) for _ in EVERYTHING]
+            ratios.append(ratio(f"{name} of {options.rows:,} rows", ("all with pandas", theirs), ("Run.df", ours)))
         print()
         for layer, rate in enumerate(FLIPS):
             path = next((run.path / "tables" / "gates").rglob(f"layer={layer}/*.parquet"))
@@ -66,9 +73,19 @@ def main() -> None:
             share = path.stat().st_size / (2 * 4 * D_FF * rows)
             verdict = "met" if share <= SHARE else "MISSED"
             print(f"gates at {rate:.0%} flips: 1/{1 / share:.1f} of the float32 activations ({verdict}, bound 1/30)")
+        report(ratios, options.json)
 
 
-def _print_slice(run: Run, name: str, where: Sequence[tuple[str, str, Any]], repeats: int) -> None:
+def _with_pandas(run: Run, column: str, _operator: str, value: Any) -> float:
+    """Seconds of reading the whole table and keeping the rows that are asked for."""
+    start = time.perf_counter()
+    table = pd.read_parquet(run.path / "tables" / "changes")
+    table = table[table[column] == value]
+    return time.perf_counter() - start
+
+
+def _print_slice(run: Run, name: str, where: Sequence[tuple[str, str, Any]], repeats: int) -> list[float]:
+    """Print what reading a slice took, and return every repeat's seconds."""
     run.df("changes", where=where)
     seconds = []
     before = _bytes_read()
@@ -85,6 +102,7 @@ def _print_slice(run: Run, name: str, where: Sequence[tuple[str, str, Any]], rep
         f"{read / 1e6:>9.2f} MB{groups:>6} of {of}, {inside / 1e6:.2f} MB + ends {ends / 1e6:.2f} MB   "
         f"≤ 50 ms, their row groups only: {'met' if met else 'MISSED'}"
     )
+    return seconds
 
 
 def _row_groups(run: Run, column: str, _operator: str, value: Any) -> tuple[int, int, int, int]:

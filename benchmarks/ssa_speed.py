@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from results import Ratio, add_option, ratio, report
 from torch import Tensor
 
 from tv.alignment import Alignment, align_energies, cuts_of
@@ -49,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -69,7 +71,7 @@ def main() -> None:
             for output, error in _errors(found["grams"], found["svd64"]).items():
                 errors[output] = max(errors[output], error)
         print("warmed up" if turn < 0 else f"round {turn + 1} of {options.rounds}", flush=True)
-    _print(seconds, errors)
+    report(_ratios(_print(seconds, errors)), options.json)
 
 
 def _matrices(shape: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
@@ -138,7 +140,8 @@ def _errors(found: Result, exact: Result) -> dict[str, float]:
     return errors
 
 
-def _print(seconds: dict[tuple[str, str], list[float]], errors: dict[str, float]) -> None:
+def _print(seconds: dict[tuple[str, str], list[float]], errors: dict[str, float]) -> dict[str, list[float]]:
+    """Print every matrix's medians, and return every way's seconds for the whole layer, once a round."""
     ways = ("grams", "first", "second", "svd64", "svd32", "cuts64", "grams spectrum")
     print(f"\n{'seconds':<8}" + "".join(f"{way:>22}" for way in ways))
     for name in SHAPES:
@@ -150,11 +153,14 @@ def _print(seconds: dict[tuple[str, str], list[float]], errors: dict[str, float]
     }
     for way in ("grams", "first", "second"):
         layer[f"{way} + spectrum"] = [a + b for a, b in zip(layer[way], layer[f"{way} spectrum"], strict=True)]
-    pairs = [(slow, f"grams{extra}") for slow in ("svd64", "svd32", "cuts64") for extra in ("", " + spectrum")]
-    for over, under in (*pairs, ("second", "first"), ("second + spectrum", "first + spectrum")):
-        ratios = [a / b for a, b in zip(layer[over], layer[under], strict=True)]
-        print(f"{over} / {under}, whole layer: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
     print("largest error against float64: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
+    return layer
+
+
+def _ratios(layer: dict[str, list[float]]) -> list[Ratio]:
+    pairs = [(slow, f"grams{extra}") for slow in ("svd64", "svd32", "cuts64") for extra in ("", " + spectrum")]
+    pairs += [("first", "second"), ("first + spectrum", "second + spectrum")]
+    return [ratio("SSA of a layer", (a, layer[a]), (b, layer[b])) for a, b in pairs]
 
 
 if __name__ == "__main__":
