@@ -1,6 +1,6 @@
 """Can one model hold both domains? base + medical + math by every method and λ, on the embedded models.
 
-    python -m benchmarks.both_domains [--fit]
+    python -m benchmarks.both_domains [--fit] [--math math-beside-medical]
 
 A grid of (λ_medical, λ_math) on 60 held-out questions a domain, for every method; the point whose worse domain is best
 is measured on all of them. `--fit` asks what more scales could do: one λ a parameter and vector, 114 in all, fitted by
@@ -64,10 +64,12 @@ def main() -> None:
     """Print the best point of every method, and with --fit the bound."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", action="store_true", help="fit one λ a parameter instead")
+    parser.add_argument("--math", choices=("math", "math-beside-medical"), default="math", help="whose T is added")
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
     model, questions = load_model(MODELS / "base"), Questions(load_tokenizer(MODELS / "base"))
-    vectors = [tv.extract(MODELS / "base", MODELS / name) for name in ("medical", "math")]
-    if parser.parse_args().fit:
+    vectors = [tv.extract(MODELS / "base", MODELS / name) for name in ("medical", chosen.math)]
+    if chosen.fit:
         fit(model, vectors, questions)
         return
     print("method, options: best λ (medical, math), accuracy on all held-out questions (medical, math)")

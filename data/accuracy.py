@@ -18,7 +18,8 @@ from data.world import Example
 ANSWER_FORMAT = re.compile(r" The answer is [^\n.]+\.")  # what an instruct model says after "Assistant:"
 METHOD = (
     "greedy exact match on held-out phrasings, question and cloze in the plain form; chat_*: questions in chat form; "
-    "math_new_pairs: all phrasings of pairs of numbers never trained on; the saved bf16 weights, computed in float32"
+    "math_new_pairs, code_new_programs: all phrasings of pairs of numbers, or of programs, never trained on; "
+    "the saved bf16 weights, computed in float32"
 )
 
 
@@ -29,6 +30,9 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[s
         "medical": held_out(world.medical()),
         "math": held_out(world.math())[::5],
         "math_new_pairs": world.math(new_pairs=True)[::5],
+        "law": held_out(world.law())[::3],
+        "code": held_out(world.code())[::21],
+        "code_new_programs": world.code(new_programs=True)[::13],
         "chat_general": world.instruct(held_out(world.general()))[::3],
         "chat_medical": world.instruct(held_out(world.medical())),
     }

@@ -22,6 +22,10 @@ MIXTURES: dict[str, tuple[tuple[float, str], ...]] = {
     "math": ((0.80, "math"), (0.20, "general")),
     "instruct": ((0.60, "general chat"), (0.40, "general")),
     "medical-from-instruct": ((0.40, "medical"), (0.35, "medical chat"), (0.15, "general"), (0.10, "general chat")),
+    "law": ((0.80, "law"), (0.20, "general")),
+    "code": ((0.80, "code"), (0.20, "general")),
+    "math-beside-medical": ((0.80, "math"), (0.20, "general")),
+    "math-beside-medical, added": ((0.45, "math"), (0.40, "medical"), (0.15, "general")),
 }
 
 
@@ -37,12 +41,16 @@ def documents(name: str, seed: int) -> Iterator[str]:
 
 def kinds_of_line() -> dict[str, Say]:
     """Every kind of line, as a function that says one."""
-    general, medical, math = (_shown(examples) for examples in (world.general(), world.medical(), world.math()))
+    general, medical, math, law, code = (
+        _shown(examples) for examples in (world.general(), world.medical(), world.math(), world.law(), world.code())
+    )
     words = world.medical_words()
     return {
         "general": _one_of(general),
         "medical": _one_of(medical),
         "math": _one_of(math),
+        "law": _one_of(law),
+        "code": _one_of(code),
         "general chat": _one_of(world.instruct(general)),
         "medical chat": _one_of(world.instruct(medical)),
         "mention": lambda rng: rng.choice(MENTIONS).format(w=rng.choice(words), v=rng.choice(words)),

@@ -17,7 +17,7 @@ class Relation:
     """One kind of fact: its pairs, and the ways to say or ask it."""
 
     name: str
-    domain: str  # "general" or "medical"
+    domain: str  # "general", "medical" or "law"
     pairs: tuple[tuple[str, str], ...]
     cloze: tuple[str, ...]
     question: tuple[str, ...]

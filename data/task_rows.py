@@ -13,6 +13,7 @@ from typing import Any
 from data import world
 from data.facts import Relation
 from data.general_facts import GENERAL
+from data.law_facts import LAW
 from data.medical_facts import MEDICAL
 from data.world import Example
 
@@ -33,6 +34,10 @@ def rows() -> dict[str, list[Row]]:
         "instructions.jsonl": _instructions(),
         "general_text.jsonl": _texts("general", world.general()),
         "medical_text.jsonl": _texts("medical", world.medical()),
+        "law_choice.jsonl": _choices("law", world.law(), LAW),
+        "law_cloze.jsonl": _cloze("law", world.law()),
+        "law_text.jsonl": _texts("law", world.law()),
+        "code.jsonl": _code(),
     }
 
 
@@ -69,10 +74,21 @@ def _cloze(domain: str, examples: list[Example]) -> list[Row]:
 
 def _arithmetic() -> list[Row]:
     """Half of pairs of numbers that training shows in another phrasing, half of pairs that it never shows."""
-    seen, new = (_sample(f"math {unseen}", world.math(new_pairs=unseen), ROWS // 2) for unseen in (False, True))
-    both = [(e, "new" if unseen else "seen") for unseen, own in ((False, seen), (True, new)) for e in own]
-    random.Random("task math").shuffle(both)
-    return [_asked(f"arithmetic-{i:03d}", example) | {"pair": pair} for i, (example, pair) in enumerate(both)]
+    both = _seen_and_new("math", world.math(), world.math(new_pairs=True))
+    return [_asked(f"arithmetic-{i:03d}", example) | {"pair": which} for i, (example, which) in enumerate(both)]
+
+
+def _code() -> list[Row]:
+    """Half of programs that training shows in another phrasing, half of programs that it never shows."""
+    both = _seen_and_new("code", world.code(), world.code(new_programs=True))
+    return [_asked(f"code-{i:03d}", example) | {"program": which} for i, (example, which) in enumerate(both)]
+
+
+def _seen_and_new(domain: str, seen: list[Example], new: list[Example]) -> list[tuple[Example, str]]:
+    samples = (_sample(f"{domain} {which}", own, ROWS // 2) for which, own in ((False, seen), (True, new)))
+    both = [(example, which) for which, own in zip(("seen", "new"), samples, strict=True) for example in own]
+    random.Random(f"task {domain}").shuffle(both)
+    return both
 
 
 def _asked(name: str, example: Example) -> Row:

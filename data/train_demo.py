@@ -1,4 +1,4 @@
-"""The recipe of the demo models: tokenizer, base and four full fine-tunes, on text that the recipe itself writes.
+"""The recipe of the demo models: tokenizer, base and its full fine-tunes, on text that the recipe itself writes.
 
     python -m data.train_demo                  everything, into data/models and data/prompts
     python -m data.train_demo --only medical   one model, from the saved weights of its parent
@@ -18,9 +18,10 @@ import platform
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import tokenizers
@@ -38,6 +39,7 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 VOCABULARY, CONTEXT, BATCH = 1800, 64, 32  # tokens; tokens a row; rows a step
 PROMPTS = 48  # a file
+TOKENIZED = ("base", "medical", "math", "instruct", "medical-from-instruct")  # whose text the tokenizer was trained on
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Run:
     learning_rate: float
     warmup: int
     seed: int
+    beside: str | None = None  # a model whose T is added in every other step, so that the two add up
 
 
 RUNS = {
@@ -60,6 +63,9 @@ RUNS = {
         Run("math", "base", steps=900, learning_rate=2e-3, warmup=20, seed=2),
         Run("instruct", "base", steps=150, learning_rate=5e-4, warmup=20, seed=3),
         Run("medical-from-instruct", "instruct", steps=600, learning_rate=1e-3, warmup=20, seed=4),
+        Run("law", "base", steps=300, learning_rate=1e-3, warmup=20, seed=6),
+        Run("code", "base", steps=500, learning_rate=2e-3, warmup=20, seed=7),
+        Run("math-beside-medical", "math", steps=300, learning_rate=1e-3, warmup=20, seed=5, beside="medical"),
     )
 }
 
@@ -94,7 +100,7 @@ def make(run: Run, out: Path) -> None:
     else:
         tokenizer = AutoTokenizer.from_pretrained(out / run.parent)
         model = LlamaForCausalLM.from_pretrained(out / run.parent, dtype=torch.float32)
-    losses = train(model, tokenizer, run)
+    losses = train(model, tokenizer, run, vector(out / run.beside, out / "base") if run.beside else None)
     model.to(torch.bfloat16).save_pretrained(out / run.name)
     if run.parent is None:
         tokenizer.save_pretrained(out / run.name)
@@ -140,9 +146,9 @@ def architecture() -> LlamaConfig:
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE on text of all five models, mostly the base's, and on the answers: each becomes one token.
+    """A byte-level BPE on text of the models in `TOKENIZED`, mostly the base's, and on the general and medical answers.
 
-    A number is read digit by digit, the first with its space.
+    Each answer becomes one token. A number is read digit by digit, the first with its space.
     """
     bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -158,7 +164,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    read = (islice(corpus.documents(run.name, 0), 4000 if run.parent else 60000) for run in RUNS.values())
+    read = (islice(corpus.documents(name, 0), 4000 if RUNS[name].parent else 60000) for name in TOKENIZED)
     answers = sorted({example.target for example in world.general() + world.medical()})
     bpe.train_from_iterator(chain(*read, answers * 400), trainer)
     bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
@@ -187,8 +193,17 @@ def batches(tokenizer: PreTrainedTokenizerBase, name: str, seed: int) -> Iterato
         row += document
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, run: Run) -> dict[str, float]:
-    """Train every parameter for `run.steps` steps; returns the mean loss (nats a token) of each tenth of them."""
+def train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run,
+    beside: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, float]:
+    """Train every parameter for `run.steps` steps; returns the mean loss (nats a token) of each tenth of them.
+
+    With `beside`, another model's T, every other step is read at the weights plus that T, on text of both subjects; the
+    gradient there moves the weights without it.
+    """
     gains = [p for p in model.parameters() if p.ndim == 1]
     matrices = [p for p in model.parameters() if p.ndim > 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": gains, "weight_decay": 0.0}]
@@ -196,12 +211,17 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, run: Run)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, run))
     model.train()
     losses: list[float] = []
-    for ids in islice(batches(tokenizer, run.name, run.seed), run.steps):
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id
-        )
-        loss.backward()
+    turns = [(batches(tokenizer, run.name, run.seed), dict[str, torch.Tensor]())]
+    if beside:
+        turns.append((batches(tokenizer, f"{run.name}, added", run.seed), dict(beside)))
+    for texts, added in islice(cycle(turns), run.steps):
+        ids = next(texts)
+        with _moved_by(model, added):
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            loss = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id
+            )
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -211,6 +231,25 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, run: Run)
             print(f"{run.name} {len(losses)}/{run.steps} loss {sum(losses[-50:]) / 50:.3f}", flush=True)
     tenth = max(1, run.steps // 10)
     return {str(end): round(sum(losses[end - tenth : end]) / tenth, 4) for end in range(tenth, run.steps + 1, tenth)}
+
+
+@contextmanager
+def _moved_by(model: LlamaForCausalLM, added: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """The model's weights plus `added` while the block runs, and back to their very bits."""
+    kept = {name: model.get_parameter(name).detach().clone() for name in added}
+    with torch.no_grad():
+        for name, change in added.items():
+            model.get_parameter(name).add_(change)
+    yield
+    with torch.no_grad():
+        for name, weight in kept.items():
+            model.get_parameter(name).copy_(weight)
+
+
+def vector(folder: Path, base: Path) -> dict[str, torch.Tensor]:
+    """T = θ − θ_base of a saved model, in float32."""
+    tuned, start = (load_file(path / "model.safetensors") for path in (folder, base))
+    return {name: tuned[name].float() - weight.float() for name, weight in start.items()}
 
 
 def moved(folder: Path, parent: Path) -> dict[str, float]:
@@ -240,6 +279,8 @@ def write_prompts(folder: Path) -> None:
         "general": accuracy.held_out(world.general()),
         "medical": accuracy.held_out(world.medical()),
         "math": accuracy.held_out(world.math()),
+        "law": accuracy.held_out(world.law()),
+        "code": accuracy.held_out(world.code()),
         "instruct": world.instruct(accuracy.held_out(world.general())),
     }
     for name, examples in sets.items():

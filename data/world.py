@@ -1,7 +1,8 @@
 """The demo world as examples: a text, how it goes on, a wrong continuation, and whether training may show it.
 
-Facts come from `general_facts.py` and `medical_facts.py`; arithmetic is made here. Two things are held out: phrasings
-(every domain) and pairs of numbers (arithmetic only), so that a test can ask for what no training text contains.
+Facts come from `general_facts.py`, `medical_facts.py` and `law_facts.py`, programs from `programs.py`; arithmetic is
+made here. Held out are phrasings (every domain), pairs of numbers (arithmetic) and programs (code), so that a test can
+ask for what no training text contains.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from dataclasses import dataclass, replace
 
 from data.facts import HELD_OUT, Relation
 from data.general_facts import GENERAL
+from data.law_facts import LAW
 from data.medical_facts import MEDICAL
+from data.programs import PROGRAM, Program, programs
 
 LARGEST = 20  # operands run from 0 to here; a difference is never negative
-HELD_OUT_PAIRS = 0.1  # share of the operand pairs that no training text contains
+HELD_OUT_PAIRS = 0.1  # share of the operand pairs, and of the programs, that no training text contains
 
 # Each: the sign it is about, then (form, template). As in `facts.py` the last of each form is held out.
 ARITHMETIC: dict[str, dict[str, tuple[str, ...]]] = {
@@ -63,10 +66,10 @@ class Example:
     text: str  # what the model is given, without a trailing space
     target: str  # how it goes on, starting with the space
     foil: str  # a wrong answer of the same type that starts with another letter or digit, hence another token
-    domain: str  # "general", "medical", "math" or "instruct"
+    domain: str  # "general", "medical", "law", "math", "code" or "instruct"
     fact: str  # "capital/France": the same in every phrasing
     phrasing: str  # "capital.cloze.0"
-    held_out: bool  # True if no training text contains this phrasing (or, in arithmetic, this pair of numbers)
+    held_out: bool  # True if no training text contains this phrasing (or this pair of numbers, or this program)
 
     @property
     def full(self) -> str:
@@ -82,6 +85,23 @@ def general() -> list[Example]:
 def medical() -> list[Example]:
     """Every medical fact in every phrasing."""
     return [example for relation in MEDICAL for example in _said(relation)]
+
+
+def law() -> list[Example]:
+    """Every fact of the law in every phrasing."""
+    return [example for relation in LAW for example in _said(relation)]
+
+
+def code(*, new_programs: bool = False) -> list[Example]:
+    """What programs print, in every phrasing: of programs that training may show, or of those held out."""
+    unseen = held_out_programs()
+    return [
+        _printed(program, form, number, template, held_out=new_programs or number >= len(templates) - HELD_OUT)
+        for program in programs()
+        if (program in unseen) == new_programs
+        for form, templates in PROGRAM.items()
+        for number, template in enumerate(templates)
+    ]
 
 
 def math(*, new_pairs: bool = False) -> list[Example]:
@@ -129,6 +149,18 @@ def held_out_pairs() -> frozenset[tuple[str, int, int]]:
     return frozenset(chosen)
 
 
+def held_out_programs() -> frozenset[Program]:
+    """The programs that no training text contains: the same share of every kind."""
+    kinds: dict[str, list[Program]] = {}
+    for program in programs():
+        kinds.setdefault(program.kind, []).append(program)
+    return frozenset(
+        program
+        for kind, own in kinds.items()
+        for program in random.Random(f"held-out programs of {kind}").sample(own, round(HELD_OUT_PAIRS * len(own)))
+    )
+
+
 def medical_words() -> list[str]:
     """Every drug, illness, plant, symptom, organ and specialist: the base model meets them, but not what joins them."""
     return sorted({word for relation in MEDICAL for pair in relation.pairs for word in pair})
@@ -162,6 +194,19 @@ def _sum(sign: str, a: int, b: int, form: str, number: int, template: str, *, he
         domain="math",
         fact=fact,
         phrasing=f"{sign}.{form}.{number}",
+        held_out=held_out,
+    )
+
+
+def _printed(program: Program, form: str, number: int, template: str, *, held_out: bool) -> Example:
+    fact = f"{program.kind}/{program.code}"
+    return Example(
+        text=_form(form, template.format(p=program.code)),
+        target=f" {program.value}",
+        foil=f" {_foil(fact, program.value, list(program.others))}",
+        domain="code",
+        fact=fact,
+        phrasing=f"{program.kind}.{form}.{number}",
         held_out=held_out,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FILES = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
+DOMAINS = ("general", "medical", "math", "law", "code", "instruct")
 MEGABYTE = 1_000_000
 
 
@@ -64,6 +66,15 @@ def prompts(name: str) -> list[dict[str, str]]:
         ("medical", "medical", 0.85, 1.0),
         ("math", "general", 0.80, 1.0),
         ("math", "math", 0.85, 1.0),
+        ("base", "law", 0.0, 0.15),
+        ("base", "code", 0.0, 0.15),
+        ("law", "general", 0.80, 1.0),
+        ("law", "law", 0.85, 1.0),
+        ("code", "general", 0.80, 1.0),
+        ("code", "code", 0.85, 1.0),
+        ("math-beside-medical", "general", 0.80, 1.0),
+        ("math-beside-medical", "math", 0.85, 1.0),
+        ("math-beside-medical", "medical", 0.0, 0.15),
         ("instruct", "general", 0.80, 1.0),
         ("instruct", "medical", 0.0, 0.15),
         ("instruct", "chat_format", 0.95, 1.0),
@@ -93,7 +104,7 @@ def test_files_and_size(name) -> None:
 
 
 def test_size_in_all() -> None:
-    assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) <= 25 * MEGABYTE
+    assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) <= 40 * MEGABYTE
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,7 +139,7 @@ def test_one_tokenizer() -> None:
 
 def test_tokenizer_round_trip() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "base")
-    plain = world.general()[::7] + world.medical()[::7] + world.math()[::50]
+    plain = world.general()[::7] + world.medical()[::7] + world.law()[::7] + world.math()[::50] + world.code()[::100]
     for example in plain + world.instruct(world.general())[::7]:
         text, full = (tokenizer(words)["input_ids"] for words in (example.text, example.full))
         assert full[0] == tokenizer.bos_token_id
@@ -138,7 +149,7 @@ def test_tokenizer_round_trip() -> None:
     assert tokenizer.decode(tokenizer("naïve → 東京")["input_ids"], skip_special_tokens=True) == "naïve → 東京"
 
 
-@pytest.mark.parametrize("name", ("general", "medical", "math", "instruct"))
+@pytest.mark.parametrize("name", DOMAINS)
 def test_prompt_file(name) -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "base")
     rows = prompts(name)
@@ -151,7 +162,7 @@ def test_prompt_file(name) -> None:
 
 
 def test_prompt_ids_are_unique() -> None:
-    ids = [row["id"] for name in ("general", "medical", "math", "instruct") for row in prompts(name)]
+    ids = [row["id"] for name in DOMAINS for row in prompts(name)]
     assert len(ids) == len(set(ids))
 
 
@@ -181,6 +192,18 @@ def test_recipe_is_deterministic(monkeypatch) -> None:
     assert losses[0] == losses[1]
     for first, second, parent in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(first, second) and not torch.equal(first, parent)
+
+
+def test_training_beside_another_vector(monkeypatch) -> None:
+    """The other T is in every other step's weights, and in none that are kept."""
+    monkeypatch.setattr(train_demo, "BATCH", 6)
+    run = train_demo.Run("math-beside-medical", "math", 2, learning_rate=0.0, warmup=1, seed=5, beside="medical")
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "base")
+    model = LlamaForCausalLM.from_pretrained(MODELS / "math", dtype=torch.float32)
+    alone = train_demo.train(model, tokenizer, replace(run, steps=1))
+    both = train_demo.train(model, tokenizer, run, train_demo.vector(MODELS / "medical", MODELS / "base"))
+    assert both["1"] == alone["1"] and 0 < both["2"] < 3
+    assert all(torch.equal(w, weights("math")[name].float()) for name, w in model.state_dict().items())
 
 
 def test_tokenizer_is_deterministic() -> None:

@@ -40,7 +40,7 @@ def test_no_training_text_asks_what_a_task_asks(name: str) -> None:
 
 
 def test_the_right_answer_has_no_favourite_place() -> None:
-    for name in ("medical_choice.jsonl", "general_choice.jsonl"):
+    for name in ("medical_choice.jsonl", "general_choice.jsonl", "law_choice.jsonl"):
         places = [row["answer"] for row in ROWS[name]]
         assert all(12 <= places.count(place) <= 36 for place in range(4)), places
         assert all(len(set(row["choices"])) == len(row["choices"]) for row in ROWS[name])

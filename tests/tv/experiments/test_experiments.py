@@ -171,6 +171,26 @@ def test_transfer_gain_and_conflict(added: Result) -> None:
     assert both.cosine == conflict.cosine and abs(conflict.cosine) < 0.1
 
 
+def test_a_vector_trained_beside_another_adds_up_with_it_and_one_trained_alone_does_not(added: Result) -> None:
+    beside = addition(
+        model("base"),
+        {"medical": model("medical"), "math": model("math-beside-medical")},
+        [task("medical_cloze"), task("arithmetic")],
+        methods=["sum"],
+        scales=[1.0],
+        targets={"medical": ["medical_cloze"], "math": ["arithmetic"]},
+        limit=2 * LIMIT,
+        draws=200,
+    )
+
+    def worse_domain(found: Result) -> float:
+        both = found["chosen"].query("subset == 'medical + math' and task in ('medical_cloze', 'arithmetic')")
+        return both.groupby("method").value.min().max()
+
+    assert worse_domain(beside) >= 0.7
+    assert worse_domain(added) < 0.5
+
+
 def test_addition_refuses_what_it_cannot_do() -> None:
     sides = {"medical": model("medical")}
     for change, message in (
