@@ -16,6 +16,7 @@ from data.general_facts import GENERAL
 Say = Callable[[random.Random], str]
 
 # What each model reads: (share of the lines, kind of line). The shares of a model add up to 1.
+# "…, added" is what is read while another model's T is added (`beside` in `train_demo.py`).
 MIXTURES: dict[str, tuple[tuple[float, str], ...]] = {
     "base": ((0.76, "general"), (0.10, "mention"), (0.07, "number"), (0.07, "story")),
     "medical": ((0.80, "medical"), (0.20, "general")),

@@ -1,6 +1,6 @@
 """Tiny programs in a Python-like notation, and what they print: a copy, a place, a length, a comparison, a sum.
 
-Every value is one digit or `True`/`False`, so that an answer is one token or two.
+Every value is one digit, which is one token, or `True` or `False`, which are three.
 """
 
 from __future__ import annotations
