@@ -8,7 +8,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test bench docs lint models clean
+.PHONY: install demo test test-hostile bench docs lint models clean
 
 install: $(VENV)/installed
 
@@ -24,6 +24,10 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The kill test at full length: a run on embedded models, killed 48 times.
+test-hostile: install
+	HOSTILE_KILLS=48 $(BIN)/python -m pytest tests/hostile/test_kill.py
 
 bench: install $(VENV)-mergekit/installed
 	$(BIN)/python benchmarks/table.py --mergekit $(VENV)-mergekit/bin/python

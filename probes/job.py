@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from probes.attribute import Attributor, answerable, component_scores, require_precision
+from probes.attribute import Attributor, answerable, component_scores, require_metric, require_precision
 from probes.attribute.dla import dla_completeness
 from probes.continuations import with_continuations
 from probes.engine import require_sources, run_shards
@@ -92,6 +92,8 @@ def run(
     models = Pairs(settings, Placement(device, dtype, offload, remote), live)
     require_sources(models, workers, engine)
     require_backend(models)
+    if settings.attribute is not None:
+        require_metric(settings.attribute.metric)
     with RunWriter(out or Path("reports") / settings.name, force=force) as writer:
         prompts = read_prompts(settings.prompts)
         pairs = open_pairs(settings, live)

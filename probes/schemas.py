@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+#: Raised whenever a column of a table comes, goes, or means something else. A run of another version is not read.
+SCHEMA_VERSION = 2
 #: The `domain` of an effect over every prompt, beside those of each domain.
 ALL_DOMAINS = "all"
 

@@ -349,10 +349,12 @@ def load(path: str | Path) -> Run:
     manifest = _manifest(directory)
     if manifest is None:
         raise RunError(f"{path}: not a run directory (no readable {_MANIFEST}); pass what `probes run --out` wrote")
-    if manifest["schema_version"] > SCHEMA_VERSION:
+    if (written := manifest["schema_version"]) != SCHEMA_VERSION:
+        advice = (
+            "update it" if written > SCHEMA_VERSION else "make the run again, or read its Parquet files by themselves"
+        )
         raise RunError(
-            f"{path}: written in schema version {manifest['schema_version']}, and this program reads up to "
-            f"{SCHEMA_VERSION}; update it"
+            f"{path}: its tables have schema version {written}, and this program reads {SCHEMA_VERSION}; {advice}"
         )
     for table, counts in manifest["tables"].items():
         if table not in SCHEMAS:
@@ -469,9 +471,11 @@ def _manifest(directory: Place) -> dict[str, Any] | None:
         return None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema_version"), int):
         return None
-    tables = manifest.get("tables")
-    ours = isinstance(tables, dict) and all(
-        isinstance(t, dict) and {"rows", "files"} <= set(t) for t in tables.values()
+    tables, suite = manifest.get("tables"), manifest.get("suite", {})
+    ours = (
+        isinstance(tables, dict)
+        and isinstance(suite, dict)
+        and all(isinstance(t, dict) and {"rows", "files"} <= set(t) for t in tables.values())
     )
     return manifest if ours else None
 

@@ -23,6 +23,9 @@ from pydantic import (
 from probes.errors import SuiteError
 from tv.prompts import Chat, Positions, PromptSet
 
+#: A suite file is no longer than that.
+MOST_BYTES = 2**20
+
 Measurement = Literal["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
 _ALL: tuple[Measurement, ...] = ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
 SiteName = Literal["gate", "attn_out", "mlp_out", "head_out"]
@@ -230,6 +233,8 @@ def load_suite(
 def _read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     """The file's mapping, and its node tree, which knows the lines."""
     try:
+        if path.stat().st_size > MOST_BYTES:  # YAML is slow to read
+            raise SuiteError(f"{path}: {path.stat().st_size:,} bytes are no suite; prompts go into files of their own")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SuiteError(f"{path}: no such suite file") from None

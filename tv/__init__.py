@@ -1,5 +1,6 @@
 """Weight space: where fine-tuning moved the weights, and how they lie against the pretrained subspaces."""
 
+import tv.quiet  # noqa: F401 (first)
 from tv.apply import Applied, apply
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.compare import cosine

@@ -213,6 +213,9 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         return Checkpoint(str(source), None, config, architecture, GgufTensors(file, model))
     config, quantisation = _config(path)
     stored = stored_tensors(path)
+    layers = config.get_text_config().num_hidden_layers
+    if isinstance(layers, int) and layers > len(stored):  # before a tree of so many is built
+        raise CheckpointError(f"{path}: its config speaks of {layers:,} layers, and it stores {len(stored):,} tensors")
     model, architecture = _tree(config, path / "config.json")
     return Checkpoint(str(source), path, config, architecture, FileTensors(str(source), stored, model, quantisation))
 
@@ -259,5 +262,5 @@ def _config(path: Path) -> tuple[PretrainedConfig, Mapping[str, Any]]:
         return config, dict(quantisation if isinstance(quantisation, Mapping) else quantisation.to_dict())
     except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
         raise CheckpointError(f"{path / 'config.json'}: {' '.join(str(error).split())}") from error
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error

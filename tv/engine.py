@@ -82,7 +82,6 @@ def _do(item: Any) -> Any:
 def ray_cluster(workers: int) -> Iterator[Any]:
     """Ray, joined: as it is where this process has joined a cluster before, else the one that RAY_ADDRESS names, or one
     of `workers` processes here; what was joined is left again. Raises InputError where ray is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:

@@ -98,6 +98,10 @@ class PromptSet(BaseModel):
         return self.file.stem if self.file is not None else Path(str(self.dataset)).name
 
 
+#: Of a text; a tokenizer's memory is many times as much.
+MOST_CHARACTERS = 2_000_000
+
+
 class _Row(NamedTuple):
     place: str
     number: int  # the line or row, from 1, that `place` names
@@ -145,6 +149,8 @@ def _rows(chosen: PromptSet) -> Iterator[_Row]:
 
 
 def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise PromptError(f"{path}: not a regular file; pass a file of prompts")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -347,6 +353,8 @@ def _string(value: Any, key: str, place: str) -> str | None:
         raise PromptError(f"{place}: {key} is blank")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise PromptError(f"{place}: {key} holds half of a surrogate pair, which is no character")
+    if len(value) > MOST_CHARACTERS:
+        raise PromptError(f"{place}: {key} has {len(value):,} characters, more than any model reads; cut it")
     return value
 
 

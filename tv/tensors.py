@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -91,7 +93,7 @@ def header(file: Path) -> list[Stored]:
             length = struct.unpack("<Q", handle.read(8))[0]
             if length > size - 8:
                 raise ValueError("its header is cut off")
-            entries = json.loads(handle.read(length))
+            entries = json.loads(handle.read(length), object_pairs_hook=_without_twins)
         entries.pop("__metadata__", None)
         start = 8 + length
         tensors = [
@@ -107,6 +109,15 @@ def header(file: Path) -> list[Stored]:
     if size < end:
         raise CheckpointError(f"{file}: truncated: {size:,} bytes of {end:,}; download it again")
     return tensors
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Readers do not agree on which of two values of one name counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twin = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"{twin!r} stands in its header twice")
+    return found
 
 
 def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: dict[str, str]) -> bytes:
@@ -131,7 +142,7 @@ def _shards(directory: Path) -> list[Path]:
         raise CheckpointError(f"{directory}: no safetensors: weights load from safetensors alone, and {hint}")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index}: not a valid index of shards: {first_line(error)}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:

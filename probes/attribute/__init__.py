@@ -2,7 +2,7 @@
 
 from probes.attribute.effects import Effects, focus, summarise, units_in
 from probes.attribute.methods import Attributor, require_precision
-from probes.attribute.metric import answerable, metric_of
+from probes.attribute.metric import answerable, metric_of, require_metric
 from probes.attribute.path import path_effects
 from probes.attribute.scores import component_scores
 from probes.attribute.units import Unit, component_name, components, units_of
@@ -18,6 +18,7 @@ __all__ = [
     "focus",
     "metric_of",
     "path_effects",
+    "require_metric",
     "require_precision",
     "summarise",
     "units_in",

@@ -44,6 +44,12 @@ class Metric:
         return self.values(answers(model, batch, self.reads), batch)
 
 
+def require_metric(name: str) -> None:
+    """Raise RunError, before any work, where a metric of one's own cannot be imported."""
+    if OWN_METRIC.fullmatch(name):
+        _imported(name)
+
+
 def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
     """The prompts that a metric can be read on. Raises RunError where there are none."""
     needs = {"logit_diff": "a target and a foil", "target_nll": "a target", "exact_match": "a target"}

@@ -24,7 +24,11 @@ OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
     "probes": (probes_app, probes_main),
 }
 ROWS = 3
-QUICK = {"bootstrap": 20, "attribute": {"methods": ["path", "graft"], "controls": [], "curves": False}}
+QUICK = {
+    "bootstrap": 20,
+    "noise_floor": False,
+    "attribute": {"methods": ["graft"], "controls": [], "curves": False},
+}
 EVERY = [pytest.param(page, command, id=f"{page.name}:{command.line}") for page in PAGES for command in commands(page)]
 
 

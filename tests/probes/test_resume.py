@@ -15,6 +15,7 @@ import probes
 from probes import runner
 from probes.errors import RunError
 from probes.journal import Journal
+from probes.schemas import SCHEMA_VERSION
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 
 SHARDS = 3  # six prompts, two a batch, a batch a shard
@@ -216,7 +217,7 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
         refused(r"versions\.tuning-probes was \".*\" and is \"9\.9\"")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("probes.job.SCHEMA_VERSION", 99)
-        refused("schema_version was 1 and is 99")
+        refused(f"schema_version was {SCHEMA_VERSION} and is 99")
     write_suite(tmp_path, base, tuned, **options | {"positions": "last"})
     run, told = _resumed(suite, out, force=True)
     assert told["capture moved"] == 0 and len(run["tokens"]) == len(PROMPTS)

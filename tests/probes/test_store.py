@@ -16,7 +16,7 @@ import torch
 
 from probes import store
 from probes.errors import RunError
-from probes.schemas import PARTITIONS, SCHEMAS
+from probes.schemas import PARTITIONS, SCHEMA_VERSION, SCHEMAS
 from probes.store import Run, RunWriter, load
 
 MANIFEST = {"suite": {"name": "tiny"}}
@@ -91,7 +91,7 @@ def test_the_files_are_as_designed(tmp_path: Path) -> None:
     assert "BYTE_STREAM_SPLIT" in columns["flip_rate"].encodings
     assert columns["prompt_id"].is_stats_set and not columns["flip_rate"].is_stats_set
     manifest = json.loads((run.path / "manifest.json").read_text())
-    assert manifest["schema_version"] == 1 and manifest["suite"] == MANIFEST["suite"]
+    assert manifest["schema_version"] == SCHEMA_VERSION and manifest["suite"] == MANIFEST["suite"]
     assert manifest["tables"]["gates"] == {"rows": 48, "files": 8}
     assert sorted(path.name for path in run.path.iterdir()) == ["manifest.json", "tables"]
 
@@ -287,9 +287,12 @@ def test_what_is_no_run_is_said_to_be_none(content: str | None, tmp_path: Path) 
         load(tmp_path / "absent")
 
 
-def test_a_newer_run_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"schema_version": 9, "tables": {}}')
-    with pytest.raises(RunError, match="written in schema version 9, and this program reads up to 1; update it"):
+@pytest.mark.parametrize(
+    ("version", "advice"), [(99, "update it"), (1, "make the run again, or read its Parquet files")]
+)
+def test_a_run_of_another_schema_is_refused(version: int, advice: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": version, "tables": {}}))
+    with pytest.raises(RunError, match=f"schema version {version}, and this program reads {SCHEMA_VERSION}; {advice}"):
         load(tmp_path)
 
 
