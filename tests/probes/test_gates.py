@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from probes import gates
 from probes.gates import count_neurons, edit_distances, gate_bits, pack, unpack, words
@@ -81,3 +83,28 @@ def test_edit_distance_of_a_row_does_not_depend_on_its_batch() -> None:
     alone = [edit_distances(rows[0][i : i + 1], rows[1][i : i + 1], seed=3) for i in range(6)]
     for column in (0, 1):
         assert np.array_equal(together[column], np.concatenate([pair[column] for pair in alone]))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=3, max_size=3)
+    )
+)
+def test_distances_are_metrics(patterns: list[list[bool]]) -> None:
+    """Flips, edits and 1 − Jaccard: 0 for the same pattern alone, symmetric, and no way round is shorter."""
+    bits = torch.tensor(patterns)
+    n = bits.shape[1]
+    found = {}
+    for i in range(3):
+        for j in range(3):
+            pair = bits[i : i + 1], bits[j : j + 1]
+            compared = gates.compare_gates(words(pair[0]), words(pair[1]), n)
+            edits = edit_distances(pair[0].numpy(), pair[1].numpy(), seed=0)[0]
+            found[i, j] = np.array([float(compared.flip_rate), float(edits[0]), 1 - float(compared.jaccard)])
+    for i in range(3):
+        assert np.allclose(found[i, i], 0)
+        for j in range(3):
+            assert np.array_equal(found[i, j], found[j, i])
+            assert (found[i, j] > 0).all() != torch.equal(bits[i], bits[j])
+            assert all((found[i, j] <= found[i, k] + found[k, j] + 1e-6).all() for k in range(3))
