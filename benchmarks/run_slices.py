@@ -27,7 +27,8 @@ from results import add_option, ratio, report
 
 import probes
 from probes.schemas import PARTITIONS, SCHEMAS
-from probes.store import Run, RunWriter
+from probes.store import Run
+from probes.writer import RunWriter
 
 LAYERS, HEADS, TOKENS, D_FF = 28, 14, 125, 18944
 COMPONENTS = ["attn", *["attn"] * HEADS, "mlp"]

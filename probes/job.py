@@ -29,8 +29,9 @@ from probes.pair import require_sites
 from probes.report import report
 from probes.runner import shards
 from probes.schemas import SCHEMA_VERSION
-from probes.store import Run, RunWriter, load
+from probes.store import Run, load
 from probes.suite import Suite, load_suite
+from probes.writer import RunWriter, finished
 from tv.checkpoint import Checkpoint, open_checkpoint
 from tv.engine import Engine, ray_cluster
 from tv.live import LiveSource
@@ -75,8 +76,8 @@ def run(
 
     `base` and `tuned` override the suite's: directories, hub ids, or live models, Hugging Face's or TransformerBridges
     (`tuned` may be a mapping by name). `out`, a directory or a URL (s3://bucket/run), defaults to reports/<suite name>.
-    A run that was killed is gone on with by the same call; `force` replaces a run that is there, and one that was
-    killed if it was another.
+    A run that was killed is gone on with by the same call, and one that is finished is returned as it is; `force`
+    makes it again, and replaces another that is there.
 
     `generate` overrides the suite's: {"tokens": N, "from": "base"} reads both models over what the base would say.
     Models compute on `device` ("auto": over every GPU) in `dtype`; with `offload` the tuned one stays on the CPU.
@@ -94,13 +95,16 @@ def run(
     require_backend(models)
     if settings.attribute is not None:
         require_metric(settings.attribute.metric)
-    with RunWriter(out or Path("reports") / settings.name, force=force) as writer:
-        prompts = read_prompts(settings.prompts)
-        pairs = open_pairs(settings, live)
-        for pair in pairs:
-            if found:
-                found(pair)
-        writer.begin(_identity(settings, prompts, pairs, models.placement))
+    prompts = read_prompts(settings.prompts)
+    pairs = open_pairs(settings, live)
+    for pair in pairs:
+        if found:
+            found(pair)
+    out, identity = out or Path("reports") / settings.name, _identity(settings, prompts, pairs, models.placement)
+    if not force and (there := finished(out, identity)) is not None:
+        return there
+    with RunWriter(out, force=force) as writer:
+        writer.begin(identity)
         encoded = encode(prompts, models.tokenizer, pairs[0].base.architecture.context)
         if settings.attribute is not None:
             answerable(encoded, settings.attribute.metric)
@@ -168,6 +172,7 @@ def attribute(
     suite = load_suite({**run.manifest["suite"], "attribute": own})
     models = Pairs(suite, Placement(device, dtype, offload))
     found = [_effects(models, run, name, stage) for name in suite.tuned]
+    run.manifest.pop("identity", None)  # it is no longer what its suite asks for
     for table in ATTRIBUTED - {name for tables in found for name in tables}:
         run.drop(table)  # of methods that were not asked for again
     for table in dict.fromkeys(name for tables in found for name in tables):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,11 @@ from probes.errors import RunError
 
 #: What is known of one finished piece of work: at least `shard`, and `tables` with their rows and files.
 Row = dict[str, Any]
+
+
+def digest(identity: Mapping[str, Any] | None) -> str:
+    """A short name of an identity: equal for equal ones, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Journal:

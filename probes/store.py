@@ -1,4 +1,4 @@
-"""A run directory: the writer that makes it whole or not at all, and the reader of its tables."""
+"""A finished run, and the tables that are read out of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,195 +22,18 @@ from pyarrow import fs
 
 from probes import remote
 from probes.errors import RunError
-from probes.journal import Journal, Row
-from probes.neurons import SHARES, summed
-from probes.parquet import Columns, cast, write_part
+from probes.parquet import Columns, cast
 from probes.parquet import write as write_parquet
-from probes.remote import Place, Url, place_of, staging
+from probes.remote import Place, Url, place_of
 from probes.schemas import NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
 from tv.atomic import replacing
-from tv.errors import InputError
 
 Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
 
 _FILES: fs.FileSystem = fs.LocalFileSystem()
 _FIRST = "part-0.parquet"
-
-
-class RunWriter:
-    """Makes a run directory whole or not at all.
-
-        with RunWriter("reports/demo") as writer:
-            writer.begin({"suite": suite.model_dump(mode="json")})
-            writer.stage("weights", "00000", lambda: {"weights": weights, "alignment": alignment})
-            run = writer.finish({"suite": suite.model_dump(mode="json")})
-        load(writer.directory)
-
-    The run is built beside its place, in `path` (`DIR.partial`), and renamed to `directory` when the context ends after
-    `finish`; for a URL (s3://bucket/run) it is built in a temporary directory and uploaded, its manifest last. What a
-    killed or interrupted process leaves there is gone on with by the next one that begins the same run (see `begin`);
-    bad input leaves nothing of a new run, and what was there of one that is gone on with. Raises RunError at
-    construction, before any work, where the directory cannot become a run: it holds something else, or another run and
-    `force` is not set, or its parent cannot be written.
-    """
-
-    def __init__(self, directory: str | Path, *, force: bool = False) -> None:
-        place = place_of(directory)
-        self.directory = place.resolve() if isinstance(place, Path) else place
-        self.force = force
-        self.tables: dict[str, dict[str, int]] = {}
-        self._written: set[tuple[str, str, str | None, int | None, str | None]] = set()
-        self._finished = self._published = False
-        _refuse_occupied(self.directory, directory, force)
-        built = staging(self.directory) if isinstance(self.directory, Url) else self.directory
-        self.path = built.with_name(built.name + ".partial")
-        #: Where workers on machines that do not have `path` put their files; None where all have it.
-        self.via = Url(f"{self.directory.rstrip('/')}.partial") if isinstance(self.directory, Url) else None
-        if self.via is not None:
-            remote.require_writable(self.via)
-        self._made = [parent for parent in self.path.parents if not parent.exists()]
-        self._lock = _claim(self.path, self.directory)
-        _refuse_occupied(self.directory, directory, force)  # again: what a killed one had moved is back
-        self._journal = Journal(self.path / _JOURNAL)
-        self._resumed = bool(self._journal.rows)
-        self._left = _files_by_name(self.path)
-
-    def __enter__(self) -> RunWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._finished and error is None:
-                self._publish()
-        except BaseException as failure:
-            error = failure
-            raise
-        finally:
-            if not self._published and not self._worth_keeping(error):
-                shutil.rmtree(self.path, ignore_errors=True)
-            self._lock.close()
-            for parent in self._made:  # of a run that did not come to be; others are not empty
-                if parent.is_dir() and not any(parent.iterdir()):
-                    parent.rmdir()
-
-    def begin(self, identity: Mapping[str, Any]) -> None:
-        """Say which run this is: whatever its rows depend on, as JSON.
-
-        What a killed process left of the same run counts as done. Raises RunError, saying what changed, where it was
-        another run that was killed; with `force` that one is removed instead.
-        """
-        change = self._journal.change(identity)
-        if change is not None and not self.force:
-            raise RunError(
-                f"{self.path.name} holds an unfinished run, and {change}; change it back to go on with that run, "
-                "or pass --force to start anew"
-            )
-        if change is not None or self._journal.identity is None:
-            _clear(self.path)
-            if self.via is not None:
-                remote.remove(self.via)
-            self._resumed, self._left = False, {}
-            self._journal.begin(identity)
-
-    def has(self, stage: str, shard: str) -> bool:
-        """Whether a killed process had finished this, and its files are there. They are counted then."""
-        row = self._journal.rows.get((stage, shard))
-        if row is None:
-            return False
-        for table, counts in row["tables"].items():
-            parts = self._left.get((table, f"part-{shard}.parquet"), [])
-            if len(parts) != counts["files"] or not all(map(_is_whole, parts)):
-                return False
-        self.record(row["tables"])
-        return True
-
-    def complete(self, stage: str, row: Row) -> None:
-        """Note and count a piece of a stage whose files are on disk: `row` names its shard, rows and files by table."""
-        self._journal.append(stage, row)
-        self.record(row["tables"])
-
-    def stage(self, stage: str, shard: str, make: Callable[[], Mapping[str, Columns]]) -> None:
-        """Write the tables that `make` returns, each as one file. What a killed process had finished is not made."""
-        if self.has(stage, shard):
-            return
-        counts = {
-            table: {"rows": write_part(self.path, table, columns, shard=shard), "files": 1}
-            for table, columns in make().items()
-        }
-        self.complete(stage, {"shard": shard, "tables": counts})
-
-    def write(
-        self,
-        table: str,
-        columns: Columns,
-        *,
-        shard: str,
-        tuned: str | None = None,
-        layer: int | None = None,
-        site: str | None = None,
-    ) -> None:
-        """Write one shard of a table (see `probes.parquet.write_part`) and count it."""
-        place = (table, shard, tuned, layer, site)
-        if place in self._written:
-            raise ValueError(f"{table}: shard {shard} is already written")
-        rows = write_part(self.path, table, columns, shard=shard, tuned=tuned, layer=layer, site=site)
-        self._written.add(place)
-        self.record({table: {"rows": rows, "files": 1}})
-
-    def record(self, written: Mapping[str, Mapping[str, int]]) -> None:
-        """Count what a shard wrote below `path` by itself: rows and files by table."""
-        for table, own in written.items():
-            counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
-            for name in counts:
-                counts[name] += own[name]
-
-    def so_far(self, manifest: Mapping[str, Any]) -> Run:
-        """What is written, as a run that can be read, before it is finished."""
-        return Run(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": dict(self.tables)})
-
-    def finish(self, manifest: Mapping[str, Any]) -> Run:
-        """Sum what the shards counted, write the manifest, and open the run where it is being built.
-
-        Whatever is still to be added to it can be added there.
-        """
-        if (neurons := summed(self.path)) is not None:
-            self.tables.pop("neurons", None)
-            self.write("neurons", neurons, shard="00000")
-        for cut_short in (self.path / "tables").rglob("*.tmp"):
-            cut_short.unlink()
-        tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
-        _write_manifest(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": tables})
-        self._finished = True
-        return load(self.path)
-
-    def _worth_keeping(self, error: BaseException | None) -> bool:
-        """Whether a next process can go on with what is there. What was wrong with the input leaves nothing new."""
-        bad_input = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
-        return bool(self._journal.rows) and error is not None and (self._resumed or not bad_input)
-
-    def _publish(self) -> None:
-        if isinstance(self.directory, Url):
-            assert self.via is not None
-            files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
-            names = [path.as_posix() for path in files if path.parts[0] not in _OWN]
-            remote.publish(self.path, names, self.directory, self.via, last=_MANIFEST)
-            return  # what was built here goes
-        old = self.path / _REPLACED
-        try:
-            if (self.directory / _MANIFEST).exists():
-                os.replace(self.directory, old)
-            os.replace(self.path, self.directory)
-            self._published = True
-        except OSError as error:
-            raise RunError(f"{self.directory}: the run cannot be put in place: {error.strerror}") from error
-        finally:
-            if not self._published and old.exists():
-                os.replace(old, self.directory)
-        for name in _OWN:
-            shutil.rmtree(self.directory / name, ignore_errors=True)
-            (self.directory / name).unlink(missing_ok=True)
+#: Says that a run is there, and what is in it.
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -288,17 +110,17 @@ class Run:
             with tempfile.TemporaryDirectory() as here:
                 write_parquet(table, body, Path(here) / _FIRST)
                 remote.upload(Path(here), self.path / f"tables/{table}")
-                _write_manifest(Path(here), self.manifest)
+                write_manifest(Path(here), self.manifest)
                 others = [name for name in _parts(self.path, table) if name != _FIRST]
                 remote.remove(self.path / f"tables/{table}", others)
-                remote.upload(Path(here), self.path, [_MANIFEST])
+                remote.upload(Path(here), self.path, [MANIFEST])
             return
         folder = self.path / "tables" / table
         write_parquet(table, body, folder / _FIRST)
         for path in folder.glob("*.parquet"):
             if path.name != _FIRST:
                 path.unlink()
-        _write_manifest(self.path, self.manifest)
+        write_manifest(self.path, self.manifest)
 
     def drop(self, table: str) -> None:
         """Take a table out of the run, if it has it."""
@@ -306,11 +128,11 @@ class Run:
             return
         if isinstance(self.path, Url):
             with tempfile.TemporaryDirectory() as here:
-                _write_manifest(Path(here), self.manifest)
-                remote.upload(Path(here), self.path, [_MANIFEST])
+                write_manifest(Path(here), self.manifest)
+                remote.upload(Path(here), self.path, [MANIFEST])
                 remote.remove(self.path / f"tables/{table}")
             return
-        _write_manifest(self.path, self.manifest)
+        write_manifest(self.path, self.manifest)
         shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
 
     def _without(self, where: Where) -> frozenset[str]:
@@ -332,11 +154,11 @@ class Run:
 
     def __repr__(self) -> str:
         lines = [f"  {name:<15}{rows:>14} rows{size:>10}" for name, rows, size in self._sizes()]
-        return "\n".join([f"Run {str(self.path)!r} (suite {_suite_name(self.manifest)})", *lines])
+        return "\n".join([f"Run {str(self.path)!r} (suite {suite_name(self.manifest)})", *lines])
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in self._sizes())
-        title = html.escape(f"{self.path} (suite {_suite_name(self.manifest)})")
+        title = html.escape(f"{self.path} (suite {suite_name(self.manifest)})")
         return f"<table><caption>{title}</caption><tr><th>table</th><th>rows</th><th>size</th></tr>{rows}</table>"
 
 
@@ -346,9 +168,9 @@ def load(path: str | Path) -> Run:
     Raises RunError where it is none, is newer than this program, or lacks or broke a file.
     """
     directory = place_of(path)
-    manifest = _manifest(directory)
+    manifest = read_manifest(directory)
     if manifest is None:
-        raise RunError(f"{path}: not a run directory (no readable {_MANIFEST}); pass what `probes run --out` wrote")
+        raise RunError(f"{path}: not a run directory (no readable {MANIFEST}); pass what `probes run --out` wrote")
     if (written := manifest["schema_version"]) != SCHEMA_VERSION:
         advice = (
             "update it" if written > SCHEMA_VERSION else "make the run again, or read its Parquet files by themselves"
@@ -358,7 +180,7 @@ def load(path: str | Path) -> Run:
         )
     for table, counts in manifest["tables"].items():
         if table not in SCHEMAS:
-            raise RunError(f"{path}: unknown table {table!r} in {_MANIFEST}; it is not a run of this program")
+            raise RunError(f"{path}: unknown table {table!r} in {MANIFEST}; it is not a run of this program")
         parts = _parts(directory, table)
         if len(parts) != counts["files"]:
             raise RunError(
@@ -367,105 +189,21 @@ def load(path: str | Path) -> Run:
             )
         if isinstance(directory, Path):  # at a URL a file is whole or absent
             for part in (directory / "tables" / table / name for name in parts):
-                if not _is_whole(part):
+                if not is_whole(part):
                     raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
     return Run(directory, manifest)
 
 
-_MANIFEST, _LOCK, _JOURNAL, _REPLACED = "manifest.json", ".lock", "journal.jsonl", ".replaced"
-_REPORT = "report.html"
-_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES)  # what lies beside a run while it is built
-
-
-def _refuse_occupied(directory: Place, shown: str | Path, force: bool) -> None:
-    if isinstance(directory, Url):  # without a manifest, tables are what a killed upload left
-        others = any(not name.startswith("tables/") for name in remote.sizes(directory) if name != _REPORT)
-    elif not directory.exists():
-        return
-    elif not directory.is_dir():
-        raise RunError(f"{shown} is a file; choose another --out")
-    else:
-        others = any(directory.iterdir())
-    manifest = _manifest(directory)
-    if manifest is None and others:
-        raise RunError(f"{shown} is not empty and holds no run; choose another --out")
-    if manifest is not None and not force:
-        raise RunError(
-            f"{shown} holds another run (suite {_suite_name(manifest)}); choose another --out or pass --force"
-        )
-
-
-def _claim(partial: Path, directory: Place) -> IO[str]:
-    """Make `partial` and hold its lock. A live writer is respected; what a killed one cannot go on with is removed."""
-    busy = RunError(f"{partial}: another process is writing this run; wait or choose another --out")
-    try:
-        if partial.exists() and any(partial.iterdir()) and not (partial / _LOCK).exists():
-            raise RunError(f"{partial} is in the way and is not ours; move it or choose another --out")
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = open(partial / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 (held until the run is finished)
-        if not _try_lock(lock) or not _is_at(lock, partial / _LOCK):
-            lock.close()
-            raise busy
-        replaced = partial / _REPLACED
-        if isinstance(directory, Path) and replaced.exists() and not directory.exists():
-            os.replace(replaced, directory)  # it was killed while it put a run in another's place
-    except OSError as error:
-        raise RunError(f"{partial.parent} cannot be written: {error.strerror}; choose another --out") from None
-    if not (partial / _JOURNAL).exists():
-        _clear(partial)
-    return lock
-
-
-def _clear(partial: Path) -> None:
-    """Empty `partial`, but for its lock."""
-    for path in partial.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != _LOCK:
-            path.unlink(missing_ok=True)
-
-
-def _files_by_name(partial: Path) -> dict[tuple[str, str], list[Path]]:
-    """Table files by table and name, shares included."""
-    found: dict[tuple[str, str], list[Path]] = {}
-    for root in (partial / "tables", partial / SHARES / "tables"):
-        for path in root.rglob("*.parquet"):
-            found.setdefault((path.relative_to(root).parts[0], path.name), []).append(path)
-    return found
-
-
-def _is_at(handle: IO[str], path: Path) -> bool:
-    """Whether the open file still lies at `path`: a writer that just finished takes its lock file along."""
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _try_lock(handle: IO[str]) -> bool:
-    """Whether this process now holds the file's lock; the system releases it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
-def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    with replacing(directory / _MANIFEST, RunError) as temporary:
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, whole or not at all."""
+    with replacing(directory / MANIFEST, RunError) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _manifest(directory: Place) -> dict[str, Any] | None:
+def read_manifest(directory: Place) -> dict[str, Any] | None:
     """The manifest of a run of ours, else None."""
     try:
-        path = directory / _MANIFEST
+        path = directory / MANIFEST
         manifest = json.loads(path.read_bytes() if isinstance(path, Path) else remote.read(path) or b"")
     except (OSError, ValueError, RecursionError):
         return None
@@ -480,7 +218,8 @@ def _manifest(directory: Place) -> dict[str, Any] | None:
     return manifest if ours else None
 
 
-def _suite_name(manifest: Mapping[str, Any]) -> str:
+def suite_name(manifest: Mapping[str, Any]) -> str:
+    """The name of a run's suite."""
     suite = manifest.get("suite")
     return str(suite.get("name", "unnamed") if isinstance(suite, dict) else suite or "unnamed")
 
@@ -499,7 +238,8 @@ def _depth(part: str) -> tuple[int, str]:
     return (int(part[6:]), "") if part.startswith("layer=") and part[6:].lstrip("-").isdigit() else (0, part)
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether a Parquet file was written to its end."""
     try:
         with open(path, "rb") as file:
             start = file.read(4)

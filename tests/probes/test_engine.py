@@ -201,8 +201,10 @@ def test_a_run_on_s3(suite: Path, alone: probes.Run, s3: str, tmp_path: Path) ->
     part = probes.load(f"{s3}/runs/a").df("gates", columns=["flip_rate"], where=[("layer", "==", 1)])
     assert part.equals(alone.df("gates", columns=["flip_rate"], where=[("layer", "==", 1)]))
     assert f"{alone.manifest['tables']['gates']['rows']:,} rows" in repr(run)
+    again = probes.run(suite, out=url, stage=lambda *told: pytest.fail("it is finished"))
+    assert again.manifest == run.manifest
     with pytest.raises(RunError, match=r"s3://bucket/runs/a holds another run \(suite tiny\); choose another --out"):
-        probes.run(suite, out=url)
+        probes.run(suite, out=url, dtype="bfloat16")
     probes.link(run)  # tables are replaced there too
     _require_equal(probes.load(url), alone)
 

@@ -9,7 +9,8 @@ import pytest
 
 from probes.link import COMPONENT, link, link_tables
 from probes.schemas import SCHEMAS
-from probes.store import RunWriter, load
+from probes.store import load
+from probes.writer import RunWriter
 
 LAYERS, PROMPTS, MODELS = range(4), [f"p{i}" for i in range(8)], ("a", "b")
 MODULES = {name: i for i, name in enumerate(COMPONENT)}

@@ -68,7 +68,7 @@ def _run_until(suite: Path, out: Path, point: tuple[str, int], force: bool = Fal
 
 
 def _run_until_replace(suite: Path, out: Path, number: int, force: bool = False) -> None:
-    """Killed just before the n-th file, counted from the end if negative, gets its name."""
+    """Killed just before the n-th file gets its name; before (0) or after (−1) the run's directory gets its own."""
     replace, names = os.replace, []
 
     def counting(source: Any, target: Any) -> None:
@@ -76,6 +76,8 @@ def _run_until_replace(suite: Path, out: Path, number: int, force: bool = False)
         if len(names) == number or (number == 0 and Path(target) == out):
             _die()
         replace(source, target)
+        if number == -1 and Path(target) == out:
+            _die()
 
     os.replace = counting  # type: ignore[assignment]
     probes.run(suite, out=out, force=force)
@@ -121,6 +123,20 @@ def test_killed_while_files_get_their_names(number: int, suite: Path, whole: pro
         assert list((tmp_path / "run.partial").rglob("*.tmp"))  # the file that was about to be
     _require_equal(_resumed(suite, tmp_path / "run")[0], whole)
     assert os.listdir(tmp_path) == ["run"]
+
+
+def test_killed_when_all_was_done(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
+    """The same command finds the run, does nothing again, and takes away what its writer could not."""
+    out = tmp_path / "run"
+    _killed(_run_until_replace, suite, out, -1)
+    assert (out / "journal.jsonl").exists()
+    run, told = _resumed(suite, out)
+    assert not told
+    _require_equal(run, whole)
+    assert os.listdir(tmp_path) == ["run"]
+    probes.attribute(run, method="graft")  # now it is not what the suite asks for
+    with pytest.raises(RunError, match=r"run holds another run \(suite tiny\)"):
+        probes.run(suite, out=out)
 
 
 def test_killed_twice(suite: Path, whole: probes.Run, tmp_path: Path) -> None:

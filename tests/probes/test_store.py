@@ -17,7 +17,8 @@ import torch
 from probes import store
 from probes.errors import RunError
 from probes.schemas import PARTITIONS, SCHEMA_VERSION, SCHEMAS
-from probes.store import Run, RunWriter, load
+from probes.store import Run, load
+from probes.writer import RunWriter
 
 MANIFEST = {"suite": {"name": "tiny"}}
 BEHAVIOUR = {"prompt_id": ["a", "b"], "model": "base", "metric": "target_nll", "value": [1.5, np.nan]}
