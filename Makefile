@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/probes run data/suites/demo.yaml --out $(RUN) --force
 
 test: install lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The kill test at full length: a run on embedded models, killed 48 times.
 test-hostile: install

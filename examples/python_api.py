@@ -14,7 +14,7 @@ import tv
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 
-def main(out: Path) -> None:
+def main(out: Path, suite: Path = DATA / "suites" / "demo.yaml") -> None:
     """A first look at what medical fine-tuning did."""
     alignment = tv.ssa(DATA / "models" / "base", DATA / "models" / "medical")
     fixed = alignment[alignment.epsilon.isna() & (alignment["head"] == -1)]
@@ -22,7 +22,7 @@ def main(out: Path) -> None:
     lift = (fixed.ssa**2 / fixed.ssa_null**2).groupby([fixed.module, fixed.side]).mean().unstack()
     print(lift.round(2).to_string())
 
-    run = probes.run(DATA / "suites" / "demo.yaml", out=out, force=True)
+    run = probes.run(suite, out=out, force=True)
     print(run)
     flips = run.df("gates", columns=["tuned", "layer", "flip_rate", "chance_flip_rate"])
     print(flips.groupby(["tuned", "layer"]).mean().round(4).to_string())

@@ -18,8 +18,10 @@ from probes.report.cause_panels import cause_panels, link_panels
 from probes.report.evidence import Evidence, gather
 from probes.report.panels import NO_GLU, Panel
 from probes.report.prompts import SHOWN, ShownPrompt, shown_prompts
+from probes.report.proof_panels import proof_panels
+from probes.report.trajectory_panels import trajectory_panels
 from probes.report.verdict import Statement, headline, verdict
-from probes.report.weight_panels import weights_panels
+from probes.report.weight_panels import head_panels, weights_panels
 from probes.report.words import number, signed
 from probes.store import Run
 from tv.atomic import replacing
@@ -67,9 +69,9 @@ def _chapter(run: Run, index: int, tuned: str) -> Chapter:
         verdict(evidence),
         tables.pair_rows(run.manifest, tuned),
         {
-            "weights": weights_panels(key, evidence),
-            "activations": activation_panels(key, evidence),
-            "causes": cause_panels(key, evidence),
+            "weights": weights_panels(key, evidence) + head_panels(key, evidence, run),
+            "activations": activation_panels(key, evidence) + trajectory_panels(key, evidence, run),
+            "causes": cause_panels(key, evidence) + proof_panels(key, evidence, run),
             "link": link_panels(key, evidence),
         },
         tables.behaviour_rows(evidence.behaviour),

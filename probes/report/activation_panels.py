@@ -17,7 +17,7 @@ def activation_panels(key: str, evidence: Evidence) -> list[Panel]:
     flips = evidence.flips
     if len(flips):
         names = [str(domain) for domain in dict.fromkeys(flips.domain)]
-        lines = [charts.flips_by_layer(flips, "flip_rate", "chance_flip_rate")]
+        lines = [charts.flips_by_layer(flips, "flip_rate", "chance_flip_rate", evidence.noise_floor)]
         maps = [_flip_map(flips, "flip_rate", "chance_flip_rate", names, n_layers)]
         choices = ["share of neurons that flipped (Hamming)"]
         if flips.edit_distance.notna().any():
@@ -27,7 +27,8 @@ def activation_panels(key: str, evidence: Evidence) -> list[Panel]:
             choices.append("edit distance (Levenshtein), where measured")
         note = (
             "Neurons of the MLP whose gate is open in one model and shut in the other, mean over prompts of a "
-            "domain. Dotted: two unrelated patterns of the same activity."
+            "domain. Dotted: two unrelated patterns of the same activity. Dashed: the base against itself in another "
+            "precision; what lies there is rounding."
         )
         found = [
             Figure(f"{key}-flips", "By layer, a line a domain", lines),

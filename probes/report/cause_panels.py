@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from probes.report import charts, figures
-from probes.report.causes import shown_domain
+from probes.report.causes import domains_in
 from probes.report.evidence import Evidence
 from probes.report.panels import Figure, Panel
 from probes.report.words import metric_name
@@ -17,8 +17,7 @@ def cause_panels(key: str, evidence: Evidence) -> list[Panel]:
     effects = evidence.effects
     if effects.empty:
         return []
-    first = shown_domain(effects, evidence.behaviour)
-    domains = sorted(dict.fromkeys(effects.domain), key=lambda domain: (domain != first, domain != ALL_DOMAINS))
+    domains = domains_in(effects, effects, evidence.behaviour)
     cuts = {_prompts(domain, effects): effects[effects.domain == domain] for domain in domains}
     told = {
         "path": "Path: what this component's own step added along the way from base to tuned; the shares sum to the "

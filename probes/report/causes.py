@@ -55,6 +55,12 @@ def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
     return max(changes, key=lambda domain: changes[domain]) if changes else focus(effects)
 
 
+def domains_in(rows: pd.DataFrame, effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str]:
+    """The domains of a table: the one that is explained first, then all prompts, then the others."""
+    first = shown_domain(effects, behaviour) if len(effects) else ALL_DOMAINS
+    return sorted(dict.fromkeys(map(str, rows.domain)), key=lambda domain: (domain != first, domain != ALL_DOMAINS))
+
+
 def _over(rows: pd.DataFrame) -> str:
     domain, n = str(rows.domain.iloc[0]), rows.n.iloc[0]
     prompts = "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"

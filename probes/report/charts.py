@@ -18,8 +18,8 @@ COLOURS = ("#2a86c8", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8
 RANKED = 30
 
 
-def flips_by_layer(flips: pd.DataFrame, value: str, chance: str) -> Plot:
-    """A line a domain, and the chance level averaged over domains, dotted."""
+def flips_by_layer(flips: pd.DataFrame, value: str, chance: str, floor: pd.DataFrame | None = None) -> Plot:
+    """A line a domain; the chance level averaged over domains, dotted, and the noise floor of a precision, dashed."""
     traces = []
     shown = {"type": "scatter", "hovertemplate": "layer %{x}: %{y:.2%}"}
     for i, (domain, rows) in enumerate(flips.groupby("domain", sort=False)):
@@ -38,6 +38,9 @@ def flips_by_layer(flips: pd.DataFrame, value: str, chance: str) -> Plot:
     layers = [int(layer) for layer in level.index]
     dotted = {"name": "chance", "mode": "lines", "line": {"dash": "dot", "color": "#888"}}
     traces.append({**shown, **dotted, "x": layers, "y": plains(level)})
+    for precision, rows in floor.groupby("precision", sort=False) if floor is not None else ():
+        dashed = {"name": f"base in {precision}", "mode": "lines", "line": {"dash": "dash", "color": "#888"}}
+        traces.append({**shown, **dashed, "x": rows.layer.astype(int).tolist(), "y": plains(rows.flip_rate)})
     ticks = {"dtick": 1} if len(layers) <= 16 else {}
     axis = {"rangemode": "tozero", "tickformat": ".0%"}
     return {

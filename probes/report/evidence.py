@@ -1,5 +1,4 @@
-"""What the report reads of a run for one tuned model: only the columns it shows, averaged over positions, then "
-"prompts."""
+"""What the report reads of a run for one tuned model: only the columns it shows, averaged over places, then prompts."""
 
 from __future__ import annotations
 
@@ -42,6 +41,7 @@ class Evidence:
     effects: pd.DataFrame  # a row per component × method × domain, one metric; n of the domain's prompts
     link: pd.DataFrame
     correlations: pd.DataFrame
+    noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -51,32 +51,32 @@ def gather(run: Run, tuned: str) -> Evidence:
     domains = run.df("prompts", columns=["prompt_id", "domain"]) if "prompts" in run.tables else None
     domain_of = {} if domains is None else domains.set_index("prompt_id").domain.fillna("").to_dict()
     shown = [*own, ("granularity", "==", "component"), ("control", "==", ""), ("method", "in", list(CAUSAL_MEASURES))]
-    effects = _one_metric(_read(run, "effects", "domain layer component method metric effect lo hi q", shown))
-    counts = _counts(_read(run, "prompt_effects", "metric prompt_id", own), effects, domain_of)
+    effects = one_metric(rows_of(run, "effects", "domain layer component method metric effect lo hi q", shown))
+    counts = _counts(rows_of(run, "prompt_effects", "metric prompt_id", own), effects, domain_of)
     return Evidence(
         tuned,
         bool(architecture.get("gated", True)),
         int(architecture["n_layers"]),
-        _read(
+        rows_of(
             run,
             "weights",
             "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
             "diagonal_energy diagonal_energy_null",
             [*own, *_WHOLE, ("expert", "==", -1)],
         ),
-        _read(
+        rows_of(
             run,
             "alignment",
             "layer module side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling",
             [*own, *_WHOLE, ("expert", "==", -1)],
         ),
         _flips(
-            _read(run, "gates", "prompt_id layer flip_rate chance_flip_rate edit_distance chance_edit_distance", own),
+            rows_of(run, "gates", "prompt_id layer flip_rate chance_flip_rate edit_distance chance_edit_distance", own),
             domain_of,
         ),
-        _changes(_read(run, "changes", "prompt_id layer component relative_change cosine", [*own, *_WHOLE])),
+        _changes(rows_of(run, "changes", "prompt_id layer component relative_change cosine", [*own, *_WHOLE])),
         _ledger(
-            _read(
+            rows_of(
                 run,
                 "ledger",
                 "prompt_id layer module direct_norm inherited_norm interaction_norm new_share new_share_null "
@@ -85,15 +85,18 @@ def gather(run: Run, tuned: str) -> Evidence:
             )
         ),
         compare_behaviour(
-            _read(run, "behaviour", "prompt_id model metric value", [("model", "in", ["base", tuned])]),
+            rows_of(run, "behaviour", "prompt_id model metric value", [("model", "in", ["base", tuned])]),
             tuned,
             domain_of,
             suite.get("bootstrap", 1000),
             suite.get("seed", 0),
         ),
         effects.assign(n=effects.domain.map(counts).astype(float)),
-        _read(run, "link", "", own),
-        _read(run, "correlations", "kind weight_measure activation_measure rho lo hi n", [*own, ("over", "==", "all")]),
+        rows_of(run, "link", "", own),
+        rows_of(
+            run, "correlations", "kind weight_measure activation_measure rho lo hi n", [*own, ("over", "==", "all")]
+        ),
+        rows_of(run, "noise_floor", "precision layer flip_rate", []),
     )
 
 
@@ -124,14 +127,15 @@ def compare_behaviour(
     return table.assign(**keys).sort_values(["_moved", "domain", "_metric"])[_COMPARED].reset_index(drop=True)
 
 
-def _read(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.DataFrame:
+def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.DataFrame:
+    """Columns (all where none is named) of the rows that pass; an empty frame where the run has no such table."""
     names = columns.split() or list(SCHEMAS[table].names)
     if table not in run.tables:
         return pd.DataFrame({name: pd.Series(dtype="object") for name in names})
     return run.df(table, columns=names, where=list(where))
 
 
-def _one_metric(table: pd.DataFrame) -> pd.DataFrame:
+def one_metric(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of one metric: logit_diff where it was measured."""
     found = list(table.metric.unique())
     return table if len(found) < 2 else table[table.metric == ("logit_diff" if "logit_diff" in found else found[0])]

@@ -22,8 +22,18 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Cells as text under the names of their columns; the page aligns what begins with a digit or a sign."""
+
+    id: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Panel:
-    """Figures that belong side by side, how to read them, and the choices that switch all of them."""
+    """Figures that belong side by side, how to read them, the choices that switch all of them, and tables below."""
 
     title: str
     note: str
@@ -31,3 +41,4 @@ class Panel:
     choices: Sequence[str] = field(default_factory=list)
     choose: str = ""
     wide: bool = False
+    tables: Sequence[Table] = field(default_factory=list)

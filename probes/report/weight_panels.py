@@ -7,9 +7,10 @@ import pandas as pd
 
 from probes.report import figures
 from probes.report.alignment import at_epsilon, fixed_fraction
-from probes.report.evidence import MODULES, Evidence
+from probes.report.evidence import MODULES, Evidence, rows_of
 from probes.report.panels import Figure, Panel
 from probes.report.words import SIDES
+from probes.store import Run
 
 
 def weights_panels(key: str, evidence: Evidence) -> list[Panel]:
@@ -49,6 +50,31 @@ def weights_panels(key: str, evidence: Evidence) -> list[Panel]:
     if panel := _ssa_panel(key, evidence):
         panels.append(panel)
     return panels
+
+
+def head_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
+    """Layer × head: how far each head's slice moved, and into which of its long side's directions."""
+    own = [("tuned", "==", evidence.tuned), ("head", ">=", 0)]
+    weights = rows_of(run, "weights", "layer module head relative_norm", own)
+    fixed = fixed_fraction(rows_of(run, "alignment", "layer module head side epsilon ssa ssa_null kappa ssa_z", own))
+    modules = [name for name in MODULES if name in set(weights.module)]
+    if not modules:
+        return []
+    moved, lifts = [], []
+    far = _reach(fixed.lift) if len(fixed) else 1.2
+    for name in modules:
+        heads = [str(head) for head in sorted(set(weights["head"][weights.module == name]))]
+        rows = [table[table.module == name].assign(head=table["head"].astype(str)) for table in (weights, fixed)]
+        moved.append(figures.heatmap(rows[0], "relative_norm", "head", heads, evidence.n_layers))
+        lifts.append(
+            figures.heatmap(rows[1], "lift", "head", heads, evidence.n_layers, ratio=True, reach=far, hover=["kappa"])
+        )
+    note = (
+        "Each head's own rows of q, k and v, or columns of o. The lift is of the input side for q, k, v and of the "
+        "output side for o, in the leading 10 % of directions; 1 is chance."
+    )
+    found = [Figure(f"{key}-head-norm", "Relative norm ‖T‖/‖W‖", moved), Figure(f"{key}-head-lift", "Lift", lifts)]
+    return [Panel("Head by head", note, found, modules, "module")]
 
 
 def _reach(ratios: pd.Series) -> float:

@@ -34,13 +34,29 @@ HOSTILE = "<script>alert(1)</script>"
 SECTIONS = ("verdict", "pair", "weights", "activations", "causes", "link", "prompts")
 #: What a chapter needs to draw each figure, beside `link`.
 NEEDED = {
-    "weights": ["norm", "diagonal"],
+    "weights": ["norm", "diagonal", "head-norm", "head-lift"],
     "alignment": ["lift-left", "lift-right", "ssa", "ssa_null", "kappa"],
     "gates": ["flips", "flipmap"],
     "changes": ["relative", "turned"],
     "ledger": ["terms", "new", "new10", "newk"],
-    "effects": ["graft-map", "graft-ranked", "revert-map", "revert-ranked"],
+    "lens": ["lens-rank", "lens-prob", "lens-kl"],
+    "effects": [
+        *(f"{method}-{kind}" for method in ("path", "graft", "revert") for kind in ("map", "ranked")),
+        *(f"{method}-{cut}" for method in ("path", "graft", "revert") for cut in ("module", "head")),
+        *("path-kv_head", "waterfall", "graft-controls"),
+    ],
+    "curves": ["curve-graft", "curve-revert", "areas"],
+    "depth": ["depth"],
     "link": ["scatter"],
+}
+EVERY = {
+    "measure": ["gates", "contributions", "changes", "ledger", "lens", "behaviour"],
+    "attribute": {
+        "methods": ["path", "graft", "revert", "depth"],
+        "granularity": ["component", "module", "head"],
+        "controls": ["random"],
+        "curves": True,
+    },
 }
 
 
@@ -52,7 +68,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     perturb(other, 0.1, seed=77)
     other.save_pretrained(folder / "other")
     build_tokenizer().save_pretrained(folder / "other")
-    suite = write_suite(folder, base, tuned, tuned={"moved": str(tuned), "other": str(folder / "other")}, bootstrap=50)
+    suite = write_suite(
+        folder, base, tuned, tuned={"moved": str(tuned), "other": str(folder / "other")}, bootstrap=50, **EVERY
+    )
     hostile = {"id": "</script>", "text": HOSTILE, "domain": "<b>bold</b>", "target": " <i>", "foil": " &amp;"}
     write_prompts(folder / "prompts.jsonl", [*PROMPTS, hostile])
     return probes.run(suite, out=folder / "run")
@@ -135,6 +153,7 @@ def test_a_table_that_is_not_there_leaves_its_section_saying_so(
 ) -> None:
     page = probes.report(_lacking(run, *tables), to=tmp_path / "r.html").read_text(encoding="utf-8")
     gone = {f"m0-{name}" for table in tables for name in NEEDED.get(table, [])}
+    gone |= {"m0-waterfall"} if "behaviour" in tables else set()  # which goes from one model's value to the other's
     assert set(_data(page)["figures"]) == {f"m0-{name}" for names in NEEDED.values() for name in names} - gone
     sections = {"effects", "tokens", "behaviour", "link"} & set(tables)  # whole sections; others lose a panel
     assert page.lower().count("not measured in this run") >= len(sections)
@@ -193,7 +212,7 @@ def test_figures_show_the_tables_numbers(page: str, run: probes.Run) -> None:
             if value is not None and x != figures.ENDS:
                 assert value == pytest.approx(float(cells[int(y), x]), rel=1e-4)
     wanted = [("tuned", "==", "moved"), ("method", "==", "graft"), ("granularity", "==", "component")]
-    effects = run.df("effects", where=wanted)
+    effects = run.df("effects", where=[*wanted, ("control", "==", "")])
     effects = effects[effects.domain == shown_domain(effects, gather(run, "moved").behaviour)]
     ranked = data["figures"]["m0-graft-ranked"][0]["data"][0]
     assert max(ranked["x"], key=abs) == pytest.approx(
@@ -387,3 +406,56 @@ def test_shares_points_layers_and_q() -> None:
     assert [words.points(v) for v in (-0.083, 0.4, 0.0, float("nan"))] == ["−8.3 pp", "+40 pp", "0 pp", "–"]
     assert [words.layer_name(v, 6) for v in (-1, 0, 6)] == ["embed", "0", "unembed"]
     assert [words.q_value(v) for v in (1e-9, 0.25, float("nan"))] == ["q < 0.001", "q = 0.25", "q –"]
+
+
+def test_the_waterfall_ends_where_the_tuned_model_is(page: str, run: probes.Run) -> None:
+    """Base, what every component added, what the quadrature missed, tuned: the steps are the path effects."""
+    bars = _data(page)["figures"]["m0-waterfall"][0]["data"][0]
+    start, *steps, end = bars["y"]
+    assert sum(steps) == pytest.approx(end - start, abs=1e-3)
+    effects = run.df("effects", where=[("tuned", "==", "moved"), ("method", "==", "path"), ("domain", "==", "all")])
+    effects = effects[effects.granularity == "component"]
+    shown = _data(page)["figures"]["m0-waterfall"]
+    assert [bars["x"][0], bars["x"][-2], bars["x"][-1]] == ["base", "not covered", "tuned"]
+    sums = [sum(plot["data"][0]["y"][1:-2]) for plot in shown]
+    assert min(abs(total - float(effects.effect.sum())) for total in sums) < 1e-3
+    assert abs(steps[-1]) <= 0.02 * abs(end - start)
+
+
+def test_curves_begin_at_one_model_and_random_orders_are_a_band(page: str, run: probes.Run) -> None:
+    plot = _data(page)["figures"]["m0-curve-graft"][0]
+    band, *lines = plot["data"]
+    assert band["name"] == "5 random orders" and band["fill"] == "toself"
+    assert len({line["y"][0] for line in lines}) == 1 and len({line["y"][-1] for line in lines}) == 1
+    low, high = sorted((lines[0]["y"][0], lines[0]["y"][-1]))
+    assert low < high
+    areas = run.df("areas", where=[("tuned", "==", "moved")])
+    shown = [value for trace in _data(page)["figures"]["m0-areas"][0]["data"] for value in trace["x"]]
+    assert max(shown) == pytest.approx(float(areas.area.max()), rel=1e-3)
+
+
+def test_tables_say_what_was_checked_and_how_methods_agree(page: str, run: probes.Run) -> None:
+    checks = run.df("checks", where=[("tuned", "==", "moved")])
+    body = page.split('<table id="m0-checks">')[1].split("</table>")[0]
+    assert body.count("<tr>") == 1 + len(checks)
+    assert body.count(">holds<") == int(checks.holds.sum()) and body.count("DOES NOT HOLD") == int(
+        (~checks.holds).sum()
+    )
+    agreement = run.df("agreement", where=[("tuned", "==", "moved"), ("domain", "==", ALL_DOMAINS)])
+    body = page.split('<table id="m0-agreement">')[1].split("</table>")[0]
+    assert body.count("<tr>") == 1 + len(agreement) > 1
+
+
+def test_neurons_that_flip_most_come_first(page: str, run: probes.Run) -> None:
+    neurons = run.df("neurons", where=[("tuned", "==", "moved")])
+    top = neurons.loc[(neurons.n_flips / neurons.n).idxmax()]
+    first = page.split('<table id="m0-neurons">')[1].split("<tbody>")[1].split("</tr>")[0]
+    assert words.percent(top.n_flips / top.n) in first
+
+
+def test_the_lens_ends_at_what_the_models_say(page: str, run: probes.Run) -> None:
+    """The last layer's rank of the target is the model's own: 1 where it is what greedy decoding gives."""
+    ranks = _data(page)["figures"]["m0-lens-rank"]
+    lens = run.df("lens", where=[("tuned", "==", "moved")])
+    last = lens[lens.layer == lens.layer.max()].merge(run["prompts"], on="prompt_id").groupby("domain").rank_tuned
+    assert {plot["data"][1]["y"][-1] for plot in ranks} == {float(value) + 1 for value in last.median()}
