@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -15,10 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from probes.attribute import focus, units_in
+from probes.errors import RunError
 from probes.job import Opened
 from probes.schemas import ALL_DOMAINS
 from probes.store import size_text
 from probes.suite import Backend
+from tv.atomic import replacing
 from tv.cli import entry
 from tv.engine import Engine
 
@@ -90,6 +94,8 @@ def run_suite(
             found=lambda opened: _print_pair(console, opened),
             sized=lambda tables: _print_size(console, tables),
         )
+    if not stages.tasks:
+        console.print("this run was there, finished; --force makes it again")
     if "effects" in result.tables:
         _print_effects(result["effects"])
         _print_checks(result["checks"])
@@ -166,6 +172,53 @@ def diagnose_run(
     for row in probes.diagnose(probes.load(path), conflicts=conflicts).to_dict("records"):
         mark = {True: "[bold red]yes[/]", False: "no", None: "not measured"}[row["holds"]]
         Console(soft_wrap=True).print(f"{escape(row['tuned'])}: {row['signature']}: {mark}. {escape(row['sentence'])}")
+
+
+@app.command("query")
+def query_run(
+    path: RunPath,
+    statement: Annotated[str, typer.Argument(help="One SELECT, in DuckDB's dialect.", metavar="SQL")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the whole answer: .csv, .parquet or .json.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that are printed.")] = 40,
+) -> None:
+    """Ask a run's tables in SQL. It reads those tables and nothing else, and never writes to them.
+
+    Example: probes query reports/demo "SELECT layer, avg(flip_rate) AS flips FROM gates GROUP BY layer ORDER BY layer"
+    """
+    import probes
+
+    found = probes.load(path).sql_arrow(statement)
+    if out is not None:
+        _write_answer(found, out)
+        typer.echo(f"{out}: {found.num_rows:,} rows")
+        return
+    table = Table(*(escape(name) for name in found.column_names))
+    for row in found.slice(0, rows).to_pandas().itertuples(index=False):
+        table.add_row(*(escape(_cell(value)) for value in row))
+    Console().print(table)
+    if found.num_rows > rows:
+        typer.echo(f"{found.num_rows - rows:,} rows more; --rows N prints N, --out FILE writes all")
+
+
+def _write_answer(found: pa.Table, out: Path) -> None:
+    """Written whole or not at all."""
+    writers: dict[str, Callable[[Path], object]] = {
+        ".csv": lambda path: found.to_pandas().to_csv(path, index=False),
+        ".parquet": lambda path: pq.write_table(found, path),
+        ".json": lambda path: found.to_pandas().to_json(path, orient="records"),
+    }
+    if out.suffix not in writers:
+        raise RunError(f"{out}: its name ends in none of {', '.join(writers)}, which say how to write it")
+    with replacing(out, RunError) as temporary:
+        writers[out.suffix](temporary)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 @app.command("report")

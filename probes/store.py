@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from probes import remote
 from probes.errors import RunError
 from probes.parquet import Columns, cast
 from probes.parquet import write as write_parquet
+from probes.query import query
 from probes.remote import Place, Url, place_of
 from probes.schemas import NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
 from tv.atomic import replacing
@@ -74,6 +76,25 @@ class Run:
             if "FieldRef" in problem:
                 raise RunError(f"{table}: the filter names an unknown column; there are {_names(table)}") from None
             raise RunError(f"{self.path}: table {table} cannot be read: {problem}; make the run again") from error
+
+    def sql(self, statement: str) -> pd.DataFrame:
+        """The answer to one SELECT over the run's tables, in DuckDB's dialect; see `probes.query.query`.
+
+        run.sql("SELECT domain, avg(flip_rate) FROM gates JOIN prompts USING (prompt_id) GROUP BY domain")
+        """
+        return self.sql_arrow(statement).to_pandas()
+
+    def sql_arrow(self, statement: str) -> pa.Table:
+        """The same as an Arrow table."""
+        return query({name: partial(_dataset, self.path, name) for name in self.tables}, statement)
+
+    def polars(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> Any:
+        """The same as `df`, as a polars DataFrame. Raises RunError where polars is not installed."""
+        try:
+            import polars
+        except ImportError:
+            raise RunError("polars is not installed: pip install polars, or use .df or .arrow") from None
+        return polars.from_arrow(self.arrow(table, columns, where))
 
     def vectors(
         self, site: str, layer: int, *, tuned: str | None = None, model: str = "tuned", where: Where = None
