@@ -6,11 +6,10 @@ const symbols = ["circle", "square", "diamond", "cross", "x", "triangle-up", "st
 const version = {}; // which of a figure's plots is shown
 const drawn = new Set();
 
-function ink() { return getComputedStyle(document.documentElement).getPropertyValue("--ink").trim(); }
+function ink() { return getComputedStyle(document.body).color; }
 
 function draw(id) {
-  const plots = data.figures[id];
-  const plot = plots[Math.min(version[id] || 0, plots.length - 1)];
+  const plot = shownPlot(id);
   plot.layout.font.color = ink();
   Plotly.react(id, plot.data, plot.layout, config);
   drawn.add(id);
@@ -126,6 +125,60 @@ function follow() {
   if (chapter) { show(document.getElementById("tab-" + chapter.id)); place.scrollIntoView(); }
 }
 window.addEventListener("hashchange", follow);
-window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
+// Light or dark: as the system says, until the reader does.
+const system = window.matchMedia("(prefers-color-scheme: dark)");
+system.addEventListener("change", () => drawn.forEach(draw));
+document.getElementById("theme").addEventListener("click", () => {
+  const root = document.documentElement, dark = root.style.colorScheme ? root.style.colorScheme === "dark" : system.matches;
+  root.style.colorScheme = dark ? "light" : "dark";
+  drawn.forEach(draw);
+});
+
+// Every figure as PNG, and its numbers as CSV.
+function shownPlot(id) { return data.figures[id][Math.min(version[id] || 0, data.figures[id].length - 1)]; }
+
+function numbers(plot) {
+  const rows = [["series", "x", "y", "value", "low", "high"]];
+  const span = (error, i, at) => (error && error.array ? [at - (error.arrayminus || error.array)[i], at + error.array[i]] : ["", ""]);
+  for (const trace of plot.data) {
+    if (trace.type === "heatmap") {
+      const ratio = trace.colorbar && trace.colorbar.ticktext; // coloured by its logarithm
+      trace.y.forEach((y, i) => trace.x.forEach((x, j) => {
+        const z = trace.z[i][j];
+        rows.push(["", x, y, z === null ? "" : ratio ? 2 ** z : z, "", ""]);
+      }));
+      continue;
+    }
+    const x = Array.isArray(trace.x[0]) ? trace.x[0].map((first, i) => `${first} ${trace.x[1][i]}`) : trace.x;
+    x.forEach((at, i) => {
+      const across = typeof trace.y[i] === "string"; // a category a line: the number lies along x
+      const ends = across ? span(trace.error_x, i, at) : span(trace.error_y, i, trace.y[i]);
+      rows.push([trace.name || "", across ? "" : at, across ? trace.y[i] : "", across ? at : trace.y[i], ...ends]);
+    });
+  }
+  return rows;
+}
+
+function cell(value) {
+  if (typeof value === "number" || value === null || value === undefined) return String(value ?? "");
+  const text = /^[=+\-@\t\r]/.test(value) && !Number.isFinite(Number(value)) ? "'" + value : value; // no formula
+  return '"' + text.replaceAll('"', '""') + '"';
+}
+
+function save(name, url) { Object.assign(document.createElement("a"), { href: url, download: name }).click(); }
+
+for (const button of document.querySelectorAll("button[data-save]")) {
+  button.addEventListener("click", async () => {
+    const id = button.dataset.of, plot = shownPlot(id);
+    if (button.dataset.save === "csv") {
+      const text = numbers(plot).map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+      save(id + ".csv", URL.createObjectURL(new Blob([text], { type: "text/csv" })));
+      return;
+    }
+    const place = document.getElementById(id), paper = getComputedStyle(document.body).backgroundColor;
+    const size = { width: place.clientWidth, height: place.clientHeight, scale: 2, format: "png" };
+    save(id + ".png", await Plotly.toImage({ data: plot.data, layout: { ...plot.layout, paper_bgcolor: paper } }, size));
+  });
+}
 drawVisible();
 follow();

@@ -1,0 +1,138 @@
+"""The report in a real browser: it draws, its controls work, and nothing that a prompt says is carried out."""
+
+import csv
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import probes
+from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    suite = write_suite(folder, *build_pair(folder), bootstrap=20)
+    hostile = [{"id": f"h{i}", "text": text, "domain": text, "target": " two"} for i, text in enumerate(HOSTILE)]
+    write_prompts(folder / "prompts.jsonl", [*PROMPTS, *hostile])
+    return probes.run(suite, out=folder / "run").path / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        if os.environ.get("PROBES_REQUIRE_BROWSER"):
+            pytest.fail("PROBES_REQUIRE_BROWSER is set, and there is no Chromium")
+        pytest.skip("there is no Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Iterator[Any]:
+    """The page, opened from disk, at 1280 pixels; it must not have complained, nor asked for anything."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    opened.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(report.as_uri())
+    yield opened
+    assert said == [] and [url for url in asked if not url.startswith(("blob:", "data:"))] == [report.as_uri()]
+    opened.close()
+
+
+def _drawn(page: Any) -> int:
+    return page.locator(".plot .main-svg").count()
+
+
+def test_every_figure_is_drawn(page: Any) -> None:
+    places = page.locator(".plot").count()
+    assert places >= 15
+    assert page.locator(".plot:has(.main-svg)").count() == places
+
+
+def test_what_prompts_say_is_text(page: Any) -> None:
+    assert page.evaluate("window.harmed") is None
+    shown = page.locator("body").inner_text()
+    assert all(text in shown for text in HOSTILE) and not page.locator("main img, main script").count()
+
+
+def test_choices_switch_the_figures(page: Any) -> None:
+    panel = page.locator(".panel", has_text="SSA beside its null").first
+    before = panel.locator(".plot").first.inner_text()
+    panel.locator("select[data-switch]").select_option(index=2)
+    assert panel.locator(".plot").first.inner_text() != before
+    form = page.locator("form[data-link]")
+    form.locator("select[name=x]").select_option("kappa_left")
+    assert "κ" in page.locator("#m0-scatter .xtitle").text_content()
+
+
+def test_numbers_and_pictures_can_be_saved(page: Any, report: Path, tmp_path: Path) -> None:
+    assert (
+        page.locator("[data-save=png]").count()
+        == page.locator("[data-save=csv]").count()
+        == page.locator(".plot").count()
+    )
+    with page.expect_download() as told:
+        page.locator("[data-save=csv][data-of=m0-norm]").click()
+    told.value.save_as(tmp_path / "norm.csv")
+    with open(tmp_path / "norm.csv", encoding="utf-8", newline="") as file:
+        found = {(row["y"], row["x"]): row["value"] for row in csv.DictReader(file)}
+    weights = probes.load(report.parent).df("weights", where=[("head", "==", -1)]).set_index(["layer", "module"])
+    assert float(found["1", "gate"]) == pytest.approx(float(weights.relative_norm[1, "gate"]), rel=1e-4)
+    with page.expect_download() as told:
+        page.locator("[data-save=csv][data-of=m0-flips]").click()
+    told.value.save_as(tmp_path / "flips.csv")
+    text = (tmp_path / "flips.csv").read_text(encoding="utf-8")
+    assert '"\'=1+1"' in text and not re.search(r'(^|,)"?=', text, re.MULTILINE)
+    with page.expect_download() as told:
+        page.locator("[data-save=png][data-of=m0-flips]").click()
+    told.value.save_as(tmp_path / "flips.png")
+    assert (tmp_path / "flips.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_light_and_dark(page: Any) -> None:
+    def colours() -> list[str]:
+        return page.evaluate(
+            "[getComputedStyle(document.body).color, document.querySelector('#m0-flips .xtick text').style.fill]"
+        )
+
+    light = colours()
+    page.locator("#theme").focus()
+    page.keyboard.press("Enter")
+    dark = colours()
+    assert light[0] == light[1] and dark[0] == dark[1] != light[0]
+
+
+def test_a_narrow_screen_scrolls_only_down(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_keyboard_reaches_the_controls(page: Any) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                "document.activeElement.id || document.activeElement.dataset.save || document.activeElement.tagName"
+            )
+        )
+    assert {"theme", "png", "csv", "SELECT", "A"} <= reached
