@@ -20,9 +20,9 @@ from probes.report.panels import NO_GLU, Panel
 from probes.report.prompts import SHOWN, ShownPrompt, shown_prompts
 from probes.report.proof_panels import proof_panels
 from probes.report.trajectory_panels import trajectory_panels
-from probes.report.verdict import Statement, headline, verdict
+from probes.report.verdict import Headline, Statement, headline, verdict
 from probes.report.weight_panels import head_panels, weights_panels
-from probes.report.words import number, signed
+from probes.report.words import linked, number, signed
 from probes.store import Run
 from tv.atomic import replacing
 
@@ -35,7 +35,7 @@ class Chapter:
 
     key: str
     evidence: Evidence
-    headline: str
+    headline: list[Headline]
     verdict: list[Statement]
     pair: list[dict[str, str]]
     panels: dict[str, list[Panel]]
@@ -88,7 +88,7 @@ def _page(run: Run, chapters: list[Chapter]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed}
+    environment.filters |= {"number": number, "signed": signed, "linked": linked}
     return environment.get_template("template.html").render(
         suite=run.manifest["suite"],
         manifest=run.manifest,

@@ -42,6 +42,8 @@ class Evidence:
     link: pd.DataFrame
     correlations: pd.DataFrame
     noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
+    checks: pd.DataFrame  # check holds
+    whole: pd.DataFrame  # domain control metric effect: all of T grafted at once, and what stands in for T
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -97,6 +99,8 @@ def gather(run: Run, tuned: str) -> Evidence:
             run, "correlations", "kind weight_measure activation_measure rho lo hi n", [*own, ("over", "==", "all")]
         ),
         rows_of(run, "noise_floor", "precision layer flip_rate", []),
+        rows_of(run, "checks", "check holds", own),
+        one_metric(rows_of(run, "effects", "domain control metric effect", [*own, ("granularity", "==", "all")])),
     )
 
 

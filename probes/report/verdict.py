@@ -65,24 +65,76 @@ def verdict(evidence: Evidence) -> list[Statement]:
     return [statement for statement in found if statement.sentences]
 
 
-def headline(evidence: Evidence) -> str:
-    """Two or three short sentences for who reads no further."""
+@dataclass(frozen=True)
+class Headline:
+    """A sentence for who reads no further, and the figure or section (its id, without the model's) of its numbers."""
+
+    text: str
+    place: str
+
+
+def headline(evidence: Evidence) -> list[Headline]:
+    """At most five sentences: what changed, what got worse, where, by which components, and how sure that is."""
     graded = evidence.behaviour[evidence.behaviour.base.notna()]
-    sentences = []
+    found = []
     if len(graded):
         row = graded.iloc[0].to_dict()
         form = value_form(row["metric"])
-        sentences.append(
+        found.append(
             f"On {row['domain']} prompts {metric_name(row['metric'])} went from {form(row['base'])} to "
             f"{form(row['tuned'])} (n = {row['n']})."
         )
         worse = list(dict.fromkeys(domain for domain, _ in shifts_of(evidence.behaviour).worse))
-        sentences.append(
-            f"Something got worse on {listing(worse)} prompts." if worse else "Nothing measured got worse."
-        )
+        found.append(f"Something got worse on {listing(worse)} prompts." if worse else "Nothing measured got worse.")
+    sentences = [Headline(text, "causes") for text in found]
+    if where := _where(evidence):
+        sentences.append(Headline(where, "flips" if len(evidence.flips) else "weights"))
     if len(evidence.effects):
-        sentences.append(_largest(evidence))
-    return " ".join(sentences)
+        sentences.append(Headline(_largest(evidence), "causes"))
+        sentences.append(Headline(_how_sure(evidence), "checks" if len(evidence.checks) else "causes"))
+    return sentences
+
+
+def _where(evidence: Evidence) -> str:
+    moved, parts = matrices(evidence.weights), []
+    if len(moved) and moved.relative_norm.max() > 0:
+        top = moved.loc[moved.relative_norm.idxmax()]
+        parts.append(
+            f"weights moved most in {_place(top, evidence.n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}, median "
+            f"{number(moved.relative_norm.median())})"
+        )
+    if len(evidence.flips):
+        means = evidence.flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean().mean()
+        floor = evidence.noise_floor.flip_rate.mean() if len(evidence.noise_floor) else float("nan")
+        rounding = f", {percent(floor)} by rounding alone" if pd.notna(floor) else ""
+        what = "gates" if evidence.gated else "pre-activations"
+        parts.append(
+            f"{percent(means.flip_rate)} of {what} changed sign ({percent(means.chance_flip_rate)} if the models were "
+            f"unrelated{rounding})"
+        )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _how_sure(evidence: Evidence) -> str:
+    """The checks, and what a vector that only looks like T does."""
+    parts = []
+    if len(evidence.checks):
+        failed = int((~evidence.checks.holds.astype(bool)).sum())
+        n = len(evidence.checks)
+        parts.append(f"all {n} checks hold" if not failed else f"{failed} of {n} checks DO NOT HOLD")
+    domain = shown_domain(evidence.effects, evidence.behaviour)
+    whole = evidence.whole[evidence.whole.domain == domain].set_index("control").effect
+    if "" in whole and len(whole) > 1:
+        others = whole.drop("")
+        kind = str(others.abs().idxmax())
+        parts.append(
+            f"all of T moves the {metric_name(str(evidence.effects.metric.iloc[0]))} on {domain} prompts by "
+            f"{signed(whole[''])}, a {kind} vector of its norms by {signed(others[kind])}"
+        )
+    else:
+        parts.append("no control vector was tried")
+    return f"How sure: {'; '.join(parts)}; intervals cover prompts, not training seeds."
 
 
 def _largest(evidence: Evidence) -> str:

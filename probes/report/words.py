@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+
+from markupsafe import Markup, escape
 
 #: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
 METRICS: dict[str, tuple[str, str, bool | None]] = {
@@ -111,3 +114,15 @@ def layer_name(layer: int, n_layers: int) -> str:
 def listing(parts: list[str]) -> str:
     """a, b and c."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
+
+
+_NUMBER = re.compile(r"[+−]?\d[\d.,]*\d(?: %)?|[+−]?\d(?: %)?")
+
+
+def linked(text: str, place: str) -> Markup:
+    """The text with each of its numbers a link to an id of the page."""
+    parts, end = [], 0
+    for found in _NUMBER.finditer(text):
+        parts += [escape(text[end : found.start()]), Markup('<a href="#{}">{}</a>').format(place, found[0])]
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])

@@ -1,5 +1,6 @@
 """The report: whole, self-contained, escaped, and its sentences say what the tables say."""
 
+import html
 import importlib
 import json
 import re
@@ -376,7 +377,25 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     assert "Too few prompts for an interval to mean much" in by_label["Does not hold"]
     assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
     assert "no alignment beyond the null" in by_label["Alignment"]
-    assert "exact match went from" in headline(evidence)
+
+
+def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:
+    evidence = gather(run, "moved")
+    told = headline(evidence)
+    assert len(told) == 5 and "exact match went from" in told[0].text
+    assert ("by rounding alone" in told[2].text) == bool(len(evidence.noise_floor))
+    assert f"all {len(evidence.checks)} checks hold" in told[4].text and "a random vector of its norms" in told[4].text
+    shown = page.split('<p class="headline">')[1].split("</p>")[0]
+    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', shown)
+    assert {place for place, _ in links} == {"m0-causes", "m0-flips", "m0-checks"}
+    assert all(f'id="{place}"' in page for place, _ in links)
+    assert (
+        re.sub("<[^>]+>", "", shown).split() == html.escape(" ".join(item.text for item in told), quote=False).split()
+    )
+    failing = replace(evidence, checks=evidence.checks.assign(holds=False), whole=evidence.whole.head(0))
+    assert "DO NOT HOLD" in headline(failing)[4].text and "no control vector was tried" in headline(failing)[4].text
+    bare = replace(evidence, effects=evidence.effects.head(0), flips=evidence.flips.head(0))
+    assert [item.place for item in headline(bare)] == ["causes", "causes", "weights"]
 
 
 @pytest.mark.parametrize(
