@@ -43,7 +43,7 @@ class Evidence:
     correlations: pd.DataFrame
     noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
     checks: pd.DataFrame  # check holds
-    whole: pd.DataFrame  # domain control metric effect: all of T grafted at once, and what stands in for T
+    whole: pd.DataFrame  # domain method control metric effect: all of T grafted at once, and what stands in for T
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -100,7 +100,9 @@ def gather(run: Run, tuned: str) -> Evidence:
         ),
         rows_of(run, "noise_floor", "precision layer flip_rate", []),
         rows_of(run, "checks", "check holds", own),
-        one_metric(rows_of(run, "effects", "domain control metric effect", [*own, ("granularity", "==", "all")])),
+        one_metric(
+            rows_of(run, "effects", "domain method control metric effect", [*own, ("granularity", "==", "all")])
+        ),
     )
 
 

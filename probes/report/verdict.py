@@ -124,7 +124,9 @@ def _how_sure(evidence: Evidence) -> str:
         n = len(evidence.checks)
         parts.append(f"all {n} checks hold" if not failed else f"{failed} of {n} checks DO NOT HOLD")
     domain = shown_domain(evidence.effects, evidence.behaviour)
-    whole = evidence.whole[evidence.whole.domain == domain].set_index("control").effect
+    rows = evidence.whole[evidence.whole.domain == domain]
+    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was asked for
+    whole = rows.set_index("control").effect
     if "" in whole and len(whole) > 1:
         others = whole.drop("")
         kind = str(others.abs().idxmax())
