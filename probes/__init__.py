@@ -5,6 +5,7 @@ run["changes"]                                  # a pandas DataFrame
 run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
 """
 
+from probes import plot
 from probes.diagnose import diagnose
 from probes.errors import ActivationError, RunError, SuiteError
 from probes.job import attribute, run
@@ -24,6 +25,7 @@ __all__ = [
     "diagnose",
     "link",
     "load",
+    "plot",
     "report",
     "run",
 ]

@@ -28,14 +28,15 @@ from probes.noise_floor import noise_floor
 from probes.pair import require_sites
 from probes.report import report
 from probes.runner import shards
-from probes.schemas import SCHEMA_VERSION
+from probes.schemas import SCHEMA_VERSION, SCHEMAS
 from probes.store import Run, load
 from probes.suite import Suite, load_suite
 from probes.writer import RunWriter, finished
 from tv.checkpoint import Checkpoint, open_checkpoint
+from tv.compare import cosine
 from tv.engine import Engine, ray_cluster
 from tv.live import LiveSource
-from tv.measure import weights
+from tv.measure import measured
 from tv.pairing import PairFacts, check_pair
 from tv.prompts import Encoded, Prompt, encode, read_prompts
 
@@ -286,13 +287,22 @@ def _write_weights(
             told = partial(_tell, stage, f"weights {pair.name}")
             elsewhere = workers > 1 or engine == "ray"  # other processes open the checkpoints themselves
             base, tuned = (suite.base, suite.tuned[pair.name]) if elsewhere else (pair.base, pair.tuned)
-            found = weights(base, tuned, epsilons=suite.epsilons, workers=workers, engine=engine, progress=told)
-            return {name: table.assign(tuned=pair.name) for name, table in zip(_OF_WEIGHTS, found, strict=True)}
+            found = measured(base, tuned, _OF_WEIGHTS, suite.epsilons, workers=workers, engine=engine, progress=told)
+            return {name: found[name].assign(tuned=pair.name) for name in _OF_WEIGHTS}
 
         writer.stage("weights", f"{i:05d}", made)
+    if len(pairs) > 1:
+        writer.stage("cosines", "00000", partial(_cosines, pairs, stage))
 
 
-_OF_WEIGHTS = ("weights", "alignment")
+_OF_WEIGHTS = ("weights", "alignment", "spectra")
+
+
+def _cosines(pairs: Sequence[Opened], stage: Stage | None) -> dict[str, pd.DataFrame]:
+    """How the tuning vectors lie to each other, over all parameters and layer by layer."""
+    tuned = {pair.name: pair.tuned for pair in pairs}
+    rows = cosine(pairs[0].base, tuned, level="layer", progress=partial(_tell, stage, "cosines"))
+    return {"cosines": rows.rename(columns={"a": "tuned", "b": "reference"})[SCHEMAS["cosines"].names]}
 
 
 def _identity(suite: Suite, prompts: Sequence[Prompt], pairs: Sequence[Opened], placement: Placement) -> dict[str, Any]:

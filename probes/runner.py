@@ -276,8 +276,10 @@ def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned
     losses = token_losses(base, tuned, batch.input_ids, places)
     columns: Columns = {name: value.cpu().numpy() for name, value in vars(losses).items()}
     columns["token_id"] = batch.input_ids[places.row, places.pos].numpy()
-    text = {i: pair.tokenizer.decode([i]) for i in set(columns["token_id"].tolist())}
-    columns["token"] = np.array([text[i] for i in columns["token_id"].tolist()], dtype=object)
+    named = {"token": "token_id", **{f"greedy_token_{side}": f"greedy_{side}" for side in ("base", "tuned")}}
+    text = {i: pair.tokenizer.decode([i]) for i in {i for name in named.values() for i in columns[name].tolist()}}
+    for name, ids in named.items():
+        columns[name] = np.array([text[i] for i in columns[ids].tolist()], dtype=object)
     return columns
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 #: Raised whenever a column of a table comes, goes, or means something else. A run of another version is not read.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: The `domain` of an effect over every prompt, beside those of each domain.
 ALL_DOMAINS = "all"
 
@@ -15,7 +15,7 @@ SMALL, INT, REAL, BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
 _TYPES = {
     **dict.fromkeys(("text", "target", "foil", "continuation", "chat"), TEXT),
     **dict.fromkeys(("layer", "head", "expert", "cut", "draw"), SMALL),
-    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "n", "neuron"), INT),
+    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "rank", "n", "neuron"), INT),
     **dict.fromkeys(("n_flips", "n_active_base", "n_active_tuned"), INT),
     **dict.fromkeys(("target_id", "rank_base", "rank_tuned", "greedy_base", "greedy_tuned"), INT),
     **dict.fromkeys(("tied", "at_ceiling", "gated", "holds"), pa.bool_()),
@@ -25,7 +25,7 @@ _TYPES = {
 }
 _NAMES = {
     *("tuned", "model", "prompt_id", "set", "domain", "token", "module", "component", "side", "kind", "site"),
-    *("precision",),
+    *("precision", "scope", "greedy_token_base", "greedy_token_tuned"),
     *("cluster", "control", "reference", "ranking", "upstream", "late", "check", "over"),
     *("k_rule", "null", "granularity", "method", "direction", "metric", "weight_measure", "activation_measure"),
 }
@@ -55,8 +55,15 @@ SCHEMAS: dict[str, pa.Schema] = {
     "alignment": _schema(
         "tuned layer module head expert side k_rule level epsilon k dim ssa ssa_null kappa ssa_z at_ceiling null"
     ),
+    "spectra": _schema(
+        "tuned layer module expert rank sigma sigma_delta share_left share_null_left share_right share_null_right"
+    ),
+    "cosines": _schema("tuned reference scope layer cosine cosine_null_sd cosine_z sign_conflict sign_conflict_null"),
     "prompts": _schema("prompt_id set domain text target foil continuation chat cluster"),
-    "tokens": _schema("tuned prompt_id pos token_id token nll_base nll_tuned kl greedy_base greedy_tuned"),
+    "tokens": _schema(
+        "tuned prompt_id pos token_id token nll_base nll_tuned kl greedy_base greedy_tuned "
+        "greedy_token_base greedy_token_tuned"
+    ),
     "lens": _schema("tuned prompt_id pos layer target_id rank_base rank_tuned prob_base prob_tuned kl"),
     "noise_floor": _schema("precision layer n flip_rate flip_rate_lo flip_rate_hi jaccard relative_change"),
     "gates": _schema(

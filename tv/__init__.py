@@ -12,7 +12,7 @@ from tv.generation import quality
 from tv.info import info
 from tv.lora import freeze_inputs, lora_export, lora_init
 from tv.matching import align, matched
-from tv.measure import curve, geometry, ssa, weights
+from tv.measure import curve, geometry, spectra, ssa, weights
 from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
 from tv.path import path, plane
 from tv.tokens import moved_tokens
@@ -49,6 +49,7 @@ __all__ = [
     "path",
     "plane",
     "quality",
+    "spectra",
     "ssa",
     "variant",
     "weights",

@@ -128,16 +128,66 @@ def weights(
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(`weights`, `alignment`) of a pair, every matrix decomposed once; see `geometry` and `ssa`."""
+    tables = measured(
+        base,
+        tuned,
+        ("weights", "alignment"),
+        epsilons,
+        heads=heads,
+        seed=seed,
+        cache=cache,
+        device=device,
+        workers=workers,
+        engine=engine,
+        progress=progress,
+    )
+    return tables["weights"], tables["alignment"]
+
+
+def spectra(
+    base: Source,
+    tuned: Source,
+    *,
+    cache: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    engine: Engine = "local",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """`spectra`: singular values of W and of T, and T's energy gathered along W's directions; see `tv.spectra.Spectra`.
+
+    Of every matrix of every block, at up to 64 ranks. Other arguments as in `ssa`.
+    """
     wanted = Wanted(
-        frozenset({"weights", "alignment"}),
+        frozenset({"spectra"}), heads=False, device=device, cache=Path(cache) if cache is not None else None
+    )
+    return _tables(base, tuned, wanted, workers, engine, progress)["spectra"]
+
+
+def measured(
+    base: Source,
+    tuned: Source,
+    tables: Sequence[str],
+    epsilons: Sequence[float] = EPSILONS,
+    *,
+    heads: bool = True,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    engine: Engine = "local",
+    progress: Progress | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Several of the tables `weights`, `alignment`, `spectra` and `curve` by name, every matrix decomposed once."""
+    wanted = Wanted(
+        frozenset(tables),
         cuts=_cuts(epsilons),
         draws=Draws(seed=seed),
         heads=heads,
         device=device,
         cache=Path(cache) if cache is not None else None,
     )
-    tables = _tables(base, tuned, wanted, workers, engine, progress)
-    return tables["weights"], tables["alignment"]
+    return _tables(base, tuned, wanted, workers, engine, progress)
 
 
 def _cuts(epsilons: Sequence[float], rule: Rule = "tail", levels: Sequence[float] | None = None) -> tuple[Cut, ...]:

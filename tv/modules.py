@@ -1,4 +1,4 @@
-"""Every weight-space measure of one module: rows of the tables `weights`, `alignment` and `curve`."""
+"""Every weight-space measure of one module: rows of the tables `weights`, `alignment`, `spectra` and `curve`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tv.decomposition import Decomposition, Energies, decompose, energies_along
 from tv.geometry import entries_of, ranks_of
 from tv.nulls import NULLS, Draws, Side
 from tv.pairing import WeightPair
+from tv.spectra import spectra_of
 from tv.subspaces import change_of
 
 Row: TypeAlias = dict[str, Any]
@@ -27,7 +28,7 @@ Row: TypeAlias = dict[str, Any]
 class Wanted:
     """What to measure of every module, and where to compute it; picklable, so that any process can do it."""
 
-    tables: frozenset[str]  # of weights, alignment, curve
+    tables: frozenset[str]  # of weights, alignment, spectra, curve
     cuts: tuple[Cut, ...] = ()
     null: str = "rotation"
     draws: Draws = field(default_factory=Draws)
@@ -43,6 +44,7 @@ class Rows:
 
     weights: list[Row] = field(default_factory=list)
     alignment: list[Row] = field(default_factory=list)
+    spectra: list[Row] = field(default_factory=list)
     curve: list[Row] = field(default_factory=list)
 
     def extend(self, rows: Rows) -> None:
@@ -55,7 +57,7 @@ def measure_module(pair: WeightPair, module: Module, wanted: Wanted) -> Rows:
     """All that is wanted of one module: itself (head −1), its heads, and its bias."""
     rows = Rows()
     weight, delta = pair.weight(module).to(wanted.device), pair.delta(module).to(wanted.device)
-    aligned = bool(wanted.tables & {"alignment", "curve"}) and _in_block(module)
+    aligned = bool(wanted.tables & {"alignment", "spectra", "curve"}) and _in_block(module)
     weighed = "weights" in wanted.tables
     swapped = _swapped(pair, module, delta, wanted) if aligned and wanted.swap else None
     with _decomposer(pair, module, wanted) as decomposer:
@@ -72,6 +74,8 @@ def measure_module(pair: WeightPair, module: Module, wanted: Wanted) -> Rows:
                     rows.alignment.extend(
                         where | row for row in _aligned(decomposition, t, energies, wanted, sides, swapped)
                     )
+                    if "spectra" in wanted.tables and head < 0:
+                        rows.spectra.extend(_spectra(module, decomposition, energies))
                     if "curve" in wanted.tables:
                         rows.curve.extend(where | row for row in _curve(decomposition, energies, sides))
                 swapped = None  # the control is for whole modules
@@ -141,6 +145,12 @@ def _aligned(
     for i, row in enumerate(found):
         control = {"ssa_swap": others[i].ssa, "ssa_swap_null": others[i].ssa_null} if others else {}
         yield asdict(row) | {"null": wanted.null} | control
+
+
+def _spectra(module: Module, decomposition: Decomposition, energies: Energies) -> Iterator[Row]:
+    where = {"layer": module.layer, "module": module.name, "expert": module.expert}
+    for row in spectra_of(decomposition, energies):
+        yield where | asdict(row)
 
 
 def _curve(decomposition: Decomposition, energies: Energies, sides: Sequence[Side]) -> Iterator[Row]:

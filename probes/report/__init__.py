@@ -16,12 +16,13 @@ from probes.report import tables
 from probes.report.activation_panels import activation_panels
 from probes.report.cause_panels import cause_panels, link_panels
 from probes.report.evidence import Evidence, gather
+from probes.report.experiment_panels import experiment_panels
 from probes.report.panels import NO_GLU, Panel
-from probes.report.prompts import SHOWN, ShownPrompt, shown_prompts
+from probes.report.prompts import SHOWN, ShownPrompt, prompt_panels, shown_prompts
 from probes.report.proof_panels import proof_panels
 from probes.report.trajectory_panels import trajectory_panels
 from probes.report.verdict import Headline, Statement, headline, verdict
-from probes.report.weight_panels import head_panels, weights_panels
+from probes.report.weight_panels import cosine_panels, head_panels, spectra_panels, weights_panels
 from probes.report.words import linked, number, signed
 from probes.store import Run
 from tv.atomic import replacing
@@ -61,7 +62,7 @@ def report(run: Run, *, to: Path | None = None) -> Path:
 
 
 def _chapter(run: Run, index: int, tuned: str) -> Chapter:
-    key, evidence = f"m{index}", gather(run, tuned)
+    key, evidence, prompts = f"m{index}", gather(run, tuned), shown_prompts(run, tuned)
     return Chapter(
         key,
         evidence,
@@ -69,14 +70,21 @@ def _chapter(run: Run, index: int, tuned: str) -> Chapter:
         verdict(evidence),
         tables.pair_rows(run.manifest, tuned),
         {
-            "weights": weights_panels(key, evidence) + head_panels(key, evidence, run),
+            "weights": [
+                *weights_panels(key, evidence),
+                *head_panels(key, evidence, run),
+                *spectra_panels(key, evidence, run),
+                *cosine_panels(key, evidence, run),
+            ],
             "activations": activation_panels(key, evidence) + trajectory_panels(key, evidence, run),
             "causes": cause_panels(key, evidence) + proof_panels(key, evidence, run),
             "link": link_panels(key, evidence),
+            "prompts": prompt_panels(key, evidence, run, prompts),
+            "experiments": experiment_panels(key, evidence, run),
         },
         tables.behaviour_rows(evidence.behaviour),
         tables.correlation_rows(evidence.correlations),
-        shown_prompts(run, tuned),
+        prompts,
     )
 
 

@@ -133,6 +133,25 @@ def ranked_effects(effects: pd.DataFrame) -> Plot:
     }
 
 
+def scatter(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str) -> Plot:
+    """Two measures of the link against each other, a colour a module (or component)."""
+    traces = []
+    for i, (group, own) in enumerate(rows.groupby(rows.module.where(rows.module != "", rows.component), sort=False)):
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": plains(own[x]),
+                "y": plains(own[y]),
+                "name": str(group),
+                "text": [f"layer {layer}" for layer in own.layer],
+                "marker": {"size": 9, "color": COLOURS[i % len(COLOURS)], "symbol": i % 7},
+                "hovertemplate": "%{text}: %{x:.4g}, %{y:.4g}",
+            }
+        )
+    return {"data": traces, "layout": layout(x=x_title, y=y_title, height=420, legend=True)}
+
+
 def empty_scatter() -> Plot:
     """The link scatter: the page fills it with the measures that the reader picks."""
     free = {"fixedrange": False}

@@ -96,7 +96,10 @@ def gather(run: Run, tuned: str) -> Evidence:
         effects.assign(n=effects.domain.map(counts).astype(float)),
         rows_of(run, "link", "", own),
         rows_of(
-            run, "correlations", "kind weight_measure activation_measure rho lo hi n", [*own, ("over", "==", "all")]
+            run,
+            "correlations",
+            "kind weight_measure activation_measure rho lo hi n null_lo null_hi p",
+            [*own, ("over", "==", "all")],
         ),
         rows_of(run, "noise_floor", "precision layer flip_rate", []),
         rows_of(run, "checks", "check holds", own),

@@ -72,7 +72,7 @@ function correlations(key, kind, x, y, output, any) {
       const chosen = ours && row.dataset.x === x && row.dataset.y === y;
       row.hidden = !all && row.dataset.y !== y;
       row.classList.toggle("chosen", chosen);
-      if (chosen) output.textContent = `ρ = ${row.cells[2].textContent} ${row.cells[3].textContent}, ${row.cells[4].textContent}`;
+      if (chosen) output.textContent = `ρ = ${row.cells[2].textContent} ${row.cells[3].textContent}, by chance ${row.cells[4].textContent}, p = ${row.cells[5].textContent}, ${row.cells[6].textContent}`;
     }
   }
 }
@@ -91,9 +91,26 @@ for (const form of document.querySelectorAll("form[data-link]")) {
 // Prompts: which colour, which answers.
 for (const form of document.querySelectorAll("form[data-prompts]")) {
   const table = document.getElementById(form.dataset.prompts + "-prompt-table");
-  form.addEventListener("change", () => {
-    table.classList.toggle("by-flips", form.colour.value === "flips");
-    for (const row of table.tBodies[0].rows) row.hidden = form.outcome.value !== "" && row.dataset.outcome !== form.outcome.value;
+  form.addEventListener("input", () => {
+    for (const name of ["flips", "dla"]) table.classList.toggle("by-" + name, form.colour.value === name);
+    const wanted = form.text.value.toLowerCase(), rows = [...table.tBodies[0].rows];
+    for (const row of rows) {
+      const answer = form.outcome.value === "" || row.dataset.outcome === form.outcome.value;
+      row.hidden = !answer || !row.textContent.toLowerCase().includes(wanted);
+    }
+    form.querySelector("output").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} shown`;
+  });
+}
+// A prompt's button shows its map.
+for (const button of document.querySelectorAll("button[data-map]")) {
+  button.addEventListener("click", () => {
+    const maps = document.getElementById(button.dataset.map), select = maps.querySelector("select");
+    if (select) {
+      select.value = button.dataset.index;
+      select.dispatchEvent(new Event("change"));
+      select.focus({ preventScroll: true });
+    }
+    maps.scrollIntoView({ block: "nearest" });
   });
 }
 for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());

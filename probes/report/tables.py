@@ -63,6 +63,8 @@ def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str
                 "activation": MEASURES.get(row.activation_measure, row.activation_measure),
                 "rho": number(row.rho, 2),
                 "interval": interval(row.lo, row.hi),
+                "null": interval(row.null_lo, row.null_hi),
+                "p": number(row.p, 2),
                 "mark": "clear" if row.lo > 0 or row.hi < 0 else "",
                 "n": str(row.n),
             }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from probes.report import figures
+from probes.report import figures, weight_charts
 from probes.report.alignment import at_epsilon, fixed_fraction
 from probes.report.evidence import MODULES, Evidence, rows_of
 from probes.report.panels import Figure, Panel
-from probes.report.words import SIDES
+from probes.report.words import SIDES, layer_name
 from probes.store import Run
+
+#: Matrices whose spectra a report holds; of a model with more, every n-th layer's.
+MATRICES = 240
 
 
 def weights_panels(key: str, evidence: Evidence) -> list[Panel]:
@@ -75,6 +78,50 @@ def head_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
     )
     found = [Figure(f"{key}-head-norm", "Relative norm ‖T‖/‖W‖", moved), Figure(f"{key}-head-lift", "Lift", lifts)]
     return [Panel("Head by head", note, found, modules, "module")]
+
+
+def spectra_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
+    """Both spectra of a chosen matrix, and how T's energy gathers along W's directions."""
+    own = [("tuned", "==", evidence.tuned), ("expert", "==", -1)]
+    spectra = rows_of(run, "spectra", "", own)
+    step = -(-spectra.groupby(["layer", "module"]).ngroups // MATRICES) if len(spectra) else 1
+    choices, values, energy = [], [], []
+    for (layer, name), rows in spectra.groupby(["layer", "module"], sort=False):
+        if int(layer) % step == 0:
+            choices.append(f"{name} of layer {layer}")
+            values.append(weight_charts.singular_values(rows))
+            energy.append(weight_charts.gathered(rows))
+    if not choices:
+        return []
+    note = (
+        "Left: how the singular values of W and of T fall off; T of a low-rank adapter ends early. Right: how much of "
+        "T lies in the leading directions of W. Dotted is where a T with no preferred direction would be, so a matrix "
+        "much taller than wide starts high by its shape alone."
+    )
+    found = [
+        Figure(f"{key}-spectra", "Singular values", values),
+        Figure(f"{key}-gathered", "T along W’s directions", energy),
+    ]
+    return [Panel("Spectra of one matrix", note, found, choices, "matrix")]
+
+
+def cosine_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
+    """Every tuning vector of the run against every other, over the whole model and by layer."""
+    rows = rows_of(run, "cosines", "", [])
+    if rows.empty:
+        return []
+    names = list(dict.fromkeys([*rows.tuned, *rows.reference]))
+    scopes = [("all parameters", rows[rows.scope == "whole"])]
+    for layer, own in rows[rows.scope == "layer"].groupby("layer"):
+        where = layer_name(int(layer), evidence.n_layers)
+        scopes.append((f"layer {where}" if where.isdigit() else f"{where}ding", own))
+    note = (
+        "Cosine between tuning vectors. In so many dimensions two unrelated vectors have a cosine of next to 0, so "
+        "point at a cell for how far beyond chance it is. Orange: they pull the same way; blue: against each other."
+    )
+    plots = [weight_charts.cosine_matrix(own, names) for _, own in scopes]
+    figure = Figure(f"{key}-cosines", "Cosine of T", plots)
+    return [Panel("Against the other tuning vectors", note, [figure], [name for name, _ in scopes], "over")]
 
 
 def _reach(ratios: pd.Series) -> float:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probes
+import tv
 from probes.errors import RunError
 from probes.gates import unpack
 from probes.job import prompts_of
@@ -17,7 +18,7 @@ from tests.pairs import MIXTURES, PROMPTS, build_model, build_pair, build_tokeni
 from tv.prompts import encode
 
 TABLES = {
-    *("weights", "alignment", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
+    *("weights", "alignment", "spectra", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
     *(
         "behaviour",
         "effects",
@@ -289,6 +290,10 @@ def test_two_tuned_models_in_one_run(tmp_path: Path) -> None:
     assert not run["behaviour"].duplicated(["prompt_id", "model", "metric"]).any()
     flips = run.df("gates", columns=["tuned", "flip_rate"]).groupby("tuned").flip_rate.mean()
     assert flips["other"] > flips["moved"]
+    whole = run.df("cosines", where=[("scope", "==", "whole")])
+    assert whole[["tuned", "reference"]].to_numpy().tolist() == [list(models)]
+    vectors = [tv.extract(base, path) for path in models.values()]
+    assert whole.cosine[0] == pytest.approx(vectors[0].cosine(vectors[1]), abs=1e-5)
 
 
 def test_live_models_are_accepted_and_left_as_they_were(tmp_path: Path) -> None:

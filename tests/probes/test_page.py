@@ -81,6 +81,23 @@ def test_choices_switch_the_figures(page: Any) -> None:
     assert "κ" in page.locator("#m0-scatter .xtitle").text_content()
 
 
+def test_a_prompt_leads_to_its_map_and_prompts_can_be_looked_for(page: Any) -> None:
+    table, form = page.locator("#m0-prompt-table"), page.locator("form[data-prompts]")
+    rows = table.locator("tbody tr")
+    last = rows.last
+    before = page.locator("#m0-prompt-relative_change").inner_text()
+    last.locator("button[data-map]").click()
+    chosen = page.locator("#m0-prompt-maps select option:checked").inner_text()
+    assert chosen == last.locator("th code").inner_text()
+    assert page.locator("#m0-prompt-relative_change").inner_text() != before
+    form.locator("input[name=text]").fill(HOSTILE[2])
+    assert table.locator("tbody tr:visible").count() == 1 and form.locator("output").inner_text().startswith("1 of ")
+    form.locator("input[name=text]").fill("")
+    form.locator("select[name=colour]").select_option("dla")
+    colours = table.locator(".text span").evaluate_all("all => all.map((one) => getComputedStyle(one).backgroundColor)")
+    assert len({colour.rsplit(",", 1)[0] for colour in colours}) == 2  # towards the target, and away from it
+
+
 def test_numbers_and_pictures_can_be_saved(page: Any, report: Path, tmp_path: Path) -> None:
     assert (
         page.locator("[data-save=png]").count()

@@ -4,6 +4,7 @@ import html
 import importlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,15 @@ from probes.schemas import ALL_DOMAINS, SCHEMAS
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ("verdict", "pair", "weights", "activations", "causes", "link", "prompts")
+SECTIONS = ("verdict", "pair", "weights", "activations", "causes", "link", "prompts", "experiments")
 #: What a chapter needs to draw each figure, beside `link`.
 NEEDED = {
     "weights": ["norm", "diagonal", "head-norm", "head-lift"],
     "alignment": ["lift-left", "lift-right", "ssa", "ssa_null", "kappa"],
-    "gates": ["flips", "flipmap"],
-    "changes": ["relative", "turned"],
+    "spectra": ["spectra", "gathered"],
+    "cosines": ["cosines"],
+    "gates": ["flips", "flipmap", "prompt-flip_rate"],
+    "changes": ["relative", "turned", "prompt-relative_change", "prompt-dla"],
     "ledger": ["terms", "new", "new10", "newk"],
     "lens": ["lens-rank", "lens-prob", "lens-kl"],
     "effects": [
@@ -147,6 +150,7 @@ def test_tokens_are_escaped_one_by_one(run: probes.Run, tmp_path: Path, monkeypa
         ("alignment", "gates", "behaviour"),
         ("changes", "prompt_effects"),
         ("ledger", "link", "correlations"),
+        ("spectra", "cosines"),
     ],
 )
 def test_a_table_that_is_not_there_leaves_its_section_saying_so(
@@ -155,10 +159,37 @@ def test_a_table_that_is_not_there_leaves_its_section_saying_so(
     page = probes.report(_lacking(run, *tables), to=tmp_path / "r.html").read_text(encoding="utf-8")
     gone = {f"m0-{name}" for table in tables for name in NEEDED.get(table, [])}
     gone |= {"m0-waterfall"} if "behaviour" in tables else set()  # which goes from one model's value to the other's
+    maps = {f"m0-prompt-{name}" for name in ("flip_rate", "relative_change", "dla")}  # chosen by a row of the prompts
+    gone |= maps if "tokens" in tables else set()
     assert set(_data(page)["figures"]) == {f"m0-{name}" for names in NEEDED.values() for name in names} - gone
     sections = {"effects", "tokens", "behaviour", "link"} & set(tables)  # whole sections; others lose a panel
     assert page.lower().count("not measured in this run") >= len(sections)
     assert all(f'<section id="m0-{section}"' in page for section in SECTIONS)
+
+
+def test_experiments_that_lie_in_the_run_are_shown(run: probes.Run, tmp_path: Path) -> None:
+    folder = run.path / "experiments" / "<negated>"
+    folder.mkdir(parents=True)
+    points = {"scale": [0.0, 0.5, 1.0], "value": [0.9, 0.4, 0.1], "lo": [0.8, 0.3, 0.0], "hi": [1.0, 0.5, 0.2]}
+    negated = pd.DataFrame(
+        {"tuned": "moved", "part": "whole", "vector": "T", "task": HOSTILE, "metric": "exact"} | points
+    )
+    pd.concat([negated, negated.assign(vector="random", value=0.9)]).to_parquet(folder / "negation.parquet")
+    added = {"subset": ["moved + other", "other"], "method": "sum", "scales": "1, 1", "task": "cloze", "base": 0.1}
+    pd.DataFrame(added | {"value": 0.7, "lo": 0.6, "hi": 0.8}).to_parquet(folder / "addition.parquet")
+    page = probes.report(run, to=tmp_path / "r.html").read_text(encoding="utf-8")
+    figures_of = {name: plots for name, plots in _data(page)["figures"].items() if "tion-" in name}
+    assert set(figures_of) == {"m0-negation-0", "m0-addition-1", "m1-addition-0"}  # the other was not negated
+    lines = [trace for trace in figures_of["m0-negation-0"][0]["data"] if trace["mode"] == "lines+markers"]
+    assert [(line["name"], line["y"]) for line in lines] == [
+        ("T", [0.9, 0.4, 0.1]),
+        ("random control", [0.9, 0.9, 0.9]),
+    ]
+    assert figures_of["m0-addition-1"][0]["data"][0]["y"] == ["moved + other"] and HOSTILE not in page
+    (folder / "negation.parquet").write_bytes(b"PAR1 not a table PAR1")
+    with pytest.raises(probes.RunError, match=r"negation\.parquet: not the table of an experiment"):
+        probes.report(run, to=tmp_path / "r.html")
+    shutil.rmtree(run.path / "experiments")
 
 
 def test_a_run_with_almost_nothing(run: probes.Run, tmp_path: Path) -> None:

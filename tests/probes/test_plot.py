@@ -1,0 +1,96 @@
+"""Figures from Python: what they show is what the tables hold, and they are written whole in every format."""
+
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+import probes
+from probes.errors import RunError
+from tests.pairs import build_pair, write_suite
+
+MEASURE = ["gates", "contributions", "changes", "ledger", "behaviour"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    folder = tmp_path_factory.mktemp("plot")
+    attribute = {"methods": ["path", "graft", "revert"], "controls": ["random"], "curves": True}
+    suite = write_suite(folder, *build_pair(folder), bootstrap=20, measure=MEASURE, attribute=attribute)
+    return probes.run(suite, out=folder / "run")
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        *("relative_norm", "ssa_excess", "kappa", "flip_rate", "relative_change", "changes.cosine", "direct_norm"),
+        *("dla_change", "revert", "path"),
+    ],
+)
+def test_heat_maps_of_every_table(run: probes.Run, measure: str) -> None:
+    figure = probes.plot.heatmap(run, measure)
+    assert isinstance(figure, go.Figure)
+    cells = figure.data[0]
+    assert "layer" in figure.layout.yaxis.title.text and np.isfinite(np.array(cells.z, dtype=float)).any()
+
+
+def test_a_cell_is_the_table_s_own(run: probes.Run) -> None:
+    cells = probes.plot.heatmap(run, "ssa_excess", side="right", epsilon=None).data[0]
+    where = [("layer", "==", 1), ("module", "==", "o"), ("side", "==", "right"), ("head", "==", -1)]
+    row = run.df("alignment", where=where).query("epsilon.isna()").iloc[0]
+    shown = cells.z[list(cells.y).index("1")][list(cells.x).index("o")]
+    assert shown == pytest.approx(row.ssa - row.ssa_null, rel=1e-4)
+    cells = probes.plot.heatmap(run, "relative_change").data[0]
+    rows = run.df("changes", where=[("layer", "==", 2), ("component", "==", "mlp"), ("head", "==", -1)])
+    mean = rows.groupby("prompt_id").relative_change.mean().mean()
+    assert cells.z[list(cells.y).index("2")][list(cells.x).index("mlp")] == pytest.approx(mean, rel=1e-4)
+
+
+FIGURES = {
+    "heatmap": lambda run, save: probes.plot.heatmap(run, "kappa", save=save),
+    "flips": lambda run, save: probes.plot.flips(run, save=save),
+    "ledger": lambda run, save: probes.plot.ledger(run, save=save),
+    "effects": lambda run, save: probes.plot.effects(run, save=save),
+    "waterfall": lambda run, save: probes.plot.waterfall(run, save=save),
+    "curves": lambda run, save: probes.plot.curves(run, save=save),
+    "spectrum": lambda run, save: probes.plot.spectrum(run, 1, "up", save=save),
+    "scatter": lambda run, save: probes.plot.scatter(run, "relative_norm", "direct_norm", save=save),
+}
+_BEGINS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "html": b"<!doctype html>", "json": b"{"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_for_papers(run: probes.Run, name: str, tmp_path: Path) -> None:
+    figure = FIGURES[name](run, tmp_path / "fig.svg")
+    drawn = (tmp_path / "fig.svg").read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml") and figure.layout.title.text in drawn  # its text is text
+    for trace in figure.data:  # all that the legend names
+        assert not (figure.layout.showlegend and trace.name and trace.showlegend is not False) or trace.name in drawn
+    FIGURES[name](run, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "fig.svg").read_bytes()
+
+
+@pytest.mark.parametrize("ending", _BEGINS)
+def test_the_name_says_the_format(run: probes.Run, ending: str, tmp_path: Path) -> None:
+    probes.plot.flips(run, save=tmp_path / f"fig.{ending}")
+    assert (tmp_path / f"fig.{ending}").read_bytes().startswith(_BEGINS[ending])
+    assert [path.name for path in tmp_path.iterdir()] == [f"fig.{ending}"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda run: probes.plot.heatmap(run, "sparkle"), "no table of .* has a measure 'sparkle'"),
+        (lambda run: probes.plot.heatmap(run, "kappa", tuned="nobody"), "no tuned model 'nobody'; there are moved"),
+        (lambda run: probes.plot.heatmap(run, "revert", domain="nowhere"), "domain 'nowhere': there are"),
+        (lambda run: probes.plot.effects(run, "shapley"), "no effects by shapley"),
+        (lambda run: probes.plot.spectrum(run, 99, "q"), "no spectrum of q in layer 99"),
+        (lambda run: probes.plot.scatter(run, "rho", "direct_norm"), "'rho': no measure of the link"),
+        (lambda run: probes.plot.flips(run, save="fig.doc"), "fig.doc: its name ends in none of .html"),
+    ],
+)
+def test_what_is_not_there_is_one_line(run: probes.Run, wrong, message: str) -> None:
+    with pytest.raises(RunError, match=message) as caught:
+        wrong(run)
+    assert "\n" not in str(caught.value)
