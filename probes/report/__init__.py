@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from probes.errors import RunError
 from probes.report import tables
@@ -17,17 +11,15 @@ from probes.report.activation_panels import activation_panels
 from probes.report.cause_panels import cause_panels, link_panels
 from probes.report.evidence import Evidence, gather
 from probes.report.experiment_panels import experiment_panels
+from probes.report.page import render
 from probes.report.panels import NO_GLU, Panel
 from probes.report.prompts import SHOWN, ShownPrompt, prompt_panels, shown_prompts
 from probes.report.proof_panels import proof_panels
 from probes.report.trajectory_panels import trajectory_panels
 from probes.report.verdict import Headline, Statement, headline, verdict
 from probes.report.weight_panels import cosine_panels, head_panels, spectra_panels, weights_panels
-from probes.report.words import linked, number, signed
 from probes.store import Run
 from tv.atomic import replacing
-
-_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -89,40 +81,14 @@ def _chapter(run: Run, index: int, tuned: str) -> Chapter:
 
 
 def _page(run: Run, chapters: list[Chapter]) -> str:
-    environment = Environment(
-        loader=PackageLoader("probes.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "signed": signed, "linked": linked}
-    return environment.get_template("template.html").render(
+    panels = [panel for chapter in chapters for own in chapter.panels.values() for panel in own]
+    return render(
+        "report.html",
+        panels,
+        {chapter.key: tables.link_points(chapter.evidence) for chapter in chapters},
         suite=run.manifest["suite"],
         manifest=run.manifest,
         chapters=chapters,
         no_glu=NO_GLU,
         most_prompts=SHOWN,
-        style=_file("style.css"),
-        script=_file("page.js"),
-        plotly=Markup(get_plotlyjs()),
-        data=_embedded(chapters),
     )
-
-
-def _file(name: str) -> Markup:
-    return Markup((_HERE / name).read_text(encoding="utf-8"))
-
-
-def _embedded(chapters: list[Chapter]) -> Markup:
-    """Figures and link points as JSON that is safe inside a script element: no `<` survives as itself."""
-    figures = {
-        figure.id: list(figure.plots)
-        for chapter in chapters
-        for panels in chapter.panels.values()
-        for panel in panels
-        for figure in panel.figures
-    }
-    content: dict[str, Any] = {"figures": figures, "links": {c.key: tables.link_points(c.evidence) for c in chapters}}
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

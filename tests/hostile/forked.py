@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 _SECONDS = 120  # after which a child is taken to hang
 
 
@@ -76,6 +78,9 @@ def _child(work: Callable[[], object], out: int, err: int, kill_after: float | N
     if memory is not None:
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))
+    # Mends torch's thread pool after the fork, before threads that load weights would do so at once and get in each
+    # other's way ("Invalid thread pool!").
+    torch.set_num_threads(torch.get_num_threads())
     code = 0
     try:
         work()
