@@ -18,9 +18,9 @@ from rich.table import Table
 
 from probes.attribute import focus, units_in
 from probes.errors import RunError
+from probes.handle import size_text
 from probes.job import Opened
 from probes.schemas import ALL_DOMAINS
-from probes.store import size_text
 from probes.suite import Backend
 from tv.atomic import replacing
 from tv.cli import entry

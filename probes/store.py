@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from probes import remote
 from probes.errors import RunError
+from probes.handle import Table, size_text
 from probes.parquet import Columns, cast
 from probes.parquet import write as write_parquet
 from probes.query import query
@@ -53,6 +54,16 @@ class Run:
     def __getitem__(self, table: str) -> pd.DataFrame:
         return self.df(table)
 
+    def table(self, name: str) -> Table:
+        """A handle on a table, which reads nothing until it is asked. Raises RunError for an unknown table."""
+        self._require(name)
+        return Table(self, name)
+
+    def size(self, table: str) -> int:
+        """Bytes of a table's files."""
+        self._require(table)
+        return sum(_parts(self.path, table).values())
+
     def df(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pd.DataFrame:
         """A table's columns (default all, in the schema's order), for the rows that pass `where`.
 
@@ -64,8 +75,7 @@ class Run:
 
     def arrow(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
         """The same as an Arrow table."""
-        if table not in self.manifest["tables"]:
-            raise RunError(f"{self.path}: no table {table!r}; there are {', '.join(self.tables)}")
+        self._require(table)
         expression = _expression(table, where)
         names = [name for name in SCHEMAS[table].names if columns is None or name in columns]
         _known(table, columns or ())
@@ -167,20 +177,26 @@ class Run:
             return frozenset()
         return frozenset(f"part-{name}.parquet" for name, prompts in shards.items() if wanted.isdisjoint(prompts))
 
-    def _sizes(self) -> list[tuple[str, str, str]]:
-        return [
-            (name, f"{counts['rows']:,}", size_text(sum(_parts(self.path, name).values())))
-            for name, counts in self.manifest["tables"].items()
-        ]
+    def _require(self, table: str) -> None:
+        if table not in self.manifest["tables"]:
+            raise RunError(f"{self.path}: no table {table!r}; there are {', '.join(self.tables)}")
+
+    def _shown(self) -> list[tuple[str, str, str, str]]:
+        """Name, rows, columns and size of every table."""
+        handles = map(self.table, self.tables)
+        return [(own.name, f"{len(own):,}", str(len(own.columns)), size_text(own.size)) for own in handles]
 
     def __repr__(self) -> str:
-        lines = [f"  {name:<15}{rows:>14} rows{size:>10}" for name, rows, size in self._sizes()]
+        lines = [
+            f"  {name:<15}{rows:>14} rows{columns:>5} columns{size:>10}" for name, rows, columns, size in self._shown()
+        ]
         return "\n".join([f"Run {str(self.path)!r} (suite {suite_name(self.manifest)})", *lines])
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in self._sizes())
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in self._shown())
         title = html.escape(f"{self.path} (suite {suite_name(self.manifest)})")
-        return f"<table><caption>{title}</caption><tr><th>table</th><th>rows</th><th>size</th></tr>{rows}</table>"
+        head = "<tr><th>table</th><th>rows</th><th>columns</th><th>size</th></tr>"
+        return f"<table><caption>{title}</caption>{head}{rows}</table>"
 
 
 def load(path: str | Path) -> Run:
@@ -315,9 +331,3 @@ def _known(table: str, columns: Iterable[str]) -> None:
 
 def _names(table: str) -> str:
     return ", ".join(SCHEMAS[table].names)
-
-
-def size_text(size: int) -> str:
-    """A number of bytes as people say it: 4.2 MB."""
-    power = next(i for i in (0, 1, 2, 3) if size < 1000 ** (i + 1) or i == 3)
-    return f"{size / 1000**power:.{min(power, 1)}f} {('B', 'KB', 'MB', 'GB')[power]}"
