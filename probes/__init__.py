@@ -11,6 +11,7 @@ from probes.errors import ActivationError, RunError, SuiteError
 from probes.job import attribute, run
 from probes.link import link
 from probes.report import report
+from probes.report.compare import compare, comparison
 from probes.store import Run, load
 from tv.errors import InputError, PromptError
 
@@ -22,6 +23,8 @@ __all__ = [
     "RunError",
     "SuiteError",
     "attribute",
+    "compare",
+    "comparison",
     "diagnose",
     "link",
     "load",

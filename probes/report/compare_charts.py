@@ -1,0 +1,167 @@
+"""The figures that hold entries side by side: values by name, lines over depth and over the order, entry by entry."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probes.report.charts import COLOURS
+from probes.report.figures import DIVERGING, Plot, layout, plain, plains
+
+#: As many as there are colours, so that an entry is told by its shape as well.
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_GREY = "#888"
+
+
+def by_name(
+    rows: pd.DataFrame,
+    value: str,
+    column: str,
+    labels: Sequence[str],
+    *,
+    title: str,
+    level: Mapping[str, float] | None = None,
+    beside: str = "chance",
+    axis: Mapping[str, Any] | None = None,
+) -> Plot:
+    """A group of dots a name in `column`, one an entry, with `lo hi` as its interval where `rows` have them.
+
+    `level` is what stands `beside` each name, drawn as a bar across its group.
+    """
+    names = [str(name) for name in dict.fromkeys(rows[column])]
+    traces = []
+    for i, label in enumerate(labels):
+        own = rows[rows.entry == label]
+        if len(own):
+            look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9}
+            trace = {"type": "scatter", "mode": "markers", "name": html.escape(label), "marker": look}
+            shown = {"x": [html.escape(str(name)) for name in own[column]], "y": plains(own[value])}
+            traces.append({**trace, **shown, **_ends(own, value), "hovertemplate": "%{x}: %{y:.4g}"})
+    if level:
+        bar = {"symbol": "line-ew-open", "size": 30, "line": {"width": 2}, "color": _GREY}
+        # A group of its own, as wide as all of it, so that the bar lies across the dots and not beside them.
+        dots = {
+            "type": "scatter",
+            "mode": "markers",
+            "name": html.escape(beside),
+            "marker": bar,
+            "offsetgroup": "level",
+        }
+        known = [name for name in names if name in level]
+        values = {"x": [html.escape(name) for name in known], "y": plains([level[name] for name in known])}
+        traces.append({**dots, **values, "hovertemplate": "%{x}: %{y:.4g}"})
+    across = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
+    figure = layout(y=title, height=340, legend=True, xaxis=across, yaxis=axis, scattermode="group", scattergap=0.3)
+    return {"data": traces, "layout": figure}
+
+
+def by_depth(
+    rows: pd.DataFrame,
+    value: str,
+    layers: Mapping[str, int],
+    *,
+    title: str,
+    level: str = "",
+    beside: str = "chance",
+    axis: Mapping[str, Any] | None = None,
+) -> Plot:
+    """A line an entry, over its layers; over relative depth (first block 0, last 1) where `layers` differ.
+
+    The column `level` is what stands `beside` the values, drawn once as its mean over entries.
+    """
+    relative = len(set(layers.values())) > 1
+    depth = rows.layer.astype(float) / rows.entry.map(layers).sub(1).clip(lower=1) if relative else rows.layer
+    rows = rows.assign(depth=depth)
+    traces = []
+    for i, label in enumerate(layers):
+        own = rows[rows.entry == label].groupby("depth", as_index=False)[value].mean()
+        if len(own):
+            traces.append(_line(plains(own.depth), plains(own[value]), label, i) | {"hovertemplate": "%{x}: %{y:.4g}"})
+    if level:
+        mean = rows.groupby("depth")[level].mean().dropna()
+        dotted = {
+            "type": "scatter",
+            "mode": "lines",
+            "name": html.escape(beside),
+            "line": {"dash": "dot", "color": _GREY},
+        }
+        traces.append({**dotted, "x": plains(mean.index), "y": plains(mean), "hovertemplate": "%{x}: %{y:.4g}"})
+    ticks = {"dtick": 1} if not relative and rows.depth.max() <= 16 else {}
+    x = "relative depth, 0 the first block" if relative else "layer"
+    return {"data": traces, "layout": layout(x=x, y=title, height=320, legend=True, xaxis=ticks, yaxis=axis)}
+
+
+def over_order(
+    rows: pd.DataFrame, column: str, labels: Sequence[str], *, axis: Mapping[str, Any] | None = None
+) -> Plot:
+    """`value` with `lo hi` over the entries in their order, a line a name in `column`."""
+    traces = []
+    for i, (name, own) in enumerate(rows.groupby(column, sort=False)):
+        own = own.set_index("entry").reindex(labels)
+        shown = _line([html.escape(label) for label in labels], plains(own.value), str(name), i)
+        traces.append({**shown, **_ends(own, "value"), "hovertemplate": "%{x}: %{y:.4g}"})
+    order = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(label) for label in labels]}
+    several = rows[column].nunique() > 1
+    return {"data": traces, "layout": layout(height=300, legend=several, xaxis=order, yaxis=axis)}
+
+
+def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
+    """Rank correlations `rho` of the entries `a` and `b`, each with its interval when pointed at."""
+    values, told = np.eye(len(labels)), np.full((len(labels), len(labels)), "", object)
+    values[~np.eye(len(labels), dtype=bool)] = np.nan
+    at = {label: i for i, label in enumerate(labels)}
+    for row in rows.to_dict("records"):
+        for i, j in ((at[row["a"]], at[row["b"]]), (at[row["b"]], at[row["a"]])):
+            values[i, j] = row["rho"]
+            told[i, j] = (
+                f" [{row['lo']:.2f}, {row['hi']:.2f}]<br>by chance [{row['null_lo']:.2f}, {row['null_hi']:.2f}]"
+            )
+    shown = [html.escape(label) for label in labels]
+    cells = {
+        "type": "heatmap",
+        "z": [[plain(value) for value in line] for line in values],
+        "x": shown,
+        "y": shown,
+        "text": [["–" if np.isnan(v) else f"{v:.2f}".replace("-", "−") for v in line] for line in values],
+        "texttemplate": "%{text}",
+        "customdata": told.tolist(),
+        "hovertemplate": "%{y}, %{x}: %{z:.3f}%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+        "colorscale": DIVERGING,
+        "zmin": -1,
+        "zmax": 1,
+        "colorbar": {"thickness": 8, "outlinewidth": 0},
+    }
+    category = {"type": "category", "showgrid": False}
+    height = 100 + 44 * max(len(labels), 3)
+    return {
+        "data": [cells],
+        "layout": layout(height=height, xaxis=category, yaxis={**category, "autorange": "reversed"}),
+    }
+
+
+def _line(x: Sequence[Any], y: Sequence[Any], name: str, i: int) -> Plot:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": list(x),
+        "y": list(y),
+        "name": html.escape(name),
+        "line": {"color": COLOURS[i % len(COLOURS)], "dash": _DASHES[i // len(COLOURS) % len(_DASHES)]},
+        "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 7},
+    }
+
+
+def _ends(rows: pd.DataFrame, value: str) -> dict[str, Any]:
+    """The interval of every point, where there is any."""
+    if "lo" not in rows or rows.lo.isna().all():
+        return {}
+    reach = {"array": plains(rows.hi - rows[value]), "arrayminus": plains(rows[value] - rows.lo)}
+    return {"error_y": {"type": "data", "symmetric": False, "thickness": 1.2, **reach}}
