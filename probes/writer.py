@@ -180,7 +180,7 @@ class RunWriter:
         if (neurons := summed(self.path)) is not None:
             self.tables.pop("neurons", None)
             self.write("neurons", neurons, shard="00000")
-        for cut_short in (self.path / "tables").rglob("*.tmp"):
+        for cut_short in self.path.rglob("*.tmp"):
             cut_short.unlink()
         tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
         own = {"schema_version": SCHEMA_VERSION, "identity": digest(self._journal.identity), "tables": tables}

@@ -1,8 +1,20 @@
 """The errors a person can cause. Each message is one line: what is wrong, where, what to do."""
 
 
+#: Of a message; what stands in a file can be as long as it likes.
+_MOST_CHARACTERS = 2_000
+
+
 class InputError(Exception):
-    """Bad input. The command line prints the message alone and exits with status 2."""
+    """Bad input. The command line prints the message alone and exits with status 2.
+
+    One printable line, whatever the file that it quotes holds: names with newlines, or what a terminal would obey.
+    """
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split())
+        line = line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 1] + "…"
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 class CheckpointError(InputError):

@@ -27,17 +27,30 @@ class Ended(NamedTuple):
     err: str
 
 
-def forked(work: Callable[[], object], *, kill_after: float | None = None, memory: int | None = None) -> Ended:
-    """Call `work` in a child, which SIGKILL ends after `kill_after` s and which may map `memory` bytes more."""
+def forked(work: Callable[[], object], *, memory: int | None = None) -> Ended:
+    """Call `work` in a child, which may map `memory` bytes more than this process."""
     (out, into_out), (err, into_err) = os.pipe(), os.pipe()  # no files: a child may be denied these
     pid = os.fork()
     if not pid:
-        os._exit(_child(work, into_out, into_err, kill_after, memory))
+        os._exit(_child(work, into_out, into_err, memory))
     os.close(into_out)
     os.close(into_err)
     with ThreadPoolExecutor(2) as readers:
         texts = list(readers.map(_read_all, (out, err)))
     return Ended(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), *texts)
+
+
+def kill_me(seconds: float) -> None:
+    """SIGKILL this process after so many seconds, from a process of its own, which no lock in this one can hold up."""
+    parent = os.getpid()
+    if os.fork():
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.closerange(0, 1024)  # whoever reads the parent's pipes waits for every copy of them
+    time.sleep(seconds)
+    if os.getppid() == parent:
+        os.kill(parent, signal.SIGKILL)
+    os._exit(0)
 
 
 def _read_all(descriptor: int) -> str:
@@ -67,14 +80,12 @@ def tree(directory: Path) -> dict[str, str]:
     return found
 
 
-def _child(work: Callable[[], object], out: int, err: int, kill_after: float | None, memory: int | None) -> int:
+def _child(work: Callable[[], object], out: int, err: int, memory: int | None) -> int:
     os.dup2(out, 1)
     os.dup2(err, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-    if kill_after is not None:
-        _kill_me(kill_after)
     if memory is not None:
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))
@@ -92,16 +103,3 @@ def _child(work: Callable[[], object], out: int, err: int, kill_after: float | N
     sys.stdout.flush()
     sys.stderr.flush()
     return code
-
-
-def _kill_me(seconds: float) -> None:
-    """SIGKILL from a process of its own, which no lock in this one can hold up."""
-    parent = os.getpid()
-    if os.fork():
-        return
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    os.closerange(0, 1024)  # whoever reads the parent's pipes waits for every copy of them
-    time.sleep(seconds)
-    if os.getppid() == parent:
-        os.kill(parent, signal.SIGKILL)
-    os._exit(0)

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and gone on with ends as one that was left alone."""
+"""A run that is stopped at any moment, by a kill or by its disk, and gone on with ends as one that was left alone."""
 
 from __future__ import annotations
 
@@ -6,27 +6,45 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
 
 import probes
-from probes import cli, runner
-from tests.hostile.forked import Ended, command, forked, tree
+from probes import cli, job, runner
+from probes.journal import Journal
+from tests.hostile.forked import Ended, command, forked, kill_me, tree
 from tests.pairs import build_pair, write_suite
 
-#: How many kills. `make test-hostile` asks for more, and of a run on the embedded models.
+#: How many kills at least. `make test-hostile` asks for more, and of a run on the embedded models.
 KILLS = int(os.environ.get("HOSTILE_KILLS", "9"))
 FULL = KILLS >= 40
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
+STAGES = ("weights", "capture", "attribute", "link", "report")
+
+
+class Spent(NamedTuple):
+    """What a stage of a whole run takes."""
+
+    seconds: float
+    renames: int  # files that get their names in it
+
+
+class Whole(NamedTuple):
+    """A run that was left alone."""
+
+    path: Path
+    stages: dict[str, Spent]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_shards() -> Any:
+def _small_shards() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "ROWS_PER_SHARD", 1)
         yield
@@ -41,44 +59,75 @@ def suite(tmp_path_factory: pytest.TempPathFactory, _small_shards: None) -> Path
 
 
 @pytest.fixture(scope="module")
-def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run that was left alone, and the seconds it took in a child."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    probes.run(suite, out=tmp_path_factory.mktemp("warm") / "run")  # what is set up once, every child inherits
-    start = time.monotonic()
-    assert forked(_run(suite, out)).status == 0
-    return out, time.monotonic() - start
+def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The second of two runs here: what is set up once, every child inherits. They are equal to the last byte."""
+    first, second = (tmp_path_factory.mktemp("whole") / "run" for _ in range(2))
+    probes.run(suite, out=first)
+    found = Whole(second, _spent(suite, second))
+    assert tree(first) == tree(second)
+    return found
+
+
+def _spent(suite: Path, out: Path) -> dict[str, Spent]:
+    renames, begun, replace = [0], list[tuple[str, float, int]](), os.replace
+
+    def counting(source: Any, target: Any) -> None:
+        renames[0] += 1
+        replace(source, target)
+
+    def told(stage: str, *_: object) -> None:
+        if not begun or stage.split()[0] != begun[-1][0]:
+            begun.append((stage.split()[0], time.monotonic(), renames[0]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", counting)
+        probes.run(suite, out=out, stage=told)
+    ends = [*begun[1:], ("", time.monotonic(), renames[0])]
+    return {name: Spent(at - start, n - m) for (name, start, m), (_, at, n) in zip(begun, ends, strict=True)}
 
 
 def _run(suite: Path, out: Path) -> Callable[[], None]:
     return command(cli.main, "run", suite, "--out", out)
 
 
-def _until_rename(n: int, run: Callable[[], None]) -> Callable[[], None]:
-    """Killed just before the n-th rename of this process."""
+def _at(stage: str, then: Callable[[], None], run: Callable[[], None], told: Path | None = None) -> Callable[[], None]:
+    """The run, with `then` called as a stage begins; which stage it is in is written to `told`."""
 
     def work() -> None:
-        replace, left = os.replace, [n]
+        tell, begun = job._tell, set[str]()
 
-        def counting(source: Any, target: Any) -> None:
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(source, target)
+        def telling(to: Any, name: str, *rest: Any) -> None:
+            if name not in begun:
+                begun.add(name)
+                if told:
+                    told.write_text(name.split()[0])
+                if name.startswith(stage):
+                    then()
+            tell(to, name, *rest)
 
-        os.replace = counting  # type: ignore[assignment]
+        job._tell = telling
         run()
 
     return work
 
 
-def _require_equal(out: Path, other: Path) -> None:
-    """The same tables byte for byte, and no file that the other has not."""
-    ours, theirs = tree(out), tree(other)
-    assert ours.keys() == theirs.keys()
-    assert {p: v for p, v in ours.items() if p.startswith("tables")} == {
-        p: v for p, v in theirs.items() if p.startswith("tables")
-    }
+def _at_rename(n: int) -> None:
+    """Be killed just before the n-th rename from now."""
+    replace, left = os.replace, [n]
+
+    def counting(source: Any, target: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = counting  # type: ignore[assignment]
+
+
+def _require_whole(out: Path, other: Path) -> None:
+    """The same bytes in the same files, and nothing beside them."""
+    assert os.listdir(out.parent) == [out.name]
+    assert tree(out) == tree(other)
 
 
 def _require_no_half(partial: Path) -> None:
@@ -87,30 +136,29 @@ def _require_no_half(partial: Path) -> None:
         pd.read_parquet(file, partitioning=None)
 
 
-def test_killed_again_and_again(suite: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
-    """A run that is killed and gone on with until it ends, over and over: at seeded moments of its time, and as seeded
-    files get their names."""
-    draw, (reference, seconds) = random.Random(8), whole
-    kills = attempts = 0
-    while kills < KILLS:
-        out = tmp_path / str(attempts) / "run"
-        for _ in range(3):  # deaths of one run
-            attempts += 1
-            if attempts % 3:
-                ended = forked(_run(suite, out), kill_after=seconds * draw.random())
-            else:
-                ended = forked(_until_rename(1 + draw.randrange(60), _run(suite, out)))
+def test_killed_in_every_stage_again_and_again(suite: Path, whole: Whole, tmp_path: Path) -> None:
+    """One run dies in each of its stages in turn and is gone on with; every other one at seeded moments of its time,
+    the rest as seeded files get their names."""
+    draw, kills, runs, told = random.Random(8), Counter[str](), 0, tmp_path / "told"
+    while kills.total() < KILLS:
+        out = tmp_path / str(runs) / "run"
+        for stage in STAGES:
+            seconds, renames = whole.stages[stage]
+            moment, number = seconds * draw.random(), draw.randint(1, renames)
+            then = (lambda n=number: _at_rename(n)) if runs % 2 else (lambda s=moment: kill_me(s))
+            ended = forked(_at(stage, then, _run(suite, out), told))
             assert ended.status in (0, -signal.SIGKILL), ended
-            kills += ended.status != 0
             _require_no_half(out.parent)
             if not ended.status:
                 break
+            kills[told.read_text()] += 1
         else:
             again = forked(_run(suite, out))
             assert again.status == 0, again
-        assert os.listdir(out.parent) == ["run"]
-        _require_equal(out, reference)
-        assert attempts < 3 * KILLS
+        _require_whole(out, whole.path)
+        runs += 1
+    print(f"{kills.total()} kills of {runs} runs: {dict(kills)}")
+    assert all(kills[stage] >= max(1, KILLS // 10) for stage in STAGES), kills
 
 
 def _require_one_line(ended: Ended) -> None:
@@ -120,27 +168,74 @@ def _require_one_line(ended: Ended) -> None:
     assert not any(line.startswith("error: ") for line in before)
 
 
-@pytest.mark.parametrize("size", [200, 4_000])
-def test_files_that_may_not_grow(size: int, suite: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
-    """A full disk, as any user can have one: writes beyond `size` bytes of a file fail with EFBIG."""
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 64 MiB of memory."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a file system cannot be mounted here: {getattr(error, 'stderr', None) or error!r}")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def _complete(partial: Path) -> dict[Path, int]:
+    """The files of all that the journal says is finished, and when each was written."""
+    rows = Journal(partial / "journal.jsonl").rows.values()
+    folders = [(partial / "tables" / table, row["shard"]) for row in rows for table in row["tables"]]
+    files = [file for folder, shard in folders for file in folder.rglob(f"part-{shard}.parquet")]
+    return {file.relative_to(partial): file.stat().st_mtime_ns for file in files}
+
+
+def test_a_disk_that_fills_up_in_every_stage(suite: Path, whole: Whole, disk: Path) -> None:
+    """One line each time; what was complete stays as it is, and the run ends once there is room."""
+    out, ballast = disk / "run", disk / "ballast"
+
+    def fill() -> None:
+        free = os.statvfs(disk)
+        with open(ballast, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_bsize)
+
+    fill()
+    _require_one_line(forked(_run(suite, out)))
+    assert os.listdir(disk) == [ballast.name]
+    ballast.unlink()
+    complete: dict[Path, int] = {}
+    for stage in STAGES:
+        ended = forked(_at(stage, fill, _run(suite, out)))
+        _require_one_line(ended)
+        assert "No space left" in ended.err and ballast.exists(), ended.err
+        ballast.unlink()
+        _require_no_half(disk)
+        assert complete.items() <= _complete(disk / "run.partial").items()
+        complete = _complete(disk / "run.partial")
+    assert len(complete) > 10
+    assert forked(_run(suite, out)).status == 0
+    assert all((out / file).stat().st_mtime_ns == written for file, written in complete.items())
+    _require_whole(out, whole.path)
+
+
+def test_files_that_may_not_grow(suite: Path, whole: Whole, tmp_path: Path) -> None:
+    """A limit that cuts a file in its middle, as any user can have one: writes beyond fail with EFBIG."""
     out = tmp_path / "run"
 
     def work() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
         _run(suite, out)()
 
     _require_one_line(forked(work))
     _require_no_half(tmp_path)
     assert forked(_run(suite, out)).status == 0
-    assert os.listdir(tmp_path) == ["run"]
-    _require_equal(out, whole[0])
+    _require_whole(out, whole.path)
 
 
-def test_a_directory_that_turns_read_only(suite: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
+def test_a_directory_that_turns_read_only(suite: Path, whole: Whole, tmp_path: Path) -> None:
     """Half a run is kept, and gone on with once its directory can be written again."""
     out = tmp_path / "run"
-    forked(_run(suite, out), kill_after=whole[1] * 0.6)
+    assert forked(_at("attribute", lambda: kill_me(0), _run(suite, out))).status == -signal.SIGKILL
 
     def work() -> None:
         if os.geteuid() == 0:  # whom modes do not bind
@@ -163,4 +258,4 @@ def test_a_directory_that_turns_read_only(suite: Path, whole: tuple[Path, float]
     _require_one_line(ended)
     assert tree(tmp_path) == before
     assert forked(_run(suite, out)).status == 0
-    _require_equal(out, whole[0])
+    _require_whole(out, whole.path)

@@ -1,0 +1,3 @@
+"""Fuzz targets of whatever reads a stranger's file: a file each, with a `target(data)` and the SEEDS it starts from."""
+
+NAMES = ("suite", "prompts", "index", "header")
