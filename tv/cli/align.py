@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import pandas as pd
 import typer
 
 from tv.cli.options import Base, DeviceOption, Output, Tuned
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, print_notes, print_table
-from tv.matching import On
+from tv.cli.terminal import bar, print_notes, print_table, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def align(
     base: Base,
     tuned: Tuned,
     on: Annotated[
-        On, typer.Option(help="What neurons and heads are compared by: weights, or activations.")
+        Literal["weights", "activations"], typer.Option(help="What neurons and heads are compared by.")
     ] = "weights",
     prompts: Annotated[
         list[Path] | None, typer.Option(help="JSONL with id and text a row, for activations; repeatable.")
@@ -39,18 +41,18 @@ def align(
 
     check_output(output)
     check_output(ssa)
-    with Bar("matching") as progress:
+    with bar("matching") as progress:
         found = match_pair(
             base, tuned, on=on, prompts=prompts or (), batch_size=batch_size, device=device, progress=progress
         )
     _print(found.table)
     write(found.table, output)
     if ssa is not None:
-        with Bar("alignment") as progress:
+        with bar("alignment") as progress:
             before = tv.ssa(base, tuned, device=device, progress=progress)
         after = before
         if not found.is_identity:
-            with Bar("matched") as progress:
+            with bar("matched") as progress:
                 after = tv.ssa(base, found.tuned, device=device, progress=progress)
         frame = after.copy()
         frame.insert(list(frame.columns).index("ssa"), "ssa_before", before["ssa"])
@@ -75,14 +77,14 @@ def _print(table: pd.DataFrame) -> None:
     headings = ["kind", "n", "moved", "flipped", "rescaled", "score", "matched", "gain"]
     print_table(f"what would move to stand where the base's stands, compared by {table['on'].iloc[0]}", headings, rows)
     if verdict:
-        typer.echo(f"not the identity: {'; '.join(verdict)}. Measures of the matched pair: --ssa FILE, or tv.matched")
+        say(f"not the identity: {'; '.join(verdict)}. Measures of the matched pair: --ssa FILE, or tv.matched")
     else:
-        typer.echo("the identity: every neuron and head stands where the base's does; T can be read as it is")
-    print_notes(table)
+        say("the identity: every neuron and head stands where the base's does; T can be read as it is")
+    print_notes(table.attrs.get("notes", ()))
 
 
 _SHARES = ["moved_fraction", "sign_flipped_fraction", "scale_moved_fraction"]
 
 
 def _percent(share: float) -> str:
-    return "–" if pd.isna(share) else f"{100 * share:.3g} %"
+    return "–" if math.isnan(share) else f"{100 * share:.3g} %"

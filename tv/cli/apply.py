@@ -1,18 +1,23 @@
 """`tv apply`."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
 import typer
 
-from tv.card import in_words
-from tv.checkpoint import Source
 from tv.cli.options import Base
-from tv.cli.terminal import Bar, print_table
-from tv.compose import METHODS
+from tv.cli.terminal import bar, print_notes, print_table, wrote
 from tv.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tv.checkpoint import Source
+
+# By name: `tv.METHODS` would load torch before the help is shown.
+_METHODS = "sum, ties, dare, model-stock, tsv-m, iso-c, wudi, deflate, split-inside, split-outside"
 _VECTOR = "A checkpoint, a LoRA adapter, or a file of `tv extract`; λ is 1 if not given. Repeatable."
 
 
@@ -21,7 +26,7 @@ def apply(
     output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write; whole or absent.")],
     add: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help=_VECTOR)] = None,
     subtract: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help="The same with −λ.")] = None,
-    method: Annotated[str, typer.Option(help=f"How several vectors become one: {', '.join(METHODS)}.")] = "sum",
+    method: Annotated[str, typer.Option(help=f"How several vectors become one: {_METHODS}.")] = "sum",
     density: Annotated[float | None, typer.Option(help="ties, dare: the share of entries that stays.")] = None,
     fraction: Annotated[float | None, typer.Option(help="deflate, split: the share of the dimension.")] = None,
     only: Annotated[
@@ -41,12 +46,13 @@ def apply(
     Example: tv apply data/models/base --add data/models/medical:0.7 --add data/models/math:0.3 -o both
     """
     import tv
+    from tv.card import in_words
 
     scales = _scales(add or [], subtract or [])
     given: dict[str, Any] = {
         name: value for name, value in (("density", density), ("fraction", fraction)) if value is not None
     }
-    with Bar("apply") as progress:
+    with bar("apply") as progress:
         applied = tv.apply(
             base,
             scales,
@@ -62,10 +68,9 @@ def apply(
             progress=progress,
             **given,
         )
-    for note in applied.notes:
-        typer.echo(f"note: {note}")
+    print_notes(applied.notes)
     _print_conflicts(applied.conflicts)
-    typer.echo(f"{applied.path}: stored as {dtype}; {in_words(applied.rounding)}")
+    wrote(applied.path, f"stored as {dtype}; {in_words(applied.rounding)}")
 
 
 def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:

@@ -1,14 +1,18 @@
 """`tv cosine`."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
 from tv.cli.options import Base, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, number, print_table
+from tv.cli.terminal import bar, number, print_table, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def cosine(
@@ -28,13 +32,13 @@ def cosine(
 
     check_output(output)
     sources = named(tuned)
-    with Bar("cosine") as progress:
+    with bar("cosine") as progress:
         frame = tv.cosine(base, sources, fraction=fraction, progress=progress)
     whole = frame[frame.scope == "whole"]
     _print_matrix(list(sources), whole)
     for row in whole.to_dict("records"):
         _print_modules(frame[(frame.a == row["a"]) & (frame.b == row["b"])], f"{row['a']} and {row['b']}")
-        typer.echo(_in_words(row))
+        say(_in_words(row))
     write(frame, output)
 
 

@@ -1,14 +1,18 @@
 """`tv evaluate`."""
 
-from typing import Annotated
+from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from tv.cli.options import DeviceOption, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, number, print_table
+from tv.cli.terminal import bar, number, print_table
 from tv.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Tasks = Annotated[
     list[str],
@@ -53,7 +57,7 @@ def evaluate(
     if dtype not in kinds:
         raise InputError(f"--dtype {dtype}: one of {', '.join(kinds)}")
     sources = named(models)
-    with Bar("evaluate") as progress:
+    with bar("evaluate") as progress:
         items = tv.evaluate(
             sources,
             task,

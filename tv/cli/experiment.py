@@ -1,15 +1,20 @@
 """`tv experiment`: the source's experiments, a command each."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from tv.cli.command import command
 from tv.cli.evaluate import BatchSize, Limit, Tasks
 from tv.cli.options import Base, Cache, DeviceOption, named
-from tv.cli.terminal import Bar, number, print_table
+from tv.cli.terminal import bar, number, print_table, wrote
 from tv.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(no_args_is_help=True, help="Negation, addition, SSA and lineage: tables, figures and intervals.")
 
@@ -26,6 +31,7 @@ Chat = Annotated[bool, typer.Option(help="Put every prompt through the chat temp
 
 
 @app.command()
+@command
 def negation(
     base: Base,
     tuned: Sides,
@@ -51,7 +57,7 @@ def negation(
     from tv.experiments.negation import SCALES
 
     settings = _settings(output, limit, chat, batch_size, device, draws, seed)
-    with Bar("negation") as progress:
+    with bar("negation") as progress:
         result = experiment(
             base,
             named(tuned),
@@ -74,6 +80,7 @@ def negation(
 
 
 @app.command()
+@command
 def ssa(
     base: Base,
     tuned: Sides,
@@ -91,7 +98,7 @@ def ssa(
     from tv.experiments import ssa as experiment
     from tv.measure import EPSILONS
 
-    with Bar("ssa") as progress:
+    with bar("ssa") as progress:
         options: dict[str, Any] = {"null": null, "cache": cache, "workers": workers, "device": device}
         result = experiment(
             base, named(tuned), epsilons=tuple(epsilon or EPSILONS), out=output, progress=progress, **options
@@ -109,6 +116,7 @@ def ssa(
 
 
 @app.command()
+@command
 def addition(
     base: Base,
     tuned: Sides,
@@ -139,7 +147,7 @@ def addition(
     from tv.experiments.addition import SCALES
 
     settings = _settings(output, limit, chat, batch_size, device, draws, seed)
-    with Bar("addition") as progress:
+    with bar("addition") as progress:
         result = experiment(
             base,
             named(tuned),
@@ -158,6 +166,7 @@ def addition(
 
 
 @app.command()
+@command
 def lineage(
     lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED...", help="Two lineages or more.")],
     task: Tasks,
@@ -180,7 +189,7 @@ def lineage(
     from tv.experiments.negation import SCALES
 
     settings = _settings(output, limit, chat, batch_size, device, draws, seed)
-    with Bar("lineage") as progress:
+    with bar("lineage") as progress:
         result = experiment(
             _lineages(lineages), task, scales=scale or SCALES, cross=cross, progress=progress, **settings
         )
@@ -246,4 +255,4 @@ def _word(value: object) -> object:
 
 
 def _said(out: Path, name: str) -> None:
-    typer.echo(f"{out}: tables as .parquet and .csv, figures in {name}.html")
+    wrote(out, f"tables as .parquet and .csv, figures in {name}.html")

@@ -1,11 +1,14 @@
 """`tv extract`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tv.cli.options import Base, Tuned
+from tv.cli.terminal import wrote
 from tv.errors import CheckpointError
 
 
@@ -19,4 +22,4 @@ def extract(
         raise CheckpointError(f"{output}: a tuning vector is written as .safetensors; name the file so")
     vector = tv.extract(base, tuned)
     vector.save(output)
-    typer.echo(f"{output}: {len(vector.names)} tensors, norm {vector.norm():.4g}")
+    wrote(output, f"{len(vector.names)} tensors, norm {vector.norm():.4g}")

@@ -1,13 +1,17 @@
 """`tv geometry`."""
 
-from typing import Annotated
+from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, print_notes, print_table
+from tv.cli.terminal import bar, print_notes, print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def geometry(
@@ -28,7 +32,7 @@ def geometry(
     import tv
 
     check_output(output)
-    with Bar("geometry") as progress:
+    with bar("geometry") as progress:
         frame = tv.geometry(
             base,
             tuned,
@@ -54,7 +58,7 @@ def geometry(
                 ["matrix", "rank", "id", "token", "‖T‖/‖W‖", "mean"],
                 moved[columns].to_numpy(object).tolist(),
             )
-    print_notes(frame)
+    print_notes(frame.attrs.get("notes", ()))
     write(frame, output)
 
 

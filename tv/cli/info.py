@@ -1,12 +1,14 @@
 """`tv info`."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
 
 from tv.cli.options import Base, Output
 from tv.cli.output import check_output, write
-from tv.cli.terminal import print_table
+from tv.cli.terminal import print_notes, print_table, say
 
 
 def info(
@@ -24,23 +26,20 @@ def info(
     checkpoint = tv.open_checkpoint(path)
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
     frame = tv.info(checkpoint)
-    typer.echo(
-        f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}"
-    )
-    typer.echo(
+    say(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
+    say(
         f"{architecture.n_layers} layers, d_model {architecture.d_model}, {architecture.n_heads} heads, "
         f"{architecture.n_kv_heads} key-value heads, {'GLU' if architecture.gated else 'no GLU'}"
     )
-    typer.echo(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
+    say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
     kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).size()
     print_table(
         "modules", ["module", "kind", "rows", "cols", "stored", "how many"], [[*at, n] for at, n in kinds.items()]
     )
     if architecture.note and other is None:
-        typer.echo(f"note: {architecture.note}")
+        print_notes([architecture.note])
     if other is not None:
         facts = tv.open_pair(checkpoint, other).facts
-        typer.echo(f"{other}: fits; tokenizer {facts.tokenizer}")
-        for note in facts.notes:
-            typer.echo(f"note: {note}")
+        say(f"{other}: fits; tokenizer {facts.tokenizer}")
+        print_notes(facts.notes)
     write(frame, output)

@@ -1,13 +1,17 @@
 """`tv lora-export` and `tv lora-init`."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tv.adapter_writer import Adapter
 from tv.cli.options import Base
-from tv.cli.terminal import Bar, number, print_table
+from tv.cli.terminal import bar, number, print_notes, print_table, say, wrote
+
+if TYPE_CHECKING:
+    from tv.adapter_writer import Adapter
 
 Vector = Annotated[
     str, typer.Argument(metavar="VECTOR", help="A file of `tv extract`, or a fine-tuned checkpoint or adapter.")
@@ -40,7 +44,7 @@ def lora_export(
     """
     import tv
 
-    with Bar("lora-export") as progress:
+    with bar("lora-export") as progress:
         adapter = tv.lora_export(
             base,
             vector,
@@ -58,7 +62,7 @@ def lora_export(
     ]
     print_table("energy retained", ["layer", "module", "rank", "of its ‖T‖²", "its share"], rows)
     _print_others(adapter)
-    typer.echo(f"{adapter.path}: holds {adapter.retained:.1%} of ‖T‖²")
+    wrote(adapter.path, f"holds {adapter.retained:.1%} of ‖T‖²")
 
 
 def lora_init(
@@ -80,12 +84,12 @@ def lora_init(
     """
     import tv
 
-    with Bar("lora-init") as progress:
+    with bar("lora-init") as progress:
         adapter = tv.lora_init(
             base, vector, out=output, rank=rank, mode=mode, origin=origin, seed=seed, force=force, progress=progress
         )
     _print_others(adapter)
-    typer.echo(f"{adapter.path}: {len(adapter.modules)} matrices, {_in_words(mode, adapter)}")
+    wrote(adapter.path, f"{len(adapter.modules)} matrices, {_in_words(mode, adapter)}")
 
 
 def _in_words(mode: str, adapter: Adapter) -> str:
@@ -97,8 +101,7 @@ def _in_words(mode: str, adapter: Adapter) -> str:
 
 def _print_others(adapter: Adapter) -> None:
     """What LoRA cannot hold, by name."""
-    for note in adapter.notes:
-        typer.echo(f"note: {note}")
+    print_notes(adapter.notes)
     if adapter.others.empty:
         return
     for held, words in ((True, "saved whole beside the factors"), (False, "left out")):
@@ -106,7 +109,7 @@ def _print_others(adapter: Adapter) -> None:
         if len(own):
             named = [f"{row.parameter} {_percent(row.share)}" for row in own.head(_SHOWN).itertuples()]
             more = f" and {len(own) - _SHOWN} smaller ones" if len(own) > _SHOWN else ""
-            typer.echo(f"{words}, {own.share.sum():.1%} of ‖T‖²: {', '.join(named)}{more}")
+            say(f"{words}, {own.share.sum():.1%} of ‖T‖²: {', '.join(named)}{more}")
 
 
 def _percent(share: float) -> str:

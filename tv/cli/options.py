@@ -1,11 +1,10 @@
 """Arguments and options that several commands take, and how they are read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tv.engine import Engine
 from tv.errors import InputError
 
 Base = Annotated[str, typer.Argument(metavar="BASE", help="The pretrained checkpoint: a directory or a hub id.")]
@@ -17,7 +16,7 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write the t
 Heads = Annotated[bool, typer.Option(help="Measure every head's own slice too.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, …")]
 Workers = Annotated[int, typer.Option(help="Processes that share the modules; the tables are the same.")]
-EngineOption = Annotated[Engine, typer.Option(help="local, or ray for more than one machine.")]
+EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray for more than one machine.")]
 Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]
 
 

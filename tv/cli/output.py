@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
-import typer
+from typing import TYPE_CHECKING
 
 from tv.atomic import replacing
+from tv.cli.terminal import wrote
 from tv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WRITERS = {".parquet": "to_parquet", ".csv": "to_csv", ".json": "to_json"}
 
@@ -31,4 +33,4 @@ def write(frame: pd.DataFrame, path: Path | None) -> None:
     options = {"orient": "records"} if path.suffix == ".json" else {"index": False}
     with replacing(path, CheckpointError) as temporary:
         getattr(frame, _WRITERS[path.suffix])(temporary, **options)
-    typer.echo(f"{path}: {len(frame):,} rows")
+    wrote(path, f"{len(frame):,} rows")

@@ -1,16 +1,20 @@
 """`tv path`."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 import typer
 
 from tv.cli.options import Base, Output, Tuned
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, number, print_table
+from tv.cli.terminal import bar, number, print_table, say
 from tv.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ROUNDING = 1e-5  # nats; float32 logits tell nothing smaller
 
@@ -44,7 +48,7 @@ def path(
     if not start < stop:
         raise InputError(f"--from {start:g} --to {stop:g}: a path runs from the smaller to the larger α")
     alphas = [float(alpha) for alpha in np.linspace(start, stop, n)]
-    with Bar("path" if second is None else "plane") as progress:
+    with bar("path" if second is None else "plane") as progress:
         if second is None:
             frame = tv.path(
                 base, tuned, prompts, alphas=alphas, batch_size=batch_size, device=device, progress=progress
@@ -83,7 +87,7 @@ def _print_path(label: str, own: pd.DataFrame) -> None:
         rows.append([f"{alpha:g}", float(row["value"]), interval, *(float(means.loc[alpha, name]) for name in others)])
     title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]})"
     print_table(title, ["α", "loss", "95 % interval", *(name.replace("_", " ") for name in others)], rows)
-    typer.echo(f"{label}: {_barrier_in_words(own)}")
+    say(f"{label}: {_barrier_in_words(own)}")
 
 
 def _barrier_in_words(own: pd.DataFrame) -> str:
@@ -107,4 +111,4 @@ def _print_plane(label: str, own: pd.DataFrame) -> None:
     best = loss.loc[loss["value"].idxmin()]
     ends = {"base": (0, 0), "first": (1, 0), "second": (0, 1), "both": (1, 1)}
     corners = ", ".join(f"{name} {number(float(grid.loc[at[0], at[1]]))}" for name, at in ends.items())
-    typer.echo(f"{label}: {corners}; lowest {number(best['value'])} at α = {best['alpha']:g}, β = {best['beta']:g}")
+    say(f"{label}: {corners}; lowest {number(best['value'])} at α = {best['alpha']:g}, β = {best['beta']:g}")

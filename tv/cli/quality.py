@@ -1,15 +1,19 @@
 """`tv quality`."""
 
-from pathlib import Path
-from typing import Annotated
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from tv.cli.evaluate import BatchSize, print_differences, print_means
 from tv.cli.options import DeviceOption, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, number
+from tv.cli.terminal import bar, number, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def quality(
@@ -40,7 +44,7 @@ def quality(
     check_output(output)
     judge = Judge(judge_url, judge_model, judge_key) if judge_url is not None else None
     sources = named(models)
-    with Bar("quality") as progress:
+    with bar("quality") as progress:
         items = tv.quality(
             sources,
             prompts,
@@ -73,4 +77,4 @@ def _print_whole(items: pd.DataFrame) -> None:
         losses = own[own.metric == "nll"].value
         if len(losses):
             words += f"; perplexity {number(math.exp(losses.mean()))} (e to the mean loss of the texts)"
-        typer.echo(f"{name}: {words}")
+        say(f"{name}: {words}")

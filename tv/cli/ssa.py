@@ -1,14 +1,18 @@
 """`tv ssa`."""
 
-from pathlib import Path
-from typing import Annotated
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Bar, print_notes, print_table
+from tv.cli.terminal import bar, print_notes, print_table, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def ssa(
@@ -44,7 +48,7 @@ def ssa(
 
     for path in (output, curve):
         check_output(path)
-    with Bar("alignment") as progress:
+    with bar("alignment") as progress:
         frame = tv.ssa(
             base,
             tuned,
@@ -63,10 +67,10 @@ def ssa(
             progress=progress,
         )
     _print_alignment(frame)
-    print_notes(frame)
+    print_notes(frame.attrs.get("notes", ()))
     write(frame, output)
     if curve is not None:
-        with Bar("curve") as progress:
+        with bar("curve") as progress:
             found = tv.curve(
                 base,
                 tuned,
@@ -106,4 +110,4 @@ def _print_alignment(frame: pd.DataFrame) -> None:
     if "ssa_swap" in whole:
         sided = fixed[fixed.side != "two_sided"]
         own, swapped = (float((sided[name] ** 2 / sided.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))
-        typer.echo(f"control: mean lift {own:.3g} on a module's own basis, {swapped:.3g} on another layer's")
+        say(f"control: mean lift {own:.3g} on a module's own basis, {swapped:.3g} on another layer's")

@@ -1,52 +1,161 @@
-"""What a person sees while a command works, and after."""
+"""What a command says: to a person, or with --json to a program, one JSON object a line.
+
+Results go to stdout; progress, remarks and errors to stderr, in either form. With --quiet nothing is left of all that
+but results and errors.
+"""
 
 from __future__ import annotations
 
-import pandas as pd
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TextIO
+
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 
-def print_table(title: str, headings: list[str], rows: list[list[object]]) -> None:
+@dataclass
+class _Speech:
+    """How the command speaks, and with --json what its result has gathered so far."""
+
+    quiet: bool = False
+    json: bool = False
+    result: dict[str, list[Any]] = field(default_factory=lambda: {"written": [], "tables": [], "said": [], "notes": []})
+
+
+_speech = _Speech()
+_LONG = 40  # characters; a longer cell is broken into lines
+
+
+def begin(*, quiet: bool, json: bool) -> None:
+    """From here on, speak so."""
+    global _speech
+    _speech = _Speech(quiet, json)
+
+
+def end(command: str) -> None:
+    """With --json, the result: one object on stdout."""
+    if _speech.json:
+        _line(sys.stdout, command=command, status=0, **_speech.result)
+
+
+def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], digits: int = 3) -> None:
     """A table on stdout; numbers as `number` gives them."""
-    table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    if _speech.json:
+        _speech.result["tables"].append({"title": title, "columns": headings, "data": rows})
+        return
+    cells = [[number(cell, digits) if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    table = Table(title=Text(title) if title else None, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
-        table.add_column(Text(heading), overflow="fold", no_wrap=i > 0)
-    for row in rows:
-        # As text, not markup: a token or a path may hold square brackets.
-        table.add_row(*(Text(number(cell) if isinstance(cell, float) else str(cell)) for cell in row))
+        is_short = all(len(row[i]) < _LONG for row in cells)
+        table.add_column(Text(heading), overflow="fold", no_wrap=i > 0 and is_short)
+    for own in cells:
+        table.add_row(*(Text(cell) for cell in own))  # not markup: a token or a path may hold square brackets
     Console().print(table)
 
 
-def print_notes(frame: pd.DataFrame) -> None:
-    """What a reader should know of the checkpoints under a table, a line each."""
-    for note in frame.attrs.get("notes", []):
-        typer.echo(f"note: {note}")
+def say(text: str) -> None:
+    """A sentence of the result, on stdout."""
+    if _speech.json:
+        _speech.result["said"].append(text)
+    else:
+        typer.echo(text)
 
 
-def number(value: float) -> str:
-    """Three significant digits, two of what is below 0.1; a dash for NaN."""
-    return "–" if pd.isna(value) else f"{value:.3g}" if abs(value) >= 0.1 else f"{value:.2g}"
+def wrote(path: object, what: str) -> None:
+    """What was written, and where."""
+    say(f"{path}: {what}")
+    _speech.result["written"].append(str(path))
 
 
-class Bar:
-    """A progress bar on stderr, called as progress(done, total, label)."""
+def print_notes(notes: Iterable[str]) -> None:
+    """What a reader should know of a result, a line each."""
+    for note in notes:
+        if _speech.json:
+            _speech.result["notes"].append(note)
+        elif not _speech.quiet:
+            typer.echo(f"note: {note}")
 
-    def __init__(self, title: str) -> None:
-        columns = TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task(title, total=None)
 
-    def __enter__(self) -> Bar:
-        self.progress.start()
+def remark(text: str) -> None:
+    """What is good to know while a command works, on stderr."""
+    if _speech.quiet:
+        return
+    if _speech.json:
+        _line(sys.stderr, remark=text)
+    else:
+        typer.echo(text, err=True)
+
+
+def fail(message: str, status: int) -> None:
+    """Why a command ends here, on stderr."""
+    if _speech.json:
+        _line(sys.stderr, error=message, status=status)
+    else:
+        print("error:", message, file=sys.stderr)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits, one less of what is below 0.1; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.{digits if abs(value) >= 0.1 else digits - 1}g}"
+
+
+class Stages:
+    """One progress bar a stage, on stderr; with --json a line a step."""
+
+    def __init__(self, *, transient: bool = False) -> None:
+        columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=transient)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Stages:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def __call__(self, done: int, total: int, label: str) -> None:
-        self.progress.update(self.task, completed=done, total=total)
+    def update(self, stage: str, done: int = 0, total: int | None = None, label: str = "") -> None:
+        """`done` of `total` parts of `stage` are done; `label` names the last."""
+        first = stage not in self.tasks
+        if first:
+            self.tasks[stage] = self.progress.add_task(stage, total=total)
+        if _speech.quiet:
+            return
+        if _speech.json:
+            _line(sys.stderr, stage=stage, done=done, total=total, label=label)
+            return
+        self.progress.start()
+        self.progress.update(self.tasks[stage], completed=done, total=total)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """The bar of the only stage, gone when it is done; called as progress(done, total, label)."""
+    with Stages(transient=True) as stages:
+        stages.update(title)
+        yield partial(stages.update, title)
+
+
+def _line(stream: TextIO, **content: object) -> None:
+    print(json.dumps(_plain(content), ensure_ascii=False), file=stream, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: no NaN, no infinity, nothing of numpy's own."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)

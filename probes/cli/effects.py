@@ -1,0 +1,41 @@
+"""Effects and what proves them, on the screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tv.cli.terminal import number, print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
+    """The units with the largest effects, by model and method, in the domain where effects are largest."""
+    from probes.attribute import focus, units_in
+
+    shown = effects[
+        (effects.control == "") & ~effects.method.isin(["mean", "synergy"]) & (effects.granularity != "all")
+    ]
+    cells: list[list[object]] = []
+    for _, own in shown.groupby("tuned", sort=False):
+        for _, family in own[own.domain == focus(own)].groupby(["granularity", "method", "direction"], sort=False):
+            rows = family.loc[family.effect.abs().nlargest(top).index]
+            for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
+                interval = f"{row['lo']:+.3f} … {row['hi']:+.3f}"
+                names = (row["tuned"], row["domain"], row["method"], str(unit))
+                cells.append([*names, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"])
+    headings = ["tuned", "domain", "method", "unit", "effect", "95 % interval", "q"]
+    print_table(f"largest effects on {effects.metric.iloc[0]}", headings, cells)
+
+
+def print_checks(checks: pd.DataFrame) -> None:
+    """What proves the effects, and what does not hold."""
+    from probes.schemas import ALL_DOMAINS
+
+    cells: list[list[object]] = []
+    for row in checks[(checks.domain == ALL_DOMAINS) | ~checks.holds].to_dict("records"):
+        of = " ".join(part for part in (row["method"], row["check"]) if part)
+        holds = "holds" if row["holds"] else "does not hold"
+        cells.append([row["tuned"], row["domain"], of, number(row["value"]), holds])
+    print_table("checks", ["tuned", "domain", "check", "value", ""], cells)

@@ -1,0 +1,98 @@
+"""`probes run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from probes.cli.effects import print_checks, print_effects
+from probes.cli.options import Device, Dtype, Offload
+from tv.cli.options import EngineOption
+from tv.cli.terminal import Stages, remark, wrote
+
+if TYPE_CHECKING:
+    from probes.job import Opened
+
+
+def run(
+    suite: Annotated[Path, typer.Argument(help="The suite file (YAML).", metavar="SUITE")],
+    base: Annotated[str | None, typer.Option(help="This base, not the suite's: a directory or a hub id.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="This tuned model, not the suite's.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where the run goes, a directory or a URL (s3://…). [reports/<suite name>]")
+    ] = None,
+    generate: Annotated[
+        int | None, typer.Option(min=1, help="Read both models over a continuation of at most N tokens.", metavar="N")
+    ] = None,
+    continuation: Annotated[
+        Literal["base", "tuned", "given"] | None,
+        typer.Option("--continue", help="Whose continuation: base's, tuned's, or the given one."),
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    offload: Offload = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the prompts; the tables are the same.")] = 1,
+    engine: EngineOption = "local",
+    backend: Annotated[
+        Literal["torch", "transformer_lens", "nnsight"] | None,
+        typer.Option(help="What captures, not the suite's: torch, transformer_lens or nnsight."),
+    ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+) -> None:
+    """The main job: measure weights, capture activations, attribute, link, report.
+
+    A run that was killed goes on where it stood when the same command is given again.
+
+    Example: probes run data/suites/demo.yaml --out reports/demo
+    """
+    import probes
+
+    with Stages() as stages:
+        result = probes.run(
+            suite,
+            base=base,
+            tuned=tuned,
+            out=out,
+            generate={key: value for key, value in (("tokens", generate), ("from", continuation)) if value is not None},
+            force=force,
+            device=device,
+            dtype=dtype,
+            offload=offload,
+            workers=workers,
+            engine=engine,
+            backend=backend,
+            remote=remote,
+            stage=stages.update,
+            found=_tell_pair,
+            sized=_tell_size,
+        )
+    if not stages.tasks:
+        remark("this run was there, finished; --force makes it again")
+    if "effects" in result.tables:
+        print_effects(result["effects"])
+        print_checks(result["checks"])
+    wrote(result.path / "report.html", "the report")
+
+
+def _tell_pair(opened: Opened) -> None:
+    facts, architecture = opened.facts, opened.base.architecture
+    remark(
+        f"{opened.name}: {architecture.name}, {architecture.n_layers} layers, {facts.n_parameters:,} parameters, "
+        f"stored {facts.dtype_base} and {facts.dtype_tuned}, tokenizer {facts.tokenizer}"
+    )
+    notes = [] if architecture.gated else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
+    for note in (*facts.notes, *notes):
+        remark(f"  note: {note}")
+
+
+def _tell_size(tables: Mapping[str, int]) -> None:
+    """What the run will take on disk, and the tables that take most of it."""
+    from probes.handle import size_text
+
+    largest = sorted(tables.items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{name} {size_text(size)}" for name, size in largest)
+    remark(f"about {size_text(sum(tables.values()))} on disk ({parts})")
