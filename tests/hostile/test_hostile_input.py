@@ -23,6 +23,7 @@ from tests.pairs import build_pair, write_suite
 
 MEMORY = 2**30  # a child may map this much more than it has; the tiny models take a few MB
 WEIGHTS, INDEX, UP = "model.safetensors", "model.safetensors.index.json", "model.layers.0.mlp.up_proj.weight"
+FACTORS = "adapter_model.safetensors"
 Spoil = Callable[[Path], None]
 
 
@@ -167,7 +168,47 @@ def _adapter(config: dict[str, Any] | str | None, **tensors: tuple[int, ...]) ->
         place = "base_model.model.model.layers.0.mlp.up_proj.lora_"
         shapes = {"A": (2, 48), "B": (80, 2)} | tensors
         values = {f"{place}{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
-        save_file(values, here / "tuned" / "adapter_model.safetensors")
+        save_file(values, here / "tuned" / FACTORS)
+
+    return spoil
+
+
+def _factors(change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
+    def spoil(here: Path) -> None:
+        tensors = load_file(here / "tuned" / FACTORS)
+        change(tensors)
+        save_file(tensors, here / "tuned" / FACTORS)
+
+    return spoil
+
+
+def _elsewhere(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace("layers.0", "layers.99"): value.clone() for name, value in tensors.items()}
+
+
+def _all(*spoils: Spoil) -> Spoil:
+    def spoil(here: Path) -> None:
+        for each in spoils:
+            each(here)
+
+    return spoil
+
+
+def _gguf(content: bytes) -> Spoil:
+    return _all(_gone("tuned"), lambda here: (here / "tuned").mkdir(), _bytes("tuned/model.gguf", content))
+
+
+def _shards(**shards: list[str]) -> Spoil:
+    """tuned/ in shards that hold these tensors of it."""
+
+    def spoil(here: Path) -> None:
+        tensors = load_file(here / "tuned" / WEIGHTS)
+        (here / "tuned" / WEIGHTS).unlink()
+        held = {"rest": [name for name in tensors if not any(name in names for names in shards.values())], **shards}
+        for shard, names in held.items():
+            save_file({name: tensors[name] for name in names}, here / "tuned" / f"{shard}.safetensors")
+        index = {name: f"{shard}.safetensors" for shard, names in held.items() for name in names}
+        (here / "tuned" / INDEX).write_text(json.dumps({"weight_map": index}))
 
     return spoil
 
@@ -190,6 +231,18 @@ def _parquet(table: str, n: int | None = None, content: bytes | None = None) -> 
     def spoil(here: Path) -> None:
         file = next((here / "run" / "tables" / table).rglob("*.parquet"))
         file.write_bytes(content if content is not None else file.read_bytes()[:n])
+
+    return spoil
+
+
+def _turned(table: str) -> Spoil:
+    """One bit of what a file holds is another: its form is whole, and its page's checksum knows."""
+
+    def spoil(here: Path) -> None:
+        for file in (here / "run" / "tables" / table).rglob("*.parquet"):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 3] ^= 1
+            file.write_bytes(content)
 
     return spoil
 
@@ -239,6 +292,10 @@ CHECKPOINTS: dict[str, Spoil] = {
     "index a list": _index("", content="[]"),
     "index nested deep": _index("", content="[" * 100_000),
     "index without a map": _index("", content="{}"),
+    "a tensor in two shards": _shards(a=[UP, "model.norm.weight"], b=[UP]),
+    "a shard cut": _all(_shards(a=[UP]), lambda here: os.truncate(here / "tuned" / "a.safetensors", 1_000)),
+    "a shard a link to nothing": _all(_shards(a=[UP]), _link("tuned/a.safetensors", "../nothing")),
+    "a shard a pickle": _all(_shards(a=[UP]), _bytes("tuned/a.safetensors", pickle.dumps(_Bomb()))),
     "link to itself": _link(f"tuned/{WEIGHTS}", WEIGHTS),
     "link to a device": _link(f"tuned/{WEIGHTS}", "/dev/zero"),
     "link to nothing": _link(f"tuned/{WEIGHTS}", "../nothing"),
@@ -268,6 +325,17 @@ ADAPTERS: dict[str, Spoil] = {
     "adapter alpha of text": _adapter({"lora_alpha": "much"}),
     "adapter alpha infinite": _adapter({"lora_alpha": float("inf")}),
     "adapter pattern hostile": _adapter({"rank_pattern": {"(": 2}}),
+    "adapter of a matrix that is not there": _all(_adapter({}), _factors(lambda t: t.update(_elsewhere(t)))),
+    "adapter of NaN": _all(_adapter({}), _factors(lambda t: next(iter(t.values())).fill_(float("nan")))),
+    "adapter cut": _all(_adapter({}), lambda here: os.truncate(here / "tuned" / FACTORS, 200)),
+    "adapter without weights": _all(_adapter({}), _gone(f"tuned/{FACTORS}")),
+    "adapter as a pickle": _all(
+        _adapter({}), _gone(f"tuned/{FACTORS}"), _bytes("tuned/adapter_model.bin", pickle.dumps(_Bomb()))
+    ),
+    "gguf of noise": _gguf(b"GGUF" + bytes(range(256)) * 40),
+    "gguf empty": _gguf(b""),
+    "gguf of 2⁶⁰ tensors": _gguf(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0)),
+    "gguf of 2⁶⁰ words": _gguf(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**60)),
 }
 SUITES: dict[str, Spoil] = {
     "suite of aliases": _bytes("suite.yaml", _bomb()),
@@ -296,6 +364,8 @@ SUITES: dict[str, Spoil] = {
     "suite batch huge": _suite(batch_size=10**12),
     "suite epsilon NaN": _suite(epsilons=[float("nan")]),
     "suite metric of a module that is not": _suite(attribute={"metric": "no.such.module:f"}),
+    "suite key with what a terminal obeys": _bytes("suite.yaml", '"\\e[2J\\nerror": 1\nname: x\n'),
+    "suite key of a megabyte": _bytes("suite.yaml", "a" * 1_000_000 + ": 1\n"),
     "suite date as a key": _bytes("suite.yaml", "2020-01-01: x\n? [a, b]\n: c\n"),
     "suite is a directory": _instead("suite.yaml", os.mkdir),
 }
@@ -315,6 +385,8 @@ PROMPTS: dict[str, Spoil] = {
     "prompts half a surrogate": _prompts('{"text": "a \\ud800 b", "target": " c"}\n'),
     "prompts huge number": _prompts('{"text": ' + "9" * 10_000 + "}\n"),
     "prompts id twice": _prompts('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n'),
+    "prompts with what a terminal obeys": _prompts('{"id": "\\u001b[2J\\u009b", "text": 7}\n' * 2),
+    "prompts id twice, hostile": _prompts('{"id": "\\u001b[2J\\n", "text": "x"}\n' * 2),
     "prompts target equal to foil": _prompts('{"text": "x", "target": " y", "foil": " y"}\n'),
     "prompts a pipe": _instead("prompts.jsonl", os.mkfifo),
 }
@@ -339,6 +411,7 @@ RUNS: dict[str, Spoil] = {
     "parquet half": _parquet("weights", 500),
     "parquet of noise": _parquet("effects", content=bytes(range(256)) * 40),
     "parquet magic alone": _parquet("changes", content=b"PAR1\xff\xff\xff\x7fPAR1"),
+    "parquet with a byte turned": _turned("changes"),
     "a table gone": _gone("run/tables/changes"),
 }
 
@@ -381,5 +454,5 @@ def test_refused_in_one_line(case: str, clean: Path, tmp_path: Path) -> None:
     ended = forked(work, memory=MEMORY)
     assert ended.status == 2, ended
     line = ended.err.strip()  # an empty line goes before it where a progress bar was taken away
-    assert line.startswith("error: ") and "\n" not in line and len(line) < 1_000, ended.err
+    assert line.startswith("error: ") and line.isprintable() and len(line) < 1_000, ended.err
     assert tree(tmp_path) == before
