@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -80,7 +81,7 @@ def order_panels(entries: Sequence[Entry], measures: pd.DataFrame) -> list[Panel
     for title, names in (("Weights", WEIGHTS), ("Activations", ACTIVATIONS), ("Behaviour", BEHAVIOUR)):
         found = []
         for name in names:
-            rows = measures[measures.measure == name]
+            rows = measures[measures.measure == name].groupby("domain", sort=False).filter(_is_course)
             rows = rows.assign(prompts=rows.domain.map(prompts_of) if title != "Weights" else "")
             if rows.entry.nunique() >= ORDERED:
                 axis = SHARE if MEASURES[name].share else {}
@@ -96,35 +97,25 @@ def order_panels(entries: Sequence[Entry], measures: pd.DataFrame) -> list[Panel
 
 def measures_table(measures: pd.DataFrame) -> Table:
     """Every value, and its difference from the first entry."""
-    rows = []
-    for row in measures.to_dict("records"):
-        measure = MEASURES[row["measure"]]
-        apart = measure.change(row["difference"])
-        ends = [interval(row["lo"], row["hi"], measure.form)]
-        ends.append(interval(row["difference_lo"], row["difference_hi"], measure.change))
-        counts = ["" if pd.isna(row[name]) else f"{row[name]:.0f}" for name in ("n", "n_shared")]
-        domain = prompts_of(row["domain"]) if row["measure"] not in WEIGHTS else ""
-        rows.append(
-            (
-                measure.words,
-                domain,
-                row["entry"],
-                measure.form(row["value"]),
-                ends[0],
-                counts[0],
-                apart,
-                ends[1],
-                counts[1],
-            )
-        )
     order = {name: i for i, name in enumerate(MEASURES)}
-    place = (
-        measures.reset_index(drop=True)
-        .sort_values(["measure", "domain"], key=lambda c: c.map(order) if c.name == "measure" else c, kind="stable")
-        .index
-    )
+    ranked = measures.assign(rank=measures.measure.map(order)).sort_values(["rank", "domain"], kind="stable")
+    rows = [_values(row) for row in ranked.to_dict("records")]
     columns = ("measure", "prompts", "entry", "value", "interval", "n", "from the first", "interval", "shared n")
-    return Table("numbers-table", "", columns, [rows[i] for i in place])
+    return Table("numbers-table", "", columns, rows)
+
+
+def _is_course(rows: pd.DataFrame) -> bool:
+    """Whether more than one entry has it."""
+    return rows.entry.nunique() > 1
+
+
+def _values(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """A row of the table of all numbers, as text."""
+    measure, n = MEASURES[row["measure"]], [f"{row[name]:.0f}".replace("nan", "") for name in ("n", "n_shared")]
+    own = (measure.form(row["value"]), interval(row["lo"], row["hi"], measure.form), n[0])
+    ends = interval(row["difference_lo"], row["difference_hi"], measure.change)
+    apart = (measure.change(row["difference"]).replace("–", ""), ends, n[1])
+    return (measure.words, prompts_of(row["domain"]) if n[0] else "", row["entry"], *own, *apart)
 
 
 def _cuts(entries: Sequence[Entry], effects: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -135,7 +126,9 @@ def _cuts(entries: Sequence[Entry], effects: pd.DataFrame) -> dict[str, pd.DataF
         if len(entry.evidence.effects)
     }
     found = {}
-    for method, rows in effects.groupby("method", sort=False):
+    measured = effects.groupby("method", sort=False).entry.nunique().sort_values(ascending=False, kind="stable")
+    for method in measured.index:  # what most entries have comes first
+        rows = effects[effects.method == method]
         found[f"{method}, {OWN_DOMAIN}"] = rows[rows.domain == rows.entry.map(own)]
         for domain in sorted(dict.fromkeys(map(str, rows.domain)), key=lambda name: name != ALL_DOMAINS):
             found[f"{method}, {prompts_of(domain)}"] = rows[rows.domain == domain]
@@ -153,25 +146,12 @@ def _largest(effects: pd.DataFrame, labels: Sequence[str]) -> Plot:
 
 def _agreement(entries: Sequence[Entry], correlations: pd.DataFrame) -> Panel:
     labels = labels_of(entries)
-    cuts = {
+    named = {
         f"{method}, {OWN_DOMAIN if domain == OWN_DOMAIN else prompts_of(str(domain))}": rows
         for (method, domain), rows in correlations.groupby(["method", "domain"], sort=False)
     }
-    cells = [
-        (
-            row["a"],
-            row["b"],
-            name,
-            number(row["rho"], 2),
-            interval(row["lo"], row["hi"]),
-            interval(row["null_lo"], row["null_hi"]),
-            number(row["p"], 2),
-            str(row["n"]),
-            str(row["n_shared"]),
-        )
-        for name, rows in cuts.items()
-        for row in rows.to_dict("records")
-    ]
+    cuts = dict(sorted(named.items(), key=lambda cut: -len(cut[1])))  # what most entries have comes first
+    cells = [_correlation(name, row) for name, rows in cuts.items() for row in rows.to_dict("records")]
     columns = (
         "entry",
         "entry",
@@ -190,7 +170,16 @@ def _agreement(entries: Sequence[Entry], correlations: pd.DataFrame) -> Panel:
         "shuffled. Noise between prompts pulls ρ towards 0, so compare it with the agreement of the two halves of one "
         "run's prompts in that run's report." + (" Entries of unlike depth are not correlated." if unlike else "")
     )
-    plots = [compare_charts.matrix(rows, labels) for rows in cuts.values()]
-    figure = Figure("agreement", "Rank correlation of effects", plots)
+    figures = []
+    if len(entries) > 2:
+        plots = [compare_charts.matrix(rows, labels) for rows in cuts.values()]
+        figures.append(Figure("agreement-matrix", "Rank correlation of effects", plots))
     table = Table("agreement-table", "", columns, cells)
-    return Panel("The same causes?", note, [figure], list(cuts), "method and prompts", tables=[table])
+    return Panel("The same causes?", note, figures, list(cuts) if figures else [], "method and prompts", tables=[table])
+
+
+def _correlation(name: str, row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """A row of the table, as text."""
+    ends = (interval(row["lo"], row["hi"]), interval(row["null_lo"], row["null_hi"]))
+    counts = (str(row["n"]), str(row["n_shared"]))
+    return (row["a"], row["b"], name, number(row["rho"], 2), *ends, number(row["p"], 2), *counts)

@@ -42,21 +42,16 @@ def by_name(
             trace = {"type": "scatter", "mode": "markers", "name": html.escape(label), "marker": look}
             shown = {"x": [html.escape(str(name)) for name in own[column]], "y": plains(own[value])}
             traces.append({**trace, **shown, **_ends(own, value), "hovertemplate": "%{x}: %{y:.4g}"})
+    across = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
+    figure = layout(y=title, height=340, legend=True, xaxis=across, yaxis=axis, scattermode="group", scattergap=0.3)
     if level:
         bar = {"symbol": "line-ew-open", "size": 30, "line": {"width": 2}, "color": _GREY}
-        # A group of its own, as wide as all of it, so that the bar lies across the dots and not beside them.
-        dots = {
-            "type": "scatter",
-            "mode": "markers",
-            "name": html.escape(beside),
-            "marker": bar,
-            "offsetgroup": "level",
-        }
+        dots = {"type": "scatter", "mode": "markers", "name": html.escape(beside), "marker": bar, "xaxis": "x2"}
         known = [name for name in names if name in level]
         values = {"x": [html.escape(name) for name in known], "y": plains([level[name] for name in known])}
         traces.append({**dots, **values, "hovertemplate": "%{x}: %{y:.4g}"})
-    across = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
-    figure = layout(y=title, height=340, legend=True, xaxis=across, yaxis=axis, scattermode="group", scattergap=0.3)
+        # An axis of its own: on the dots' it would be one more of the group, and stand beside them.
+        figure["xaxis2"] = {**across, "overlaying": "x", "matches": "x", "visible": False}
     return {"data": traces, "layout": figure}
 
 
@@ -106,8 +101,8 @@ def over_order(
         shown = _line([html.escape(label) for label in labels], plains(own.value), str(name), i)
         traces.append({**shown, **_ends(own, "value"), "hovertemplate": "%{x}: %{y:.4g}"})
     order = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(label) for label in labels]}
-    several = rows[column].nunique() > 1
-    return {"data": traces, "layout": layout(height=300, legend=several, xaxis=order, yaxis=axis)}
+    height = 290 + 14 * len(traces)  # the legend takes its share
+    return {"data": traces, "layout": layout(height=height, legend=len(traces) > 1, xaxis=order, yaxis=axis)}
 
 
 def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
@@ -145,6 +140,13 @@ def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
         "data": [cells],
         "layout": layout(height=height, xaxis=category, yaxis={**category, "autorange": "reversed"}),
     }
+
+
+def nothing() -> Plot:
+    """In the place of a figure of what an entry did not measure."""
+    said = {"text": "not measured", "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
+    hidden = {"visible": False}
+    return {"data": [], "layout": layout(height=140, xaxis=hidden, yaxis=hidden, annotations=[said])}
 
 
 def _line(x: Sequence[Any], y: Sequence[Any], name: str, i: int) -> Plot:

@@ -70,7 +70,7 @@ def entry_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
             "base": base["content"],
             "layers": str(entry.evidence.n_layers),
             "prompts": str(len(entry.prompts)),
-            "positions": _positions(entry),
+            "positions": positions_of(entry),
             "metric": metric_name(entry.metric) or "–",
         }
         rows.append({**tuned, **asked})
@@ -107,15 +107,16 @@ def shared_prompts(entries: Sequence[Entry]) -> set[str]:
     return set.intersection(*(set(entry.prompts.same) for entry in entries))
 
 
+def positions_of(entry: Entry) -> str:
+    """At which tokens an entry was read, as text."""
+    suite = entry.run.manifest["suite"]
+    return f"{suite.get('positions', 'all')}, ledger {suite.get('ledgerpositions_of', 'target')}"
+
+
 def _stored(entry: Entry) -> str:
     models = (entry.fingerprint(name) for name in ("base", entry.evidence.tuned))
     computed = (entry.run.manifest.get("computed") or {}).get("dtype") or "as stored"
     return f"{' and '.join(str(found.get('dtype', 'unknown')) for found in models)}, computed in {computed}"
-
-
-def _positions(entry: Entry) -> str:
-    suite = entry.run.manifest["suite"]
-    return f"{suite.get('positions', 'all')}, ledger {suite.get('ledger_positions', 'target')}"
 
 
 def _architecture(entry: Entry) -> str:
@@ -135,12 +136,12 @@ _SAME: dict[str, tuple[Callable[[Entry], Hashable], str]] = {
         "Layers are laid over each other by relative depth, and components of unequal counts are not correlated.",
     ),
     "Other positions": (
-        _positions,
-        "Flips, contribution changes and the ledger are means over other tokens, and do not compare.",
+        positions_of,
+        "Flips, contribution changes and the ledger are means over other tokens: no difference of them is taken.",
     ),
     "Other metric of the effects": (
         lambda entry: metric_name(entry.metric),
-        "Sizes of effects do not compare; their order may.",
+        "Sizes of effects do not compare, and where less of one is better its signs are turned; their order may.",
     ),
     "Other precision": (
         _stored,

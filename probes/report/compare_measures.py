@@ -12,7 +12,7 @@ import pandas as pd
 from probes.link import CAUSAL_MEASURES
 from probes.report.alignment import fixed_fraction
 from probes.report.causes import shown_domain
-from probes.report.compare_entries import Entry
+from probes.report.compare_entries import Entry, positions_of
 from probes.report.evidence import MODULES, rows_of
 from probes.report.words import METRICS, number, percent, points, signed
 from probes.schemas import ALL_DOMAINS
@@ -66,17 +66,21 @@ def measure_rows(entries: Sequence[Entry]) -> pd.DataFrame:
     """A row per entry × measure × domain: `value lo hi n`, and its `difference` from the first entry.
 
     Intervals are 95 % over prompts. The difference is paired: over the `n_shared` prompts that both were asked.
-    Measures of the weights have the domain "" and no interval. What an entry did not measure has no row.
+    Activations that were read at other positions than the first's have no difference. Measures of the weights have the
+    domain "" and no interval. What an entry did not measure has no row.
     """
     tables = [prompt_values(entry) for entry in entries]
-    rows: list[dict[str, object]] = []
     first = _weights(entries[0])
+    rows: list[dict[str, object]] = []
     for entry, table in zip(entries, tables, strict=True):
+        itself = entry is entries[0]
         for name, value in _weights(entry).items():
-            row = {"entry": entry.label, "measure": name, "domain": "", "value": value}
-            rows.append({**row, "difference": value - first.get(name, np.nan)})
-        apart = [] if entry is entries[0] else differences(tables[0], table, entry)
-        compared = {(row["measure"], row["domain"]): row for row in apart}
+            apart = np.nan if itself else value - first.get(name, np.nan)
+            rows.append({"entry": entry.label, "measure": name, "domain": "", "value": value, "difference": apart})
+        alike = positions_of(entry) == positions_of(entries[0])
+        at = tables[0] if alike else tables[0].drop(columns=list(ACTIVATIONS), errors="ignore")
+        paired = [] if itself else differences(at, table, entry)
+        compared = {(row["measure"], row["domain"]): row for row in paired}
         for measure, domain, *found in _means(table, entry):
             row = dict(zip(_VALUES, (entry.label, measure, domain, *found), strict=True))
             rows.append({**row, **compared.get((measure, domain), {})})
@@ -119,7 +123,7 @@ def effect_correlations(entries: Sequence[Entry]) -> pd.DataFrame:
 
     Over the prompts that both were asked where there are any (`n_shared`), else over each one's own. `null_lo null_hi`
     is where 95 % of rhos of shuffled components fall, `p` how many are as far from 0, `n` the components. Two entries
-    with unlike layers have no row.
+    with unlike layers have no row. A metric of which less is better counts as its negative.
     """
     tables = {entry.label: dict(_effects(entry)) for entry in entries}
     rows = []
@@ -168,8 +172,9 @@ def _effects(entry: Entry) -> Iterator[tuple[str, pd.DataFrame]]:
     ]
     rows = rows_of(entry.run, "prompt_effects", "method prompt_id layer component effect", where)
     rows = rows.assign(same=rows.prompt_id.map(entry.prompts.same))
+    sign = -1 if METRICS.get(entry.metric, ("", "", None))[2] is False else 1
     for method, own in rows.groupby("method", sort=False):
-        yield str(method), own.pivot(index="same", columns=["layer", "component"], values="effect")
+        yield str(method), sign * own.pivot(index="same", columns=["layer", "component"], values="effect")
 
 
 def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -17,6 +17,8 @@ from probes.report.panels import Figure, Panel
 from probes.report.words import percent
 from probes.schemas import ALL_DOMAINS
 
+#: Said of maps that stand beside each other.
+SCALE = "An entry a map, one scale for all of them."
 SHARE = {"tickformat": ".0%", "rangemode": "tozero"}
 _FROM_ZERO = {"rangemode": "tozero"}
 
@@ -37,7 +39,9 @@ def weight_panels(entries: Sequence[Entry]) -> list[Panel]:
     for title, (rows, value) in cuts.items():
         level = "chance" if value == "lift" else ""
         names.append(_by_module(entries, rows, value, title, level, _FROM_ZERO))
-        depths.append(compare_charts.by_depth(rows, value, layers_of(entries), title=title, level=level))
+        depths.append(
+            compare_charts.by_depth(rows, value, layers_of(entries), title=title, level=level, axis=_FROM_ZERO)
+        )
         maps.append(side_by_side(entries, rows, value, "module", MODULES, ratio=value == "lift"))
     note = (
         "Lift is the energy of T in the leading 10 % of W's directions over what a T with no preferred direction would "
@@ -51,10 +55,6 @@ def weight_panels(entries: Sequence[Entry]) -> list[Panel]:
         Panel("How far each module moved, and along what", note, found, list(cuts), "measure"),
         Panel("Layer × module", SCALE, as_figures("weights-map", entries, maps), list(cuts), "measure"),
     ]
-
-
-#: Said of maps that stand beside each other.
-SCALE = "An entry a map, one scale for all of them."
 
 
 def activation_panels(entries: Sequence[Entry]) -> list[Panel]:
@@ -142,7 +142,10 @@ def _lens(entries: Sequence[Entry]) -> Panel | None:
     if lens.empty:
         return None
     cuts = _by_domain(lens)
-    titles = {"prob_tuned": "Probability of the target in the tuned model", "kl": "KL(base ‖ tuned), nats"}
+    titles = {
+        "prob_tuned": ("Probability of the target in the tuned model", "probability"),
+        "kl": ("Distance of the two models", "KL(base ‖ tuned), nats"),
+    }
     found = [
         Figure(
             f"lens-{value}",
@@ -152,7 +155,7 @@ def _lens(entries: Sequence[Entry]) -> Panel | None:
                     rows,
                     value,
                     layers_of(entries),
-                    title=title,
+                    title=unit,
                     level="prob_base" if value == "prob_tuned" else "",
                     beside="base, mean over entries",
                     axis=_FROM_ZERO,
@@ -160,7 +163,7 @@ def _lens(entries: Sequence[Entry]) -> Panel | None:
                 for rows in cuts.values()
             ],
         )
-        for value, title in titles.items()
+        for value, (title, unit) in titles.items()
     ]
     note = (
         "Each layer's residual stream read through its own model's final norm and unembedding, at the place before the "
@@ -209,9 +212,10 @@ def side_by_side(
         reach = float(np.clip(sizes.max(), 1.2, 4.0)) if len(sizes) else 1.2
     else:
         reach = float(known.abs().max()) if len(known) else 0.0
+    by_entry = dict(list(rows.groupby("entry")))
     return [
         figures.heatmap(
-            rows[rows.entry == entry.label],
+            by_entry[entry.label],
             value,
             column,
             order,
@@ -220,6 +224,8 @@ def side_by_side(
             reach=reach or None,
             **look,
         )
+        if entry.label in by_entry
+        else compare_charts.nothing()
         for entry in entries
     ]
 

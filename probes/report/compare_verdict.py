@@ -39,7 +39,7 @@ def comparison_verdict(
         (_furthest(measures, "flip_rate", entries[0].label), "flips"),
         (_furthest(measures, "relative_change", entries[0].label), "change-attn"),
         (_causes(entries), "effects"),
-        (_agreement(correlations), "agreement"),
+        (_agreement(correlations), "agreement-table"),
         (_course(entries, measures), "order"),
     ]
     return [Headline(text, place) for text, place in found if text]
@@ -53,7 +53,11 @@ def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
         f"differences are from {first}, the first."
     )
     if cautions:
-        text += f" Read the {len(cautions)} {'caution' if len(cautions) == 1 else 'cautions'} below first."
+        text += (
+            " Read the caution below first."
+            if len(cautions) == 1
+            else f" Read the {len(cautions)} cautions below first."
+        )
     return text
 
 
@@ -122,18 +126,22 @@ def _apart(row: pd.Series) -> str:
 
 def _causes(entries: Sequence[Entry]) -> str:
     """The largest effect of each entry, by the last method that it has (revert, where it was asked for)."""
-    parts = []
+    parts: dict[str, list[str]] = {}
+    methods: dict[str, None] = {}
     for entry in entries:
         effects = entry.evidence.effects
         if len(effects):
-            domain = shown_domain(effects, entry.evidence.behaviour)
-            own = effects[(effects.domain == domain) & (effects.method == effects.method.iloc[-1])]
+            domain, method = shown_domain(effects, entry.evidence.behaviour), str(effects.method.iloc[-1])
+            own = effects[(effects.domain == domain) & (effects.method == method)]
             top = own.loc[own.effect.abs().idxmax()]
-            parts.append(
-                f"{component_name(top.layer, top.component)} in {entry.label} ({signed(top.effect)} "
-                f"{interval(top.lo, top.hi, signed)} {metric_name(str(top.metric))}, {top.method}, {domain} prompts)"
-            )
-    return f"The largest effect of a single component is that of {listing(parts)}." if parts else ""
+            size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {metric_name(str(top.metric))}"
+            name = component_name(top.layer, top.component)
+            parts.setdefault(name, []).append(f"{entry.label} ({size} on {domain} prompts)")
+            methods.setdefault(method)
+    if not parts:
+        return ""
+    where = "; ".join(f"{name} in {listing(told)}" for name, told in parts.items())
+    return f"The component of the largest single effect by {listing(list(methods))}: {where}."
 
 
 def _agreement(correlations: pd.DataFrame) -> str:
@@ -169,10 +177,9 @@ def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
                 form, where = MEASURES[name].form, f" on {domain} prompts" if domain not in ("", ALL_DOMAINS) else ""
                 ends = f"{form(rows.value.iloc[0])} → {form(rows.value.iloc[-1])}"
                 said.append(f"{MEASURES[name].words}{where} {ends}")
-    if not known:
+    if not said:
         return ""
-    text = (
-        f"In the order given, {steady} of {known} measures rise or fall at every step; in a random order each would "
-        f"with probability 1 in {math.factorial(len(entries)) // 2:,}"
+    return (
+        f"In the order given, {steady} of {known} measures rise or fall at every step (in a random order each would "
+        f"with probability 1 in {math.factorial(len(entries)) // 2:,}), among them {listing(said)}."
     )
-    return f"{text}: {listing(said)}." if said else f"{text}."

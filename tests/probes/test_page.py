@@ -1,9 +1,7 @@
 """The report in a real browser: it draws, its controls work, and nothing that a prompt says is carried out."""
 
 import csv
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pytest
 import probes
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1"]
 
 
@@ -24,20 +21,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile = [{"id": f"h{i}", "text": text, "domain": text, "target": " two"} for i, text in enumerate(HOSTILE)]
     write_prompts(folder / "prompts.jsonl", [*PROMPTS, *hostile])
     return probes.run(suite, out=folder / "run").path / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        if os.environ.get("PROBES_REQUIRE_BROWSER"):
-            pytest.fail("PROBES_REQUIRE_BROWSER is set, and there is no Chromium")
-        pytest.skip("there is no Chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture
