@@ -5,15 +5,20 @@ run["changes"]                                  # a pandas DataFrame
 run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
 """
 
-from probes import plot
-from probes.diagnose import diagnose
-from probes.errors import ActivationError, RunError, SuiteError
-from probes.job import attribute, run
-from probes.link import link
-from probes.report import report
-from probes.report.compare import compare, comparison
-from probes.store import Run, load
-from tv.errors import InputError, PromptError
+from typing import TYPE_CHECKING
+
+from tv.exports import export
+
+if TYPE_CHECKING:
+    from probes import plot
+    from probes.diagnose import diagnose
+    from probes.errors import ActivationError, RunError, SuiteError
+    from probes.job import attribute, run
+    from probes.link import link
+    from probes.report import report
+    from probes.report.compare import compare, comparison
+    from probes.store import Run, load
+    from tv.errors import InputError, PromptError
 
 __all__ = [
     "ActivationError",
@@ -32,3 +37,5 @@ __all__ = [
     "report",
     "run",
 ]
+
+export(__name__)

@@ -60,5 +60,4 @@ def compare(
     """
     import probes
 
-    compared = probes.compare(paths, to=out, labels=label)  # type: ignore[attr-defined]
-    wrote(compared, f"{len(paths)} runs compared")
+    wrote(probes.compare(paths, to=out, labels=label), f"{len(paths)} runs compared")

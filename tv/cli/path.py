@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from tv.cli.options import Base, Output, Tuned
@@ -39,6 +38,8 @@ def path(
 
     Example: tv path data/models/base data/models/medical --prompts data/prompts/medical.jsonl
     """
+    import numpy as np
+
     import tv
 
     check_output(output)
