@@ -77,6 +77,9 @@ def _scatter(axes: Axes, trace: Plot) -> None:
         shape = _shape(symbols[0]) if "markers" in mode and symbols else None
         axes.plot(x, y, style, marker=shape, markersize=4, color=colour, label=_label(trace))
         return
+    for axis, values in ((axes.xaxis, x), (axes.yaxis, y)):
+        if values and isinstance(values[0], str):
+            axis.update_units(values)  # names keep their order, whichever dots are drawn first
     open_ones = np.array([str(name).endswith("-open") for name in symbols], dtype=bool)
     for chosen, face in ((~open_ones, colour), (open_ones, "none")):
         if chosen.any():
@@ -133,7 +136,8 @@ def _frame(axes: Axes, layout: Plot, title: str) -> None:
     for shape in layout.get("shapes", ()):
         axes.axvline(shape["x0"], color="#888888", linewidth=1, linestyle=_DASHES[shape["line"].get("dash", "solid")])
     if layout["showlegend"] and axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=False)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if layout.get("barmode") == "stack" else {}
+        axes.legend(fontsize=7, frameon=False, **beside)
 
 
 def _numbers(values: Any) -> list[Any]:

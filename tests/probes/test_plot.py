@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 import probes
 from probes.errors import RunError
+from probes.paper import draw
+from probes.report.charts import ranked_effects
 from tests.pairs import build_pair, write_suite
 
 MEASURE = ["gates", "contributions", "changes", "ledger", "behaviour"]
@@ -69,6 +72,16 @@ def test_every_figure_for_papers(run: probes.Run, name: str, tmp_path: Path) -> 
         assert not (figure.layout.showlegend and trace.name and trace.showlegend is not False) or trace.name in drawn
     FIGURES[name](run, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "fig.svg").read_bytes()
+
+
+def test_a_rank_stays_a_rank_on_paper(tmp_path: Path) -> None:
+    """Filled and open dots are drawn apart, and their names keep their order."""
+    rows = {"layer": [0, 1, 2, 3], "component": "mlp", "effect": [1.0, 2.0, 3.0, 4.0], "q": [0.9, 0.01, 0.9, 0.01]}
+    plot = ranked_effects(pd.DataFrame(rows).assign(lo=0.5, hi=5.0))
+    draw(plot, "ranks", tmp_path / "fig.svg", "svg")
+    drawn = (tmp_path / "fig.svg").read_text(encoding="utf-8")
+    places = [drawn.index(f">{name}</text>") for name in ("mlp 0", "mlp 1", "mlp 2", "mlp 3")]
+    assert plot["data"][0]["y"] == ["mlp 0", "mlp 1", "mlp 2", "mlp 3"] and places == sorted(places)
 
 
 @pytest.mark.parametrize("ending", _BEGINS)
