@@ -104,7 +104,7 @@ def link_tables(
     - A component's ledger is that of the module which writes to the residual stream: o, or down.
     - `changes` and gate flips (MLP only) exist per component; a module's row repeats its component's. Effects are a
       module's own where they were measured (`path` gives them all), and NaN elsewhere.
-    - `direct_share` is direct² / (direct² + inherited² + interaction²), averaged like the rest.
+    - `direct_share` is direct² / (direct² + inherited² + interaction²), 0 where nothing changed; averaged like the rest.
 
     `correlations` has Spearman's rho between a weight measure and what happened, per tuned model: `over` all units of
     one kind, the modules of one type in every layer (`q`), or those of one layer (`layer 3`). Intervals are over
@@ -178,7 +178,7 @@ def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table)
         squares = ledger[_NORMS].astype(np.float64) ** 2
         total = squares.sum(axis=1)
         rows = ledger.rename(columns={"delta_norm": "ledger_delta_norm", "module": "unit"}).assign(
-            direct_share=squares.direct_norm / total.where(total > 0)
+            direct_share=squares.direct_norm / total.where(total > 0, 1)
         )
         shares = ["direct_share", "new_share", "new_share_null", "new_share_10"]
         found["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])

@@ -260,22 +260,6 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values([key for key in keys if key in frame.columns]).reset_index(drop=True)
 
 
-def test_a_tuned_model_equal_to_its_base_gives_zeros(tmp_path: Path) -> None:
-    base, _ = build_pair(tmp_path, "llama")
-    run = probes.run(write_suite(tmp_path, base, base, bootstrap=50), out=tmp_path / "run")
-    assert (run["weights"].delta_norm == 0).all() and (run["alignment"].ssa == 0).all()
-    assert (run["gates"].n_flips == 0).all() and (run["changes"].delta_norm == 0).all()
-    ledger = run["ledger"]
-    assert (ledger[["delta_norm", "direct_norm", "inherited_norm", "interaction_norm", "closure"]] == 0).all().all()
-    assert (run["effects"].effect == 0).all()
-
-
-def test_two_runs_of_a_suite_give_the_same_tables(tmp_path: Path, llama: probes.Run) -> None:
-    again = _run(tmp_path)
-    for table in llama.tables:
-        pd.testing.assert_frame_equal(llama[table], again[table])
-
-
 def test_two_tuned_models_in_one_run(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, "llama")
     other = build_model()
