@@ -8,6 +8,7 @@ import typer
 
 from probes.cli.effects import print_checks, print_effects
 from probes.cli.options import Device, Dtype, Offload, RunPath
+from tv.cli.options import among
 from tv.cli.terminal import Stages
 
 
@@ -15,11 +16,17 @@ def attribute(
     path: RunPath,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="path, graft, revert, patch, gradient, depth, split or shapley; give it again for several."),
+        typer.Option(
+            help="path, graft, revert, patch, gradient, depth, split or shapley; give it again for several.",
+            autocompletion=among("path", "graft", "revert", "patch", "gradient", "depth", "split", "shapley"),
+        ),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="logit_diff, target_nll, exact_match, kl, first_divergence, or module:function of your own."),
+        typer.Option(
+            help="logit_diff, target_nll, exact_match, kl, first_divergence, or module:function of your own.",
+            autocompletion=among("logit_diff", "target_nll", "exact_match", "kl", "first_divergence"),
+        ),
     ] = None,
     granularity: Annotated[
         list[str] | None, typer.Option(help="component, module, head, kv_head, expert or neuron; several too.")

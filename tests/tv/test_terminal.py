@@ -1,10 +1,19 @@
-"""What a person sees."""
+"""What a person sees, and what a program reads."""
 
+import json
 import math
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from tv.cli.terminal import number, print_table
+from tv.cli.terminal import Stages, bar, begin, end, fail, number, print_notes, print_table, remark, say, wrote
+
+
+@pytest.fixture(autouse=True)
+def _afterwards() -> Iterator[None]:
+    yield
+    begin(quiet=False, json=False)
 
 
 def test_brackets_of_a_token_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,5 +22,63 @@ def test_brackets_of_a_token_are_shown_and_not_obeyed(capsys: pytest.CaptureFixt
     assert "[bold]" in shown and "[/b]" in shown and "[red]title" in shown and "0.123" in shown
 
 
+def test_a_long_cell_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("", ["id", "text"], [["a", "the heart beats " * 20]])
+    assert capsys.readouterr().out.count("heart") == 20
+
+
 def test_numbers_have_three_digits_and_nan_is_a_dash() -> None:
     assert [number(value) for value in (1234.5, 0.000123456, math.nan)] == ["1.23e+03", "0.00012", "–"]
+    assert [number(value, digits=5) for value in (1234.5, 0.000123456)] == ["1234.5", "0.0001235"]
+
+
+def _speak() -> None:
+    remark("opened")
+    with Stages() as stages:
+        stages.update("capture", 1, 2, "batch 1")
+    with bar("link") as progress:
+        progress(1, 1, "")
+    print_table("sizes", ["name", "size"], [["a", np.float32(0.5)], ["b", math.nan], ["c", np.int64(3)]])
+    say("all is well")
+    wrote("out.csv", "3 rows")
+    print_notes(["rounded"])
+    end("tv speak")
+
+
+def test_results_are_on_stdout_and_the_rest_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    begin(quiet=False, json=False)
+    _speak()
+    told = capsys.readouterr()
+    assert all(words in told.out for words in ("sizes", "all is well", "out.csv: 3 rows", "note: rounded"))
+    assert "opened" in told.err and "capture" in told.err and "sizes" not in told.err
+
+
+def test_quiet_is_the_result_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    begin(quiet=True, json=False)
+    _speak()
+    told = capsys.readouterr()
+    assert "sizes" in told.out and "rounded" not in told.out and told.err == ""
+    fail("it broke", 2)
+    assert capsys.readouterr().err == "error: it broke\n"
+
+
+def test_json_is_an_object_a_line_on_the_same_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    begin(quiet=False, json=True)
+    _speak()
+    fail("it broke", 2)
+    told = capsys.readouterr()
+    assert [json.loads(line) for line in told.err.splitlines()] == [
+        {"remark": "opened"},
+        {"stage": "capture", "done": 1, "total": 2, "label": "batch 1"},
+        {"stage": "link", "done": 0, "total": None, "label": ""},
+        {"stage": "link", "done": 1, "total": 1, "label": ""},
+        {"error": "it broke", "status": 2},
+    ]
+    assert json.loads(told.out) == {
+        "command": "tv speak",
+        "status": 0,
+        "written": ["out.csv"],
+        "tables": [{"title": "sizes", "columns": ["name", "size"], "data": [["a", 0.5], ["b", None], ["c", 3]]}],
+        "said": ["all is well", "out.csv: 3 rows"],
+        "notes": ["rounded"],
+    }

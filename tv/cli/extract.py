@@ -15,7 +15,10 @@ from tv.errors import CheckpointError
 def extract(
     base: Base, tuned: Tuned, output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file.")]
 ) -> None:
-    """Write the tuning vector T = tuned − base as safetensors, float32, with its provenance."""
+    """Write the tuning vector T = tuned − base as safetensors, float32, with its provenance.
+
+    Example: tv extract data/models/base data/models/medical -o medical.safetensors
+    """
     import tv
 
     if output.suffix != ".safetensors":

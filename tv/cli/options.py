@@ -1,5 +1,6 @@
 """Arguments and options that several commands take, and how they are read."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,15 @@ DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: c
 Workers = Annotated[int, typer.Option(help="Processes that share the modules; the tables are the same.")]
 EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray for more than one machine.")]
 Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]
+
+
+def among(*names: str) -> Callable[[str], list[str]]:
+    """What the shell completes to, where a value is one of `names` and may be another."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
 
 
 def named(arguments: list[str]) -> dict[str, str]:

@@ -121,12 +121,12 @@ class Stages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:
+            self.progress.stop()
 
     def update(self, stage: str, done: int = 0, total: int | None = None, label: str = "") -> None:
         """`done` of `total` parts of `stage` are done; `label` names the last."""
-        first = stage not in self.tasks
-        if first:
+        if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=total)
         if _speech.quiet:
             return
