@@ -33,6 +33,11 @@ class Entry:
         """The metric of the effects; "" where none were measured."""
         return str(self.evidence.effects.metric.iloc[0]) if len(self.evidence.effects) else ""
 
+    @property
+    def base(self) -> str:
+        """What its base holds, as a short fingerprint."""
+        return str(self.fingerprint("base").get("content", "unknown"))[:12]
+
     def fingerprint(self, model: str) -> dict[str, Any]:
         """That of a checkpoint: the base's or the tuned model's; empty where the run does not say."""
         found = self.run.manifest.get("checkpoints", {}).get(model, {}).get("fingerprint", {})
@@ -127,7 +132,7 @@ def _architecture(entry: Entry) -> str:
 #: What ought to be the same in all entries, and what it means where it is not.
 _SAME: dict[str, tuple[Callable[[Entry], Hashable], str]] = {
     "Not one base": (
-        lambda entry: str(entry.fingerprint("base").get("content", ""))[:12],
+        lambda entry: entry.base,
         "Each T starts from another place: changes are from different starting points, and norms, lifts and effects of "
         "the same size need not mean the same.",
     ),

@@ -46,7 +46,7 @@ def comparison_verdict(
 
 
 def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
-    bases = len({str(entry.fingerprint("base").get("content", entry.label)) for entry in entries})
+    bases = len({entry.base for entry in entries})
     shared, first = len(shared_prompts(entries)), entries[0].label
     text = (
         f"{len(entries)} tuned models of {bases} {'base' if bases == 1 else 'bases'}, {shared} prompts asked of all; "
@@ -78,8 +78,8 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     ]
     form = MEASURES[spoken].form
     return (
-        f"Behaviour: {counts}; in {metric_name(spoken)} {top.entry} is furthest, on {top.domain} prompts: "
-        f"{form(top.value)} against {form(first)}, {_apart(top)}."
+        f"Behaviour: {counts}; furthest apart in {metric_name(spoken)} is {top.entry} on {top.domain} prompts, "
+        f"{form(top.value)} against {form(first)}: {_apart(top)}."
     )
 
 
@@ -97,10 +97,10 @@ def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     if np.isnan(rho).all():
         return text
     a, b = divmod(int(np.nanargmin(rho)), len(rho))
-    least = "" if len(rho) == 2 else "least alike are "
+    which = "" if len(rho) == 2 else f", least in {wide.columns[a]} and {wide.columns[b]}"
     return (
-        f"{text[:-1]}; over {len(wide)} matrices {least}{wide.columns[a]} and {wide.columns[b]}"
-        f"{' have' if not least else ','} rank correlation {number(float(rho[a, b]), 2)} in how far each moved."
+        f"{text} How far each of {len(wide)} matrices moved goes together with rank correlation "
+        f"{number(float(rho[a, b]), 2)}{which}."
     )
 
 
@@ -111,10 +111,10 @@ def _furthest(measures: pd.DataFrame, name: str, first: str) -> str:
     if apart.empty or own.empty:
         return ""
     top, form = apart.loc[apart.difference.abs().idxmax()], MEASURES[name].form
-    words = MEASURES[name].words
+    words, least = MEASURES[name].words, "" if len(apart) == 1 else "furthest from it "
     return (
-        f"{words[0].upper()}{words[1:]}: {form(own.value.iloc[0])} in {first}; furthest from it is {top.entry} with "
-        f"{form(top.value)}, {_apart(top)}."
+        f"{words[0].upper()}{words[1:]}: {form(own.value.iloc[0])} in {first}, {least}{form(top.value)} in {top.entry} "
+        f"({_apart(top)})."
     )
 
 
@@ -150,10 +150,11 @@ def _agreement(correlations: pd.DataFrame) -> str:
         return ""
     parts = []
     for method, own in rows.groupby("method", sort=False):
-        ends = [own.loc[own.rho.idxmin()], own.loc[own.rho.idxmax()]][: 2 if len(own) > 1 else 1]
-        said = [f"{number(end.rho, 2)} {interval(end.lo, end.hi)} ({end.a} and {end.b})" for end in ends]
-        parts.append(f"{' to '.join(said)} by {method}")
-    chance = interval(rows.null_lo.iloc[0], rows.null_hi.iloc[0])
+        ends = [own.loc[own.rho.idxmin()], own.loc[own.rho.idxmax()]] if len(own) > 1 else [own.iloc[0]]
+        told = [f" ({end.a} and {end.b})" if len(own) > 1 else "" for end in ends]
+        said = [f"{number(end.rho, 2)} {interval(end.lo, end.hi)}" for end in ends]
+        parts.append(f"{' to '.join(map(str.__add__, said, told))} by {method}")
+    chance = interval(rows.null_lo.min(), rows.null_hi.max())
     return (
         f"Do they order components alike, each on the prompts where it changed most? Rank correlation "
         f"{listing(parts)}; 95 % of shuffled orders lie in {chance}."
@@ -167,9 +168,10 @@ def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     labels = [entry.label for entry in entries]
     said, steady, known = [], 0, 0
     for (name, domain), rows in measures.groupby(["measure", "domain"], sort=False):
-        steps = np.diff(rows.set_index("entry").value.reindex(labels).to_numpy(float))
-        if np.isnan(steps).any():
+        values = rows.set_index("entry").value.reindex(labels).to_numpy(float)
+        if np.isnan(values).any():
             continue
+        steps = np.diff(values / (np.abs(values).max() or 1.0)).round(6)  # rounding is no step
         known += 1
         if (steps > 0).all() or (steps < 0).all():
             steady += 1

@@ -192,9 +192,7 @@ def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:
         "3 tuned models of 1 base, 6 prompts asked of all; differences are from some, the first."
     )
     moved = measures[measures.measure == "relative_norm"].set_index("entry").value
-    assert (
-        f"{moved['some']:.4f} in some; furthest from it is most with {moved['most']:.3f}" in said["weights-by-module"]
-    )
+    assert f"{moved['some']:.4f} in some, furthest from it {moved['most']:.3f} in most" in said["weights-by-module"]
     assert "relative norm ‖T‖/‖W‖, median over matrices 0.0200 → 0.100" in said["order"]
     assert "in a random order each would with probability 1 in 3" in said["order"]
     lowest = correlations[(correlations.domain == OWN_DOMAIN) & (correlations.method == "graft")].rho.min()
@@ -282,5 +280,8 @@ def test_a_browser_draws_it(page: Any, tmp_path: Path) -> None:
     told.value.save_as(tmp_path / "norm.csv")
     assert '"training: most"' in (tmp_path / "norm.csv").read_text(encoding="utf-8")
     page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for _ in range(40):  # until the figures are drawn anew
+        page.wait_for_timeout(250)
+        if (width := page.evaluate("document.documentElement.scrollWidth")) <= 390:
+            break
+    assert width <= 390
