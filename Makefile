@@ -8,7 +8,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-hostile bench docs lint models clean
+.PHONY: install demo test test-hostile fuzz bench docs lint models clean
 
 install: $(VENV)/installed
 
@@ -25,9 +25,15 @@ demo: install
 test: install lint
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# The kill test at full length: a run on embedded models, killed 48 times.
+# The kill test at full length: runs on embedded models, killed 48 times.
 test-hostile: install
 	HOSTILE_KILLS=48 $(BIN)/python -m pytest tests/hostile/test_kill.py
+
+# Every reader of a stranger's file, each for so many seconds; what breaks one lies in reports/fuzz/ afterwards.
+FUZZ_SECONDS ?= 60
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	for target in suite prompts index header; do $(BIN)/python -m fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
 bench: install $(VENV)-mergekit/installed
 	$(BIN)/python benchmarks/table.py --mergekit $(VENV)-mergekit/bin/python

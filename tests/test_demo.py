@@ -1,4 +1,4 @@
-"""The README's example on the embedded models: the main job on real effects."""
+"""The README's example on the embedded models, without a network: the main job on real effects."""
 
 import pytest
 import yaml
@@ -7,6 +7,7 @@ import probes
 from examples import python_api
 from examples.python_api import DATA
 from probes.attribute import focus
+from tests.hostile.offline import no_network
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     suite = yaml.safe_load((DATA / "suites" / "demo.yaml").read_text().replace("../", f"{DATA}/"))
     suite["attribute"] |= {"curves": False, "controls": []}  # minutes, which other tests spend on smaller models
     (directory / "demo.yaml").write_text(yaml.safe_dump(suite))
-    python_api.main(directory / "run", directory / "demo.yaml")
+    with no_network() as asked:
+        python_api.main(directory / "run", directory / "demo.yaml")
+    assert not asked
     return probes.load(directory / "run")
 
 

@@ -1,41 +1,53 @@
-"""A run of local paths asks nothing of the network, and nothing tells anybody of its use."""
+"""Neither importing nor a run of local paths asks anything of the network, and nothing tells anybody of its use."""
 
 import os
-import socket
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 
-from probes import cli
-from tests.hostile.forked import command, forked
+from tests.hostile.offline import no_network
 from tests.pairs import build_pair, write_suite
 
+#: Told by the interpreter itself of whatever code asks for an address, from its first import on.
+_WATCHED = """
+import os, socket, sys
 
-def _cut() -> None:
-    def refuse(*args: Any, **_: Any) -> NoReturn:
-        os.write(2, f"NETWORK {args}\n".encode())  # also where whoever asked swallows what is raised
-        raise OSError("no network")
+def watch(event, args):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
+        if event != "socket.connect" or args[0].family != socket.AF_UNIX:
+            os.write(2, f"NETWORK {event} {args}\\n".encode())
+            raise OSError("no network")
 
-    socket.socket.connect = socket.socket.connect_ex = refuse  # type: ignore[method-assign]
-    socket.getaddrinfo = socket.gethostbyname = socket.create_connection = refuse  # type: ignore[assignment]
+sys.addaudithook(watch)
+import tv.cli
+from probes.cli import main
+main()
+"""
 
 
-def test_a_run_of_local_paths_needs_no_network(tmp_path: Path) -> None:
+def _watched(*arguments: object) -> subprocess.CompletedProcess[str]:
+    online = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    call = [sys.executable, "-c", _WATCHED, *map(str, arguments)]
+    return subprocess.run(call, env=online, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_neither_imports_nor_a_run_of_local_paths_need_the_network(tmp_path: Path) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path), noise_floor=False, bootstrap=20)
+    ended = _watched("run", suite, "--out", tmp_path / "run")
+    assert ended.returncode == 0 and "NETWORK" not in ended.stderr, ended.stderr
+    assert (tmp_path / "run" / "report.html").exists()
 
-    def work() -> None:
-        _cut()
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            os.environ.pop(name, None)
-        import huggingface_hub.constants
 
-        huggingface_hub.constants.HF_HUB_OFFLINE = False
-        command(cli.main, "run", suite, "--out", tmp_path / "run")()
+def test_the_cut_is_noticed() -> None:
+    """Else the tests that use it prove nothing: a hub id is asked for, and is told to be out of reach."""
+    from tv.errors import CheckpointError
+    from tv.location import locate
 
-    ended = forked(work)
-    assert ended.status == 0, ended
-    assert "NETWORK" not in ended.err
+    with no_network() as asked, pytest.raises(CheckpointError, match="cannot be had from the hub"):
+        locate("nobody/nothing-of-that-name")
+    assert asked
 
 
 @pytest.mark.parametrize("switch", ["HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED", "DO_NOT_TRACK"])
