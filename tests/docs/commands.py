@@ -21,11 +21,11 @@ class Command:
 
 
 def commands(page: Path) -> list[Command]:
-    """Every command in the page's shell blocks, in order; of a pipe or a comment nothing."""
+    """Every command in the page's shell blocks, in order; of a pipe the first, of a comment nothing."""
     return [
         Command(line, tuple(argv), runs)
         for line, text, runs in _lines(page.read_text(encoding="utf-8"))
-        if (argv := _without_environment(shlex.split(text, comments=True)))
+        if (argv := _ours(shlex.split(text, comments=True)))
     ]
 
 
@@ -44,7 +44,9 @@ def _lines(text: str) -> Iterator[tuple[int, str, bool]]:
             runs = not _MARK.fullmatch(line)
 
 
-def _without_environment(argv: list[str]) -> list[str]:
+def _ours(argv: list[str]) -> list[str]:
+    """Without the environment before it, and without what the shell does with what comes out."""
     while argv and re.fullmatch(r"[A-Z_]+=.*", argv[0]):
         argv = argv[1:]
-    return argv
+    end = next((i for i, word in enumerate(argv) if word in ("|", ">", "2>")), len(argv))
+    return argv[:end]

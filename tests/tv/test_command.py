@@ -124,5 +124,6 @@ def test_the_shell_completes(program: str, words: str, expected: list[str], monk
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completion_can_be_shown(shell: str, monkeypatch, capsys) -> None:
-    status, stdout, _ = call(monkeypatch, capsys, probes_main, "--show-completion", shell)
-    assert status == DONE and "_PROBES_COMPLETE" in stdout
+    monkeypatch.setenv("_PROBES_COMPLETE", f"source_{shell}")
+    status, stdout, _ = call(monkeypatch, capsys, probes_main)
+    assert status == DONE and f"_PROBES_COMPLETE=complete_{shell}" in stdout
