@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from probes import ledger
@@ -97,6 +99,21 @@ def test_the_direct_null_is_that_of_random_tuning_vectors() -> None:
         squares.append((m["x"] @ t.T + db).square().sum(1))
     expected = torch.stack(squares).mean(0).sqrt()
     torch.testing.assert_close(ledger_of(m).direct_null.double(), expected, rtol=0.05, atol=0)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(1e-4, 1e4), st.floats(1e-3, 1e3), st.integers(0, 10**6))
+def test_it_is_complete_whatever_moved(rows: int, cols: int, weights: float, inputs: float, seed: int) -> None:
+    """direct + inherited + interaction is the whole change, and its direct part is amplified + new."""
+    m = made(rows, cols)
+    m["t"] = weights * torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    m["moved"] = inputs * m["moved"]
+    m["y_tuned"] = (m["x"] + m["moved"]) @ (m["w"] + m["t"]).T + (m["y"] - m["x"] @ m["w"].T) + m["db"]
+    found = ledger_of(m)
+    assert float(found.closure.max()) < 1e-4
+    parts = torch.hypot(found.amplified_norm, found.new_norm)
+    torch.testing.assert_close(parts, found.direct_norm, rtol=1e-3, atol=1e-4 * float(found.direct_norm.max()))
+    assert bool(((found.new_share >= 0) & (found.new_share <= 1)).all())
 
 
 def test_gain_ledger() -> None:

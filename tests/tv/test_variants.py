@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -70,6 +72,24 @@ def test_scales_and_sums() -> None:
         for name, value in model.named_parameters():
             assert torch.allclose(value, start[name] + 0.7 * a[name] - 0.3 * b[name], atol=1e-6)
             assert not torch.equal(value, start[name])
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(sorted(METHODS)),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.tuples(st.floats(0.1, 2), st.floats(-2, -0.1)),
+    st.integers(0, 99),
+)
+def test_zero_is_the_identity(method: str, dtype: torch.dtype, scales: tuple[float, float], seed: int) -> None:
+    """Bit for bit, by every method, from wherever the model stands."""
+    model = build_model(seed=seed).to(dtype)
+    a, b, before = vector_of(model, seed=seed + 1), vector_of(model, seed=seed + 2), checksum(model)
+    with Mover(model, [a, b], method=method) as mover:
+        assert mover.to({a: 0.0, b: 0.0}) == 0 and checksum(model) == before
+        mover.to(dict(zip((a, b), scales, strict=True)))
+        assert checksum(model) != before
+        assert mover.to({a: 0.0}) == 0 and checksum(model) == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
