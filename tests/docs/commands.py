@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*(ROOT / part / "README.md" for part in (".", "data", "examples")), *(ROOT / "docs").rglob("*.md")])
 _MARK = re.compile(r"<!-- only parsed: .+ -->")
 
 
