@@ -104,7 +104,7 @@ def link_tables(
     - A component's ledger is that of the module which writes to the residual stream: o, or down.
     - `changes` and gate flips (MLP only) exist per component; a module's row repeats its component's. Effects are a
       module's own where they were measured (`path` gives them all), and NaN elsewhere.
-    - `direct_share` is direct² / (direct² + inherited² + interaction²), 0 where nothing changed; averaged like the rest.
+    - `direct_share` is direct² / (direct² + inherited² + interaction²), 0 for no change; averaged like the rest.
 
     `correlations` has Spearman's rho between a weight measure and what happened, per tuned model: `over` all units of
     one kind, the modules of one type in every layer (`q`), or those of one layer (`layer 3`). Intervals are over
