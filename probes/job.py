@@ -119,7 +119,7 @@ def run(
         if sized:
             sized(expected)
         require_space(writer.path, sum(expected.values()))
-        _write_prompts(writer, prompts)
+        _write_prompts(writer, read)
         with ray_cluster(workers) if engine == "ray" else nullcontext():
             _write_weights(writer, settings, pairs, workers, engine, stage)
             _capture(writer, models, pairs, read, workers, engine, stage)
@@ -200,7 +200,7 @@ _LISTS = ("methods", "granularity", "controls")
 
 def prompts_of(run: Run) -> list[Prompt]:
     """The prompts that a run was made with, out of its own table."""
-    rows = run.arrow("prompts").rename_columns({"prompt_id": "id"}).to_pylist()
+    rows = run.arrow("prompts").drop_columns(["answer_pos"]).rename_columns({"prompt_id": "id"}).to_pylist()
     return [Prompt(**row) for row in rows]
 
 
@@ -273,8 +273,9 @@ def _effects(models: Pairs, run: Run, name: str, stage: Stage | None) -> dict[st
     return {table: rows.assign(tuned=name) for table, rows in tables.items()}
 
 
-def _write_prompts(writer: RunWriter, prompts: Sequence[Prompt]) -> None:
-    rows = pd.DataFrame([asdict(prompt) for prompt in prompts]).rename(columns={"id": "prompt_id"})
+def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
+    rows = pd.DataFrame([asdict(item.prompt) | {"answer_pos": item.answer_pos} for item in encoded])
+    rows = rows.rename(columns={"id": "prompt_id"})
     writer.write("prompts", rows, shard="00000")
 
 

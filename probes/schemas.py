@@ -15,7 +15,7 @@ SMALL, INT, REAL, BITS = pa.int16(), pa.int32(), pa.float32(), pa.binary()
 _TYPES = {
     **dict.fromkeys(("text", "target", "foil", "continuation", "chat"), TEXT),
     **dict.fromkeys(("layer", "head", "expert", "cut", "draw"), SMALL),
-    **dict.fromkeys(("pos", "token_id", "rows", "cols", "k", "dim", "rank", "n", "neuron"), INT),
+    **dict.fromkeys(("pos", "answer_pos", "token_id", "rows", "cols", "k", "dim", "rank", "n", "neuron"), INT),
     **dict.fromkeys(("n_flips", "n_active_base", "n_active_tuned"), INT),
     **dict.fromkeys(("target_id", "rank_base", "rank_tuned", "greedy_base", "greedy_tuned"), INT),
     **dict.fromkeys(("tied", "at_ceiling", "gated", "holds"), pa.bool_()),
@@ -59,7 +59,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         "tuned layer module expert rank sigma sigma_delta share_left share_null_left share_right share_null_right"
     ),
     "cosines": _schema("tuned reference scope layer cosine cosine_null_sd cosine_z sign_conflict sign_conflict_null"),
-    "prompts": _schema("prompt_id set domain text target foil continuation chat cluster"),
+    "prompts": _schema("prompt_id set domain text target foil continuation chat cluster answer_pos"),
     "tokens": _schema(
         "tuned prompt_id pos token_id token nll_base nll_tuned kl greedy_base greedy_tuned "
         "greedy_token_base greedy_token_tuned"

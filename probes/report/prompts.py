@@ -42,7 +42,7 @@ class ShownPrompt:
     text: str
     kl: float
     metrics: Mapping[str, tuple[float, float]]  # base, tuned
-    says: tuple[str, str]  # what base and tuned put after the last token
+    says: tuple[str, str]  # what base and tuned put where the answer is due
     outcome: str  # gained, lost, or nothing
     tokens: list[ShownToken]
 
@@ -74,7 +74,8 @@ def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
             "" if pd.isna(row[n]) else str(row[n]) for n in ("domain", "target", "foil", "text")
         )
         records = by_prompt[prompt_id].to_dict("records")
-        says = records[-1]["greedy_token_base"], records[-1]["greedy_token_tuned"]
+        due = next((token for token in records if token["pos"] == row["answer_pos"]), records[-1])
+        says = due["greedy_token_base"], due["greedy_token_tuned"]
         parts = [_token(token, tops) for token in records]
         kl, outcome = float(mean_kl[prompt_id]), _outcome(found)
         shown.append(ShownPrompt(str(prompt_id), domain, target, foil, text, kl, found, says, outcome, parts))
@@ -123,10 +124,10 @@ def _maps(run: Run, own: list[Any]) -> Iterator[tuple[str, str, pd.DataFrame, st
     if len(changes):
         means = changes.groupby(unit, as_index=False).relative_change.mean()
         yield "relative_change", "Relative contribution change, mean over tokens", means, ""
-        due = changes[changes.pos == changes.groupby("prompt_id").pos.transform("max")]
-        due = due.assign(dla=due.dla_tuned - due.dla_base).dropna(subset="dla")
+        due = changes.merge(rows_of(run, "prompts", "prompt_id answer_pos", []), on="prompt_id")
+        due = due[due.pos == due.answer_pos].assign(dla=due.dla_tuned - due.dla_base).dropna(subset="dla")
         if len(due):
-            yield "dla", "DLA change at the last token", due, "signed"
+            yield "dla", "DLA change where the answer is due", due, "signed"
     gates = rows_of(run, "gates", "prompt_id layer flip_rate", own)
     if len(gates):
         means = gates.groupby(["prompt_id", "layer"], as_index=False).flip_rate.mean()

@@ -14,6 +14,7 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
     "target_nll": ("target NLL", "nats", False),
     "logit_diff": ("logit difference", "logits, target − foil", True),
     "kl": ("KL(base ‖ tuned)", "nats", None),
+    "first_divergence": ("first divergence", "position", None),
 }
 #: Measures of the link, in words.
 MEASURES = {

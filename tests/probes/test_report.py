@@ -143,6 +143,19 @@ def test_tokens_are_escaped_one_by_one(run: probes.Run, tmp_path: Path, monkeypa
     assert HOSTILE not in page and "<img" not in _own(page)
 
 
+def test_what_models_say_is_read_where_the_answer_is_due(run: probes.Run) -> None:
+    """The models' choice there is the first token that they are scored on: before the target, not after it."""
+    shown = {prompt.id: prompt for prompt in shown_prompts(run, "moved")}
+    prompts = run["prompts"].set_index("prompt_id")
+    tokens = run.df("tokens", where=[("tuned", "==", "moved")]).set_index(["prompt_id", "pos"])
+    due = prompts.answer_pos[prompts.target.notna()].items()
+    assert len(prompts.target.dropna()) >= 2
+    for prompt_id, pos in due:
+        said = tokens.loc[(prompt_id, pos)]
+        assert shown[prompt_id].says == (said.greedy_token_base, said.greedy_token_tuned)
+        assert pos < tokens.loc[prompt_id].index.max()  # the target follows
+
+
 @pytest.mark.parametrize(
     "tables",
     [
