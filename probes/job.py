@@ -68,6 +68,7 @@ def run(
     workers: int = 1,
     engine: Engine = "local",
     backend: str | None = None,
+    keep: Sequence[str] | None = None,
     remote: bool = False,
     stage: Stage | None = None,
     found: Callable[[Opened], None] | None = None,
@@ -82,15 +83,15 @@ def run(
 
     `generate` overrides the suite's: {"tokens": N, "from": "base"} reads both models over what the base would say.
     Models compute on `device` ("auto": over every GPU) in `dtype`; with `offload` the tuned one stays on the CPU.
-    `backend` overrides the suite's; with `remote`, nnsight's server captures. `workers` processes, or actors of
-    `engine` "ray", share the work; the tables are the same. `stage`, `found` and `sized` are told of progress, of every
-    pair that passed its checks, and of the bytes that each table will take. Bad input raises an InputError and leaves
-    nothing behind.
+    `backend` and `keep` override the suite's; with `remote`, nnsight's server captures. `workers` processes, or actors
+    of `engine` "ray", share the work; the tables are the same. `stage`, `found` and `sized` are told of progress, of
+    every pair that passed its checks, and of the bytes that each table will take. Bad input raises an InputError and
+    leaves nothing behind.
     """
     base = as_model(base)
     tuned = {name: as_model(of) for name, of in tuned.items()} if isinstance(tuned, Mapping) else as_model(tuned)
     live = _live_models(base, tuned)
-    settings = load_suite(suite, base=_name(base), tuned=_names(tuned), generate=generate, backend=backend)
+    settings = load_suite(suite, base=_name(base), tuned=_names(tuned), generate=generate, backend=backend, keep=keep)
     models = Pairs(settings, Placement(device, dtype, offload, remote), live)
     require_sources(models, workers, engine)
     require_backend(models)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -197,11 +197,12 @@ def load_suite(
     tuned: str | Path | Mapping[str, str | Path] | None = None,
     generate: Mapping[str, Any] | None = None,
     backend: str | None = None,
+    keep: Sequence[str] | None = None,
 ) -> Suite:
     """Read and validate a suite: a YAML file's path, or the same as a mapping.
 
-    `base`, `tuned` and `backend` win over the suite's own, and so does every key in `generate`; a single tuned path is
-    named after its directory. Relative paths in a file are relative to that file, and all others to the working
+    `base`, `tuned`, `backend` and `keep` win over the suite's own, and so does every key in `generate`; a single tuned
+    path is named after its directory. Relative paths in a file are relative to that file, and all others to the working
     directory. Raises SuiteError: one line with the first mistake and its place.
     """
     if isinstance(source, Mapping):
@@ -216,8 +217,7 @@ def load_suite(
     if tuned is not None:
         named = tuned if isinstance(tuned, Mapping) else {_name_of(tuned): tuned}
         given["tuned"] = {name: _locate(str(path), Path.cwd()) for name, path in named.items()}
-    if backend is not None:
-        given["backend"] = backend
+    given |= {name: value for name, value in (("backend", backend), ("keep", keep)) if value is not None}
     if generate:
         own = data.get("generate")
         given["generate"] = {**own, **generate} if isinstance(own, Mapping) else dict(generate)

@@ -40,6 +40,10 @@ def run(
         Literal["torch", "transformer_lens", "nnsight"] | None,
         typer.Option(help="What captures, not the suite's: torch, transformer_lens or nnsight."),
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Store the vectors of these sites too, as float16: resid_post,attn_out,…", metavar="SITES"),
+    ] = None,
     remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
 ) -> None:
@@ -65,6 +69,7 @@ def run(
             workers=workers,
             engine=engine,
             backend=backend,
+            keep=None if keep is None else keep.split(","),
             remote=remote,
             stage=stages.update,
             found=_tell_pair,

@@ -62,6 +62,7 @@ def test_overrides_win_and_a_single_tuned_model_is_named_after_its_directory(fol
     suite = load_suite(path, base=other, tuned=other)
     assert suite.base == str(other) and suite.tuned == {"my-model-v2": str(other)}
     assert load_suite(path, tuned={"a": "org/one"}).tuned == {"a": "org/one"}
+    assert load_suite(path, keep=["resid_post", "attn_out"], backend="nnsight").keep == ("resid_post", "attn_out")
     assert load_suite(path, tuned=folder / "models" / "base").tuned == {"tuned": str(folder / "models" / "base")}
     without = GOOD.replace("base: models/base\n", "").replace("tuned: {m", "# {m")
     assert load_suite(_write(folder, without), base=other, tuned="org/x-7b").tuned == {"x-7b": "org/x-7b"}
@@ -176,6 +177,8 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 def test_a_mistake_in_an_override_has_no_line(folder: Path) -> None:
     with pytest.raises(SuiteError, match=r"suite.yaml: tuned: the name 'base' is taken"):
         load_suite(_write(folder, GOOD), tuned={"base": "org/x"})
+    with pytest.raises(SuiteError, match=r"suite.yaml: keep: .*'resid_pos'"):
+        load_suite(_write(folder, GOOD), keep=["resid_pos"])
 
 
 PROMPT_SETS = """\
