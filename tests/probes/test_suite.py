@@ -177,7 +177,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 def test_a_mistake_in_an_override_has_no_line(folder: Path) -> None:
     with pytest.raises(SuiteError, match=r"suite.yaml: tuned: the name 'base' is taken"):
         load_suite(_write(folder, GOOD), tuned={"base": "org/x"})
-    with pytest.raises(SuiteError, match=r"suite.yaml: keep: .*'resid_pos'"):
+    with pytest.raises(SuiteError, match=r"suite.yaml: keep.0: .*'resid_pos'"):
         load_suite(_write(folder, GOOD), keep=["resid_pos"])
 
 
