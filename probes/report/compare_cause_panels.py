@@ -9,7 +9,6 @@ import pandas as pd
 
 from probes.attribute import component_name
 from probes.report import compare_charts
-from probes.report.causes import shown_domain
 from probes.report.compare_entries import Entry, lacking, laid
 from probes.report.compare_measures import ACTIVATIONS, BEHAVIOUR, MEASURES, OWN_DOMAIN, WEIGHTS
 from probes.report.compare_panels import SCALE, SHARE, as_figures, labels_of, layers_of, prompts_of, side_by_side
@@ -120,11 +119,7 @@ def _values(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 def _cuts(entries: Sequence[Entry], effects: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Effects by method and prompts, as the choices call them."""
-    own = {
-        entry.label: shown_domain(entry.evidence.effects, entry.evidence.behaviour)
-        for entry in entries
-        if len(entry.evidence.effects)
-    }
+    own = {entry.label: entry.own_domain for entry in entries if len(entry.evidence.effects)}
     found = {}
     measured = effects.groupby("method", sort=False).entry.nunique().sort_values(ascending=False, kind="stable")
     for method in measured.index:  # what most entries have comes first

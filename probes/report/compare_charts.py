@@ -43,7 +43,9 @@ def by_name(
             shown = {"x": [html.escape(str(name)) for name in own[column]], "y": plains(own[value])}
             traces.append({**trace, **shown, **_ends(own, value), "hovertemplate": "%{x}: %{y:.4g}"})
     across = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
-    figure = layout(y=title, height=340, legend=True, xaxis=across, yaxis=axis, scattermode="group", scattergap=0.3)
+    figure = layout(
+        y=title, height=_height(traces), legend=True, xaxis=across, yaxis=axis, scattermode="group", scattergap=0.3
+    )
     if level:
         bar = {"symbol": "line-ew-open", "size": 30, "line": {"width": 2}, "color": _GREY}
         dots = {"type": "scatter", "mode": "markers", "name": html.escape(beside), "marker": bar, "xaxis": "x2"}
@@ -88,7 +90,10 @@ def by_depth(
         traces.append({**dotted, "x": plains(mean.index), "y": plains(mean), "hovertemplate": "%{x}: %{y:.4g}"})
     ticks = {"dtick": 1} if not relative and rows.depth.max() <= 16 else {}
     x = "relative depth, 0 the first block" if relative else "layer"
-    return {"data": traces, "layout": layout(x=x, y=title, height=320, legend=True, xaxis=ticks, yaxis=axis)}
+    return {
+        "data": traces,
+        "layout": layout(x=x, y=title, height=_height(traces), legend=True, xaxis=ticks, yaxis=axis),
+    }
 
 
 def over_order(
@@ -101,8 +106,7 @@ def over_order(
         shown = _line([html.escape(label) for label in labels], plains(own.value), str(name), i)
         traces.append({**shown, **_ends(own, "value"), "hovertemplate": "%{x}: %{y:.4g}"})
     order = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(label) for label in labels]}
-    height = 290 + 14 * len(traces)  # the legend takes its share
-    return {"data": traces, "layout": layout(height=height, legend=len(traces) > 1, xaxis=order, yaxis=axis)}
+    return {"data": traces, "layout": layout(height=_height(traces), legend=len(traces) > 1, xaxis=order, yaxis=axis)}
 
 
 def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
@@ -140,6 +144,11 @@ def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
         "data": [cells],
         "layout": layout(height=height, xaxis=category, yaxis={**category, "autorange": "reversed"}),
     }
+
+
+def _height(traces: Sequence[Plot]) -> int:
+    """The legend may take a line a trace, and must leave room."""
+    return 320 + 18 * max(0, len(traces) - 4)
 
 
 def nothing() -> Plot:

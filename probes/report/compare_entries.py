@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from probes.errors import RunError
+from probes.report.causes import shown_domain
 from probes.report.evidence import Evidence, gather, rows_of
 from probes.report.tables import pair_rows
 from probes.report.words import listing, metric_name
@@ -32,6 +34,11 @@ class Entry:
     def metric(self) -> str:
         """The metric of the effects; "" where none were measured."""
         return str(self.evidence.effects.metric.iloc[0]) if len(self.evidence.effects) else ""
+
+    @cached_property
+    def own_domain(self) -> str:
+        """The domain whose metric changed most, which the causes are asked of first."""
+        return shown_domain(self.evidence.effects, self.evidence.behaviour)
 
     @property
     def base(self) -> str:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from probes.link import CAUSAL_MEASURES
 from probes.report.alignment import fixed_fraction
-from probes.report.causes import shown_domain
 from probes.report.compare_entries import Entry, positions_of
 from probes.report.evidence import MODULES, rows_of
 from probes.report.words import METRICS, number, percent, points, signed
@@ -185,7 +184,7 @@ def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> 
     for name in (OWN_DOMAIN, ALL_DOMAINS, *(domain for domain in domains[0].unique() if domain in set(domains[1]))):
         sides = []
         for entry, domain_of, table in zip((a, b), domains, (left, right), strict=True):
-            wanted = shown_domain(entry.evidence.effects, entry.evidence.behaviour) if name == OWN_DOMAIN else name
+            wanted = entry.own_domain if name == OWN_DOMAIN else name
             keep = table.index if wanted == ALL_DOMAINS else table.index[domain_of.reindex(table.index) == wanted]
             sides.append(table.loc[keep, units])
         shared = sides[0].index.intersection(sides[1].index, sort=False)

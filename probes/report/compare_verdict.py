@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from probes.attribute import component_name
-from probes.report.causes import shown_domain
 from probes.report.compare_entries import Entry, laid, shared_prompts
 from probes.report.compare_measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.report.evidence import MODULES
@@ -131,7 +130,7 @@ def _causes(entries: Sequence[Entry]) -> str:
     for entry in entries:
         effects = entry.evidence.effects
         if len(effects):
-            domain, method = shown_domain(effects, entry.evidence.behaviour), str(effects.method.iloc[-1])
+            domain, method = entry.own_domain, str(effects.method.iloc[-1])
             own = effects[(effects.domain == domain) & (effects.method == method)]
             top = own.loc[own.effect.abs().idxmax()]
             size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {metric_name(str(top.metric))}"
@@ -148,10 +147,10 @@ def _agreement(correlations: pd.DataFrame) -> str:
     rows = correlations[(correlations.domain == OWN_DOMAIN) & correlations.rho.notna()]
     if rows.empty:
         return ""
-    parts = []
+    parts, several = [], len(rows[["a", "b"]].drop_duplicates()) > 1
     for method, own in rows.groupby("method", sort=False):
         ends = [own.loc[own.rho.idxmin()], own.loc[own.rho.idxmax()]] if len(own) > 1 else [own.iloc[0]]
-        told = [f" ({end.a} and {end.b})" if len(own) > 1 else "" for end in ends]
+        told = [f" ({end.a} and {end.b})" if several else "" for end in ends]
         said = [f"{number(end.rho, 2)} {interval(end.lo, end.hi)}" for end in ends]
         parts.append(f"{' to '.join(map(str.__add__, said, told))} by {method}")
     chance = interval(rows.null_lo.min(), rows.null_hi.max())

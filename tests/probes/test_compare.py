@@ -100,6 +100,16 @@ def test_differences_are_paired_and_from_the_first(run: probes.Run) -> None:
     assert last.difference_hi - last.difference_lo < (first.hi - first.lo) + (last.hi - last.lo)
 
 
+def test_prompts_of_one_cluster_are_drawn_together(entries: list[Entry]) -> None:
+    """All of one cluster: every draw is all of them, and there is nothing to be unsure of."""
+    one, two = (replace(entry, prompts=entry.prompts.assign(cluster="one")) for entry in entries[:2])
+    rows = measure_rows([one, two])
+    means = rows[rows.domain == ALL_DOMAINS]
+    assert len(means) and np.allclose(means.lo, means.hi)
+    apart = means[means.entry == two.label]
+    assert np.allclose(apart.difference_lo, apart.difference_hi)
+
+
 def test_a_run_beside_itself_differs_in_nothing(run: probes.Run) -> None:
     twice = entries_of([run, run], ["a", "a"])
     assert [entry.label for entry in twice[:3]] == ["a: some", "a: more", "a: most"]
@@ -165,24 +175,35 @@ def test_activations_at_other_positions_have_no_difference(run: probes.Run, othe
 
 def test_less_of_a_metric_may_be_better(run: probes.Run, other: probes.Run, entries: list[Entry]) -> None:
     """The same effects under a metric whose sign is turned are still the same order."""
-    nll = entries[0].evidence.effects.assign(metric="target_nll")
     effects = run["prompt_effects"]
-
-    class Turned(probes.Run):
-        def df(self, table: str, columns: Any = None, where: Any = None) -> pd.DataFrame:
-            if table != "prompt_effects":
-                return super().df(table, columns, where)
-            kept = effects[(effects.tuned == "some") & (effects.control == "") & (effects.granularity == "component")]
-            return kept.assign(effect=-kept.effect, metric="target_nll")[columns]
-
+    kept = effects[(effects.tuned == "some") & (effects.control == "") & (effects.granularity == "component")]
     turned = replace(
         entries[0],
         label="turned",
-        run=Turned(run.path, run.manifest),
-        evidence=replace(entries[0].evidence, effects=nll),
+        run=_edited(run, "prompt_effects", kept.assign(effect=-kept.effect, metric="target_nll")),
+        evidence=replace(entries[0].evidence, effects=entries[0].evidence.effects.assign(metric="target_nll")),
     )
     found = effect_correlations([entries[0], turned])
     assert np.allclose(found.rho[found.domain == ALL_DOMAINS], 1)
+
+
+def test_only_prompts_that_ask_the_same_are_paired(run: probes.Run) -> None:
+    prompts = run["prompts"]
+    asked = prompts.assign(text=prompts.text.mask(prompts.prompt_id == "a1", "The heart stops"))
+    rows = measure_rows(entries_of([run, _edited(run, "prompts", asked)], ["A", "B"]))
+    other = rows[(rows.entry == "B: some") & (rows.measure == "flip_rate")].set_index("domain")
+    assert other.n_shared[ALL_DOMAINS] == 5 and other.n[ALL_DOMAINS] == 6
+    assert other.n_shared["medical"] == 1 and other.n["medical"] == 2
+
+
+def _edited(run: probes.Run, table: str, rows: pd.DataFrame) -> probes.Run:
+    """The run, with these rows as one of its tables."""
+
+    class Edited(probes.Run):
+        def df(self, name: str, columns: Any = None, where: Any = None) -> pd.DataFrame:
+            return rows[list(columns)] if name == table else super().df(name, columns, where)
+
+    return Edited(run.path, run.manifest)
 
 
 def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:
