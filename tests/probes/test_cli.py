@@ -24,10 +24,20 @@ def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert code == 0 and str(out / "report.html") in stdout.replace("\n", "")
     assert "LlamaForCausalLM" in stderr
     for command in (["attribute", out, "--method", "graft"], ["link", out], ["report", out]):
-        assert call(monkeypatch, capsys, main, *command)[0] == 0
+        code, stdout, stderr = call(monkeypatch, capsys, main, *command, "--json")
+        result = json.loads(stdout)
+        assert code == 0 and result["command"] == f"probes {command[0]}"
+        assert bool(result["tables"]) != bool(result["written"])
+        assert {json.loads(line)["stage"] for line in stderr.splitlines()} == (
+            {"attribute moved"} if command[0] == "attribute" else set()
+        )
     code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out)
     assert code == 2 and "--force" in stderr
-    assert call(monkeypatch, capsys, main, "run", suite, "--out", out, "--force")[0] == 0
+    code, stdout, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out, "--force", "--json")
+    assert code == 0 and json.loads(stdout)["written"] == [str(out / "report.html")]
+    told = [json.loads(line) for line in stderr.splitlines()]
+    assert {"weights moved", "capture moved"} <= {line["stage"] for line in told if "stage" in line}
+    assert any("on disk" in line.get("remark", "") for line in told)
 
 
 def _edit(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

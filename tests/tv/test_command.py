@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 
+import tv
 from probes.cli import app as probes_app
 from probes.cli import main as probes_main
+from probes.suite import METRICS
 from tests.command import call
 from tests.pairs import build_pair
 from tv.cli import app as tv_app
@@ -120,6 +122,14 @@ def test_the_shell_completes(program: str, words: str, expected: list[str], monk
     monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
     main = {"tv": tv_main, "probes": probes_main}[program]
     assert call(monkeypatch, capsys, main)[1].split() == expected
+
+
+def test_names_that_the_help_lists_are_those_that_there_are() -> None:
+    """They are written out, since the library that knows them is slow to import."""
+    own = dict(param.values for param in EVERY)
+    options = {(path, option.name): option for path, command in own.items() for option in command.params}  # type: ignore[attr-defined]
+    assert f" {', '.join(tv.METHODS)}." in options[("tv", "apply"), "method"].help
+    assert options[("probes", "attribute"), "metric"].help.startswith(", ".join(METRICS))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
