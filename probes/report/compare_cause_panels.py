@@ -9,7 +9,7 @@ import pandas as pd
 
 from probes.attribute import component_name
 from probes.report import compare_charts
-from probes.report.compare_entries import Entry, lacking, laid
+from probes.report.compare_entries import ORDERED, Entry, lacking, laid
 from probes.report.compare_measures import ACTIVATIONS, BEHAVIOUR, MEASURES, OWN_DOMAIN, WEIGHTS
 from probes.report.compare_panels import SCALE, SHARE, as_figures, labels_of, layers_of, prompts_of, side_by_side
 from probes.report.figures import Plot
@@ -19,8 +19,6 @@ from probes.schemas import ALL_DOMAINS
 
 #: Components that are shown one by one: those of the largest effects in any entry.
 SHOWN = 14
-#: Entries from which on an order can be seen.
-ORDERED = 3
 
 
 def cause_panels(entries: Sequence[Entry], correlations: pd.DataFrame) -> list[Panel]:

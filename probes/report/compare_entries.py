@@ -18,6 +18,8 @@ from probes.report.tables import pair_rows
 from probes.report.words import listing, metric_name
 from probes.store import Run, load, suite_name
 
+#: Entries from which on an order can be seen.
+ORDERED = 3
 _ASKED = "prompt_id domain text target foil continuation chat cluster"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probes.attribute import component_name
-from probes.report.compare_entries import Entry, laid, shared_prompts
+from probes.report.compare_entries import ORDERED, Entry, laid, shared_prompts
 from probes.report.compare_measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.report.evidence import MODULES
 from probes.report.verdict import Headline
@@ -20,8 +20,6 @@ from probes.schemas import ALL_DOMAINS
 _SPOKEN = ("exact_match", "logit_diff", "target_nll", "kl")
 #: Measures whose course over the order is put in words.
 _COURSE = [("relative_norm", ""), ("flip_rate", ALL_DOMAINS), ("relative_change", ALL_DOMAINS)]
-#: Entries from which on an order can be seen.
-ORDERED = 3
 
 
 def comparison_verdict(
