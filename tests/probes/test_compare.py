@@ -15,10 +15,10 @@ from scipy.stats import spearmanr
 import probes
 from probes.cli import main
 from probes.errors import RunError
-from probes.report import compare_charts
-from probes.report.compare_entries import Entry, cautions, entries_of
-from probes.report.compare_measures import OWN_DOMAIN, effect_correlations, measure_rows
-from probes.report.compare_verdict import comparison_verdict
+from probes.report.compare import charts
+from probes.report.compare.entries import Entry, cautions, entries_of
+from probes.report.compare.measures import OWN_DOMAIN, effect_correlations, measure_rows
+from probes.report.compare.verdict import comparison_verdict
 from probes.schemas import ALL_DOMAINS
 from tests import pairs
 from tests.command import call
@@ -224,18 +224,18 @@ def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:
 
 def test_unlike_depths_are_laid_over_each_other() -> None:
     rows = pd.DataFrame({"entry": ["a"] * 3 + ["b"] * 2, "layer": [0, 1, 2, 0, 1], "v": [1.0, 2, 3, 4, 5]})
-    plot = compare_charts.by_depth(rows, "v", {"a": 3, "b": 2}, title="v")
+    plot = charts.by_depth(rows, "v", {"a": 3, "b": 2}, title="v")
     assert [trace["x"] for trace in plot["data"]] == [[0, 0.5, 1], [0, 1]]
     assert "relative depth" in plot["layout"]["xaxis"]["title"]["text"]
-    same = compare_charts.by_depth(rows[:3], "v", {"a": 3, "gone": 3}, title="v")
+    same = charts.by_depth(rows[:3], "v", {"a": 3, "gone": 3}, title="v")
     assert [trace["x"] for trace in same["data"]] == [[0, 1, 2]]
 
 
 def test_an_entry_keeps_its_colour_where_another_lacks_the_measure() -> None:
     rows = pd.DataFrame({"entry": ["b"], "name": ["x"], "v": [1.0]})
     both = pd.DataFrame({"entry": ["a", "b"], "name": ["x", "x"], "v": [2.0, 1.0]})
-    alone = compare_charts.by_name(rows, "v", "name", ["a", "b"], title="v")["data"]
-    beside = compare_charts.by_name(both, "v", "name", ["a", "b"], title="v")["data"]
+    alone = charts.by_name(rows, "v", "name", ["a", "b"], title="v")["data"]
+    beside = charts.by_name(both, "v", "name", ["a", "b"], title="v")["data"]
     assert len(alone) == 1 and alone[0]["marker"] == beside[1]["marker"] != beside[0]["marker"]
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from probes.errors import RunError
-from probes.report.compare_cause_panels import behaviour_panels, cause_panels, measures_table, order_panels
-from probes.report.compare_entries import Entry, cautions, entries_of, entry_rows
-from probes.report.compare_measures import effect_correlations, measure_rows
-from probes.report.compare_panels import activation_panels, weight_panels
-from probes.report.compare_verdict import comparison_verdict
+from probes.report.compare.cause_panels import behaviour_panels, cause_panels, measures_table, order_panels
+from probes.report.compare.entries import Entry, cautions, entries_of, entry_rows
+from probes.report.compare.measures import effect_correlations, measure_rows
+from probes.report.compare.panels import activation_panels, weight_panels
+from probes.report.compare.verdict import comparison_verdict
 from probes.report.page import render
 from probes.store import Run
 from tv.atomic import replacing

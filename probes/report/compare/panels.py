@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probes.report import compare_charts, figures
+from probes.report import figures
 from probes.report.alignment import fixed_fraction
-from probes.report.compare_entries import Entry, lacking, laid
+from probes.report.compare import charts
+from probes.report.compare.entries import Entry, lacking, laid
 from probes.report.evidence import MODULES, rows_of
 from probes.report.figures import Plot
 from probes.report.panels import Figure, Panel
@@ -39,9 +40,7 @@ def weight_panels(entries: Sequence[Entry]) -> list[Panel]:
     for title, (rows, value) in cuts.items():
         level = "chance" if value == "lift" else ""
         names.append(_by_module(entries, rows, value, title, level, _FROM_ZERO))
-        depths.append(
-            compare_charts.by_depth(rows, value, layers_of(entries), title=title, level=level, axis=_FROM_ZERO)
-        )
+        depths.append(charts.by_depth(rows, value, layers_of(entries), title=title, level=level, axis=_FROM_ZERO))
         maps.append(side_by_side(entries, rows, value, "module", MODULES, ratio=value == "lift"))
     note = (
         "Lift is the energy of T in the leading 10 % of W's directions over what a T with no preferred direction would "
@@ -69,7 +68,7 @@ def _flips(entries: Sequence[Entry]) -> Panel | None:
         return None
     cuts = _by_domain(flips)
     lines = [
-        compare_charts.by_depth(
+        charts.by_depth(
             rows, "flip_rate", layers_of(entries), title="share of neurons", level="chance_flip_rate", axis=SHARE
         )
         for rows in cuts.values()
@@ -91,7 +90,7 @@ def _changes(entries: Sequence[Entry]) -> Panel | None:
         Figure(
             f"change-{component}",
             f"{component}: relative change ‖Δ‖/‖base‖",
-            [compare_charts.by_depth(rows, "relative_change", layers_of(entries), title="‖Δ‖/‖base‖", axis=_FROM_ZERO)],
+            [charts.by_depth(rows, "relative_change", layers_of(entries), title="‖Δ‖/‖base‖", axis=_FROM_ZERO)],
         )
         for component in ("attn", "mlp")
         if len(rows := changes[changes.component == component])
@@ -121,9 +120,7 @@ def _ledger(entries: Sequence[Entry]) -> Panel | None:
         known = rows.dropna(subset=[value])
         names.append(_by_module(entries, known, value, "share of squared norm", level, {"tickformat": ".0%"}))
         depths.append(
-            compare_charts.by_depth(
-                known, value, layers_of(entries), title="share", level=level, axis={"tickformat": ".0%"}
-            )
+            charts.by_depth(known, value, layers_of(entries), title="share", level=level, axis={"tickformat": ".0%"})
         )
     note = (
         "Of what each module's own weights add to its output (T x), the share in directions that the pretrained module "
@@ -151,7 +148,7 @@ def _lens(entries: Sequence[Entry]) -> Panel | None:
             f"lens-{value}",
             title,
             [
-                compare_charts.by_depth(
+                charts.by_depth(
                     rows,
                     value,
                     layers_of(entries),
@@ -225,7 +222,7 @@ def side_by_side(
             **look,
         )
         if entry.label in by_entry
-        else compare_charts.nothing()
+        else charts.nothing()
         for entry in entries
     ]
 
@@ -242,7 +239,7 @@ def _by_module(
     means = rows.groupby(["entry", "module"], sort=False)[value].mean().reset_index()
     means = means.sort_values("module", key=lambda names: names.map(order.index), kind="stable")
     chance = rows.groupby("module")[level].mean().to_dict() if level else None
-    return compare_charts.by_name(means, value, "module", labels_of(entries), title=title, level=chance, axis=axis)
+    return charts.by_name(means, value, "module", labels_of(entries), title=title, level=chance, axis=axis)
 
 
 def _by_domain(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from probes.attribute import component_name
-from probes.report.compare_entries import ORDERED, Entry, laid, shared_prompts
-from probes.report.compare_measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
+from probes.report.compare.entries import ORDERED, Entry, laid, shared_prompts
+from probes.report.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.report.evidence import MODULES
 from probes.report.verdict import Headline
 from probes.report.words import interval, listing, metric_name, number, signed

@@ -11,7 +11,7 @@ import pandas as pd
 
 from probes.link import CAUSAL_MEASURES
 from probes.report.alignment import fixed_fraction
-from probes.report.compare_entries import Entry, positions_of
+from probes.report.compare.entries import Entry, positions_of
 from probes.report.evidence import MODULES, rows_of
 from probes.report.words import METRICS, number, percent, points, signed
 from probes.schemas import ALL_DOMAINS

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from probes.attribute import component_name
-from probes.report import compare_charts
-from probes.report.compare_entries import ORDERED, Entry, lacking, laid
-from probes.report.compare_measures import ACTIVATIONS, BEHAVIOUR, MEASURES, OWN_DOMAIN, WEIGHTS
-from probes.report.compare_panels import SCALE, SHARE, as_figures, labels_of, layers_of, prompts_of, side_by_side
+from probes.report.compare import charts
+from probes.report.compare.entries import ORDERED, Entry, lacking, laid
+from probes.report.compare.measures import ACTIVATIONS, BEHAVIOUR, MEASURES, OWN_DOMAIN, WEIGHTS
+from probes.report.compare.panels import SCALE, SHARE, as_figures, labels_of, layers_of, prompts_of, side_by_side
 from probes.report.figures import Plot
 from probes.report.panels import Figure, Panel, Table
 from probes.report.words import interval, listing, metric_name, number
@@ -52,7 +52,7 @@ def behaviour_panels(entries: Sequence[Entry], measures: pd.DataFrame) -> list[P
     if rows.empty:
         return []
     plots = {
-        metric_name(metric): compare_charts.by_name(
+        metric_name(metric): charts.by_name(
             rows[rows.measure == metric],
             "value",
             "domain",
@@ -82,7 +82,7 @@ def order_panels(entries: Sequence[Entry], measures: pd.DataFrame) -> list[Panel
             rows = rows.assign(prompts=rows.domain.map(prompts_of) if title != "Weights" else "")
             if rows.entry.nunique() >= ORDERED:
                 axis = SHARE if MEASURES[name].share else {}
-                plot = compare_charts.over_order(rows, "prompts", labels_of(entries), axis=axis)
+                plot = charts.over_order(rows, "prompts", labels_of(entries), axis=axis)
                 found.append(Figure(f"order-{name}", MEASURES[name].words, [plot]))
         if found:
             note = (
@@ -132,7 +132,7 @@ def _largest(effects: pd.DataFrame, labels: Sequence[str]) -> Plot:
     names = [component_name(layer, name) for layer, name in zip(effects.layer, effects.component, strict=True)]
     rows = effects.assign(name=names, size=effects.effect.abs())
     kept = rows.groupby("name")["size"].max().nlargest(SHOWN).index
-    return compare_charts.by_name(
+    return charts.by_name(
         rows[rows.name.isin(kept)].sort_values(["layer", "component"]), "effect", "name", labels, title="effect"
     )
 
@@ -165,7 +165,7 @@ def _agreement(entries: Sequence[Entry], correlations: pd.DataFrame) -> Panel:
     )
     figures = []
     if len(entries) > 2:
-        plots = [compare_charts.matrix(rows, labels) for rows in cuts.values()]
+        plots = [charts.matrix(rows, labels) for rows in cuts.values()]
         figures.append(Figure("agreement-matrix", "Rank correlation of effects", plots))
     table = Table("agreement-table", "", columns, cells)
     return Panel("The same causes?", note, figures, list(cuts) if figures else [], "method and prompts", tables=[table])
