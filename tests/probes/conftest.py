@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,3 +22,21 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture
+def fits() -> Callable[[Any, int], bool]:
+    """Whether a page, once its figures are drawn anew for a width in pixels, is no wider.
+
+    The page's own policy forbids what a browser would need to wait for this by itself.
+    """
+
+    def wait(page: Any, width: int) -> bool:
+        page.set_viewport_size({"width": width, "height": 800})
+        for _ in range(40):
+            if page.evaluate("document.documentElement.scrollWidth") <= width:
+                return True
+            page.wait_for_timeout(250)
+        return False
+
+    return wait

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,7 +287,7 @@ def page(browser: Any, mixed: Path) -> Iterator[Any]:
     opened.close()
 
 
-def test_a_browser_draws_it(page: Any, tmp_path: Path) -> None:
+def test_a_browser_draws_it(page: Any, tmp_path: Path, fits: Callable[[Any, int], bool]) -> None:
     places = page.locator(".plot").count()
     assert places >= 20 and page.locator(".plot:has(.main-svg)").count() == places
     assert page.evaluate("window.harmed") is None and HOSTILE in page.locator("body").inner_text()
@@ -300,5 +300,4 @@ def test_a_browser_draws_it(page: Any, tmp_path: Path) -> None:
         page.locator("[data-save=csv][data-of=order-relative_norm]").click()
     told.value.save_as(tmp_path / "norm.csv")
     assert '"training: most"' in (tmp_path / "norm.csv").read_text(encoding="utf-8")
-    page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_function("document.documentElement.scrollWidth <= 390")  # once the figures are drawn anew
+    assert fits(page, 390)
