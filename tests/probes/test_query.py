@@ -1,6 +1,7 @@
 """SQL over a run: the tables' own numbers, and no way out of them."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from probes.cli import main
 from probes.errors import RunError
+from probes.schemas import SCHEMAS
 from probes.store import Run, load
 from probes.writer import RunWriter
 from tests.command import call
@@ -21,10 +23,8 @@ MANIFEST = {"suite": {"name": "tiny", "tuned": {"a": "x"}}}
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two prompts, three layers of a lens."""
     directory = tmp_path_factory.mktemp("query") / "run"
-    names = ["prompt_id", "set", "domain", "text", "target", "foil", "continuation", "chat", "cluster"]
-    prompts = pd.DataFrame(
-        [["p0", "s", "x", "[red]one", *[None] * 5], ["p1", "s", "y", "two", *[None] * 5]], columns=names
-    )
+    own = {"prompt_id": ["p0", "p1"], "set": "s", "domain": ["x", "y"], "text": ["[red]one", "two"]}
+    prompts = pd.DataFrame(dict.fromkeys(SCHEMAS["prompts"].names) | own)
     with RunWriter(directory) as writer:
         writer.write("prompts", prompts, shard="0")
         for layer in range(3):
@@ -132,6 +132,19 @@ def test_nothing_is_written_and_nothing_else_is_read(
     assert status == 2 and not out
     assert err.startswith("error: query: ") and err.count("\n") == 1 and "secret" not in err
     assert tree(run.path.parent) == before and [path.name for path in tmp_path.iterdir()] == ["own.csv"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the bound is the system's")
+def test_memory_is_bounded_during_a_query_and_only_then(run: Run) -> None:
+    """DuckDB does not count strings: this one asked for 36 GB, and got them where there were as many."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RunError, match=r"query: .*llocat"):
+        run.sql("SELECT repeat('x', 3000000000), repeat('y', 3000000000) FROM lens")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < 5e9
 
 
 def test_a_table_that_is_not_there_is_told_beside_those_that_are(run: Run) -> None:
