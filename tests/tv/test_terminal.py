@@ -27,6 +27,12 @@ def test_a_long_cell_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("heart") == 20
 
 
+def test_a_table_wider_than_the_screen_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("", ["name", *(f"heading {i}" for i in range(20))], [["medical", *(0.123 + i for i in range(20))]])
+    heading, _, row = capsys.readouterr().out.strip().splitlines()
+    assert row.split()[0] == "medical" and row.split()[-1] == "19.1" and heading.split()[-1] == "19"
+
+
 def test_numbers_have_three_digits_and_nan_is_a_dash() -> None:
     assert [number(value) for value in (1234.5, 0.000123456, math.nan)] == ["1.23e+03", "0.00012", "–"]
     assert [number(value, digits=5) for value in (1234.5, 0.000123456)] == ["1234.5", "0.0001235"]

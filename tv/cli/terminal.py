@@ -17,7 +17,9 @@ from typing import Any, TextIO
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +36,7 @@ class _Speech:
 
 _speech = _Speech()
 _LONG = 40  # characters; a longer cell is broken into lines
+_WIDE = 10_000  # than any table
 
 
 def begin(*, quiet: bool, json: bool) -> None:
@@ -49,18 +52,22 @@ def end(command: str) -> None:
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], digits: int = 3) -> None:
-    """A table on stdout; numbers as `number` gives them."""
+    """A table on stdout; numbers as `number` gives them. It is as wide as it must be: no number loses its end."""
     if _speech.json:
         _speech.result["tables"].append({"title": title, "columns": headings, "data": rows})
         return
     cells = [[number(cell, digits) if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    table = Table(title=Text(title) if title else None, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
-        is_short = all(len(row[i]) < _LONG for row in cells)
-        table.add_column(Text(heading), overflow="fold", no_wrap=i > 0 and is_short)
+        width = max(map(cell_len, [heading, *(row[i] for row in cells)]))
+        table.add_column(Text(heading), overflow="fold", no_wrap=width <= _LONG, min_width=min(width, _LONG))
     for own in cells:
         table.add_row(*(Text(cell) for cell in own))  # not markup: a token or a path may hold square brackets
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDE), table).minimum)
+    if title:
+        console.print(Text(f"\n {title}", "italic"), soft_wrap=True)
+    console.print(table)
 
 
 def say(text: str) -> None:
