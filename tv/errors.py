@@ -1,6 +1,5 @@
 """The errors a person can cause. Each message is one line: what is wrong, where, what to do."""
 
-
 #: Of a message; what stands in a file can be as long as it likes.
 _MOST_CHARACTERS = 2_000
 
