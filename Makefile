@@ -12,11 +12,12 @@ export OMP_NUM_THREADS ?= 1
 
 install: $(VENV)/installed
 
+# Modules are compiled as they are imported: compiling all there are takes a third of the installation.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,backends,gguf,ray,s3,accelerate,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev,backends,gguf,ray,s3,accelerate,docs]'
 	touch $@
 
 demo: install
@@ -32,7 +33,7 @@ test-hostile: install
 # Every reader of a stranger's file, each for so many seconds; what breaks one lies in reports/fuzz/ afterwards.
 FUZZ_SECONDS ?= 60
 fuzz: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	for target in suite prompts index header; do $(BIN)/python -m fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
 bench: install $(VENV)-mergekit/installed
