@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def _needed() -> dict[str, str]:
     """Version by name of every package here that our own requirements lead to, with the extras of the Makefile."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (extras,) = re.findall(r"--editable '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text())
-    chosen = [project["optional-dependencies"][extra] for extra in extras.split(",")]
+    extras = re.findall(r"--editable '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text())
+    chosen = [project["optional-dependencies"][extra] for extra in ",".join(extras).split(",")]
     todo = [Requirement(line) for lines in (project["dependencies"], *chosen) for line in lines]
     found, seen = dict[str, str](), set[tuple[str, frozenset[str]]]()
     while todo:
