@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,19 +23,17 @@ from pyarrow import fs
 from probes import remote
 from probes.errors import RunError
 from probes.handle import Table, size_text
+from probes.manifest import MANIFEST, read_manifest, require_form, suite_name, write_manifest
 from probes.parquet import Columns, cast
 from probes.parquet import write as write_parquet
 from probes.query import query
 from probes.remote import Place, Url, place_of
 from probes.schemas import NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
-from tv.atomic import replacing
 
 Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
 
 _FILES: fs.FileSystem = fs.LocalFileSystem()
 _FIRST = "part-0.parquet"
-#: Says that a run is there, and what is in it.
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -215,6 +212,7 @@ def load(path: str | Path) -> Run:
         raise RunError(
             f"{path}: its tables have schema version {written}, and this program reads {SCHEMA_VERSION}; {advice}"
         )
+    require_form(directory, manifest)
     for table, counts in manifest["tables"].items():
         if table not in SCHEMAS:
             raise RunError(f"{path}: unknown table {table!r} in {MANIFEST}; it is not a run of this program")
@@ -229,36 +227,6 @@ def load(path: str | Path) -> Run:
                 if not is_whole(part):
                     raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
     return Run(directory, manifest)
-
-
-def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, whole or not at all."""
-    with replacing(directory / MANIFEST, RunError) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def read_manifest(directory: Place) -> dict[str, Any] | None:
-    """The manifest of a run of ours, else None."""
-    try:
-        path = directory / MANIFEST
-        manifest = json.loads(path.read_bytes() if isinstance(path, Path) else remote.read(path) or b"")
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema_version"), int):
-        return None
-    tables, suite = manifest.get("tables"), manifest.get("suite", {})
-    ours = (
-        isinstance(tables, dict)
-        and isinstance(suite, dict)
-        and all(isinstance(t, dict) and {"rows", "files"} <= set(t) for t in tables.values())
-    )
-    return manifest if ours else None
-
-
-def suite_name(manifest: Mapping[str, Any]) -> str:
-    """The name of a run's suite."""
-    suite = manifest.get("suite")
-    return str(suite.get("name", "unnamed") if isinstance(suite, dict) else suite or "unnamed")
 
 
 def _parts(directory: Place, table: str) -> dict[str, int]:

@@ -12,11 +12,12 @@ from typing import IO, Any
 from probes import remote
 from probes.errors import RunError
 from probes.journal import Journal, Row, digest
+from probes.manifest import MANIFEST, read_manifest, suite_name, write_manifest
 from probes.neurons import SHARES, summed
 from probes.parquet import Columns, write_part
 from probes.remote import Place, Url, place_of, staging
 from probes.schemas import SCHEMA_VERSION, SCHEMAS
-from probes.store import MANIFEST, Run, is_whole, load, read_manifest, suite_name, write_manifest
+from probes.store import Run, is_whole, load
 from tv.errors import InputError
 
 _LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"

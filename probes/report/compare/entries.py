@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from probes.errors import RunError
+from probes.manifest import suite_name
 from probes.report.causes import shown_domain
 from probes.report.evidence import Evidence, gather, rows_of
 from probes.report.tables import pair_rows
 from probes.report.words import listing, metric_name
-from probes.store import Run, load, suite_name
+from probes.store import Run, load
 
 #: Entries from which on an order can be seen.
 ORDERED = 3
