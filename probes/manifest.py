@@ -44,6 +44,8 @@ class _Suite(_Form):
     name: str = ""
     base: str = ""
     tuned: dict[str, str] = {}
+    seed: int = 0
+    bootstrap: int = 0
     attribute: dict[str, Any] | None = None
 
 

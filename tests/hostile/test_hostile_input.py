@@ -235,6 +235,15 @@ def _parquet(table: str, n: int | None = None, content: bytes | None = None) -> 
     return spoil
 
 
+def _manifest(change: Callable[[dict[str, Any]], object]) -> Spoil:
+    def spoil(here: Path) -> None:
+        manifest = json.loads((here / "run" / "manifest.json").read_text())
+        change(manifest)
+        (here / "run" / "manifest.json").write_text(json.dumps(manifest))
+
+    return spoil
+
+
 def _turned(table: str) -> Spoil:
     """One bit of what a file holds is another: its form is whole, and its page's checksum knows."""
 
@@ -406,6 +415,9 @@ RUNS: dict[str, Spoil] = {
     "manifest tables without counts": _json("run/manifest.json", tables={"changes": 3}),
     "manifest tables unknown": _json("run/manifest.json", tables={"../../x": {"rows": 1, "files": 1}}),
     "manifest without a suite": _json("run/manifest.json", suite=None),
+    "manifest with another count of files": _manifest(lambda m: m["tables"]["changes"].update(files=99)),
+    "manifest with a seed of numbers": _manifest(lambda m: m["suite"].update(seed=[1])),
+    "manifest with rows of text": _manifest(lambda m: m["tables"]["changes"].update(rows="many")),
     "parquet empty": _parquet("changes", 0),
     "parquet cut": _parquet("changes", -20),
     "parquet half": _parquet("weights", 500),
@@ -413,6 +425,19 @@ RUNS: dict[str, Spoil] = {
     "parquet magic alone": _parquet("changes", content=b"PAR1\xff\xff\xff\x7fPAR1"),
     "parquet with a byte turned": _turned("changes"),
     "a table gone": _gone("run/tables/changes"),
+}
+#: What a report needs of a manifest, and linking does not.
+REPORTS: dict[str, Spoil] = {
+    **{
+        f"manifest without {key}": _manifest(lambda m, key=key: m.pop(key))
+        for key in ("suite", "seed", "versions", "architecture", "notes", "n_prompts")
+    },
+    **{
+        f"manifest with {key} {value!r}": _manifest(lambda m, key=key, value=value: m.update({key: value}))
+        for key, value in {"versions": 7, "architecture": {}, "checkpoints": "x", "notes": {"moved": 3}}.items()
+    },
+    "manifest of no tuned model": _manifest(lambda m: m["suite"].pop("tuned")),
+    "manifest with a tuned model's number": _manifest(lambda m: m["suite"].update(tuned={"moved": 7})),
 }
 
 
@@ -432,12 +457,14 @@ def test_links_of_a_hub_cache_are_followed(clean: Path, tmp_path: Path) -> None:
 def _call(case: str, here: Path) -> Callable[[], None]:
     if case in RUNS:
         return command(cli.main, "link", here / "run")
+    if case in REPORTS:
+        return command(cli.main, "report", here / "run")
     if case in CHECKPOINTS or case in ADAPTERS:
         return command(tv.cli.main, "geometry", here / "base", here / "tuned")
     return command(cli.main, "run", here / "suite.yaml", "--out", here / "new")
 
 
-CASES = CHECKPOINTS | ADAPTERS | SUITES | PROMPTS | RUNS
+CASES = CHECKPOINTS | ADAPTERS | SUITES | PROMPTS | RUNS | REPORTS
 
 
 @pytest.mark.parametrize("case", CASES)
