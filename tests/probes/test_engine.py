@@ -67,12 +67,15 @@ def _after_first(act: Callable[[], None]) -> Callable[[str, int, int, str], None
 
 
 def _reports(crew: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the workers of the crew report from now on."""
+    """What the workers of the crew report from now on. Nobody is given a shard before both are up."""
     found: list[Any] = []
+    ahead = deque[Any]()
     wait = crew.wait
 
     def told(self: Any) -> Any:
-        worker, report = wait(self)
+        if not ahead:
+            ahead.extend(wait(self) for _ in range(1 if found else 2))
+        worker, report = ahead.popleft()
         found.append(report)
         return worker, report
 
