@@ -21,6 +21,7 @@ from probes.attribute import Attributor, answerable, component_scores, require_m
 from probes.attribute.dla import dla_completeness
 from probes.continuations import with_continuations
 from probes.engine import require_sources, run_shards
+from probes.errors import SuiteError
 from probes.estimate import estimate, require_space
 from probes.link import link
 from probes.loading import Pairs, Placement, as_model, require_backend
@@ -28,7 +29,7 @@ from probes.noise_floor import noise_floor
 from probes.pair import require_sites
 from probes.report import report
 from probes.runner import shards
-from probes.schemas import SCHEMA_VERSION, SCHEMAS
+from probes.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
 from probes.store import Run, load
 from probes.suite import Suite, load_suite
 from probes.writer import RunWriter, finished
@@ -98,6 +99,7 @@ def run(
     if settings.attribute is not None:
         require_metric(settings.attribute.metric)
     prompts = read_prompts(settings.prompts)
+    _require_domains(prompts)
     pairs = open_pairs(settings, live)
     for pair in pairs:
         if found:
@@ -272,6 +274,15 @@ def _effects(models: Pairs, run: Run, name: str, stage: Stage | None) -> dict[st
     sums = [check.row("logit_diff") for check in dla_completeness(pair, run, name, encoded)]
     tables["checks"] = pd.concat([tables["checks"], pd.DataFrame(sums)], ignore_index=True)
     return {table: rows.assign(tuned=name) for table, rows in tables.items()}
+
+
+def _require_domains(prompts: Sequence[Prompt]) -> None:
+    for prompt in prompts:
+        if prompt.domain == ALL_DOMAINS:
+            raise SuiteError(
+                f"prompt {prompt.id!r} of {prompt.set}: no domain can be called {ALL_DOMAINS!r}, which means every "
+                "prompt; give its set another `domain` in the suite"
+            )
 
 
 def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:

@@ -22,7 +22,7 @@ from probes.link import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
 from probes.report import cause_charts, charts, figures, weight_charts
 from probes.report.evidence import MODULES, Evidence, gather, one_metric, rows_of
 from probes.report.figures import Plot
-from probes.report.words import MEASURES, metric_name
+from probes.report.words import MEASURES, effect_metric_name, metric_name
 from probes.schemas import ALL_DOMAINS, SCHEMAS
 from probes.store import Run
 from tv.atomic import replacing
@@ -116,7 +116,7 @@ def waterfall(
     if domain != ALL_DOMAINS:
         of = run.df("prompts", columns=["prompt_id"], where=[("domain", "==", domain)]).prompt_id
         values = values[values.prompt_id.isin(of)]
-    wide = values.pivot(index="prompt_id", columns="model", values="value").dropna()
+    wide = values.pivot(index="prompt_id", columns="model", values="value").reindex(columns=["base", name]).dropna()
     if wide.empty:
         raise RunError(f"{run.path}: {metric} of both models is not in its table behaviour; measure behaviour too")
     plot = cause_charts.waterfall(rows, float(wide["base"].mean()), float(wide[name].mean()), metric_name(metric))
@@ -139,7 +139,7 @@ def curves(
     rows = _of_domain(rows[rows.direction.astype(str).str.startswith("base") == (direction == "graft")], domain)
     if rows.empty:
         raise RunError(f"{run.path}: no {direction} curves of {name}; attribute with curves: true")
-    plot = cause_charts.growing(rows, metric_name(str(rows.metric.iloc[0])), "components moved")
+    plot = cause_charts.growing(rows, effect_metric_name(str(rows.metric.iloc[0])), "components moved")
     return _figure(plot, f"{direction} curves, {name}", save)
 
 
@@ -209,7 +209,7 @@ def _effects(run: Run, name: str, method: str, granularity: str | None) -> pd.Da
     rows = rows[rows.granularity == (granularity or "component")]
     if rows.empty:
         raise RunError(f"{run.path}: no effects by {method} of the components of {name}")
-    return rows
+    return rows[rows.direction == rows.direction.iloc[0]]  # patch and gradient have two; theirs from the base is first
 
 
 def _of_domain(rows: pd.DataFrame, domain: str) -> pd.DataFrame:

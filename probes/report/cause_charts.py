@@ -31,6 +31,7 @@ _BAND = "rgba(128,128,128,.28)"
 
 def waterfall(effects: pd.DataFrame, start: float, end: float, metric: str) -> Plot:
     """From the base's metric to the tuned one's, a bar a unit in the order in which the network computes."""
+    effects = effects.sort_values(["layer", "component"], kind="stable")  # a block's attention comes before its MLP
     largest = set(effects.effect.abs().nlargest(STEPS).index)
     shown = effects[effects.index.isin(largest)]
     rest = float(effects.effect[~effects.index.isin(largest)].sum())

@@ -8,8 +8,7 @@ from probes.report import charts, figures
 from probes.report.causes import domains_in
 from probes.report.evidence import Evidence
 from probes.report.panels import Figure, Panel
-from probes.report.words import metric_name
-from probes.schemas import ALL_DOMAINS
+from probes.report.words import effect_metric_name, prompts_of
 
 
 def cause_panels(key: str, evidence: Evidence) -> list[Panel]:
@@ -37,9 +36,9 @@ def cause_panels(key: str, evidence: Evidence) -> list[Panel]:
             )
             ranked.append(charts.ranked_effects(own))
         note = (
-            f"{told.get(method, method)} The effect is how much the {metric_name(str(effects.metric.iloc[0]))} moves "
-            "towards the tuned model. Dots with 95 % intervals over prompts; filled where q < 0.05 among the "
-            "components shown together."
+            f"{told.get(method, method)} The effect is how much the "
+            f"{effect_metric_name(str(effects.metric.iloc[0]))} moves towards the tuned model. "
+            "Dots with 95 % intervals over prompts; filled where q < 0.05 among the components shown together."
         )
         found = [
             Figure(f"{key}-{method}-map", "Effect, layer × component", maps),
@@ -51,7 +50,7 @@ def cause_panels(key: str, evidence: Evidence) -> list[Panel]:
 
 def _prompts(domain: str, effects: pd.DataFrame) -> str:
     n = effects[effects.domain == domain].n.iloc[0]
-    name = "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
+    name = prompts_of(domain)
     return f"{name} (n = {n:.0f})" if pd.notna(n) else name
 
 

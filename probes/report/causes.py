@@ -6,7 +6,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from probes.attribute import component_name, focus
-from probes.report.words import MEASURES, interval, listing, metric_name, number, q_value, signed
+from probes.report.words import MEASURES, effect_metric_name, interval, listing, number, prompts_of, q_value, signed
 from probes.schemas import ALL_DOMAINS
 
 #: Components named per method.
@@ -22,7 +22,8 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
     metric, domain = str(effects.metric.iloc[0]), shown_domain(effects, behaviour)
     own = effects[effects.domain == domain]
     sentences = [
-        f"Exact effects on the {metric_name(metric)} over {_over(own)}, where it changed most; mean [95 % interval]."
+        f"Exact effects on the {effect_metric_name(metric)} over {_over(own)}, where it changed most; "
+        "mean [95 % interval]."
     ]
     sentences += [_leading(str(method), family) for method, family in own.groupby("method", sort=False)]
     enough, needed = (int((own[own.method == method].q < FOUND).sum()) for method in ("graft", "revert"))
@@ -63,7 +64,7 @@ def domains_in(rows: pd.DataFrame, effects: pd.DataFrame, behaviour: pd.DataFram
 
 def _over(rows: pd.DataFrame) -> str:
     domain, n = str(rows.domain.iloc[0]), rows.n.iloc[0]
-    prompts = "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
+    prompts = prompts_of(domain)
     return f"{prompts} (n = {n:.0f})" if pd.notna(n) else prompts
 
 

@@ -165,3 +165,9 @@ def _ratio_scale(logarithms: np.ndarray, reach: float | None) -> dict[str, Any]:
     ticks = [float(tick) for tick in np.arange(-step * (far // step), far + 1e-9, step)]
     bar = {**_BAR, "tickvals": ticks, "ticktext": [f"{2**tick:.2g}×" for tick in ticks]}
     return {"colorscale": DIVERGING, "zmin": -far, "zmax": far, "colorbar": bar}
+
+
+def reach(ratios: pd.Series) -> float:
+    """How many times up or down the colours of a ratio go: all of them, unless outliers would drown the rest."""
+    sizes = np.exp2(np.abs(np.log2(ratios[ratios > 0].astype(float))))
+    return float(np.clip(sizes.max(), 1.2, 4.0)) if len(sizes) else 1.2

@@ -178,7 +178,8 @@ function numbers(plot) {
 
 function cell(value) {
   if (typeof value === "number" || value === null || value === undefined) return String(value ?? "");
-  const text = /^[=+\-@\t\r]/.test(value) && !Number.isFinite(Number(value)) ? "'" + value : value; // no formula
+  const name = new DOMParser().parseFromString(value, "text/html").documentElement.textContent; // figures hold it escaped
+  const text = /^[=+\-@\t\r]/.test(name) && !Number.isFinite(Number(name)) ? "'" + name : name; // no formula
   return '"' + text.replaceAll('"', '""') + '"';
 }
 

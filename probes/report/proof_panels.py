@@ -8,7 +8,7 @@ from probes.report import cause_charts, figures
 from probes.report.causes import domains_in
 from probes.report.evidence import Evidence, one_metric, rows_of
 from probes.report.panels import Figure, Panel, Table
-from probes.report.words import interval, metric_name, number
+from probes.report.words import effect_metric_name, interval, metric_name, number, prompts_of
 from probes.schemas import ALL_DOMAINS
 from probes.store import Run
 
@@ -31,17 +31,13 @@ def proof_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
     return [panel for panel in panels if panel is not None]
 
 
-def _told(domains: list[str]) -> list[str]:
-    return ["all prompts" if domain == ALL_DOMAINS else f"{domain} prompts" for domain in domains]
-
-
 def _waterfall(key: str, evidence: Evidence, effects: pd.DataFrame) -> Panel | None:
     rows = effects[(effects.method == "path") & (effects.granularity == "component") & (effects.control == "")]
     plots, told = [], []
     for domain in domains_in(rows, evidence.effects, evidence.behaviour):
         ends = _ends(evidence.behaviour, str(rows.metric.iloc[0]), domain)
         if ends is not None:
-            own = rows[rows.domain == domain].sort_values("layer", kind="stable")
+            own = rows[rows.domain == domain]
             plots.append(cause_charts.waterfall(own, *ends, metric_name(str(rows.metric.iloc[0]))))
             told.append(domain)
     if not plots:
@@ -51,7 +47,7 @@ def _waterfall(key: str, evidence: Evidence, effects: pd.DataFrame) -> Panel | N
         "the quadrature along the path misses, and should be next to nothing."
     )
     figure = Figure(f"{key}-waterfall", "From base to tuned, component by component", plots)
-    return Panel("Does it add up?", note, [figure], _told(told), "prompts", wide=True)
+    return Panel("Does it add up?", note, [figure], list(map(prompts_of, told)), "prompts", wide=True)
 
 
 def _ends(behaviour: pd.DataFrame, metric: str, domain: str) -> tuple[float, float] | None:
@@ -92,7 +88,14 @@ def _finer(key: str, evidence: Evidence, effects: pd.DataFrame) -> Panel | None:
         title = f"{str(method).capitalize()}, layer × {str(granularity).replace('kv_head', 'key-value head')}"
         figures_.append(Figure(f"{key}-{method}-{granularity}", title, plots))
     note = "The same effects, cut finer. What a component's map says of “attn” or “mlp” is spread over these."
-    return Panel("Finer: modules, heads, experts", note, figures_, _told(domains), "prompts", wide=True)
+    return Panel(
+        "Finer: modules, heads, experts",
+        note,
+        figures_,
+        list(map(prompts_of, domains)),
+        "prompts",
+        wide=True,
+    )
 
 
 def _controls(key: str, evidence: Evidence, effects: pd.DataFrame) -> Panel | None:
@@ -112,13 +115,14 @@ def _controls(key: str, evidence: Evidence, effects: pd.DataFrame) -> Panel | No
         "The same experiment with a vector of the same norms in every matrix and no other likeness to T. An effect "
         "that its control shows too is what any disturbance of that size does. Bars are 95 % intervals over prompts."
     )
-    return Panel("Effects beside their controls", note, found, _told(domains), "prompts")
+    return Panel("Effects beside their controls", note, found, list(map(prompts_of, domains)), "prompts")
 
 
 def _curves(key: str, evidence: Evidence, curves: pd.DataFrame, areas: pd.DataFrame) -> Panel | None:
     if curves.empty:
         return None
-    metric, domains = metric_name(str(curves.metric.iloc[0])), domains_in(curves, evidence.effects, evidence.behaviour)
+    metric = effect_metric_name(str(curves.metric.iloc[0]))
+    domains = domains_in(curves, evidence.effects, evidence.behaviour)
     found = []
     for direction, own in curves.groupby("direction", sort=False):
         forth = str(direction).startswith("base")
@@ -133,20 +137,27 @@ def _curves(key: str, evidence: Evidence, curves: pd.DataFrame, areas: pd.DataFr
         "band of random orders early; one inside it knows no more than chance. Area: the share of the whole change "
         "that is there on the way, over all n (1: at once, 0: only at the end)."
     )
-    return Panel("Which ranking finds the causes?", note, found, _told(domains), "prompts", wide=True)
+    return Panel("Which ranking finds the causes?", note, found, list(map(prompts_of, domains)), "prompts", wide=True)
 
 
 def _depth(key: str, evidence: Evidence, depth: pd.DataFrame) -> Panel | None:
     if depth.empty:
         return None
     domains = domains_in(depth, evidence.effects, evidence.behaviour)
-    metric = metric_name(str(depth.metric.iloc[0]))
+    metric = effect_metric_name(str(depth.metric.iloc[0]))
     plots = [cause_charts.by_cut(depth[depth.domain == domain], metric) for domain in domains]
     note = (
         "The layers below the cut come from one model, the others from the other. Where the tuned model below "
         "is enough, the base already reads what it writes; where it must be above, late layers read differently."
     )
-    return Panel("At which depth?", note, [Figure(f"{key}-depth", "", plots)], _told(domains), "prompts", wide=True)
+    return Panel(
+        "At which depth?",
+        note,
+        [Figure(f"{key}-depth", "", plots)],
+        list(map(prompts_of, domains)),
+        "prompts",
+        wide=True,
+    )
 
 
 def _agreement(key: str, agreement: pd.DataFrame) -> Panel | None:

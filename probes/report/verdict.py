@@ -13,16 +13,17 @@ from probes.report.evidence import TERMS, Evidence
 from probes.report.words import (
     METRICS,
     change_form,
+    effect_metric_name,
     interval,
     layer_name,
     listing,
     metric_name,
     number,
     percent,
+    prompts_of,
     signed,
     value_form,
 )
-from probes.schemas import ALL_DOMAINS
 
 #: Fewer prompts than this in a domain, and an interval over them says little.
 FEW = 10
@@ -85,7 +86,8 @@ def headline(evidence: Evidence) -> list[Headline]:
             f"{form(row['tuned'])} (n = {row['n']})."
         )
         worse = list(dict.fromkeys(domain for domain, _ in shifts_of(evidence.behaviour).worse))
-        found.append(f"Something got worse on {listing(worse)} prompts." if worse else "Nothing measured got worse.")
+        none = "Nothing measured got worse beyond its interval."
+        found.append(f"Something got worse on {listing(worse)} prompts." if worse else none)
     sentences = [Headline(text, "causes") for text in found]
     if where := _where(evidence):
         sentences.append(Headline(where, "flips" if len(evidence.flips) else "weights"))
@@ -131,7 +133,7 @@ def _how_sure(evidence: Evidence) -> str:
         others = whole.drop("")
         kind = str(others.abs().idxmax())
         parts.append(
-            f"all of T moves the {metric_name(str(evidence.effects.metric.iloc[0]))} on {domain} prompts by "
+            f"all of T moves the {effect_metric_name(str(evidence.effects.metric.iloc[0]))} on {domain} prompts by "
             f"{signed(whole[''])}, a {kind} vector of its norms by {signed(others[kind])}"
         )
     else:
@@ -150,8 +152,8 @@ def _largest(evidence: Evidence) -> str:
         names = [f"{component_name(row['layer'], row['component'])} {signed(row['effect'])}" for row in top]
         parts.append(f"by {method} {listing(names) if names else 'none that can be told from 0'}")
     whole = f" (whole change {signed(total)})" if total is not None else ""
-    where = "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
-    return f"Largest effects of single components on the {metric_name(metric)} on {where}{whole}: {'; '.join(parts)}."
+    name = effect_metric_name(metric)
+    return f"Largest effects of single components on the {name} on {prompts_of(domain)}{whole}: {'; '.join(parts)}."
 
 
 def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
-
 from probes.report import figures, weight_charts
 from probes.report.alignment import at_epsilon, fixed_fraction
 from probes.report.evidence import MODULES, Evidence, rows_of
@@ -27,7 +24,8 @@ def weights_panels(key: str, evidence: Evidence) -> list[Panel]:
         ratio = weights.assign(ratio=weights.diagonal_energy / weights.diagonal_energy_null).dropna(subset=["ratio"])
         maps = [Figure(f"{key}-norm", "Relative norm ‖T‖/‖W‖", [plot])]
         if len(ratio):
-            plot = figures.heatmap(ratio, "ratio", "module", MODULES, n_layers, ratio=True, reach=_reach(ratio.ratio))
+            far = figures.reach(ratio.ratio)
+            plot = figures.heatmap(ratio, "ratio", "module", MODULES, n_layers, ratio=True, reach=far)
             maps.append(Figure(f"{key}-diagonal", "Amplification: Σ(uᵢᵀTvᵢ)² over its null", [plot]))
         note = (
             "Relative norm is how far each matrix moved; point at a cell for the share of rounding noise. "
@@ -37,7 +35,7 @@ def weights_panels(key: str, evidence: Evidence) -> list[Panel]:
     fixed = fixed_fraction(evidence.alignment)
     if len(fixed):
         maps = []
-        far = _reach(fixed.lift)
+        far = figures.reach(fixed.lift)
         for side in ("left", "right"):
             rows = fixed[fixed.side == side].rename(columns={"ssa": "SSA", "ssa_null": "null", "ssa_z": "z"})
             plot = figures.heatmap(
@@ -64,7 +62,7 @@ def head_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
     if not modules:
         return []
     moved, lifts = [], []
-    far = _reach(fixed.lift) if len(fixed) else 1.2
+    far = figures.reach(fixed.lift) if len(fixed) else 1.2
     for name in modules:
         heads = [str(head) for head in sorted(set(weights["head"][weights.module == name]))]
         rows = [table[table.module == name].assign(head=table["head"].astype(str)) for table in (weights, fixed)]
@@ -122,12 +120,6 @@ def cosine_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
     plots = [weight_charts.cosine_matrix(own, names) for _, own in scopes]
     figure = Figure(f"{key}-cosines", "Cosine of T", plots)
     return [Panel("Against the other tuning vectors", note, [figure], [name for name, _ in scopes], "over")]
-
-
-def _reach(ratios: pd.Series) -> float:
-    """How many times up or down the colours of a ratio go: all of them, unless outliers would drown the rest."""
-    sizes = np.exp2(np.abs(np.log2(ratios[ratios > 0].astype(float))))
-    return float(np.clip(sizes.max(), 1.2, 4.0)) if len(sizes) else 1.2
 
 
 def _ssa_panel(key: str, evidence: Evidence) -> Panel | None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from markupsafe import Markup, escape
 
+from probes.schemas import ALL_DOMAINS
+
 #: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
 METRICS: dict[str, tuple[str, str, bool | None]] = {
     "exact_match": ("exact match", "share of prompts", True),
@@ -16,6 +18,7 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
     "kl": ("KL(base ‖ tuned)", "nats", None),
     "first_divergence": ("first divergence", "position", None),
 }
+_OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit difference where the models part"}
 #: Measures of the link, in words.
 MEASURES = {
     "relative_norm": "relative norm ‖T‖/‖W‖",
@@ -105,6 +108,16 @@ def q_value(q: float | None) -> str:
 def metric_name(metric: str) -> str:
     """What a metric is called."""
     return METRICS.get(metric, (metric, "", None))[0]
+
+
+def effect_metric_name(metric: str) -> str:
+    """What the metric of effects is called, where it is not what `behaviour` has under that name."""
+    return _OF_EFFECTS.get(metric) or metric_name(metric)
+
+
+def prompts_of(domain: str) -> str:
+    """The prompts of a domain, or all of them."""
+    return "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
 
 
 def layer_name(layer: int, n_layers: int) -> str:

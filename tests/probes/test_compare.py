@@ -23,6 +23,7 @@ from probes.schemas import ALL_DOMAINS
 from tests import pairs
 from tests.command import call
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+from tests.runs import edited
 
 HOSTILE = '<img src=x onerror="window.harmed = 1">'
 MEASURE = ["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
@@ -160,9 +161,10 @@ def test_what_forbids_comparing_is_said(run: probes.Run, other: probes.Run, entr
     ]
     assert "logit difference in A: some, A: more and A: most; target NLL in B" in said[3]
     assert "6 in A: some" in said[4] and "of which 4 are in all" in said[4]
-    newer = replace(run, manifest={**run.manifest, "schema_version": 99, "computed": {"dtype": "bfloat16"}})
+    suite = {**run.manifest["suite"], "ledger_positions": "all"}
+    newer = replace(run, manifest={**run.manifest, "computed": {"dtype": "bfloat16"}, "suite": suite})
     begun = [caution.split(":")[0] for caution in cautions(entries_of([run, newer], ["A", "B"]))]
-    assert begun[:2] == ["Other precision", "Other schema of the tables"]
+    assert begun[:2] == ["Other positions", "Other precision"]
 
 
 def test_activations_at_other_positions_have_no_difference(run: probes.Run, other: probes.Run) -> None:
@@ -173,6 +175,24 @@ def test_activations_at_other_positions_have_no_difference(run: probes.Run, othe
     assert "flip_rate" not in own.index.get_level_values("measure")
 
 
+def test_domains_may_be_called_otherwise(run: probes.Run) -> None:
+    """The same prompts under other names: they are paired, and the first entry has no value under the second's."""
+    prompts = run["prompts"]
+    named = edited(run, "prompts", prompts.assign(domain="renamed"))
+    entries = entries_of([run, named], ["A", "B"])
+    both = [next(entry for entry in entries if entry.label == label) for label in ("A: some", "B: most")]
+    said = {own.place: own.text for own in comparison_verdict(both, measure_rows(both), effect_correlations(both), [])}
+    text = said["behaviour-by-domain"]
+    assert "renamed prompts" in text and " against " not in text
+
+
+def test_one_prompt_has_no_interval(run: probes.Run, entries: list[Entry]) -> None:
+    alone = [replace(entry, prompts=entry.prompts.iloc[:1]) for entry in entries[:2]]
+    rows = measure_rows(alone)
+    kept = rows[(rows.n == 1) | (rows.n_shared == 1)]
+    assert len(kept) and kept[["lo", "hi", "difference_lo", "difference_hi"]].isna().all(axis=None)
+
+
 def test_less_of_a_metric_may_be_better(run: probes.Run, other: probes.Run, entries: list[Entry]) -> None:
     """The same effects under a metric whose sign is turned are still the same order."""
     effects = run["prompt_effects"]
@@ -180,7 +200,7 @@ def test_less_of_a_metric_may_be_better(run: probes.Run, other: probes.Run, entr
     turned = replace(
         entries[0],
         label="turned",
-        run=_edited(run, "prompt_effects", kept.assign(effect=-kept.effect, metric="target_nll")),
+        run=edited(run, "prompt_effects", kept.assign(effect=-kept.effect, metric="target_nll")),
         evidence=replace(entries[0].evidence, effects=entries[0].evidence.effects.assign(metric="target_nll")),
     )
     found = effect_correlations([entries[0], turned])
@@ -190,20 +210,10 @@ def test_less_of_a_metric_may_be_better(run: probes.Run, other: probes.Run, entr
 def test_only_prompts_that_ask_the_same_are_paired(run: probes.Run) -> None:
     prompts = run["prompts"]
     asked = prompts.assign(text=prompts.text.mask(prompts.prompt_id == "a1", "The heart stops"))
-    rows = measure_rows(entries_of([run, _edited(run, "prompts", asked)], ["A", "B"]))
+    rows = measure_rows(entries_of([run, edited(run, "prompts", asked)], ["A", "B"]))
     other = rows[(rows.entry == "B: some") & (rows.measure == "flip_rate")].set_index("domain")
     assert other.n_shared[ALL_DOMAINS] == 5 and other.n[ALL_DOMAINS] == 6
     assert other.n_shared["medical"] == 1 and other.n["medical"] == 2
-
-
-def _edited(run: probes.Run, table: str, rows: pd.DataFrame) -> probes.Run:
-    """The run, with these rows as one of its tables."""
-
-    class Edited(probes.Run):
-        def df(self, name: str, columns: Any = None, where: Any = None) -> pd.DataFrame:
-            return rows[list(columns)] if name == table else super().df(name, columns, where)
-
-    return Edited(run.path, run.manifest)
 
 
 def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probes
 import tv
-from probes.errors import RunError
+from probes.errors import RunError, SuiteError
 from probes.gates import unpack
 from probes.job import prompts_of
 from tests.pairs import MIXTURES, PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
@@ -158,6 +158,15 @@ def test_prompts_come_back_as_they_went_in(tmp_path: Path) -> None:
         (row["id"], row["text"], row.get("target"), row.get("foil"), " light", None) for row in rows
     ]
     assert run["tokens"].groupby("prompt_id", sort=False).token.apply("".join).str.endswith(" light").all()
+
+
+def test_no_domain_is_called_all(tmp_path: Path) -> None:
+    """Which is what a file all.jsonl would be; it would be mixed up with every prompt's own rows."""
+    suite = write_suite(tmp_path, *build_pair(tmp_path))
+    write_prompts(tmp_path / "prompts.jsonl", [{**row, "domain": "all"} for row in PROMPTS])
+    with pytest.raises(SuiteError, match=r"prompt 'a1' of prompts: no domain can be called 'all'"):
+        probes.run(suite, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:

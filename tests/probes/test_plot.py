@@ -12,6 +12,7 @@ from probes.errors import RunError
 from probes.paper import draw
 from probes.report.charts import ranked_effects
 from tests.pairs import build_pair, write_suite
+from tests.runs import edited
 
 MEASURE = ["gates", "contributions", "changes", "ledger", "behaviour"]
 
@@ -19,7 +20,7 @@ MEASURE = ["gates", "contributions", "changes", "ledger", "behaviour"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     folder = tmp_path_factory.mktemp("plot")
-    attribute = {"methods": ["path", "graft", "revert"], "controls": ["random"], "curves": True}
+    attribute = {"methods": ["path", "graft", "revert", "patch"], "controls": ["random"], "curves": True}
     suite = write_suite(folder, *build_pair(folder), bootstrap=20, measure=MEASURE, attribute=attribute)
     return probes.run(suite, out=folder / "run")
 
@@ -48,6 +49,16 @@ def test_a_cell_is_the_table_s_own(run: probes.Run) -> None:
     rows = run.df("changes", where=[("layer", "==", 2), ("component", "==", "mlp"), ("head", "==", -1)])
     mean = rows.groupby("prompt_id").relative_change.mean().mean()
     assert cells.z[list(cells.y).index("2")][list(cells.x).index("mlp")] == pytest.approx(mean, rel=1e-4)
+
+
+def test_a_method_of_two_directions_shows_one(run: probes.Run) -> None:
+    names = list(probes.plot.effects(run, "patch").data[0].y)
+    assert len(names) == len(set(names)) > 5
+    rows = run.df("effects", where=[("method", "==", "patch"), ("domain", "==", "all"), ("control", "==", "")])
+    (own,) = rows[(rows.direction == rows.direction.iloc[0]) & (rows.layer == 1) & (rows.component == "mlp")].effect
+    cells = probes.plot.heatmap(run, "patch").data[0]
+    assert rows.direction.nunique() == 2
+    assert cells.z[list(cells.y).index("1")][list(cells.x).index("mlp")] == pytest.approx(own, rel=1e-4)
 
 
 FIGURES = {
@@ -91,6 +102,11 @@ def test_the_name_says_the_format(run: probes.Run, ending: str, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == [f"fig.{ending}"]
 
 
+def _of_tuned_alone(run: probes.Run) -> probes.Run:
+    """As a run is whose metric only the tuned model has."""
+    return edited(run, "behaviour", run["behaviour"].query("model != 'base' and metric == 'logit_diff'"))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -100,6 +116,7 @@ def test_the_name_says_the_format(run: probes.Run, ending: str, tmp_path: Path) 
         (lambda run: probes.plot.effects(run, "shapley"), "no effects by shapley"),
         (lambda run: probes.plot.spectrum(run, 99, "q"), "no spectrum of q in layer 99"),
         (lambda run: probes.plot.scatter(run, "rho", "direct_norm"), "'rho': no measure of the link"),
+        (lambda run: probes.plot.waterfall(_of_tuned_alone(run)), "logit_diff of both models is not in its table"),
         (lambda run: probes.plot.flips(run, save="fig.doc"), "fig.doc: its name ends in none of .html"),
     ],
 )

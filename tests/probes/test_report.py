@@ -483,6 +483,8 @@ def test_the_waterfall_ends_where_the_tuned_model_is(page: str, run: probes.Run)
     sums = [sum(plot["data"][0]["y"][1:-2]) for plot in shown]
     assert min(abs(total - float(effects.effect.sum())) for total in sums) < 1e-3
     assert abs(steps[-1]) <= 0.02 * abs(end - start)
+    blocks = [f"{part} {layer}" for layer in range(3) for part in ("attn", "mlp")]
+    assert list(bars["x"][1:-2]) == ["embed", *blocks, "unembed"]  # as the network computes
 
 
 def test_curves_begin_at_one_model_and_random_orders_are_a_band(page: str, run: probes.Run) -> None:

@@ -11,10 +11,10 @@ from probes.attribute import component_name
 from probes.report.compare import charts
 from probes.report.compare.entries import ORDERED, Entry, lacking, laid
 from probes.report.compare.measures import ACTIVATIONS, BEHAVIOUR, MEASURES, OWN_DOMAIN, WEIGHTS
-from probes.report.compare.panels import SCALE, SHARE, as_figures, labels_of, layers_of, prompts_of, side_by_side
+from probes.report.compare.panels import SCALE, SHARE, as_figures, labels_of, layers_of, side_by_side
 from probes.report.figures import Plot
 from probes.report.panels import Figure, Panel, Table
-from probes.report.words import interval, listing, metric_name, number
+from probes.report.words import effect_metric_name, interval, listing, metric_name, number, prompts_of
 from probes.schemas import ALL_DOMAINS
 
 #: Components that are shown one by one: those of the largest effects in any entry.
@@ -32,7 +32,7 @@ def cause_panels(entries: Sequence[Entry], correlations: pd.DataFrame) -> list[P
         for rows in cuts.values()
     ]
     dots = [_largest(rows, labels_of(entries)) for rows in cuts.values()]
-    metrics = listing([metric_name(str(name)) for name in dict.fromkeys(effects.metric)])
+    metrics = listing([effect_metric_name(str(name)) for name in dict.fromkeys(effects.metric)])
     note = (
         f"How far one component alone moves the {metrics} towards the tuned model, with 95 % intervals over prompts; "
         f"the {SHOWN} components whose effect is largest in any entry." + lacking(entries, effects)

@@ -69,7 +69,8 @@ def by_depth(
 ) -> Plot:
     """A line an entry, over its layers; over relative depth (first block 0, last 1) where `layers` differ.
 
-    The column `level` is what stands `beside` the values, drawn once as its mean over entries.
+    The column `level` is what stands `beside` the values, drawn as its mean over entries where their layers are the
+    same ones, else once an entry.
     """
     relative = len(set(layers.values())) > 1
     depth = rows.layer.astype(float) / rows.entry.map(layers).sub(1).clip(lower=1) if relative else rows.layer
@@ -79,15 +80,17 @@ def by_depth(
         own = rows[rows.entry == label].groupby("depth", as_index=False)[value].mean()
         if len(own):
             traces.append(_line(plains(own.depth), plains(own[value]), label, i) | {"hovertemplate": "%{x}: %{y:.4g}"})
-    if level:
-        mean = rows.groupby("depth")[level].mean().dropna()
-        dotted = {
-            "type": "scatter",
-            "mode": "lines",
-            "name": html.escape(beside),
-            "line": {"dash": "dot", "color": _GREY},
-        }
-        traces.append({**dotted, "x": plains(mean.index), "y": plains(mean), "hovertemplate": "%{x}: %{y:.4g}"})
+    for i, (_, own) in enumerate(rows.groupby("entry" if relative else rows.assign(all=0)["all"], sort=False)):
+        if level and len(mean := own.groupby("depth")[level].mean().dropna()):
+            dotted = {
+                "type": "scatter",
+                "mode": "lines",
+                "name": html.escape(beside),
+                "legendgroup": "beside",
+                "showlegend": i == 0,
+                "line": {"dash": "dot", "color": _GREY},
+            }
+            traces.append({**dotted, "x": plains(mean.index), "y": plains(mean), "hovertemplate": "%{x}: %{y:.4g}"})
     ticks = {"dtick": 1} if not relative and rows.depth.max() <= 16 else {}
     x = "relative depth, 0 the first block" if relative else "layer"
     return {

@@ -16,7 +16,7 @@ from probes.manifest import suite_name
 from probes.report.causes import shown_domain
 from probes.report.evidence import Evidence, gather, rows_of
 from probes.report.tables import pair_rows
-from probes.report.words import listing, metric_name
+from probes.report.words import effect_metric_name, listing
 from probes.store import Run, load
 
 #: Entries from which on an order can be seen.
@@ -86,7 +86,7 @@ def entry_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
             "layers": str(entry.evidence.n_layers),
             "prompts": str(len(entry.prompts)),
             "positions": positions_of(entry),
-            "metric": metric_name(entry.metric) or "–",
+            "metric": effect_metric_name(entry.metric) or "–",
         }
         rows.append({**tuned, **asked})
     return rows
@@ -125,7 +125,7 @@ def shared_prompts(entries: Sequence[Entry]) -> set[str]:
 def positions_of(entry: Entry) -> str:
     """At which tokens an entry was read, as text."""
     suite = entry.run.manifest["suite"]
-    return f"{suite.get('positions', 'all')}, ledger {suite.get('ledgerpositions_of', 'target')}"
+    return f"{suite.get('positions', 'all')}, ledger {suite.get('ledger_positions', 'target')}"
 
 
 def _stored(entry: Entry) -> str:
@@ -148,14 +148,15 @@ _SAME: dict[str, tuple[Callable[[Entry], Hashable], str]] = {
     ),
     "Other architecture": (
         _architecture,
-        "Layers are laid over each other by relative depth, and components of unequal counts are not correlated.",
+        "Models of unlike depth are laid over each other by relative depth, and effects of components that only one of "
+        "them has are not correlated.",
     ),
     "Other positions": (
         positions_of,
         "Flips, contribution changes and the ledger are means over other tokens: no difference of them is taken.",
     ),
     "Other metric of the effects": (
-        lambda entry: metric_name(entry.metric),
+        lambda entry: effect_metric_name(entry.metric),
         "Sizes of effects do not compare, and where less of one is better its signs are turned; their order may.",
     ),
     "Other precision": (
@@ -165,10 +166,6 @@ _SAME: dict[str, tuple[Callable[[Entry], Hashable], str]] = {
     "Other backend": (
         lambda entry: entry.run.manifest["suite"].get("backend", "torch"),
         "Differences of rounding size may come from the capture.",
-    ),
-    "Other schema of the tables": (
-        lambda entry: entry.run.manifest.get("schema_version", 0),
-        "A column of the same name may not mean the same.",
     ),
     "Other version of this program": (
         lambda entry: (entry.run.manifest.get("versions") or {}).get("tuning-probes", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -56,6 +57,9 @@ BEHAVIOUR = {name: Measure(words, share=name == "exact_match") for name, (words,
 MEASURES = {**WEIGHTS, **ACTIVATIONS, **BEHAVIOUR}
 #: The domains in which two entries' effects are held against each other, beside those of the prompts.
 OWN_DOMAIN = "where each changed most"
+
+#: Prompts below which an interval would only pretend.
+FEWEST = 3
 
 _VALUES = ["entry", "measure", "domain", "value", "lo", "hi", "n"]
 _AGAINST = ["difference", "difference_lo", "difference_hi", "n_shared"]
@@ -160,7 +164,8 @@ def _means(table: pd.DataFrame, entry: Entry) -> Iterator[tuple[str, str, float,
         counts = (~np.isnan(values)).sum(0)
         for i, measure in enumerate(names):
             if counts[i]:
-                yield measure, domain, float(mean[i]), float(lo[i]), float(hi[i]), int(counts[i])
+                ends = (float(lo[i]), float(hi[i])) if counts[i] >= FEWEST else (math.nan, math.nan)
+                yield measure, domain, float(mean[i]), *ends, int(counts[i])
 
 
 def _effects(entry: Entry) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -171,7 +176,8 @@ def _effects(entry: Entry) -> Iterator[tuple[str, pd.DataFrame]]:
     ]
     rows = rows_of(entry.run, "prompt_effects", "method prompt_id layer component effect", where)
     rows = rows.assign(same=rows.prompt_id.map(entry.prompts.same))
-    sign = -1 if METRICS.get(entry.metric, ("", "", None))[2] is False else 1
+    falls = entry.metric == "kl" or METRICS.get(entry.metric, ("", "", None))[2] is False  # towards the tuned model
+    sign = -1 if falls else 1
     for method, own in rows.groupby("method", sort=False):
         yield str(method), sign * own.pivot(index="same", columns=["layer", "component"], values="effect")
 
@@ -191,6 +197,8 @@ def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> 
         x, y = (_values(side.loc[shared] if len(shared) else side) for side in sides)
         if len(x) and len(y):
             rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
+            if min(len(x), len(y)) < FEWEST:
+                lo = hi = math.nan
             null_lo, null_hi, p = shuffled_spearman(rho, n, draws, seed)
             found = {"domain": name, "rho": rho, "lo": lo, "hi": hi, "n": n, "n_shared": len(shared)}
             yield {**found, "null_lo": null_lo, "null_hi": null_hi, "p": p}

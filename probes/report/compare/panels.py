@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from probes.report import figures
@@ -15,8 +14,7 @@ from probes.report.compare.entries import Entry, lacking, laid
 from probes.report.evidence import MODULES, rows_of
 from probes.report.figures import Plot
 from probes.report.panels import Figure, Panel
-from probes.report.words import percent
-from probes.schemas import ALL_DOMAINS
+from probes.report.words import percent, prompts_of
 
 #: Said of maps that stand beside each other.
 SCALE = "An entry a map, one scale for all of them."
@@ -187,11 +185,6 @@ def layers_of(entries: Sequence[Entry]) -> dict[str, int]:
     return {entry.label: entry.evidence.n_layers for entry in entries}
 
 
-def prompts_of(domain: str) -> str:
-    """What the prompts of a domain are called."""
-    return "all prompts" if domain == ALL_DOMAINS else f"{domain or 'other'} prompts"
-
-
 def side_by_side(
     entries: Sequence[Entry],
     rows: pd.DataFrame,
@@ -204,11 +197,7 @@ def side_by_side(
 ) -> list[Plot]:
     """A layer × `column` map an entry, all of them on one scale."""
     known = rows[value].astype(float).dropna()
-    if ratio:
-        sizes = np.exp2(np.abs(np.log2(known[known > 0])))
-        reach = float(np.clip(sizes.max(), 1.2, 4.0)) if len(sizes) else 1.2
-    else:
-        reach = float(known.abs().max()) if len(known) else 0.0
+    reach = figures.reach(known) if ratio else float(known.abs().max()) if len(known) else 0.0
     by_entry = dict(list(rows.groupby("entry")))
     return [
         figures.heatmap(

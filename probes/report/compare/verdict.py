@@ -10,10 +10,10 @@ import pandas as pd
 
 from probes.attribute import component_name
 from probes.report.compare.entries import ORDERED, Entry, laid, shared_prompts
-from probes.report.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
+from probes.report.compare.measures import BEHAVIOUR, FEWEST, MEASURES, OWN_DOMAIN
 from probes.report.evidence import MODULES
 from probes.report.verdict import Headline
-from probes.report.words import interval, listing, metric_name, number, signed
+from probes.report.words import effect_metric_name, interval, listing, metric_name, number, signed
 from probes.schemas import ALL_DOMAINS
 
 #: Behaviour that the verdict speaks of: the first of these that was measured.
@@ -60,7 +60,7 @@ def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
 
 def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     rows = measures[measures.measure.isin(list(BEHAVIOUR)) & (measures.domain != ALL_DOMAINS)]
-    apart = rows[rows.difference.notna() & (rows.n_shared >= 3)]
+    apart = rows[rows.difference.notna() & (rows.n_shared >= FEWEST)]
     if apart.empty:
         return ""
     clear = apart[(apart.difference_lo > 0) | (apart.difference_hi < 0)]
@@ -70,13 +70,12 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     spoken = next(name for name in _SPOKEN if (apart.measure == name).any())
     own = apart[apart.measure == spoken]
     top = own.loc[own.difference.abs().idxmax()]
-    first = rows[(rows.entry == entries[0].label) & (rows.measure == spoken) & (rows.domain == top.domain)].value.iloc[
-        0
-    ]
+    first = rows[(rows.entry == entries[0].label) & (rows.measure == spoken) & (rows.domain == top.domain)].value
     form = MEASURES[spoken].form
+    against = f" against {form(first.iloc[0])}" if len(first) else ""  # the first may call these prompts otherwise
     return (
         f"Behaviour: {counts}; furthest apart in {metric_name(spoken)} is {top.entry} on {top.domain} prompts, "
-        f"{form(top.value)} against {form(first)}: {_apart(top)}."
+        f"{form(top.value)}{against}: {_apart(top)}."
     )
 
 
@@ -131,7 +130,7 @@ def _causes(entries: Sequence[Entry]) -> str:
             domain, method = entry.own_domain, str(effects.method.iloc[-1])
             own = effects[(effects.domain == domain) & (effects.method == method)]
             top = own.loc[own.effect.abs().idxmax()]
-            size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {metric_name(str(top.metric))}"
+            size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {effect_metric_name(str(top.metric))}"
             name = component_name(top.layer, top.component)
             parts.setdefault(name, []).append(f"{entry.label} ({size} on {domain} prompts)")
             methods.setdefault(method)
@@ -168,17 +167,18 @@ def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
         values = rows.set_index("entry").value.reindex(labels).to_numpy(float)
         if np.isnan(values).any():
             continue
+        whole = domain in ("", ALL_DOMAINS)  # each domain's would count the same prompts again
         steps = np.diff(values / (np.abs(values).max() or 1.0)).round(6)  # rounding is no step
-        known += 1
+        known += whole
         if (steps > 0).all() or (steps < 0).all():
-            steady += 1
-            if (name, domain) in _COURSE or (name == "exact_match" and domain != ALL_DOMAINS):
-                form, where = MEASURES[name].form, f" on {domain} prompts" if domain not in ("", ALL_DOMAINS) else ""
+            steady += whole
+            if (name, domain) in _COURSE or (name == "exact_match" and not whole):
+                form, where = MEASURES[name].form, "" if whole else f" on {domain} prompts"
                 ends = f"{form(rows.value.iloc[0])} → {form(rows.value.iloc[-1])}"
                 said.append(f"{MEASURES[name].words}{where} {ends}")
     if not said:
         return ""
     return (
-        f"In the order given, {steady} of {known} measures rise or fall at every step (in a random order each would "
-        f"with probability 1 in {math.factorial(len(entries)) // 2:,}), among them {listing(said)}."
+        f"In the order given, {steady} of {known} measures, over all prompts, rise or fall at every step (in a random "
+        f"order each would with probability 1 in {math.factorial(len(entries)) // 2:,}). Steadily went {listing(said)}."
     )

@@ -1,0 +1,17 @@
+"""Runs that say something else than what was measured."""
+
+from typing import Any
+
+import pandas as pd
+
+import probes
+
+
+def edited(run: probes.Run, table: str, rows: pd.DataFrame) -> probes.Run:
+    """The run, with these rows as one of its tables."""
+
+    class Edited(probes.Run):
+        def df(self, name: str, columns: Any = None, where: Any = None) -> pd.DataFrame:
+            return rows[list(columns)] if name == table else super().df(name, columns, where)
+
+    return Edited(run.path, run.manifest)
