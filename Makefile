@@ -34,7 +34,7 @@ test-hostile: install
 FUZZ_SECONDS ?= 60
 fuzz: install
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
-	for target in suite prompts index header; do $(BIN)/python -m fuzz $$target $(FUZZ_SECONDS) || exit 1; done
+	for target in $$($(BIN)/python -c 'import fuzz; print(*fuzz.NAMES)'); do $(BIN)/python -m fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
 bench: install $(VENV)-mergekit/installed
 	$(BIN)/python benchmarks/table.py --mergekit $(VENV)-mergekit/bin/python

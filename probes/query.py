@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import duckdb
@@ -15,6 +16,7 @@ from probes.errors import RunError
 from tv.errors import first_line
 
 _MEMORY = 4_000_000_000
+_ALONE = Lock()  # the bound is the whole process's: of two queries at once the second would put the first's bound back
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 _SEALED: dict[str, Any] = {
     "enable_external_access": "false",  # no file, no URL, no other database
@@ -32,10 +34,11 @@ def query(tables: Mapping[str, Callable[[], ds.Dataset]], statement: str) -> pa.
     """The answer to one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE, EXPLAIN) over `tables`, opened as they are named.
 
     Only the columns and row groups that it needs are read. Raises RunError in one line for whatever is no such
-    statement, names what is not there, reaches outside the tables, or needs more than 4 GB.
+    statement, names what is not there, reaches outside the tables, or needs more than 4 GB. Queries of several threads
+    wait for each other.
     """
     named = [name for name in tables if name in statement.lower()] or list(tables)
-    with _bounded(), duckdb.connect(":memory:", config=_SEALED) as connection:
+    with _ALONE, _bounded(), duckdb.connect(":memory:", config=_SEALED) as connection:
         try:
             found = connection.extract_statements(statement)
             if len(found) != 1 or found[0].type not in _READS:

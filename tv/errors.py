@@ -13,7 +13,7 @@ class InputError(Exception):
     def __str__(self) -> str:
         line = " ".join(super().__str__().split())
         line = line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 1] + "…"
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        return printable(line)
 
 
 class CheckpointError(InputError):
@@ -26,6 +26,11 @@ class ArchitectureError(InputError):
 
 class PromptError(InputError):
     """A prompt set cannot be read, or a prompt cannot be encoded."""
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey or cannot show spelled out: \\x1b for an escape, \\n for a line's end."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: Exception) -> str:

@@ -21,4 +21,4 @@ for work in (run, attribute, link, diagnose, query, report, compare):
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit status 2."""
-    entry(app, "probes", interrupted="; the same `probes run` goes on where it stopped")
+    entry(app, "probes", resumes="run")

@@ -34,7 +34,9 @@ def attribute(
     control: Annotated[
         list[str] | None, typer.Option(help="random, shuffled or spectrum: a vector in T's place; several too.")
     ] = None,
-    curves: Annotated[bool | None, typer.Option(help="Move each ranking's top n together.")] = None,
+    curves: Annotated[
+        bool | None, typer.Option(help="Also the faithfulness curves: each ranking's top n moved together.")
+    ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,

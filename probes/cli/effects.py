@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tv.cli.terminal import number, print_table
+from tv.cli.terminal import Shown, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +22,10 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
         for _, family in own[own.domain == focus(own)].groupby(["granularity", "method", "direction"], sort=False):
             rows = family.loc[family.effect.abs().nlargest(top).index]
             for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
-                interval = f"{row['lo']:+.3f} … {row['hi']:+.3f}"
                 names = (row["tuned"], row["domain"], row["method"], str(unit))
-                cells.append([*names, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"])
+                effect = Shown(row["effect"], f"{row['effect']:+.3f}")
+                interval = Shown([row["lo"], row["hi"]], f"{row['lo']:+.3f} … {row['hi']:+.3f}")
+                cells.append([*names, effect, interval, row["q"]])
     headings = ["tuned", "domain", "method", "unit", "effect", "95 % interval", "q"]
     print_table(f"largest effects on {effects.metric.iloc[0]}", headings, cells)
 
@@ -37,5 +38,5 @@ def print_checks(checks: pd.DataFrame) -> None:
     for row in checks[(checks.domain == ALL_DOMAINS) | ~checks.holds].to_dict("records"):
         of = " ".join(part for part in (row["method"], row["check"]) if part)
         holds = "holds" if row["holds"] else "does not hold"
-        cells.append([row["tuned"], row["domain"], of, number(row["value"]), holds])
+        cells.append([row["tuned"], row["domain"], of, row["value"], holds])
     print_table("checks", ["tuned", "domain", "check", "value", ""], cells)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from probes.cli.options import RunPath
-from probes.errors import RunError
-from tv.atomic import replacing
-from tv.cli.terminal import print_table, say, wrote
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from tv.cli.output import check_output, write_table
+from tv.cli.terminal import Shown, print_table, say
 
 
 def query(
@@ -31,31 +26,17 @@ def query(
     """
     import probes
 
+    check_output(out)
     found = probes.load(path).sql_arrow(statement)
     if out is not None:
-        _write_answer(found, out)
-        wrote(out, f"{found.num_rows:,} rows")
+        write_table(found, out)
         return
-    cells = [[_cell(value) for value in row] for row in found.slice(0, rows).to_pandas().itertuples(index=False)]
+    shown = found.slice(0, rows).to_pandas(integer_object_nulls=True)  # whole numbers stay whole beside missing ones
+    cells = [[_cell(value) for value in row] for row in shown.itertuples(index=False)]
     print_table("", found.column_names, cells, digits=5)
     if found.num_rows > rows:
         say(f"{found.num_rows - rows:,} rows more; --rows N prints N, --out FILE writes all")
 
 
-def _write_answer(found: pa.Table, out: Path) -> None:
-    """Written whole or not at all."""
-    import pyarrow.parquet as pq
-
-    writers: dict[str, Callable[[Path], object]] = {
-        ".csv": lambda path: found.to_pandas().to_csv(path, index=False),
-        ".parquet": lambda path: pq.write_table(found, path),
-        ".json": lambda path: found.to_pandas().to_json(path, orient="records"),
-    }
-    if out.suffix not in writers:
-        raise RunError(f"{out}: its name ends in none of {', '.join(writers)}, which say how to write it")
-    with replacing(out, RunError) as temporary:
-        writers[out.suffix](temporary)
-
-
 def _cell(value: object) -> object:
-    return f"{len(value)} bytes" if isinstance(value, bytes) else value
+    return Shown(value, f"{len(value)} bytes") if isinstance(value, bytes) else value

@@ -40,6 +40,13 @@ def test_neither_imports_nor_a_run_of_local_paths_need_the_network(tmp_path: Pat
     assert (tmp_path / "run" / "report.html").exists()
 
 
+def test_the_watch_notices(tmp_path: Path) -> None:
+    """Else the test above proves nothing: here a suite's base is to come from the hub."""
+    suite = write_suite(tmp_path, Path("nobody/nothing-of-that-name"), tmp_path)
+    ended = _watched("run", suite, "--out", tmp_path / "run")
+    assert ended.returncode == 2 and "NETWORK socket.getaddrinfo" in ended.stderr, ended.stderr
+
+
 def test_the_cut_is_noticed() -> None:
     """Else the tests that use it prove nothing: a hub id is asked for, and is told to be out of reach."""
     from tv.errors import CheckpointError

@@ -1,4 +1,7 @@
-"""What `make install` brings is locked, to the last package of a package."""
+"""What `make install` brings is locked, to the last package of a package: on Linux, with torch for the CPU.
+
+A torch for CUDA brings NVIDIA's libraries and triton at the versions that it was built with; they are its own affair.
+"""
 
 import re
 import tomllib
@@ -23,7 +26,7 @@ def _needed() -> dict[str, str]:
     while todo:
         wanted = todo.pop()
         key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
-        if key not in seen:
+        if key not in seen and not _of_cuda(key[0]):
             seen.add(key)
             try:
                 found[key[0]] = Version(version(wanted.name)).public
@@ -31,6 +34,10 @@ def _needed() -> dict[str, str]:
                 continue
             todo += _required_by(wanted)
     return found
+
+
+def _of_cuda(name: str) -> bool:
+    return name.startswith(("nvidia-", "cuda-")) or name == "triton"
 
 
 def _required_by(wanted: Requirement) -> Iterator[Requirement]:

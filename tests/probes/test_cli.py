@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from probes.cli import main
+from probes.cli.effects import print_checks, print_effects
 from tests.command import call
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, write_prompts, write_suite
+from tv.cli.terminal import begin, end
 
 Paths = tuple[Path, Path, Path]  # folder, base, tuned
 
@@ -207,5 +210,38 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
         patch.setattr("probes.job._noise_floor", interrupted)
         code, _, stderr = call(patch, capsys, main, "run", suite, "--out", tmp_path / "run")
     assert code == 130 and "error: interrupted; the same `probes run` goes on" in stderr
+    with monkeypatch.context() as patch:
+        patch.setattr("probes.load", interrupted)
+        assert call(patch, capsys, main, "attribute", tmp_path / "run")[2] == "error: interrupted\n"
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "run").exists()
     assert call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")[0] == 0
+
+
+def test_sites_to_keep_are_split_at_commas(monkeypatch, capsys) -> None:
+    given: list[object] = []
+
+    def looked_at(*_: object, keep: object, **__: object) -> None:
+        given.append(keep)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probes.run", looked_at)
+    for words in ([], ["--keep", "resid_post"], ["--keep", "resid_post,attn_out"]):
+        call(monkeypatch, capsys, main, "run", "suite.yaml", *words)
+    assert given == [None, ["resid_post"], ["resid_post", "attn_out"]]
+
+
+def test_effects_and_checks_are_numbers_to_a_program(capsys) -> None:
+    unit = {"granularity": "component", "layer": 1, "component": "mlp", "module": "", "head": -1, "expert": -1}
+    told = {"neuron": -1, "tuned": "a", "domain": "all", "metric": "logit_diff", "control": "", "direction": "to_base"}
+    row = unit | told | {"method": "revert", "effect": 1 / 3, "lo": 0.25, "hi": float("nan"), "q": 1e-12}
+    check = {"tuned": "a", "domain": "all", "method": "path", "check": "gap", "value": 1 / 7, "holds": True}
+    begin(quiet=False, json=True)
+    print_effects(pd.DataFrame([row]))
+    print_checks(pd.DataFrame([check]))
+    end("probes attribute")
+    begin(quiet=False, json=False)
+    effects, checks = (table["data"] for table in json.loads(capsys.readouterr().out)["tables"])
+    assert effects == [["a", "all", "revert", "mlp 1", 1 / 3, [0.25, None], 1e-12]]
+    assert checks == [["a", "all", "path gap", 1 / 7, "holds"]]
+    print_effects(pd.DataFrame([row]))
+    assert "+0.333 +0.250 … +nan" in " ".join(capsys.readouterr().out.split())

@@ -3,13 +3,17 @@
 import json
 import sys
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from probes.cli import main
 from probes.errors import RunError
+from probes.query import query
 from probes.schemas import SCHEMAS
 from probes.store import Run, load
 from probes.writer import RunWriter
@@ -147,6 +151,33 @@ def test_memory_is_bounded_during_a_query_and_only_then(run: Run) -> None:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < 5e9
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the bound is the system's")
+def test_queries_of_two_threads_leave_no_bound_behind() -> None:
+    """The second begins in the midst of the first, if it can, and ends after it."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    begun, over = Event(), Event()
+    table = ds.dataset(pa.table({"n": [1, 2]}))
+
+    def open_second() -> ds.Dataset:
+        begun.set()
+        over.wait(10)
+        return table
+
+    def open_first() -> ds.Dataset:
+        second.start()
+        begun.wait(0.2)
+        return table
+
+    second = Thread(target=query, args=({"second": open_second}, "FROM second"))
+    found = query({"first": open_first}, "SELECT sum(n) AS s FROM first")
+    over.set()
+    second.join()
+    assert found.to_pylist() == [{"s": 3}]
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
 def test_a_table_that_is_not_there_is_told_beside_those_that_are(run: Run) -> None:
     with pytest.raises(RunError, match=r"nothing.*; tables: prompts, lens"):
         run.sql("SELECT * FROM nothing")
@@ -167,6 +198,17 @@ def test_the_command_prints_some_and_writes_all(
         path = tmp_path / f"answer.{suffix}"
         assert call(monkeypatch, capsys, main, "query", run.path, asked, "-o", path)[0] == 0
         pd.testing.assert_frame_equal(of(path), run.sql(asked), check_dtype=False)
-    status, _, err = call(monkeypatch, capsys, main, "query", run.path, asked, "-o", tmp_path / "answer.xls")
-    assert status == 2 and ".csv, .parquet, .json" in err
-    assert len(list(tmp_path.iterdir())) == 3
+    asked = "SELECT 1 AS n, encode('ab') AS bits, NULL::DOUBLE AS p, sum(pos) AS total FROM lens"
+    _, out, _ = call(monkeypatch, capsys, main, "query", run.path, asked)
+    assert out.splitlines()[3].split() == ["1", "2", "bytes", "–", "9"]
+    _, out, _ = call(monkeypatch, capsys, main, "query", run.path, asked, "--json")
+    assert json.loads(out)["tables"][0]["data"] == [[1, "6162", None, 9]]
+
+
+def test_where_no_answer_can_be_written_none_is_looked_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, told in (("answer.xls", ".parquet, .csv, .json"), ("no/answer.csv", "directory does not exist")):
+        status, _, err = call(monkeypatch, capsys, main, "query", run.path, "SELEC", "-o", tmp_path / name)
+        assert status == 2 and told in err and "query:" not in err
+    assert not list(tmp_path.iterdir())

@@ -105,6 +105,9 @@ def test_bad_input_a_bug_and_ctrl_c(pair: tuple[Path, Path], monkeypatch, capsys
     monkeypatch.setattr("tv.open_checkpoint", _raise(KeyboardInterrupt()))
     status, _, stderr = call(monkeypatch, capsys, tv_main, "info", pair[0], "--json")
     assert status == INTERRUPTED and json.loads(stderr) == {"error": "interrupted", "status": INTERRUPTED}
+    monkeypatch.setattr("tv.experiments.ssa", _raise(KeyboardInterrupt()))
+    status, _, stderr = call(monkeypatch, capsys, tv_main, "experiment", "ssa", *pair, "-o", pair[0] / "out")
+    assert status == INTERRUPTED and "the same `tv experiment` goes on where it stopped" in stderr
 
 
 @pytest.mark.parametrize(

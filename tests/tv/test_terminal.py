@@ -3,11 +3,28 @@
 import json
 import math
 from collections.abc import Iterator
+from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from tv.cli.terminal import Stages, bar, begin, end, fail, number, print_notes, print_table, remark, say, wrote
+from tv.cli.terminal import (
+    Shown,
+    Stages,
+    bar,
+    begin,
+    end,
+    fail,
+    interval,
+    number,
+    plain,
+    print_notes,
+    print_table,
+    remark,
+    say,
+    wrote,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +53,53 @@ def test_a_table_wider_than_the_screen_loses_nothing(capsys: pytest.CaptureFixtu
 def test_numbers_have_three_digits_and_nan_is_a_dash() -> None:
     assert [number(value) for value in (1234.5, 0.000123456, math.nan)] == ["1.23e+03", "0.00012", "–"]
     assert [number(value, digits=5) for value in (1234.5, 0.000123456)] == ["1234.5", "0.0001235"]
+
+
+#: Cell → on the screen, in JSON.
+CELLS = [
+    pytest.param(np.array([]), "[]", [], id="no entry"),
+    pytest.param(np.array([0.12345]), "[0.123]", [0.12345], id="one entry"),
+    pytest.param(np.array([1.0, math.nan]), "[1, –]", [1.0, None], id="two entries"),
+    pytest.param(np.float32(0.5), "0.5", 0.5, id="numpy"),
+    pytest.param(Decimal(10**30), str(10**30), 10**30, id="a sum of whole numbers"),
+    pytest.param(Decimal("0.12345"), "0.123", 0.12345, id="a decimal"),
+    pytest.param(math.inf, "inf", None, id="infinite"),
+    pytest.param(b"\x00\xff", "00ff", "00ff", id="bytes"),
+    pytest.param({"a": [math.nan]}, "{'a': [nan]}", {"a": [None]}, id="a struct"),
+    pytest.param(Shown([1 / 3, math.nan], "a third"), "a third", [1 / 3, None], id="two forms"),
+    pytest.param(interval(1 / 3, 0.5), "[0.333, 0.5]", [1 / 3, 0.5], id="an interval"),
+    *(pytest.param(missing, "–", None, id=repr(missing)) for missing in (None, math.nan, pd.NaT, pd.NA)),
+]
+
+
+@pytest.mark.parametrize(("cell", "shown", "value"), CELLS)
+def test_a_cell_has_two_forms(cell: object, shown: str, value: object, capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("", ["x"], [[cell]])
+    assert capsys.readouterr().out.split("\n")[3].strip() == shown
+    assert json.loads(json.dumps(plain(cell), allow_nan=False)) == value
+
+
+def test_nothing_is_said_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[2Jb\ud800"
+    print_table(hostile, [hostile], [[hostile], [Shown(1, hostile)], [[hostile]], ["two\nlines"]])
+    say(hostile)
+    print_notes([hostile])
+    remark(hostile)
+    fail(hostile, 2)
+    with Stages() as stages:
+        stages.update(f"[red]{hostile}", 1, 1)
+    told = capsys.readouterr()
+    assert told.out.count(r"a\x1b[2Jb\ud800") == 7 and told.err.count(r"a\x1b[2Jb\ud800") == 3
+    assert "a\x1b" not in told.out + told.err and "[red]" in told.err
+    assert [line.strip() for line in told.out.splitlines()].count("lines") == 1
+
+
+def test_json_can_be_said_in_any_encoding(capsys: pytest.CaptureFixture[str]) -> None:
+    begin(quiet=False, json=True)
+    say("ε \ud800 \x1b")
+    end("tv speak")
+    told = capsys.readouterr().out
+    assert told.isascii() and json.loads(told)["said"] == ["ε \ud800 \x1b"]
 
 
 def _speak() -> None:

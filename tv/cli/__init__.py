@@ -30,4 +30,4 @@ app.add_typer(experiment, name="experiment")
 
 def main() -> None:
     """Run the `tv` command."""
-    entry(app, "tv")
+    entry(app, "tv", resumes="experiment")

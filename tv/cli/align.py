@@ -10,7 +10,7 @@ import typer
 
 from tv.cli.options import Base, DeviceOption, Output, Tuned
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, print_notes, print_table, say
+from tv.cli.terminal import Shown, bar, print_notes, print_table, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,5 +86,5 @@ def _print(table: pd.DataFrame) -> None:
 _SHARES = ["moved_fraction", "sign_flipped_fraction", "scale_moved_fraction"]
 
 
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.3g} %"
+def _percent(share: float) -> Shown:
+    return Shown(share, "–" if math.isnan(share) else f"{100 * share:.3g} %")

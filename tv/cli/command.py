@@ -43,10 +43,10 @@ def command(work: Callable[..., None]) -> Callable[..., None]:
     return perform
 
 
-def entry(app: typer.Typer, name: str, interrupted: str = "") -> None:
+def entry(app: typer.Typer, name: str, resumes: str) -> None:
     """Run a command: bad input is one line on stderr and exit status 2, without a traceback.
 
-    `interrupted` says what becomes of work that Ctrl-C stops.
+    `resumes` is the command that goes on, given again, where Ctrl-C stopped it.
     """
     # Read here, since what is wrong with a command line is said in the form that it asks for.
     as_json = "--json" in sys.argv
@@ -67,7 +67,8 @@ def entry(app: typer.Typer, name: str, interrupted: str = "") -> None:
         status = BUG
         terminal.fail(traceback.format_exc(), status)
     if status == INTERRUPTED:  # typer may have caught it first
-        terminal.fail(f"interrupted{interrupted}", status)
+        again = f"; the same `{name} {resumes}` goes on where it stopped" if sys.argv[1:2] == [resumes] else ""
+        terminal.fail(f"interrupted{again}", status)
     sys.exit(status)
 
 

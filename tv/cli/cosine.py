@@ -9,7 +9,7 @@ import typer
 
 from tv.cli.options import Base, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, number, print_table, say
+from tv.cli.terminal import Shown, bar, number, print_table, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def _print_modules(frame: pd.DataFrame, pair: str) -> None:
     counts = by_name[["beyond", "rows"]].sum()
     rows: list[list[object]] = []
     for name, mean in means.iterrows():
-        beyond = f"{counts.beyond[name]} of {counts.rows[name]}"
+        beyond = Shown([counts.beyond[name], counts.rows[name]], f"{counts.beyond[name]} of {counts.rows[name]}")
         rows.append([name, *mean[[*shared, "cosine"]], beyond, mean.sign_conflict, mean.sign_conflict_null])
     headings = ["module", "κ left", "κ right", "cosine", "|z| > 4", "signs differ", "by chance"]
     print_table(f"{pair}, mean over layers: κ, shared directions beyond their null", headings, rows)

@@ -8,7 +8,7 @@ import typer
 
 from tv.cli.options import DeviceOption, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, number, print_table
+from tv.cli.terminal import bar, interval, print_table
 from tv.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def evaluate(
 def print_means(means: pd.DataFrame) -> None:
     """The table of `summarise`."""
     rows: list[list[object]] = [
-        [r.task, r.metric, r.variant, float(r.value), f"[{number(r.lo)}, {number(r.hi)}]", r.n]
-        for r in means.itertuples()
+        [r.task, r.metric, r.variant, float(r.value), interval(r.lo, r.hi), r.n] for r in means.itertuples()
     ]
     print_table("mean over items, 95 % interval", ["task", "metric", "model", "mean", "interval", "items"], rows)
 
@@ -90,7 +89,7 @@ def print_means(means: pd.DataFrame) -> None:
 def print_differences(found: pd.DataFrame, reference: str) -> None:
     """The table of `compare`."""
     rows: list[list[object]] = [
-        [r.task, r.metric, r.variant, float(r.difference), f"[{number(r.lo)}, {number(r.hi)}]", float(r.p), float(r.q)]
+        [r.task, r.metric, r.variant, float(r.difference), interval(r.lo, r.hi), float(r.p), float(r.q)]
         for r in found.itertuples()
     ]
     title = f"difference from {reference} on the same items"

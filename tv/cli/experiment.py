@@ -10,7 +10,7 @@ import typer
 from tv.cli.command import command
 from tv.cli.evaluate import BatchSize, Limit, Tasks
 from tv.cli.options import Base, Cache, DeviceOption, named
-from tv.cli.terminal import bar, number, print_table, wrote
+from tv.cli.terminal import Shown, bar, interval, number, print_table, wrote
 from tv.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,8 +85,12 @@ def ssa(
     base: Base,
     tuned: Sides,
     output: Out,
-    epsilon: Annotated[list[float] | None, typer.Option(help="Of the kept subspace; repeatable.")] = None,
-    null: Annotated[str, typer.Option(help="rotation, gaussian, row_scale or shuffle.")] = "rotation",
+    epsilon: Annotated[
+        list[float] | None, typer.Option(help="Relative error of the kept subspace; repeatable.")
+    ] = None,
+    null: Annotated[
+        str, typer.Option(help="What SSA is compared with: rotation, gaussian, row_scale or shuffle.")
+    ] = "rotation",
     cache: Cache = None,
     workers: Annotated[int, typer.Option(help="Processes that share the modules.")] = 1,
     device: DeviceOption = "cpu",
@@ -242,12 +246,14 @@ def _print(title: str, frame: pd.DataFrame, columns: list[str], merged: str | No
     """The columns as they are, then the column `merged` with its interval in one cell, then the others."""
     rows: list[list[object]] = []
     for row in frame.to_dict("records"):
-        cell = (
-            [f"{number(row[merged])} [{number(row[f'{merged}_lo'])}, {number(row[f'{merged}_hi'])}]"] if merged else []
-        )
+        cell = [_with_interval(*(row[merged + end] for end in ("", "_lo", "_hi")))] if merged else []
         rows.append([*(row[name] for name in columns), *cell, *(_word(row[name]) for name in after)])
     headings = [*columns, *([f"{merged} [95 %]"] if merged else []), *after]
     print_table(title, [heading.replace("_", " ") for heading in headings], rows)
+
+
+def _with_interval(value: float, lo: float, hi: float) -> Shown:
+    return Shown([value, lo, hi], f"{number(value)} {interval(lo, hi).text}")
 
 
 def _word(value: object) -> object:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tv.cli.options import Base
-from tv.cli.terminal import bar, number, print_notes, print_table, say, wrote
+from tv.cli.terminal import Shown, bar, number, print_notes, print_table, say, wrote
 
 if TYPE_CHECKING:
     from tv.adapter_writer import Adapter
@@ -57,7 +57,7 @@ def lora_export(
             progress=progress,
         )
     rows: list[list[object]] = [
-        [row.layer, row.module, row.rank, f"{row.retained:.1%}", f"{row.share:.1%}"]
+        [row.layer, row.module, row.rank, *(Shown(share, f"{share:.1%}") for share in (row.retained, row.share))]
         for row in adapter.modules.itertuples()
     ]
     print_table("energy retained", ["layer", "module", "rank", "of its ‖T‖²", "its share"], rows)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tv.atomic import replacing
-from tv.cli.terminal import wrote
+from tv.cli.terminal import plain, wrote
 from tv.errors import CheckpointError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_WRITERS = {".parquet": "to_parquet", ".csv": "to_csv", ".json": "to_json"}
+    import pyarrow as pa
 
 
 def check_output(path: Path | None) -> None:
@@ -27,10 +27,40 @@ def write(frame: pd.DataFrame, path: Path | None) -> None:
     """Write `frame` as its ending says, if a path was given; every row names the fingerprints of its checkpoints."""
     if path is None:
         return
+    import pyarrow as pa
+
     frame = frame.assign(
         **{f"fingerprint_{name}": value for name, value in frame.attrs.get("fingerprints", {}).items()}
     )
-    options = {"orient": "records"} if path.suffix == ".json" else {"index": False}
+    write_table(pa.Table.from_pandas(frame, preserve_index=False), path)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write `table` as the ending of `path` says; in .csv and .json bytes are hexadecimal text."""
     with replacing(path, CheckpointError) as temporary:
-        getattr(frame, _WRITERS[path.suffix])(temporary, **options)
-    wrote(path, f"{len(frame):,} rows")
+        _WRITERS[path.suffix](table, temporary)
+    wrote(path, f"{table.num_rows:,} rows")
+
+
+def _to_parquet(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path)
+
+
+def _to_csv(table: pa.Table, path: Path) -> None:
+    import pyarrow as pa
+
+    for i, field in enumerate(table.schema):
+        if any(is_bytes(field.type) for is_bytes in (pa.types.is_binary, pa.types.is_fixed_size_binary)):
+            table = table.set_column(i, field.name, pa.array(plain(table[i].to_pylist()), pa.string()))
+    # Whole numbers stay whole where some are missing.
+    table.to_pandas(integer_object_nulls=True).to_csv(path, index=False)
+
+
+def _to_json(table: pa.Table, path: Path) -> None:
+    # Not as pandas writes it: to ten decimal places, which a p-value does not have.
+    path.write_text(json.dumps(plain(table.to_pylist())), encoding="utf-8")
+
+
+_WRITERS = {".parquet": _to_parquet, ".csv": _to_csv, ".json": _to_json}

@@ -9,7 +9,7 @@ import typer
 
 from tv.cli.options import Base, Output, Tuned
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, number, print_table, say
+from tv.cli.terminal import Shown, bar, interval, number, print_table, say
 from tv.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def _print_path(label: str, own: pd.DataFrame) -> None:
     means = own[own.metric.isin(others)].pivot_table(index="alpha", columns="metric", values="value")
     rows: list[list[object]] = []
     for alpha, row in loss.iterrows():
-        interval = f"[{number(row['lo'])}, {number(row['hi'])}]"
-        rows.append([f"{alpha:g}", float(row["value"]), interval, *(float(means.loc[alpha, name]) for name in others)])
+        loss_there = [float(row["value"]), interval(row["lo"], row["hi"])]
+        rows.append([_alpha(alpha), *loss_there, *(float(means.loc[alpha, name]) for name in others)])
     title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]})"
     print_table(title, ["α", "loss", "95 % interval", *(name.replace("_", " ") for name in others)], rows)
     say(f"{label}: {_barrier_in_words(own)}")
@@ -106,10 +106,14 @@ def _barrier_in_words(own: pd.DataFrame) -> str:
 def _print_plane(label: str, own: pd.DataFrame) -> None:
     loss = own[own.metric == "loss"]
     grid = loss.pivot_table(index="alpha", columns="beta", values="value")
-    rows: list[list[object]] = [[f"{alpha:g}", *(float(value) for value in grid.loc[alpha])] for alpha in grid.index]
+    rows: list[list[object]] = [[_alpha(alpha), *(float(value) for value in grid.loc[alpha])] for alpha in grid.index]
     title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]}), α down, β across"
     print_table(title, ["α \\ β", *(f"{beta:g}" for beta in grid.columns)], rows)
     best = loss.loc[loss["value"].idxmin()]
     ends = {"base": (0, 0), "first": (1, 0), "second": (0, 1), "both": (1, 1)}
     corners = ", ".join(f"{name} {number(float(grid.loc[at[0], at[1]]))}" for name, at in ends.items())
     say(f"{label}: {corners}; lowest {number(best['value'])} at α = {best['alpha']:g}, β = {best['beta']:g}")
+
+
+def _alpha(value: float) -> Shown:
+    return Shown(value, f"{value:g}")

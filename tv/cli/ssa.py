@@ -24,8 +24,15 @@ def ssa(
     k_rule: Annotated[
         str, typer.Option(help="tail (by ε), energy (share of Σσ²) or fixed (share of dimension).")
     ] = "tail",
-    level: Annotated[list[float] | None, typer.Option(help="Levels of the k rule; repeatable.")] = None,
-    null: Annotated[str, typer.Option(help="rotation, gaussian, row_scale or shuffle.")] = "rotation",
+    level: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="ε, energy share or dimension share, as --k-rule says; needed with energy and fixed; repeatable."
+        ),
+    ] = None,
+    null: Annotated[
+        str, typer.Option(help="What SSA is compared with: rotation, gaussian, row_scale or shuffle.")
+    ] = "rotation",
     draws: Annotated[int, typer.Option(help="How often the shuffle null is drawn.")] = 20,
     swap: Annotated[bool, typer.Option(help="Add the control: T against another layer's basis.")] = False,
     curve: Annotated[

@@ -1,7 +1,7 @@
 """What a command says: to a person, or with --json to a program, one JSON object a line.
 
 Results go to stdout; progress, remarks and errors to stderr, in either form. With --quiet nothing is left of all that
-but results and errors.
+but results and errors. A person is shown nothing that the terminal would obey: names and tokens come from strangers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from typing import Any, TextIO
 
@@ -23,6 +24,16 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from tv.errors import printable
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell in two forms: `text` on the screen, `value` in JSON, where nothing is rounded for the eye."""
+
+    value: object
+    text: str
 
 
 @dataclass
@@ -37,6 +48,7 @@ class _Speech:
 _speech = _Speech()
 _LONG = 40  # characters; a longer cell is broken into lines
 _WIDE = 10_000  # than any table
+_MISSING = "–"
 
 
 def begin(*, quiet: bool, json: bool) -> None:
@@ -52,21 +64,24 @@ def end(command: str) -> None:
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], digits: int = 3) -> None:
-    """A table on stdout; numbers as `number` gives them. It is as wide as it must be: no number loses its end."""
+    """A table on stdout; numbers as `number` gives them, a dash for what is missing, `Shown` cells as they say.
+
+    It is as wide as it must be: no number loses its end.
+    """
     if _speech.json:
         _speech.result["tables"].append({"title": title, "columns": headings, "data": rows})
         return
-    cells = [[number(cell, digits) if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    cells = [[_text(cell, digits) for cell in row] for row in rows]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
         width = max(map(cell_len, [heading, *(row[i] for row in cells)]))
-        table.add_column(Text(heading), overflow="fold", no_wrap=width <= _LONG, min_width=min(width, _LONG))
+        table.add_column(Text(printable(heading)), overflow="fold", no_wrap=width <= _LONG, min_width=min(width, _LONG))
     for own in cells:
         table.add_row(*(Text(cell) for cell in own))  # not markup: a token or a path may hold square brackets
     console = Console()
     console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDE), table).minimum)
     if title:
-        console.print(Text(f"\n {title}", "italic"), soft_wrap=True)
+        console.print(Text(f"\n {printable(title)}", "italic"), soft_wrap=True)
     console.print(table)
 
 
@@ -75,7 +90,7 @@ def say(text: str) -> None:
     if _speech.json:
         _speech.result["said"].append(text)
     else:
-        typer.echo(text)
+        typer.echo(printable(text))
 
 
 def wrote(path: object, what: str) -> None:
@@ -90,7 +105,7 @@ def print_notes(notes: Iterable[str]) -> None:
         if _speech.json:
             _speech.result["notes"].append(note)
         elif not _speech.quiet:
-            typer.echo(f"note: {note}")
+            typer.echo(f"note: {printable(note)}")
 
 
 def remark(text: str) -> None:
@@ -100,7 +115,7 @@ def remark(text: str) -> None:
     if _speech.json:
         _line(sys.stderr, remark=text)
     else:
-        typer.echo(text, err=True)
+        typer.echo(printable(text), err=True)
 
 
 def fail(message: str, status: int) -> None:
@@ -108,19 +123,37 @@ def fail(message: str, status: int) -> None:
     if _speech.json:
         _line(sys.stderr, error=message, status=status)
     else:
-        print("error:", message, file=sys.stderr)
+        print("error:", printable(message), file=sys.stderr)
 
 
 def number(value: float, digits: int = 3) -> str:
     """So many significant digits, one less of what is below 0.1; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits if abs(value) >= 0.1 else digits - 1}g}"
+    return _MISSING if math.isnan(value) else f"{value:.{digits if abs(value) >= 0.1 else digits - 1}g}"
+
+
+def interval(lo: float, hi: float) -> Shown:
+    """Of two ends one cell."""
+    return Shown([lo, hi], f"[{number(lo)}, {number(hi)}]")
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: no NaN, no infinity, nothing missing but None, nothing of a library's own; bytes as hex."""
+    if isinstance(value, Shown):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    value = _native(value)
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Stages:
     """One progress bar a stage, on stderr; with --json a line a step."""
 
     def __init__(self, *, transient: bool = False) -> None:
-        columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        name = TextColumn("{task.description:<24}", markup=False)
+        columns = name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         self.progress = Progress(*columns, console=Console(stderr=True), transient=transient)
         self.tasks: dict[str, TaskID] = {}
 
@@ -134,7 +167,7 @@ class Stages:
     def update(self, stage: str, done: int = 0, total: int | None = None, label: str = "") -> None:
         """`done` of `total` parts of `stage` are done; `label` names the last."""
         if stage not in self.tasks:
-            self.tasks[stage] = self.progress.add_task(stage, total=total)
+            self.tasks[stage] = self.progress.add_task(printable(stage), total=total)
         if _speech.quiet:
             return
         if _speech.json:
@@ -153,16 +186,30 @@ def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _line(stream: TextIO, **content: object) -> None:
-    print(json.dumps(_plain(content), ensure_ascii=False), file=stream, flush=True)
+    print(json.dumps(plain(content)), file=stream, flush=True)
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it: no NaN, no infinity, nothing of numpy's own."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
+def _text(cell: object, digits: int) -> str:
+    """A cell as it is shown; line ends are left to the table, which can show them."""
+    if isinstance(cell, Shown):
+        return printable(cell.text)
+    cell = _native(cell)
+    if isinstance(cell, list | tuple):
+        return f"[{', '.join(_text(inner, digits) for inner in cell)}]"
+    if isinstance(cell, float):
+        return number(cell, digits)
+    return _MISSING if cell is None else "\n".join(map(printable, str(cell).split("\n")))
+
+
+def _native(value: Any) -> Any:
+    """One of Python's own str, int, float, list or None in place of what numpy, pandas and DuckDB give."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Decimal):  # what DuckDB's sums are
+        value = int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes):
+        value = value.hex()
+    if isinstance(value, str | int | float | list | tuple | None):
+        return value
+    import pandas as pd  # not above: bad input is told without waiting for it
+
+    return None if pd.isna(value) else str(value)
