@@ -1,5 +1,7 @@
 """The `tv` command on good and bad input."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +11,11 @@ import tv
 from tests.command import call
 from tests.pairs import build_pair
 from tv.cli import main
+from tv.cli.align import _print as print_matches
+from tv.cli.evaluate import print_differences, print_means
+from tv.cli.experiment import _print as print_results
+from tv.cli.path import _print_plane
+from tv.cli.terminal import begin, end
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "json"])
@@ -21,6 +28,46 @@ def test_tables_are_written(ending: str, tmp_path: Path, monkeypatch, capsys) ->
         assert code == 0 and {"ssa": "its null", "geometry": "tuning vector by module"}[command] in stdout
         assert len(readers[ending](out)) == len(expected)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+THIRD, NOTHING = 1 / 3, float("nan")
+_MEAN = {"task": "t", "metric": "m", "variant": "a", "lo": 0.25, "hi": NOTHING}
+_LOSS = {"metric": "loss", "value": THIRD, "lo": 0.25, "hi": 0.5, "prompts": 3, "over": "targets"}
+_MATCH = {"kind": "heads", "n": 3, "layer": 0, "on": "weights", "moved_fraction": THIRD, "sign_flipped_fraction": 0.0}
+_SCORES = {"scale_moved_fraction": NOTHING, "identity_score": 1.0, "mean_score": 1.0, "gain": 0.0}
+#: What prints a table, and its first row as a program reads it.
+PRINTED: dict[str, tuple[Callable[[], None], list[object]]] = {
+    "means": (
+        lambda: print_means(pd.DataFrame([_MEAN | {"value": THIRD, "n": 3}])),
+        ["t", "m", "a", THIRD, [0.25, None], 3],
+    ),
+    "differences": (
+        lambda: print_differences(pd.DataFrame([_MEAN | {"difference": THIRD, "p": 1e-12, "q": 1e-9}]), "b"),
+        ["t", "m", "a", THIRD, [0.25, None], 1e-12, 1e-9],
+    ),
+    "experiment": (
+        lambda: print_results(
+            "", pd.DataFrame([{"task": "t", "gain": THIRD, "gain_lo": 0.25, "gain_hi": 0.5}]), ["task"], "gain", []
+        ),
+        ["t", [THIRD, 0.25, 0.5]],
+    ),
+    "plane": (lambda: _print_plane("all", _plane()), [0.0, THIRD, THIRD]),
+    "align": (lambda: print_matches(pd.DataFrame([_MATCH | _SCORES])), ["heads", 3, THIRD, 0.0, None, 1.0, 1.0, 0.0]),
+}
+
+
+def _plane() -> pd.DataFrame:
+    return pd.DataFrame(_LOSS | {"alpha": [0.0, 0.0, 1.0, 1.0], "beta": [0.0, 1.0, 0.0, 1.0]})
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_program_reads_numbers_in_full(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show, expected = PRINTED[name]
+    begin(quiet=False, json=True)
+    show()
+    end("tv")
+    begin(quiet=False, json=False)
+    assert json.loads(capsys.readouterr().out)["tables"][0]["data"][0] == expected
 
 
 def test_info_and_extract(tmp_path: Path, monkeypatch, capsys) -> None:
