@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +70,29 @@ class ShardTables:
         written: Counts = {}
         for key, count in sorted(self.counts.items()):
             self.parts["neurons", None, ""].append(self._neuron_rows(*key, count))
-        for (table, layer, site), parts in self.parts.items():
-            columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            keys = [columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns]
-            if layer is not None or table == "tokens":
-                order = np.lexsort(keys)
-                columns = {name: values[order] for name, values in columns.items()}
-            named = {
-                name: Named(values, self.names[name]) if name in self.names and values.dtype != object else values
-                for name, values in columns.items()
-            }
-            tuned = None if table in _OF_BOTH else self.tuned
-            root = directory / SHARES if table == "neurons" else directory  # summed over the shards at the end
-            rows = write_part(root, table, named, shard=shard, tuned=tuned, layer=layer, site=site or None)
-            own = written.setdefault(table, {"rows": 0, "files": 0})
-            own["rows"] += rows
-            own["files"] += 1
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the models do not compute meanwhile
+            rows_of = pool.map(partial(self._file, directory, shard), self.parts)
+            for (table, _, _), rows in zip(self.parts, rows_of, strict=True):
+                own = written.setdefault(table, {"rows": 0, "files": 0})
+                own["rows"] += rows
+                own["files"] += 1
         return written
+
+    def _file(self, directory: Path, shard: str, key: tuple[str, int | None, str]) -> int:
+        """Write what was collected of one table, layer and site; return its rows."""
+        table, layer, site = key
+        parts = self.parts[key]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if layer is not None or table == "tokens":
+            order = np.lexsort([columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns])
+            columns = {name: values[order] for name, values in columns.items()}
+        named = {
+            name: Named(values, self.names[name]) if name in self.names and values.dtype != object else values
+            for name, values in columns.items()
+        }
+        tuned = None if table in _OF_BOTH else self.tuned
+        root = directory / SHARES if table == "neurons" else directory  # summed over the shards at the end
+        return write_part(root, table, named, shard=shard, tuned=tuned, layer=layer, site=site or None)
 
     def _rows(self, piece: Piece, values: Mapping[str, NDArray[Any]], batch: Batch) -> Columns:
         packed = {name: values[name] for name in _PACKED if name in values}
