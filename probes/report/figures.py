@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from probes.report.words import layer_name, number
 
@@ -171,3 +172,28 @@ def reach(ratios: pd.Series) -> float:
     """How many times up or down the colours of a ratio go: all of them, unless outliers would drown the rest."""
     sizes = np.exp2(np.abs(np.log2(ratios[ratios > 0].astype(float))))
     return float(np.clip(sizes.max(), 1.2, 4.0)) if len(sizes) else 1.2
+
+
+def square(values: NDArray[np.float64], told: NDArray[np.object_], names: Sequence[str]) -> Plot:
+    """Values in [−1, 1] of every two names, (n, n), NaN where there is none; `told` is what pointing at one adds."""
+    shown = [html.escape(name) for name in names]
+    cells = {
+        "type": "heatmap",
+        "z": [[plain(value) for value in line] for line in values],
+        "x": shown,
+        "y": shown,
+        "text": [["–" if np.isnan(v) else f"{v:.2f}".replace("-", "−") for v in line] for line in values],
+        "texttemplate": "%{text}",
+        "customdata": told.tolist(),
+        "hovertemplate": "%{y}, %{x}: %{z:.3f}%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+        "colorscale": DIVERGING,
+        "zmin": -1,
+        "zmax": 1,
+        "colorbar": {"thickness": 8, "outlinewidth": 0},
+    }
+    axis = {"type": "category", "showgrid": False}
+    height = 100 + 44 * max(len(names), 3)
+    return {"data": [cells], "layout": layout(height=height, xaxis=axis, yaxis={**axis, "autorange": "reversed"})}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from probes.report.charts import COLOURS
-from probes.report.figures import DIVERGING, Plot, layout, plain, plains
+from probes.report.figures import Plot, layout, plains, square
 
 _LOG = {"type": "log", "showgrid": True, "dtick": 1}
 
@@ -46,30 +45,7 @@ def cosine_matrix(rows: pd.DataFrame, names: Sequence[str]) -> Plot:
         for i, j in ((at[row["tuned"]], at[row["reference"]]), (at[row["reference"]], at[row["tuned"]])):
             values[i, j], far[i, j] = row["cosine"], row["cosine_z"]
     told = [["" if np.isnan(z) else f"<br>{z:+.0f} standard deviations of chance" for z in line] for line in far]
-    shown = [html.escape(name) for name in names]
-    cells = {
-        "type": "heatmap",
-        "z": [[plain(value) for value in line] for line in values],
-        "x": shown,
-        "y": shown,
-        "text": [[f"{value:.2f}".replace("-", "−") for value in line] for line in values],
-        "texttemplate": "%{text}",
-        "customdata": told,
-        "hovertemplate": "%{y}, %{x}: %{z:.3f}%{customdata}<extra></extra>",
-        "xgap": 1,
-        "ygap": 1,
-        "colorscale": DIVERGING,
-        "zmin": -1,
-        "zmax": 1,
-        "colorbar": {"thickness": 8, "outlinewidth": 0},
-    }
-    category = {"type": "category", "showgrid": False}
-    return {
-        "data": [cells],
-        "layout": layout(
-            height=100 + 44 * max(len(names), 3), xaxis=category, yaxis={**category, "autorange": "reversed"}
-        ),
-    }
+    return square(values, np.array(told, object), names)
 
 
 def _line(rows: pd.DataFrame, values: pd.Series, name: str, colour: str) -> Plot:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from probes.report.charts import COLOURS
-from probes.report.figures import DIVERGING, Plot, layout, plain, plains
+from probes.report.figures import Plot, layout, plains, square
 
 #: As many as there are colours, so that an entry is told by its shape as well.
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
@@ -123,30 +123,7 @@ def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
             told[i, j] = (
                 f" [{row['lo']:.2f}, {row['hi']:.2f}]<br>by chance [{row['null_lo']:.2f}, {row['null_hi']:.2f}]"
             )
-    shown = [html.escape(label) for label in labels]
-    cells = {
-        "type": "heatmap",
-        "z": [[plain(value) for value in line] for line in values],
-        "x": shown,
-        "y": shown,
-        "text": [["–" if np.isnan(v) else f"{v:.2f}".replace("-", "−") for v in line] for line in values],
-        "texttemplate": "%{text}",
-        "customdata": told.tolist(),
-        "hovertemplate": "%{y}, %{x}: %{z:.3f}%{customdata}<extra></extra>",
-        "hoverongaps": False,
-        "xgap": 1,
-        "ygap": 1,
-        "colorscale": DIVERGING,
-        "zmin": -1,
-        "zmax": 1,
-        "colorbar": {"thickness": 8, "outlinewidth": 0},
-    }
-    category = {"type": "category", "showgrid": False}
-    height = 100 + 44 * max(len(labels), 3)
-    return {
-        "data": [cells],
-        "layout": layout(height=height, xaxis=category, yaxis={**category, "autorange": "reversed"}),
-    }
+    return square(values, told, labels)
 
 
 def _height(traces: Sequence[Plot]) -> int:
