@@ -24,12 +24,15 @@ class Ratio:
     def median(self) -> float:
         return statistics.median(self.values)
 
+    def figure(self) -> str:
+        """Median and range."""
+        return f"{self.median:.2f} ({min(self.values):.2f}–{max(self.values):.2f})"
+
     def text(self) -> str:
-        """Median, range, and what the median is held against."""
-        found = f"{self.median:.2f} ({min(self.values):.2f}–{max(self.values):.2f})"
+        """The same, and what the median is held against."""
         if self.bound is None:
-            return found
-        return f"{found}, bound ≥ {self.bound:g}: {'met' if self.median >= self.bound else 'MISSED'}"
+            return self.figure()
+        return f"{self.figure()}, bound ≥ {self.bound:g}: {'met' if self.median >= self.bound else 'MISSED'}"
 
 
 def ratio(

@@ -53,7 +53,7 @@ def _ratios(script: str, arguments: list[str]) -> list[Ratio]:
 
 def _row(own: Ratio) -> str:
     better = own.ours if min(own.values) > 1 else own.theirs if max(own.values) < 1 else "even"
-    return f"| {own.what} | {own.theirs} / {own.ours} | {own.text()} | {better} |"
+    return f"| {own.what} | {own.theirs} / {own.ours} | {own.figure()} | {better} |"
 
 
 def _machine() -> str:

@@ -42,6 +42,7 @@ def apply(
     dtype: str = "float32",
     stochastic_rounding: bool = False,
     seed: int = 0,
+    conflicts: bool = True,
     force: bool = False,
     shard: int = SHARD,
     progress: Progress | None = None,
@@ -52,7 +53,8 @@ def apply(
     A vector is a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint` opens: then it is that minus
     `origin`, or minus `base`. `method` is one of `tv.METHODS` and `options` are its own; `only` and `excluded` are
     patterns of `tv.selection`. A sum is formed in float32 and stored as `dtype` (float32 or bfloat16). `out` is whole
-    or absent; a checkpoint that is there already stays unless `force`, and then until the new one is whole.
+    or absent; a checkpoint that is there already stays unless `force`, and then until the new one is whole. Without
+    `conflicts` it is not measured how the vectors lie to each other, which takes most of the time of a sum.
 
     Raises InputError in one line: a vector that does not fit, naming the first tensor, a pattern that names nothing, an
     `out` that is there, a disk that is too small.
@@ -76,6 +78,7 @@ def apply(
         dtype=DTYPES[dtype],
         stochastic=stochastic_rounding,
         seed=seed,
+        conflicts=conflicts,
     )
     found = entries(checkpoint, merged.read, DTYPES[dtype])
     _check_space(out, sum(entry.size for entry in found))

@@ -97,6 +97,7 @@ class Merged:
         dtype: torch.dtype = torch.float32,
         stochastic: bool = False,
         seed: int = 0,
+        conflicts: bool = True,
     ) -> None:
         """Raises InputError for a method, option, scale or pattern that is none."""
         check_method(method, options or {})
@@ -118,7 +119,7 @@ class Merged:
         ends = checkpoint.architecture.embed, checkpoint.architecture.unembed
         self._vocabulary = {name for name in shapes if name.rpartition(".")[0] in ends}
         self.rounding = Rounding()
-        self.conflicts = Conflicts([one.label for one, _ in self._terms])
+        self.conflicts = Conflicts([one.label for one, _ in self._terms] if conflicts else [])
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         """W + T of a parameter, or of one expert of it, in the dtype to store; W alone where nothing moves."""

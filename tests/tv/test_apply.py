@@ -192,6 +192,10 @@ def test_conflicts_are_those_of_cosine(tmp_path: Path) -> None:
         assert found[column][0] == pytest.approx(whole[column], abs=1e-6), column
     linear = table[table.module.isin(["q", "k", "v", "o", "gate", "up", "down", "unembed"])]
     assert found.overlap_left_kappa[0] == pytest.approx(linear.overlap_left_kappa.mean(), abs=1e-5)
+    plain = tv.apply(base, {first: 1.0, second: 1.0}, out=tmp_path / "plain", method="ties", conflicts=False)
+    assert plain.conflicts.empty and list(plain.conflicts) == list(found)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "plain")]
+    assert weights[0] == weights[1]
 
 
 def test_a_grown_vocabulary_moves_by_token(tmp_path: Path) -> None:

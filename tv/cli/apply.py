@@ -39,6 +39,9 @@ def apply(
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What weights are stored in.")] = "float32",
     stochastic_rounding: Annotated[bool, typer.Option(help="bfloat16 up or down by chance, right on average.")] = False,
     seed: Annotated[int, typer.Option(help="Of dare's masks and of stochastic rounding.")] = 0,
+    conflicts: Annotated[
+        bool, typer.Option(help="Measure how the vectors lie to each other: most of the time of a sum.")
+    ] = True,
     force: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
 ) -> None:
     """Write BASE moved along tuning vectors as a complete checkpoint: θ + Σ λT, or what a method makes of the λT.
@@ -64,6 +67,7 @@ def apply(
             dtype=dtype,
             stochastic_rounding=stochastic_rounding,
             seed=seed,
+            conflicts=conflicts,
             force=force,
             progress=progress,
             **given,
