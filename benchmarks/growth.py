@@ -15,7 +15,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-SMALL = {"layers": 4, "width": 448, "prompts": 16}
+SMALL = {"layers": 4, "width": 512, "prompts": 16}
 DOUBLINGS = 2
 
 

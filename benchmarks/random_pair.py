@@ -31,7 +31,7 @@ class Shape:
         """The same with fewer layers or words, for a quick try; or narrower, with as many heads fewer."""
         share = (width or self.d_model) / self.d_model
         sizes = {"d_model": round(self.d_model * share), "d_ff": round(self.d_ff * share)}
-        heads = max(self.kv_heads, round(self.heads * share))
+        heads = self.kv_heads * max(1, round(self.heads * share / self.kv_heads))  # as many to each of keys and values
         return replace(self, layers=layers or self.layers, vocab=vocab or self.vocab, heads=heads, **sizes)
 
 
