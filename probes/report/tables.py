@@ -12,7 +12,7 @@ from probes.attribute import component_name
 from probes.link import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
 from probes.report.evidence import Evidence
 from probes.report.figures import plain
-from probes.report.words import MEASURES, METRICS, change_form, interval, metric_name, number, value_form
+from probes.report.words import FEWEST, MEASURES, METRICS, change_form, interval, metric_name, number, value_form
 
 #: Activation measures in the order they are shown: what the module's own weights did comes first.
 SHOWN_MEASURES = (
@@ -28,7 +28,7 @@ def behaviour_rows(behaviour: pd.DataFrame) -> list[dict[str, str]]:
         value, change = value_form(row["metric"]), change_form(row["metric"])
         forms = {"base": value, "tuned": value, "change": change}
         ends = {name: interval(row[f"{name}_lo"], row[f"{name}_hi"], form) for name, form in forms.items()}
-        if row["n"] < 3:  # an interval over one or two prompts would only pretend
+        if row["n"] < FEWEST:
             ends = dict.fromkeys(forms, "")
         counts = f"; {row['gained']:.0f} gained, {row['lost']:.0f} lost" if row["metric"] == "exact_match" else ""
         rows.append(

@@ -11,6 +11,7 @@ from probes.report.alignment import GAP, alignment_sentences, raw_gap
 from probes.report.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
 from probes.report.evidence import TERMS, Evidence
 from probes.report.words import (
+    FEWEST,
     METRICS,
     change_form,
     effect_metric_name,
@@ -186,7 +187,7 @@ def shifts_of(behaviour: pd.DataFrame) -> Shifts:
         form = change_form(row["metric"])
         ends = interval(row["change_lo"], row["change_hi"], form)
         text = f"{metric_name(row['metric'])} {form(row['change'])} {ends}".rstrip()
-        if not (row["change_lo"] > 0 or row["change_hi"] < 0) or row["n"] < 3:
+        if not (row["change_lo"] > 0 or row["change_hi"] < 0) or row["n"] < FEWEST:
             shifts.unclear.append((row["domain"], text))
         elif (row["change"] > 0) == more_is_better:
             shifts.better.append((row["domain"], text))

@@ -19,6 +19,8 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
     "first_divergence": ("first divergence", "position", None),
 }
 _OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit difference where the models part"}
+#: Prompts below which an interval would only pretend.
+FEWEST = 3
 #: Measures of the link, in words.
 MEASURES = {
     "relative_norm": "relative norm ‖T‖/‖W‖",

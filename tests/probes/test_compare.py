@@ -239,6 +239,10 @@ def test_unlike_depths_are_laid_over_each_other() -> None:
     assert "relative depth" in plot["layout"]["xaxis"]["title"]["text"]
     same = charts.by_depth(rows[:3], "v", {"a": 3, "gone": 3}, title="v")
     assert [trace["x"] for trace in same["data"]] == [[0, 1, 2]]
+    beside = charts.by_depth(rows.assign(chance=rows.v), "v", {"a": 3, "b": 2}, title="v", level="chance")["data"][2:]
+    assert [(trace["x"], trace["showlegend"]) for trace in beside] == [([0, 0.5, 1], True), ([0, 1], False)]
+    (mean,) = charts.by_depth(rows.assign(chance=rows.v), "v", {"a": 3, "b": 3}, title="v", level="chance")["data"][2:]
+    assert mean["x"] == [0, 1, 2]
 
 
 def test_an_entry_keeps_its_colour_where_another_lacks_the_measure() -> None:

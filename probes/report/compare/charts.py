@@ -80,17 +80,20 @@ def by_depth(
         own = rows[rows.entry == label].groupby("depth", as_index=False)[value].mean()
         if len(own):
             traces.append(_line(plains(own.depth), plains(own[value]), label, i) | {"hovertemplate": "%{x}: %{y:.4g}"})
-    for i, (_, own) in enumerate(rows.groupby("entry" if relative else rows.assign(all=0)["all"], sort=False)):
-        if level and len(mean := own.groupby("depth")[level].mean().dropna()):
-            dotted = {
-                "type": "scatter",
-                "mode": "lines",
-                "name": html.escape(beside),
-                "legendgroup": "beside",
-                "showlegend": i == 0,
-                "line": {"dash": "dot", "color": _GREY},
-            }
-            traces.append({**dotted, "x": plains(mean.index), "y": plains(mean), "hovertemplate": "%{x}: %{y:.4g}"})
+    if level:
+        alike = [own for _, own in rows.groupby("entry", sort=False)] if relative else [rows]
+        means = [mean for own in alike if len(mean := own.groupby("depth")[level].mean().dropna())]
+        dotted = {
+            "type": "scatter",
+            "mode": "lines",
+            "name": html.escape(beside),
+            "legendgroup": "beside",
+            "line": {"dash": "dot", "color": _GREY},
+            "hovertemplate": "%{x}: %{y:.4g}",
+        }
+        traces += [
+            {**dotted, "showlegend": i == 0, "x": plains(mean.index), "y": plains(mean)} for i, mean in enumerate(means)
+        ]
     ticks = {"dtick": 1} if not relative and rows.depth.max() <= 16 else {}
     x = "relative depth, 0 the first block" if relative else "layer"
     return {

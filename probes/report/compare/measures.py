@@ -14,7 +14,7 @@ from probes.link import CAUSAL_MEASURES
 from probes.report.alignment import fixed_fraction
 from probes.report.compare.entries import Entry, positions_of
 from probes.report.evidence import MODULES, rows_of
-from probes.report.words import METRICS, number, percent, points, signed
+from probes.report.words import FEWEST, METRICS, number, percent, points, signed
 from probes.schemas import ALL_DOMAINS
 from tv.stats import Floats, bootstrap_mean, bootstrap_spearman, shuffled_spearman
 
@@ -57,9 +57,6 @@ BEHAVIOUR = {name: Measure(words, share=name == "exact_match") for name, (words,
 MEASURES = {**WEIGHTS, **ACTIVATIONS, **BEHAVIOUR}
 #: The domains in which two entries' effects are held against each other, beside those of the prompts.
 OWN_DOMAIN = "where each changed most"
-
-#: Prompts below which an interval would only pretend.
-FEWEST = 3
 
 _VALUES = ["entry", "measure", "domain", "value", "lo", "hi", "n"]
 _AGAINST = ["difference", "difference_lo", "difference_hi", "n_shared"]

@@ -75,7 +75,7 @@ def _flips(entries: Sequence[Entry]) -> Panel | None:
     rounding = f" Rounding alone flips {percent(floors.flip_rate.mean())}." if len(floors) else ""
     note = (
         "Neurons whose gate is open in one model and shut in the other; dotted: unrelated patterns of the same "
-        f"activity, mean over entries.{rounding}{lacking(entries, flips)}"
+        f"activity, one line for entries of one depth.{rounding}{lacking(entries, flips)}"
     )
     return Panel("Gate flips", note, [Figure("flips", "", lines)], list(cuts), "prompts", wide=True)
 
@@ -152,7 +152,7 @@ def _lens(entries: Sequence[Entry]) -> Panel | None:
                     layers_of(entries),
                     title=unit,
                     level="prob_base" if value == "prob_tuned" else "",
-                    beside="base, mean over entries",
+                    beside="base",
                     axis=_FROM_ZERO,
                 )
                 for rows in cuts.values()

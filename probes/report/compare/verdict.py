@@ -10,10 +10,10 @@ import pandas as pd
 
 from probes.attribute import component_name
 from probes.report.compare.entries import ORDERED, Entry, laid, shared_prompts
-from probes.report.compare.measures import BEHAVIOUR, FEWEST, MEASURES, OWN_DOMAIN
+from probes.report.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.report.evidence import MODULES
 from probes.report.verdict import Headline
-from probes.report.words import effect_metric_name, interval, listing, metric_name, number, signed
+from probes.report.words import FEWEST, effect_metric_name, interval, listing, metric_name, number, signed
 from probes.schemas import ALL_DOMAINS
 
 #: Behaviour that the verdict speaks of: the first of these that was measured.
