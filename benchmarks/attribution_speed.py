@@ -24,14 +24,15 @@ import torch
 from results import add_option, ratio, report
 from transformers import AutoModelForCausalLM
 
-from probes.attribute.exact import graft
-from probes.attribute.forwards import from_model, swapped, values
-from probes.attribute.metric import answerable, metric_of
-from probes.attribute.path import path_effects
-from probes.attribute.units import units_of
-from probes.pair import make_pair
-from tv.live import load_model, load_tokenizer
-from tv.prompts import PromptSet, batches, encode, read_prompts
+from probes.attribution.exact import graft
+from probes.attribution.forwards import from_model, swapped, values
+from probes.attribution.metric import answerable, metric_of
+from probes.attribution.path import path_effects
+from probes.attribution.units import units_of
+from probes.capture.pair import make_pair
+from tv.checkpoints.live import load_model, load_tokenizer
+from tv.prompts.encoding import batches, encode
+from tv.prompts.files import PromptSet, read_prompts
 
 HERE = Path(__file__).resolve().parents[1] / "data"
 NODES = 8

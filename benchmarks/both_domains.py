@@ -20,7 +20,7 @@ import tv
 from data import world
 from data.accuracy import accuracy, held_out
 from data.world import Example
-from tv.live import load_model, load_tokenizer
+from tv.checkpoints.live import load_model, load_tokenizer
 
 MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
 SAMPLE, STEPS, BATCH = 60, 300, 32

@@ -83,7 +83,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     from random_pair import QWEN2_05B, bare, live_pair, random_prompts, word_tokenizer
 
     import probes  # noqa: F401
-    from tv.prompts import batches
+    from tv.prompts.encoding import batches
 
     torch.set_num_threads(options.threads)
     shape = QWEN2_05B.cut(options.layers, options.vocab, options.width)
@@ -106,8 +106,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
 def _capture(models: tuple[Any, Any], tokenizer: Any, options: argparse.Namespace) -> None:
     from random_pair import random_prompts, suite_of
 
-    from probes.pair import make_pair
-    from probes.runner import Session, run_shard, shards
+    from probes.capture.pair import make_pair
+    from probes.capture.runner import Session, run_shard, shards
 
     pair = make_pair(*models, tokenizer)
     suite = suite_of(("gates", "contributions", "changes", "ledger"), options.batch)
@@ -120,9 +120,9 @@ def _capture(models: tuple[Any, Any], tokenizer: Any, options: argparse.Namespac
 
 def _activations(models: tuple[Any, Any], batch: Any) -> float:
     """MiB of the float tensors at all sites of one batch, in both models; those of one storage count once."""
-    from probes.hooks import Read, lockstep, plan
-    from probes.hooks.plan import SITES, Seen
-    from tv.architecture import resolve
+    from probes.capture.hooks.plan import SITES, Read, Seen, plan
+    from probes.capture.hooks.torch_backend import lockstep
+    from tv.architecture.resolve import resolve
 
     total = 0
 

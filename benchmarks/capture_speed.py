@@ -35,9 +35,9 @@ import torch
 from random_pair import QWEN2_05B, bare, live_pair, random_prompts, suite_of, word_tokenizer
 from results import add_option, ratio, report
 
-from probes.pair import Pair, make_pair
-from probes.runner import Session, Shard, run_shard
-from tv.prompts import Batch, batches
+from probes.capture.pair import Pair, make_pair
+from probes.capture.runner import Session, Shard, run_shard
+from tv.prompts.encoding import Batch, batches
 
 Way = Callable[[Batch, Path], object]
 TABLES = ("gates", "contributions", "changes")

@@ -28,9 +28,9 @@ from pathlib import Path
 import torch
 from random_pair import QWEN2_7B, bare, live_pair, random_prompts, suite_of, word_tokenizer
 
-from probes.pair import make_pair
-from probes.runner import Session, Shard, run_shard
-from tv.prompts import batches
+from probes.capture.pair import make_pair
+from probes.capture.runner import Session, Shard, run_shard
+from tv.prompts.encoding import batches
 
 TABLES = ("gates", "contributions", "changes")
 BOUND = 0.90

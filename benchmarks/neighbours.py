@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tv import behaviour
-from tv.prompts import Batch
+from tv.prompts import behaviour
+from tv.prompts.encoding import Batch
 
 
 @dataclass(frozen=True)

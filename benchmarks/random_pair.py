@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from probes.suite import Suite
-from tv.prompts import Batch, Encoded, Prompt, encode
+from tv.prompts.encoding import Batch, Encoded, encode
+from tv.prompts.files import Prompt
 
 
 @dataclass(frozen=True)

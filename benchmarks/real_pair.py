@@ -17,7 +17,7 @@ from shape_artefact import table
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import tv
-from tv.live import load_model
+from tv.checkpoints.live import load_model
 
 STEPS, BATCH, WINDOW, RATE = 80, 2, 256, 5e-5
 

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from results import add_option, ratio, report
 
 import probes
-from probes.schemas import PARTITIONS, SCHEMAS
-from probes.store import Run
-from probes.writer import RunWriter
+from probes.store.run import Run
+from probes.store.schemas import PARTITIONS, SCHEMAS
+from probes.store.writer import RunWriter
 
 LAYERS, HEADS, TOKENS, D_FF = 28, 14, 125, 18944
 COMPONENTS = ["attn", *["attn"] * HEADS, "mlp"]

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 import tv
-from tv.alignment import align
-from tv.decomposition import decompose
-from tv.pairing import WeightPair
+from tv.checkpoints.pairing import WeightPair
+from tv.measures.decomposition import decompose
+from tv.measures.ssa import align
 
 MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
 COLUMNS = [

@@ -27,9 +27,9 @@ import torch
 from results import Ratio, add_option, ratio, report
 from torch import Tensor
 
-from tv.alignment import Alignment, align_energies, cuts_of
-from tv.cache import DecompositionCache
-from tv.decomposition import Decomposition, Energies, decompose, energies_along
+from tv.measures.cache import DecompositionCache
+from tv.measures.decomposition import Decomposition, Energies, decompose, energies_along
+from tv.measures.ssa import Alignment, align_energies, cuts_of
 
 SHAPES = {
     "q": (896, 896),

@@ -27,7 +27,7 @@ from data import world
 from data.accuracy import accuracy, held_out
 from data.train_demo import batches
 from data.world import Example
-from tv.live import load_model, load_tokenizer
+from tv.checkpoints.live import load_model, load_tokenizer
 
 MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
 STARTS = ("plain", "plain, A frozen", "warm", "subspace", "orthogonal")

@@ -13,7 +13,7 @@ import atheris
 
 from fuzz import NAMES
 
-_INSTRUMENTED = ["fuzz", "probes.suite", "tv.prompt_files", "tv.tensors", "yaml", "json", "csv"]
+_INSTRUMENTED = ["fuzz", "probes.suite", "tv.prompts.files", "tv.checkpoints.tensors", "yaml", "json", "csv"]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from fuzz.oracle import is_read
-from tv.tensors import header_of, stored_tensors
+from tv.checkpoints.tensors import header_of, stored_tensors
 
 _SHARDS = {f"{name}.safetensors": header_of([(name, "F32", (1,), 4)], {}) + bytes(4) for name in "ab"}
 SEEDS = [

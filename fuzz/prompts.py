@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuzz.oracle import is_read
-from tv.prompt_files import PromptSet, read_prompts
+from tv.prompts.files import PromptSet, read_prompts
 
 _KINDS = ("jsonl", "json", "csv", "parquet")
 _WAYS: tuple[dict[str, object], ...] = (

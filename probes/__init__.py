@@ -5,37 +5,59 @@ run["changes"]                                  # a pandas DataFrame
 run.df("ledger", columns=["layer", "direct_norm"], where=[("module", "==", "down")])
 """
 
-from typing import TYPE_CHECKING
-
-from tv.exports import export
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probes import plot
-    from probes.diagnose import diagnose
-    from probes.errors import ActivationError, RunError, SuiteError
-    from probes.job import attribute, run
-    from probes.link import link
-    from probes.report import report
-    from probes.report.compare import compare, comparison
-    from probes.store import Run, load
-    from tv.errors import InputError, PromptError
+    from probes import plot as plot
+    from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
+    from probes.job import attribute as attribute, run as run
+    from probes.linking import link as link
+    from probes.reporting.compare.page import compare as compare, comparison as comparison
+    from probes.reporting.diagnose import diagnose as diagnose
+    from probes.reporting.report import report as report
+    from probes.store.run import Run as Run, load as load
+    from tv.errors import InputError as InputError, PromptError as PromptError
 
-__all__ = [
-    "ActivationError",
-    "InputError",
-    "PromptError",
-    "Run",
-    "RunError",
-    "SuiteError",
-    "attribute",
-    "compare",
-    "comparison",
-    "diagnose",
-    "link",
-    "load",
-    "plot",
-    "report",
-    "run",
-]
+#: What each module exports here. It is imported when a name is first asked for: no command's help waits for torch.
+_EXPORTS = {
+    "probes": ("plot",),
+    "probes.errors": (
+        "ActivationError",
+        "RunError",
+        "SuiteError",
+    ),
+    "probes.job": (
+        "attribute",
+        "run",
+    ),
+    "probes.linking": ("link",),
+    "probes.reporting.compare.page": (
+        "compare",
+        "comparison",
+    ),
+    "probes.reporting.diagnose": ("diagnose",),
+    "probes.reporting.report": ("report",),
+    "probes.store.run": (
+        "Run",
+        "load",
+    ),
+    "tv.errors": (
+        "InputError",
+        "PromptError",
+    ),
+}
+_HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = sorted(_HOMES)
 
-export(__name__)
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] == __name__:  # a module of its own
+        return import_module(f"{__name__}.{name}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

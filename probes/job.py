@@ -17,29 +17,33 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from probes.attribute import Attributor, answerable, component_scores, require_metric, require_precision
-from probes.attribute.dla import dla_completeness
-from probes.continuations import with_continuations
-from probes.engine import require_sources, run_shards
+from probes.attribution.dla import dla_completeness
+from probes.attribution.methods import Attributor, require_precision
+from probes.attribution.metric import answerable, require_metric
+from probes.attribution.scores import component_scores
+from probes.capture.continuations import with_continuations
+from probes.capture.estimate import estimate, require_space
+from probes.capture.loading import Pairs, Placement, as_model, require_backend
+from probes.capture.noise_floor import noise_floor
+from probes.capture.pair import require_sites
+from probes.capture.runner import shards
+from probes.capture.workers import require_sources, run_shards
 from probes.errors import SuiteError
-from probes.estimate import estimate, require_space
-from probes.link import link
-from probes.loading import Pairs, Placement, as_model, require_backend
-from probes.noise_floor import noise_floor
-from probes.pair import require_sites
-from probes.report import report
-from probes.runner import shards
-from probes.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
-from probes.store import Run, load
+from probes.linking import link
+from probes.reporting.report import report
+from probes.store.run import Run, load
+from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
+from probes.store.writer import RunWriter, finished
 from probes.suite import Suite, load_suite
-from probes.writer import RunWriter, finished
-from tv.checkpoint import Checkpoint, open_checkpoint
-from tv.compare import cosine
-from tv.engine import Engine, ray_cluster
-from tv.live import LiveSource
-from tv.measure import measured
-from tv.pairing import PairFacts, check_pair
-from tv.prompts import Encoded, Prompt, encode, read_prompts
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.live import LiveSource
+from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.pairing import PairFacts, check_pair
+from tv.measures.cosine import cosine
+from tv.measures.tables import measured
+from tv.prompts.encoding import Encoded, encode
+from tv.prompts.files import Prompt, read_prompts
+from tv.runtime.workers import Engine, ray_cluster
 
 #: Called as stage(name, done, total, label).
 Stage = Callable[[str, int, int, str], None]

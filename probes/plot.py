@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probes.attribute import focus
+from probes.attribution.effects import focus
 from probes.errors import RunError
-from probes.link import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
-from probes.report import cause_charts, charts, figures, weight_charts
-from probes.report.evidence import MODULES, Evidence, gather, one_metric, rows_of
-from probes.report.figures import Plot
-from probes.report.words import MEASURES, effect_metric_name, metric_name
-from probes.schemas import ALL_DOMAINS, SCHEMAS
-from probes.store import Run
-from tv.atomic import replacing
+from probes.linking import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
+from probes.reporting import cause_charts, charts, figures, weight_charts
+from probes.reporting.evidence import MODULES, Evidence, gather, one_metric, rows_of
+from probes.reporting.figures import Plot
+from probes.reporting.words import MEASURES, effect_metric_name, metric_name
+from probes.store.run import Run
+from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from tv.runtime.atomic import replacing
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -262,7 +262,7 @@ def _figure(plot: Plot, title: str, save: str | Path | None) -> Figure:
 
 def _drawn(plot: Plot, title: str, path: Path, form: str) -> None:
     try:
-        from probes.paper import draw
+        from probes.reporting.paper import draw
     except ImportError:
         raise RunError("matplotlib is not installed: pip install 'tuning-probes[plot]', or save as .html") from None
     draw(plot, title, path, form)

@@ -21,7 +21,8 @@ from pydantic import (
 )
 
 from probes.errors import SuiteError
-from tv.prompts import Chat, Positions, PromptSet
+from tv.prompts.encoding import Positions
+from tv.prompts.files import Chat, PromptSet
 
 #: A suite file is no longer than that.
 MOST_BYTES = 2**20

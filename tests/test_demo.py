@@ -6,7 +6,7 @@ import yaml
 import probes
 from examples import python_api
 from examples.python_api import DATA
-from probes.attribute import focus
+from probes.attribution.effects import focus
 from tests.hostile.offline import no_network
 
 

@@ -1,63 +1,108 @@
 """Weight space: where fine-tuning moved the weights, and how they lie against the pretrained subspaces."""
 
-from typing import TYPE_CHECKING
-
-import tv.quiet  # noqa: F401 (first)
-from tv.exports import export
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tv.apply import Applied, apply
-    from tv.checkpoint import Checkpoint, open_checkpoint
-    from tv.compare import cosine
-    from tv.compose import METHODS
-    from tv.errors import ArchitectureError, CheckpointError, InputError
-    from tv.evaluation import evaluate
-    from tv.extraction import extract
-    from tv.generation import quality
-    from tv.info import info
-    from tv.lora import freeze_inputs, lora_export, lora_init
-    from tv.matching import align, matched
-    from tv.measure import curve, geometry, spectra, ssa, weights
-    from tv.pairing import PairFacts, WeightPair, check_pair, open_pair
-    from tv.path import path, plane
-    from tv.tokens import moved_tokens
-    from tv.variants import Mover, variant
-    from tv.vector import TuningVector
+    from tv import experiments as experiments
+    from tv.arithmetic.apply import Applied as Applied, apply as apply
+    from tv.arithmetic.lora import freeze_inputs as freeze_inputs, lora_export as lora_export, lora_init as lora_init
+    from tv.arithmetic.methods.compose import METHODS as METHODS
+    from tv.arithmetic.variants import Mover as Mover, variant as variant
+    from tv.checkpoints.checkpoint import Checkpoint as Checkpoint
+    from tv.checkpoints.extraction import extract as extract
+    from tv.checkpoints.info import info as info
+    from tv.checkpoints.opening import open_checkpoint as open_checkpoint
+    from tv.checkpoints.pairing import (
+        PairFacts as PairFacts,
+        WeightPair as WeightPair,
+        check_pair as check_pair,
+        open_pair as open_pair,
+    )
+    from tv.checkpoints.vector import TuningVector as TuningVector
+    from tv.errors import (
+        ArchitectureError as ArchitectureError,
+        CheckpointError as CheckpointError,
+        InputError as InputError,
+    )
+    from tv.evaluation.evaluate import evaluate as evaluate
+    from tv.evaluation.generation import quality as quality
+    from tv.evaluation.interpolation import path as path, plane as plane
+    from tv.matching.matching import align as align, matched as matched
+    from tv.measures.cosine import cosine as cosine
+    from tv.measures.tables import (
+        curve as curve,
+        geometry as geometry,
+        spectra as spectra,
+        ssa as ssa,
+        weights as weights,
+    )
+    from tv.measures.tokens import moved_tokens as moved_tokens
 
-__all__ = [
-    "METHODS",
-    "Applied",
-    "ArchitectureError",
-    "Checkpoint",
-    "CheckpointError",
-    "InputError",
-    "Mover",
-    "PairFacts",
-    "TuningVector",
-    "WeightPair",
-    "align",
-    "apply",
-    "check_pair",
-    "cosine",
-    "curve",
-    "evaluate",
-    "extract",
-    "freeze_inputs",
-    "geometry",
-    "info",
-    "lora_export",
-    "lora_init",
-    "matched",
-    "moved_tokens",
-    "open_checkpoint",
-    "open_pair",
-    "path",
-    "plane",
-    "quality",
-    "spectra",
-    "ssa",
-    "variant",
-    "weights",
-]
+#: What each module exports here. It is imported when a name is first asked for: no command's help waits for torch.
+_EXPORTS = {
+    "tv": ("experiments",),
+    "tv.arithmetic.apply": (
+        "Applied",
+        "apply",
+    ),
+    "tv.arithmetic.lora": (
+        "freeze_inputs",
+        "lora_export",
+        "lora_init",
+    ),
+    "tv.arithmetic.methods.compose": ("METHODS",),
+    "tv.arithmetic.variants": (
+        "Mover",
+        "variant",
+    ),
+    "tv.checkpoints.checkpoint": ("Checkpoint",),
+    "tv.checkpoints.extraction": ("extract",),
+    "tv.checkpoints.info": ("info",),
+    "tv.checkpoints.opening": ("open_checkpoint",),
+    "tv.checkpoints.pairing": (
+        "PairFacts",
+        "WeightPair",
+        "check_pair",
+        "open_pair",
+    ),
+    "tv.checkpoints.vector": ("TuningVector",),
+    "tv.errors": (
+        "ArchitectureError",
+        "CheckpointError",
+        "InputError",
+    ),
+    "tv.evaluation.evaluate": ("evaluate",),
+    "tv.evaluation.generation": ("quality",),
+    "tv.evaluation.interpolation": (
+        "path",
+        "plane",
+    ),
+    "tv.matching.matching": (
+        "align",
+        "matched",
+    ),
+    "tv.measures.cosine": ("cosine",),
+    "tv.measures.tables": (
+        "curve",
+        "geometry",
+        "spectra",
+        "ssa",
+        "weights",
+    ),
+    "tv.measures.tokens": ("moved_tokens",),
+}
+_HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = sorted(_HOMES)
 
-export(__name__)
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] == __name__:  # a module of its own
+        return import_module(f"{__name__}.{name}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

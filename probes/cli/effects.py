@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
     """The units with the largest effects, by model and method, in the domain where effects are largest."""
-    from probes.attribute import focus, units_in
+    from probes.attribution.effects import focus, units_in
 
     shown = effects[
         (effects.control == "") & ~effects.method.isin(["mean", "synergy"]) & (effects.granularity != "all")
@@ -32,7 +32,7 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
 
 def print_checks(checks: pd.DataFrame) -> None:
     """What proves the effects, and what does not hold."""
-    from probes.schemas import ALL_DOMAINS
+    from probes.store.schemas import ALL_DOMAINS
 
     cells: list[list[object]] = []
     for row in checks[(checks.domain == ALL_DOMAINS) | ~checks.holds].to_dict("records"):

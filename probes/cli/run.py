@@ -96,7 +96,7 @@ def _tell_pair(opened: Opened) -> None:
 
 def _tell_size(tables: Mapping[str, int]) -> None:
     """What the run will take on disk, and the tables that take most of it."""
-    from probes.handle import size_text
+    from probes.store.table import size_text
 
     largest = sorted(tables.items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{name} {size_text(size)}" for name, size in largest)

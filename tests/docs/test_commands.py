@@ -12,12 +12,10 @@ import pytest
 import typer
 import yaml
 
-from probes.cli import app as probes_app
-from probes.cli import main as probes_main
+from probes.cli import app as probes_app, main as probes_main
 from tests.command import call
 from tests.docs.commands import PAGES, ROOT, Command, commands
-from tv.cli import app as tv_app
-from tv.cli import main as tv_main
+from tv.cli import app as tv_app, main as tv_main
 
 OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
     "tv": (tv_app, tv_main),

@@ -7,7 +7,7 @@ import pytest
 
 import probes
 import tv
-from probes.schemas import SCHEMAS
+from probes.store.schemas import SCHEMAS
 from tests.docs.commands import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"

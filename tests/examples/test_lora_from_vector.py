@@ -13,7 +13,7 @@ from data import world
 from data.accuracy import held_out
 from data.train_demo import batches
 from examples.lora_from_vector import MODELS, STARTS, Curve, begin, train
-from tv.live import load_model, load_tokenizer
+from tv.checkpoints.live import load_model, load_tokenizer
 
 
 @pytest.mark.parametrize("start", STARTS)

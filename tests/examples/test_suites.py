@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import transformers
 
-from probes.estimate import estimate
+from probes.capture.estimate import estimate
 from probes.suite import load_suite
 from tests.docs.commands import ROOT
-from tv.architecture import resolve, skeleton
-from tv.live import load_tokenizer
-from tv.prompts import encode, read_prompts
+from tv.architecture.resolve import resolve, skeleton
+from tv.checkpoints.live import load_tokenizer
+from tv.prompts.encoding import encode
+from tv.prompts.files import read_prompts
 
 SUITES = ROOT / "examples" / "suites"
 #: The bases' shapes, as their configurations on the hub have them.

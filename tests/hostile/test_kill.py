@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 import probes
-from probes import cli, job, runner
-from probes.journal import Journal
+from probes import cli, job
+from probes.capture import runner
+from probes.store.journal import Journal
 from tests.hostile.forked import Ended, command, forked, kill_me, tree
 from tests.pairs import build_pair, write_suite
 

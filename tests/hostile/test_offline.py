@@ -49,8 +49,8 @@ def test_the_watch_notices(tmp_path: Path) -> None:
 
 def test_the_cut_is_noticed() -> None:
     """Else the tests that use it prove nothing: a hub id is asked for, and is told to be out of reach."""
+    from tv.checkpoints.location import locate
     from tv.errors import CheckpointError
-    from tv.location import locate
 
     with no_network() as asked, pytest.raises(CheckpointError, match="cannot be had from the hub"):
         locate("nobody/nothing-of-that-name")

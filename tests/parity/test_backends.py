@@ -21,15 +21,16 @@ import torch
 from torch import Tensor
 
 import probes
+from probes.capture.hooks.backends import open_backend
+from probes.capture.pair import make_pair
+from probes.capture.reduce import Piece
+from probes.capture.rows import fetched
+from probes.capture.runner import Session, _run_batch
 from probes.errors import ActivationError
-from probes.hooks import open_backend
-from probes.pair import make_pair
-from probes.reduce import Piece
-from probes.runner import Session, _run_batch
 from probes.suite import VectorSite, load_suite
-from probes.tables import fetched
 from tests.pairs import MEASURED, PROMPTS, build_model, build_tokenizer, perturb, write_suite
-from tv.prompts import Batch, Prompt, batches, encode
+from tv.prompts.encoding import Batch, batches, encode
+from tv.prompts.files import Prompt
 
 pytest.importorskip("transformer_lens")
 pytest.importorskip("nnsight")

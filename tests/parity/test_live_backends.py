@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import probes
+from probes.capture.hooks.backends import open_backend
+from probes.capture.hooks.plan import MODULE, SITES, Read, Seen, plan
+from probes.capture.loading import Pairs, Placement
 from probes.errors import ActivationError
-from probes.hooks import Read, open_backend, plan
-from probes.hooks.plan import MODULE, SITES, Seen
-from probes.loading import Pairs, Placement
 from probes.suite import load_suite
 from tests.pairs import build_model, build_pair, build_tokenizer, perturb, write_suite
-from tv.architecture import resolve
+from tv.architecture.resolve import resolve
 
 pytest.importorskip("transformer_lens")
 pytest.importorskip("nnsight")
@@ -50,7 +50,7 @@ def test_a_failure_takes_its_hooks_along_and_models_stay_as_they_were(backend: s
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3", "qwen2_moe"])
 def test_a_bridge_gives_its_model_back(architecture: str) -> None:
-    from probes.hooks.transformer_lens_backend import bridge_of, model_of
+    from probes.capture.hooks.transformer_lens_backend import bridge_of, model_of
 
     model = build_model(architecture)
     bridge = bridge_of(model, build_tokenizer())
@@ -64,7 +64,7 @@ def test_a_bridge_gives_its_model_back(architecture: str) -> None:
 
 
 def test_a_bridge_in_compatibility_mode_is_refused() -> None:
-    from probes.hooks.transformer_lens_backend import bridge_of, model_of
+    from probes.capture.hooks.transformer_lens_backend import bridge_of, model_of
 
     bridge = bridge_of(build_model(), build_tokenizer())
     bridge.enable_compatibility_mode()
@@ -77,7 +77,7 @@ def test_a_job_on_live_bridges_has_the_rows_of_one_on_their_models(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from probes.hooks.transformer_lens_backend import bridge_of
+    from probes.capture.hooks.transformer_lens_backend import bridge_of
 
     monkeypatch.setattr("probes.job.report", lambda run: None)
     base, tuned = build_model(), build_model()

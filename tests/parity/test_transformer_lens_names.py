@@ -8,7 +8,8 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.pairs import MEASURED, build_model, build_tokenizer
-from tv.architecture import Module, resolve, skeleton
+from tv.architecture.anatomy import Module
+from tv.architecture.resolve import resolve, skeleton
 
 #: Our name of a role, and where TransformerLens keeps it.
 COMPONENTS = {

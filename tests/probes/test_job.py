@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import probes
 import tv
 from probes.errors import RunError, SuiteError
-from probes.gates import unpack
 from probes.job import prompts_of
+from probes.measures.gates import unpack
 from tests.pairs import MIXTURES, PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
-from tv.prompts import encode
+from tv.prompts.encoding import encode
 
 TABLES = {
     *("weights", "alignment", "spectra", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),

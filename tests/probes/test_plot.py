@@ -9,8 +9,8 @@ import pytest
 
 import probes
 from probes.errors import RunError
-from probes.paper import draw
-from probes.report.charts import ranked_effects
+from probes.reporting.charts import ranked_effects
+from probes.reporting.paper import draw
 from tests.pairs import build_pair, write_suite
 from tests.runs import edited
 

@@ -1,6 +1,8 @@
-"""What packages export: there when asked for, and not loaded before."""
+"""What packages export: there when asked for, not loaded before, and never in the place of a module."""
 
+import ast
 import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,6 @@ import pytest
 
 import probes
 import tv
-import tv.path  # the module, which must not hide the function
 
 HEAVY = "torch transformers pandas pyarrow plotly"
 #: Runs command lines one after the other in this process, and tells which of these are loaded then.
@@ -33,39 +34,49 @@ call("tv")
 print()
 print("loaded:", *(name for name in heavy if name in sys.modules))
 """
+PACKAGES = pytest.mark.parametrize("package", [tv, probes], ids=["tv", "probes"])
 
 
-@pytest.mark.parametrize("package", [tv, probes], ids=["tv", "probes"])
+@PACKAGES
 def test_all_that_is_promised_is_there(package: ModuleType) -> None:
     for name in package.__all__:
-        assert isinstance(getattr(package, name), ModuleType) == (name == "plot"), name
+        assert isinstance(getattr(package, name), ModuleType) == (name in ("experiments", "plot")), name
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         package.nothing  # noqa: B018
 
 
-def test_a_function_is_not_hidden_by_the_module_of_its_name() -> None:
-    assert callable(tv.path) and importlib.import_module("tv.path") is not tv.path
+@PACKAGES
+def test_type_checkers_are_told_the_same(package: ModuleType) -> None:
+    """The imports under TYPE_CHECKING, and the table that they are done by when a program runs."""
+    imports = [
+        node for node in ast.walk(ast.parse(Path(package.__file__).read_text())) if isinstance(node, ast.ImportFrom)
+    ]
+    told = {(alias.asname, node.module) for node in imports for alias in node.names if alias.asname}
+    assert told == set(package._HOMES.items())
 
 
-@pytest.mark.parametrize("module_first", [True, False])
-def test_in_either_order(module_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a package of its own, since this process has loaded tv long ago."""
-    name = f"exporting_{module_first}"
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "walk.py").write_text("def walk():\n    return 'walked'\n")
-    (tmp_path / name / "__init__.py").write_text(
-        "from typing import TYPE_CHECKING\nfrom tv.exports import export\nif TYPE_CHECKING:\n"
-        f"    from {name}.walk import walk\n__all__ = ['walk']\nexport(__name__)\n"
+@PACKAGES
+def test_an_imported_module_is_the_module(package: ModuleType) -> None:
+    """`import tv.measures.ssa as m` binds the module: nothing a package exports takes the place of one of its files."""
+    modules = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    modules = [name for name in modules if not name.endswith("__main__")]
+    assert len(modules) > 60
+    for name in modules:
+        importlib.import_module(name)
+    for name in modules:
+        folder, _, leaf = name.rpartition(".")
+        assert getattr(sys.modules[folder], leaf) is sys.modules[name]
+
+
+def test_importing_leaves_the_caller_alone() -> None:
+    """Neither the environment nor the hub library's switches change: that is for the console scripts."""
+    program = (
+        "import os\nfrom huggingface_hub import constants\nbefore = dict(os.environ), dict(vars(constants))\n"
+        "import probes, tv\ntv.open_checkpoint, probes.run\n"
+        "assert before == (dict(os.environ), dict(vars(constants)))"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    package = importlib.import_module(name)
-    assert f"{name}.walk" not in sys.modules
-    if module_first:
-        importlib.import_module(f"{name}.walk")
-    assert package.walk() == "walked"
-    importlib.import_module(f"{name}.walk")
-    assert package.walk() == "walked"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_help_and_bad_usage_and_completion_load_nothing_heavy() -> None:

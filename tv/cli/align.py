@@ -37,7 +37,7 @@ def align(
     Example: tv align data/models/base data/models/medical --ssa matched.parquet
     """
     import tv
-    from tv.matching import match_pair
+    from tv.matching.matching import match_pair
 
     check_output(output)
     check_output(ssa)

@@ -14,7 +14,7 @@ from tv.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tv.checkpoint import Source
+    from tv.checkpoints.opening import Source
 
 # By name: `tv.METHODS` would load torch before the help is shown.
 _METHODS = "sum, ties, dare, model-stock, tsv-m, iso-c, wudi, deflate, split-inside, split-outside"
@@ -49,7 +49,7 @@ def apply(
     Example: tv apply data/models/base --add data/models/medical:0.7 --add data/models/math:0.3 -o both
     """
     import tv
-    from tv.card import in_words
+    from tv.arithmetic.card import in_words
 
     scales = _scales(add or [], subtract or [])
     given: dict[str, Any] = {

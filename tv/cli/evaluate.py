@@ -50,7 +50,7 @@ def evaluate(
     import torch
 
     import tv
-    from tv.evaluation import compare, summarise
+    from tv.evaluation.paired import compare, summarise
 
     check_output(output)
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

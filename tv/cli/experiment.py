@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tv.cli.command import command
+from tv.cli.commands import command
 from tv.cli.evaluate import BatchSize, Limit, Tasks
 from tv.cli.options import Base, Cache, DeviceOption, named
 from tv.cli.terminal import Shown, bar, interval, number, print_table, wrote
@@ -54,7 +54,7 @@ def negation(
     Example: tv experiment negation data/models/base data/models/medical --task data/tasks/medical_cloze.yaml -o out
     """
     from tv.experiments import negation as experiment
-    from tv.experiments.negation import SCALES
+    from tv.experiments.negating import SCALES
 
     settings = _settings(output, limit, chat, batch_size, device, draws, seed)
     with bar("negation") as progress:
@@ -100,7 +100,7 @@ def ssa(
     Example: tv experiment ssa data/models/base data/models/medical data/models/math -o out
     """
     from tv.experiments import ssa as experiment
-    from tv.measure import EPSILONS
+    from tv.measures.tables import EPSILONS
 
     with bar("ssa") as progress:
         options: dict[str, Any] = {"null": null, "cache": cache, "workers": workers, "device": device}
@@ -148,7 +148,7 @@ def addition(
     --target math=arithmetic -o out
     """
     from tv.experiments import addition as experiment
-    from tv.experiments.addition import SCALES
+    from tv.experiments.adding import SCALES
 
     settings = _settings(output, limit, chat, batch_size, device, draws, seed)
     with bar("addition") as progress:
@@ -190,7 +190,7 @@ def lineage(
     instruct=data/models/instruct:data/models/medical-from-instruct --task data/tasks/medical_cloze.yaml -o out
     """
     from tv.experiments import lineage as experiment
-    from tv.experiments.negation import SCALES
+    from tv.experiments.negating import SCALES
 
     settings = _settings(output, limit, chat, batch_size, device, draws, seed)
     with bar("lineage") as progress:

@@ -11,7 +11,7 @@ from tv.cli.options import Base
 from tv.cli.terminal import Shown, bar, number, print_notes, print_table, say, wrote
 
 if TYPE_CHECKING:
-    from tv.adapter_writer import Adapter
+    from tv.arithmetic.adapter_writer import Adapter
 
 Vector = Annotated[
     str, typer.Argument(metavar="VECTOR", help="A file of `tv extract`, or a fine-tuned checkpoint or adapter.")

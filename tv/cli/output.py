@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tv.atomic import replacing
 from tv.cli.terminal import plain, wrote
 from tv.errors import CheckpointError
+from tv.runtime.atomic import replacing
 
 if TYPE_CHECKING:
     import pandas as pd

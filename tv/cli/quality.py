@@ -38,8 +38,8 @@ def quality(
     --format 'The answer is'
     """
     import tv
-    from tv.evaluation import compare, summarise
-    from tv.judge import Judge
+    from tv.evaluation.judge import Judge
+    from tv.evaluation.paired import compare, summarise
 
     check_output(output)
     judge = Judge(judge_url, judge_model, judge_key) if judge_url is not None else None
@@ -69,7 +69,7 @@ def _print_whole(items: pd.DataFrame) -> None:
     """What is said of all responses together."""
     import math
 
-    from tv.generation import distinct
+    from tv.evaluation.generation import distinct
 
     for name, own in items.groupby("variant", sort=False):
         texts = own[own.metric == "words"].response.tolist()

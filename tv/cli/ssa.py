@@ -51,7 +51,7 @@ def ssa(
     Example: tv ssa data/models/base data/models/medical -o ssa.parquet
     """
     import tv
-    from tv.measure import EPSILONS
+    from tv.measures.tables import EPSILONS
 
     for path in (output, curve):
         check_output(path)

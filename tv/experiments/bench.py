@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from tv.checkpoint import open_checkpoint
+from tv.arithmetic.variants import Mover
+from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
-from tv.evaluation import COLUMNS, Harness, Task, TaskSpec, load_tasks
+from tv.evaluation.harness import COLUMNS, Harness
+from tv.evaluation.tasks import Task, TaskSpec, load_tasks
 from tv.experiments.cells import Cells, identity
-from tv.live import LiveSource, load_model, load_tokenizer
-from tv.variants import Mover
-from tv.vector import TuningVector
 
 Progress = Callable[[int, int, str], None]
 

@@ -17,9 +17,9 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from tv.atomic import replacing
+from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
-from tv.vector import TuningVector
+from tv.runtime.atomic import replacing
 
 
 class Cells:

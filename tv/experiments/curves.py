@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tv.evaluation import compare, summarise
-from tv.evaluation.paired import tables
+from tv.evaluation.paired import compare, summarise, tables
 from tv.stats import resample_means
 
 Floats = NDArray[np.float64]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from tv.checkpoint import open_checkpoint
+from tv.checkpoints.live import LiveSource
+from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
-from tv.live import LiveSource
-from tv.vector import TuningVector
 
 By = Literal["whole", "component", "layer"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from tv.atomic import replacing
 from tv.errors import InputError
+from tv.runtime.atomic import replacing
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from data import task_rows
 from tests.command import call
 from tests.pairs import build_model, build_tokenizer
 from tests.tv.evaluation.test_formats import ROWS
+from tv.checkpoints.live import load_model, load_tokenizer
 from tv.cli import main
-from tv.evaluation import Harness, Task, compare, load_tasks, summarise
-from tv.live import load_model, load_tokenizer
+from tv.evaluation.harness import Harness
+from tv.evaluation.paired import compare, summarise
+from tv.evaluation.tasks import Task, load_tasks
 
 MODELS, TASKS = task_rows.TASKS.parent / "models", task_rows.TASKS
 

@@ -11,7 +11,7 @@ import torch
 
 import tv
 from tests.pairs import build_pair
-from tv.controls import random_like
+from tv.arithmetic.controls import random_like
 from tv.experiments.cells import Cells, identity
 from tv.experiments.parts import parts_of, restrict
 

@@ -14,8 +14,9 @@ from data import task_rows
 from tests.command import call
 from tests.pairs import build_pair
 from tv.cli import main
-from tv.evaluation import Harness
-from tv.experiments import Result, addition, lineage, negation, ssa
+from tv.evaluation.harness import Harness
+from tv.experiments import addition, lineage, negation, ssa
+from tv.experiments.result import Result
 
 MODELS, TASKS = task_rows.TASKS.parent / "models", task_rows.TASKS
 LIMIT = 16

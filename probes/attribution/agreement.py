@@ -1,0 +1,94 @@
+"""How far methods agree: every one's ranking against the exact ones', and each against itself on other prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from probes.attribution.effects import Effects, families, in_domains
+from probes.attribution.forwards import Floats
+from probes.attribution.units import Unit
+from probes.store.schemas import SCHEMAS
+from tv.stats import bootstrap_spearman
+
+#: What every method is held against.
+REFERENCES = ("graft", "revert", "mean")
+_COLUMNS = [name for name in SCHEMAS["agreement"].names if name != "tuned"]
+#: Random halves of the prompts that the split-half columns are the mean over.
+HALVES = 20
+#: The share of the units that counts as chosen.
+CHOSEN = 0.1
+
+
+def agreement(
+    found: Iterable[Effects],
+    metric: str,
+    domains: Mapping[str, str],
+    *,
+    draws: int,
+    seed: int,
+    clusters: Mapping[str, str],
+) -> pd.DataFrame:
+    """Rows of `agreement`; controls are left out, and so are kinds of units that are no ranking.
+
+    `rho lo hi n`: Spearman's rank correlation over units between a method's means and a reference's, with the interval
+    of resampled prompts. `split_half`: the method's own rank correlation between the means of two random halves of the
+    prompts (clusters stay whole). `chosen_here`, `chosen_there`: the summed effect of the largest tenth of the units,
+    chosen on one half: on that half, and on the other; a choice made of noise loses there. Methods with two directions
+    are told apart by `direction`.
+    """
+    ranked: dict[str, list[Effects]] = {}
+    for own in families(found):
+        if not own.control and own.units[0].granularity not in ("all", "type"):
+            ranked.setdefault(own.units[0].granularity, []).append(own)
+    rows: list[dict[str, object]] = []
+    for granularity, methods in ranked.items():
+        for domain, prompts in in_domains(domains).items():
+            labels = {"granularity": granularity, "metric": metric, "domain": domain}
+            rows += [labels | row for row in _rows(methods, prompts, clusters, draws, seed)]
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _rows(
+    methods: Sequence[Effects], prompts: set[str], clusters: Mapping[str, str], draws: int, seed: int
+) -> Iterator[dict[str, object]]:
+    references = {own.method: own for own in methods if own.method in REFERENCES}
+    for own in (method.over(prompts) for method in methods):
+        if own.method == "synergy":  # no estimate of an effect
+            continue
+        halves = split_half(own.values.T, [clusters.get(prompt, prompt) for prompt in own.prompts], seed)
+        for reference, other in references.items():
+            units = sorted(set(own.units) & set(other.units), key=own.units.index)
+            both = [prompt for prompt in own.prompts if prompt in other.prompts]
+            if reference == own.method or not units or not both:
+                continue
+            x, y = (_table(side, both, units) for side in (own, other))
+            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
+            labels: dict[str, object] = {"method": own.method, "direction": own.direction, "reference": reference}
+            yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
+
+
+def _table(own: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> Floats:
+    """(prompts, units), of these in this order."""
+    row, column = (dict(zip(names, range(len(names)), strict=True)) for names in (own.units, own.prompts))
+    return own.values[np.ix_([row[unit] for unit in units], [column[prompt] for prompt in prompts])].T
+
+
+def split_half(values: Floats, clusters: list[str], seed: int) -> dict[str, float]:
+    """`split_half chosen_here chosen_there` of (prompts, units), means over random halves; NaN with too few."""
+    names, which = np.unique(np.asarray(clusters, str), return_inverse=True)
+    found = []
+    generator = np.random.default_rng(seed)
+    for _ in range(HALVES if len(names) >= 4 and values.shape[1] >= 3 else 0):
+        first = np.isin(which, generator.permutation(len(names))[: len(names) // 2])
+        here, there = np.nanmean(values[first], 0), np.nanmean(values[~first], 0)
+        chosen = np.argsort(-np.abs(here))[: max(1, round(CHOSEN * values.shape[1]))]
+        constant = np.ptp(here) == 0 or np.ptp(there) == 0
+        rho = np.nan if constant else float(spearmanr(here, there).statistic)
+        sign = np.sign(here[chosen])
+        found.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
+    means = np.nanmean(found, 0) if found and not np.isnan(found).all() else np.full(3, np.nan)
+    return dict(zip(("split_half", "chosen_here", "chosen_there"), means.tolist(), strict=True))

@@ -1,0 +1,93 @@
+"""The proof that comes with an attribution: what must hold if the numbers mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from probes.attribution.forwards import from_model, values_under
+from probes.attribution.metric import Metric
+from probes.attribution.patch import patched_with_itself
+from probes.attribution.shares import PathEffects, gap_of
+from probes.attribution.units import components
+from probes.capture.pair import Pair
+from probes.store.schemas import ALL_DOMAINS
+from tv.prompts.encoding import Batch
+
+#: How far a value of the metric that must be the same may be off.
+EXACT = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: `value` should not be above `bound`."""
+
+    check: str
+    method: str
+    domain: str
+    value: float
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it does; a value that is no number does not."""
+        return bool(self.value <= self.bound)
+
+    def row(self, metric: str) -> dict[str, object]:
+        """As a row of the table."""
+        return {**vars(self), "holds": self.holds, "metric": metric}
+
+
+def completeness(found: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
+    """The gap of `path` over all prompts and by domain. Where a domain hardly changes its gap is large, and told so."""
+    checks = []
+    for domain in (ALL_DOMAINS, *sorted(set(domains[name] for name in found.prompts))):
+        own = [i for i, name in enumerate(found.prompts) if domain in (ALL_DOMAINS, domains[name])]
+        gap = gap_of([found.shares[i] for i in own], (found.tuned - found.base)[own])
+        checks.append(Check("completeness", "path", domain, gap, tolerance))
+    return checks
+
+
+def endpoints(pair: Pair, batches: Sequence[Batch], metric: Metric) -> list[Check]:
+    """Grafting all components is the tuned model, reverting all the base; patching a model with itself is nothing."""
+    units = components(pair.architecture)
+    checks = []
+    for method, model, other in (("graft", pair.base, pair.tuned), ("revert", pair.tuned, pair.base)):
+        everything = from_model(model, other, pair.architecture, units)
+        _, moved = values_under(model, pair.architecture, [everything], batches, metric)
+        wanted, _ = values_under(other, pair.architecture, [], batches, metric)
+        off = float(np.nanmax(np.abs(moved[0] - wanted), initial=0.0))
+        checks.append(Check("endpoint", method, ALL_DOMAINS, off, EXACT))
+    attn = next(unit for unit in units if unit.component == "attn")
+    off = patched_with_itself(pair, batches[:1], metric, attn)
+    return [*checks, Check("no_op", "patch", ALL_DOMAINS, off, EXACT)]
+
+
+class Untouched:
+    """Both models' weights, summed before and after: what was moved must be back bit for bit."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._sums: Callable[[], list[int]] = lambda: [s for model in (pair.base, pair.tuned) for s in _sums(model)]
+        self._before = self._sums()
+
+    def check(self) -> Check:
+        """The number of parameters that are not as they were."""
+        changed = sum(a != b for a, b in zip(self._before, self._sums(), strict=True))
+        return Check("weights_restored", "", ALL_DOMAINS, float(changed), 0.0)
+
+
+def _sums(model: nn.Module) -> list[int]:
+    """A checksum a parameter: its bits as integers, summed with weights that tell places apart."""
+    found = []
+    for parameter in model.parameters():
+        if parameter.is_meta:
+            continue
+        size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
+        bits = parameter.detach().contiguous().view(size).flatten().to(torch.int64)
+        place = torch.arange(len(bits), device=bits.device) % 65521 + 1
+        found.append(int((bits * place).sum()))
+    return found

@@ -1,0 +1,49 @@
+"""Prompts cut where the two models first say different things, for behaviour that has no given target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from probes.attribution.metric import answers
+from probes.capture.continuations import with_continuations
+from probes.capture.pair import Pair
+from probes.errors import RunError
+from probes.suite import Generation
+from tv.prompts.encoding import Encoded, batches
+
+#: How far the base is followed.
+TOKENS = 32
+
+
+def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int = TOKENS) -> list[Encoded]:
+    """The prompts in which greedy decoding parts within `tokens` tokens, each with the tokens that both say first.
+
+    The tuned model's next choice is the target and the base's the foil. Prompts stay in order; where the models never
+    part a prompt is left out. Raises RunError where none is left.
+    """
+    followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
+    found: dict[str, Encoded] = {}
+    shared = min(model.get_output_embeddings().weight.shape[0] for model in (pair.base, pair.tuned))
+    for batch in batches(followed, batch_size, pair.pad_id):
+        with torch.inference_mode():
+            choices = answers(pair.tuned, batch)[..., :shared].argmax(-1).cpu()
+        for item, said in zip(batch.encoded, choices.tolist(), strict=True):
+            at = next((pos for pos in item.generated if said[pos] != item.ids[pos + 1]), None)
+            if at is not None:
+                found[item.prompt.id] = replace(
+                    item,
+                    ids=item.ids[: at + 1],
+                    n_text=at + 1,
+                    answer_pos=at,
+                    target_id=said[at],
+                    foil_id=item.ids[at + 1],
+                    continued=False,
+                )
+    if not found:
+        raise RunError(
+            f"first_divergence: both models say the same {tokens} tokens after every prompt; nothing to explain"
+        )
+    return [found[item.prompt.id] for item in encoded if item.prompt.id in found]

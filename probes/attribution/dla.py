@@ -1,0 +1,42 @@
+"""Do the direct logit attributions that a run measured add up to the change of the logit difference?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from probes.attribution.checks import Check
+from probes.capture.pair import Pair
+from probes.store.run import Run
+from probes.store.schemas import ALL_DOMAINS
+from tv.prompts.encoding import Encoded
+
+#: What single precision leaves of a sum over components.
+BOUND = 1e-3
+
+
+def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded]) -> list[Check]:
+    """Σ_prompts |Σ_components ΔDLA − change| / Σ_prompts |change|, at the place of each prompt's answer.
+
+    No check where there is nothing to add up: components or behaviour not measured, or measured over other tokens; a
+    soft cap, past which logits are not linear; a final norm with a bias, which is no component's.
+    """
+    suite = run.manifest["suite"]
+    measured = {"attn_out", "mlp_out"} <= set(suite["sites"]) and {"changes", "behaviour"} <= set(run.tables)
+    capped = getattr(pair.base.config.get_text_config(), "final_logit_softcapping", None)
+    biased = getattr(pair.base.get_submodule(pair.architecture.final_norm), "bias", None) is not None
+    if not measured or suite["generate"] is not None or capped or biased:
+        return []
+    whole = [("tuned", "==", tuned), ("head", "==", -1), ("expert", "==", -1)]
+    changes = run.df("changes", columns=["prompt_id", "pos", "dla_base", "dla_tuned"], where=whole)
+    values = run.df("behaviour", where=[("metric", "==", "logit_diff"), ("model", "in", ["base", tuned])])
+    wide = values.pivot(index="prompt_id", columns="model", values="value").reindex(columns=["base", tuned])
+    change = (wide[tuned] - wide["base"]).rename("change")
+    places = pd.DataFrame({"prompt_id": [i.prompt.id for i in encoded], "pos": [i.answer_pos for i in encoded]})
+    rows = changes.merge(places, on=["prompt_id", "pos"]).dropna(subset=["dla_base", "dla_tuned"])
+    found = (rows.dla_tuned.astype(float) - rows.dla_base).groupby(rows.prompt_id).sum().rename("dla")
+    both = pd.concat([change, found], axis=1, join="inner").dropna()
+    total = float(both.change.abs().sum())
+    off = float((both.dla - both.change).abs().sum())
+    return [Check("completeness", "dla", ALL_DOMAINS, off / total, BOUND)] if total else []

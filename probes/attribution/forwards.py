@@ -1,0 +1,147 @@
+"""The metric under many variants of one model, each a few parameters swapped for a forward pass and put back.
+
+A block before the first swapped parameter cannot change, so its output of the plain pass is returned instead of being
+computed again: on average half of every forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from probes.attribution.metric import Metric
+from probes.attribution.units import Unit, pieces, replaced
+from tv.architecture.anatomy import Architecture
+from tv.prompts.encoding import Batch
+
+Floats = NDArray[np.float64]
+#: Called with how many forwards over the prompts are done, of how many.
+Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Parameters as a variant has them, made when they are needed. No block before `first` has any of them."""
+
+    tensors: Callable[[], Mapping[str, Tensor]]
+    first: int
+
+
+def from_model(own: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]) -> Swap:
+    """`own` with these units' weights taken from `other`."""
+    names = dict(own.named_parameters())
+    wanted = [piece for unit in units for piece in pieces(architecture, unit, names)]
+
+    def tensors() -> dict[str, Tensor]:
+        return replaced(dict(own.named_parameters()), dict(other.named_parameters()), wanted)
+
+    return Swap(tensors, min((unit.layer for unit in units), default=architecture.n_layers))
+
+
+@contextmanager
+def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
+    """`model` with these parameters in place of its own, for as long as the context lasts.
+
+    Parameters are lent, not copied over: leaving the context puts back the very tensors.
+    """
+    own = dict(model.named_parameters())
+    kept = []
+    try:
+        for name, value in swap.tensors().items():
+            kept.append((own[name], own[name].data))
+            own[name].data = value
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter wants a gradient: a backward pass then goes through the activations alone."""
+    kept = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter, wanted in kept:
+            parameter.requires_grad_(wanted)
+
+
+def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> Floats:
+    """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what it needs."""
+    with torch.inference_mode():
+        return _joined([metric.of(model, batch) for batch in batches])
+
+
+def values_under(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    swaps: Sequence[Swap],
+    batches: Sequence[Batch],
+    metric: Metric,
+    told: Told | None = None,
+) -> tuple[Floats, Floats]:
+    """The metric of every prompt as the model is, (prompts,), and under each swap, (swaps, prompts).
+
+    In the order of the batches. Memory: the block outputs of one batch, beside the model.
+    """
+    plain: list[Tensor] = []
+    found: list[list[Tensor]] = [[] for _ in swaps]
+    with torch.inference_mode():
+        for b, batch in enumerate(batches):
+            outputs: dict[int, Any] = {}
+            with recording(model, architecture, outputs):
+                plain.append(metric.of(model, batch))
+            for i, swap in enumerate(swaps):
+                with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
+                    found[i].append(metric.of(model, batch))
+                if told:
+                    told(b * len(swaps) + i + 1, len(batches) * len(swaps))
+    return _joined(plain), np.stack([_joined(own) for own in found]) if swaps else np.zeros((0, len(_joined(plain))))
+
+
+@contextmanager
+def recording(model: nn.Module, architecture: Architecture, outputs: dict[int, Any]) -> Iterator[None]:
+    """Every block's output, as the block returns it, by layer."""
+    handles = []
+    try:
+        for block in architecture.blocks:
+
+            def hook(_module: nn.Module, _args: Any, output: Any, layer: int = block.layer) -> None:
+                outputs[layer] = output
+
+            handles.append(model.get_submodule(block.path).register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def skipping(model: nn.Module, architecture: Architecture, outputs: Mapping[int, Any], first: int) -> Iterator[None]:
+    """Blocks before `first` return what they returned before, without computing it."""
+    skipped = [(model.get_submodule(block.path), block.layer) for block in architecture.blocks if block.layer < first]
+    kept = [(module, module.__dict__.get("forward")) for module, _ in skipped]  # accelerate may have put its own there
+    try:
+        for module, layer in skipped:
+            module.forward = lambda *_args, _output=outputs[layer], **_kwargs: _output
+        yield
+    finally:
+        for module, forward in kept:
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = forward
+
+
+def _joined(parts: Sequence[Tensor]) -> Floats:
+    return np.concatenate([part.double().cpu().numpy() for part in parts]) if parts else np.zeros(0)

@@ -1,0 +1,182 @@
+"""Behaviour metrics that effects are measured on: a number a prompt out of one forward pass."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from probes.errors import RunError
+from probes.suite import METRICS, OWN_METRIC
+from tv.errors import first_line
+from tv.prompts.behaviour import METRICS as ANSWERS, metrics
+from tv.prompts.encoding import Batch, Encoded, positions
+
+#: The positions of a prompt that are looked at.
+Reads = Callable[[Encoded], Sequence[int]]
+Values = Callable[[Float[Tensor, "batch pos vocab"], Batch], Float[Tensor, " batch"]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`values` gives a number a prompt, NaN where it has none; `smooth` says whether its gradient means anything.
+
+    `reads` names the positions whose logits it looks at; None: it may look at any.
+    """
+
+    name: str
+    values: Values
+    smooth: bool = True
+    reads: Reads | None = None
+
+    def of(self, model: PreTrainedModel, batch: Batch) -> Float[Tensor, " batch"]:
+        """The metric of every prompt of a batch, from one forward pass."""
+        return self.values(answers(model, batch, self.reads), batch)
+
+
+def require_metric(name: str) -> None:
+    """Raise RunError, before any work, where a metric of one's own cannot be imported."""
+    if OWN_METRIC.fullmatch(name):
+        _imported(name)
+
+
+def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
+    """The prompts that a metric can be read on. Raises RunError where there are none."""
+    needs = {"logit_diff": "a target and a foil", "target_nll": "a target", "exact_match": "a target"}
+    if metric not in needs:
+        return list(encoded)
+    has_foil = metric == "logit_diff"
+    found = [item for item in encoded if (item.foil_id >= 0 if has_foil else len(item.scored) > 0)]
+    if not found:
+        raise RunError(
+            f"attribution by {metric}: no prompt has {needs[metric]}; add them to the prompt set, choose the metric "
+            "first_divergence or kl, which need none, or leave `attribute` out of the suite"
+        )
+    return found
+
+
+def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Metric:
+    """The metric of this name on these prompts.
+
+    logit_diff, target_nll, exact_match: see `tv.behaviour.metrics`. kl: KL(tuned ‖ model), nats, mean over the
+    positions that predict the target, or at a prompt's last one where it has none; the tuned model's answers are kept
+    from one forward. first_divergence: the logit difference, on prompts that `divergence.parted` has cut where the
+    models part.
+    `module:function` is imported, the working directory included, and called with (logits, batch). Raises RunError for
+    a name that is none of these, or cannot be imported.
+    """
+    if name in ANSWERS:
+        return Metric(name, partial(_answers, name), name != "exact_match", _answering)
+    if name == "first_divergence":
+        return Metric(name, partial(_answers, "logit_diff"), reads=_answering)
+    if name == "kl":
+        return Metric(name, partial(_kl, _reference(tuned, batches)), reads=_predicting)
+    if not OWN_METRIC.fullmatch(name):
+        raise RunError(f"attribution: unknown metric {name!r}; there are {', '.join(METRICS)}, and module:function")
+    return Metric(name, partial(_checked, name, _imported(name)))
+
+
+def _answers(name: str, logits: Tensor, batch: Batch) -> Tensor:
+    return metrics(logits, batch)[name]
+
+
+def _kl(reference: Mapping[str, Tensor], logits: Tensor, batch: Batch) -> Tensor:
+    found = []
+    for row, item in zip(logits, batch.encoded, strict=True):
+        wanted = reference[item.prompt.id].to(row.device)
+        common = min(wanted.shape[-1], row.shape[-1])  # of two vocabularies
+        p = wanted[:, :common].log_softmax(-1)
+        q = row[_predicting(item)][:, :common].double().log_softmax(-1)
+        found.append((p.exp() * (p - q)).sum(-1).mean())
+    return torch.stack(found)
+
+
+def _reference(tuned: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    with torch.inference_mode():
+        for batch in batches:
+            logits = answers(tuned, batch, _predicting)
+            found |= {
+                item.prompt.id: row[_predicting(item)].double() for row, item in zip(logits, batch.encoded, strict=True)
+            }
+    return {name: value.clone() for name, value in found.items()}
+
+
+def _predicting(item: Encoded) -> list[int]:
+    """The positions that predict the target's tokens, or the prompt's last."""
+    return list(positions(item, "target")) if not item.continued else list(item.generated)
+
+
+def _answering(item: Encoded) -> list[int]:
+    return [item.answer_pos, *item.scored]
+
+
+def answers(
+    model: PreTrainedModel, batch: Batch, reads: Reads | None = None, **inputs: Tensor
+) -> Float[Tensor, "batch pos vocab"]:
+    """The logits of one forward pass; 0 at positions that are not among `reads`, where the unembedding is not run."""
+    ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+    with nullcontext() if reads is None else _unembedding(model, batch, reads):
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).logits
+    return logits
+
+
+@contextmanager
+def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator[None]:
+    """The unembedding at some positions only: of a large vocabulary, it is much of a small model."""
+    wanted = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
+    for i, item in enumerate(batch.encoded):
+        wanted[i, list(reads(item))] = True
+    head = model.get_output_embeddings()
+    kept, run = head.__dict__.get("forward"), head.forward
+
+    def forward(x: Tensor) -> Tensor:
+        at = wanted.to(x.device)
+        found: Tensor = run(x[at])
+        return found.new_zeros(*x.shape[:-1], found.shape[-1]).index_put((at,), found)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if kept is None:
+            del head.forward
+        else:
+            head.forward = kept
+
+
+def _imported(name: str) -> Values:
+    module, _, function = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever a person's own module runs into
+        raise RunError(f"metric {name!r} cannot be imported: {first_line(error)}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise RunError(f"metric {name!r} is no function")
+    own: Values = found
+    return own
+
+
+def _checked(name: str, function: Values, logits: Tensor, batch: Batch) -> Tensor:
+    try:
+        value = function(logits, batch)
+    except Exception as error:
+        raise RunError(f"metric {name!r} failed: {type(error).__name__}: {first_line(error)}") from error
+    n = len(batch.encoded)
+    if not isinstance(value, Tensor) or tuple(value.shape) != (n,):
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise RunError(f"metric {name!r} must return one number a prompt, a tensor of shape [{n}], not {got}")
+    return value.double()

@@ -1,0 +1,135 @@
+"""Activation patching between the two models: one component's output taken from the other.
+
+Sufficiency: the base runs with the tuned model's output; necessity: the tuned model with the base's. What is moved is
+the whole change of the output, inherited part and all, which is why it is no measure of this component's own weights.
+The method is that of Vig et al. 2020 (arXiv 2004.12265), here across checkpoints on one prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from probes.attribution.effects import BACKWARD, FORWARD, Effects
+from probes.attribution.exact import prompts_of
+from probes.attribution.forwards import Floats, Told, recording, skipping
+from probes.attribution.metric import Metric
+from probes.attribution.units import Unit
+from probes.capture.hooks.plan import Seen, plan
+from probes.capture.hooks.torch_backend import capture
+from probes.capture.pair import Pair
+from tv.architecture.anatomy import Architecture
+from tv.prompts.encoding import Batch
+
+#: What it can be asked of; the unembedding writes no residual stream.
+GRANULARITIES = ("component", "head")
+SITES = ("embed_out", "head_out", "attn_out", "mlp_out")
+Edit = Callable[[Tensor], Tensor]
+
+
+def patch(
+    pair: Pair, units: Sequence[Unit], batches: Sequence[Batch], metric: Metric, told: Told | None = None
+) -> list[Effects]:
+    """M(base with a_tuned) − M(base) and M(tuned) − M(tuned with a_base), for components and heads."""
+    patched = tuple(unit for unit in units if unit.granularity in GRANULARITIES and unit.component != "unembed")
+    prompts = prompts_of(batches)
+    start, found = _under(pair.base, pair.tuned, pair.architecture, patched, batches, metric, told)
+    end, taken = _under(pair.tuned, pair.base, pair.architecture, patched, batches, metric, told)
+    return [
+        Effects("patch", FORWARD, patched, prompts, found - start),
+        Effects("patch", BACKWARD, patched, prompts, end - taken),
+    ]
+
+
+def patched_with_itself(pair: Pair, batches: Sequence[Batch], metric: Metric, unit: Unit) -> float:
+    """The largest change when a component's output is replaced by its own: 0, if patching replaces what it says."""
+    start, found = _under(pair.base, pair.base, pair.architecture, [unit], batches, metric, None)
+    return float(np.nanmax(np.abs(found - start), initial=0.0))
+
+
+def _under(
+    model: PreTrainedModel,
+    source: PreTrainedModel,
+    architecture: Architecture,
+    units: Sequence[Unit],
+    batches: Sequence[Batch],
+    metric: Metric,
+    told: Told | None,
+) -> tuple[Floats, Floats]:
+    reads = plan(architecture, SITES)
+    of = {(site.name, site.layer): read.path for read in reads for site in read.sites}
+    plain: list[Tensor] = []
+    found: list[list[Tensor]] = [[] for _ in units]
+    for b, batch in enumerate(batches):
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        seen, _ = capture(source, reads, inputs)
+        outputs: dict[int, Any] = {}
+        with torch.inference_mode():
+            with recording(model, architecture, outputs):
+                plain.append(metric.of(model, batch))
+            for i, unit in enumerate(units):
+                with (
+                    _patched(model, architecture, unit, seen, of),
+                    skipping(model, architecture, outputs, unit.layer),
+                ):
+                    found[i].append(metric.of(model, batch))
+                if told:
+                    told(b * len(units) + i + 1, len(batches) * len(units))
+    start = torch.cat(plain).double().cpu().numpy()
+    return start, np.stack([torch.cat(own).double().cpu().numpy() for own in found])
+
+
+@contextmanager
+def _patched(
+    model: nn.Module, architecture: Architecture, unit: Unit, seen: dict[str, Seen], of: dict[tuple[str, int], str]
+) -> Iterator[None]:
+    """`model` with one component's output, or one head's, as another model made it."""
+    handle: RemovableHandle
+    if unit.granularity == "head":
+        path = of["head_out", unit.layer]
+        z, width = seen[path].input, seen[path].input.shape[-1] // architecture.n_heads
+        own = slice(unit.head * width, (unit.head + 1) * width)
+
+        def edit(value: Tensor) -> Tensor:
+            value = value.clone()
+            value[..., own] = z[..., own].to(value).view_as(value[..., own])
+            return value
+
+        handle = model.get_submodule(path).register_forward_pre_hook(_entering(edit), with_kwargs=True)
+    elif unit.component == "embed":
+        path = of["embed_out", -1]
+        handle = model.get_submodule(path).register_forward_pre_hook(
+            _entering(lambda value: seen[path].input.to(value)), with_kwargs=True
+        )
+    else:
+        path = of[f"{unit.component}_out", unit.layer]
+        handle = model.get_submodule(path).register_forward_hook(
+            _leaving(lambda value: seen[path].output.to(value).view_as(value))
+        )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _entering(edit: Edit) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if args:
+            return (edit(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _leaving(edit: Edit) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+    return hook

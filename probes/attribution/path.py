@@ -1,0 +1,337 @@
+"""Integrated gradients along the tuning vector: what every weight's step adds to a metric, on every token.
+
+With θ(α) = θ_pre + αT, M(θ_ft) − M(θ_pre) = ∫₀¹ ⟨T, ∂M/∂θ⟩ dα. For a linear module y = Wx + b the integrand is
+Σ_tokens δ·(T x + T_b) with δ = ∂M/∂y, so one backward pass to the activations gives the shares of all modules, heads,
+neurons and tokens at once, and no weight gradient is formed. Norm gains: δ·(x̂ ∘ T_γ + T_β); embeddings: δ·T[id]; of
+tied weights, both places. The integral is by Gauss–Legendre nodes; Sundararajan et al. 2017 (arXiv 1703.01365) name the
+method and completeness, which is checked here and not assumed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from probes.attribution.forwards import Swap, frozen, swapped, values
+from probes.attribution.metric import Metric, answers
+from probes.attribution.shares import PathEffects, Shares
+from probes.capture.halving import within_memory
+from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
+from probes.capture.hooks.torch_backend import by_position
+from probes.capture.pair import Pair
+from probes.errors import RunError
+from probes.measures import mixture
+from tv.architecture.anatomy import Architecture, Module
+from tv.prompts.encoding import Batch, Encoded
+
+Told = Callable[[int, int, str], None]
+
+#: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to the most.
+NODES, MOST_NODES = 8, 64
+#: Twice the nodes must bring what is missed below this part of it: no number of them integrates over a jump.
+HELPS = 0.7
+#: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
+TOLERANCE = 0.01
+
+
+def path_effects(
+    pair: Pair,
+    encoded: Sequence[Encoded],
+    metric: Metric,
+    *,
+    batch_size: int,
+    nodes: int = NODES,
+    most_nodes: int = MOST_NODES,
+    tolerance: float = TOLERANCE,
+    told: Told | None = None,
+) -> PathEffects:
+    """Every prompt's shares, prompts in the order given.
+
+    Starts with `nodes` Gauss–Legendre nodes; while the gap is above `tolerance`, the prompts that are off by more than
+    their part of it are done again with twice as many, up to `most_nodes`. Says on the log where that was not enough.
+    Costs about 4 forward passes a node. Memory: both models, a third copy of the weights that stands at θ(α), and the
+    activations of one batch. Raises RunError for a metric without a gradient and for models that are not float32.
+    """
+    if not metric.smooth:
+        raise RunError(
+            f"path: {metric.name} is a step function and has no gradient; use graft and revert, or target_nll"
+        )
+    if {pair.base.dtype, pair.tuned.dtype} != {torch.float32}:
+        raise RunError("path: gradients along the path need float32; leave out --dtype, or use graft and revert")
+    sweep = _Sweep(pair, metric)
+    ends = [_by_prompt(model, encoded, batch_size, pair.pad_id, metric) for model in (pair.base, pair.tuned)]
+    known = [item for item in encoded if not np.isnan(ends[0][item.prompt.id] + ends[1][item.prompt.id])]
+    change = {item.prompt.id: ends[1][item.prompt.id] - ends[0][item.prompt.id] for item in known}
+    found: dict[str, tuple[Shares, int]] = {}
+    todo, n, missed = known, nodes, float("inf")
+    while todo:
+        done = 0
+        run = partial(sweep.integrate, nodes=n)
+        for batch, shares in within_memory(todo, batch_size, pair.pad_id, run):
+            for i, item in enumerate(batch.encoded):
+                found[item.prompt.id] = shares.prompt(i, len(item.ids)), n
+            done += len(batch.encoded)
+            if told:
+                told(done, len(todo), f"path, {n} nodes")
+        off = {name: abs(own.total() - change[name]) for name, (own, _) in found.items()}
+        allowed = tolerance * sum(map(abs, change.values()))
+        if sum(off.values()) <= allowed:
+            break
+        missed, last = sum(off.values()), missed
+        n *= 2
+        if n > most_nodes or missed > HELPS * last:
+            logging.getLogger(__name__).warning(
+                "path: shares miss %.1f%% of the change with %d nodes (wanted: %.1f%%)%s",
+                100 * missed / sum(map(abs, change.values())),
+                n // 2,
+                100 * tolerance,
+                "; a router's choice jumps along the path" if any(b.router for b in pair.architecture.blocks) else "",
+            )
+            break
+        todo = [item for item in known if off[item.prompt.id] > allowed / len(known) / 2]
+    ids = tuple(item.prompt.id for item in known)
+    before, after = (np.array([end[name] for name in ids], np.float64) for end in ends)
+    return PathEffects(
+        ids, tuple(found[name][0] for name in ids), before, after, np.array([found[name][1] for name in ids], np.int64)
+    )
+
+
+def _by_prompt(
+    model: nn.Module, encoded: Sequence[Encoded], batch_size: int, pad_id: int, metric: Metric
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for batch, value in within_memory(encoded, batch_size, pad_id, lambda batch: values(model, [batch], metric)):
+        found |= {item.prompt.id: float(v) for item, v in zip(batch.encoded, value, strict=True)}
+    return found
+
+
+class _Sweep:
+    """One pair and metric, ready to be integrated along the path."""
+
+    def __init__(self, pair: Pair, metric: Metric) -> None:
+        self.pair, self.metric = pair, metric
+        self.architecture = pair.architecture
+        self.before = {name: p.detach() for name, p in pair.base.named_parameters()}
+        after = {name: p.detach() for name, p in pair.tuned.named_parameters()}
+        _require_in_memory(self.before, after)
+        self.after = after
+        self.reads = plan(self.architecture, (MODULE, EXPERTS))
+        _require_covered(self.architecture, self.before)
+
+    def integrate(self, batch: Batch, nodes: int) -> Shares:
+        """The integral over the path, of every prompt of a batch."""
+        found = Shares()
+        for x, weight in zip(*np.polynomial.legendre.leggauss(nodes), strict=True):  # on [−1, 1]
+            with self._at(float(x + 1) / 2) as model:
+                found.add(self._gradients(model, batch), float(weight) / 2)
+        return found
+
+    @contextmanager
+    def _at(self, alpha: float) -> Iterator[PreTrainedModel]:
+        """The base at θ(α)."""
+        model = self.pair.base
+        moved = Swap(lambda: {name: self._moved(name, alpha) for name in self.before}, first=-1)
+        with swapped(model, moved), frozen(model):
+            yield model
+
+    def _moved(self, name: str, alpha: float) -> Tensor:
+        before, after = self.before[name], self.after[name].to(self.before[name].device)
+        if before.shape == after.shape:
+            return torch.lerp(before, after, alpha)
+        moved = before.clone()  # of a grown vocabulary, the rows in common
+        rows = min(len(before), len(after))
+        moved[:rows] = torch.lerp(before[:rows], after[:rows], alpha)
+        return moved
+
+    def delta(self, name: str) -> Tensor | None:
+        """T of one parameter, as long as the base's; None where there is no such parameter."""
+        if name not in self.before:
+            return None
+        before, after = self.before[name], self.after[name].to(self.before[name].device)
+        if before.shape == after.shape:
+            return after - before
+        found = torch.zeros_like(before)
+        rows = min(len(before), len(after))
+        found[:rows] = after[:rows] - before[:rows]
+        return found
+
+    def _gradients(self, model: PreTrainedModel, batch: Batch) -> Shares:
+        """The integrand at one α."""
+        found = Shares()
+        ids = batch.input_ids.to(self.pair.base.device)
+        extra = {}
+        if any(module.name == "pos_embed" for module in self.architecture.modules):
+            # one row of positions serves all prompts otherwise, and its gradient would be that of all together
+            extra["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        with torch.enable_grad():
+            with ExitStack() as hooks:
+                for read in self.reads:
+                    hook = self._hook(read, tuple(ids.shape), found)
+                    handle = model.get_submodule(read.path).register_forward_hook(hook, with_kwargs=True)
+                    hooks.callback(handle.remove)
+                logits = answers(model, batch, self.metric.reads, **extra)
+            value = self.metric.values(logits, batch)
+            known = ~value.isnan()
+            if bool(known.any()):
+                value[known].sum().backward()
+        return found
+
+    def _hook(self, read: Read, shape: tuple[int, ...], found: Shares) -> Callable[..., None]:
+        def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            value, *others = args or (kwargs["hidden_states"],)
+            out = output[0] if isinstance(output, tuple) else output
+            if not out.requires_grad:
+                out.requires_grad_()  # the first thing that a model does with its tokens
+            x = by_position(value.detach(), shape)
+            rest = tuple(by_position(other.detach(), shape) for other in others if isinstance(other, Tensor))
+
+            def receive(gradient: Tensor) -> None:
+                with torch.no_grad():
+                    delta = by_position(gradient, shape)
+                    for site in read.sites:
+                        if site.name == EXPERTS:
+                            self._experts(owner, site.layer, x, rest, delta, found)
+                        elif site.module is not None:
+                            self._module(owner, site.module, x, delta, found)
+
+            out.register_hook(receive)
+
+        return hook
+
+    def _module(self, owner: nn.Module, module: Module, x: Tensor, delta: Tensor, found: Shares) -> None:
+        own = module.outputs(delta)
+        bias = self._bias(module)
+        if module.kind == "embed":
+            tokens = (own * self._looked_up(owner, module, x)).sum(-1)
+            found.modules[module] = tokens
+        elif module.kind == "norm":
+            form = self.pair.norms[module.path]
+            step = form.normalised(x.float()) * self._weight(module)
+            shares = (own * (step if bias is None else step + bias)).sum(-1)
+            dims = [d for d in range(1, shares.ndim) if d != form.position_dim]
+            found.modules[module] = shares.sum(dims) if dims else shares
+        else:
+            self._linear(module, module.matrix(self._weight(module)), bias, x, own, found)
+
+    def _linear(
+        self,
+        module: Module,
+        matrix: Float[Tensor, "rows cols"],
+        bias: Float[Tensor, " rows"] | None,
+        x: Float[Tensor, "batch pos cols"],
+        delta: Float[Tensor, "batch pos rows"],
+        found: Shares,
+    ) -> None:
+        """δ·(Tx + T_b), cut by rows (q, k, v, gate, up) or by columns (o, down) where heads or neurons are."""
+        if module.component == "unembed":  # most positions' logits are never looked at
+            at = delta.ne(0).any(-1)
+            tokens = delta.new_zeros(at.shape)
+            step = linear(x[at], matrix, bias)
+            tokens[at] = (delta[at] * step).sum(-1)
+            found.modules[module] = tokens
+            return
+        if module.name in ("o", "down"):
+            parts = (delta @ matrix) * x
+            tokens = parts.sum(-1) if bias is None else parts.sum(-1) + delta @ bias
+        else:
+            parts = delta * linear(x, matrix, bias)
+            tokens = parts.sum(-1)
+        found.modules[module] = tokens
+        if module.n_heads:
+            found.heads[module] = parts.sum(1).unflatten(-1, (module.n_heads, -1)).sum(-1)
+        elif module.name in ("gate", "up", "down"):
+            found.add(Shares(neurons={(module.layer, module.expert): parts.sum(1)}))
+
+    def _experts(
+        self,
+        owner: nn.Module,
+        layer: int,
+        x: Tensor,
+        rest: tuple[Tensor, ...],
+        delta: Tensor,
+        found: Shares,
+    ) -> None:
+        """Each expert again, alone, with a gradient of its own."""
+        index, weights = (value.flatten(0, 1) for value in rest)
+        flat, prompt = x.flatten(0, 1), torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
+        at_output = delta.flatten(0, 1)
+        for matrices in mixture.experts_of(self.architecture, layer):
+            own = mixture.chose(index, matrices.gate.expert).nonzero()[:, 0]
+            if not len(own):
+                continue
+            with torch.enable_grad():
+                entering = flat[own].requires_grad_()
+                expert = mixture.run_expert(owner, matrices, entering, index[own], weights[own])
+                gradients = torch.autograd.grad(
+                    expert.contribution, (expert.gate, expert.up, expert.down), at_output[own]
+                )
+            for module, value, gradient in zip(
+                (matrices.gate, matrices.up, matrices.down),
+                (entering, entering, expert.hidden),
+                gradients,
+                strict=True,
+            ):
+                matrix, into = module.matrix(self._weight(module)), value.detach()
+                if module.name == "down":
+                    parts = (gradient @ matrix) * into
+                else:
+                    parts = gradient * linear(into, matrix)
+                tokens = parts.new_zeros(len(flat)).index_copy_(0, own, parts.sum(-1)).view(x.shape[:2])
+                found.modules[module] = tokens
+                neurons = parts.new_zeros(len(x), parts.shape[-1]).index_add_(0, prompt[own], parts)
+                found.add(Shares(neurons={(layer, module.expert): neurons}))
+
+    def _weight(self, module: Module) -> Tensor:
+        """T of the parameter that holds the module, as stored."""
+        found = self.delta(module.parameter)
+        assert found is not None
+        return found
+
+    def _bias(self, module: Module) -> Tensor | None:
+        bias = self.delta(f"{module.path}.bias")
+        return None if bias is None else module.outputs(bias, dim=0)
+
+    def _looked_up(self, owner: nn.Module, module: Module, ids: Tensor) -> Tensor:
+        """T's rows of these tokens, as the module scales them."""
+        ends = []
+        for weights in (self.after, self.before):
+            with _lent(owner, weights[module.parameter].to(ids.device)):
+                ends.append(type(owner).forward(owner, ids))
+        return ends[0] - ends[1]
+
+
+@contextmanager
+def _lent(owner: nn.Module, weight: Tensor) -> Iterator[None]:
+    parameter = owner.get_parameter("weight")
+    kept, parameter.data = parameter.data, weight
+    try:
+        yield
+    finally:
+        parameter.data = kept
+
+
+def _require_in_memory(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    for name, value in before.items():
+        if value.is_meta or after[name].is_meta:
+            raise RunError(f"path: parameter {name!r} is not in memory (offloaded?); give the models one device")
+
+
+def _require_covered(architecture: Architecture, parameters: Mapping[str, Tensor]) -> None:
+    """Every parameter is a module's weight or bias: otherwise the shares could not add up."""
+    known = {module.parameter for module in architecture.modules}
+    known |= {f"{module.path}.bias" for module in architecture.modules}
+    if odd := sorted(parameters.keys() - known):
+        raise RunError(
+            f"path: parameter {odd[0]!r} belongs to no module that the instrument knows, so the shares would not add "
+            "up; use graft and revert"
+        )

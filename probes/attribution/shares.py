@@ -1,0 +1,140 @@
+"""The shares that `path` finds, prompt by prompt, and how they add up by component, module, head, expert and neuron."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probes.attribution.effects import FORWARD, Effects
+from probes.attribution.forwards import Floats
+from probes.attribution.units import Granularity, Unit, head_granularity
+from probes.store.schemas import ALL_DOMAINS
+from tv.architecture.anatomy import Architecture, Module
+
+
+@dataclass
+class Shares:
+    """What the weights added to the metric, by where they are: of a batch of prompts, or of one, without `batch`."""
+
+    modules: dict[Module, Float[Tensor, "batch pos"]] = field(default_factory=dict)
+    heads: dict[Module, Float[Tensor, "batch head"]] = field(default_factory=dict)
+    neurons: dict[tuple[int, int], Float[Tensor, "batch d_ff"]] = field(default_factory=dict)  # by layer, expert
+
+    def add(self, other: Shares, weight: float = 1.0) -> None:
+        """Add `weight` times the other's, in place."""
+        for kept, own in zip(self._all, other._all, strict=True):
+            for key, value in own.items():
+                kept[key] = kept[key].add_(value, alpha=weight) if key in kept else value * weight
+
+    def prompt(self, i: int, n: int) -> Shares:
+        """Those of one prompt, which has n tokens."""
+        return Shares(
+            {module: value[i, :n].clone() for module, value in self.modules.items()},
+            {module: value[i].clone() for module, value in self.heads.items()},
+            {place: value[i].clone() for place, value in self.neurons.items()},
+        )
+
+    def total(self) -> float:
+        """Σ over every module and token."""
+        return sum(float(value.double().sum()) for value in self.modules.values())
+
+    @property
+    def _all(self) -> tuple[dict[Any, Tensor], ...]:
+        return self.modules, self.heads, self.neurons
+
+
+@dataclass(frozen=True)
+class PathEffects:
+    """Every prompt's shares, beside the change that they must add up to."""
+
+    prompts: tuple[str, ...]
+    shares: tuple[Shares, ...]
+    base: Floats  # the metric of each prompt
+    tuned: Floats
+    nodes: NDArray[np.int64]  # that each prompt took
+
+    @property
+    def gap(self) -> float:
+        """The completeness gap, see `gap_of`."""
+        return gap_of(self.shares, self.tuned - self.base)
+
+    def effects(self, architecture: Architecture) -> Iterator[Effects]:
+        """By every granularity that the model has."""
+        for granularity in ("component", "module", "head", "kv_head", "expert"):
+            summed = [dict(_summed(own, granularity, architecture)) for own in self.shares]
+            units = tuple(dict.fromkeys(unit for own in summed for unit in own))
+            if units:
+                values = np.array([[own.get(unit, 0.0) for own in summed] for unit in units])
+                yield Effects("path", FORWARD, units, self.prompts, values)
+
+    def tokens(self) -> pd.DataFrame:
+        """`prompt_id pos layer component effect`: what the weights of a component did at each token."""
+        parts = []
+        for prompt, own in zip(self.prompts, self.shares, strict=True):
+            found: dict[tuple[int, str], Tensor] = {}
+            for module, value in own.modules.items():
+                place = module.layer, module.component
+                found[place] = found[place] + value if place in found else value
+            table = np.stack([value.double().cpu().numpy() for value in found.values()])
+            places = pd.MultiIndex.from_tuples(found, names=["layer", "component"])
+            long = pd.DataFrame(table, places, pd.RangeIndex(table.shape[1], name="pos")).stack().rename("effect")
+            parts.append(long.reset_index().assign(prompt_id=prompt))
+        return pd.concat(parts, ignore_index=True)
+
+    def neurons(self, domains: Mapping[str, str]) -> pd.DataFrame:
+        """`domain layer expert neuron n effect se`: means over prompts with their standard errors."""
+        parts = []
+        for domain in (ALL_DOMAINS, *dict.fromkeys(domains[name] for name in self.prompts)):
+            own = [
+                shares
+                for name, shares in zip(self.prompts, self.shares, strict=True)
+                if domain in (ALL_DOMAINS, domains[name])
+            ]
+            for layer, expert in dict.fromkeys(place for shares in own for place in shares.neurons):
+                wide = next(shares.neurons[layer, expert] for shares in own if (layer, expert) in shares.neurons)
+                table = np.stack(
+                    [shares.neurons.get((layer, expert), 0 * wide).double().cpu().numpy() for shares in own]
+                )
+                se = table.std(0, ddof=1) / np.sqrt(len(own)) if len(own) > 1 else np.full(table.shape[1], np.nan)
+                columns = {"neuron": np.arange(table.shape[1]), "effect": table.mean(0), "se": se}
+                labels = {"domain": domain, "layer": layer, "expert": expert, "n": len(own)}
+                parts.append(pd.DataFrame({**labels, **columns}))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def gap_of(shares: Sequence[Shares], change: Floats) -> float:
+    """Σ_prompts |Σ shares − change| / Σ_prompts |change|; where nothing changed, what is shared out nevertheless."""
+    off = np.abs(np.array([own.total() for own in shares]) - change).sum()
+    whole = np.abs(change).sum()
+    return float(off / whole) if whole else float(off)
+
+
+def _summed(shares: Shares, granularity: Granularity, architecture: Architecture) -> Iterator[tuple[Unit, float]]:
+    """One prompt's units of one granularity. What no head owns (norms, biases of o) is in no head."""
+    found: dict[Unit, float] = defaultdict(float)
+    if granularity in ("head", "kv_head"):
+        for module, values in shares.heads.items():
+            if head_granularity(module, architecture) == granularity:
+                for head, value in enumerate(values.tolist()):
+                    found[Unit(granularity, module.layer, module.component, head=head)] += value
+    else:
+        for module, tokens in shares.modules.items():
+            place = module.layer, str(module.component)
+            if granularity == "component":
+                unit = Unit("component", *place)
+            elif granularity == "module":
+                unit = Unit("module", *place, module.name, expert=module.expert)
+            elif module.expert >= 0:
+                unit = Unit("expert", *place, expert=module.expert)
+            else:
+                continue
+            found[unit] += float(tokens.double().sum())
+    yield from sorted(found.items(), key=lambda item: item[0].layer)

@@ -1,0 +1,177 @@
+"""What an effect is attributed to: components, modules, heads, experts and neurons, and which weights are theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tv.architecture.anatomy import Architecture, Module
+
+Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron", "type", "all"]
+#: A module's rows (True) or columns (False) belong to neurons of the MLP.
+_NEURON_ROWS = {"gate": True, "up": True, "down": False}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One thing that may carry an effect. What it is not cut into is "" or −1; a "type" is one matrix in all layers."""
+
+    granularity: Granularity
+    layer: int
+    component: str
+    module: str = ""
+    head: int = -1
+    expert: int = -1
+    neuron: int = -1
+
+    def __str__(self) -> str:
+        """What people call it: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`."""
+        name = self.module or self.component
+        if self.granularity not in ("type", "all") and name not in ("embed", "unembed"):
+            name += f" {self.layer}"
+        for part in ("expert", "head", "neuron"):
+            if (index := getattr(self, part)) >= 0:
+                name += f" {'kv head' if self.granularity == 'kv_head' else part} {index}"
+        return name
+
+
+#: Everything that was tuned.
+WHOLE = Unit("all", -1, "all")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Weights of a unit: a whole parameter, one expert of it, or some of its rows or columns."""
+
+    parameter: str
+    expert: int = -1
+    dim: int = 0
+    index: Int[Tensor, " k"] | None = None  # along `dim` as stored; None = all
+
+
+def components(architecture: Architecture) -> list[Unit]:
+    """All components, by depth. Every parameter belongs to exactly one."""
+    blocks = [Unit("component", block.layer, name) for block in architecture.blocks for name in ("attn", "mlp")]
+    return [Unit("component", -1, "embed"), *blocks, Unit("component", architecture.n_layers, "unembed")]
+
+
+def component_name(layer: int, component: str) -> str:
+    """What people call a component: `mlp 3`, `embed`."""
+    return str(Unit("component", layer, component))
+
+
+def units_of(architecture: Architecture, granularity: Granularity) -> list[Unit]:
+    """All units of one granularity, by depth.
+
+    - module: every matrix and every norm gain, each with its bias; a tied unembedding is the embedding's.
+    - head: a head's rows of q and columns of o, and of k and v where every head has its own.
+    - kv_head: the rows of k and v that several heads share; none where every head has its own.
+    - neuron: a neuron's rows of gate and up and its column of down; of one expert in a mixture.
+    """
+    if granularity == "component":
+        return components(architecture)
+    found: dict[Unit, None] = {}  # in order, once
+    for module in architecture.modules:
+        for unit in _units(module, granularity, architecture):
+            found.setdefault(unit)
+    return list(found)
+
+
+def _units(module: Module, granularity: Granularity, architecture: Architecture) -> Iterator[Unit]:
+    place = (module.layer, module.component)
+    if granularity == "module" and not module.tied:
+        yield Unit("module", *place, module.name, expert=module.expert)
+    elif granularity == "expert" and module.expert >= 0:
+        yield Unit("expert", *place, expert=module.expert)
+    elif granularity == head_granularity(module, architecture):
+        for head in range(module.n_heads):
+            yield Unit(granularity, *place, head=head)
+    elif granularity == "neuron" and module.name == "down":
+        for neuron in range(module.shape[1]):
+            yield Unit("neuron", *place, expert=module.expert, neuron=neuron)
+
+
+def head_granularity(module: Module, architecture: Architecture) -> Granularity | None:
+    """Whether a module is cut by heads, or by the key-value heads that several of them share."""
+    if not module.n_heads:
+        return None
+    return "kv_head" if module.name in ("k", "v") and architecture.n_kv_heads < architecture.n_heads else "head"
+
+
+def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) -> list[Piece]:
+    """The weights of a unit, out of the names of all parameters of the model."""
+    if unit == WHOLE:
+        return [Piece(name) for name in parameters]
+    if unit.granularity == "component":
+        place = (unit.layer, unit.component)
+        return [Piece(name) for name in parameters if architecture.component_of(name) == place]
+    names = set(parameters)
+    found: list[Piece] = []
+    for module in architecture.modules:
+        if module.layer == unit.layer and module.component == unit.component and not module.tied:
+            found += _pieces(architecture, unit, module, names)
+    return found
+
+
+def _pieces(architecture: Architecture, unit: Unit, module: Module, names: set[str]) -> Iterator[Piece]:
+    if unit.granularity == "module":
+        own = module.name == unit.module and module.expert == unit.expert
+        rows, cols = own, False
+        which: Int[Tensor, " k"] | None = None
+    elif unit.granularity == "expert":
+        own = module.expert == unit.expert
+        rows, cols, which = own, False, None
+    elif unit.granularity == "neuron":
+        own = module.name in _NEURON_ROWS and module.expert == unit.expert
+        rows = own and _NEURON_ROWS[module.name]
+        cols, which = own and not rows, torch.tensor([unit.neuron])
+    else:
+        own = head_granularity(module, architecture) == unit.granularity
+        rows = own and module.name != "o"
+        cols, which = own and not rows, None
+        if own:
+            size = module.shape[0 if rows else 1] // module.n_heads
+            which = torch.arange(size) + unit.head * size
+    if rows:
+        index = _rows(module, which)
+        yield Piece(module.parameter, module.expert, 1 if module.transposed else 0, index)
+        bias = f"{module.path}.bias"
+        if bias in names and module.expert < 0:
+            yield Piece(bias, index=index)
+    elif cols:
+        yield Piece(module.parameter, module.expert, 0 if module.transposed else 1, which)
+
+
+def _rows(module: Module, which: Int[Tensor, " k"] | None) -> Int[Tensor, " k"] | None:
+    """Rows of a module as rows of the parameter that holds it; None for all of them."""
+    if not module.ranges:
+        return which
+    own = torch.cat([torch.arange(start, stop) for start, stop in module.ranges])
+    return own if which is None else own[which]
+
+
+def replaced(own: Mapping[str, Tensor], others: Mapping[str, Tensor], wanted: Sequence[Piece]) -> dict[str, Tensor]:
+    """The parameters that change when these pieces are taken from `others`: lent whole, or copies of `own` in part."""
+    found: dict[str, Tensor] = {}
+    whole = {piece.parameter for piece in wanted if piece.index is None and piece.expert < 0}
+    for piece in wanted:
+        name = piece.parameter
+        other = others[name].detach().to(own[name].device)
+        if name in whole:
+            found[name] = other
+            continue
+        if name not in found:
+            found[name] = own[name].detach().clone()
+        into = found[name] if piece.expert < 0 else found[name][piece.expert]
+        source = other if piece.expert < 0 else other[piece.expert]
+        if piece.index is None:
+            into.copy_(source)
+        else:
+            at = piece.index.to(into.device)
+            into.index_copy_(piece.dim, at, source.index_select(piece.dim, at))
+    return found

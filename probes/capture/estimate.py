@@ -1,0 +1,107 @@
+"""What a run will take on disk, told before it starts.
+
+Rows follow from suite, architecture and prompts. Bytes a row were measured on files as this program writes them (zstd,
+BYTE_STREAM_SPLIT): a float32 measure takes 3.6 bytes where no value comes twice, and what says where a row belongs
+next to nothing, because rows are sorted. A gate takes 0.95 bits of the base's pattern and 0.75 of what flipped, the
+entropies of 37 % active and 21 % flipped. The demo's prompts start alike, so its files are smaller, by up to half.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from probes.capture.runner import shards
+from probes.errors import RunError
+from probes.store.schemas import PARTITIONS, SCHEMAS
+from probes.suite import Suite
+from tv.architecture.anatomy import Architecture
+from tv.prompts.encoding import Encoded, positions
+
+_BYTES = {
+    "tokens": 18.0,
+    "gates": 30.0,  # and the patterns
+    "neurons": 4.0,
+    "contributions": 7.3,
+    "changes": 25.5,
+    "ledger": 36.0,
+    "lens": 20.0,
+    "behaviour": 5.0,
+    "vectors": 2.0,  # and the vectors
+}
+_BYTES_A_GATE = (0.95 + 0.75) / 8
+_BYTES_AN_ENTRY = 2 * 1.9  # float16 of both models, of which zstd saves a little
+_BYTES_A_COLUMN = 120  # of each file, whatever it holds
+
+
+def estimate(
+    suite: Suite, architecture: Architecture, encoded: Sequence[Encoded], experts_per_token: int = 0
+) -> dict[str, int]:
+    """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
+    places = sum(len(positions(item, suite.positions)) for item in encoded)
+    accounted = sum(len(positions(item, suite.ledger_positions)) for item in encoded)
+    n_tuned, n_layers = len(suite.tuned), architecture.n_layers
+    domains = len({item.prompt.domain for item in encoded})
+    n_mixtures = sum(block.experts is not None for block in architecture.blocks)
+    widths = [  # of every gate pattern of a place
+        architecture.module(block.layer, "up", expert).shape[0]
+        for block in architecture.blocks
+        for expert in ([-1] if block.gate is not None else [0] * experts_per_token)
+    ]
+    neurons = sum(module.shape[0] for module in architecture.modules if module.name == "up")
+    parts = {"attn_out": 1, "head_out": architecture.n_heads, "mlp_out": 1}
+    components = 1 + n_layers * sum(parts.get(site, 0) for site in suite.sites)
+    components += n_mixtures * experts_per_token * ("mlp_out" in suite.sites)
+    modules = sum(module.expert < 0 for module in architecture.modules) + 3 * n_mixtures * experts_per_token
+    rows = {
+        "tokens": n_tuned * places,
+        "gates": n_tuned * places * len(widths),
+        "neurons": n_tuned * domains * neurons,
+        "lens": n_tuned * accounted * n_layers,
+        "contributions": (n_tuned + 1) * places * components,
+        "changes": n_tuned * places * components,
+        "ledger": n_tuned * accounted * modules,
+        "behaviour": len(encoded) * (4 * n_tuned + 3),
+    }
+    entries = [
+        _width(site, architecture) * (1 if site in ("embed_out", "resid_final") else n_layers) for site in suite.keep
+    ]
+    extra = {
+        "gates": n_tuned * places * sum(widths) * _BYTES_A_GATE,
+        "vectors": n_tuned * places * sum(entries) * _BYTES_AN_ENTRY,
+    }
+    wanted = {*suite.measure, "tokens", "gates" in suite.measure and "neurons", bool(suite.keep) and "vectors"}
+    if "gate" not in suite.sites:
+        wanted -= {"gates", "neurons"}
+    n_shards = n_tuned * len(shards(encoded, suite, "", architecture))
+    files = {table: n_shards * (n_layers + 2 if table in PARTITIONS else 1) for table in _BYTES}
+    feet = {table: n * len(SCHEMAS[table]) * _BYTES_A_COLUMN for table, n in files.items()}
+    return {
+        table: round(rows.get(table, 0) * own + extra.get(table, 0) + feet[table])
+        for table, own in _BYTES.items()
+        if table in wanted
+    }
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Raise RunError where the disk of a run's directory lacks room for what is not there yet."""
+    there = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    done = sum(path.stat().st_size for path in directory.rglob("*.parquet"))
+    free = shutil.disk_usage(there).free
+    if needed - done > free:
+        raise RunError(
+            f"{there}: the run takes about {_gigabytes(needed - done)}, and {_gigabytes(free)} are free there; choose "
+            "another --out, fewer positions, or fewer measurements"
+        )
+
+
+def _width(site: str, architecture: Architecture) -> int:
+    """Entries of one vector of a site."""
+    if site in ("gate", "gate_act", "up"):
+        return max((module.shape[0] for module in architecture.modules if module.name == "up"), default=0)
+    return architecture.n_heads * architecture.d_head if site == "head_out" else architecture.d_model
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"

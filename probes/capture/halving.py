@@ -1,0 +1,59 @@
+"""Batches that fit: one that runs out of memory is run again as halves, and so is what comes after it."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from probes.errors import ActivationError
+from tv.errors import first_line
+from tv.prompts.encoding import Batch, Encoded, batches
+
+Result = TypeVar("Result")
+
+#: What torch says on a host, where running out of memory has no exception of its own, and what cuBLAS says.
+_SAYS = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def within_memory(
+    encoded: Sequence[Encoded], size: int, pad_id: int, run: Callable[[Batch], Result]
+) -> Iterator[tuple[Batch, Result]]:
+    """`run` over batches of `size` prompts, or of fewer from where memory ran out; every prompt once.
+
+    Says so on the log. Raises ActivationError where one prompt alone is too much.
+    """
+    waiting = deque(batches(encoded, size, pad_id))
+    while waiting:
+        batch = waiting[0]
+        try:
+            result = run(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = first_line(error)
+        else:
+            yield waiting.popleft(), result
+            del result
+            continue
+        # Here and not above: the exception held on to the tensors of the forward that failed.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        n = len(batch.encoded)
+        if n == 1:
+            item = batch.encoded[0]
+            raise ActivationError(
+                f"out of memory on prompt {item.prompt.id!r} alone, with {len(item.ids)} tokens ({reason}); "
+                "shorten it, or measure at fewer positions"
+            )
+        logging.getLogger(__name__).warning("out of memory on %d prompts at once; going on with %d", n, n // 2)
+        left = [item for later in waiting for item in later.encoded]
+        waiting = deque(batches(left, n // 2, pad_id))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in _SAYS)

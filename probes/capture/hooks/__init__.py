@@ -1,0 +1,1 @@
+"""One capture plan (data), and the backends that run it."""

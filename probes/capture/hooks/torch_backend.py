@@ -1,0 +1,138 @@
+"""The default backend: forward hooks on the Hugging Face modules, both models side by side.
+
+Each forward runs in its own greenlet. A hook hands what it saw to the driver and pauses; once both models stand at the
+same place the driver reduces the pair, and both go on. So a paired reduction sees both tensors, and neither outlives
+its module's forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from probes.capture.hooks.plan import Read, Seen
+
+Inputs = Mapping[str, Tensor]
+Receive = Callable[[Read, Seen], None]
+ReducePair = Callable[[Read, Seen, Seen], None]
+#: One forward pass that calls what it is given at every read, and returns the logits.
+Forward = Callable[[Receive], Tensor]
+#: What every backend makes of a pair: `lockstep` with both models in it. The last argument says which places (batch,
+#: pos) the reduction and the losses look at; values elsewhere may be anything.
+Lockstep = Callable[[Sequence[Read], Inputs, ReducePair, Tensor], tuple[Tensor, Tensor]]
+
+
+def lockstep(
+    base: PreTrainedModel, tuned: PreTrainedModel, reads: Sequence[Read], inputs: Inputs, reduce: ReducePair
+) -> tuple[Float[Tensor, "batch pos vocab"], Float[Tensor, "batch pos vocab"]]:
+    """Run both models on `inputs`, calling `reduce(read, base_seen, tuned_seen)` at every read; return both logits.
+
+    Each model's inputs go to its own device. Hooks are gone when this returns or raises, whatever raised.
+    """
+
+    def forward(model: PreTrainedModel) -> Forward:
+        return lambda receive: run_hooked(model, reads, inputs, receive)
+
+    with torch.inference_mode():
+        return in_step(forward(base), forward(tuned), reduce)
+
+
+def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, Tensor]:
+    """Two forward passes, each paused at every read until the other stands there too and the pair is reduced."""
+    driver = getcurrent()
+
+    def start(i: int, run: Forward) -> greenlet:
+        def receive(*seen: Any) -> None:
+            waiting[i] = getcurrent()  # the one started here, or one that a backend runs inside it
+            driver.switch(seen)
+
+        return greenlet(lambda: run(receive))
+
+    waiting: list[greenlet] = []
+    waiting += [start(i, run) for i, run in enumerate((base, tuned))]
+    try:
+        here = [waiting[i].switch() for i in range(2)]
+        while not waiting[0].dead:
+            (read, base_seen), (other, tuned_seen) = here
+            if read.path != other.path:
+                raise RuntimeError(f"the two models part in execution order: {read.path} and {other.path}")
+            reduce(read, base_seen, tuned_seen)
+            del here, base_seen, tuned_seen  # nothing outlives its module's forward
+            here = [waiting[i].switch() for i in range(2)]
+    finally:
+        for paused in waiting:
+            if not paused.dead:
+                with suppress(_Unwound):
+                    paused.throw(_Unwound)  # through the whole forward, which takes its hooks away
+    return here[0], here[1]
+
+
+class _Unwound(BaseException):
+    """Thrown into a forward that nobody waits for. Not GreenletExit, which would end its own greenlet alone."""
+
+
+def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tuple[dict[str, Seen], Tensor]:
+    """Everything the reads see in one model, by path, and the logits. Keeps whole tensors: for small inputs only."""
+    seen: dict[str, Seen] = {}
+    with torch.inference_mode():
+        logits = run_hooked(model, reads, inputs, lambda read, value: seen.__setitem__(read.path, value))
+    return seen, logits
+
+
+def run_hooked(
+    model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs, receive: Receive
+) -> Float[Tensor, "batch pos vocab"]:
+    """One forward with a hook at every read; `receive` must not keep what it is given without copying it."""
+    own = {name: value.to(model.device) for name, value in inputs.items()}
+    shape = tuple(own["input_ids"].shape)
+    with _hooks(model, reads, shape, receive):
+        logits: Tensor = model(**own, use_cache=False).logits
+    return logits
+
+
+@contextmanager
+def _hooks(model: PreTrainedModel, reads: Sequence[Read], shape: tuple[int, ...], receive: Receive) -> Iterator[None]:
+    handles = []
+    try:
+        for read in reads:
+            hook = _hook(read, shape, receive)
+            handles.append(model.get_submodule(read.path).register_forward_hook(hook, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(read: Read, shape: tuple[int, ...], receive: Receive) -> Callable[..., None]:
+    def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        receive(read, seen_of(args, kwargs, output, shape))
+
+    return hook
+
+
+def seen_of(args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]) -> Seen:
+    """A module's call as what a hook hands over."""
+    return Seen(*tensors_of(args, kwargs, output, shape))
+
+
+def tensors_of(
+    args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """(first input, first output, all further tensors among the inputs) of a module's call, by position."""
+    value, *rest = args or (kwargs["hidden_states"],)
+    others = tuple(by_position(other, shape) for other in rest if isinstance(other, Tensor))
+    first = output[0] if isinstance(output, tuple) else output
+    return by_position(value, shape), by_position(first, shape), others
+
+
+def by_position(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`value` as (batch, pos, …), also where a module is given all tokens of a batch in one row of them."""
+    flat = value.ndim == 2 and len(value) == shape[0] * shape[1] and value.shape != shape
+    return value.unflatten(0, shape) if flat else value

@@ -1,0 +1,88 @@
+"""The dtype noise floor: the base against itself computed in another precision, which no fine-tuning did.
+
+A gate that flips no more often than here did not flip because of T.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from probes.capture.hooks.plan import Read, Seen, plan
+from probes.capture.hooks.torch_backend import lockstep
+from probes.capture.pair import Pair
+from probes.measures.gates import compare_gates, gate_bits, words
+from probes.measures.places import places_of
+from tv.prompts.encoding import Encoded, batches
+from tv.stats import bootstrap_mean
+
+#: Prompts that the floor is measured on: a rate over thousands of neurons needs no more.
+PROMPTS = 32
+
+
+def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, draws: int, seed: int) -> pd.DataFrame:
+    """`precision layer n flip_rate flip_rate_lo flip_rate_hi jaccard relative_change`, of the base and its twin.
+
+    Means over prompts, with 95 % bootstrap intervals; `relative_change` is ‖Δresid_post‖/‖resid_post‖. `precision` is
+    the twin's. Layers without one gate for all tokens (a mixture of experts) have a NaN flip rate.
+    """
+    chosen = some_of_each_domain(encoded, PROMPTS, seed)
+    reads = plan(pair.architecture, ("gate", "resid_post"))
+    rows = []
+    with twin_of(pair) as both:
+        for batch in batches(chosen, batch_size, pair.pad_id):
+            places = places_of(batch, "all")
+
+            def reduce(read: Read, base: Seen, tuned: Seen, places=places, batch=batch) -> None:  # type: ignore[no-untyped-def]
+                for site in read.sites:
+                    a, b = places.take(base.at(site)), places.take(tuned.at(site))
+                    if site.name == "gate":
+                        found = compare_gates(words(gate_bits(a)), words(gate_bits(b)), a.shape[-1])
+                        measures = {"flip_rate": found.flip_rate, "jaccard": found.jaccard}
+                    else:
+                        measures = {"relative_change": (b.float() - a.float()).norm(dim=1) / a.float().norm(dim=1)}
+                    for name, values in measures.items():
+                        for i, item in enumerate(batch.encoded):
+                            value = float(values[places.row.to(values.device) == i].mean())
+                            rows.append((site.layer, name, item.prompt.id, value))
+
+            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            lockstep(both.base, both.tuned, reads, inputs, reduce)
+        precision = str(both.tuned.dtype).removeprefix("torch.")
+    frame = pd.DataFrame(rows, columns=["layer", "measure", "prompt_id", "value"])
+    found = []
+    for layer, own in frame.groupby("layer"):
+        table = own.pivot(index="prompt_id", columns="measure", values="value")
+        table = table.reindex(columns=["flip_rate", "jaccard", "relative_change"])
+        mean, lo, hi = bootstrap_mean(table.to_numpy(), draws=draws, seed=seed)
+        row = {"precision": precision, "layer": layer, "n": len(table), **dict(zip(table.columns, mean, strict=True))}
+        found.append(row | {"flip_rate_lo": lo[0], "flip_rate_hi": hi[0]})
+    return pd.DataFrame(found)
+
+
+@contextmanager
+def twin_of(pair: Pair) -> Iterator[Pair]:
+    """The base beside a copy of itself in the other precision: bfloat16 for float32, float32 for any other."""
+    other = torch.bfloat16 if pair.base.dtype == torch.float32 else torch.float32
+    twin = copy.deepcopy(pair.base).to(other)
+    try:
+        yield replace(pair, tuned=twin)
+    finally:
+        del twin
+
+
+def some_of_each_domain(encoded: Sequence[Encoded], n: int, seed: int) -> list[Encoded]:
+    """At most `n` prompts, drawn in turn from every domain; the same for the same prompts and seed."""
+    rng = np.random.default_rng(seed)
+    by_domain: dict[str, list[Encoded]] = {}
+    for item in encoded:
+        by_domain.setdefault(item.prompt.domain, []).append(item)
+    shuffled = [[own[i] for i in rng.permutation(len(own))] for own in by_domain.values()]
+    turns = [own[i] for i in range(max(map(len, shuffled))) for own in shuffled if i < len(own)]
+    return turns[:n]

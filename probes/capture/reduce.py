@@ -1,0 +1,253 @@
+"""The reductions of one batch: what the hooks of both models see becomes table columns, at chosen places only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from probes.capture.hooks.plan import EXPERTS, MODULE, Read, Seen, Site
+from probes.capture.pair import Pair
+from probes.measures import gates, ledger, mixture, residual
+from probes.measures.live_weights import bias_of, matrix_of
+from probes.measures.logit_lens import Reader, compare_lenses
+from probes.measures.places import Places
+from tv.architecture.anatomy import Module
+
+#: What a piece says of its rows besides where they are: a component or a module, an expert.
+Labels = Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Columns of one table for one layer; every column has a value per place, or per place × head."""
+
+    table: str
+    layer: int
+    labels: Labels
+    columns: Mapping[str, Tensor]
+    places: Places
+    site: Site
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What the reductions of a pair need that no batch changes."""
+
+    grams: Mapping[int, residual.HeadGrams]  # by layer
+    splits: Mapping[Module, ledger.Split]
+    delta_norms: Mapping[Module, float]  # ‖T‖_F
+    readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
+    keep: frozenset[str] = frozenset()  # sites of which the vectors themselves are kept
+
+
+@dataclass
+class BatchReducer:
+    """Reduces the pairs that `lockstep` hands over. `pieces` holds the results in execution order."""
+
+    pair: Pair
+    fixed: Fixed
+    places: Places
+    ledger_places: Places
+    following: Int[Tensor, " n"]  # the token after each of `ledger_places`, −1 where there is none
+    domains: Sequence[str]  # of the prompts of the batch
+    read_base: residual.Readout
+    read_tuned: residual.Readout
+    check_all: bool  # compute every term of the ledger by itself everywhere, not only at each prompt's last place
+    pieces: list[Piece] = field(default_factory=list)
+    counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain
+    scales: tuple[Tensor, Tensor] | None = None  # of the final norm, at `places`, base and tuned
+    overlaps: dict[int, Tensor] = field(default_factory=dict)  # of the chosen experts, by layer, at `places`
+
+    def __call__(self, read: Read, base: Seen, tuned: Seen) -> None:
+        """The reduction of one hook, for every site that it serves."""
+        for site in read.sites:
+            if site.name in self.fixed.keep:
+                self._vectors(site, base, tuned)
+            if site.name == "gate":
+                self._gates(site, base.at(site), tuned.at(site))
+            elif site.name in ("embed_out", "attn_out", "mlp_out"):
+                self._contribution(site, base.at(site), tuned.at(site))
+            elif site.name == "head_out":
+                self._heads(site, base, tuned)
+            elif site.name == "resid_final":
+                form = self.pair.norms[read.path]
+                at_base, at_tuned = (x.float() for x in self._take(base.input, tuned.input))
+                self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
+            elif site.name == "resid_post" and self.fixed.readers:
+                at_base, at_tuned = (self.ledger_places.take(seen.at(site)) for seen in (base, tuned))
+                lens = compare_lenses(at_base, at_tuned, self.fixed.readers, self.following)
+                self._add("lens", site, {}, vars(lens), self.ledger_places)
+            elif site.name == EXPERTS:
+                self._experts(read, site, base, tuned)
+            elif site.name == MODULE and site.module is not None:
+                self._ledger(site, site.module, base, tuned)
+
+    def _take(self, base: Tensor, tuned: Tensor, places: Places | None = None, dim: int = 1) -> tuple[Tensor, Tensor]:
+        """Both models' values at the places, on the base's device."""
+        chosen = self.places if places is None else places
+        return chosen.take(base, dim), chosen.take(tuned, dim).to(base.device)
+
+    def _vectors(self, site: Site, base: Seen, tuned: Seen) -> None:
+        both = self._take(base.at(site), tuned.at(site))
+        columns = {f"vector_{side}": x.flatten(1).half() for side, x in zip(("base", "tuned"), both, strict=True)}
+        self._add("vectors", site, {}, columns)
+
+    def _gates(self, site: Site, base: Tensor, tuned: Tensor) -> None:
+        bits, bits_tuned = self._take(gates.gate_bits(base), gates.gate_bits(tuned))
+        self._patterns(site, -1, bits, bits_tuned, self.places)
+
+    def _patterns(self, site: Site, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
+        d_ff = base.shape[-1]
+        words, words_tuned = gates.words(base), gates.words(tuned)
+        found = gates.compare_gates(words, words_tuned, d_ff)
+        self._add("gates", site, {"expert": expert}, vars(found), places)
+        for domain in dict.fromkeys(self.domains):
+            own, own_tuned = words, words_tuned
+            if len(set(self.domains)) > 1:
+                of = torch.tensor([name == domain for name in self.domains])[places.row]
+                index = of.nonzero()[:, 0].to(words.device)
+                own, own_tuned = words[index], words_tuned[index]
+            self.counts[site.layer, expert, domain] = gates.count_neurons(own, own_tuned, d_ff)
+
+    def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
+        at_base, at_tuned = self._take(base, tuned)
+        self._compare(site, site.name.removesuffix("_out"), -1, at_base, at_tuned, self.places)
+
+    def _compare(self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
+        row = places.rows(base.device)
+        found = residual.compare_contributions(base, tuned, self.read_base, self.read_tuned, row)
+        self._add("changes", site, {"component": component, "expert": expert}, vars(found), places)
+
+    def _heads(self, site: Site, base: Seen, tuned: Seen) -> None:
+        z, z_tuned = self._take(base.input, tuned.input)
+        post_norm = self.pair.architecture.blocks[site.layer].attn_post_norm
+        if post_norm is not None:  # heads are seen through the norm that follows the projection, its scale frozen
+            form = self.pair.norms[post_norm]
+            out, out_tuned = self._take(base.output, tuned.output)
+            z, z_tuned = z / form.scale(out.float()), z_tuned / form.scale(out_tuned.float())
+        row = self.places.rows(z.device)
+        found = residual.compare_heads(z, z_tuned, self.fixed.grams[site.layer], self.read_base, self.read_tuned, row)
+        self._add("changes", site, {"component": "attn", "expert": -1}, vars(found), self.places)
+
+    def _experts(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
+        """Every expert at the places that chose it, in either model or (gates and ledger) in both."""
+        x, x_tuned = self._take(base.input, tuned.input)
+        (index, weights), (index_tuned, weights_tuned) = (
+            tuple(self.places.take(value).to(x.device) for value in seen.rest) for seen in (base, tuned)
+        )
+        owner, owner_tuned = (model.get_submodule(read.path) for model in (self.pair.base, self.pair.tuned))
+        self.overlaps[site.layer] = mixture.overlap(index, index_tuned)
+        in_ledger = torch.isin(self.places.flat(x.device), self.ledger_places.flat(x.device))
+        for matrices in mixture.experts_of(self.pair.architecture, site.layer):
+            expert = matrices.gate.expert
+            by_base, by_tuned = mixture.chose(index, expert), mixture.chose(index_tuned, expert)
+            either = (by_base | by_tuned).nonzero()[:, 0]
+            if not len(either):
+                continue
+            here = mixture.run_expert(owner, matrices, x[either], index[either], weights[either])
+            there = mixture.run_expert(
+                owner_tuned, matrices, x_tuned[either], index_tuned[either], weights_tuned[either]
+            )
+            places = self.places[either]
+            self._compare(site, "mlp", expert, here.contribution, there.contribution, places)
+            both = (by_base & by_tuned)[either].nonzero()[:, 0]
+            if len(both):
+                bits, bits_tuned = gates.gate_bits(here.gate[both]), gates.gate_bits(there.gate[both])
+                self._patterns(site, expert, bits, bits_tuned, places[both])
+            accounted = (by_base & by_tuned & in_ledger)[either].nonzero()[:, 0]
+            if len(accounted) and self.fixed.delta_norms:
+                owners = owner, owner_tuned
+                self._expert_ledger(site, matrices, owners, (here, there), accounted, places[accounted])
+
+    def _expert_ledger(
+        self,
+        site: Site,
+        matrices: mixture.Matrices,
+        owners: tuple[nn.Module, nn.Module],
+        parts: Sequence[mixture.Expert],
+        index: Int[Tensor, " m"],
+        places: Places,
+    ) -> None:
+        for module, enters, leaves in (
+            (matrices.gate, "x", "gate"),
+            (matrices.up, "x", "up"),
+            (matrices.down, "hidden", "down"),
+        ):
+            x, x_tuned = (getattr(part, enters)[index] for part in parts)
+            y, y_tuned = (getattr(part, leaves)[index] for part in parts)
+            found = self._linear(module, owners, x, x_tuned, y, y_tuned, None)
+            self._add("ledger", site, {"module": module.name, "expert": module.expert}, vars(found), places)
+
+    def _ledger(self, site: Site, module: Module, base: Seen, tuned: Seen) -> None:
+        owners = self.pair.base.get_submodule(module.path), self.pair.tuned.get_submodule(module.path)
+        dim = self.pair.norms[module.path].position_dim if module.kind == "norm" else 1
+        outputs, outputs_tuned = module.outputs(base.output), module.outputs(tuned.output)
+        y, y_tuned = self._take(outputs, outputs_tuned, self.ledger_places, dim)
+        if module.kind == "embed":
+            found = ledger.lookup_ledger(y, y_tuned, self.fixed.delta_norms[module], module.shape[0])
+        else:
+            x, x_tuned = self._take(base.input, tuned.input, self.ledger_places, dim)
+            if module.kind == "norm":
+                found = self._gain(module, owners, x, x_tuned, y, y_tuned)
+            else:
+                checked = None if self.check_all else self.ledger_places.last_of_each().to(x.device)
+                found = self._linear(module, owners, x, x_tuned, y, y_tuned, checked)
+        self._add("ledger", site, {"module": module.name, "expert": -1}, vars(found), self.ledger_places)
+
+    def _gain(
+        self,
+        module: Module,
+        owners: tuple[nn.Module, nn.Module],
+        x: Tensor,
+        x_tuned: Tensor,
+        y: Tensor,
+        y_tuned: Tensor,
+    ) -> ledger.Ledger:
+        form = self.pair.norms[module.path]
+        gain, gain_tuned = (form.gain(owner).to(x.device) for owner in owners)
+        bias, bias_tuned = (form.bias(owner).to(x.device) for owner in owners)
+        x, x_tuned = form.normalised(x.float()), form.normalised(x_tuned.float())
+        return ledger.gain_ledger(x, x_tuned, y, y_tuned, gain, gain_tuned, bias_tuned - bias)
+
+    def _linear(
+        self,
+        module: Module,
+        owners: tuple[nn.Module, nn.Module],
+        x: Float[Tensor, "n cols"],
+        x_tuned: Float[Tensor, "n cols"],
+        y: Float[Tensor, "n rows"],
+        y_tuned: Float[Tensor, "n rows"],
+        checked: Int[Tensor, " c"] | None,
+    ) -> ledger.Ledger:
+        weight, weight_tuned = (matrix_of(module, owner) for owner in owners)
+        return ledger.linear_ledger(
+            x,
+            x_tuned,
+            y,
+            y_tuned,
+            weight,
+            weight_tuned,
+            delta_norm=self.fixed.delta_norms[module],
+            bias_change=bias_change(module, *owners),
+            split=self.fixed.splits.get(module),
+            checked=checked,
+        )
+
+    def _add(
+        self, table: str, site: Site, labels: Labels, columns: Mapping[str, Tensor], places: Places | None = None
+    ) -> None:
+        chosen = self.places if places is None else places
+        self.pieces.append(Piece(table, site.layer, labels, dict(columns), chosen, site))
+
+
+def bias_change(module: Module, base: nn.Module, tuned: nn.Module) -> Float[Tensor, " rows"] | None:
+    """Δb of a module, float32, of the rows in common; None where it has no bias."""
+    before, after = bias_of(module, base), bias_of(module, tuned)
+    if before is None or after is None:
+        return None
+    rows = min(len(before), len(after))
+    return after[:rows].float().to(before.device) - before[:rows].float()

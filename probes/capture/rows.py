@@ -1,0 +1,183 @@
+"""Pieces of a batch, turned into rows of the run's tables and written as one shard."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probes.capture.reduce import BatchReducer, Piece
+from probes.measures.gates import NeuronCounts, edit_distances, unpack
+from probes.measures.places import Places
+from probes.store.neurons import SHARES
+from probes.store.parquet import Named, write_part
+from probes.suite import Suite
+from tv.architecture.anatomy import Architecture
+from tv.prompts.encoding import Batch, positions
+
+Columns = dict[str, NDArray[Any]]
+#: Rows and files of each table.
+Counts = dict[str, dict[str, int]]
+
+_PACKED = ("gate_base", "gate_xor", "vector_base", "vector_tuned")
+_OF_BOTH = ("contributions", "behaviour")  # tables that name a model, not a pair
+
+
+@dataclass
+class ShardTables:
+    """Collects columns by table and layer; `write` sorts each by prompt and writes it as one file."""
+
+    suite: Suite
+    tuned: str
+    architecture: Architecture
+    prompt_ids: Sequence[str]  # of the shard
+    with_base: bool  # the base's own rows too
+    parts: dict[tuple[str, int | None, str], list[Columns]] = field(default_factory=lambda: defaultdict(list))
+    counts: dict[tuple[int, int, str], NeuronCounts] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names = {"prompt_id": sorted(self.prompt_ids)}
+        self.codes = {name: code for code, name in enumerate(self.names["prompt_id"])}
+
+    def add(self, reduced: BatchReducer, tokens: Columns, answers: Columns, batch: Batch) -> None:
+        """Take in one batch. Names stand as codes until they are written."""
+        for piece, values in zip(reduced.pieces, fetched(reduced.pieces), strict=True):
+            rows = self._rows(piece, values, batch)
+            if piece.table in (*self.suite.measure, "vectors"):
+                site = piece.site.name if piece.table == "vectors" else ""
+                self.parts[piece.table, piece.layer, site].append(rows)
+            if piece.table == "changes" and "contributions" in self.suite.measure:
+                self.parts["contributions", piece.layer, ""] += self._by_model(rows)
+        if "gates" in self.suite.measure:
+            for key, counts in reduced.counts.items():
+                self.counts[key] = self.counts[key] + counts if key in self.counts else counts
+        self.parts["tokens", None, ""].append(self._located(batch, reduced.places) | tokens)
+        if "behaviour" in self.suite.measure:
+            keep = np.array([self.with_base or model != "base" for model in answers["model"]], dtype=bool)
+            self.parts["behaviour", None, ""].append({name: values[keep] for name, values in answers.items()})
+
+    def write(self, directory: Path, shard: str) -> Counts:
+        """Write every table below `directory`, each layer one file: the same bytes for the same prompts."""
+        written: Counts = {}
+        for key, count in sorted(self.counts.items()):
+            self.parts["neurons", None, ""].append(self._neuron_rows(*key, count))
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the models do not compute meanwhile
+            rows_of = pool.map(partial(self._file, directory, shard), self.parts)
+            for (table, _, _), rows in zip(self.parts, rows_of, strict=True):
+                own = written.setdefault(table, {"rows": 0, "files": 0})
+                own["rows"] += rows
+                own["files"] += 1
+        return written
+
+    def _file(self, directory: Path, shard: str, key: tuple[str, int | None, str]) -> int:
+        """Write what was collected of one table, layer and site; return its rows."""
+        table, layer, site = key
+        parts = self.parts[key]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if layer is not None or table == "tokens":
+            order = np.lexsort([columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns])
+            columns = {name: values[order] for name, values in columns.items()}
+        named = {
+            name: Named(values, self.names[name]) if name in self.names and values.dtype != object else values
+            for name, values in columns.items()
+        }
+        tuned = None if table in _OF_BOTH else self.tuned
+        root = directory / SHARES if table == "neurons" else directory  # summed over the shards at the end
+        return write_part(root, table, named, shard=shard, tuned=tuned, layer=layer, site=site or None)
+
+    def _rows(self, piece: Piece, values: Mapping[str, NDArray[Any]], batch: Batch) -> Columns:
+        packed = {name: values[name] for name in _PACKED if name in values}
+        others = {name: value for name, value in values.items() if name not in packed}
+        n_heads = next((value.shape[1] for value in others.values() if value.ndim == 2), 0)
+        columns = self._located(batch, piece.places, max(n_heads, 1))
+        n = len(columns["pos"])
+        columns |= {name: self._constant(name, label, n) for name, label in piece.labels.items()}
+        columns |= {name: value.reshape(-1) for name, value in others.items()}
+        if piece.table == "changes":
+            heads = np.arange(n_heads) if n_heads else np.array([-1])
+            columns["head"] = np.tile(heads, len(piece.places)).astype(np.int16)
+        if piece.table == "gates":
+            columns |= self._edits(packed, piece, batch) | {"gated": np.full(n, self.architecture.gated)}
+        return columns | packed
+
+    def _located(self, batch: Batch, places: Places, repeats: int = 1) -> Columns:
+        codes = np.array([self.codes[item.prompt.id] for item in batch.encoded], np.int32)
+        return {
+            "prompt_id": np.repeat(codes[places.row.numpy()], repeats),
+            "pos": np.repeat(places.pos.numpy().astype(np.int32), repeats),
+        }
+
+    def _constant(self, column: str, value: str | int, n: int) -> NDArray[Any]:
+        """A column of one value, as a code where it is a name."""
+        if isinstance(value, int):
+            return np.full(n, value, np.int16)
+        known = self.names.setdefault(column, [])
+        if value not in known:
+            known.append(value)
+        return np.full(n, known.index(value), np.int32)
+
+    def _edits(self, packed: Columns, piece: Piece, batch: Batch) -> Columns:
+        """Edit distances where the suite asks for them, NaN elsewhere."""
+        n = len(piece.places)
+        columns = {name: np.full(n, np.nan, np.float32) for name in ("edit_distance", "chance_edit_distance")}
+        if self.suite.edit_distance != "none":
+            chosen = [set(positions(item, self.suite.edit_distance)) for item in batch.encoded]
+            places = zip(piece.places.row.tolist(), piece.places.pos.tolist(), strict=True)
+            at = np.array([pos in chosen[row] for row, pos in places], dtype=bool)
+            d_ff = self.architecture.module(piece.layer, "up", int(piece.labels["expert"])).shape[0]
+            base, xor = (unpack(packed[name][at], d_ff) for name in ("gate_base", "gate_xor"))
+            columns["edit_distance"][at], columns["chance_edit_distance"][at] = edit_distances(
+                base, base ^ xor, self.suite.seed
+            )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns["edit_kappa"] = 1 - columns["edit_distance"] / columns["chance_edit_distance"]
+        return columns
+
+    def _by_model(self, changes: Columns) -> list[Columns]:
+        """The same rows as `contributions`, one set a model."""
+        models = [("base", "base")] * self.with_base + [(self.tuned, "tuned")]
+        shared = ("prompt_id", "pos", "component", "expert", "head")
+        return [
+            {name: changes[name] for name in shared}
+            | {"model": self._constant("model", model, len(changes["pos"]))}
+            | {"norm": changes[f"norm_{side}"], "dla": changes[f"dla_{side}"]}
+            for model, side in models
+        ]
+
+    def _neuron_rows(self, layer: int, expert: int, domain: str, counts: NeuronCounts) -> Columns:
+        n = len(counts.flips)
+        flips, base, tuned = (count.cpu().numpy() for count in (counts.flips, counts.base, counts.tuned))
+        return {
+            "domain": self._constant("domain", domain, n),
+            "layer": np.full(n, layer, np.int16),
+            "expert": np.full(n, expert, np.int16),
+            "neuron": np.arange(n, dtype=np.int32),
+            "n": np.full(n, counts.n, np.int32),
+            "n_flips": flips,
+            "n_active_base": base,
+            "n_active_tuned": tuned,
+        }
+
+
+def fetched(pieces: Sequence[Piece]) -> list[dict[str, NDArray[Any]]]:
+    """The columns of all pieces in host memory. Copies from a device run side by side, and are waited for once."""
+    found = [{name: _start(value) for name, value in piece.columns.items()} for piece in pieces]
+    for device in {value.device for piece in pieces for value in piece.columns.values() if value.is_cuda}:
+        torch.cuda.synchronize(device)
+    return [{name: value.numpy() for name, value in columns.items()} for columns in found]
+
+
+def _start(value: Tensor) -> Tensor:
+    if not value.is_cuda:
+        return value
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return host.copy_(value, non_blocking=True)

@@ -1,0 +1,303 @@
+"""Both models over the prompts, shard by shard: batches through the hooks and into closed files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from probes.capture.halving import within_memory
+from probes.capture.hooks.backends import open_backend
+from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
+from probes.capture.hooks.torch_backend import Lockstep
+from probes.capture.pair import Pair
+from probes.capture.reduce import BatchReducer, Fixed, Piece, bias_change
+from probes.capture.rows import Columns, ShardTables
+from probes.errors import ActivationError
+from probes.measures.ledger import OutputBasis, output_basis, split_by
+from probes.measures.live_weights import matrix_of
+from probes.measures.logit_lens import Reader
+from probes.measures.losses import token_losses
+from probes.measures.places import Places, places_of
+from probes.measures.residual import HeadGrams, head_grams, readout
+from probes.suite import Suite
+from tv.architecture.anatomy import Architecture, Module
+from tv.prompts import behaviour
+from tv.prompts.encoding import Batch, Encoded, batches, positions
+
+Progress = Callable[[int, int, str], None]
+Bases = Mapping[Module, OutputBasis]
+
+#: A shard is closed at the end of the batch that brings it to this many rows, which bounds what waits in memory.
+ROWS_PER_SHARD = 2_000_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of the work that one process does and writes by itself; the same bytes whoever does it."""
+
+    tuned: str
+    index: int
+    encoded: tuple[Encoded, ...]  # in the order of the batches, which are `batch_size` long
+    with_base: bool  # write the base's own rows too (once is enough for several tuned models)
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return f"{self.tuned}-{self.index:05d}"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A pair and what its reductions need, made once and used for every shard."""
+
+    pair: Pair
+    suite: Suite
+    reads: tuple[Read, ...]
+    fixed: Fixed
+    lockstep: Lockstep
+
+    @classmethod
+    def open(
+        cls, pair: Pair, suite: Suite, bases: Bases | None = None, remote: tuple[str, str] | None = None
+    ) -> Session:
+        """Everything that depends on the weights alone. `bases` are those of the base, if they are at hand.
+
+        With `remote`, the hub ids of both, the models run on nnsight's server.
+        """
+        sites = sites_of(suite, pair.architecture)
+        grams = _grams(pair) if "head_out" in sites else {}
+        splits, norms = {}, {}
+        if "ledger" in suite.measure:
+            found = output_bases(pair) if bases is None else bases
+            splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in found.items()}
+            norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in pair.architecture.modules}
+        form = pair.norms[pair.architecture.final_norm]
+        readers = [Reader.of(model, pair.architecture, form) for model in (pair.base, pair.tuned)]
+        fixed = Fixed(grams, splits, norms, readers if "lens" in suite.measure else (), frozenset(suite.keep))
+        lockstep = open_backend(suite.backend, pair.base, pair.tuned, pair.tokenizer, remote)
+        return cls(pair, suite, plan(pair.architecture, sites), fixed, lockstep)
+
+
+def shards(
+    encoded: Sequence[Encoded], suite: Suite, tuned: str, architecture: Architecture, with_base: bool = True
+) -> list[Shard]:
+    """The work of one tuned model. Which prompts make a shard depends on prompts, suite and architecture alone."""
+    per_place = architecture.n_layers * (3 + architecture.n_heads)
+    found: list[Shard] = []
+    own: list[Encoded] = []
+    rows = 0
+    work = batches(encoded, suite.batch_size, 0)
+    for i, batch in enumerate(work):
+        own += batch.encoded
+        rows += per_place * sum(len(positions(item, suite.positions)) for item in batch.encoded)
+        if rows >= ROWS_PER_SHARD or i == len(work) - 1:
+            found.append(Shard(tuned, len(found), tuple(own), with_base))
+            own, rows = [], 0
+    return found
+
+
+def run_shard(
+    shard: Shard, session: Session, directory: Path, progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
+
+    `progress` is told the number of prompts done. Writing it again replaces the same files with the same bytes. Raises
+    ActivationError, naming model, site and prompt, where an activation is not finite.
+    """
+    ids = [item.prompt.id for item in shard.encoded]
+    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base)
+    run = partial(_run_batch, session, shard.tuned)
+    for batch, found in within_memory(shard.encoded, session.suite.batch_size, session.pair.pad_id, run):
+        tables.add(*found, batch)
+        del found  # on a device it would stand beside the next batch
+        if progress:
+            progress(len(batch.encoded))
+    return {"shard": shard.name, "prompts": len(shard.encoded), "tables": tables.write(directory, shard.name)}
+
+
+def sites_of(suite: Suite, architecture: Architecture) -> set[str]:
+    """The sites that a suite's measurements need, no others."""
+    sites: set[str] = set(suite.keep)
+    experts = any(block.experts is not None for block in architecture.blocks)
+    if "gates" in suite.measure and "gate" in suite.sites:
+        sites |= {"gate", EXPERTS} if experts else {"gate"}
+    if {"contributions", "changes"} & set(suite.measure):
+        sites |= {"embed_out", "resid_final", *(set(suite.sites) - {"gate"})}
+        sites |= {EXPERTS} if experts and "mlp_out" in suite.sites else set()
+    if "ledger" in suite.measure:
+        sites |= {MODULE, EXPERTS} if experts else {MODULE}
+    if "lens" in suite.measure:
+        sites.add("resid_post")
+    return sites
+
+
+def output_bases(pair: Pair) -> Bases:
+    """The pretrained output subspaces that the ledger splits by, for every matrix of every block."""
+    return {
+        module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
+        for module in pair.architecture.modules
+        if module.kind == "linear" and module.component in ("attn", "mlp")
+    }
+
+
+def _weights(pair: Pair, module: Module) -> tuple[Tensor, Tensor, Tensor | None]:
+    """W, W + T and Δb."""
+    owners = [model.get_submodule(module.path) for model in (pair.base, pair.tuned)]
+    base, tuned = (matrix_of(module, owner) for owner in owners)
+    return base, tuned, bias_change(module, *owners) if module.kind == "linear" else None
+
+
+def _delta_norm(base: Tensor, tuned: Tensor) -> float:
+    """‖T‖_F over the rows in common, piece by piece."""
+    rows = min(len(base), len(tuned))
+    parts = zip(base[:rows].split(4096), tuned[:rows].split(4096), strict=True)
+    return float(torch.stack([(b.float().to(a.device) - a.float()).square().sum() for a, b in parts]).sum().sqrt())
+
+
+def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Columns, Columns]:
+    """(what the hooks reduced, token columns, behaviour columns) of one batch."""
+    pair, suite = session.pair, session.suite
+    target, foil = (
+        torch.tensor([getattr(item, f"{name}_id") for item in batch.encoded]) for name in ("target", "foil")
+    )
+    form = pair.norms[pair.architecture.final_norm]
+    ledger_places = places_of(batch, suite.ledger_positions)
+    reducer = BatchReducer(
+        pair,
+        session.fixed,
+        places_of(batch, suite.positions),
+        ledger_places,
+        _following(batch, ledger_places),
+        [item.prompt.domain for item in batch.encoded],
+        readout(pair.base, pair.architecture, form, target, foil),
+        readout(pair.tuned, pair.architecture, form, target, foil),
+        check_all=suite.ledger_positions != "all",
+    )
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    logits = session.lockstep(session.reads, inputs, reducer, _looked_at(batch, reducer))
+    tokens = _token_columns(pair, batch, reducer.places, *logits)
+    reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
+    _require_finite(reducer, tokens, logits, batch, tuned)
+    return reducer, tokens, _behaviour_columns(batch, tuned, reducer.places, tokens, *logits)
+
+
+def _looked_at(batch: Batch, reducer: BatchReducer) -> Bool[Tensor, "batch pos"]:
+    """Every place that a table of the batch says something of, and the one before, which predicts its token."""
+    at = torch.zeros_like(batch.input_ids, dtype=torch.bool)
+    for places in (reducer.places, reducer.ledger_places, *(places_of(batch, which) for which in ("target", "last"))):
+        at[places.row, places.pos] = True
+    at[:, :-1] |= at[:, 1:].clone()
+    return at
+
+
+def _following(batch: Batch, places: Places) -> Tensor:
+    """The token after each place; −1 after a prompt's last."""
+    ids = torch.where(batch.attention_mask.bool(), batch.input_ids, -1)
+    after = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -1)], dim=1)
+    return after[places.row, places.pos]
+
+
+def _grams(pair: Pair) -> dict[int, HeadGrams]:
+    grams = {}
+    for block in pair.architecture.blocks:
+        module = pair.architecture.module(block.layer, "o")
+        matrices = [matrix.float() for matrix in _weights(pair, module)[:2]]
+        if block.attn_post_norm is not None:
+            form = pair.norms[block.attn_post_norm]
+            gains = [form.gain(model.get_submodule(block.attn_post_norm)) for model in (pair.base, pair.tuned)]
+            matrices = [matrix * gain[:, None] for matrix, gain in zip(matrices, gains, strict=True)]
+        grams[block.layer] = head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
+    return grams
+
+
+def _finished(piece: Piece, reducer: BatchReducer) -> Piece:
+    """`piece` with what only the end of the forward knows: pushes are divided by the final norm's scale there."""
+    if piece.table != "changes":
+        return piece
+    assert reducer.scales is not None
+    columns = dict(piece.columns)
+    where = _within(piece.places, reducer.places)
+    for side, scale in zip(("base", "tuned"), reducer.scales, strict=True):
+        push = columns.pop(f"push_{side}")
+        own = scale.to(push.device)
+        own = own if where is None else own[where.to(push.device)]
+        columns[f"dla_{side}"] = push / (own if push.ndim == 1 else own[:, None])
+    norm, delta = columns["norm_base"], columns["delta_norm"]
+    columns["relative_change"] = torch.where(norm > 0, delta / norm, torch.zeros_like(norm))
+    whole_mlp = piece.labels == {"component": "mlp", "expert": -1}
+    chosen = reducer.overlaps.get(piece.layer) if whole_mlp else None
+    columns["expert_overlap"] = torch.full_like(norm, float("nan")) if chosen is None else chosen.to(norm.device)
+    return Piece(piece.table, piece.layer, piece.labels, columns, piece.places, piece.site)
+
+
+def _within(some: Places, places: Places) -> Tensor | None:
+    """Where `some` stand in `places`; None where they are the same."""
+    if some is places:
+        return None
+    cpu = torch.device("cpu")
+    return torch.searchsorted(places.flat(cpu), some.flat(cpu))
+
+
+def _require_finite(
+    reducer: BatchReducer, tokens: Columns, logits: tuple[Tensor, Tensor], batch: Batch, tuned: str
+) -> None:
+    """Every site's norms in execution order, then the logits: the first that is not finite is named."""
+    for piece in reducer.pieces:
+        for column, model in (("norm_base", "base"), ("norm_tuned", tuned), ("delta_norm", tuned)):
+            values = piece.columns.get(column)
+            if values is not None and not bool(values.isfinite().all()):
+                bad = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()
+                row = piece.places.row[bad.nonzero()[0, 0].cpu()]
+                _refuse(model, str(piece.site), batch.encoded[int(row)])
+    predicted = reducer.places.pos.numpy() > 0
+    losses = np.concatenate([tokens["kl"], *(tokens[name][predicted] for name in ("nll_base", "nll_tuned"))])
+    if not np.isfinite(losses).all():
+        for model, values in zip(("base", tuned), logits, strict=True):
+            for i, item in enumerate(batch.encoded):
+                if not bool(values[i, : len(item.ids)].isfinite().all()):
+                    _refuse(model, "logits", item)
+
+
+def _refuse(model: str, site: str, item: Encoded) -> None:
+    raise ActivationError(
+        f"model {model!r}: {site} is NaN or Inf on prompt {item.prompt.id!r}; "
+        "check that checkpoint (an overflow in its weights), or leave the prompt out"
+    )
+
+
+def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned: Tensor) -> Columns:
+    losses = token_losses(base, tuned, batch.input_ids, places)
+    columns: Columns = {name: value.cpu().numpy() for name, value in vars(losses).items()}
+    columns["token_id"] = batch.input_ids[places.row, places.pos].numpy()
+    named = {"token": "token_id", **{f"greedy_token_{side}": f"greedy_{side}" for side in ("base", "tuned")}}
+    text = {i: pair.tokenizer.decode([i]) for i in {i for name in named.values() for i in columns[name].tolist()}}
+    for name, ids in named.items():
+        columns[name] = np.array([text[i] for i in columns[ids].tolist()], dtype=object)
+    return columns
+
+
+def _behaviour_columns(
+    batch: Batch, tuned: str, places: Places, tokens: Columns, base: Tensor, logits: Tensor
+) -> Columns:
+    rows: list[tuple[str, str, str, float]] = []
+    ids = [item.prompt.id for item in batch.encoded]
+    for model, values in (("base", base), (tuned, logits)):
+        for metric, found in behaviour.metrics(values, batch).items():
+            rows += [(i, model, metric, float(v)) for i, v in zip(ids, found, strict=True) if not torch.isnan(v)]
+    for i, item in enumerate(batch.encoded):
+        at = list(positions(item, "target"))
+        divergence = behaviour.kl_divergence(base[i, at], logits[i, at]).mean()
+        rows.append((item.prompt.id, tuned, "kl", float(divergence)))
+        parted = places.pos[(places.row == i) & torch.from_numpy(tokens["greedy_base"] != tokens["greedy_tuned"])]
+        if len(parted):
+            rows.append((item.prompt.id, tuned, "first_divergence", float(parted[0])))
+    names = ("prompt_id", "model", "metric", "value")
+    return {name: np.array(values, dtype=object) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

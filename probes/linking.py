@@ -1,0 +1,265 @@
+"""The link: what moved in the weights, beside what moved in the activations and what caused the behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from probes.store.run import Run
+from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from tv.stats import bootstrap_mean, shuffled_spearman, spearman_of_each
+
+#: The SSA threshold shown; the fixed fraction stands beside it.
+EPSILON = 0.05
+COMPONENT = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", "up": "mlp", "down": "mlp"}
+#: The module of a component that writes to the residual stream: the component's ledger is this one's.
+WRITER = {"attn": "o", "mlp": "down"}
+
+WEIGHT_MEASURES = (
+    *("relative_norm", "ssa_left", "kappa_left", "ssa_right", "kappa_right"),
+    *("ssa10_left", "kappa10_left", "ssa10_right", "kappa10_right"),
+)
+#: What happened: the module's own part of the change and its share first, the whole change beside them.
+ACTIVATION_MEASURES = (
+    *("direct_norm", "direct_share", "inherited_norm", "ledger_delta_norm"),
+    *("change_delta_norm", "change_relative", "flip_rate"),
+)
+CAUSAL_MEASURES = ("path", "graft", "revert")
+
+_UNIT = ["tuned", "kind", "layer", "component", "module"]
+_NULLS = ("new_share_null", "chance_flip_rate")  # shown without an interval
+_NORMS = ["direct_norm", "inherited_norm", "interaction_norm"]
+_WHOLE: list[tuple[str, str, object]] = [("head", "==", -1), ("expert", "==", -1)]
+_EFFECT = "tuned granularity layer component module expert method metric"
+_CAUSAL: list[tuple[str, str, object]] = [
+    ("granularity", "in", ["component", "module"]),
+    ("method", "in", list(CAUSAL_MEASURES)),
+    ("control", "==", ""),
+    ("expert", "==", -1),
+]
+_READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `link` loads: columns, filter
+    "weights": ("tuned layer module head expert delta_norm relative_norm cosine cos_weight_delta noise_share", _WHOLE),
+    "alignment": ("tuned layer module head expert side epsilon ssa ssa_null kappa", _WHOLE),
+    "gates": ("tuned prompt_id layer flip_rate chance_flip_rate", None),
+    "changes": (
+        "tuned prompt_id layer component head delta_norm relative_change cosine dla_base dla_tuned",
+        [("head", "==", -1)],
+    ),
+    "ledger": (
+        "tuned prompt_id layer module delta_norm direct_norm inherited_norm interaction_norm new_share new_share_null "
+        "new_share_10",
+        [("module", "in", list(COMPONENT))],
+    ),
+    "effects": (f"{_EFFECT} domain effect lo hi", _CAUSAL),
+    "prompt_effects": (f"{_EFFECT} prompt_id effect", _CAUSAL),
+}
+
+Table: TypeAlias = pd.DataFrame | None
+
+
+def link(run: Run) -> pd.DataFrame:
+    """Join a run's tables, write `link` and `correlations` into it and return `link`.
+
+    Draws and seed are the suite's own, out of the manifest.
+    """
+    suite = run.manifest.get("suite", {})
+    draws, seed = suite.get("bootstrap", 1000), suite.get("seed", 0)
+    table, correlations = link_tables(**read_tables(run), draws=draws, seed=seed)
+    run.add("link", table)
+    run.add("correlations", correlations)
+    return run["link"]
+
+
+def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
+    """What `link_tables` joins, of every tuned model or of one; None for a table that the run lacks."""
+    of = [] if tuned is None else [("tuned", "==", tuned)]
+    return {
+        name: run.df(name, columns=columns.split(), where=[*of, *(where or [])] or None) if name in run.tables else None
+        for name, (columns, where) in _READ.items()
+    }
+
+
+def link_tables(
+    weights: pd.DataFrame | None,
+    alignment: Table,
+    gates: Table,
+    changes: Table,
+    ledger: Table,
+    effects: Table,
+    prompt_effects: Table,
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(link, correlations) out of a run's tables; any but `weights` may be None or empty, and its columns are then NaN.
+
+    `link` has one row per tuned × layer × module (kind "module") and × component (kind "component"). Activation
+    measures are prompt means (over positions first), with 95 % intervals from one paired bootstrap over prompts.
+
+    - A component's weight measures are its modules' means, weighted by their energy ‖T‖².
+    - A component's ledger is that of the module which writes to the residual stream: o, or down.
+    - `changes` and gate flips (MLP only) exist per component; a module's row repeats its component's. Effects are a
+      module's own where they were measured (`path` gives them all), and NaN elsewhere.
+    - `direct_share` is direct² / (direct² + inherited² + interaction²), 0 for no change; averaged like the rest.
+
+    `correlations` has Spearman's rho between a weight measure and what happened, per tuned model: `over` all units of
+    one kind, the modules of one type in every layer (`q`), or those of one layer (`layer 3`). Intervals are over
+    prompts; `null_lo null_hi` is where 95 % of rhos fall when units are shuffled, `p` how many are as far from 0.
+    Effects count by their size.
+    """
+    units = _units(weights if weights is not None else pd.DataFrame(), alignment)
+    sources = _sources(gates, changes, ledger, prompt_effects)
+    prompts = sorted({prompt for means in sources.values() for prompt in means.index.get_level_values("prompt_id")})
+    values = dict(_by_prompt(units, sources, prompts))
+    columns: dict[str, NDArray[np.float64]] = {}
+    for measure, table in values.items():
+        mean, lo, hi = bootstrap_mean(table, draws, seed)
+        columns |= {measure: mean} if measure in _NULLS else {measure: mean, f"{measure}_lo": lo, f"{measure}_hi": hi}
+    columns |= _summarised_effects(units, effects)
+    linked = units.assign(**columns).reindex(columns=SCHEMAS["link"].names)
+    return linked, _correlations(units, values, draws, seed)
+
+
+def _units(weights: pd.DataFrame, alignment: Table) -> pd.DataFrame:
+    """One row a module and one a component, with their weight measures; a component has the module ""."""
+    if weights.empty:
+        return pd.DataFrame(columns=_UNIT)
+    key = ["tuned", "layer", "module"]
+    modules = _whole(weights)[[*key, "delta_norm", "relative_norm", "cosine", "cos_weight_delta", "noise_share"]]
+    if alignment is not None and not alignment.empty:
+        modules = modules.merge(_aligned(alignment), on=key, how="left")
+    modules = modules.assign(component=modules.module.map(COMPONENT)).dropna(subset="component")
+    measures = [name for name in modules if name in SCHEMAS["link"].names and name not in _UNIT]
+    energy = modules.delta_norm.to_numpy(np.float64)[:, None] ** 2
+    known = modules[measures].notna()
+    group = [modules[name] for name in ("tuned", "layer", "component")]
+    total = (known * energy).groupby(group).sum()
+    weighted = (modules[measures].fillna(0) * energy).groupby(group).sum() / total.where(total > 0)
+    plain = modules[measures].groupby(group).mean()  # of a component that did not move
+    components = weighted.where(total > 0, plain).reset_index().assign(module="", kind="component")
+    both = pd.concat([modules.assign(kind="module"), components])
+    order = both.module.map({name: i for i, name in enumerate(["", *COMPONENT])})
+    both = both.assign(order=order).sort_values(["tuned", "kind", "layer", "component", "order"], kind="stable")
+    return both[[*_UNIT, *measures]].reset_index(drop=True)
+
+
+def _whole(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["head"] == -1) & (table["expert"] == -1)]
+
+
+def _aligned(alignment: pd.DataFrame) -> pd.DataFrame:
+    """Alignment as columns: ssa, its null and kappa per side at ε = 0.05; ssa10, kappa10 at the fixed fraction."""
+    rows = _whole(alignment)
+    key = ["tuned", "layer", "module"]
+    at = rows[np.isclose(rows.epsilon, EPSILON)].pivot(index=key, columns="side", values=["ssa", "ssa_null", "kappa"])
+    fixed = rows[rows.epsilon.isna()].pivot(index=key, columns="side", values=["ssa", "kappa"])
+    at.columns = at.columns.map("_".join)
+    fixed.columns = fixed.columns.map("10_".join)
+    return at.join(fixed, how="outer").reset_index()
+
+
+def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table) -> dict[str, pd.DataFrame]:
+    """Prompt means of every measure: frames with index (tuned, layer, unit, prompt_id)."""
+    found = {}
+    if gates is not None and not gates.empty:
+        found["gates"] = _prompt_means(gates.assign(unit="mlp"), ["flip_rate", "chance_flip_rate"])
+    if changes is not None and not changes.empty:
+        rows = changes[(changes["head"] == -1) & changes.component.isin(list(WRITER))]
+        rows = rows.rename(columns={"cosine": "change_cosine", "component": "unit"}).assign(
+            dla_change=rows.dla_tuned - rows.dla_base
+        )
+        rows = rows.rename(columns={"delta_norm": "change_delta_norm", "relative_change": "change_relative"})
+        found["changes"] = _prompt_means(rows, ["change_delta_norm", "change_relative", "change_cosine", "dla_change"])
+    if ledger is not None and not ledger.empty:
+        squares = ledger[_NORMS].astype(np.float64) ** 2
+        total = squares.sum(axis=1)
+        rows = ledger.rename(columns={"delta_norm": "ledger_delta_norm", "module": "unit"}).assign(
+            direct_share=squares.direct_norm / total.where(total > 0, 1)
+        )
+        shares = ["direct_share", "new_share", "new_share_null", "new_share_10"]
+        found["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])
+    if prompt_effects is not None and not prompt_effects.empty:
+        rows = prompt_effects[prompt_effects.metric == _metric(prompt_effects)]
+        unit = rows.component.where(rows.granularity == "component", rows.module)
+        for method in CAUSAL_MEASURES:
+            part = rows.assign(unit=unit)[rows.method == method].rename(columns={"effect": method})
+            if not part.empty:
+                found[method] = _prompt_means(part, [method])
+    return {name: means for name, means in found.items() if not means.empty}
+
+
+def _prompt_means(rows: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
+    return rows.groupby(["tuned", "layer", "unit", "prompt_id"])[measures].mean().astype(np.float64)
+
+
+def _metric(table: pd.DataFrame) -> str:
+    """The one metric that effects are shown in: logit_diff where it was measured."""
+    found = list(table.metric.unique())
+    return "logit_diff" if "logit_diff" in found else found[0]
+
+
+def _by_prompt(
+    units: pd.DataFrame, sources: dict[str, pd.DataFrame], prompts: list[str]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Every measure as (prompts, units), NaN where a unit or a prompt has none."""
+    writes = units.module.where(units.module != "", units.component.map(WRITER))
+    for name, means in sources.items():
+        names = writes if name == "ledger" else units.component
+        if name in CAUSAL_MEASURES:
+            names = units.module.where(units.module != "", units.component)
+        wanted = pd.MultiIndex.from_arrays([units.tuned, units.layer, names])
+        for measure in means.columns:
+            wide = means[measure].unstack(["tuned", "layer", "unit"]).reindex(prompts)
+            at = wide.columns.get_indexer(wanted)
+            yield measure, np.where(at >= 0, wide.to_numpy()[:, at], np.nan)
+
+
+def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArray[np.float64]]:
+    """Means and intervals as the `effects` table has them, which then hold here too."""
+    if effects is None or effects.empty:
+        return {}
+    rows = effects[(effects.domain == ALL_DOMAINS) & (effects.metric == _metric(effects))]
+    key = ["tuned", "layer", "component", "module"]
+    wanted = pd.MultiIndex.from_frame(units[key])
+    columns: dict[str, NDArray[np.float64]] = {}
+    for method in CAUSAL_MEASURES:
+        at = rows[rows.method == method].set_index(key).reindex(wanted)
+        columns |= {f"{method}{end}": at[name].to_numpy(np.float64) for end, name in _ENDS.items()}
+    return columns
+
+
+_ENDS = {"": "effect", "_lo": "lo", "_hi": "hi"}
+
+
+def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], draws: int, seed: int) -> pd.DataFrame:
+    rows = []
+    for (tuned, kind, over), part in _groups(units):
+        for measure in (*ACTIVATION_MEASURES, *CAUSAL_MEASURES):
+            if measure not in values:
+                continue
+            table = values[measure][:, part.index]
+            if np.isnan(table).all():
+                continue
+            if measure in CAUSAL_MEASURES:
+                table = table * np.sign(bootstrap_mean(table, 1, seed)[0])  # by size, whichever way it goes
+            weights = [name for name in WEIGHT_MEASURES if name in part]
+            each = spearman_of_each(part[weights].to_numpy(np.float64).T, table, draws, seed)
+            for weight, (rho, lo, hi, n) in zip(weights, each, strict=True):
+                null = shuffled_spearman(rho, n, draws, seed)
+                rows.append((tuned, kind, over, weight, measure, rho, lo, hi, n, *null))
+    return pd.DataFrame(rows, columns=SCHEMAS["correlations"].names)
+
+
+def _groups(units: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """The units whose ranks are compared: all of a kind, then modules by type and by layer."""
+    for (tuned, kind), part in units.groupby(["tuned", "kind"]):
+        yield (tuned, kind, "all"), part
+        if kind == "module":
+            for module, own in part.groupby("module", sort=False):
+                yield (tuned, kind, str(module)), own
+            for layer, own in part.groupby("layer"):
+                yield (tuned, kind, f"layer {layer}"), own

@@ -1,0 +1,29 @@
+"""The weights of modules that run: the matrix of a fused or stacked one, and of one that is held elsewhere."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tv.architecture.anatomy import Module
+
+
+def matrix_of(module: Module, owner: nn.Module) -> Float[Tensor, "rows cols"]:
+    """The live matrix of `module`, (out, in), a view of the weight of the Hugging Face module that owns it."""
+    return module.matrix(_parameter(owner, module.parameter.rpartition(".")[2] if module.expert >= 0 else "weight"))
+
+
+def bias_of(module: Module, owner: nn.Module) -> Float[Tensor, " rows"] | None:
+    """The live bias of `module`; None where it has none."""
+    if getattr(owner, "bias", None) is None:
+        return None
+    return module.outputs(_parameter(owner, "bias"), dim=0)
+
+
+def _parameter(owner: nn.Module, name: str) -> Tensor:
+    """A parameter's values, also where accelerate keeps them away from the module until its forward."""
+    parameter = owner.get_parameter(name).detach()
+    if parameter.is_meta:
+        held: Tensor = owner._hf_hook.weights_map[name]  # type: ignore[union-attr, index]
+        return held.detach()
+    return parameter

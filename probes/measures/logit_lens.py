@@ -1,0 +1,93 @@
+"""The logit lens: what either model would say if a layer were its last.
+
+Source: nostalgebraist, "interpreting GPT: the logit lens" (2020). Each model reads with its own final norm and
+unembedding, so that at the last layer the lens is the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from probes.measures.norms import NormForm
+from tv.architecture.anatomy import Architecture
+
+#: Logits that are held at a time, of each model.
+_PIECE = 2**24
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Both models read at one depth, at n places. NaN, and rank −1, where no target follows."""
+
+    target_id: Int[Tensor, " n"]
+    rank_base: Int[Tensor, " n"]  # of the target among the next tokens, 0 the likeliest
+    rank_tuned: Int[Tensor, " n"]
+    prob_base: Float[Tensor, " n"]
+    prob_tuned: Float[Tensor, " n"]
+    kl: Float[Tensor, " n"]  # KL(base ‖ tuned), nats, over the vocabulary in common
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a model turns its last residual stream into logits. Its modules are not called, so that no hook fires."""
+
+    model: PreTrainedModel
+    norm: nn.Module
+    unembed: nn.Module
+    form: NormForm
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, architecture: Architecture, form: NormForm) -> Reader:
+        """The model's own final norm and unembedding."""
+        norm, unembed = (model.get_submodule(path) for path in (architecture.final_norm, architecture.unembed))
+        return cls(model, norm, unembed, form)
+
+    def logits(self, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        """The logits that the model has of such a stream, soft cap included, float32."""
+        weight, bias = self.unembed.get_parameter("weight"), getattr(self.unembed, "bias", None)
+        x = resid.float().to(weight.device)
+        normed = self.form.normalised(x) * self.form.gain(self.norm).to(x.device) + self.form.bias(self.norm).to(
+            x.device
+        )
+        logits = linear(normed.to(weight.dtype), weight, bias).float()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
+
+
+def compare_lenses(
+    base: Float[Tensor, "n d_model"],
+    tuned: Float[Tensor, "n d_model"],
+    readers: Sequence[Reader],
+    target: Int[Tensor, " n"],
+) -> Lens:
+    """Both models' next-token distributions at one depth, each by its own reader; a `target` below 0 is none."""
+    read_base, read_tuned = readers
+    step = max(1, _PIECE // len(read_base.unembed.get_parameter("weight")))
+    parts = [
+        _compare(read_base.logits(x), read_tuned.logits(y), t)
+        for x, y, t in zip(base.split(step), tuned.split(step), target.split(step), strict=True)
+    ]
+    return Lens(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def _compare(x: Float[Tensor, "n vocab"], y: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Lens:
+    y = y.to(x.device)
+    target = target.to(x.device)
+    known, at = target >= 0, target.clamp(min=0)[:, None]
+    ranks, probs = [], []
+    for logits in (x, y):
+        own = logits.gather(1, at)
+        ranks.append(torch.where(known, (logits > own).sum(1), -1))
+        prob = (own[:, 0] - logits.logsumexp(1)).exp()
+        probs.append(torch.where(known, prob, torch.full_like(prob, float("nan"))))
+    common = min(x.shape[1], y.shape[1])
+    p, q = x[:, :common].log_softmax(1), y[:, :common].log_softmax(1)
+    kl = (p.exp() * (p - q)).sum(1).clamp(min=0)
+    return Lens(target, ranks[0], ranks[1], probs[0], probs[1], kl)

@@ -1,0 +1,66 @@
+"""Norm layers as gain ∘ normalised input: which form a norm has is found by trying it on what the module really did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class NormForm:
+    """y = gain ∘ x̂ + bias, with x̂ = (x − mean)/scale; the mean is 0 and the offset 0 or 1 (Gemma) in an RMS norm."""
+
+    centred: bool
+    offset: float  # the gain is weight + offset
+    eps: float
+    position_dim: int  # which dimension of the input counts positions (2 where heads come first)
+
+    def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
+        """The divisor, frozen when contributions are read through the norm."""
+        return ((x - self.mean(x)).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def mean(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
+        """The mean that is taken off: zero in an RMS norm."""
+        return x.mean(-1, keepdim=True) if self.centred else x.new_zeros(())
+
+    def normalised(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """x̂, before the gain."""
+        return (x - self.mean(x)) / self.scale(x)
+
+    def gain(self, norm: nn.Module) -> Float[Tensor, " d"]:
+        """The gain of `norm`, float32."""
+        return norm.get_parameter("weight").detach().float() + self.offset
+
+    def bias(self, norm: nn.Module) -> Float[Tensor, " d"]:
+        """The bias of `norm`, float32, zero where it has none."""
+        if getattr(norm, "bias", None) is None:
+            return torch.zeros_like(norm.get_parameter("weight"), dtype=torch.float32)
+        return norm.get_parameter("bias").detach().float()
+
+    def readout(self, norm: nn.Module, direction: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The vector u with u·x / scale(x) = direction·(gain ∘ x̂): a direction pulled back through the norm."""
+        pulled = direction * self.gain(norm)
+        return pulled - pulled.mean(-1, keepdim=True) if self.centred else pulled
+
+
+def find_form(
+    norm: nn.Module,
+    x: Float[Tensor, "batch pos d"],
+    y: Float[Tensor, "batch pos d"],
+    n_positions: int,
+    tolerance: float,
+) -> NormForm | None:
+    """The form that makes y of x as `norm` did, or None. `n_positions` must differ from the model's head counts."""
+    x, y = x.float(), y.float()
+    eps = next((float(getattr(norm, n)) for n in ("variance_epsilon", "eps") if hasattr(norm, n)), 0.0)
+    position_dim = 1 if x.shape[1] == n_positions else 2
+    for centred in (False, True):
+        for offset in (0.0, 1.0):
+            form = NormForm(centred, offset, eps, position_dim)
+            rebuilt = form.normalised(x) * form.gain(norm) + form.bias(norm)
+            if (rebuilt - y).norm() <= tolerance * y.norm():
+                return form
+    return None

@@ -1,0 +1,63 @@
+"""Several runs side by side: checkpoints of one training, domains, sizes. One page, and its numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from probes.errors import RunError
+from probes.reporting.compare.cause_panels import behaviour_panels, cause_panels, measures_table, order_panels
+from probes.reporting.compare.entries import Entry, cautions, entries_of, entry_rows
+from probes.reporting.compare.measures import effect_correlations, measure_rows
+from probes.reporting.compare.panels import activation_panels, weight_panels
+from probes.reporting.compare.verdict import comparison_verdict
+from probes.reporting.page import render
+from probes.store.run import Run
+from tv.runtime.atomic import replacing
+
+
+def compare(runs: Sequence[str | Path | Run], *, to: str | Path, labels: Sequence[str] | None = None) -> Path:
+    """Write one page that holds every tuned model of every run beside the others, and return its path.
+
+    Tuned models stand in the order of `runs`, and differences are from the first. `labels` names the runs, one each;
+    without them a tuned model goes by its own name, or by its run's where two have the same. The file loads nothing
+    from anywhere, and is written whole or not at all. Raises RunError for fewer than two tuned models, a path that is
+    no run of this version, or where the page cannot be written.
+    """
+    page = _page(entries_of(runs, labels))
+    with replacing(Path(to), RunError) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(to)
+
+
+def comparison(runs: Sequence[str | Path | Run], *, labels: Sequence[str] | None = None) -> pd.DataFrame:
+    """The numbers of `compare`: a row per `entry`, `measure` and `domain`.
+
+    `value` with `lo hi` over its `n` prompts, and its `difference` from the first entry with `difference_lo
+    difference_hi`, paired over the `n_shared` prompts that both were asked. Measures of the weights have the domain "",
+    and no intervals; the domain "all" is every prompt.
+    """
+    return measure_rows(entries_of(runs, labels))
+
+
+def _page(entries: Sequence[Entry]) -> str:
+    measures, correlations, doubts = measure_rows(entries), effect_correlations(entries), cautions(entries)
+    sections = {
+        "weights": weight_panels(entries),
+        "activations": activation_panels(entries),
+        "causes": cause_panels(entries, correlations),
+        "behaviour": behaviour_panels(entries, measures),
+        "order": order_panels(entries, measures),
+    }
+    return render(
+        "compare.html",
+        [panel for own in sections.values() for panel in own],
+        {},
+        entries=entry_rows(entries),
+        verdict=comparison_verdict(entries, measures, correlations, doubts),
+        cautions=doubts,
+        sections=sections,
+        numbers=measures_table(measures),
+    )

@@ -1,0 +1,310 @@
+"""What the tables say, in sentences with their numbers. Pure: frames in, strings out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from probes.attribution.units import component_name
+from probes.reporting.alignment import GAP, alignment_sentences, raw_gap
+from probes.reporting.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
+from probes.reporting.evidence import TERMS, Evidence
+from probes.reporting.words import (
+    FEWEST,
+    METRICS,
+    change_form,
+    effect_metric_name,
+    interval,
+    layer_name,
+    listing,
+    metric_name,
+    number,
+    percent,
+    prompts_of,
+    signed,
+    value_form,
+)
+
+#: Fewer prompts than this in a domain, and an interval over them says little.
+FEW = 10
+#: Above this share of a module's move, rounding is worth a warning.
+NOISY = 0.1
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A labelled part of the verdict; `tone` is worse, better or nothing."""
+
+    label: str
+    sentences: list[str]
+    tone: str = ""
+
+
+@dataclass
+class Shifts:
+    """(domain, metric and change) by what the paired change does."""
+
+    better: list[tuple[str, str]] = field(default_factory=list)
+    worse: list[tuple[str, str]] = field(default_factory=list)
+    unclear: list[tuple[str, str]] = field(default_factory=list)
+
+
+def verdict(evidence: Evidence) -> list[Statement]:
+    """The verdict on one tuned model, most important first."""
+    shifts = shifts_of(evidence.behaviour)
+    found = [
+        Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
+        Statement("Got worse", worse_sentences(shifts), "worse" if shifts.worse else ""),
+        Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),
+        Statement("Weights", weights_sentences(evidence.weights, evidence.n_layers)),
+        Statement("Alignment", alignment_sentences(evidence.alignment, matrices(evidence.weights))),
+        Statement("Gates", gates_sentences(evidence.flips, evidence.gated)),
+        Statement("Own doing", ledger_sentences(evidence.ledger)),
+        Statement("Link", correlation_sentence(evidence.correlations)),
+        Statement("Does not hold", limits(evidence), "limits"),
+    ]
+    return [statement for statement in found if statement.sentences]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A sentence for who reads no further, and the figure or section (its id, without the model's) of its numbers."""
+
+    text: str
+    place: str
+
+
+def headline(evidence: Evidence) -> list[Headline]:
+    """At most five sentences: what changed, what got worse, where, by which components, and how sure that is."""
+    graded = evidence.behaviour[evidence.behaviour.base.notna()]
+    found = []
+    if len(graded):
+        row = graded.iloc[0].to_dict()
+        form = value_form(row["metric"])
+        found.append(
+            f"On {row['domain']} prompts {metric_name(row['metric'])} went from {form(row['base'])} to "
+            f"{form(row['tuned'])} (n = {row['n']})."
+        )
+        worse = list(dict.fromkeys(domain for domain, _ in shifts_of(evidence.behaviour).worse))
+        none = "Nothing measured got worse beyond its interval."
+        found.append(f"Something got worse on {listing(worse)} prompts." if worse else none)
+    sentences = [Headline(text, "causes") for text in found]
+    if where := _where(evidence):
+        sentences.append(Headline(where, "flips" if len(evidence.flips) else "weights"))
+    if len(evidence.effects):
+        sentences.append(Headline(_largest(evidence), "causes"))
+        sentences.append(Headline(_how_sure(evidence), "checks" if len(evidence.checks) else "causes"))
+    return sentences
+
+
+def _where(evidence: Evidence) -> str:
+    moved, parts = matrices(evidence.weights), []
+    if len(moved) and moved.relative_norm.max() > 0:
+        top = moved.loc[moved.relative_norm.idxmax()]
+        parts.append(
+            f"weights moved most in {_place(top, evidence.n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}, median "
+            f"{number(moved.relative_norm.median())})"
+        )
+    if len(evidence.flips):
+        means = evidence.flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean().mean()
+        floor = evidence.noise_floor.flip_rate.mean() if len(evidence.noise_floor) else float("nan")
+        rounding = f", {percent(floor)} by rounding alone" if pd.notna(floor) else ""
+        what = "gates" if evidence.gated else "pre-activations"
+        parts.append(
+            f"{percent(means.flip_rate)} of {what} changed sign ({percent(means.chance_flip_rate)} if the models were "
+            f"unrelated{rounding})"
+        )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _how_sure(evidence: Evidence) -> str:
+    """The checks, and what a vector that only looks like T does."""
+    parts = []
+    if len(evidence.checks):
+        failed = int((~evidence.checks.holds.astype(bool)).sum())
+        n = len(evidence.checks)
+        parts.append(f"all {n} checks hold" if not failed else f"{failed} of {n} checks DO NOT HOLD")
+    domain = shown_domain(evidence.effects, evidence.behaviour)
+    rows = evidence.whole[evidence.whole.domain == domain]
+    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was asked for
+    whole = rows.set_index("control").effect
+    if "" in whole and len(whole) > 1:
+        others = whole.drop("")
+        kind = str(others.abs().idxmax())
+        parts.append(
+            f"all of T moves the {effect_metric_name(str(evidence.effects.metric.iloc[0]))} on {domain} prompts by "
+            f"{signed(whole[''])}, a {kind} vector of its norms by {signed(others[kind])}"
+        )
+    else:
+        parts.append("no control vector was tried")
+    return f"How sure: {'; '.join(parts)}; intervals cover prompts, not training seeds."
+
+
+def _largest(evidence: Evidence) -> str:
+    domain, metric = shown_domain(evidence.effects, evidence.behaviour), str(evidence.effects.metric.iloc[0])
+    own = evidence.effects[evidence.effects.domain == domain]
+    total = total_change(evidence.behaviour, metric, domain)
+    parts = []
+    for method, family in own.groupby("method", sort=False):
+        found = family[family.q < FOUND]
+        top = found.loc[found.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
+        names = [f"{component_name(row['layer'], row['component'])} {signed(row['effect'])}" for row in top]
+        parts.append(f"by {method} {listing(names) if names else 'none that can be told from 0'}")
+    whole = f" (whole change {signed(total)})" if total is not None else ""
+    name = effect_metric_name(metric)
+    return f"Largest effects of single components on the {name} on {prompts_of(domain)}{whole}: {'; '.join(parts)}."
+
+
+def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
+    """How behaviour moved, a sentence a domain."""
+    graded = behaviour[behaviour.base.notna()]
+    if graded.empty:
+        return ["Not measured: no prompt of this run has a target, or behaviour was not asked for."]
+    sentences = []
+    for domain, rows in graded.groupby("domain", sort=False):
+        parts = [_moved(row) for row in rows.to_dict("records")]
+        sentences.append(f"{domain} (n = {int(rows.n.max())}): {'; '.join(parts)}.")
+    return sentences
+
+
+def _moved(row: dict) -> str:
+    value, change = value_form(row["metric"]), change_form(row["metric"])
+    text = f"{metric_name(row['metric'])} {value(row['base'])} → {value(row['tuned'])}"
+    if row["metric"] == "exact_match":
+        return f"{text} ({row['gained']:.0f} answers gained, {row['lost']:.0f} lost)"
+    return f"{text} ({change(row['change'])} {interval(row['change_lo'], row['change_hi'], change)})"
+
+
+def shifts_of(behaviour: pd.DataFrame) -> Shifts:
+    """Sort every metric of every domain by its paired interval: beyond 0 to the better, to the worse, or neither."""
+    shifts = Shifts()
+    for row in behaviour.to_dict("records"):
+        more_is_better = METRICS.get(row["metric"], ("", "", None))[2]
+        if more_is_better is None or pd.isna(row["change"]):
+            continue
+        form = change_form(row["metric"])
+        ends = interval(row["change_lo"], row["change_hi"], form)
+        text = f"{metric_name(row['metric'])} {form(row['change'])} {ends}".rstrip()
+        if not (row["change_lo"] > 0 or row["change_hi"] < 0) or row["n"] < FEWEST:
+            shifts.unclear.append((row["domain"], text))
+        elif (row["change"] > 0) == more_is_better:
+            shifts.better.append((row["domain"], text))
+        else:
+            shifts.worse.append((row["domain"], text))
+    return shifts
+
+
+def worse_sentences(shifts: Shifts) -> list[str]:
+    """What got worse beyond its interval, a sentence a domain, or that nothing measured did."""
+    if shifts.worse:
+        domains = dict.fromkeys(domain for domain, _ in shifts.worse)
+        return [f"{name}: {listing([text for domain, text in shifts.worse if domain == name])}." for name in domains]
+    if not (shifts.better or shifts.unclear):
+        return []
+    unclear = f" In {len(shifts.unclear)} the interval includes 0." if shifts.unclear else ""
+    return [
+        f"None of the {len(shifts.better) + len(shifts.unclear)} measured domain × metric pairs got worse beyond its "
+        f"interval.{unclear} This speaks for these prompts only."
+    ]
+
+
+def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
+    """Where the weights moved most, and whether rounding could be it."""
+    moved = matrices(weights)
+    if moved.empty:
+        return []
+    if moved.relative_norm.max() == 0:
+        return ["No matrix moved: both checkpoints hold the same weights."]
+    top = moved.loc[moved.relative_norm.idxmax()]
+    blocks = moved[(moved.layer >= 0) & (moved.layer < n_layers)]
+    sentences = [
+        f"The largest relative move is {_place(top, n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}), the median "
+        f"over {len(moved)} matrices {number(moved.relative_norm.median())}."
+    ]
+    if len(blocks):
+        kinds = blocks.groupby("module").relative_norm.mean().sort_values(ascending=False)
+        depth = blocks.groupby("layer").relative_norm.mean()
+        sentences.append(
+            f"By module, {kinds.index[0]} moved most ({number(kinds.iloc[0])} on average) and {kinds.index[-1]} least "
+            f"({number(kinds.iloc[-1])}); by depth, layer {depth.idxmax()} most ({number(depth.max())}) and layer "
+            f"{depth.idxmin()} least ({number(depth.min())})."
+        )
+    noise = moved.noise_share.max()
+    if pd.notna(noise):
+        sentences.append(
+            f"Rounding to the stored dtype accounts for at most {percent(min(noise, 1))} of any matrix's T."
+        )
+    return sentences
+
+
+def matrices(weights: pd.DataFrame) -> pd.DataFrame:
+    """Without the norms' gains, which are vectors."""
+    return weights[~weights.module.astype(str).str.endswith("norm")]
+
+
+def _place(row: pd.Series, n_layers: int) -> str:
+    where = layer_name(row.layer, n_layers)
+    return where if where == row.module else f"{row.module} of layer {where}"
+
+
+def gates_sentences(flips: pd.DataFrame, gated: bool) -> list[str]:
+    """How many gates flipped, where, and beside chance."""
+    if flips.empty:
+        return []
+    layers = flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean()
+    top, low = layers.flip_rate.idxmax(), layers.flip_rate.idxmin()
+    domains = flips.groupby("domain", sort=False).flip_rate.mean()
+    what = "gates" if gated else "signs of the pre-activation (no GLU)"
+    by_domain = listing([f"{domain} {percent(rate)}" for domain, rate in domains.items()])
+    return [
+        f"{percent(layers.flip_rate.mean())} of {what} flipped on average: most in layer {top} "
+        f"({percent(layers.flip_rate[top])}), least in layer {low} ({percent(layers.flip_rate[low])}); unrelated "
+        f"patterns of the same activity would differ in {percent(layers.chance_flip_rate.mean())}. By domain: "
+        f"{by_domain}."
+    ]
+
+
+def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
+    """What the modules' own weights did to their outputs, and whether it is new."""
+    rows = ledger[ledger.new_share_10.notna()] if len(ledger) else ledger
+    if rows.empty:
+        return []
+    own = rows.groupby("module")[list(TERMS)].mean().direct.sort_values(ascending=False)
+    new = rows.groupby("module")[["new_share", "new_share_null", "new_share_10"]].mean()
+    ten = new.new_share_10.sort_values()
+    return [
+        f"Of the change of a block module's output (shares of the three squared norms), its own weights made "
+        f"{percent(own.mean())} on average: most in {own.index[0]} ({percent(own.iloc[0])}), least in {own.index[-1]} "
+        f"({percent(own.iloc[-1])}). The rest came in with its input.",
+        "Of that own write, the share outside the leading 10 % of pretrained output directions runs from "
+        f"{percent(ten.iloc[0])} ({ten.index[0]}) to {percent(ten.iloc[-1])} ({ten.index[-1]}); with no preferred "
+        "direction it would be 90 %.",
+    ]
+
+
+def limits(evidence: Evidence) -> list[str]:
+    """What a reader must not take from this run."""
+    found = []
+    if not evidence.gated and len(evidence.flips):
+        found.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")
+    graded = evidence.behaviour[evidence.behaviour.base.notna()]
+    few = graded[graded.n < FEW].drop_duplicates("domain")
+    if len(few):
+        names = listing([f"{row.domain} ({row.n})" for row in few.itertuples()])
+        found.append(f"Too few prompts for an interval to mean much: {names}.")
+    if len(evidence.weights) and evidence.weights.noise_share.max() > NOISY:
+        noisy = int((evidence.weights.noise_share > NOISY).sum())
+        found.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")
+    if raw_gap(evidence.alignment) < GAP:
+        found.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
+    if len(evidence.effects) == 0:
+        found.append("Nothing here is causal: attribution was not measured in this run.")
+    else:
+        found.append("Single-component effects are not shares of the change: components work together.")
+    found.append(
+        "Intervals cover the choice of prompts, not other training seeds; SSA and norms describe the weights and say "
+        "nothing of behaviour by themselves."
+    )
+    return found

@@ -1,0 +1,144 @@
+"""Numbers and names as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+from markupsafe import Markup, escape
+
+from probes.store.schemas import ALL_DOMAINS
+
+#: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
+METRICS: dict[str, tuple[str, str, bool | None]] = {
+    "exact_match": ("exact match", "share of prompts", True),
+    "target_nll": ("target NLL", "nats", False),
+    "logit_diff": ("logit difference", "logits, target − foil", True),
+    "kl": ("KL(base ‖ tuned)", "nats", None),
+    "first_divergence": ("first divergence", "position", None),
+}
+_OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit difference where the models part"}
+#: Prompts below which an interval would only pretend.
+FEWEST = 3
+#: Measures of the link, in words.
+MEASURES = {
+    "relative_norm": "relative norm ‖T‖/‖W‖",
+    "ssa_left": "raw SSA (ε = 0.05), output side",
+    "kappa_left": "κ (ε = 0.05), output side",
+    "ssa_right": "raw SSA (ε = 0.05), input side",
+    "kappa_right": "κ (ε = 0.05), input side",
+    "ssa10_left": "SSA in the leading 10 %, output side",
+    "kappa10_left": "κ in the leading 10 %, output side",
+    "ssa10_right": "SSA in the leading 10 %, input side",
+    "kappa10_right": "κ in the leading 10 %, input side",
+    "direct_norm": "direct term ‖T x‖",
+    "direct_share": "direct share of the change",
+    "inherited_norm": "inherited term ‖W Δx‖",
+    "ledger_delta_norm": "whole change of the output ‖Δy‖",
+    "change_delta_norm": "contribution change ‖Δ‖",
+    "change_relative": "relative contribution change",
+    "flip_rate": "gate flip rate",
+    "path": "path effect, all prompts",
+    "graft": "graft effect, all prompts",
+    "revert": "revert effect, all prompts",
+}
+SIDES = {"left": "output side", "right": "input side", "two_sided": "both sides"}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, a real minus sign, and an en dash where there is no number."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if 1e-4 <= abs(value) < 10_000:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        text = f"{value:.{decimals}f}"
+        return (text if float(text) else "0").replace("-", "−")
+    return f"{value:.{digits - 1}e}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """`number`, with its sign always there."""
+    text = number(value, digits)
+    return text if text in ("–", "0") or text.startswith("−") else f"+{text}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; a small one is never written as 0."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(100 * value)
+    if 0 < size < 0.01:
+        return "< 0.01 %"
+    decimals = 0 if size >= 10 or size == 0 else 1 if size >= 1 else 2
+    return f"{100 * value:.{decimals}f} %".replace("-", "−")
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in percentage points."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:+.1f} pp".replace("-", "−").replace(".0 pp", " pp") if value else "0 pp"
+
+
+def interval(lo: float | None, hi: float | None, form: Callable[[float | None], str] = number) -> str:
+    """[lo, hi], or nothing where there is none."""
+    if lo is None or hi is None or not (math.isfinite(lo) and math.isfinite(hi)):
+        return ""
+    return f"[{form(lo)}, {form(hi)}]"
+
+
+def value_form(metric: str) -> Callable[[float | None], str]:
+    """How a metric's value is written."""
+    return percent if metric == "exact_match" else number
+
+
+def change_form(metric: str) -> Callable[[float | None], str]:
+    """How a metric's change is written."""
+    return points if metric == "exact_match" else signed
+
+
+def q_value(q: float | None) -> str:
+    """A false-discovery rate, never written as 0."""
+    if q is None or not math.isfinite(q):
+        return "q –"
+    return "q < 0.001" if q < 0.001 else f"q = {q:.2g}"
+
+
+def metric_name(metric: str) -> str:
+    """What a metric is called."""
+    return METRICS.get(metric, (metric, "", None))[0]
+
+
+def effect_metric_name(metric: str) -> str:
+    """What the metric of effects is called, where it is not what `behaviour` has under that name."""
+    return _OF_EFFECTS.get(metric) or metric_name(metric)
+
+
+def prompts_of(domain: str) -> str:
+    """The prompts of a domain, or all of them."""
+    return "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
+
+
+def layer_name(layer: int, n_layers: int) -> str:
+    """−1 is the embedding, n_layers the final norm and the unembedding."""
+    return "embed" if layer < 0 else "unembed" if layer >= n_layers else str(layer)
+
+
+def listing(parts: list[str]) -> str:
+    """a, b and c."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
+
+
+_NUMBER = re.compile(r"[+−]?\d[\d.,]*\d(?: %)?|[+−]?\d(?: %)?")
+
+
+def linked(text: str, place: str) -> Markup:
+    """The text with each of its numbers a link to an id of the page."""
+    parts, end = [], 0
+    for found in _NUMBER.finditer(text):
+        parts += [escape(text[end : found.start()]), Markup('<a href="#{}">{}</a>').format(place, found[0])]
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])

@@ -1,0 +1,121 @@
+"""The manifest of a run: what it was made of, and how many rows and files each of its tables has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from probes.errors import RunError
+from probes.store import remote
+from probes.store.remote import Place
+from tv.runtime.atomic import replacing
+
+#: Says that a run is there, and what is in it.
+MANIFEST = "manifest.json"
+_ADVICE = "the run is damaged, make it again"
+
+
+class _Mapping(dict[str, Any]):
+    """A mapping of a manifest. A key that a reader needs and it has not is a mistake in the file."""
+
+    def __init__(self, path: Place, pairs: Mapping[str, Any]) -> None:
+        super().__init__(pairs)
+        self._path = path
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise RunError(f"{self._path}: {key} is missing; {_ADVICE}")
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Counts(_Form):
+    rows: int
+    files: int
+
+
+class _Suite(_Form):
+    name: str = ""
+    base: str = ""
+    tuned: dict[str, str] = {}
+    seed: int = 0
+    bootstrap: int = 0
+    attribute: dict[str, Any] | None = None
+
+
+class _Architecture(_Form):
+    name: str = ""
+    n_layers: int = 0
+    d_model: int = 0
+    n_heads: int = 0
+    n_kv_heads: int = 0
+    gated: bool = True
+
+
+class _Checkpoint(_Form):
+    source: str = ""
+    fingerprint: dict[str, Any] = {}
+
+
+class _Manifest(_Form):
+    """What is read of a manifest, where it is there."""
+
+    tables: dict[str, _Counts]
+    suite: _Suite = _Suite()
+    seed: int = 0
+    versions: dict[str, str] = {}
+    computed: dict[str, Any] = {}
+    architecture: _Architecture = _Architecture()
+    checkpoints: dict[str, _Checkpoint] = {}
+    notes: dict[str, list[str]] = {}
+    shards: dict[str, list[str]] = {}
+    n_prompts: int = 0
+    n_tokens: int = 0
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, whole or not at all."""
+    with replacing(directory / MANIFEST, RunError) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_manifest(directory: Place) -> dict[str, Any] | None:
+    """The manifest of a run of ours, else None. A key that it lacks raises RunError when it is asked for."""
+    path = directory / MANIFEST
+    try:
+        content = path.read_bytes() if isinstance(path, Path) else remote.read(path) or b""
+        manifest = json.loads(content, object_hook=partial(_Mapping, path))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema_version"), int):
+        return None
+    tables, suite = manifest.get("tables"), manifest.get("suite", {})
+    ours = (
+        isinstance(tables, dict)
+        and isinstance(suite, dict)
+        and all(isinstance(t, dict) and {"rows", "files"} <= set(t) for t in tables.values())
+    )
+    return manifest if ours else None
+
+
+def require_form(directory: Place, manifest: Mapping[str, Any]) -> None:
+    """Raise RunError where a value of a manifest is not what a run of this program writes there."""
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        place = ".".join(map(str, mistake["loc"]))
+        said = mistake["msg"].replace("Input should", "should")
+        raise RunError(f"{directory / MANIFEST}: {place}: {said}; {_ADVICE}") from None
+
+
+def suite_name(manifest: Mapping[str, Any]) -> str:
+    """The name of a run's suite."""
+    suite = manifest.get("suite")
+    return str(suite.get("name", "unnamed") if isinstance(suite, dict) else suite or "unnamed")

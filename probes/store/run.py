@@ -1,0 +1,199 @@
+"""A finished run, and the tables that are read out of it."""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from probes.errors import RunError
+from probes.store import remote
+from probes.store.manifest import MANIFEST, read_manifest, require_form, suite_name, write_manifest
+from probes.store.parquet import Columns, cast, write as write_parquet
+from probes.store.query import query
+from probes.store.remote import Place, Url, place_of
+from probes.store.schemas import PARTITIONS, SCHEMA_VERSION, SCHEMAS
+from probes.store.table import Table, Where, expression_of, parts, size_text
+
+_FIRST = "part-0.parquet"
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A finished run: `run["changes"]` is a table as a DataFrame, `run.df` a part of one."""
+
+    path: Place
+    manifest: dict[str, Any] = field(hash=False)
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of the tables that the run has."""
+        return list(self.manifest["tables"])
+
+    def __getitem__(self, table: str) -> pd.DataFrame:
+        return self.df(table)
+
+    def table(self, name: str) -> Table:
+        """A handle on a table, which reads nothing until it is asked. Raises RunError for an unknown table."""
+        if name not in self.manifest["tables"]:
+            raise RunError(f"{self.path}: no table {name!r}; there are {', '.join(self.tables)}")
+        rows = int(self.manifest["tables"][name]["rows"])
+        return Table(self.path, name, rows, self.manifest.get("shards", {}))
+
+    def size(self, table: str) -> int:
+        """Bytes of a table's files."""
+        return self.table(table).size
+
+    def df(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pd.DataFrame:
+        """A table's columns, for the rows that pass `where`, as a DataFrame; see `Table.df`. Raises RunError."""
+        return self.table(table).df(columns, where)
+
+    def arrow(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
+        """The same as an Arrow table."""
+        return self.table(table).arrow(columns, where)
+
+    def polars(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> Any:
+        """The same as a polars DataFrame. Raises RunError where polars is not installed."""
+        return self.table(table).polars(columns, where)
+
+    def sql(self, statement: str) -> pd.DataFrame:
+        """The answer to one SELECT over the run's tables, in DuckDB's dialect; see `probes.store.query.query`.
+
+        run.sql("SELECT domain, avg(flip_rate) FROM gates JOIN prompts USING (prompt_id) GROUP BY domain")
+        """
+        return self.sql_arrow(statement).to_pandas()
+
+    def sql_arrow(self, statement: str) -> pa.Table:
+        """The same as an Arrow table."""
+        return query({name: self.table(name).dataset for name in self.tables}, statement)
+
+    def vectors(
+        self, site: str, layer: int, *, tuned: str | None = None, model: str = "tuned", where: Where = None
+    ) -> tuple[pd.DataFrame, NDArray[np.float16]]:
+        """The vectors that the suite kept of a site: their places (`prompt_id pos`), and an array (places, width).
+
+        `model` is "base" or "tuned", and `tuned` names the pair where there are several. The array is a read-only view
+        of what Arrow read. Raises RunError where the run kept no such vectors.
+        """
+        if model not in ("base", "tuned"):
+            raise RunError(f"model {model!r}: base or tuned")
+        column = f"vector_{model}"
+        names = list(self.manifest["suite"]["tuned"])
+        if tuned is None and len(names) > 1:
+            raise RunError(f"vectors of which pair? tuned is one of {', '.join(names)}")
+        own = [("site", "==", site), ("layer", "==", layer), ("tuned", "==", tuned or names[0])]
+        whole = expression_of("vectors", own)
+        part = expression_of("vectors", where)
+        found = self.arrow("vectors", ["prompt_id", "pos", column], whole if part is None else whole & part)
+        if not found.num_rows:
+            raise RunError(f"{self.path}: no vectors of {site} in layer {layer}; add it to `keep` in the suite")
+        values = found[column].combine_chunks()
+        starts = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, 4 * values.offset)
+        flat = np.frombuffer(values.buffers()[2], np.float16, (starts[-1] - starts[0]) // 2, starts[0])
+        return found.drop_columns([column]).to_pandas(), flat.reshape(len(values), -1)
+
+    def add(self, table: str, columns: Columns) -> None:
+        """Add a table without partitions to the run, or replace it. Raises ValueError for wrong columns."""
+        if table in PARTITIONS:
+            raise ValueError(f"{table} is partitioned; only a RunWriter writes it")
+        body = cast(table, columns, {}, ())
+        self.manifest["tables"][table] = {"rows": body.num_rows, "files": 1}
+        if isinstance(self.path, Url):
+            with tempfile.TemporaryDirectory() as here:
+                write_parquet(table, body, Path(here) / _FIRST)
+                remote.upload(Path(here), self.path / f"tables/{table}")
+                write_manifest(Path(here), self.manifest)
+                others = [name for name in parts(self.path, table) if name != _FIRST]
+                remote.remove(self.path / f"tables/{table}", others)
+                remote.upload(Path(here), self.path, [MANIFEST])
+            return
+        folder = self.path / "tables" / table
+        write_parquet(table, body, folder / _FIRST)
+        for path in folder.glob("*.parquet"):
+            if path.name != _FIRST:
+                path.unlink()
+        write_manifest(self.path, self.manifest)
+
+    def drop(self, table: str) -> None:
+        """Take a table out of the run, if it has it."""
+        if self.manifest["tables"].pop(table, None) is None:
+            return
+        if isinstance(self.path, Url):
+            with tempfile.TemporaryDirectory() as here:
+                write_manifest(Path(here), self.manifest)
+                remote.upload(Path(here), self.path, [MANIFEST])
+                remote.remove(self.path / f"tables/{table}")
+            return
+        write_manifest(self.path, self.manifest)
+        shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
+
+    def _shown(self) -> list[tuple[str, str, str, str]]:
+        """Name, rows, columns and size of every table."""
+        handles = map(self.table, self.tables)
+        return [(own.name, f"{len(own):,}", str(len(own.columns)), size_text(own.size)) for own in handles]
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {name:<15}{rows:>14} rows{columns:>5} columns{size:>10}" for name, rows, columns, size in self._shown()
+        ]
+        return "\n".join([f"Run {str(self.path)!r} (suite {suite_name(self.manifest)})", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in self._shown())
+        title = html.escape(f"{self.path} (suite {suite_name(self.manifest)})")
+        head = "<tr><th>table</th><th>rows</th><th>columns</th><th>size</th></tr>"
+        return f"<table><caption>{title}</caption>{head}{rows}</table>"
+
+
+def load(path: str | Path) -> Run:
+    """Open a finished run: a directory's path or a URL (s3://bucket/run).
+
+    Raises RunError where it is none, is newer than this program, or lacks or broke a file.
+    """
+    directory = place_of(path)
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise RunError(f"{path}: not a run directory (no readable {MANIFEST}); pass what `probes run --out` wrote")
+    if (written := manifest["schema_version"]) != SCHEMA_VERSION:
+        advice = (
+            "update it" if written > SCHEMA_VERSION else "make the run again, or read its Parquet files by themselves"
+        )
+        raise RunError(
+            f"{path}: its tables have schema version {written}, and this program reads {SCHEMA_VERSION}; {advice}"
+        )
+    require_form(directory, manifest)
+    for table, counts in manifest["tables"].items():
+        if table not in SCHEMAS:
+            raise RunError(f"{path}: unknown table {table!r} in {MANIFEST}; it is not a run of this program")
+        files = parts(directory, table)
+        if len(files) != counts["files"]:
+            raise RunError(
+                f"{path}: table {table} has {len(files)} of its {counts['files']} files; "
+                "the run is damaged, make it again"
+            )
+        if isinstance(directory, Path):  # at a URL a file is whole or absent
+            for part in (directory / "tables" / table / name for name in files):
+                if not is_whole(part):
+                    raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
+    return Run(directory, manifest)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a Parquet file was written to its end."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            return start == file.read(4) == b"PAR1" and path.stat().st_size >= 12
+    except OSError:
+        return False

@@ -1,0 +1,312 @@
+"""The writer of a run directory, which makes it whole or not at all, however often it is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from probes.errors import RunError
+from probes.store import remote
+from probes.store.journal import Journal, Row, digest
+from probes.store.manifest import MANIFEST, read_manifest, suite_name, write_manifest
+from probes.store.neurons import SHARES, summed
+from probes.store.parquet import Columns, write_part
+from probes.store.remote import Place, Url, place_of, staging
+from probes.store.run import Run, is_whole, load
+from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
+from tv.errors import InputError
+
+_LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
+_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES)  # what lies beside a run while it is built
+
+
+def finished(directory: str | Path, identity: Mapping[str, Any]) -> Run | None:
+    """The run at `directory` where it is the very one that `identity` says (see `RunWriter.begin`), else None.
+
+    What a writer that was killed just after it had put the run in place left of its own is removed.
+    """
+    place = place_of(directory)
+    manifest = read_manifest(place)
+    if manifest is None or manifest.get("identity") != digest(identity):
+        return None
+    if isinstance(place, Url):
+        remote.remove(_via(place))
+        shutil.rmtree(_partial(place), ignore_errors=True)
+    else:
+        _tidy(place)
+    return load(directory)
+
+
+class RunWriter:
+    """Makes a run directory whole or not at all.
+
+        with RunWriter("reports/demo") as writer:
+            writer.begin({"suite": suite.model_dump(mode="json")})
+            writer.stage("weights", "00000", lambda: {"weights": weights, "alignment": alignment})
+            run = writer.finish({"suite": suite.model_dump(mode="json")})
+        load(writer.directory)
+
+    The run is built beside its place, in `path` (`DIR.partial`), and renamed to `directory` when the context ends after
+    `finish`; for a URL (s3://bucket/run) it is built in a temporary directory and uploaded, its manifest last. What a
+    killed or interrupted process leaves there is gone on with by the next one that begins the same run (see `begin`);
+    bad input leaves nothing of a new run, and what was there of one that is gone on with. Raises RunError at
+    construction, before any work, where the directory cannot become a run: it holds something else, or another run and
+    `force` is not set, or its parent cannot be written.
+    """
+
+    def __init__(self, directory: str | Path, *, force: bool = False) -> None:
+        place = place_of(directory)
+        self.directory = place.resolve() if isinstance(place, Path) else place
+        self.force = force
+        self.tables: dict[str, dict[str, int]] = {}
+        self._written: set[tuple[str, str, str | None, int | None, str | None]] = set()
+        self._finished = self._published = False
+        _refuse_occupied(self.directory, directory, force)
+        self.path = _partial(self.directory)
+        #: Where workers on machines that do not have `path` put their files; None where all have it.
+        self.via = _via(self.directory) if isinstance(self.directory, Url) else None
+        if self.via is not None:
+            remote.require_writable(self.via)
+        self._made = [parent for parent in self.path.parents if not parent.exists()]
+        self._lock = _claim(self.path, self.directory)
+        _refuse_occupied(self.directory, directory, force)  # again: what a killed one had moved is back
+        self._journal = Journal(self.path / _JOURNAL)
+        self._resumed = bool(self._journal.rows)
+        self._left = _files_by_name(self.path)
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._finished and error is None:
+                self._publish()
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            if not self._published and not self._worth_keeping(error):
+                shutil.rmtree(self.path, ignore_errors=True)
+            self._lock.close()
+            for parent in self._made:  # of a run that did not come to be; others are not empty
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Say which run this is: whatever its rows depend on, as JSON.
+
+        What a killed process left of the same run counts as done. Raises RunError, saying what changed, where it was
+        another run that was killed; with `force` that one is removed instead.
+        """
+        change = self._journal.change(identity)
+        if change is not None and not self.force:
+            raise RunError(
+                f"{self.path.name} holds an unfinished run, and {change}; change it back to go on with that run, "
+                "or pass --force to start anew"
+            )
+        if change is not None or self._journal.identity is None:
+            _clear(self.path)
+            if self.via is not None:
+                remote.remove(self.via)
+            self._resumed, self._left = False, {}
+            self._journal.begin(identity)
+
+    def has(self, stage: str, shard: str) -> bool:
+        """Whether a killed process had finished this, and its files are there. They are counted then."""
+        row = self._journal.rows.get((stage, shard))
+        if row is None:
+            return False
+        for table, counts in row["tables"].items():
+            parts = self._left.get((table, f"part-{shard}.parquet"), [])
+            if len(parts) != counts["files"] or not all(map(is_whole, parts)):
+                return False
+        self.record(row["tables"])
+        return True
+
+    def complete(self, stage: str, row: Row) -> None:
+        """Note and count a piece of a stage whose files are on disk: `row` names its shard, rows and files by table."""
+        self._journal.append(stage, row)
+        self.record(row["tables"])
+
+    def stage(self, stage: str, shard: str, make: Callable[[], Mapping[str, Columns]]) -> None:
+        """Write the tables that `make` returns, each as one file. What a killed process had finished is not made."""
+        if self.has(stage, shard):
+            return
+        counts = {
+            table: {"rows": write_part(self.path, table, columns, shard=shard), "files": 1}
+            for table, columns in make().items()
+        }
+        self.complete(stage, {"shard": shard, "tables": counts})
+
+    def write(
+        self,
+        table: str,
+        columns: Columns,
+        *,
+        shard: str,
+        tuned: str | None = None,
+        layer: int | None = None,
+        site: str | None = None,
+    ) -> None:
+        """Write one shard of a table (see `probes.parquet.write_part`) and count it."""
+        place = (table, shard, tuned, layer, site)
+        if place in self._written:
+            raise ValueError(f"{table}: shard {shard} is already written")
+        rows = write_part(self.path, table, columns, shard=shard, tuned=tuned, layer=layer, site=site)
+        self._written.add(place)
+        self.record({table: {"rows": rows, "files": 1}})
+
+    def record(self, written: Mapping[str, Mapping[str, int]]) -> None:
+        """Count what a shard wrote below `path` by itself: rows and files by table."""
+        for table, own in written.items():
+            counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
+            for name in counts:
+                counts[name] += own[name]
+
+    def so_far(self, manifest: Mapping[str, Any]) -> Run:
+        """What is written, as a run that can be read, before it is finished."""
+        return Run(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": dict(self.tables)})
+
+    def finish(self, manifest: Mapping[str, Any]) -> Run:
+        """Sum what the shards counted, write the manifest, and open the run where it is being built.
+
+        Whatever is still to be added to it can be added there.
+        """
+        if (neurons := summed(self.path)) is not None:
+            self.tables.pop("neurons", None)
+            self.write("neurons", neurons, shard="00000")
+        for cut_short in self.path.rglob("*.tmp"):
+            cut_short.unlink()
+        tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
+        own = {"schema_version": SCHEMA_VERSION, "identity": digest(self._journal.identity), "tables": tables}
+        write_manifest(self.path, {**manifest, **own})
+        self._finished = True
+        return load(self.path)
+
+    def _worth_keeping(self, error: BaseException | None) -> bool:
+        """Whether a next process can go on with what is there. What was wrong with the input leaves nothing new."""
+        bad_input = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
+        return bool(self._journal.rows) and error is not None and (self._resumed or not bad_input)
+
+    def _publish(self) -> None:
+        if isinstance(self.directory, Url):
+            assert self.via is not None
+            files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
+            names = [path.as_posix() for path in files if path.parts[0] not in _OWN]
+            remote.publish(self.path, names, self.directory, self.via, last=MANIFEST)
+            return  # what was built here goes
+        old = self.path / _REPLACED
+        try:
+            if (self.directory / MANIFEST).exists():
+                os.replace(self.directory, old)
+            os.replace(self.path, self.directory)
+            self._published = True
+        except OSError as error:
+            raise RunError(f"{self.directory}: the run cannot be put in place: {error.strerror}") from error
+        finally:
+            if not self._published and old.exists():
+                os.replace(old, self.directory)
+        _tidy(self.directory)
+
+
+def _refuse_occupied(directory: Place, shown: str | Path, force: bool) -> None:
+    if isinstance(directory, Url):  # without a manifest, tables are what a killed upload left
+        others = any(not name.startswith("tables/") for name in remote.sizes(directory) if name != _REPORT)
+    elif not directory.exists():
+        return
+    elif not directory.is_dir():
+        raise RunError(f"{shown} is a file; choose another --out")
+    else:
+        others = any(directory.iterdir())
+    manifest = read_manifest(directory)
+    if manifest is None and others:
+        raise RunError(f"{shown} is not empty and holds no run; choose another --out")
+    if manifest is not None and not force:
+        raise RunError(
+            f"{shown} holds another run (suite {suite_name(manifest)}); choose another --out or pass --force"
+        )
+
+
+def _claim(partial: Path, directory: Place) -> IO[str]:
+    """Make `partial` and hold its lock. A live writer is respected; what a killed one cannot go on with is removed."""
+    busy = RunError(f"{partial}: another process is writing this run; wait or choose another --out")
+    try:
+        if partial.exists() and any(partial.iterdir()) and not (partial / _LOCK).exists():
+            raise RunError(f"{partial} is in the way and is not ours; move it or choose another --out")
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = open(partial / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 (held until the run is finished)
+        if not _try_lock(lock) or not _is_at(lock, partial / _LOCK):
+            lock.close()
+            raise busy
+        replaced = partial / _REPLACED
+        if isinstance(directory, Path) and replaced.exists() and not directory.exists():
+            os.replace(replaced, directory)  # it was killed while it put a run in another's place
+    except OSError as error:
+        raise RunError(f"{partial.parent} cannot be written: {error.strerror}; choose another --out") from None
+    if not (partial / _JOURNAL).exists():
+        _clear(partial)
+    return lock
+
+
+def _clear(partial: Path) -> None:
+    """Empty `partial`, but for its lock."""
+    for path in partial.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _LOCK:
+            path.unlink(missing_ok=True)
+
+
+def _files_by_name(partial: Path) -> dict[tuple[str, str], list[Path]]:
+    """Table files by table and name, shares included."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for root in (partial / "tables", partial / SHARES / "tables"):
+        for path in root.rglob("*.parquet"):
+            found.setdefault((path.relative_to(root).parts[0], path.name), []).append(path)
+    return found
+
+
+def _is_at(handle: IO[str], path: Path) -> bool:
+    """Whether the open file still lies at `path`: a writer that just finished takes its lock file along."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    """Whether this process now holds the file's lock; the system releases it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _partial(directory: Place) -> Path:
+    """Where a run is built."""
+    built = staging(directory) if isinstance(directory, Url) else directory
+    return built.with_name(built.name + ".partial")
+
+
+def _via(directory: Url) -> Url:
+    return Url(f"{directory.rstrip('/')}.partial")
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what only the writing of a run needed."""
+    for name in _OWN:
+        shutil.rmtree(directory / name, ignore_errors=True)
+        (directory / name).unlink(missing_ok=True)

@@ -1,0 +1,123 @@
+"""Grafts and reverts are exact, complete at every granularity, and leave the models bit for bit as they were."""
+
+import numpy as np
+import pytest
+import torch
+
+from probes.attribution.exact import graft, graft_vector, revert
+from probes.attribution.forwards import from_model, swapped, values, values_under
+from probes.attribution.units import WHOLE, Unit, components, units_of
+from tests.pairs import MEASURED
+from tests.probes.attribution.conftest import Case, checksum
+
+
+@pytest.mark.parametrize("architecture", MEASURED)
+def test_moving_everything_is_the_other_model_at_every_granularity(architecture: str) -> None:
+    case = Case(architecture)
+    pair, metric = case.pair, case.metric()
+    base, tuned = values(pair.base, case.batches, metric), values(pair.tuned, case.batches, metric)
+    assert not np.allclose(base, tuned)
+    for units in (components(pair.architecture), units_of(pair.architecture, "module"), [WHOLE]):
+        for model, other, wanted in ((pair.base, pair.tuned, tuned), (pair.tuned, pair.base, base)):
+            swap = from_model(model, other, pair.architecture, units)
+            _, found = values_under(model, pair.architecture, [swap], case.batches, metric)
+            assert np.array_equal(found[0], wanted)
+
+
+@pytest.mark.parametrize("architecture", MEASURED)
+def test_blocks_that_cannot_change_are_not_computed_and_it_makes_no_difference(architecture: str) -> None:
+    case = Case(architecture)
+    pair, metric = case.pair, case.metric()
+    layer = pair.architecture.n_layers - 1
+    calls = []
+    counted = [
+        pair.base.get_submodule(b.path).register_forward_pre_hook(lambda m, _a: calls.append(m))
+        for b in pair.architecture.blocks
+    ]
+    inner = pair.base.get_submodule(pair.architecture.blocks[0].mlp_out).register_forward_pre_hook(
+        lambda m, _a: calls.append(m)
+    )
+    units = [Unit("component", layer, "mlp")]
+    swap = from_model(pair.base, pair.tuned, pair.architecture, units)
+    plain, found = values_under(pair.base, pair.architecture, [swap], case.batches, metric)
+    ran = calls.count(pair.base.get_submodule(pair.architecture.blocks[0].mlp_out))
+    for handle in (*counted, inner):
+        handle.remove()
+    assert ran == len(case.batches)  # by the plain pass alone
+    with swapped(pair.base, swap):
+        assert np.array_equal(values(pair.base, case.batches, metric), found[0])
+    assert np.array_equal(values(pair.base, case.batches, metric), plain)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox", "phi3", "mixtral"])
+@pytest.mark.parametrize("granularity", ["head", "kv_head", "expert", "neuron"])
+def test_units_of_a_kind_are_disjoint_and_make_up_their_modules(architecture: str, granularity: str) -> None:
+    """All units together move exactly the matrices that they cut, and none moves what another does."""
+    case = Case(architecture)
+    pair = case.pair
+    units = units_of(pair.architecture, granularity)
+    if not units:
+        pytest.skip("the architecture has none")
+    before = dict(pair.base.named_parameters())
+    touched: dict[str, torch.Tensor] = {}
+    for unit in units:
+        for name, value in from_model(pair.base, pair.tuned, pair.architecture, [unit]).tensors().items():
+            moved = (value != before[name]).int()
+            touched[name] = touched.get(name, 0) + moved
+    assert touched and all(int(count.max()) == 1 for count in touched.values())
+    together = from_model(pair.base, pair.tuned, pair.architecture, units).tensors()
+    after = dict(pair.tuned.named_parameters())
+    for name, count in touched.items():
+        assert torch.equal(together[name] != before[name], count.bool())
+        assert torch.equal(together[name][count.bool()], after[name][count.bool()])
+    cut = {m.parameter for m in pair.architecture.modules if _is_cut(m, granularity, pair.architecture)}
+    whole = {name for name in cut if bool((touched[name] > 0).all())}
+    fused = {"head": {"phi3", "gpt2"}, "kv_head": {"phi3"}}.get(granularity, set())
+    assert whole == cut or architecture in fused
+
+
+def _is_cut(module, granularity: str, architecture) -> bool:
+    shared = architecture.n_kv_heads < architecture.n_heads and module.name in ("k", "v")
+    return {
+        "head": module.n_heads > 0 and not shared,
+        "kv_head": module.n_heads > 0 and shared,
+        "expert": module.expert >= 0,
+        "neuron": module.name in ("gate", "up", "down"),
+    }[granularity]
+
+
+def test_models_come_back_bit_for_bit_also_after_an_exception(case: Case) -> None:
+    pair, metric = case.pair, case.metric()
+    before = checksum(pair.base), checksum(pair.tuned)
+    units = [*components(pair.architecture), *units_of(pair.architecture, "head")]
+    graft(pair, units, case.batches, metric)
+    revert(pair, units, case.batches, metric)
+    swap = from_model(pair.base, pair.tuned, pair.architecture, [Unit("component", 1, "mlp")])
+    with pytest.raises(KeyboardInterrupt), swapped(pair.base, swap):
+        raise KeyboardInterrupt
+    assert (checksum(pair.base), checksum(pair.tuned)) == before
+    assert not any("forward" in module.__dict__ for module in pair.base.modules())
+
+
+@pytest.mark.parametrize("cause", [(1, "mlp"), (2, "attn"), (-1, "embed"), (3, "unembed")])
+def test_a_planted_cause_is_found_alone(case: Case, cause: tuple[int, str]) -> None:
+    """Only one component of the tuned model differs: it has the whole effect, every other exactly none."""
+    pair, metric = case.pair, case.metric()
+    case.keep_only(lambda name, tuned, _: torch.full_like(tuned, pair.architecture.component_of(name) == cause).bool())
+    whole = values(pair.tuned, case.batches, metric) - values(pair.base, case.batches, metric)
+    for method in (graft, revert):
+        found = method(pair, components(pair.architecture), case.batches, metric)
+        for unit, effect in zip(found.units, found.values, strict=True):
+            assert np.array_equal(effect, whole if (unit.layer, unit.component) == cause else 0 * whole)
+
+
+def test_grafting_the_vector_itself_is_grafting_the_tuned_weights(case: Case) -> None:
+    pair, metric = case.pair, case.metric()
+    after = dict(pair.tuned.named_parameters())
+    vector = {name: after[name].detach() - value.detach() for name, value in pair.base.named_parameters()}
+    units = [WHOLE, *components(pair.architecture)]
+    real = graft(pair, units, case.batches, metric)
+    same = graft_vector(pair, vector, units, case.batches, metric, "itself")
+    assert np.allclose(real.values, same.values, atol=1e-5)
+    nothing = {name: torch.zeros_like(value) for name, value in vector.items()}
+    assert (graft_vector(pair, nothing, units, case.batches, metric, "nothing").values == 0).all()

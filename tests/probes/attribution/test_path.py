@@ -1,0 +1,189 @@
+"""The shares of the path are the weight gradients' own, sum to the change, and belong to whoever was moved."""
+
+import numpy as np
+import pytest
+import torch
+
+from probes.attribution.forwards import values
+from probes.attribution.metric import Metric
+from probes.attribution.path import path_effects
+from probes.attribution.units import Unit, units_of
+from probes.errors import RunError
+from tests.pairs import MEASURED, MIXTURES, SUPPORTED
+from tests.probes.attribution.conftest import Case, checksum
+from tv.architecture.anatomy import Module
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED)
+@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
+def test_shares_sum_to_the_change(architecture: str, metric: str) -> None:
+    case = Case(architecture)
+    found = path_effects(case.pair, case.encoded, case.metric(metric), batch_size=3, tolerance=1e-3)
+    assert found.gap <= 1e-3
+    for shares, change in zip(found.shares, found.tuned - found.base, strict=True):
+        assert shares.total() == pytest.approx(change, abs=2e-3 * np.abs(found.tuned - found.base).sum())
+    assert np.allclose(found.base, values(case.pair.base, case.batches, case.metric(metric)), atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", MEASURED)
+def test_shares_are_those_of_the_weight_gradients(architecture: str) -> None:
+    """One node: ⟨T, ∂M/∂θ⟩ of every parameter, by autograd on the weights themselves, at the middle of the path."""
+    case = Case(architecture)
+    pair, metric = case.pair, case.metric()
+    found = path_effects(pair, case.encoded, metric, batch_size=3, nodes=1, most_nodes=1)
+    expected = _by_weight_gradients(case, metric)
+    by_parameter: dict[str, float] = {}
+    for shares in found.shares:
+        for module, value in shares.modules.items():
+            by_parameter[module.parameter] = by_parameter.get(module.parameter, 0.0) + float(value.double().sum())
+    biases = {name: value for name, value in expected.items() if name not in by_parameter}
+    for name in biases:  # a bias is in its module's share
+        owner = next(m for m in pair.architecture.modules if name == f"{m.path}.bias")
+        expected[owner.parameter] += expected.pop(name)
+    scale = max(abs(value) for value in expected.values())
+    assert by_parameter.keys() == expected.keys()
+    for name, value in expected.items():
+        assert by_parameter[name] == pytest.approx(value, abs=2e-5 * scale), name
+
+
+def _by_weight_gradients(case: Case, metric: Metric) -> dict[str, float]:
+    pair = case.pair
+    before = {name: value.detach().clone() for name, value in pair.base.named_parameters()}
+    after = dict(pair.tuned.named_parameters())
+    total = dict.fromkeys(before, 0.0)
+    with torch.no_grad():
+        for name, value in pair.base.named_parameters():
+            value.copy_(torch.lerp(before[name], after[name], 0.5))
+    try:
+        for batch in case.batches:
+            pair.base.zero_grad()
+            logits = pair.base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+            metric.values(logits, batch).sum().backward()
+            for name, value in pair.base.named_parameters():
+                total[name] += float((value.grad.double() * (after[name].detach() - before[name]).double()).sum())
+    finally:
+        pair.base.zero_grad()
+        with torch.no_grad():
+            for name, value in pair.base.named_parameters():
+                value.copy_(before[name])
+    return total
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3", "neox", "mixtral"])
+def test_heads_neurons_and_experts_make_up_their_modules(architecture: str) -> None:
+    case = Case(architecture)
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, nodes=2, most_nodes=2)
+    architecture_of = case.pair.architecture
+    for shares in found.shares:
+        for module, heads in shares.heads.items():
+            own = float(shares.modules[module].double().sum())
+            if module.name == "o" and f"{module.path}.bias" in dict(case.pair.base.named_parameters()):
+                continue  # the bias of o is no head's
+            assert float(heads.double().sum()) == pytest.approx(own, abs=1e-6)
+    by_granularity = {own.units[0].granularity: own for own in found.effects(architecture_of)}
+    total = by_granularity["module"].values.sum(0)
+    assert np.allclose(total, by_granularity["component"].values.sum(0), atol=1e-6)
+    assert np.allclose(total, [shares.total() for shares in found.shares], atol=1e-6)
+    if architecture == "mixtral":
+        assert len(by_granularity["expert"].units) == len(units_of(architecture_of, "expert"))
+    else:
+        assert "expert" not in by_granularity
+    tokens = found.tokens().groupby("prompt_id").effect.sum()
+    assert np.allclose(tokens.loc[list(found.prompts)], total, atol=1e-6)
+
+
+def test_a_planted_neuron_has_it_all(case: Case) -> None:
+    """Only neuron 7 of the MLP in layer 1 was tuned: gate row, up row, down column."""
+    pair = case.pair
+    case.keep_only(_only_neuron(1, 7))
+    found = path_effects(pair, case.encoded, case.metric(), batch_size=3)
+    change = found.tuned - found.base
+    assert np.abs(change).max() > 1e-4
+    assert found.gap < 1e-3
+    neurons = found.neurons(case.domains).query("domain == 'all'")
+    first = neurons.loc[neurons.effect.abs().idxmax()]
+    assert (first.layer, first.neuron) == (1, 7)
+    assert first.effect == pytest.approx(change.mean(), rel=1e-3)
+    assert (neurons.effect.drop(first.name) == 0).all()
+    effects = {own.units[0].granularity: own for own in found.effects(pair.architecture)}["component"]
+    for unit, own in zip(effects.units, effects.values, strict=True):
+        wanted = change if (unit.layer, unit.component) == (1, "mlp") else 0 * change
+        assert np.allclose(own, wanted, atol=1e-3 * np.abs(change).max())
+
+
+def test_a_planted_head_has_it_all(case: Case) -> None:
+    pair = case.pair
+    module = pair.architecture.module(2, "o")
+    width = module.shape[1] // module.n_heads
+
+    def wanted(name: str, tuned: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros_like(tuned, dtype=torch.bool)
+        if name == module.parameter:
+            mask[:, 3 * width : 4 * width] = True
+        return mask
+
+    case.keep_only(wanted)
+    found = path_effects(pair, case.encoded, case.metric(), batch_size=3)
+    heads = {own.units[0].granularity: own for own in found.effects(pair.architecture)}["head"]
+    at = heads.units.index(Unit("head", 2, "attn", head=3))
+    assert np.allclose(heads.values[at], found.tuned - found.base, rtol=1e-3, atol=1e-6)
+    assert (np.delete(heads.values, at, 0) == 0).all()
+
+
+def _only_neuron(layer: int, neuron: int):
+    def wanted(name: str, tuned: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros_like(tuned, dtype=torch.bool)
+        if f"layers.{layer}.mlp." in name:
+            if "down" in name:
+                mask[:, neuron] = True
+            else:
+                mask[neuron] = True
+        return mask
+
+    return wanted
+
+
+def test_equal_models_have_no_shares_and_the_models_stay_as_they_were() -> None:
+    case = Case(step=0.0)
+    before = checksum(case.pair.base), checksum(case.pair.tuned)
+    wanted = [p.requires_grad for p in case.pair.base.parameters()]
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+    assert all(shares.total() == 0 for shares in found.shares)
+    assert found.gap == 0
+    assert (checksum(case.pair.base), checksum(case.pair.tuned)) == before
+    assert [p.requires_grad for p in case.pair.base.parameters()] == wanted
+    assert all(p.grad is None for p in case.pair.base.parameters())
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_a_router_that_jumps_is_told_and_not_integrated_for_ever(architecture: str, caplog) -> None:
+    """Over a change of experts the metric jumps, and no number of nodes makes the shares add up."""
+    case = Case(architecture)
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, tolerance=1e-4)
+    if found.gap > 1e-4:
+        assert "jumps" in caplog.text
+        assert found.nodes.max() <= 64
+
+
+def test_more_nodes_only_where_they_are_needed(case: Case) -> None:
+    rough = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, nodes=1, most_nodes=1)
+    wanted = 0.9 * rough.gap
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, nodes=1, tolerance=wanted)
+    assert 1 in found.nodes and found.nodes.max() > 1
+    assert found.gap <= wanted < rough.gap
+
+
+def test_what_has_no_gradient_is_refused(case: Case) -> None:
+    with pytest.raises(RunError, match="no gradient"):
+        path_effects(case.pair, case.encoded, case.metric("exact_match"), batch_size=3)
+    case.pair.tuned.bfloat16()
+    with pytest.raises(RunError, match="float32"):
+        path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+
+
+def test_a_grown_vocabulary_moves_in_the_rows_in_common() -> None:
+    case = Case()
+    case.pair.tuned.resize_token_embeddings(331, mean_resizing=False)
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+    assert found.gap < 1e-3
+    assert {type(module) for shares in found.shares for module in shares.modules} == {Module}

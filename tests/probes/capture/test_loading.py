@@ -1,0 +1,95 @@
+"""Models where and in the precision that a run asks for."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from transformers import AutoModelForCausalLM
+
+import probes
+from probes.capture.loading import Pairs, Placement
+from probes.errors import RunError
+from probes.suite import load_suite
+from tests.pairs import build_pair, write_suite
+from tv.checkpoints.live import load_model
+from tv.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("pair")
+    return write_suite(directory, *build_pair(directory, "llama"), bootstrap=20)
+
+
+@pytest.fixture(scope="module")
+def plain(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    return probes.run(suite, out=tmp_path_factory.mktemp("plain") / "run")
+
+
+def test_what_is_not_to_be_had_is_refused(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for match, options in {
+        "device 'tpu9': there is no such device; use cpu, cuda": {"device": "tpu9"},
+        "device 'cuda': torch sees no GPU here; use cpu": {"device": "cuda"},
+        "dtype 'int8': there is no such dtype; use float32": {"dtype": "int8"},
+    }.items():
+        with pytest.raises(RunError, match=match):
+            probes.run(suite, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert os.listdir(tmp_path) == []
+    if torch.version.cuda is None:
+        with pytest.raises(CheckpointError, match=r"device 'cuda:0': .*base: "):
+            load_model(load_suite(suite).base, device="cuda:0")
+
+
+def test_one_model_may_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which device each model is asked for; there need be none."""
+    asked: list[Any] = []
+    monkeypatch.setattr("probes.capture.loading.load_model", lambda source, **options: asked.append(options["device"]))
+    for placement in (Placement("meta"), Placement("meta", offload=True), Placement("auto")):
+        placement.load("base")
+        placement.load("tuned", "base")
+    assert asked == ["meta", "meta", "meta", "cpu", "auto", "auto"]
+
+
+def test_models_are_loaded_once_and_one_at_a_time(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_suite(suite)
+    tuned = settings.tuned["moved"]
+    settings = settings.model_copy(update={"tuned": {"a": tuned, "b": tuned}})
+    loaded: list[Any] = []
+    monkeypatch.setattr(
+        "probes.capture.loading.load_model", lambda source, **o: loaded.append(source) or load_model(source, **o)
+    )
+    pairs = Pairs(settings)
+    sessions = [pairs.session(name) for name in ("a", "a", "b", "b")]
+    assert loaded == [settings.base, tuned, tuned]
+    assert sessions[0] is sessions[1] is not sessions[2] is sessions[3]
+    assert sessions[0].pair.base is sessions[2].pair.base and pairs.pair("b") is sessions[2].pair
+
+
+def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
+    """Without a GPU that is here; what matters is that its hooks, on every block, and ours do not meet."""
+    auto = probes.run(suite, out=tmp_path / "auto", device="auto")
+    settings = load_suite(suite)
+    models = [
+        AutoModelForCausalLM.from_pretrained(p, dtype="float32") for p in (settings.base, settings.tuned["moved"])
+    ]
+    for model in models:
+        for block in model.model.layers:
+            add_hook_to_module(block, AlignDevicesHook(execution_device="cpu", io_same_device=True))
+    hooked = probes.run(suite, base=models[0], tuned={"moved": models[1]}, out=tmp_path / "hooked")
+    for table in ("gates", "changes", "ledger", "effects"):
+        for run in (auto, hooked):
+            pd.testing.assert_frame_equal(run[table], plain[table], check_exact=True)
+
+
+def test_a_run_in_another_precision(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
+    run = probes.run(suite, out=tmp_path / "run", dtype="bfloat16")
+    assert run.manifest["computed"] == {"device": "cpu", "dtype": "bfloat16", "offload": False, "remote": False}
+    keys = ["layer", "prompt_id", "pos", "component", "head"]
+    both = [r["changes"].sort_values(keys, ignore_index=True) for r in (run, plain)]
+    error = (both[0].norm_base - both[1].norm_base).abs() / both[1].norm_base
+    assert both[0][keys].equals(both[1][keys]) and 1e-4 < error.median() < 0.05

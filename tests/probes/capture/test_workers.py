@@ -1,0 +1,287 @@
+"""The same rows and the same bytes, whoever runs the shards and wherever they go."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from transformers import AutoModelForCausalLM
+
+import probes
+from probes.capture import runner, workers as engine
+from probes.capture.loading import Pairs
+from probes.errors import RunError
+from probes.store import remote
+from probes.suite import load_suite
+from tests.pairs import build_pair, write_suite
+from tv.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ROWS_PER_SHARD", 1)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("pair")
+    return write_suite(directory, *build_pair(directory, "llama"), batch_size=1, bootstrap=20)
+
+
+@pytest.fixture(scope="module")
+def alone(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    """The run that one process makes: six shards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "ROWS_PER_SHARD", 1)
+        return probes.run(suite, out=tmp_path_factory.mktemp("alone") / "run")
+
+
+def _bytes_of(directory: Path) -> dict[str, bytes]:
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*.parquet")}
+
+
+def _require_equal(run: probes.Run, other: probes.Run) -> None:
+    assert run.manifest["tables"] == other.manifest["tables"]
+    for table in run.tables:
+        pd.testing.assert_frame_equal(run[table], other[table], check_exact=True)
+
+
+def _after_first(act: Callable[[], None]) -> Callable[[str, int, int, str], None]:
+    """A stage callback that acts once, when one shard is done and others are at work."""
+    done: list[int] = []
+
+    def stage(name: str, prompts: int, total: int, label: str) -> None:
+        if name == "capture moved" and prompts == 1 and not done:
+            done.append(prompts)
+            act()
+
+    return stage
+
+
+def _reports(crew: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the workers of the crew report from now on. Nobody is given a shard before both are up."""
+    found: list[Any] = []
+    ahead = deque[Any]()
+    wait = crew.wait
+
+    def told(self: Any) -> Any:
+        if not ahead:
+            ahead.extend(wait(self) for _ in range(1 if found else 2))
+        worker, report = ahead.popleft()
+        found.append(report)
+        return worker, report
+
+    monkeypatch.setattr(crew, "wait", told)
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(
+    suite: Path, alone: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two is killed in the middle of its shard, and another takes its place."""
+    reports = _reports(engine._Processes, monkeypatch)
+    stage = _after_first(lambda: os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL))
+    run = probes.run(suite, out=tmp_path / "run", workers=2, stage=stage)
+    assert reports.count("up") >= 2 and reports.count("dead") == 1
+    assert _bytes_of(run.path) == _bytes_of(alone.path)
+    _require_equal(run, alone)
+    assert not multiprocessing.active_children()
+
+
+class _Wrong(Pairs):
+    """Opens nothing: one shard is bad input, one finds a mistake of ours, and one kills its worker."""
+
+    def session(self, tuned: str) -> Any:
+        if tuned == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise InputError("the checkpoint is gone; bring it back") if tuned == "bad" else ZeroDivisionError("here")
+
+
+def test_what_goes_wrong_in_a_worker_comes_back(suite: Path, tmp_path: Path) -> None:
+    crew = engine._Processes(engine.Work(_Wrong(load_suite(suite)), tmp_path, 1))
+    worker = crew.hire(0)
+    assert crew.wait() == (worker, "up")
+    for tuned, match in (("bad", r"^the checkpoint is gone; bring it back$"), ("other", "ZeroDivisionError: here")):
+        crew.give(worker, runner.Shard(tuned, 0, (), True))
+        found = crew.wait()
+        assert found[0] is worker
+        with pytest.raises(InputError if tuned == "bad" else RuntimeError, match=match):
+            raise found[1]  # type: ignore[misc]
+    crew.give(worker, runner.Shard("deadly", 0, (), True))
+    assert crew.wait() == (worker, "dead")
+    crew.dismiss()
+    assert not multiprocessing.active_children()
+
+
+class _Mortal:
+    """Workers that die over the shards named, as often as they are named; those of some numbers never come up."""
+
+    def __init__(self, deadly: list[str], absent: tuple[int, ...] = ()) -> None:
+        self.deadly, self.absent = deadly, absent
+        self.reports, self.hired, self.dismissed = deque[tuple[int, Any]](), 0, False
+
+    def hire(self, number: int) -> int:
+        self.hired += 1
+        if self.hired not in self.absent:
+            self.reports.append((self.hired, "up"))
+        return self.hired
+
+    def give(self, worker: int, shard: runner.Shard) -> None:
+        report: Any = {"shard": shard.name, "prompts": 1, "tables": {}}
+        if shard.name in self.deadly:
+            self.deadly.remove(shard.name)
+            report = "dead"
+        self.reports.append((worker, report))
+
+    def wait(self) -> tuple[int, Any]:
+        return self.reports.popleft()
+
+    def dismiss(self) -> None:
+        self.dismissed = True
+
+
+def test_a_dead_workers_shard_is_given_to_another_but_not_for_ever(tmp_path: Path) -> None:
+    shards = [runner.Shard("m", i, (), True) for i in range(5)]
+    names = [shard.name for shard in shards]
+    for crew in (_Mortal([names[0], names[4], names[4]]), _Mortal([names[2]], absent=(2,))):
+        rows = list(engine._shared(shards, crew, 2, tmp_path, None))
+        assert sorted(row["shard"] for row in rows) == names and crew.dismissed and not crew.deadly
+    crew = _Mortal([names[3]] * engine.ATTEMPTS)
+    with pytest.raises(RunError, match=rf"^{names[3]}: 3 processes died over it") as caught:
+        list(engine._shared(shards, crew, 2, tmp_path, None))
+    assert "\n" not in str(caught.value) and crew.dismissed
+
+
+def test_what_cannot_work_is_refused_before_any_work(suite: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(load_suite(suite).base)
+    for match, options in {
+        "base: a live model cannot be sent to other processes": {"workers": 2, "base": model},
+        "base: a live model cannot": {"engine": "ray", "base": model},
+        "0 workers": {"workers": 0},
+        "engine 'spark'": {"engine": "spark"},
+    }.items():
+        with pytest.raises(InputError, match=match):
+            probes.run(suite, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket on an S3 server of our own."""
+    server_of = pytest.importorskip("moto.server", reason="moto is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("tmp")))
+        with remote.system_of(remote.Url("s3://bucket")) as (system, _):
+            system.mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+def test_a_run_on_s3(suite: Path, alone: probes.Run, s3: str, tmp_path: Path) -> None:
+    url = remote.Url(f"{s3}/runs/a")
+    run = probes.run(suite, out=url)
+    _require_equal(run, alone)
+    assert {name for name in remote.sizes(url) if not name.startswith("tables/")} == {"manifest.json", "report.html"}
+    assert not remote.sizes(remote.Url(f"{url}.partial")) and not remote.staging(url).parent.exists()
+    part = probes.load(f"{s3}/runs/a").df("gates", columns=["flip_rate"], where=[("layer", "==", 1)])
+    assert part.equals(alone.df("gates", columns=["flip_rate"], where=[("layer", "==", 1)]))
+    assert f"{alone.manifest['tables']['gates']['rows']:,} rows" in repr(run)
+    again = probes.run(suite, out=url, stage=lambda *told: pytest.fail("it is finished"))
+    assert again.manifest == run.manifest
+    with pytest.raises(RunError, match=r"s3://bucket/runs/a holds another run \(suite tiny\); choose another --out"):
+        probes.run(suite, out=url, dtype="bfloat16")
+    probes.link(run)  # tables are replaced there too
+    _require_equal(probes.load(url), alone)
+
+
+def test_a_run_on_s3_is_absent_until_it_is_whole(
+    suite: Path, alone: probes.Run, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of the upload over an older run, then gone on with; and what is gone is said to be gone."""
+    url = remote.Url(f"{s3}/runs/b")
+    probes.run(suite, out=url)
+    upload, calls = remote.upload, []
+
+    def cut(directory: Path, to: remote.Url, names: Any = None) -> Any:
+        calls.append(to)
+        upload(directory, to, list(names)[:5])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "upload", cut)
+        with pytest.raises(KeyboardInterrupt):
+            probes.run(suite, out=url, force=True)
+    assert calls
+    with pytest.raises(RunError, match="not a run directory"):
+        probes.load(url)
+    stages: list[str] = []
+    run = probes.run(suite, out=url, stage=lambda name, *_: stages.append(name))
+    assert "weights moved" not in stages
+    _require_equal(run, alone)
+    for other, match in {
+        f"{s3}/runs": "is not empty and holds no run",
+        "s3://no-such-bucket/run": "no-such-bucket",
+        "nowhere://a/b": "nowhere",
+    }.items():
+        with pytest.raises(RunError, match=match) as caught:
+            probes.run(suite, out=other)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: str) -> Iterator[Any]:
+    """A Ray cluster of two nodes, which this process has joined."""
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        options = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+        nodes = Cluster(initialize_head=True, head_node_args=options)
+        nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
+        ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
+        yield nodes
+        ray.shutdown()
+        nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_a_machine_is_lost_and_the_run_on_s3_is_whole(
+    suite: Path, alone: probes.Run, cluster: Any, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second node goes in the middle, with the actor on it; files went to S3, which both nodes reach."""
+    import ray
+
+    reports = _reports(engine._Actors, monkeypatch)
+    (second,) = cluster.worker_nodes
+    stage = _after_first(lambda: cluster.remove_node(second, allow_graceful=False))
+    url = remote.Url(f"{s3}/runs/c")
+    copied: list[str] = []
+    fetch = engine.fetch
+    monkeypatch.setattr(engine, "fetch", lambda files, to: copied.extend(files.values()) or fetch(files, to))
+    run = probes.run(suite, out=url, engine="ray", workers=2, stage=stage)
+    assert "dead" in reports
+    assert ray.is_initialized()  # who had joined the cluster has not left it
+    assert copied and all(place.startswith(f"{url}.partial/") for place in copied)
+    assert not remote.sizes(remote.Url(f"{url}.partial"))
+    _require_equal(run, alone)

@@ -1,0 +1,155 @@
+"""The ledger's terms, against their definitions written out in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import Tensor
+
+from probes.measures import ledger
+from probes.measures.ledger import Ledger, gain_ledger, linear_ledger, lookup_ledger, output_basis, split_by
+
+torch.manual_seed(0)
+#: (rows, cols) of a wide, a tall and a square matrix.
+SHAPES = [(20, 33), (33, 20), (24, 24)]
+
+
+def made(rows: int, cols: int, n: int = 6) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(rows * cols)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, w, b = random(n, cols), random(rows, cols) * torch.logspace(0, -2, cols), random(rows)
+    moved, t, db = 0.1 * random(n, cols), 0.05 * random(rows, cols), 0.1 * random(rows)
+    return dict(x=x, moved=moved, w=w, t=t, db=db, y=x @ w.T + b, y_tuned=(x + moved) @ (w + t).T + b + db)
+
+
+def ledger_of(m: dict[str, Tensor], **options: object) -> Ledger:
+    x, y, y_tuned, w, db = (m[name].float() for name in ("x", "y", "y_tuned", "w", "db"))
+    tuned = (m["w"] + m["t"]).float()
+    split = split_by(output_basis(w), w, tuned, db)
+    return linear_ledger(
+        x,
+        (m["x"] + m["moved"]).float(),
+        y,
+        y_tuned,
+        w,
+        tuned,
+        delta_norm=float(m["t"].norm()),
+        bias_change=db,
+        split=split,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("piece", [2**21, 64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_terms_are_their_definitions(shape: tuple[int, int], piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "_PIECE", piece)
+    m = made(*shape)
+    found = ledger_of(m)
+    direct = m["x"] @ m["t"].T + m["db"]
+    for name, vector in (
+        ("delta_norm", m["y_tuned"] - m["y"]),
+        ("direct_norm", direct),
+        ("inherited_norm", m["moved"] @ m["w"].T),
+        ("interaction_norm", m["moved"] @ m["t"].T),
+    ):
+        torch.testing.assert_close(getattr(found, name).double(), vector.norm(dim=1), rtol=1e-4, atol=1e-5)
+    assert float(found.closure.max()) < 1e-4
+    u, s, _ = torch.linalg.svd(m["w"], full_matrices=False)
+    tail = s.square().flip(0).cumsum(0).flip(0)
+    k = int((tail > ledger.EPSILON**2 * s.square().sum()).sum())
+    for name, kept in (("new_share", k), ("new_share_10", round(shape[0] / 10))):
+        new = direct - direct @ u[:, :kept] @ u[:, :kept].T
+        share = new.square().sum(1) / direct.square().sum(1)
+        torch.testing.assert_close(getattr(found, name).double(), share, rtol=1e-3, atol=1e-4)
+        assert float(getattr(found, f"{name}_null")[0]) == pytest.approx(1 - kept / shape[0])
+    new = direct - direct @ u[:, :k] @ u[:, :k].T
+    torch.testing.assert_close(found.new_norm.double(), new.norm(dim=1), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(found.amplified_norm.square() + found.new_norm.square(), found.direct_norm.square())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_unchecked_places_have_the_same_terms_and_no_closure(shape: tuple[int, int]) -> None:
+    m = made(*shape)
+    everywhere, some = ledger_of(m), ledger_of(m, checked=torch.tensor([1, 5]))
+    for name in ("delta_norm", "direct_norm", "inherited_norm", "interaction_norm", "new_share"):
+        torch.testing.assert_close(getattr(some, name), getattr(everywhere, name), rtol=1e-4, atol=1e-5)
+    assert some.closure.isnan().tolist() == [True, False, True, True, True, False]
+    assert torch.allclose(some.closure[[1, 5]], everywhere.closure[[1, 5]], atol=1e-6)
+
+
+@pytest.mark.parametrize("checked", [None, torch.tensor([0, 2])])
+def test_closure_sees_what_the_terms_do_not_explain(checked: Tensor | None) -> None:
+    m = made(20, 33)
+    m["y_tuned"] = m["y_tuned"] + 0.01 * torch.randn_like(m["y_tuned"])
+    closure = ledger_of(m, checked=checked).closure
+    assert float(closure[~closure.isnan()].min()) > 1e-3
+
+
+def test_the_direct_null_is_that_of_random_tuning_vectors() -> None:
+    m = made(20, 33)
+    squares = []
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        t, db = torch.randn(20, 33, generator=generator).double(), torch.randn(20, generator=generator).double()
+        t, db = t * m["t"].norm() / t.norm(), db * m["db"].norm() / db.norm()
+        squares.append((m["x"] @ t.T + db).square().sum(1))
+    expected = torch.stack(squares).mean(0).sqrt()
+    torch.testing.assert_close(ledger_of(m).direct_null.double(), expected, rtol=0.05, atol=0)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(1e-4, 1e4), st.floats(1e-3, 1e3), st.integers(0, 10**6))
+def test_it_is_complete_whatever_moved(rows: int, cols: int, weights: float, inputs: float, seed: int) -> None:
+    """direct + inherited + interaction is the whole change, and its direct part is amplified + new."""
+    m = made(rows, cols)
+    m["t"] = weights * torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    m["moved"] = inputs * m["moved"]
+    m["y_tuned"] = (m["x"] + m["moved"]) @ (m["w"] + m["t"]).T + (m["y"] - m["x"] @ m["w"].T) + m["db"]
+    found = ledger_of(m)
+    assert float(found.closure.max()) < 1e-4
+    parts = torch.hypot(found.amplified_norm, found.new_norm)
+    torch.testing.assert_close(parts, found.direct_norm, rtol=1e-3, atol=1e-4 * float(found.direct_norm.max()))
+    assert bool(((found.new_share >= 0) & (found.new_share <= 1)).all())
+
+
+def test_gain_ledger() -> None:
+    x, x_tuned, g, g_tuned, db = torch.randn(4, 5), torch.randn(4, 5), torch.randn(5), torch.randn(5), torch.randn(5)
+    found = gain_ledger(x, x_tuned, x * g, x_tuned * g_tuned + db, g, g_tuned, db)
+    assert torch.allclose(found.direct_norm, (x * (g_tuned - g) + db).norm(dim=1))
+    assert torch.allclose(found.inherited_norm, ((x_tuned - x) * g).norm(dim=1))
+    assert float(found.closure.max()) < 1e-5 and bool(found.new_share.isnan().all())
+    by_head = gain_ledger(
+        *(v.unflatten(0, (2, 2)) for v in (x, x_tuned, x * g, x_tuned * g_tuned + db)), g, g_tuned, db
+    )
+    assert torch.allclose(by_head.direct_norm, found.direct_norm.square().view(2, 2).sum(1).sqrt())
+
+
+def test_a_model_that_did_not_change_has_zeros_and_no_nan() -> None:
+    m = made(20, 33)
+    m |= {"t": 0 * m["t"], "db": 0 * m["db"], "moved": 0 * m["moved"], "y_tuned": m["y"]}
+    for name, values in vars(ledger_of(m)).items():
+        if not name.endswith("_null"):
+            assert torch.equal(values, torch.zeros(6)), name
+
+
+def test_lookup_is_all_direct() -> None:
+    change = torch.randn(4, 5)
+    found = lookup_ledger(torch.zeros(4, 5), change, 6.0, 9)
+    assert torch.allclose(found.direct_norm, change.norm(dim=1)) and not found.inherited_norm.any()
+    assert torch.allclose(found.direct_null, torch.full((4,), 2.0))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_new_share_of_random_writes_is_its_null(shape: tuple[int, int]) -> None:
+    m = made(*shape)
+    shares, null = [], 0.0
+    for seed in range(200):
+        m["t"] = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        m["db"] = 0 * m["db"]
+        found = ledger_of(m)
+        shares.append(float(found.new_share_10.mean()))
+        null = float(found.new_share_10_null[0])
+    assert sum(shares) / 200 == pytest.approx(null, abs=0.02)

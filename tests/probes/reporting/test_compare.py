@@ -1,0 +1,317 @@
+"""Several runs on one page: what it says is what their tables say, and what cannot be compared is said."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+import probes
+from probes.cli import main
+from probes.errors import RunError
+from probes.reporting.compare import charts
+from probes.reporting.compare.entries import Entry, cautions, entries_of
+from probes.reporting.compare.measures import OWN_DOMAIN, effect_correlations, measure_rows
+from probes.reporting.compare.verdict import comparison_verdict
+from probes.store.schemas import ALL_DOMAINS
+from tests import pairs
+from tests.command import call
+from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+from tests.runs import edited
+
+HOSTILE = '<img src=x onerror="window.harmed = 1">'
+MEASURE = ["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    """One base, and three points of one training: its tuned models moved less and more."""
+    folder = tmp_path_factory.mktemp("compare")
+    base, tuned = build_pair(folder)
+    steps = {"some": str(tuned)}
+    for name, step in (("more", 0.05), ("most", 0.1)):
+        model = build_model()
+        perturb(model, step, seed=1)
+        model.save_pretrained(folder / name)
+        build_tokenizer().save_pretrained(folder / name)
+        steps[name] = str(folder / name)
+    quick = {"bootstrap": 40, "noise_floor": False, "epsilons": [0.05]}
+    return probes.run(write_suite(folder, base, tuned, tuned=steps, measure=MEASURE, **quick), out=folder / "run")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    """Another base with a layer less, other prompts, positions and metric, and neither gates nor a ledger."""
+    folder = tmp_path_factory.mktemp("compare-other")
+    with pytest.MonkeyPatch.context() as patch:
+        name, sizes = pairs.CONFIGS["llama"]
+        patch.setitem(pairs.CONFIGS, "llama", (name, {**sizes, "num_hidden_layers": 2}))
+        suite = write_suite(
+            folder,
+            *build_pair(folder, seed=5),
+            positions="target",
+            bootstrap=40,
+            measure=["contributions", "changes", "behaviour"],
+            attribute={"methods": ["revert"], "metric": "target_nll", "curves": False, "controls": []},
+        )
+    hostile = {"id": "h", "text": HOSTILE, "target": " two", "foil": " four", "domain": HOSTILE}
+    write_prompts(folder / "prompts.jsonl", [*PROMPTS[:4], hostile])
+    return probes.run(suite, out=folder / "run")
+
+
+@pytest.fixture(scope="module")
+def entries(run: probes.Run) -> list[Entry]:
+    return entries_of([run])
+
+
+@pytest.fixture(scope="module")
+def mixed(run: probes.Run, other: probes.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("compared") / "mixed.html"
+    return probes.compare([run, other], to=to, labels=["training", HOSTILE])
+
+
+def test_values_are_the_tables_own_means(run: probes.Run) -> None:
+    found = probes.comparison([run.path]).set_index(["entry", "measure", "domain"])
+    gates = run.df("gates", where=[("tuned", "==", "more")])
+    prompts = gates.groupby("prompt_id").flip_rate.mean()
+    assert found.value["more", "flip_rate", ALL_DOMAINS] == pytest.approx(prompts.mean(), rel=1e-6)
+    assert found.n["more", "flip_rate", ALL_DOMAINS] == len(PROMPTS)
+    medical = run["prompts"].set_index("prompt_id").query("domain == 'medical'").index
+    behaviour = run.df("behaviour", where=[("model", "==", "most"), ("metric", "==", "target_nll")])
+    own = behaviour[behaviour.prompt_id.isin(medical)].value
+    assert found.value["most", "target_nll", "medical"] == pytest.approx(own.mean(), rel=1e-6)
+    weights = run.df("weights", where=[("tuned", "==", "most"), ("head", "==", -1)])
+    blocks = weights[weights.module.isin(["q", "k", "v", "o", "gate", "up", "down"])]
+    assert found.value["most", "relative_norm", ""] == pytest.approx(blocks.relative_norm.median(), rel=1e-6)
+
+
+def test_differences_are_paired_and_from_the_first(run: probes.Run) -> None:
+    found = probes.comparison([run]).set_index(["entry", "measure", "domain"])
+    first, last = (found.loc[(name, "logit_diff", ALL_DOMAINS)] for name in ("some", "most"))
+    assert np.isnan(first.difference)
+    assert last.difference == pytest.approx(last.value - first.value, rel=1e-4)
+    assert last.difference_lo <= last.difference <= last.difference_hi and last.n_shared == last.n
+    # Pairing takes out what prompts have in common, so it must not be the interval of two independent means.
+    assert last.difference_hi - last.difference_lo < (first.hi - first.lo) + (last.hi - last.lo)
+
+
+def test_prompts_of_one_cluster_are_drawn_together(entries: list[Entry]) -> None:
+    """All of one cluster: every draw is all of them, and there is nothing to be unsure of."""
+    one, two = (replace(entry, prompts=entry.prompts.assign(cluster="one")) for entry in entries[:2])
+    rows = measure_rows([one, two])
+    means = rows[rows.domain == ALL_DOMAINS]
+    assert len(means) and np.allclose(means.lo, means.hi)
+    apart = means[means.entry == two.label]
+    assert np.allclose(apart.difference_lo, apart.difference_hi)
+
+
+def test_a_run_beside_itself_differs_in_nothing(run: probes.Run) -> None:
+    twice = entries_of([run, run], ["a", "a"])
+    assert [entry.label for entry in twice[:3]] == ["a: some", "a: more", "a: most"]
+    assert len({entry.label for entry in twice}) == 6
+    rows = measure_rows([twice[0], twice[3]])
+    apart = rows[rows.entry == twice[3].label]
+    assert len(apart) and (apart.difference == 0).all()
+    correlations = effect_correlations([twice[0], twice[3]])
+    assert set(correlations.method) == {"graft", "revert"} and np.allclose(correlations.rho, 1)
+    assert any("same two checkpoints" in caution for caution in cautions(twice))
+
+
+def test_correlations_are_spearman_s_over_components(run: probes.Run, entries: list[Entry]) -> None:
+    found = effect_correlations(entries).set_index(["a", "b", "method", "domain"])
+    where = [("method", "==", "revert"), ("granularity", "==", "component"), ("domain", "==", "all")]
+    wide = run.df("effects", where=where).pivot(index=["layer", "component"], columns="tuned", values="effect")
+    row = found.loc[("some", "most", "revert", ALL_DOMAINS)]
+    assert row.rho == pytest.approx(spearmanr(wide.some, wide.most).statistic, abs=1e-6)
+    assert row.n == len(wide) and row.lo <= row.hi and row.null_lo < 0 < row.null_hi
+
+
+def test_labels_tell_entries_apart(run: probes.Run, other: probes.Run) -> None:
+    assert [entry.label for entry in entries_of([run, other])] == ["some", "more", "most", "moved"]
+    assert [entry.label for entry in entries_of([other, other])] == ["run", "run (2)"]
+    assert [entry.label for entry in entries_of([run, other], ["A", "B"])] == ["A: some", "A: more", "A: most", "B"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [(None, "one tuned model; pass a second run"), (["a", "b"], "2 labels for 1 runs")]
+)
+def test_too_few_or_wrong_labels_are_refused(
+    other: probes.Run, labels: list[str] | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=message):
+        probes.compare([other], to=tmp_path / "c.html", labels=labels)
+    with pytest.raises(RunError, match="no run was given"):
+        probes.compare([], to=tmp_path / "c.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_forbids_comparing_is_said(run: probes.Run, other: probes.Run, entries: list[Entry]) -> None:
+    assert cautions(entries) == []
+    said = cautions(entries_of([run, other], ["A", "B"]))
+    begun = [caution.split(":")[0] for caution in said]
+    assert begun == [
+        *("Not one base", "Other architecture", "Other positions", "Other metric of the effects"),
+        "Not the same prompts",
+    ]
+    assert "logit difference in A: some, A: more and A: most; target NLL in B" in said[3]
+    assert "6 in A: some" in said[4] and "of which 4 are in all" in said[4]
+    suite = {**run.manifest["suite"], "ledger_positions": "all"}
+    newer = replace(run, manifest={**run.manifest, "computed": {"dtype": "bfloat16"}, "suite": suite})
+    begun = [caution.split(":")[0] for caution in cautions(entries_of([run, newer], ["A", "B"]))]
+    assert begun[:2] == ["Other positions", "Other precision"]
+
+
+def test_activations_at_other_positions_have_no_difference(run: probes.Run, other: probes.Run) -> None:
+    rows = measure_rows(entries_of([run, other]))
+    own = rows[rows.entry == "moved"].set_index(["measure", "domain"])
+    assert np.isnan(own.difference["relative_change", ALL_DOMAINS]) and own.value["relative_change", ALL_DOMAINS] > 0
+    assert own.n_shared["logit_diff", ALL_DOMAINS] == 4
+    assert "flip_rate" not in own.index.get_level_values("measure")
+
+
+def test_domains_may_be_called_otherwise(run: probes.Run) -> None:
+    """The same prompts under other names: they are paired, and the first entry has no value under the second's."""
+    prompts = run["prompts"]
+    named = edited(run, "prompts", prompts.assign(domain="renamed"))
+    entries = entries_of([run, named], ["A", "B"])
+    both = [next(entry for entry in entries if entry.label == label) for label in ("A: some", "B: most")]
+    said = {own.place: own.text for own in comparison_verdict(both, measure_rows(both), effect_correlations(both), [])}
+    text = said["behaviour-by-domain"]
+    assert "renamed prompts" in text and " against " not in text
+
+
+def test_one_prompt_has_no_interval(run: probes.Run, entries: list[Entry]) -> None:
+    alone = [replace(entry, prompts=entry.prompts.iloc[:1]) for entry in entries[:2]]
+    rows = measure_rows(alone)
+    kept = rows[(rows.n == 1) | (rows.n_shared == 1)]
+    assert len(kept) and kept[["lo", "hi", "difference_lo", "difference_hi"]].isna().all(axis=None)
+
+
+def test_less_of_a_metric_may_be_better(run: probes.Run, other: probes.Run, entries: list[Entry]) -> None:
+    """The same effects under a metric whose sign is turned are still the same order."""
+    effects = run["prompt_effects"]
+    kept = effects[(effects.tuned == "some") & (effects.control == "") & (effects.granularity == "component")]
+    turned = replace(
+        entries[0],
+        label="turned",
+        run=edited(run, "prompt_effects", kept.assign(effect=-kept.effect, metric="target_nll")),
+        evidence=replace(entries[0].evidence, effects=entries[0].evidence.effects.assign(metric="target_nll")),
+    )
+    found = effect_correlations([entries[0], turned])
+    assert np.allclose(found.rho[found.domain == ALL_DOMAINS], 1)
+
+
+def test_only_prompts_that_ask_the_same_are_paired(run: probes.Run) -> None:
+    prompts = run["prompts"]
+    asked = prompts.assign(text=prompts.text.mask(prompts.prompt_id == "a1", "The heart stops"))
+    rows = measure_rows(entries_of([run, edited(run, "prompts", asked)], ["A", "B"]))
+    other = rows[(rows.entry == "B: some") & (rows.measure == "flip_rate")].set_index("domain")
+    assert other.n_shared[ALL_DOMAINS] == 5 and other.n[ALL_DOMAINS] == 6
+    assert other.n_shared["medical"] == 1 and other.n["medical"] == 2
+
+
+def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:
+    measures, correlations = measure_rows(entries), effect_correlations(entries)
+    said = {sentence.place: sentence.text for sentence in comparison_verdict(entries, measures, correlations, [])}
+    assert said["entries"] == (
+        "3 tuned models of 1 base, 6 prompts asked of all; differences are from some, the first."
+    )
+    moved = measures[measures.measure == "relative_norm"].set_index("entry").value
+    assert f"{moved['some']:.4f} in some, furthest from it {moved['most']:.3f} in most" in said["weights-by-module"]
+    assert "relative norm ‖T‖/‖W‖, median over matrices 0.0200 → 0.100" in said["order"]
+    assert "in a random order each would with probability 1 in 3" in said["order"]
+    lowest = correlations[(correlations.domain == OWN_DOMAIN) & (correlations.method == "graft")].rho.min()
+    assert f"{lowest:.2f}".replace("-", "−") in said["agreement-table"]
+    two = comparison_verdict(entries[:2], measures[measures.entry != "most"], correlations[:0], ["x"])
+    assert "order" not in {sentence.place for sentence in two} and "Read the caution below first." in two[0].text
+
+
+def test_unlike_depths_are_laid_over_each_other() -> None:
+    rows = pd.DataFrame({"entry": ["a"] * 3 + ["b"] * 2, "layer": [0, 1, 2, 0, 1], "v": [1.0, 2, 3, 4, 5]})
+    plot = charts.by_depth(rows, "v", {"a": 3, "b": 2}, title="v")
+    assert [trace["x"] for trace in plot["data"]] == [[0, 0.5, 1], [0, 1]]
+    assert "relative depth" in plot["layout"]["xaxis"]["title"]["text"]
+    same = charts.by_depth(rows[:3], "v", {"a": 3, "gone": 3}, title="v")
+    assert [trace["x"] for trace in same["data"]] == [[0, 1, 2]]
+    beside = charts.by_depth(rows.assign(chance=rows.v), "v", {"a": 3, "b": 2}, title="v", level="chance")["data"][2:]
+    assert [(trace["x"], trace["showlegend"]) for trace in beside] == [([0, 0.5, 1], True), ([0, 1], False)]
+    (mean,) = charts.by_depth(rows.assign(chance=rows.v), "v", {"a": 3, "b": 3}, title="v", level="chance")["data"][2:]
+    assert mean["x"] == [0, 1, 2]
+
+
+def test_an_entry_keeps_its_colour_where_another_lacks_the_measure() -> None:
+    rows = pd.DataFrame({"entry": ["b"], "name": ["x"], "v": [1.0]})
+    both = pd.DataFrame({"entry": ["a", "b"], "name": ["x", "x"], "v": [2.0, 1.0]})
+    alone = charts.by_name(rows, "v", "name", ["a", "b"], title="v")["data"]
+    beside = charts.by_name(both, "v", "name", ["a", "b"], title="v")["data"]
+    assert len(alone) == 1 and alone[0]["marker"] == beside[1]["marker"] != beside[0]["marker"]
+
+
+def test_what_an_entry_lacks_leaves_a_note(mixed: Path) -> None:
+    page = mixed.read_text(encoding="utf-8")
+    own = page[page.index("<body>") :]
+    assert own.count("Not measured of &lt;img src=x") >= 3  # gates, ledger, lens
+    assert "not correlated" in own and "relative depth" in own
+    assert HOSTILE not in page and "<img" not in own.replace("&lt;img", "")
+    figures = json.loads(page.split('id="data">')[1].split("</script>")[0])["figures"]
+    assert set(re.findall(r'class="plot" id="([^"]+)"', page)) == set(figures)
+    assert "not measured" in json.dumps(figures["effects-map-3"])
+
+
+def test_a_page_without_most_tables(run: probes.Run, tmp_path: Path) -> None:
+    tables = {name: counts for name, counts in run.manifest["tables"].items() if name in ("prompts", "behaviour")}
+    bare = replace(run, manifest={**run.manifest, "tables": tables})
+    page = probes.compare([bare], to=tmp_path / "bare.html").read_text(encoding="utf-8")
+    assert page.count("Not measured in any of these runs.") == 3 and 'id="behaviour-by-domain"' in page
+
+
+def test_the_command(
+    run: probes.Run,
+    other: probes.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    to = tmp_path / "c.html"
+    arguments = ["compare", run.path, other.path, "--out", to, "--label", "first", "--label", "second"]
+    assert call(monkeypatch, capsys, main, *arguments)[0] == 0
+    assert "first: some, first: more, first: most, second: compared</title>" in to.read_text(encoding="utf-8")
+    to.unlink()
+    status, _, said = call(monkeypatch, capsys, main, "compare", other.path, "--out", to)
+    assert status == 2 and said.count("\n") == 1 and "nothing to compare" in said and not to.exists()
+    status, _, said = call(monkeypatch, capsys, main, "compare", run.path, tmp_path, "--out", to)
+    assert status == 2 and "not a run directory" in said and not to.exists()
+
+
+@pytest.fixture
+def page(browser: Any, mixed: Path) -> Iterator[Any]:
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.goto(mixed.as_uri())
+    yield opened
+    assert said == []
+    opened.close()
+
+
+def test_a_browser_draws_it(page: Any, tmp_path: Path, fits: Callable[[Any, int], bool]) -> None:
+    places = page.locator(".plot").count()
+    assert places >= 20 and page.locator(".plot:has(.main-svg)").count() == places
+    assert page.evaluate("window.harmed") is None and HOSTILE in page.locator("body").inner_text()
+    panel = page.locator(".panel", has_text="Effects by component").first
+    panel.locator("select").select_option(label="revert, all prompts")
+    assert panel.locator(".plot .scatterlayer .trace").count() == 4
+    for link in page.locator("#verdict a").evaluate_all("all => all.map((one) => one.getAttribute('href'))"):
+        assert page.locator(link).count() == 1, link
+    with page.expect_download() as told:
+        page.locator("[data-save=csv][data-of=order-relative_norm]").click()
+    told.value.save_as(tmp_path / "norm.csv")
+    assert '"training: most"' in (tmp_path / "norm.csv").read_text(encoding="utf-8")
+    assert fits(page, 390)

@@ -1,0 +1,526 @@
+"""The report: whole, self-contained, escaped, and its sentences say what the tables say."""
+
+import html
+import importlib
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+import probes
+from probes.reporting import figures, words
+from probes.reporting.alignment import alignment_sentences
+from probes.reporting.causes import causes_sentences, correlation_sentence, shown_domain
+from probes.reporting.evidence import compare_behaviour, gather
+from probes.reporting.prompts import shown_prompts
+from probes.reporting.verdict import (
+    behaviour_sentences,
+    gates_sentences,
+    headline,
+    shifts_of,
+    verdict,
+    weights_sentences,
+    worse_sentences,
+)
+from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+
+HOSTILE = "<script>alert(1)</script>"
+SECTIONS = ("verdict", "pair", "weights", "activations", "causes", "link", "prompts", "experiments")
+#: What a chapter needs to draw each figure, beside `link`.
+NEEDED = {
+    "weights": ["norm", "diagonal", "head-norm", "head-lift"],
+    "alignment": ["lift-left", "lift-right", "ssa", "ssa_null", "kappa"],
+    "spectra": ["spectra", "gathered"],
+    "cosines": ["cosines"],
+    "gates": ["flips", "flipmap", "prompt-flip_rate"],
+    "changes": ["relative", "turned", "prompt-relative_change", "prompt-dla"],
+    "ledger": ["terms", "new", "new10", "newk"],
+    "lens": ["lens-rank", "lens-prob", "lens-kl"],
+    "effects": [
+        *(f"{method}-{kind}" for method in ("path", "graft", "revert") for kind in ("map", "ranked")),
+        *(f"{method}-{cut}" for method in ("path", "graft", "revert") for cut in ("module", "head")),
+        *("path-kv_head", "waterfall", "graft-controls"),
+    ],
+    "curves": ["curve-graft", "curve-revert", "areas"],
+    "depth": ["depth"],
+    "link": ["scatter"],
+}
+EVERY = {
+    "measure": ["gates", "contributions", "changes", "ledger", "lens", "behaviour"],
+    "attribute": {
+        "methods": ["path", "graft", "revert", "depth"],
+        "granularity": ["component", "module", "head"],
+        "controls": ["random"],
+        "curves": True,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    folder = tmp_path_factory.mktemp("report")
+    base, tuned = build_pair(folder)
+    other = build_model()
+    perturb(other, 0.1, seed=77)
+    other.save_pretrained(folder / "other")
+    build_tokenizer().save_pretrained(folder / "other")
+    suite = write_suite(
+        folder, base, tuned, tuned={"moved": str(tuned), "other": str(folder / "other")}, bootstrap=50, **EVERY
+    )
+    hostile = {"id": "</script>", "text": HOSTILE, "domain": "<b>bold</b>", "target": " <i>", "foil": " &amp;"}
+    write_prompts(folder / "prompts.jsonl", [*PROMPTS, hostile])
+    return probes.run(suite, out=folder / "run")
+
+
+@pytest.fixture(scope="module")
+def page(run: probes.Run) -> str:
+    return (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def _data(page: str) -> dict[str, Any]:
+    return json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+
+
+def _own(page: str) -> str:
+    """The page without the plotting library that is inlined in it."""
+    return "".join(part for part in re.split(r"(<script>|</script>)", page) if len(part) < 1_000_000)
+
+
+def _lacking(run: probes.Run, *tables: str) -> probes.Run:
+    """The run without these tables, and with one tuned model."""
+    kept = {name: counts for name, counts in run.manifest["tables"].items() if name not in tables}
+    suite = {**run.manifest["suite"], "tuned": {"moved": run.manifest["suite"]["tuned"]["moved"]}}
+    return replace(run, manifest={**run.manifest, "tables": kept, "suite": suite})
+
+
+def test_it_is_one_file_that_loads_nothing(page: str) -> None:
+    assert len(page.encode()) < 8_000_000
+    own = _own(page)
+    assert "default-src 'none'" in own
+    assert not re.search(r"""\s(src|action)\s*=|href\s*=\s*["']?[^"'#]|@import|url\(|fetch\(|import\(|XMLHttp""", own)
+    assert page.count("plotly.js v") == 1 and "Plotly.react" in own
+    assert page.count("</script>") == 3
+
+
+def test_every_section_is_there_for_every_tuned_model(page: str) -> None:
+    for key, name in (("m0", "moved"), ("m1", "other")):
+        for section in SECTIONS:
+            assert f'<section id="{key}-{section}"' in page
+        assert f'role="tab" id="tab-{key}"' in page and f"base → {name}" in page
+    assert 'id="how-to-read"' in page and "Not measured in this run." not in page
+    figures_of = _data(page)["figures"]
+    assert set(figures_of) == {f"{key}-{name}" for key in ("m0", "m1") for names in NEEDED.values() for name in names}
+    assert set(re.findall(r'class="plot" id="([^"]+)"', page)) == set(figures_of)
+
+
+def test_what_comes_from_prompts_and_names_is_text(page: str) -> None:
+    assert HOSTILE not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<b>bold</b>" not in page and "<i>" not in page and "&amp;amp;" in page
+    assert "&lt;b&gt;bold&lt;/b&gt;" in json.dumps(_data(page)["figures"]["m0-flips"])
+
+
+def test_only_correlations_clear_of_zero_are_bold(page: str, run: probes.Run) -> None:
+    found = run.df("correlations", where=[("over", "==", "all")]).dropna(subset=["rho"])
+    rows = re.findall(r'<tr data-x="[^"]+" data-y="[^"]+" class="([^"]*)">', page)
+    assert len(rows) == len(found)
+    assert rows.count("clear") == int(((found.lo > 0) | (found.hi < 0)).sum()) and set(rows) <= {"clear", ""}
+
+
+def test_tokens_are_escaped_one_by_one(run: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = shown_prompts(run, "moved")
+    shown[0].tokens[0] = replace(shown[0].tokens[0], text=HOSTILE, title='"><img src=x>')
+    module = importlib.import_module("probes.reporting.report")
+    monkeypatch.setattr(module, "shown_prompts", lambda run, tuned: shown)
+    page = probes.report(run, to=tmp_path / "r.html").read_text(encoding="utf-8")
+    assert HOSTILE not in page and "<img" not in _own(page)
+
+
+def test_what_models_say_is_read_where_the_answer_is_due(run: probes.Run) -> None:
+    """The models' choice there is the first token that they are scored on: before the target, not after it."""
+    shown = {prompt.id: prompt for prompt in shown_prompts(run, "moved")}
+    prompts = run["prompts"].set_index("prompt_id")
+    tokens = run.df("tokens", where=[("tuned", "==", "moved")]).set_index(["prompt_id", "pos"])
+    due = prompts.answer_pos[prompts.target.notna()].items()
+    assert len(prompts.target.dropna()) >= 2
+    for prompt_id, pos in due:
+        said = tokens.loc[(prompt_id, pos)]
+        assert shown[prompt_id].says == (said.greedy_token_base, said.greedy_token_tuned)
+        assert pos < tokens.loc[prompt_id].index.max()  # the target follows
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        ("weights", "effects", "tokens"),
+        ("alignment", "gates", "behaviour"),
+        ("changes", "prompt_effects"),
+        ("ledger", "link", "correlations"),
+        ("spectra", "cosines"),
+    ],
+)
+def test_a_table_that_is_not_there_leaves_its_section_saying_so(
+    tables: tuple[str, ...], run: probes.Run, tmp_path: Path
+) -> None:
+    page = probes.report(_lacking(run, *tables), to=tmp_path / "r.html").read_text(encoding="utf-8")
+    gone = {f"m0-{name}" for table in tables for name in NEEDED.get(table, [])}
+    gone |= {"m0-waterfall"} if "behaviour" in tables else set()  # which goes from one model's value to the other's
+    maps = {f"m0-prompt-{name}" for name in ("flip_rate", "relative_change", "dla")}  # chosen by a row of the prompts
+    gone |= maps if "tokens" in tables else set()
+    assert set(_data(page)["figures"]) == {f"m0-{name}" for names in NEEDED.values() for name in names} - gone
+    sections = {"effects", "tokens", "behaviour", "link"} & set(tables)  # whole sections; others lose a panel
+    assert page.lower().count("not measured in this run") >= len(sections)
+    assert all(f'<section id="m0-{section}"' in page for section in SECTIONS)
+
+
+def test_experiments_that_lie_in_the_run_are_shown(run: probes.Run, tmp_path: Path) -> None:
+    folder = run.path / "experiments" / "<negated>"
+    folder.mkdir(parents=True)
+    points = {"scale": [0.0, 0.5, 1.0], "value": [0.9, 0.4, 0.1], "lo": [0.8, 0.3, 0.0], "hi": [1.0, 0.5, 0.2]}
+    negated = pd.DataFrame(
+        {"tuned": "moved", "part": "whole", "vector": "T", "task": HOSTILE, "metric": "exact"} | points
+    )
+    pd.concat([negated, negated.assign(vector="random", value=0.9)]).to_parquet(folder / "negation.parquet")
+    added = {"subset": ["moved + other", "other"], "method": "sum", "scales": "1, 1", "task": "cloze", "base": 0.1}
+    pd.DataFrame(added | {"value": 0.7, "lo": 0.6, "hi": 0.8}).to_parquet(folder / "addition.parquet")
+    page = probes.report(run, to=tmp_path / "r.html").read_text(encoding="utf-8")
+    figures_of = {name: plots for name, plots in _data(page)["figures"].items() if "tion-" in name}
+    assert set(figures_of) == {"m0-negation-0", "m0-addition-1", "m1-addition-0"}  # the other was not negated
+    lines = [trace for trace in figures_of["m0-negation-0"][0]["data"] if trace["mode"] == "lines+markers"]
+    assert [(line["name"], line["y"]) for line in lines] == [
+        ("T", [0.9, 0.4, 0.1]),
+        ("random control", [0.9, 0.9, 0.9]),
+    ]
+    assert figures_of["m0-addition-1"][0]["data"][0]["y"] == ["moved + other"] and HOSTILE not in page
+    (folder / "negation.parquet").write_bytes(b"PAR1 not a table PAR1")
+    with pytest.raises(probes.RunError, match=r"negation\.parquet: not the table of an experiment"):
+        probes.report(run, to=tmp_path / "r.html")
+    shutil.rmtree(run.path / "experiments")
+
+
+def test_a_run_with_almost_nothing(run: probes.Run, tmp_path: Path) -> None:
+    bare = _lacking(run, *(set(run.tables) - {"prompts"}))
+    page = probes.report(bare, to=tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.lower().count("not measured in this run") >= 6
+    assert _data(page)["figures"] == {}
+
+
+def test_prompts_without_targets_have_no_behaviour_and_no_causes(tmp_path: Path) -> None:
+    suite = write_suite(tmp_path, *build_pair(tmp_path, "gpt2"), attribute=None, bootstrap=20)
+    write_prompts(tmp_path / "prompts.jsonl", [{"id": "a", "text": "The heart pumps"}])
+    page = (probes.run(suite, out=tmp_path / "run").path / "report.html").read_text(encoding="utf-8")
+    assert "no prompt of this run has a target" in page and "Nothing here is causal" in page
+    assert page.count("No GLU: what is shown is the sign of the MLP") >= 3  # the pair, the panel, the glossary
+    assert "signs of the pre-activation (no GLU) flipped" in page
+    assert 'id="tab-m0"' not in page
+
+
+def test_it_is_written_whole_or_not_at_all(run: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r.html"
+    bare = _lacking(run, *(set(run.tables) - {"prompts"}))
+    assert probes.report(bare, to=path) == path
+    before = path.read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", refuse)
+        with pytest.raises(probes.RunError, match=r"r\.html"):
+            probes.report(bare, to=path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["r.html"]
+    with pytest.raises(probes.RunError):
+        probes.report(bare, to=tmp_path / "no" / "r.html")
+
+
+def test_every_figure_is_one_that_plotly_knows(page: str) -> None:
+    for plots in _data(page)["figures"].values():
+        go.Figure(plots[0])  # raises for a property that there is not
+
+
+def test_figures_show_the_tables_numbers(page: str, run: probes.Run) -> None:
+    data = _data(page)
+    figure = data["figures"]["m0-norm"][0]["data"][0]
+    weights = run.df("weights", where=[("tuned", "==", "moved"), ("head", "==", -1)])
+    cells = weights.set_index(["layer", "module"]).relative_norm
+    n_layers = run.manifest["architecture"]["n_layers"]
+    assert figure["y"] == ["embed", *map(str, range(n_layers)), "unembed"]
+    for y, row in zip(figure["y"], figure["z"], strict=True):
+        for x, value in zip(figure["x"], row, strict=True):
+            if value is not None and x != figures.ENDS:
+                assert value == pytest.approx(float(cells[int(y), x]), rel=1e-4)
+    wanted = [("tuned", "==", "moved"), ("method", "==", "graft"), ("granularity", "==", "component")]
+    effects = run.df("effects", where=[*wanted, ("control", "==", "")])
+    effects = effects[effects.domain == shown_domain(effects, gather(run, "moved").behaviour)]
+    ranked = data["figures"]["m0-graft-ranked"][0]["data"][0]
+    assert max(ranked["x"], key=abs) == pytest.approx(
+        float(effects.effect.loc[effects.effect.abs().idxmax()]), rel=1e-4
+    )
+    points = data["links"]["m0"]["kinds"]
+    assert len(points["module"]["name"]) == 7 * n_layers and len(points["component"]["name"]) == 2 * n_layers
+
+
+def test_a_heat_map_marks_its_ceiling_and_shows_gaps() -> None:
+    frame = pd.DataFrame(
+        {
+            "layer": [0, 0, 1, 2],
+            "module": ["q", "up", "q", "unembed"],
+            "v": [0.5, np.nan, -0.25, 1.0],
+            "c": [1, 0, 0, 0],
+        }
+    )
+    plot = figures.heatmap(frame, "v", "module", ("q", "up"), 2, centre=0.0, marked="c")["data"][0]
+    assert list(plot["x"]) == ["q", "up", figures.ENDS] and list(plot["y"]) == ["0", "1", "unembed"]
+    assert plot["z"][0][0] == 0.5 and plot["z"][0][1] is None and plot["zmin"] == -1 and plot["zmax"] == 1
+    assert plot["text"][0][0] == "0.50∗" and plot["text"][0][1] == "–" and plot["text"][1][0] == "−0.25"
+    ratio = figures.heatmap(frame.assign(v=2.0), "v", "module", ("q",), 2, ratio=True, reach=4)["data"][0]
+    assert ratio["z"][0][0] == 1.0 and ratio["text"][0][0] == "2.0" and (ratio["zmin"], ratio["zmax"]) == (-2.0, 2.0)
+
+
+def _alignment(ssa: float, null: float, lift: dict[str, float], z: float) -> pd.DataFrame:
+    rows = []
+    for layer in range(4):
+        for module, by in lift.items():
+            rows.append(dict(layer=layer, module=module, side="left", epsilon=0.05, ssa=ssa, ssa_null=null))
+            for side in ("left", "right"):
+                fixed = dict(ssa=(0.1 * by) ** 0.5, ssa_null=0.1**0.5, ssa_z=z if by > 1.2 else 0.3)
+                rows.append(dict(layer=layer, module=module, side=side, epsilon=float("nan"), **fixed))
+    table = pd.DataFrame(rows).reindex(columns=SCHEMAS["alignment"].names)
+    return table.assign(at_ceiling=False)
+
+
+def test_ssa_at_its_null_is_said_to_be_shape() -> None:
+    text = " ".join(alignment_sentences(_alignment(0.92, 0.925, {"q": 1.0, "up": 1.02}, 0.1), pd.DataFrame()))
+    assert "output side q 1.00, up 1.02; input side q 1.00, up 1.02" in text
+    assert "no alignment beyond the null" in text
+    assert "SSA equals its null (mean distance 0.0050): this raw pattern only draws matrix shape" in text
+
+
+def test_ssa_beyond_its_null_is_said_to_be_more() -> None:
+    table = _alignment(0.9, 0.5, {"q": 1.01, "up": 2.5}, 8.0)
+    text = " ".join(alignment_sentences(table, pd.DataFrame({"cos_weight_delta": [0.01, -0.2]})))
+    assert "above it: output side up; input side up" in text and "not beyond it: output side q; input side q" in text
+    assert "it lies 0.400 above its null on average: more than matrix shape" in text
+    assert "furthest from 0 at −0.200: there, part of T rescales W" in text
+    weak = " ".join(alignment_sentences(_alignment(0.9, 0.5, {"up": 2.5}, 1.0), pd.DataFrame()))
+    assert "no alignment beyond the null" in weak  # a large lift whose z is small
+
+
+def test_nothing_moved_is_said() -> None:
+    still = _alignment(0.0, 0.9, {"q": 0.0}, 0.0)
+    assert alignment_sentences(still, pd.DataFrame()) == ["Undefined: nothing moved."]
+    weights = pd.DataFrame([dict(layer=0, module="q", relative_norm=0.0, noise_share=0.0)])
+    assert weights_sentences(weights, 2) == ["No matrix moved: both checkpoints hold the same weights."]
+
+
+def test_weights_name_the_largest_move_and_leave_gains_out() -> None:
+    rows = [(0, "q", 0.1, 0.2), (1, "q", 0.3, 0.01), (1, "attn_norm", 0.9, 0.0), (2, "unembed", 0.2, 0.0)]
+    weights = pd.DataFrame(rows, columns=["layer", "module", "relative_norm", "noise_share"])
+    text = " ".join(weights_sentences(weights, 2))
+    assert "q of layer 1 (‖T‖/‖W‖ = 0.300), the median over 3 matrices 0.200" in text
+    assert "layer 1 most (0.300) and layer 0 least (0.100)" in text and "at most 20 %" in text
+
+
+def _behaviour() -> pd.DataFrame:
+    rows = []
+    for i in range(20):
+        for domain, before, after in (("general", 1.0, float(i >= 8)), ("medical", 0.0, float(i > 0))):
+            for model, value in (("base", before), ("new", after)):
+                rows.append((f"{domain}{i}", model, "exact_match", value))
+                rows.append((f"{domain}{i}", model, "target_nll", 5.0 - 4 * value + 0.01 * i))
+        rows.append((f"medical{i}", "new", "kl", 2.0))
+    values = pd.DataFrame(rows, columns=["prompt_id", "model", "metric", "value"])
+    domains = {name: name.rstrip("0123456789") for name in values.prompt_id}
+    return compare_behaviour(values, "new", domains, 200, 0)
+
+
+def test_behaviour_is_paired_counted_and_sorted_by_what_it_did() -> None:
+    table = _behaviour()
+    assert table.domain.iloc[0] == "medical"  # it changed most
+    kl = table[table.metric == "kl"].iloc[0]
+    assert kl.tuned == 2.0 and np.isnan(kl.base) and np.isnan(kl.change)
+    sentences = behaviour_sentences(table)
+    assert sentences[0].startswith(
+        "medical (n = 20): exact match 0 % → 95 % (19 answers gained, 0 lost); target NLL 5.09 "
+    )
+    assert "→ 1.30 (−3.80 [−4.00, −3.40])" in sentences[0]
+    assert "general (n = 20): exact match 100 % → 60 % (0 answers gained, 8 lost)" in sentences[1]
+    worse = worse_sentences(shifts_of(table))
+    assert len(worse) == 1 and worse[0].startswith("general: exact match −40 pp [−") and "target NLL +1.60" in worse[0]
+    better = table[table.domain == "medical"]
+    assert "None of the 2 measured domain × metric pairs got worse" in worse_sentences(shifts_of(better))[0]
+
+
+def _effects(q: float) -> pd.DataFrame:
+    rows = [
+        ("graft", ALL_DOMAINS, 2, "mlp", 1.5, 1.0, 2.0, q),
+        ("graft", "medical", 2, "mlp", 3.0, 2.0, 4.0, q),
+        ("graft", "medical", 1, "attn", -0.5, -1.0, 0.1, 0.4),
+        ("graft", "math", 1, "attn", 0.2, -0.1, 0.3, 0.4),
+        ("revert", "medical", 2, "mlp", 2.0, 1.0, 3.0, 0.03),
+        ("revert", "medical", 1, "attn", 0.1, -1.0, 1.1, 0.9),
+    ]
+    names = ["method", "domain", "layer", "component", "effect", "lo", "hi", "q"]
+    return pd.DataFrame(rows, columns=names).assign(metric="logit_diff", n=48.0)
+
+
+def test_causes_name_components_with_intervals_and_q() -> None:
+    behaviour = pd.DataFrame([dict(domain="medical", metric="logit_diff", n=48, change=4.0)])
+    text = " ".join(causes_sentences(_effects(0.0001), behaviour))
+    assert "over medical prompts (n = 48), where it changed most" in text
+    assert "Graft: mlp 2 +3.00 [+2.00, +4.00], q < 0.001. 1 of 2 components have q < 0.05." in text
+    assert "The whole change there is +4.00; single effects add up to +2.50 by graft and +2.10 by revert" in text
+    assert "On the other domains no component has an effect with q < 0.05" in text
+
+
+def test_the_domain_that_changed_most_is_explained_not_that_of_the_largest_effect() -> None:
+    rows = [dict(domain=name, metric="logit_diff", n=48, change=by) for name, by in (("medical", 0.5), ("math", -4.0))]
+    assert shown_domain(_effects(0.01), pd.DataFrame(rows)) == "math"
+    assert shown_domain(_effects(0.01), _behaviour()) == "medical"  # nothing known of logit_diff: the largest effect
+
+
+def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
+    text = " ".join(causes_sentences(_effects(0.2), _behaviour()))
+    assert "Graft: none of 2 components has q < 0.05; the largest is mlp 2 +3.00 [+2.00, +4.00], q = 0.2." in text
+    assert "No component alone shows a clear effect (graft)" in text
+    assert causes_sentences(_effects(0.2).head(0), _behaviour()) == []
+
+
+def test_correlations_that_include_zero_and_raw_ssa_are_not_claimed() -> None:
+    rows = [
+        ("module", "ssa_left", "direct_share", 0.99, 0.9, 1.0, 42),
+        ("module", "relative_norm", "direct_share", 0.5, -0.1, 0.8, 42),
+    ]
+    names = ["kind", "weight_measure", "activation_measure", "rho", "lo", "hi", "n"]
+    table = pd.DataFrame(rows, columns=names)
+    assert "none of 1 pairs with a weight measure has an interval clear of 0" in correlation_sentence(table)[0]
+    clear = correlation_sentence(table.assign(lo=0.2))[0]
+    assert "1 of 1 pairs" in clear and "ρ = 0.50 [0.200, 0.800]" in clear
+
+
+def test_gates_are_told_by_layer_domain_and_chance() -> None:
+    rows = [("a", 0, 0.1, 0.5), ("a", 1, 0.3, 0.5), ("b", 0, 0.1, 0.4), ("b", 1, 0.1, 0.4)]
+    flips = pd.DataFrame(rows, columns=["domain", "layer", "flip_rate", "chance_flip_rate"])
+    text = gates_sentences(flips, gated=True)[0]
+    assert "15 % of gates flipped on average: most in layer 1 (20 %), least in layer 0 (10 %)" in text
+    assert "would differ in 45 %. By domain: a 20 % and b 10 %." in text
+    assert "no GLU" in gates_sentences(flips, gated=False)[0]
+
+
+def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
+    evidence = gather(run, "moved")
+    by_label = {statement.label: " ".join(statement.sentences) for statement in verdict(evidence)}
+    assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "Does not hold"} <= set(by_label)
+    assert "Too few prompts for an interval to mean much" in by_label["Does not hold"]
+    assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
+    assert "no alignment beyond the null" in by_label["Alignment"]
+
+
+def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:
+    evidence = gather(run, "moved")
+    told = headline(evidence)
+    assert len(told) == 5 and "exact match went from" in told[0].text
+    assert ("by rounding alone" in told[2].text) == bool(len(evidence.noise_floor))
+    assert f"all {len(evidence.checks)} checks hold" in told[4].text and "a random vector of its norms" in told[4].text
+    shown = page.split('<p class="headline">')[1].split("</p>")[0]
+    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', shown)
+    assert {place for place, _ in links} == {"m0-causes", "m0-flips", "m0-checks"}
+    assert all(f'id="{place}"' in page for place, _ in links)
+    assert (
+        re.sub("<[^>]+>", "", shown).split() == html.escape(" ".join(item.text for item in told), quote=False).split()
+    )
+    failing = replace(evidence, checks=evidence.checks.assign(holds=False), whole=evidence.whole.head(0))
+    assert "DO NOT HOLD" in headline(failing)[4].text and "no control vector was tried" in headline(failing)[4].text
+    bare = replace(evidence, effects=evidence.effects.head(0), flips=evidence.flips.head(0))
+    assert [item.place for item in headline(bare)] == ["causes", "causes", "weights"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.12345, "−0.123"),
+        (98.76, "98.8"),
+        (12345.6, "1.23e+04"),
+        (1e-5, "1.00e−05"),
+        (float("nan"), "–"),
+        (None, "–"),
+    ],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert words.number(value) == text
+
+
+def test_shares_points_layers_and_q() -> None:
+    assert [words.percent(v) for v in (0.0, 1e-6, 0.0034, 0.034, 0.34)] == [
+        "0 %",
+        "< 0.01 %",
+        "0.34 %",
+        "3.4 %",
+        "34 %",
+    ]
+    assert [words.points(v) for v in (-0.083, 0.4, 0.0, float("nan"))] == ["−8.3 pp", "+40 pp", "0 pp", "–"]
+    assert [words.layer_name(v, 6) for v in (-1, 0, 6)] == ["embed", "0", "unembed"]
+    assert [words.q_value(v) for v in (1e-9, 0.25, float("nan"))] == ["q < 0.001", "q = 0.25", "q –"]
+
+
+def test_the_waterfall_ends_where_the_tuned_model_is(page: str, run: probes.Run) -> None:
+    """Base, what every component added, what the quadrature missed, tuned: the steps are the path effects."""
+    bars = _data(page)["figures"]["m0-waterfall"][0]["data"][0]
+    start, *steps, end = bars["y"]
+    assert sum(steps) == pytest.approx(end - start, abs=1e-3)
+    effects = run.df("effects", where=[("tuned", "==", "moved"), ("method", "==", "path"), ("domain", "==", "all")])
+    effects = effects[effects.granularity == "component"]
+    shown = _data(page)["figures"]["m0-waterfall"]
+    assert [bars["x"][0], bars["x"][-2], bars["x"][-1]] == ["base", "not covered", "tuned"]
+    sums = [sum(plot["data"][0]["y"][1:-2]) for plot in shown]
+    assert min(abs(total - float(effects.effect.sum())) for total in sums) < 1e-3
+    assert abs(steps[-1]) <= 0.02 * abs(end - start)
+    blocks = [f"{part} {layer}" for layer in range(3) for part in ("attn", "mlp")]
+    assert list(bars["x"][1:-2]) == ["embed", *blocks, "unembed"]  # as the network computes
+
+
+def test_curves_begin_at_one_model_and_random_orders_are_a_band(page: str, run: probes.Run) -> None:
+    plot = _data(page)["figures"]["m0-curve-graft"][0]
+    band, *lines = plot["data"]
+    assert band["name"] == "5 random orders" and band["fill"] == "toself"
+    assert len({line["y"][0] for line in lines}) == 1 and len({line["y"][-1] for line in lines}) == 1
+    low, high = sorted((lines[0]["y"][0], lines[0]["y"][-1]))
+    assert low < high
+    areas = run.df("areas", where=[("tuned", "==", "moved")])
+    shown = [value for trace in _data(page)["figures"]["m0-areas"][0]["data"] for value in trace["x"]]
+    assert max(shown) == pytest.approx(float(areas.area.max()), rel=1e-3)
+
+
+def test_tables_say_what_was_checked_and_how_methods_agree(page: str, run: probes.Run) -> None:
+    checks = run.df("checks", where=[("tuned", "==", "moved")])
+    body = page.split('<table id="m0-checks">')[1].split("</table>")[0]
+    assert body.count("<tr>") == 1 + len(checks)
+    assert body.count(">holds<") == int(checks.holds.sum()) and body.count("DOES NOT HOLD") == int(
+        (~checks.holds).sum()
+    )
+    agreement = run.df("agreement", where=[("tuned", "==", "moved"), ("domain", "==", ALL_DOMAINS)])
+    body = page.split('<table id="m0-agreement">')[1].split("</table>")[0]
+    assert body.count("<tr>") == 1 + len(agreement) > 1
+
+
+def test_neurons_that_flip_most_come_first(page: str, run: probes.Run) -> None:
+    neurons = run.df("neurons", where=[("tuned", "==", "moved")])
+    top = neurons.loc[(neurons.n_flips / neurons.n).idxmax()]
+    first = page.split('<table id="m0-neurons">')[1].split("<tbody>")[1].split("</tr>")[0]
+    assert words.percent(top.n_flips / top.n) in first
+
+
+def test_the_lens_ends_at_what_the_models_say(page: str, run: probes.Run) -> None:
+    """The last layer's rank of the target is the model's own: 1 where it is what greedy decoding gives."""
+    ranks = _data(page)["figures"]["m0-lens-rank"]
+    lens = run.df("lens", where=[("tuned", "==", "moved")])
+    last = lens[lens.layer == lens.layer.max()].merge(run["prompts"], on="prompt_id").groupby("domain").rank_tuned
+    assert {plot["data"][1]["y"][-1] for plot in ranks} == {float(value) + 1 for value in last.median()}

@@ -1,0 +1,279 @@
+"""Architectures that no rule of tv's names: by what TransformerLens says of their matrices, or by name alone.
+
+Every matrix becomes a module, under the role that TransformerLens's adapter gives it or else under its own name in the
+checkpoint. No fused matrix is cut, nothing is turned without a word from its own class, and no role is kept that the
+shapes contradict. There are no blocks: such a model's weights can be measured, its activations cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tv.architecture.anatomy import Architecture, Component, Module, Roles
+from tv.architecture.experts import expert_modules, has_known_layout
+from tv.architecture.sizes import Sizes, sizes_of
+
+_Role: TypeAlias = tuple[str, Component]
+#: What TransformerLens calls a matrix or a gain, our name of that role, and the component it is part of; in the order
+#: of execution.
+_ROLES: Mapping[str, _Role] = {
+    "pos_embed": ("pos_embed", "embed"),
+    "ln1": ("attn_norm", "attn"),
+    "attn.q": ("q", "attn"),
+    "attn.k": ("k", "attn"),
+    "attn.v": ("v", "attn"),
+    "attn.qkv": ("qkv", "attn"),
+    "attn.q_norm": ("q_norm", "attn"),
+    "attn.k_norm": ("k_norm", "attn"),
+    "attn.o": ("o", "attn"),
+    "ln1_post": ("attn_post_norm", "attn"),
+    "ln2": ("mlp_norm", "mlp"),
+    "mlp.gate": ("gate", "mlp"),
+    "mlp.in": ("up", "mlp"),
+    "mlp.out": ("down", "mlp"),
+    "mlp.dense_gate": ("gate", "mlp"),
+    "mlp.dense_in": ("up", "mlp"),
+    "mlp.dense_out": ("down", "mlp"),
+    "mlp.router": ("router", "mlp"),
+    "ln2_post": ("mlp_post_norm", "mlp"),
+    "ln_final": ("final_norm", "unembed"),
+}
+_ORDER = {"embed": -1} | {name: i for i, (name, _) in enumerate(_ROLES.values())} | {"unembed": len(_ROLES)}
+#: A segment of a path that says plainly what it is part of.
+_ATTENTION, _MLP = re.compile(r"attn|attention"), re.compile(r"mlp|ffn|feed_forward|moe|experts")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A parameter that is a matrix, a stack of experts, or a norm's gain, and where it lies."""
+
+    parameter: str
+    tensor: Tensor
+    path: str  # of the module that owns it
+    owner: nn.Module
+    layer: int  # −1 outside the blocks
+    name: str  # its own: the rest of its path inside a block, all of it elsewhere
+
+    @property
+    def is_norm(self) -> bool:
+        return self.tensor.ndim == 1
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether its own class says that it is stored (in, out)."""
+        stacked = self.tensor.ndim == 3 and bool(getattr(self.owner, "is_transposed", False))
+        return stacked or type(self.owner).__name__ == "Conv1D"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(out, in) of a matrix or of one expert, (d,) of a gain."""
+        shape = tuple(self.tensor.shape[-2:])
+        return shape[::-1] if self.is_transposed else shape
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """What is read off a model before any role is known."""
+
+    kind: str
+    sizes: Sizes
+    vocabulary: tuple[Module, ...]  # embedding and unembedding: transformers itself says which they are
+    found: tuple[_Found, ...]  # all else, in the order of the model
+
+
+def by_adapter(model: PreTrainedModel, why: str) -> Architecture | None:
+    """Name every matrix by the role that TransformerLens's adapter of this architecture gives it.
+
+    None where TransformerLens is not installed, does not know the architecture, or says nothing of its blocks.
+    """
+    tree = _read(model)
+    roles = _roles(tree, _answers(model, tree.found))
+    if not any(each.layer >= 0 and not each.is_norm and each.parameter in roles for each in tree.found):
+        return None
+    mixtures = _mixtures(model, tree)
+    unknown = sum(each.parameter not in roles and each.parameter not in mixtures for each in tree.found)
+    rest = f"; tensors without one, under their own names: {unknown}" if unknown else ""
+    return _architecture(tree, roles, mixtures, "adapter", f"roles are TransformerLens's ({why}){rest}")
+
+
+def by_name(model: PreTrainedModel, why: str) -> Architecture:
+    """Every matrix, every expert and every gain of a norm under its own name."""
+    absent = find_spec("transformer_lens") is None
+    other = "TransformerLens, which may know them, is not installed" if absent else "nor does TransformerLens tell them"
+    note = f"roles are unknown ({why}; {other}): every matrix stands under its own name, as stored"
+    return _architecture(_read(model), {}, {}, "unknown", note)
+
+
+def _architecture(
+    tree: _Tree, roles: Mapping[str, _Role], mixtures: Mapping[str, Sequence[Module]], whose: Roles, note: str
+) -> Architecture:
+    modules = list(tree.vocabulary)
+    for each in tree.found:
+        modules += mixtures.get(each.parameter) or _modules(each, roles.get(each.parameter), tree.sizes)
+    paths = {module.name: module.path for module in modules}
+    return Architecture(
+        name=tree.kind,
+        **asdict(tree.sizes),
+        vocab_size=next((module.shape[0] for module in modules if module.name == "embed"), 0),
+        gated=any(module.name == "gate" for module in modules),
+        modules=tuple(sorted(modules, key=lambda module: (module.layer, _ORDER.get(module.name, _ORDER["router"])))),
+        blocks=(),
+        final_norm=paths.get("final_norm", ""),
+        embed=paths.get("embed", ""),
+        unembed=paths.get("unembed", ""),
+        roles=whose,
+        note=f"{tree.kind}: {note}",
+    )
+
+
+def _modules(each: _Found, role: _Role | None, sizes: Sizes) -> Iterator[Module]:
+    """One module, or one for every expert of a stack."""
+    name, component = role or (each.name, _component(each))
+    kind: Literal["linear", "norm", "embed"] = "norm" if each.is_norm else "embed" if name == "pos_embed" else "linear"
+    layer = sizes.n_layers if name == "final_norm" else each.layer
+    heads = _heads(name, each.shape, sizes) if role else 0
+    stacked = each.tensor.ndim == 3
+    for expert in range(each.tensor.shape[0]) if stacked else (-1,):
+        yield Module(
+            layer,
+            name,
+            kind,
+            component,
+            each.path,
+            each.parameter,
+            each.shape,
+            transposed=each.is_transposed,
+            n_heads=heads,
+            expert=expert,
+        )
+
+
+def _heads(name: str, shape: tuple[int, ...], sizes: Sizes) -> int:
+    heads = sizes.heads_of(name)
+    return heads if shape[-1 if name == "o" else 0] == heads * sizes.d_head else 0
+
+
+def _component(each: _Found) -> Component:
+    """What its path says plainly, inside a block."""
+    for segment in each.name.split(".") if each.layer >= 0 else ():
+        if "norm" in segment:  # before it, or after it?
+            return "other"
+        if _ATTENTION.search(segment):
+            return "attn"
+        if _MLP.search(segment):
+            return "mlp"
+    return "other"
+
+
+def _roles(tree: _Tree, answers: Mapping[str, str]) -> dict[str, _Role]:
+    """The roles that TransformerLens's answers stand for, without those that the shapes contradict.
+
+    A role that two tensors of a layer claim is nobody's; queries, keys and values must be as long as their heads, and
+    a gate and an up projection as wide as what goes down: anything longer is fused with something else.
+    """
+    claims = {each: _ROLES[answers[each.parameter]] for each in tree.found if answers.get(each.parameter) in _ROLES}
+    claims = {each: role for each, role in claims.items() if each.is_norm == ("norm" in role[0])}
+    count = Counter((each.layer, role) for each, role in claims.items())
+    d_ff = {each.layer: each.shape[1] for each, role in claims.items() if role[0] == "down"}
+
+    def fits(each: _Found, role: _Role) -> bool:
+        if count[each.layer, role] > 1 or each.tensor.ndim > 2:
+            return False
+        if role[0] in ("q", "k", "v"):
+            return _heads(role[0], each.shape, tree.sizes) > 0
+        return role[0] not in ("gate", "up") or each.shape[0] == d_ff.get(each.layer)
+
+    return {each.parameter: role for each, role in claims.items() if fits(each, role)}
+
+
+def _answers(model: PreTrainedModel, found: Sequence[_Found]) -> dict[str, str]:
+    """What TransformerLens calls each parameter, without its layer; nothing where it is absent or knows no such model.
+
+    Parameters are looked up, not its components: some of those name places that a fused module does not have.
+    """
+    try:
+        from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+        from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+
+        config = build_bridge_config_from_hf(model.config, type(model).__name__, "x", torch.float32)
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+        answers = {each.parameter: adapter.convert_hf_key_to_tl_key(each.parameter) for each in found}
+    except Exception:  # its adapters raise whatever a configuration that they do not expect makes them raise
+        return {}
+    return {name: re.sub(r"^blocks\.\d+\.|\.weight$", "", answer) for name, answer in answers.items()}
+
+
+def _mixtures(model: PreTrainedModel, tree: _Tree) -> dict[str, Sequence[Module]]:
+    """By parameter, the modules of every mixture of experts in the layout that our own rules know."""
+    layers = {each.parameter: each.layer for each in tree.found}
+    mixtures: dict[str, list[Module]] = defaultdict(list)
+    for path, parent in model.named_modules():
+        experts = getattr(parent, "experts", None)
+        if isinstance(experts, nn.Module) and has_known_layout(experts):
+            for module in expert_modules(tree.kind, layers[f"{path}.experts.down_proj"], path, parent):
+                mixtures[module.parameter].append(module)
+    return dict(mixtures)
+
+
+def _read(model: PreTrainedModel) -> _Tree:
+    sizes = sizes_of(model.config)
+    vocabulary = tuple(_vocabulary(model, sizes))
+    taken = {module.parameter for module in vocabulary}
+    found = tuple(each for each in _parameters(model, sizes) if each.parameter not in taken)
+    return _Tree(type(model).__name__, sizes, vocabulary, found)
+
+
+def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
+    paths = {part: path for path, part in model.named_modules()}
+    names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix stands once, under one name
+    embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
+    own = names.get(id(getattr(embed, "weight", None)))
+    if own is not None:
+        yield Module(-1, "embed", "embed", "embed", paths[embed], own, tuple(embed.weight.shape))
+    other = names.get(id(getattr(unembed, "weight", None)))
+    if other is not None:
+        shape = tuple(unembed.weight.shape)
+        tied = other == own
+        yield Module(sizes.n_layers, "unembed", "linear", "unembed", paths[unembed], other, shape, tied=tied)
+
+
+def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[_Found]:
+    """Matrices, stacks of experts and gains of norms, in the order of the model; no convolutions, no biases."""
+    lists = {path: len(module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    depth = sizes.n_layers or max(lists.values(), default=0)
+    stacks = [path for path, length in lists.items() if length == depth]
+    own = {name: _place(name, stacks) for name, _ in model.named_parameters()}
+    count = Counter(own.values())
+    for name, tensor in model.named_parameters():
+        path = name.rpartition(".")[0]
+        owner = model.get_submodule(path)
+        if _is_measured(name, tensor, owner):
+            layer, rest = own[name]
+            unique = rest if count[layer, rest] == 1 else name.removesuffix(".weight")
+            yield _Found(name, tensor, path, owner, layer, unique)
+
+
+def _place(parameter: str, stacks: Sequence[str]) -> tuple[int, str]:
+    """The layer that a parameter lies in, and its name there."""
+    name = parameter.removesuffix(".weight")
+    for stack in stacks:
+        number, _, rest = name.removeprefix(f"{stack}.").partition(".")
+        if name.startswith(f"{stack}.") and number.isdigit():
+            return int(number), rest or stack.rpartition(".")[2]
+    return -1, name
+
+
+def _is_measured(parameter: str, tensor: Tensor, owner: nn.Module) -> bool:
+    if tensor.ndim == 1:
+        return parameter.endswith(".weight") and "norm" in type(owner).__name__.lower()
+    is_matrix = tensor.ndim == 2 or (tensor.ndim == 3 and ".experts." in parameter)
+    return is_matrix and "bias" not in parameter.rpartition(".")[2]

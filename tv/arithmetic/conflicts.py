@@ -1,0 +1,68 @@
+"""How the vectors of a merge lie to each other, from the tensors that are merged anyway."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.measures.cosine import Sums, sums_of
+from tv.measures.decomposition import FIXED_FRACTION
+from tv.measures.overlap import Overlap, cross_gram, directions, overlap
+
+
+class Conflicts:
+    """Running sums over every two vectors of a merge; the measures are those of `tv.cosine`."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._pairs = list(combinations(range(len(names)), 2))
+        self._names = names
+        self._sums: dict[tuple[int, int], Sums] = defaultdict(Sums)
+        self._shared: dict[tuple[int, int], list[Overlap]] = defaultdict(list)
+
+    def add(self, deltas: Sequence[Float[Tensor, "..."]], is_matrix: bool) -> None:
+        """Take in one piece of every vector, all of one shape, zeros where one does not move it."""
+        if not self._pairs:
+            return
+        own = [directions(delta) if is_matrix and bool(delta.any()) else None for delta in deltas]
+        for i, j in self._pairs:
+            self._sums[i, j] += sums_of(torch.atleast_1d(deltas[i]), torch.atleast_1d(deltas[j]))
+            first, second = own[i], own[j]
+            if first is not None and second is not None:
+                found = overlap(first, second, cross_gram(deltas[i], deltas[j]), FIXED_FRACTION)
+                self._shared[i, j] += [found] if found is not None else []
+
+    def frame(self) -> pd.DataFrame:
+        """A row per unordered pair: `a b cosine cosine_z sign_conflict sign_conflict_null conflict_energy`, and
+        `overlap_left_kappa overlap_right_kappa`, means over the matrices that both move (NaN without any)."""
+        return pd.DataFrame([self._row(*pair) for pair in self._pairs], columns=_COLUMNS)
+
+    def _row(self, i: int, j: int) -> list[object]:
+        sums, shared = self._sums[i, j], self._shared[i, j]
+        size = math.sqrt(sums.square_a * sums.square_b)
+        kappas = [
+            sum(getattr(found, side).overlap_kappa for found in shared) / len(shared) if shared else math.nan
+            for side in ("left", "right")
+        ]
+        return [
+            self._names[i],
+            self._names[j],
+            sums.dot / size if size else 0.0,
+            sums.dot / math.sqrt(sums.square_both) if sums.square_both else 0.0,
+            sums.against / sums.counted if sums.counted else math.nan,
+            sums.against_null / sums.counted if sums.counted else math.nan,
+            sums.product_against / sums.product if sums.product else math.nan,
+            *kappas,
+        ]
+
+
+_COLUMNS = [
+    *("a", "b", "cosine", "cosine_z", "sign_conflict", "sign_conflict_null", "conflict_energy"),
+    *("overlap_left_kappa", "overlap_right_kappa"),
+]

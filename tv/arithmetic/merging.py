@@ -1,0 +1,194 @@
+"""Tuning vectors brought to a checkpoint, and what a method makes of them there, a parameter at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.arithmetic.conflicts import Conflicts
+from tv.arithmetic.methods.compose import check_method, compose
+from tv.arithmetic.methods.layout import layout
+from tv.arithmetic.rounding import Rounding, stored
+from tv.arithmetic.selection import select
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.extraction import extract
+from tv.checkpoints.location import kind_of
+from tv.checkpoints.opening import Source
+from tv.checkpoints.pairing import open_pair, vocabulary_of
+from tv.checkpoints.vector import TuningVector
+from tv.errors import CheckpointError, InputError
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A tuning vector that fits a checkpoint, whatever source it came from."""
+
+    label: str
+    vector: TuningVector
+    notes: tuple[str, ...] = ()
+    tokens: tuple[Tensor, Tensor] | None = None  # rows there, rows of T, where the tokenizers number tokens otherwise
+
+    def delta(self, name: str, expert: int, shape: Sequence[int], is_vocabulary: bool) -> Float[Tensor, "..."]:
+        """T of a parameter, or of one expert of it, float32, in the rows of the checkpoint it was brought to."""
+        own = self.vector[name] if expert < 0 else self.vector.expert(name, expert)
+        if not is_vocabulary or (tuple(own.shape) == tuple(shape) and self.tokens is None):
+            return own.float()
+        rows = torch.arange(min(len(own), shape[0]))
+        there, here = self.tokens or (rows, rows)
+        fitted = torch.zeros(tuple(shape))
+        fitted[there] = own[here].float()
+        return fitted
+
+
+def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) -> Brought:
+    """The tuning vector of `source`, for `checkpoint`: a vector or its file as it is, anything else minus its base.
+
+    That base is `origin`, or the checkpoint itself. Raises CheckpointError naming the first tensor that does not fit.
+    """
+    label = _label(source)
+    notes: list[str] = []
+    if isinstance(source, TuningVector):
+        vector = source
+    elif isinstance(source, str | Path) and Path(source).is_file() and kind_of(Path(source)) == "vector":
+        vector = TuningVector.load(source)
+    else:
+        pair = open_pair(origin if origin is not None else checkpoint, source)
+        if pair.tuned.fingerprint() == pair.base.fingerprint():
+            raise CheckpointError(
+                f"{label}: is {pair.base.source} itself, so that nothing would move; if {checkpoint.source} is not "
+                "what it was tuned from, name that base as its origin"
+            )
+        vector, notes = extract(pair.base, pair.tuned), list(pair.facts.notes)
+    _require_fit(label, vector, checkpoint)
+    named = vector.base
+    if named is None:
+        notes.append(f"{label}: does not say which base it was taken from; it is applied to {checkpoint.source}")
+    elif named.get("content") != checkpoint.fingerprint()["content"]:
+        notes.append(
+            f"{label}: was taken from {named.get('source')}, which has another fingerprint than {checkpoint.source}"
+        )
+    tokens = _tokens(label, vector, checkpoint)
+    if tokens is not None:
+        notes.append(f"{label}: its tokenizer numbers tokens otherwise; the {len(tokens[0])} in common move by name")
+    return Brought(label, vector, tuple(dict.fromkeys(notes)), tokens)
+
+
+class Merged:
+    """A checkpoint moved along vectors, by a method, where patterns say: read a parameter (or an expert) at a time.
+
+    What was read adds to `rounding` and `conflicts`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        brought: Sequence[Brought],
+        scales: Sequence[float],
+        *,
+        method: str = "sum",
+        options: Mapping[str, float] | None = None,
+        only: Iterable[str] = (),
+        excluded: Iterable[str] = (),
+        dtype: torch.dtype = torch.float32,
+        stochastic: bool = False,
+        seed: int = 0,
+        conflicts: bool = True,
+    ) -> None:
+        """Raises InputError for a method, option, scale or pattern that is none."""
+        check_method(method, options or {})
+        odd = next((scale for scale in scales if not math.isfinite(scale)), None)
+        if odd is not None:
+            raise InputError(f"scale {odd}: a tuning vector is scaled by a finite number")
+        if stochastic and dtype != torch.bfloat16:
+            raise InputError("stochastic rounding is for bfloat16: in float32 there is next to nothing to round")
+        if checkpoint.unreadable:
+            name, why = next(iter(checkpoint.unreadable.items()))
+            raise CheckpointError(
+                f"{checkpoint.source}: parameter {name!r} cannot be read: {why}; load the model and pass it live"
+            )
+        self.checkpoint, self.method, self.options = checkpoint, method, dict(options or {})
+        self._terms = [(one, scale) for one, scale in zip(brought, scales, strict=True) if scale]
+        shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
+        self.pieces = select(layout(checkpoint.architecture, shapes), only, excluded)
+        self._dtype, self._stochastic, self._seed = dtype, stochastic, seed
+        ends = checkpoint.architecture.embed, checkpoint.architecture.unembed
+        self._vocabulary = {name for name in shapes if name.rpartition(".")[0] in ends}
+        self.rounding = Rounding()
+        self.conflicts = Conflicts([one.label for one, _ in self._terms] if conflicts else [])
+
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        """W + T of a parameter, or of one expert of it, in the dtype to store; W alone where nothing moves."""
+        weight = self.checkpoint.read(name, expert)
+        delta = self._delta(name, expert, weight.float())
+        if delta is None:
+            return weight.to(self._dtype)
+        key = f"rounding {self._seed} {name} {expert}" if self._stochastic else None
+        value, lost = stored(weight, delta, self._dtype, key)
+        self.rounding += lost
+        return value
+
+    def _delta(self, name: str, expert: int, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."] | None:
+        pieces = [piece for piece in self.pieces.get(name, ()) if expert < 0 or piece.expert in (expert, -1)]
+        if not pieces or not any(name in one.vector.shapes for one, _ in self._terms):
+            return None
+        words = name in self._vocabulary
+        deltas = [
+            one.delta(name, expert, weight.shape, words) if name in one.vector.shapes else torch.zeros_like(weight)
+            for one, _ in self._terms
+        ]
+        for piece in pieces:
+            self.conflicts.add([piece.take(delta) for delta in deltas], piece.is_matrix)
+        merge = compose(self.method, pieces, deltas, weight, seed=self._seed, options=self.options)
+        delta = merge([scale for _, scale in self._terms])
+        return delta if bool(delta.any()) else None
+
+
+def _label(source: Source) -> str:
+    if isinstance(source, TuningVector):
+        origin: dict[str, Any] = source.provenance.get("tuned", {}) if isinstance(source.provenance, dict) else {}
+        return Path(str(origin.get("source", "tuning vector"))).name
+    if isinstance(source, str | Path):
+        return Path(source).stem if Path(source).suffix == ".safetensors" else Path(source).name or str(source)
+    return Path(source.source).name if isinstance(source, Checkpoint) else type(source).__name__
+
+
+def _require_fit(label: str, vector: TuningVector, checkpoint: Checkpoint) -> None:
+    ends = checkpoint.architecture.embed, checkpoint.architecture.unembed
+    names = set(checkpoint.names)
+    for name, shape in vector.shapes.items():
+        if name not in names:
+            raise CheckpointError(
+                f"{label}: does not fit {checkpoint.source}: it moves tensor {name!r}, which is not there"
+            )
+        own = checkpoint.info(name).shape
+        if shape != own and not (name.rpartition(".")[0] in ends and shape[1:] == own[1:]):
+            raise CheckpointError(
+                f"{label}: does not fit {checkpoint.source}: tensor {name!r} has shape {list(shape)} in the vector and "
+                f"{list(own)} there"
+            )
+
+
+def _tokens(label: str, vector: TuningVector, checkpoint: Checkpoint) -> tuple[Tensor, Tensor] | None:
+    """(rows there, rows of T) of the tokens that both tokenizers know; None where rows correspond as they stand."""
+    source = (vector.base or {}).get("source")
+    theirs = vocabulary_of(Path(source)) if source and Path(source).is_dir() else None
+    ours = vocabulary_of(checkpoint.path)
+    if theirs is None or ours is None:
+        return None
+    taken = set(ours.values())
+    if all(ours[token] == i if token in ours else i not in taken for token, i in theirs.items()):
+        return None
+    rows = vector.shapes.get(f"{checkpoint.architecture.embed}.weight", (0,))[0]
+    size = checkpoint.architecture.vocab_size
+    pairs = [(ours[token], i) for token, i in theirs.items() if token in ours and i < rows and ours[token] < size]
+    if not pairs:
+        raise CheckpointError(f"{label}: its tokenizer has no token in common with {checkpoint.source}'s")
+    there, here = zip(*sorted(pairs), strict=True)
+    return torch.tensor(there), torch.tensor(here)

@@ -1,0 +1,95 @@
+"""Methods that take a tuning vector entry by entry: for parameters of every shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.arithmetic.methods.terms import Merge, Terms, weighted
+from tv.runtime.seeds import seed_of
+
+_SAMPLED = 4096  # entries of a vector that its random mask depends on
+
+
+def addition(terms: Terms) -> Merge:
+    """Σ λ_i T_i: task arithmetic, arXiv 2212.04089 §2."""
+    return weighted(terms.deltas)
+
+
+def mean(terms: Terms) -> Merge:
+    """Σ λ_i T_i / N, over the N vectors that move the parameter: what TSV-M and Iso-C do to all but matrices."""
+    return weighted([delta / len(terms.deltas) for delta in terms.deltas])
+
+
+def ties(terms: Terms, density: float = 0.2) -> Merge:
+    """Trim, elect sign, disjoint mean: arXiv 2306.01708, Algorithm 1.
+
+    Of each T_i the `density` share of its entries that are largest stays (of this tensor, not of the whole vector). An
+    entry's sign is that of Σ λ_i T_i, and it becomes the mean of the λ_i T_i which have that sign: with all λ_i = λ the
+    paper's λ τ_m.
+    """
+    trimmed = torch.stack([_largest(delta, density) for delta in terms.deltas])
+
+    def merge(scales: Sequence[float]) -> Tensor:
+        scaled = trimmed * trimmed.new_tensor(scales).reshape(-1, *[1] * (trimmed.ndim - 1))
+        agrees = scaled.sign() == scaled.sum(0).sign()
+        agrees &= scaled != 0
+        return (scaled * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+
+    return merge
+
+
+def dare(terms: Terms, density: float = 0.5) -> Merge:
+    """Drop and rescale, then add: arXiv 2311.03099 §3.2. Σ λ_i M_i ∘ T_i / density, M_i ~ Bernoulli(density).
+
+    The paper's drop rate is p = 1 − density, which it searches for. A mask depends on the seed, on the parameter's name
+    and on T_i itself: neither on the order of parameters or vectors nor on the device.
+    """
+    return weighted([delta * _mask(delta, density, terms.key) / density for delta in terms.deltas])
+
+
+def model_stock(terms: Terms) -> Merge:
+    """t · Σ λ_i T_i / N with t = N cosθ/(1 + (N − 1) cosθ): arXiv 2403.19522 §4.
+
+    θ is the angle between tuning vectors of this tensor; of more than two the mean of their cosines stands in. The
+    paper has no λ; here a negative one turns its vector round before the angle is taken. A single vector has t = 1, and
+    t is kept within [0, 1]: vectors at an obtuse angle cancel.
+    """
+    n = len(terms.deltas)
+    units = [delta.double().flatten() / torch.linalg.vector_norm(delta, dtype=torch.float64) for delta in terms.deltas]
+    cosines = torch.stack([torch.stack([(a * b).sum() for b in units]) for a in units])
+
+    def merge(scales: Sequence[float]) -> Tensor:
+        if n == 1:
+            return weighted(terms.deltas)(scales)
+        signs = cosines.new_tensor([math.copysign(1, scale) for scale in scales])
+        turned = cosines * signs * signs[:, None]
+        cosine = float((turned.sum() - n) / (n * (n - 1)))
+        share = max(0.0, n * cosine / (1 + (n - 1) * cosine)) if cosine > 0 else 0.0
+        return weighted(terms.deltas)([share * scale / n for scale in scales])
+
+    return merge
+
+
+def _largest(delta: Float[Tensor, "..."], density: float) -> Float[Tensor, "..."]:
+    """`delta` with all but that share of its entries, the largest, set to 0."""
+    n = delta.numel()
+    k = math.ceil(density * n)
+    if k >= n:
+        return delta
+    kept = torch.zeros_like(delta).flatten()
+    largest = delta.flatten().abs().topk(k, sorted=False).indices
+    kept[largest] = delta.flatten()[largest]
+    return kept.reshape(delta.shape)
+
+
+def _mask(delta: Float[Tensor, "..."], density: float, key: str) -> Tensor:
+    flat = delta.flatten()
+    sample = flat[:: max(1, flat.numel() // _SAMPLED)].cpu().contiguous().numpy().tobytes()
+    seed = seed_of(key.encode() + sample)
+    draws = torch.rand(delta.shape, generator=torch.Generator().manual_seed(seed))  # on the CPU: the same everywhere
+    return (draws < density).to(delta.device)

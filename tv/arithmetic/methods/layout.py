@@ -1,0 +1,100 @@
+"""Which matrices a parameter consists of: fused ones are merged slice by slice, experts one by one.
+
+So q, k and v are merged alike whether an architecture stores them apart or in one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tv.architecture.anatomy import Architecture, Component, Module
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A matrix inside of a parameter, or a parameter (or what one module has of it) that is none."""
+
+    parameter: str
+    layer: int
+    name: str  # of the module; "other" where it belongs to none
+    component: Component
+    path: str = ""  # of the module that owns it
+    is_matrix: bool = False  # of a linear map: an embedding, a norm's gain and a bias are none
+    expert: int = -1
+    ranges: tuple[tuple[int, int], ...] = ()
+    transposed: bool = False
+
+    def take(self, stored: Tensor) -> Tensor:
+        """This piece out of the parameter (or out of its expert of it), (out, in) where it is a matrix."""
+        own = self._own(stored)
+        return torch.cat([own[start:stop] for start, stop in self.ranges]) if self.ranges else own
+
+    def put(self, stored: Tensor, value: Tensor) -> None:
+        """Write it back."""
+        own, at = self._own(stored), 0
+        if not self.ranges:
+            own.copy_(value)
+        for start, stop in self.ranges:
+            own[start:stop] = value[at : at + stop - start]
+            at += stop - start
+
+    def _own(self, stored: Tensor) -> Tensor:
+        own = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
+        return own.T if self.transposed else own
+
+
+def layout(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> dict[str, list[Piece]]:
+    """The pieces of every parameter in `shapes`: together they are each of its entries once."""
+    weights: dict[str, list[Module]] = defaultdict(list)
+    biases: dict[str, list[Module]] = defaultdict(list)
+    for module in architecture.modules:
+        if not module.tied:
+            weights[module.parameter].append(module)
+            biases[f"{module.path}.bias"].append(module)
+    found = {}
+    for name, shape in shapes.items():
+        pieces = [_weight(module, len(shape)) for module in weights[name]]
+        pieces = pieces or [_bias(name, module) for module in biases[name] if len(shape) == 1]
+        whole = len(pieces) == 1 and not pieces[0].ranges and pieces[0].expert < 0
+        entries = sum(math.prod(module.shape) for module in weights[name]) if len(shape) > 1 else _rows(pieces)
+        found[name] = (
+            pieces if whole or (pieces and entries == math.prod(shape)) else _unnamed(architecture, name, shape)
+        )
+    return found
+
+
+def _weight(module: Module, ndim: int) -> Piece:
+    is_matrix = module.kind == "linear" and (ndim == 2 or (ndim == 3 and module.expert >= 0))
+    return Piece(
+        module.parameter,
+        module.layer,
+        module.name,
+        module.component,
+        module.path,
+        is_matrix,
+        module.expert,
+        module.ranges,
+        module.transposed,
+    )
+
+
+def _bias(name: str, module: Module) -> Piece:
+    return Piece(name, module.layer, module.name, module.component, module.path, ranges=module.ranges)
+
+
+def _rows(pieces: list[Piece]) -> int:
+    return sum(stop - start for piece in pieces for start, stop in piece.ranges)
+
+
+def _unnamed(architecture: Architecture, name: str, shape: tuple[int, ...]) -> list[Piece]:
+    """A parameter that no module, or not every entry of it, is named of: whole, but for experts."""
+    layer, component = architecture.component_of(name)
+    path = name.rpartition(".")[0]
+    experts = range(shape[0]) if len(shape) == 3 else range(-1, 0)
+    is_matrix = len(shape) in (2, 3) and path != architecture.embed
+    return [Piece(name, layer, "other", component, path, is_matrix, expert) for expert in experts]

@@ -1,0 +1,144 @@
+"""A checkpoint written tensor by tensor: its shapes are known before its values, so a header comes first, then data.
+
+Files hold the tensors that the source's files hold, under the same names, so that whatever loads those loads these.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.live import load_tokenizer
+from tv.checkpoints.opening import Source
+from tv.checkpoints.parameters import Place
+from tv.checkpoints.tensors import header_of
+from tv.errors import CheckpointError
+
+#: (parameter, expert or −1) → its new value, in the dtype it is to be stored in.
+Read: TypeAlias = Callable[[str, int], Tensor]
+Progress: TypeAlias = Callable[[int, int, str], None]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SHARD = 5 * 10**9  # bytes
+_WORDS = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
+#: What lies beside weights and is as true of a moved model.
+_BESIDE = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja", "LICENSE*"),
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a safetensors file that is still to be written."""
+
+    key: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    values: Callable[[], Iterable[Tensor]]  # its data, in pieces of any shape
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entry]:
+    """Every tensor of the checkpoint's files: parameters by way of `read`, buffers as they are."""
+    last: dict[tuple[str, int], Tensor] = {}
+
+    def once(name: str, expert: int) -> Tensor:
+        """Several tensors may be rows of one; the parameter is kept until another is asked for."""
+        if (name, expert) not in last:
+            last.clear()
+            last[name, expert] = read(name, expert)
+        return last[name, expert]
+
+    def values(place: Place, shape: tuple[int, ...]) -> Iterator[Tensor]:
+        if place.expert < 0 and len(shape) > 2:
+            for expert in range(shape[0]):
+                yield read(place.name, expert)
+        elif place.rows is None:
+            yield read(place.name, place.expert)
+        else:
+            yield once(place.name, place.expert)[slice(*place.rows)]
+
+    found = []
+    for place in checkpoint.places:
+        shape = checkpoint.info(place.name).shape
+        own = shape if place.expert < 0 else shape[1:]
+        own = own if place.rows is None else (place.rows[1] - place.rows[0], *own[1:])
+        found.append(Entry(place.key, dtype, own, partial(values, place, shape)))
+    for key, buffer in checkpoint.buffers.items():
+        found.append(Entry(key, buffer.dtype, tuple(buffer.shape), partial(iter, [buffer])))
+    return found
+
+
+def write_weights(
+    directory: Path,
+    found: Sequence[Entry],
+    metadata: dict[str, str],
+    *,
+    shard: int = SHARD,
+    progress: Progress | None = None,
+) -> None:
+    """Write the tensors into `directory` in as many files as `shard` bytes ask for, with an index of several."""
+    shards: list[list[Entry]] = [[]]
+    for entry in found:
+        if shards[-1] and sum(other.size for other in shards[-1]) + entry.size > shard:
+            shards.append([])
+        shards[-1].append(entry)
+    n, done = len(shards), 0
+    names = [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)] if n > 1 else ["model.safetensors"]
+    for name, own in zip(names, shards, strict=True):
+        own.sort(key=lambda entry: -entry.dtype.itemsize)  # each tensor then lies where its dtype may
+        with open(directory / name, "wb") as file:
+            file.write(
+                header_of([(entry.key, _WORDS[entry.dtype], entry.shape, entry.size) for entry in own], metadata)
+            )
+            for entry in own:
+                for value in entry.values():
+                    file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                done += 1
+                if progress:
+                    progress(done, len(found), entry.key)
+    if n > 1:
+        weights = {entry.key: name for name, own in zip(names, shards, strict=True) for entry in own}
+        index = {"metadata": {"total_size": sum(entry.size for entry in found)}, "weight_map": weights}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_surroundings(directory: Path, source: Source, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """What a checkpoint, opened from `source`, has beside weights: configuration, generation settings, tokenizer."""
+    config = copy.deepcopy(checkpoint.config)
+    config.dtype = dtype
+    config.architectures = [checkpoint.architecture.name]
+    config.save_pretrained(directory)
+    under = checkpoint.base or checkpoint
+    places = [place for place in (under.path, checkpoint.path) if place is not None]  # an adapter's own come on top
+    for file in (file for place in places for pattern in _BESIDE for file in sorted(place.glob(pattern))):
+        if file.is_file():
+            shutil.copyfile(file, directory / file.name)
+    if places:
+        return
+    if isinstance(source, PreTrainedModel) and source.generation_config is not None:
+        source.generation_config.save_pretrained(directory)
+    if isinstance(source, PreTrainedModel | str | Path):
+        with suppress(CheckpointError):  # a live model may have no tokenizer anywhere; it loads without
+            load_tokenizer(source).save_pretrained(directory)

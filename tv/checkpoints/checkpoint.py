@@ -1,0 +1,169 @@
+"""Lazy named tensors of a checkpoint, wherever they come from, and the way to open each kind of source.
+
+A tensor is read when it is asked for. Nothing is unpickled and no remote code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from tv.architecture.anatomy import Architecture, Module
+from tv.checkpoints.noise import Noise
+from tv.checkpoints.parameters import Place, TensorInfo, Tensors
+from tv.checkpoints.tensors import difference
+from tv.errors import CheckpointError
+
+_PIECE = 2**20  # entries whose sum is taken in float64 at a time
+
+
+class Checkpoint:
+    """One model's weights by name, none of them read yet."""
+
+    def __init__(
+        self, source: str, path: Path | None, config: PretrainedConfig, architecture: Architecture, tensors: Tensors
+    ) -> None:
+        self.source, self.path, self.config, self.architecture = source, path, config, architecture
+        self._tensors = tensors
+        self._fingerprint: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.source!r}, {len(self.names)} tensors)"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the model's parameters, as the live model has them."""
+        return tuple(self._tensors.infos)
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Parameters that are stored in a form which cannot be read here, and why. They are in no `names`."""
+        return self._tensors.unreadable
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of its tensors, a line each."""
+        return self._tensors.notes
+
+    @property
+    def base(self) -> Checkpoint | None:
+        """The base under an adapter or a tuning vector; None where the checkpoint is a model of its own."""
+        return self._tensors.base
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Names of the parameters that an adapter or a tuning vector moves; of a model of its own, all."""
+        return tuple(self._tensors.moved)
+
+    @property
+    def places(self) -> list[Place]:
+        """The tensors of its files and which parameter each holds, for whoever writes such files."""
+        return self._tensors.places()
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """What its files hold beside parameters, by name in the files, as stored."""
+        return self._tensors.buffers()
+
+    @property
+    def dtype(self) -> str:
+        """The stored dtype of most parameters."""
+        sizes: dict[str, int] = {}
+        for info in self._tensors.infos.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + math.prod(info.shape)
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+    def info(self, name: str) -> TensorInfo:
+        """Shape and stored dtype of `name`. Raises CheckpointError where there is no such tensor."""
+        if name in self.unreadable:
+            raise CheckpointError(
+                f"{self.source}: tensor {name!r} cannot be read: {self.unreadable[name]}; load the model with "
+                "transformers and pass it live"
+            )
+        if name not in self._tensors.infos:
+            raise CheckpointError(f"{self.source}: tensor {name!r} is missing; the checkpoint is incomplete")
+        return self._tensors.infos[name]
+
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        """A parameter as stored, or one expert of it alone, on the CPU.
+
+        Float8 is dequantised. Raises CheckpointError where it is missing, damaged, or not finite.
+        """
+        self.info(name)
+        return self._finite(name, self._tensors.read(name, expert))
+
+    def tensor(self, name: str) -> Float[Tensor, "..."]:
+        """A whole parameter, as `read` reads it."""
+        return self.read(name)
+
+    def matrix(self, module: Module) -> Float[Tensor, "rows cols"]:
+        """A module's matrix (or gain), float32, (out, in)."""
+        return module.matrix(self.read(module.parameter, module.expert)).float()
+
+    def bias(self, module: Module) -> Float[Tensor, " rows"] | None:
+        """A module's bias, float32, or None where it has none."""
+        name = f"{module.path}.bias"
+        return module.outputs(self.tensor(name), dim=0).float() if name in self._tensors.infos else None
+
+    def delta(self, name: str, base: Checkpoint, expert: int = -1) -> Float[Tensor, "..."]:
+        """T of a parameter against `base`, as stored, float32; of a grown vocabulary the rows in common.
+
+        Of an adapter or a tuning vector over this base, T itself: no float32 difference of large numbers.
+        """
+        return self._moved(name, base, expert, lambda stored: stored)
+
+    def delta_matrix(self, module: Module, base: Checkpoint) -> Float[Tensor, "rows cols"]:
+        """T of a module, (out, in); see `delta`."""
+        return self._moved(module.parameter, base, module.expert, module.matrix)
+
+    def noise(self, name: str) -> Noise:
+        """What rounding a parameter carries."""
+        self.info(name)
+        return self._tensors.noise(name)
+
+    def sample(self, name: str) -> bytes:
+        """A fixed sample of the bytes that make up a parameter."""
+        return self._tensors.sample(name)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """A hash of names, shapes and dtypes, and one of a fixed sample of bytes: the ends of every stored tensor."""
+        if not self._fingerprint:
+            structure, content = hashlib.sha256(), hashlib.sha256()
+            for name, info in sorted(self._tensors.infos.items()):
+                structure.update(f"{name} {info.shape} {info.dtype}\n".encode())
+                content.update(self._tensors.sample(name))
+            self._fingerprint = {
+                "structure": structure.hexdigest(),
+                "content": content.hexdigest(),
+                "tensors": len(self.names),
+                "parameters": sum(math.prod(info.shape) for info in self._tensors.infos.values()),
+                "dtype": self.dtype,
+            }
+        return dict(self._fingerprint)
+
+    def _moved(
+        self, name: str, base: Checkpoint, expert: int, view: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "..."]:
+        self.info(name)
+        own = self._tensors
+        if own.base is not None and (own.base is base or own.base.fingerprint() == base.fingerprint()):
+            return view(self._finite(name, own.delta(name, expert)))
+        return difference(view(self.read(name, expert)), view(base.read(name, expert)))
+
+    def _finite(self, name: str, value: Tensor) -> Tensor:
+        for piece in value.flatten().split(_PIECE):
+            if not bool(torch.isfinite(piece.double().sum())) and not bool(torch.isfinite(piece.double()).all()):
+                where = (~torch.isfinite(value.double())).nonzero()[0].tolist()
+                raise CheckpointError(
+                    f"{self.source}: tensor {name!r} holds NaN or Inf, first at {where}; "
+                    "the checkpoint is damaged or its training diverged"
+                )
+        return value

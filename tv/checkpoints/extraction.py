@@ -1,0 +1,52 @@
+"""From a pair of checkpoints to its tuning vector."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import astuple
+from typing import Any
+
+from torch import Tensor
+
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.opening import Source
+from tv.checkpoints.pairing import WeightPair, open_pair
+from tv.checkpoints.vector import TuningVector
+
+
+def extract(base: Source, tuned: Source) -> TuningVector:
+    """T of a pair, float32; of a grown vocabulary the rows in common. Raises CheckpointError where they do not fit."""
+    pair = open_pair(base, tuned)
+    left, right = pair.base, pair.tuned
+
+    def read(name: str) -> Tensor:
+        return right.delta(name, left)
+
+    def read_expert(name: str, index: int) -> Tensor:
+        return right.delta(name, left, index)
+
+    shapes = {
+        name: _common(left.info(name).shape, right.info(name).shape) for name in left.names if name in right.names
+    }
+    provenance = {"base": _origin(left), "tuned": _origin(right), "noise": _noise(pair, shapes)}
+    return TuningVector(shapes, read, provenance, read_expert)
+
+
+def _common(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the rows that both have."""
+    return (min(left[0], right[0]), *left[1:]) if left else left
+
+
+def _noise(pair: WeightPair, names: Iterable[str]) -> dict[str, Any]:
+    """The rounding in T: (in units of ‖W‖, in units of ‖T‖) of most parameters, and of the others."""
+    found = {name: astuple(pair.noise(name)) for name in names}
+    most = Counter(found.values()).most_common(1)[0][0]
+    return {"most": most, "others": {name: noise for name, noise in found.items() if noise != most}}
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a side came from. `other_dtypes` names the tensors that are not stored as most are."""
+    others = {name: checkpoint.info(name).dtype for name in checkpoint.names}
+    others = {name: dtype for name, dtype in others.items() if dtype != checkpoint.dtype}
+    return {"source": checkpoint.source, **checkpoint.fingerprint(), "other_dtypes": others}

@@ -1,0 +1,185 @@
+"""A model's parameters out of the tensors that its files, or a live model, hold.
+
+Files may name a parameter otherwise, keep each expert of a fused tensor apart, or hold float8 with scales beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tv.checkpoints import float8
+from tv.checkpoints.noise import ROUNDING
+from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
+from tv.checkpoints.tensors import Stored
+from tv.checkpoints.transformers_names import Files, ModelNames
+from tv.errors import CheckpointError
+
+_ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
+#: Tensors that old files keep and no model needs.
+_LEFT_OVER = re.compile(
+    r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
+)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stored tensor, with its scales where it is float8."""
+
+    stored: Stored
+    scale: Stored | None
+    block: tuple[int, int] = (0, 0)
+
+    def load(self, index: int = -1) -> Tensor:
+        value = self.stored.load(index)
+        if self.scale is None:
+            return value
+        by_expert = len(self.stored.shape) > 2 and self.scale.shape[:1] == self.stored.shape[:1]
+        return float8.dequantise(value, self.scale.load(index if by_expert else -1), self.block)
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    info: TensorInfo
+    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces that lie along its rows
+    stacked: bool  # every expert apart; otherwise one piece is the whole parameter
+
+    def read(self, expert: int) -> Tensor:
+        if not self.stacked:
+            return self.experts[0][0].load(expert)
+        if expert >= 0:
+            parts = [piece.load() for piece in self.experts[expert]]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        first = self.read(0)
+        whole = first.new_empty(self.info.shape)
+        whole[0] = first
+        for i in range(1, len(self.experts)):
+            whole[i] = self.read(i)
+        return whole
+
+    def places(self, name: str) -> Iterator[Place]:
+        """Where its values lie in the files."""
+        for i, pieces in enumerate(self.experts):
+            start = 0
+            for piece in pieces:
+                stop = start + piece.stored.shape[0] if len(pieces) > 1 else 0
+                rows = (start, stop) if len(pieces) > 1 else None
+                yield Place(piece.stored.name, name, i if self.stacked else -1, rows)
+                start = stop
+
+
+class FileTensors(Tensors):
+    """The parameters of `model` (a skeleton) out of the tensors of its files, each read when it is asked for.
+
+    `quantisation` is the configuration's own word on it. Raises CheckpointError where the tensors are not weights of
+    this model's shapes: quantised but for float8, or of another model.
+    """
+
+    def __init__(
+        self, source: str, stored: Mapping[str, Stored], model: PreTrainedModel, quantisation: Mapping[str, object]
+    ) -> None:
+        self._source, self._quantisation = source, quantisation
+        self._parameters: dict[str, _Parameter] = {}
+        self.unreadable: dict[str, str] = {}
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        known = model.state_dict().keys()
+        tied = dict(model.named_parameters(remove_duplicate=False)).keys()  # the other names of one tensor included
+        files = ModelNames(model).sort(stored)
+        for name, shape in shapes.items():
+            if name in files:
+                self._add(name, shape, files[name], stored)
+        for name in shapes:
+            if quantisation and name not in self._parameters and name not in self.unreadable:
+                raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {_ADVICE}")
+        self.infos = {name: self._parameters[name].info for name in shapes if name in self._parameters}
+        keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
+        self._buffers = {key: stored[key] for key in keys}
+        unknown = [key for name in files if name not in known for key in files[name].keys]
+        self.notes = tuple(self._notes([key for key in unknown if not _is_left_over(key, model)], model))
+
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        return self._parameters[name].read(expert)
+
+    def sample(self, name: str) -> bytes:
+        pieces = [piece for pieces in self._parameters[name].experts for piece in pieces]
+        return b"".join(part.sample() for piece in pieces for part in (piece.stored, piece.scale) if part is not None)
+
+    def places(self) -> list[Place]:
+        return [place for name, parameter in self._parameters.items() for place in parameter.places(name)]
+
+    def buffers(self) -> dict[str, Tensor]:
+        return {key: stored.load() for key, stored in self._buffers.items()}
+
+    def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Stored]) -> None:
+        if files.form:
+            self.unreadable[name] = f"its files hold it in another form ({files.form})"
+            return
+        if not files.grid:
+            raise CheckpointError(
+                f"{self._source}: of the {len(files.keys)} tensors that make up {name!r} some are missing; the "
+                "checkpoint is incomplete"
+            )
+        keys = files.grid
+        experts = tuple(tuple(self._piece(stored[key], stored) for key in row) for row in keys)
+        pieces = [piece for row in experts for piece in row]
+        first = pieces[0].stored
+        found = first.shape
+        if files.stacked:
+            rows = {sum(piece.stored.shape[0] for piece in row) for row in experts}
+            others = {piece.stored.shape[1:] for piece in pieces}
+            found = (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
+        if found != shape:
+            raise CheckpointError(
+                f"{self._source}: tensor {name!r} has shape {list(found)}, but config.json says "
+                f"{list(shape)}; the two do not belong together"
+            )
+        dtype = max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))
+        self._parameters[name] = _Parameter(TensorInfo(name, shape, dtype), experts, files.stacked)
+
+    def _piece(self, stored: Stored, others: Mapping[str, Stored]) -> _Piece:
+        if stored.dtype in FLOATS:
+            return _Piece(stored, None)
+        name, method = stored.name, self._quantisation.get("quant_method")
+        if stored.dtype not in float8.DTYPES or (self._quantisation and method != "fp8"):
+            raise CheckpointError(f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}; {_ADVICE}")
+        scale = float8.scale_of(stored, others)
+        if scale is None:
+            if self._quantisation:
+                raise CheckpointError(
+                    f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}, and its scale "
+                    f"{name + '_scale_inv'!r} is missing; download it again, or {_ADVICE}"
+                )
+            return _Piece(stored, None)
+        asked = self._quantisation.get("weight_block_size")
+        declared = (int(asked[0]), int(asked[1])) if isinstance(asked, (list, tuple)) else None
+        block = float8.block_of(stored.shape, scale.shape, declared)
+        if block is None:
+            raise CheckpointError(
+                f"{self._source}: tensor {name!r} has shape {list(stored.shape)} and scales {list(scale.shape)}, which "
+                f"do not fit it (blocks of {asked}); the two do not belong together"
+            )
+        return _Piece(stored, scale, block)
+
+    def _notes(self, unknown: Sequence[str], model: PreTrainedModel) -> Iterable[str]:
+        if unknown:
+            yield (
+                f"{self._source}: {len(unknown)} of its tensors ({unknown[0]!r} first) are in no module of "
+                f"{type(model).__name__} as config.json describes it, and are left out"
+            )
+        if self.unreadable:
+            name, why = next(iter(self.unreadable.items()))
+            yield (
+                f"{self._source}: {len(self.unreadable)} parameters are left out, {name!r} first: {why}; "
+                "load the model with transformers and pass it live to measure them"
+            )
+
+
+def _is_left_over(key: str, model: PreTrainedModel) -> bool:
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return bool(_LEFT_OVER.search(key)) or any(re.search(pattern, key) for pattern in patterns)

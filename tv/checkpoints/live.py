@@ -1,0 +1,146 @@
+"""A checkpoint as a live model with its tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tv.checkpoints.adapter import adapter_base
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.gguf import gguf_file, load_gguf
+from tv.checkpoints.location import hub_id, kind_of, locate
+from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.vector import TuningVector
+from tv.errors import CheckpointError, first_line
+
+LiveSource: TypeAlias = str | Path | PreTrainedModel | TuningVector
+
+
+def load_model(
+    source: LiveSource,
+    *,
+    base: LiveSource | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode, out of whatever `tv.open_checkpoint` opens.
+
+    A live model is used as it is. An adapter or a tuning vector moves a copy of `base` (without one, of the base
+    that it names). `device` is one of torch's, or "auto": spread over every GPU that there is, by accelerate. Weights
+    come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded, or does not fit its devices.
+    """
+    if isinstance(source, PreTrainedModel):
+        return source.eval()
+    return _placed(_on_cpu(source, base, dtype, trust_remote_code), device)
+
+
+def _on_cpu(
+    source: str | Path | TuningVector, base: LiveSource | None, dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel:
+    if isinstance(source, TuningVector):
+        return _moved(open_checkpoint(source, base=base), base, dtype)
+    if trust_remote_code:
+        return _load(*hub_id(str(source)), dtype, trust_remote_code=True)
+    path = locate(source)
+    kind = kind_of(path)
+    if kind in ("adapter", "vector"):
+        return _moved(open_checkpoint(source, base=base), base, dtype)
+    if kind == "gguf":
+        return load_gguf(gguf_file(path), dtype).eval()
+    if _is_quantised(path):
+        return _dequantised(open_checkpoint(source), dtype)
+    return _load(str(path), None, dtype)
+
+
+def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a checkpoint: of an adapter without one, its base's. Raises CheckpointError without any."""
+    if isinstance(source, TuningVector):
+        raise CheckpointError("a tuning vector has no tokenizer; pass its base")
+    name, revision = hub_id(str(source.config._name_or_path if isinstance(source, PreTrainedModel) else source))
+    path = Path(name).expanduser()
+    options: dict[str, str] = {}
+    if path.exists():
+        kind = kind_of(path)
+        if kind == "vector":
+            raise CheckpointError(f"{source}: a tuning vector has no tokenizer; pass its base")
+        if kind == "adapter" and not (path / "tokenizer_config.json").is_file():
+            name, revision = adapter_base(path)
+        if kind == "gguf":
+            file = gguf_file(path)
+            name, options = str(file.parent), {"gguf_file": file.name}
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(
+            f"{name or 'live model'}: no tokenizer can be loaded from there: {first_line(error)}"
+        ) from error
+
+
+def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    try:
+        if device != "auto":
+            return model.to(device)
+        if not torch.cuda.is_available():
+            return model
+        from accelerate import dispatch_model, infer_auto_device_map
+        from accelerate.utils import get_balanced_memory
+
+        whole = model._no_split_modules or []
+        memory = get_balanced_memory(model, no_split_module_classes=whole)
+        places = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
+        if elsewhere := {str(place) for place in places.values()} & {"cpu", "disk"}:
+            raise CheckpointError(
+                f"{model.config._name_or_path}: the GPUs here cannot hold it, and {' and '.join(sorted(elsewhere))} "
+                "would have to help; use a smaller dtype, more GPUs or the CPU"
+            )
+        return dispatch_model(model, places)
+    except ImportError:
+        raise CheckpointError("device 'auto': accelerate is not installed; install tuning-probes[accelerate]") from None
+    except (RuntimeError, AssertionError) as error:  # out of memory, no such device, torch built without it
+        raise CheckpointError(f"device {device!r}: {model.config._name_or_path}: {first_line(error)}") from error
+
+
+def _load(name: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{name}: cannot be loaded as a causal language model: {first_line(error)}") from error
+    return model.eval()
+
+
+def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of the base, with every parameter that T moves put in its place."""
+    assert checkpoint.base is not None
+    under = base if base is not None else checkpoint.base.source
+    model = copy.deepcopy(under).to(dtype) if isinstance(under, PreTrainedModel) else load_model(under, dtype=dtype)
+    if checkpoint.architecture.vocab_size != checkpoint.base.architecture.vocab_size:
+        model.resize_token_embeddings(checkpoint.architecture.vocab_size, mean_resizing=False)
+    return _filled(model, checkpoint, checkpoint.moved)
+
+
+def _dequantised(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a float8 checkpoint, with the checkpoint's own reading of its tensors."""
+    model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype)
+    return _filled(model, checkpoint, checkpoint.names)
+
+
+def _filled(model: PreTrainedModel, checkpoint: Checkpoint, names: tuple[str, ...]) -> PreTrainedModel:
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in names:
+            parameters[name].copy_(checkpoint.tensor(name))
+    return model.eval()
+
+
+def _is_quantised(path: Path) -> bool:
+    try:
+        return getattr(AutoConfig.from_pretrained(path), "quantization_config", None) is not None
+    except Exception:  # what is wrong is said where the model is loaded
+        return False

@@ -1,0 +1,113 @@
+"""One way into every kind of source: a directory, a hub id, a live model, a GGUF file, an adapter, a tuning vector."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from tv.architecture.anatomy import Architecture
+from tv.architecture.resolve import resolve, skeleton
+from tv.checkpoints.adapter import AdapterTensors, adapter_base
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.file_tensors import FileTensors
+from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
+from tv.checkpoints.live_tensors import LiveTensors
+from tv.checkpoints.location import hub_id, kind_of, locate
+from tv.checkpoints.moved import MovedTensors
+from tv.checkpoints.tensors import stored_tensors
+from tv.checkpoints.vector import TuningVector, VectorTensors
+from tv.errors import CheckpointError, InputError, first_line
+
+Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint | TuningVector
+
+
+def open_checkpoint(source: Source, revision: str | None = None, *, base: Source | None = None) -> Checkpoint:
+    """Open a source, reading headers only.
+
+    A source is a local Hugging Face directory, a hub id (`org/name`, at `revision` or as `org/name@revision`), a live
+    model, a .gguf file, a LoRA adapter's directory, or a tuning vector (a file of `tv extract`, or one in memory). The
+    last two are opened over `base`; without one, over the base that they name.
+
+    Raises CheckpointError in one line: nothing there, no config, no safetensors, a missing or truncated shard, tensors
+    that the config does not describe, weights that are quantised otherwise than in float8 or GGUF.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, PreTrainedModel):
+        name = str(source.config._name_or_path or type(source).__name__)
+        return Checkpoint(name, None, source.config, resolve(source), LiveTensors(name, source))
+    if isinstance(source, TuningVector):
+        return _open_vector("tuning vector", source, base)
+    path = locate(source, revision)
+    if revision and not Path(source).expanduser().exists():
+        source = f"{hub_id(str(source))[0]}@{revision}"
+    kind = kind_of(path)
+    if kind == "vector":
+        return _open_vector(str(source), TuningVector.load(path), base)
+    if kind == "adapter":
+        under = open_checkpoint(base) if base is not None else open_checkpoint(*adapter_base(path))
+        return _over(str(source), path, AdapterTensors(path, under))
+    if kind == "gguf":
+        file = gguf_file(path)
+        config = gguf_config(file)
+        model, architecture = _tree(config, file)
+        return Checkpoint(str(source), None, config, architecture, GgufTensors(file, model))
+    config, quantisation = _config(path)
+    stored = stored_tensors(path)
+    layers = config.get_text_config().num_hidden_layers
+    if isinstance(layers, int) and layers > len(stored):  # before a tree of so many is built
+        raise CheckpointError(f"{path}: its config speaks of {layers:,} layers, and it stores {len(stored):,} tensors")
+    model, architecture = _tree(config, path / "config.json")
+    return Checkpoint(str(source), path, config, architecture, FileTensors(str(source), stored, model, quantisation))
+
+
+def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Checkpoint:
+    if base is None:
+        named = vector.base
+        if named is None:
+            raise CheckpointError(f"{source}: a tuning vector that names no base; pass the base")
+        base = str(named.get("source"))
+    return _over(source, None, VectorTensors(source, vector, open_checkpoint(base)))
+
+
+def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
+    """The base as an adapter or a tuning vector moves it. Without a tokenizer of its own it has the base's."""
+    base = tensors.base
+    rows = tensors.infos[f"{base.architecture.embed}.weight"].shape[0]
+    config = copy.deepcopy(base.config)
+    config.get_text_config().vocab_size = rows
+    own = path if path is not None and (path / "tokenizer.json").is_file() else base.path
+    return Checkpoint(source, own, config, replace(base.architecture, vocab_size=rows), tensors)
+
+
+def _tree(config: PretrainedConfig, file: Path) -> tuple[PreTrainedModel, Architecture]:
+    try:
+        model = skeleton(config)
+        return model, resolve(model)
+    except InputError:
+        raise
+    except Exception as error:  # whatever transformers makes of numbers that describe no model
+        raise CheckpointError(f"{file}: describes no model: {first_line(error)}") from error
+
+
+def _config(path: Path) -> tuple[PretrainedConfig, Mapping[str, Any]]:
+    """A model's configuration without its quantisation, and what it says of that."""
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        quantisation = getattr(config, "quantization_config", None)
+        if quantisation is None:
+            return config, {}
+        del config.quantization_config
+        return config, dict(quantisation if isinstance(quantisation, Mapping) else quantisation.to_dict())
+    except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
+        raise CheckpointError(f"{path / 'config.json'}: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error

@@ -1,0 +1,204 @@
+"""Do two checkpoints belong together? One architecture, shape and tokenizer, or one line that says where they part."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.architecture.anatomy import Module
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.noise import PLAIN, Noise
+from tv.checkpoints.opening import Source, open_checkpoint
+from tv.errors import CheckpointError
+
+#: Settings that may differ without the forward pass being another.
+_BESIDE_THE_POINT = {
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "vocab_size"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_position_embeddings"),
+    *("id2label", "label2id", "task_specific_params", "_model_name_or_path"),
+}
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What was found of a pair that belongs together."""
+
+    n_tensors: int
+    n_parameters: int
+    dtype_base: str
+    dtype_tuned: str
+    vocab_base: int
+    vocab_tuned: int
+    tokenizer: Literal["same", "grown", "not compared"]
+    notes: tuple[str, ...]
+
+    @property
+    def common_rows(self) -> int:
+        """Rows of the embedding that both models have."""
+        return min(self.vocab_base, self.vocab_tuned)
+
+
+@dataclass(frozen=True)
+class WeightPair:
+    """A base and a tuned checkpoint that belong together, read one module at a time."""
+
+    base: Checkpoint
+    tuned: Checkpoint
+    facts: PairFacts
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """The modules of both, in execution order, but for those that one side holds in a form that cannot be read."""
+        left_out = self.base.unreadable.keys() | self.tuned.unreadable.keys()
+        return tuple(module for module in self.base.architecture.modules if module.parameter not in left_out)
+
+    def weight(self, module: Module) -> Float[Tensor, "rows cols"]:
+        """W of the base, float32; of a grown vocabulary the rows in common."""
+        matrix = self.base.matrix(module)
+        return matrix[: self.facts.common_rows] if module.name in ("embed", "unembed") else matrix
+
+    def delta(self, module: Module) -> Float[Tensor, "rows cols"]:
+        """T of the same rows, float32: of an adapter or a tuning vector as it is held, otherwise W_tuned − W."""
+        return self.tuned.delta_matrix(module, self.base)
+
+    def dtype(self, module: Module) -> str:
+        """The dtype that the tuned side is stored in: its rounding is part of T."""
+        return self.tuned.info(module.parameter).dtype
+
+    def noise(self, name: str) -> Noise:
+        """The rounding in T of a parameter. A base that was quantised after training adds its own."""
+        tuned, base = self.tuned.noise(name), self.base.noise(name)
+        if self.tuned.base is not None or self.base.info(name).dtype in PLAIN:
+            return tuned
+        return Noise(math.hypot(tuned.of_weight, base.of_weight), tuned.of_delta)
+
+    def noise_share(self, module: Module, weight_norm: float, delta_norm: float) -> float:
+        """The share of ‖T‖² that rounding explains, of a module whose W and T have these norms; at most 1."""
+        return self.noise(module.parameter).share(weight_norm, delta_norm)
+
+
+def open_pair(base: Source, tuned: Source) -> WeightPair:
+    """Open both sides and check that they belong together. Raises CheckpointError where they do not.
+
+    `tuned` may be whatever `open_checkpoint` opens; an adapter or a tuning vector is taken over `base`.
+    """
+    left = open_checkpoint(base)
+    right = open_checkpoint(tuned, base=left)
+    return WeightPair(left, right, check_pair(left, right))
+
+
+def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
+    """Check that `tuned` can be a fine-tune of `base`. Raises CheckpointError naming the first thing that differs.
+
+    A vocabulary may have grown at its end: the rows in common are compared, and a note says so.
+    """
+    if base.architecture.name != tuned.architecture.name:
+        raise CheckpointError(
+            f"{tuned.source}: {tuned.architecture.name}, but the base {base.source} is {base.architecture.name}; "
+            "compare checkpoints of one architecture"
+        )
+    for size in ("n_layers", "n_heads", "n_kv_heads", "d_head"):  # matrices of one shape can be cut into other heads
+        left, right = getattr(base.architecture, size), getattr(tuned.architecture, size)
+        if left != right:
+            raise CheckpointError(f"{tuned.source}: {size} is {right}, the base's {left}; compare models of one shape")
+    vocab_base, vocab_tuned = base.architecture.vocab_size, tuned.architecture.vocab_size
+    _require_same_tensors(base, tuned, {vocab_base, vocab_tuned})
+    tokenizer, notes = _compare_tokenizers(base, tuned)
+    if vocab_base != vocab_tuned:
+        notes.append(
+            f"the vocabularies have {vocab_base} and {vocab_tuned} rows: the first {min(vocab_base, vocab_tuned)} are "
+            f"compared, the other {abs(vocab_base - vocab_tuned)} are left out"
+        )
+    notes += _config_differences(base, tuned)
+    notes += [note for checkpoint in (base, tuned) for note in checkpoint.notes]
+    notes += [base.architecture.note] * bool(base.architecture.note)
+    if base.dtype != tuned.dtype:
+        notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
+    sizes = base.fingerprint()
+    return PairFacts(
+        sizes["tensors"], sizes["parameters"], base.dtype, tuned.dtype, vocab_base, vocab_tuned, tokenizer, tuple(notes)
+    )
+
+
+def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[int]) -> None:
+    vocab_tensors = {module.parameter for module in base.architecture.modules if module.name in ("embed", "unembed")}
+    vocab_tensors |= {name.removesuffix(".weight") + ".bias" for name in vocab_tensors}
+    left_out = base.unreadable.keys() | tuned.unreadable.keys()
+    for module in base.architecture.modules:
+        if module.parameter not in left_out:
+            base.info(module.parameter)
+            tuned.info(module.parameter)
+    for name in (*base.names, *tuned.names):
+        if name in left_out:
+            continue
+        for checkpoint, other in ((base, tuned), (tuned, base)):
+            if name not in checkpoint.names:
+                raise CheckpointError(f"{checkpoint.source}: has no tensor {name!r}, which {other.source} has")
+        left, right = base.info(name).shape, tuned.info(name).shape
+        grown = name in vocab_tensors and left[1:] == right[1:] and {left[0], right[0]} <= vocab_sizes
+        if left != right and not grown:
+            raise CheckpointError(
+                f"{tuned.source}: tensor {name!r} has shape {list(right)}, the base's {list(left)}; "
+                "compare checkpoints of one shape"
+            )
+
+
+def _config_differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
+    """A note for each setting that makes the same weights compute something else."""
+    left, right = base.config.to_dict(), tuned.config.to_dict()
+    return [
+        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): more changed than weights"
+        for key in sorted(left.keys() | right.keys())
+        if key not in _BESIDE_THE_POINT and not _alike(left.get(key), right.get(key))
+    ]
+
+
+def _alike(left: Any, right: Any) -> bool:
+    """Equal, or equal numbers once they are float32, as GGUF keeps them."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_alike(left[key], right[key]) for key in left)
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=1e-6)
+    return bool(left == right)
+
+
+def _compare_tokenizers(
+    base: Checkpoint, tuned: Checkpoint
+) -> tuple[Literal["same", "grown", "not compared"], list[str]]:
+    left, right = vocabulary_of(base.path), vocabulary_of(tuned.path)
+    if left is None or right is None:
+        missing = [c.source for c, vocabulary in ((base, left), (tuned, right)) if vocabulary is None]
+        return "not compared", [f"tokenizers not compared: no tokenizer.json beside {', '.join(missing)}"]
+    common = left.keys() & right.keys()
+    moved = next((token for token in sorted(common) if left[token] != right[token]), None)
+    ids = {i: token for token, i in left.items()}
+    clash = next((token for token, i in sorted(right.items()) if i in ids and ids[i] != token), None)
+    token = moved if moved is not None else clash
+    if token is not None:
+        raise CheckpointError(
+            f"{tuned.source}: its tokenizer differs from {base.source}'s: token {token!r} has id {right[token]}, and "
+            "in the base that id or token means something else; tune and compare with one tokenizer"
+        )
+    if left == right:
+        return "same", []
+    n = abs(len(left) - len(right))
+    return "grown", [f"{n} tokens are in one tokenizer only; prompts are encoded with the base's"]
+
+
+def vocabulary_of(path: Path | None) -> dict[str, int] | None:
+    """Token → id out of tokenizer.json, added tokens included."""
+    if path is None or not (path / "tokenizer.json").is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+        vocab = content["model"]["vocab"]
+        tokens = dict(vocab) if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
+        return tokens | {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path / 'tokenizer.json'}: cannot be read: {error}") from error

@@ -1,0 +1,78 @@
+"""What every source of parameters can be asked: a model's files, a live model, GGUF, an adapter, a tuning vector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.checkpoints.noise import ROUNDING, Noise
+
+if TYPE_CHECKING:
+    from tv.checkpoints.checkpoint import Checkpoint
+
+DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+#: Stored dtypes that are read as they are.
+FLOATS = frozenset(DTYPES.values())
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One parameter of the model, as a checkpoint holds it."""
+
+    name: str  # in the model
+    shape: tuple[int, ...]  # in the model
+    dtype: str  # as stored, in safetensors' (or GGUF's) words: BF16, F16, F32, F8_E4M3, Q4_1, …
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor of a model's files, and what it holds: a parameter, an expert of it, or some rows of that."""
+
+    key: str  # its name in the files
+    name: str  # of the parameter
+    expert: int = -1
+    rows: tuple[int, int] | None = None
+
+
+class Tensors(ABC):
+    """Where a checkpoint's parameters come from. A source says how it reads, and overrides what is not as usual."""
+
+    infos: Mapping[str, TensorInfo]  # what is known of each parameter
+    unreadable: Mapping[str, str] = {}  # parameters held in a form that cannot be read, and why
+    notes: tuple[str, ...] = ()  # what a reader should know of them
+    base: Checkpoint | None = None  # what a T of its own moves; None for a model of its own
+
+    @abstractmethod
+    def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        """A parameter, or one expert of it, on the CPU."""
+
+    @abstractmethod
+    def sample(self, name: str) -> bytes:
+        """A fixed sample of its bytes."""
+
+    @property
+    def moved(self) -> Collection[str]:
+        """The parameters that T moves; of a model of its own, all."""
+        return self.infos.keys()
+
+    def delta(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        """T of a parameter over `base`. Raises TypeError for a model of its own, whose T is a difference."""
+        raise TypeError(f"{type(self).__name__} holds no T of its own")
+
+    def noise(self, name: str) -> Noise:
+        """What rounding a parameter carries."""
+        return Noise(of_weight=ROUNDING.get(self.infos[name].dtype, 0.0))
+
+    def places(self) -> list[Place]:
+        """The tensors of its files that make up its parameters, or would if they were written."""
+        return [Place(name, name) for name in self.infos]
+
+    def buffers(self) -> dict[str, Tensor]:
+        """What its files hold beside parameters and the model needs."""
+        return {}

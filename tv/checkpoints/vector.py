@@ -1,0 +1,248 @@
+"""The tuning vector T = θ_tuned − θ_base, lazily: a tensor, or one expert of it, is formed when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tv.checkpoints.moved import MovedTensors
+from tv.checkpoints.noise import ROUNDING, Noise
+from tv.checkpoints.parameters import TensorInfo
+from tv.checkpoints.tensors import header, header_of
+from tv.errors import CheckpointError, first_line
+from tv.runtime.atomic import replacing
+
+if TYPE_CHECKING:
+    from tv.checkpoints.checkpoint import Checkpoint
+
+
+class TuningVector:
+    """A float32 tensor per parameter. Scaling, adding and negating are lazy too, and never change an operand."""
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        read: Callable[[str], Tensor],
+        provenance: dict[str, Any],
+        read_expert: Callable[[str, int], Tensor] | None = None,
+    ) -> None:
+        self.shapes, self._read, self.provenance = dict(shapes), read, provenance
+        self._read_expert = read_expert
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters it moves."""
+        return tuple(self.shapes)
+
+    def __getitem__(self, name: str) -> Float[Tensor, "..."]:
+        if name not in self.shapes:
+            raise KeyError(f"no parameter {name!r} in this tuning vector")
+        return self._read(name)
+
+    def expert(self, name: str, index: int) -> Float[Tensor, "..."]:
+        """One entry of the first dimension of a parameter: one expert of a fused tensor, without the others."""
+        if name not in self.shapes or self._read_expert is None:
+            return self[name][index]
+        return self._read_expert(name, index)
+
+    def __mul__(self, scale: float) -> TuningVector:
+        return TuningVector(
+            self.shapes,
+            lambda name: self[name] * scale,
+            {"scale": scale, "of": self.provenance},
+            lambda name, index: self.expert(name, index) * scale,
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> TuningVector:
+        return self * -1.0
+
+    def __add__(self, other: TuningVector) -> TuningVector:
+        """The sum. Raises CheckpointError for a vector of another model."""
+        self._require_same_model(other)
+        return TuningVector(
+            self.shapes,
+            lambda name: self[name] + other[name],
+            {"sum": [self.provenance, other.provenance]},
+            lambda name, index: self.expert(name, index) + other.expert(name, index),
+        )
+
+    def norm(self) -> float:
+        """‖T‖ over all parameters."""
+        parts = ((name, index) for name in self.names for index in self._indices(name))
+        return sum(float(self._part(*part).double().pow(2).sum()) for part in parts) ** 0.5
+
+    def cosine(self, other: TuningVector) -> float:
+        """Signed cosine with another vector of the same model, parameter by parameter; 0 where one is zero.
+
+        Raises CheckpointError for a vector of another model.
+        """
+        self._require_same_model(other)
+        dot = own = others = 0.0
+        for name in self.names:
+            for index in self._indices(name):
+                left, right = self._part(name, index).double(), other._part(name, index).double()
+                dot += float((left * right).sum())
+                own += float(left.pow(2).sum())
+                others += float(right.pow(2).sum())
+                del left, right  # before the next two are read
+        return dot / (own * others) ** 0.5 if own and others else 0.0
+
+    @property
+    def base(self) -> dict[str, Any] | None:
+        """What its provenance says of the base: source, fingerprint. None where it says nothing."""
+        return _first_base(self.provenance)
+
+    def noise(self, name: str) -> Noise:
+        """The rounding that T has of the checkpoints it was taken from."""
+        return _noise(self.provenance, name)
+
+    def dtype(self, name: str) -> str:
+        """The coarsest dtype that the tuned sides of its provenance are stored in; F32 where it says nothing."""
+        return max(_dtypes(self.provenance, name), key=lambda dtype: ROUNDING.get(dtype, 0.0), default="F32")
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors, float32, with provenance; to a temporary name first, then renamed.
+
+        One tensor, or one expert of it, is in memory at a time. Raises CheckpointError where the disk refuses.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise CheckpointError(f"{path}: cannot be written: its directory does not exist")
+        with replacing(path, CheckpointError) as temporary, open(temporary, "wb") as file:
+            file.write(self._header())
+            for name in self.names:
+                for index in self._indices(name):
+                    file.write(self._part(name, index).float().contiguous().numpy().data)
+
+    def _indices(self, name: str) -> range:
+        """The parts that a parameter is read in: the experts of a fused tensor, or −1 for the whole."""
+        shape = self.shapes[name]
+        return range(shape[0]) if len(shape) > 2 else range(-1, 0)
+
+    def _part(self, name: str, index: int) -> Float[Tensor, "..."]:
+        return self[name] if index < 0 else self.expert(name, index)
+
+    def _header(self) -> bytes:
+        tensors = [(name, "F32", shape, 4 * math.prod(shape)) for name, shape in self.shapes.items()]
+        return header_of(tensors, {"tuning_vector": json.dumps(self.provenance)})
+
+    def _require_same_model(self, other: TuningVector) -> None:
+        odd = sorted(self.shapes.keys() ^ other.shapes.keys())
+        if odd:
+            raise CheckpointError(f"tuning vectors of different models: parameter {odd[0]!r} is in one only")
+        for name, shape in self.shapes.items():
+            if shape != other.shapes[name]:
+                shapes = f"{list(shape)} and {list(other.shapes[name])}"
+                raise CheckpointError(f"tuning vectors of different models: parameter {name!r} has shapes {shapes}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> TuningVector:
+        """Open a file that `save` wrote. Raises CheckpointError where it is none."""
+        path = Path(path)
+        try:
+            stored = {tensor.name: tensor for tensor in header(path)}
+            with safe_open(path, framework="pt") as file:
+                provenance = json.loads((file.metadata() or {})["tuning_vector"])
+            if not isinstance(provenance, dict):
+                raise ValueError("its provenance is no mapping")
+        except (OSError, SafetensorError, KeyError, ValueError, CheckpointError) as error:
+            raise CheckpointError(
+                f"{path}: not a tuning vector that `tv extract` wrote ({first_line(error)}); pass such a file, or a "
+                "checkpoint's directory"
+            ) from error
+        return cls(
+            {name: tensor.shape for name, tensor in stored.items()},
+            lambda name: stored[name].load(),
+            provenance,
+            lambda name, index: stored[name].load(index),
+        )
+
+
+def _first_base(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The base of a vector, of what was scaled, or of the first summand."""
+    if isinstance(provenance.get("base"), dict):
+        return provenance["base"]
+    return next((base for base in map(_first_base, _operands(provenance)) if base is not None), None)
+
+
+def _operands(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [provenance["of"]] if "of" in provenance else list(provenance.get("sum", []))
+
+
+def _dtypes(provenance: Mapping[str, Any], name: str) -> Iterator[str]:
+    """The dtypes that the tuned sides hold a parameter in."""
+    tuned = provenance.get("tuned")
+    if isinstance(tuned, dict):
+        yield str(tuned.get("other_dtypes", {}).get(name, tuned.get("dtype", "F32")))
+    for inner in _operands(provenance):
+        yield from _dtypes(inner, name)
+
+
+def _noise(provenance: Mapping[str, Any], name: str) -> Noise:
+    """Independent errors add in squares."""
+    if "of" in provenance:
+        inner = _noise(provenance["of"], name)
+        return Noise(abs(float(provenance["scale"])) * inner.of_weight, inner.of_delta)
+    if "sum" in provenance:
+        parts = [_noise(inner, name) for inner in provenance["sum"]]
+        return Noise(math.hypot(*(part.of_weight for part in parts)), max(part.of_delta for part in parts))
+    told = provenance.get("noise", {})
+    of_weight, of_delta = told.get("others", {}).get(name, told.get("most", (0.0, 0.0)))
+    return Noise(float(of_weight), float(of_delta))
+
+
+class VectorTensors(MovedTensors):
+    """The parameters of `base` moved by a tuning vector, T exactly as in its file.
+
+    Raises CheckpointError where the vector is of a model with other parameters.
+    """
+
+    def __init__(self, source: str, vector: TuningVector, base: Checkpoint) -> None:
+        self._vector = vector
+        _require_fit(source, vector, base)
+        moved = {name: TensorInfo(name, shape, vector.dtype(name)) for name, shape in vector.shapes.items()}
+        super().__init__(base, moved, tuple(self._notes(source, base)))
+
+    def step(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        value = self._vector[name] if expert < 0 else self._vector.expert(name, expert)
+        return value.to(torch.float32, copy=True)
+
+    def rounding(self, name: str) -> Noise:
+        return self._vector.noise(name)
+
+    def sample_step(self, name: str) -> bytes:
+        flat = self._vector[name].flatten()
+        return torch.cat([flat[:1024], flat[-1024:]]).numpy().tobytes()
+
+    def _notes(self, source: str, base: Checkpoint) -> Iterator[str]:
+        origin = self._vector.base
+        if origin is None:
+            yield f"{source}: does not say which base it was taken from; it is applied to {base.source}"
+        elif any(origin.get(part) != base.fingerprint()[part] for part in ("structure", "content")):
+            yield f"{source}: was taken from {origin.get('source')}, whose fingerprint is another than {base.source}'s"
+
+
+def _require_fit(source: str, vector: TuningVector, base: Checkpoint) -> None:
+    odd = sorted(vector.shapes.keys() ^ set(base.names))
+    if odd:
+        side = "only the tuning vector has" if odd[0] in vector.shapes else "the tuning vector has not"
+        raise CheckpointError(f"{source}: of another model than {base.source}: {side} parameter {odd[0]!r}")
+    words = base.architecture.embed, base.architecture.unembed
+    for name, shape in vector.shapes.items():
+        expected = base.info(name).shape
+        cut = name.rpartition(".")[0] in words and shape[1:] == expected[1:] and shape[0] < expected[0]
+        if shape != expected and not cut:
+            raise CheckpointError(
+                f"{source}: of another model than {base.source}: parameter {name!r} has shape {list(shape)}, there "
+                f"{list(expected)}"
+            )

@@ -1,0 +1,83 @@
+"""What the commands of `tv` and of `probes` have in common: two options, what becomes of errors, and exit statuses."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from tv.cli import terminal
+from tv.errors import InputError
+from tv.runtime.quiet import report_no_use
+
+DONE, BUG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but the result, and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Progress, result and errors as JSON, an object a line.")]
+
+
+def command(work: Callable[..., None]) -> Callable[..., None]:
+    """`work` with the options that every command takes; `entry` has read them already when it begins."""
+
+    @wraps(work)
+    def perform(context: typer.Context, quiet: bool, json: bool, **given: Any) -> None:
+        _hush()
+        work(**given)
+        terminal.end(context.command_path)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    common = [
+        inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
+        inspect.Parameter("json", keyword, default=False, annotation=Json),
+        inspect.Parameter("context", keyword, annotation=typer.Context),
+    ]
+    own = inspect.signature(work, eval_str=True)
+    perform.__signature__ = own.replace(parameters=[*own.parameters.values(), *common])  # type: ignore[attr-defined]
+    return perform
+
+
+def entry(app: typer.Typer, name: str, resumes: str) -> None:
+    """Run a command: bad input is one line on stderr and exit status 2, without a traceback.
+
+    `resumes` is the command that goes on, given again, where Ctrl-C stopped it.
+    """
+    report_no_use()
+    # Read here, since what is wrong with a command line is said in the form that it asks for.
+    as_json = "--json" in sys.argv
+    terminal.begin(quiet="--quiet" in sys.argv, json=as_json)
+    status = DONE
+    try:
+        status = typer.main.get_command(app).main(prog_name=name, standalone_mode=False) or DONE
+    except (InputError, TyperException) as error:
+        status = BAD_INPUT
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        if message.strip():  # empty where the help was shown for want of arguments
+            terminal.fail(" ".join(message.split()), status)
+    except (KeyboardInterrupt, Abort):
+        status = INTERRUPTED
+    except Exception:
+        if not as_json:
+            raise
+        status = BUG
+        terminal.fail(traceback.format_exc(), status)
+    if status == INTERRUPTED:  # typer may have caught it first
+        again = f"; the same `{name} {resumes}` goes on where it stopped" if sys.argv[1:2] == [resumes] else ""
+        terminal.fail(f"interrupted{again}", status)
+    sys.exit(status)
+
+
+def _hush() -> None:
+    """Libraries keep their progress bars and warnings to themselves; what a person should know, the command says."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")

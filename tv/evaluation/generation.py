@@ -1,0 +1,180 @@
+"""How well a model writes: held-out perplexity, variety, repetition, form, overlap with a target, a judge's score."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.errors import InputError
+from tv.evaluation.judge import Judge
+from tv.prompts.behaviour import PromptSource, batched, behaviour, gather
+from tv.prompts.encoding import Encoded, encode
+from tv.prompts.files import Prompt
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
+Progress = Callable[[int, int, str], None]
+_COLUMNS = ["variant", "task", "item_id", "metric", "value", "response", "target"]
+
+
+def quality(
+    models: LiveSource | Mapping[str, LiveSource],
+    prompts: PromptSource | Sequence[PromptSource],
+    *,
+    texts: PromptSource | Sequence[PromptSource] = (),
+    pattern: str | None = None,
+    judge: Judge | None = None,
+    base: LiveSource | None = None,
+    tokenizer: LiveSource | None = None,
+    new_tokens: int = 64,
+    batch_size: int = 16,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """What each model writes after every prompt (greedily, up to a line's end or `new_tokens`), and how good it is.
+
+    A row a prompt and metric, in the columns of `tv.evaluate`, so that `tv.evaluation.summarise` and `compare` take it.
+    `task` is the prompt's set; metrics:
+
+    - `words`; `distinct_1`, `distinct_2`: unique n-grams over all of them, in this response (arXiv 1510.03055), NaN
+      where it has none; `repetition`: 1 − the same of 4-grams (arXiv 1908.04319), 0 where it is too short to repeat
+    - `format`: 1 where `pattern`, a regular expression, matches from the response's start
+    - `rouge_l`: F of the longest common subsequence with the prompt's target (ROUGE-L; needs rouge_score)
+    - `judge`: what `judge` gives it
+
+    and for every row of `texts`, `nll`: mean −log p of a token, nats; e to its mean over tokens is the perplexity.
+    Raises InputError for bad prompts, a bad pattern or a judge that fails.
+    """
+    sources = dict(models) if isinstance(models, Mapping) else {"model": models}
+    asked, read = gather(prompts), gather(texts) if texts else []
+    form = _compiled(pattern)
+    rouge = _rouge() if any(prompt.target is not None for prompt in asked) else None
+    frames = []
+    for i, (name, source) in enumerate(sources.items()):
+        model = load_model(source, base=base, dtype=dtype, device=device)
+        words = load_tokenizer(
+            tokenizer or (base if base is not None and not isinstance(source, PreTrainedModel) else source)
+        )
+        rows = [
+            _row(prompt, metric, value, response)
+            for prompt, response in zip(asked, write(model, words, asked, new_tokens, batch_size), strict=True)
+            for metric, value in _measures(prompt, response, form, rouge, judge).items()
+        ]
+        if read:
+            losses = nll(model, words, read, batch_size)
+            rows += [_row(prompt, "nll", value, None) for prompt, value in zip(read, losses, strict=True)]
+        frames.append(pd.DataFrame(rows).assign(variant=name))
+        if progress:
+            progress(i + 1, len(sources), name)
+    return pd.concat(frames, ignore_index=True)[_COLUMNS]
+
+
+def write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    new_tokens: int = 64,
+    batch_size: int = 16,
+) -> list[str]:
+    """Greedy continuations, each up to the end of its first line that is not empty."""
+    if new_tokens < 1 or batch_size < 1:
+        raise InputError(f"{new_tokens} new tokens in batches of {batch_size}: both are at least 1")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
+    encoded = encode(prompts, tokenizer, context - new_tokens)
+    order = sorted(range(len(encoded)), key=lambda i: encoded[i].n_text)
+    found: dict[int, str] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        found |= zip(chosen, _continued(model, tokenizer, [encoded[i] for i in chosen], new_tokens), strict=True)
+    return [found[i] for i in range(len(encoded))]
+
+
+def nll(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Prompt], batch_size: int = 16
+) -> list[float]:
+    """Mean −log p of a token of every text (its target apart), nats; NaN for a text of one token."""
+    own = [Prompt(text.id, text.set, text.domain, text.text) for text in texts]
+    batches = batched(own, model, tokenizer, batch_size)
+    losses = behaviour(model, batches)["loss"]
+    places = {item.prompt.id: i for i, item in enumerate(item for batch in batches for item in batch.encoded)}
+    return [float(losses[places[text.id]]) for text in texts]
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Unique n-grams of words over all n-grams of `texts` together (arXiv 1510.03055); NaN where there is none."""
+    grams = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """The share of n-grams that stood before in the text (seq-rep-n, arXiv 1908.04319); 0 where it is too short."""
+    return 1 - distinct([text], n) if _grams(text, n) else 0.0
+
+
+def _measures(
+    prompt: Prompt, response: str, form: re.Pattern[str] | None, rouge: RougeScorer | None, judge: Judge | None
+) -> dict[str, float]:
+    found = {
+        "words": float(len(response.split())),
+        "distinct_1": distinct([response], 1),
+        "distinct_2": distinct([response], 2),
+        "repetition": repetition(response),
+    }
+    if form is not None:
+        found["format"] = float(form.match(response.strip()) is not None)
+    if rouge is not None and prompt.target is not None:
+        found["rouge_l"] = float(rouge.score(prompt.target, response)["rougeL"].fmeasure)
+    if judge is not None:
+        found["judge"] = judge.score(prompt.text, response, prompt.target)
+    return found
+
+
+def _row(prompt: Prompt, metric: str, value: float, response: str | None) -> dict[str, object]:
+    where = {"task": prompt.set, "item_id": prompt.id, "metric": metric, "value": value}
+    return where | {"response": response, "target": prompt.target}
+
+
+@torch.inference_mode()
+def _continued(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Encoded], new_tokens: int
+) -> list[str]:
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    width = max(item.n_text for item in items)
+    gaps = [width - item.n_text for item in items]
+    ids = torch.tensor([[pad] * gap + list(item.ids[: item.n_text]) for gap, item in zip(gaps, items, strict=True)])
+    mask = torch.tensor([[0] * gap + [1] * item.n_text for gap, item in zip(gaps, items, strict=True)])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    out = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad
+    )
+    texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    return [text.strip().split("\n")[0] for text in texts]
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.split()
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"pattern {pattern!r}: no regular expression: {error}") from error
+
+
+def _rouge() -> RougeScorer:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise InputError("ROUGE-L needs rouge_score; install tuning-probes[eval]") from None
+    return RougeScorer(["rougeL"])

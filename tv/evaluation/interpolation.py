@@ -1,0 +1,259 @@
+"""Loss and behaviour between two models and beyond them: along θ + αT, and over the plane of two tuning vectors.
+
+Sources: linear mode connectivity is arXiv 1912.05671 (Frankle et al. 2020); the barrier against the straight line
+between the ends, which serves ends of unequal loss, is arXiv 2110.06296 (Entezari et al. 2022), definition 1.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from tv.arithmetic.variants import Mover
+from tv.checkpoints.extraction import extract
+from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.vector import TuningVector
+from tv.errors import InputError, first_line
+from tv.prompts.behaviour import MEASURES, PromptSource, batched, behaviour, gather
+from tv.prompts.encoding import Batch
+from tv.prompts.files import Prompt
+from tv.stats import bootstrap_mean, resample_means
+
+ALPHAS = tuple(round(-0.5 + 0.1 * i, 1) for i in range(21))
+PLANE = tuple(-0.5 + 0.25 * i for i in range(9))
+
+Progress = Callable[[int, int, str], None]
+Floats = NDArray[np.float64]
+
+
+def path(
+    base: LiveSource,
+    tuned: Source | TuningVector,
+    prompts: PromptSource | Sequence[PromptSource],
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    draws: int = 1000,
+    seed: int = 0,
+    batch_size: int = 16,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Loss and behaviour along θ_base + αT, in float32: a row per domain ("all", and each of several), metric and α.
+
+    Columns `alpha domain metric value lo hi prompts over`: the mean over prompts with its 95 % bootstrap interval, the
+    same resamples of prompts for every α. α = 0 and 1 are always among the points: they are the base and the tuned
+    model (where its vocabulary grew: in the rows in common). Metrics:
+
+    - `loss`: mean −log p of a token, nats, over the target's tokens where a prompt has a target, else over its text's;
+      `over` says which (target, text, mixed)
+    - `target_nll`, `logit_diff`, `exact_match`: see `tv.behaviour.metrics`; left out where no prompt has what they need
+    - `excess`: L(α) − ((1 − α)L(0) + αL(1)), for 0 ≤ α ≤ 1
+    - `barrier`: the largest excess, at the α where it lies: see `barrier_of`
+    - `rise`: likewise the largest L(α) − max(L(0), L(1)) for 0 ≤ α ≤ 1: 0 where no point is worse than both ends
+
+    The base may be a live model; it is copied, not moved. Prompts are JSONL files or `tv.prompts.Prompt`s, encoded with
+    the base's tokenizer. Raises InputError for bad points or prompts, and where base and tuned do not belong together.
+    """
+    grid = _grid(alphas, "α")
+    sweep = _sweep(base, [tuned], prompts, [(alpha,) for alpha in grid], batch_size, device, progress)
+    points = pd.DataFrame({"alpha": grid})
+    frames: list[pd.DataFrame] = []
+    for domain, chosen in sweep.domains():
+        frames.append(_means(sweep, domain, chosen, points, draws, seed))
+        losses = sweep.values["loss"][chosen]
+        frames.append(_barriers(np.array(grid), losses, draws, seed).assign(domain=domain, over=sweep.over(chosen)))
+    return _table(frames, ["alpha"], sweep, ["tuned"])
+
+
+def plane(
+    base: LiveSource,
+    tuned_a: Source | TuningVector,
+    tuned_b: Source | TuningVector,
+    prompts: PromptSource | Sequence[PromptSource],
+    *,
+    alphas: Sequence[float] = PLANE,
+    betas: Sequence[float] = PLANE,
+    draws: int = 1000,
+    seed: int = 0,
+    batch_size: int = 16,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Loss and behaviour over the grid θ_base + αT_a + βT_b, in float32; columns and metrics as `path` has them.
+
+    `alpha beta domain metric value lo hi prompts over`. α and β are 0 and 1 somewhere always: base, a, b, and their sum
+    are points of the grid. Raises InputError as `path` does.
+    """
+    grid = list(product(_grid(alphas, "α"), _grid(betas, "β")))
+    sweep = _sweep(base, [tuned_a, tuned_b], prompts, grid, batch_size, device, progress)
+    points = pd.DataFrame(grid, columns=["alpha", "beta"])
+    frames = [_means(sweep, domain, chosen, points, draws, seed) for domain, chosen in sweep.domains()]
+    return _table(frames, ["alpha", "beta"], sweep, ["tuned_a", "tuned_b"])
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """The highest point of a curve over 0 ≤ α ≤ 1 above what its ends lead to expect."""
+
+    alpha: float  # where it is; 0 where no point is above
+    value: float  # nats, at least 0: the ends are never above
+    lo: float
+    hi: float
+
+
+def barrier_of(alphas: Floats, losses: Floats, *, draws: int = 1000, seed: int = 0) -> Barrier:
+    """max over 0 ≤ α ≤ 1 of L(α) − ((1 − α)L(0) + αL(1)), L the mean of (prompts, points) losses over prompts.
+
+    `alphas` (points,) ascend and hold 0 and 1. The 95 % interval resamples prompts and takes the maximum anew in every
+    draw; noise pushes a maximum up, so 0 at its lower end is what a path without a barrier looks like.
+    """
+    return _highest(alphas, losses, _line, draws, seed)
+
+
+def rise_of(alphas: Floats, losses: Floats, *, draws: int = 1000, seed: int = 0) -> Barrier:
+    """As `barrier_of`, above the worse of the two ends: max over 0 ≤ α ≤ 1 of L(α) − max(L(0), L(1))."""
+    return _highest(alphas, losses, lambda _, start, end: np.maximum(start, end), draws, seed)
+
+
+_COLUMNS = ["domain", "metric", "value", "lo", "hi", "prompts", "over"]
+
+
+def _highest(
+    alphas: Floats, losses: Floats, expected: Callable[[Floats, Floats, Floats], Floats], draws: int, seed: int
+) -> Barrier:
+    """The highest point above `expected(α, L(0), L(1))`, in the mean over prompts and in every resample of them."""
+    between = (alphas >= 0) & (alphas <= 1)
+    inside = alphas[between]
+
+    def above(means: Floats) -> Floats:
+        return means - expected(inside, means[:, :1], means[:, -1:])
+
+    mean = above(losses[:, between].mean(0, keepdims=True))[0]
+    lo, hi = np.quantile(above(resample_means(losses[:, between], draws, seed)).max(1), (0.025, 0.975))
+    return Barrier(float(inside[mean.argmax()]), float(mean.max()), float(lo), float(hi))
+
+
+def _line(alphas: Floats, start: Floats, end: Floats) -> Floats:
+    return (1 - alphas) * start + alphas * end
+
+
+def _barriers(alphas: Floats, losses: Floats, draws: int, seed: int) -> pd.DataFrame:
+    """Rows `excess`, `barrier` and `rise` of one domain."""
+    losses = losses[~np.isnan(losses).all(1)]
+    if not len(losses):
+        return pd.DataFrame()
+    between = (alphas >= 0) & (alphas <= 1)
+    inside, own = alphas[between], losses[:, between]
+    mean, lo, hi = bootstrap_mean(own - _line(inside, own[:, :1], own[:, -1:]), draws, seed)
+    rows = [pd.DataFrame({"alpha": inside, "metric": "excess", "value": mean, "lo": lo, "hi": hi})]
+    for metric, highest in (("barrier", barrier_of), ("rise", rise_of)):
+        found = highest(alphas, losses, draws=draws, seed=seed)
+        rows.append(pd.DataFrame([{"metric": metric, **vars(found)}]))
+    return pd.concat(rows, ignore_index=True).assign(prompts=len(losses))
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Every prompt's behaviour at every point."""
+
+    prompts: tuple[Prompt, ...]
+    values: Mapping[str, Floats]  # by measure: (prompts, points)
+    fingerprints: tuple[str, ...]  # of the base and of every tuned side
+
+    def domains(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Each domain with its prompts: all of them first, then each of several."""
+        names = np.array([prompt.domain for prompt in self.prompts])
+        yield "all", np.ones(len(names), bool)
+        if len(set(names)) > 1:
+            for name in dict.fromkeys(names):
+                yield str(name), names == name
+
+    def over(self, chosen: NDArray[np.bool_]) -> str:
+        """Whose tokens the loss of these prompts is about."""
+        with_target = {p.target is not None for p, use in zip(self.prompts, chosen, strict=True) if use}
+        return "mixed" if len(with_target) > 1 else "target" if with_target == {True} else "text"
+
+
+def _sweep(
+    base: LiveSource,
+    tuned: Sequence[Source | TuningVector],
+    prompts: PromptSource | Sequence[PromptSource],
+    points: Sequence[tuple[float, ...]],
+    batch_size: int,
+    device: str | None,
+    progress: Progress | None,
+) -> _Sweep:
+    """Behaviour at every point: a scale for each of the tuned sides."""
+    rows = gather(prompts)
+    vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
+    model = _float32(base, device)
+    batches: list[Batch] = batched(rows, model, load_tokenizer(base), batch_size)
+    found: dict[str, list[Floats]] = {name: [] for name in MEASURES}
+    with Mover(model, vectors) as mover:
+        for i, scales in enumerate(points):
+            mover.to(dict(zip(vectors, scales, strict=True)))
+            for name, column in behaviour(model, batches).items():
+                found[name].append(column)
+            if progress:
+                progress(i + 1, len(points), " ".join(f"{scale:g}" for scale in scales))
+    place = {item.prompt.id: i for i, item in enumerate(item for batch in batches for item in batch.encoded)}
+    order = [place[prompt.id] for prompt in rows]
+    fingerprints = (str(open_checkpoint(base).fingerprint()["content"]), *map(_origin, vectors))
+    values = {name: np.stack(columns, 1)[order] for name, columns in found.items()}
+    return _Sweep(tuple(rows), values, fingerprints)
+
+
+def _origin(vector: TuningVector) -> str:
+    """The fingerprint of the tuned model that a vector comes from; empty for a vector made by arithmetic."""
+    tuned = vector.provenance.get("tuned")
+    return str(tuned.get("content", "")) if isinstance(tuned, dict) else ""
+
+
+def _float32(base: LiveSource, device: str | None) -> PreTrainedModel:
+    """A float32 model of our own: a live one is copied, because a vector of it is read from it while ours moves."""
+    model = load_model(copy.deepcopy(base) if isinstance(base, PreTrainedModel) else base)
+    try:
+        return model.to(device=torch.device(device or model.device), dtype=torch.float32)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r}: {first_line(error)}") from error
+
+
+def _grid(values: Sequence[float], name: str) -> list[float]:
+    """Sorted, each once, 0 and 1 among them."""
+    if len(values) < 2:
+        raise InputError(f"{len(values)} points of {name}: a path needs at least two")
+    if not all(math.isfinite(value) for value in values):
+        raise InputError(f"points of {name}: each is a finite number")
+    return sorted({round(float(value), 9) + 0.0 for value in (*values, 0.0, 1.0)})
+
+
+def _means(
+    sweep: _Sweep, domain: str, chosen: NDArray[np.bool_], points: pd.DataFrame, draws: int, seed: int
+) -> pd.DataFrame:
+    """The rows of one domain: every measure's mean over its prompts at every point."""
+    frames = []
+    for metric, table in sweep.values.items():
+        values = table[chosen]
+        values = values[~np.isnan(values).all(1)]
+        if len(values):
+            mean, lo, hi = bootstrap_mean(values, draws, seed)
+            over = sweep.over(chosen) if metric == "loss" else "target"
+            frame = points.assign(metric=metric, value=mean, lo=lo, hi=hi, prompts=len(values), over=over)
+            frames.append(frame.assign(domain=domain))
+    return pd.concat(frames) if frames else pd.DataFrame()
+
+
+def _table(frames: Sequence[pd.DataFrame], points: list[str], sweep: _Sweep, sides: list[str]) -> pd.DataFrame:
+    frame = pd.concat(frames, ignore_index=True)[[*points, *_COLUMNS]]
+    frame.attrs["fingerprints"] = dict(zip(["base", *sides], sweep.fingerprints, strict=True))
+    return frame

@@ -1,0 +1,135 @@
+"""Negation: does the behaviour go as the vector goes? θ_tuned − λT, beside a random vector of T's norms.
+
+Source: arXiv 2212.04089 §3 and arXiv 2510.09359 (negating a tuning vector takes the tuned behaviour away).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tv.arithmetic.controls import control
+from tv.checkpoints.extraction import extract
+from tv.checkpoints.live import LiveSource
+from tv.checkpoints.vector import TuningVector
+from tv.errors import InputError
+from tv.evaluation.tasks import TaskSpec
+from tv.experiments.bench import Bench, Point, Settings
+from tv.experiments.curves import judge
+from tv.experiments.parts import By, parts_of
+from tv.experiments.plots import curves, primary_rows
+from tv.experiments.result import Result
+
+_ROUNDING = 1e-4  # what float32 logits of two models that are one may differ by
+SCALES = tuple(round(0.1 * i, 1) for i in range(16))
+
+
+def negation(
+    base: LiveSource,
+    tuned: Mapping[str, LiveSource],
+    tasks: TaskSpec | Sequence[TaskSpec],
+    *,
+    scales: Sequence[float] = SCALES,
+    parts: By = "whole",
+    controls: Sequence[str] = ("random",),
+    **settings: Any,
+) -> Result:
+    """Every task at θ_tuned − λT, for each tuned model and each λ (0 and 1 always among them).
+
+    `parts` also negates T's components or layers by themselves; `controls` are those of `tv.controls`, each negated in
+    T's place. Other settings are those of `Settings`; with `out` finished cells are found again.
+
+    Tables: `negation`, a row per tuned model, part, vector (`T` or a control), λ, task and metric: the mean with its
+    interval, its difference from the base, what of the tuned behaviour is retained (see `tv.experiments.curves.judge`);
+    q is over one tuned model's rows. `summary`, at λ = 1: `returned`, whether the interval of the difference from the
+    base holds 0, and `follows`, Spearman's ρ between 1 − λ and the retained share over 0 ≤ λ ≤ 1. `items`, everything
+    item by item. Raises InputError for bad scales, parts, tasks, or a vector that does not fit.
+    """
+    chosen = Settings(tasks, **settings)
+    grid = grid_of(scales)
+    cells = chosen.cells()
+    chosen.load()
+    under = Bench(base, base, chosen, cells).items([Point("base")])
+    frames, logs = [], []
+    for name, source in tuned.items():
+        vector = source if isinstance(source, TuningVector) else extract(base, source)
+        places, points = _points(vector, base, grid, parts, controls, chosen.seed)
+        items = pd.concat([under, Bench(source, base, chosen, cells).items(points)], ignore_index=True)
+        judged = judge(items, points[0].name, "base", draws=chosen.draws, seed=chosen.seed)
+        frames.append(places.merge(judged, on="variant").assign(tuned=name))
+        logs.append(items.assign(tuned=name))
+    table = pd.concat(frames, ignore_index=True)
+    table = table[["tuned", *table.columns.drop(["tuned", "variant"])]]
+    primary = {task.name: next(iter(task.metrics)) for task in chosen.load()}
+    tables = {"negation": table, "summary": _summary(table), "items": pd.concat(logs, ignore_index=True)}
+    result = Result("negation", tables, _figures(table, primary))
+    if chosen.out is not None:
+        result.save(chosen.out)
+    return result
+
+
+def grid_of(scales: Sequence[float]) -> list[float]:
+    """Ascending, each once, 0 and 1 among them. Raises InputError for what is no finite number."""
+    if not all(np.isfinite(scales)):
+        raise InputError("scales: each λ is a finite number")
+    return sorted({round(float(scale), 9) + 0.0 for scale in (*scales, 0.0, 1.0)})
+
+
+def _points(
+    vector: TuningVector, base: LiveSource, grid: Sequence[float], parts: By, controls: Sequence[str], seed: int
+) -> tuple[pd.DataFrame, list[Point]]:
+    """The points, the tuned model first, and a table that says what each is."""
+    moved = {
+        (part, kind): own if kind == "T" else control(own, kind, seed)
+        for part, own in parts_of(vector, base, parts).items()
+        for kind in ("T", *controls)
+    }
+    ordered = [0.0, *(scale for scale in grid if scale != 0)]
+    rows, points = [], []
+    for scale in ordered:
+        for (part, kind), own in moved.items():
+            label = f"{part}, {kind}, λ = {scale:g}"
+            rows.append({"variant": label, "part": part, "vector": kind, "scale": scale})
+            points.append(Point(label, {own: -scale}))
+    return pd.DataFrame(rows), points
+
+
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    by = ["tuned", "part", "vector", "task", "metric"]
+    for where, own in table.groupby(by, sort=False):
+        at = own.set_index("scale")
+        inside = own[(own.scale >= 0) & (own.scale <= 1) & own.retained.notna()]
+        follows = (
+            (1 - inside.scale).corr(inside.retained, method="spearman") if inside.retained.nunique() > 1 else np.nan
+        )
+        one = at.loc[1.0]
+        rows.append(
+            dict(zip(by, where, strict=True))
+            | {"value_0": at.value[0.0], "value_1": one.value, "difference": one.difference}
+            | {"difference_lo": one.difference_lo, "difference_hi": one.difference_hi, "p": one.p}
+            | {"returned": bool(one.difference_lo <= _ROUNDING and one.difference_hi >= -_ROUNDING)}
+            | {"retained": one.retained, "retained_lo": one.retained_lo, "retained_hi": one.retained_hi}
+            | {"follows": follows}
+        )
+    return pd.DataFrame(rows)
+
+
+def _figures(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, Any]:
+    """A figure per tuned model: the metrics that tasks go by; with parts, one more of what each retains."""
+    own = primary_rows(table, primary)
+    own = own.assign(panel=own.task + ": " + own.metric, line=own.part + ", " + own.vector)
+    axes: dict[str, Any] = {"x": "scale", "line": "line", "panel": "panel", "x_title": "λ"}
+    figures = {}
+    for name, rows in own.groupby("tuned", sort=False):
+        whole = rows[rows.part == "whole"]
+        figures[f"{name} − λT: what it does"] = curves(whole, y="value", lo="lo", hi="hi", y_title="mean", **axes)
+        told = rows[rows.retained.notna()]
+        if rows.part.nunique() > 1 and len(told):
+            figures[f"{name} − λT, part by part: what is retained"] = curves(
+                told, y="retained", lo="retained_lo", hi="retained_hi", y_title="retained", **axes
+            )
+    return figures

@@ -1,0 +1,394 @@
+"""Do the neurons and heads of a tuned model stand where the base's do? And the tuned model with them put there.
+
+Models that were trained from one base keep their order, and the check says so. One whose neurons were permuted, or that
+was trained on its own, has a T that is mostly the difference between two orders: match it first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tv.architecture.anatomy import Module
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.pairing import WeightPair, open_pair
+from tv.errors import InputError, first_line
+from tv.matching.coactivity import Correlations, HeadProducts, Sums, gather_sums
+from tv.matching.permutation import (
+    Attention,
+    Matching,
+    contribution_scores,
+    match_heads,
+    match_neurons,
+    match_plain_neurons,
+    match_plain_responses,
+    match_responses,
+    weight_scores,
+)
+from tv.matching.reordered import Reordering
+from tv.prompts.behaviour import PromptSource, batched, gather
+
+On = Literal["weights", "activations"]
+Progress = Callable[[int, int, str], None]
+
+#: The modules whose part in a neuron or a head is known. Anything else beside them might have an entry for each.
+_ROLES = {
+    *("q", "k", "v", "qkv", "o", "gate", "up", "down", "router"),
+    *("shared_gate", "shared_up", "shared_down", "shared_router"),
+    *("attn_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm"),
+}
+_MEMORY = 2**31  # bytes of sums that are held at a time; a pass of both models over the prompts for each such part
+
+
+def align(
+    base: LiveSource | Checkpoint,
+    tuned: LiveSource | Checkpoint,
+    *,
+    on: On = "weights",
+    prompts: PromptSource | Sequence[PromptSource] = (),
+    batch_size: int = 16,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """The check before any comparison: what share of the tuned model's neurons and heads would have to move.
+
+    A row per layer and kind (`neurons`, `shared_neurons` of an expert that every token passes; `kv_groups`; `queries`)
+    and expert, each matched within itself. Columns `layer kind expert n moved_fraction sign_flipped_fraction
+    scale_moved_fraction mean_score identity_score gain on`. The two fractions of sign and scale are NaN for what has no
+    such symmetry (heads; MLPs without a GLU). Scores are means of cosines in [−1, 1], `gain` = mean_score −
+    identity_score. For fine-tunes of one base expect the identity: 0 moved, gain 0.
+
+    `on="weights"` compares matrices (see `tv.permutation`), `on="activations"` what neurons and heads do over
+    `prompts`, both models on the same tokens; experts that a router chooses are compared by weights all the same, as
+    `on` says. Raises InputError where the two do not belong together or nothing in them can be matched.
+    """
+    return match_pair(
+        base, tuned, on=on, prompts=prompts, batch_size=batch_size, device=device, progress=progress
+    ).table
+
+
+def matched(
+    base: LiveSource | Checkpoint,
+    tuned: LiveSource | Checkpoint,
+    *,
+    on: On = "weights",
+    prompts: PromptSource | Sequence[PromptSource] = (),
+    batch_size: int = 16,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """The tuned side with its neurons and heads where the base has them: the same function, tensor by tensor as read.
+
+    It serves wherever a tuned side does, as `tv.ssa(base, tv.matched(base, tuned))`; nothing is written. Where nothing
+    has to move it is the tuned checkpoint itself. Arguments and errors are those of `align`.
+    """
+    return match_pair(
+        base, tuned, on=on, prompts=prompts, batch_size=batch_size, device=device, progress=progress
+    ).tuned
+
+
+@dataclass(frozen=True)
+class PairMatching:
+    """What `align` and `matched` find, from one matching."""
+
+    table: pd.DataFrame
+    tuned: Checkpoint  # as `matched` returns it
+    is_identity: bool  # nothing had to move
+
+
+def match_pair(
+    base: LiveSource | Checkpoint,
+    tuned: LiveSource | Checkpoint,
+    *,
+    on: On = "weights",
+    prompts: PromptSource | Sequence[PromptSource] = (),
+    batch_size: int = 16,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> PairMatching:
+    """Match every FFN and every attention layer, one at a time; see `align` and `matched`."""
+    _check(on, prompts, device)
+    pair = open_pair(base, tuned)
+    units, notes = _units(pair)
+    if not units:
+        raise InputError(
+            f"{pair.tuned.source}: {pair.base.architecture.name} has no FFN or attention whose roles are known, so "
+            f"nothing can be matched{': ' + notes[0] if notes else ''}"
+        )
+    responses: Iterator[Sums | None] = iter([None] * len(units))
+    if on == "activations":
+        responses = _responses(base, tuned, pair, units, prompts, batch_size)
+    order, rows = Reordering(pair.tuned), []
+    for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
+        found = unit.match(pair, sums, device)
+        unit.reorder(order, found)
+        rows += [
+            {"layer": unit.layer, "kind": kind, "expert": unit.expert}
+            | _row(matching)
+            | {"on": "weights" if sums is None else "activations"}
+            for kind, matching in zip(unit.kinds, found, strict=True)
+        ]
+        if progress:
+            progress(i + 1, len(units), f"{unit.kinds[0].replace('_', ' ')} {unit.layer}")
+    table = pd.DataFrame(rows)
+    table.attrs["fingerprints"] = {
+        "base": pair.base.fingerprint()["content"],
+        "tuned": pair.tuned.fingerprint()["content"],
+    }
+    table.attrs["notes"] = [*pair.facts.notes, *notes]
+    tuned_there = order.checkpoint()
+    return PairMatching(table, tuned_there, tuned_there is pair.tuned)
+
+
+@dataclass(frozen=True)
+class _Neurons:
+    """One FFN: of a layer, of a shared expert, or of one expert that a router chooses."""
+
+    kinds: tuple[str]
+    gate: Module | None
+    up: Module
+    down: Module
+
+    @property
+    def layer(self) -> int:
+        return self.up.layer
+
+    @property
+    def expert(self) -> int:
+        return self.up.expert
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        return tuple(module for module in (self.gate, self.up, self.down) if module is not None)
+
+    @property
+    def site(self) -> str | None:
+        """The module whose input is what the neurons say; None inside a fused tensor of experts."""
+        return self.down.path if self.expert < 0 else None
+
+    def sums(self) -> tuple[Sums, int]:
+        return Correlations(), self.up.shape[0] ** 2
+
+    def match(self, pair: WeightPair, sums: Sums | None, device: str) -> tuple[Matching]:
+        sides = [(_rows(side, self.up, device), side.matrix(self.down).to(device)) for side in (pair.base, pair.tuned)]
+        (up, down), (tuned_up, tuned_down) = sides
+        if isinstance(sums, Correlations):
+            r = sums.correlation()
+            if self.gate is None:
+                return (match_plain_responses(r, sums.tokens),)
+            return (match_responses(r.to(device), sums.tokens, up, down, tuned_up, tuned_down),)
+        if self.gate is None:
+            return (match_plain_neurons(up, down, tuned_up, tuned_down),)
+        gate, tuned_gate = (_rows(side, self.gate, device) for side in (pair.base, pair.tuned))
+        return (match_neurons(gate, up, down, tuned_gate, tuned_up, tuned_down),)
+
+    def misfit(self) -> str | None:
+        """What of the shapes does not fit one number of neurons; None where all does."""
+        sizes = {self.up.shape[0], self.down.shape[1], (self.gate or self.up).shape[0]}
+        return None if len(sizes) == 1 else "gate, up and down with different numbers of neurons"
+
+    def reorder(self, order: Reordering, found: tuple[Matching, ...]) -> None:
+        (matching,) = found
+        if matching.is_identity:
+            return
+        if self.gate is not None:
+            order.outputs(self.gate, matching.permutation)
+        order.outputs(self.up, matching.permutation, None if matching.scale is None else 1 / matching.scale)
+        order.inputs(self.down, matching.permutation, matching.scale)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """One attention layer."""
+
+    q: Module
+    k: Module
+    v: Module
+    o: Module
+    gains: tuple[Module, ...] = ()  # of the norms of q and k
+    kinds: tuple[str, str] = field(default=("kv_groups", "queries"))
+
+    expert = -1
+
+    @property
+    def layer(self) -> int:
+        return self.o.layer
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        return (self.q, self.k, self.v, self.o, *self.gains)
+
+    @property
+    def site(self) -> str:
+        return self.o.path
+
+    def sums(self) -> tuple[Sums, int]:
+        return HeadProducts(self.q.n_heads), self.o.shape[1] ** 2
+
+    def match(self, pair: WeightPair, sums: Sums | None, device: str) -> tuple[Matching, Matching]:
+        if isinstance(sums, HeadProducts):
+            outputs = [_by_head(side.matrix(self.o).T, self.q.n_heads).to(device) for side in (pair.base, pair.tuned)]
+            products = [part.to(device) for part in (sums.cross, sums.own, sums.tuned_own)]
+            scores = contribution_scores(outputs[0], outputs[1], *products)
+        else:
+            scores = weight_scores(*(self._attention(side, device) for side in (pair.base, pair.tuned)))
+        return match_heads(scores, self.k.n_heads)
+
+    def reorder(self, order: Reordering, found: tuple[Matching, ...]) -> None:
+        groups, heads = (matching.permutation for matching in found)
+        if all(matching.is_identity for matching in found):
+            return
+        for module in (self.q, self.k, self.v, *self.gains):
+            by_group = module.name in ("k", "v", "k_norm")
+            moves, n = (groups, self.k.n_heads) if by_group else (heads, self.q.n_heads)
+            if not self._is_shared(module):
+                order.outputs(module, _whole_heads(moves, module.shape[0] // n))
+        order.inputs(self.o, _whole_heads(heads, self.o.shape[1] // self.q.n_heads))
+
+    def misfit(self) -> str | None:
+        """What of the shapes does not fit heads of one width; None where all does."""
+        q, k, v, o = self.q, self.k, self.v, self.o
+        heads, groups = q.n_heads, k.n_heads
+        if not heads or not groups or heads % groups or v.n_heads != groups:
+            return "heads that do not divide into key-value groups"
+        if q.shape[0] * groups != k.shape[0] * heads or v.shape[0] * heads != o.shape[1] * groups:
+            return "matrices that are not cut into heads of one width"
+        for gain in self.gains:
+            n, rows = (heads, q.shape[0]) if gain.name == "q_norm" else (groups, k.shape[0])
+            if gain.shape not in ((rows // n,), (rows,), (n, rows // n)):
+                return f"a norm of shape {list(gain.shape)} over heads of width {rows // n}"
+        return None
+
+    def _is_shared(self, module: Module) -> bool:
+        """Whether it is a gain that all heads share."""
+        return module in self.gains and module.shape == (self.q.shape[0] // self.q.n_heads,)
+
+    def _attention(self, side: Checkpoint, device: str) -> Attention:
+        query, key, value = (_by_head(_rows(side, m, device), m.n_heads) for m in (self.q, self.k, self.v))
+        return Attention(query, key, value, _by_head(side.matrix(self.o).T.to(device), self.q.n_heads))
+
+
+def _units(pair: WeightPair) -> tuple[list[_Neurons | _Heads], list[str]]:
+    """What can be matched, in execution order, and a line on what cannot."""
+    units: list[_Neurons | _Heads] = []
+    notes: list[str] = []
+    readable = {(module.layer, module.name, module.expert): module for module in pair.modules}
+    for layer, expert in dict.fromkeys((m.layer, m.expert) for m in pair.base.architecture.modules):
+        own = {name: m for (at, name, index), m in readable.items() if (at, index) == (layer, expert)}
+        for unit in _of_layer(own):
+            problem = _problem(unit, pair.base)
+            if problem is None:
+                units.append(unit)
+            else:
+                notes.append(f"{unit.kinds[0]} of layer {layer} left as they are: {problem}")
+    return units, notes
+
+
+def _of_layer(own: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
+    if {"q", "k", "v", "o"} <= own.keys():
+        gains = tuple(own[name] for name in ("q_norm", "k_norm") if name in own)
+        yield _Heads(own["q"], own["k"], own["v"], own["o"], gains)
+    for prefix, kind in (("", "neurons"), ("shared_", "shared_neurons")):
+        if {f"{prefix}up", f"{prefix}down"} <= own.keys():
+            yield _Neurons((kind,), own.get(f"{prefix}gate"), own[f"{prefix}up"], own[f"{prefix}down"])
+
+
+def _problem(unit: _Neurons | _Heads, base: Checkpoint) -> str | None:
+    """Why trading places might not leave the function as it is; None where it does."""
+    misfit = unit.misfit()
+    if misfit is not None:
+        return misfit
+    if isinstance(unit, _Heads) and getattr(base.config.get_text_config(), "alibi", False):
+        return "a position bias of its own for each head (ALiBi)"
+    down = unit.modules[-1] if isinstance(unit, _Neurons) else unit.o
+    room = down.path if down.expert >= 0 else down.path.rpartition(".")[0]
+    modules = [module for module in base.architecture.modules if module.name in _ROLES]
+    known = {name for module in modules for name in (module.parameter, f"{module.path}.bias")}
+    unknown = next((name for name in base.names if name.startswith(f"{room}.") and name not in known), None)
+    return None if unknown is None else f"{unknown!r} may belong to them one by one, and no rule knows it"
+
+
+def _responses(
+    base: LiveSource | Checkpoint,
+    tuned: LiveSource | Checkpoint,
+    pair: WeightPair,
+    units: Sequence[_Neurons | _Heads],
+    prompts: PromptSource | Sequence[PromptSource],
+    batch_size: int,
+) -> Iterator[Sums | None]:
+    """The sums of each unit, in order; as many units in one pass as their sums fit into memory."""
+    for source in (base, tuned):
+        if isinstance(source, Checkpoint):
+            raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
+    assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
+    models = load_model(base), load_model(tuned, base=base)
+    rows = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
+    waiting: list[Sums | None] = []
+    passing: dict[str, Sums] = {}
+    held = 0
+    for unit in units:
+        sums, size = unit.sums()
+        if held + 4 * size > _MEMORY and passing:
+            gather_sums(*models, rows, passing)
+            yield from waiting
+            waiting, passing, held = [], {}, 0
+        if unit.site is not None:
+            passing[unit.site] = sums
+            held += 4 * size
+        waiting.append(sums if unit.site is not None else None)
+    gather_sums(*models, rows, passing)
+    yield from waiting
+
+
+def _row(matching: Matching) -> dict[str, float]:
+    glu = matching.scale is not None
+    score, identity = _mean(matching.score), _mean(matching.identity_score)
+    return {
+        "n": len(matching.permutation),
+        "moved_fraction": _mean(matching.moved),
+        "sign_flipped_fraction": _mean(matching.flipped) if glu else math.nan,
+        "scale_moved_fraction": _mean(matching.rescaled) if glu else math.nan,
+        "mean_score": score,
+        "identity_score": identity,
+        "gain": score - identity,
+    }
+
+
+def _mean(values: Tensor) -> float:
+    return math.fsum(values.tolist()) / len(values)
+
+
+def _rows(side: Checkpoint, module: Module, device: str) -> Float[Tensor, "rows cols"]:
+    """A module's matrix, with its bias as a last column where it has one."""
+    matrix, bias = side.matrix(module), side.bias(module)
+    return (matrix if bias is None else torch.cat([matrix, bias[:, None]], 1)).to(device)
+
+
+def _by_head(rows: Float[Tensor, "rows cols"], heads: int) -> Float[Tensor, "heads d_head cols"]:
+    return rows.unflatten(0, (heads, -1))
+
+
+def _whole_heads(permutation: Int[Tensor, " heads"], width: int) -> Int[Tensor, " rows"]:
+    return (permutation[:, None] * width + torch.arange(width)).flatten()
+
+
+def _check(on: On, prompts: PromptSource | Sequence[PromptSource], device: str) -> None:
+    if on not in ("weights", "activations"):
+        raise InputError(f"on {on!r}: match on weights or on activations")
+    given = isinstance(prompts, str) or not isinstance(prompts, Sequence) or len(prompts) > 0
+    if on == "activations" and not given:
+        raise InputError("on 'activations': activations come from prompts; give a JSONL file of them")
+    if on == "weights" and given:
+        raise InputError("on 'weights': prompts would not be read; match on activations, or leave them out")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r}: {first_line(error)}") from error

@@ -1,0 +1,80 @@
+"""The base's decompositions on disk, so that a second tuned model of the same base need not pay for them again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tv.errors import InputError
+from tv.measures.decomposition import Decomposition, decompose
+from tv.runtime.atomic import replacing
+
+Decompose = Callable[[str, Tensor], Decomposition]
+_PIECE = 256  # of the long side, taken to float64 at a time
+
+
+class DecompositionCache:
+    """A folder of decompositions under `directory`, one for each base: `key` is the base's fingerprint.
+
+    A file holds a module with its heads, float64: 8·d² bytes a matrix, about 1 GiB for a model of 0.5 B parameters.
+    Decompositions that are not there, damaged, or of other weights are computed and written anew. Raises InputError
+    where the directory cannot be made or written.
+    """
+
+    def __init__(self, directory: Path, key: str) -> None:
+        self.folder = directory / key
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made: {error.strerror}; choose another cache") from error
+
+    @contextmanager
+    def module(self, name: str) -> Iterator[Decompose]:
+        """`decompose(part, weight)` for the parts of one module; what was computed is written when the block ends."""
+        path = self.folder / f"{name}.safetensors"
+        held, fresh = _read(path), {}
+
+        def cached(part: str, weight: Float[Tensor, "m n"]) -> Decomposition:
+            sigma, near = held.get(f"{part}.sigma"), held.get(f"{part}.near")
+            if sigma is not None and near is not None:
+                found = Decomposition(weight, sigma.to(weight.device), near.to(weight.device))
+                if _fits(found):
+                    return found
+            found = decompose(weight)
+            fresh.update({f"{part}.sigma": found.sigma.cpu(), f"{part}.near": found.near.cpu().contiguous()})
+            return found
+
+        yield cached
+        if fresh:
+            with replacing(path, InputError) as temporary:
+                save_file({**held, **fresh}, temporary)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _fits(found: Decomposition) -> bool:
+    """Whether it is of this weight, of which the fingerprint samples the ends only: ‖WᵀQz‖ = ‖Σz‖ for a random z."""
+    r = min(found.weight.shape)
+    if (found.sigma.shape, found.near.shape) != ((r,), (r, r)):
+        return False
+    if {found.sigma.dtype, found.near.dtype} != {torch.float64}:
+        return False
+    w = found.weight if found.wide else found.weight.T
+    z = torch.randn(r, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(w.device)
+    turned, expected = found.near @ z, float((found.sigma * z).norm())
+    seen = math.sqrt(sum(float((turned @ piece.double()).pow(2).sum()) for piece in w.split(_PIECE, dim=1)))
+    return abs(seen - expected) <= 1e-9 * expected

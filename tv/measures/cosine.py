@@ -1,0 +1,232 @@
+"""How N tuning vectors of one base lie to each other: cosine, sign conflict, shared directions, each beside its null.
+
+Sources: cosines of task vectors are arXiv 2212.04089 (§5), sign conflict is arXiv 2306.01708 (§3), the subspace
+alignment of one task's update with another's is arXiv 2502.04959.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass
+from itertools import combinations
+from typing import Any, Literal, TypeAlias
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.architecture.anatomy import Module
+from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.pairing import WeightPair, open_pair
+from tv.errors import InputError
+from tv.measures.decomposition import FIXED_FRACTION
+from tv.measures.overlap import Angles, Directions, Inside, Overlap, cross_gram, directions, overlap
+from tv.measures.tables import Progress
+
+Level = Literal["whole", "layer", "module"]
+LEVELS: tuple[Level, ...] = ("whole", "layer", "module")
+Row: TypeAlias = dict[str, Any]
+_PIECE = 2**20  # entries that are taken to float64 at a time
+_NO_ANGLES = Angles(*[math.nan] * 6)
+_NOT_INSIDE = Inside(*[math.nan] * 3)
+
+
+def cosine(
+    base: Source,
+    tuned: Mapping[str, Source],
+    *,
+    level: Level = "module",
+    fraction: float = FIXED_FRACTION,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """A row per unordered pair (`a`, `b`) of tuning vectors and per scope: whole model, layer, module; down to `level`.
+
+    Of all parameters, tied ones once: `entries`, `norm_a`, `norm_b`, and
+    - `cosine`, signed; `cosine_null_sd`, its standard deviation if the signs were random and the magnitudes as they
+      are, √Σa²b²/(‖a‖‖b‖) (1/√n where magnitudes are even); `cosine_z`, in those. 0 where a vector is zero
+    - `sign_conflict`: the share with opposite signs of the `sign_entries` that both move; `sign_conflict_null`:
+      p(1 − q) + q(1 − p) of the two shares of positive entries, module by module. NaN where no entry counts
+    - `conflict_energy`: the same share weighted by |a||b|; cosine = (1 − 2 · conflict_energy) Σ|a||b|/(‖a‖‖b‖)
+
+    Of matrices only, with k = `fraction` of the smaller dimension (at least 1, at most the rank): principal angles of
+    the k leading directions (`…_left` output side, `…_right` input side) and SSA of each vector in the other's, see
+    `tv.overlap`. NaN elsewhere: a subspace belongs to one matrix.
+
+    Two T of one module are in memory at a time. Raises InputError for fewer than two vectors or a fraction outside
+    (0, 1], and CheckpointError where one does not belong to `base`.
+    """
+    if len(tuned) < 2:
+        raise InputError(f"{len(tuned)} tuning vector: cosine compares two or more; pass several tuned sides")
+    if not 0 < fraction <= 1:
+        raise InputError(f"fraction {fraction}: a share of the dimension, above 0 and at most 1")
+    if level not in LEVELS:
+        raise InputError(f"level {level!r}: one of {', '.join(LEVELS)}")
+    under = open_checkpoint(base)
+    pairs = {name: open_pair(under, source) for name, source in tuned.items()}
+    pieces = _pieces(list(pairs.values()))
+    sums: dict[tuple[str, str], dict[int, Sums]] = {names: {} for names in combinations(pairs, 2)}
+    rows: list[Row] = []
+    for i, piece in enumerate(pieces):
+        for (a, b), found, shared in _compare(pairs, piece, fraction if level == "module" else None):
+            layers = sums[a, b]
+            layers[piece.layer] = layers.get(piece.layer, Sums()) + found
+            if piece.module is not None:
+                rows.append(_row("module", a, b, found, piece.layer, piece.module) | _shared(shared))
+        if progress:
+            progress(i + 1, len(pieces), piece.label)
+    whole = [_row("whole", a, b, sum(layers.values(), Sums())) for (a, b), layers in sums.items()]
+    by_layer = [_row("layer", a, b, layers[at], at) for (a, b), layers in sums.items() for at in sorted(layers)]
+    scopes = (whole, by_layer, rows)[: LEVELS.index(level) + 1]
+    frame = pd.DataFrame([row for scope in scopes for row in scope]).astype({"layer": "Int64"})
+    frame.attrs["fingerprints"] = {"base": under.fingerprint()["content"]} | {
+        name: pair.tuned.fingerprint()["content"] for name, pair in pairs.items()
+    }
+    return frame
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What adds up over the entries a, b of two tuning vectors."""
+
+    entries: float = 0
+    dot: float = 0
+    square_a: float = 0
+    square_b: float = 0
+    square_both: float = 0  # Σ a²b²
+    product: float = 0  # Σ |a||b|
+    product_against: float = 0  # the part of it where the signs differ
+    counted: float = 0  # entries where neither is zero
+    against: float = 0  # of those, with signs that differ
+    against_null: float = 0  # how many the two shares of positive entries lead to expect
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(x + y for x, y in zip(astuple(self), astuple(other), strict=True)))
+
+
+def sums_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Sums:
+    """Sums over two tensors of one shape, in float64, a piece at a time."""
+    rows = max(1, _PIECE // max(1, math.prod(a.shape[1:])))
+    total = torch.zeros(10, dtype=torch.float64)
+    for x, y in zip(a.split(rows), b.split(rows), strict=True):
+        x, y = x.double(), y.double()
+        product = x * y
+        size, counted, against = product.abs(), (x != 0) & (y != 0), (x > 0) != (y > 0)
+        against &= counted
+        total += torch.stack(
+            [
+                product.sum(),
+                x.pow(2).sum(),
+                y.pow(2).sum(),
+                product.pow(2).sum(),
+                size.sum(),
+                size[against].sum(),
+                *(part.sum(dtype=torch.float64) for part in (counted, against, (x > 0) & counted, (y > 0) & counted)),
+            ]
+        )
+    dot, square_a, square_b, square_both, size_sum, size_against, both, differ, positive_a, positive_b = total.tolist()
+    expected = (positive_a * (both - positive_b) + positive_b * (both - positive_a)) / both if both else 0.0
+    entries = float(a.numel())
+    return Sums(entries, dot, square_a, square_b, square_both, size_sum, size_against, both, differ, expected)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A module, or (with none) a parameter outside of every module: a bias. Together they are each parameter once."""
+
+    layer: int
+    parameter: str
+    module: Module | None = None
+    expert: int = -1  # of a fused parameter outside of every module, the one that is meant
+
+    @property
+    def label(self) -> str:
+        return f"{self.module.name} {self.layer}" if self.module is not None else self.parameter
+
+    def delta(self, pair: WeightPair) -> Float[Tensor, "..."]:
+        if self.module is not None:
+            return pair.delta(self.module)
+        return torch.atleast_1d(pair.tuned.delta(self.parameter, pair.base, self.expert))
+
+
+def _pieces(pairs: list[WeightPair]) -> list[_Piece]:
+    """What every pair can read."""
+    first = pairs[0]
+    modules = [m for m in first.modules if not m.tied and all(m in pair.modules for pair in pairs)]
+    covered = {module.parameter for module in modules}
+    readable = set(first.base.names).intersection(*(pair.tuned.names for pair in pairs))
+    others = [name for name in first.base.names if name in readable and name not in covered]
+    pieces = [_Piece(module.layer, module.parameter, module) for module in modules]
+    for name in others:
+        layer, shape = first.base.architecture.component_of(name)[0], first.base.info(name).shape
+        pieces += [_Piece(layer, name, expert=i) for i in (range(shape[0]) if len(shape) > 2 else [-1])]
+    return pieces
+
+
+def _compare(
+    pairs: Mapping[str, WeightPair], piece: _Piece, fraction: float | None
+) -> Iterator[tuple[tuple[str, str], Sums, Overlap | None]]:
+    """Every two vectors on one piece. Of the others only what has the size of a Gram is kept between two reads."""
+    names = list(pairs)
+    own: dict[str, Directions] = {}
+    for i, a in enumerate(names[:-1]):
+        first = piece.delta(pairs[a])
+        for b in names[i + 1 :]:
+            second = piece.delta(pairs[b])
+            rows = min(len(first), len(second))
+            x, y = first[:rows], second[:rows]  # vocabularies may have grown to different sizes
+            shared = None
+            if fraction is not None and piece.module is not None and x.ndim == 2:
+                shared = overlap(_kept(own, a, x), _kept(own, b, y), cross_gram(x, y), fraction)
+            found = sums_of(x, y)
+            del second, x, y
+            yield (a, b), found, shared
+
+
+def _kept(own: dict[str, Directions], name: str, delta: Float[Tensor, "m n"]) -> Directions:
+    if name not in own or own[name].shape != delta.shape:
+        own[name] = directions(delta)
+    return own[name]
+
+
+def _row(scope: Level, a: str, b: str, sums: Sums, layer: int | None = None, module: Module | None = None) -> Row:
+    norms = math.sqrt(sums.square_a), math.sqrt(sums.square_b)
+    size = norms[0] * norms[1]
+    return {
+        "scope": scope,
+        "layer": layer,
+        "module": module.name if module is not None else "all",
+        "expert": module.expert if module is not None else -1,
+        "a": a,
+        "b": b,
+        "entries": int(sums.entries),
+        "norm_a": norms[0],
+        "norm_b": norms[1],
+        "cosine": sums.dot / size if size else 0.0,
+        "cosine_null_sd": math.sqrt(sums.square_both) / size if size else 0.0,
+        "cosine_z": sums.dot / math.sqrt(sums.square_both) if sums.square_both else 0.0,
+        "sign_conflict": _share(sums.against, sums.counted),
+        "sign_conflict_null": _share(sums.against_null, sums.counted),
+        "sign_entries": int(sums.counted),
+        "conflict_energy": _share(sums.product_against, sums.product),
+    }
+
+
+def _shared(found: Overlap | None) -> Row:
+    """The columns of matrices."""
+    row: Row = {"k_a": 0, "k_b": 0} if found is None else {"k_a": found.k_a, "k_b": found.k_b}
+    for side in ("left", "right"):
+        angles = getattr(found, side, _NO_ANGLES)
+        row[f"overlap_{side}"] = angles.overlap
+        row |= {f"overlap_{side}_{name}": getattr(angles, f"overlap_{name}") for name in ("null", "lift", "kappa", "z")}
+        row[f"largest_angle_cos_{side}"] = angles.largest_angle_cos
+        for order in ("a_in_b", "b_in_a"):
+            inside = getattr(found, f"{side}_{order}", _NOT_INSIDE)
+            row[f"ssa_{side}_{order}"] = inside.ssa
+            row |= {f"ssa_{side}_{order}_{name}": getattr(inside, f"ssa_{name}") for name in ("null", "z")}
+    return row
+
+
+def _share(part: float, of: float) -> float:
+    return part / of if of else math.nan

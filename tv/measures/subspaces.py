@@ -1,0 +1,136 @@
+"""How W's own singular values and subspaces change when T is added: out of the Grams that SSA needs, no further pass.
+
+With W = QΣVᵀ and W + T = Q'Σ'V'ᵀ (near side first), Q' comes from (W + T)(W + T)ᵀ = G + C + Cᵀ + H, and
+VᵀV' = Σ⁻¹Qᵀ(G + Cᵀ)Q'Σ'⁻¹. Intruder dimensions: arXiv 2410.21228.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tv.measures.decomposition import Decomposition, Energies, fixed_k, inverse_of
+
+#: An intruder is one of this many leading singular vectors of W + T …
+INTRUDER_TOP = 10
+#: … whose cosine with every singular vector of W stays below this.
+INTRUDER_COSINE = 0.5
+
+
+@dataclass(frozen=True)
+class Change:
+    """W before and after T. Left is the output side, right the input side; subspaces hold 10 % of the dimension."""
+
+    spectral_shift: float  # ‖σ' − σ‖/‖σ‖
+    kept_left: float  # mean cos² of the principal angles between the leading subspaces before and after: 1 = the same
+    kept_right: float
+    largest_angle_left: float  # degrees
+    largest_angle_right: float
+    intruders_left: float  # among the 10 leading singular vectors of W + T
+    intruders_right: float
+    intruders_null_left: float  # the mean of as many when T is turned at random on both sides
+    intruders_null_right: float
+
+
+def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, seed: int = 0) -> Change:
+    """Spectrum, subspaces and intruders of W + T against W's; `draws` random rotations of T for the intruders' null."""
+    m, n = decomposition.weight.shape
+    dims = (m, n) if decomposition.wide else (n, m)
+    keep = [fixed_k(decomposition, dim) for dim in dims]
+    after = _after(decomposition, energies.own, energies.cross.double(), max(*keep, INTRUDER_TOP))
+    shift = float((after.sigma - decomposition.sigma).norm())
+    size = float(decomposition.sigma.norm())
+    angles = [_angles(overlap[:k, :k]) for overlap, k in zip((after.near, after.far), keep, strict=True)]
+    found = _intruders(decomposition, after)
+    generator = torch.Generator().manual_seed(seed)
+    null = torch.zeros(2, dtype=torch.float64)
+    for _ in range(draws if energies.total else 0):
+        turned = _after(decomposition, *_turned(decomposition, energies, max(dims), generator), INTRUDER_TOP)
+        null += torch.tensor(_intruders(decomposition, turned), dtype=torch.float64) / draws
+    left, right = (0, 1) if decomposition.wide else (1, 0)
+    return Change(
+        spectral_shift=shift / size if size else 0.0,
+        kept_left=angles[left][0],
+        kept_right=angles[right][0],
+        largest_angle_left=angles[left][1],
+        largest_angle_right=angles[right][1],
+        intruders_left=found[left],
+        intruders_right=found[right],
+        intruders_null_left=float(null[left]),
+        intruders_null_right=float(null[right]),
+    )
+
+
+@dataclass(frozen=True)
+class _After:
+    """The decomposition of W + T, and the cosines of W's singular vectors (rows) with its leading ones (columns)."""
+
+    sigma: Float[Tensor, " r"]
+    near: Float[Tensor, "r top"]
+    far: Float[Tensor, "r top"]
+
+
+def _after(decomposition: Decomposition, own: Float[Tensor, "r r"], cross: Float[Tensor, "r r"], top: int) -> _After:
+    q, sigma = decomposition.near, decomposition.sigma
+    gram = (q * sigma.pow(2)) @ q.T + cross + cross.T + own
+    values, vectors = torch.linalg.eigh(gram)
+    after, leading = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)[:, :top]
+    near = q.T @ leading
+    far = sigma[:, None] * near + decomposition.inverse[:, None] * (q.T @ (cross.T @ leading))
+    return _After(after, near, (far * inverse_of(after)[:top]).clamp(-1, 1))
+
+
+def _angles(overlap: Float[Tensor, "k k"]) -> tuple[float, float]:
+    """(mean cos², largest angle in degrees) between two subspaces, out of their bases' inner products."""
+    cosines = torch.linalg.svdvals(overlap).clamp(max=1)
+    return float(cosines.pow(2).mean()), math.degrees(math.acos(float(cosines.min())))
+
+
+def _intruders(decomposition: Decomposition, after: _After) -> tuple[float, float]:
+    """(near, far): how many of the leading vectors resemble none of W's."""
+    rank = decomposition.rank
+    top = min(INTRUDER_TOP, rank)
+    near, far = (
+        float((overlap[:rank, :top].abs().amax(0) < INTRUDER_COSINE).sum()) for overlap in (after.near, after.far)
+    )
+    return near, far
+
+
+def _turned(
+    decomposition: Decomposition, energies: Energies, n: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "r r"], Float[Tensor, "r r"]]:
+    """H and C of T with its singular values and random singular vectors: T = U S V'ᵀ, U and V' uniformly turned.
+
+    H = US²Uᵀ and C = US(V'ᵀV)ΣQᵀ: of the far side's rotation only V'ᵀV matters, an r × r piece of an n × n one. With Z
+    (n × r) standard normal, ZᵀV is normal, ZᵀZ − (ZᵀV)(ZᵀV)ᵀ is an independent Wishart matrix of n − r degrees, and
+    V' = Z L⁻ᵀ with ZᵀZ = LLᵀ is uniform.
+    """
+    r, device = len(decomposition.sigma), decomposition.sigma.device
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
+
+    u, triangle = torch.linalg.qr(normal(r, r))
+    u = u * triangle.diagonal().sign()
+    inside = normal(r, r)
+    square = inside @ inside.T + _wishart(r, n - r, generator).to(device)
+    overlap = torch.linalg.solve_triangular(torch.linalg.cholesky(square), inside, upper=False)
+    scaled = u * energies.spectrum.sqrt()
+    cross = (scaled @ overlap * decomposition.sigma) @ decomposition.near.T
+    return scaled @ scaled.T, cross
+
+
+def _wishart(r: int, degrees: int, generator: torch.Generator) -> Float[Tensor, "r r"]:
+    """ZᵀZ for Z (degrees × r) standard normal: by Bartlett's decomposition where Z would be tall."""
+    if degrees < r:
+        z = torch.randn(degrees, r, generator=generator, dtype=torch.float64)
+        return z.T @ z
+    lower = torch.randn(r, r, generator=generator, dtype=torch.float64).tril(-1)
+    shape = (degrees - torch.arange(r, dtype=torch.float64)) / 2
+    chi_square = 2 * torch._standard_gamma(shape, generator=generator)
+    lower.diagonal().copy_(chi_square.sqrt())
+    return lower @ lower.T

@@ -1,0 +1,109 @@
+"""Behaviour of a live model over prompts: what it would answer and how sure it is, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tv.errors import InputError, PromptError
+from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, read_prompts
+
+METRICS = ("target_nll", "logit_diff", "exact_match")
+#: What `behaviour` measures of every prompt.
+MEASURES = ("loss", *METRICS)
+
+#: Prompt files, prompt sets with settings of their own, or prompts themselves.
+PromptSource: TypeAlias = str | Path | PromptSet | Prompt
+
+
+def metrics(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
+    """Per prompt, float64; NaN where the prompt lacks what the metric needs.
+
+    target_nll: −log p(target | text), nats, summed over the target's tokens. logit_diff: logit[target] − logit[foil]
+    at the position where the two part. exact_match: 1 if greedy decoding gives the target, else 0.
+    """
+    values = {name: torch.full((len(batch.encoded),), float("nan"), dtype=torch.float64) for name in METRICS}
+    for i, item in enumerate(batch.encoded):
+        scored = item.scored
+        if len(scored):
+            at = logits[i, scored.start : scored.stop].double()
+            answer = torch.tensor(item.ids[scored.start + 1 : scored.stop + 1], device=at.device)
+            values["target_nll"][i] = -at.log_softmax(-1).gather(-1, answer[:, None]).sum()
+            values["exact_match"][i] = float((at.argmax(-1) == answer).all())
+        if item.foil_id >= 0:
+            at_answer = logits[i, item.answer_pos].double()
+            values["logit_diff"][i] = at_answer[item.target_id] - at_answer[item.foil_id]
+    return values
+
+
+def token_nll(logits: Float[Tensor, "pos vocab"], ids: Tensor) -> Float[Tensor, " pos"]:
+    """−log p of each token given those before it, nats; NaN for the first, which nothing predicts."""
+    nll = -logits[:-1].float().log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
+    return torch.cat([nll.new_full((1,), float("nan")), nll])
+
+
+def kl_divergence(base: Float[Tensor, "n vocab"], tuned: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
+    """KL(base ‖ tuned) of the next-token distributions, nats. Of two vocabularies, the rows in common are compared."""
+    common = min(base.shape[-1], tuned.shape[-1])
+    p, q = base[..., :common].float().log_softmax(-1), tuned[..., :common].float().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+
+
+def gather(prompts: PromptSource | Sequence[PromptSource]) -> list[Prompt]:
+    """The prompts of files and sets, then those given as such. Raises PromptError where there is none, or a bad row."""
+    sources = [prompts] if isinstance(prompts, str | Path | PromptSet | Prompt) else list(prompts)
+    sets = [_as_set(source) for source in sources if not isinstance(source, Prompt)]
+    found = read_prompts(sets) + [source for source in sources if isinstance(source, Prompt)]
+    if not found:
+        raise PromptError("no prompts; give at least one file of prompts")
+    twice = next((name for name, n in Counter(prompt.id for prompt in found).items() if n > 1), None)
+    if twice is not None:
+        raise PromptError(f"prompt id {twice!r} is taken twice; ids are unique")
+    return found
+
+
+def _as_set(source: str | Path | PromptSet) -> PromptSet:
+    return source if isinstance(source, PromptSet) else PromptSet(file=Path(source))
+
+
+def batched(
+    prompts: Sequence[Prompt], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> list[Batch]:
+    """The prompts in right-padded batches. Raises PromptError for a prompt that the model cannot take."""
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}: a batch holds at least one prompt")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
+    return batches(encode(prompts, tokenizer, context), batch_size, tokenizer.pad_token_id or 0)
+
+
+def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDArray[np.float64]]:
+    """Each of MEASURES for every prompt, in the order of the batches; NaN where a prompt lacks what it needs.
+
+    loss: mean −log p of a token, nats: of the target's tokens where the prompt has a target, else of all its tokens but
+    the first, which nothing predicts. The others are those of `metrics`.
+    """
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MEASURES}
+    with torch.inference_mode():
+        for batch in batches:
+            ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            values = metrics(logits, batch)
+            losses = values["target_nll"].clone()
+            for i, item in enumerate(batch.encoded):
+                if len(item.scored):
+                    losses[i] /= len(item.scored)
+                else:
+                    n = len(item.ids)
+                    losses[i] = token_nll(logits[i, :n], ids[i, :n])[1:].double().mean()
+            for name, value in {"loss": losses, **values}.items():
+                found[name].append(value.numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}

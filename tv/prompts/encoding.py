@@ -1,0 +1,248 @@
+"""Prompts in tokens, in right-padded batches of like length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tv.errors import PromptError, first_line
+from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
+
+__all__ = [
+    "Batch",
+    "Chat",
+    "Encoded",
+    "Positions",
+    "Prompt",
+    "PromptSet",
+    "batches",
+    "encode",
+    "encode_continuations",
+    "positions",
+    "read_prompts",
+]
+
+Positions = Literal["all", "last", "target", "generated"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt in tokens. Position p predicts token p + 1."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]  # text + target, or text + continuation, with special tokens before them
+    n_text: int  # index of the first token after the text; len(ids) where nothing follows it
+    answer_pos: int  # its next-token logits separate target and foil; n_text − 1 without a foil
+    target_id: int  # the first token in which target and foil differ, or the target's first; −1 without a target
+    foil_id: int  # −1 without a foil
+    continued: bool = False  # a continuation stands where the target stood
+
+    @property
+    def scored(self) -> range:
+        """The positions that predict the target's tokens; empty without one, or with a continuation in its place."""
+        return range(self.n_text - 1, len(self.ids) - 1) if not self.continued else range(0)
+
+    @property
+    def generated(self) -> range:
+        """The positions that predict the continuation's tokens; empty without a continuation."""
+        return range(self.n_text - 1, len(self.ids) - 1) if self.continued else range(0)
+
+    def followed_by(self, continuation: Sequence[int], text: Sequence[int] | None = None) -> Encoded:
+        """The same text (in these tokens, if they are given), followed by a continuation and not by the target.
+
+        Where target and foil part only after tokens that both share, and the continuation goes elsewhere, no position
+        is left that tells the two apart: then there is no foil.
+        """
+        text = self.ids[: self.n_text] if text is None else text
+        ids = (*text, *continuation)
+        item = replace(self, ids=ids, n_text=len(text), continued=True)
+        if ids[: self.answer_pos + 1] == self.ids[: self.answer_pos + 1]:
+            return item
+        first = -1 if self.target_id < 0 else self.ids[self.n_text]
+        return replace(item, answer_pos=len(text) - 1, target_id=first, foil_id=-1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts padded on the right, so that no architecture needs position ids."""
+
+    encoded: tuple[Encoded, ...]
+    input_ids: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"]  # 1 for a token, 0 for padding
+
+
+def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Encoded]:
+    """Tokens of text + target, encoded together; a token across the boundary counts as the target's.
+
+    Special tokens come as the tokenizer puts them in front; those it puts at the end are left out, because what
+    follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
+    where the assistant's reply starts, and gets no special tokens but the template's. `context` is the longest input
+    the models take, in tokens. Raises PromptError naming the prompt.
+    """
+    if not tokenizer.is_fast:
+        raise PromptError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
+        )
+    starts = [_start(prompt, tokenizer) for prompt in prompts]
+    own = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
+    foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
+    with_foil = iter(_tokens(foils, tokenizer))
+    return [
+        _encoded(prompt, start.text, *tokens, next(with_foil)[0] if prompt.foil is not None else None, context)
+        for prompt, start, tokens in zip(prompts, starts, own, strict=True)
+    ]
+
+
+def encode_continuations(
+    encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, context: int, limit: int | None = None
+) -> list[Encoded]:
+    """Tokens of text + the prompt's own continuation, encoded together, cut after `limit` tokens of the continuation.
+
+    Raises PromptError for a prompt without a continuation, and for one that is longer than `context`.
+    """
+    without = next((item for item in encoded if item.prompt.continuation is None), None)
+    if without is not None:
+        raise PromptError(
+            f"{_place(without.prompt)}: no continuation is given; add the column, or let a model generate"
+        )
+    starts = [_start(item.prompt, tokenizer) for item in encoded]
+    texts = [_after(start, item.prompt.continuation or "") for start, item in zip(starts, encoded, strict=True)]
+    found = []
+    for item, start, (ids, ends) in zip(encoded, starts, _tokens(texts, tokenizer), strict=True):
+        n_text = _first_after(start.text, ends)
+        ids = ids if limit is None else ids[: n_text + limit]
+        _require_fit(item.prompt, ids, context)
+        if n_text >= len(ids):
+            raise PromptError(f"{_place(item.prompt)}: the continuation adds no token to the text")
+        if n_text < 1:
+            raise PromptError(f"{_place(item.prompt)}: no token of text stands before the continuation")
+        found.append(item.followed_by(ids[n_text:], text=ids[:n_text]))
+    return found
+
+
+def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
+    """Prompts of like length together, shortest first; equal lengths keep their order."""
+    ordered = sorted(encoded, key=lambda item: len(item.ids))
+    return [_batch(tuple(ordered[i : i + batch_size]), pad_id) for i in range(0, len(ordered), batch_size)]
+
+
+def positions(encoded: Encoded, which: Positions) -> range:
+    """The positions to measure: all, the text's last, or those that predict the target or the generated tokens.
+
+    Without a target, or without generated tokens, the text's last position stands for theirs.
+    """
+    last = range(encoded.n_text - 1, encoded.n_text)
+    if which == "all":
+        return range(len(encoded.ids))
+    return {"last": last, "target": encoded.scored, "generated": encoded.generated}[which] or last
+
+
+@dataclass(frozen=True)
+class _Text:
+    text: str
+    special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+
+
+def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
+    """The prompt as the models read it, up to where the answer starts."""
+    if prompt.chat is None:
+        return _Text(prompt.text, special=True)
+    if not tokenizer.chat_template:
+        raise PromptError(
+            f"{_place(prompt)}: the tokenizer has no chat template; leave out chat, or write the turns into the text"
+        )
+    conversation = json.loads(prompt.chat)
+    options = conversation["options"] | {"tokenize": False, "add_generation_prompt": True}
+    try:
+        text = tokenizer.apply_chat_template(conversation["messages"], **options)
+    except Exception as error:  # whatever a template, which is a program, runs into
+        raise PromptError(f"{_place(prompt)}: the chat template refuses it: {first_line(error)}") from None
+    return _Text(str(text), special=False)
+
+
+def _after(start: _Text, answer: str) -> _Text:
+    return replace(start, text=start.text + answer)
+
+
+Tokens = tuple[list[int], list[int]]  # ids; where each ends in the string
+
+
+def _tokens(texts: Sequence[_Text], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+    found: dict[int, Tokens] = {}
+    for special in (True, False):
+        at = [i for i, text in enumerate(texts) if text.special is special]
+        if at:
+            found |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
+    return [found[i] for i in range(len(texts))]
+
+
+def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Tokens]:
+    out = tokenizer(
+        texts,
+        add_special_tokens=special,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    encoded = []
+    for ids, offsets, mask in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], strict=True):
+        n = len(ids)
+        while n and mask[n - 1] and offsets[n - 1][0] == offsets[n - 1][1]:
+            n -= 1
+        encoded.append((list(ids[:n]), [end for _, end in offsets[:n]]))
+    return encoded
+
+
+def _first_after(text: str, ends: Sequence[int]) -> int:
+    """The index of the first token that reaches beyond `text`."""
+    return next((i for i, end in enumerate(ends) if end > len(text)), len(ends))
+
+
+def _place(prompt: Prompt) -> str:
+    return f"prompt {prompt.id!r} of {prompt.set}"
+
+
+def _require_fit(prompt: Prompt, ids: Sequence[int], context: int) -> None:
+    if len(ids) > context:
+        raise PromptError(f"{_place(prompt)}: {len(ids)} tokens, and the models take {context}; shorten or remove it")
+
+
+def _encoded(
+    prompt: Prompt, text: str, ids: list[int], ends: list[int], foil: list[int] | None, context: int
+) -> Encoded:
+    place = _place(prompt)
+    _require_fit(prompt, ids, context)
+    n_text = len(ids)
+    if prompt.target is not None:
+        n_text = _first_after(text, ends)
+        if n_text == len(ids):
+            raise PromptError(f"{place}: the target {prompt.target!r} adds no token to the text")
+    if n_text < 1:
+        raise PromptError(f"{place}: no token of text stands before the target; make the text longer")
+    answer_pos = n_text - 1
+    target_id, foil_id = (-1 if prompt.target is None else ids[n_text]), -1
+    if foil is not None:
+        split = next((i for i, (a, b) in enumerate(zip(ids, foil, strict=False)) if a != b), None)
+        if split == 0:
+            raise PromptError(f"{place}: the foil changes the first token of the text; make the text longer")
+        if split is None:
+            raise PromptError(
+                f"{place}: in tokens, one of target {prompt.target!r} and foil {prompt.foil!r} begins with the other, "
+                "so no token tells them apart; choose another foil"
+            )
+        answer_pos, target_id, foil_id = split - 1, ids[split], foil[split]
+    return Encoded(prompt, tuple(ids), n_text, answer_pos, target_id, foil_id)
+
+
+def _batch(encoded: tuple[Encoded, ...], pad_id: int) -> Batch:
+    lengths = torch.tensor([len(item.ids) for item in encoded])
+    longest = int(lengths.max())
+    ids = torch.tensor([[*item.ids, *[pad_id] * (longest - len(item.ids))] for item in encoded], dtype=torch.long)
+    return Batch(encoded, ids, (torch.arange(longest) < lengths[:, None]).long())

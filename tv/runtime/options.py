@@ -1,0 +1,67 @@
+"""The options of a function, read off its signature: what suite, Python and both command lines accept for it.
+
+An option is a keyword with a default. `Annotated[float, Field(gt=0, le=1, description="…")]` gives its bounds and what it
+is for, in pydantic's words.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from tv.errors import InputError
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, FieldInfo]:
+    """The options of `function` by name: type, default, bounds and description.
+
+    Example:
+        >>> def trim(values: list[float], *, density: float = 0.2) -> None: ...
+        >>> {name: option.default for name, option in options_of(trim).items()}
+        {'density': 0.2}
+    """
+    return dict(_model(function).model_fields)
+
+
+def validated(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`given` as `function` takes it; its defaults are left to the function.
+
+    Args:
+        function: What the options are for.
+        given: Options by name.
+        what: How messages call the function: "method 'ties'".
+
+    Raises:
+        InputError: An option that it does not take, or a value outside its bounds.
+
+    Example:
+        >>> def trim(values: list[float], *, density: float = 0.2) -> None: ...
+        >>> validated(trim, {"density": 1}, "method 'trim'")
+        {'density': 1.0}
+    """
+    model = _model(function)
+    odd = next((name for name in given if name not in model.model_fields), None)
+    if odd is not None:
+        known = ", ".join(model.model_fields)
+        raise InputError(f"{what} has no option {odd!r}; it takes {known or 'no options'}")
+    try:
+        return model.model_validate(dict(given)).model_dump(include=set(given))
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        name = ".".join(map(str, mistake["loc"]))
+        said = str(mistake["msg"]).replace("Input should", "should")
+        raise InputError(f"{what}: {name} {mistake['input']!r} {said}") from None
+
+
+def _model(function: Callable[..., Any]) -> type[BaseModel]:
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)

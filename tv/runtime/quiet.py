@@ -1,0 +1,23 @@
+"""Libraries tell nobody that they are used: the console scripts switch off the libraries' own usage reporting."""
+
+from __future__ import annotations
+
+import os
+
+#: huggingface_hub (and with it transformers and datasets), ray, and whoever honours the common wish.
+_OFF = {"HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}
+
+
+def report_no_use() -> None:
+    """Switch usage reporting off unless the environment says otherwise.
+
+    Call it before the libraries are imported, which read their switches then. It is for programs of our own: importing
+    `tv` or `probes` leaves the caller's environment alone.
+
+    Example:
+        >>> report_no_use()
+        >>> os.environ["RAY_USAGE_STATS_ENABLED"] in ("0", "1")
+        True
+    """
+    for name, value in _OFF.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,86 @@
+"""What can be added by one file: functions that register themselves by name, found where they are defined.
+
+A room's files are imported when its registry is first asked. Another package adds its own by an entry point
+of the group "tuning_probes", whose value is the module to import.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from tv.errors import InputError
+
+#: The entry points of packages that register functions of their own.
+GROUP = "tuning_probes"
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """The entries of one kind by name, in the order of their files and of their lines in a file."""
+
+    def __init__(self, kind: str, *rooms: str) -> None:
+        """Args:
+        kind: What an entry is, for messages: "merge method".
+        rooms: Packages whose modules register entries, such as "tv.arithmetic.methods".
+        """
+        self.kind, self._rooms = kind, rooms
+        self._entries: dict[str, tuple[str, T]] = {}  # name → (module, entry)
+        self._loaded = False
+
+    def add(self, name: str, entry: T, module: str) -> T:
+        """Register `entry`. Raises ValueError where another module has taken the name."""
+        taken = self._entries.get(name)
+        if taken is not None and taken[0] != module:
+            raise ValueError(f"{self.kind} {name!r} is registered by {taken[0]} and by {module}; rename one")
+        self._entries[name] = module, entry
+        return entry
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator: the function becomes the entry of this name.
+
+        Example:
+            >>> greetings = Registry("greeting")
+            >>> @greetings.register("hello")
+            ... def hello() -> str:
+            ...     return "hello"
+            >>> list(greetings), greetings["hello"]()
+            (['hello'], 'hello')
+        """
+
+        def decorate(entry: T) -> T:
+            return self.add(name, entry, str(getattr(entry, "__module__", "")))
+
+        return decorate
+
+    def __getitem__(self, name: str) -> T:
+        self._load()
+        return self._entries[name][1]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._entries, key=lambda name: self._entries[name][0]))  # stable: by line within a file
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._entries)
+
+    def one(self, name: str) -> T:
+        """The entry of this name. Raises InputError, which lists the names there are, for another."""
+        if name not in self:
+            raise InputError(f"{self.kind} {name!r}: there is none of that name; use {', '.join(self)}")
+        return self[name]
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # first: the modules may ask for entries as they are imported
+        for room in self._rooms:
+            for found in pkgutil.iter_modules(import_module(room).__path__):
+                import_module(f"{room}.{found.name}")
+        for point in entry_points(group=GROUP):
+            import_module(point.value)
