@@ -1,7 +1,7 @@
 """The options of a function, read off its signature: what suite, Python and both command lines accept for it.
 
-An option is a keyword with a default. `Annotated[float, Field(gt=0, le=1, description="…")]` gives its bounds and what it
-is for, in pydantic's words.
+An option is a keyword with a default. `Annotated[float, Field(gt=0, le=1, description="…")]` gives its bounds and says
+what it is for, in pydantic's words.
 """
 
 from __future__ import annotations
