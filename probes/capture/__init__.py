@@ -1,0 +1,1 @@
+"""Both models over the prompts: hooks, batches, shards, and the rows that they become."""

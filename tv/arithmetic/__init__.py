@@ -1,0 +1,1 @@
+"""What is done with tuning vectors: scaled, merged, applied, written, turned into adapters, imitated by controls."""

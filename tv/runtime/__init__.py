@@ -1,0 +1,1 @@
+"""How work is done: progress, processes, files that are whole or absent, what registers itself."""

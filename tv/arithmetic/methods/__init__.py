@@ -1,0 +1,1 @@
+"""How several tuning vectors become one."""
