@@ -8,6 +8,10 @@ class InputError(Exception):
     """Bad input. The command line prints the message alone and exits with status 2.
 
     One printable line, whatever the file that it quotes holds: names with newlines, or what a terminal would obey.
+
+    Example:
+        >>> str(tv.InputError("no\\nsuch file"))
+        'no such file'
     """
 
     def __str__(self) -> str:

@@ -26,7 +26,13 @@ _PIECE = 2**20  # entries whose sum is taken in float64 at a time
 
 
 class Checkpoint:
-    """One model's weights by name, none of them read yet."""
+    """One model's weights by name. `tv.open_checkpoint` opens one; a tensor is read when it is asked for.
+
+    Example:
+        >>> checkpoint = tv.open_checkpoint("data/models/base")
+        >>> checkpoint.tensor(checkpoint.names[0]).dtype
+        torch.bfloat16
+    """
 
     def __init__(
         self, source: str, path: Path | None, config: PretrainedConfig, architecture: Architecture, tensors: Tensors

@@ -8,9 +8,22 @@ from tv.checkpoints.opening import Source, open_checkpoint
 
 
 def info(source: Source) -> pd.DataFrame:
-    """A row per module (norm gains and embeddings included), in execution order: its role, place and shape.
+    """What a checkpoint consists of, read off its headers.
 
-    Raises CheckpointError where the checkpoint cannot be read.
+    Args:
+        source: Whatever `open_checkpoint` opens.
+
+    Returns:
+        A row per module, norm gains and embeddings included, in execution order: `layer module expert kind component
+        rows cols heads dtype tied parameter`.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+
+    Example:
+        >>> modules = tv.info("data/models/base")
+        >>> modules[modules.layer == 0].module.tolist()
+        ['attn_norm', 'q', 'k', 'v', 'o', 'mlp_norm', 'gate', 'up', 'down']
     """
     checkpoint = open_checkpoint(source)
     frame = pd.DataFrame(

@@ -30,12 +30,23 @@ Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint | TuningVector
 def open_checkpoint(source: Source, revision: str | None = None, *, base: Source | None = None) -> Checkpoint:
     """Open a source, reading headers only.
 
-    A source is a local Hugging Face directory, a hub id (`org/name`, at `revision` or as `org/name@revision`), a live
-    model, a .gguf file, a LoRA adapter's directory, or a tuning vector (a file of `tv extract`, or one in memory). The
-    last two are opened over `base`; without one, over the base that they name.
+    Args:
+        source: A local Hugging Face directory, a hub id (`org/name` or `org/name@revision`), a live model, a .gguf
+            file, a LoRA adapter's directory, or a tuning vector (a file of `tv extract`, or one in memory).
+        revision: Of a hub id: a branch, a tag or a commit.
+        base: What an adapter or a tuning vector is opened over; without it, the base that they name.
 
-    Raises CheckpointError in one line: nothing there, no config, no safetensors, a missing or truncated shard, tensors
-    that the config does not describe, weights that are quantised otherwise than in float8 or GGUF.
+    Returns:
+        The weights by name. None is read yet.
+
+    Raises:
+        CheckpointError: Nothing is there, or no config or safetensors; a shard is missing or truncated; the config
+            does not describe the tensors; weights are quantised otherwise than in float8 or GGUF.
+
+    Example:
+        >>> checkpoint = tv.open_checkpoint("data/models/base")
+        >>> checkpoint.dtype, checkpoint.info("model.embed_tokens.weight").shape[1]
+        ('BF16', 160)
     """
     if isinstance(source, Checkpoint):
         return source

@@ -27,7 +27,12 @@ _BESIDE_THE_POINT = {
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What was found of a pair that belongs together."""
+    """What `check_pair` says of a pair that belongs together.
+
+    Example:
+        >>> tv.open_pair("data/models/base", "data/models/medical").facts.dtype_base
+        'BF16'
+    """
 
     n_tensors: int
     n_parameters: int
@@ -46,7 +51,13 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class WeightPair:
-    """A base and a tuned checkpoint that belong together, read one module at a time."""
+    """A base and a tuned checkpoint that belong together, read one module at a time.
+
+    Example:
+        >>> pair = tv.open_pair("data/models/base", "data/models/medical")
+        >>> len(pair.modules) == len(tv.info("data/models/base"))
+        True
+    """
 
     base: Checkpoint
     tuned: Checkpoint
@@ -84,9 +95,23 @@ class WeightPair:
 
 
 def open_pair(base: Source, tuned: Source) -> WeightPair:
-    """Open both sides and check that they belong together. Raises CheckpointError where they do not.
+    """Open both sides and check that they belong together.
 
-    `tuned` may be whatever `open_checkpoint` opens; an adapter or a tuning vector is taken over `base`.
+    Args:
+        base: The pretrained model: whatever `open_checkpoint` opens.
+        tuned: The fine-tuned one. An adapter or a tuning vector is taken over `base`.
+
+    Returns:
+        W and T, module by module, none of them read yet.
+
+    Raises:
+        CheckpointError: They do not belong together; see `check_pair`.
+
+    Example:
+        >>> pair = tv.open_pair("data/models/base", "data/models/medical")
+        >>> gate = pair.base.architecture.module(0, "gate")
+        >>> tuple(pair.weight(gate).shape) == tuple(pair.delta(gate).shape)
+        True
     """
     left = open_checkpoint(base)
     right = open_checkpoint(tuned, base=left)
@@ -94,9 +119,24 @@ def open_pair(base: Source, tuned: Source) -> WeightPair:
 
 
 def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
-    """Check that `tuned` can be a fine-tune of `base`. Raises CheckpointError naming the first thing that differs.
+    """Check that `tuned` can be a fine-tune of `base`.
 
-    A vocabulary may have grown at its end: the rows in common are compared, and a note says so.
+    A vocabulary may have grown at its end: the rows that both have are compared, and a note says so.
+
+    Args:
+        base: The opened pretrained checkpoint.
+        tuned: The opened fine-tuned one.
+
+    Returns:
+        Sizes, stored dtypes, whether the tokenizers agree, and notes for a reader.
+
+    Raises:
+        CheckpointError: Architecture, a shape or the tokenizer differs. The line names the first difference.
+
+    Example:
+        >>> base, medical = (tv.open_checkpoint(f"data/models/{name}") for name in ("base", "medical"))
+        >>> tv.check_pair(base, medical).tokenizer
+        'same'
     """
     if base.architecture.name != tuned.architecture.name:
         raise CheckpointError(
