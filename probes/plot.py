@@ -20,11 +20,12 @@ from probes.attribution.effects import focus
 from probes.errors import RunError
 from probes.linking import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
 from probes.reporting import cause_charts, charts, figures, weight_charts
-from probes.reporting.evidence import MODULES, Evidence, gather, one_metric, rows_of
+from probes.reporting.evidence import Evidence, gather, one_metric, rows_of
 from probes.reporting.figures import Plot
 from probes.reporting.words import MEASURES, effect_metric_name, metric_name
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from tv.architecture.anatomy import COMPONENTS, MODULES
 from tv.runtime.atomic import replacing
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def heatmap(
     rows, column, across = _mapped(run, name, measure, side, epsilon, domain)
     if rows.empty or rows[column].isna().all():
         raise RunError(f"{run.path}: {measure} was not measured of {name}")
-    order = MODULES if across == "module" else ("attn", "mlp") if across == "component" else list(rows[across].unique())
+    order = MODULES if across == "module" else COMPONENTS if across == "component" else list(rows[across].unique())
     plot = figures.heatmap(rows, column, across, order, _layers(run), centre=_CENTRES.get(column))
     return _figure(plot, f"{measure}, {name}", save)
 

@@ -8,9 +8,10 @@ import pandas as pd
 
 from probes.attribution.units import component_name
 from probes.reporting.causes import FOUND
-from probes.reporting.evidence import MODULES, TERMS
+from probes.reporting.evidence import TERMS
 from probes.reporting.figures import Plot, layout, plains
 from probes.reporting.words import layer_name, q_value
+from tv.architecture.anatomy import MODULES
 
 #: Okabe and Ito's palette, its blue lightened so that it reads on black as well.
 COLOURS = ("#2a86c8", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a00")

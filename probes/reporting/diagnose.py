@@ -15,6 +15,7 @@ import pandas as pd
 from probes.reporting.evidence import Evidence, gather
 from probes.reporting.words import interval, listing, metric_name, number, percent, signed
 from probes.store.run import Run
+from tv.architecture.anatomy import MODULES
 from tv.errors import InputError
 from tv.measures.cosine import cosine
 
@@ -88,7 +89,7 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
 
 
 def _not_derived(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.weights[evidence.weights.module.isin(["q", "k", "v", "o", "gate", "up", "down"])]
+    rows = evidence.weights[evidence.weights.module.isin(MODULES)]
     if rows.empty:
         return None, "The weights were not measured."
     median, relative = float(rows.cosine.median()), float(rows.relative_norm.median())

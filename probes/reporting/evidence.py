@@ -15,7 +15,6 @@ from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS
 from tv.stats import bootstrap_mean
 
-MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 #: The three terms of the ledger.
 TERMS = ("direct", "inherited", "interaction")
 _WHOLE = [("head", "==", -1)]

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from probes.reporting.panels import Panel
+from probes.reporting.panel import Panel
 from probes.reporting.words import linked, number, signed
 
 _HERE = Path(__file__).parent

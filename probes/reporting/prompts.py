@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from probes.reporting import figures
-from probes.reporting.evidence import Evidence, rows_of
-from probes.reporting.panels import Figure, Panel
+from probes.reporting.evidence import rows_of
 from probes.reporting.words import number, percent, signed
 from probes.store.run import Run
 
 #: Prompts shown per tuned model.
 SHOWN = 60
-PARTS = ("attn", "mlp")
 
 
 @dataclass(frozen=True)
@@ -51,25 +48,26 @@ def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
     """At most `SHOWN` prompts: those whose answer was lost, then those with the largest mean KL(base ‖ tuned)."""
     if "tokens" not in run.tables or "prompts" not in run.tables:
         return []
-    own = [("tuned", "==", tuned)]
-    mean_kl = run.df("tokens", columns=["prompt_id", "kl"], where=own).groupby("prompt_id").kl.mean()
+    this_model = [("tuned", "==", tuned)]
+    mean_kl = run.df("tokens", columns=["prompt_id", "kl"], where=this_model).groupby("prompt_id").kl.mean()
     metrics = _metrics(run, tuned)
     lost = mean_kl.index.map(lambda prompt_id: _outcome(metrics.get(prompt_id, {})) == "lost")
     ranked = pd.DataFrame({"lost": lost, "kl": mean_kl}).sort_values(["lost", "kl"], ascending=False, kind="stable")
     chosen = ranked.index[:SHOWN].tolist()
     these = [("prompt_id", "in", chosen)]
+    where = [*this_model, *these]
     tokens = rows_of(
-        run, "tokens", "prompt_id pos token nll_base nll_tuned kl greedy_token_base greedy_token_tuned", [*own, *these]
+        run, "tokens", "prompt_id pos token nll_base nll_tuned kl greedy_token_base greedy_token_tuned", where
     )
-    for more in (_token_flips(run, [*own, *these]), _token_dla(run, [*own, *these])):
+    for more in (_token_flips(run, where), _token_dla(run, where)):
         tokens = tokens.merge(more, on=["prompt_id", "pos"], how="left")
     by_prompt = dict(list(tokens.sort_values("pos").groupby("prompt_id")))
-    tops = {name: _top(tokens[name].abs()) for name in ("kl", "flip_rate", "dla")}
+    tops = {name: scale_top(tokens[name].abs()) for name in ("kl", "flip_rate", "dla")}
     prompts = run.df("prompts", where=these).set_index("prompt_id")
     shown = []
     for prompt_id in chosen:
         row = prompts.loc[prompt_id]
-        found = metrics.get(prompt_id, {})
+        measured = metrics.get(prompt_id, {})
         domain, target, foil, text = (
             "" if pd.isna(row[n]) else str(row[n]) for n in ("domain", "target", "foil", "text")
         )
@@ -77,61 +75,9 @@ def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
         due = next((token for token in records if token["pos"] == row["answer_pos"]), records[-1])
         says = due["greedy_token_base"], due["greedy_token_tuned"]
         parts = [_token(token, tops) for token in records]
-        kl, outcome = float(mean_kl[prompt_id]), _outcome(found)
-        shown.append(ShownPrompt(str(prompt_id), domain, target, foil, text, kl, found, says, outcome, parts))
+        kl, outcome = float(mean_kl[prompt_id]), _outcome(measured)
+        shown.append(ShownPrompt(str(prompt_id), domain, target, foil, text, kl, measured, says, outcome, parts))
     return shown
-
-
-def prompt_panels(key: str, evidence: Evidence, run: Run, prompts: Sequence[ShownPrompt]) -> list[Panel]:
-    """Layer × component maps of every prompt that is shown, chosen by its row in the table."""
-    if not prompts:
-        return []
-    own = [("tuned", "==", evidence.tuned), ("prompt_id", "in", [prompt.id for prompt in prompts])]
-    found = []
-    for name, title, rows, form in _maps(run, own):
-        by_prompt = dict(list(rows.groupby("prompt_id")))
-        top = _top(rows[name].abs())
-        centre = 0.0 if form == "signed" else None
-        order = [*PARTS, *sorted(set(rows.component) - set(PARTS))]
-        plots = [
-            figures.heatmap(
-                by_prompt.get(prompt.id, rows.head(0)),
-                name,
-                "component",
-                order,
-                evidence.n_layers,
-                centre=centre,
-                reach=top,
-            )
-            for prompt in prompts
-        ]
-        found.append(Figure(f"{key}-prompt-{name}", title, plots))
-    if not found:
-        return []
-    note = (
-        "Of one prompt: how much each component's contribution changed, how many of its gates flipped, and how much "
-        "it moved the logit of the target over that of the foil where the answer is due. Colours are the same for "
-        "all prompts, so that they can be compared."
-    )
-    return [Panel("Where in the network, prompt by prompt", note, found, [prompt.id for prompt in prompts], "prompt")]
-
-
-def _maps(run: Run, own: list[Any]) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
-    """(column, title, a row per prompt × layer × component, how it is coloured) of what the run has."""
-    unit = ["prompt_id", "layer", "component"]
-    whole = [*own, ("head", "==", -1), ("expert", "==", -1)]
-    changes = rows_of(run, "changes", "prompt_id pos layer component relative_change dla_base dla_tuned", whole)
-    if len(changes):
-        means = changes.groupby(unit, as_index=False).relative_change.mean()
-        yield "relative_change", "Relative contribution change, mean over tokens", means, ""
-        due = changes.merge(rows_of(run, "prompts", "prompt_id answer_pos", []), on="prompt_id")
-        due = due[due.pos == due.answer_pos].assign(dla=due.dla_tuned - due.dla_base).dropna(subset="dla")
-        if len(due):
-            yield "dla", "DLA change where the answer is due", due, "signed"
-    gates = rows_of(run, "gates", "prompt_id layer flip_rate", own)
-    if len(gates):
-        means = gates.groupby(["prompt_id", "layer"], as_index=False).flip_rate.mean()
-        yield "flip_rate", "Gate flips, mean over tokens", means.assign(component="mlp"), ""
 
 
 def _token_flips(run: Run, where: list[Any]) -> pd.DataFrame:
@@ -160,13 +106,14 @@ def _metrics(run: Run, tuned: str) -> dict[str, dict[str, tuple[float, float]]]:
     values = run.df("behaviour", where=[("model", "in", ["base", tuned])])
     wide = values.pivot_table(index=["prompt_id", "metric"], columns="model", values="value")
     wide = wide.reindex(columns=["base", tuned])
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    metrics: dict[str, dict[str, tuple[float, float]]] = {}
     for (prompt_id, metric), base, after in zip(wide.index, wide["base"], wide[tuned], strict=True):
-        found.setdefault(str(prompt_id), {})[str(metric)] = float(base), float(after)
-    return found
+        metrics.setdefault(str(prompt_id), {})[str(metric)] = float(base), float(after)
+    return metrics
 
 
-def _top(values: pd.Series) -> float:
+def scale_top(values: pd.Series) -> float:
+    """Where a colour scale ends: nearly all of the values lie below."""
     known = values.dropna()
     return (float(known.quantile(0.98)) or float(known.max()) or 1.0) if len(known) else 1.0
 

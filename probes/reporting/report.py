@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from probes.errors import RunError
 from probes.reporting import tables
-from probes.reporting.activation_panels import activation_panels
-from probes.reporting.cause_panels import cause_panels, link_panels
-from probes.reporting.evidence import Evidence, gather
-from probes.reporting.experiment_panels import experiment_panels
+from probes.reporting.chapter import REPORT, Chapter, chapters_of
 from probes.reporting.page import render
-from probes.reporting.panels import NO_GLU, Panel
-from probes.reporting.prompts import SHOWN, ShownPrompt, prompt_panels, shown_prompts
-from probes.reporting.proof_panels import proof_panels
-from probes.reporting.trajectory_panels import trajectory_panels
-from probes.reporting.verdict import Headline, Statement, headline, verdict
-from probes.reporting.weight_panels import cosine_panels, head_panels, spectra_panels, weights_panels
+from probes.reporting.panel import NO_GLU, Panel
+from probes.reporting.prompts import SHOWN
+from probes.reporting.verdict import headline, verdict
 from probes.store.run import Run
 from tv.runtime.atomic import replacing
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """Everything the report says of one tuned model."""
-
-    key: str
-    evidence: Evidence
-    headline: list[Headline]
-    verdict: list[Statement]
-    pair: list[dict[str, str]]
-    panels: dict[str, list[Panel]]
-    behaviour: list[dict[str, str]]
-    correlations: dict[str, list[dict[str, str]]]
-    prompts: list[ShownPrompt]
 
 
 def report(run: Run, *, to: Path | None = None) -> Path:
@@ -47,48 +28,49 @@ def report(run: Run, *, to: Path | None = None) -> Path:
     if to is None and not isinstance(run.path, Path):
         raise RunError(f"{run.path}: a report is written to this machine; say where with `to`")
     path = Path(run.path) / "report.html" if to is None else Path(to)
-    page = _page(run, [_chapter(run, i, name) for i, name in enumerate(run.manifest["suite"]["tuned"])])
+    page = report_page(run, chapters_of(run))
     with replacing(path, RunError) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _chapter(run: Run, index: int, tuned: str) -> Chapter:
-    key, evidence, prompts = f"m{index}", gather(run, tuned), shown_prompts(run, tuned)
-    return Chapter(
-        key,
-        evidence,
-        headline(evidence),
-        verdict(evidence),
-        tables.pair_rows(run.manifest, tuned),
-        {
-            "weights": [
-                *weights_panels(key, evidence),
-                *head_panels(key, evidence, run),
-                *spectra_panels(key, evidence, run),
-                *cosine_panels(key, evidence, run),
-            ],
-            "activations": activation_panels(key, evidence) + trajectory_panels(key, evidence, run),
-            "causes": cause_panels(key, evidence) + proof_panels(key, evidence, run),
-            "link": link_panels(key, evidence),
-            "prompts": prompt_panels(key, evidence, run, prompts),
-            "experiments": experiment_panels(key, evidence, run),
-        },
-        tables.behaviour_rows(evidence.behaviour),
-        tables.correlation_rows(evidence.correlations),
-        prompts,
-    )
-
-
-def _page(run: Run, chapters: list[Chapter]) -> str:
-    panels = [panel for chapter in chapters for own in chapter.panels.values() for panel in own]
+def report_page(run: Run, chapters: Sequence[Chapter]) -> str:
+    """The page of these chapters of `run`, as HTML."""
+    shown = [_shown(chapter) for chapter in chapters]
     return render(
         "report.html",
-        panels,
+        [panel for chapter in shown for section in chapter["panels"].values() for panel in section],
         {chapter.key: tables.link_points(chapter.evidence) for chapter in chapters},
         suite=run.manifest["suite"],
         manifest=run.manifest,
-        chapters=chapters,
+        chapters=shown,
+        sections=REPORT.sections.values(),
         no_glu=NO_GLU,
         most_prompts=SHOWN,
+    )
+
+
+def _shown(chapter: Chapter) -> dict[str, Any]:
+    """What the template names of a chapter."""
+    evidence = chapter.evidence
+    panels = REPORT.drawn(chapter, chapter.run.tables)
+    return {
+        "key": chapter.key,
+        "evidence": evidence,
+        "headline": headline(evidence),
+        "verdict": verdict(evidence),
+        "pair": tables.pair_rows(chapter.run.manifest, evidence.tuned),
+        "panels": {section: [_own_ids(chapter.key, panel) for panel in drawn] for section, drawn in panels.items()},
+        "behaviour": tables.behaviour_rows(evidence.behaviour),
+        "correlations": tables.correlation_rows(evidence.correlations),
+        "prompts": chapter.prompts,
+    }
+
+
+def _own_ids(key: str, panel: Panel) -> Panel:
+    """The panel with ids that no other chapter of the page has."""
+    return replace(
+        panel,
+        figures=[replace(figure, id=f"{key}-{figure.id}") for figure in panel.figures],
+        tables=[replace(table, id=f"{key}-{table.id}") for table in panel.tables],
     )

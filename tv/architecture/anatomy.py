@@ -14,6 +14,11 @@ Component: TypeAlias = Literal["embed", "attn", "mlp", "unembed", "other"]
 #: Who says what a matrix does: tv's rules, TransformerLens's adapter, or nobody.
 Roles: TypeAlias = Literal["rules", "adapter", "unknown"]
 
+#: The components of a block, in the order in which it computes.
+COMPONENTS: tuple[Component, ...] = ("attn", "mlp")
+#: The matrices of a block with dense attention and a GLU, in that order.
+MODULES = ("q", "k", "v", "o", "gate", "up", "down")
+
 
 @dataclass(frozen=True)
 class Module:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from probes.errors import RunError
-from probes.reporting.compare.cause_panels import behaviour_panels, cause_panels, measures_table, order_panels
-from probes.reporting.compare.entries import Entry, cautions, entries_of, entry_rows
-from probes.reporting.compare.measures import effect_correlations, measure_rows
-from probes.reporting.compare.panels import activation_panels, weight_panels
+from probes.reporting.compare.comparison import COMPARISON, Comparison
+from probes.reporting.compare.entries import cautions, entries_of, entry_rows
+from probes.reporting.compare.measures import measure_rows
+from probes.reporting.compare.numbers import measures_table
 from probes.reporting.compare.verdict import comparison_verdict
 from probes.reporting.page import render
 from probes.store.run import Run
@@ -26,7 +26,7 @@ def compare(runs: Sequence[str | Path | Run], *, to: str | Path, labels: Sequenc
     from anywhere, and is written whole or not at all. Raises RunError for fewer than two tuned models, a path that is
     no run of this version, or where the page cannot be written.
     """
-    page = _page(entries_of(runs, labels))
+    page = comparison_page(Comparison(entries_of(runs, labels)))
     with replacing(Path(to), RunError) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(to)
@@ -42,22 +42,18 @@ def comparison(runs: Sequence[str | Path | Run], *, labels: Sequence[str] | None
     return measure_rows(entries_of(runs, labels))
 
 
-def _page(entries: Sequence[Entry]) -> str:
-    measures, correlations, doubts = measure_rows(entries), effect_correlations(entries), cautions(entries)
-    sections = {
-        "weights": weight_panels(entries),
-        "activations": activation_panels(entries),
-        "causes": cause_panels(entries, correlations),
-        "behaviour": behaviour_panels(entries, measures),
-        "order": order_panels(entries, measures),
-    }
+def comparison_page(compared: Comparison) -> str:
+    """The page of a comparison, as HTML."""
+    entries, doubts = compared.entries, cautions(compared.entries)
+    panels = COMPARISON.drawn(compared, compared.tables)
     return render(
         "compare.html",
-        [panel for own in sections.values() for panel in own],
+        [panel for section in panels.values() for panel in section],
         {},
         entries=entry_rows(entries),
-        verdict=comparison_verdict(entries, measures, correlations, doubts),
+        verdict=comparison_verdict(entries, compared.measures, compared.correlations, doubts),
         cautions=doubts,
-        sections=sections,
-        numbers=measures_table(measures),
+        sections=COMPARISON.sections.values(),
+        section_panels=panels,
+        numbers=measures_table(compared.measures),
     )

@@ -11,10 +11,10 @@ import pandas as pd
 from probes.attribution.units import component_name
 from probes.reporting.compare.entries import ORDERED, Entry, laid, shared_prompts
 from probes.reporting.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
-from probes.reporting.evidence import MODULES
 from probes.reporting.verdict import Headline
 from probes.reporting.words import FEWEST, effect_metric_name, interval, listing, metric_name, number, signed
 from probes.store.schemas import ALL_DOMAINS
+from tv.architecture.anatomy import MODULES
 
 #: Behaviour that the verdict speaks of: the first of these that was measured.
 _SPOKEN = ("exact_match", "logit_diff", "target_nll", "kl")

@@ -1,7 +1,6 @@
 """The report: whole, self-contained, escaped, and its sentences say what the tables say."""
 
 import html
-import importlib
 import json
 import re
 import shutil
@@ -18,8 +17,10 @@ import probes
 from probes.reporting import figures, words
 from probes.reporting.alignment import alignment_sentences
 from probes.reporting.causes import causes_sentences, correlation_sentence, shown_domain
+from probes.reporting.chapter import chapters_of
 from probes.reporting.evidence import compare_behaviour, gather
 from probes.reporting.prompts import shown_prompts
+from probes.reporting.report import report_page
 from probes.reporting.verdict import (
     behaviour_sentences,
     gates_sentences,
@@ -134,12 +135,11 @@ def test_only_correlations_clear_of_zero_are_bold(page: str, run: probes.Run) ->
     assert rows.count("clear") == int(((found.lo > 0) | (found.hi < 0)).sum()) and set(rows) <= {"clear", ""}
 
 
-def test_tokens_are_escaped_one_by_one(run: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = shown_prompts(run, "moved")
-    shown[0].tokens[0] = replace(shown[0].tokens[0], text=HOSTILE, title='"><img src=x>')
-    module = importlib.import_module("probes.reporting.report")
-    monkeypatch.setattr(module, "shown_prompts", lambda run, tuned: shown)
-    page = probes.report(run, to=tmp_path / "r.html").read_text(encoding="utf-8")
+def test_tokens_are_escaped_one_by_one(run: probes.Run) -> None:
+    chapter = chapters_of(run)[0]
+    tokens = chapter.prompts[0].tokens
+    tokens[0] = replace(tokens[0], text=HOSTILE, title='"><img src=x>')
+    page = report_page(run, [chapter])
     assert HOSTILE not in page and "<img" not in _own(page)
 
 

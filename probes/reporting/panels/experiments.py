@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from probes.errors import RunError
+from probes.reporting.chapter import Chapter, panel
 from probes.reporting.charts import COLOURS
-from probes.reporting.evidence import Evidence
 from probes.reporting.figures import Plot, layout, plains
-from probes.reporting.panels import Figure, Panel
+from probes.reporting.panel import Figure, Panel
 from probes.store.run import Run
 
 #: Where a run's experiments lie: `tv experiment negation … -o RUN/experiments/negation`.
@@ -25,16 +25,18 @@ _READ = {
 }
 
 
-def experiment_panels(key: str, evidence: Evidence, run: Run) -> list[Panel]:
+@panel("experiments", order=10)
+def experiments(chapter: Chapter) -> list[Panel]:
     """What negating and adding this model's tuning vector does, where the run's directory holds such experiments."""
     panels: list[Panel] = []
-    for kind, name, rows in _tables(run):
-        at = f"{key}-{kind}-{len(panels)}"
-        if kind == "negation" and (panel := _negation(at, name, rows[rows.tuned == evidence.tuned])):
-            panels.append(panel)
-        if kind == "addition":
-            own = rows[[evidence.tuned in subset.split(" + ") for subset in rows.subset]]
-            panels += [_addition(at, name, own)] * bool(len(own))
+    for kind, name, rows in _tables(chapter.run):
+        figure_id, tuned = f"{kind}-{len(panels)}", chapter.evidence.tuned
+        if kind == "negation":
+            whole = rows[(rows.tuned == tuned) & (rows.part == "whole")]
+            panels += [_negation(figure_id, name, whole)] * bool(len(whole))
+        else:
+            added = rows[[tuned in subset.split(" + ") for subset in rows.subset]]
+            panels += [_addition(figure_id, name, added)] * bool(len(added))
     return panels
 
 
@@ -54,67 +56,64 @@ def _tables(run: Run) -> Iterator[tuple[str, str, pd.DataFrame]]:
                 raise RunError(f"{path}: not the table of an experiment: {problem}; make it again") from error
 
 
-def _negation(key: str, name: str, rows: pd.DataFrame) -> Panel | None:
-    whole = rows[rows.part == "whole"]
-    if whole.empty:
-        return None
-    families = list(whole.groupby(["task", "metric"], sort=False))
-    plots = [_along(own, str(metric)) for (_, metric), own in families]
+def _negation(figure_id: str, name: str, rows: pd.DataFrame) -> Panel:
+    families = list(rows.groupby(["task", "metric"], sort=False))
+    plots = [_along(family, str(metric)) for (_, metric), family in families]
     note = (
         "θ − λT of the tuned model: at λ = 1 its weights are the base's, and beyond that more than the tuning is taken "
         "away. What a control of the same norms takes away too is damage and not forgetting. Bands are 95 % intervals."
     )
-    figure = Figure(key, "Mean over items", plots)
+    figure = Figure(figure_id, "Mean over items", plots)
     return Panel(f"Negation ({name})", note, [figure], [f"{task}: {metric}" for (task, metric), _ in families], "task")
 
 
 def _along(rows: pd.DataFrame, metric: str) -> Plot:
     traces: list[Plot] = []
-    for i, (vector, own) in enumerate(rows.groupby("vector", sort=False)):
-        own, colour = own.sort_values("scale"), COLOURS[i % len(COLOURS)]
+    for i, (vector, points) in enumerate(rows.groupby("vector", sort=False)):
+        points, colour = points.sort_values("scale"), COLOURS[i % len(COLOURS)]
         label = "T" if vector == "T" else f"{vector} control"
-        x = plains(own.scale)
-        band = {"x": x + x[::-1], "y": plains(own.hi) + plains(own.lo)[::-1], "fill": "toself", "opacity": 0.2}
+        x = plains(points.scale)
+        band = {"x": x + x[::-1], "y": plains(points.hi) + plains(points.lo)[::-1], "fill": "toself", "opacity": 0.2}
         hidden = {"mode": "lines", "line": {"width": 0}, "fillcolor": colour, "showlegend": False, "hoverinfo": "skip"}
         traces.append({"type": "scatter", "name": f"{label}, interval", **band, **hidden})
         line = {"mode": "lines+markers", "line": {"color": colour}, "marker": {"symbol": i, "size": 7}}
         traces.append(
-            {"type": "scatter", "x": x, "y": plains(own.value), "name": html.escape(label), **line}
+            {"type": "scatter", "x": x, "y": plains(points.value), "name": html.escape(label), **line}
             | {"hovertemplate": "λ = %{x}: %{y:.4g}"}
         )
     return {"data": traces, "layout": layout(x="λ", y=metric, height=340, legend=True)}
 
 
-def _addition(key: str, name: str, rows: pd.DataFrame) -> Panel:
+def _addition(figure_id: str, name: str, rows: pd.DataFrame) -> Panel:
     tasks = list(dict.fromkeys(rows.task))
     plots = [_beside(rows[rows.task == task]) for task in tasks]
     note = (
         "θ + Σ λT for every subset that holds this vector, each method at the λ that was best on the other half of the "
         "items. Dashed: the base. Bars are 95 % intervals over items."
     )
-    return Panel(f"Addition ({name})", note, [Figure(key, "Mean over held-out items", plots)], tasks, "task")
+    return Panel(f"Addition ({name})", note, [Figure(figure_id, "Mean over held-out items", plots)], tasks, "task")
 
 
 def _beside(rows: pd.DataFrame) -> Plot:
     traces = []
-    for i, (method, own) in enumerate(rows.groupby("method", sort=False)):
-        own = own[::-1]
+    for i, (method, subsets) in enumerate(rows.groupby("method", sort=False)):
+        subsets = subsets[::-1]
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": plains(own.value),
-                "y": [html.escape(subset) for subset in own.subset],
+                "x": plains(subsets.value),
+                "y": [html.escape(subset) for subset in subsets.subset],
                 "name": html.escape(str(method)),
                 "marker": {"size": 9, "color": COLOURS[i % len(COLOURS)], "symbol": i},
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
-                    "array": plains(own.hi - own.value),
-                    "arrayminus": plains(own.value - own.lo),
+                    "array": plains(subsets.hi - subsets.value),
+                    "arrayminus": plains(subsets.value - subsets.lo),
                     "color": COLOURS[i % len(COLOURS)],
                 },
-                "customdata": [f"λ = {html.escape(str(scales))}" for scales in own.scales],
+                "customdata": [f"λ = {html.escape(str(scales))}" for scales in subsets.scales],
                 "hovertemplate": "%{y}: %{x:.4g}, %{customdata}",
             }
         )

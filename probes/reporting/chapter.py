@@ -1,0 +1,92 @@
+"""A chapter of the report, which its panels read: one tuned model of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from probes.reporting.evidence import Evidence, gather, rows_of
+from probes.reporting.panel import Panels, Section
+from probes.reporting.prompts import ShownPrompt, shown_prompts
+from probes.store.run import Run
+
+_ABSENT = "Not measured in this run."
+
+#: The panels of report.html. The verdict and the pair, which have none, stand above these sections.
+REPORT: Panels[Chapter] = Panels(
+    "report panel",
+    "probes.reporting.panels",
+    [
+        Section(
+            "weights",
+            "Weights",
+            "Weights: where did they move, and into what?",
+            _ABSENT,
+            "T is the difference of the two checkpoints. A large move need not matter, and alignment with the "
+            "pretrained subspaces depends on matrix shape, so it is never shown without its null. Layers run upwards.",
+        ),
+        Section("activations", "Activations", "Activations: what ran differently?", _ABSENT),
+        Section(
+            "causes",
+            "Behaviour and causes",
+            "Behaviour and causes",
+            "Causes: not measured in this run.",
+            "Graft and revert are exact: weights are swapped and the model is run. They differ because components work "
+            "together: one that matters only when others moved too shows in revert and not in graft.",
+            "causes.html",
+        ),
+        Section(
+            "link",
+            "Link",
+            "Link: does what moved in the weights go with what changed?",
+            _ABSENT,
+            template="link.html",
+        ),
+        Section("prompts", "Prompts", "Prompts: where do the predictions part?", _ABSENT, template="prompts.html"),
+        Section(
+            "experiments",
+            "Experiments",
+            "Experiments: does behaviour go as the vector goes?",
+            Markup(
+                "This run holds none. <code>tv experiment negation … -o RUN/experiments/negation</code>, "
+                "then <code>probes report RUN</code>, shows them here."
+            ),
+        ),
+    ],
+)
+#: The decorator of a panel of the report.
+panel = REPORT.panel
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One tuned model of a run: its tables reduced to what the report shows, and the run for whatever else."""
+
+    key: str  # of the chapter's ids on the page
+    run: Run
+    evidence: Evidence
+    prompts: Sequence[ShownPrompt]
+
+    def rows(self, table: str, columns: str = "", where: Sequence[tuple[str, str, object]] = ()) -> pd.DataFrame:
+        """Rows of a table that are about this tuned model.
+
+        Args:
+            table: The table's name.
+            columns: Names of columns, separated by spaces; all where none is named.
+            where: More conditions, as `Run.df` takes them.
+
+        Returns:
+            The rows; an empty frame with these columns where the run lacks the table.
+        """
+        return rows_of(self.run, table, columns, [("tuned", "==", self.evidence.tuned), *where])
+
+
+def chapters_of(run: Run) -> list[Chapter]:
+    """A chapter for every tuned model of the run, in the suite's order."""
+    return [
+        Chapter(f"m{i}", run, gather(run, tuned), shown_prompts(run, tuned))
+        for i, tuned in enumerate(run.manifest["suite"]["tuned"])
+    ]

@@ -1,0 +1,1 @@
+"""The panels of the report, a family a file; each file registers its own."""

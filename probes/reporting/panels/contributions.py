@@ -1,0 +1,31 @@
+"""What each component adds to the residual stream, tuned against base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from probes.reporting import figures
+from probes.reporting.chapter import Chapter, panel
+from probes.reporting.panel import Figure, Panel
+from tv.architecture.anatomy import COMPONENTS
+
+
+@panel("activations", order=20, needs=["changes"])
+def contribution_change(chapter: Chapter) -> Iterator[Panel]:
+    """Size and direction of the change, layer by component."""
+    changes, n_layers = chapter.evidence.changes, chapter.evidence.n_layers
+    if changes.empty:
+        return
+    away = changes.assign(away=1 - changes.cosine)
+    relative = figures.heatmap(changes, "relative_change", "component", COMPONENTS, n_layers)
+    turned = figures.heatmap(away, "away", "component", COMPONENTS, n_layers, hover=["cosine"])
+    note = (
+        "What each component adds to the residual stream, tuned against base, mean over positions and prompts. A "
+        "component can change without its own weights moving: its input changed. The ledger below tells the two "
+        "apart."
+    )
+    maps = [
+        Figure("relative", "Relative change ‖Δ‖/‖base‖", [relative]),
+        Figure("turned", "Change of direction, 1 − cosine", [turned]),
+    ]
+    yield Panel("Contribution change", note, maps)

@@ -1,0 +1,119 @@
+"""Causal effects: of components, of what they consist of, and beside their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from probes.reporting import cause_charts, charts, figures
+from probes.reporting.causes import domains_in
+from probes.reporting.chapter import Chapter, panel
+from probes.reporting.evidence import one_metric
+from probes.reporting.panel import Figure, Panel
+from probes.reporting.words import effect_metric_name, prompts_of
+from tv.architecture.anatomy import COMPONENTS
+
+#: What a method does, for its panel.
+_TOLD = {
+    "path": "Path: what this component's own step added along the way from base to tuned; the shares sum to the "
+    "whole change.",
+    "graft": "Graft: give the base this one component of the tuned model.",
+    "revert": "Revert: take this one component away from the tuned model.",
+}
+#: The column that names a unit of each finer granularity, what stands before it in a map, and its word.
+_FINER = {
+    "module": ("module", "", "module"),
+    "head": ("head", "", "head"),
+    "kv_head": ("head", "kv ", "key-value head"),
+    "expert": ("expert", "expert ", "expert"),
+}
+_HOVER = ["lo", "hi", "q"]
+
+
+@panel("causes", order=10, needs=["effects"])
+def effects(chapter: Chapter) -> Iterator[Panel]:
+    """Maps and ranked components of each method, domain by domain, the one whose metric changed most first."""
+    shown = chapter.evidence.effects
+    if shown.empty:
+        return
+    domains = domains_in(shown, shown, chapter.evidence.behaviour)
+    cuts = {_prompts(domain, shown): shown[shown.domain == domain] for domain in domains}
+    metric = effect_metric_name(str(shown.metric.iloc[0]))
+    for method in dict.fromkeys(shown.method):
+        families = [cut[cut.method == method] for cut in cuts.values()]
+        maps = [
+            figures.heatmap(
+                family, "effect", "component", COMPONENTS, chapter.evidence.n_layers, centre=0, hover=_HOVER
+            )
+            for family in families
+        ]
+        note = (
+            f"{_TOLD.get(method, method)} The effect is how much the {metric} moves towards the tuned model. "
+            "Dots with 95 % intervals over prompts; filled where q < 0.05 among the components shown together."
+        )
+        ranked = f"Components ranked by |effect| (at most {charts.RANKED})"
+        plots = [
+            Figure(f"{method}-map", "Effect, layer × component", maps),
+            Figure(f"{method}-ranked", ranked, [charts.ranked_effects(family) for family in families]),
+        ]
+        yield Panel(f"Causal effect by {method}", note, plots, list(cuts) if len(cuts) > 1 else [], "prompts")
+
+
+@panel("causes", order=30, needs=["effects"])
+def finer(chapter: Chapter) -> Iterator[Panel]:
+    """Layer × module, head or expert maps of every method that was cut so."""
+    rows = one_metric(chapter.rows("effects"))
+    rows = rows[rows.granularity.isin(list(_FINER)) & (rows.control == "") & rows.method.isin(list(_TOLD))]
+    if rows.empty:
+        return
+    domains, maps = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour), []
+    for (granularity, method), family in rows.groupby(["granularity", "method"], sort=False):
+        column, prefix, word = _FINER[str(granularity)]
+        family = family.assign(place=prefix + family[column].astype(str))
+        order = list(dict.fromkeys((family if column == "module" else family.sort_values(column)).place))
+        plots = [
+            figures.heatmap(
+                family[family.domain == domain],
+                "effect",
+                "place",
+                order,
+                chapter.evidence.n_layers,
+                centre=0,
+                hover=_HOVER,
+            )
+            for domain in domains
+        ]
+        maps.append(Figure(f"{method}-{granularity}", f"{str(method).capitalize()}, layer × {word}", plots))
+    note = "The same effects, cut finer. What a component's map says of “attn” or “mlp” is spread over these."
+    yield Panel("Finer: modules, heads, experts", note, maps, list(map(prompts_of, domains)), "prompts", wide=True)
+
+
+@panel("causes", order=40, needs=["effects"])
+def controls(chapter: Chapter) -> Iterator[Panel]:
+    """The largest effects of T beside those of vectors that only have its norms."""
+    rows = one_metric(chapter.rows("effects"))
+    rows = rows[rows.granularity == "component"]
+    controls = rows[rows.control != ""]
+    if controls.empty:
+        return
+    domains = domains_in(controls, chapter.evidence.effects, chapter.evidence.behaviour)
+    dots = []
+    for (method, direction), family in controls.groupby(["method", "direction"], sort=False):
+        real = rows[(rows.control == "") & (rows.method == method) & (rows.direction == direction)]
+        plots = [
+            cause_charts.beside_control(real[real.domain == domain], family[family.domain == domain])
+            for domain in domains
+        ]
+        dots.append(Figure(f"{method}-controls", f"{str(method).capitalize()}, largest effects", plots))
+    note = (
+        "The same experiment with a vector of the same norms in every matrix and no other likeness to T. An effect "
+        "that its control shows too is what any disturbance of that size does. Bars are 95 % intervals over prompts."
+    )
+    yield Panel("Effects beside their controls", note, dots, list(map(prompts_of, domains)), "prompts")
+
+
+def _prompts(domain: str, effects: pd.DataFrame) -> str:
+    n = effects[effects.domain == domain].n.iloc[0]
+    name = prompts_of(domain)
+    return f"{name} (n = {n:.0f})" if pd.notna(n) else name

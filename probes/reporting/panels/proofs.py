@@ -1,0 +1,65 @@
+"""What the effects were held against: other methods, and what must hold whatever the models are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from probes.reporting.chapter import Chapter, panel
+from probes.reporting.evidence import one_metric
+from probes.reporting.panel import Panel, Table
+from probes.reporting.words import interval, number
+from probes.store.schemas import ALL_DOMAINS
+
+
+@panel("causes", order=70, needs=["agreement"])
+def agreement(chapter: Chapter) -> Iterator[Panel]:
+    """Rank correlations between methods, beside those of one method's two halves."""
+    rows = one_metric(chapter.rows("agreement"))
+    rows = rows[rows.domain == ALL_DOMAINS]
+    if rows.empty:
+        return
+    columns = ("granularity", "method", "against", "ρ", "95 % interval", "units", "split-half ρ")
+    cells = [
+        (
+            row["granularity"],
+            row["method"],
+            row["reference"],
+            number(row["rho"], 2),
+            interval(row["lo"], row["hi"]),
+            str(row["n"]),
+            number(row["split_half"], 2),
+        )
+        for row in rows.to_dict("records")
+    ]
+    note = (
+        "Spearman's ρ between two methods' effects over the same units, all prompts. Split-half: one method against "
+        "itself on the other half of the prompts, which no agreement can be expected to exceed by much."
+    )
+    table = Table("agreement", "Agreement of methods", columns, cells)
+    yield Panel("Do the methods agree?", note, [], tables=[table])
+
+
+@panel("causes", order=80, needs=["checks"])
+def checks(chapter: Chapter) -> Iterator[Panel]:
+    """What was checked, and how it came out."""
+    rows = chapter.rows("checks")
+    if rows.empty:
+        return
+    columns = ("check", "method", "prompts", "value", "bound", "verdict")
+    cells = [
+        (
+            str(row["check"]).replace("_", " "),
+            row["method"] or "–",
+            row["domain"],
+            number(row["value"]),
+            number(row["bound"]),
+            "holds" if row["holds"] else "DOES NOT HOLD",
+        )
+        for row in rows.to_dict("records")
+    ]
+    note = (
+        "Endpoint: moving everything gives the other model. No-op: patching a model with itself changes nothing. "
+        "Completeness: shares sum to the change. Weights restored: the models are bit for bit as they were."
+    )
+    table = Table("checks", "What was checked, and how it came out", columns, cells)
+    yield Panel("Checks", note, [], tables=[table])
