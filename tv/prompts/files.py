@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tv.errors import PromptError
+from tv.prompts.row import Turn, read_row, read_turns
 
 Key = Literal["id", "text", "target", "foil", "domain", "continuation", "messages", "cluster"]
 KEYS: tuple[Key, ...] = get_args(Key)
-_FOLLOWS = ("target", "foil", "continuation")  # what follows a text may be white space
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -98,11 +98,7 @@ class PromptSet(BaseModel):
         return self.file.stem if self.file is not None else Path(str(self.dataset)).name
 
 
-#: Of a text; a tokenizer's memory is many times as much.
-MOST_CHARACTERS = 2_000_000
-
-
-class _Row(NamedTuple):
+class _RawRow(NamedTuple):
     place: str
     number: int  # the line or row, from 1, that `place` names
     values: Mapping[str, Any]  # by column
@@ -134,7 +130,7 @@ def read_prompts(sets: Sequence[PromptSet]) -> list[Prompt]:
     return prompts
 
 
-def _rows(chosen: PromptSet) -> Iterator[_Row]:
+def _rows(chosen: PromptSet) -> Iterator[_RawRow]:
     if chosen.file is None:
         return _dataset_rows(chosen)
     path = chosen.file
@@ -166,7 +162,7 @@ def _unreadable(path: Path, error: OSError) -> PromptError:
     return PromptError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-def _line_rows(path: Path, text: str) -> Iterator[_Row]:
+def _line_rows(path: Path, text: str) -> Iterator[_RawRow]:
     """Lines end by newline alone: JSON strings may hold other line separators as they are."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -174,7 +170,7 @@ def _line_rows(path: Path, text: str) -> Iterator[_Row]:
             yield _object(_json(line, place), place, number)
 
 
-def _list_rows(path: Path, text: str) -> Iterator[_Row]:
+def _list_rows(path: Path, text: str) -> Iterator[_RawRow]:
     for number, value in enumerate(_json(text, str(path)), 1):
         yield _object(value, f"{path}: row {number}", number)
 
@@ -187,13 +183,13 @@ def _json(text: str, place: str) -> Any:
         raise PromptError(f"{place}: {within}not valid JSON: {getattr(error, 'msg', error)}") from None
 
 
-def _object(value: Any, place: str, number: int) -> _Row:
+def _object(value: Any, place: str, number: int) -> _RawRow:
     if not isinstance(value, dict):
         raise PromptError(f"{place}: a row is a JSON object with id and text, not {type(value).__name__}")
-    return _Row(place, number, value)
+    return _RawRow(place, number, value)
 
 
-def _csv_rows(chosen: PromptSet, text: str) -> Iterator[_Row]:
+def _csv_rows(chosen: PromptSet, text: str) -> Iterator[_RawRow]:
     """Rows under a header; an empty cell is a missing value, and a quoted one may hold commas and newlines."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
@@ -209,13 +205,13 @@ def _csv_rows(chosen: PromptSet, text: str) -> Iterator[_Row]:
                     f"{place}: {len(cells)} cells under a header of {len(header)}; a text with a comma stands in quotes"
                 )
             elif cells:
-                yield _Row(place, number, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+                yield _RawRow(place, number, {name: cell or None for name, cell in zip(header, cells, strict=True)})
             number = reader.line_num + 1  # a row starts on the line after the one before it
     except csv.Error as error:
         raise PromptError(f"{chosen.place}: line {reader.line_num}: not valid CSV: {error}") from None
 
 
-def _parquet_rows(chosen: PromptSet, path: Path) -> Iterator[_Row]:
+def _parquet_rows(chosen: PromptSet, path: Path) -> Iterator[_RawRow]:
     try:
         with pq.ParquetFile(path) as file:
             columns = _require_columns(chosen, file.schema_arrow.names)
@@ -227,7 +223,7 @@ def _parquet_rows(chosen: PromptSet, path: Path) -> Iterator[_Row]:
         raise _unreadable(path, error) from None
 
 
-def _dataset_rows(chosen: PromptSet) -> Iterator[_Row]:
+def _dataset_rows(chosen: PromptSet) -> Iterator[_RawRow]:
     """Rows of a Hugging Face dataset, downloaded or out of its cache; code that a dataset brings is never run."""
     try:
         import datasets
@@ -249,13 +245,13 @@ def _dataset_rows(chosen: PromptSet) -> Iterator[_Row]:
     yield from _typed_rows(chosen, found.select_columns(columns))
 
 
-def _typed_rows(chosen: PromptSet, rows: Iterable[Mapping[str, Any]]) -> Iterator[_Row]:
+def _typed_rows(chosen: PromptSet, rows: Iterable[Mapping[str, Any]]) -> Iterator[_RawRow]:
     """Rows of a table with types, where ids are often whole numbers."""
     key = chosen.columns.get("id", "id")
     for number, values in enumerate(rows, 1):
         if isinstance(values.get(key), int):
             values = {**values, key: str(values[key])}
-        yield _Row(f"{chosen.place}: row {number}", number, values)
+        yield _RawRow(f"{chosen.place}: row {number}", number, values)
 
 
 def _require_columns(chosen: PromptSet, names: Sequence[str]) -> list[str]:
@@ -275,87 +271,52 @@ def _require_columns(chosen: PromptSet, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for name in columns.values() if name in names))
 
 
-def _prompt(row: _Row, chosen: PromptSet, with_ids: bool) -> Prompt:
+def _prompt(row: _RawRow, chosen: PromptSet, with_ids: bool) -> Prompt:
     columns = {key: chosen.columns.get(key, key) for key in KEYS}
     values: dict[str, Any] = {key: row.values.get(column) for key, column in columns.items()}
     if not with_ids:
         values["id"] = f"{chosen.name}-{row.number}"
-    messages = values.pop("messages")
-    turns = None
+    messages, turns = values.pop("messages"), None
+    of_messages = "text" not in chosen.columns or "messages" in chosen.columns
+    if chosen.chat is not None and messages is not None and of_messages:
+        turns = read_turns(messages, row.place)
+        values |= _reply(turns, values["target"], row.place)
+    hint = "; with chat: true its messages are used" if messages is not None else ""
+    read = read_row(values, row.place, columns, hint)
+    chat = None
     if chosen.chat is not None:
-        own = messages is not None and ("text" not in chosen.columns or "messages" in chosen.columns)
-        turns = _turns(messages, row.place) if own else [{"role": "user", "content": values["text"]}]
-        if own:
-            values |= _reply(turns, values["target"], row.place)
-    for key in ("id", "text"):
-        if values[key] is None:
-            mapped = f" (column {columns[key]!r})" if columns[key] != key else ""
-            hint = "; with chat: true its messages are used" if key == "text" and messages is not None else ""
-            raise PromptError(f"{row.place}: {key} is missing{mapped}{hint}")
-    texts = {key: _string(value, key, row.place) for key, value in values.items()}
-    if texts["foil"] is not None and texts["target"] is None:
-        raise PromptError(f"{row.place}: a foil without a target; add the target that it competes with")
-    if texts["foil"] is not None and texts["foil"] == texts["target"]:
-        raise PromptError(f"{row.place}: foil and target are the same; the foil is another answer")
+        chat = _conversation(turns or [Turn(role="user", content=read.text)], chosen.chat)
     return Prompt(
-        id=texts["id"] or "",
+        id=read.id,
         set=chosen.name,
-        domain=texts["domain"] or chosen.domain or chosen.name,
-        text=texts["text"] or "",
-        target=texts["target"],
-        foil=texts["foil"],
-        continuation=texts["continuation"],
-        chat=None if turns is None else _conversation(turns, chosen.chat or Chat()),
-        cluster=texts["cluster"],
+        domain=read.domain or chosen.domain or chosen.name,
+        text=read.text,
+        target=read.target,
+        foil=read.foil,
+        continuation=read.continuation,
+        chat=chat,
+        cluster=read.cluster,
     )
 
 
-def _turns(messages: Any, place: str) -> list[dict[str, str]]:
-    if not isinstance(messages, list) or not messages:
-        raise PromptError(f"{place}: messages is a list of turns, each with role and content")
-    turns = []
-    for i, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping):
-            raise PromptError(f"{place}: message {i} is {type(message).__name__}, not a role and its content")
-        texts = {key: _string(message.get(key), f"{key} of message {i}", place) for key in ("role", "content")}
-        missing = next((key for key, value in texts.items() if value is None), None)
-        if missing:
-            raise PromptError(f"{place}: {missing} of message {i} is missing")
-        turns.append({key: value or "" for key, value in texts.items()})
-    return turns
-
-
-def _reply(turns: list[dict[str, str]], target: Any, place: str) -> dict[str, Any]:
+def _reply(turns: list[Turn], target: Any, place: str) -> dict[str, Any]:
     """The text and target of a conversation; a closing turn of the assistant is taken off and is the target."""
-    if turns[-1]["role"] == "assistant":
+    if turns[-1].role == "assistant":
         if target is not None:
             raise PromptError(
                 f"{place}: a target, and messages that end with the assistant's reply; keep one of the two"
             )
-        target = turns.pop()["content"]
+        target = turns.pop().content
     if not turns:
         raise PromptError(f"{place}: messages hold no turn before the assistant's reply")
-    return {"text": turns[-1]["content"], "target": target}
+    return {"text": turns[-1].content, "target": target}
 
 
-def _conversation(turns: list[dict[str, str]], chat: Chat) -> str:
-    if chat.system is not None and turns[0]["role"] != "system":
-        turns = [{"role": "system", "content": chat.system}, *turns]
-    return json.dumps({"messages": turns, "options": chat.options}, ensure_ascii=False, sort_keys=True)
-
-
-def _string(value: Any, key: str, place: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise PromptError(f"{place}: {key} is {type(value).__name__}, not a string; put it in quotes")
-    if not value or (key not in _FOLLOWS and not value.strip()):
-        raise PromptError(f"{place}: {key} is blank")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise PromptError(f"{place}: {key} holds half of a surrogate pair, which is no character")
-    if len(value) > MOST_CHARACTERS:
-        raise PromptError(f"{place}: {key} has {len(value):,} characters, more than any model reads; cut it")
-    return value
+def _conversation(turns: list[Turn], chat: Chat) -> str:
+    if chat.system is not None and turns[0].role != "system":
+        turns = [Turn(role="system", content=chat.system), *turns]
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    return json.dumps({"messages": messages, "options": chat.options}, ensure_ascii=False, sort_keys=True)
 
 
 def _said(error: Exception) -> str:

@@ -1,0 +1,115 @@
+"""One row of a prompt set: the keys it has, what each may hold, and its first mistake in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from tv.errors import PromptError
+
+#: Of a text; a tokenizer's memory is many times as much.
+MOST_CHARACTERS = 2_000_000
+
+Following = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]  # after a text: may be white space
+Words = Annotated[str, Field(pattern=r"\S", max_length=MOST_CHARACTERS)]
+
+_MISTAKES = {
+    "missing": "is missing",
+    "string_type": "is {kind}, not a string; put it in quotes",
+    "string_too_short": "is blank",
+    "string_pattern_mismatch": "is blank",
+    "string_unicode": "holds half of a surrogate pair, which is no character",
+    "string_too_long": "has {size:,} characters, more than any model reads; cut it",
+    "model_type": "is {kind}, not a role and its content",
+}
+
+
+class Row(BaseModel):
+    """A row's own values; columns that are no keys are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: Words
+    text: Words
+    target: Following | None = None
+    foil: Following | None = None
+    domain: Words | None = None
+    continuation: Following | None = None
+    cluster: Words | None = None
+
+    @model_validator(mode="after")
+    def _foil_competes(self) -> Row:
+        if self.foil is not None and self.target is None:
+            raise ValueError("a foil without a target; add the target that it competes with")
+        if self.foil is not None and self.foil == self.target:
+            raise ValueError("foil and target are the same; the foil is another answer")
+        return self
+
+
+class Turn(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: Words
+    content: Words
+
+
+_TURNS = TypeAdapter(Annotated[list[Turn], Field(min_length=1)])
+
+
+def read_row(values: Mapping[str, Any], place: str, columns: Mapping[str, str], hint: str = "") -> Row:
+    """The row that these values make.
+
+    Args:
+        values: By key. None is no value.
+        place: The file and line, or row, for messages.
+        columns: The column that holds each key.
+        hint: What to say besides where the text is missing.
+
+    Raises:
+        PromptError: The first value that cannot be used.
+
+    Example:
+        >>> read_row({"id": "a", "text": "Two and two make", "target": " four"}, "p.jsonl: line 1", {}).target
+        ' four'
+    """
+    try:
+        return Row.model_validate({key: value for key, value in values.items() if value is not None})
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        if not mistake["loc"]:
+            raise PromptError(f"{place}: {str(mistake['msg']).removeprefix('Value error, ')}") from None
+        key, said = str(mistake["loc"][0]), _said(mistake)
+        if mistake["type"] == "missing":
+            said += f" (column {columns[key]!r})" if columns.get(key, key) != key else ""
+            said += hint if key == "text" else ""
+        raise PromptError(f"{place}: {key} {said}") from None
+
+
+def read_turns(messages: Any, place: str) -> list[Turn]:
+    """The turns of a conversation. Raises PromptError for the first that cannot be used.
+
+    Args:
+        messages: A list of mappings with role and content.
+        place: The file and line, or row, for messages.
+    """
+    try:
+        return _TURNS.validate_python(messages)
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        if not mistake["loc"]:
+            raise PromptError(f"{place}: messages is a list of turns, each with role and content") from None
+        turn, *key = mistake["loc"]
+        name = f"{key[0]} of message {int(turn) + 1}" if key else f"message {int(turn) + 1}"
+        raise PromptError(f"{place}: {name} {_said(mistake)}") from None
+
+
+def _said(mistake: Mapping[str, Any]) -> str:
+    given = mistake["input"]
+    if given is None:
+        return _MISTAKES["missing"]
+    said = _MISTAKES.get(mistake["type"], str(mistake["msg"]))
+    return said.format(kind=type(given).__name__, size=len(given) if isinstance(given, str) else 0)
