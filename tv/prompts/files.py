@@ -272,7 +272,7 @@ def _require_columns(chosen: PromptSet, names: Sequence[str]) -> list[str]:
 
 
 def _prompt(row: _RawRow, chosen: PromptSet, with_ids: bool) -> Prompt:
-    columns = {key: chosen.columns.get(key, key) for key in KEYS}
+    columns: dict[str, str] = {key: chosen.columns.get(key, key) for key in KEYS}
     values: dict[str, Any] = {key: row.values.get(column) for key, column in columns.items()}
     if not with_ids:
         values["id"] = f"{chosen.name}-{row.number}"
