@@ -43,7 +43,8 @@ from tv.measures.cosine import cosine
 from tv.measures.tables import measured
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, read_prompts
-from tv.runtime.workers import Engine, ray_cluster
+from tv.runtime.compute import Compute, Engine
+from tv.runtime.workers import ray_cluster
 
 #: Called as stage(name, done, total, label).
 Stage = Callable[[str, int, int, str], None]
@@ -301,10 +302,10 @@ def _write_weights(
     for i, opened in enumerate(pairs):
 
         def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
-            told = partial(_tell, stage, f"weights {pair.name}")
-            elsewhere = workers > 1 or engine == "ray"  # other processes open the checkpoints themselves
+            compute = Compute(workers=workers, engine=engine, progress=stage).about(pair.name)
+            elsewhere = compute.elsewhere  # other processes open the checkpoints themselves
             base, tuned = (suite.base, suite.tuned[pair.name]) if elsewhere else (pair.base, pair.tuned)
-            found = measured(base, tuned, _OF_WEIGHTS, suite.epsilons, workers=workers, engine=engine, progress=told)
+            found = measured(base, tuned, _OF_WEIGHTS, suite.epsilons, compute=compute)
             return {name: found[name].assign(tuned=pair.name) for name in _OF_WEIGHTS}
 
         writer.stage("weights", f"{i:05d}", made)
@@ -318,7 +319,7 @@ _OF_WEIGHTS = ("weights", "alignment", "spectra")
 def _cosines(pairs: Sequence[Opened], stage: Stage | None) -> dict[str, pd.DataFrame]:
     """How the tuning vectors lie to each other, over all parameters and layer by layer."""
     tuned = {pair.name: pair.tuned for pair in pairs}
-    rows = cosine(pairs[0].base, tuned, level="layer", progress=partial(_tell, stage, "cosines"))
+    rows = cosine(pairs[0].base, tuned, level="layer", compute=Compute(progress=stage))
     return {"cosines": rows.rename(columns={"a": "tuned", "b": "reference"})[SCHEMAS["cosines"].names]}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tv import experiments as experiments
     from tv.arithmetic.apply import Applied as Applied, apply as apply
+    from tv.arithmetic.controls import control as control
     from tv.arithmetic.lora import freeze_inputs as freeze_inputs, lora_export as lora_export, lora_init as lora_init
     from tv.arithmetic.methods.compose import METHODS as METHODS
     from tv.arithmetic.variants import Mover as Mover, variant as variant
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
         ArchitectureError as ArchitectureError,
         CheckpointError as CheckpointError,
         InputError as InputError,
+        PromptError as PromptError,
     )
     from tv.evaluation.evaluate import evaluate as evaluate
     from tv.evaluation.generation import quality as quality
     from tv.evaluation.interpolation import path as path, plane as plane
+    from tv.evaluation.judge import Judge as Judge
     from tv.matching.matching import align as align, matched as matched
     from tv.measures.cosine import cosine as cosine
     from tv.measures.tables import (
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
         weights as weights,
     )
     from tv.measures.tokens import moved_tokens as moved_tokens
+    from tv.prompts.files import Prompt as Prompt, PromptSet as PromptSet
+    from tv.runtime.compute import Compute as Compute, Progress as Progress
 
 #: What each module exports here. It is imported when a name is first asked for: no command's help waits for torch.
 _EXPORTS = {
@@ -46,6 +51,7 @@ _EXPORTS = {
         "Applied",
         "apply",
     ),
+    "tv.arithmetic.controls": ("control",),
     "tv.arithmetic.lora": (
         "freeze_inputs",
         "lora_export",
@@ -71,6 +77,7 @@ _EXPORTS = {
         "ArchitectureError",
         "CheckpointError",
         "InputError",
+        "PromptError",
     ),
     "tv.evaluation.evaluate": ("evaluate",),
     "tv.evaluation.generation": ("quality",),
@@ -78,6 +85,7 @@ _EXPORTS = {
         "path",
         "plane",
     ),
+    "tv.evaluation.judge": ("Judge",),
     "tv.matching.matching": (
         "align",
         "matched",
@@ -91,6 +99,14 @@ _EXPORTS = {
         "weights",
     ),
     "tv.measures.tokens": ("moved_tokens",),
+    "tv.prompts.files": (
+        "Prompt",
+        "PromptSet",
+    ),
+    "tv.runtime.compute": (
+        "Compute",
+        "Progress",
+    ),
 }
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = sorted(_HOMES)

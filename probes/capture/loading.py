@@ -48,7 +48,7 @@ class Placement:
     def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
         """A model of the pair: the base, or over one the tuned model."""
         device = "cpu" if self.offload and base is not None else self.device
-        return load_model(source, base=base, dtype=DTYPES[self.dtype], device=device)
+        return load_model(source, base=base, dtype=self.dtype, device=device)
 
 
 @dataclass

@@ -30,7 +30,8 @@ from probes.errors import RunError
 from probes.store.journal import Row
 from probes.store.remote import Url, fetch, upload
 from tv.errors import InputError
-from tv.runtime.workers import Engine, ray_cluster, share_of_threads, start_method
+from tv.runtime.compute import Engine
+from tv.runtime.workers import ray_cluster, share_of_threads, start_method
 
 #: A shard that this many workers died over is not given to another one.
 ATTEMPTS = 3

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from probes.cli.effects import print_checks, print_effects
-from probes.cli.options import Device, Dtype, Offload, RunPath
-from tv.cli.options import among
+from probes.cli.options import RunPath
+from tv.cli.options import Device, Dtype, Offload, among
 from tv.cli.terminal import Stages
 
 

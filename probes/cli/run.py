@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from probes.cli.effects import print_checks, print_effects
-from probes.cli.options import Device, Dtype, Offload
-from tv.cli.options import EngineOption
+from tv.cli.options import Device, Dtype, Engine, Offload, Workers
 from tv.cli.terminal import Stages, remark, wrote
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ def run(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the prompts; the tables are the same.")] = 1,
-    engine: EngineOption = "local",
+    workers: Workers = 1,
+    engine: Engine = "local",
     backend: Annotated[
         Literal["torch", "transformer_lens", "nnsight"] | None,
         typer.Option(help="What captures, not the suite's: torch, transformer_lens or nnsight."),

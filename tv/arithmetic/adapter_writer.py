@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from tv.architecture.resolve import skeleton
 from tv.arithmetic.merging import Brought, bring
-from tv.arithmetic.saving import Progress
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.errors import CheckpointError
 from tv.runtime.atomic import replacing_directory
+from tv.runtime.compute import Progress
 
 Kind: TypeAlias = Literal["matrix", "bias", "other"]
 _PREFIX = "base_model.model."
@@ -97,7 +97,7 @@ class AdapterWriter:
                 self._energies[name] = float(delta.double().pow(2).sum())
                 yield Part(name, path, layer, kind, delta, not isinstance(owner, nn.Linear))
             if progress:
-                progress(i + 1, len(names), name)
+                progress("adapter", i + 1, len(names), name)
 
     def add_factors(self, part: Part, down: Float[Tensor, "r cols"], up: Float[Tensor, "rows r"]) -> None:
         """Hold a matrix as B·A."""

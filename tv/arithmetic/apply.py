@@ -14,10 +14,11 @@ import pandas as pd
 from tv.arithmetic.card import card
 from tv.arithmetic.merging import Brought, Merged, bring
 from tv.arithmetic.rounding import Rounding
-from tv.arithmetic.saving import DTYPES, SHARD, Progress, entries, write_surroundings, write_weights
+from tv.arithmetic.saving import DTYPES, SHARD, entries, write_surroundings, write_weights
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.errors import CheckpointError, InputError
 from tv.runtime.atomic import replacing_directory
+from tv.runtime.compute import Progress
 
 
 @dataclass(frozen=True)

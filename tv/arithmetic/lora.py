@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from tv.arithmetic.adapter_writer import Adapter, AdapterWriter
 from tv.arithmetic.methods.spectral import svd
-from tv.arithmetic.saving import Progress
 from tv.checkpoints.opening import Source
 from tv.errors import InputError
+from tv.runtime.compute import Progress
 from tv.runtime.seeds import seed_of
 
 Mode = Literal["warm", "subspace", "orthogonal"]

@@ -26,10 +26,10 @@ from tv.checkpoints.opening import Source
 from tv.checkpoints.parameters import Place
 from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
+from tv.runtime.compute import Progress
 
 #: (parameter, expert or −1) → its new value, in the dtype it is to be stored in.
 Read: TypeAlias = Callable[[str, int], Tensor]
-Progress: TypeAlias = Callable[[int, int, str], None]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHARD = 5 * 10**9  # bytes
@@ -117,7 +117,7 @@ def write_weights(
                     file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 done += 1
                 if progress:
-                    progress(done, len(found), entry.key)
+                    progress("apply", done, len(found), entry.key)
     if n > 1:
         weights = {entry.key: name for name, own in zip(names, shards, strict=True) for entry in own}
         index = {"metadata": {"total_size": sum(entry.size for entry in found)}, "weight_map": weights}

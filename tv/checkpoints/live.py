@@ -16,6 +16,7 @@ from tv.checkpoints.location import hub_id, kind_of, locate
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.vector import TuningVector
 from tv.errors import CheckpointError, first_line
+from tv.runtime.compute import require_dtype
 
 LiveSource: TypeAlias = str | Path | PreTrainedModel | TuningVector
 
@@ -24,19 +25,20 @@ def load_model(
     source: LiveSource,
     *,
     base: LiveSource | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode, out of whatever `tv.open_checkpoint` opens.
 
     A live model is used as it is. An adapter or a tuning vector moves a copy of `base` (without one, of the base
-    that it names). `device` is one of torch's, or "auto": spread over every GPU that there is, by accelerate. Weights
-    come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded, or does not fit its devices.
+    that it names). `dtype` is float32, bfloat16 or float16; `device` is one of torch's, or "auto": spread over every
+    GPU that there is, by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it
+    cannot be loaded, or does not fit its devices, and InputError for another dtype.
     """
     if isinstance(source, PreTrainedModel):
         return source.eval()
-    return _placed(_on_cpu(source, base, dtype, trust_remote_code), device)
+    return _placed(_on_cpu(source, base, getattr(torch, require_dtype(dtype)), trust_remote_code), device)
 
 
 def _on_cpu(
@@ -119,7 +121,7 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
     """A copy of the base, with every parameter that T moves put in its place."""
     assert checkpoint.base is not None
     under = base if base is not None else checkpoint.base.source
-    model = copy.deepcopy(under).to(dtype) if isinstance(under, PreTrainedModel) else load_model(under, dtype=dtype)
+    model = copy.deepcopy(under).to(dtype) if isinstance(under, PreTrainedModel) else _on_cpu(under, None, dtype, False)
     if checkpoint.architecture.vocab_size != checkpoint.base.architecture.vocab_size:
         model.resize_token_embeddings(checkpoint.architecture.vocab_size, mean_resizing=False)
     return _filled(model, checkpoint, checkpoint.moved)

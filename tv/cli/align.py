@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tv.cli.options import Base, DeviceOption, Output, Tuned
+from tv.cli.options import Base, Device, Dtype, Output, Tuned
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Shown, bar, print_notes, print_table, say
 
@@ -26,7 +26,8 @@ def align(
         list[Path] | None, typer.Option(help="JSONL with id and text a row, for activations; repeatable.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     ssa: Annotated[
         Path | None, typer.Option(help="Write the SSA table of the matched pair, with ssa_before beside it.")
     ] = None,
@@ -43,17 +44,22 @@ def align(
     check_output(ssa)
     with bar("matching") as progress:
         found = match_pair(
-            base, tuned, on=on, prompts=prompts or (), batch_size=batch_size, device=device, progress=progress
+            base,
+            tuned,
+            on=on,
+            prompts=prompts or (),
+            batch_size=batch_size,
+            compute=tv.Compute(device, dtype, progress=progress),
         )
     _print(found.table)
     write(found.table, output)
     if ssa is not None:
         with bar("alignment") as progress:
-            before = tv.ssa(base, tuned, device=device, progress=progress)
+            before = tv.ssa(base, tuned, compute=tv.Compute(device, dtype, progress=progress))
         after = before
         if not found.is_identity:
-            with bar("matched") as progress:
-                after = tv.ssa(base, found.tuned, device=device, progress=progress)
+            with bar("alignment") as progress:
+                after = tv.ssa(base, found.tuned, compute=tv.Compute(device, dtype, progress=progress))
         frame = after.copy()
         frame.insert(list(frame.columns).index("ssa"), "ssa_before", before["ssa"])
         fingerprints = before.attrs["fingerprints"] | {"matched": after.attrs["fingerprints"]["tuned"]}

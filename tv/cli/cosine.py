@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tv.cli.options import Base, Output, named
+from tv.cli.options import Base, Device, Dtype, Output, named
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Shown, bar, number, print_table, say
 
@@ -22,6 +22,8 @@ def cosine(
         typer.Argument(metavar="[NAME=]TUNED...", help="Two tuned sides or more; the name is the path's last part."),
     ],
     fraction: Annotated[float, typer.Option(help="The share of directions whose subspaces are compared.")] = 0.10,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     output: Output = None,
 ) -> None:
     """How tuning vectors of one base lie to each other: cosine, sign conflict, shared directions, beside their nulls.
@@ -33,7 +35,7 @@ def cosine(
     check_output(output)
     sources = named(tuned)
     with bar("cosine") as progress:
-        frame = tv.cosine(base, sources, fraction=fraction, progress=progress)
+        frame = tv.cosine(base, sources, fraction=fraction, compute=tv.Compute(device, dtype, progress=progress))
     whole = frame[frame.scope == "whole"]
     _print_matrix(list(sources), whole)
     for row in whole.to_dict("records"):

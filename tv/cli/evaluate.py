@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import DeviceOption, Output, named
+from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
 from tv.cli.terminal import bar, interval, print_table
-from tv.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,23 +38,18 @@ def evaluate(
     ] = None,
     chat: Annotated[bool, typer.Option(help="Put every prompt through the chat template.")] = False,
     batch_size: BatchSize = 16,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     output: Output = None,
 ) -> None:
     """What models do on tasks, item by item; several are compared with the first on the same items.
 
     Example: tv evaluate data/models/base data/models/medical --task data/tasks/medical_cloze.yaml -o items.parquet
     """
-    import torch
-
     import tv
     from tv.evaluation.paired import compare, summarise
 
     check_output(output)
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in kinds:
-        raise InputError(f"--dtype {dtype}: one of {', '.join(kinds)}")
     sources = named(models)
     with bar("evaluate") as progress:
         items = tv.evaluate(
@@ -67,9 +61,7 @@ def evaluate(
             new_tokens=new_tokens,
             chat=chat,
             batch_size=batch_size,
-            dtype=kinds[dtype],
-            device=device,
-            progress=progress,
+            compute=tv.Compute(device, dtype, progress=progress),
         )
     print_means(summarise(items))
     first = next(iter(sources))

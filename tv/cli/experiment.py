@@ -9,7 +9,7 @@ import typer
 
 from tv.cli.commands import command
 from tv.cli.evaluate import BatchSize, Limit, Tasks
-from tv.cli.options import Base, Cache, DeviceOption, named
+from tv.cli.options import Base, Cache, Device, Dtype, Engine, Workers, named
 from tv.cli.terminal import Shown, bar, interval, number, print_table, wrote
 from tv.errors import InputError
 
@@ -45,7 +45,8 @@ def negation(
     limit: Limit = None,
     chat: Chat = False,
     batch_size: BatchSize = 16,
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
 ) -> None:
@@ -53,10 +54,11 @@ def negation(
 
     Example: tv experiment negation data/models/base data/models/medical --task data/tasks/medical_cloze.yaml -o out
     """
+    from tv import Compute
     from tv.experiments import negation as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, device, draws, seed)
+    settings = _settings(output, limit, chat, batch_size, draws, seed)
     with bar("negation") as progress:
         result = experiment(
             base,
@@ -65,7 +67,7 @@ def negation(
             scales=scale or SCALES,
             parts=parts,  # type: ignore[arg-type]
             controls=tuple(control or ("random",)),
-            progress=progress,
+            compute=Compute(device, dtype, progress=progress),
             **settings,
         )
     own = result["summary"]
@@ -91,21 +93,28 @@ def ssa(
     null: Annotated[
         str, typer.Option(help="What SSA is compared with: rotation, gaussian, row_scale or shuffle.")
     ] = "rotation",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    workers: Workers = 1,
+    engine: Engine = "local",
     cache: Cache = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the modules.")] = 1,
-    device: DeviceOption = "cpu",
 ) -> None:
     """Layer-wise SSA of one tuned side or more, at ε = 0.01, 0.05 and 0.10, both sides, beside its null.
 
     Example: tv experiment ssa data/models/base data/models/medical data/models/math -o out
     """
+    from tv import Compute
     from tv.experiments import ssa as experiment
     from tv.measures.tables import EPSILONS
 
     with bar("ssa") as progress:
-        options: dict[str, Any] = {"null": null, "cache": cache, "workers": workers, "device": device}
         result = experiment(
-            base, named(tuned), epsilons=tuple(epsilon or EPSILONS), out=output, progress=progress, **options
+            base,
+            named(tuned),
+            epsilons=tuple(epsilon or EPSILONS),
+            null=null,
+            out=output,
+            compute=Compute(device, dtype, False, workers, engine, cache, progress),
         )
     own = result["modules"]
     middle = f"ε = {sorted(epsilon or EPSILONS)[len(epsilon or EPSILONS) // 2]:g}"
@@ -137,7 +146,8 @@ def addition(
     limit: Limit = None,
     chat: Chat = False,
     batch_size: BatchSize = 16,
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
 ) -> None:
@@ -147,10 +157,11 @@ def addition(
     --task data/tasks/medical_cloze.yaml --task data/tasks/arithmetic.yaml --target medical=medical_cloze
     --target math=arithmetic -o out
     """
+    from tv import Compute
     from tv.experiments import addition as experiment
     from tv.experiments.adding import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, device, draws, seed)
+    settings = _settings(output, limit, chat, batch_size, draws, seed)
     with bar("addition") as progress:
         result = experiment(
             base,
@@ -160,7 +171,7 @@ def addition(
             scales=tuple(scale or SCALES),
             grid=grid,  # type: ignore[arg-type]
             targets=_targets(target or []),
-            progress=progress,
+            compute=Compute(device, dtype, progress=progress),
             **settings,
         )
     own = result["chosen"]
@@ -180,7 +191,8 @@ def lineage(
     limit: Limit = None,
     chat: Chat = False,
     batch_size: BatchSize = 16,
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
 ) -> None:
@@ -189,13 +201,19 @@ def lineage(
     Example: tv experiment lineage base=data/models/base:data/models/medical
     instruct=data/models/instruct:data/models/medical-from-instruct --task data/tasks/medical_cloze.yaml -o out
     """
+    from tv import Compute
     from tv.experiments import lineage as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, device, draws, seed)
+    settings = _settings(output, limit, chat, batch_size, draws, seed)
     with bar("lineage") as progress:
         result = experiment(
-            _lineages(lineages), task, scales=scale or SCALES, cross=cross, progress=progress, **settings
+            _lineages(lineages),
+            task,
+            scales=scale or SCALES,
+            cross=cross,
+            compute=Compute(device, dtype, progress=progress),
+            **settings,
         )
     shown = ["lineage", "vector", "task", "metric", "half", "half_lo", "half_hi", "area", "area_lo", "area_hi"]
     _print(
@@ -207,15 +225,12 @@ def lineage(
     _said(output, "lineage")
 
 
-def _settings(
-    out: Path, limit: int | None, chat: bool, batch_size: int, device: str, draws: int, seed: int
-) -> dict[str, Any]:
+def _settings(out: Path, limit: int | None, chat: bool, batch_size: int, draws: int, seed: int) -> dict[str, Any]:
     return {
         "out": out,
         "limit": limit,
         "chat": chat,
         "batch_size": batch_size,
-        "device": device,
         "draws": draws,
         "seed": seed,
     }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
+from tv.cli.options import Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
 from tv.cli.terminal import bar, print_notes, print_table
 
@@ -19,10 +19,11 @@ def geometry(
     tuned: Tuned,
     heads: Heads = False,
     tokens: Annotated[int, typer.Option(help="How many of the most moved tokens to name.")] = 10,
-    cache: Cache = None,
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     workers: Workers = 1,
-    engine: EngineOption = "local",
+    engine: Engine = "local",
+    cache: Cache = None,
     output: Output = None,
 ) -> None:
     """Norms, cosine, ranks, spectra and noise share of every module; the most moved tokens by name.
@@ -37,11 +38,7 @@ def geometry(
             base,
             tuned,
             heads=heads,
-            cache=cache,
-            device=device,
-            workers=workers,
-            engine=engine,
-            progress=progress,
+            compute=tv.Compute(device, dtype, False, workers, engine, cache, progress),
         )
     whole = frame[frame["head"] == -1]
     matrices = whole[whole.kind == "linear"]

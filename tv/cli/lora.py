@@ -44,7 +44,7 @@ def lora_export(
     """
     import tv
 
-    with bar("lora-export") as progress:
+    with bar("adapter") as progress:
         adapter = tv.lora_export(
             base,
             vector,
@@ -84,7 +84,7 @@ def lora_init(
     """
     import tv
 
-    with bar("lora-init") as progress:
+    with bar("adapter") as progress:
         adapter = tv.lora_init(
             base, vector, out=output, rank=rank, mode=mode, origin=origin, seed=seed, force=force, progress=progress
         )

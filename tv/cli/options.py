@@ -15,9 +15,15 @@ Tuned = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write the table: .parquet, .csv or .json.")]
 Heads = Annotated[bool, typer.Option(help="Measure every head's own slice too.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, …")]
-Workers = Annotated[int, typer.Option(help="Processes that share the modules; the tables are the same.")]
-EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray for more than one machine.")]
+# Where and how work is done: what a command takes of these, it hands on as one `tv.Compute`.
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …, or auto for every GPU there is.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(help="What models compute in; weights are measured in float64 whatever it says."),
+]
+Offload = Annotated[bool, typer.Option("--offload", help="Keep the tuned model on the CPU.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the work; the tables are the same.")]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray for more than one machine.")]
 Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]
 
 

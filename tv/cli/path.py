@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import Base, Output, Tuned
+from tv.cli.options import Base, Device, Dtype, Output, Tuned
 from tv.cli.output import check_output, write
 from tv.cli.terminal import Shown, bar, interval, number, print_table, say
 from tv.errors import InputError
@@ -31,7 +31,8 @@ def path(
         int | None, typer.Option(help="How many α: 21 if not given, 9 a side of a plane. 0 and 1 are added.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
-    device: Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, …")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     output: Output = None,
 ) -> None:
     """Loss and behaviour along θ + αT, from the base (α = 0) through the tuned model (α = 1), and the barrier between.
@@ -50,10 +51,9 @@ def path(
         raise InputError(f"--from {start:g} --to {stop:g}: a path runs from the smaller to the larger α")
     alphas = [float(alpha) for alpha in np.linspace(start, stop, n)]
     with bar("path" if second is None else "plane") as progress:
+        compute = tv.Compute(device, dtype, progress=progress)
         if second is None:
-            frame = tv.path(
-                base, tuned, prompts, alphas=alphas, batch_size=batch_size, device=device, progress=progress
-            )
+            frame = tv.path(base, tuned, prompts, alphas=alphas, batch_size=batch_size, compute=compute)
         else:
             frame = tv.plane(
                 base,
@@ -63,8 +63,7 @@ def path(
                 alphas=alphas,
                 betas=alphas,
                 batch_size=batch_size,
-                device=device,
-                progress=progress,
+                compute=compute,
             )
     show = _print_path if second is None else _print_plane
     for domain in _domains(frame):

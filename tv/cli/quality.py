@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tv.cli.evaluate import BatchSize, print_differences, print_means
-from tv.cli.options import DeviceOption, Output, named
+from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
 from tv.cli.terminal import bar, number, say
 
@@ -29,7 +29,8 @@ def quality(
     base: Annotated[str | None, typer.Option(help="What an adapter or a vector among the models lies over.")] = None,
     new_tokens: Annotated[int, typer.Option(help="How many a model may write.")] = 64,
     batch_size: BatchSize = 16,
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     output: Output = None,
 ) -> None:
     """How well models write: perplexity, variety, repetition, form, ROUGE-L and a judge's score, prompt by prompt.
@@ -54,8 +55,7 @@ def quality(
             base=base,
             new_tokens=new_tokens,
             batch_size=batch_size,
-            device=device,
-            progress=progress,
+            compute=tv.Compute(device, dtype, progress=progress),
         )
     print_means(summarise(items))
     _print_whole(items)

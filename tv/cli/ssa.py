@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import Base, Cache, DeviceOption, EngineOption, Heads, Output, Tuned, Workers
+from tv.cli.options import Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
 from tv.cli.terminal import bar, print_notes, print_table, say
 
@@ -40,10 +40,11 @@ def ssa(
     ] = None,
     heads: Heads = True,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
-    cache: Cache = None,
-    device: DeviceOption = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     workers: Workers = 1,
-    engine: EngineOption = "local",
+    engine: Engine = "local",
+    cache: Cache = None,
     output: Output = None,
 ) -> None:
     """Subspace alignment of every matrix beside its null.
@@ -67,11 +68,7 @@ def ssa(
             swap=swap,
             heads=heads,
             seed=seed,
-            cache=cache,
-            device=device,
-            workers=workers,
-            engine=engine,
-            progress=progress,
+            compute=tv.Compute(device, dtype, False, workers, engine, cache, progress),
         )
     _print_alignment(frame)
     print_notes(frame.attrs.get("notes", ()))
@@ -82,11 +79,7 @@ def ssa(
                 base,
                 tuned,
                 heads=heads,
-                cache=cache,
-                device=device,
-                workers=workers,
-                engine=engine,
-                progress=progress,
+                compute=tv.Compute(device, dtype, False, workers, engine, cache, progress),
             )
         write(found, curve)
 

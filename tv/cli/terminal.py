@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
 from typing import Any, TextIO
 
 import typer
@@ -178,11 +177,11 @@ class Stages:
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """The bar of the only stage, gone when it is done; called as progress(done, total, label)."""
+def bar(stage: str) -> Iterator[Callable[[str, int, int, str], None]]:
+    """The bar of the only stage, there before its first part is done and gone when it is over."""
     with Stages(transient=True) as stages:
-        stages.update(title)
-        yield partial(stages.update, title)
+        stages.update(stage)
+        yield stages.update
 
 
 def _line(stream: TextIO, **content: object) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import torch
 from transformers import PreTrainedModel
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
@@ -15,6 +14,7 @@ from tv.evaluation.harness import COLUMNS, Harness
 from tv.evaluation.paired import compare, summarise
 from tv.evaluation.tasks import Task, TaskSpec, load_tasks
 from tv.prompts.behaviour import MEASURES as _LOADED  # noqa: F401  # `tv.evaluate` is the function below, not that module
+from tv.runtime.compute import Compute
 
 __all__ = [
     "COLUMNS",
@@ -28,8 +28,6 @@ __all__ = [
     "summarise",
 ]
 
-Progress = Callable[[int, int, str], None]
-
 
 def evaluate(
     models: LiveSource | Mapping[str, LiveSource],
@@ -42,9 +40,7 @@ def evaluate(
     new_tokens: int | None = None,
     chat: bool = False,
     batch_size: int = 16,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """What every model does on every item of every task: a row an item and metric.
 
@@ -58,13 +54,12 @@ def evaluate(
     chosen = load_tasks(tasks, shots=shots, new_tokens=new_tokens)
     frames, fingerprints = [], {}
     for i, (name, source) in enumerate(sources.items()):
-        model = load_model(source, base=base, dtype=dtype, device=device)
+        model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = load_tokenizer(tokenizer if tokenizer is not None else _worded(source, base))
         harness = Harness(model, words, batch_size=batch_size, chat=chat)
         for j, task in enumerate(chosen):
             frames.append(harness.items(task, limit).assign(variant=name))
-            if progress:
-                progress(i * len(chosen) + j + 1, len(sources) * len(chosen), f"{name}, {task.name}")
+            compute.tell("evaluate", i * len(chosen) + j + 1, len(sources) * len(chosen), f"{name}, {task.name}")
         fingerprints[name] = str(open_checkpoint(source, base=base).fingerprint()["content"])
         del model, harness
     frame = pd.concat(frames, ignore_index=True)[["variant", *COLUMNS]]

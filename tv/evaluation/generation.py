@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -17,11 +17,11 @@ from tv.evaluation.judge import Judge
 from tv.prompts.behaviour import PromptSource, batched, behaviour, gather
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt
+from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-Progress = Callable[[int, int, str], None]
 _COLUMNS = ["variant", "task", "item_id", "metric", "value", "response", "target"]
 
 
@@ -36,9 +36,7 @@ def quality(
     tokenizer: LiveSource | None = None,
     new_tokens: int = 64,
     batch_size: int = 16,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """What each model writes after every prompt (greedily, up to a line's end or `new_tokens`), and how good it is.
 
@@ -60,7 +58,7 @@ def quality(
     rouge = _rouge() if any(prompt.target is not None for prompt in asked) else None
     frames = []
     for i, (name, source) in enumerate(sources.items()):
-        model = load_model(source, base=base, dtype=dtype, device=device)
+        model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = load_tokenizer(
             tokenizer or (base if base is not None and not isinstance(source, PreTrainedModel) else source)
         )
@@ -73,8 +71,7 @@ def quality(
             losses = nll(model, words, read, batch_size)
             rows += [_row(prompt, "nll", value, None) for prompt, value in zip(read, losses, strict=True)]
         frames.append(pd.DataFrame(rows).assign(variant=name))
-        if progress:
-            progress(i + 1, len(sources), name)
+        compute.tell("quality", i + 1, len(sources), name)
     return pd.concat(frames, ignore_index=True)[_COLUMNS]
 
 

@@ -14,7 +14,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -23,16 +22,16 @@ from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.vector import TuningVector
-from tv.errors import InputError, first_line
+from tv.errors import InputError
 from tv.prompts.behaviour import MEASURES, PromptSource, batched, behaviour, gather
 from tv.prompts.encoding import Batch
 from tv.prompts.files import Prompt
+from tv.runtime.compute import Compute
 from tv.stats import bootstrap_mean, resample_means
 
 ALPHAS = tuple(round(-0.5 + 0.1 * i, 1) for i in range(21))
 PLANE = tuple(-0.5 + 0.25 * i for i in range(9))
 
-Progress = Callable[[int, int, str], None]
 Floats = NDArray[np.float64]
 
 
@@ -45,8 +44,7 @@ def path(
     draws: int = 1000,
     seed: int = 0,
     batch_size: int = 16,
-    device: str | None = None,
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """Loss and behaviour along θ_base + αT, in float32: a row per domain ("all", and each of several), metric and α.
 
@@ -61,11 +59,11 @@ def path(
     - `barrier`: the largest excess, at the α where it lies: see `barrier_of`
     - `rise`: likewise the largest L(α) − max(L(0), L(1)) for 0 ≤ α ≤ 1: 0 where no point is worse than both ends
 
-    The base may be a live model; it is copied, not moved. Prompts are JSONL files or `tv.prompts.Prompt`s, encoded with
-    the base's tokenizer. Raises InputError for bad points or prompts, and where base and tuned do not belong together.
+    The base may be a live model; it is copied, and the copy stays on its device. Prompts are JSONL files or
+    `tv.Prompt`s, encoded with the base's tokenizer. Raises InputError for bad points or prompts, and where base and tuned do not belong together.
     """
     grid = _grid(alphas, "α")
-    sweep = _sweep(base, [tuned], prompts, [(alpha,) for alpha in grid], batch_size, device, progress)
+    sweep = _sweep(base, [tuned], prompts, [(alpha,) for alpha in grid], batch_size, compute)
     points = pd.DataFrame({"alpha": grid})
     frames: list[pd.DataFrame] = []
     for domain, chosen in sweep.domains():
@@ -86,8 +84,7 @@ def plane(
     draws: int = 1000,
     seed: int = 0,
     batch_size: int = 16,
-    device: str | None = None,
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """Loss and behaviour over the grid θ_base + αT_a + βT_b, in float32; columns and metrics as `path` has them.
 
@@ -95,7 +92,7 @@ def plane(
     are points of the grid. Raises InputError as `path` does.
     """
     grid = list(product(_grid(alphas, "α"), _grid(betas, "β")))
-    sweep = _sweep(base, [tuned_a, tuned_b], prompts, grid, batch_size, device, progress)
+    sweep = _sweep(base, [tuned_a, tuned_b], prompts, grid, batch_size, compute)
     points = pd.DataFrame(grid, columns=["alpha", "beta"])
     frames = [_means(sweep, domain, chosen, points, draws, seed) for domain, chosen in sweep.domains()]
     return _table(frames, ["alpha", "beta"], sweep, ["tuned_a", "tuned_b"])
@@ -190,13 +187,14 @@ def _sweep(
     prompts: PromptSource | Sequence[PromptSource],
     points: Sequence[tuple[float, ...]],
     batch_size: int,
-    device: str | None,
-    progress: Progress | None,
+    compute: Compute,
 ) -> _Sweep:
     """Behaviour at every point: a scale for each of the tuned sides."""
+    compute.require_float32("points of a path are told apart")
     rows = gather(prompts)
     vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
-    model = _float32(base, device)
+    stage = "path" if len(vectors) == 1 else "plane"
+    model = _float32(base, compute)
     batches: list[Batch] = batched(rows, model, load_tokenizer(base), batch_size)
     found: dict[str, list[Floats]] = {name: [] for name in MEASURES}
     with Mover(model, vectors) as mover:
@@ -204,8 +202,7 @@ def _sweep(
             mover.to(dict(zip(vectors, scales, strict=True)))
             for name, column in behaviour(model, batches).items():
                 found[name].append(column)
-            if progress:
-                progress(i + 1, len(points), " ".join(f"{scale:g}" for scale in scales))
+            compute.tell(stage, i + 1, len(points), " ".join(f"{scale:g}" for scale in scales))
     place = {item.prompt.id: i for i, item in enumerate(item for batch in batches for item in batch.encoded)}
     order = [place[prompt.id] for prompt in rows]
     fingerprints = (str(open_checkpoint(base).fingerprint()["content"]), *map(_origin, vectors))
@@ -219,13 +216,11 @@ def _origin(vector: TuningVector) -> str:
     return str(tuned.get("content", "")) if isinstance(tuned, dict) else ""
 
 
-def _float32(base: LiveSource, device: str | None) -> PreTrainedModel:
+def _float32(base: LiveSource, compute: Compute) -> PreTrainedModel:
     """A float32 model of our own: a live one is copied, because a vector of it is read from it while ours moves."""
-    model = load_model(copy.deepcopy(base) if isinstance(base, PreTrainedModel) else base)
-    try:
-        return model.to(device=torch.device(device or model.device), dtype=torch.float32)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r}: {first_line(error)}") from error
+    if isinstance(base, PreTrainedModel):
+        return load_model(copy.deepcopy(base)).float()
+    return load_model(base, device=compute.device)
 
 
 def _grid(values: Sequence[float], name: str) -> list[float]:

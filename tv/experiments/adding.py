@@ -24,6 +24,7 @@ from tv.experiments.bench import Bench, Point, Settings
 from tv.experiments.plots import bars, matrix
 from tv.experiments.result import Result
 from tv.measures.cosine import cosine
+from tv.runtime.compute import Compute
 from tv.stats import bootstrap_mean, resample_means
 
 SCALES = (0.3, 0.5, 0.7, 1.0)
@@ -57,7 +58,7 @@ def addition(
     the base, on all items. `conflict`, the pairs. `points`, every point on every half. `items`. Raises InputError for
     an unknown method, task or vector.
     """
-    chosen = Settings(tasks, **settings)
+    chosen = Settings("addition", tasks, **settings)
     if not tuned or not scales:
         raise InputError("addition needs a tuned side and a scale at the least")
     odd = next((method for method in methods if method not in METHODS), None)
@@ -79,7 +80,7 @@ def addition(
     items = pd.concat(frames, ignore_index=True)
     values = _values(items, primary)
     halves = {task: _half(table.index, chosen.seed) for task, table in values.items()}
-    conflict = _conflict(base, tuned)
+    conflict = _conflict(base, tuned, chosen.compute.silent())
     table = _chosen(spots, values, halves, goals, better, chosen)
     table = table.merge(_conflicts(conflict, {tuple(s) for s in spots.subset}), on="subset", how="left")
     tables = {
@@ -248,11 +249,11 @@ def _points(
     return pd.concat([pd.DataFrame(where), frame.drop(columns="variant")], axis=1)
 
 
-def _conflict(base: LiveSource, tuned: Mapping[str, LiveSource | TuningVector]) -> pd.DataFrame:
+def _conflict(base: LiveSource, tuned: Mapping[str, LiveSource | TuningVector], compute: Compute) -> pd.DataFrame:
     """`tv.cosine` of the whole vectors; empty with one vector."""
     if len(tuned) < 2:
         return pd.DataFrame(columns=["a", "b", *_CONFLICTS])
-    found = cosine(base, tuned, level="whole")
+    found = cosine(base, tuned, level="whole", compute=compute)
     return found[["a", "b", *_CONFLICTS]]
 
 

@@ -5,7 +5,7 @@ Source: arXiv 2510.09359 §SSA; the ratio is arXiv 2502.04959, eq. 5–6. The nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from tv.checkpoints.opening import Source
 from tv.experiments.plots import curves
 from tv.experiments.result import Result
 from tv.measures.tables import EPSILONS, ssa as alignment
+from tv.runtime.compute import Compute
 
-Progress = Callable[[int, int, str], None]
 _Z = 1.96
 
 
@@ -28,12 +28,12 @@ def ssa(
     *,
     epsilons: Sequence[float] = EPSILONS,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
     **options: Any,
 ) -> Result:
     """SSA of every matrix of every tuned model at each ε and at 10 % of the dimension, with what it amounts to.
 
-    `options` are those of `tv.ssa`: null, cache, workers. Tables: `layers`, what `tv.ssa` gives of whole matrices, with
+    `options` are those of `tv.ssa`: null, draws, k_rule. Tables: `layers`, what `tv.ssa` gives of whole matrices, with
     `tuned` and the interval `null_lo null_hi` that holds 95 % of the null's SSA; `modules`, means over layers by
     module, side and level, and in how many layers SSA lies `above` or `below` that interval; `sensitivity`, by module
     and side: the mean κ at every ε, Spearman's ρ of κ over layers between the smallest and the largest ε, and in how
@@ -41,10 +41,9 @@ def ssa(
     """
     frames = []
     for i, (name, source) in enumerate(tuned.items()):
-        found = alignment(base, source, tuple(epsilons), heads=False, **options)
+        found = alignment(base, source, tuple(epsilons), heads=False, compute=compute.silent(), **options)
         frames.append(found.assign(tuned=name))
-        if progress:
-            progress(i + 1, len(tuned), name)
+        compute.tell("ssa", i + 1, len(tuned), name)
     layers = _with_interval(pd.concat(frames, ignore_index=True))
     tables = {"modules": _modules(layers), "sensitivity": _sensitivity(layers), "layers": layers}
     result = Result("ssa", tables, _figures(layers))

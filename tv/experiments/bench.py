@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +21,14 @@ from tv.errors import InputError
 from tv.evaluation.harness import COLUMNS, Harness
 from tv.evaluation.tasks import Task, TaskSpec, load_tasks
 from tv.experiments.cells import Cells, identity
-
-Progress = Callable[[int, int, str], None]
+from tv.runtime.compute import Compute
 
 
 @dataclass(frozen=True)
 class Settings:
     """How an experiment runs its tasks."""
 
+    experiment: str  # its name, for messages of progress
     tasks: Sequence[TaskSpec] | TaskSpec
     out: str | Path | None = None  # where finished cells and the results go; nowhere without it
     tokenizer: LiveSource | None = None  # the base's without it
@@ -36,10 +36,9 @@ class Settings:
     new_tokens: int | None = None
     chat: bool = False
     batch_size: int = 16
-    device: str = "cpu"
     draws: int = 2000  # of the bootstrap
     seed: int = 0
-    progress: Progress | None = None
+    compute: Compute = Compute()
     loaded: list[Task] = field(default_factory=list)
 
     def load(self) -> list[Task]:
@@ -68,6 +67,7 @@ class Bench:
         """`base` is what the model was tuned from (it may be that itself): its tokenizer is used."""
         if isinstance(model, PreTrainedModel) and model.dtype != torch.float32:
             raise InputError(f"the live model is in {model.dtype}; λ is told apart in float32 only: call model.float()")
+        settings.compute.require_float32("λ is told apart")
         self._source, self._base, self._settings, self._cells = model, base, settings, cells
         self._tasks = settings.load()
         self._tokenizer = load_tokenizer(settings.tokenizer if settings.tokenizer is not None else base)
@@ -128,8 +128,7 @@ class Bench:
                     if done is None:
                         done = self._cells.keep(keys[at], self._harness.items(task, self._settings.limit))
                     found[at] = done
-                if self._settings.progress:
-                    self._settings.progress(i + 1, len(points), point.name)
+                self._settings.compute.tell(self._settings.experiment, i + 1, len(points), point.name)
 
     def _cell(self, point: Point, task: Task, method: str, options: Mapping[str, float]) -> dict[str, object]:
         moves = sorted(
@@ -150,7 +149,7 @@ class Bench:
     @cached_property
     def _model(self) -> PreTrainedModel:
         base = None if self._source is self._base else self._base
-        return load_model(self._source, base=base, device=self._settings.device)
+        return load_model(self._source, base=base, device=self._settings.compute.device)
 
     @cached_property
     def _harness(self) -> Harness:

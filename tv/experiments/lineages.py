@@ -50,7 +50,7 @@ def lineage(
     if len(lineages) < 2:
         raise InputError(f"{len(lineages)} lineage: two or more are compared; give NAME=PARENT:TUNED for each")
     first = next(iter(lineages.values()))[0]
-    chosen = Settings(tasks, **{"tokenizer": first, **settings})
+    chosen = Settings("lineage", tasks, **{"tokenizer": first, **settings})
     cells, grid = chosen.cells(), grid_of(scales)
     chosen.load()
     vectors = {name: extract(parent, tuned) for name, (parent, tuned) in lineages.items()}

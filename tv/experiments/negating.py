@@ -48,7 +48,7 @@ def negation(
     base holds 0, and `follows`, Spearman's ρ between 1 − λ and the retained share over 0 ≤ λ ≤ 1. `items`, everything
     item by item. Raises InputError for bad scales, parts, tasks, or a vector that does not fit.
     """
-    chosen = Settings(tasks, **settings)
+    chosen = Settings("negation", tasks, **settings)
     grid = grid_of(scales)
     cells = chosen.cells()
     chosen.load()

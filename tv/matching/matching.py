@@ -7,7 +7,7 @@ was trained on its own, has a T that is mostly the difference between two orders
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,7 +20,7 @@ from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.pairing import WeightPair, open_pair
-from tv.errors import InputError, first_line
+from tv.errors import InputError
 from tv.matching.coactivity import Correlations, HeadProducts, Sums, gather_sums
 from tv.matching.permutation import (
     Attention,
@@ -35,9 +35,9 @@ from tv.matching.permutation import (
 )
 from tv.matching.reordered import Reordering
 from tv.prompts.behaviour import PromptSource, batched, gather
+from tv.runtime.compute import Compute
 
 On = Literal["weights", "activations"]
-Progress = Callable[[int, int, str], None]
 
 #: The modules whose part in a neuron or a head is known. Anything else beside them might have an entry for each.
 _ROLES = {
@@ -55,8 +55,7 @@ def align(
     on: On = "weights",
     prompts: PromptSource | Sequence[PromptSource] = (),
     batch_size: int = 16,
-    device: str = "cpu",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """The check before any comparison: what share of the tuned model's neurons and heads would have to move.
 
@@ -70,9 +69,7 @@ def align(
     `prompts`, both models on the same tokens; experts that a router chooses are compared by weights all the same, as
     `on` says. Raises InputError where the two do not belong together or nothing in them can be matched.
     """
-    return match_pair(
-        base, tuned, on=on, prompts=prompts, batch_size=batch_size, device=device, progress=progress
-    ).table
+    return match_pair(base, tuned, on=on, prompts=prompts, batch_size=batch_size, compute=compute).table
 
 
 def matched(
@@ -82,17 +79,14 @@ def matched(
     on: On = "weights",
     prompts: PromptSource | Sequence[PromptSource] = (),
     batch_size: int = 16,
-    device: str = "cpu",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> Checkpoint:
     """The tuned side with its neurons and heads where the base has them: the same function, tensor by tensor as read.
 
     It serves wherever a tuned side does, as `tv.ssa(base, tv.matched(base, tuned))`; nothing is written. Where nothing
     has to move it is the tuned checkpoint itself. Arguments and errors are those of `align`.
     """
-    return match_pair(
-        base, tuned, on=on, prompts=prompts, batch_size=batch_size, device=device, progress=progress
-    ).tuned
+    return match_pair(base, tuned, on=on, prompts=prompts, batch_size=batch_size, compute=compute).tuned
 
 
 @dataclass(frozen=True)
@@ -111,11 +105,10 @@ def match_pair(
     on: On = "weights",
     prompts: PromptSource | Sequence[PromptSource] = (),
     batch_size: int = 16,
-    device: str = "cpu",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> PairMatching:
     """Match every FFN and every attention layer, one at a time; see `align` and `matched`."""
-    _check(on, prompts, device)
+    _check(on, prompts)
     pair = open_pair(base, tuned)
     units, notes = _units(pair)
     if not units:
@@ -125,10 +118,10 @@ def match_pair(
         )
     responses: Iterator[Sums | None] = iter([None] * len(units))
     if on == "activations":
-        responses = _responses(base, tuned, pair, units, prompts, batch_size)
+        responses = _responses(base, tuned, pair, units, prompts, batch_size, compute)
     order, rows = Reordering(pair.tuned), []
     for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
-        found = unit.match(pair, sums, device)
+        found = unit.match(pair, sums, compute.tensor_device)
         unit.reorder(order, found)
         rows += [
             {"layer": unit.layer, "kind": kind, "expert": unit.expert}
@@ -136,8 +129,7 @@ def match_pair(
             | {"on": "weights" if sums is None else "activations"}
             for kind, matching in zip(unit.kinds, found, strict=True)
         ]
-        if progress:
-            progress(i + 1, len(units), f"{unit.kinds[0].replace('_', ' ')} {unit.layer}")
+        compute.tell("matching", i + 1, len(units), f"{unit.kinds[0].replace('_', ' ')} {unit.layer}")
     table = pd.DataFrame(rows)
     table.attrs["fingerprints"] = {
         "base": pair.base.fingerprint()["content"],
@@ -323,13 +315,15 @@ def _responses(
     units: Sequence[_Neurons | _Heads],
     prompts: PromptSource | Sequence[PromptSource],
     batch_size: int,
+    compute: Compute,
 ) -> Iterator[Sums | None]:
     """The sums of each unit, in order; as many units in one pass as their sums fit into memory."""
     for source in (base, tuned):
         if isinstance(source, Checkpoint):
             raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
     assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
-    models = load_model(base), load_model(tuned, base=base)
+    load = partial(load_model, dtype=compute.dtype, device=compute.device)
+    models = load(base), load(tuned, base=base)
     rows = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
     waiting: list[Sums | None] = []
     passing: dict[str, Sums] = {}
@@ -380,7 +374,7 @@ def _whole_heads(permutation: Int[Tensor, " heads"], width: int) -> Int[Tensor, 
     return (permutation[:, None] * width + torch.arange(width)).flatten()
 
 
-def _check(on: On, prompts: PromptSource | Sequence[PromptSource], device: str) -> None:
+def _check(on: On, prompts: PromptSource | Sequence[PromptSource]) -> None:
     if on not in ("weights", "activations"):
         raise InputError(f"on {on!r}: match on weights or on activations")
     given = isinstance(prompts, str) or not isinstance(prompts, Sequence) or len(prompts) > 0
@@ -388,7 +382,3 @@ def _check(on: On, prompts: PromptSource | Sequence[PromptSource], device: str) 
         raise InputError("on 'activations': activations come from prompts; give a JSONL file of them")
     if on == "weights" and given:
         raise InputError("on 'weights': prompts would not be read; match on activations, or leave them out")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r}: {first_line(error)}") from error

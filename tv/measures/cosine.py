@@ -23,7 +23,7 @@ from tv.checkpoints.pairing import WeightPair, open_pair
 from tv.errors import InputError
 from tv.measures.decomposition import FIXED_FRACTION
 from tv.measures.overlap import Angles, Directions, Inside, Overlap, cross_gram, directions, overlap
-from tv.measures.tables import Progress
+from tv.runtime.compute import Compute
 
 Level = Literal["whole", "layer", "module"]
 LEVELS: tuple[Level, ...] = ("whole", "layer", "module")
@@ -39,7 +39,7 @@ def cosine(
     *,
     level: Level = "module",
     fraction: float = FIXED_FRACTION,
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """A row per unordered pair (`a`, `b`) of tuning vectors and per scope: whole model, layer, module; down to `level`.
 
@@ -69,13 +69,14 @@ def cosine(
     sums: dict[tuple[str, str], dict[int, Sums]] = {names: {} for names in combinations(pairs, 2)}
     rows: list[Row] = []
     for i, piece in enumerate(pieces):
-        for (a, b), found, shared in _compare(pairs, piece, fraction if level == "module" else None):
+        for (a, b), found, shared in _compare(
+            pairs, piece, fraction if level == "module" else None, compute.tensor_device
+        ):
             layers = sums[a, b]
             layers[piece.layer] = layers.get(piece.layer, Sums()) + found
             if piece.module is not None:
                 rows.append(_row("module", a, b, found, piece.layer, piece.module) | _shared(shared))
-        if progress:
-            progress(i + 1, len(pieces), piece.label)
+        compute.tell("cosine", i + 1, len(pieces), piece.label)
     whole = [_row("whole", a, b, sum(layers.values(), Sums())) for (a, b), layers in sums.items()]
     by_layer = [_row("layer", a, b, layers[at], at) for (a, b), layers in sums.items() for at in sorted(layers)]
     scopes = (whole, by_layer, rows)[: LEVELS.index(level) + 1]
@@ -108,7 +109,7 @@ class Sums:
 def sums_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Sums:
     """Sums over two tensors of one shape, in float64, a piece at a time."""
     rows = max(1, _PIECE // max(1, math.prod(a.shape[1:])))
-    total = torch.zeros(10, dtype=torch.float64)
+    total = torch.zeros(10, dtype=torch.float64, device=a.device)
     for x, y in zip(a.split(rows), b.split(rows), strict=True):
         x, y = x.double(), y.double()
         product = x * y
@@ -165,15 +166,15 @@ def _pieces(pairs: list[WeightPair]) -> list[_Piece]:
 
 
 def _compare(
-    pairs: Mapping[str, WeightPair], piece: _Piece, fraction: float | None
+    pairs: Mapping[str, WeightPair], piece: _Piece, fraction: float | None, device: str
 ) -> Iterator[tuple[tuple[str, str], Sums, Overlap | None]]:
     """Every two vectors on one piece. Of the others only what has the size of a Gram is kept between two reads."""
     names = list(pairs)
     own: dict[str, Directions] = {}
     for i, a in enumerate(names[:-1]):
-        first = piece.delta(pairs[a])
+        first = piece.delta(pairs[a]).to(device)
         for b in names[i + 1 :]:
-            second = piece.delta(pairs[b])
+            second = piece.delta(pairs[b]).to(device)
             rows = min(len(first), len(second))
             x, y = first[:rows], second[:rows]  # vocabularies may have grown to different sizes
             shared = None

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.opening import Source
 from tv.checkpoints.pairing import WeightPair, open_pair
-from tv.errors import InputError, first_line
+from tv.errors import InputError
 from tv.measures.decomposition import FIXED_FRACTION
 from tv.measures.nulls import NULLS, Draws
 from tv.measures.one_module import Rows, Wanted, measure_module
 from tv.measures.ssa import RULES, Cut, Rule
-from tv.runtime.workers import Engine, ordered
-
-Progress = Callable[[int, int, str], None]
+from tv.runtime.compute import Compute
+from tv.runtime.workers import ordered
 
 EPSILONS = (0.01, 0.05, 0.1)
 
@@ -37,11 +35,7 @@ def ssa(
     swap: bool = False,
     heads: bool = True,
     seed: int = 0,
-    cache: str | Path | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    engine: Engine = "local",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """`alignment`: SSA of every matrix of every block, left, right and two-sided, at each ε and at the fixed fraction.
 
@@ -51,9 +45,9 @@ def ssa(
     orders, seeded). `swap` adds `ssa_swap` and its null: T against the basis of another layer, which shows how much
     alignment is common to the residual stream.
 
-    Sources are whatever `open_checkpoint` opens. `cache` is a directory that keeps the base's decompositions for the
-    next tuned model. `workers` processes (or Ray) share the modules; the tables are the same. Raises CheckpointError
-    where the two do not belong together, InputError for a level outside (0, 1) or an unknown name.
+    Sources are whatever `open_checkpoint` opens. `compute` says where and how: its workers share the modules, its cache
+    keeps the base's decompositions, and the tables are the same. Raises CheckpointError where the two do not belong
+    together, InputError for a level outside (0, 1) or an unknown name.
     """
     wanted = Wanted(
         frozenset({"alignment"}),
@@ -62,10 +56,10 @@ def ssa(
         draws=Draws(draws, seed),
         swap=swap,
         heads=heads,
-        device=device,
-        cache=Path(cache) if cache is not None else None,
+        device=compute.tensor_device,
+        cache=_directory(compute),
     )
-    return _tables(base, tuned, wanted, workers, engine, progress)["alignment"]
+    return _tables(base, tuned, wanted, compute, "alignment")["alignment"]
 
 
 def curve(
@@ -73,18 +67,14 @@ def curve(
     tuned: Source,
     *,
     heads: bool = False,
-    cache: str | Path | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    engine: Engine = "local",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """SSA(k) of every matrix of every block, for k up to its rank (thinned to 200 points), beside √p(k).
 
     `area` is the integral of SSA − null over k/dim: 0 at the null. Other arguments as in `ssa`.
     """
-    wanted = Wanted(frozenset({"curve"}), heads=heads, device=device, cache=Path(cache) if cache is not None else None)
-    return _tables(base, tuned, wanted, workers, engine, progress)["curve"]
+    wanted = Wanted(frozenset({"curve"}), heads=heads, device=compute.tensor_device, cache=_directory(compute))
+    return _tables(base, tuned, wanted, compute, "curve")["curve"]
 
 
 def geometry(
@@ -93,11 +83,7 @@ def geometry(
     *,
     heads: bool = True,
     seed: int = 0,
-    cache: str | Path | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    engine: Engine = "local",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """`weights`: norms, cosine, ranks, spectrum and noise share of every module; gains, biases, embeddings by `kind`.
 
@@ -108,10 +94,10 @@ def geometry(
         frozenset({"weights"}),
         draws=Draws(seed=seed),
         heads=heads,
-        device=device,
-        cache=Path(cache) if cache is not None else None,
+        device=compute.tensor_device,
+        cache=_directory(compute),
     )
-    return _tables(base, tuned, wanted, workers, engine, progress)["weights"]
+    return _tables(base, tuned, wanted, compute, "geometry")["weights"]
 
 
 def weights(
@@ -121,11 +107,7 @@ def weights(
     *,
     heads: bool = True,
     seed: int = 0,
-    cache: str | Path | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    engine: Engine = "local",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(`weights`, `alignment`) of a pair, every matrix decomposed once; see `geometry` and `ssa`."""
     tables = measured(
@@ -135,11 +117,7 @@ def weights(
         epsilons,
         heads=heads,
         seed=seed,
-        cache=cache,
-        device=device,
-        workers=workers,
-        engine=engine,
-        progress=progress,
+        compute=compute,
     )
     return tables["weights"], tables["alignment"]
 
@@ -148,20 +126,14 @@ def spectra(
     base: Source,
     tuned: Source,
     *,
-    cache: str | Path | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    engine: Engine = "local",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """`spectra`: singular values of W and of T, and T's energy gathered along W's directions; see `tv.spectra.Spectra`.
 
     Of every matrix of every block, at up to 64 ranks. Other arguments as in `ssa`.
     """
-    wanted = Wanted(
-        frozenset({"spectra"}), heads=False, device=device, cache=Path(cache) if cache is not None else None
-    )
-    return _tables(base, tuned, wanted, workers, engine, progress)["spectra"]
+    wanted = Wanted(frozenset({"spectra"}), heads=False, device=compute.tensor_device, cache=_directory(compute))
+    return _tables(base, tuned, wanted, compute, "spectra")["spectra"]
 
 
 def measured(
@@ -172,11 +144,7 @@ def measured(
     *,
     heads: bool = True,
     seed: int = 0,
-    cache: str | Path | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    engine: Engine = "local",
-    progress: Progress | None = None,
+    compute: Compute = Compute(),
 ) -> dict[str, pd.DataFrame]:
     """Several of the tables `weights`, `alignment`, `spectra` and `curve` by name, every matrix decomposed once."""
     wanted = Wanted(
@@ -184,10 +152,10 @@ def measured(
         cuts=_cuts(epsilons),
         draws=Draws(seed=seed),
         heads=heads,
-        device=device,
-        cache=Path(cache) if cache is not None else None,
+        device=compute.tensor_device,
+        cache=_directory(compute),
     )
-    return _tables(base, tuned, wanted, workers, engine, progress)
+    return _tables(base, tuned, wanted, compute, "weights")
 
 
 def _cuts(epsilons: Sequence[float], rule: Rule = "tail", levels: Sequence[float] | None = None) -> tuple[Cut, ...]:
@@ -210,17 +178,14 @@ _NAMES = {"tail": "epsilon", "energy": "energy", "fixed": "fraction"}
 _SHARES = {"energy": "energy", "fixed": "dimension"}
 
 
-def _tables(
-    base: Source, tuned: Source, wanted: Wanted, workers: int, engine: Engine, progress: Progress | None
-) -> dict[str, pd.DataFrame]:
+def _tables(base: Source, tuned: Source, wanted: Wanted, compute: Compute, stage: str) -> dict[str, pd.DataFrame]:
     _check(wanted)
     pair = open_pair(base, tuned)
     found = Rows()
-    for i, rows in enumerate(_measured(pair, base, tuned, wanted, workers, engine)):
+    for i, rows in enumerate(_measured(pair, base, tuned, wanted, compute)):
         found.extend(rows)
-        if progress:
-            module = pair.modules[i]
-            progress(i + 1, len(pair.modules), f"{module.name} {module.layer}")
+        module = pair.modules[i]
+        compute.tell(stage, i + 1, len(pair.modules), f"{module.name} {module.layer}")
     fingerprints = {"base": pair.base.fingerprint()["content"], "tuned": pair.tuned.fingerprint()["content"]}
     tables = {name: pd.DataFrame(rows) for name, rows in vars(found).items()}
     for table in tables.values():
@@ -228,10 +193,12 @@ def _tables(
     return tables
 
 
-def _measured(
-    pair: WeightPair, base: Source, tuned: Source, wanted: Wanted, workers: int, engine: Engine
-) -> Iterator[Rows]:
-    if workers == 1 and engine == "local":
+def _directory(compute: Compute) -> Path | None:
+    return None if compute.cache is None else Path(compute.cache)
+
+
+def _measured(pair: WeightPair, base: Source, tuned: Source, wanted: Wanted, compute: Compute) -> Iterator[Rows]:
+    if not compute.elsewhere:
         return ordered(partial(_measure, pair, wanted), pair.modules)
     for source in (base, tuned):
         if not isinstance(source, str | Path):
@@ -239,7 +206,9 @@ def _measured(
                 f"{pair.base.source}: a live model or an open checkpoint cannot be sent to other processes; pass its "
                 "path, or leave workers at 1"
             )
-    return ordered(_Elsewhere(str(base), str(tuned), wanted), pair.modules, workers=workers, engine=engine)
+    return ordered(
+        _Elsewhere(str(base), str(tuned), wanted), pair.modules, workers=compute.workers, engine=compute.engine
+    )
 
 
 def _measure(pair: WeightPair, wanted: Wanted, module: Module) -> Rows:
@@ -268,7 +237,3 @@ def _check(wanted: Wanted) -> None:
         raise InputError(f"null {wanted.null!r}: there is no such null; use {', '.join(NULLS)}")
     if wanted.null == "shuffle" and wanted.draws.n < 2:
         raise InputError(f"{wanted.draws.n} draws: a deviation needs at least two")
-    try:
-        torch.empty(0, device=wanted.device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {wanted.device!r}: {first_line(error)}") from error

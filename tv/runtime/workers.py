@@ -9,14 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import ForkServerContext, SpawnContext
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from tv.errors import InputError
+from tv.runtime.compute import ENGINES, Engine
 
-Engine = Literal["local", "ray"]
-ENGINES: tuple[Engine, ...] = ("local", "ray")
 #: What every worker imports, and is slow to import.
 PRELOADED = ("transformers.modeling_utils", "scipy.stats", "pandas", "pyarrow")
 

@@ -58,7 +58,7 @@ def test_experts(name: str, tmp_path: Path) -> None:
 def test_dtype(pair: tuple[Path, Path]) -> None:
     vector = tv.extract(*pair)
     for source in (pair[0], vector):
-        assert load_model(source, dtype=torch.bfloat16).lm_head.weight.dtype == torch.bfloat16
+        assert load_model(source, dtype="bfloat16").lm_head.weight.dtype == torch.bfloat16
 
 
 def test_tokenizers(pair: tuple[Path, Path], tmp_path: Path) -> None:

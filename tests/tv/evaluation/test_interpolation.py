@@ -87,11 +87,11 @@ def test_points_close_to_each_other_are_told_apart(tmp_path: Path, prompts: Path
     assert len(set(losses)) == 5
     steps = np.diff(losses)
     assert (np.sign(steps) == np.sign(steps[0])).all() and np.ptp(steps) < np.abs(steps).mean()
-    narrow, vector = load_model(base, dtype=torch.bfloat16), tv.extract(base, tuned)
+    narrow, vector = load_model(base, dtype="bfloat16"), tv.extract(base, tuned)
     start = {name: value.detach().clone() for name, value in narrow.named_parameters()}
     with tv.variant(narrow, {vector: 0.4}):
         here = {name: value.detach().clone() for name, value in narrow.named_parameters()}
-    ends = {name: value.detach().clone() for name, value in load_model(tuned, dtype=torch.bfloat16).named_parameters()}
+    ends = {name: value.detach().clone() for name, value in load_model(tuned, dtype="bfloat16").named_parameters()}
     changed = sum(int((start[name] != ends[name]).sum()) for name in start)
     collapsed = sum(int(((start[n] != ends[n]) & ((here[n] == start[n]) | (here[n] == ends[n]))).sum()) for n in start)
     assert collapsed > 0.5 * changed
@@ -198,7 +198,7 @@ def test_a_live_base_is_left_as_it_was(pair: tuple[Path, Path], prompts: Path, f
     found = tv.path(live, pair[1], prompts, alphas=FEW, draws=200)
     pd.testing.assert_frame_equal(found, frame, check_exact=False, atol=1e-6)
     assert live.training and all(torch.equal(value, before[name]) for name, value in live.state_dict().items())
-    narrow = load_model(pair[0], dtype=torch.bfloat16)
+    narrow = load_model(pair[0], dtype="bfloat16")
     tv.path(narrow, pair[1], prompts, alphas=(0, 1), draws=2)
     assert narrow.dtype == torch.bfloat16
 
@@ -220,7 +220,7 @@ def test_batches_do_not_matter(pair: tuple[Path, Path], prompts: Path, frame: pd
 def test_prompts_given_as_such_and_the_grid_completed(pair: tuple[Path, Path]) -> None:
     rows = [Prompt("x", "own", "own", "The heart pumps", " blood"), Prompt("y", "own", "own", "A lamp gives", " light")]
     seen: list[tuple[int, int, str]] = []
-    found = tv.path(*pair, rows, alphas=(0.2, 0.7), draws=2, progress=lambda *now: seen.append(now))
+    found = tv.path(*pair, rows, alphas=(0.2, 0.7), draws=2, compute=tv.Compute(progress=lambda *now: seen.append(now)))
     assert list(found[found.metric == "loss"].alpha) == [0.0, 0.2, 0.7, 1.0]
     assert [now[:2] for now in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert set(found.domain) == {"all"} and not (found.metric == "logit_diff").any()
@@ -257,7 +257,7 @@ def test_bad_input(pair: tuple[Path, Path], prompts: Path, tmp_path: Path) -> No
     with pytest.raises(tv.InputError, match="batch size 0"):
         tv.path(*pair, prompts, batch_size=0)
     with pytest.raises(tv.InputError, match="device 'nowhere'"):
-        tv.path(*pair, prompts, device="nowhere")
+        tv.path(*pair, prompts, compute=tv.Compute(device="nowhere"))
     with pytest.raises(tv.InputError, match="compare checkpoints"):
         tv.path(pair[0], build_pair(tmp_path, "gpt2")[1], prompts)
     other = build_model("qwen2")

@@ -32,10 +32,10 @@ def test_a_second_tuned_model_decomposes_nothing_and_gets_the_same_bits(tmp_path
     other = build_model("llama")
     perturb(other, 0.05, seed=9)
     other.save_pretrained(tmp_path / "other")
-    first = tv.weights(base, tuned, cache=tmp_path / "cache")
+    first = tv.weights(base, tuned, compute=tv.Compute(cache=tmp_path / "cache"))
     n = len(counted)
     assert n == 3 * 7 * 1 + 3 * 12 + 2  # modules, heads (4 + 2 + 2 + 4 a layer), embedding and unembedding
-    second = tv.weights(base, tmp_path / "other", cache=tmp_path / "cache")
+    second = tv.weights(base, tmp_path / "other", compute=tv.Compute(cache=tmp_path / "cache"))
     assert len(counted) == n
     for cached, plain in zip(
         (*first, *second), (*tv.weights(base, tuned), *tv.weights(base, tmp_path / "other")), strict=True
@@ -45,9 +45,9 @@ def test_a_second_tuned_model_decomposes_nothing_and_gets_the_same_bits(tmp_path
 
 def test_another_base_has_a_place_of_its_own(tmp_path: Path, counted: list) -> None:
     base, tuned = build_pair(tmp_path, "llama")
-    tv.ssa(base, tuned, heads=False, cache=tmp_path / "cache")
+    tv.ssa(base, tuned, heads=False, compute=tv.Compute(cache=tmp_path / "cache"))
     n = len(counted)
-    tv.ssa(tuned, base, heads=False, cache=tmp_path / "cache")
+    tv.ssa(tuned, base, heads=False, compute=tv.Compute(cache=tmp_path / "cache"))
     assert len(counted) == 2 * n
 
 
@@ -84,4 +84,4 @@ def test_a_cache_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     base, tuned = build_pair(tmp_path, "llama")
     with pytest.raises(tv.InputError, match=r"file.*choose another cache"):
-        tv.ssa(base, tuned, cache=tmp_path / "file")
+        tv.ssa(base, tuned, compute=tv.Compute(cache=tmp_path / "file"))

@@ -57,9 +57,9 @@ def test_fused_matrices_are_cut_where_the_model_cuts_them(architecture: str) -> 
 def test_what_cannot_leave_this_process_or_go_to_a_device_is_refused(tmp_path: Path) -> None:
     pair = build_pair(tmp_path, "llama")
     with pytest.raises(tv.InputError, match="leave workers at 1"):
-        tv.ssa(tv.open_checkpoint(pair[0]), pair[1], workers=2)
+        tv.ssa(tv.open_checkpoint(pair[0]), pair[1], compute=tv.Compute(workers=2))
     with pytest.raises(tv.InputError, match="device 'nowhere'"):
-        tv.ssa(*pair, device="nowhere")
+        tv.ssa(*pair, compute=tv.Compute(device="nowhere"))
 
 
 def test_heads_are_measured_against_their_own_slice(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_processes_measure_the_same_tables(tmp_path: Path) -> None:
 
 def _require_same_tables(directory: Path, **how: object) -> None:
     pair = build_pair(directory, "llama")
-    for here, elsewhere in zip(tv.weights(*pair), tv.weights(*pair, workers=2, **how), strict=True):
+    for here, elsewhere in zip(tv.weights(*pair), tv.weights(*pair, compute=tv.Compute(workers=2, **how)), strict=True):
         pd.testing.assert_frame_equal(here, elsewhere, check_exact=True)
 
 

@@ -1,0 +1,120 @@
+"""Where and how work is done, said once for every function that computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from tv.errors import InputError, first_line
+
+Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = ("local", "ray")
+#: What models can compute in, by the names that they have everywhere.
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Progress(Protocol):
+    """What is told of work as it advances: ("weights medical", 3, 28, "q 3")."""
+
+    def __call__(self, stage: str, done: int, total: int, label: str, /) -> None:
+        """`done` of the `total` parts of `stage` are done; `label` names the last."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how work is done. It never changes what a measure means.
+
+    Args:
+        device: One of torch's, such as "cpu", "cuda" or "cuda:1"; "auto" spreads models over every GPU there is. A
+            live model stays where it is.
+        dtype: What models compute in: float32, bfloat16 or float16. Weights are measured in float64 whatever it says.
+        offload: Keep the tuned model of a pair on the CPU.
+        workers: Processes (or actors of the engine) that share the work.
+        engine: "local" for processes of this machine, "ray" for a cluster: the one that RAY_ADDRESS names, or a new
+            one of `workers` processes here.
+        cache: A directory that keeps the base's decompositions for the next tuned model.
+        progress: Called as work advances.
+
+    Raises:
+        InputError: An unknown dtype or engine, a device that is not there, or fewer than one worker.
+
+    Example:
+        >>> Compute(workers=2).dtype
+        'float32'
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    offload: bool = False
+    workers: int = 1
+    engine: Engine = "local"
+    cache: str | Path | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        require_dtype(self.dtype)
+        if self.engine not in ENGINES:
+            raise InputError(f"engine {self.engine!r}: there is no such engine; use {' or '.join(ENGINES)}")
+        if self.workers < 1:
+            raise InputError(f"{self.workers} workers: at least one has to do the work")
+        if self.device not in ("cpu", "auto"):  # torch is imported for the others alone
+            _require_device(self.device)
+
+    @property
+    def tensor_device(self) -> str:
+        """The one device that matrices are measured on: with "auto", a GPU if there is one."""
+        if self.device != "auto":
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes do the work."""
+        return self.workers > 1 or self.engine == "ray"
+
+    def require_float32(self, what: str) -> None:
+        """Raise InputError where models would compute in another dtype. `what` needs it: "λ is told apart"."""
+        if self.dtype != "float32":
+            raise InputError(f"dtype {self.dtype!r}: {what} in float32 only; leave dtype out")
+
+    def tell(self, stage: str, done: int, total: int, label: str = "") -> None:
+        """Call `progress`, if there is one."""
+        if self.progress is not None:
+            self.progress(stage, done, total, label)
+
+    def silent(self) -> Compute:
+        """The same without `progress`: what can be sent to other processes."""
+        return replace(self, progress=None)
+
+    def about(self, name: str) -> Compute:
+        """The same, its stages named after what they are about: "weights" is told as "weights medical"."""
+        tell = self.tell
+        return replace(self, progress=lambda stage, *rest: tell(f"{stage} {name}", *rest))
+
+
+def require_dtype(name: str) -> str:
+    """`name`. Raises InputError where it is not one of `DTYPES`."""
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r}: there is no such dtype; use {', '.join(DTYPES)}")
+    return name
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        kind = torch.device(device)
+        if kind.type != "cuda":
+            torch.empty(0, device=kind)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device {device!r}: there is no such device; use cpu, cuda, cuda:N or auto ({first_line(error)})"
+        ) from None
+    if kind.type == "cuda":  # without an empty tensor there, which would take memory of it
+        if not torch.cuda.is_available():
+            raise InputError(f"device {device!r}: torch sees no GPU here; use cpu")
+        if (kind.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"device {device!r}: torch sees {torch.cuda.device_count()} GPUs here")
