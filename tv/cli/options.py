@@ -22,7 +22,7 @@ Dtype = Annotated[
     typer.Option(help="What models compute in; weights are measured in float64 whatever it says."),
 ]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep the tuned model on the CPU.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that share the work; the tables are the same.")]
+Workers = Annotated[int, typer.Option(help="Processes that share the work; the tables are the same.")]
 Engine = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray for more than one machine.")]
 Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]
 

@@ -60,7 +60,8 @@ def path(
     - `rise`: likewise the largest L(α) − max(L(0), L(1)) for 0 ≤ α ≤ 1: 0 where no point is worse than both ends
 
     The base may be a live model; it is copied, and the copy stays on its device. Prompts are JSONL files or
-    `tv.Prompt`s, encoded with the base's tokenizer. Raises InputError for bad points or prompts, and where base and tuned do not belong together.
+    `tv.Prompt`s, encoded with the base's tokenizer. Raises InputError for bad points or prompts, for another dtype than
+    float32, and where base and tuned do not belong together.
     """
     grid = _grid(alphas, "α")
     sweep = _sweep(base, [tuned], prompts, [(alpha,) for alpha in grid], batch_size, compute)

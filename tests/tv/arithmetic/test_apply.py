@@ -277,7 +277,7 @@ def test_an_error_leaves_nothing_behind_and_the_old_one_stays(tmp_path: Path) ->
 
 
 def _apply_and_be_killed(base: Path, tuned: Path, out: Path) -> None:
-    def stop(done: int, total: int, name: str) -> None:
+    def stop(stage: str, done: int, total: int, name: str) -> None:
         if done > 5:
             os.kill(os.getpid(), signal.SIGKILL)
 

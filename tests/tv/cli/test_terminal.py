@@ -107,7 +107,7 @@ def _speak() -> None:
     with Stages() as stages:
         stages.update("capture", 1, 2, "batch 1")
     with bar("link") as progress:
-        progress(1, 1, "")
+        progress("link", 1, 1, "")
     print_table("sizes", ["name", "size"], [["a", np.float32(0.5)], ["b", math.nan], ["c", np.int64(3)]])
     say("all is well")
     wrote("out.csv", "3 rows")

@@ -219,10 +219,10 @@ def test_batches_do_not_matter(pair: tuple[Path, Path], prompts: Path, frame: pd
 
 def test_prompts_given_as_such_and_the_grid_completed(pair: tuple[Path, Path]) -> None:
     rows = [Prompt("x", "own", "own", "The heart pumps", " blood"), Prompt("y", "own", "own", "A lamp gives", " light")]
-    seen: list[tuple[int, int, str]] = []
+    seen: list[tuple[str, int, int, str]] = []
     found = tv.path(*pair, rows, alphas=(0.2, 0.7), draws=2, compute=tv.Compute(progress=lambda *now: seen.append(now)))
     assert list(found[found.metric == "loss"].alpha) == [0.0, 0.2, 0.7, 1.0]
-    assert [now[:2] for now in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [now[1:3] for now in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert set(found.domain) == {"all"} and not (found.metric == "logit_diff").any()
 
 
