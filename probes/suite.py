@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,9 +22,7 @@ from pydantic import (
 from probes.errors import SuiteError
 from tv.prompts.encoding import Positions
 from tv.prompts.files import Chat, PromptSet
-
-#: A suite file is no longer than that.
-MOST_BYTES = 2**20
+from tv.runtime.yaml_file import YamlFile, read_yaml
 
 Measurement = Literal["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
 _ALL: tuple[Measurement, ...] = ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
@@ -207,11 +204,12 @@ def load_suite(
     directory. Raises SuiteError: one line with the first mistake and its place.
     """
     if isinstance(source, Mapping):
-        where, data, node, directory = "suite", dict(source), None, Path.cwd()
+        where, data, file, directory = "suite", dict(source), None, Path.cwd()
     else:
         path = Path(source)
         where, directory = str(source), path.absolute().parent
-        data, node = _read(path)
+        file = _read(path)
+        data = file.data
     given: dict[str, Any] = {}
     if base is not None:
         given["base"] = _locate(str(base), Path.cwd())
@@ -225,58 +223,20 @@ def load_suite(
     try:
         suite = Suite.model_validate(_resolved(data, directory) | given)
     except ValidationError as error:
-        raise SuiteError(_sentence(error, where, node, frozenset(given))) from None
-    if node is not None:
-        _require_files(suite, where, node, frozenset(given))
+        raise SuiteError(_sentence(error, where, file, frozenset(given))) from None
+    if file is not None:
+        _require_files(suite, where, file, frozenset(given))
     return suite
 
 
-def _read(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
-    """The file's mapping, and its node tree, which knows the lines."""
-    try:
-        if path.stat().st_size > MOST_BYTES:  # YAML is slow to read
-            raise SuiteError(f"{path}: {path.stat().st_size:,} bytes are no suite; prompts go into files of their own")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SuiteError(f"{path}: no such suite file") from None
-    except UnicodeDecodeError:
-        raise SuiteError(f"{path}: not UTF-8 text; save the suite as UTF-8") from None
-    except OSError as error:
-        raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_twin_keys(node, str(path))
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise SuiteError(f"{path}: {line}not valid YAML: {problem}") from None
-    except (ValueError, RecursionError) as error:
-        raise SuiteError(f"{path}: not valid YAML: {str(error).split(chr(10))[0]}") from None
-    if data is None:
+def _read(path: Path) -> YamlFile:
+    """The file, whose data are a mapping."""
+    file = read_yaml(path, SuiteError, "suite")
+    if file is None or file.data is None:
         raise SuiteError(f"{path}: the suite is empty; it needs name, base, tuned and prompts")
-    if not isinstance(data, dict):
-        raise SuiteError(f"{path}: a suite is a mapping of keys to values, not a {type(data).__name__}")
-    return data, node
-
-
-def _refuse_twin_keys(node: yaml.Node | None, where: str) -> None:
-    todo, seen = [node], set()
-    while todo:
-        node = todo.pop()
-        if node is None or id(node) in seen:  # an alias may point back at its own parent
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            todo += node.value
-        elif isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                    raise SuiteError(f"{where}: line {line}: {key.value}: already given on line {lines[key.value]}")
-                todo.append(value)
+    if not isinstance(file.data, dict):
+        raise SuiteError(f"{path}: a suite is a mapping of keys to values, not a {type(file.data).__name__}")
+    return file
 
 
 def _resolved(data: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -314,7 +274,7 @@ def _name_of(tuned: str | Path) -> str:
     return "tuned" if name in ("", "base") else name
 
 
-def _require_files(suite: Suite, where: str, node: yaml.Node, given: frozenset[str]) -> None:
+def _require_files(suite: Suite, where: str, file: YamlFile, given: frozenset[str]) -> None:
     models = {("base",): suite.base} | {("tuned", name): path for name, path in suite.tuned.items()}
     files = {("prompts", i, "file"): entry.file for i, entry in enumerate(suite.prompts) if entry.file}
     local = {("prompts", i, "dataset"): entry.dataset for i, entry in enumerate(suite.prompts) if entry.dataset}
@@ -322,20 +282,20 @@ def _require_files(suite: Suite, where: str, node: yaml.Node, given: frozenset[s
     for loc, path in (models | files | local).items():
         if os.path.isabs(path) and not os.path.exists(path):
             what = names.get(str(loc[-1]), "checkpoint directory") if loc[0] == "prompts" else "checkpoint directory"
-            raise SuiteError(f"{_place(where, node, loc, given)}: no such {what}: {path}")
+            raise SuiteError(f"{_place(where, file, loc, given)}: no such {what}: {path}")
 
 
-def _sentence(error: ValidationError, where: str, node: yaml.Node | None, given: frozenset[str]) -> str:
+def _sentence(error: ValidationError, where: str, file: YamlFile | None, given: frozenset[str]) -> str:
     """The first mistake by line, and how many more there are."""
     found = error.errors()
     locs = {item["loc"] for item in found}
     outer = {loc[:i] for loc in locs for i in range(len(loc))}  # a list is also called short where an item is wrong
     mistakes = [item for item in found if item["loc"] not in outer]
-    mistakes.sort(key=lambda item: (_line(node, item["loc"], given) or 10**9, item["type"] != "extra_forbidden"))
+    mistakes.sort(key=lambda item: (_line(file, item["loc"], given) or 10**9, item["type"] != "extra_forbidden"))
     first = mistakes[0]
     loc = tuple(part for part in first["loc"] if part != "[key]")
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-    return f"{_place(where, node, loc, given)}: {_complaint(first, loc)}{more}"
+    return f"{_place(where, file, loc, given)}: {_complaint(first, loc)}{more}"
 
 
 def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
@@ -354,26 +314,12 @@ def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
     return f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
 
 
-def _place(where: str, node: yaml.Node | None, loc: tuple[int | str, ...], given: frozenset[str]) -> str:
-    line = _line(node, loc, given)
+def _place(where: str, file: YamlFile | None, loc: tuple[int | str, ...], given: frozenset[str]) -> str:
+    line = _line(file, loc, given)
     dotted = ".".join(map(str, loc)) or "suite"
     return f"{where}: line {line}: {dotted}" if line else f"{where}: {dotted}"
 
 
-def _line(node: yaml.Node | None, loc: tuple[int | str, ...], given: frozenset[str]) -> int | None:
-    """The line of the deepest node on the way to `loc`, from 1; none for a suite without a file or a given value."""
-    if node is None or (loc and loc[0] in given):
-        return None
-    line = node.start_mark.line
-    for part in loc:
-        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-        elif isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not found:
-                break
-            line, node = found[0][0].start_mark.line, found[0][1]
-        else:
-            break
-    return line + 1
+def _line(file: YamlFile | None, loc: tuple[int | str, ...], given: frozenset[str]) -> int | None:
+    """The line of the value at `loc`, from 1; none for a suite without a file or a given value."""
+    return None if file is None or (loc and loc[0] in given) else file.line(loc)

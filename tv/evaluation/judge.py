@@ -23,7 +23,10 @@ _AGAIN = (408, 409, 429, 500, 502, 503, 504)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the key to another address."""
+    """A redirect would take the key, or what is judged, to another address.
+
+    `huggingface_hub.InferenceClient` follows redirects, and only for the whole process can it be told not to.
+    """
 
     def redirect_request(self, *_: object) -> None:
         """Follow none: the redirect's own status is the answer."""
