@@ -14,7 +14,7 @@ from probes.reporting.panel import Figure, Panel
 from probes.reporting.words import effect_metric_name, prompts_of
 from tv.architecture.anatomy import COMPONENTS
 
-#: What a method does, for its panel.
+#: What the methods with panels of their own do.
 _TOLD = {
     "path": "Path: what this component's own step added along the way from base to tuned; the shares sum to the "
     "whole change.",
@@ -58,6 +58,37 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
             Figure(f"{method}-ranked", ranked, [charts.ranked_effects(family) for family in families]),
         ]
         yield Panel(f"Causal effect by {method}", note, plots, list(cuts) if len(cuts) > 1 else [], "prompts")
+
+
+@panel("causes", order=15, needs=["effects"])
+def other_methods(chapter: Chapter) -> Iterator[Panel]:
+    """Maps of every method that has no panel of its own, those of other packages included."""
+    rows = one_metric(chapter.rows("effects", where=[("granularity", "==", "component"), ("control", "==", "")]))
+    rows = rows[~rows.method.isin(list(_TOLD)) & (rows.direction != "both")]  # both: sums of graft and revert
+    if rows.empty:
+        return
+    domains = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour)
+    maps = []
+    for i, ((method, direction), family) in enumerate(rows.groupby(["method", "direction"], sort=False)):
+        plots = [
+            figures.heatmap(
+                family[family.domain == domain],
+                "effect",
+                "component",
+                COMPONENTS,
+                chapter.evidence.n_layers,
+                centre=0,
+                hover=_HOVER,
+            )
+            for domain in domains
+        ]
+        maps.append(Figure(f"method-{i}", f"{str(method).capitalize()}, {direction}", plots))
+    note = (
+        f"How much each component moves the {effect_metric_name(str(rows.metric.iloc[0]))} towards the tuned model, as "
+        "these methods tell it. What they approximate, and how far they agree with graft and revert, stands below."
+    )
+    choices = list(map(prompts_of, domains))
+    yield Panel("Effects by other methods", note, maps, choices if len(choices) > 1 else [], "prompts")
 
 
 @panel("causes", order=30, needs=["effects"])

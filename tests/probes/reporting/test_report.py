@@ -32,6 +32,7 @@ from probes.reporting.verdict import (
 )
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+from tests.runs import edited
 
 HOSTILE = "<script>alert(1)</script>"
 SECTIONS = ("verdict", "pair", "weights", "activations", "causes", "link", "prompts", "experiments")
@@ -524,3 +525,14 @@ def test_the_lens_ends_at_what_the_models_say(page: str, run: probes.Run) -> Non
     lens = run.df("lens", where=[("tuned", "==", "moved")])
     last = lens[lens.layer == lens.layer.max()].merge(run["prompts"], on="prompt_id").groupby("domain").rank_tuned
     assert {plot["data"][1]["y"][-1] for plot in ranks} == {float(value) + 1 for value in last.median()}
+
+
+def test_a_method_that_nobody_knows_has_its_map(run: probes.Run) -> None:
+    wanted = [("tuned", "==", "moved"), ("method", "==", "graft"), ("granularity", "==", "component")]
+    effects = run.df("effects", where=[*wanted, ("control", "==", "")])
+    with_own = edited(run, "effects", effects.assign(method="<mine>", direction="base→tuned"))
+    page = report_page(run, [replace(chapters_of(run)[0], run=with_own)])
+    plots = _data(page)["figures"]["m0-method-0"]
+    drawn = [value for plot in plots for row in plot["data"][0]["z"] for value in row if value is not None]
+    assert sorted(drawn) == pytest.approx(sorted(effects.effect), rel=1e-3, abs=1e-6)
+    assert "&lt;mine&gt;, base→tuned" in page and "<mine>" not in page
