@@ -51,7 +51,7 @@ def _once(suite: Path) -> dict[str, float]:
         last = now
 
     with tempfile.TemporaryDirectory() as folder:
-        probes.run(suite, out=Path(folder) / "run", stage=stage)
+        probes.run(suite, out=Path(folder) / "run", compute=probes.Compute(progress=stage))
     seconds["total"] = time.perf_counter() - start
     seconds["peak memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return seconds

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probes import plot as plot
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
-    from probes.job import attribute as attribute, run as run
+    from probes.job import Job as Job, attribute as attribute, prepare as prepare, run as run
     from probes.linking import link as link
     from probes.reporting.compare.page import compare as compare, comparison as comparison
     from probes.reporting.diagnose import diagnose as diagnose
     from probes.reporting.report import report as report
     from probes.store.run import Run as Run, load as load
+    from probes.store.table import Table as Table
+    from probes.suite import Suite as Suite, load_suite as load_suite
     from tv.errors import InputError as InputError, PromptError as PromptError
+    from tv.runtime.compute import Compute as Compute, Progress as Progress
 
 #: What each module exports here. It is imported when a name is first asked for: no command's help waits for torch.
 _EXPORTS = {
@@ -28,7 +31,9 @@ _EXPORTS = {
         "SuiteError",
     ),
     "probes.job": (
+        "Job",
         "attribute",
+        "prepare",
         "run",
     ),
     "probes.linking": ("link",),
@@ -42,9 +47,18 @@ _EXPORTS = {
         "Run",
         "load",
     ),
+    "probes.store.table": ("Table",),
+    "probes.suite": (
+        "Suite",
+        "load_suite",
+    ),
     "tv.errors": (
         "InputError",
         "PromptError",
+    ),
+    "tv.runtime.compute": (
+        "Compute",
+        "Progress",
     ),
 }
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from probes.attribution.metric import answerable, require_metric
 from probes.attribution.scores import component_scores
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
-from probes.capture.loading import Pairs, Placement, as_model, require_backend
+from probes.capture.loading import Pairs, as_model, require_backend
 from probes.capture.noise_floor import noise_floor
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
@@ -31,23 +31,21 @@ from probes.capture.workers import require_sources, run_shards
 from probes.errors import SuiteError
 from probes.linking import link
 from probes.reporting.report import report
+from probes.store.manifest import STAGES, stages_of
 from probes.store.run import Run, load
 from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
-from probes.store.writer import RunWriter, finished
+from probes.store.writer import RunWriter, finished, require_place
 from probes.suite import Suite, load_suite
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
-from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.pairing import PairFacts, check_pair
 from tv.measures.cosine import cosine
 from tv.measures.tables import measured
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, read_prompts
-from tv.runtime.compute import Compute, Engine
+from tv.runtime.compute import Compute
 from tv.runtime.workers import ray_cluster
-
-#: Called as stage(name, done, total, label).
-Stage = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -66,80 +64,174 @@ def run(
     base: LiveSource | None = None,
     tuned: LiveSource | Mapping[str, LiveSource] | None = None,
     out: str | Path | None = None,
-    generate: Mapping[str, Any] | None = None,
     force: bool = False,
-    device: str = "cpu",
-    dtype: str = "float32",
-    offload: bool = False,
-    workers: int = 1,
-    engine: Engine = "local",
-    backend: str | None = None,
-    keep: Sequence[str] | None = None,
+    stages: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     remote: bool = False,
-    stage: Stage | None = None,
-    found: Callable[[Opened], None] | None = None,
-    sized: Callable[[Mapping[str, int]], None] | None = None,
+    compute: Compute = Compute(),
 ) -> Run:
     """Run a probe suite: check the pairs, measure weights, capture activations, attribute, link, report.
 
-    `base` and `tuned` override the suite's: directories, hub ids, or live models, Hugging Face's or TransformerBridges
-    (`tuned` may be a mapping by name). `out`, a directory or a URL (s3://bucket/run), defaults to reports/<suite name>.
-    A run that was killed is gone on with by the same call, and one that is finished is returned as it is; `force`
-    makes it again, and replaces another that is there.
+    Rerun the same call to resume a run that was killed. A finished run is returned as it is.
 
-    `generate` overrides the suite's: {"tokens": N, "from": "base"} reads both models over what the base would say.
-    Models compute on `device` ("auto": over every GPU) in `dtype`; with `offload` the tuned one stays on the CPU.
-    `backend` and `keep` override the suite's; with `remote`, nnsight's server captures. `workers` processes, or actors
-    of `engine` "ray", share the work; the tables are the same. `stage`, `found` and `sized` are told of progress, of
-    every pair that passed its checks, and of the bytes that each table will take. Bad input raises an InputError and
-    leaves nothing behind.
+    Args:
+        suite: A YAML file's path, or the same as a mapping.
+        base: In place of the suite's: a directory, a hub id or a live model, Hugging Face's or a TransformerBridge.
+        tuned: In place of the suite's, one or several by name.
+        out: A directory or a URL (s3://bucket/run); reports/<suite name> without it.
+        force: Make the run again, and replace another that is there.
+        stages: Which of `STAGES` to do; all without it. A run with fewer is a finished run without the others' tables;
+            the same call with more stages does what is missing.
+        settings: Keys of the suite that win over its own, such as {"keep": ["resid_post"], "generate": {"tokens": 8}}.
+        remote: Let nnsight's server capture.
+        compute: Where and how. Its workers share the modules and the prompts; the tables are the same.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: Bad input, in one line; nothing is left behind.
+
+    Example:
+        >>> run("data/suites/demo.yaml", stages=["weights"], out="/tmp/demo-weights").tables  # doctest: +SKIP
+        ['weights', 'alignment', 'spectra', 'cosines', 'prompts']
     """
+    job = prepare(
+        suite,
+        base=base,
+        tuned=tuned,
+        out=out,
+        force=force,
+        stages=stages,
+        settings=settings,
+        remote=remote,
+        compute=compute,
+    )
+    return job.run()
+
+
+def prepare(
+    suite: str | Path | Mapping[str, Any],
+    *,
+    base: LiveSource | None = None,
+    tuned: LiveSource | Mapping[str, LiveSource] | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    stages: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    remote: bool = False,
+    compute: Compute = Compute(),
+) -> Job:
+    """The job of `run`, its input checked and nothing done yet. Arguments and errors are those of `run`."""
+    wanted = _stages(stages)
     base = as_model(base)
     tuned = {name: as_model(of) for name, of in tuned.items()} if isinstance(tuned, Mapping) else as_model(tuned)
     live = _live_models(base, tuned)
-    settings = load_suite(suite, base=_name(base), tuned=_names(tuned), generate=generate, backend=backend, keep=keep)
-    models = Pairs(settings, Placement(device, dtype, offload, remote), live)
-    require_sources(models, workers, engine)
+    chosen = load_suite(suite, base=_name(base), tuned=_names(tuned), settings=settings)
+    models = Pairs(chosen, compute.silent(), live, remote)
+    require_sources(models)
     require_backend(models)
-    if settings.attribute is not None:
-        require_metric(settings.attribute.metric)
-    prompts = read_prompts(settings.prompts)
+    if chosen.attribute is not None:
+        require_metric(chosen.attribute.metric)
+    prompts = read_prompts(chosen.prompts)
     _require_domains(prompts)
-    pairs = open_pairs(settings, live)
-    for pair in pairs:
-        if found:
-            found(pair)
-    out, identity = out or Path("reports") / settings.name, _identity(settings, prompts, pairs, models.placement)
-    if not force and (there := finished(out, identity)) is not None:
-        return there
-    with RunWriter(out, force=force) as writer:
-        writer.begin(identity)
-        encoded = encode(prompts, models.tokenizer, pairs[0].base.architecture.context)
-        if settings.attribute is not None:
-            answerable(encoded, settings.attribute.metric)
-            require_precision(settings.attribute, models.placement.dtype)
-        read = encoded  # what the hooks read both models over
-        if settings.generate is not None:
-            read = with_continuations(models.pair(pairs[0].name), encoded, settings.generate)
-        config = pairs[0].base.config.get_text_config()
+    pairs = open_pairs(chosen, live)
+    place, identity = out or Path("reports") / chosen.name, _identity(prompts, pairs, models)
+    there = None if force else finished(place, identity)
+    if there is not None:
+        done = stages_of(there.manifest)
+        wanted = tuple(stage for stage in STAGES if stage in wanted or stage in done)
+    require_place(place, force=force, extends=there)
+    return Job(models, pairs, prompts, place, identity, wanted, compute, force, there)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job whose input is checked: what it is about, what it will take on disk, and its stages to do."""
+
+    models: Pairs
+    pairs: Sequence[Opened]
+    prompts: Sequence[Prompt]
+    out: str | Path
+    identity: Mapping[str, Any]
+    stages: tuple[str, ...]  # that the run will have done, in order
+    compute: Compute
+    force: bool
+    there: Run | None  # the run that is there, which may lack stages
+
+    @property
+    def suite(self) -> Suite:
+        """The suite, with what was given in place of its own."""
+        return self.models.suite
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is there, with all the stages."""
+        return self.there is not None and stages_of(self.there.manifest) == self.stages
+
+    @cached_property
+    def encoded(self) -> list[Encoded]:
+        """What the hooks read both models over: prompts, with their continuations where the suite generates."""
+        encoded = encode(self.prompts, self.models.tokenizer, self.pairs[0].base.architecture.context)
+        if self.suite.attribute is not None:
+            answerable(encoded, self.suite.attribute.metric)
+            require_precision(self.suite.attribute, self.compute.dtype)
+        if self.suite.generate is None:
+            return encoded
+        return with_continuations(self.models.pair(self.pairs[0].name), encoded, self.suite.generate)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
+        if "capture" not in self.stages:
+            return {}
+        config = self.pairs[0].base.config.get_text_config()
         per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
-        expected = estimate(settings, pairs[0].base.architecture, read, per_token)
-        if sized:
-            sized(expected)
-        require_space(writer.path, sum(expected.values()))
-        _write_prompts(writer, read)
-        with ray_cluster(workers) if engine == "ray" else nullcontext():
-            _write_weights(writer, settings, pairs, workers, engine, stage)
-            _capture(writer, models, pairs, read, workers, engine, stage)
-        _noise_floor(writer, models, pairs, read)
-        manifest = _manifest(settings, pairs, models.placement, read)
-        _attribute(writer, models, pairs, manifest, stage)
-        unpublished = writer.finish(manifest)
-        for name, step in (("link", link), ("report", report)):
-            _tell(stage, name, 0, 1)
-            step(unpublished)
-            _tell(stage, name, 1, 1)
-    return load(writer.directory)
+        return estimate(self.suite, self.pairs[0].base.architecture, self.encoded, per_token)
+
+    def run(self) -> Run:
+        """Do what is missing, and return the finished run. Raises InputError as `probes.run` does."""
+        if self.there is not None and self.is_done:
+            return self.there
+        with RunWriter(self.out, force=self.force, extends=self.there) as writer:
+            writer.begin(self.identity)
+            require_space(writer.path, sum(self.sizes.values()))
+            _write_prompts(writer, self.encoded)
+            with ray_cluster(self.compute.workers) if self.compute.engine == "ray" else nullcontext():
+                if "weights" in self.stages:
+                    _write_weights(writer, self)
+                if "capture" in self.stages:
+                    _capture(writer, self)
+            if "noise_floor" in self.stages:
+                _noise_floor(writer, self)
+            manifest = _manifest(self)
+            if "attribute" in self.stages:
+                _attribute(writer, self, manifest)
+            unpublished = writer.finish(manifest)
+            for name, step in (("link", link), ("report", report)):
+                if name in self.stages:
+                    self.compute.tell(name, 0, 1)
+                    step(unpublished)
+                    self.compute.tell(name, 1, 1)
+        return load(writer.directory)
+
+
+#: What a stage is made of.
+_NEEDS = {"attribute": ("weights", "capture"), "link": ("weights", "capture"), "report": ("weights", "capture", "link")}
+
+
+def _stages(names: Sequence[str] | None) -> tuple[str, ...]:
+    """In order. Raises SuiteError for an unknown stage, and for one without what it is made of."""
+    chosen = STAGES if names is None else tuple(names)
+    for name in chosen:
+        if name not in STAGES:
+            raise SuiteError(f"stage {name!r}: there is no such stage; use {', '.join(STAGES)}")
+        for other in _NEEDS.get(name, ()):
+            if other not in chosen:
+                raise SuiteError(f"stage {name!r} reads what stage {other!r} writes; name both")
+    if not chosen:
+        raise SuiteError(f"no stages: name at least one of {', '.join(STAGES)}")
+    return tuple(stage for stage in STAGES if stage in chosen)
 
 
 def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) -> list[Opened]:
@@ -163,10 +255,7 @@ def attribute(
     method: str | Sequence[str] | None = None,
     metric: str | None = None,
     granularity: str | Sequence[str] | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    offload: bool = False,
-    stage: Stage | None = None,
+    compute: Compute = Compute(),
     **settings: Any,
 ) -> pd.DataFrame:
     """Attribute a run's behaviour change again, from the checkpoints it names; replaces the tables. Returns `effects`.
@@ -179,8 +268,8 @@ def attribute(
     own = dict(run.manifest["suite"].get("attribute") or {})
     own |= {name: value for name, value in told.items() if value is not None}
     suite = load_suite({**run.manifest["suite"], "attribute": own})
-    models = Pairs(suite, Placement(device, dtype, offload))
-    found = [_effects(models, run, name, stage) for name in suite.tuned]
+    models = Pairs(suite, compute.silent())
+    found = [_effects(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # it is no longer what its suite asks for
     for table in ATTRIBUTED - {name for tables in found for name in tables}:
         run.drop(table)  # of methods that were not asked for again
@@ -212,59 +301,49 @@ def prompts_of(run: Run) -> list[Prompt]:
     return [Prompt(**row) for row in rows]
 
 
-def _capture(
-    writer: RunWriter,
-    models: Pairs,
-    pairs: Sequence[Opened],
-    encoded: Sequence[Encoded],
-    workers: int,
-    engine: Engine,
-    stage: Stage | None,
-) -> None:
-    """Every tuned model's shards, but for those that a killed run left whole."""
-    for i, pair in enumerate(pairs):
-        work = shards(encoded, models.suite, pair.name, pair.base.architecture, with_base=i == 0)
+def _capture(writer: RunWriter, job: Job) -> None:
+    """Every tuned model's shards, but for those that are there whole."""
+    encoded = job.encoded
+    for i, pair in enumerate(job.pairs):
+        work = shards(encoded, job.suite, pair.name, pair.base.architecture, with_base=i == 0)
         left = [shard for shard in work if not writer.has("capture", shard.name)]
         done = len(encoded) - sum(len(shard.encoded) for shard in left)
 
         def told(prompts: int, name: str = pair.name) -> None:
             nonlocal done
             done += prompts
-            _tell(stage, f"capture {name}", done, len(encoded))
+            job.compute.tell(f"capture {name}", done, len(encoded))
 
         told(0)
-        rows = run_shards(left, models, writer.path, workers=workers, engine=engine, via=writer.via, progress=told)
-        for row in rows:
+        for row in run_shards(left, job.models, writer.path, compute=job.compute, via=writer.via, progress=told):
             writer.complete("capture", row)
 
 
-def _noise_floor(writer: RunWriter, models: Pairs, pairs: Sequence[Opened], encoded: Sequence[Encoded]) -> None:
+def _noise_floor(writer: RunWriter, job: Job) -> None:
     """How far the base is from itself in another precision; not where it is spread over devices, which no copy is."""
-    suite = models.suite
-    if not suite.noise_floor or "gates" not in suite.measure or models.placement.device == "auto":
+    suite = job.suite
+    if not suite.noise_floor or "gates" not in suite.measure or job.compute.device == "auto":
         return
 
     def made() -> dict[str, pd.DataFrame]:
         options = {"batch_size": suite.batch_size, "draws": suite.bootstrap, "seed": suite.seed}
-        return {"noise_floor": noise_floor(models.pair(pairs[0].name), encoded, **options)}
+        return {"noise_floor": noise_floor(job.models.pair(job.pairs[0].name), job.encoded, **options)}
 
     writer.stage("noise_floor", "00000", made)
 
 
-def _attribute(
-    writer: RunWriter, models: Pairs, pairs: Sequence[Opened], manifest: Mapping[str, Any], stage: Stage | None
-) -> None:
-    if models.suite.attribute is None:
+def _attribute(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:
+    if job.suite.attribute is None:
         return
-    for i, opened in enumerate(pairs):
+    for i, opened in enumerate(job.pairs):
 
         def made(name: str = opened.name) -> dict[str, pd.DataFrame]:
-            return _effects(models, writer.so_far(manifest), name, stage)
+            return _effects(job.models, writer.so_far(manifest), name, job.compute)
 
         writer.stage("effects", f"{i:05d}", made)
 
 
-def _effects(models: Pairs, run: Run, name: str, stage: Stage | None) -> dict[str, pd.DataFrame]:
+def _effects(models: Pairs, run: Run, name: str, compute: Compute) -> dict[str, pd.DataFrame]:
     """Every table of one pair's attribution, out of the models and what the run has measured of them."""
     suite, pair = models.suite, models.pair(name)
     assert suite.attribute is not None
@@ -274,7 +353,7 @@ def _effects(models: Pairs, run: Run, name: str, stage: Stage | None) -> dict[st
         bootstrap=suite.bootstrap,
         bases=models.bases,
         scores=component_scores(run, name) if suite.attribute.curves else {},
-        progress=partial(_tell, stage, f"attribute {name}"),
+        progress=partial(compute.tell, f"attribute {name}"),
     )
     sums = [check.row("logit_diff") for check in dla_completeness(pair, run, name, encoded)]
     tables["checks"] = pd.concat([tables["checks"], pd.DataFrame(sums)], ignore_index=True)
@@ -296,42 +375,43 @@ def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
     writer.write("prompts", rows, shard="00000")
 
 
-def _write_weights(
-    writer: RunWriter, suite: Suite, pairs: Sequence[Opened], workers: int, engine: Engine, stage: Stage | None
-) -> None:
-    for i, opened in enumerate(pairs):
+def _write_weights(writer: RunWriter, job: Job) -> None:
+    # On the CPU, wherever models compute: a run on GPUs has the same tables.
+    compute = replace(job.compute, device="cpu")
+    for i, opened in enumerate(job.pairs):
 
         def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
-            compute = Compute(workers=workers, engine=engine, progress=stage).about(pair.name)
-            elsewhere = compute.elsewhere  # other processes open the checkpoints themselves
-            base, tuned = (suite.base, suite.tuned[pair.name]) if elsewhere else (pair.base, pair.tuned)
-            found = measured(base, tuned, _OF_WEIGHTS, suite.epsilons, compute=compute)
+            base: Source = pair.base
+            tuned: Source = pair.tuned
+            if compute.elsewhere:  # other processes open the checkpoints themselves
+                base, tuned = job.suite.base, job.suite.tuned[pair.name]
+            found = measured(base, tuned, _OF_WEIGHTS, job.suite.epsilons, compute=compute.about(pair.name))
             return {name: found[name].assign(tuned=pair.name) for name in _OF_WEIGHTS}
 
         writer.stage("weights", f"{i:05d}", made)
-    if len(pairs) > 1:
-        writer.stage("cosines", "00000", partial(_cosines, pairs, stage))
+    if len(job.pairs) > 1:
+        writer.stage("cosines", "00000", partial(_cosines, job.pairs, compute))
 
 
 _OF_WEIGHTS = ("weights", "alignment", "spectra")
 
 
-def _cosines(pairs: Sequence[Opened], stage: Stage | None) -> dict[str, pd.DataFrame]:
+def _cosines(pairs: Sequence[Opened], compute: Compute) -> dict[str, pd.DataFrame]:
     """How the tuning vectors lie to each other, over all parameters and layer by layer."""
     tuned = {pair.name: pair.tuned for pair in pairs}
-    rows = cosine(pairs[0].base, tuned, level="layer", compute=Compute(progress=stage))
+    rows = cosine(pairs[0].base, tuned, level="layer", compute=compute)
     return {"cosines": rows.rename(columns={"a": "tuned", "b": "reference"})[SCHEMAS["cosines"].names]}
 
 
-def _identity(suite: Suite, prompts: Sequence[Prompt], pairs: Sequence[Opened], placement: Placement) -> dict[str, Any]:
+def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs) -> dict[str, Any]:
     """Whatever the rows of a run depend on. Who does the work is not among it."""
     rows = json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False)
     return {
-        "suite": suite.model_dump(mode="json"),
+        "suite": models.suite.model_dump(mode="json"),
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
         "checkpoints": {name: found["fingerprint"] for name, found in _checkpoints(pairs).items()},
-        "computed": asdict(placement),
-        "versions": _versions(suite),
+        "computed": models.computed(),
+        "versions": _versions(models.suite),
         "schema_version": SCHEMA_VERSION,
     }
 
@@ -349,16 +429,16 @@ def _versions(suite: Suite) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _manifest(
-    suite: Suite, pairs: Sequence[Opened], placement: Placement, encoded: Sequence[Encoded]
-) -> dict[str, Any]:
+def _manifest(job: Job) -> dict[str, Any]:
+    suite, pairs, encoded = job.suite, job.pairs, job.encoded
     architecture = pairs[0].base.architecture
     return {
         "suite": suite.model_dump(mode="json"),
         "seed": suite.seed,
         "versions": _versions(suite),
         "threads": torch.get_num_threads(),
-        "computed": asdict(placement),
+        "computed": job.models.computed(),
+        "stages": list(job.stages),
         "architecture": {
             "name": architecture.name,
             "n_layers": architecture.n_layers,
@@ -377,11 +457,6 @@ def _manifest(
         "n_prompts": len(encoded),
         "n_tokens": sum(len(item.ids) for item in encoded),
     }
-
-
-def _tell(stage: Stage | None, name: str, done: int, total: int, label: str = "") -> None:
-    if stage:
-        stage(name, done, total, label)
 
 
 def _live_models(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -193,15 +193,13 @@ def load_suite(
     *,
     base: str | Path | None = None,
     tuned: str | Path | Mapping[str, str | Path] | None = None,
-    generate: Mapping[str, Any] | None = None,
-    backend: str | None = None,
-    keep: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Suite:
     """Read and validate a suite: a YAML file's path, or the same as a mapping.
 
-    `base`, `tuned`, `backend` and `keep` win over the suite's own, and so does every key in `generate`; a single tuned
-    path is named after its directory. Relative paths in a file are relative to that file, and all others to the working
-    directory. Raises SuiteError: one line with the first mistake and its place.
+    `base`, `tuned` and every key of `settings` win over the suite's own; a mapping in `settings` wins key by key. A
+    single tuned path is named after its directory. Relative paths in a file are relative to that file, and all others
+    to the working directory. Raises SuiteError: one line with the first mistake and its place.
     """
     if isinstance(source, Mapping):
         where, data, file, directory = "suite", dict(source), None, Path.cwd()
@@ -210,18 +208,17 @@ def load_suite(
         where, directory = str(source), path.absolute().parent
         file = _read(path)
         data = file.data
-    given: dict[str, Any] = {}
+    own, given = _resolved(data, directory), _resolved(dict(settings or {}), Path.cwd())
+    for name, value in given.items():
+        if isinstance(value, Mapping) and isinstance(own.get(name), Mapping):
+            given[name] = {**own[name], **value}
     if base is not None:
         given["base"] = _locate(str(base), Path.cwd())
     if tuned is not None:
         named = tuned if isinstance(tuned, Mapping) else {_name_of(tuned): tuned}
         given["tuned"] = {name: _locate(str(path), Path.cwd()) for name, path in named.items()}
-    given |= {name: value for name, value in (("backend", backend), ("keep", keep)) if value is not None}
-    if generate:
-        own = data.get("generate")
-        given["generate"] = {**own, **generate} if isinstance(own, Mapping) else dict(generate)
     try:
-        suite = Suite.model_validate(_resolved(data, directory) | given)
+        suite = Suite.model_validate(own | given)
     except ValidationError as error:
         raise SuiteError(_sentence(error, where, file, frozenset(given))) from None
     if file is not None:

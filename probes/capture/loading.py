@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.capture.hooks.backends import require_installed
@@ -18,37 +17,7 @@ from probes.capture.runner import Bases, Session, output_bases
 from probes.errors import RunError
 from probes.suite import Suite
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where models compute, and in which precision. Raises RunError for a device or a dtype that is not to be had."""
-
-    device: str = "cpu"  # one of torch's, or "auto": over every GPU that there is
-    dtype: str = "float32"
-    offload: bool = False  # the tuned model stays on the CPU
-    remote: bool = False  # what is captured is computed by nnsight's server; all else here
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise RunError(f"dtype {self.dtype!r}: there is no such dtype; use {', '.join(DTYPES)}")
-        try:
-            kind = "cpu" if self.device == "auto" else torch.device(self.device).type
-        except RuntimeError:
-            raise RunError(f"device {self.device!r}: there is no such device; use cpu, cuda, cuda:N or auto") from None
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise RunError(f"device {self.device!r}: torch sees no GPU here; use cpu")
-
-    def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
-        """A model of the pair: the base, or over one the tuned model."""
-        device = "cpu" if self.offload and base is not None else self.device
-        return load_model(source, base=base, dtype=self.dtype, device=device)
+from tv.runtime.compute import Compute
 
 
 @dataclass
@@ -59,8 +28,9 @@ class Pairs:
     """
 
     suite: Suite
-    placement: Placement = field(default_factory=Placement)
+    compute: Compute = Compute()  # without progress, where it is sent to another process
     live: Mapping[str, PreTrainedModel] = field(default_factory=dict)  # by name, in place of the suite's sources
+    remote: bool = False  # what is captured is computed by nnsight's server; all else here
     _base: PreTrainedModel | None = field(default=None, repr=False)
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     _pair: tuple[str, Pair] | None = field(default=None, repr=False)
@@ -86,8 +56,8 @@ class Pairs:
                 self._pair = self._session = None
                 gc.collect()  # a bridge holds its own in circles
             if self._base is None:
-                self._base = self.placement.load(self.start)
-            model = self.placement.load(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start)
+                self._base = self.load(self.start)
+            model = self.load(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start)
             self._pair = tuned, make_pair(self._base, model, self.tokenizer)
         return self._pair[1]
 
@@ -103,22 +73,33 @@ class Pairs:
         pair = self.pair(tuned)
         if self._session is None:
             bases = self.bases() if "ledger" in self.suite.measure else {}
-            remote = (self.suite.base, self.suite.tuned[tuned]) if self.placement.remote else None
+            remote = (self.suite.base, self.suite.tuned[tuned]) if self.remote else None
             self._session = tuned, Session.open(pair, self.suite, bases, remote)
         return self._session[1]
 
+    def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
+        """A model of the pair: the base, or over one the tuned model."""
+        device = "cpu" if self.compute.offload and base is not None else self.compute.device
+        return load_model(source, base=base, dtype=self.compute.dtype, device=device)
+
     def on(self, device: str) -> Pairs:
         """The same work on another device, nothing of it loaded."""
-        return Pairs(self.suite, replace(self.placement, device=device), self.live)
+        return Pairs(self.suite, replace(self.compute, device=device), self.live, self.remote)
+
+    def computed(self) -> dict[str, Any]:
+        """Where and in what models compute, as a manifest says it."""
+        compute = self.compute
+        named = {"device": compute.device, "dtype": compute.dtype, "offload": compute.offload}
+        return {**named, "remote": self.remote}
 
 
 def require_backend(pairs: Pairs) -> None:
     """Raise InputError, before any work, where a suite's backend is not installed or cannot run its models."""
-    name, placement = pairs.suite.backend, pairs.placement
+    name = pairs.suite.backend
     require_installed(name)
-    if name != "torch" and placement.device == "auto":
+    if name != "torch" and pairs.compute.device == "auto":
         raise RunError(f"device 'auto': backend {name} cannot run a model that is spread over devices; use torch")
-    if not placement.remote:
+    if not pairs.remote:
         return
     if name != "nnsight":
         raise RunError(f"remote: backend {name} has no server; add --backend nnsight")

@@ -30,7 +30,7 @@ from probes.errors import RunError
 from probes.store.journal import Row
 from probes.store.remote import Url, fetch, upload
 from tv.errors import InputError
-from tv.runtime.compute import Engine
+from tv.runtime.compute import Compute
 from tv.runtime.workers import ray_cluster, share_of_threads, start_method
 
 #: A shard that this many workers died over is not given to another one.
@@ -44,8 +44,7 @@ def run_shards(
     pairs: Pairs,
     directory: Path,
     *,
-    workers: int = 1,
-    engine: Engine = "local",
+    compute: Compute = Compute(),
     via: Url | None = None,
     progress: Told | None = None,
 ) -> Iterator[Row]:
@@ -55,8 +54,9 @@ def run_shards(
     are fetched. `progress` is told the number of prompts done. Raises InputError for what a worker found wrong with the
     input, RunError where workers keep dying over one shard, RuntimeError for any other error of theirs.
     """
-    work = Work(pairs, directory, share_of_threads(workers, engine))
-    if engine == "ray":
+    workers = compute.workers
+    work = Work(pairs, directory, share_of_threads(workers, compute.engine))
+    if compute.engine == "ray":
         with ray_cluster(workers) as ray:
             work = Work(pairs, via or directory, work.threads)
             yield from _shared(shards, _Actors(ray, work), workers, directory, progress)
@@ -67,10 +67,9 @@ def run_shards(
             yield run_shard(shard, pairs.session(shard.tuned), directory, progress)
 
 
-def require_sources(pairs: Pairs, workers: int, engine: Engine) -> None:
+def require_sources(pairs: Pairs) -> None:
     """Raise InputError, before any work, where other processes could not do it."""
-    share_of_threads(workers, engine)
-    if (workers > 1 or engine == "ray") and pairs.live:
+    if pairs.compute.elsewhere and pairs.live:
         raise RunError(
             f"{', '.join(pairs.live)}: a live model cannot be sent to other processes; pass its path, or leave workers "
             "at 1 and the engine local"
@@ -173,7 +172,7 @@ class _Processes:
         context = start_method()
         here, there = context.Pipe()
         pairs = self.work.pairs
-        if pairs.placement.device == "cuda":
+        if pairs.compute.device == "cuda":
             pairs = pairs.on(f"cuda:{number % torch.cuda.device_count()}")
         work = Work(pairs, self.work.place, self.work.threads)
         self.hired[here] = context.Process(target=_serve, args=(work, there, dict(os.environ)), daemon=True)
@@ -239,7 +238,7 @@ class _Actors:
 
     def __init__(self, ray: Any, work: Work) -> None:
         self.ray, self.work = ray, ray.put(work)
-        gpus = 1 if work.pairs.placement.device.startswith("cuda") else 0
+        gpus = 1 if work.pairs.compute.device.startswith("cuda") else 0
         self.actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", num_gpus=gpus)
         self.calls: dict[Any, Any] = {}
         self.hired: list[Any] = []

@@ -10,6 +10,7 @@ from probes.cli.effects import print_checks, print_effects
 from probes.cli.options import RunPath
 from tv.cli.options import Device, Dtype, Offload, among
 from tv.cli.terminal import Stages
+from tv.runtime.compute import Compute
 
 
 def attribute(
@@ -54,10 +55,7 @@ def attribute(
             method=method,
             metric=metric,
             granularity=granularity,
-            device=device,
-            dtype=dtype,
-            offload=offload,
-            stage=stages.update,
+            compute=Compute(device, dtype, offload, progress=stages.update),
             controls=control,
             curves=curves,
         )

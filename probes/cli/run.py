@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from probes.cli.effects import print_checks, print_effects
-from tv.cli.options import Device, Dtype, Engine, Offload, Workers
+from tv.cli.options import Cache, Device, Dtype, Engine, Offload, Workers
 from tv.cli.terminal import Stages, remark, wrote
+from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
     from probes.job import Opened
@@ -35,6 +36,14 @@ def run(
     offload: Offload = False,
     workers: Workers = 1,
     engine: Engine = "local",
+    cache: Cache = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these of weights, capture, noise_floor, attribute, link, report; the rest can follow later.",
+            metavar="STAGES",
+        ),
+    ] = None,
     backend: Annotated[
         Literal["torch", "transformer_lens", "nnsight"] | None,
         typer.Option(help="What captures, not the suite's: torch, transformer_lens or nnsight."),
@@ -48,38 +57,40 @@ def run(
 ) -> None:
     """The main job: measure weights, capture activations, attribute, link, report.
 
-    A run that was killed goes on where it stood when the same command is given again.
+    Rerun the same command to resume a run that was killed.
 
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
-    import probes
+    from probes.job import prepare
 
-    with Stages() as stages:
-        result = probes.run(
+    continued = {key: value for key, value in (("tokens", generate), ("from", continuation)) if value is not None}
+    settings = {"generate": continued or None, "backend": backend, "keep": keep.split(",") if keep else None}
+    with Stages() as progress:
+        job = prepare(
             suite,
             base=base,
             tuned=tuned,
             out=out,
-            generate={key: value for key, value in (("tokens", generate), ("from", continuation)) if value is not None},
             force=force,
-            device=device,
-            dtype=dtype,
-            offload=offload,
-            workers=workers,
-            engine=engine,
-            backend=backend,
-            keep=None if keep is None else keep.split(","),
+            stages=stages.split(",") if stages else None,
+            settings={key: value for key, value in settings.items() if value is not None},
             remote=remote,
-            stage=stages.update,
-            found=_tell_pair,
-            sized=_tell_size,
+            compute=Compute(device, dtype, offload, workers, engine, cache, progress.update),
         )
-    if not stages.tasks:
-        remark("this run was there, finished; --force makes it again")
+        for pair in job.pairs:
+            _tell_pair(pair)
+        if job.is_done:
+            remark("this run was there, finished; --force makes it again")
+        elif job.sizes:
+            _tell_size(job.sizes)
+        result = job.run()
     if "effects" in result.tables:
         print_effects(result["effects"])
         print_checks(result["checks"])
-    wrote(result.path / "report.html", "the report")
+    if "report" in job.stages:
+        wrote(result.path / "report.html", "the report")
+    else:
+        wrote(result.path, f"a run with the stages {', '.join(job.stages)}")
 
 
 def _tell_pair(opened: Opened) -> None:

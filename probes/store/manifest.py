@@ -17,6 +17,8 @@ from tv.runtime.atomic import replacing
 
 #: Says that a run is there, and what is in it.
 MANIFEST = "manifest.json"
+#: What a job does, in order. A run says which of them it has done; one that says nothing has done them all.
+STAGES = ("weights", "capture", "noise_floor", "attribute", "link", "report")
 _ADVICE = "the run is damaged, make it again"
 
 
@@ -71,6 +73,7 @@ class _Manifest(_Form):
     seed: int = 0
     versions: dict[str, str] = {}
     computed: dict[str, Any] = {}
+    stages: list[str] = []
     architecture: _Architecture = _Architecture()
     checkpoints: dict[str, _Checkpoint] = {}
     notes: dict[str, list[str]] = {}
@@ -113,6 +116,12 @@ def require_form(directory: Place, manifest: Mapping[str, Any]) -> None:
         place = ".".join(map(str, mistake["loc"]))
         said = mistake["msg"].replace("Input should", "should")
         raise RunError(f"{directory / MANIFEST}: {place}: {said}; {_ADVICE}") from None
+
+
+def stages_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages that a run has done, in order."""
+    done = manifest.get("stages", STAGES)
+    return tuple(stage for stage in STAGES if stage in done)
 
 
 def suite_name(manifest: Mapping[str, Any]) -> str:

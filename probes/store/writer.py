@@ -12,7 +12,7 @@ from typing import IO, Any
 from probes.errors import RunError
 from probes.store import remote
 from probes.store.journal import Journal, Row, digest
-from probes.store.manifest import MANIFEST, read_manifest, suite_name, write_manifest
+from probes.store.manifest import MANIFEST, STAGES, read_manifest, stages_of, suite_name, write_manifest
 from probes.store.neurons import SHARES, summed
 from probes.store.parquet import Columns, write_part
 from probes.store.remote import Place, Url, place_of, staging
@@ -22,12 +22,14 @@ from tv.errors import InputError
 
 _LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
 _OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES)  # what lies beside a run while it is built
+_NEEDED = (_JOURNAL, SHARES)  # of these, what a run that lacks stages keeps: the rest can be added to it
 
 
 def finished(directory: str | Path, identity: Mapping[str, Any]) -> Run | None:
     """The run at `directory` where it is the very one that `identity` says (see `RunWriter.begin`), else None.
 
-    What a writer that was killed just after it had put the run in place left of its own is removed.
+    What a writer that was killed just after it had put the run in place left of its own is removed. It may lack stages
+    of the job (see `stages_of`): then a writer `extends` it.
     """
     place = place_of(directory)
     manifest = read_manifest(place)
@@ -37,7 +39,7 @@ def finished(directory: str | Path, identity: Mapping[str, Any]) -> Run | None:
         remote.remove(_via(place))
         shutil.rmtree(_partial(place), ignore_errors=True)
     else:
-        _tidy(place)
+        _tidy(place, manifest)
     return load(directory)
 
 
@@ -55,17 +57,19 @@ class RunWriter:
     killed or interrupted process leaves there is gone on with by the next one that begins the same run (see `begin`);
     bad input leaves nothing of a new run, and what was there of one that is gone on with. Raises RunError at
     construction, before any work, where the directory cannot become a run: it holds something else, or another run and
-    `force` is not set, or its parent cannot be written.
+    `force` is not set, or its parent cannot be written. `extends` is the run that is there, where it is the same one
+    and lacks stages: what it has done is not done again, and it stays until the new one is whole.
     """
 
-    def __init__(self, directory: str | Path, *, force: bool = False) -> None:
+    def __init__(self, directory: str | Path, *, force: bool = False, extends: Run | None = None) -> None:
         place = place_of(directory)
         self.directory = place.resolve() if isinstance(place, Path) else place
-        self.force = force
+        self.force, self._extends = force, extends
         self.tables: dict[str, dict[str, int]] = {}
         self._written: set[tuple[str, str, str | None, int | None, str | None]] = set()
         self._finished = self._published = False
-        _refuse_occupied(self.directory, directory, force)
+        self._manifest: Mapping[str, Any] = {}
+        require_place(directory, force=force, extends=extends)
         self.path = _partial(self.directory)
         #: Where workers on machines that do not have `path` put their files; None where all have it.
         self.via = _via(self.directory) if isinstance(self.directory, Url) else None
@@ -73,7 +77,7 @@ class RunWriter:
             remote.require_writable(self.via)
         self._made = [parent for parent in self.path.parents if not parent.exists()]
         self._lock = _claim(self.path, self.directory)
-        _refuse_occupied(self.directory, directory, force)  # again: what a killed one had moved is back
+        require_place(directory, force=force, extends=extends)  # again: what a killed one had moved is back
         self._journal = Journal(self.path / _JOURNAL)
         self._resumed = bool(self._journal.rows)
         self._left = _files_by_name(self.path)
@@ -116,6 +120,14 @@ class RunWriter:
                 remote.remove(self.via)
             self._resumed, self._left = False, {}
             self._journal.begin(identity)
+            if self._extends is not None:
+                self._take_up(self._extends)
+
+    def _take_up(self, run: Run) -> None:
+        """Have here what a finished run has: its journal and the files that it counts, linked where that can be."""
+        _bring(run.path, self.path)
+        self._journal = Journal(self.path / _JOURNAL)
+        self._left = _files_by_name(self.path)
 
     def has(self, stage: str, shard: str) -> bool:
         """Whether a killed process had finished this, and its files are there. They are counted then."""
@@ -185,7 +197,8 @@ class RunWriter:
             cut_short.unlink()
         tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
         own = {"schema_version": SCHEMA_VERSION, "identity": digest(self._journal.identity), "tables": tables}
-        write_manifest(self.path, {**manifest, **own})
+        self._manifest = {**manifest, **own}
+        write_manifest(self.path, self._manifest)
         self._finished = True
         return load(self.path)
 
@@ -198,7 +211,7 @@ class RunWriter:
         if isinstance(self.directory, Url):
             assert self.via is not None
             files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
-            names = [path.as_posix() for path in files if path.parts[0] not in _OWN]
+            names = [path.as_posix() for path in files if path.parts[0] not in _beside(self._manifest)]
             remote.publish(self.path, names, self.directory, self.via, last=MANIFEST)
             return  # what was built here goes
         old = self.path / _REPLACED
@@ -212,12 +225,15 @@ class RunWriter:
         finally:
             if not self._published and old.exists():
                 os.replace(old, self.directory)
-        _tidy(self.directory)
+        _tidy(self.directory, self._manifest)
 
 
-def _refuse_occupied(directory: Place, shown: str | Path, force: bool) -> None:
+def require_place(shown: str | Path, *, force: bool, extends: Run | None = None) -> None:
+    """Raise RunError where a run cannot take its place: something else is there, or another run without `force`."""
+    place = place_of(shown)
+    directory = place.resolve() if isinstance(place, Path) else place
     if isinstance(directory, Url):  # without a manifest, tables are what a killed upload left
-        others = any(not name.startswith("tables/") for name in remote.sizes(directory) if name != _REPORT)
+        others = any(not name.startswith(("tables/", *_NEEDED)) for name in remote.sizes(directory) if name != _REPORT)
     elif not directory.exists():
         return
     elif not directory.is_dir():
@@ -227,7 +243,7 @@ def _refuse_occupied(directory: Place, shown: str | Path, force: bool) -> None:
     manifest = read_manifest(directory)
     if manifest is None and others:
         raise RunError(f"{shown} is not empty and holds no run; choose another --out")
-    if manifest is not None and not force:
+    if manifest is not None and not force and extends is None:
         raise RunError(
             f"{shown} holds another run (suite {suite_name(manifest)}); choose another --out or pass --force"
         )
@@ -305,8 +321,38 @@ def _via(directory: Url) -> Url:
     return Url(f"{directory.rstrip('/')}.partial")
 
 
-def _tidy(directory: Path) -> None:
+def _beside(manifest: Mapping[str, Any]) -> list[str]:
+    """What of the writer's own does not stay with a run: where stages are left to do, they need some of it."""
+    return [name for name in _OWN if stages_of(manifest) == STAGES or name not in _NEEDED]
+
+
+def _bring(place: Place, directory: Path) -> None:
+    """The journal, the shares and the tables of a run, put into a directory."""
+    roots = ("tables/", *_NEEDED)
+    if isinstance(place, Url):
+        names = [name for name in remote.sizes(place) if name.startswith(roots)]
+        remote.fetch({name: place / name for name in names}, directory)
+        return
+    for path in place.rglob("*"):
+        name = path.relative_to(place).as_posix()
+        if path.is_file() and name.startswith(roots):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).unlink(missing_ok=True)
+            if path.suffix == ".parquet":  # never written to again
+                _link(path, directory / name)
+            else:
+                shutil.copyfile(path, directory / name)
+
+
+def _link(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, name)
+
+
+def _tidy(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Remove what only the writing of a run needed."""
-    for name in _OWN:
+    for name in _beside(manifest):
         shutil.rmtree(directory / name, ignore_errors=True)
         (directory / name).unlink(missing_ok=True)

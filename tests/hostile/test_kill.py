@@ -82,7 +82,7 @@ def _spent(suite: Path, out: Path) -> dict[str, Spent]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", counting)
-        probes.run(suite, out=out, stage=told)
+        probes.run(suite, out=out, compute=probes.Compute(progress=told))
     ends = [*begun[1:], ("", time.monotonic(), renames[0])]
     return {name: Spent(at - start, n - m) for (name, start, m), (_, at, n) in zip(begun, ends, strict=True)}
 

@@ -53,7 +53,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         bootstrap=20,
         noise_floor=False,
     )
-    return probes.run(suite, out=directory / "run", dtype=dtype)
+    return probes.run(suite, out=directory / "run", compute=probes.Compute(dtype=dtype))
 
 
 def _move(file: Path) -> None:

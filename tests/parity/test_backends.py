@@ -97,7 +97,7 @@ def test_a_job_runs_on_a_server(server: Server, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("probes.job.report", lambda run: None)
     _serve_from(server, names, monkeypatch)
     suite = write_suite(tmp_path, *names, attribute=None, measure=["gates"], noise_floor=False, bootstrap=10)
-    run = probes.run(suite, backend="nnsight", remote=True, out=tmp_path / "run")
+    run = probes.run(suite, settings={"backend": "nnsight"}, remote=True, out=tmp_path / "run")
     own = probes.run(
         suite, base=server.place / "llama-base", tuned={"moved": server.place / "llama-tuned"}, out=tmp_path / "own"
     )

@@ -10,7 +10,7 @@ from torch import nn
 import probes
 from probes.capture.hooks.backends import open_backend
 from probes.capture.hooks.plan import MODULE, SITES, Read, Seen, plan
-from probes.capture.loading import Pairs, Placement
+from probes.capture.loading import Pairs
 from probes.errors import ActivationError
 from probes.suite import load_suite
 from tests.pairs import build_model, build_pair, build_tokenizer, perturb, write_suite
@@ -95,7 +95,11 @@ def test_a_job_on_live_bridges_has_the_rows_of_one_on_their_models(
     changes = {"attribute": None, "measure": ["gates"], "noise_floor": False, "bootstrap": 10}
     suite = write_suite(tmp_path, tmp_path / "base", tmp_path / "tuned", **changes)
     run = probes.run(
-        suite, base=bridges[0], tuned={"moved": bridges[1]}, out=tmp_path / "run", backend="transformer_lens"
+        suite,
+        base=bridges[0],
+        tuned={"moved": bridges[1]},
+        out=tmp_path / "run",
+        settings={"backend": "transformer_lens"},
     )
     plain = probes.run(suite, out=tmp_path / "plain")
     assert run.manifest["suite"]["backend"] == "transformer_lens" and "transformer_lens" in run.manifest["versions"]
@@ -107,14 +111,14 @@ def test_a_tuned_model_goes_before_the_next_one_is_loaded(tmp_path: Path) -> Non
     suite = load_suite(write_suite(tmp_path, base, tuned, measure=["gates"], backend="transformer_lens"))
     pairs = Pairs(suite.model_copy(update={"tuned": {"first": str(tuned), "second": str(tuned)}}))
     first = weakref.ref(pairs.session("first").pair.tuned.lm_head.weight)
-    read, loading = [], pairs.placement.load
+    read, loading = [], pairs.load
 
-    def load(self: Placement, *sources: object, **options: object) -> object:
+    def load(self: Pairs, *sources: object, **options: object) -> object:
         read.append(first())
         return loading(*sources, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Placement, "load", load)
+        patch.setattr(Pairs, "load", load)
         pairs.session("second")
     assert read == [None]
 

@@ -61,7 +61,10 @@ def test_overrides_win_and_a_single_tuned_model_is_named_after_its_directory(fol
     suite = load_suite(path, base=other, tuned=other)
     assert suite.base == str(other) and suite.tuned == {"my-model-v2": str(other)}
     assert load_suite(path, tuned={"a": "org/one"}).tuned == {"a": "org/one"}
-    assert load_suite(path, keep=["resid_post", "attn_out"], backend="nnsight").keep == ("resid_post", "attn_out")
+    assert load_suite(path, settings={"keep": ["resid_post", "attn_out"], "backend": "nnsight"}).keep == (
+        "resid_post",
+        "attn_out",
+    )
     assert load_suite(path, tuned=folder / "models" / "base").tuned == {"tuned": str(folder / "models" / "base")}
     without = GOOD.replace("base: models/base\n", "").replace("tuned: {m", "# {m")
     assert load_suite(_write(folder, without), base=other, tuned="org/x-7b").tuned == {"x-7b": "org/x-7b"}
@@ -177,7 +180,7 @@ def test_a_mistake_in_an_override_has_no_line(folder: Path) -> None:
     with pytest.raises(SuiteError, match=r"suite.yaml: tuned: the name 'base' is taken"):
         load_suite(_write(folder, GOOD), tuned={"base": "org/x"})
     with pytest.raises(SuiteError, match=r"suite.yaml: keep.0: .*'resid_pos'"):
-        load_suite(_write(folder, GOOD), keep=["resid_pos"])
+        load_suite(_write(folder, GOOD), settings={"keep": ["resid_pos"]})
 
 
 PROMPT_SETS = """\
@@ -206,15 +209,15 @@ def test_prompt_sets_and_generation(folder: Path) -> None:
 
 def test_generation_is_overridden_key_by_key(folder: Path) -> None:
     path = _write(folder, GOOD + "generate: {tokens: 8, from: base}\n")
-    found = load_suite(path, generate={"from": "given"}).generate
+    found = load_suite(path, settings={"generate": {"from": "given"}}).generate
     assert found is not None and (found.tokens, found.source) == (8, "given")
-    found = load_suite(_write(folder, GOOD), generate={"tokens": 3}).generate
+    found = load_suite(_write(folder, GOOD), settings={"generate": {"tokens": 3}}).generate
     assert found is not None and (found.tokens, found.source) == (3, "base")
     with pytest.raises(SuiteError, match=r"suite.yaml: generate: how many tokens"):
-        load_suite(path, generate={"from": "tuned"})
-    again = load_suite(path, generate={"tokens": 8}).model_dump(mode="json")
+        load_suite(path, settings={"generate": {"from": "tuned"}})
+    again = load_suite(path, settings={"generate": {"tokens": 8}}).model_dump(mode="json")
     assert again["generate"] == {"tokens": 8, "from": "base"}
-    found = load_suite(again, generate={"from": "given"}).generate
+    found = load_suite(again, settings={"generate": {"from": "given"}}).generate
     assert found is not None and (found.tokens, found.source) == (8, "given")
 
 

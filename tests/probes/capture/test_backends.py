@@ -10,13 +10,14 @@ from probes.capture.hooks import backends
 from probes.capture.hooks.backends import BACKENDS, open_backend
 from probes.capture.hooks.plan import plan
 from probes.capture.hooks.shell import shell
-from probes.capture.loading import Pairs, Placement, require_backend
+from probes.capture.loading import Pairs, require_backend
 from probes.cli import main
 from probes.errors import ActivationError, RunError, SuiteError
 from probes.suite import Suite, load_suite
 from tests.command import call
 from tests.pairs import build_model, build_pair, build_tokenizer, write_suite
 from tv.architecture.resolve import resolve
+from tv.runtime.compute import Compute
 
 
 def _suite(**changes: object) -> Suite:
@@ -32,7 +33,11 @@ def _suite(**changes: object) -> Suite:
 def test_every_name_of_a_suite_is_a_backend() -> None:
     assert _suite().backend == "torch"
     for name in BACKENDS:
-        assert load_suite(_suite().model_dump(), backend=name).backend == _suite(backend=name).backend == name
+        assert (
+            load_suite(_suite().model_dump(), settings={"backend": name}).backend
+            == _suite(backend=name).backend
+            == name
+        )
     with pytest.raises(SuiteError, match="backend: should be 'torch', 'transformer_lens' or 'nnsight', not 'jax'"):
         _suite(backend="jax")
 
@@ -50,28 +55,36 @@ def test_a_backend_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("changes", "placement", "said"),
+    ("changes", "where", "said"),
     [
-        ({}, Placement(remote=True), "backend torch has no server; add --backend nnsight"),
-        ({"backend": "nnsight", "base": "/"}, Placement(remote=True), "/: what lies here cannot run on a server"),
-        ({"backend": "nnsight", "tuned": {"a": "/"}}, Placement(remote=True), "/: what lies here cannot run"),
-        ({"backend": "nnsight"}, Placement("auto"), "backend nnsight cannot run a model that is spread over devices"),
-        ({"backend": "transformer_lens"}, Placement("auto"), "backend transformer_lens cannot run a model that is"),
+        ({}, {"remote": True}, "backend torch has no server; add --backend nnsight"),
+        ({"backend": "nnsight", "base": "/"}, {"remote": True}, "/: what lies here cannot run on a server"),
+        ({"backend": "nnsight", "tuned": {"a": "/"}}, {"remote": True}, "/: what lies here cannot run"),
+        (
+            {"backend": "nnsight"},
+            {"compute": Compute("auto")},
+            "backend nnsight cannot run a model that is spread over devices",
+        ),
+        (
+            {"backend": "transformer_lens"},
+            {"compute": Compute("auto")},
+            "backend transformer_lens cannot run a model that is",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(
-    changes: dict[str, Any], placement: Placement, said: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], where: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda _: True)
-    require_backend(Pairs(_suite(backend="nnsight"), Placement(remote=True)))  # what can be done is not refused
+    require_backend(Pairs(_suite(backend="nnsight"), remote=True))  # what can be done is not refused
     with pytest.raises(RunError, match=said):
-        require_backend(Pairs(_suite(**changes), placement))
+        require_backend(Pairs(_suite(**changes), **where))
 
 
 def test_live_models_are_not_sent_to_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda _: True)
     with pytest.raises(RunError, match="base: a live model cannot run on a server; pass its hub id"):
-        require_backend(Pairs(_suite(backend="nnsight"), Placement(remote=True), {"base": build_model()}))
+        require_backend(Pairs(_suite(backend="nnsight"), live={"base": build_model()}, remote=True))
 
 
 def test_a_model_spread_over_devices_is_torchs_alone(monkeypatch: pytest.MonkeyPatch) -> None:

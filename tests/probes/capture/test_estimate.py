@@ -12,6 +12,7 @@ import probes
 from probes.capture.estimate import require_space
 from probes.errors import RunError
 from tests.pairs import build_pair, write_suite
+from tv.runtime.compute import Compute
 
 DEMO = Path(__file__).parents[3] / "data"
 
@@ -21,8 +22,8 @@ def _taken(run: probes.Run, table: str) -> int:
 
 
 def _told(suite: Any, out: Path) -> tuple[probes.Run, dict[str, int]]:
-    told: dict[str, int] = {}
-    return probes.run(suite, out=out, sized=told.update), told
+    job = probes.prepare(suite, out=out)
+    return job.run(), job.sizes
 
 
 def test_the_demo_takes_what_was_told(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_disk_without_room_is_refused_before_any_work(tmp_path: Path, monkeypa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10_000, 10_000))
     stages: list[str] = []
     with pytest.raises(RunError, match=r"the run takes about 0\.000\d+ GB, and 1e-05 GB are free there") as caught:
-        probes.run(suite, out=tmp_path / "new" / "run", stage=lambda name, *_: stages.append(name))
+        probes.run(suite, out=tmp_path / "new" / "run", compute=Compute(progress=lambda name, *_: stages.append(name)))
     assert "\n" not in str(caught.value) and not stages and sorted(os.listdir(tmp_path)) == before
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "a.parquet").write_bytes(b"x" * 5000)

@@ -11,12 +11,12 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from transformers import AutoModelForCausalLM
 
 import probes
-from probes.capture.loading import Pairs, Placement
-from probes.errors import RunError
+from probes.capture.loading import Pairs
 from probes.suite import load_suite
 from tests.pairs import build_pair, write_suite
 from tv.checkpoints.live import load_model
-from tv.errors import CheckpointError
+from tv.errors import CheckpointError, InputError
+from tv.runtime.compute import Compute
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +37,22 @@ def test_what_is_not_to_be_had_is_refused(suite: Path, tmp_path: Path, monkeypat
         "device 'cuda': torch sees no GPU here; use cpu": {"device": "cuda"},
         "dtype 'int8': there is no such dtype; use float32": {"dtype": "int8"},
     }.items():
-        with pytest.raises(RunError, match=match):
-            probes.run(suite, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=match):
+            probes.run(suite, out=tmp_path / "run", compute=Compute(**options))  # type: ignore[arg-type]
     assert os.listdir(tmp_path) == []
     if torch.version.cuda is None:
         with pytest.raises(CheckpointError, match=r"device 'cuda:0': .*base: "):
             load_model(load_suite(suite).base, device="cuda:0")
 
 
-def test_one_model_may_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_model_may_stay_on_the_cpu(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which device each model is asked for; there need be none."""
     asked: list[Any] = []
     monkeypatch.setattr("probes.capture.loading.load_model", lambda source, **options: asked.append(options["device"]))
-    for placement in (Placement("meta"), Placement("meta", offload=True), Placement("auto")):
-        placement.load("base")
-        placement.load("tuned", "base")
+    for compute in (Compute("meta"), Compute("meta", offload=True), Compute("auto")):
+        pairs = Pairs(load_suite(suite), compute)
+        pairs.load("base")
+        pairs.load("tuned", "base")
     assert asked == ["meta", "meta", "meta", "cpu", "auto", "auto"]
 
 
@@ -72,7 +73,7 @@ def test_models_are_loaded_once_and_one_at_a_time(suite: Path, monkeypatch: pyte
 
 def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
     """Without a GPU that is here; what matters is that its hooks, on every block, and ours do not meet."""
-    auto = probes.run(suite, out=tmp_path / "auto", device="auto")
+    auto = probes.run(suite, out=tmp_path / "auto", compute=Compute("auto"))
     settings = load_suite(suite)
     models = [
         AutoModelForCausalLM.from_pretrained(p, dtype="float32") for p in (settings.base, settings.tuned["moved"])
@@ -87,7 +88,7 @@ def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_
 
 
 def test_a_run_in_another_precision(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
-    run = probes.run(suite, out=tmp_path / "run", dtype="bfloat16")
+    run = probes.run(suite, out=tmp_path / "run", compute=Compute(dtype="bfloat16"))
     assert run.manifest["computed"] == {"device": "cpu", "dtype": "bfloat16", "offload": False, "remote": False}
     keys = ["layer", "prompt_id", "pos", "component", "head"]
     both = [r["changes"].sort_values(keys, ignore_index=True) for r in (run, plain)]

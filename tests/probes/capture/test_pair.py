@@ -19,6 +19,7 @@ from tests.pairs import (
 from tv.architecture.resolve import resolve
 from tv.checkpoints.live import load_model
 from tv.errors import ArchitectureError, InputError
+from tv.runtime.compute import Compute
 
 
 @pytest.mark.parametrize("architecture", MEASURED)
@@ -80,7 +81,7 @@ def test_experts_that_do_something_else_are_refused() -> None:
 def test_a_model_whose_sites_are_unknown_is_refused_before_any_work(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
     with pytest.raises(ArchitectureError, match=r"roles are .*; tv measures its weights, but probes cannot") as caught:
-        run(write_suite(tmp_path, base, tuned), out=tmp_path / "out", stage=_no_work)
+        run(write_suite(tmp_path, base, tuned), out=tmp_path / "out", compute=Compute(progress=_no_work))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     model = build_model(architecture)

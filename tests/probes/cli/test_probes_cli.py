@@ -43,6 +43,18 @@ def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert any("on disk" in line.get("remark", "") for line in told)
 
 
+def test_stages_by_and_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=50)
+    words = ("run", suite, "--out", tmp_path / "run", "--json")
+    code, stdout, _ = call(monkeypatch, capsys, main, *words, "--stages", "weights,capture")
+    assert code == 0 and "a run with the stages weights, capture" in stdout
+    code, stdout, stderr = call(monkeypatch, capsys, main, *words)
+    assert code == 0 and json.loads(stdout)["written"] == [str(tmp_path / "run" / "report.html")]
+    assert "weights moved" not in stderr
+    assert "this run was there, finished" in call(monkeypatch, capsys, main, *words)[2]
+    assert "no such stage" in call(monkeypatch, capsys, main, *words, "--stages", "weight")[2]
+
+
 def _edit(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(path / "model.safetensors")
     change(tensors)
@@ -220,11 +232,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
 def test_sites_to_keep_are_split_at_commas(monkeypatch, capsys) -> None:
     given: list[object] = []
 
-    def looked_at(*_: object, keep: object, **__: object) -> None:
-        given.append(keep)
+    def looked_at(*_: object, settings: dict[str, object], **__: object) -> None:
+        given.append(settings.get("keep"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("probes.run", looked_at)
+    monkeypatch.setattr("probes.job.prepare", looked_at)
     for words in ([], ["--keep", "resid_post"], ["--keep", "resid_post,attn_out"]):
         call(monkeypatch, capsys, main, "run", "suite.yaml", *words)
     assert given == [None, ["resid_post"], ["resid_post", "attn_out"]]

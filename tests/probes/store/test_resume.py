@@ -17,6 +17,7 @@ from probes.errors import RunError
 from probes.store.journal import Journal
 from probes.store.schemas import SCHEMA_VERSION
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
+from tv.runtime.compute import Compute
 
 SHARDS = 3  # six prompts, two a batch, a batch a shard
 
@@ -64,7 +65,7 @@ def _run_until(suite: Path, out: Path, point: tuple[str, int], force: bool = Fal
         if (name, done) == point:
             _die()
 
-    probes.run(suite, out=out, stage=stage, force=force)
+    probes.run(suite, out=out, compute=Compute(progress=stage), force=force)
 
 
 def _run_until_replace(suite: Path, out: Path, number: int, force: bool = False) -> None:
@@ -86,7 +87,9 @@ def _run_until_replace(suite: Path, out: Path, number: int, force: bool = False)
 def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[str, int]]:
     """(run, the first count that each stage told)."""
     told: dict[str, int] = {}
-    run = probes.run(suite, out=out, stage=lambda name, done, *_: told.setdefault(name, done) and None, **options)
+    run = probes.run(
+        suite, out=out, compute=Compute(progress=lambda name, done, *_: told.setdefault(name, done) and None), **options
+    )
     return run, told
 
 
@@ -178,11 +181,11 @@ def test_an_interruption_keeps_what_is_done_and_bad_input_does_not(
 
     bad, lack = probes.ActivationError("mlp_out is NaN"), MemoryError()
     with pytest.raises(probes.ActivationError):
-        probes.run(suite, out=out, stage=failing(bad, 6))
+        probes.run(suite, out=out, compute=Compute(progress=failing(bad, 6)))
     assert os.listdir(tmp_path) == []
     for error, at in ((KeyboardInterrupt(), 4), (lack, 6), (bad, 6)):
         with pytest.raises(type(error)):
-            probes.run(suite, out=out, stage=failing(error, at))
+            probes.run(suite, out=out, compute=Compute(progress=failing(error, at)))
         assert os.listdir(tmp_path) == ["run.partial"]
     run, told = _resumed(suite, out)
     assert told["capture moved"] == 4
@@ -220,7 +223,7 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
     write_suite(tmp_path, base, tuned, **options | {"bootstrap": 30})
     refused(r"run.partial holds an unfinished run, and suite\.bootstrap was 20 and is 30; change it back")
     write_suite(tmp_path, base, tuned, **options)
-    refused(r"computed\.dtype was \"float32\" and is \"bfloat16\"", dtype="bfloat16")
+    refused(r"computed\.dtype was \"float32\" and is \"bfloat16\"", compute=Compute(dtype="bfloat16"))
     write_prompts(tmp_path / "prompts.jsonl", PROMPTS[:-1])
     refused("prompts changed")
     write_prompts(tmp_path / "prompts.jsonl")
@@ -313,3 +316,42 @@ def test_one_prompt_is_read_from_its_own_shard_alone(whole: probes.Run, tmp_path
     found = run.df("changes", where=[("prompt_id", "==", prompt)])
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
     assert run.df("changes", where=[("prompt_id", "==", "nobody")]).empty
+
+
+def test_stages_can_be_added_to_a_finished_run(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
+    """A run with fewer stages is finished; the same call with more does what is missing, and nothing again."""
+    out = tmp_path / "run"
+    first = probes.run(suite, out=out, stages=["capture"])
+    assert first.manifest["stages"] == ["capture"] and not {"weights", "effects", "link"} & set(first.tables)
+    assert probes.load(out)["changes"].equals(whole["changes"]) and not (out / "report.html").exists()
+    told = _resumed(suite, out, stages=["capture"])[1]
+    assert not told
+    run, told = _resumed(suite, out, stages=["weights"])
+    assert run.manifest["stages"] == ["weights", "capture"]
+    assert told == {"weights moved": 1, "capture moved": 6}
+    run, told = _resumed(suite, out)
+    assert told == {"capture moved": 6, "attribute moved": 1, "link": 0, "report": 0}
+    _require_equal(run, whole)
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_run_stays_while_stages_are_added_to_it(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    probes.run(suite, out=out, stages=["weights", "capture"])
+    _killed(_run_until, suite, out, ("attribute moved", 5))
+    assert probes.load(out).manifest["stages"] == ["weights", "capture"]
+    run, told = _resumed(suite, out)
+    assert told["attribute moved"] == 1 and "weights moved" not in told and told["capture moved"] == 6
+    _require_equal(run, whole)
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_stages_that_cannot_be_done_are_refused(suite: Path, tmp_path: Path) -> None:
+    for stages, match in {
+        ("weight",): "stage 'weight': there is no such stage; use weights, capture",
+        ("weights", "link"): "stage 'link' reads what stage 'capture' writes; name both",
+        (): "no stages: name at least one",
+    }.items():
+        with pytest.raises(probes.SuiteError, match=match):
+            probes.run(suite, out=tmp_path / "run", stages=stages)
+    assert os.listdir(tmp_path) == []
