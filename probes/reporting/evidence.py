@@ -48,12 +48,17 @@ class Evidence:
 def gather(run: Run, tuned: str) -> Evidence:
     """Read what the report shows of `tuned`."""
     suite, architecture = run.manifest["suite"], run.manifest["architecture"]
-    own = [("tuned", "==", tuned)]
+    this_model = [("tuned", "==", tuned)]
     domains = run.df("prompts", columns=["prompt_id", "domain"]) if "prompts" in run.tables else None
     domain_of = {} if domains is None else domains.set_index("prompt_id").domain.fillna("").to_dict()
-    shown = [*own, ("granularity", "==", "component"), ("control", "==", ""), ("method", "in", list(CAUSAL_MEASURES))]
+    shown = [
+        *this_model,
+        ("granularity", "==", "component"),
+        ("control", "==", ""),
+        ("method", "in", list(CAUSAL_MEASURES)),
+    ]
     effects = one_metric(rows_of(run, "effects", "domain layer component method metric effect lo hi q", shown))
-    counts = _counts(rows_of(run, "prompt_effects", "metric prompt_id", own), effects, domain_of)
+    counts = _counts(rows_of(run, "prompt_effects", "metric prompt_id", this_model), effects, domain_of)
     return Evidence(
         tuned,
         bool(architecture.get("gated", True)),
@@ -63,26 +68,31 @@ def gather(run: Run, tuned: str) -> Evidence:
             "weights",
             "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
             "diagonal_energy diagonal_energy_null",
-            [*own, *_WHOLE, ("expert", "==", -1)],
+            [*this_model, *_WHOLE, ("expert", "==", -1)],
         ),
         rows_of(
             run,
             "alignment",
             "layer module side epsilon k dim ssa ssa_null kappa ssa_z at_ceiling",
-            [*own, *_WHOLE, ("expert", "==", -1)],
+            [*this_model, *_WHOLE, ("expert", "==", -1)],
         ),
         _flips(
-            rows_of(run, "gates", "prompt_id layer flip_rate chance_flip_rate edit_distance chance_edit_distance", own),
+            rows_of(
+                run,
+                "gates",
+                "prompt_id layer flip_rate chance_flip_rate edit_distance chance_edit_distance",
+                this_model,
+            ),
             domain_of,
         ),
-        _changes(rows_of(run, "changes", "prompt_id layer component relative_change cosine", [*own, *_WHOLE])),
+        _changes(rows_of(run, "changes", "prompt_id layer component relative_change cosine", [*this_model, *_WHOLE])),
         _ledger(
             rows_of(
                 run,
                 "ledger",
                 "prompt_id layer module direct_norm inherited_norm interaction_norm new_share new_share_null "
                 "new_share_10",
-                own,
+                this_model,
             )
         ),
         compare_behaviour(
@@ -93,17 +103,17 @@ def gather(run: Run, tuned: str) -> Evidence:
             suite.get("seed", 0),
         ),
         effects.assign(n=effects.domain.map(counts).astype(float)),
-        rows_of(run, "link", "", own),
+        rows_of(run, "link", "", this_model),
         rows_of(
             run,
             "correlations",
             "kind weight_measure activation_measure rho lo hi n null_lo null_hi p",
-            [*own, ("over", "==", "all")],
+            [*this_model, ("over", "==", "all")],
         ),
         rows_of(run, "noise_floor", "precision layer flip_rate", []),
-        rows_of(run, "checks", "check holds", own),
+        rows_of(run, "checks", "check holds", this_model),
         one_metric(
-            rows_of(run, "effects", "domain method control metric effect", [*own, ("granularity", "==", "all")])
+            rows_of(run, "effects", "domain method control metric effect", [*this_model, ("granularity", "==", "all")])
         ),
     )
 
@@ -145,8 +155,10 @@ def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.Data
 
 def one_metric(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of one metric: logit_diff where it was measured."""
-    found = list(table.metric.unique())
-    return table if len(found) < 2 else table[table.metric == ("logit_diff" if "logit_diff" in found else found[0])]
+    metrics = list(table.metric.unique())
+    return (
+        table if len(metrics) < 2 else table[table.metric == ("logit_diff" if "logit_diff" in metrics else metrics[0])]
+    )
 
 
 def _counts(prompt_effects: pd.DataFrame, effects: pd.DataFrame, domain_of: dict[str, str]) -> dict[str, int]:
