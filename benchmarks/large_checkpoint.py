@@ -64,7 +64,7 @@ def _read(base: Path, tuned: Path) -> None:
 def _weights(base: Path, tuned: Path) -> None:
     import tv
 
-    tv.weights(base, tuned, heads=False)
+    tv.measured(base, tuned, ("weights", "alignment"), heads=False)
 
 
 WORK = {"read": _read, "weights": _weights}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tv.measures.tables import (
         curve as curve,
         geometry as geometry,
+        measured as measured,
         spectra as spectra,
         ssa as ssa,
         weights as weights,
@@ -94,6 +95,7 @@ _EXPORTS = {
     "tv.measures.tables": (
         "curve",
         "geometry",
+        "measured",
         "spectra",
         "ssa",
         "weights",

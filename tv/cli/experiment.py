@@ -105,7 +105,7 @@ def ssa(
     """
     from tv import Compute
     from tv.experiments import ssa as experiment
-    from tv.measures.tables import EPSILONS
+    from tv.measures.ssa import EPSILONS
 
     with bar("ssa") as progress:
         result = experiment(

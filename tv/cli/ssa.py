@@ -52,7 +52,7 @@ def ssa(
     Example: tv ssa data/models/base data/models/medical -o ssa.parquet
     """
     import tv
-    from tv.measures.tables import EPSILONS
+    from tv.measures.ssa import EPSILONS
 
     for path in (output, curve):
         check_output(path)

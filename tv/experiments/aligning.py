@@ -16,7 +16,8 @@ import plotly.graph_objects as go
 from tv.checkpoints.opening import Source
 from tv.experiments.plots import curves
 from tv.experiments.result import Result
-from tv.measures.tables import EPSILONS, ssa as alignment
+from tv.measures.ssa import EPSILONS
+from tv.measures.tables import ssa as alignment
 from tv.runtime.compute import Compute
 
 _Z = 1.96

@@ -20,6 +20,7 @@ from torch import Tensor
 from tv.architecture.anatomy import Module
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.pairing import WeightPair, open_pair
+from tv.columns import Column, TableForm, keys
 from tv.errors import InputError
 from tv.measures.decomposition import FIXED_FRACTION
 from tv.measures.overlap import Angles, Directions, Inside, Overlap, cross_gram, directions, overlap
@@ -28,6 +29,27 @@ from tv.runtime.compute import Compute
 Level = Literal["whole", "layer", "module"]
 LEVELS: tuple[Level, ...] = ("whole", "layer", "module")
 Row: TypeAlias = dict[str, Any]
+#: What a run with several tuned models holds of them.
+COSINES = TableForm(
+    "cosines",
+    rows="pair of tuning vectors, over the whole model or a layer",
+    columns=(
+        *keys("tuned"),
+        Column("reference", "the other tuned model", "name"),
+        Column("scope", "`whole` or `layer`", "name"),
+        *keys("layer"),
+        Column("cosine", "of the two T, signed", null=0.0, centre=0.0),
+        Column("cosine_null_sd", "its standard deviation if signs were random"),
+        Column("cosine_z", "the cosine in these", words="z", null=0.0, centre=0.0),
+        Column(
+            "sign_conflict",
+            "share of opposite signs among the entries that both move",
+            words="signs differ",
+            null="sign_conflict_null",
+        ),
+        Column("sign_conflict_null", "of the two shares of positive entries", words="by chance"),
+    ),
+)
 _PIECE = 2**20  # entries that are taken to float64 at a time
 _NO_ANGLES = Angles(*[math.nan] * 6)
 _NOT_INSIDE = Inside(*[math.nan] * 3)

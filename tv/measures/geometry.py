@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from tv.columns import Column
+from tv.measures.declared import MEASURES, Row, of_weights, weight_table
+from tv.measures.part import Part
 
 #: The share of entries that counts as large, or as small, when the update is held against the weights' magnitudes.
 MAGNITUDE_SHARE = 0.10
@@ -20,8 +25,6 @@ _SAMPLE = 2**20  # entries that a quantile is read from
 class Entries:
     """What the entries of a pretrained weight W and of its tuning vector T say."""
 
-    rows: int
-    cols: int
     weight_norm: float  # ‖W‖_F
     delta_norm: float  # ‖T‖_F
     relative_norm: float  # ‖T‖/‖W‖
@@ -44,6 +47,85 @@ class Ranks:
     participation_ratio: float  # (Σσ²)²/Σσ⁴
 
 
+@weight_table(
+    "weights",
+    rows="module, head of a module, or bias",
+    columns=(
+        Column("kind", "a matrix or a vector: `linear`, `embedding`, `norm`, `bias`", "name"),
+        Column("rows", "of W: the output side", "int32"),
+        Column("cols", "of W: the input side; 1 for a vector", "int32"),
+        Column("tied", "the same parameter as another module's", "bool"),
+    ),
+)
+def weights(part: Part) -> Iterator[Row]:
+    """Every registered measure of a part, in one row."""
+    rows, cols = (*part.weight.shape, 1)[:2]
+    row = {"kind": part.kind, "rows": rows, "cols": cols, "tied": part.of.tied}
+    for measure in MEASURES.values():
+        row |= measure.function(part)
+    yield row
+
+
+@of_weights(
+    Column("weight_norm", "‖W‖, Frobenius"),
+    Column("delta_norm", "‖T‖, Frobenius", words="‖T‖"),
+    Column("relative_norm", "‖T‖/‖W‖", words="relative norm ‖T‖/‖W‖", role="weight"),
+    Column("cosine", "of W and W + T", words="cosine(W_base, W_tuned)"),
+    Column("cos_weight_delta", "cosine of W and T: T scales W up (1) or down (−1)", words="cos(W, T)", centre=0.0),
+    Column("changed_fraction", "of entries that differ once both sides are rounded to the coarser stored dtype"),
+    Column("changed_fraction_bf16", "the same in bfloat16"),
+    Column("noise_share", "of ‖T‖² that rounding to the stored dtype explains", words="noise share"),
+    Column(
+        "large_overlap",
+        "of the 10 % of entries that moved most, the share among the 10 % with the largest |W|",
+        words="moved most: among the largest",
+        null="large_overlap_null",
+    ),
+    Column("large_overlap_null", "that share among all entries"),
+    Column(
+        "small_overlap",
+        "the same among the 10 % with the smallest |W|",
+        words="among the smallest",
+        null="small_overlap_null",
+    ),
+    Column("small_overlap_null", "that share among all entries"),
+)
+def entries(part: Part) -> Row:
+    """What the entries of W and T say."""
+    measured = entries_of(part.weight, part.delta, part.dtype)
+    return asdict(measured) | {"noise_share": part.noise.share(measured.weight_norm, measured.delta_norm)}
+
+
+@of_weights(
+    Column("stable_rank", "of T, ‖·‖_F²/‖·‖_2²", words="stable rank of T"),
+    Column("effective_rank", "of T, exp(entropy of σ/Σσ)"),
+    Column("participation_ratio", "of T, (Σσ²)²/Σσ⁴"),
+    Column("weight_stable_rank", "of W"),
+    Column("weight_effective_rank", "of W"),
+    Column("weight_participation_ratio", "of W"),
+)
+def ranks(part: Part) -> Row:
+    """How many directions T and W use."""
+    if not part.is_matrix:
+        return {}
+    of_weight = asdict(ranks_of(part.decomposition.sigma))
+    return asdict(ranks_of(part.energies.spectrum.sqrt())) | {f"weight_{name}": at for name, at in of_weight.items()}
+
+
+@of_weights(
+    Column("diagonal_energy", "Σ(uᵢᵀTvᵢ)²/‖T‖²: T scales W's own singular directions", null="diagonal_energy_null"),
+    Column("diagonal_energy_null", "min(m, n)/(mn): of a T with no preferred direction"),
+)
+def amplification(part: Part) -> Row:
+    """How much of T scales the singular directions that W has."""
+    if not part.is_matrix:
+        return {}
+    return {
+        "diagonal_energy": float(part.energies.both.diagonal().sum()),
+        "diagonal_energy_null": len(part.decomposition.sigma) / part.weight.numel(),
+    }
+
+
 def entries_of(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."], dtype: str = "F32") -> Entries:
     """Measures of W = `weight` and T = `delta`, float32 in, sums in float64 a piece at a time. T = 0 gives zeros.
 
@@ -60,8 +142,6 @@ def entries_of(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."], dtype:
     weight_norm, delta_norm = math.sqrt(weight_square), math.sqrt(delta_square)
     tuned_norm = math.sqrt(max(0.0, weight_square + 2 * cross + delta_square))
     return Entries(
-        rows=weight.shape[0],
-        cols=weight.shape[1] if weight.ndim > 1 else 1,
         weight_norm=weight_norm,
         delta_norm=delta_norm,
         relative_norm=_ratio(delta_norm, weight_norm),

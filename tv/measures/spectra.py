@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 
+from tv.columns import Column
+from tv.measures.declared import Row, weight_table
 from tv.measures.decomposition import Decomposition, Energies
+from tv.measures.part import Part
 
 #: Ranks that are kept of a spectrum, evenly spaced by their logarithm: all of the first ones.
 POINTS = 64
@@ -24,6 +28,26 @@ class Spectra:
     share_null_left: float  # rank/m: what a T of no preferred direction has there
     share_right: float  # the same on the input side
     share_null_right: float  # rank/n
+
+
+@weight_table(
+    "spectra",
+    rows="module and rank, up to 64 of them, evenly spaced by their logarithm",
+    where="layer module expert",
+    columns=(
+        Column("rank", "counted from 1", "int32"),
+        Column("sigma", "the singular value of W", words="W, pretrained"),
+        Column("sigma_delta", "the singular value of T", words="T, the change"),
+        Column("share_left", "of ‖T‖² in W's leading directions, output side: SSA² there", null="share_null_left"),
+        Column("share_null_left", "rank/m: of a T with no preferred direction"),
+        Column("share_right", "of ‖T‖², input side", null="share_null_right"),
+        Column("share_null_right", "rank/n"),
+    ),
+)
+def spectra(part: Part) -> Iterator[Row]:
+    """The rows of a whole matrix in a block."""
+    if part.in_block and part.is_whole:
+        yield from map(asdict, spectra_of(part.decomposition, part.energies))
 
 
 def spectra_of(decomposition: Decomposition, energies: Energies) -> list[Spectra]:

@@ -6,19 +6,24 @@ Source: arXiv 2510.09359 (SSA of tuning vectors); the ratio and its ε are arXiv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tv.columns import Column
+from tv.errors import InputError
+from tv.measures.declared import Row, weight_table
 from tv.measures.decomposition import FIXED_FRACTION, Decomposition, Energies, decompose, energies_along, fixed_k, k_of
-from tv.measures.nulls import Draws, Kept, Moments, Null, Side, rotation
+from tv.measures.nulls import NULLS, Draws, Kept, Moments, Null, Side, rotation
+from tv.measures.part import Part
 
 Rule = Literal["tail", "energy", "fixed"]
 RULES: tuple[Rule, ...] = ("tail", "energy", "fixed")
+EPSILONS = (0.01, 0.05, 0.1)
 #: Above this null there is no room left for SSA to say anything.
 CEILING = 0.95
 _CURVE_POINTS = 200
@@ -74,6 +79,92 @@ class Curve:
     ssa: list[float]
     ssa_null: list[float]  # √p(k): √(k/m), √(k/n), k/√(mn)
     area: float  # ∫ (SSA − null) d(k/dim) from 0 to the rank, by trapezoids over every k; 0 at the null, and for T = 0
+
+
+@weight_table(
+    "alignment",
+    rows="module or head, side, and how many directions were kept",
+    columns=(
+        Column("side", "`left` is the output side, `right` the input side; or `two_sided`", "name"),
+        Column("k_rule", "what `level` is: `tail`, `energy` or `fixed`", "name"),
+        Column("level", "ε, the share of Σσ², or the share of the dimension", "float64"),
+        Column("epsilon", "the level where it is a relative error; null for the other rules", "float64"),
+        Column("k", "directions of W kept", "int32"),
+        Column("dim", "out of so many", "int32"),
+        Column("ssa", "‖Π_k T‖/‖T‖", words="SSA", null="ssa_null", role="weight"),
+        Column("ssa_null", "of a T with no preferred direction", words="null"),
+        Column("kappa", "(SSA² − null²)/(1 − null²): 0 at the null", words="κ", null=0.0, centre=0.0, role="weight"),
+        Column("ssa_z", "SSA² − null² in standard deviations of the null", words="z", null=0.0, centre=0.0),
+        Column("at_ceiling", "null² > 0.95: no room is left above it", "bool"),
+        Column("null", "what `ssa_null` assumes: `rotation`, `gaussian`, `row_scale`, `shuffle`", "name"),
+    ),
+)
+def alignment(
+    part: Part,
+    *,
+    k_rule: Rule = "tail",
+    levels: tuple[float, ...] = EPSILONS,
+    null: str = "rotation",
+    draws: int = 20,
+    swap: bool = False,
+) -> Iterator[Row]:
+    """SSA of a matrix in a block at every level of the rule and at the fixed fraction; with `swap`, the control too."""
+    if not part.in_block:
+        return
+    cuts, sides = cuts_by(k_rule, levels), _sides(part)
+    drawn = Draws(draws, part.seed)
+    rows = align_energies(part.decomposition, part.delta, part.energies, cuts, NULLS[null], drawn, sides)
+    other = part.in_other_layer if swap else None
+    swapped = align_energies(other[0], part.delta, other[1], cuts, sides=sides) if other else None
+    for i, row in enumerate(rows):
+        control = {"ssa_swap": swapped[i].ssa, "ssa_swap_null": swapped[i].ssa_null} if swapped else {}
+        yield asdict(row) | {"null": null} | control
+
+
+@weight_table(
+    "curve",
+    rows="module or head, side and k",
+    in_runs=False,
+    columns=(
+        Column("side", "`left` is the output side, `right` the input side; or `two_sided`", "name"),
+        Column("dim", "directions that there are", "int32"),
+        Column("area", "∫ (SSA − null) d(k/dim): 0 at the null", null=0.0, centre=0.0),
+        Column("k", "directions of W kept", "int32"),
+        Column("ssa", "‖Π_k T‖/‖T‖", words="SSA", null="ssa_null"),
+        Column("ssa_null", "of a T with no preferred direction", words="null"),
+    ),
+)
+def curve(part: Part) -> Iterator[Row]:
+    """SSA(k) of a matrix in a block, up to its rank."""
+    for found in curves(part.decomposition, part.energies, _sides(part)) if part.in_block else ():
+        at = {"side": found.side, "dim": found.dim, "area": found.area}
+        for k, ssa, null in zip(found.k, found.ssa, found.ssa_null, strict=True):
+            yield at | {"k": k, "ssa": ssa, "ssa_null": null}
+
+
+def _sides(part: Part) -> tuple[Side, ...]:
+    """A head's slice is as wide as d_head on one side: only its long side says anything."""
+    if part.is_whole:
+        return ("left", "right", "two_sided")
+    return ("left",) if part.module == "o" else ("right",)
+
+
+def cuts_by(rule: Rule, levels: Sequence[float]) -> tuple[Cut, ...]:
+    """The levels of a rule, and the fixed fraction. Raises InputError for what is no level."""
+    if rule not in RULES:
+        raise InputError(f"k rule {rule!r}: there is no such rule; use {', '.join(RULES)}")
+    for level in levels:
+        if not 0 < level < 1:
+            what = f"a share of the {SHARES[rule]}" if rule in SHARES else "ε is the share of ‖W‖ left out"
+            raise InputError(f"{_NAMES[rule]} {level}: {what}, a number between 0 and 1")
+    cuts = [Cut(rule, level) for level in levels]
+    fixed = Cut("fixed", FIXED_FRACTION)
+    return (*cuts, *([] if fixed in cuts else [fixed]))
+
+
+_NAMES = {"tail": "epsilon", "energy": "energy", "fixed": "fraction"}
+#: What a level is a share of, by rule.
+SHARES = {"energy": "energy", "fixed": "dimension"}
 
 
 def cuts_of(epsilons: Sequence[float], fixed_fraction: float = FIXED_FRACTION) -> tuple[Cut, ...]:

@@ -7,13 +7,16 @@ VᵀV' = Σ⁻¹Qᵀ(G + Cᵀ)Q'Σ'⁻¹. Intruder dimensions: arXiv 2410.21228.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tv.columns import Column
+from tv.measures.declared import Row, of_weights
 from tv.measures.decomposition import Decomposition, Energies, fixed_k, inverse_of
+from tv.measures.part import Part
 
 #: An intruder is one of this many leading singular vectors of W + T …
 INTRUDER_TOP = 10
@@ -34,6 +37,33 @@ class Change:
     intruders_right: float
     intruders_null_left: float  # the mean of as many when T is turned at random on both sides
     intruders_null_right: float
+
+
+@of_weights(
+    Column("spectral_shift", "‖σ′ − σ‖/‖σ‖ of W's singular values before and after"),
+    Column(
+        "kept_left",
+        "mean cos² of the principal angles between the leading 10 % of directions before and after, output side",
+        words="subspace kept left",
+    ),
+    Column("kept_right", "the same on the input side", words="right"),
+    Column("largest_angle_left", "the worst of these angles, output side", unit="degrees"),
+    Column("largest_angle_right", "the same on the input side", unit="degrees"),
+    Column(
+        "intruders_left",
+        "of the 10 leading singular vectors of W + T, those that resemble none of W's, output side",
+        words="intruders left",
+        null="intruders_null_left",
+    ),
+    Column("intruders_right", "the same on the input side", words="intruders right", null="intruders_null_right"),
+    Column("intruders_null_left", "the mean of as many when T is turned at random", words="null"),
+    Column("intruders_null_right", "the same on the input side", words="null"),
+)
+def change(part: Part) -> Row:
+    """How the subspaces of a whole matrix change."""
+    if not (part.is_matrix and part.is_whole):
+        return {}
+    return asdict(change_of(part.decomposition, part.energies, seed=part.seed))
 
 
 def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, seed: int = 0) -> Change:

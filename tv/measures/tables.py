@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,14 +14,14 @@ from tv.architecture.anatomy import Module
 from tv.checkpoints.opening import Source
 from tv.checkpoints.pairing import WeightPair, open_pair
 from tv.errors import InputError
-from tv.measures.decomposition import FIXED_FRACTION
-from tv.measures.nulls import NULLS, Draws
+from tv.measures.declared import TABLES
+from tv.measures.forms import form_of
+from tv.measures.nulls import NULLS
 from tv.measures.one_module import Rows, Wanted, measure_module
-from tv.measures.ssa import RULES, Cut, Rule
+from tv.measures.ssa import EPSILONS, SHARES, Rule, cuts_by
 from tv.runtime.compute import Compute
+from tv.runtime.options import validated
 from tv.runtime.workers import ordered
-
-EPSILONS = (0.01, 0.05, 0.1)
 
 
 def ssa(
@@ -49,17 +50,8 @@ def ssa(
     keeps the base's decompositions, and the tables are the same. Raises CheckpointError where the two do not belong
     together, InputError for a level outside (0, 1) or an unknown name.
     """
-    wanted = Wanted(
-        frozenset({"alignment"}),
-        cuts=_cuts(epsilons, k_rule, levels),
-        null=null,
-        draws=Draws(draws, seed),
-        swap=swap,
-        heads=heads,
-        device=compute.tensor_device,
-        cache=_directory(compute),
-    )
-    return _tables(base, tuned, wanted, compute, "alignment")["alignment"]
+    options = _alignment(epsilons, k_rule, levels, null, draws) | {"swap": swap}
+    return _tables(base, tuned, {"alignment": options}, heads, seed, compute, "alignment")["alignment"]
 
 
 def curve(
@@ -73,8 +65,7 @@ def curve(
 
     `area` is the integral of SSA − null over k/dim: 0 at the null. Other arguments as in `ssa`.
     """
-    wanted = Wanted(frozenset({"curve"}), heads=heads, device=compute.tensor_device, cache=_directory(compute))
-    return _tables(base, tuned, wanted, compute, "curve")["curve"]
+    return _tables(base, tuned, {"curve": {}}, heads, 0, compute, "curve")["curve"]
 
 
 def geometry(
@@ -90,36 +81,11 @@ def geometry(
     How subspaces change (`spectral_shift`, `kept_left`, `intruders_left`, … see `tv.subspaces.Change`) is measured of
     whole matrices and NaN for heads. `seed` draws the intruders' null. Other arguments as in `ssa`.
     """
-    wanted = Wanted(
-        frozenset({"weights"}),
-        draws=Draws(seed=seed),
-        heads=heads,
-        device=compute.tensor_device,
-        cache=_directory(compute),
-    )
-    return _tables(base, tuned, wanted, compute, "geometry")["weights"]
+    return _tables(base, tuned, {"weights": {}}, heads, seed, compute, "geometry")["weights"]
 
 
-def weights(
-    base: Source,
-    tuned: Source,
-    epsilons: Sequence[float] = EPSILONS,
-    *,
-    heads: bool = True,
-    seed: int = 0,
-    compute: Compute = Compute(),
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(`weights`, `alignment`) of a pair, every matrix decomposed once; see `geometry` and `ssa`."""
-    tables = measured(
-        base,
-        tuned,
-        ("weights", "alignment"),
-        epsilons,
-        heads=heads,
-        seed=seed,
-        compute=compute,
-    )
-    return tables["weights"], tables["alignment"]
+#: The same by the table's name.
+weights = geometry
 
 
 def spectra(
@@ -132,65 +98,97 @@ def spectra(
 
     Of every matrix of every block, at up to 64 ranks. Other arguments as in `ssa`.
     """
-    wanted = Wanted(frozenset({"spectra"}), heads=False, device=compute.tensor_device, cache=_directory(compute))
-    return _tables(base, tuned, wanted, compute, "spectra")["spectra"]
+    return _tables(base, tuned, {"spectra": {}}, False, 0, compute, "spectra")["spectra"]
 
 
 def measured(
     base: Source,
     tuned: Source,
-    tables: Sequence[str],
+    tables: Sequence[str] | Mapping[str, Mapping[str, Any]],
     epsilons: Sequence[float] = EPSILONS,
     *,
     heads: bool = True,
     seed: int = 0,
     compute: Compute = Compute(),
 ) -> dict[str, pd.DataFrame]:
-    """Several of the tables `weights`, `alignment`, `spectra` and `curve` by name, every matrix decomposed once."""
-    wanted = Wanted(
-        frozenset(tables),
-        cuts=_cuts(epsilons),
-        draws=Draws(seed=seed),
-        heads=heads,
-        device=compute.tensor_device,
-        cache=_directory(compute),
-    )
-    return _tables(base, tuned, wanted, compute, "weights")
+    """Several weight tables by name, every matrix decomposed once.
+
+    Args:
+        base: Whatever `tv.open_checkpoint` opens.
+        tuned: Likewise; it is taken over `base`.
+        tables: Names of registered tables (`weights`, `alignment`, `spectra`, `curve`, …), or their options by name.
+        epsilons: The levels of `alignment`, where it is named without options.
+        heads: Measure every head's slice, too.
+        seed: Of everything drawn.
+        compute: Where and how.
+
+    Returns:
+        DataFrames by name, with the columns of their forms.
+
+    Raises:
+        InputError: A table or an option that there is not.
+        CheckpointError: The two do not belong together.
+
+    Example:
+        >>> from tests.pairs import build_model
+        >>> list(measured(build_model(), build_model(), ("weights", "spectra"), heads=False))
+        ['weights', 'spectra']
+    """
+    options = dict(tables) if isinstance(tables, Mapping) else {name: {} for name in tables}
+    if "alignment" in options and not options["alignment"]:
+        options["alignment"] = _alignment(epsilons)
+    return _tables(base, tuned, options, heads, seed, compute, "weights")
 
 
-def _cuts(epsilons: Sequence[float], rule: Rule = "tail", levels: Sequence[float] | None = None) -> tuple[Cut, ...]:
-    """The levels of a rule, and the fixed fraction. Raises InputError for what is no level."""
-    if rule not in RULES:
-        raise InputError(f"k rule {rule!r}: there is no such rule; use {', '.join(RULES)}")
-    if rule != "tail" and levels is None:
-        raise InputError(f"k rule {rule!r}: it needs levels: shares of the {_SHARES[rule]}, such as 0.9")
+def _alignment(
+    epsilons: Sequence[float],
+    k_rule: Rule = "tail",
+    levels: Sequence[float] | None = None,
+    null: str = "rotation",
+    draws: int = 20,
+) -> dict[str, Any]:
+    """The options of `alignment`. Raises InputError for what it cannot be measured with."""
+    if k_rule in SHARES and levels is None:
+        raise InputError(f"k rule {k_rule!r}: it needs levels: shares of the {SHARES[k_rule]}, such as 0.9")
     chosen = tuple(epsilons if levels is None else levels)
-    for level in chosen:
-        if not 0 < level < 1:
-            what = f"a share of the {_SHARES[rule]}" if rule in _SHARES else "ε is the share of ‖W‖ left out"
-            raise InputError(f"{_NAMES[rule]} {level}: {what}, a number between 0 and 1")
-    cuts = [Cut(rule, level) for level in chosen]
-    fixed = Cut("fixed", FIXED_FRACTION)
-    return (*cuts, *([] if fixed in cuts else [fixed]))
+    cuts_by(k_rule, chosen)
+    if null not in NULLS:
+        raise InputError(f"null {null!r}: there is no such null; use {', '.join(NULLS)}")
+    if null == "shuffle" and draws < 2:
+        raise InputError(f"{draws} draws: a deviation needs at least two")
+    return {"k_rule": k_rule, "levels": chosen, "null": null, "draws": draws}
 
 
-_NAMES = {"tail": "epsilon", "energy": "energy", "fixed": "fraction"}
-_SHARES = {"energy": "energy", "fixed": "dimension"}
-
-
-def _tables(base: Source, tuned: Source, wanted: Wanted, compute: Compute, stage: str) -> dict[str, pd.DataFrame]:
-    _check(wanted)
+def _tables(
+    base: Source,
+    tuned: Source,
+    tables: Mapping[str, Mapping[str, Any]],
+    heads: bool,
+    seed: int,
+    compute: Compute,
+    stage: str,
+) -> dict[str, pd.DataFrame]:
+    options = {name: validated(TABLES.one(name).function, given, f"table {name!r}") for name, given in tables.items()}
+    wanted = Wanted(options, heads, seed, compute.tensor_device, _directory(compute))
     pair = open_pair(base, tuned)
-    found = Rows()
-    for i, rows in enumerate(_measured(pair, base, tuned, wanted, compute)):
-        found.extend(rows)
+    rows: Rows = {name: [] for name in tables}
+    for i, of_module in enumerate(_measured(pair, base, tuned, wanted, compute)):
+        for name, more in of_module.items():
+            rows[name] += more
         module = pair.modules[i]
         compute.tell(stage, i + 1, len(pair.modules), f"{module.name} {module.layer}")
     fingerprints = {"base": pair.base.fingerprint()["content"], "tuned": pair.tuned.fingerprint()["content"]}
-    tables = {name: pd.DataFrame(rows) for name, rows in vars(found).items()}
-    for table in tables.values():
-        table.attrs |= {"fingerprints": fingerprints, "notes": list(pair.facts.notes)}
-    return tables
+    frames = {name: _frame(name, of_table) for name, of_table in rows.items()}
+    for frame in frames.values():
+        frame.attrs |= {"fingerprints": fingerprints, "notes": list(pair.facts.notes)}
+    return frames
+
+
+def _frame(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table: the columns of its form, then what an option added."""
+    frame = pd.DataFrame(rows)
+    names = [column for column in form_of(name).names if column != "tuned"]
+    return frame.reindex(columns=[*names, *(column for column in frame if column not in names)])
 
 
 def _directory(compute: Compute) -> Path | None:
@@ -230,10 +228,3 @@ class _Elsewhere:
 @cache
 def _opened(base: str, tuned: str) -> WeightPair:
     return open_pair(base, tuned)
-
-
-def _check(wanted: Wanted) -> None:
-    if wanted.null not in NULLS:
-        raise InputError(f"null {wanted.null!r}: there is no such null; use {', '.join(NULLS)}")
-    if wanted.null == "shuffle" and wanted.draws.n < 2:
-        raise InputError(f"{wanted.draws.n} draws: a deviation needs at least two")

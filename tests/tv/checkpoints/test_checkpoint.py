@@ -190,7 +190,7 @@ def test_broken_checkpoints_are_refused_in_one_line(case: str, pair: tuple[Path,
     spoil, expected = BROKEN[case]
     spoil(pair[1])
     with pytest.raises(tv.InputError) as caught:
-        tv.weights(*pair, (0.05,), heads=False)
+        tv.weights(*pair, heads=False)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -110,8 +110,9 @@ def test_it_goes_wherever_a_tuned_checkpoint_goes(form: str, pair: tuple[Path, P
     assert opened.facts.notes == () and opened.facts.tokenizer == "same"
     for module in opened.modules:
         assert torch.equal(opened.delta(module), module.matrix(vector[module.parameter]))
-    for expected, found in zip(tv.weights(*pair), tv.weights(pair[0], source), strict=True):
-        assert_frame_equal(expected, found, check_exact=False, rtol=1e-5)
+    expected, found = (tv.measured(pair[0], side, ("weights", "alignment")) for side in (pair[1], source))
+    for name in expected:
+        assert_frame_equal(expected[name], found[name], check_exact=False, rtol=1e-5)
 
 
 def test_t_is_exactly_as_in_the_file(pair: tuple[Path, Path]) -> None:

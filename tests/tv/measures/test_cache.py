@@ -32,13 +32,16 @@ def test_a_second_tuned_model_decomposes_nothing_and_gets_the_same_bits(tmp_path
     other = build_model("llama")
     perturb(other, 0.05, seed=9)
     other.save_pretrained(tmp_path / "other")
-    first = tv.weights(base, tuned, compute=tv.Compute(cache=tmp_path / "cache"))
+    names = ("weights", "alignment")
+    first = tv.measured(base, tuned, names, compute=tv.Compute(cache=tmp_path / "cache"))
     n = len(counted)
     assert n == 3 * 7 * 1 + 3 * 12 + 2  # modules, heads (4 + 2 + 2 + 4 a layer), embedding and unembedding
-    second = tv.weights(base, tmp_path / "other", compute=tv.Compute(cache=tmp_path / "cache"))
+    second = tv.measured(base, tmp_path / "other", names, compute=tv.Compute(cache=tmp_path / "cache"))
     assert len(counted) == n
     for cached, plain in zip(
-        (*first, *second), (*tv.weights(base, tuned), *tv.weights(base, tmp_path / "other")), strict=True
+        (*first.values(), *second.values()),
+        (*tv.measured(base, tuned, names).values(), *tv.measured(base, tmp_path / "other", names).values()),
+        strict=True,
     ):
         pd.testing.assert_frame_equal(cached, plain, check_exact=True)
 

@@ -18,7 +18,7 @@ from tv.measures.subspaces import Change
 @pytest.mark.parametrize("architecture", [*MEASURED, *BY_ADAPTER, *BY_NAME])
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
-    weights, alignment = tv.weights(base, tuned, (0.05,))
+    weights, alignment = tv.measured(base, tuned, ("weights", "alignment"), (0.05,)).values()
     modules = tv.open_checkpoint(base).architecture.modules
     whole = weights[(weights["head"] == -1) & (weights.kind != "bias")]
     places = zip(whole.layer, whole.module, whole.expert, strict=True)
@@ -105,7 +105,7 @@ def test_ranks_and_diagonal_energy(tmp_path: Path) -> None:
 
 def test_a_tuned_model_equal_to_its_base_gives_zeros_and_no_nan(tmp_path: Path) -> None:
     base, _ = build_pair(tmp_path, "llama")
-    weights, alignment = tv.weights(base, base)
+    weights, alignment = tv.measured(base, base, ("weights", "alignment")).values()
     zero = ["delta_norm", "relative_norm", "changed_fraction", "noise_share", "cos_weight_delta"]
     assert (weights[zero] == 0).all().all()
     change = [field.name for field in fields(Change)]

@@ -63,8 +63,10 @@ def test_processes_measure_the_same_tables(tmp_path: Path) -> None:
 
 def _require_same_tables(directory: Path, **how: object) -> None:
     pair = build_pair(directory, "llama")
-    for here, elsewhere in zip(tv.weights(*pair), tv.weights(*pair, compute=tv.Compute(workers=2, **how)), strict=True):
-        pd.testing.assert_frame_equal(here, elsewhere, check_exact=True)
+    names = ("weights", "alignment")
+    here, elsewhere = tv.measured(*pair, names), tv.measured(*pair, names, compute=tv.Compute(workers=2, **how))
+    for name in names:
+        pd.testing.assert_frame_equal(here[name], elsewhere[name], check_exact=True)
 
 
 def test_workers_have_the_environment_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
