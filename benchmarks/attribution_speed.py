@@ -24,11 +24,12 @@ import torch
 from results import add_option, ratio, report
 from transformers import AutoModelForCausalLM
 
-from probes.attribution.exact import graft
 from probes.attribution.forwards import from_model, swapped, values
+from probes.attribution.methods.exact import graft
+from probes.attribution.methods.path import path_effects
 from probes.attribution.metric import answerable, metric_of
-from probes.attribution.path import path_effects
 from probes.attribution.units import units_of
+from probes.attribution.work import Work
 from probes.capture.pair import make_pair
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.prompts.encoding import batches, encode
@@ -52,8 +53,9 @@ def main() -> None:
     pair = make_pair(base, tuned, load_tokenizer(HERE / "models" / "base"))
     prompts = read_prompts([PromptSet(file=HERE / "prompts" / "medical.jsonl")])
     encoded = answerable(encode(prompts, pair.tokenizer, pair.architecture.context), "logit_diff")
-    work = batches(encoded, args.batch, pair.pad_id)
-    metric = metric_of("logit_diff", tuned, work)
+    several = batches(encoded, args.batch, pair.pad_id)
+    metric = metric_of("logit_diff", tuned, several)
+    work = Work(pair, metric, several, args.batch)
     modules = units_of(pair.architecture, "module")
 
     def reload() -> None:
@@ -61,14 +63,14 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as directory:
                 with swapped(base, from_model(base, tuned, pair.architecture, [unit])):
                     base.save_pretrained(directory)
-                values(AutoModelForCausalLM.from_pretrained(directory).eval(), work, metric)
+                values(AutoModelForCausalLM.from_pretrained(directory).eval(), several, metric)
 
     ways: dict[str, Callable[[], object]] = {
-        "forward": lambda: values(base, work, metric),
+        "forward": lambda: values(base, several, metric),
         "path": lambda: path_effects(
             pair, encoded, metric, batch_size=args.batch, nodes=NODES, most_nodes=NODES, tolerance=0.5
         ),
-        "graft": lambda: graft(pair, modules, work, metric),
+        "graft": lambda: list(graft(work, modules)),
         "reload": reload,
     }
     times: dict[str, list[float]] = {name: [] for name in ways}

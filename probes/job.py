@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
+from probes.attribution.attributor import Attributor, attribution_tables, require_precision
 from probes.attribution.dla import dla_completeness
-from probes.attribution.methods import Attributor, require_precision
 from probes.attribution.metric import answerable, require_metric
 from probes.attribution.scores import component_scores
 from probes.capture.continuations import with_continuations
@@ -261,7 +261,7 @@ def attribute(
     """Attribute a run's behaviour change again, from the checkpoints it names; replaces the tables. Returns `effects`.
 
     What is not given is as in the run's suite; `settings` are the other keys of its `attribute` section (nodes,
-    tolerance, controls, curves …). Tables: see `probes.attribute.methods.Attributor`. Raises RunError and SuiteError.
+    tolerance, controls, curves …). Tables: see `probes.attribution.attributor`. Raises RunError and SuiteError.
     """
     given = {"methods": method, "metric": metric, "granularity": granularity, **settings}
     told = {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in given.items()}
@@ -271,27 +271,13 @@ def attribute(
     models = Pairs(suite, compute.silent())
     found = [_effects(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # it is no longer what its suite asks for
-    for table in ATTRIBUTED - {name for tables in found for name in tables}:
+    for table in attribution_tables() - {name for tables in found for name in tables}:
         run.drop(table)  # of methods that were not asked for again
     for table in dict.fromkeys(name for tables in found for name in tables):
         run.add(table, pd.concat([tables[table] for tables in found if table in tables], ignore_index=True))
     return run["effects"]
 
 
-#: The tables of an attribution.
-ATTRIBUTED = {
-    *(
-        "effects",
-        "prompt_effects",
-        "token_effects",
-        "neuron_effects",
-        "depth",
-        "curves",
-        "areas",
-        "agreement",
-        "checks",
-    ),
-}
 _LISTS = ("methods", "granularity", "controls")
 
 

@@ -9,19 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from probes.errors import SuiteError
+from probes.methods import METHODS, all_methods, all_options
 from tv.prompts.encoding import Positions
 from tv.prompts.files import Chat, PromptSet
+from tv.prompts.metric import METRICS
 from tv.runtime.yaml_file import YamlFile, read_yaml
 
 Measurement = Literal["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
@@ -40,10 +46,10 @@ VectorSite = Literal[
     "resid_post",
     "resid_final",
 ]
-Method = Literal["path", "graft", "revert", "patch", "gradient", "depth", "split", "shapley"]
 Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron"]
-#: Every metric that has a name; others are functions of a person's own, `module:function`.
-METRICS = ("logit_diff", "target_nll", "exact_match", "kl", "first_divergence")
+#: Metrics of effects that hold one model against the other; the others are those of `tv.prompts.metric`.
+COMPARING = ("kl", "first_divergence")
+#: A metric of a person's own, `module:function`.
 OWN_METRIC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Backend = Literal["torch", "transformer_lens", "nnsight"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
@@ -67,17 +73,29 @@ class _Part(BaseModel):
         return values
 
 
-class Attribution(_Part):
-    """Which causal effects to measure, on which behaviour metric, and what proves them."""
+def metric_names() -> tuple[str, ...]:
+    """Every metric of effects that has a name."""
+    return (*METRICS, *COMPARING)
 
-    methods: tuple[Method, ...] = Field(("path", "graft", "revert"), min_length=1)
+
+def _method(name: str) -> str:
+    if name not in METHODS:
+        *names, last = (repr(method.name) for method in all_methods())
+        raise PydanticCustomError("method", "should be {names}", {"names": f"{', '.join(names)} or {last}"})
+    return name
+
+
+class Attribution(_Part):
+    """Which causal effects to measure, on which behaviour metric, and what proves them.
+
+    The options of the methods that are asked for are attributes too, by their names.
+    """
+
+    model_config = ConfigDict(extra="allow")  # checked by `_with_options`
+
+    methods: tuple[Annotated[str, AfterValidator(_method)], ...] = Field(("path", "graft", "revert"), min_length=1)
     metric: str = "logit_diff"
     granularity: tuple[Granularity, ...] = Field(("component",), min_length=1)  # path gives all of them at once
-    nodes: Annotated[int, Field(strict=True, ge=1, le=256)] = 8  # of path, to begin with
-    most_nodes: Annotated[int, Field(strict=True, ge=1, le=256)] = 64
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01  # the completeness gap that is good enough
-    neurons: Count = 20  # the neurons that are grafted and reverted one by one: the first of path's
-    orders: Count = 10  # of shapley, each taken both ways
     controls: tuple[Literal["random", "shuffled", "spectrum"], ...] = ("random",)
     curves: bool = True
     curve_prompts: Count = 32  # at most, drawn from all: a curve takes as many forwards as points
@@ -87,8 +105,8 @@ class Attribution(_Part):
     @field_validator("metric")
     @classmethod
     def _named(cls, metric: str) -> str:
-        if metric not in METRICS and not OWN_METRIC.fullmatch(metric):
-            known = ", ".join(METRICS)
+        if metric not in metric_names() and not OWN_METRIC.fullmatch(metric):
+            known = ", ".join(metric_names())
             raise ValueError(
                 f"{metric!r} is no metric; there are {known}, and module:function for a function of your own"
             )
@@ -96,16 +114,39 @@ class Attribution(_Part):
 
     @field_validator("methods")
     @classmethod
-    def _with_effects(cls, methods: tuple[Method, ...]) -> tuple[Method, ...]:
-        if set(methods) == {"depth"}:
-            raise ValueError("depth has a table of its own and gives units no effects; add graft, revert or path")
+    def _with_effects(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        if not any(METHODS[name].effects for name in methods):
+            without = " and ".join(methods)
+            raise ValueError(f"{without} has a table of its own and gives units no effects; add graft, revert or path")
         return methods
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_options(cls, given: Any, validate: ModelWrapValidatorHandler[Attribution]) -> Attribution:
+        """Options are checked beside the other keys; those of methods that are not asked for are kept if given."""
+        if cls is not Attribution or not isinstance(given, Mapping):
+            return validate(given)
+        whole = dict(_with_every_option().model_validate(given))
+        asked = {option for name in whole["methods"] for option in METHODS[name].options}
+        kept = {*cls.model_fields, *asked, *given}
+        return validate({name: value for name, value in whole.items() if name in kept})
+
     @model_validator(mode="after")
-    def _enough_nodes(self) -> Attribution:
-        if self.most_nodes < self.nodes:
-            raise ValueError(f"most_nodes {self.most_nodes} is below nodes {self.nodes}")
+    def _without_contradiction(self) -> Attribution:
+        for method in all_methods():
+            if method.require is not None and all(hasattr(self, option) for option in method.options):
+                method.require(**method.chosen(self))
         return self
+
+
+class _Strict(Attribution):
+    model_config = ConfigDict(extra="forbid")
+
+
+def _with_every_option() -> type[Attribution]:
+    """`Attribution` with the options of every method as fields."""
+    options: dict[str, Any] = {name: (option.annotation, option) for name, option in all_options().items()}
+    return create_model("Attribution", __base__=_Strict, **options)
 
 
 class Generation(_Part):
@@ -183,7 +224,6 @@ class Suite(_Part):
 _PARTS: dict[str, type[BaseModel]] = {
     "prompts": PromptSet,
     "chat": Chat,
-    "attribute": Attribution,
     "generate": Generation,
 }
 
@@ -298,7 +338,7 @@ def _sentence(error: ValidationError, where: str, file: YamlFile | None, given: 
 def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
     if mistake["type"] == "extra_forbidden":
         within = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
-        part = _PARTS.get(within, Suite)
+        part = _with_every_option() if within == "attribute" else _PARTS.get(within, Suite)
         return f"unknown key; allowed: {', '.join(field.alias or name for name, field in part.model_fields.items())}"
     if mistake["type"] == "missing":
         return "missing; add this key"

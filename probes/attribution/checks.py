@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
-from probes.attribution.forwards import from_model, values_under
-from probes.attribution.metric import Metric
-from probes.attribution.patch import patched_with_itself
 from probes.attribution.shares import PathEffects, gap_of
-from probes.attribution.units import components
 from probes.capture.pair import Pair
 from probes.store.schemas import ALL_DOMAINS
-from tv.prompts.encoding import Batch
-
-#: How far a value of the metric that must be the same may be off.
-EXACT = 1e-5
 
 
 @dataclass(frozen=True)
@@ -50,21 +41,6 @@ def completeness(found: PathEffects, domains: Mapping[str, str], tolerance: floa
         gap = gap_of([found.shares[i] for i in own], (found.tuned - found.base)[own])
         checks.append(Check("completeness", "path", domain, gap, tolerance))
     return checks
-
-
-def endpoints(pair: Pair, batches: Sequence[Batch], metric: Metric) -> list[Check]:
-    """Grafting all components is the tuned model, reverting all the base; patching a model with itself is nothing."""
-    units = components(pair.architecture)
-    checks = []
-    for method, model, other in (("graft", pair.base, pair.tuned), ("revert", pair.tuned, pair.base)):
-        everything = from_model(model, other, pair.architecture, units)
-        _, moved = values_under(model, pair.architecture, [everything], batches, metric)
-        wanted, _ = values_under(other, pair.architecture, [], batches, metric)
-        off = float(np.nanmax(np.abs(moved[0] - wanted), initial=0.0))
-        checks.append(Check("endpoint", method, ALL_DOMAINS, off, EXACT))
-    attn = next(unit for unit in units if unit.component == "attn")
-    off = patched_with_itself(pair, batches[:1], metric, attn)
-    return [*checks, Check("no_op", "patch", ALL_DOMAINS, off, EXACT)]
 
 
 class Untouched:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from probes.attribution.effects import BACKWARD, FORWARD
-from probes.attribution.exact import prompts_of
 from probes.attribution.forwards import Floats, Told, from_model, values_under
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
@@ -67,7 +66,7 @@ def curves(
     curve = pd.MultiIndex.from_tuples(
         [(name, draw, n) for name, draw, _ in orders for n in sizes], names=["ranking", "draw", "n"]
     )
-    prompts, parts = pd.Index(prompts_of(batches), name="prompt_id"), []
+    prompts, parts = pd.Index([item.prompt.id for batch in batches for item in batch.encoded], name="prompt_id"), []
     for direction, model, other in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
         swaps = [from_model(model, other, pair.architecture, sorted(own, key=str)) for own in sets]
         start, found = values_under(model, pair.architecture, swaps, batches, metric, told)

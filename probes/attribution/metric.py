@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.errors import RunError
-from probes.suite import METRICS, OWN_METRIC
+from probes.suite import OWN_METRIC, metric_names
 from tv.errors import first_line
-from tv.prompts.behaviour import METRICS as ANSWERS, metrics
+from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
+from tv.prompts.metric import METRICS, answering
 
 #: The positions of a prompt that are looked at.
 Reads = Callable[[Encoded], Sequence[int]]
@@ -51,73 +52,66 @@ def require_metric(name: str) -> None:
 
 def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
     """The prompts that a metric can be read on. Raises RunError where there are none."""
-    needs = {"logit_diff": "a target and a foil", "target_nll": "a target", "exact_match": "a target"}
-    if metric not in needs:
+    if metric not in METRICS:
         return list(encoded)
-    has_foil = metric == "logit_diff"
-    found = [item for item in encoded if (item.foil_id >= 0 if has_foil else len(item.scored) > 0)]
-    if not found:
+    usable = [item for item in encoded if METRICS[metric].has(item)]
+    if not usable:
         raise RunError(
-            f"attribution by {metric}: no prompt has {needs[metric]}; add them to the prompt set, choose the metric "
-            "first_divergence or kl, which need none, or leave `attribute` out of the suite"
+            f"attribution by {metric}: no prompt has {METRICS[metric].needed}; add them to the prompt set, choose the "
+            "metric first_divergence or kl, which need none, or leave `attribute` out of the suite"
         )
-    return found
+    return usable
 
 
 def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Metric:
     """The metric of this name on these prompts.
 
-    logit_diff, target_nll, exact_match: see `tv.behaviour.metrics`. kl: KL(tuned ‖ model), nats, mean over the
+    A registered metric: see `tv.prompts.metrics`. kl: KL(tuned ‖ model), nats, mean over the
     positions that predict the target, or at a prompt's last one where it has none; the tuned model's answers are kept
     from one forward. first_divergence: the logit difference, on prompts that `divergence.parted` has cut where the
     models part.
     `module:function` is imported, the working directory included, and called with (logits, batch). Raises RunError for
     a name that is none of these, or cannot be imported.
     """
-    if name in ANSWERS:
-        return Metric(name, partial(_answers, name), name != "exact_match", _answering)
+    if name in METRICS:
+        registered = METRICS[name]
+        return Metric(name, partial(metric_values, registered), registered.smooth, registered.reads)
     if name == "first_divergence":
-        return Metric(name, partial(_answers, "logit_diff"), reads=_answering)
+        return Metric(name, partial(metric_values, METRICS["logit_diff"]), reads=answering)
     if name == "kl":
         return Metric(name, partial(_kl, _reference(tuned, batches)), reads=_predicting)
     if not OWN_METRIC.fullmatch(name):
-        raise RunError(f"attribution: unknown metric {name!r}; there are {', '.join(METRICS)}, and module:function")
+        raise RunError(
+            f"attribution: unknown metric {name!r}; there are {', '.join(metric_names())}, and module:function"
+        )
     return Metric(name, partial(_checked, name, _imported(name)))
 
 
-def _answers(name: str, logits: Tensor, batch: Batch) -> Tensor:
-    return metrics(logits, batch)[name]
-
-
 def _kl(reference: Mapping[str, Tensor], logits: Tensor, batch: Batch) -> Tensor:
-    found = []
+    divergences = []
     for row, item in zip(logits, batch.encoded, strict=True):
         wanted = reference[item.prompt.id].to(row.device)
         common = min(wanted.shape[-1], row.shape[-1])  # of two vocabularies
         p = wanted[:, :common].log_softmax(-1)
         q = row[_predicting(item)][:, :common].double().log_softmax(-1)
-        found.append((p.exp() * (p - q)).sum(-1).mean())
-    return torch.stack(found)
+        divergences.append((p.exp() * (p - q)).sum(-1).mean())
+    return torch.stack(divergences)
 
 
 def _reference(tuned: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
     with torch.inference_mode():
         for batch in batches:
             logits = answers(tuned, batch, _predicting)
-            found |= {
+            kept |= {
                 item.prompt.id: row[_predicting(item)].double() for row, item in zip(logits, batch.encoded, strict=True)
             }
-    return {name: value.clone() for name, value in found.items()}
+    return {name: value.clone() for name, value in kept.items()}
 
 
 def _predicting(item: Encoded) -> list[int]:
     """The positions that predict the target's tokens, or the prompt's last."""
     return list(positions(item, "target")) if not item.continued else list(item.generated)
-
-
-def _answering(item: Encoded) -> list[int]:
-    return [item.answer_pos, *item.scored]
 
 
 def answers(
@@ -141,8 +135,8 @@ def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator
 
     def forward(x: Tensor) -> Tensor:
         at = wanted.to(x.device)
-        found: Tensor = run(x[at])
-        return found.new_zeros(*x.shape[:-1], found.shape[-1]).index_put((at,), found)
+        logits: Tensor = run(x[at])
+        return logits.new_zeros(*x.shape[:-1], logits.shape[-1]).index_put((at,), logits)
 
     head.forward = forward
     try:
@@ -159,15 +153,14 @@ def _imported(name: str) -> Values:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), function)
+        imported: Values = getattr(importlib.import_module(module), function)
     except Exception as error:  # whatever a person's own module runs into
         raise RunError(f"metric {name!r} cannot be imported: {first_line(error)}") from error
     finally:
         sys.path.remove(here)
-    if not callable(found):
+    if not callable(imported):
         raise RunError(f"metric {name!r} is no function")
-    own: Values = found
-    return own
+    return imported
 
 
 def _checked(name: str, function: Values, logits: Tensor, batch: Batch) -> Tensor:

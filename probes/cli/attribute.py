@@ -25,7 +25,7 @@ def attribute(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="logit_diff, target_nll, exact_match, kl, first_divergence, or module:function of your own.",
+            help="target_nll, logit_diff, exact_match, kl, first_divergence, or module:function of your own.",
             autocompletion=among("logit_diff", "target_nll", "exact_match", "kl", "first_divergence"),
         ),
     ] = None,

@@ -88,7 +88,7 @@ MISTAKES = {
     "depth alone": (GOOD.replace("graft", "depth"), "line 7: attribute.methods: depth has a table of its own"),
     "metric": (
         GOOD.replace("target_nll", "nonsense"),
-        "line 7: attribute.metric: 'nonsense' is no metric; there are logit_diff, target_nll, ",
+        "line 7: attribute.metric: 'nonsense' is no metric; there are target_nll, logit_diff, ",
     ),
     "nodes": (
         GOOD.replace("metric: target_nll", "nodes: 9, most_nodes: 8"),

@@ -13,7 +13,7 @@ from tv.evaluation.formats import FORMATS
 from tv.evaluation.harness import COLUMNS, Harness
 from tv.evaluation.paired import compare, summarise
 from tv.evaluation.tasks import Task, TaskSpec, load_tasks
-from tv.prompts.behaviour import MEASURES as _LOADED  # noqa: F401  # `tv.evaluate` is the function below, not that module
+from tv.prompts.behaviour import measures as _LOADED  # noqa: F401  # `tv.evaluate` is the function below, not that module
 from tv.runtime.compute import Compute
 
 __all__ = [

@@ -23,7 +23,7 @@ from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
-from tv.prompts.behaviour import MEASURES, PromptSource, batched, behaviour, gather
+from tv.prompts.behaviour import PromptSource, batched, behaviour, gather, measures
 from tv.prompts.encoding import Batch
 from tv.prompts.files import Prompt
 from tv.runtime.compute import Compute
@@ -197,7 +197,7 @@ def _sweep(
     stage = "path" if len(vectors) == 1 else "plane"
     model = _float32(base, compute)
     batches: list[Batch] = batched(rows, model, load_tokenizer(base), batch_size)
-    found: dict[str, list[Floats]] = {name: [] for name in MEASURES}
+    found: dict[str, list[Floats]] = {name: [] for name in measures()}
     with Mover(model, vectors) as mover:
         for i, scales in enumerate(points):
             mover.to(dict(zip(vectors, scales, strict=True)))

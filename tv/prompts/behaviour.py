@@ -16,32 +16,43 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.errors import InputError, PromptError
 from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, read_prompts
-
-METRICS = ("target_nll", "logit_diff", "exact_match")
-#: What `behaviour` measures of every prompt.
-MEASURES = ("loss", *METRICS)
+from tv.prompts.metric import METRICS, BehaviourMetric
 
 #: Prompt files, prompt sets with settings of their own, or prompts themselves.
 PromptSource: TypeAlias = str | Path | PromptSet | Prompt
 
 
-def metrics(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
-    """Per prompt, float64; NaN where the prompt lacks what the metric needs.
+def measures() -> tuple[str, ...]:
+    """What `behaviour` measures of every prompt, by name.
 
-    target_nll: −log p(target | text), nats, summed over the target's tokens. logit_diff: logit[target] − logit[foil]
-    at the position where the two part. exact_match: 1 if greedy decoding gives the target, else 0.
+    Example:
+        >>> measures()[:3]
+        ('loss', 'target_nll', 'logit_diff')
     """
-    values = {name: torch.full((len(batch.encoded),), float("nan"), dtype=torch.float64) for name in METRICS}
+    return ("loss", *METRICS)
+
+
+def metrics(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
+    """Every registered metric of every prompt.
+
+    Args:
+        logits: Of one forward pass over the batch, right-padded.
+        batch: The prompts.
+
+    Returns:
+        Per metric and prompt, float64; NaN where the prompt lacks what the metric needs. See `tv.prompts.metrics`.
+    """
+    return {name: metric_values(METRICS[name], logits, batch) for name in METRICS}
+
+
+def metric_values(
+    metric: BehaviourMetric, logits: Float[Tensor, "batch pos vocab"], batch: Batch
+) -> Float[Tensor, " batch"]:
+    """One metric of every prompt, float64; NaN where the prompt lacks what the metric needs."""
+    values = torch.full((len(batch.encoded),), float("nan"), dtype=torch.float64)
     for i, item in enumerate(batch.encoded):
-        scored = item.scored
-        if len(scored):
-            at = logits[i, scored.start : scored.stop].double()
-            answer = torch.tensor(item.ids[scored.start + 1 : scored.stop + 1], device=at.device)
-            values["target_nll"][i] = -at.log_softmax(-1).gather(-1, answer[:, None]).sum()
-            values["exact_match"][i] = float((at.argmax(-1) == answer).all())
-        if item.foil_id >= 0:
-            at_answer = logits[i, item.answer_pos].double()
-            values["logit_diff"][i] = at_answer[item.target_id] - at_answer[item.foil_id]
+        if metric.has(item):
+            values[i] = metric.of(logits[i], item)
     return values
 
 
@@ -86,12 +97,12 @@ def batched(
 
 
 def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDArray[np.float64]]:
-    """Each of MEASURES for every prompt, in the order of the batches; NaN where a prompt lacks what it needs.
+    """Each of `measures` for every prompt, in the order of the batches; NaN where a prompt lacks what it needs.
 
     loss: mean −log p of a token, nats: of the target's tokens where the prompt has a target, else of all its tokens but
     the first, which nothing predicts. The others are those of `metrics`.
     """
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MEASURES}
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures()}
     with torch.inference_mode():
         for batch in batches:
             ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from probes.attribution.metric import Metric, metric_of
+from probes.attribution.work import Work
 from probes.capture.pair import Pair, make_pair
 from tests.pairs import PROMPTS, build_model, build_tokenizer, perturb
 from tv.prompts.encoding import Batch, Encoded, batches, encode
@@ -34,6 +36,10 @@ class Case:
 
     def metric(self, name: str = "logit_diff") -> Metric:
         return metric_of(name, self.pair.tuned, self.batches)
+
+    def work(self, metric: str = "logit_diff", **more: Any) -> Work:
+        """What a method is given: batches of three, all alike."""
+        return Work(self.pair, self.metric(metric), self.batches, 3, **more)
 
     def keep_only(self, wanted: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         """Put the base's values into the tuned model but for where `wanted(name, tuned, base)` says."""

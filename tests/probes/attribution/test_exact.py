@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from probes.attribution.exact import graft, graft_vector, revert
 from probes.attribution.forwards import from_model, swapped, values, values_under
+from probes.attribution.methods.exact import graft, graft_vector, revert
 from probes.attribution.units import WHOLE, Unit, components, units_of
 from tests.pairs import MEASURED
 from tests.probes.attribution.conftest import Case, checksum
@@ -87,11 +87,11 @@ def _is_cut(module, granularity: str, architecture) -> bool:
 
 
 def test_models_come_back_bit_for_bit_also_after_an_exception(case: Case) -> None:
-    pair, metric = case.pair, case.metric()
+    pair = case.pair
     before = checksum(pair.base), checksum(pair.tuned)
     units = [*components(pair.architecture), *units_of(pair.architecture, "head")]
-    graft(pair, units, case.batches, metric)
-    revert(pair, units, case.batches, metric)
+    for method in (graft, revert):
+        list(method(case.work(), units))
     swap = from_model(pair.base, pair.tuned, pair.architecture, [Unit("component", 1, "mlp")])
     with pytest.raises(KeyboardInterrupt), swapped(pair.base, swap):
         raise KeyboardInterrupt
@@ -106,18 +106,18 @@ def test_a_planted_cause_is_found_alone(case: Case, cause: tuple[int, str]) -> N
     case.keep_only(lambda name, tuned, _: torch.full_like(tuned, pair.architecture.component_of(name) == cause).bool())
     whole = values(pair.tuned, case.batches, metric) - values(pair.base, case.batches, metric)
     for method in (graft, revert):
-        found = method(pair, components(pair.architecture), case.batches, metric)
+        (found,) = method(case.work(), components(pair.architecture))
         for unit, effect in zip(found.units, found.values, strict=True):
             assert np.array_equal(effect, whole if (unit.layer, unit.component) == cause else 0 * whole)
 
 
 def test_grafting_the_vector_itself_is_grafting_the_tuned_weights(case: Case) -> None:
-    pair, metric = case.pair, case.metric()
+    pair = case.pair
     after = dict(pair.tuned.named_parameters())
     vector = {name: after[name].detach() - value.detach() for name, value in pair.base.named_parameters()}
     units = [WHOLE, *components(pair.architecture)]
-    real = graft(pair, units, case.batches, metric)
-    same = graft_vector(pair, vector, units, case.batches, metric, "itself")
+    (real,) = graft(case.work(), units)
+    same = graft_vector(case.work(), vector, units, "itself")
     assert np.allclose(real.values, same.values, atol=1e-5)
     nothing = {name: torch.zeros_like(value) for name, value in vector.items()}
-    assert (graft_vector(pair, nothing, units, case.batches, metric, "nothing").values == 0).all()
+    assert (graft_vector(case.work(), nothing, units, "nothing").values == 0).all()

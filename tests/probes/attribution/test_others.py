@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from probes.attribution.agreement import agreement, split_half
-from probes.attribution.checks import Untouched, completeness, endpoints
+from probes.attribution.checks import Untouched, completeness
 from probes.attribution.curves import areas_of, curves, rankings_of
-from probes.attribution.depth import depth
 from probes.attribution.divergence import parted
 from probes.attribution.effects import Effects, both_ways, summarise
-from probes.attribution.exact import graft, revert
+from probes.attribution.endpoints import endpoints
 from probes.attribution.forwards import values
+from probes.attribution.methods.depth import cuts
+from probes.attribution.methods.exact import graft, revert
+from probes.attribution.methods.path import path_effects
+from probes.attribution.methods.shapley import shapley
+from probes.attribution.methods.split import projected, split
 from probes.attribution.metric import answerable, answers, metric_of
-from probes.attribution.path import path_effects
-from probes.attribution.shapley import shapley
-from probes.attribution.split import projected, split
 from probes.attribution.units import WHOLE, Unit, components
 from probes.capture.runner import output_bases
 from probes.errors import RunError
@@ -27,15 +28,17 @@ from tests.probes.attribution.conftest import Case
 
 def test_depth_runs_from_one_model_to_the_other(case: Case) -> None:
     pair, metric = case.pair, case.metric()
-    found = depth(pair, case.batches, metric).set_index(["cut", "upstream", "late", "prompt_id"]).value
+    found = cuts(case.work()).set_index(["cut", "upstream", "late", "prompt_id"]).value
     prompts = [item.prompt.id for item in case.encoded]
     base, tuned = (values(model, case.batches, metric) for model in (pair.base, pair.tuned))
     last = pair.architecture.n_layers
     assert np.array_equal(found[0, "base", "base"].loc[prompts], base)
     assert np.array_equal(found[last, "tuned", "tuned"].loc[prompts], tuned)
-    unembed = graft(pair, [Unit("component", last, "unembed")], case.batches, metric).values[0]
+    unembed, embed = (
+        next(graft(case.work(), [unit])).values[0]
+        for unit in (Unit("component", last, "unembed"), Unit("component", -1, "embed"))
+    )
     assert np.allclose(found[last, "base", "tuned"].loc[prompts] - base, unembed)
-    embed = graft(pair, [Unit("component", -1, "embed")], case.batches, metric).values[0]
     assert np.allclose(found[0, "tuned", "base"].loc[prompts] - base, embed)
 
 
@@ -48,7 +51,8 @@ def test_the_parts_of_a_split_are_grafted_apart(case: Case) -> None:
         case.keep_only(lambda name, tuned, _: torch.zeros_like(tuned).bool())
         u = torch.linalg.svd(before)[0][:, : bases[module].k]
         after.copy_(before + u @ u.T @ torch.randn(before.shape, generator=torch.Generator().manual_seed(0)))
-    inside, inside_random, outside, outside_random = split(pair, bases, case.batches, metric, seed=0, every_module=True)
+    work = case.work(granularity=("component", "module"), make_bases=lambda: bases)
+    inside, inside_random, outside, outside_random = split(work, [])
     change = values(pair.tuned, case.batches, metric) - values(pair.base, case.batches, metric)
     assert np.allclose(inside.values[inside.units.index(WHOLE)], change, atol=1e-4)
     assert np.abs(outside.values).max() < 1e-4 < np.abs(inside_random.values).max()
@@ -67,11 +71,11 @@ def test_shapley_values_sum_to_the_change_and_the_planted_one_has_it_all(case: C
     pair, metric = case.pair, case.metric()
     change = values(pair.tuned, case.batches, metric) - values(pair.base, case.batches, metric)
     units = components(pair.architecture)
-    found = shapley(pair, units, case.batches, metric, orders=2, seed=0)
+    (found,) = shapley(case.work(), units, orders=2)
     assert np.allclose(found.values.sum(0), change, atol=1e-9)
     case.keep_only(lambda name, tuned, _: (tuned == tuned) & (pair.architecture.component_of(name) == (1, "mlp")))
     change = values(pair.tuned, case.batches, metric) - values(pair.base, case.batches, metric)
-    planted = shapley(pair, units, case.batches, metric, orders=1, seed=0)
+    (planted,) = shapley(case.work(), [], orders=1)
     for unit, own in zip(planted.units, planted.values, strict=True):
         assert np.allclose(own, change if (unit.layer, unit.component) == (1, "mlp") else 0)
 
@@ -130,9 +134,9 @@ def test_halves_keep_clusters_whole() -> None:
 
 
 def test_mean_and_synergy_come_from_both_directions(case: Case) -> None:
-    pair, metric = case.pair, case.metric()
+    pair = case.pair
     units = components(pair.architecture)
-    found = [method(pair, units, case.batches, metric) for method in (graft, revert)]
+    found = [effects for method in (graft, revert) for effects in method(case.work(), units)]
     mean, synergy = both_ways(found)
     assert np.allclose(mean.values, (found[0].values + found[1].values) / 2)
     assert np.allclose(synergy.values, found[1].values - found[0].values)
@@ -140,7 +144,7 @@ def test_mean_and_synergy_come_from_both_directions(case: Case) -> None:
 
 
 def test_summary_is_the_mean_over_prompts_and_clusters_widen_it(case: Case) -> None:
-    grafted = [graft(case.pair, components(case.pair.architecture), case.batches, case.metric())]
+    grafted = list(graft(case.work(), components(case.pair.architecture)))
     effects = summarise(grafted, "logit_diff", case.domains, draws=200, seed=0)
     assert set(effects.domain) == {"all", "medical", "math", "general"}
     means = grafted[0].frame("logit_diff").groupby(["layer", "component"]).effect.mean()
@@ -158,9 +162,7 @@ def test_checks_hold_and_can_fail(case: Case) -> None:
     pair, metric = case.pair, case.metric()
     untouched = Untouched(pair)
     found = path_effects(pair, case.encoded, metric, batch_size=3)
-    assert all(
-        check.holds for check in (*completeness(found, case.domains, 0.01), *endpoints(pair, case.batches, metric))
-    )
+    assert all(check.holds for check in (*completeness(found, case.domains, 0.01), *endpoints(case.work())))
     assert untouched.check().holds
     found.shares[0].modules.clear()
     assert not completeness(found, case.domains, 0.01)[0].holds

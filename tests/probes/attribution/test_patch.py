@@ -5,8 +5,8 @@ import pytest
 
 from probes.attribution.effects import BACKWARD, FORWARD
 from probes.attribution.forwards import values
-from probes.attribution.gradient import gradient
-from probes.attribution.patch import patch, patched_with_itself
+from probes.attribution.methods.gradient import gradient
+from probes.attribution.methods.patch import patch, patched_with_itself
 from probes.attribution.units import Unit, components, units_of
 from probes.errors import RunError
 from tests.pairs import MEASURED
@@ -17,7 +17,7 @@ from tests.probes.attribution.conftest import Case, checksum
 def test_a_models_own_output_changes_nothing(architecture: str) -> None:
     case = Case(architecture)
     for unit in (*components(case.pair.architecture)[:-1], *units_of(case.pair.architecture, "head")[:2]):
-        assert patched_with_itself(case.pair, case.batches, case.metric(), unit) <= 1e-6, unit
+        assert patched_with_itself(case.work(), unit) <= 1e-6, unit
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
@@ -29,16 +29,16 @@ def test_the_embedding_is_all_that_differs(architecture: str) -> None:
     change = values(pair.tuned, case.batches, metric) - values(pair.base, case.batches, metric)
     if pair.architecture.module(pair.architecture.n_layers, "unembed").tied:
         pytest.skip("tied: the unembedding moves too")
-    for found in patch(pair, components(pair.architecture), case.batches, metric):
+    for found in patch(case.work(), components(pair.architecture)):
         embed = found.values[found.units.index(Unit("component", -1, "embed"))]
         assert np.allclose(embed, change, atol=1e-5)
 
 
 def test_directions_are_sufficiency_and_necessity(case: Case) -> None:
-    pair, metric = case.pair, case.metric()
+    pair = case.pair
     before = checksum(pair.base), checksum(pair.tuned)
     units = [*components(pair.architecture), *units_of(pair.architecture, "head")]
-    forward, backward = patch(pair, units, case.batches, metric)
+    forward, backward = patch(case.work(), units)
     assert (forward.direction, backward.direction) == (FORWARD, BACKWARD)
     assert all(unit.component != "unembed" for unit in forward.units)
     assert not np.allclose(forward.values, backward.values)
@@ -48,11 +48,9 @@ def test_directions_are_sufficiency_and_necessity(case: Case) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox", "gemma2", "qwen3_moe"])
 def test_for_a_small_step_the_gradient_is_the_patch(architecture: str) -> None:
     case = Case(architecture, step=2e-4)
-    pair, metric = case.pair, case.metric()
+    pair = case.pair
     units = [*components(pair.architecture), *units_of(pair.architecture, "head")]
-    for exact, slope in zip(
-        patch(pair, units, case.batches, metric), gradient(pair, units, case.batches, metric), strict=True
-    ):
+    for exact, slope in zip(patch(case.work(), units), gradient(case.work(), units), strict=True):
         assert exact.units == slope.units and exact.direction == slope.direction
         scale = np.abs(exact.values).max()
         assert scale > 1e-5
@@ -61,10 +59,10 @@ def test_for_a_small_step_the_gradient_is_the_patch(architecture: str) -> None:
 
 def test_the_gradient_needs_one(case: Case) -> None:
     with pytest.raises(RunError, match="no gradient"):
-        gradient(case.pair, components(case.pair.architecture), case.batches, case.metric("exact_match"))
+        list(gradient(case.work("exact_match"), components(case.pair.architecture)))
 
 
 def test_kl_to_the_tuned_model_is_flat_at_the_tuned_model(case: Case) -> None:
     units = components(case.pair.architecture)
-    at_base, at_tuned = gradient(case.pair, units, case.batches, case.metric("kl"))
+    at_base, at_tuned = gradient(case.work("kl"), units)
     assert np.abs(at_tuned.values).max() < 1e-6 < np.abs(at_base.values).max()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from probes.attribution.forwards import values
+from probes.attribution.methods.path import path_effects
 from probes.attribution.metric import Metric
-from probes.attribution.path import path_effects
 from probes.attribution.units import Unit, units_of
 from probes.errors import RunError
 from tests.pairs import MEASURED, MIXTURES, SUPPORTED

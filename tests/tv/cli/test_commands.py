@@ -11,7 +11,7 @@ import typer
 
 import tv
 from probes.cli import app as probes_app, main as probes_main
-from probes.suite import METRICS
+from probes.suite import metric_names
 from tests.command import call
 from tests.pairs import build_pair
 from tv.cli import app as tv_app, main as tv_main
@@ -130,7 +130,7 @@ def test_names_that_the_help_lists_are_those_that_there_are() -> None:
     own = dict(param.values for param in EVERY)
     options = {(path, option.name): option for path, command in own.items() for option in command.params}  # type: ignore[attr-defined]
     assert f" {', '.join(tv.METHODS)}." in options[("tv", "apply"), "method"].help
-    assert options[("probes", "attribute"), "metric"].help.startswith(", ".join(METRICS))
+    assert options[("probes", "attribute"), "metric"].help.startswith(", ".join(metric_names()))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

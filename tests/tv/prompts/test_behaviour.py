@@ -9,7 +9,7 @@ import torch
 
 import tv
 from tests.pairs import PROMPTS, build_model, build_tokenizer, write_prompts
-from tv.prompts.behaviour import MEASURES, batched, behaviour, gather
+from tv.prompts.behaviour import batched, behaviour, gather, measures
 from tv.prompts.files import Prompt
 
 
@@ -42,7 +42,7 @@ def test_the_loss_is_a_mean_over_the_targets_tokens_else_over_the_texts() -> Non
     batches = batched([with_target, text, single], model, tokenizer, 3)
     order = [item.prompt.id for batch in batches for item in batch.encoded]
     found = behaviour(model, batches)
-    assert set(found) == set(MEASURES) and all(len(values) == 3 for values in found.values())
+    assert set(found) == set(measures()) and all(len(values) == 3 for values in found.values())
     for prompt in (with_target, text, single):
         ids = tokenizer(prompt.text + (prompt.target or ""))["input_ids"]
         first = len(tokenizer(prompt.text)["input_ids"]) if prompt.target else 1

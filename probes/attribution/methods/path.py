@@ -13,24 +13,30 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from probes.attribution.checks import Check, completeness
+from probes.attribution.effects import Effects
 from probes.attribution.forwards import Swap, frozen, swapped, values
 from probes.attribution.metric import Metric, answers
 from probes.attribution.shares import PathEffects, Shares
+from probes.attribution.units import Unit
+from probes.attribution.work import Rows, Work
 from probes.capture.halving import within_memory
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
 from probes.capture.hooks.torch_backend import by_position
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.measures import mixture
+from probes.methods import attribution_method
 from tv.architecture.anatomy import Architecture, Module
 from tv.prompts.encoding import Batch, Encoded
 
@@ -42,6 +48,61 @@ NODES, MOST_NODES = 8, 64
 HELPS = 0.7
 #: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
 TOLERANCE = 0.01
+
+
+Nodes = Annotated[int, Field(strict=True, ge=1, le=256)]
+
+
+def _enough_nodes(nodes: int, most_nodes: int, **_others: object) -> None:
+    if most_nodes < nodes:
+        raise ValueError(f"most_nodes {most_nodes} is below nodes {nodes}")
+
+
+@attribution_method(
+    "path",
+    words="path effect",
+    explains="Path: what this component's own step added along the way from base to tuned; the shares sum to the whole "
+    "change.",
+    tables=("token_effects", "neuron_effects"),
+    link=True,
+    float32=True,
+    order=0,
+    require=_enough_nodes,
+)
+def path(
+    work: Work,
+    units: Sequence[Unit],
+    *,
+    nodes: Annotated[Nodes, Field(description="Nodes of the path's integral, to begin with.")] = NODES,
+    most_nodes: Annotated[Nodes, Field(description="Nodes at most, where the shares do not add up.")] = MOST_NODES,
+    tolerance: Annotated[float, Field(gt=0, lt=1, description="The completeness gap that is good enough.")] = TOLERANCE,
+) -> Iterator[Effects | Rows | Check]:
+    """Shares of every granularity at once, of tokens and neurons too, and whether they add up; see `path_effects`.
+
+    Args:
+        work: The pair, the prompts and the metric.
+        units: None: it gives the shares of all.
+        nodes: Gauss–Legendre nodes to begin with.
+        most_nodes: Nodes at most.
+        tolerance: The completeness gap that is good enough.
+
+    Raises:
+        RunError: The metric has no gradient, or the models are not float32.
+    """
+    integrated = path_effects(
+        work.pair,
+        work.encoded,
+        work.metric,
+        batch_size=work.batch_size,
+        nodes=nodes,
+        most_nodes=most_nodes,
+        tolerance=tolerance,
+        told=work.progress,
+    )
+    yield from completeness(integrated, work.domains, tolerance)
+    yield Rows("token_effects", integrated.tokens().assign(method="path"))
+    yield Rows("neuron_effects", integrated.neurons(work.domains).assign(method="path"))
+    yield from integrated.effects(work.pair.architecture)
 
 
 def path_effects(

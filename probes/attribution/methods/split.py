@@ -6,7 +6,7 @@ part stands beside a random step of the same norm in the same subspace, because 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -14,71 +14,65 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.attribution.effects import FORWARD, Effects
-from probes.attribution.exact import prompts_of
-from probes.attribution.forwards import Swap, Told, values_under
-from probes.attribution.metric import Metric
+from probes.attribution.forwards import Swap, values_under
 from probes.attribution.units import WHOLE, Unit
+from probes.attribution.work import Bases, Work
 from probes.capture.pair import Pair
-from probes.measures.ledger import OutputBasis
 from probes.measures.live_weights import matrix_of
+from probes.methods import attribution_method
 from tv.architecture.anatomy import Module
-from tv.prompts.encoding import Batch
-
-Bases = Mapping[Module, OutputBasis]
 
 
-def split(
-    pair: Pair,
-    bases: Bases,
-    batches: Sequence[Batch],
-    metric: Metric,
-    *,
-    seed: int,
-    every_module: bool = False,
-    told: Told | None = None,
-) -> list[Effects]:
+@attribution_method(
+    "split",
+    words="split effect",
+    explains="Split: graft only the part of T inside, or outside, the pretrained matrix's own subspace.",
+    labels={"inside": "T inside W's own subspace", "outside": "T outside W's own subspace"},
+    order=40,
+)
+def split(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """M(θ_pre + part of T) − M(θ_pre): methods `inside`, `outside`, each also with the control `random`.
 
-    Units: all matrices of the blocks at once, all of one name (granularity "type"), and, with
-    `every_module`, each of them.
+    Its units are all matrices of the blocks at once, all of one name (granularity "type"), and each of them where
+    effects by module are asked for.
+
+    Args:
+        work: The pair, the prompts and the metric.
+        units: None: it makes its own.
     """
+    pair, bases = work.pair, work.make_bases()
     modules = list(bases)
     groups: dict[Unit, list[Module]] = {WHOLE: modules}
     for module in modules:
         groups.setdefault(Unit("type", -1, module.component, module.name), []).append(module)
-    if every_module:
+    if "module" in work.granularity:
         groups |= {Unit("module", m.layer, m.component, m.name, expert=m.expert): [m] for m in modules}
     wanted = [(inside, control) for inside in (True, False) for control in ("", "random")]
     swaps = [
-        Swap(partial(_parameters, pair, bases, own, inside, control, seed), min(module.layer for module in own))
-        for inside, control in wanted
-        for own in groups.values()
-    ]
-    start, found = values_under(pair.base, pair.architecture, swaps, batches, metric, told)
-    return [
-        Effects(
-            "inside" if inside else "outside",
-            FORWARD,
-            tuple(groups),
-            prompts_of(batches),
-            found[i * len(groups) : (i + 1) * len(groups)] - start,
-            control,
+        Swap(
+            partial(_parameters, pair, bases, group, inside, control, work.seed),
+            min(module.layer for module in group),
         )
-        for i, (inside, control) in enumerate(wanted)
+        for inside, control in wanted
+        for group in groups.values()
     ]
+    start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
+    for i, (inside, control) in enumerate(wanted):
+        part = values[i * len(groups) : (i + 1) * len(groups)] - start
+        yield Effects("inside" if inside else "outside", FORWARD, tuple(groups), work.prompts, part, control)
 
 
 def _parameters(
     pair: Pair, bases: Bases, modules: Sequence[Module], inside: bool, control: str, seed: int
 ) -> dict[str, Tensor]:
     """The base's parameters with one part of these modules' T added; biases stay."""
-    found: dict[str, Tensor] = {}
-    own = dict(pair.base.named_parameters())
+    moved: dict[str, Tensor] = {}
+    before = dict(pair.base.named_parameters())
     for module, part in _parts(pair, bases, modules, inside, control, seed):
-        if module.parameter not in found:
-            found[module.parameter] = own[module.parameter].detach().clone()
-        _add(module, found[module.parameter], part)
-    return found
+        if module.parameter not in moved:
+            moved[module.parameter] = before[module.parameter].detach().clone()
+        _add(module, moved[module.parameter], part)
+    return moved
 
 
 def _parts(

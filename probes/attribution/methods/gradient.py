@@ -6,7 +6,7 @@ Nanda 2023, "Attribution Patching"; Syed, Rager & Conmy 2023 (arXiv 2310.10348).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,39 +14,50 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
-from probes.attribution.exact import prompts_of
-from probes.attribution.forwards import Told, frozen
+from probes.attribution.forwards import frozen
+from probes.attribution.methods.patch import GRANULARITIES, SITES
 from probes.attribution.metric import Metric
-from probes.attribution.patch import SITES
 from probes.attribution.units import Unit
+from probes.attribution.work import Work
 from probes.capture.hooks.plan import Read, Seen, plan
 from probes.capture.hooks.torch_backend import capture, run_hooked
-from probes.capture.pair import Pair
 from probes.errors import RunError
+from probes.methods import attribution_method
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
 
-def gradient(
-    pair: Pair, units: Sequence[Unit], batches: Sequence[Batch], metric: Metric, told: Told | None = None
-) -> list[Effects]:
+@attribution_method(
+    "gradient",
+    words="gradient effect",
+    explains="Gradient: the change of this component's output, times the metric's gradient there.",
+    granularities=GRANULARITIES,
+    order=21,
+)
+def gradient(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """Σ_tokens ∇_a M · (a_tuned − a_base) for components and heads, with the base's gradient and with the tuned one's.
 
-    Raises RunError for a metric that has no gradient. Where a metric is flat at one end (kl at the tuned model) all
-    effects there are 0.
+    Where a metric is flat at one end (kl at the tuned model) all effects there are 0.
+
+    Args:
+        work: The pair, the prompts and the metric.
+        units: Components or heads; the unembedding writes no residual stream and is left out.
+
+    Raises:
+        RunError: The metric has no gradient.
     """
-    if not metric.smooth:
-        raise RunError(f"gradient: {metric.name} is a step function and has no gradient; use graft and revert")
-    wanted = tuple(unit for unit in units if unit.granularity in ("component", "head") and unit.component != "unembed")
-    found = []
+    if not work.metric.smooth:
+        raise RunError(f"gradient: {work.metric.name} is a step function and has no gradient; use graft and revert")
+    pair, small = work.pair, work.small_batches
+    patched = tuple(unit for unit in units if unit.granularity in GRANULARITIES and unit.component != "unembed")
+    prompts = tuple(item.prompt.id for batch in small for item in batch.encoded)
     for direction, model, other, sign in ((FORWARD, pair.base, pair.tuned, 1), (BACKWARD, pair.tuned, pair.base, -1)):
         parts = []
-        for b, batch in enumerate(batches):
-            parts.append(sign * _batch(model, other, pair.architecture, wanted, batch, metric))
-            if told:
-                told(b + 1, len(batches))
-        found.append(Effects("gradient", direction, wanted, prompts_of(batches), torch.cat(parts, 1).numpy()))
-    return found
+        for done, batch in enumerate(small, 1):
+            parts.append(sign * _batch(model, other, pair.architecture, patched, batch, work.metric))
+            if work.told:
+                work.told(done, len(small))
+        yield Effects("gradient", direction, patched, prompts, torch.cat(parts, 1).numpy())
 
 
 def _batch(
@@ -91,9 +102,9 @@ def _batch(
 
 def _of(unit: Unit, products: dict[tuple[str, int], Tensor], architecture: Architecture, n: int) -> Tensor:
     site = "head_out" if unit.granularity == "head" else f"{unit.component}_out"
-    found = products.get((site, unit.layer))
-    if found is None:  # no gradient arrived
+    product = products.get((site, unit.layer))
+    if product is None:  # no gradient arrived
         return torch.zeros(n)
     if unit.granularity == "head":
-        found = found.unflatten(-1, (architecture.n_heads, -1))[..., unit.head, :]
-    return found.flatten(1).sum(1)
+        product = product.unflatten(-1, (architecture.n_heads, -1))[..., unit.head, :]
+    return product.flatten(1).sum(1)

@@ -18,13 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
-from probes.attribution.exact import prompts_of
 from probes.attribution.forwards import Floats, Told, recording, skipping
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
+from probes.attribution.work import Work
 from probes.capture.hooks.plan import Seen, plan
 from probes.capture.hooks.torch_backend import capture
-from probes.capture.pair import Pair
+from probes.methods import attribution_method
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
@@ -34,24 +34,34 @@ SITES = ("embed_out", "head_out", "attn_out", "mlp_out")
 Edit = Callable[[Tensor], Tensor]
 
 
-def patch(
-    pair: Pair, units: Sequence[Unit], batches: Sequence[Batch], metric: Metric, told: Told | None = None
-) -> list[Effects]:
-    """M(base with a_tuned) − M(base) and M(tuned) − M(tuned with a_base), for components and heads."""
+@attribution_method(
+    "patch",
+    words="patch effect",
+    explains="Patch: run one model with this component's output taken from the other.",
+    granularities=GRANULARITIES,
+    order=20,
+)
+def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
+    """M(base with a_tuned) − M(base) and M(tuned) − M(tuned with a_base), for components and heads.
+
+    Args:
+        work: The pair, the prompts and the metric.
+        units: Components or heads; the unembedding writes no residual stream and is left out.
+    """
+    pair = work.pair
     patched = tuple(unit for unit in units if unit.granularity in GRANULARITIES and unit.component != "unembed")
-    prompts = prompts_of(batches)
-    start, found = _under(pair.base, pair.tuned, pair.architecture, patched, batches, metric, told)
-    end, taken = _under(pair.tuned, pair.base, pair.architecture, patched, batches, metric, told)
-    return [
-        Effects("patch", FORWARD, patched, prompts, found - start),
-        Effects("patch", BACKWARD, patched, prompts, end - taken),
-    ]
+    prompts = tuple(item.prompt.id for batch in work.small_batches for item in batch.encoded)
+    for direction, model, source in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
+        start, values = _under(model, source, pair.architecture, patched, work.small_batches, work.metric, work.told)
+        effects = values - start if direction == FORWARD else start - values
+        yield Effects("patch", direction, patched, prompts, effects)
 
 
-def patched_with_itself(pair: Pair, batches: Sequence[Batch], metric: Metric, unit: Unit) -> float:
+def patched_with_itself(work: Work, unit: Unit) -> float:
     """The largest change when a component's output is replaced by its own: 0, if patching replaces what it says."""
-    start, found = _under(pair.base, pair.base, pair.architecture, [unit], batches, metric, None)
-    return float(np.nanmax(np.abs(found - start), initial=0.0))
+    pair = work.pair
+    start, values = _under(pair.base, pair.base, pair.architecture, [unit], work.batches, work.metric, None)
+    return float(np.nanmax(np.abs(values - start), initial=0.0))
 
 
 def _under(
@@ -66,7 +76,7 @@ def _under(
     reads = plan(architecture, SITES)
     of = {(site.name, site.layer): read.path for read in reads for site in read.sites}
     plain: list[Tensor] = []
-    found: list[list[Tensor]] = [[] for _ in units]
+    under: list[list[Tensor]] = [[] for _ in units]
     for b, batch in enumerate(batches):
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         seen, _ = capture(source, reads, inputs)
@@ -79,11 +89,11 @@ def _under(
                     _patched(model, architecture, unit, seen, of),
                     skipping(model, architecture, outputs, unit.layer),
                 ):
-                    found[i].append(metric.of(model, batch))
+                    under[i].append(metric.of(model, batch))
                 if told:
                     told(b * len(units) + i + 1, len(batches) * len(units))
     start = torch.cat(plain).double().cpu().numpy()
-    return start, np.stack([torch.cat(own).double().cpu().numpy() for own in found])
+    return start, np.stack([torch.cat(parts).double().cpu().numpy() for parts in under])
 
 
 @contextmanager
@@ -95,11 +105,11 @@ def _patched(
     if unit.granularity == "head":
         path = of["head_out", unit.layer]
         z, width = seen[path].input, seen[path].input.shape[-1] // architecture.n_heads
-        own = slice(unit.head * width, (unit.head + 1) * width)
+        columns = slice(unit.head * width, (unit.head + 1) * width)
 
         def edit(value: Tensor) -> Tensor:
             value = value.clone()
-            value[..., own] = z[..., own].to(value).view_as(value[..., own])
+            value[..., columns] = z[..., columns].to(value).view_as(value[..., columns])
             return value
 
         handle = model.get_submodule(path).register_forward_pre_hook(_entering(edit), with_kwargs=True)

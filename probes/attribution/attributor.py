@@ -1,0 +1,180 @@
+"""An attribution from end to end: every method that was asked for on one pair, with its checks, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probes.attribution.agreement import agreement
+from probes.attribution.checks import Check, Untouched
+from probes.attribution.curves import curves, rankings_of
+from probes.attribution.divergence import parted
+from probes.attribution.effects import Effects, both_ways, summarise, units_in
+from probes.attribution.endpoints import endpoints
+from probes.attribution.forwards import values
+from probes.attribution.metric import answerable, metric_of
+from probes.attribution.units import WHOLE, Granularity, Unit, components, pieces, units_of
+from probes.attribution.work import Bases, Progress, Rows, Work
+from probes.capture.pair import Pair
+from probes.errors import RunError
+from probes.methods import METHODS, AttributionMethod, all_methods, tables_of_methods
+from probes.store.schemas import ALL_DOMAINS
+from probes.suite import Attribution
+from tv.prompts.encoding import Encoded, batches
+
+Tables = dict[str, pd.DataFrame]
+#: Rankings that are not attributions: a number a component, by name.
+Scores = Mapping[str, Mapping[Unit, float]]
+#: The tables that every attribution may give, whichever methods it is by.
+_COMMON = ("effects", "prompt_effects", "curves", "areas", "agreement", "checks")
+
+
+def attribution_tables() -> set[str]:
+    """Every table that an attribution may give: those of all methods, and what is made of their effects."""
+    return {*_COMMON, *tables_of_methods()}
+
+
+def require_precision(wanted: Attribution, dtype: str) -> None:
+    """Raise RunError where a method cannot be computed in `dtype`."""
+    needs = next((name for name in wanted.methods if METHODS[name].float32), None)
+    if needs is not None and dtype != "float32":
+        raise RunError(
+            f"{needs} needs float32, not {dtype}; leave out --dtype, or set attribute: {{methods: [graft, revert]}}"
+        )
+
+
+class Attributor:
+    """One pair, prompts and metric; `tables` runs what was asked for."""
+
+    def __init__(
+        self, pair: Pair, encoded: Sequence[Encoded], wanted: Attribution, *, batch_size: int, seed: int
+    ) -> None:
+        """Raises RunError where the metric can be read on no prompt."""
+        usable = answerable(encoded, wanted.metric)
+        if wanted.metric == "first_divergence":
+            usable = parted(pair, usable, batch_size)
+        several = batches(usable, 4 * batch_size, pair.pad_id)
+        self.wanted = wanted
+        self.work = Work(
+            pair,
+            metric_of(wanted.metric, pair.tuned, several),
+            several,
+            batch_size,
+            seed,
+            granularity=wanted.granularity,
+            controls=wanted.controls,
+        )
+
+    def tables(
+        self, *, bootstrap: int, bases: Callable[[], Bases], scores: Scores, progress: Progress | None = None
+    ) -> Tables:
+        """Run every method that was asked for.
+
+        Args:
+            bootstrap: Draws for each interval.
+            bases: Makes the pretrained subspaces that `split` needs.
+            scores: Other rankings of the components, which the curves are drawn for too.
+            progress: Told of each step.
+
+        Returns:
+            `prompt_effects effects checks agreement`, `curves areas` where wanted, and the tables that methods declare.
+        """
+        work = replace(self.work, draws=bootstrap, make_bases=bases, progress=progress, tables={})
+        untouched = Untouched(work.pair)
+        checks, effects = endpoints(work), list[Effects]()
+        for result in self._results(work):
+            if isinstance(result, Check):
+                checks.append(result)
+            elif isinstance(result, Rows):
+                work.tables[result.table] = result.rows.assign(metric=work.metric.name)
+            elif result.units:
+                effects.append(result)
+        tables = dict(work.tables)
+        metric = work.metric.name
+        tables["prompt_effects"] = pd.concat([each.frame(metric) for each in effects], ignore_index=True)
+        options: dict[str, Any] = {"draws": bootstrap, "seed": work.seed, "clusters": work.clusters}
+        for name, table in (("effects", summarise), ("agreement", agreement)):
+            tables[name] = table(effects, metric, work.domains, **options)
+        if self.wanted.curves:
+            tables |= self._curves(work, tables["effects"], scores)
+        checks.append(untouched.check())
+        tables["checks"] = pd.DataFrame([check.row(metric) for check in checks])
+        return tables
+
+    def _results(self, work: Work) -> Iterator[Effects | Rows | Check]:
+        """What the methods give, in order; those of one ten take turns, granularity by granularity."""
+        asked = [method for method in all_methods() if method.name in self.wanted.methods]
+        for _, family in groupby(asked, key=lambda method: method.order // 10):
+            members = list(family)
+            yield from (each for method in members if not method.granularities for each in self._run(method, work, []))
+            asked_of: tuple[Granularity, ...] = (*self.wanted.granularity, "all")
+            for granularity in asked_of:
+                able = [method for method in members if granularity in method.granularities]
+                units = [WHOLE] if granularity == "all" else units_of(work.pair.architecture, granularity)
+                if able and units:
+                    named = work.named(granularity)
+                    results = [each for method in able for each in self._run(method, named, units)]
+                    yield from results
+                    yield from both_ways([each for each in results if isinstance(each, Effects)])
+
+    def _run(self, method: AttributionMethod, work: Work, units: Sequence[Unit]) -> Iterator[Effects | Rows | Check]:
+        named = work.named(f"{method.name} {work.label}".strip())
+        yield from method.run(named, units, **method.chosen(self.wanted))
+
+    def _curves(self, work: Work, effects: pd.DataFrame, scores: Scores) -> Tables:
+        units = components(work.pair.architecture)
+        rankings = rankings_of({**_scores(work, effects), "norm": _norms(work.pair, units), **scores}, units)
+        moved = curves(
+            work.pair,
+            rankings,
+            batches(_drawn(work, self.wanted.curve_prompts), 4 * work.batch_size, work.pair.pad_id),
+            work.metric,
+            draws=self.wanted.curve_draws,
+            points=self.wanted.curve_points,
+            seed=work.seed,
+            told=work.named("curves").told,
+        )
+        points = work.means(moved.points, ["ranking", "draw", "direction", "n"])
+        return {
+            name: rows.assign(metric=work.metric.name) for name, rows in (("curves", points), ("areas", moved.areas))
+        }
+
+
+def _drawn(work: Work, n: int) -> list[Encoded]:
+    """At most `n` of the prompts, drawn at random."""
+    order = np.random.default_rng(work.seed).permutation(len(work.encoded))[:n]
+    return [work.encoded[i] for i in sorted(order.tolist())]
+
+
+def _scores(work: Work, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:
+    """Every method's ranking of the components: by how far they move the metric the way that fine-tuning did."""
+    real = (effects.granularity == "component") & (effects.domain == ALL_DOMAINS) & (effects.control == "")
+    rows = effects[real & (effects.method != "synergy")]
+    base, tuned = (values(model, work.batches, work.metric) for model in (work.pair.base, work.pair.tuned))
+    sign = float(np.sign(np.nanmean(tuned - base)))
+    scores = {}
+    for (method, direction), part in rows.groupby(["method", "direction"], sort=False):
+        twice = rows[rows.method == method].direction.nunique() > 1
+        name = f"{method} {direction}" if twice else str(method)
+        scores[name] = dict(zip(units_in(part), (sign * part.effect).tolist(), strict=True))
+    return scores
+
+
+def _norms(pair: Pair, units: Sequence[Unit]) -> dict[Unit, float]:
+    """‖T‖ of every unit."""
+    before, after = (dict(model.named_parameters()) for model in (pair.base, pair.tuned))
+
+    def square(name: str) -> float:
+        rows = min(len(before[name]), len(after[name])) if before[name].ndim else None
+        left, right = (side[name].detach()[:rows] if rows else side[name].detach() for side in (before, after))
+        return float((right.to(left.device).float() - left.float()).square().sum())
+
+    return {
+        unit: float(sum(square(piece.parameter) for piece in pieces(pair.architecture, unit, before)) ** 0.5)
+        for unit in units
+    }

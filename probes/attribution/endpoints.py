@@ -1,0 +1,33 @@
+"""Whether moving weights and outputs does what it says: both ends of the way, and a patch that changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from probes.attribution.checks import Check
+from probes.attribution.forwards import from_model, values_under
+from probes.attribution.methods.patch import patched_with_itself
+from probes.attribution.units import components
+from probes.attribution.work import Work
+from probes.store.schemas import ALL_DOMAINS
+
+#: How far a value of the metric that must be the same may be off.
+EXACT = 1e-5
+
+
+def endpoints(work: Work) -> list[Check]:
+    """Grafting all components is the tuned model, reverting all the base; patching a model with itself is nothing."""
+    pair = work.pair
+    units = components(pair.architecture)
+    checks = []
+    for method, model, other in (("graft", pair.base, pair.tuned), ("revert", pair.tuned, pair.base)):
+        everything = from_model(model, other, pair.architecture, units)
+        _, moved = values_under(model, pair.architecture, [everything], work.batches, work.metric)
+        wanted, _ = values_under(other, pair.architecture, [], work.batches, work.metric)
+        off = float(np.nanmax(np.abs(moved[0] - wanted), initial=0.0))
+        checks.append(Check("endpoint", method, ALL_DOMAINS, off, EXACT))
+    attn = next(unit for unit in units if unit.component == "attn")
+    off = patched_with_itself(replace(work, batches=work.batches[:1]), attn)
+    return [*checks, Check("no_op", "patch", ALL_DOMAINS, off, EXACT)]

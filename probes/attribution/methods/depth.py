@@ -1,0 +1,62 @@
+"""At which depth it happens: the first l layers of one model followed by the rest of the other.
+
+Two checkpoints of one lineage can be joined so because their residual streams are near enough for either to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from probes.attribution.forwards import from_model, values_under
+from probes.attribution.units import Unit, components
+from probes.attribution.work import Rows, Work
+from probes.methods import attribution_method
+
+
+@attribution_method(
+    "depth",
+    words="depth",
+    explains="Depth: the first layers of one model, followed by the rest of the other.",
+    tables=("depth",),
+    effects=False,
+    order=30,
+)
+def depth(work: Work, units: Sequence[Unit]) -> Iterator[Rows]:
+    """Means over prompts of what `cuts` reads: the table `depth`.
+
+    Args:
+        work: The pair, the prompts and the metric.
+        units: None: it cuts between layers.
+    """
+    yield Rows("depth", work.means(cuts(work), ["cut", "upstream", "late"]))
+
+
+def cuts(work: Work) -> pd.DataFrame:
+    """The metric with upstream from one model and late layers from the other: `cut upstream late prompt_id value`.
+
+    `cut` l from 0 to n_layers: the embedding and the layers before l are `upstream`'s, the others and the unembedding
+    `late`'s. At every cut the four rows base/base, base/tuned, tuned/base, tuned/tuned make a 2 × 2 table: where the
+    upstream change alone moves the metric, the base can already read it.
+    """
+    pair, architecture = work.pair, work.pair.architecture
+    units = components(architecture)
+    layers = range(architecture.n_layers + 1)
+    # Late layers from the other model leave everything before the cut to be reused.
+    late = [[unit for unit in units if unit.layer >= cut] for cut in layers]
+    plain, crossed = {}, {}
+    for name, model, other in (("base", pair.base, pair.tuned), ("tuned", pair.tuned, pair.base)):
+        swaps = [from_model(model, other, architecture, moved) for moved in late]
+        plain[name], crossed[name] = values_under(model, architecture, swaps, work.batches, work.metric, work.told)
+    rows = []
+    for cut in layers:
+        for upstream, last, value in (
+            ("base", "base", plain["base"]),
+            ("base", "tuned", crossed["base"][cut]),
+            ("tuned", "base", crossed["tuned"][cut]),
+            ("tuned", "tuned", plain["tuned"]),
+        ):
+            columns = {"cut": cut, "upstream": upstream, "late": last, "prompt_id": work.prompts, "value": value}
+            rows.append(pd.DataFrame(columns))
+    return pd.concat(rows, ignore_index=True).dropna(subset="value")

@@ -1,0 +1,127 @@
+"""Graft and revert: one unit of the weights moved, one forward pass, nothing approximated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from probes.attribution.effects import BACKWARD, FORWARD, Effects
+from probes.attribution.forwards import Swap, from_model, values_under
+from probes.attribution.units import WHOLE, Unit, components, pieces
+from probes.attribution.work import Work
+from probes.errors import RunError
+from probes.methods import attribution_method
+from probes.store.schemas import ALL_DOMAINS
+from tv.arithmetic.controls import CONTROLS
+from tv.checkpoints.extraction import extract
+
+_EVERY = ("component", "module", "head", "kv_head", "expert", "neuron")
+Neurons = Annotated[
+    int, Field(strict=True, ge=1, le=1_000_000, description="The neurons that are moved one by one: the first of path.")
+]
+
+
+@attribution_method(
+    "graft",
+    words="graft effect",
+    explains="Graft: give the base this one component of the tuned model.",
+    granularities=(*_EVERY, "all"),
+    labels={"mean": "mean of graft and revert", "synergy": "revert − graft"},
+    link=True,
+    order=10,
+)
+def graft(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterator[Effects]:
+    """M(θ_pre + T_c) − M(θ_pre) for every unit c: what it does alone.
+
+    Args:
+        work: The pair, the prompts and the metric.
+        units: The units c, of one granularity; the whole T comes with its controls.
+        neurons: Of more neurons than that, the first of path's are moved.
+
+    Raises:
+        RunError: By neuron, where `path` has chosen none.
+    """
+    pair = work.pair
+    moved = _one_by_one(work, units, neurons)
+    swaps = [from_model(pair.base, pair.tuned, pair.architecture, [unit]) for unit in moved]
+    start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
+    yield Effects("graft", FORWARD, tuple(moved), work.prompts, values - start)
+    if WHOLE in units:
+        yield from _controls(work)
+
+
+@attribution_method(
+    "revert",
+    words="revert effect",
+    explains="Revert: take this one component away from the tuned model.",
+    granularities=_EVERY,
+    link=True,
+    order=11,
+)
+def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterator[Effects]:
+    """M(θ_ft) − M(θ_ft − T_c) for every unit c: what the tuned model loses without it.
+
+    Args:
+        work: The pair, the prompts and the metric.
+        units: The units c, of one granularity.
+        neurons: Of more neurons than that, the first of path's are moved.
+
+    Raises:
+        RunError: By neuron, where `path` has chosen none.
+    """
+    pair = work.pair
+    moved = _one_by_one(work, units, neurons)
+    swaps = [from_model(pair.tuned, pair.base, pair.architecture, [unit]) for unit in moved]
+    start, values = values_under(pair.tuned, pair.architecture, swaps, work.batches, work.metric, work.told)
+    yield Effects("revert", BACKWARD, tuple(moved), work.prompts, start - values)
+
+
+def graft_vector(work: Work, vector: Mapping[str, Tensor], units: Sequence[Unit], control: str) -> Effects:
+    """The same with another tuning vector in T's place, by parameter: M(θ_pre + R_c) − M(θ_pre)."""
+    pair = work.pair
+    before = dict(pair.base.named_parameters())
+
+    def swap(unit: Unit) -> Swap:
+        names = [piece.parameter for piece in pieces(pair.architecture, unit, before) if piece.parameter in vector]
+        return Swap(lambda: {name: _stepped(before[name], vector[name]) for name in names}, unit.layer)
+
+    swaps = [swap(unit) for unit in units]
+    start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
+    return Effects("graft", FORWARD, tuple(units), work.prompts, values - start, control)
+
+
+def _controls(work: Work) -> Iterator[Effects]:
+    """The whole T, and every component, beside what other vectors of their size do."""
+    if not work.controls:
+        return
+    units = [WHOLE, *components(work.pair.architecture)]
+    vector = extract(work.pair.base, work.pair.tuned)
+    for kind in work.controls:
+        drawn = CONTROLS[kind](vector, work.seed)
+        tensors = {name: drawn[name] for name in drawn.names}
+        yield graft_vector(work.named(f"control {kind}"), tensors, units, kind)
+
+
+def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Unit]:
+    """What is moved one by one. Of neurons, the first of path's: there are too many for all."""
+    if not units or units[0].granularity != "neuron" or len(units) <= neurons:
+        return units
+    if "neuron_effects" not in work.tables:
+        raise RunError("attribution by neuron: path chooses the neurons that are moved one by one; add it to methods")
+    shares = work.tables["neuron_effects"]
+    over_all = shares[shares.domain == ALL_DOMAINS]
+    first = over_all.loc[over_all.effect.abs().nlargest(neurons).index]
+    chosen = set(zip(first.layer, first.expert, first.neuron, strict=True))
+    return [unit for unit in units if (unit.layer, unit.expert, unit.neuron) in chosen]
+
+
+def _stepped(parameter: Tensor, step: Tensor) -> Tensor:
+    """parameter + step, of a grown vocabulary in the rows that both have."""
+    moved = parameter.detach().clone()
+    rows = min(len(moved), len(step)) if moved.ndim else None
+    common = moved[:rows] if rows is not None else moved
+    common += (step[:rows] if rows is not None else step).to(common)
+    return moved

@@ -1,0 +1,108 @@
+"""What every attribution method is given, and what it may give back beside effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+
+import numpy as np
+import pandas as pd
+
+from probes.attribution.forwards import Told
+from probes.attribution.metric import Metric
+from probes.capture.pair import Pair
+from probes.measures.ledger import OutputBasis
+from probes.store.schemas import ALL_DOMAINS
+from tv.architecture.anatomy import Module
+from tv.prompts.encoding import Batch, Encoded, batches
+from tv.stats import bootstrap_mean
+
+#: Told how far a step is: (done, total, what).
+Progress = Callable[[int, int, str], None]
+#: The pretrained output subspace of every matrix.
+Bases = Mapping[Module, OutputBasis]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table that a method declares, without the columns `tuned` and `metric`."""
+
+    table: str
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pair, its prompts and the metric: what every method needs."""
+
+    pair: Pair
+    metric: Metric
+    batches: Sequence[Batch]  # several prompts a forward: nothing is kept of them but a number each
+    batch_size: int  # where activations are kept
+    seed: int = 0
+    draws: int = 1000  # of the bootstrap
+    granularity: tuple[str, ...] = ("component",)  # all that are asked for
+    controls: tuple[str, ...] = ()  # vectors that stand in for T
+    make_bases: Callable[[], Bases] = dict  # of the pretrained weights; costly, so made when asked for
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # what the methods before gave, by name
+    progress: Progress | None = None
+    label: str = ""  # of the step that runs: "graft component"
+
+    @cached_property
+    def encoded(self) -> list[Encoded]:
+        """The prompts, in the order of the batches."""
+        return [item for batch in self.batches for item in batch.encoded]
+
+    @cached_property
+    def small_batches(self) -> list[Batch]:
+        """The same prompts in batches of `batch_size`, for methods that keep activations."""
+        return batches(self.encoded, self.batch_size, self.pair.pad_id)
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts' ids, in the order of the batches."""
+        return tuple(item.prompt.id for item in self.encoded)
+
+    @cached_property
+    def domains(self) -> dict[str, str]:
+        """Each prompt's domain, by its id."""
+        return {item.prompt.id: item.prompt.domain for item in self.encoded}
+
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """What each prompt must not be counted apart from, by its id."""
+        return {item.prompt.id: item.prompt.cluster or item.prompt.id for item in self.encoded}
+
+    @property
+    def told(self) -> Told | None:
+        """What is called with (forwards done, of how many)."""
+        return None if self.progress is None else partial(_with_label, self.progress, self.label)
+
+    def named(self, label: str) -> Work:
+        """The same work, of which progress is told under another label."""
+        return replace(self, label=label)
+
+    def means(self, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+        """Means of `value` over prompts, with intervals, over all prompts and by domain.
+
+        Args:
+            rows: `prompt_id value` and the columns `by`.
+            by: What one mean is of.
+
+        Returns:
+            A row a domain and group: `by`, `value lo hi domain`.
+        """
+        names = [ALL_DOMAINS, *sorted(set(self.domains.values()))]
+        parts = []
+        for domain in names[: 1 if len(names) == 2 else None]:
+            inside = rows[rows.prompt_id.map(self.domains).eq(domain) | (domain == ALL_DOMAINS)]
+            table = inside.pivot(index="prompt_id", columns=by, values="value")
+            clusters = [self.clusters[str(prompt)] for prompt in table.index]
+            mean, lo, hi = bootstrap_mean(table.to_numpy(np.float64), self.draws, self.seed, clusters)
+            parts.append(table.columns.to_frame(index=False).assign(value=mean, lo=lo, hi=hi, domain=domain))
+        return pd.concat(parts, ignore_index=True)
+
+
+def _with_label(progress: Progress, label: str, done: int, total: int) -> None:
+    progress(done, total, label)

@@ -1,0 +1,114 @@
+"""The attribution methods that there are: what each says of itself where it is defined, in one decorator.
+
+Suite, Python, the command line, the run's tables, the link and the report read their lists of methods here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from tv.runtime.options import options_of
+from tv.runtime.registry import Registry
+
+Function = Callable[..., Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class AttributionMethod:
+    """A registered method, and what others need to know of it before it runs."""
+
+    name: str
+    run: Function  # (work, units, options by keyword) → Effects, Rows and Checks
+    words: str  # what figures call its effects: "graft effect"
+    explains: str  # what it does, for a reader of the report: a sentence
+    granularities: tuple[str, ...] = ()  # it runs once for each that is asked for; empty: once, without units
+    tables: tuple[str, ...] = ()  # that it gives beside effects
+    effects: bool = True  # whether it gives units effects
+    labels: Mapping[str, str] = field(default_factory=dict)  # other values of the column `method`, in words
+    link: bool = False  # whether `link` has its effects as columns
+    float32: bool = False  # whether it needs float32
+    order: int = 90  # of running and of rows; methods of one ten take turns, granularity by granularity
+    require: Callable[..., None] | None = None  # raises ValueError where its options contradict each other
+
+    @property
+    def options(self) -> dict[str, FieldInfo]:
+        """Its options by name, off its signature."""
+        return options_of(self.run)
+
+    def chosen(self, settings: Any) -> dict[str, Any]:
+        """Its options as the attributes of `settings` say."""
+        return {name: getattr(settings, name) for name in self.options}
+
+
+METHODS: Registry[AttributionMethod] = Registry("attribution method", "probes.attribution.methods")
+
+
+def attribution_method(name: str, **said: Any) -> Callable[[Function], Function]:
+    """A decorator: the function becomes the attribution method of this name.
+
+    Args:
+        name: What the suite, `--method` and the column `method` call it.
+        said: The fields of `AttributionMethod`; `words` and `explains` are needed.
+
+    Returns:
+        A decorator that leaves the function as it is. The function takes (work, units) and its options as keywords
+        with defaults, and yields `Effects`, `Rows` of its own tables, and `Check`s.
+
+    Example:
+        >>> METHODS["shapley"].words, list(METHODS["shapley"].options)
+        ('Shapley effect', ['orders'])
+    """
+
+    def decorate(run: Function) -> Function:
+        METHODS.add(name, AttributionMethod(name, run, **said), run.__module__)
+        return run
+
+    return decorate
+
+
+def all_methods() -> list[AttributionMethod]:
+    """Every method, in the order in which they run."""
+    return sorted(METHODS.values(), key=lambda method: method.order)
+
+
+def all_options() -> dict[str, FieldInfo]:
+    """The options of all methods by name: one name means one thing.
+
+    Raises:
+        ValueError: Two methods declare an option of one name differently.
+    """
+    options: dict[str, FieldInfo] = {}
+    for method in all_methods():
+        for name, option in method.options.items():
+            if repr(options.setdefault(name, option)) != repr(option):
+                raise ValueError(f"attribution method {method.name!r}: another has an option {name!r} of another form")
+    return options
+
+
+def linked_methods() -> tuple[str, ...]:
+    """The methods whose effects are columns of `link`, in order."""
+    return tuple(method.name for method in all_methods() if method.link)
+
+
+def tables_of_methods() -> tuple[str, ...]:
+    """The tables that methods give beside effects, in order."""
+    return tuple(dict.fromkeys(table for method in all_methods() for table in method.tables))
+
+
+def words_of(label: str) -> str:
+    """What figures call the effects of one value of the column `method`.
+
+    Example:
+        >>> words_of("graft"), words_of("mean")
+        ('graft effect', 'mean of graft and revert')
+    """
+    for method in all_methods():
+        if label == method.name:
+            return method.words
+        if label in method.labels:
+            return method.labels[label]
+    return label
