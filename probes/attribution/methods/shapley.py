@@ -27,7 +27,7 @@ Orders = Annotated[int, Field(strict=True, ge=1, le=1_000_000, description="Orde
     explains="Shapley: what this component adds on average, whichever others were moved before it.",
     order=50,
 )
-def shapley(work: Work, units: Sequence[Unit] = (), *, orders: Orders = 10) -> Iterator[Effects]:
+def shapley(work: Work, units: Sequence[Unit], *, orders: Orders = 10) -> Iterator[Effects]:
     """Mean marginal effects over `orders` random orders, each taken forwards and backwards.
 
     Costs orders × 2 × (units − 1) forwards over the prompts, of which a set that several orders share is done once.
