@@ -8,16 +8,25 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-hostile fuzz bench docs lint models clean
+.PHONY: install demo test test-fast test-hostile fuzz bench docs lint models clean
 
 install: $(VENV)/installed
 
-# Modules are compiled as they are imported: compiling all there are takes a third of the installation.
+# What commands and tests import is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, every process would
+# compile it again, eight seconds of work each. Compiling all that is installed would take a third of the installation.
+COMPILED := torch._dynamo, transformers.modeling_utils, transformers.generation.utils, \
+	transformers.models.auto.modeling_auto, transformers.models.llama.modeling_llama, \
+	transformers.tokenization_utils_tokenizers, scipy.stats, pandas, pyarrow.dataset, pyarrow.parquet, duckdb, \
+	plotly.graph_objects, plotly.offline, jinja2, yaml, typer, rich.table, rich.progress, pydantic, rapidfuzz.distance, \
+	huggingface_hub, safetensors.torch, fsspec, jaxtyping, greenlet, transformer_lens.model_bridge, nnsight, peft, \
+	lm_eval.evaluator, datasets, ray, accelerate, pytest, xdist, hypothesis, matplotlib.pyplot, probes.cli, tv.cli
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev,backends,gguf,ray,s3,accelerate,docs]'
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c 'import $(COMPILED)'
 	touch $@
 
 demo: install
