@@ -41,6 +41,7 @@ from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.pairing import PairFacts, check_pair
 from tv.measures.cosine import cosine
+from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, read_prompts
@@ -371,15 +372,13 @@ def _write_weights(writer: RunWriter, job: Job) -> None:
             tuned: Source = pair.tuned
             if compute.elsewhere:  # other processes open the checkpoints themselves
                 base, tuned = job.suite.base, job.suite.tuned[pair.name]
-            found = measured(base, tuned, _OF_WEIGHTS, job.suite.epsilons, compute=compute.about(pair.name))
-            return {name: found[name].assign(tuned=pair.name) for name in _OF_WEIGHTS}
+            names = [name for name, table in WEIGHT_TABLES.items() if table.in_runs]
+            tables = measured(base, tuned, names, job.suite.epsilons, compute=compute.about(pair.name))
+            return {name: table.assign(tuned=pair.name) for name, table in tables.items()}
 
         writer.stage("weights", f"{i:05d}", made)
     if len(job.pairs) > 1:
         writer.stage("cosines", "00000", partial(_cosines, job.pairs, compute))
-
-
-_OF_WEIGHTS = ("weights", "alignment", "spectra")
 
 
 def _cosines(pairs: Sequence[Opened], compute: Compute) -> dict[str, pd.DataFrame]:

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probes.store.forms.declare import TABLES
+from probes.store.forms.links import measures
 from probes.store.run import Run
-from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
 from tv.stats import bootstrap_mean, shuffled_spearman, spearman_of_each
 
 #: The SSA threshold shown; the fixed fraction stands beside it.
@@ -19,16 +21,10 @@ COMPONENT = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", 
 #: The module of a component that writes to the residual stream: the component's ledger is this one's.
 WRITER = {"attn": "o", "mlp": "down"}
 
-WEIGHT_MEASURES = (
-    *("relative_norm", "ssa_left", "kappa_left", "ssa_right", "kappa_right"),
-    *("ssa10_left", "kappa10_left", "ssa10_right", "kappa10_right"),
-)
-#: What happened: the module's own part of the change and its share first, the whole change beside them.
-ACTIVATION_MEASURES = (
-    *("direct_norm", "direct_share", "inherited_norm", "ledger_delta_norm"),
-    *("change_delta_norm", "change_relative", "flip_rate"),
-)
-CAUSAL_MEASURES = ("path", "graft", "revert")
+WEIGHT_MEASURES = measures("weight")
+#: What happened: the module's own part of the change and its share, the whole change beside them.
+ACTIVATION_MEASURES = measures("activation")
+CAUSAL_MEASURES = measures("cause")
 
 _UNIT = ["tuned", "kind", "layer", "component", "module"]
 _NULLS = ("new_share_null", "chance_flip_rate")  # shown without an interval
@@ -77,10 +73,18 @@ def link(run: Run) -> pd.DataFrame:
 def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
     """What `link_tables` joins, of every tuned model or of one; None for a table that the run lacks."""
     of = [] if tuned is None else [("tuned", "==", tuned)]
-    return {
-        name: run.df(name, columns=columns.split(), where=[*of, *(where or [])] or None) if name in run.tables else None
-        for name, (columns, where) in _READ.items()
-    }
+    tables: dict[str, Table] = {}
+    for name, (columns, where) in _READ.items():
+        wanted = [*columns.split(), *(_more_measures() if name == "weights" else ())]
+        known = [column for column in wanted if name in run.tables and column in run.table(name).columns]
+        tables[name] = run.df(name, columns=known, where=[*of, *(where or [])] or None) if known else None
+    return tables
+
+
+def _more_measures() -> list[str]:
+    """Weight measures of other packages, which declare that the link takes them along."""
+    own = TABLES["link"].names
+    return [column.name for column in form_of("link") if column.name not in own]
 
 
 def link_tables(
@@ -129,7 +133,9 @@ def _units(weights: pd.DataFrame, alignment: Table) -> pd.DataFrame:
     if weights.empty:
         return pd.DataFrame(columns=_UNIT)
     key = ["tuned", "layer", "module"]
-    modules = _whole(weights)[[*key, "delta_norm", "relative_norm", "cosine", "cos_weight_delta", "noise_share"]]
+    more = [name for name in _more_measures() if name in weights]
+    plain = ["delta_norm", "relative_norm", "cosine", "cos_weight_delta", "noise_share", *more]
+    modules = _whole(weights)[[*key, *plain]]
     if alignment is not None and not alignment.empty:
         modules = modules.merge(_aligned(alignment), on=key, how="left")
     modules = modules.assign(component=modules.module.map(COMPONENT)).dropna(subset="component")
@@ -246,7 +252,7 @@ def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], d
                 continue
             if measure in CAUSAL_MEASURES:
                 table = table * np.sign(bootstrap_mean(table, 1, seed)[0])  # by size, whichever way it goes
-            weights = [name for name in WEIGHT_MEASURES if name in part]
+            weights = [name for name in (*WEIGHT_MEASURES, *_more_measures()) if name in part]
             each = spearman_of_each(part[weights].to_numpy(np.float64).T, table, draws, seed)
             for weight, (rho, lo, hi, n) in zip(weights, each, strict=True):
                 null = shuffled_spearman(rho, n, draws, seed)

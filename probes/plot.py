@@ -24,7 +24,7 @@ from probes.reporting.evidence import Evidence, gather, one_metric, rows_of
 from probes.reporting.figures import Plot
 from probes.reporting.words import MEASURES, effect_metric_name, metric_name
 from probes.store.run import Run
-from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
 from tv.architecture.anatomy import COMPONENTS, MODULES
 from tv.runtime.atomic import replacing
 
@@ -33,16 +33,8 @@ if TYPE_CHECKING:
 
 #: Tables that a heat map reads, in the order in which a measure's name is looked for, and what lies across the map.
 MAPPED = {"weights": "module", "alignment": "module", "changes": "component", "ledger": "module", "gates": "domain"}
-#: Measures that are shown around 0, or another value that means nothing happened.
-_CENTRES = {
-    "ssa_excess": 0.0,
-    "kappa": 0.0,
-    "ssa_z": 0.0,
-    "cos_weight_delta": 0.0,
-    "dla_change": 0.0,
-    "flip_kappa": 0.0,
-    "effect": 0.0,
-}
+#: Measures that are formed of two columns, and the middle of their colours.
+_DERIVED = {"ssa_excess": 0.0, "dla_change": 0.0}
 _WHOLE = [("head", "==", -1), ("expert", "==", -1)]
 
 
@@ -69,8 +61,14 @@ def heatmap(
     if rows.empty or rows[column].isna().all():
         raise RunError(f"{run.path}: {measure} was not measured of {name}")
     order = MODULES if across == "module" else COMPONENTS if across == "component" else list(rows[across].unique())
-    plot = figures.heatmap(rows, column, across, order, _layers(run), centre=_CENTRES.get(column))
+    plot = figures.heatmap(rows, column, across, order, _layers(run), centre=_centre(column))
     return _figure(plot, f"{measure}, {name}", save)
+
+
+def _centre(measure: str) -> float | None:
+    """Where a measure's colours have their middle, as its column declares."""
+    declared = (form_of(table) for table in (*MAPPED, "effects"))
+    return _DERIVED.get(measure, next((form[measure].centre for form in declared if measure in form.names), None))
 
 
 def flips(run: Run, *, tuned: str | None = None, save: str | Path | None = None) -> Figure:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from markupsafe import Markup, escape
 
+from probes.store.forms.links import ACTIVATIONS, CAUSES, WEIGHTS
 from probes.store.schemas import ALL_DOMAINS
 
 #: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
@@ -22,27 +23,7 @@ _OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit differenc
 #: Prompts below which an interval would only pretend.
 FEWEST = 3
 #: Measures of the link, in words.
-MEASURES = {
-    "relative_norm": "relative norm ‖T‖/‖W‖",
-    "ssa_left": "raw SSA (ε = 0.05), output side",
-    "kappa_left": "κ (ε = 0.05), output side",
-    "ssa_right": "raw SSA (ε = 0.05), input side",
-    "kappa_right": "κ (ε = 0.05), input side",
-    "ssa10_left": "SSA in the leading 10 %, output side",
-    "kappa10_left": "κ in the leading 10 %, output side",
-    "ssa10_right": "SSA in the leading 10 %, input side",
-    "kappa10_right": "κ in the leading 10 %, input side",
-    "direct_norm": "direct term ‖T x‖",
-    "direct_share": "direct share of the change",
-    "inherited_norm": "inherited term ‖W Δx‖",
-    "ledger_delta_norm": "whole change of the output ‖Δy‖",
-    "change_delta_norm": "contribution change ‖Δ‖",
-    "change_relative": "relative contribution change",
-    "flip_rate": "gate flip rate",
-    "path": "path effect, all prompts",
-    "graft": "graft effect, all prompts",
-    "revert": "revert effect, all prompts",
-}
+MEASURES = {column.name: column.title for column in (*WEIGHTS, *ACTIVATIONS, *CAUSES) if column.role}
 SIDES = {"left": "output side", "right": "input side", "two_sided": "both sides"}
 
 

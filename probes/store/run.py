@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 import shutil
 import tempfile
@@ -22,10 +23,11 @@ from probes.store.manifest import MANIFEST, read_manifest, require_form, suite_n
 from probes.store.parquet import Columns, cast, write as write_parquet
 from probes.store.query import query
 from probes.store.remote import Place, Url, place_of
-from probes.store.schemas import PARTITIONS, SCHEMA_VERSION, SCHEMAS
-from probes.store.table import Table, Where, expression_of, parts, size_text
+from probes.store.schemas import OLDEST_VERSION, PARTITIONS, SCHEMA_VERSION, SCHEMAS
+from probes.store.table import Table, Where, parts, size_text
 
 _FIRST = "part-0.parquet"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,6 +36,7 @@ class Run:
 
     path: Place
     manifest: dict[str, Any] = field(hash=False)
+    notes: tuple[str, ...] = ()  # what a reader should know: columns that an older program did not write
 
     @property
     def tables(self) -> list[str]:
@@ -48,7 +51,8 @@ class Run:
         if name not in self.manifest["tables"]:
             raise RunError(f"{self.path}: no table {name!r}; there are {', '.join(self.tables)}")
         rows = int(self.manifest["tables"][name]["rows"])
-        return Table(self.path, name, rows, self.manifest.get("shards", {}))
+        older = self.manifest["schema_version"] < SCHEMA_VERSION
+        return Table(self.path, name, rows, self.manifest.get("shards", {}), older)
 
     def size(self, table: str) -> int:
         """Bytes of a table's files."""
@@ -92,9 +96,9 @@ class Run:
         if tuned is None and len(names) > 1:
             raise RunError(f"vectors of which pair? tuned is one of {', '.join(names)}")
         own = [("site", "==", site), ("layer", "==", layer), ("tuned", "==", tuned or names[0])]
-        whole = expression_of("vectors", own)
-        part = expression_of("vectors", where)
-        found = self.arrow("vectors", ["prompt_id", "pos", column], whole if part is None else whole & part)
+        table = self.table("vectors")
+        whole, part = table.expression(own), table.expression(where)
+        found = table.arrow(["prompt_id", "pos", column], whole if part is None else whole & part)
         if not found.num_rows:
             raise RunError(f"{self.path}: no vectors of {site} in layer {layer}; add it to `keep` in the suite")
         values = found[column].combine_chunks()
@@ -158,19 +162,21 @@ class Run:
 def load(path: str | Path) -> Run:
     """Open a finished run: a directory's path or a URL (s3://bucket/run).
 
-    Raises RunError where it is none, is newer than this program, or lacks or broke a file.
+    A column that came after the version which wrote the run is null in it: the run's `notes` name these, and a line on
+    stderr says so. Raises RunError where it is none, is newer than this program or too old for it, or lacks or broke a
+    file.
     """
     directory = place_of(path)
     manifest = read_manifest(directory)
     if manifest is None:
         raise RunError(f"{path}: not a run directory (no readable {MANIFEST}); pass what `probes run --out` wrote")
-    if (written := manifest["schema_version"]) != SCHEMA_VERSION:
+    written = manifest["schema_version"]
+    if not OLDEST_VERSION <= written <= SCHEMA_VERSION:
         advice = (
             "update it" if written > SCHEMA_VERSION else "make the run again, or read its Parquet files by themselves"
         )
-        raise RunError(
-            f"{path}: its tables have schema version {written}, and this program reads {SCHEMA_VERSION}; {advice}"
-        )
+        reads = " to ".join(map(str, dict.fromkeys((OLDEST_VERSION, SCHEMA_VERSION))))
+        raise RunError(f"{path}: its tables have schema version {written}, and this program reads {reads}; {advice}")
     require_form(directory, manifest)
     for table, counts in manifest["tables"].items():
         if table not in SCHEMAS:
@@ -185,7 +191,17 @@ def load(path: str | Path) -> Run:
             for part in (directory / "tables" / table / name for name in files):
                 if not is_whole(part):
                     raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
-    return Run(directory, manifest)
+    notes = _notes(Run(directory, manifest)) if written < SCHEMA_VERSION else ()
+    for note in notes:
+        _LOG.warning("%s: %s", path, note)
+    return Run(directory, manifest, notes)
+
+
+def _notes(run: Run) -> tuple[str, ...]:
+    """The columns that no file of an older run has, in one line."""
+    lacking = [f"{name}.{column}" for name in run.tables for column in run.table(name).lacking]
+    version = run.manifest["schema_version"]
+    return (f"written with schema version {version}: null in it: {', '.join(lacking)}",) if lacking else ()
 
 
 def is_whole(path: Path) -> bool:

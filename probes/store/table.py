@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -15,9 +17,11 @@ from pyarrow import fs
 
 from probes.errors import RunError
 from probes.store import remote
+from probes.store.forms.declare import TABLES
 from probes.store.query import query
 from probes.store.remote import Place, Url
-from probes.store.schemas import NAME, PARTITIONS, SCHEMAS, TEXT
+from probes.store.schemas import NAME, PARTITIONS, SCHEMAS, TEXT, schema_of
+from tv.errors import first_line
 
 Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
 
@@ -32,6 +36,7 @@ class Table:
     name: str
     rows: int
     shards: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the prompts of each shard
+    older: bool = False  # whether an earlier schema version wrote it
 
     def __len__(self) -> int:
         return self.rows
@@ -39,13 +44,40 @@ class Table:
     @property
     def columns(self) -> dict[str, str]:
         """The type of every column by its name, as Arrow calls it."""
-        kinds = {entry.name: entry.type for entry in SCHEMAS[self.name]}
-        return {name: str(kind.value_type if pa.types.is_dictionary(kind) else kind) for name, kind in kinds.items()}
+        return {entry.name: str(entry.type) for entry in self.schema}
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Its columns as they are declared. Where that would import what measures it, its own files say the same."""
+        if self.name in TABLES:
+            declared = schema_of(TABLES[self.name])
+        else:
+            declared = SCHEMAS[self.name] if self.older or not self._stored.names else self._stored
+        return pa.schema([(entry.name, TEXT if entry.type == NAME else entry.type) for entry in declared])
+
+    @cached_property
+    def _stored(self) -> pa.Schema:
+        """The columns of its first file; none where it has no file."""
+        files, root, names = self._files()
+        if not names:
+            return pa.schema([])
+        try:
+            return pq.read_schema(f"{root}/{names[0]}", filesystem=files)
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(
+                f"{self.path}: table {self.name} cannot be read: {first_line(error)}; make the run again"
+            ) from error
 
     @property
     def size(self) -> int:
         """Bytes of its files."""
         return sum(parts(self.path, self.name).values())
+
+    @property
+    def lacking(self) -> list[str]:
+        """The columns that its files do not have, because an older program wrote them: they read as null."""
+        known = {*PARTITIONS.get(self.name, ()), *self._stored.names}
+        return [name for name in self.schema.names if name not in known] if self._stored.names else []
 
     def df(self, columns: Sequence[str] | None = None, where: Where = None) -> pd.DataFrame:
         """Its columns (default all, in the schema's order), for the rows that pass `where`, as a pandas DataFrame.
@@ -58,16 +90,16 @@ class Table:
 
     def arrow(self, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
         """The same as an Arrow table."""
-        expression = expression_of(self.name, where)
-        names = [name for name in SCHEMAS[self.name].names if columns is None or name in columns]
-        _known(self.name, columns or ())
+        expression = self.expression(where)
+        names = [name for name in self.schema.names if columns is None or name in columns]
+        self._require(columns or ())
         try:
             return self.dataset(self._without(where)).to_table(columns=names, filter=expression)
         except (pa.ArrowException, OSError) as error:
             problem = str(error).split("\n")[0]
             if "FieldRef" in problem:
                 raise RunError(
-                    f"{self.name}: the filter names an unknown column; there are {_names(self.name)}"
+                    f"{self.name}: the filter names an unknown column; there are {', '.join(self.schema.names)}"
                 ) from None
             raise RunError(f"{self.path}: table {self.name} cannot be read: {problem}; make the run again") from error
 
@@ -81,30 +113,58 @@ class Table:
 
     def sql(self, statement: str) -> pd.DataFrame:
         """The answer to one SELECT over this table alone, else RunError; `Run.sql` joins several."""
-        return query({self.name: self.dataset}, statement).to_pandas()
+        try:
+            return query({self.name: self.dataset}, statement).to_pandas()
+        except RunError as error:
+            if isinstance(error.__cause__, duckdb.CatalogException):
+                raise RunError(
+                    f"{self.name}: a table's own sql reads {self.name} alone; ask run.sql, which reads every table"
+                ) from error
+            raise
 
     def dataset(self, without: frozenset[str] = frozenset()) -> ds.Dataset:
         """Its files as an Arrow dataset, but for those `without`; a column that an older file lacks is null."""
-        folder = self.path / f"tables/{self.name}"
-        if isinstance(folder, Url):
-            with remote.system_of(folder) as (system, root):
-                files: fs.FileSystem = fs.PyFileSystem(fs.FSSpecHandler(system))
-        else:
-            files, root = _FILES, str(folder.resolve())
-        names = list(parts(self.path, self.name))
+        files, root, names = self._files()
         # One file at least, whatever is asked for, so that there is a schema to answer in.
         kept = [name for name in names if name.rpartition("/")[2] not in without] or names[:1]
-        schema = pa.schema([(entry.name, TEXT if entry.type == NAME else entry.type) for entry in SCHEMAS[self.name]])
-        keys = pa.schema([schema.field(name) for name in PARTITIONS.get(self.name, ())])
+        keys = pa.schema([self.schema.field(name) for name in PARTITIONS.get(self.name, ())])
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False)
         return ds.dataset(
             [f"{root}/{name}" for name in kept],
-            schema=schema,
+            schema=self.schema,
             filesystem=files,
             format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
             partitioning=ds.partitioning(keys, flavor="hive") if keys.names else None,
             partition_base_dir=root,
         )
+
+    def expression(self, where: Where) -> ds.Expression | None:
+        """A filter as Arrow takes it. Raises RunError for one that cannot be understood, or an unknown column."""
+        if where is None or isinstance(where, ds.Expression):
+            return where
+        clauses = [clause for part in where for clause in (part if isinstance(part, list) else [part])]
+        for clause in clauses:
+            if not (isinstance(clause, tuple) and len(clause) == 3):
+                raise RunError(f"{self.name}: a filter is a list of (column, operator, value), not {clause!r}")
+        self._require([clause[0] for clause in clauses])
+        try:
+            return pq.filters_to_expression(list(where)) if clauses else None
+        except (ValueError, pa.ArrowException) as error:
+            raise RunError(f"{self.name}: the filter {list(where)!r} cannot be understood: {error}") from None
+
+    def _require(self, columns: Iterable[str]) -> None:
+        if unknown := [name for name in columns if name not in self.schema.names]:
+            there = ", ".join(self.schema.names)
+            raise RunError(f"{self.name}: no column {', '.join(map(repr, unknown))}; there are {there}")
+
+    def _files(self) -> tuple[fs.FileSystem, str, list[str]]:
+        """(file system, the table's folder there, its files below it)."""
+        folder = self.path / f"tables/{self.name}"
+        names = list(parts(self.path, self.name))
+        if isinstance(folder, Url):
+            with remote.system_of(folder) as (system, root):
+                return fs.PyFileSystem(fs.FSSpecHandler(system)), root, names
+        return _FILES, str(folder.resolve()), names
 
     def _without(self, where: Where) -> frozenset[str]:
         """Names of files that hold no row of the prompts that are asked for, by what the manifest says of shards."""
@@ -148,26 +208,3 @@ def parts(directory: Place, table: str) -> dict[str, int]:
 
 def _depth(part: str) -> tuple[int, str]:
     return (int(part[6:]), "") if part.startswith("layer=") and part[6:].lstrip("-").isdigit() else (0, part)
-
-
-def expression_of(table: str, where: Where) -> ds.Expression | None:
-    if where is None or isinstance(where, ds.Expression):
-        return where
-    clauses = [clause for part in where for clause in (part if isinstance(part, list) else [part])]
-    for clause in clauses:
-        if not (isinstance(clause, tuple) and len(clause) == 3):
-            raise RunError(f"{table}: a filter is a list of (column, operator, value), not {clause!r}")
-    _known(table, [clause[0] for clause in clauses])
-    try:
-        return pq.filters_to_expression(list(where)) if clauses else None
-    except (ValueError, pa.ArrowException) as error:
-        raise RunError(f"{table}: the filter {list(where)!r} cannot be understood: {error}") from None
-
-
-def _known(table: str, columns: Iterable[str]) -> None:
-    if unknown := [name for name in columns if name not in SCHEMAS[table].names]:
-        raise RunError(f"{table}: no column {', '.join(map(repr, unknown))}; there are {_names(table)}")
-
-
-def _names(table: str) -> str:
-    return ", ".join(SCHEMAS[table].names)

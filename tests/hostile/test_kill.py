@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import probes
-from probes import cli, job
+from probes import cli
 from probes.capture import runner
 from probes.store.journal import Journal
 from tests.hostile.forked import Ended, command, forked, kill_me, tree
@@ -95,18 +95,18 @@ def _at(stage: str, then: Callable[[], None], run: Callable[[], None], told: Pat
     """The run, with `then` called as a stage begins; which stage it is in is written to `told`."""
 
     def work() -> None:
-        tell, begun = job._tell, set[str]()
+        tell, begun = probes.Compute.tell, set[str]()
 
-        def telling(to: Any, name: str, *rest: Any) -> None:
+        def telling(compute: probes.Compute, name: str, *rest: Any) -> None:
             if name not in begun:
                 begun.add(name)
                 if told:
                     told.write_text(name.split()[0])
                 if name.startswith(stage):
                     then()
-            tell(to, name, *rest)
+            tell(compute, name, *rest)
 
-        job._tell = telling
+        probes.Compute.tell = telling  # type: ignore[method-assign]  # in a process of its own
         run()
 
     return work

@@ -40,6 +40,11 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries[name] = module, entry
         return entry
 
+    def replace(self, name: str, entry: T) -> None:
+        """Put another entry in the place of one that is there, at its place in the order."""
+        self._load()
+        self._entries[name] = self._entries[name][0], entry
+
     def register(self, name: str) -> Callable[[T], T]:
         """A decorator: the function becomes the entry of this name.
 

@@ -186,7 +186,7 @@ def test_unknown_methods_and_metrics_are_one_line(tmp_path: Path, monkeypatch, c
     out = tmp_path / "run"
     suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
     assert call(monkeypatch, capsys, main, "run", suite, "--out", out)[0] == 0
-    for option, known in (("--method", "'graft', 'revert'"), ("--metric", "logit_diff, target_nll")):
+    for option, known in (("--method", "'graft', 'revert'"), ("--metric", "target_nll, logit_diff")):
         code, _, stderr = call(monkeypatch, capsys, main, "attribute", out, option, "foo")
         assert code == 2 and "'foo'" in stderr and known in stderr and len(stderr.strip().splitlines()) == 1
 

@@ -50,6 +50,14 @@ def test_it_reads_what_it_is_asked_for(run: Run) -> None:
     pd.testing.assert_frame_equal(asked, wanted)
 
 
+def test_its_sql_reads_it_alone(run: Run) -> None:
+    with pytest.raises(RunError, match=r"^behaviour: .*reads behaviour alone; ask run\.sql") as caught:
+        run.table("behaviour").sql("SELECT count(*) FROM gates")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunError, match="query: "):
+        run.table("behaviour").sql("SELECT nothing FROM behaviour")
+
+
 def test_polars_where_it_is_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Polars:
         @staticmethod

@@ -1,0 +1,117 @@
+"""The tables of attribution: effects, and what proves them."""
+
+from __future__ import annotations
+
+from probes.store.forms.declare import table
+from tv.columns import Column, keys
+
+_UNIT = "granularity layer component module head expert neuron"
+_INTERVAL = (
+    Column("lo", "the lower end of its 95 % interval over prompts"),
+    Column("hi", "the upper end"),
+)
+_N = Column("n", "units moved", "int32", unit="units")
+
+table(
+    "effects",
+    "unit, method, direction, control, metric and domain",
+    (
+        *keys(f"tuned {_UNIT} domain method direction control metric"),
+        Column("effect", "the mean effect towards the tuned model, in the metric's unit", null=0.0, centre=0.0),
+        *_INTERVAL,
+        Column("p", "of the mean being 0"),
+        Column("q", "the false-discovery rate within its family", words="q"),
+    ),
+)
+table(
+    "prompt_effects",
+    "unit, method, direction, control, metric and prompt",
+    (
+        *keys(f"tuned {_UNIT} method direction control metric prompt_id"),
+        Column("effect", "the effect on this prompt, in the metric's unit", null=0.0, centre=0.0),
+    ),
+)
+table(
+    "token_effects",
+    "token of a prompt and component: what `path` gives it",
+    (
+        *keys("tuned prompt_id pos layer component method metric"),
+        Column("effect", "its share of the change, in the metric's unit", null=0.0, centre=0.0),
+    ),
+)
+table(
+    "neuron_effects",
+    "neuron and domain: what `path` gives it",
+    (
+        *keys("tuned domain layer expert neuron method metric"),
+        Column("n", "prompts", "int32", unit="prompts"),
+        Column("effect", "the mean effect, in the metric's unit", null=0.0, centre=0.0),
+        Column("se", "its standard error over prompts"),
+    ),
+)
+table(
+    "depth",
+    "cut between layers and domain",
+    (
+        *keys("tuned"),
+        Column("cut", "layers below it are the `upstream` model's, the rest the `late` model's", "int16"),
+        Column("upstream", "the model below the cut", "name"),
+        Column("late", "the model from the cut on", "name"),
+        *keys("domain metric"),
+        Column("value", "the metric's mean"),
+        *_INTERVAL,
+    ),
+)
+table(
+    "curves",
+    "ranking, draw, direction, number of units moved and domain",
+    (
+        *keys("tuned"),
+        Column("ranking", "by what the units are ranked; `random` is drawn", "name"),
+        Column("draw", "which of the random orders", "int16"),
+        *keys("direction"),
+        _N,
+        *keys("domain metric"),
+        Column("value", "the metric's mean with the first n units moved"),
+        *_INTERVAL,
+    ),
+)
+table(
+    "areas",
+    "ranking, draw and direction",
+    (
+        *keys("tuned"),
+        Column("ranking", "by what the units are ranked; `random` is drawn", "name"),
+        Column("draw", "which of the random orders", "int16"),
+        *keys("direction metric"),
+        Column("area", "under the curve, as a share of the whole change"),
+        Column("n_enough", "the smallest n that moves 80 % of it", unit="units"),
+    ),
+)
+table(
+    "agreement",
+    "two methods over the same units, and domain",
+    (
+        *keys("tuned granularity method direction"),
+        Column("reference", "the exact method that it is held against", "name"),
+        *keys("domain metric"),
+        Column("rho", "Spearman's rank correlation over units", words="ρ", null=0.0, centre=0.0),
+        *_INTERVAL,
+        Column("n", "units", "int32", unit="units"),
+        Column("split_half", "ρ between two halves of the prompts"),
+        Column("chosen_here", "the mean effect of the leaders chosen by this half, on this half"),
+        Column("chosen_there", "the same leaders on the other half"),
+    ),
+)
+table(
+    "checks",
+    "check, method and domain",
+    (
+        *keys("tuned"),
+        Column("check", "what must hold", "name"),
+        *keys("method domain metric"),
+        Column("value", "what was measured"),
+        Column("bound", "what it may be at most"),
+        Column("holds", "whether it does", "bool"),
+    ),
+)
