@@ -98,8 +98,8 @@ def _at(stage: str, then: Callable[[], None], run: Callable[[], None], told: Pat
         tell, begun = probes.Compute.tell, set[str]()
 
         def telling(compute: probes.Compute, name: str, *rest: Any) -> None:
-            if name not in begun:
-                begun.add(name)
+            if name.split()[0] not in begun:
+                begun.add(name.split()[0])
                 if told:
                     told.write_text(name.split()[0])
                 if name.startswith(stage):
