@@ -1,73 +1,125 @@
-"""SQL over a run's tables through DuckDB, which here can neither write nor read anything else."""
+"""SQL over a run's tables through DuckDB, in a process of its own that can neither write nor read anything else.
+
+DuckDB's own limit does not count long strings, and `repeat('x', 1000000000)` is a short statement. The process is
+bounded by the system instead, where the system can do it, and this one's limits stay as they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+import atexit
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, suppress
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from probes.errors import RunError
-from tv.errors import first_line
 
-_MEMORY = 4_000_000_000
-_ALONE = Lock()  # the bound is the whole process's: of two queries at once the second would put the first's bound back
-_READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
-_SEALED: dict[str, Any] = {
-    "enable_external_access": "false",  # no file, no URL, no other database
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "allow_community_extensions": "false",
-    "python_enable_replacements": "false",  # a name is a table of the run, never a variable of the caller's
-    "temp_directory": "",  # what memory cannot hold is refused, not spilled
-    "memory_limit": f"{_MEMORY}B",
-    "lock_configuration": "true",
-}
+#: What the other process is started with: it imports from where this one does.
+_START = "import sys; sys.path[:] = {path!r}; from probes.store.query_process import serve; serve()"
 
 
 def query(tables: Mapping[str, Callable[[], ds.Dataset]], statement: str) -> pa.Table:
-    """The answer to one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE, EXPLAIN) over `tables`, opened as they are named.
+    """The answer to one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE, EXPLAIN) over `tables`.
 
-    Only the columns and row groups that it needs are read. Raises RunError in one line for whatever is no such
-    statement, names what is not there, reaches outside the tables, or needs more than 4 GB. Queries of several threads
-    wait for each other.
+    The first query starts a process, which later ones use again; threads that ask at the same time have one each.
+
+    Args:
+        tables: By name, what opens each; only those that the statement names are opened, and of them only the columns
+            and row groups that it needs are read.
+        statement: In DuckDB's dialect.
+
+    Returns:
+        The answer as an Arrow table.
+
+    Raises:
+        RunError: In one line: no such statement, a table that is not there, something outside the tables, or more than
+            4 GB of memory needed.
     """
     named = [name for name in tables if name in statement.lower()] or list(tables)
-    with _ALONE, _bounded(), duckdb.connect(":memory:", config=_SEALED) as connection:
+    opened = {name: tables[name]() for name in named}
+    with _process() as process:
+        said, answer = process.ask((opened, list(tables), statement))
+    if said != "table":
+        raise RunError(f"query: {answer}") from (LookupError(answer) if said == "catalog" else None)
+    return pa.ipc.open_stream(answer).read_all()
+
+
+class _Process:
+    """A process that answers one statement at a time, until its input ends."""
+
+    def __init__(self) -> None:
+        program = [sys.executable, "-c", _START.format(path=sys.path)]
+        self._child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, question: tuple[Mapping[str, ds.Dataset], list[str], str]) -> tuple[str, Any]:
+        """("table", Arrow's stream) or (what kind of mistake, the line that says it)."""
+        to, back = self._child.stdin, self._child.stdout
+        assert to is not None and back is not None
         try:
-            found = connection.extract_statements(statement)
-            if len(found) != 1 or found[0].type not in _READS:
-                raise RunError("query: pass one statement that reads: SELECT … FROM one of the run's tables")
-            for name in named:
-                connection.register(name, tables[name]())
-            return connection.sql(statement).to_arrow_table()
-        except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
-            there = f"; tables: {', '.join(tables)}" if isinstance(error, duckdb.CatalogException) else ""
-            raise RunError(f"query: {first_line(error)}{there}") from error
+            write(to, question)
+            return read(back)
+        except (EOFError, OSError):
+            return "died", "it needs more memory than the 4 GB that a query may take; ask for fewer columns or rows"
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+
+_idle: list[_Process] = []
+_lock = Lock()
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
-    """Where the system can do it (Linux), this process gets no more than `_MEMORY` on top of what it has.
-
-    DuckDB's own limit does not count long strings, and `repeat('x', 1000000000)` is a short statement.
-    """
-    statistics = Path("/proc/self/statm")
-    if not statistics.exists():
-        yield
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = int(statistics.read_text().split()[5]) * resource.getpagesize() + _MEMORY
-    least = min((most, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)))
-    resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
+def _process() -> Any:
+    """A process that nobody else is asking; it is kept for the next statement unless it died."""
+    with _lock:
+        process = _idle.pop() if _idle else None
+    process = process or _Process()
     try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        yield process
+    except BaseException:
+        process.end()
+        raise
+    if process.alive:
+        with _lock:
+            _idle.append(process)
+    else:
+        process.end()
+
+
+@atexit.register
+def _end_all() -> None:
+    while _idle:
+        _idle.pop().end()
+
+
+def write(pipe: IO[bytes], value: object) -> None:
+    """A value, behind its length."""
+    content = pickle.dumps(value)
+    pipe.write(len(content).to_bytes(8, "little") + content)
+    pipe.flush()
+
+
+def read(pipe: IO[bytes]) -> Any:
+    """What `write` wrote at the other end. Raises EOFError where that end is closed."""
+    length = pipe.read(8)
+    content = pipe.read(int.from_bytes(length, "little")) if len(length) == 8 else b""
+    if len(length) < 8 or len(content) < int.from_bytes(length, "little"):
+        raise EOFError
+    return pickle.loads(content)  # the two ends are one program

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -116,7 +115,7 @@ class Table:
         try:
             return query({self.name: self.dataset}, statement).to_pandas()
         except RunError as error:
-            if isinstance(error.__cause__, duckdb.CatalogException):
+            if isinstance(error.__cause__, LookupError):
                 raise RunError(
                     f"{self.name}: a table's own sql reads {self.name} alone; ask run.sql, which reads every table"
                 ) from error

@@ -2,18 +2,17 @@
 
 import json
 import sys
+import time
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.dataset as ds
 import pytest
 
 from probes.cli import main
 from probes.errors import RunError
-from probes.store.query import query
+from probes.store import query as query_module
 from probes.store.run import Run, load
 from probes.store.schemas import SCHEMAS
 from probes.store.writer import RunWriter
@@ -151,31 +150,35 @@ def test_memory_is_bounded_during_a_query_and_only_then(run: Run) -> None:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < 5e9
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the bound is the system's")
-def test_queries_of_two_threads_leave_no_bound_behind() -> None:
-    """The second begins in the midst of the first, if it can, and ends after it."""
-    import resource
-
+def test_threads_ask_at_the_same_time_and_nothing_here_is_bounded(run: Run) -> None:
+    """A slow statement does not keep a quick one waiting, and this process keeps its limits all the while."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    begun, over = Event(), Event()
-    table = ds.dataset(pa.table({"n": [1, 2]}))
+    run.sql("SELECT 1"), query_module._idle[-1]  # one process is up
+    ended: list[str] = []
 
-    def open_second() -> ds.Dataset:
-        begun.set()
-        over.wait(10)
-        return table
+    def ask(name: str, statement: str) -> None:
+        run.sql(statement)
+        ended.append(name)
 
-    def open_first() -> ds.Dataset:
-        second.start()
-        begun.wait(0.2)
-        return table
-
-    second = Thread(target=query, args=({"second": open_second}, "FROM second"))
-    found = query({"first": open_first}, "SELECT sum(n) AS s FROM first")
-    over.set()
-    second.join()
-    assert found.to_pylist() == [{"s": 3}]
+    slow = Thread(
+        target=ask, args=("slow", "SELECT count(*) FROM range(60000) a, range(60000) b WHERE a.range < b.range")
+    )
+    slow.start()
+    while query_module._idle:  # until the slow one has taken the process
+        time.sleep(0.01)
+    ask("quick", "SELECT count(*) FROM lens")
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    slow.join()
+    assert sorted(ended) == ["quick", "slow"] and len(query_module._idle) == 2
+
+
+def test_a_process_that_dies_is_replaced(run: Run) -> None:
+    run.sql("SELECT 1")
+    query_module._idle[-1]._child.kill()
+    with pytest.raises(RunError, match=r"^query: it needs more memory than the 4 GB"):
+        run.sql("SELECT 1")
+    assert run.sql("SELECT 1 AS n").n.tolist() == [1]
 
 
 def test_a_table_that_is_not_there_is_told_beside_those_that_are(run: Run) -> None:

@@ -1,0 +1,78 @@
+"""The process that answers SQL: DuckDB, sealed, and bounded by the system where the system can do it (Linux)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from probes.store.query import read, write
+from tv.errors import first_line
+
+_MEMORY = 4_000_000_000
+_READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+_SEALED: dict[str, Any] = {
+    "enable_external_access": "false",  # no file, no URL, no other database
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",  # a name is a table of the run, never a variable
+    "temp_directory": "",  # what memory cannot hold is refused, not spilled
+    "memory_limit": f"{_MEMORY}B",
+    "lock_configuration": "true",
+}
+
+
+def serve() -> None:
+    """Answer statements from standard input, one after the other, until it ends."""
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else is printed is no answer
+    _bound()
+    while True:
+        try:
+            question = read(questions)
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            write(answers, answer(*question))
+        except BrokenPipeError:
+            return
+
+
+def answer(tables: Mapping[str, ds.Dataset], known: list[str], statement: str) -> tuple[str, Any]:
+    """("table", Arrow's stream), or a kind of mistake and the line that says it."""
+    try:
+        with duckdb.connect(":memory:", config=_SEALED) as connection:
+            statements = connection.extract_statements(statement)
+            if len(statements) != 1 or statements[0].type not in _READS:
+                return "statement", "pass one statement that reads: SELECT … FROM one of the run's tables"
+            for name, dataset in tables.items():
+                connection.register(name, dataset)
+            table = connection.sql(statement).to_arrow_table()
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            return "table", sink.getvalue().to_pybytes()
+    except duckdb.CatalogException as error:
+        return "catalog", f"{first_line(error)}; tables: {', '.join(known)}"
+    except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
+        return "error", first_line(error)
+
+
+def _bound() -> None:
+    """This process gets no more than `_MEMORY` on top of what it has."""
+    statistics = Path("/proc/self/statm")
+    if sys.platform != "linux" or not statistics.exists():
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = int(statistics.read_text().split()[5]) * resource.getpagesize() + _MEMORY
+    least = min((most, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)))
+    resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
