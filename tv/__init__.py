@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tv.arithmetic.apply import Applied as Applied, apply as apply
     from tv.arithmetic.controls import control as control
     from tv.arithmetic.lora import freeze_inputs as freeze_inputs, lora_export as lora_export, lora_init as lora_init
-    from tv.arithmetic.methods.compose import METHODS as METHODS
+    from tv.arithmetic.methods.terms import METHODS as METHODS
     from tv.arithmetic.variants import Mover as Mover, variant as variant
     from tv.checkpoints.checkpoint import Checkpoint as Checkpoint
     from tv.checkpoints.extraction import extract as extract
@@ -58,7 +58,7 @@ _EXPORTS = {
         "lora_export",
         "lora_init",
     ),
-    "tv.arithmetic.methods.compose": ("METHODS",),
+    "tv.arithmetic.methods.terms": ("METHODS",),
     "tv.arithmetic.variants": (
         "Mover",
         "variant",

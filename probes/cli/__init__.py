@@ -6,8 +6,10 @@ import typer
 
 from probes.cli import answers, attribute, query, run
 from tv.cli.commands import command, entry
+from tv.cli.registered import Group
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="What fine-tuning changed inside a model, and which of the changes cause its behaviour.",

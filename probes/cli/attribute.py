@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
+from pydantic.fields import FieldInfo
 
 from probes.cli.effects import print_checks, print_effects
 from probes.cli.options import RunPath
-from tv.cli.options import Device, Dtype, Offload, among
+from tv.cli.options import Device, Dtype, Offload, among_those
+from tv.cli.registered import options_from
 from tv.cli.terminal import Stages
 from tv.runtime.compute import Compute
 
 
+def _options() -> Mapping[str, FieldInfo]:
+    from probes.methods import all_options
+
+    return all_options()
+
+
+def _helps() -> dict[str, str]:
+    from probes.suite import metric_names
+
+    return {
+        "method": f"{', '.join(_methods())}; give it again for several.",
+        "metric": f"{', '.join(metric_names())}, or module:function of your own.",
+    }
+
+
+def _methods() -> list[str]:
+    from probes.methods import all_methods
+
+    return [method.name for method in all_methods()]
+
+
+def _metrics() -> list[str]:
+    from probes.suite import metric_names
+
+    return list(metric_names())
+
+
+@options_from(_options, _helps)
 def attribute(
     path: RunPath,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="path, graft, revert, patch, gradient, depth, split or shapley; give it again for several.",
-            autocompletion=among("path", "graft", "revert", "patch", "gradient", "depth", "split", "shapley"),
-        ),
+        typer.Option(help="How; give it again for several.", autocompletion=among_those(_methods)),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(
-            help="target_nll, logit_diff, exact_match, kl, first_divergence, or module:function of your own.",
-            autocompletion=among("logit_diff", "target_nll", "exact_match", "kl", "first_divergence"),
-        ),
+        typer.Option(help="Of what.", autocompletion=among_those(_metrics)),
     ] = None,
     granularity: Annotated[
         list[str] | None, typer.Option(help="component, module, head, kv_head, expert or neuron; several too.")
@@ -41,6 +66,7 @@ def attribute(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,
+    **options: Any,
 ) -> None:
     """Attribute a run's behaviour change again, from the checkpoints that it names; what is not given is the suite's.
 
@@ -58,6 +84,7 @@ def attribute(
             compute=Compute(device, dtype, offload, progress=stages.update),
             controls=control,
             curves=curves,
+            **options,
         )
     print_effects(effects)
     print_checks(loaded["checks"])

@@ -6,8 +6,10 @@ import typer
 
 from tv.cli import align, apply, cosine, evaluate, experiment, extract, geometry, info, lora, path, quality, ssa
 from tv.cli.commands import command, entry
+from tv.cli.registered import Group
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",

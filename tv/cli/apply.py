@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic.fields import FieldInfo
 
 from tv.cli.options import Base
+from tv.cli.registered import options_from
 from tv.cli.terminal import bar, print_notes, print_table, wrote
 from tv.errors import InputError
 
@@ -16,19 +19,28 @@ if TYPE_CHECKING:
 
     from tv.checkpoints.opening import Source
 
-# By name: `tv.METHODS` would load torch before the help is shown.
-_METHODS = "sum, ties, dare, model-stock, tsv-m, iso-c, wudi, deflate, split-inside, split-outside"
 _VECTOR = "A checkpoint, a LoRA adapter, or a file of `tv extract`; λ is 1 if not given. Repeatable."
 
 
+def _options() -> Mapping[str, FieldInfo]:
+    from tv.arithmetic.methods.compose import options_of_methods
+
+    return options_of_methods()
+
+
+def _helps() -> dict[str, str]:
+    import tv
+
+    return {"method": f"How several vectors become one: {', '.join(tv.METHODS)}."}
+
+
+@options_from(_options, _helps)
 def apply(
     base: Base,
     output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write; whole or absent.")],
     add: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help=_VECTOR)] = None,
     subtract: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help="The same with −λ.")] = None,
-    method: Annotated[str, typer.Option(help=f"How several vectors become one: {_METHODS}.")] = "sum",
-    density: Annotated[float | None, typer.Option(help="ties, dare: the share of entries that stays.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="deflate, split: the share of the dimension.")] = None,
+    method: Annotated[str, typer.Option(help="How several vectors become one.")] = "sum",
     only: Annotated[
         list[str] | None, typer.Option(help="layer=0-3, gate, mlp, norm, a glob; joined by commas: all. Repeatable.")
     ] = None,
@@ -43,6 +55,7 @@ def apply(
         bool, typer.Option(help="Measure how the vectors lie to each other: most of the time of a sum.")
     ] = True,
     force: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
+    **options: Any,
 ) -> None:
     """Write BASE moved along tuning vectors as a complete checkpoint: θ + Σ λT, or what a method makes of the λT.
 
@@ -52,9 +65,6 @@ def apply(
     from tv.arithmetic.card import in_words
 
     scales = _scales(add or [], subtract or [])
-    given: dict[str, Any] = {
-        name: value for name, value in (("density", density), ("fraction", fraction)) if value is not None
-    }
     with bar("apply") as progress:
         applied = tv.apply(
             base,
@@ -70,7 +80,7 @@ def apply(
             conflicts=conflicts,
             force=force,
             progress=progress,
-            **given,
+            **options,
         )
     print_notes(applied.notes)
     _print_conflicts(applied.conflicts)

@@ -40,7 +40,8 @@ def command(work: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter("context", keyword, annotation=typer.Context),
     ]
     own = inspect.signature(work, eval_str=True)
-    perform.__signature__ = own.replace(parameters=[*own.parameters.values(), *common])  # type: ignore[attr-defined]
+    named = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    perform.__signature__ = own.replace(parameters=[*named, *common])  # type: ignore[attr-defined]
     return perform
 
 

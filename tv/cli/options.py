@@ -1,6 +1,6 @@
 """Arguments and options that several commands take, and how they are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,8 +30,14 @@ Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the bas
 def among(*names: str) -> Callable[[str], list[str]]:
     """What the shell completes to, where a value is one of `names` and may be another."""
 
+    return among_those(lambda: names)
+
+
+def among_those(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """The same, of names that are slow to know."""
+
     def complete(incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
+        return [name for name in names() if name.startswith(incomplete)]
 
     return complete
 

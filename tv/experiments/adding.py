@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from tv.arithmetic.methods.compose import METHODS
+from tv.arithmetic.methods.terms import METHODS
 from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.vector import TuningVector

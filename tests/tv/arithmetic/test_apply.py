@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import tv
 from tests.command import call
 from tests.pairs import CONFIGS, build_model, build_pair, build_tokenizer, perturb
-from tv.arithmetic.methods.compose import METHODS
+from tv.arithmetic.methods.terms import METHODS
 from tv.checkpoints.live import load_model
 from tv.cli import main
 from tv.cli.apply import split
@@ -356,7 +356,7 @@ def bad_input(base: Path, tuned: Path, other: Path, directory: Path) -> dict[str
         "λ": ([base, "--add", f"{tuned}:much", *out], "'much', which is no number"),
         "infinite λ": ([base, "--add", f"{tuned}:inf", *out], "finite"),
         "twice": ([base, *add, *add, *out], "given twice"),
-        "method": ([base, *add, "--method", "best", *out], "one of sum, ties"),
+        "method": ([base, *add, "--method", "best", *out], "use sum, ties"),
         "option": ([base, *add, "--density", "0.5", *out], "it takes no options"),
         "pattern": ([base, *add, "--only", "layer=9", *out], "names no parameter"),
         "dtype": ([base, *add, "--dtype", "int8", *out], "int8"),

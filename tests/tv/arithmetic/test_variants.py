@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 
 import tv
 from tests.pairs import build_model, build_pair, perturb
-from tv.arithmetic.methods.compose import METHODS
-from tv.arithmetic.methods.terms import Terms
+from tv.arithmetic.methods.terms import METHODS, Terms
 from tv.arithmetic.variants import Mover
 from tv.checkpoints.live import load_model
 

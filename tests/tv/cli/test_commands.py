@@ -11,6 +11,7 @@ import typer
 
 import tv
 from probes.cli import app as probes_app, main as probes_main
+from probes.methods import all_methods, all_options
 from probes.suite import metric_names
 from tests.command import call
 from tests.pairs import build_pair
@@ -125,12 +126,21 @@ def test_the_shell_completes(program: str, words: str, expected: list[str], monk
     assert call(monkeypatch, capsys, main)[1].split() == expected
 
 
-def test_names_that_the_help_lists_are_those_that_there_are() -> None:
-    """They are written out, since the library that knows them is slow to import."""
-    own = dict(param.values for param in EVERY)
-    options = {(path, option.name): option for path, command in own.items() for option in command.params}  # type: ignore[attr-defined]
-    assert f" {', '.join(tv.METHODS)}." in options[("tv", "apply"), "method"].help
-    assert options[("probes", "attribute"), "metric"].help.startswith(", ".join(metric_names()))
+def test_the_help_lists_what_is_registered(monkeypatch, capsys) -> None:
+    """Methods, and the options that their files declare, are asked for when this help is."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    for main, command, names, options in (
+        (tv_main, "apply", list(tv.METHODS), ["--density", "--fraction"]),
+        (probes_main, "attribute", [method.name for method in all_methods()], list(map(_flag, all_options()))),
+    ):
+        _, told, _ = call(monkeypatch, capsys, main, command, "--help")
+        assert ", ".join(names) in told and len(options) > 1
+        assert [option for option in options if option not in told] == []
+    assert ", ".join(metric_names()) in told
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -6,56 +6,31 @@ No method is better as such: over four families of language models only plain ad
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
+from pydantic.fields import FieldInfo
 from torch import Tensor
 
-from tv.arithmetic.methods.elementwise import addition, dare, mean, model_stock, ties
-from tv.arithmetic.methods.layout import Piece, layout
-from tv.arithmetic.methods.spectral import deflate, iso_c, split_inside, split_outside, tsv_m, wudi
-from tv.arithmetic.methods.terms import Merge, Method, Terms
-from tv.errors import InputError
-
-__all__ = ["METHODS", "Merge", "Method", "Piece", "Terms", "check_method", "compose", "layout"]
-
-#: Every method by name: what it does to a matrix.
-METHODS: dict[str, Method] = {
-    "sum": addition,
-    "ties": ties,
-    "dare": dare,
-    "model-stock": model_stock,
-    "tsv-m": tsv_m,
-    "iso-c": iso_c,
-    "wudi": wudi,
-    "deflate": deflate,
-    "split-inside": split_inside,
-    "split-outside": split_outside,
-}
-#: What those that need a matrix do to gains, biases and embeddings: the mean of their papers, or the sum.
-OTHERWISE: dict[Method, Method] = {
-    tsv_m: mean,
-    iso_c: mean,
-    wudi: addition,
-    deflate: addition,
-    split_inside: addition,
-    split_outside: addition,
-}
+from tv.arithmetic.methods.layout import Piece
+from tv.arithmetic.methods.terms import METHODS, Merge, Terms, for_no_matrix
+from tv.runtime.options import options_of, validated
 
 
 def check_method(method: str, options: Mapping[str, float]) -> None:
     """Raise InputError for a method that is none, or an option that it does not take."""
-    if method not in METHODS:
-        raise InputError(f"method {method!r}: one of {', '.join(METHODS)}")
-    known = list(inspect.signature(METHODS[method]).parameters)[1:]
-    odd = next((name for name in options if name not in known), None)
-    if odd is not None:
-        takes = f"takes {', '.join(known)}" if known else "takes no options"
-        raise InputError(f"method {method!r} has no option {odd!r}; it {takes}")
-    for name, value in options.items():
-        if not 0 < value <= 1:
-            raise InputError(f"{name} {value}: a share, above 0 and at most 1")
+    validated(METHODS.one(method), options, f"method {method!r}")
+
+
+def options_of_methods() -> dict[str, FieldInfo]:
+    """The options of every method by name, each with what it is for and the methods that take it."""
+    options: dict[str, FieldInfo] = {}
+    for name, option in ((name, option) for method in METHODS.values() for name, option in options_of(method).items()):
+        options.setdefault(name, option)
+    for name, option in options.items():
+        takers = ", ".join(method for method in METHODS if name in options_of(METHODS[method]))
+        option.description = f"{takers}: {(option.description or name)[0].lower()}{(option.description or name)[1:]}"
+    return options
 
 
 def compose(
@@ -78,7 +53,7 @@ def compose(
         own = [piece.take(delta) for delta in deltas]
         moving = [i for i, delta in enumerate(own) if bool(delta.any())]
         if moving:
-            run = of_matrix if piece.is_matrix else OTHERWISE.get(of_matrix, of_matrix)
+            run = of_matrix if piece.is_matrix else for_no_matrix(of_matrix)
             chosen = options if run is of_matrix and options else {}
             terms = Terms(tuple(own[i] for i in moving), piece.take(weight), f"{seed} {piece.parameter} {piece.expert}")
             runs.append((piece, moving, run(terms, **chosen)))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from tv.arithmetic.methods.terms import Merge, Terms, weighted
+from tv.arithmetic.methods.terms import Merge, Terms, merge_method, weighted
 from tv.runtime.seeds import seed_of
 
+Density = Annotated[float, Field(gt=0, le=1, description="The share of entries that stays")]
 _SAMPLED = 4096  # entries of a vector that its random mask depends on
 
 
+@merge_method("sum")
 def addition(terms: Terms) -> Merge:
     """Σ λ_i T_i: task arithmetic, arXiv 2212.04089 §2."""
     return weighted(terms.deltas)
@@ -25,7 +29,8 @@ def mean(terms: Terms) -> Merge:
     return weighted([delta / len(terms.deltas) for delta in terms.deltas])
 
 
-def ties(terms: Terms, density: float = 0.2) -> Merge:
+@merge_method("ties")
+def ties(terms: Terms, density: Density = 0.2) -> Merge:
     """Trim, elect sign, disjoint mean: arXiv 2306.01708, Algorithm 1.
 
     Of each T_i the `density` share of its entries that are largest stays (of this tensor, not of the whole vector). An
@@ -43,7 +48,8 @@ def ties(terms: Terms, density: float = 0.2) -> Merge:
     return merge
 
 
-def dare(terms: Terms, density: float = 0.5) -> Merge:
+@merge_method("dare")
+def dare(terms: Terms, density: Density = 0.5) -> Merge:
     """Drop and rescale, then add: arXiv 2311.03099 §3.2. Σ λ_i M_i ∘ T_i / density, M_i ~ Bernoulli(density).
 
     The paper's drop rate is p = 1 − density, which it searches for. A mask depends on the seed, on the parameter's name
@@ -52,6 +58,7 @@ def dare(terms: Terms, density: float = 0.5) -> Merge:
     return weighted([delta * _mask(delta, density, terms.key) / density for delta in terms.deltas])
 
 
+@merge_method("model-stock")
 def model_stock(terms: Terms) -> Merge:
     """t · Σ λ_i T_i / N with t = N cosθ/(1 + (N − 1) cosθ): arXiv 2403.19522 §4.
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from tv.arithmetic.methods.terms import Merge, Terms, weighted
+from tv.arithmetic.methods.elementwise import addition, mean
+from tv.arithmetic.methods.terms import Merge, Terms, merge_method, weighted
 from tv.measures.decomposition import FIXED_FRACTION, decompose, fixed_k, left_basis
 
 #: Directions below this share of the largest are rounding of the float64 Gram that they come from.
 _ZERO = 1e-6
+Fraction = Annotated[float, Field(gt=0, le=1, description="The share of the dimension that counts as leading")]
 
 
+@merge_method("tsv-m", otherwise=mean)
 def tsv_m(terms: Terms) -> Merge:
     """Task singular vectors, merged: arXiv 2412.00081, Algorithm 1 (TSV-M). Σ λ_i U'_i Σ_i V'_iᵀ.
 
@@ -34,6 +39,7 @@ def tsv_m(terms: Terms) -> Merge:
     return weighted(parts)
 
 
+@merge_method("iso-c", otherwise=mean)
 def iso_c(terms: Terms) -> Merge:
     """The sum with a flat spectrum: arXiv 2502.04959 §5 (Iso-C). σ̄ U Vᵀ of Σ λ_i T_i = U Σ Vᵀ, σ̄ the mean of Σ.
 
@@ -56,6 +62,7 @@ def iso_c(terms: Terms) -> Merge:
     return merge
 
 
+@merge_method("wudi", otherwise=addition)
 def wudi(terms: Terms) -> Merge:
     """The M that interferes least, arXiv 2503.08099: argmin Σ_i ‖(M − λ_i T_i) T_iᵀ‖²/‖T_i‖², in closed form.
 
@@ -74,7 +81,8 @@ def wudi(terms: Terms) -> Merge:
     return weighted(parts)
 
 
-def deflate(terms: Terms, fraction: float = FIXED_FRACTION) -> Merge:
+@merge_method("deflate", otherwise=addition)
+def deflate(terms: Terms, fraction: Fraction = FIXED_FRACTION) -> Merge:
     """Each vector off what the others lead with: Σ λ_i (T_i − P_i T_i Q_i).
 
     P_i and Q_i project on the span of the other vectors' k leading left and right directions, k = `fraction` of
@@ -93,7 +101,8 @@ def deflate(terms: Terms, fraction: float = FIXED_FRACTION) -> Merge:
     return weighted(parts)
 
 
-def split_inside(terms: Terms, fraction: float = FIXED_FRACTION) -> Merge:
+@merge_method("split-inside", otherwise=addition)
+def split_inside(terms: Terms, fraction: Fraction = FIXED_FRACTION) -> Merge:
     """Σ λ_i Π_k T_i: only what stays inside the pretrained subspace, Π_k on the k leading left directions of W.
 
     That is the part that SSA measures (arXiv 2502.04959 eq. 5), at a fixed k = `fraction` of the output dimension.
@@ -102,7 +111,8 @@ def split_inside(terms: Terms, fraction: float = FIXED_FRACTION) -> Merge:
     return weighted([basis @ (basis.T @ delta) for delta in terms.deltas])
 
 
-def split_outside(terms: Terms, fraction: float = FIXED_FRACTION) -> Merge:
+@merge_method("split-outside", otherwise=addition)
+def split_outside(terms: Terms, fraction: Fraction = FIXED_FRACTION) -> Merge:
     """Σ λ_i (I − Π_k) T_i: only what leaves the pretrained subspace; see `split_inside`. The two add up to the sum."""
     basis = _pretrained(terms, fraction)
     return weighted([delta - basis @ (basis.T @ delta) for delta in terms.deltas])

@@ -1,4 +1,4 @@
-"""What every merging method is given, and what it gives back."""
+"""What every merging method is given, what it gives back, and how it is registered."""
 
 from __future__ import annotations
 
@@ -10,10 +10,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tv.runtime.registry import Registry
+
 #: Scales λ, one a vector, none of them 0 → the merged T. What costs time was done before, so that a sweep is cheap.
 Merge: TypeAlias = Callable[[Sequence[float]], Tensor]
 #: Terms (and the method's own options, by keyword) → Merge.
 Method: TypeAlias = Callable[..., Merge]
+
+#: Every method by name: what it does to a matrix.
+METHODS: Registry[Method] = Registry("method", "tv.arithmetic.methods")
+_OTHERWISE: dict[Method, Method] = {}
+
+
+def merge_method(name: str, otherwise: Method | None = None) -> Callable[[Method], Method]:
+    """A decorator: the function becomes the merging method of this name.
+
+    Args:
+        name: What `tv.apply(method=…)`, `tv apply --method` and a model card call it.
+        otherwise: What is done to gains, biases and embeddings, where the function needs a matrix.
+
+    Returns:
+        A decorator that leaves the function as it is. The function takes `Terms`, and its options as keywords with
+        defaults; it returns a `Merge`.
+
+    Example:
+        >>> "ties" in METHODS
+        True
+    """
+
+    def decorate(method: Method) -> Method:
+        if otherwise is not None:
+            _OTHERWISE[method] = otherwise
+        return METHODS.add(name, method, method.__module__)
+
+    return decorate
+
+
+def for_no_matrix(method: Method) -> Method:
+    """What stands in for a method on parameters that are no matrix: itself, where it takes them."""
+    return _OTHERWISE.get(method, method)
 
 
 @dataclass(frozen=True)

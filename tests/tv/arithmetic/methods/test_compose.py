@@ -9,9 +9,9 @@ import tv
 from tests.pairs import CONFIGS, build_model
 from tests.tv.arithmetic.methods.test_elementwise import draws
 from tv.architecture.resolve import resolve
-from tv.arithmetic.methods.compose import METHODS, check_method, compose
+from tv.arithmetic.methods.compose import check_method, compose
 from tv.arithmetic.methods.layout import Piece, layout
-from tv.arithmetic.methods.terms import Terms
+from tv.arithmetic.methods.terms import METHODS, Terms
 
 MATRIX = Piece("w", 0, "up", "mlp", is_matrix=True)
 GAIN = Piece("g", 0, "mlp_norm", "mlp")
@@ -80,11 +80,11 @@ def test_a_vector_that_does_not_move_a_parameter_takes_no_part_in_it(method: str
 def test_bad_methods_and_options() -> None:
     check_method("ties", {"density": 0.5})
     for method, options, message in [
-        ("best", {}, "one of sum, ties"),
+        ("best", {}, "use sum, ties"),
         ("sum", {"density": 0.5}, "it takes no options"),
         ("ties", {"fraction": 0.5}, "it takes density"),
-        ("ties", {"density": 0.0}, "above 0"),
-        ("deflate", {"fraction": float("nan")}, "above 0"),
+        ("ties", {"density": 0.0}, "greater than 0"),
+        ("deflate", {"fraction": float("nan")}, "fraction nan should be"),
     ]:
         with pytest.raises(tv.InputError, match=message):
             check_method(method, options)

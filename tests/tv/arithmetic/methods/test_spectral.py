@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.tv.arithmetic.methods.test_elementwise import draws, terms
-from tv.arithmetic.methods.compose import METHODS
 from tv.arithmetic.methods.spectral import deflate, iso_c, split_inside, split_outside, svd, tsv_m, wudi
-from tv.arithmetic.methods.terms import Terms
+from tv.arithmetic.methods.terms import METHODS, Terms
 
 Array = NDArray[np.float64]
 SHAPES = [(12, 20), (20, 12), (9, 9)]

@@ -1,0 +1,95 @@
+"""Options of what is registered: a method's file declares them, and its command takes and explains them by itself.
+
+What declares them is slow to import. So it is asked when its own command is parsed, helped with or completed, and not
+for the list of commands or for any other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import wraps
+from typing import Annotated, Any, TypeVar, get_args
+
+import typer
+from pydantic.fields import FieldInfo
+from typer.core import TyperGroup
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options_from(
+    options: Callable[[], Mapping[str, FieldInfo]], helps: Callable[[], Mapping[str, str]] = dict
+) -> Callable[[F], F]:
+    """A decorator: the command function takes these options too, in its `**` parameter; those not given are left out.
+
+    Args:
+        options: The options by name, asked late.
+        helps: What the help says of parameters that the function names itself, asked late.
+    """
+
+    def decorate(work: F) -> F:
+        work.__dict__["registered"] = lambda: _extended(work, options(), helps())
+        return work
+
+    return decorate
+
+
+class Group(TyperGroup):
+    """A group whose commands may take options that are declared elsewhere."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        registered = getattr(getattr(command, "callback", None), "registered", None)
+        if registered is None:
+            return name, command, rest
+        from tv.cli.commands import command as shared
+
+        alone = typer.Typer(pretty_exceptions_enable=False)
+        alone.command(name)(shared(registered()))
+        return name, typer.main.get_command(alone), rest
+
+
+def _extended(work: Callable[..., Any], options: Mapping[str, FieldInfo], helps: Mapping[str, str]) -> Any:
+    """`work` with the options as parameters of their own."""
+    signature = inspect.signature(work, eval_str=True)
+    named = [_helped(p, helps) for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [
+        inspect.Parameter(
+            name,
+            keyword,
+            default=None,
+            annotation=Annotated[_type_of(option) | None, typer.Option(help=_sentence(option))],
+        )
+        for name, option in options.items()
+        if name not in signature.parameters
+    ]
+
+    @wraps(work)
+    def extended(**given: Any) -> None:
+        work(**{name: value for name, value in given.items() if name not in options or value is not None})
+
+    extended.__signature__ = signature.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
+    del extended.__dict__["registered"]
+    return extended
+
+
+def _helped(parameter: inspect.Parameter, helps: Mapping[str, str]) -> inspect.Parameter:
+    if parameter.name not in helps:
+        return parameter
+    kind, info, *_ = get_args(parameter.annotation)
+    told = copy(info)
+    told.help = helps[parameter.name]
+    return parameter.replace(annotation=Annotated[kind, told])
+
+
+def _type_of(option: FieldInfo) -> Any:
+    """What a command line can give: a number, a truth or a word."""
+    return option.annotation if option.annotation in (int, float, bool, str) else str
+
+
+def _sentence(option: FieldInfo) -> str:
+    said = (option.description or "").rstrip(".")
+    return f"{said}; {option.default} if not given." if said else f"{option.default} if not given."
