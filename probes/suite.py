@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from probes.errors import SuiteError
 from probes.methods import METHODS, all_methods, all_options
+from tv.arithmetic.controls import CONTROLS
 from tv.prompts.encoding import Positions
 from tv.prompts.files import Chat, PromptSet
 from tv.prompts.metric import METRICS
@@ -96,11 +97,18 @@ class Attribution(_Part):
     methods: tuple[Annotated[str, AfterValidator(_method)], ...] = Field(("path", "graft", "revert"), min_length=1)
     metric: str = "logit_diff"
     granularity: tuple[Granularity, ...] = Field(("component",), min_length=1)  # path gives all of them at once
-    controls: tuple[Literal["random", "shuffled", "spectrum"], ...] = ("random",)
+    controls: tuple[str, ...] = ("random",)
     curves: bool = True
     curve_prompts: Count = 32  # at most, drawn from all: a curve takes as many forwards as points
     curve_points: Count = 8  # values of n between 1 and all; every n where there are no more
     curve_draws: Count = 5  # random orders
+
+    @field_validator("controls")
+    @classmethod
+    def _drawn(cls, controls: tuple[str, ...]) -> tuple[str, ...]:
+        if odd := [name for name in controls if name not in CONTROLS]:
+            raise ValueError(f"{odd[0]!r} is no control; there are {', '.join(CONTROLS)}")
+        return controls
 
     @field_validator("metric")
     @classmethod

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tv import experiments as experiments
     from tv.arithmetic.apply import Applied as Applied, apply as apply
-    from tv.arithmetic.controls import control as control
+    from tv.arithmetic.controls import CONTROLS as CONTROLS, control as control
     from tv.arithmetic.lora import freeze_inputs as freeze_inputs, lora_export as lora_export, lora_init as lora_init
     from tv.arithmetic.methods.terms import METHODS as METHODS
     from tv.arithmetic.variants import Mover as Mover, variant as variant
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tv.evaluation.judge import Judge as Judge
     from tv.matching.matching import align as align, matched as matched
     from tv.measures.cosine import cosine as cosine
+    from tv.measures.nulls import NULLS as NULLS
     from tv.measures.tables import (
         curve as curve,
         geometry as geometry,
@@ -52,7 +53,7 @@ _EXPORTS = {
         "Applied",
         "apply",
     ),
-    "tv.arithmetic.controls": ("control",),
+    "tv.arithmetic.controls": ("CONTROLS", "control"),
     "tv.arithmetic.lora": (
         "freeze_inputs",
         "lora_export",
@@ -100,6 +101,7 @@ _EXPORTS = {
         "ssa",
         "weights",
     ),
+    "tv.measures.nulls": ("NULLS",),
     "tv.measures.tokens": ("moved_tokens",),
     "tv.prompts.files": (
         "Prompt",

@@ -38,9 +38,9 @@ def apply(
     out: str | Path,
     method: str = "sum",
     only: Sequence[str] = (),
-    excluded: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     origin: Source | None = None,
-    dtype: str = "float32",
+    out_dtype: str = "float32",
     stochastic_rounding: bool = False,
     seed: int = 0,
     conflicts: bool = True,
@@ -52,17 +52,17 @@ def apply(
     """Write `base` moved along the vectors in `scales`, each at its λ, to the directory `out`.
 
     A vector is a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint` opens: then it is that minus
-    `origin`, or minus `base`. `method` is one of `tv.METHODS` and `options` are its own; `only` and `excluded` are
-    patterns of `tv.selection`. A sum is formed in float32 and stored as `dtype` (float32 or bfloat16). `out` is whole
-    or absent; a checkpoint that is there already stays unless `force`, and then until the new one is whole. Without
+    `origin`, or minus `base`. `method` is one of `tv.METHODS` and `options` are its own; `only` and `exclude` are
+    patterns of `tv.selection`. A sum is formed in float32 and stored as `out_dtype` (float32 or bfloat16). `out` is
+    whole or absent; a checkpoint that is there stays unless `force`, and then until the new one is whole. Without
     `conflicts` it is not measured how the vectors lie to each other, which takes most of the time of a sum.
 
     Raises InputError in one line: a vector that does not fit, naming the first tensor, a pattern that names nothing, an
     `out` that is there, a disk that is too small.
     """
     out = Path(out)
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r}: one of {', '.join(DTYPES)}")
+    if out_dtype not in DTYPES:
+        raise InputError(f"out_dtype {out_dtype!r}: one of {', '.join(DTYPES)}")
     if not scales:
         raise InputError("no tuning vector given; name at least one to add or to subtract")
     checkpoint = open_checkpoint(base)
@@ -75,13 +75,13 @@ def apply(
         method=method,
         options=options,
         only=only,
-        excluded=excluded,
-        dtype=DTYPES[dtype],
+        exclude=exclude,
+        dtype=DTYPES[out_dtype],
         stochastic=stochastic_rounding,
         seed=seed,
         conflicts=conflicts,
     )
-    found = entries(checkpoint, merged.read, DTYPES[dtype])
+    found = entries(checkpoint, merged.read, DTYPES[out_dtype])
     _check_space(out, sum(entry.size for entry in found))
     made = {
         "base": {"source": checkpoint.source, **checkpoint.fingerprint()},
@@ -92,15 +92,15 @@ def apply(
             for one, scale in zip(brought, scales.values(), strict=True)
         ],
         "only": list(only),
-        "except": list(excluded),
-        "dtype": dtype,
+        "except": list(exclude),
+        "dtype": out_dtype,
         "stochastic_rounding": stochastic_rounding,
         "seed": seed,
     }
     notes = tuple(dict.fromkeys(note for one in brought for note in one.notes))
     with replacing_directory(out, CheckpointError) as temporary:
         write_weights(temporary, found, {"tv_apply": json.dumps(made)}, shard=shard, progress=progress)
-        write_surroundings(temporary, base, checkpoint, DTYPES[dtype])
+        write_surroundings(temporary, base, checkpoint, DTYPES[out_dtype])
         text = card(out.name, made, merged.rounding, notes)
         (temporary / "README.md").write_text(text, encoding="utf-8")
     return Applied(out, merged.rounding, merged.conflicts.frame(), notes)

@@ -14,23 +14,29 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from tv.checkpoints.vector import TuningVector
-from tv.errors import InputError
+from tv.runtime.registry import Registry
 from tv.runtime.seeds import seed_of
 
 #: T of one parameter, or of one expert of it → what stands in for it.
 _Draw: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
+#: Every control by name: (vector, seed) → what stands in for it. One more is a function in a file of this room.
+CONTROLS: Registry[Callable[[TuningVector, int], TuningVector]] = Registry("control", "tv.arithmetic")
 
+
+@CONTROLS.register("random")
 def random_like(vector: TuningVector, seed: int) -> TuningVector:
     """A random direction of T's norm in every parameter: Gaussian entries, rescaled."""
     return _control(vector, "random", _random, seed)
 
 
+@CONTROLS.register("shuffled")
 def shuffled_like(vector: TuningVector, seed: int) -> TuningVector:
     """T's own entries in a random order within every parameter: its norm and its magnitudes, none of its structure."""
     return _control(vector, "shuffled", _shuffled, seed)
 
 
+@CONTROLS.register("spectrum")
 def spectrum_matched(vector: TuningVector, seed: int) -> TuningVector:
     """T's singular values between random singular vectors (Haar), matrix by matrix; the rest as `random_like`.
 
@@ -40,19 +46,9 @@ def spectrum_matched(vector: TuningVector, seed: int) -> TuningVector:
     return _control(vector, "spectrum", _rotated, seed)
 
 
-#: The controls by name.
-CONTROLS: dict[str, Callable[[TuningVector, int], TuningVector]] = {
-    "random": random_like,
-    "shuffled": shuffled_like,
-    "spectrum": spectrum_matched,
-}
-
-
 def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
     """One of CONTROLS by its name. Raises InputError for another."""
-    if kind not in CONTROLS:
-        raise InputError(f"control {kind!r}: one of {', '.join(CONTROLS)}")
-    return CONTROLS[kind](vector, seed)
+    return CONTROLS.one(kind)(vector, seed)
 
 
 def _control(vector: TuningVector, kind: str, draw: _Draw, seed: int) -> TuningVector:

@@ -95,7 +95,7 @@ class Merged:
         method: str = "sum",
         options: Mapping[str, float] | None = None,
         only: Iterable[str] = (),
-        excluded: Iterable[str] = (),
+        exclude: Iterable[str] = (),
         dtype: torch.dtype = torch.float32,
         stochastic: bool = False,
         seed: int = 0,
@@ -116,7 +116,7 @@ class Merged:
         self.checkpoint, self.method, self.options = checkpoint, method, dict(options or {})
         self._terms = [(one, scale) for one, scale in zip(brought, scales, strict=True) if scale]
         shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
-        self.pieces = select(layout(checkpoint.architecture, shapes), only, excluded)
+        self.pieces = select(layout(checkpoint.architecture, shapes), only, exclude)
         self._dtype, self._stochastic, self._seed = dtype, stochastic, seed
         ends = checkpoint.architecture.embed, checkpoint.architecture.unembed
         self._vocabulary = {name for name in shapes if name.rpartition(".")[0] in ends}

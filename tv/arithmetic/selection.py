@@ -13,9 +13,9 @@ _RANGE = re.compile(r"(layer|expert)=(-?\d+)(?:-(\d+))?")
 
 
 def select(
-    pieces: Mapping[str, Sequence[Piece]], only: Iterable[str] = (), excluded: Iterable[str] = ()
+    pieces: Mapping[str, Sequence[Piece]], only: Iterable[str] = (), exclude: Iterable[str] = ()
 ) -> dict[str, list[Piece]]:
-    """The pieces that a pattern of `only` names (without any: all), but for those that one of `excluded` names.
+    """The pieces that a pattern of `only` names (without any: all), but for those that one of `exclude` names.
 
     A pattern is `layer=3`, `layer=0-3`, `expert=2`, a module (`gate`, `q`, `final_norm`), a component (`attn`, `mlp`,
     `embed`, `unembed`), `norm` or `bias` for all of these, or a parameter's name, where `*` stands for anything. Of
@@ -24,7 +24,7 @@ def select(
     """
     every = [piece for own in pieces.values() for piece in own]
     wanted = _named(every, only) if (only := list(only)) else set(every)
-    wanted -= _named(every, excluded)
+    wanted -= _named(every, exclude)
     if not wanted:
         raise InputError("the patterns leave no parameter; nothing would move")
     found = {name: [piece for piece in own if piece in wanted] for name, own in pieces.items()}

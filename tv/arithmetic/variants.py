@@ -26,18 +26,18 @@ def variant(
     *,
     method: str = "sum",
     only: Sequence[str] = (),
-    excluded: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     seed: int = 0,
     **options: float,
 ) -> Iterator[PreTrainedModel]:
     """`model` at θ + Σ λT for as long as the context lasts: `with tv.variant(model, {medical: 0.7, math: 0.3}):`.
 
-    `method` is one of `tv.METHODS`, `options` are its own (`density`, `fraction`), `only` and `excluded` patterns of
+    `method` is one of `tv.METHODS`, `options` are its own (`density`, `fraction`), `only` and `exclude` patterns of
     `tv.selection`. See `Mover`, which serves a sweep better. Contexts may be nested, and the inner one starts where the
     outer one stands; a vector that was extracted from this live model is then read from there too, so extract from a
     directory, or give both vectors to one context.
     """
-    with Mover(model, list(scales), method=method, only=only, excluded=excluded, seed=seed, **options) as mover:
+    with Mover(model, list(scales), method=method, only=only, exclude=exclude, seed=seed, **options) as mover:
         mover.to(scales)
         yield model
 
@@ -62,7 +62,7 @@ class Mover:
         *,
         method: str = "sum",
         only: Sequence[str] = (),
-        excluded: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         seed: int = 0,
         **options: float,
     ) -> None:
@@ -75,8 +75,8 @@ class Mover:
         self._places = {vector: _places(model, vector) for vector in vectors}
         self._kept: dict[nn.Parameter, Tensor] = {}
         self._merges: dict[nn.Parameter, tuple[list[TuningVector], Merge]] = {}
-        self._plain = method == "sum" and not only and not excluded
-        self._pieces = {} if self._plain else _pieces(model, only, excluded)
+        self._plain = method == "sum" and not only and not exclude
+        self._pieces = {} if self._plain else _pieces(model, only, exclude)
 
     def __enter__(self) -> Mover:
         return self
@@ -161,11 +161,11 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
     return places
 
 
-def _pieces(model: PreTrainedModel, only: Sequence[str], excluded: Sequence[str]) -> dict[nn.Parameter, list[Piece]]:
+def _pieces(model: PreTrainedModel, only: Sequence[str], exclude: Sequence[str]) -> dict[nn.Parameter, list[Piece]]:
     """The matrices that each parameter consists of, whatever its names; those alone that the patterns leave."""
     parameters = dict(model.named_parameters())
     pieces = layout(resolve(model), {name: tuple(value.shape) for name, value in parameters.items()})
-    return {parameters[name]: own for name, own in select(pieces, only, excluded).items()}
+    return {parameters[name]: own for name, own in select(pieces, only, exclude).items()}
 
 
 def _rows_of(value: Tensor, delta: Tensor) -> Tensor:

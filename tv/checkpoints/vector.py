@@ -186,7 +186,9 @@ def _first_base(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _operands(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [provenance["of"]] if "of" in provenance else list(provenance.get("sum", []))
+    """What was scaled or added, or what a control stands in for."""
+    single = next((provenance[key] for key in ("of", "control_of") if key in provenance), None)
+    return [single] if single is not None else list(provenance.get("sum", []))
 
 
 def _dtypes(provenance: Mapping[str, Any], name: str) -> Iterator[str]:
@@ -206,6 +208,8 @@ def _noise(provenance: Mapping[str, Any], name: str) -> Noise:
     if "sum" in provenance:
         parts = [_noise(inner, name) for inner in provenance["sum"]]
         return Noise(math.hypot(*(part.of_weight for part in parts)), max(part.of_delta for part in parts))
+    if "control_of" in provenance:  # in place of T, with T's rounding
+        return _noise(provenance["control_of"], name)
     told = provenance.get("noise", {})
     of_weight, of_delta = told.get("others", {}).get(name, told.get("most", (0.0, 0.0)))
     return Noise(float(of_weight), float(of_delta))

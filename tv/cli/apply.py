@@ -44,11 +44,13 @@ def apply(
     only: Annotated[
         list[str] | None, typer.Option(help="layer=0-3, gate, mlp, norm, a glob; joined by commas: all. Repeatable.")
     ] = None,
-    excluded: Annotated[list[str] | None, typer.Option("--except", help="The same, left out.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", "--except", help="The same, left out.")] = None,
     origin: Annotated[
         str | None, typer.Option(help="What the vectors' checkpoints were tuned from, where it is not BASE.")
     ] = None,
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What weights are stored in.")] = "float32",
+    out_dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option("--out-dtype", "--dtype", help="What weights are stored in.")
+    ] = "float32",
     stochastic_rounding: Annotated[bool, typer.Option(help="bfloat16 up or down by chance, right on average.")] = False,
     seed: Annotated[int, typer.Option(help="Of dare's masks and of stochastic rounding.")] = 0,
     conflicts: Annotated[
@@ -72,9 +74,9 @@ def apply(
             out=output,
             method=method,
             only=only or [],
-            excluded=excluded or [],
+            exclude=exclude or [],
             origin=origin,
-            dtype=dtype,
+            out_dtype=out_dtype,
             stochastic_rounding=stochastic_rounding,
             seed=seed,
             conflicts=conflicts,
@@ -84,7 +86,7 @@ def apply(
         )
     print_notes(applied.notes)
     _print_conflicts(applied.conflicts)
-    wrote(applied.path, f"stored as {dtype}; {in_words(applied.rounding)}")
+    wrote(applied.path, f"stored as {out_dtype}; {in_words(applied.rounding)}")
 
 
 def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.measures.decomposition import Decomposition, Energies, energies_along, gram, left_basis
+from tv.runtime.registry import Registry
 
 Side = Literal["left", "right", "two_sided"]
 _ROWS = 4096  # taken to float64 at a time
@@ -53,7 +54,11 @@ class Draws:
 Moments: TypeAlias = tuple[float, float]
 Null: TypeAlias = Callable[[Decomposition, Tensor, Energies, Sequence[Kept], Draws], list[Moments]]
 
+#: Every null by name. One more is a function in a file of this room: `@NULLS.register("name")`.
+NULLS: Registry[Null] = Registry("null", "tv.measures")
 
+
+@NULLS.register("rotation")
 def rotation(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
@@ -73,6 +78,7 @@ def rotation(
     return found
 
 
+@NULLS.register("gaussian")
 def gaussian(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
@@ -82,6 +88,7 @@ def gaussian(
     return [(mean, 2 * mean * (1 - mean) / (m * n + 2)) for mean in means]
 
 
+@NULLS.register("row_scale")
 def row_scale(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
@@ -110,6 +117,7 @@ def row_scale(
     return found
 
 
+@NULLS.register("shuffle")
 def shuffle(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
@@ -121,9 +129,6 @@ def shuffle(
         drawn = energies_along(decomposition, delta.flatten()[order].view_as(delta))
         shares[i] = torch.tensor([each.energy(drawn) for each in kept], dtype=torch.float64)
     return list(zip(shares.mean(0).tolist(), shares.var(0).tolist(), strict=True))
-
-
-NULLS: dict[str, Null] = {"rotation": rotation, "gaussian": gaussian, "row_scale": row_scale, "shuffle": shuffle}
 
 
 def _projection(k: int, m: int) -> tuple[float, float, float]:

@@ -152,8 +152,7 @@ def _alignment(
         raise InputError(f"k rule {k_rule!r}: it needs levels: shares of the {SHARES[k_rule]}, such as 0.9")
     chosen = tuple(epsilons if levels is None else levels)
     cuts_by(k_rule, chosen)
-    if null not in NULLS:
-        raise InputError(f"null {null!r}: there is no such null; use {', '.join(NULLS)}")
+    NULLS.one(null)
     if null == "shuffle" and draws < 2:
         raise InputError(f"{draws} draws: a deviation needs at least two")
     return {"k_rule": k_rule, "levels": chosen, "null": null, "draws": draws}

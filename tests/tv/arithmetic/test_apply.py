@@ -80,11 +80,11 @@ def test_a_float32_pair_is_the_tuned_one_to_a_unit_in_the_last_place(tmp_path: P
 def test_what_is_written_is_the_live_variant(method: str, tmp_path: Path) -> None:
     base, first, second = family(tmp_path, "qwen2")  # tied, with biases
     scales = {tv.extract(base, first): 0.7, tv.extract(base, second): -0.4}
-    tv.apply(base, scales, out=tmp_path / "out", method=method, seed=3, excluded=["gate"])
+    tv.apply(base, scales, out=tmp_path / "out", method=method, seed=3, exclude=["gate"])
     written, live = loaded(tmp_path / "out"), load_model(base)
     assert written.get_output_embeddings().weight is written.get_input_embeddings().weight
     before = logits(live)
-    with tv.variant(live, scales, method=method, seed=3, excluded=["gate"]):
+    with tv.variant(live, scales, method=method, seed=3, exclude=["gate"]):
         moved = logits(live)
         assert torch.equal(logits(written), moved) and not torch.equal(moved, before)
     assert torch.equal(logits(live), before)
@@ -165,7 +165,7 @@ def test_a_float8_base_is_written_dequantised(tmp_path: Path) -> None:
 
 def test_patterns_and_the_rest_stays(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, dtype=torch.bfloat16)
-    tv.apply(base, {tuned: 1.0}, out=tmp_path / "out", only=["layer=0-1,mlp", "q"], excluded=["norm"])
+    tv.apply(base, {tuned: 1.0}, out=tmp_path / "out", only=["layer=0-1,mlp", "q"], exclude=["norm"])
     written, left, right = (dict(loaded(path).named_parameters()) for path in (tmp_path / "out", base, tuned))
     for name, value in written.items():
         moved = "q_proj" in name or (".mlp." in name and ".2." not in name)
@@ -174,8 +174,8 @@ def test_patterns_and_the_rest_stays(tmp_path: Path) -> None:
 
 def test_bfloat16_says_what_it_loses_and_is_loadable(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, step=2e-3)
-    plain = tv.apply(base, {tuned: 1.0}, out=tmp_path / "plain", dtype="bfloat16")
-    chance = tv.apply(base, {tuned: 1.0}, out=tmp_path / "chance", dtype="bfloat16", stochastic_rounding=True)
+    plain = tv.apply(base, {tuned: 1.0}, out=tmp_path / "plain", out_dtype="bfloat16")
+    chance = tv.apply(base, {tuned: 1.0}, out=tmp_path / "chance", out_dtype="bfloat16", stochastic_rounding=True)
     assert 1 < plain.rounding.ratio < 1.5 and chance.rounding.ratio < plain.rounding.ratio
     assert loaded(tmp_path / "plain").dtype == torch.bfloat16
     assert "stochastic" in (tmp_path / "chance" / "README.md").read_text()

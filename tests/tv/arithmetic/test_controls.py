@@ -77,14 +77,15 @@ def test_a_spectrum_is_rotated_evenly() -> None:
     assert torch.allclose(drawn.square().mean(0), torch.full((4, 3), 0.25), atol=0.03)
 
 
-def test_provenance_says_what_it_is_and_keeps_no_rounding(tmp_path: Path, vector: tv.TuningVector) -> None:
+def test_provenance_says_what_it_is_and_keeps_the_rounding(tmp_path: Path) -> None:
+    """It stands in for T and is measured beside it, so its noise floor and stored dtype are T's."""
     base, tuned = build_pair(tmp_path, dtype=torch.bfloat16)
     own = tv.extract(base, tuned)
     made = random_like(own, 4)
     assert made.provenance["control"] == "random" and made.provenance["seed"] == 4
     assert made.base == own.base
     name = made.names[0]
-    assert made.noise(name).of_weight == 0 < own.noise(name).of_weight and made.dtype(name) == "F32"
+    assert made.noise(name) == own.noise(name) and own.noise(name).of_weight > 0 and made.dtype(name) == "BF16"
     made.save(tmp_path / "control.safetensors")
     loaded = tv.TuningVector.load(tmp_path / "control.safetensors")
     assert loaded.provenance["control_of"]["tuned"] == own.provenance["tuned"] and torch.equal(loaded[name], made[name])
@@ -93,5 +94,14 @@ def test_provenance_says_what_it_is_and_keeps_no_rounding(tmp_path: Path, vector
 
 
 def test_a_control_of_a_name_that_is_none(vector: tv.TuningVector) -> None:
-    with pytest.raises(tv.InputError, match="'noise': one of random, shuffled, spectrum"):
+    with pytest.raises(tv.InputError, match="'noise': use random, shuffled, spectrum"):
         control(vector, "noise", 0)
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_a_control_keeps_the_rounding_and_the_dtype_of_its_vector(kind: str, tmp_path: Path) -> None:
+    vector = tv.extract(*build_pair(tmp_path, "llama", dtype=torch.bfloat16))
+    made = control(vector, kind, seed=0)
+    for name in vector.names:
+        assert made.dtype(name) == vector.dtype(name) == "BF16"
+        assert made.noise(name) == vector.noise(name) and made.noise(name).of_weight > 0

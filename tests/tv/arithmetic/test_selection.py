@@ -57,9 +57,9 @@ def test_slices_biases_and_experts() -> None:
 
 @pytest.mark.parametrize("pattern", ["layer=7", "attention", "layer=0,embed", "model.layers.9.*", "", "layer="])
 def test_a_pattern_that_names_nothing(pattern: str) -> None:
-    for only, excluded in (([pattern], []), ([], [pattern]), (["mlp", pattern], [])):
+    for only, exclude in (([pattern], []), ([], [pattern]), (["mlp", pattern], [])):
         with pytest.raises(tv.InputError, match="names no parameter; give layer=0-3"):
-            select(LLAMA, only, excluded)
+            select(LLAMA, only, exclude)
 
 
 def test_patterns_that_leave_nothing() -> None:

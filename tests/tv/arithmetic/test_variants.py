@@ -312,7 +312,7 @@ def test_parts_of_a_model_move_alone() -> None:
         assert moved == {"model.layers.1.self_attn.qkv_proj.weight"}
         step = dict(model.named_parameters())[moved.pop()] - start["model.layers.1.self_attn.qkv_proj.weight"]
         assert step[:64].abs().min() > 0 and step[64:].abs().max() == 0
-    with tv.variant(model, {t: 1.0}, method="tsv-m", excluded=["mlp", "embed", "unembed"]):
+    with tv.variant(model, {t: 1.0}, method="tsv-m", exclude=["mlp", "embed", "unembed"]):
         moved = {name for name, value in model.named_parameters() if not torch.equal(value, start[name])}
         assert moved == {name for name in start if "self_attn" in name or "input_layernorm" in name}
     for bad in ({"method": "best"}, {"only": ["layer=9"]}, {"density": 0.5}):
