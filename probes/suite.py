@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +25,6 @@ from pydantic_core import PydanticCustomError
 
 from probes.errors import SuiteError
 from probes.methods import METHODS, all_methods, all_options
-from tv.arithmetic.controls import CONTROLS
 from tv.prompts.encoding import Positions
 from tv.prompts.files import Chat, PromptSet
 from tv.prompts.metric import METRICS
@@ -81,9 +80,21 @@ def metric_names() -> tuple[str, ...]:
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        *names, last = (repr(method.name) for method in all_methods())
-        raise PydanticCustomError("method", "should be {names}", {"names": f"{', '.join(names)} or {last}"})
+        raise _none_of(method.name for method in all_methods())
     return name
+
+
+def _control(name: str) -> str:
+    from tv.arithmetic.controls import CONTROLS  # here: it imports torch
+
+    if name not in CONTROLS:
+        raise _none_of(CONTROLS)
+    return name
+
+
+def _none_of(known: Iterable[str]) -> PydanticCustomError:
+    *names, last = map(repr, known)
+    return PydanticCustomError("name", "should be {names}", {"names": f"{', '.join(names)} or {last}"})
 
 
 class Attribution(_Part):
@@ -97,18 +108,11 @@ class Attribution(_Part):
     methods: tuple[Annotated[str, AfterValidator(_method)], ...] = Field(("path", "graft", "revert"), min_length=1)
     metric: str = "logit_diff"
     granularity: tuple[Granularity, ...] = Field(("component",), min_length=1)  # path gives all of them at once
-    controls: tuple[str, ...] = ("random",)
+    controls: tuple[Annotated[str, AfterValidator(_control)], ...] = ("random",)
     curves: bool = True
     curve_prompts: Count = 32  # at most, drawn from all: a curve takes as many forwards as points
     curve_points: Count = 8  # values of n between 1 and all; every n where there are no more
     curve_draws: Count = 5  # random orders
-
-    @field_validator("controls")
-    @classmethod
-    def _drawn(cls, controls: tuple[str, ...]) -> tuple[str, ...]:
-        if odd := [name for name in controls if name not in CONTROLS]:
-            raise ValueError(f"{odd[0]!r} is no control; there are {', '.join(CONTROLS)}")
-        return controls
 
     @field_validator("metric")
     @classmethod

@@ -53,7 +53,10 @@ _EXPORTS = {
         "Applied",
         "apply",
     ),
-    "tv.arithmetic.controls": ("CONTROLS", "control"),
+    "tv.arithmetic.controls": (
+        "CONTROLS",
+        "control",
+    ),
     "tv.arithmetic.lora": (
         "freeze_inputs",
         "lora_export",
@@ -93,6 +96,7 @@ _EXPORTS = {
         "matched",
     ),
     "tv.measures.cosine": ("cosine",),
+    "tv.measures.nulls": ("NULLS",),
     "tv.measures.tables": (
         "curve",
         "geometry",
@@ -101,7 +105,6 @@ _EXPORTS = {
         "ssa",
         "weights",
     ),
-    "tv.measures.nulls": ("NULLS",),
     "tv.measures.tokens": ("moved_tokens",),
     "tv.prompts.files": (
         "Prompt",

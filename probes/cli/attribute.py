@@ -58,7 +58,7 @@ def attribute(
         list[str] | None, typer.Option(help="component, module, head, kv_head, expert or neuron; several too.")
     ] = None,
     control: Annotated[
-        list[str] | None, typer.Option(help="random, shuffled or spectrum: a vector in T's place; several too.")
+        list[str] | None, typer.Option(help="random, shuffled, spectrum …: a vector in T's place; several too.")
     ] = None,
     curves: Annotated[
         bool | None, typer.Option(help="Also the faithfulness curves: each ranking's top n moved together.")

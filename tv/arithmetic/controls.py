@@ -17,41 +17,34 @@ from tv.checkpoints.vector import TuningVector
 from tv.runtime.registry import Registry
 from tv.runtime.seeds import seed_of
 
-#: T of one parameter, or of one expert of it → what stands in for it.
-_Draw: TypeAlias = Callable[[Tensor, Generator], Tensor]
+#: T of one parameter, or of one expert of it, and its generator → what stands in for it.
+Draw: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
-#: Every control by name: (vector, seed) → what stands in for it. One more is a function in a file of this room.
-CONTROLS: Registry[Callable[[TuningVector, int], TuningVector]] = Registry("control", "tv.arithmetic")
-
-
-@CONTROLS.register("random")
-def random_like(vector: TuningVector, seed: int) -> TuningVector:
-    """A random direction of T's norm in every parameter: Gaussian entries, rescaled."""
-    return _control(vector, "random", _random, seed)
-
-
-@CONTROLS.register("shuffled")
-def shuffled_like(vector: TuningVector, seed: int) -> TuningVector:
-    """T's own entries in a random order within every parameter: its norm and its magnitudes, none of its structure."""
-    return _control(vector, "shuffled", _shuffled, seed)
-
-
-@CONTROLS.register("spectrum")
-def spectrum_matched(vector: TuningVector, seed: int) -> TuningVector:
-    """T's singular values between random singular vectors (Haar), matrix by matrix; the rest as `random_like`.
-
-    The rotation null of SSA, drawn. A singular value decomposition a matrix each time it is read: save the vector where
-    it is needed often.
-    """
-    return _control(vector, "spectrum", _rotated, seed)
+#: The controls by name.
+CONTROLS: Registry[Draw] = Registry("control", "tv.arithmetic")
 
 
 def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
-    """One of CONTROLS by its name. Raises InputError for another."""
-    return CONTROLS.one(kind)(vector, seed)
+    """The control vector of a name.
 
+    Args:
+        vector: T, for which it stands in. Its dtype and its rounding are taken over.
+        kind: One of `tv.CONTROLS`.
+        seed: Of everything drawn.
 
-def _control(vector: TuningVector, kind: str, draw: _Draw, seed: int) -> TuningVector:
+    Returns:
+        A vector that draws a parameter each time it is read: save it where it is needed often.
+
+    Raises:
+        InputError: Another name.
+
+    Example:
+        >>> ones = TuningVector({"w": (2, 2)}, lambda name: torch.ones(2, 2), {})
+        >>> control(ones, "shuffled", seed=0)["w"].tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
+    """
+    draw = CONTROLS.one(kind)
+
     def drawn(delta: Tensor, name: str, index: int) -> Tensor:
         value = delta.to("cpu", torch.float32)
         if not value.any():
@@ -73,18 +66,44 @@ def _control(vector: TuningVector, kind: str, draw: _Draw, seed: int) -> TuningV
     return TuningVector(vector.shapes, read, provenance, read_expert)
 
 
-def _random(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
+def control_vector(name: str) -> Callable[[Draw], Draw]:
+    """A decorator: the function draws the control of this name, parameter by parameter.
+
+    Args:
+        name: What suites, `--control` and `tv.control` call it.
+
+    Returns:
+        A decorator that leaves the function as it is. The function takes T of one parameter (float32, on the CPU, not
+        all zero) and a generator, and returns a tensor of the same shape.
+
+    Example:
+        >>> "shuffled" in CONTROLS
+        True
+    """
+    return CONTROLS.register(name)
+
+
+@control_vector("random")
+def random(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
+    """A random direction of T's norm in every parameter: Gaussian entries, rescaled."""
     noise = torch.randn(delta.shape, generator=generator)
     return noise * (_norm(delta) / _norm(noise))
 
 
-def _shuffled(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
+@control_vector("shuffled")
+def shuffled(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
+    """T's own entries in a random order within every parameter: its norm and its magnitudes, none of its structure."""
     return delta.flatten()[torch.randperm(delta.numel(), generator=generator)].reshape(delta.shape)
 
 
-def _rotated(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
+@control_vector("spectrum")
+def spectrum(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
+    """T's singular values between random singular vectors (Haar), matrix by matrix; the rest as `random`.
+
+    The rotation null of SSA, drawn. It takes a singular value decomposition of each matrix.
+    """
     if delta.ndim < 2 or min(delta.shape) < 2:
-        return _random(delta, generator)
+        return random(delta, generator)
     matrix = delta.reshape(delta.shape[0], -1)
     values = torch.linalg.svdvals(matrix)
     left, right = (_haar(size, len(values), generator) for size in matrix.shape)

@@ -40,7 +40,7 @@ def negation(
     scale: Scale = None,
     parts: Annotated[str, typer.Option(help="whole, component or layer: what is negated by itself too.")] = "whole",
     control: Annotated[
-        list[str] | None, typer.Option(help="random, shuffled, spectrum: negated in T's place; repeatable.")
+        list[str] | None, typer.Option(help="random, shuffled, spectrum …: negated in T's place; repeatable.")
     ] = None,
     limit: Limit = None,
     chat: Chat = False,

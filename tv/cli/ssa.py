@@ -31,7 +31,8 @@ def ssa(
         ),
     ] = None,
     null: Annotated[
-        str, typer.Option(help="What SSA is compared with: rotation, gaussian, row_scale or shuffle.")
+        str,
+        typer.Option(help="What SSA is compared with: rotation, gaussian, row_scale, shuffle …"),
     ] = "rotation",
     draws: Annotated[int, typer.Option(help="How often the shuffle null is drawn.")] = 20,
     swap: Annotated[bool, typer.Option(help="Add the control: T against another layer's basis.")] = False,

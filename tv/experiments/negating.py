@@ -39,7 +39,7 @@ def negation(
 ) -> Result:
     """Every task at θ_tuned − λT, for each tuned model and each λ (0 and 1 always among them).
 
-    `parts` also negates T's components or layers by themselves; `controls` are those of `tv.controls`, each negated in
+    `parts` also negates T's components or layers by themselves; `controls` are those of `tv.CONTROLS`, each negated in
     T's place. Other settings are those of `Settings`; with `out` finished cells are found again.
 
     Tables: `negation`, a row per tuned model, part, vector (`T` or a control), λ, task and metric: the mean with its

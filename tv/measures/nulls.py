@@ -54,11 +54,29 @@ class Draws:
 Moments: TypeAlias = tuple[float, float]
 Null: TypeAlias = Callable[[Decomposition, Tensor, Energies, Sequence[Kept], Draws], list[Moments]]
 
-#: Every null by name. One more is a function in a file of this room: `@NULLS.register("name")`.
+#: The nulls by name.
 NULLS: Registry[Null] = Registry("null", "tv.measures")
 
 
-@NULLS.register("rotation")
+def null(name: str) -> Callable[[Null], Null]:
+    """A decorator: the function gives mean and variance of SSA² under the null of this name.
+
+    Args:
+        name: What `tv.ssa(null=)`, `--null` and the column `null` call it.
+
+    Returns:
+        A decorator that leaves the function as it is. The function takes the decomposition of W (m × n), T (m × n), the
+        energies of T along W's singular vectors, the subspaces and how to draw, and returns (mean, variance) of each
+        subspace.
+
+    Example:
+        >>> "rotation" in NULLS
+        True
+    """
+    return NULLS.register(name)
+
+
+@null("rotation")
 def rotation(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
@@ -78,7 +96,7 @@ def rotation(
     return found
 
 
-@NULLS.register("gaussian")
+@null("gaussian")
 def gaussian(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
@@ -88,7 +106,7 @@ def gaussian(
     return [(mean, 2 * mean * (1 - mean) / (m * n + 2)) for mean in means]
 
 
-@NULLS.register("row_scale")
+@null("row_scale")
 def row_scale(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
@@ -117,7 +135,7 @@ def row_scale(
     return found
 
 
-@NULLS.register("shuffle")
+@null("shuffle")
 def shuffle(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:

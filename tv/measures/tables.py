@@ -42,7 +42,7 @@ def ssa(
 
     With `heads`, also of each head's own slice: the right side for q, k, v, the left for o. `k_rule` says what `levels`
     are: ε of the tail rule (without `levels`, `epsilons`), shares τ of the energy, or fixed shares of the dimension;
-    10 % of the dimension always comes along. `null` is one of rotation, gaussian, row_scale and shuffle (`draws`
+    10 % of the dimension always comes along. `null` is one of `tv.NULLS` (for shuffle, `draws`
     orders, seeded). `swap` adds `ssa_swap` and its null: T against the basis of another layer, which shows how much
     alignment is common to the residual stream.
 

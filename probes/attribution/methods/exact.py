@@ -15,7 +15,7 @@ from probes.attribution.work import Work
 from probes.errors import RunError
 from probes.methods import attribution_method
 from probes.store.schemas import ALL_DOMAINS
-from tv.arithmetic.controls import CONTROLS
+from tv.arithmetic.controls import control
 from tv.checkpoints.extraction import extract
 
 _EVERY = ("component", "module", "head", "kv_head", "expert", "neuron")
@@ -100,7 +100,7 @@ def _controls(work: Work) -> Iterator[Effects]:
     units = [WHOLE, *components(work.pair.architecture)]
     vector = extract(work.pair.base, work.pair.tuned)
     for kind in work.controls:
-        drawn = CONTROLS[kind](vector, work.seed)
+        drawn = control(vector, kind, work.seed)
         tensors = {name: drawn[name] for name in drawn.names}
         yield graft_vector(work.named(f"control {kind}"), tensors, units, kind)
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 import tv
+from probes.suite import Attribution
 from tests.pairs import build_model, build_pair
-from tv.arithmetic.controls import CONTROLS, control, random_like, shuffled_like, spectrum_matched
+from tv.arithmetic.controls import CONTROLS, control, control_vector
 
 SHAPES = {"wide": (24, 40), "tall": (40, 24), "gain": (24,), "experts": (3, 20, 12), "still": (8, 8), "row": (1, 30)}
 
@@ -55,7 +57,7 @@ def test_what_is_drawn_depends_on_seed_and_name_alone(kind: str, vector: tv.Tuni
 
 
 def test_each_control_keeps_what_its_name_says(vector: tv.TuningVector) -> None:
-    shuffled, spectrum, random = (make(vector, 3) for make in (shuffled_like, spectrum_matched, random_like))
+    shuffled, spectrum, random = (control(vector, kind, 3) for kind in ("shuffled", "spectrum", "random"))
     for name, own in parts(vector).items():
         drawn = parts(shuffled)[name]
         assert torch.equal(drawn.flatten().sort().values, own.flatten().sort().values)
@@ -64,24 +66,24 @@ def test_each_control_keeps_what_its_name_says(vector: tv.TuningVector) -> None:
         assert torch.allclose(torch.linalg.svdvals(spectrum[name]), values, atol=1e-6)
         assert not torch.allclose(torch.linalg.svdvals(random[name]), values, atol=1e-4)
     flat = tv.TuningVector({"rank one": (30, 20)}, lambda _: torch.outer(torch.arange(30.0), torch.ones(20)), {})
-    assert torch.linalg.matrix_rank(spectrum_matched(flat, 0)["rank one"], rtol=1e-4) == 1
-    assert torch.linalg.matrix_rank(shuffled_like(flat, 0)["rank one"], rtol=1e-4) > 1
+    assert torch.linalg.matrix_rank(control(flat, "spectrum", 0)["rank one"], rtol=1e-4) == 1
+    assert torch.linalg.matrix_rank(control(flat, "shuffled", 0)["rank one"], rtol=1e-4) > 1
 
 
 def test_a_spectrum_is_rotated_evenly() -> None:
     """The first singular direction has no preferred entry and no preferred sign."""
     flat = tv.TuningVector({f"{i}": (4, 3) for i in range(2000)}, lambda _: torch.diag(torch.ones(4))[:, :3] * 1.0, {})
-    made = spectrum_matched(flat, 0)
+    made = control(flat, "spectrum", 0)
     drawn = torch.stack([made[name] for name in made.names])
     assert float(drawn.mean(0).abs().max()) < 0.06  # sd 0.011 a mean
     assert torch.allclose(drawn.square().mean(0), torch.full((4, 3), 0.25), atol=0.03)
 
 
-def test_provenance_says_what_it_is_and_keeps_the_rounding(tmp_path: Path) -> None:
-    """It stands in for T and is measured beside it, so its noise floor and stored dtype are T's."""
+def test_provenance_says_what_it_is_and_keeps_the_rounding(tmp_path: Path, vector: tv.TuningVector) -> None:
+    """A control is measured beside T: the noise floor and the stored dtype of both are those of T."""
     base, tuned = build_pair(tmp_path, dtype=torch.bfloat16)
     own = tv.extract(base, tuned)
-    made = random_like(own, 4)
+    made = control(own, "random", 4)
     assert made.provenance["control"] == "random" and made.provenance["seed"] == 4
     assert made.base == own.base
     name = made.names[0]
@@ -94,7 +96,7 @@ def test_provenance_says_what_it_is_and_keeps_the_rounding(tmp_path: Path) -> No
 
 
 def test_a_control_of_a_name_that_is_none(vector: tv.TuningVector) -> None:
-    with pytest.raises(tv.InputError, match="'noise': use random, shuffled, spectrum"):
+    with pytest.raises(tv.InputError, match="'noise': there is none of that name; use random, shuffled, spectrum"):
         control(vector, "noise", 0)
 
 
@@ -105,3 +107,17 @@ def test_a_control_keeps_the_rounding_and_the_dtype_of_its_vector(kind: str, tmp
     for name in vector.names:
         assert made.dtype(name) == vector.dtype(name) == "BF16"
         assert made.noise(name) == vector.noise(name) and made.noise(name).of_weight > 0
+
+
+def test_another_control_is_one_decorated_function(vector: tv.TuningVector, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(CONTROLS)
+    monkeypatch.setattr(CONTROLS, "_entries", dict(CONTROLS._entries))
+
+    @control_vector("flipped")
+    def flipped(delta: Tensor, generator: torch.Generator) -> Tensor:
+        return -delta
+
+    assert torch.equal(tv.control(vector, "flipped", 0)["wide"], -vector["wide"])
+    assert Attribution(controls=("flipped",)).controls == ("flipped",)
+    with pytest.raises(ValidationError, match="should be 'flipped', 'random', 'shuffled' or 'spectrum'"):
+        Attribution(controls=("noise",))

@@ -11,7 +11,7 @@ import torch
 
 import tv
 from tests.pairs import build_pair
-from tv.arithmetic.controls import random_like
+from tv.arithmetic.controls import control
 from tv.experiments.cells import Cells, identity
 from tv.experiments.parts import parts_of, restrict
 
@@ -50,8 +50,8 @@ def test_a_vector_is_known_wherever_it_lies(tmp_path: Path) -> None:
     different = [
         own,
         own * 2.0,
-        random_like(own, 0),
-        random_like(own, 1),
+        control(own, "random", 0),
+        control(own, "random", 1),
         restrict(own, [own.names[0]]),
         tv.extract(*other),
     ]

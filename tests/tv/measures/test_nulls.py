@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import tv
+from tests.pairs import build_pair
 from tv.measures.decomposition import decompose, energies_along
-from tv.measures.nulls import NULLS, Draws, Kept
+from tv.measures.nulls import NULLS, Draws, Kept, null
 
 SHAPES = [(18, 30), (30, 18), (20, 20)]
 DRAWS = 1500
@@ -106,8 +109,8 @@ def test_no_tuning_has_a_null_without_nan() -> None:
     weight, delta, kept = _case(18, 30)
     decomposition = decompose(weight)
     zero = torch.zeros_like(delta)
-    for null in NULLS.values():
-        moments = null(decomposition, zero, energies_along(decomposition, zero), kept, Draws(3))
+    for each_null in NULLS.values():
+        moments = each_null(decomposition, zero, energies_along(decomposition, zero), kept, Draws(3))
         assert all(math.isfinite(value) for pair in moments for value in pair)
 
 
@@ -119,3 +122,17 @@ def test_the_row_null_of_one_cut_does_not_depend_on_the_others(shape: tuple[int,
     together = NULLS["row_scale"](decomposition, delta, energies, kept, Draws())
     for each, moments in zip(kept, together, strict=True):
         assert NULLS["row_scale"](decomposition, delta, energies, [each], Draws())[0] == pytest.approx(moments)
+
+
+def test_another_null_is_one_decorated_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(NULLS)
+    monkeypatch.setattr(NULLS, "_entries", dict(NULLS._entries))
+
+    @null("half")
+    def half(decomposition, delta, energies, kept, draws):
+        return [(0.5, 0.01) for _ in kept]
+
+    frame = tv.ssa(*build_pair(tmp_path, "llama"), null="half")
+    assert set(frame.null) == {"half"} and frame.ssa_null.pow(2).sub(0.5).abs().max() < 1e-9
+    with pytest.raises(tv.InputError, match="null 'whole': there is none of that name; use half, rotation, "):
+        tv.ssa("a", "b", null="whole")
