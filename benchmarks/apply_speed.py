@@ -108,7 +108,7 @@ def _ours(sources: Sequence[Path], method: str) -> list[str]:
         *added,
         "--method",
         method,
-        "--dtype",
+        "--out-dtype",
         "bfloat16",
         "--no-conflicts",
     ]

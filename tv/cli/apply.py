@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tv.checkpoints.opening import Source
 
+Stored = Literal["float32", "bfloat16"]
 _VECTOR = "A checkpoint, a LoRA adapter, or a file of `tv extract`; λ is 1 if not given. Repeatable."
 
 
@@ -44,13 +45,13 @@ def apply(
     only: Annotated[
         list[str] | None, typer.Option(help="layer=0-3, gate, mlp, norm, a glob; joined by commas: all. Repeatable.")
     ] = None,
-    exclude: Annotated[list[str] | None, typer.Option("--exclude", "--except", help="The same, left out.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="The same, left out. Repeatable.")] = None,
+    excepted: Annotated[list[str] | None, typer.Option("--except", hidden=True)] = None,
     origin: Annotated[
         str | None, typer.Option(help="What the vectors' checkpoints were tuned from, where it is not BASE.")
     ] = None,
-    out_dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option("--out-dtype", "--dtype", help="What weights are stored in.")
-    ] = "float32",
+    out_dtype: Annotated[Stored, typer.Option(help="What weights are stored in.")] = "float32",
+    dtype: Annotated[Stored | None, typer.Option(hidden=True)] = None,
     stochastic_rounding: Annotated[bool, typer.Option(help="bfloat16 up or down by chance, right on average.")] = False,
     seed: Annotated[int, typer.Option(help="Of dare's masks and of stochastic rounding.")] = 0,
     conflicts: Annotated[
@@ -66,6 +67,7 @@ def apply(
     import tv
     from tv.arithmetic.card import in_words
 
+    stored: Stored = dtype or out_dtype  # --dtype and --except are earlier names of --out-dtype and --exclude
     scales = _scales(add or [], subtract or [])
     with bar("apply") as progress:
         applied = tv.apply(
@@ -74,9 +76,9 @@ def apply(
             out=output,
             method=method,
             only=only or [],
-            exclude=exclude or [],
+            exclude=[*(exclude or []), *(excepted or [])],
             origin=origin,
-            out_dtype=out_dtype,
+            out_dtype=stored,
             stochastic_rounding=stochastic_rounding,
             seed=seed,
             conflicts=conflicts,
@@ -86,7 +88,7 @@ def apply(
         )
     print_notes(applied.notes)
     _print_conflicts(applied.conflicts)
-    wrote(applied.path, f"stored as {out_dtype}; {in_words(applied.rounding)}")
+    wrote(applied.path, f"stored as {stored}; {in_words(applied.rounding)}")
 
 
 def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:

@@ -337,6 +337,26 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert torch.equal(logits(loaded(out)), logits(live))
 
 
+def test_earlier_names_of_options_are_taken_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, tuned = build_pair(tmp_path)
+    for name, options in (
+        ("now", ["--exclude", "norm", "--exclude", "q", "--out-dtype", "bfloat16"]),
+        ("before", ["--exclude", "norm", "--except", "q", "--dtype", "bfloat16"]),
+    ):
+        code, _, stderr = call(
+            monkeypatch, capsys, main, "apply", base, "--add", tuned, *options, "-o", tmp_path / name
+        )
+        assert code == 0, stderr
+    now, before = (load_file(tmp_path / name / "model.safetensors") for name in ("now", "before"))
+    assert {tensor.dtype for tensor in now.values()} == {torch.bfloat16}
+    assert now.keys() == before.keys() and all(torch.equal(now[key], before[key]) for key in now)
+    told = call(monkeypatch, capsys, main, "apply", "--help")[1]
+    assert "--out-dtype" in told and "--dtype" not in told.replace("--out-dtype", "")
+    assert "--exclude" in told and "--except" not in told
+
+
 def test_names_with_colons(tmp_path: Path) -> None:
     odd = tmp_path / "a:0.5"
     odd.mkdir()
