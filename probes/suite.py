@@ -24,14 +24,15 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from probes.errors import SuiteError
+from probes.measures.declared import MEASURES
 from probes.methods import METHODS, all_methods, all_options
 from tv.prompts.encoding import Positions
 from tv.prompts.files import Chat, PromptSet
 from tv.prompts.metric import METRICS
 from tv.runtime.yaml_file import YamlFile, read_yaml
 
-Measurement = Literal["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
-_ALL: tuple[Measurement, ...] = ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
+#: What is measured where a suite does not say. Others register themselves: `probes.measures.declared`.
+MEASUREMENTS = ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
 SiteName = Literal["gate", "attn_out", "mlp_out", "head_out"]
 VectorSite = Literal[
     "embed_out",
@@ -188,7 +189,7 @@ class Suite(_Part):
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
     positions: Positions = "all"
-    measure: tuple[Measurement, ...] = Field(_ALL, min_length=1)
+    measure: tuple[str, ...] = Field(MEASUREMENTS, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
@@ -208,6 +209,14 @@ class Suite(_Part):
         if not name.strip() or not name.isprintable() or re.search(r"[/\\]", name):
             raise ValueError("must be a printable, non-blank name without slashes")
         return name
+
+    @field_validator("measure")
+    @classmethod
+    def _measurable(cls, measure: tuple[str, ...]) -> tuple[str, ...]:
+        others = [name for name in measure if name not in MEASUREMENTS]
+        if odd := [name for name in others if name not in MEASURES]:
+            raise ValueError(f"{odd[0]!r} is no measurement; there are {', '.join((*MEASUREMENTS, *MEASURES))}")
+        return measure
 
     @field_validator("tuned")
     @classmethod

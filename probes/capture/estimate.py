@@ -14,8 +14,9 @@ from pathlib import Path
 
 from probes.capture.runner import shards
 from probes.errors import RunError
+from probes.measures.declared import MEASURES
 from probes.store.schemas import PARTITIONS, SCHEMAS
-from probes.suite import Suite
+from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Encoded, positions
 
@@ -74,12 +75,17 @@ def estimate(
     wanted = {*suite.measure, "tokens", "gates" in suite.measure and "neurons", bool(suite.keep) and "vectors"}
     if "gate" not in suite.sites:
         wanted -= {"gates", "neurons"}
+    registered = [MEASURES[name] for name in suite.measure if name not in MEASUREMENTS]
+    sizes = _BYTES | {measure.form.name: 4.0 * len(measure.form.columns) for measure in registered}
+    for measure in registered:
+        at = places if measure.at == "positions" else accounted
+        rows[measure.form.name] = n_tuned * at * n_layers * len(measure.sites)
     n_shards = n_tuned * len(shards(encoded, suite, "", architecture))
-    files = {table: n_shards * (n_layers + 2 if table in PARTITIONS else 1) for table in _BYTES}
+    files = {table: n_shards * (n_layers + 2 if table in PARTITIONS else 1) for table in sizes}
     feet = {table: n * len(SCHEMAS[table]) * _BYTES_A_COLUMN for table, n in files.items()}
     return {
         table: round(rows.get(table, 0) * own + extra.get(table, 0) + feet[table])
-        for table, own in _BYTES.items()
+        for table, own in sizes.items()
         if table in wanted
     }
 

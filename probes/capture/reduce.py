@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, Seen, Site
 from probes.capture.pair import Pair
 from probes.measures import gates, ledger, mixture, residual
+from probes.measures.declared import ActivationMeasure
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.logit_lens import Reader, compare_lenses
 from probes.measures.places import Places
@@ -42,6 +43,7 @@ class Fixed:
     delta_norms: Mapping[Module, float]  # ‖T‖_F
     readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
     keep: frozenset[str] = frozenset()  # sites of which the vectors themselves are kept
+    measures: Mapping[str, Sequence[ActivationMeasure]] = field(default_factory=dict)  # registered ones, by site
 
 
 @dataclass
@@ -67,6 +69,8 @@ class BatchReducer:
         for site in read.sites:
             if site.name in self.fixed.keep:
                 self._vectors(site, base, tuned)
+            for measure in self.fixed.measures.get(site.name, ()):
+                self._registered(measure, site, base, tuned)
             if site.name == "gate":
                 self._gates(site, base.at(site), tuned.at(site))
             elif site.name in ("embed_out", "attn_out", "mlp_out"):
@@ -90,6 +94,12 @@ class BatchReducer:
         """Both models' values at the places, on the base's device."""
         chosen = self.places if places is None else places
         return chosen.take(base, dim), chosen.take(tuned, dim).to(base.device)
+
+    def _registered(self, measure: ActivationMeasure, site: Site, base: Seen, tuned: Seen) -> None:
+        places = self.places if measure.at == "positions" else self.ledger_places
+        both = self._take(base.at(site), tuned.at(site), places)
+        columns = measure.function(*(x.flatten(1) for x in both))
+        self._add(measure.form.name, site, {"site": site.name}, columns, places)
 
     def _vectors(self, site: Site, base: Seen, tuned: Seen) -> None:
         both = self._take(base.at(site), tuned.at(site))

@@ -21,13 +21,14 @@ from probes.capture.pair import Pair
 from probes.capture.reduce import BatchReducer, Fixed, Piece, bias_change
 from probes.capture.rows import Columns, ShardTables
 from probes.errors import ActivationError
+from probes.measures.declared import MEASURES, ActivationMeasure
 from probes.measures.ledger import OutputBasis, output_basis, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import token_losses
 from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams, readout
-from probes.suite import Suite
+from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture, Module
 from tv.prompts import behaviour
 from tv.prompts.encoding import Batch, Encoded, batches, positions
@@ -81,7 +82,9 @@ class Session:
             norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in pair.architecture.modules}
         form = pair.norms[pair.architecture.final_norm]
         readers = [Reader.of(model, pair.architecture, form) for model in (pair.base, pair.tuned)]
-        fixed = Fixed(grams, splits, norms, readers if "lens" in suite.measure else (), frozenset(suite.keep))
+        fixed = Fixed(
+            grams, splits, norms, readers if "lens" in suite.measure else (), frozenset(suite.keep), _by_site(suite)
+        )
         lockstep = open_backend(suite.backend, pair.base, pair.tuned, pair.tokenizer, remote)
         return cls(pair, suite, plan(pair.architecture, sites), fixed, lockstep)
 
@@ -136,7 +139,16 @@ def sites_of(suite: Suite, architecture: Architecture) -> set[str]:
         sites |= {MODULE, EXPERTS} if experts else {MODULE}
     if "lens" in suite.measure:
         sites.add("resid_post")
+    sites |= set(_by_site(suite))
     return sites
+
+
+def _by_site(suite: Suite) -> dict[str, list[ActivationMeasure]]:
+    """The registered measures that a suite asks for, by the sites where they read."""
+    chosen = [MEASURES[name] for name in suite.measure if name not in MEASUREMENTS]
+    return {
+        site: [measure for measure in chosen if site in measure.sites] for measure in chosen for site in measure.sites
+    }
 
 
 def output_bases(pair: Pair) -> Bases:

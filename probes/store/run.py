@@ -180,7 +180,10 @@ def load(path: str | Path) -> Run:
     require_form(directory, manifest)
     for table, counts in manifest["tables"].items():
         if table not in SCHEMAS:
-            raise RunError(f"{path}: unknown table {table!r} in {MANIFEST}; it is not a run of this program")
+            raise RunError(
+                f"{path}: unknown table {table!r} in {MANIFEST}; it is not a run of this program, or the "
+                "package that adds this table is not installed"
+            )
         files = parts(directory, table)
         if len(files) != counts["files"]:
             raise RunError(

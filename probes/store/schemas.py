@@ -40,14 +40,15 @@ def form_of(name: str) -> TableForm:
     if name in TABLES:
         form = TABLES[name]
         return form.with_columns(_linked(form)) if name == "link" else form
+    return _slow_forms()[name]
+
+
+def _slow_forms() -> dict[str, TableForm]:
+    """What is declared beside the functions that measure it, which are slow to import."""
+    from probes.measures.declared import MEASURES
     from tv.measures.forms import forms
 
-    return forms()[name]
-
-
-def is_light(name: str) -> bool:
-    """Whether a table's declaration is at hand without importing what measures it."""
-    return name in TABLES and name != "link"
+    return forms() | {name: measure.form for name, measure in MEASURES.items()}
 
 
 @lru_cache
@@ -70,14 +71,10 @@ class _Schemas(Mapping[str, pa.Schema]):
     def __contains__(self, name: object) -> bool:
         if name in WEIGHT_TABLES or name in TABLES:
             return True
-        from tv.measures.forms import forms
-
-        return name in forms()
+        return name in _slow_forms()
 
     def __iter__(self) -> Iterator[str]:
-        from tv.measures.forms import forms
-
-        return iter(dict.fromkeys((*WEIGHT_TABLES, *forms(), *TABLES)))
+        return iter(dict.fromkeys((*WEIGHT_TABLES, *TABLES, *_slow_forms())))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -87,12 +84,13 @@ class _Partitions(Mapping[str, tuple[str, ...]]):
     """Tables that are split into directories, and by what."""
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
-        if name in TABLES and TABLES[name].partitions:
-            return TABLES[name].partitions
-        raise KeyError(name)
+        form = TABLES[name] if name in TABLES else None if name in WEIGHT_TABLES else _slow_forms().get(name)
+        if form is None or not form.partitions:
+            raise KeyError(name)
+        return form.partitions
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, form in TABLES.items() if form.partitions)
+        return (name for name, form in (*TABLES.items(), *_slow_forms().items()) if form.partitions)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

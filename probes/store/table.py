@@ -19,7 +19,7 @@ from probes.store import remote
 from probes.store.forms.declare import TABLES
 from probes.store.query import query
 from probes.store.remote import Place, Url
-from probes.store.schemas import NAME, PARTITIONS, SCHEMAS, TEXT, schema_of
+from probes.store.schemas import NAME, PARTITIONS, SCHEMAS, TEXT, WEIGHT_TABLES, schema_of
 from tv.errors import first_line
 
 Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
@@ -51,7 +51,8 @@ class Table:
         if self.name in TABLES:
             declared = schema_of(TABLES[self.name])
         else:
-            declared = SCHEMAS[self.name] if self.older or not self._stored.names else self._stored
+            known = self.name in WEIGHT_TABLES and not self.older and self._stored.names
+            declared = self._stored if known else SCHEMAS[self.name]
         return pa.schema([(entry.name, TEXT if entry.type == NAME else entry.type) for entry in declared])
 
     @cached_property
