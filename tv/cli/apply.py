@@ -117,6 +117,8 @@ def split(argument: str) -> tuple[str, float]:
 
 
 def _print_conflicts(conflicts: pd.DataFrame) -> None:
+    from tv.measures.cosine import COSINES
+
     if conflicts.empty:
         return
     rows: list[list[object]] = [
@@ -127,7 +129,8 @@ def _print_conflicts(conflicts: pd.DataFrame) -> None:
         ]
         for row in conflicts.itertuples()
     ]
-    headings = ["vectors", "cosine", "z", "signs differ", "by chance", "by size", "κ left", "κ right"]
+    declared = ("cosine", "cosine_z", "sign_conflict", "sign_conflict_null")
+    headings = ["vectors", *(COSINES[name].title for name in declared), "by size", "κ left", "κ right"]
     print_table(
         "how the vectors conflict where they are merged; κ: shared directions beyond their null", headings, rows
     )

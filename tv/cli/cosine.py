@@ -53,6 +53,8 @@ def _print_matrix(names: list[str], whole: pd.DataFrame) -> None:
 
 def _print_modules(frame: pd.DataFrame, pair: str) -> None:
     """Means over layers of the modules that both moved, those with the most shared directions first."""
+    from tv.measures.cosine import COSINES
+
     modules = frame[(frame.scope == "module") & (frame.norm_a > 0) & (frame.norm_b > 0)]
     modules = modules.assign(beyond=modules.cosine_z.abs() > 4, rows=1)
     shared = ["overlap_left_kappa", "overlap_right_kappa"]
@@ -64,7 +66,8 @@ def _print_modules(frame: pd.DataFrame, pair: str) -> None:
     for name, mean in means.iterrows():
         beyond = Shown([counts.beyond[name], counts.rows[name]], f"{counts.beyond[name]} of {counts.rows[name]}")
         rows.append([name, *mean[[*shared, "cosine"]], beyond, mean.sign_conflict, mean.sign_conflict_null])
-    headings = ["module", "κ left", "κ right", "cosine", "|z| > 4", "signs differ", "by chance"]
+    cosine, z, *signs = (COSINES[name].title for name in ("cosine", "cosine_z", "sign_conflict", "sign_conflict_null"))
+    headings = ["module", "κ left", "κ right", cosine, f"|{z}| > 4", *signs]
     print_table(f"{pair}, mean over layers: κ, shared directions beyond their null", headings, rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,29 +60,33 @@ def geometry(
     write(frame, output)
 
 
-#: Column → heading, of what has entries, and of what has directions too.
-_VECTOR = {
+#: The columns shown of what has entries, and of what has directions too.
+_VECTOR = ("relative_norm", "cos_weight_delta", "changed_fraction", "noise_share", "large_overlap")
+_MATRIX = (*_VECTOR, "effective_rank")
+_SUBSPACES = (
+    *("spectral_shift", "kept_left", "kept_right"),
+    *("intruders_left", "intruders_null_left", "intruders_right", "intruders_null_right"),
+)
+#: Headings in place of declared words that would make a table wider than 80 columns.
+_SHORT = {
     "relative_norm": "‖T‖/‖W‖",
-    "cos_weight_delta": "cos(W, T)",
     "changed_fraction": "changed",
     "noise_share": "noise",
     "large_overlap": "on large W",
-}
-_MATRIX = _VECTOR | {"effective_rank": "eff. rank"}
-_SUBSPACES = {
     "spectral_shift": "σ shift",
     "kept_left": "kept left",
     "kept_right": "kept right",
-    "intruders_left": "intruders left",
-    "intruders_null_left": "null",
     "intruders_right": "right",
-    "intruders_null_right": "null",
 }
 
 
-def _print(rows: pd.DataFrame, title: str, columns: dict[str, str]) -> None:
+def _print(rows: pd.DataFrame, title: str, columns: Sequence[str]) -> None:
+    from tv.measures.forms import form_of
+
     if rows.empty:
         return
+    form = form_of("weights")
+    headings = [_SHORT.get(name, form[name].title) for name in columns]
     means = rows.groupby("module", sort=False)[list(columns)].mean()
     cells = [[name, *map(float, values)] for name, values in zip(means.index, means.to_numpy(), strict=True)]
-    print_table(title, ["module", *columns.values()], cells)
+    print_table(title, ["module", *headings], cells)

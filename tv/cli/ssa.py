@@ -87,12 +87,15 @@ def ssa(
 
 def _print_alignment(frame: pd.DataFrame) -> None:
     """Leads with what is beyond the null: the fixed fraction, then one level of the rule with its null beside."""
+    from tv.measures.forms import form_of
+
+    form = form_of("alignment")
     whole = frame[frame["head"] == -1]
     is_fixed = (whole.k_rule == "fixed") & (whole.level.sub(0.1).abs() < 1e-9)
     fixed, ruled = whole[is_fixed].assign(lift=lambda f: f.ssa**2 / f.ssa_null**2), whole[~is_fixed]
     lift = fixed.pivot_table(index="module", columns="side", values="lift", sort=False)
     z = fixed.pivot_table(index="module", columns="side", values="ssa_z", sort=False)
-    headings = ["module", "lift left", "z", "lift right", "z"]
+    headings = ["module", *(heading for side in ("left", "right") for heading in (f"lift {side}", form["ssa_z"].title))]
     rows = [
         [name, *(table.loc[name, side] for side in ("left", "right") for table in (lift, z))] for name in lift.index
     ]
@@ -102,8 +105,8 @@ def _print_alignment(frame: pd.DataFrame) -> None:
         at = ruled[ruled.level == shown].pivot_table(
             index="module", columns="side", values=["ssa", "ssa_null", "kappa"]
         )
-        headings += ["SSA left", "null", "κ left", "κ right"]
         wanted = [("ssa", "left"), ("ssa_null", "left"), ("kappa", "left"), ("kappa", "right")]
+        headings += [form[name].title if name == "ssa_null" else f"{form[name].title} {side}" for name, side in wanted]
         rows = [[*row, *(float(at.loc[row[0], key]) for key in wanted)] for row in rows]
         rule = {"tail": "ε =", "energy": "energy share", "fixed": "dimension share"}[ruled.k_rule.iloc[0]]
         title += f", then SSA at {rule} {shown:g}"
