@@ -453,7 +453,7 @@ def _live_models(
 
 def _name(source: LiveSource | None) -> str | None:
     if isinstance(source, PreTrainedModel):
-        return str(source.config._name_or_path or type(source).__name__)
+        return str(source.config.name_or_path or type(source).__name__)
     return None if source is None else str(source)
 
 

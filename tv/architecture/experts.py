@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tv.architecture.anatomy import Module
 from tv.errors import ArchitectureError
+from tv.runtime.transformers_private import USUAL_GATE
 
 #: What the module that scores the experts is called.
 ROUTER = ("gate", "router")
@@ -75,5 +76,5 @@ def has_known_layout(experts: nn.Module) -> bool:
         getattr(experts, "is_concatenated", True)
         and getattr(experts, "has_gate", True)
         and not getattr(experts, "is_transposed", False)
-        and (own_gate is None or own_gate.__module__ == "transformers.integrations.moe")
+        and (own_gate is None or own_gate.__module__ == USUAL_GATE)
     )

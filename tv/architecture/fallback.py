@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
@@ -21,7 +22,10 @@ from transformers import PreTrainedModel
 from tv.architecture.anatomy import Architecture, Component, Module, Roles
 from tv.architecture.experts import expert_modules, has_known_layout
 from tv.architecture.sizes import Sizes, sizes_of
+from tv.errors import ArchitectureError, first_line
 
+#: The versions of TransformerLens whose interface this is.
+_KNOWN = "4.3"
 _Role: TypeAlias = tuple[str, Component]
 #: What TransformerLens calls a matrix or a gain, our name of that role, and the component it is part of; in the order
 #: of execution.
@@ -199,16 +203,33 @@ def _answers(model: PreTrainedModel, found: Sequence[_Found]) -> dict[str, str]:
     """What TransformerLens calls each parameter, without its layer; nothing where it is absent or knows no such model.
 
     Parameters are looked up, not its components: some of those name places that a fused module does not have.
+
+    Raises:
+        ArchitectureError: TransformerLens does not answer as the versions that are known to work do.
     """
+    if find_spec("transformer_lens") is None:
+        return {}
+    step = "import"
     try:
         from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
         from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 
+        step = "build_bridge_config_from_hf"
         config = build_bridge_config_from_hf(model.config, type(model).__name__, "x", torch.float32)
+        step = "select_architecture_adapter"
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+        step = "convert_hf_key_to_tl_key"
         answers = {each.parameter: adapter.convert_hf_key_to_tl_key(each.parameter) for each in found}
-    except Exception:  # its adapters raise whatever a configuration that they do not expect makes them raise
+    except ValueError:  # how it says that it does not support an architecture, or this configuration of one
         return {}
+    except (ImportError, AttributeError, TypeError, KeyError) as error:
+        if isinstance(error, ImportError) and step == "select_architecture_adapter":
+            return {}  # an adapter that needs a library of its own, as for images, which is not installed
+        raise ArchitectureError(
+            f"TransformerLens {version('transformer-lens')} does not answer as expected ({step}: {first_line(error)}) "
+            f"for {type(model).__name__}; known to work: {_KNOWN}; install that version, or uninstall transformer-lens "
+            "to have every matrix under its own name"
+        ) from error
     return {name: re.sub(r"^blocks\.\d+\.|\.weight$", "", answer) for name, answer in answers.items()}
 
 

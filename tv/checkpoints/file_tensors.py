@@ -20,6 +20,7 @@ from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
 from tv.checkpoints.tensors import Stored
 from tv.checkpoints.transformers_names import Files, ModelNames
 from tv.errors import CheckpointError
+from tv.runtime.transformers_private import ignored_keys
 
 _ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
 #: Tensors that old files keep and no model needs.
@@ -181,5 +182,5 @@ class FileTensors(Tensors):
 
 
 def _is_left_over(key: str, model: PreTrainedModel) -> bool:
-    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    patterns = ignored_keys(model)
     return bool(_LEFT_OVER.search(key)) or any(re.search(pattern, key) for pattern in patterns)

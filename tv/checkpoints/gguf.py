@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 from tv.checkpoints.noise import PLAIN
 from tv.checkpoints.parameters import TensorInfo, Tensors
 from tv.checkpoints.tensors import sample_of
 from tv.errors import CheckpointError, first_line
+from tv.runtime.transformers_private import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 
 def gguf_file(path: Path) -> Path:

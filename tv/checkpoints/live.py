@@ -17,6 +17,7 @@ from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.vector import TuningVector
 from tv.errors import CheckpointError, first_line
 from tv.runtime.compute import require_dtype
+from tv.runtime.transformers_private import undivided_classes
 
 LiveSource: TypeAlias = str | Path | PreTrainedModel | TuningVector
 
@@ -63,7 +64,7 @@ def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint: of an adapter without one, its base's. Raises CheckpointError without any."""
     if isinstance(source, TuningVector):
         raise CheckpointError("a tuning vector has no tokenizer; pass its base")
-    name, revision = hub_id(str(source.config._name_or_path if isinstance(source, PreTrainedModel) else source))
+    name, revision = hub_id(str(source.config.name_or_path if isinstance(source, PreTrainedModel) else source))
     path = Path(name).expanduser()
     options: dict[str, str] = {}
     if path.exists():
@@ -92,19 +93,19 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
         from accelerate import dispatch_model, infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 
-        whole = model._no_split_modules or []
+        whole = undivided_classes(model)
         memory = get_balanced_memory(model, no_split_module_classes=whole)
         places = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
         if elsewhere := {str(place) for place in places.values()} & {"cpu", "disk"}:
             raise CheckpointError(
-                f"{model.config._name_or_path}: the GPUs here cannot hold it, and {' and '.join(sorted(elsewhere))} "
+                f"{model.config.name_or_path}: the GPUs here cannot hold it, and {' and '.join(sorted(elsewhere))} "
                 "would have to help; use a smaller dtype, more GPUs or the CPU"
             )
         return dispatch_model(model, places)
     except ImportError:
         raise CheckpointError("device 'auto': accelerate is not installed; install tuning-probes[accelerate]") from None
     except (RuntimeError, AssertionError) as error:  # out of memory, no such device, torch built without it
-        raise CheckpointError(f"device {device!r}: {model.config._name_or_path}: {first_line(error)}") from error
+        raise CheckpointError(f"device {device!r}: {model.config.name_or_path}: {first_line(error)}") from error
 
 
 def _load(name: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:

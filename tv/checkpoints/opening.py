@@ -51,7 +51,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, PreTrainedModel):
-        name = str(source.config._name_or_path or type(source).__name__)
+        name = str(source.config.name_or_path or type(source).__name__)
         return Checkpoint(name, None, source.config, resolve(source), LiveTensors(name, source))
     if isinstance(source, TuningVector):
         return _open_vector("tuning vector", source, base)

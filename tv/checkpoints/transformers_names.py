@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
+
+from tv.runtime.transformers_private import (
     Concatenate,
     MergeModulelist,
     WeightConverter,
     WeightRenaming,
+    get_model_conversion_mapping,
     rename_source_key,
 )
 

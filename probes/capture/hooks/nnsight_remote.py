@@ -106,7 +106,7 @@ def _restored(kept: Kept, flat: Int[Tensor, " n"], shape: tuple[int, int], devic
 def _remote(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> Any:
     name, revision = hub_id(source)
     own = shell(model)
-    own.name_or_path = own.config._name_or_path = name
+    own.name_or_path = own.config.name_or_path = name
     own_tokenizer = copy.deepcopy(tokenizer)  # nnsight sets it to pad on the left
     return nnsight.TransformersModel(
         own, tokenizer=own_tokenizer, task="text-generation", revision=revision, device=model.device

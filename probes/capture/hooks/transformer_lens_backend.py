@@ -65,7 +65,7 @@ def bridge_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tra
     """A bridge on the model's raw weights, in its own dtype. The model itself is left as it is."""
     own, own_tokenizer = shell(model), copy.deepcopy(tokenizer)
     own.config.architectures = [type(model).__name__]
-    name = str(model.config._name_or_path or type(model).__name__)
+    name = str(model.config.name_or_path or type(model).__name__)
     # It is never asked for tokens; this keeps it from being loaded once more, with a BOS.
     own_tokenizer.init_kwargs |= {"name_or_path": name, "add_bos_token": True}
     try:
@@ -111,7 +111,7 @@ def _grown(few: torch.Size, more: torch.Size) -> int:
 
 
 def _refused(model: PreTrainedModel, what: str) -> ActivationError:
-    name = " ".join(part for part in (model.config._name_or_path, f"({type(model).__name__})") if part)
+    name = " ".join(part for part in (model.config.name_or_path, f"({type(model).__name__})") if part)
     return ActivationError(f"{name}: TransformerLens {what}; use backend: torch")
 
 
@@ -198,7 +198,7 @@ def model_of(bridge: TransformerBridge) -> PreTrainedModel:
     wrapped = bridge.original_model
     if bridge.compatibility_mode:
         raise ActivationError(
-            f"{wrapped.config._name_or_path or 'TransformerBridge'}: compatibility mode has folded its norms into its "
+            f"{wrapped.config.name_or_path or 'TransformerBridge'}: compatibility mode has folded its norms into its "
             "matrices, which are no longer the checkpoint's; pass a bridge without it"
         )
     model = skeleton(wrapped.config)

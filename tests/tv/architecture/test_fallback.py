@@ -129,6 +129,24 @@ def test_without_transformer_lens_every_name_is_its_own(monkeypatch: pytest.Monk
     assert arch.module(0, "mlp.dense_h_to_4h").component == "mlp"
 
 
+@pytest.mark.parametrize("error", [AttributeError, TypeError])
+@pytest.mark.parametrize("function", ["select_architecture_adapter", "build_bridge_config_from_hf"])
+def test_another_interface_of_transformer_lens_is_said(
+    function: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory = pytest.importorskip("transformer_lens.factories.architecture_adapter_factory")
+    sources = pytest.importorskip("transformer_lens.model_bridge.sources")
+
+    def moved(*_: object) -> None:
+        raise error("something moved\nelsewhere")
+
+    monkeypatch.setattr(
+        factory.ArchitectureAdapterFactory if function.startswith("select") else sources, function, moved
+    )
+    with pytest.raises(tv.ArchitectureError, match=rf"{function}: something moved\) .*known to work: 4\.3"):
+        resolve(build_model("falcon"))
+
+
 def test_stacks_of_one_depth_do_not_share_names() -> None:
     model = build_model("ctrl")
     model.add_module("other", nn.ModuleList(nn.ModuleDict({"layernorm1": nn.LayerNorm(48)}) for _ in range(3)))

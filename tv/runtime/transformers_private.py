@@ -1,0 +1,58 @@
+"""What this project uses of transformers beyond its documented interface, all in one place.
+
+A name is imported when it is first asked for. Where one has moved, look for its new home in the release notes of
+transformers, change its line here, and run the tests of tests/tv/checkpoints and tests/tv/architecture.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import transformers
+from transformers import PreTrainedModel
+
+from tv.errors import InputError
+
+#: The versions whose private names these are.
+KNOWN = "5.23"
+
+_CONVERSION, _LOADING = "transformers.conversion_mapping", "transformers.core_model_loading"
+_GGUF = "transformers.modeling_gguf_pytorch_utils"
+#: Name → its module. Without those of loading, stored names cannot be told apart: there is no public way to ask.
+_HOMES = {
+    "get_model_conversion_mapping": _CONVERSION,  # the renamings and converters of one model's checkpoints
+    "rename_source_key": _LOADING,  # a stored name → the parameter, by those
+    "WeightRenaming": _LOADING,  # another name for one tensor
+    "WeightConverter": _LOADING,  # several tensors into one, or one into several
+    "MergeModulelist": _LOADING,  # the step of a converter that stacks experts
+    "Concatenate": _LOADING,  # the step that joins tensors along a dimension
+    "TENSOR_PROCESSORS": _GGUF,  # architecture → how its GGUF tensors are turned
+    "TensorProcessor": _GGUF,  # the same for all others
+    "get_gguf_hf_weights_map": _GGUF,  # name in the file → parameter
+}
+#: Where the usual `_apply_gate` of experts is defined. Once it moves, experts stand under their own names: change it.
+USUAL_GATE = "transformers.integrations.moe"
+
+
+def __getattr__(name: str) -> Any:
+    """One of the names above. Raises InputError where this version of transformers has it no more."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"transformers {transformers.__version__} has no {_HOMES[name]}.{name}; known to work: {KNOWN}; "
+            f"install one of these: pip install 'transformers=={KNOWN}.*'"
+        ) from error
+
+
+def undivided_classes(model: PreTrainedModel) -> list[str]:
+    """The classes of modules that must lie on one device; none where the attribute has moved."""
+    return list(getattr(model, "_no_split_modules", None) or ())
+
+
+def ignored_keys(model: PreTrainedModel) -> tuple[str, ...]:
+    """Patterns of stored tensors that the model does not use; none where the attribute has moved."""
+    return tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
