@@ -1,4 +1,5 @@
-# make demo: the main job on the embedded pair.  make test: the whole suite, with ruff and mypy.
+# make demo: the main job on the embedded pair.  make test: the whole suite, with ruff, mypy and import-linter.
+# make test-fast: what one runs while writing.
 # make bench: the performance table.  make docs: the documentation as a site, in reports/site.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -34,6 +35,10 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# What one runs while writing: no program is started, no backend compared, no real model loaded.
+test-fast: install
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 # The kill test at full length: runs on embedded models, killed 48 times.
 test-hostile: install

@@ -16,12 +16,20 @@ transformers.logging.disable_progress_bar()
 
 #: Files that take longest, by folder and name. They go first, so that no process is left with one at the end.
 _LONGEST = (
-    *("docs/test_commands", "probes/test_engine", "probes/test_job", "probes/test_resume", "tests/test_demo"),
-    *("data/test_models", "hostile/test_kill", "tv/test_engine", "experiments/test_experiments"),
-    *("probes/test_cli", "parity/test_backends", "probes/test_diagnose"),
+    *("docs/test_commands", "probes/test_job", "store/test_resume", "data/test_models", "capture/test_workers"),
+    *("hostile/test_hostile_input", "tests/test_demo", "examples/test_notebooks", "hostile/test_kill"),
+    *("reporting/test_report", "reporting/test_diagnose", "reporting/test_compare", "experiments/test_experiments"),
+    *("parity/test_backends", "hostile/test_offline"),
 )
+
+
+#: Folders whose tests start programs, train or load real models, or compare backends.
+_SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extending")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: i for i, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(f"{item.path.parent.name}/{Path(item.path).stem}", len(rank)))
+    for item in items:
+        if item.path.parent.name in _SLOW or f"{item.path.parent.name}/{item.path.stem}" in _LONGEST:
+            item.add_marker(pytest.mark.slow)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import probes
 from tests.pairs import build_pair, write_suite
+from tests.runs import NO_REPORT
 
 #: The entry in which `entry` differs from its base.
 LAYER, ROW, COLUMN, STEP = 1, 7, 11, 2.0
@@ -53,7 +54,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         bootstrap=20,
         noise_floor=False,
     )
-    return probes.run(suite, out=directory / "run", compute=probes.Compute(dtype=dtype))
+    return probes.run(suite, out=directory / "run", compute=probes.Compute(dtype=dtype), stages=NO_REPORT)
 
 
 def _move(file: Path) -> None:

@@ -15,6 +15,7 @@ from probes.errors import RunError, SuiteError
 from probes.job import prompts_of
 from probes.measures.gates import unpack
 from tests.pairs import MIXTURES, PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
+from tests.runs import NO_REPORT
 from tv.prompts.encoding import encode
 
 TABLES = {
@@ -253,7 +254,7 @@ def test_padding_never_leaks(side: str, tmp_path: Path) -> None:
     runs = []
     for size in (1, 6):
         suite = write_suite(tmp_path, base, tuned, batch_size=size, bootstrap=50)
-        runs.append(probes.run(suite, out=tmp_path / f"run{size}"))
+        runs.append(probes.run(suite, out=tmp_path / f"run{size}", stages=NO_REPORT))
     for table in ("tokens", "gates", "changes", "contributions", "ledger", "behaviour", "prompt_effects"):
         alone, together = (_sorted(run[table]) for run in runs)
         assert len(alone) == len(together)

@@ -12,7 +12,7 @@ from probes.errors import RunError
 from probes.reporting.charts import ranked_effects
 from probes.reporting.paper import draw
 from tests.pairs import build_pair, write_suite
-from tests.runs import edited
+from tests.runs import NO_REPORT, edited
 
 MEASURE = ["gates", "contributions", "changes", "ledger", "behaviour"]
 
@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     folder = tmp_path_factory.mktemp("plot")
     attribute = {"methods": ["path", "graft", "revert", "patch"], "controls": ["random"], "curves": True}
     suite = write_suite(folder, *build_pair(folder), bootstrap=20, measure=MEASURE, attribute=attribute)
-    return probes.run(suite, out=folder / "run")
+    return probes.run(suite, out=folder / "run", stages=NO_REPORT)
 
 
 @pytest.mark.parametrize(

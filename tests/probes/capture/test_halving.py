@@ -15,6 +15,7 @@ from probes.capture.halving import within_memory
 from probes.capture.hooks import backends
 from probes.errors import ActivationError
 from tests.pairs import build_pair, build_tokenizer, write_suite
+from tests.runs import NO_REPORT
 from tv.prompts.encoding import Batch, Encoded, encode
 from tv.prompts.files import Prompt
 
@@ -76,7 +77,7 @@ def test_what_failed_is_let_go_before_the_next_try() -> None:
 
 def test_a_run_that_runs_out_of_memory_has_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path, "llama"), attribute=None, batch_size=6)
-    whole = probes.run(suite, out=tmp_path / "whole")
+    whole = probes.run(suite, out=tmp_path / "whole", stages=NO_REPORT)
     lockstep, sizes = backends.lockstep, []
 
     def scarce(base: Any, tuned: Any, reads: Any, inputs: Any, reduce: Any) -> Any:
@@ -92,7 +93,7 @@ def test_a_run_that_runs_out_of_memory_has_the_same_rows(tmp_path: Path, monkeyp
         return lockstep(base, tuned, reads, inputs, full)
 
     monkeypatch.setattr(backends, "lockstep", scarce)
-    halved = probes.run(suite, out=tmp_path / "halved")
+    halved = probes.run(suite, out=tmp_path / "halved", stages=NO_REPORT)
     assert sizes == [6, 3, 3] and halved.manifest["tables"] == whole.manifest["tables"]
     for table in halved.tables:
         if table != "correlations":  # ranks, which the last bits may turn

@@ -14,6 +14,7 @@ import probes
 from probes.capture.loading import Pairs
 from probes.suite import load_suite
 from tests.pairs import build_pair, write_suite
+from tests.runs import NO_REPORT
 from tv.checkpoints.live import load_model
 from tv.errors import CheckpointError, InputError
 from tv.runtime.compute import Compute
@@ -27,7 +28,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
-    return probes.run(suite, out=tmp_path_factory.mktemp("plain") / "run")
+    return probes.run(suite, out=tmp_path_factory.mktemp("plain") / "run", stages=NO_REPORT)
 
 
 def test_what_is_not_to_be_had_is_refused(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_models_are_loaded_once_and_one_at_a_time(suite: Path, monkeypatch: pyte
 
 def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
     """Without a GPU that is here; what matters is that its hooks, on every block, and ours do not meet."""
-    auto = probes.run(suite, out=tmp_path / "auto", compute=Compute("auto"))
+    auto = probes.run(suite, out=tmp_path / "auto", compute=Compute("auto"), stages=NO_REPORT)
     settings = load_suite(suite)
     models = [
         AutoModelForCausalLM.from_pretrained(p, dtype="float32") for p in (settings.base, settings.tuned["moved"])
@@ -81,14 +82,14 @@ def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_
     for model in models:
         for block in model.model.layers:
             add_hook_to_module(block, AlignDevicesHook(execution_device="cpu", io_same_device=True))
-    hooked = probes.run(suite, base=models[0], tuned={"moved": models[1]}, out=tmp_path / "hooked")
+    hooked = probes.run(suite, base=models[0], tuned={"moved": models[1]}, out=tmp_path / "hooked", stages=NO_REPORT)
     for table in ("gates", "changes", "ledger", "effects"):
         for run in (auto, hooked):
             pd.testing.assert_frame_equal(run[table], plain[table], check_exact=True)
 
 
 def test_a_run_in_another_precision(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
-    run = probes.run(suite, out=tmp_path / "run", compute=Compute(dtype="bfloat16"))
+    run = probes.run(suite, out=tmp_path / "run", compute=Compute(dtype="bfloat16"), stages=NO_REPORT)
     assert run.manifest["computed"] == {"device": "cpu", "dtype": "bfloat16", "offload": False, "remote": False}
     keys = ["layer", "prompt_id", "pos", "component", "head"]
     both = [r["changes"].sort_values(keys, ignore_index=True) for r in (run, plain)]

@@ -23,7 +23,7 @@ from probes.store.schemas import ALL_DOMAINS
 from tests import pairs
 from tests.command import call
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
-from tests.runs import edited
+from tests.runs import NO_REPORT, edited
 
 HOSTILE = '<img src=x onerror="window.harmed = 1">'
 MEASURE = ["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
@@ -62,7 +62,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
         )
     hostile = {"id": "h", "text": HOSTILE, "target": " two", "foil": " four", "domain": HOSTILE}
     write_prompts(folder / "prompts.jsonl", [*PROMPTS[:4], hostile])
-    return probes.run(suite, out=folder / "run")
+    return probes.run(suite, out=folder / "run", stages=NO_REPORT)
 
 
 @pytest.fixture(scope="module")

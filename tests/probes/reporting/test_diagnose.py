@@ -12,6 +12,7 @@ import probes
 from probes.cli import main
 from tests.command import call
 from tests.pairs import build_model, build_tokenizer, perturb, write_suite
+from tests.runs import NO_REPORT
 
 
 def _diagnosed(tmp_path: Path, **tuned: Callable[[PreTrainedModel], None]) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def _diagnosed(tmp_path: Path, **tuned: Callable[[PreTrainedModel], None]) -> pd
         attribute=None,
         bootstrap=50,
     )
-    run = probes.run(suite, out=tmp_path / "run")
+    run = probes.run(suite, out=tmp_path / "run", stages=NO_REPORT)
     found = probes.diagnose(run)
     assert found.sentence.str.endswith(".").all() and found.sentence.str.contains(r"\d").all()
     return found.set_index(["tuned", "signature"])
@@ -100,7 +101,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     suite = write_suite(
         tmp_path, tmp_path / "base", tmp_path / "tuned", measure=["changes"], attribute=None, noise_floor=False
     )
-    found = probes.diagnose(probes.run(suite, out=tmp_path / "run")).set_index("signature")
+    found = probes.diagnose(probes.run(suite, out=tmp_path / "run", stages=NO_REPORT)).set_index("signature")
     for signature in ("little_change", "gates_at_the_floor"):
         assert found.holds[signature] is None and "not measured" in found.sentence[signature]
 

@@ -13,6 +13,7 @@ from probes.reporting.compare.comparison import COMPARISON, Comparison, compare_
 from probes.reporting.figures import layout
 from probes.reporting.panel import Figure, Panel, Panels, Section, Table
 from tests.pairs import build_pair, write_suite
+from tests.runs import NO_REPORT
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -23,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     base, tuned = build_pair(folder)
     tuned_models = {"one": str(tuned), "two": str(tuned)}
     suite = write_suite(folder, base, tuned, tuned=tuned_models, attribute=None, measure=["behaviour"], bootstrap=20)
-    return probes.run(suite, out=folder / "run")
+    return probes.run(suite, out=folder / "run", stages=NO_REPORT)
 
 
 @pytest.fixture
