@@ -26,6 +26,7 @@ from probes.methods import METHODS, AttributionMethod, all_methods, tables_of_me
 from probes.store.schemas import ALL_DOMAINS
 from probes.suite import Attribution
 from tv.prompts.encoding import Encoded, batches
+from tv.runtime.common_rows import common_rows
 
 Tables = dict[str, pd.DataFrame]
 #: Rankings that are not attributions: a number a component, by name.
@@ -170,8 +171,7 @@ def _norms(pair: Pair, units: Sequence[Unit]) -> dict[Unit, float]:
     before, after = (dict(model.named_parameters()) for model in (pair.base, pair.tuned))
 
     def square(name: str) -> float:
-        rows = min(len(before[name]), len(after[name])) if before[name].ndim else None
-        left, right = (side[name].detach()[:rows] if rows else side[name].detach() for side in (before, after))
+        left, right = common_rows(before[name].detach(), after[name].detach())
         return float((right.to(left.device).float() - left.float()).square().sum())
 
     return {

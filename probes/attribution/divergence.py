@@ -13,6 +13,7 @@ from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.suite import Generation
 from tv.prompts.encoding import Encoded, batches
+from tv.runtime.common_rows import common_rows
 
 #: How far the base is followed.
 TOKENS = 32
@@ -26,7 +27,7 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
     """
     followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
     found: dict[str, Encoded] = {}
-    shared = min(model.get_output_embeddings().weight.shape[0] for model in (pair.base, pair.tuned))
+    shared = len(common_rows(*(model.get_output_embeddings().weight for model in (pair.base, pair.tuned)))[0])
     for batch in batches(followed, batch_size, pair.pad_id):
         with torch.inference_mode():
             choices = answers(pair.tuned, batch)[..., :shared].argmax(-1).cpu()

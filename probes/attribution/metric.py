@@ -21,6 +21,7 @@ from tv.errors import first_line
 from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
 from tv.prompts.metric import METRICS, answering
+from tv.runtime.common_rows import common_rows
 
 #: The positions of a prompt that are looked at.
 Reads = Callable[[Encoded], Sequence[int]]
@@ -91,9 +92,8 @@ def _kl(reference: Mapping[str, Tensor], logits: Tensor, batch: Batch) -> Tensor
     divergences = []
     for row, item in zip(logits, batch.encoded, strict=True):
         wanted = reference[item.prompt.id].to(row.device)
-        common = min(wanted.shape[-1], row.shape[-1])  # of two vocabularies
-        p = wanted[:, :common].log_softmax(-1)
-        q = row[_predicting(item)][:, :common].double().log_softmax(-1)
+        wanted, given = common_rows(wanted, row[_predicting(item)], dim=-1)
+        p, q = wanted.log_softmax(-1), given.double().log_softmax(-1)
         divergences.append((p.exp() * (p - q)).sum(-1).mean())
     return torch.stack(divergences)
 

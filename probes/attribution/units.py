@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.anatomy import COMPONENTS, Architecture, Module
 
 Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron", "type", "all"]
 #: A module's rows (True) or columns (False) belong to neurons of the MLP.
@@ -56,7 +56,7 @@ class Piece:
 
 def components(architecture: Architecture) -> list[Unit]:
     """All components, by depth. Every parameter belongs to exactly one."""
-    blocks = [Unit("component", block.layer, name) for block in architecture.blocks for name in ("attn", "mlp")]
+    blocks = [Unit("component", block.layer, name) for block in architecture.blocks for name in COMPONENTS]
     return [Unit("component", -1, "embed"), *blocks, Unit("component", architecture.n_layers, "unembed")]
 
 

@@ -13,6 +13,7 @@ from probes.capture.pair import Pair
 from probes.suite import Generation
 from tv.errors import PromptError
 from tv.prompts.encoding import Encoded, encode_continuations
+from tv.runtime.common_rows import common_rows
 
 #: Prompts that are continued together: not the suite's batch size, so that a run of other batches has the same tokens.
 TOGETHER = 16
@@ -35,7 +36,7 @@ def with_continuations(pair: Pair, encoded: Sequence[Encoded], generation: Gener
                 f"the models take {context}; generate fewer, or shorten or remove it"
             )
     model = pair.base if generation.source == "base" else pair.tuned
-    shared = min(m.get_input_embeddings().num_embeddings for m in (pair.base, pair.tuned))
+    shared = len(common_rows(*(m.get_input_embeddings().weight for m in (pair.base, pair.tuned)))[0])
     texts = [item.ids[: item.n_text] for item in encoded]
     found = continue_greedily(model, texts, tokens, ends=end_ids(model, pair.tokenizer), vocab_size=shared)
     return [item.followed_by(ids) for item, ids in zip(encoded, found, strict=True)]

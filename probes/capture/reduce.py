@@ -17,6 +17,7 @@ from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.logit_lens import Reader, compare_lenses
 from probes.measures.places import Places
 from tv.architecture.anatomy import Module
+from tv.runtime.common_rows import common_rows
 
 #: What a piece says of its rows besides where they are: a component or a module, an expert.
 Labels = Mapping[str, str | int]
@@ -259,5 +260,5 @@ def bias_change(module: Module, base: nn.Module, tuned: nn.Module) -> Float[Tens
     before, after = bias_of(module, base), bias_of(module, tuned)
     if before is None or after is None:
         return None
-    rows = min(len(before), len(after))
-    return after[:rows].float().to(before.device) - before[:rows].float()
+    before, after = common_rows(before, after)
+    return after.float().to(before.device) - before.float()

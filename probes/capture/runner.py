@@ -29,9 +29,10 @@ from probes.measures.losses import token_losses
 from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams, readout
 from probes.suite import MEASUREMENTS, Suite
-from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.anatomy import COMPONENTS, Architecture, Module
 from tv.prompts import behaviour
 from tv.prompts.encoding import Batch, Encoded, batches, positions
+from tv.runtime.common_rows import common_rows
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[Module, OutputBasis]
@@ -156,7 +157,7 @@ def output_bases(pair: Pair) -> Bases:
     return {
         module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
         for module in pair.architecture.modules
-        if module.kind == "linear" and module.component in ("attn", "mlp")
+        if module.kind == "linear" and module.component in COMPONENTS
     }
 
 
@@ -169,8 +170,7 @@ def _weights(pair: Pair, module: Module) -> tuple[Tensor, Tensor, Tensor | None]
 
 def _delta_norm(base: Tensor, tuned: Tensor) -> float:
     """‖T‖_F over the rows in common, piece by piece."""
-    rows = min(len(base), len(tuned))
-    parts = zip(base[:rows].split(4096), tuned[:rows].split(4096), strict=True)
+    parts = zip(*(side.split(4096) for side in common_rows(base, tuned)), strict=True)
     return float(torch.stack([(b.float().to(a.device) - a.float()).square().sum() for a, b in parts]).sum().sqrt())
 
 

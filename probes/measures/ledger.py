@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from tv.measures.decomposition import decompose, fixed_k, k_of, left_basis
+from tv.runtime.common_rows import common_rows
 
 #: The SSA threshold whose subspace splits the direct term.
 EPSILON = 0.05
@@ -119,14 +120,14 @@ def linear_ledger(
     """
     x, n = x.float(), len(x)
     moved = x_tuned.float() - x
-    rows = min(len(weight), len(weight_tuned))  # of a grown vocabulary, those in common
+    weight, weight_tuned = common_rows(weight, weight_tuned)
     both = torch.cat([x, moved])
     own = moved if checked is None else moved[checked]
     sums = torch.zeros(4, n, device=x.device)
     gap = torch.zeros(len(own), device=x.device)
     wide = split is not None and split.basis.wide
     along = torch.zeros(n, split.along.shape[1], device=x.device) if split is not None and wide else None
-    for part in _parts(rows, max(weight.shape[1], n)):
+    for part in _parts(len(weight), max(weight.shape[1], n)):
         w = weight[part].float()
         t = weight_tuned[part].float().to(w.device) - w
         direct, interaction = linear(both, t).split(n)

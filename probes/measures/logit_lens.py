@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
+from tv.runtime.common_rows import common_rows
 
 #: Logits that are held at a time, of each model.
 _PIECE = 2**24
@@ -87,7 +88,6 @@ def _compare(x: Float[Tensor, "n vocab"], y: Float[Tensor, "n vocab"], target: I
         ranks.append(torch.where(known, (logits > own).sum(1), -1))
         prob = (own[:, 0] - logits.logsumexp(1)).exp()
         probs.append(torch.where(known, prob, torch.full_like(prob, float("nan"))))
-    common = min(x.shape[1], y.shape[1])
-    p, q = x[:, :common].log_softmax(1), y[:, :common].log_softmax(1)
+    p, q = (logits.log_softmax(1) for logits in common_rows(x, y, dim=-1))
     kl = (p.exp() * (p - q)).sum(1).clamp(min=0)
     return Lens(target, ranks[0], ranks[1], probs[0], probs[1], kl)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.measures.places import Places
+from tv.runtime.common_rows import common_rows
 
 #: Logits that are looked at together: what a core's cache holds.
 _PIECE = 2**19
@@ -53,8 +54,7 @@ def token_losses(
         nll_base[at] = of_x - x.gather(1, token)[:, 0]
         nll_tuned[at] = of_y - y.gather(1, token)[:, 0]
         if len(x[0]) != len(y[0]):
-            common = min(len(x[0]), len(y[0]))
-            x, y = x[:, :common], y[:, :common]
+            x, y = common_rows(x, y, dim=-1)
             (_, p, of_x), (_, _, of_y) = _weighed(x), _weighed(y)
         kl[at] = (torch.linalg.vecdot(p, x - y) / p.sum(-1) - of_x + of_y).clamp(min=0)
     before = (flat - 1).clamp(min=0)

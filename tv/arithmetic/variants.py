@@ -17,6 +17,7 @@ from tv.arithmetic.methods.terms import Merge
 from tv.arithmetic.selection import select
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
+from tv.runtime.common_rows import common_rows
 
 
 @contextmanager
@@ -185,9 +186,7 @@ def _vocabulary(model: PreTrainedModel) -> set[nn.Parameter]:
 
 def _add(value: Tensor, delta: Tensor, scale: float) -> None:
     """Add scale·delta in place, in the rows that both have."""
-    if value.ndim:
-        rows = min(len(value), len(delta))
-        value, delta = value[:rows], delta[:rows]
+    value, delta = common_rows(value, delta)
     value += scale * delta.to(value)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tv.errors import CheckpointError, first_line
+from tv.runtime.common_rows import common_rows
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _SAMPLED_BYTES = 4096
@@ -156,9 +157,9 @@ def difference(after: Float[Tensor, "..."], before: Float[Tensor, "..."]) -> Flo
     """after − before in float32, of the rows that both have. Neither side is copied to float32 as a whole."""
     if not after.ndim:
         return after.float() - before.float()
-    rows = min(len(after), len(before))
-    out = torch.empty((rows, *after.shape[1:]))
-    for i in range(0, rows, _BAND):
-        part = slice(i, min(i + _BAND, rows))
+    after, before = common_rows(after, before)
+    out = torch.empty(after.shape)
+    for i in range(0, len(after), _BAND):
+        part = slice(i, i + _BAND)
         torch.sub(after[part].float(), before[part].float(), out=out[part])
     return out

@@ -24,6 +24,7 @@ from tv.columns import Column, TableForm, keys
 from tv.errors import InputError
 from tv.measures.decomposition import FIXED_FRACTION
 from tv.measures.overlap import Angles, Directions, Inside, Overlap, cross_gram, directions, overlap
+from tv.runtime.common_rows import common_rows
 from tv.runtime.compute import Compute
 
 Level = Literal["whole", "layer", "module"]
@@ -197,8 +198,7 @@ def _compare(
         first = piece.delta(pairs[a]).to(device)
         for b in names[i + 1 :]:
             second = piece.delta(pairs[b]).to(device)
-            rows = min(len(first), len(second))
-            x, y = first[:rows], second[:rows]  # vocabularies may have grown to different sizes
+            x, y = common_rows(first, second)
             shared = None
             if fraction is not None and piece.module is not None and x.ndim == 2:
                 shared = overlap(_kept(own, a, x), _kept(own, b, y), cross_gram(x, y), fraction)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tv.errors import InputError, PromptError
 from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, read_prompts
 from tv.prompts.metric import METRICS, BehaviourMetric
+from tv.runtime.common_rows import common_rows
 
 #: Prompt files, prompt sets with settings of their own, or prompts themselves.
 PromptSource: TypeAlias = str | Path | PromptSet | Prompt
@@ -64,8 +65,7 @@ def token_nll(logits: Float[Tensor, "pos vocab"], ids: Tensor) -> Float[Tensor, 
 
 def kl_divergence(base: Float[Tensor, "n vocab"], tuned: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
     """KL(base ‖ tuned) of the next-token distributions, nats. Of two vocabularies, the rows in common are compared."""
-    common = min(base.shape[-1], tuned.shape[-1])
-    p, q = base[..., :common].float().log_softmax(-1), tuned[..., :common].float().log_softmax(-1)
+    p, q = (logits.float().log_softmax(-1) for logits in common_rows(base, tuned, dim=-1))
     return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
 

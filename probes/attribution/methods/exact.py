@@ -17,6 +17,7 @@ from probes.methods import attribution_method
 from probes.store.schemas import ALL_DOMAINS
 from tv.arithmetic.controls import control
 from tv.checkpoints.extraction import extract
+from tv.runtime.common_rows import common_rows
 
 _EVERY = ("component", "module", "head", "kv_head", "expert", "neuron")
 Neurons = Annotated[
@@ -121,7 +122,6 @@ def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Uni
 def _stepped(parameter: Tensor, step: Tensor) -> Tensor:
     """parameter + step, of a grown vocabulary in the rows that both have."""
     moved = parameter.detach().clone()
-    rows = min(len(moved), len(step)) if moved.ndim else None
-    common = moved[:rows] if rows is not None else moved
-    common += (step[:rows] if rows is not None else step).to(common)
+    there, step = common_rows(moved, step)
+    there += step.to(there)
     return moved

@@ -39,6 +39,7 @@ from probes.measures import mixture
 from probes.methods import attribution_method
 from tv.architecture.anatomy import Architecture, Module
 from tv.prompts.encoding import Batch, Encoded
+from tv.runtime.common_rows import common_rows
 
 Told = Callable[[int, int, str], None]
 
@@ -209,9 +210,9 @@ class _Sweep:
         before, after = self.before[name], self.after[name].to(self.before[name].device)
         if before.shape == after.shape:
             return torch.lerp(before, after, alpha)
-        moved = before.clone()  # of a grown vocabulary, the rows in common
-        rows = min(len(before), len(after))
-        moved[:rows] = torch.lerp(before[:rows], after[:rows], alpha)
+        moved = before.clone()
+        there, after = common_rows(moved, after)
+        there.lerp_(after, alpha)
         return moved
 
     def delta(self, name: str) -> Tensor | None:
@@ -221,10 +222,10 @@ class _Sweep:
         before, after = self.before[name], self.after[name].to(self.before[name].device)
         if before.shape == after.shape:
             return after - before
-        found = torch.zeros_like(before)
-        rows = min(len(before), len(after))
-        found[:rows] = after[:rows] - before[:rows]
-        return found
+        delta = torch.zeros_like(before)
+        left, right = common_rows(before, after)
+        delta[: len(left)] = right - left
+        return delta
 
     def _gradients(self, model: PreTrainedModel, batch: Batch) -> Shares:
         """The integrand at one α."""
