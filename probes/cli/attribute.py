@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from probes.cli.effects import print_checks, print_effects
 from probes.cli.options import RunPath
-from tv.cli.options import Device, Dtype, Offload, among_those
+from tv.cli.options import Device, Dtype, Offload, among
 from tv.cli.registered import options_from
 from tv.cli.terminal import Stages
 from tv.runtime.compute import Compute
@@ -48,11 +48,11 @@ def attribute(
     path: RunPath,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="How; give it again for several.", autocompletion=among_those(_methods)),
+        typer.Option(help="How; give it again for several.", autocompletion=among(_methods)),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Of what.", autocompletion=among_those(_metrics)),
+        typer.Option(help="Of what.", autocompletion=among(_metrics)),
     ] = None,
     granularity: Annotated[
         list[str] | None, typer.Option(help="component, module, head, kv_head, expert or neuron; several too.")

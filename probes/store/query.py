@@ -65,6 +65,7 @@ class _Process:
             write(to, question)
             return read(back)
         except (EOFError, OSError):
+            self.end()  # its exit may not be known yet, and nobody is to ask it again
             return "died", "it needs more memory than the 4 GB that a query may take; ask for fewer columns or rows"
 
     @property
@@ -99,8 +100,6 @@ def _process() -> Any:
     if process.alive:
         with _lock:
             _idle.append(process)
-    else:
-        process.end()
 
 
 @atexit.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,11 +34,12 @@ def serve() -> None:
     """Answer statements from standard input, one after the other, until it ends."""
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked, and who asked ends this process
     _bound()
     while True:
         try:
             question = read(questions)
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             write(answers, answer(*question))

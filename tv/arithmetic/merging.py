@@ -102,7 +102,7 @@ class Merged:
         conflicts: bool = True,
     ) -> None:
         """Raises InputError for a method, option, scale or pattern that is none."""
-        check_method(method, options or {})
+        taken = check_method(method, options or {})
         odd = next((scale for scale in scales if not math.isfinite(scale)), None)
         if odd is not None:
             raise InputError(f"scale {odd}: a tuning vector is scaled by a finite number")
@@ -113,7 +113,7 @@ class Merged:
             raise CheckpointError(
                 f"{checkpoint.source}: parameter {name!r} cannot be read: {why}; load the model and pass it live"
             )
-        self.checkpoint, self.method, self.options = checkpoint, method, dict(options or {})
+        self.checkpoint, self.method, self.options = checkpoint, method, taken
         self._terms = [(one, scale) for one, scale in zip(brought, scales, strict=True) if scale]
         shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
         self.pieces = select(layout(checkpoint.architecture, shapes), only, exclude)

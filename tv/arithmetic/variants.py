@@ -71,8 +71,8 @@ class Mover:
 
         Also for a method that is none, for options that are not its own and for patterns that name nothing.
         """
-        check_method(method, options)
-        self.model, self.method, self.seed, self.options = model, method, seed, options
+        self.model, self.method, self.seed = model, method, seed
+        self.options = check_method(method, options)
         self._places = {vector: _places(model, vector) for vector in vectors}
         self._kept: dict[nn.Parameter, Tensor] = {}
         self._merges: dict[nn.Parameter, tuple[list[TuningVector], Merge]] = {}

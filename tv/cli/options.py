@@ -27,14 +27,8 @@ Engine = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray for
 Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]
 
 
-def among(*names: str) -> Callable[[str], list[str]]:
-    """What the shell completes to, where a value is one of `names` and may be another."""
-
-    return among_those(lambda: names)
-
-
-def among_those(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """The same, of names that are slow to know."""
+def among(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What the shell completes to, where a value is one of `names`, which are slow to know, and may be another."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names() if name.startswith(incomplete)]

@@ -7,6 +7,7 @@ No method is better as such: over four families of language models only plain ad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic.fields import FieldInfo
@@ -17,19 +18,21 @@ from tv.arithmetic.methods.terms import METHODS, Merge, Terms, for_no_matrix
 from tv.runtime.options import options_of, validated
 
 
-def check_method(method: str, options: Mapping[str, float]) -> None:
-    """Raise InputError for a method that is none, or an option that it does not take."""
-    validated(METHODS.one(method), options, f"method {method!r}")
+def check_method(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the method takes them. Raises InputError for a method that is none, or an option not its own."""
+    return validated(METHODS.one(method), options, f"method {method!r}")
 
 
 def options_of_methods() -> dict[str, FieldInfo]:
     """The options of every method by name, each with what it is for and the methods that take it."""
+    by_method = {method: options_of(METHODS[method]) for method in METHODS}
     options: dict[str, FieldInfo] = {}
-    for name, option in ((name, option) for method in METHODS.values() for name, option in options_of(method).items()):
-        options.setdefault(name, option)
+    for own in by_method.values():
+        options = options | {name: option for name, option in own.items() if name not in options}
     for name, option in options.items():
-        takers = ", ".join(method for method in METHODS if name in options_of(METHODS[method]))
-        option.description = f"{takers}: {(option.description or name)[0].lower()}{(option.description or name)[1:]}"
+        takers = ", ".join(method for method, own in by_method.items() if name in own)
+        said = option.description or name
+        option.description = f"{takers}: {said[0].lower()}{said[1:]}"
     return options
 
 
