@@ -23,13 +23,21 @@ _LONGEST = (
 )
 
 
+#: Files that take five seconds or more beside them: left out of `make test-fast` too.
+_LONG = (
+    *("cli/test_probes_cli", "measures/test_tables", "measures/test_cosine", "measures/test_nulls"),
+    *("arithmetic/test_apply", "arithmetic/test_lora", "attribution/test_path", "capture/test_estimate"),
+    *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports", "runtime/test_workers"),
+)
 #: Folders whose tests start programs, train or load real models, or compare backends.
 _SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extending")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = {f"{path.parent.name}/{path.stem}" for path in Path(__file__).parent.rglob("test_*.py")}
+    assert files >= {*_LONGEST, *_LONG}, "tests/conftest.py names a file that has moved"
     rank = {name: i for i, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(f"{item.path.parent.name}/{Path(item.path).stem}", len(rank)))
     for item in items:
-        if item.path.parent.name in _SLOW or f"{item.path.parent.name}/{item.path.stem}" in _LONGEST:
+        if item.path.parent.name in _SLOW or f"{item.path.parent.name}/{item.path.stem}" in (*_LONGEST, *_LONG):
             item.add_marker(pytest.mark.slow)
