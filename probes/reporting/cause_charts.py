@@ -8,21 +8,12 @@ import numpy as np
 import pandas as pd
 
 from probes.attribution.effects import units_in
+from probes.methods import linked_methods, words_of
 from probes.reporting.charts import COLOURS
 from probes.reporting.figures import Plot, layout, plain, plains
 
-#: What orders the components of a curve, in words.
-RANKINGS = {
-    "path": "path effect",
-    "graft": "graft effect",
-    "revert": "revert effect",
-    "mean": "mean of graft and revert",
-    "norm": "‖T‖",
-    "ssa": "SSA",
-    "kappa": "κ",
-    "ledger": "ledger, direct term",
-    "gate_flips": "gate flips",
-}
+#: What orders the components of a curve and is no method of attribution, in words.
+_SCORES = {"norm": "‖T‖", "ssa": "SSA", "kappa": "κ", "ledger": "ledger, direct term", "gate_flips": "gate flips"}
 #: Components that a waterfall shows one by one; the rest is one bar.
 STEPS = 24
 _GREY = "#888888"
@@ -70,7 +61,7 @@ def growing(curves: pd.DataFrame, metric: str, title: str) -> Plot:
             "hoverinfo": "skip",
         }
     ] * bool(len(n))
-    for i, (name, label) in enumerate(RANKINGS.items()):
+    for i, (name, label) in enumerate(_rankings().items()):
         own = curves[curves.ranking == name].sort_values("n")
         if len(own):
             line = {"color": COLOURS[i % len(COLOURS)], "dash": "solid" if i < 4 else "dot", "width": 2}
@@ -92,11 +83,11 @@ def growing(curves: pd.DataFrame, metric: str, title: str) -> Plot:
 
 def areas(rows: pd.DataFrame) -> Plot:
     """The area of every ranking's curve, a dot a direction; random orders as the span of theirs."""
-    traces = []
+    traces, rankings = [], _rankings()
     for i, (direction, own) in enumerate(rows.groupby("direction", sort=False)):
         random = own[own.ranking == "random"].area.to_numpy(float)
-        named = own[own.ranking.isin(list(RANKINGS))].sort_values("area")
-        names, values = [RANKINGS[name] for name in named.ranking], plains(named.area)
+        named = own[own.ranking.isin(list(rankings))].sort_values("area")
+        names, values = [rankings[name] for name in named.ranking], plains(named.area)
         if len(random):
             names, values = ["random orders (mean, span)", *names], [plain(random.mean()), *values]
         reach = [random.max() - random.mean(), random.mean() - random.min()] if len(random) else [0.0, 0.0]
@@ -177,3 +168,8 @@ def _dots(names: list[str], rows: pd.DataFrame, label: str, colour: str, symbol:
         },
         "hovertemplate": "%{y}: %{x:.4g}",
     }
+
+
+def _rankings() -> dict[str, str]:
+    """What orders the components of a curve, in words: methods that the link knows, their mean, and scores."""
+    return {name: words_of(name) for name in (*linked_methods(), "mean")} | _SCORES

@@ -10,12 +10,16 @@ from markupsafe import Markup, escape
 
 from probes.store.forms.links import ACTIVATIONS, CAUSES, WEIGHTS
 from probes.store.schemas import ALL_DOMAINS
+from tv.prompts.metric import METRICS as REGISTERED
 
+#: Those that stand first in a report; other registered ones follow.
+_FIRST = ("exact_match", "target_nll", "logit_diff")
 #: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
 METRICS: dict[str, tuple[str, str, bool | None]] = {
-    "exact_match": ("exact match", "share of prompts", True),
-    "target_nll": ("target NLL", "nats", False),
-    "logit_diff": ("logit difference", "logits, target − foil", True),
+    **{
+        name: (REGISTERED[name].words, REGISTERED[name].unit, REGISTERED[name].better)
+        for name in dict.fromkeys((*_FIRST, *REGISTERED))
+    },
     "kl": ("KL(base ‖ tuned)", "nats", None),
     "first_divergence": ("first divergence", "position", None),
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from probes.methods import METHODS, linked_methods
 from probes.reporting import cause_charts, charts, figures
 from probes.reporting.causes import domains_in
 from probes.reporting.chapter import Chapter, panel
@@ -14,13 +15,6 @@ from probes.reporting.panel import Figure, Panel
 from probes.reporting.words import effect_metric_name, prompts_of
 from tv.architecture.anatomy import COMPONENTS
 
-#: What the methods with panels of their own do.
-_TOLD = {
-    "path": "Path: what this component's own step added along the way from base to tuned; the shares sum to the "
-    "whole change.",
-    "graft": "Graft: give the base this one component of the tuned model.",
-    "revert": "Revert: take this one component away from the tuned model.",
-}
 #: The column that names a unit of each finer granularity, what stands before it in a map, and its word.
 _FINER = {
     "module": ("module", "", "module"),
@@ -49,7 +43,7 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
             for family in families
         ]
         note = (
-            f"{_TOLD.get(method, method)} The effect is how much the {metric} moves towards the tuned model. "
+            f"{METHODS[method].explains} The effect is how much the {metric} moves towards the tuned model. "
             "Dots with 95 % intervals over prompts; filled where q < 0.05 among the components shown together."
         )
         ranked = f"Components ranked by |effect| (at most {charts.RANKED})"
@@ -64,7 +58,7 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
 def other_methods(chapter: Chapter) -> Iterator[Panel]:
     """Maps of every method that has no panel of its own, those of other packages included."""
     rows = one_metric(chapter.rows("effects", where=[("granularity", "==", "component"), ("control", "==", "")]))
-    rows = rows[~rows.method.isin(list(_TOLD)) & (rows.direction != "both")]  # both: sums of graft and revert
+    rows = rows[~rows.method.isin(linked_methods()) & (rows.direction != "both")]  # both: sums of graft and revert
     if rows.empty:
         return
     domains = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour)
@@ -95,7 +89,7 @@ def other_methods(chapter: Chapter) -> Iterator[Panel]:
 def finer(chapter: Chapter) -> Iterator[Panel]:
     """Layer × module, head or expert maps of every method that was cut so."""
     rows = one_metric(chapter.rows("effects"))
-    rows = rows[rows.granularity.isin(list(_FINER)) & (rows.control == "") & rows.method.isin(list(_TOLD))]
+    rows = rows[rows.granularity.isin(list(_FINER)) & (rows.control == "") & rows.method.isin(linked_methods())]
     if rows.empty:
         return
     domains, maps = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour), []
