@@ -81,8 +81,8 @@ def run(
         tuned: In place of the suite's, one or several by name.
         out: A directory or a URL (s3://bucket/run); reports/<suite name> without it.
         force: Make the run again, and replace another that is there.
-        stages: Which of `STAGES` to do; all without it. A run with fewer is a finished run without the others' tables;
-            the same call with more stages does what is missing.
+        stages: Which to do of weights, capture, noise_floor, attribute, link and report; all without it. A run with
+            fewer is a finished run without the others' tables; the same call with more stages does what is missing.
         settings: Keys of the suite that win over its own, such as {"keep": ["resid_post"], "generate": {"tokens": 8}}.
         remote: Let nnsight's server capture.
         compute: Where and how. Its workers share the modules and the prompts; the tables are the same.
@@ -93,9 +93,10 @@ def run(
     Raises:
         InputError: Bad input, in one line; nothing is left behind.
 
-    Example:
-        >>> run("data/suites/demo.yaml", stages=["weights"], out="/tmp/demo-weights").tables  # doctest: +SKIP
-        ['weights', 'alignment', 'spectra', 'cosines', 'prompts']
+    Examples:
+        >>> run = probes.run("data/suites/demo.yaml", tuned="data/models/medical", stages=["weights"], out="medical")
+        >>> run.tables
+        ['weights', 'alignment', 'spectra', 'prompts']
     """
     job = prepare(
         suite,
@@ -123,7 +124,30 @@ def prepare(
     remote: bool = False,
     compute: Compute = Compute(),
 ) -> Job:
-    """The job of `run`, its input checked and nothing done yet. Arguments and errors are those of `run`."""
+    """The job of `probes.run`, its input checked and nothing done yet.
+
+    Args:
+        suite: As in `probes.run`, and so are all that follow.
+        base: In place of the suite's.
+        tuned: In place of the suite's, one or several by name.
+        out: A directory or a URL; reports/<suite name> without it.
+        force: Make the run again, and replace another that is there.
+        stages: Which to do; all without it.
+        settings: Keys of the suite that win over its own.
+        remote: Let nnsight's server capture.
+        compute: Where and how.
+
+    Returns:
+        The job, which says what it will take and whether it is done, and runs.
+
+    Raises:
+        InputError: Bad input, in one line.
+
+    Examples:
+        >>> job = probes.prepare("data/suites/demo.yaml", out="reports/new", stages=["weights", "capture"])
+        >>> job.stages, len(job.prompts), os.path.exists("reports/new")
+        (('weights', 'capture'), 144, False)
+    """
     wanted = _stages(stages)
     base = as_model(base)
     tuned = {name: as_model(of) for name, of in tuned.items()} if isinstance(tuned, Mapping) else as_model(tuned)
@@ -148,7 +172,26 @@ def prepare(
 
 @dataclass(frozen=True)
 class Job:
-    """A job whose input is checked: what it is about, what it will take on disk, and its stages to do."""
+    """A job whose input is checked: what it is about, what it will take on disk, and its stages to do.
+
+    `probes.prepare` makes one, and `run` does it.
+
+    Attributes:
+        models: Where the live models come from; none is loaded before it is needed.
+        pairs: The opened checkpoints of every tuned model, with the base.
+        prompts: All prompts of the suite, in order.
+        out: Where the run will be.
+        identity: Whatever the rows of the run depend on: a run of another identity is another run.
+        stages: The stages that the run will have done, in order.
+        compute: Where and how.
+        force: Whether another run at `out` is replaced.
+        there: The same run, where it is at `out` already; it may lack stages.
+
+    Examples:
+        >>> job = probes.prepare("data/suites/demo.yaml", out="reports/new", settings={"measure": ["gates"]})
+        >>> job.is_done, sorted(job.sizes)
+        (False, ['gates', 'neurons', 'tokens'])
+    """
 
     models: Pairs
     pairs: Sequence[Opened]
@@ -259,10 +302,31 @@ def attribute(
     compute: Compute = Compute(),
     **settings: Any,
 ) -> pd.DataFrame:
-    """Attribute a run's behaviour change again, from the checkpoints it names; replaces the tables. Returns `effects`.
+    """Attribute a run's behaviour change again, from the checkpoints that it names, and replace the tables of it.
 
-    What is not given is as in the run's suite; `settings` are the other keys of its `attribute` section (nodes,
-    tolerance, controls, curves …). Tables: see `probes.attribution.attributor`. Raises RunError and SuiteError.
+    What is not given is as in the run's suite. The run then counts as another than its suite's: `probes.run` with that
+    suite does not return it as it is.
+
+    Args:
+        run: A finished run. Tables of methods that are not asked for again are dropped.
+        method: One or several, such as "graft", "revert" or "path".
+        metric: The behaviour that effects are measured on, such as "logit_diff", or `module:function`.
+        granularity: What a unit is, one or several: "component", "module", "head", "kv_head", "expert" or "neuron".
+        compute: Where and in what models compute, and what is told of it.
+        settings: Other keys of the suite's `attribute` section: `controls`, `curves`, and the methods' options.
+
+    Returns:
+        The table `effects`: a row per tuned model, unit, domain and method.
+
+    Raises:
+        SuiteError: A method, metric or setting that there is not.
+        RunError: A metric that can be read on no prompt, or a dtype that a method cannot be computed in.
+
+    Examples:
+        >>> run = probes.load("reports/demo")
+        >>> effects = probes.attribute(run, method="graft", controls=[], curves=False)
+        >>> effects.method.unique().tolist(), "effects" in run.tables
+        (['graft'], True)
     """
     given = {"methods": method, "metric": metric, "granularity": granularity, **settings}
     told = {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in given.items()}

@@ -58,9 +58,24 @@ Table: TypeAlias = pd.DataFrame | None
 
 
 def link(run: Run) -> pd.DataFrame:
-    """Join a run's tables, write `link` and `correlations` into it and return `link`.
+    """Join what moved in the weights with what happened in the activations, unit by unit.
 
-    Draws and seed are the suite's own, out of the manifest.
+    `link` and `correlations` are written into the run. Draws and seed are the suite's, out of the manifest.
+
+    Args:
+        run: A finished run. A table that it lacks leaves its columns NaN.
+
+    Returns:
+        The table `link`: a row per tuned model and module (kind "module") or component (kind "component"), with its
+        weight measures, and the prompt means of its activation measures and effects with 95 % intervals.
+
+    Raises:
+        RunError: A table of the run cannot be read.
+
+    Examples:
+        >>> linked = probes.link(probes.load("reports/demo"))
+        >>> linked.groupby("kind").size().to_dict()
+        {'component': 24, 'module': 84}
     """
     suite = run.manifest.get("suite", {})
     draws, seed = suite.get("bootstrap", 1000), suite.get("seed", 0)

@@ -58,7 +58,7 @@ def attribution_method(name: str, **said: Any) -> Callable[[Function], Function]
         A decorator that leaves the function as it is. The function takes (work, units) and its options as keywords
         with defaults, and yields `Effects`, `Rows` of its own tables, and `Check`s.
 
-    Example:
+    Examples:
         >>> METHODS["shapley"].words, list(METHODS["shapley"].options)
         ('Shapley effect', ['orders'])
     """
@@ -102,7 +102,7 @@ def tables_of_methods() -> tuple[str, ...]:
 def words_of(label: str) -> str:
     """What figures call the effects of one value of the column `method`.
 
-    Example:
+    Examples:
         >>> words_of("graft"), words_of("mean")
         ('graft effect', 'mean of graft and revert')
     """

@@ -182,7 +182,37 @@ class Generation(_Part):
 
 
 class Suite(_Part):
-    """A validated suite. Paths are absolute; a model that is no local path is left as a hub id."""
+    """A validated suite. Paths are absolute; a model that is no local path is left as a hub id.
+
+    `probes.load_suite` reads one; docs/prompts.md and docs/attribution.md say more of their keys.
+
+    Attributes:
+        name: What the run is called.
+        base: The pretrained model: a path or a hub id.
+        tuned: One or more tuned models, by name.
+        prompts: The prompt sets.
+        positions: The places at which activations are measured: "all", "last" (of the text), "target" or "generated"
+            (those that predict its tokens).
+        measure: What is measured: gates, contributions, changes, ledger, lens, behaviour, and measurements of other
+            packages.
+        sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
+        ledger_positions: The places of the ledger and the logit lens.
+        generate: Over which continuation of every text both models are read; None: over the target.
+        edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
+        noise_floor: With gates, hold the base against itself in another precision.
+        keep: Sites of which the vectors themselves are stored, as float16.
+        attribute: Which causal effects to measure, and on which metric; None: none.
+        backend: What captures: torch, transformer_lens or nnsight.
+        batch_size: Prompts in one forward pass, at most.
+        epsilons: The levels of SSA's tail rule.
+        bootstrap: Resamples of the prompts for every interval.
+        seed: Of everything drawn.
+
+    Examples:
+        >>> suite = probes.load_suite("data/suites/demo.yaml")
+        >>> suite.positions, suite.attribute.methods
+        ('all', ('path', 'graft', 'revert'))
+    """
 
     name: str
     base: str = Field(min_length=1)
@@ -256,11 +286,27 @@ def load_suite(
     tuned: str | Path | Mapping[str, str | Path] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Suite:
-    """Read and validate a suite: a YAML file's path, or the same as a mapping.
+    """Read and validate a suite.
 
-    `base`, `tuned` and every key of `settings` win over the suite's own; a mapping in `settings` wins key by key. A
-    single tuned path is named after its directory. Relative paths in a file are relative to that file, and all others
-    to the working directory. Raises SuiteError: one line with the first mistake and its place.
+    What is given here wins over the suite's own. Relative paths in a file are relative to that file, and all others to
+    the working directory.
+
+    Args:
+        source: A YAML file's path, or the same as a mapping.
+        base: The pretrained model.
+        tuned: The tuned models by name, or one path, which is named after its directory.
+        settings: Other keys; a mapping wins key by key.
+
+    Returns:
+        The suite.
+
+    Raises:
+        SuiteError: One line with the first mistake and its place.
+
+    Examples:
+        >>> suite = probes.load_suite("data/suites/demo.yaml", tuned="data/models/law", settings={"bootstrap": 50})
+        >>> list(suite.tuned), suite.bootstrap
+        (['law'], 50)
     """
     if isinstance(source, Mapping):
         where, data, file, directory = "suite", dict(source), None, Path.cwd()

@@ -90,7 +90,7 @@ KEYS: Mapping[str, Column] = {
 def keys(names: str) -> tuple[Column, ...]:
     """Key columns by their names, separated by blanks.
 
-    Example:
+    Examples:
         >>> [column.kind for column in keys("tuned layer")]
         ['name', 'int16']
     """

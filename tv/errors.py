@@ -9,7 +9,7 @@ class InputError(Exception):
 
     One printable line, whatever the file that it quotes holds: names with newlines, or what a terminal would obey.
 
-    Example:
+    Examples:
         >>> str(tv.InputError("no\\nsuch file"))
         'no such file'
     """

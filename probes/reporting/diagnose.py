@@ -42,10 +42,25 @@ class Finding:
 
 
 def diagnose(run: Run, *, conflicts: bool = True) -> pd.DataFrame:
-    """A row per tuned model and signature: `tuned signature holds sentence`.
+    """Which of the known failure signatures a run shows, in sentences with their numbers.
 
-    little_change, not_derived, rounding, nothing_new, gates_at_the_floor, and, of every two tuned models,
-    conflict: that one compares the checkpoints again, unless `conflicts` is False.
+    The signatures are little_change, not_derived, rounding, nothing_new, gates_at_the_floor, and, of every two tuned
+    models, conflict.
+
+    Args:
+        run: A finished run.
+        conflicts: Judge conflict too, which compares the checkpoints again.
+
+    Returns:
+        A row per tuned model (or pair of them) and signature: `tuned signature holds sentence`. `holds` is None where
+        the run did not measure what it takes.
+
+    Source: arXiv 2510.09359, which meets them where tuning vectors do not do what was hoped.
+
+    Examples:
+        >>> signs = probes.diagnose(probes.load("reports/demo"), conflicts=False)
+        >>> signs[signs.signature == "not_derived"][["tuned", "holds"]].values.tolist()
+        [['medical', False], ['math', False]]
     """
     found: list[Finding] = []
     for name in run.manifest["suite"]["tuned"]:

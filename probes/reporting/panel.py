@@ -103,7 +103,7 @@ class Panels(Generic[Subject]):
         Raises:
             ValueError: There is no such section, or another file has a panel of this name in it.
 
-        Example:
+        Examples:
             >>> page = Panels("panel", "probes.reporting.panels", [Section("end", "End", "The end", "Nothing.")])
             >>> @page.panel("end", needs=["weights"])
             ... def farewell(subject: str) -> list[Panel]:

@@ -19,11 +19,25 @@ from tv.runtime.atomic import replacing
 
 
 def report(run: Run, *, to: Path | None = None) -> Path:
-    """Write the report of `run` to `to` (default report.html in the run) and return its path.
+    """Write the report of a run: one HTML file that a person reads top to bottom.
 
     The file loads nothing from anywhere, and is written whole or not at all. Whatever comes from prompts, models or
-    names is escaped. A table that the run lacks leaves its section saying so. Raises RunError where it cannot be
-    written.
+    names is escaped. A table that the run lacks leaves its section saying so.
+
+    Args:
+        run: A finished run.
+        to: The file to write; report.html in the run without it. A run at a URL needs it.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        RunError: The file cannot be written, or `to` is missing for a run at a URL.
+
+    Examples:
+        >>> page = probes.report(probes.load("reports/demo"), to=Path("demo.html"))
+        >>> page.read_text(encoding="utf-8")[:15]
+        '<!doctype html>'
     """
     if to is None and not isinstance(run.path, Path):
         raise RunError(f"{run.path}: a report is written to this machine; say where with `to`")

@@ -32,7 +32,22 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run: `run["changes"]` is a table as a DataFrame, `run.df` a part of one."""
+    """A finished run: `run["changes"]` is a table as a DataFrame, `run.df` a part of one.
+
+    `probes.run` and `probes.load` give one.
+
+    Attributes:
+        path: Its directory, or its URL.
+        manifest: What it was made of: the suite, checkpoints, versions, and every table's rows and files.
+        notes: What a reader should know: columns that an older program did not write.
+
+    Examples:
+        >>> run = probes.load("reports/demo")
+        >>> run.df("gates", columns=["tuned", "layer", "flip_rate"], where=[("layer", "==", 3)]).layer.unique().tolist()
+        [3]
+        >>> len(run["prompts"]) == run.manifest["n_prompts"]
+        True
+    """
 
     path: Place
     manifest: dict[str, Any] = field(hash=False)
@@ -160,11 +175,23 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """Open a finished run: a directory's path or a URL (s3://bucket/run).
+    """Open a finished run.
 
     A column that came after the version which wrote the run is null in it: the run's `notes` name these, and a line on
-    stderr says so. Raises RunError where it is none, is newer than this program or too old for it, or lacks or broke a
-    file.
+    stderr says so.
+
+    Args:
+        path: A directory's path or a URL (s3://bucket/run).
+
+    Returns:
+        The run, none of its tables read yet.
+
+    Raises:
+        RunError: It is none, is newer than this program or too old for it, or lacks or broke a file.
+
+    Examples:
+        >>> list(probes.load("reports/demo").manifest["suite"]["tuned"])
+        ['medical', 'math']
     """
     directory = place_of(path)
     manifest = read_manifest(directory)

@@ -29,7 +29,22 @@ _FILES: fs.FileSystem = fs.LocalFileSystem()
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """A table of a run, as `run.table` gives it: `len(table)` is its rows, and showing it reads none of them."""
+    """A table of a run, as `run.table` gives it: `len(table)` is its rows, and showing it reads none of them.
+
+    Attributes:
+        path: The run's directory or URL.
+        name: The table's name.
+        rows: How many rows it has.
+        shards: The prompts of each shard.
+        older: Whether an earlier schema version wrote it.
+
+    Examples:
+        >>> gates = probes.load("reports/demo").table("gates")
+        >>> len(gates) > 0, gates.columns["flip_rate"]
+        (True, 'float')
+        >>> gates.df(["layer"], where=[("layer", "<", 2)]).layer.unique().tolist()
+        [0, 1]
+    """
 
     path: Place  # the run's
     name: str

@@ -23,7 +23,21 @@ from tv.runtime.compute import Progress
 
 @dataclass(frozen=True)
 class Applied:
-    """What was written, and what is to be known of it."""
+    """What `tv.apply` wrote, and what is to be known of it.
+
+    Attributes:
+        path: The directory.
+        rounding: What storing lost of the parameters that moved; `rounding.ratio` is ‖T‖ over the size of the loss.
+        conflicts: A row per two vectors, `a b cosine cosine_z sign_conflict sign_conflict_null conflict_energy
+            overlap_left_kappa overlap_right_kappa` as `tv.cosine` measures them; the last two are means over matrices.
+        notes: What a reader should know of the vectors, a line each.
+
+    Examples:
+        >>> vectors = {"data/models/medical": 0.7, "data/models/math": 0.3}
+        >>> applied = tv.apply("data/models/base", vectors, out="both", only=["layer=0"])
+        >>> applied.conflicts[["a", "b"]].values.tolist()
+        [['medical', 'math']]
+    """
 
     path: Path
     rounding: Rounding  # of the parameters that moved
@@ -49,16 +63,46 @@ def apply(
     progress: Progress | None = None,
     **options: float,
 ) -> Applied:
-    """Write `base` moved along the vectors in `scales`, each at its λ, to the directory `out`.
+    """Write `base` moved along tuning vectors to a directory: θ + Σ λT, or what a method makes of the λT.
 
-    A vector is a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint` opens: then it is that minus
-    `origin`, or minus `base`. `method` is one of `tv.METHODS` and `options` are its own; `only` and `exclude` are
-    patterns of `tv.selection`. A sum is formed in float32 and stored as `out_dtype` (float32 or bfloat16). `out` is
-    whole or absent; a checkpoint that is there stays unless `force`, and then until the new one is whole. Without
-    `conflicts` it is not measured how the vectors lie to each other, which takes most of the time of a sum.
+    The sum is formed in float32, one parameter in memory at a time.
 
-    Raises InputError in one line: a vector that does not fit, naming the first tensor, a pattern that names nothing, an
-    `out` that is there, a disk that is too small.
+    Args:
+        base: The model that moves: whatever `tv.open_checkpoint` opens.
+        scales: λ by vector. A vector is a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint`
+            opens: then it is that minus `origin`.
+        out: The directory. It is whole or absent; the directory above it must be there.
+        method: One of `tv.METHODS`.
+        only: Patterns that name what moves; without any, all of it. A pattern is `layer=3`, `layer=0-3`, `expert=2`, a
+            module (`gate`), a component (`attn`, `mlp`), `norm`, `bias`, or a parameter's name with `*` for anything.
+            Of several, joined by commas, all must hold: `layer=0-3,mlp`.
+        exclude: Patterns that name what stays as it is.
+        origin: What the models in `scales` were tuned from; without it, `base`.
+        out_dtype: What is stored: "float32" or "bfloat16".
+        stochastic_rounding: Round to bfloat16 at random, so that steps too small for it survive on average.
+        seed: Of what the method draws, and of stochastic rounding.
+        conflicts: Measure how the vectors lie to each other, which takes most of the time of a sum.
+        force: Replace the checkpoint that is at `out`, once the new one is whole.
+        shard: Bytes of tensors in a file, at most; a tensor that is larger has a file to itself.
+        progress: Called after every tensor.
+        options: The method's own, such as `density` or `fraction`.
+
+    Returns:
+        The directory, and what is to be known of it.
+
+    Raises:
+        InputError: A method, an option, a pattern, a dtype or a scale that is none, or no vector.
+        CheckpointError: A vector that does not fit, naming the first tensor; an `out` that is there, or a disk that is
+            too small.
+
+    Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.
+
+    Examples:
+        >>> applied = tv.apply("data/models/base", {"data/models/medical": 0.5}, out="half")
+        >>> medical = tv.extract("data/models/base", "data/models/medical")
+        >>> half = tv.extract("data/models/base", applied.path)
+        >>> round(half.norm() / medical.norm(), 3), round(half.cosine(medical), 3)
+        (0.5, 1.0)
     """
     out = Path(out)
     if out_dtype not in DTYPES:

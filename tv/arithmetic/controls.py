@@ -38,9 +38,10 @@ def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
     Raises:
         InputError: Another name.
 
-    Example:
-        >>> ones = TuningVector({"w": (2, 2)}, lambda name: torch.ones(2, 2), {})
-        >>> control(ones, "shuffled", seed=0)["w"].tolist()
+    Examples:
+        >>> import torch
+        >>> ones = tv.TuningVector({"w": (2, 2)}, lambda name: torch.ones(2, 2), {})
+        >>> tv.control(ones, "shuffled", seed=0)["w"].tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
     draw = CONTROLS.one(kind)
@@ -76,7 +77,7 @@ def control_vector(name: str) -> Callable[[Draw], Draw]:
         A decorator that leaves the function as it is. The function takes T of one parameter (float32, on the CPU, not
         all zero) and a generator, and returns a tensor of the same shape.
 
-    Example:
+    Examples:
         >>> "shuffled" in CONTROLS
         True
     """

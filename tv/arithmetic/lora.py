@@ -37,10 +37,33 @@ def lora_export(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Adapter:
-    """Write T as an adapter of `rank`, or of the smallest rank a module that keeps the share `energy` of its ‖T‖².
+    """Write T as a LoRA adapter in peft's format: of every matrix the truncated SVD, T ≈ B·A.
 
-    Without `save_others` what LoRA cannot hold is left out; `Adapter.others` says what and how much. Raises InputError
-    where neither or both of rank and energy are given, and as `tv.apply` does.
+    Args:
+        base: The model that the adapter will lie over: whatever `tv.open_checkpoint` opens.
+        vector: T: a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint` opens: then it is that
+            minus `origin`.
+        out: The directory. It is whole or absent; the directory above it must be there.
+        rank: How many directions of every matrix are kept.
+        energy: In place of a rank: the share of a module's ‖T‖² that is kept, above 0 and at most 1. Each module then
+            has the smallest rank that does.
+        save_others: Write what LoRA cannot hold (biases, gains, embeddings) as whole tensors; otherwise it is left out.
+        origin: What the model in `vector` was tuned from; without it, `base`.
+        force: Replace the adapter that is at `out`.
+        progress: Called after every parameter.
+
+    Returns:
+        The directory as `path`; `modules`, with each one's rank and the share of its ‖T‖² that is `retained`; `others`,
+        the parameters that LoRA cannot hold, and whether they are `held`; `retained`, the share of the whole ‖T‖².
+
+    Raises:
+        InputError: Neither or both of rank and energy, or one that is out of range.
+        CheckpointError: A vector that does not fit or moves no matrix of a linear layer, or an `out` that is there.
+
+    Examples:
+        >>> adapter = tv.lora_export("data/models/base", "data/models/medical", out="adapter", rank=8)
+        >>> round(adapter.retained, 2), bool(adapter.others.held.all())
+        (0.63, True)
     """
     if (rank is None) == (energy is None):
         raise InputError("give either a rank or an energy: how much of T the adapter keeps")
@@ -72,16 +95,43 @@ def lora_init(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Adapter:
-    """Write an adapter of `rank` to train on from, on every matrix that T moves.
+    """Write a LoRA adapter to train on from, which knows where T points, on every matrix that T moves.
 
     - warm: B·A is T cut to its `rank` leading directions, so training starts at θ + T_r; nothing holds it there
     - subspace: B = 0 and A's rows are T's leading right (input) directions. With A frozen (`freeze_inputs`) every
-      update reads only what T mostly reads: LoRA-FA, arXiv 2308.03303, with A from T
+      update reads only what T mostly reads: LoRA-FA, with A from T
     - orthogonal: B = 0 and A's rows are random, orthonormal, and orthogonal to the `rank` leading right directions of
-      T. With A frozen no update reads any of them: the idea of O-LoRA, arXiv 2310.14152, exact rather than a penalty
+      T. With A frozen no update reads any of them: the idea of O-LoRA, exact rather than a penalty
 
-    The last two start at θ. A's rows have the norm that peft's own start gives them. Raises InputError where `rank` is
-    too large for that.
+    The last two start at θ, and A's rows have the norm that peft's own start gives them.
+
+    Args:
+        base: The model that will be trained: whatever `tv.open_checkpoint` opens.
+        vector: T: a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint` opens: then it is that
+            minus `origin`.
+        out: The directory. It is whole or absent; the directory above it must be there.
+        rank: Directions of every matrix; fewer where T has fewer (not in the mode orthogonal).
+        mode: "warm", "subspace" or "orthogonal".
+        origin: What the model in `vector` was tuned from; without it, `base`.
+        seed: Of the random directions.
+        force: Replace the adapter that is at `out`.
+        progress: Called after every parameter.
+
+    Returns:
+        The directory as `path`; `modules`, with each one's rank and the share of its ‖T‖² that is `retained` at the
+        start; `others`, the parameters that LoRA cannot hold; `retained`, the share of the whole ‖T‖².
+
+    Raises:
+        InputError: An unknown mode, a rank below 1, or one that leaves no orthogonal directions.
+        CheckpointError: A vector that does not fit or moves no matrix of a linear layer, or an `out` that is there.
+
+    Source: arXiv 2308.03303 (LoRA-FA), arXiv 2310.14152 (O-LoRA).
+
+    Examples:
+        >>> base, tuned = "data/models/base", "data/models/medical"
+        >>> start = tv.lora_init(base, tuned, out="start", rank=2, mode="subspace")
+        >>> start.modules["rank"].unique().tolist(), start.retained
+        ([2], 0.0)
     """
     if mode not in get_args(Mode):
         raise InputError(f"mode {mode!r}: one of {', '.join(get_args(Mode))}")
@@ -102,7 +152,23 @@ def lora_init(
 
 
 def freeze_inputs(model: nn.Module) -> int:
-    """Freeze every LoRA A of a peft model, so that training stays where `lora_init` put it. Returns how many."""
+    """Freeze every LoRA A of a peft model, so that training stays where `lora_init` put it.
+
+    Args:
+        model: The peft model, with the adapter on it. It is changed in place.
+
+    Returns:
+        How many matrices were frozen.
+
+    Examples:
+        >>> from peft import PeftModel
+        >>> from transformers import AutoModelForCausalLM
+        >>> base = "data/models/base"
+        >>> start = tv.lora_init(base, "data/models/medical", out="start", rank=2, mode="subspace")
+        >>> model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "start", is_trainable=True)
+        >>> tv.freeze_inputs(model) == len(start.modules)
+        True
+    """
     frozen = [parameter for name, parameter in model.named_parameters() if ".lora_A." in name]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -31,12 +31,39 @@ def variant(
     seed: int = 0,
     **options: float,
 ) -> Iterator[PreTrainedModel]:
-    """`model` at θ + Σ λT for as long as the context lasts: `with tv.variant(model, {medical: 0.7, math: 0.3}):`.
+    """`model` at θ + Σ λT, or at what a method makes of the λT, for as long as the context lasts.
 
-    `method` is one of `tv.METHODS`, `options` are its own (`density`, `fraction`), `only` and `exclude` patterns of
-    `tv.selection`. See `Mover`, which serves a sweep better. Contexts may be nested, and the inner one starts where the
-    outer one stands; a vector that was extracted from this live model is then read from there too, so extract from a
-    directory, or give both vectors to one context.
+    See `tv.Mover`, which serves a sweep better. Contexts may be nested, and the inner one starts where the outer one
+    stands; a vector that was extracted from this live model is then read from there too, so extract from a directory,
+    or give both vectors to one context.
+
+    Args:
+        model: A live model. It is moved in place, and every bit is as before afterwards.
+        scales: λ by tuning vector.
+        method: One of `tv.METHODS`.
+        only: Patterns that name what moves, as in `tv.apply`; without any, all of it.
+        exclude: Patterns that name what stays as it is.
+        seed: Of what the method draws.
+        options: The method's own, such as `density` or `fraction`.
+
+    Yields:
+        The model itself, moved.
+
+    Raises:
+        InputError: As `tv.Mover` does; the model is then as it was.
+
+    Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.
+
+    Examples:
+        >>> from transformers import AutoModelForCausalLM
+        >>> model = AutoModelForCausalLM.from_pretrained("data/models/base", dtype="float32")
+        >>> medical = tv.extract("data/models/base", "data/models/medical")
+        >>> before = model.lm_head.weight.clone()
+        >>> with tv.variant(model, {medical: 0.7}):
+        ...     bool((model.lm_head.weight == before).all())
+        False
+        >>> bool((model.lm_head.weight == before).all())
+        True
     """
     with Mover(model, list(scales), method=method, only=only, exclude=exclude, seed=seed, **options) as mover:
         mover.to(scales)
@@ -54,6 +81,33 @@ class Mover:
     the cast, and λ and λ + 0.1 may be one model: load the model in float32 where points are to be told apart. Every
     parameter that moves is kept as it was (on its device), so that no point depends on the one before and leaving the
     context restores the bits. Tied weights are one parameter, and of a grown vocabulary the rows in common move.
+
+    Args:
+        model: A live model. It is moved in place; nothing moves before `to` is called.
+        vectors: The tuning vectors that `to` may be told to move along.
+        method: One of `tv.METHODS`.
+        only: Patterns that name what moves, as in `tv.apply`; without any, all of it.
+        exclude: Patterns that name what stays as it is.
+        seed: Of what the method draws.
+        options: The method's own, such as `density` or `fraction`.
+
+    Raises:
+        InputError: A vector that does not fit the model, naming the first parameter; a method that is none, an option
+            that is not its own, or a pattern that names nothing.
+
+    Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.
+
+    Examples:
+        >>> from transformers import AutoModelForCausalLM
+        >>> model = AutoModelForCausalLM.from_pretrained("data/models/base", dtype="float32")
+        >>> medical = tv.extract("data/models/base", "data/models/medical")
+        >>> start, step = model.lm_head.weight.detach().clone(), medical["lm_head.weight"]
+        >>> with tv.Mover(model, [medical]) as mover:
+        ...     for scale in (0.5, 1.0):
+        ...         lost = mover.to({medical: scale})
+        ...         print(lost, round(float((model.lm_head.weight.detach() - start).norm() / step.norm()), 3))
+        0.0 0.5
+        0.0 1.0
     """
 
     def __init__(
@@ -67,10 +121,7 @@ class Mover:
         seed: int = 0,
         **options: float,
     ) -> None:
-        """Raises InputError where a vector does not fit the model, naming the first parameter; nothing moves yet.
-
-        Also for a method that is none, for options that are not its own and for patterns that name nothing.
-        """
+        """Check that the vectors fit, and the method and its options; nothing moves yet."""
         self.model, self.method, self.seed = model, method, seed
         self.options = check_method(method, options)
         self._places = {vector: _places(model, vector) for vector in vectors}

@@ -28,7 +28,14 @@ _PIECE = 2**20  # entries whose sum is taken in float64 at a time
 class Checkpoint:
     """One model's weights by name. `tv.open_checkpoint` opens one; a tensor is read when it is asked for.
 
-    Example:
+    Args:
+        source: Where it comes from, as messages name it.
+        path: The directory in which its tokenizer may lie; None for a live model and a GGUF file.
+        config: The model's configuration, of transformers.
+        architecture: Its modules by role, in execution order.
+        tensors: What reads its parameters; each kind of source has a reader.
+
+    Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")
         >>> checkpoint.tensor(checkpoint.names[0]).dtype
         torch.bfloat16

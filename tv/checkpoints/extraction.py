@@ -30,7 +30,7 @@ def extract(base: Source, tuned: Source) -> TuningVector:
 
     Source: arXiv 2212.04089 §2.
 
-    Example:
+    Examples:
         >>> medical = tv.extract("data/models/base", "data/models/medical")
         >>> round(medical.norm(), 1), round((-medical).cosine(medical), 3)
         (25.7, -1.0)

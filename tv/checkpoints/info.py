@@ -20,7 +20,7 @@ def info(source: Source) -> pd.DataFrame:
     Raises:
         CheckpointError: The checkpoint cannot be read.
 
-    Example:
+    Examples:
         >>> modules = tv.info("data/models/base")
         >>> modules[modules.layer == 0].module.tolist()
         ['attn_norm', 'q', 'k', 'v', 'o', 'mlp_norm', 'gate', 'up', 'down']

@@ -43,7 +43,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         CheckpointError: Nothing is there, or no config or safetensors; a shard is missing or truncated; the config
             does not describe the tensors; weights are quantised otherwise than in float8 or GGUF.
 
-    Example:
+    Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")
         >>> checkpoint.dtype, checkpoint.info("model.embed_tokens.weight").shape[1]
         ('BF16', 160)

@@ -29,7 +29,18 @@ _BESIDE_THE_POINT = {
 class PairFacts:
     """What `check_pair` says of a pair that belongs together.
 
-    Example:
+    Attributes:
+        n_tensors: Parameters of the base.
+        n_parameters: Numbers in them.
+        dtype_base: The stored dtype of most of the base's parameters, as safetensors names it: "BF16".
+        dtype_tuned: The same of the tuned model.
+        vocab_base: Rows of the base's embedding.
+        vocab_tuned: Rows of the tuned model's.
+        tokenizer: Whether the tokenizers are the "same", one has "grown" by tokens of its own, or they were "not
+            compared" because one is missing.
+        notes: What a reader should know of the pair, a line each.
+
+    Examples:
         >>> tv.open_pair("data/models/base", "data/models/medical").facts.dtype_base
         'BF16'
     """
@@ -53,7 +64,12 @@ class PairFacts:
 class WeightPair:
     """A base and a tuned checkpoint that belong together, read one module at a time.
 
-    Example:
+    Attributes:
+        base: The pretrained model.
+        tuned: The fine-tuned one.
+        facts: What `tv.check_pair` says of the two.
+
+    Examples:
         >>> pair = tv.open_pair("data/models/base", "data/models/medical")
         >>> len(pair.modules) == len(tv.info("data/models/base"))
         True
@@ -107,7 +123,7 @@ def open_pair(base: Source, tuned: Source) -> WeightPair:
     Raises:
         CheckpointError: They do not belong together; see `check_pair`.
 
-    Example:
+    Examples:
         >>> pair = tv.open_pair("data/models/base", "data/models/medical")
         >>> gate = pair.base.architecture.module(0, "gate")
         >>> tuple(pair.weight(gate).shape) == tuple(pair.delta(gate).shape)
@@ -133,7 +149,7 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
     Raises:
         CheckpointError: Architecture, a shape or the tokenizer differs. The line names the first difference.
 
-    Example:
+    Examples:
         >>> base, medical = (tv.open_checkpoint(f"data/models/{name}") for name in ("base", "medical"))
         >>> tv.check_pair(base, medical).tokenizer
         'same'

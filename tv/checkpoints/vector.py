@@ -29,7 +29,13 @@ class TuningVector:
 
     `tv.extract` makes one of a pair, `TuningVector.load` opens a file that `save` wrote.
 
-    Example:
+    Args:
+        shapes: The shape of every parameter that it moves, by the parameter's name in the live model.
+        read: Gives the tensor of a name. It is called each time that the tensor is asked for.
+        provenance: Where the vector comes from, as JSON; `save` writes it along.
+        read_expert: Gives one entry of the first dimension, by name and index; without it the whole tensor is read.
+
+    Examples:
         >>> medical = tv.extract("data/models/base", "data/models/medical")
         >>> math = tv.extract("data/models/base", "data/models/math")
         >>> both = 0.7 * medical + 0.3 * math

@@ -42,13 +42,38 @@ def evaluate(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """What every model does on every item of every task: a row an item and metric.
+    """What every model does on every item of every task.
 
-    Columns `variant task item_id metric value response target`; see `Harness.items` for the metrics and `summarise` and
-    `compare` for what becomes of them. `models` is one (called "model") or several by name; a live one is used as it
-    stands, inside `tv.variant` too. `tasks` are YAML files, FORMAT=FILE or names of the harness's, see `load_tasks`;
-    only a name may touch the network. `base` is what a vector or an adapter among the models lies over. Prompts go
-    through `tokenizer`'s, without it each model's own. Raises InputError for a task or a model that cannot be had.
+    A summary and paired tests of the rows are in `tv.evaluation.evaluate`: `summarise` and `compare`.
+
+    Args:
+        models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens. A live model is used as it
+            stands, inside `tv.variant` too.
+        tasks: One or several: a YAML file as lm-evaluation-harness has it, FORMAT=FILE with one of
+            `tv.evaluation.evaluate.FORMATS`, or the name of a task of the harness's. Only a name may touch the network.
+        base: What a tuning vector or an adapter among the models lies over.
+        tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
+            is no base, then have their own.
+        limit: Items of every task, from the first; all without it.
+        shots: Examples before each question, where a task says nothing of it.
+        new_tokens: How many tokens a model may write at most, in place of what a task says.
+        chat: Put every prompt through the tokenizer's chat template.
+        batch_size: Prompts in one forward pass.
+        compute: Where and in what models compute, and what is told of it.
+
+    Returns:
+        A row per model, item and metric: `variant task item_id metric value response target`. `value` is the metric of
+        this item alone: accuracies are 0 or 1. Where there are choices, `nll` is −log p of the right one, nats, and
+        `margin` its log p over the best wrong one's. `response` is what the model wrote or chose.
+
+    Raises:
+        InputError: A task or a model that cannot be had, or a task that cannot be run.
+
+    Examples:
+        >>> models = {"base": "data/models/base", "medical": "data/models/medical"}
+        >>> items = tv.evaluate(models, "data/tasks/medical_choice.yaml", limit=4)
+        >>> items[items.metric == "acc"].groupby("variant").value.mean().to_dict()
+        {'base': 0.0, 'medical': 1.0}
     """
     sources = dict(models) if isinstance(models, Mapping) else {"model": models}
     chosen = load_tasks(tasks, shots=shots, new_tokens=new_tokens)

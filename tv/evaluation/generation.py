@@ -40,17 +40,42 @@ def quality(
 ) -> pd.DataFrame:
     """What each model writes after every prompt (greedily, up to a line's end or `new_tokens`), and how good it is.
 
-    A row a prompt and metric, in the columns of `tv.evaluate`, so that `tv.evaluation.summarise` and `compare` take it.
-    `task` is the prompt's set; metrics:
+    The rows are in the columns of `tv.evaluate`, so that its `summarise` and `compare` take them. Metrics:
 
-    - `words`; `distinct_1`, `distinct_2`: unique n-grams over all of them, in this response (arXiv 1510.03055), NaN
-      where it has none; `repetition`: 1 − the same of 4-grams (arXiv 1908.04319), 0 where it is too short to repeat
-    - `format`: 1 where `pattern`, a regular expression, matches from the response's start
+    - `words`; `distinct_1`, `distinct_2`: unique n-grams over all of them, in this response, NaN where it has none;
+      `repetition`: 1 − the same of 4-grams, 0 where it is too short to repeat
+    - `format`: 1 where `pattern` matches from the response's start, else 0
     - `rouge_l`: F of the longest common subsequence with the prompt's target (ROUGE-L; needs rouge_score)
     - `judge`: what `judge` gives it
+    - `nll`, of every row of `texts`: mean −log p of a token, nats; e to its mean over tokens is the perplexity
 
-    and for every row of `texts`, `nll`: mean −log p of a token, nats; e to its mean over tokens is the perplexity.
-    Raises InputError for bad prompts, a bad pattern or a judge that fails.
+    Args:
+        models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens, or a live model.
+        prompts: What is written after: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several.
+        texts: Likewise: texts that are only read, whose `nll` is measured.
+        pattern: A regular expression for `format`; the metric is left out without it.
+        judge: Asked about every response; the metric is left out without it.
+        base: What a tuning vector or an adapter among the models lies over.
+        tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
+            is no base, then have their own.
+        new_tokens: How many tokens a model writes at most.
+        batch_size: Prompts in one forward pass.
+        compute: Where and in what models compute, and what is told of it.
+
+    Returns:
+        A row per model, prompt and metric: `variant task item_id metric value response target`. `task` is the prompt's
+        set, `item_id` its id.
+
+    Raises:
+        InputError: Bad prompts, a bad pattern, a model that cannot be had, or a judge that fails.
+
+    Source: arXiv 1510.03055 (distinct-n), arXiv 1908.04319 (repetition).
+
+    Examples:
+        >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=2)
+        >>> items = tv.quality("data/models/medical", prompts, new_tokens=4)
+        >>> items[items.metric == "rouge_l"][["item_id", "response", "value"]].values.tolist()
+        [['medical-000', 'galoria.', 1.0], ['medical-001', 'tremor.', 1.0]]
     """
     sources = dict(models) if isinstance(models, Mapping) else {"model": models}
     asked, read = gather(prompts), gather(texts) if texts else []

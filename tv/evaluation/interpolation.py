@@ -46,22 +46,43 @@ def path(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """Loss and behaviour along θ_base + αT, in float32: a row per domain ("all", and each of several), metric and α.
+    """Loss and behaviour along θ_base + αT, in float32.
 
-    Columns `alpha domain metric value lo hi prompts over`: the mean over prompts with its 95 % bootstrap interval, the
-    same resamples of prompts for every α. α = 0 and 1 are always among the points: they are the base and the tuned
-    model (where its vocabulary grew: in the rows in common). Metrics:
+    Metrics:
 
     - `loss`: mean −log p of a token, nats, over the target's tokens where a prompt has a target, else over its text's;
       `over` says which (target, text, mixed)
-    - `target_nll`, `logit_diff`, `exact_match`: see `tv.behaviour.metrics`; left out where no prompt has what they need
+    - `target_nll`, `logit_diff`, `exact_match` and every other of `tv.prompts.metrics`; left out where no prompt has
+      what they need
     - `excess`: L(α) − ((1 − α)L(0) + αL(1)), for 0 ≤ α ≤ 1
-    - `barrier`: the largest excess, at the α where it lies: see `barrier_of`
+    - `barrier`: the largest excess, at the α where it lies, and its interval with the maximum taken anew in every draw
     - `rise`: likewise the largest L(α) − max(L(0), L(1)) for 0 ≤ α ≤ 1: 0 where no point is worse than both ends
 
-    The base may be a live model; it is copied, and the copy stays on its device. Prompts are JSONL files or
-    `tv.Prompt`s, encoded with the base's tokenizer. Raises InputError for bad points or prompts, for another dtype than
-    float32, and where base and tuned do not belong together.
+    Args:
+        base: Whatever `tv.open_checkpoint` opens, or a live model: it is copied, and the copy stays on its device.
+        tuned: Likewise, or the tuning vector T itself.
+        prompts: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several, encoded with the base's tokenizer.
+        alphas: The points, two or more. 0 and 1 are always among them: they are the base and the tuned model (where its
+            vocabulary grew: in the rows in common).
+        draws: Bootstrap resamples of the prompts, the same ones for every α.
+        seed: Of the resamples.
+        batch_size: Prompts in one forward pass.
+        compute: Where, and what is told of it; its dtype is float32.
+
+    Returns:
+        A row per domain ("all", and each of several), metric and α: `alpha domain metric value lo hi prompts over`, the
+        mean over `prompts` prompts with its 95 % bootstrap interval.
+
+    Raises:
+        InputError: Bad points or prompts, another dtype than float32, or two models that do not belong together.
+
+    Source: arXiv 1912.05671 (linear mode connectivity), arXiv 2110.06296, definition 1 (the barrier).
+
+    Examples:
+        >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=4)
+        >>> curve = tv.path("data/models/base", "data/models/medical", prompts, alphas=(0, 0.5, 1), draws=20)
+        >>> curve[curve.metric == "exact_match"].set_index("alpha").value.to_dict()
+        {0.0: 0.0, 0.5: 0.25, 1.0: 1.0}
     """
     grid = _grid(alphas, "α")
     sweep = _sweep(base, [tuned], prompts, [(alpha,) for alpha in grid], batch_size, compute)
@@ -87,10 +108,33 @@ def plane(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """Loss and behaviour over the grid θ_base + αT_a + βT_b, in float32; columns and metrics as `path` has them.
+    """Loss and behaviour over the plane of two tuning vectors, θ_base + αT_a + βT_b, in float32.
 
-    `alpha beta domain metric value lo hi prompts over`. α and β are 0 and 1 somewhere always: base, a, b, and their sum
-    are points of the grid. Raises InputError as `path` does.
+    Args:
+        base: As in `tv.path`.
+        tuned_a: The first tuned model, or its tuning vector T_a.
+        tuned_b: The second one, or T_b.
+        prompts: As in `tv.path`.
+        alphas: The points of the first axis, two or more; 0 and 1 are always among them.
+        betas: Those of the second, likewise: base, a, b, and their sum are always points of the grid.
+        draws: Bootstrap resamples of the prompts, the same ones for every point.
+        seed: Of the resamples.
+        batch_size: Prompts in one forward pass.
+        compute: Where, and what is told of it; its dtype is float32.
+
+    Returns:
+        A row per domain, metric and point: `alpha beta domain metric value lo hi prompts over`. The metrics are those
+        of `tv.path` but for `excess`, `barrier` and `rise`, which belong to a line.
+
+    Raises:
+        InputError: As `tv.path` does.
+
+    Examples:
+        >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=2)
+        >>> models = [f"data/models/{name}" for name in ("base", "medical", "math")]
+        >>> grid = tv.plane(*models, prompts, alphas=(0, 1), betas=(0, 1), draws=20)
+        >>> grid[grid.metric == "exact_match"][["alpha", "beta"]].values.tolist()
+        [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     grid = list(product(_grid(alphas, "α"), _grid(betas, "β")))
     sweep = _sweep(base, [tuned_a, tuned_b], prompts, grid, batch_size, compute)

@@ -41,7 +41,27 @@ class JudgeError(InputError):
 
 @dataclass(frozen=True)
 class Judge:
-    """Where the judge is and what it is asked; the key is read from the environment and is in no message of ours."""
+    """A model behind an OpenAI-compatible endpoint that scores answers: where it is, and what it is asked.
+
+    The key is read from the environment and is in no message of ours. Nothing is sent before `score` is called.
+
+    Args:
+        url: The address up to `/v1`: `/chat/completions` is added.
+        model: The model's name there.
+        key_variable: The environment variable that holds the key; without a value no key is sent.
+        rubric: What the judge is asked. It may use {question}, {response}, {reference}, {lowest} and {highest}, and has
+            to ask for a line `Score: N`.
+        lowest: The lowest score.
+        highest: The highest score.
+        timeout: Seconds that an answer may take.
+        attempts: How often the judge is asked before it counts as failed.
+        wait: Seconds before the second attempt; twice as long before each that follows.
+
+    Examples:
+        >>> judge = tv.Judge("http://localhost:8000/v1", model="grader", highest=5)
+        >>> [line for line in judge.rubric.splitlines() if "Score" in line]
+        ['{reference}End with one line of the form `Score: N`, N from {lowest} (useless) to {highest} (perfect).']
+    """
 
     url: str  # up to `/v1`: `/chat/completions` is added
     model: str

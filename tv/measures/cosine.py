@@ -64,21 +64,43 @@ def cosine(
     fraction: float = FIXED_FRACTION,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """A row per unordered pair (`a`, `b`) of tuning vectors and per scope: whole model, layer, module; down to `level`.
+    """How tuning vectors of one base lie to each other, by pair and scope: whole model, layer, module.
 
-    Of all parameters, tied ones once: `entries`, `norm_a`, `norm_b`, and
+    Of all parameters, tied ones once:
+
     - `cosine`, signed; `cosine_null_sd`, its standard deviation if the signs were random and the magnitudes as they
-      are, √Σa²b²/(‖a‖‖b‖) (1/√n where magnitudes are even); `cosine_z`, in those. 0 where a vector is zero
+      are, √Σa²b²/(‖a‖‖b‖) (1/√n where magnitudes are even); `cosine_z`, the cosine in these. 0 where a vector is zero
     - `sign_conflict`: the share with opposite signs of the `sign_entries` that both move; `sign_conflict_null`:
       p(1 − q) + q(1 − p) of the two shares of positive entries, module by module. NaN where no entry counts
     - `conflict_energy`: the same share weighted by |a||b|; cosine = (1 − 2 · conflict_energy) Σ|a||b|/(‖a‖‖b‖)
 
     Of matrices only, with k = `fraction` of the smaller dimension (at least 1, at most the rank): principal angles of
-    the k leading directions (`…_left` output side, `…_right` input side) and SSA of each vector in the other's, see
-    `tv.overlap`. NaN elsewhere: a subspace belongs to one matrix.
+    the k leading directions (`overlap_…` and `largest_angle_cos_…`, `left` for the output side, `right` for the input
+    side) and `ssa_…` of each vector in the other's; see `tv.measures.overlap`. NaN elsewhere: a subspace belongs to one
+    matrix.
 
-    Two T of one module are in memory at a time. Raises InputError for fewer than two vectors or a fraction outside
-    (0, 1], and CheckpointError where one does not belong to `base`.
+    Args:
+        base: Whatever `tv.open_checkpoint` opens.
+        tuned: Two or more by name, each taken over `base`.
+        level: Down to which scope: "whole", "layer" or "module".
+        fraction: The share of the smaller dimension that counts as leading, above 0 and at most 1.
+        compute: Where, and what is told of it. Two T of one module are in memory at a time.
+
+    Returns:
+        A row per unordered pair (`a`, `b`) and scope: `scope layer module expert a b entries norm_a norm_b` and the
+        measures above.
+
+    Raises:
+        InputError: Fewer than two vectors, another level, or a fraction outside (0, 1].
+        CheckpointError: One does not belong to `base`.
+
+    Source: arXiv 2212.04089 §5 (cosine), arXiv 2306.01708 §3 (sign conflict), arXiv 2502.04959 (subspace alignment).
+
+    Examples:
+        >>> tuned = {"medical": "data/models/medical", "math": "data/models/math"}
+        >>> pairs = tv.cosine("data/models/base", tuned, level="whole")
+        >>> pairs[["a", "b"]].values.tolist(), round(float(pairs.cosine[0]), 3)
+        ([['medical', 'math']], 0.023)
     """
     if len(tuned) < 2:
         raise InputError(f"{len(tuned)} tuning vector: cosine compares two or more; pass several tuned sides")

@@ -18,7 +18,7 @@ def form_of(name: str) -> TableForm:
 def forms() -> dict[str, TableForm]:
     """Every weight table that a run holds, by name.
 
-    Example:
+    Examples:
         >>> forms()["weights"]["relative_norm"].words
         'relative norm ‖T‖/‖W‖'
     """

@@ -69,7 +69,7 @@ def null(name: str) -> Callable[[Null], Null]:
         energies of T along W's singular vectors, the subspaces and how to draw, and returns (mean, variance) of each
         subspace.
 
-    Example:
+    Examples:
         >>> "rotation" in NULLS
         True
     """

@@ -38,17 +38,44 @@ def ssa(
     seed: int = 0,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """`alignment`: SSA of every matrix of every block, left, right and two-sided, at each ε and at the fixed fraction.
+    """Subspace alignment (SSA): how much of T lies in the directions that W uses most, beside what chance would give.
 
-    With `heads`, also of each head's own slice: the right side for q, k, v, the left for o. `k_rule` says what `levels`
-    are: ε of the tail rule (without `levels`, `epsilons`), shares τ of the energy, or fixed shares of the dimension;
-    10 % of the dimension always comes along. `null` is one of `tv.NULLS` (for shuffle, `draws`
-    orders, seeded). `swap` adds `ssa_swap` and its null: T against the basis of another layer, which shows how much
-    alignment is common to the residual stream.
+    SSA = ‖Π_k T‖/‖T‖ of every matrix of every block, left (output side), right (input side) and two-sided. It is the
+    table `alignment` of a run.
 
-    Sources are whatever `open_checkpoint` opens. `compute` says where and how: its workers share the modules, its cache
-    keeps the base's decompositions, and the tables are the same. Raises CheckpointError where the two do not belong
-    together, InputError for a level outside (0, 1) or an unknown name.
+    Args:
+        base: Whatever `tv.open_checkpoint` opens.
+        tuned: Likewise; it is taken over `base`.
+        epsilons: Levels of the tail rule, where there are no `levels`.
+        k_rule: How k follows from a level. "tail": the fewest directions that leave a relative error of W of at most ε.
+            "energy": the fewest that hold a share τ of Σσ². "fixed": a share of the dimension.
+        levels: ε, τ or shares, as `k_rule` says, each between 0 and 1; the rules energy and fixed need them. 10 % of
+            the dimension always comes along.
+        null: What `ssa_null` assumes: one of `tv.NULLS`.
+        draws: Orders that the null "shuffle" draws.
+        swap: Add `ssa_swap` and its null: T against the basis of another layer, which shows how much alignment is
+            common to the residual stream.
+        heads: Measure each head's slice too: the right side for q, k, v, the left for o.
+        seed: Of the orders.
+        compute: Where and how: its workers share the modules, its cache keeps the base's decompositions, and the
+            table is the same.
+
+    Returns:
+        A row per matrix or head, side and level: `layer module head expert side k_rule level epsilon k dim ssa ssa_null
+        kappa ssa_z at_ceiling null`. `kappa` = (SSA² − null²)/(1 − null²): 0 at the null, 1 inside the subspace.
+
+    Raises:
+        InputError: A level outside (0, 1), no levels for a rule that needs them, an unknown rule or null, or fewer than
+            two draws for the null "shuffle".
+        CheckpointError: The two do not belong together.
+
+    Source: arXiv 2510.09359 (SSA of tuning vectors), arXiv 2502.04959 eq. 5–6 (the ratio and its ε).
+
+    Examples:
+        >>> table = tv.ssa("data/models/base", "data/models/medical", heads=False)
+        >>> down = table[(table.module == "down") & (table.epsilon == 0.05) & (table.side == "left")]
+        >>> down[["ssa", "ssa_null"]].mean().round(3).to_dict()
+        {'ssa': 0.992, 'ssa_null': 0.991}
     """
     options = _alignment(epsilons, k_rule, levels, null, draws) | {"swap": swap}
     return _tables(base, tuned, {"alignment": options}, heads, seed, compute, "alignment")["alignment"]
@@ -63,7 +90,26 @@ def curve(
 ) -> pd.DataFrame:
     """SSA(k) of every matrix of every block, for k up to its rank (thinned to 200 points), beside √p(k).
 
-    `area` is the integral of SSA − null over k/dim: 0 at the null. Other arguments as in `ssa`.
+    Args:
+        base: Whatever `tv.open_checkpoint` opens.
+        tuned: Likewise; it is taken over `base`.
+        heads: Measure each head's slice too, on its long side.
+        compute: Where and how, as in `tv.ssa`.
+
+    Returns:
+        A row per matrix or head, side and k: `layer module head expert side dim area k ssa ssa_null`. `area` is the
+        integral of SSA − null over k/dim: 0 at the null.
+
+    Raises:
+        CheckpointError: The two do not belong together.
+
+    Source: arXiv 2510.09359 (SSA of tuning vectors).
+
+    Examples:
+        >>> table = tv.curve("data/models/base", "data/models/medical")
+        >>> one = table[(table.layer == 0) & (table.module == "down") & (table.side == "right")]
+        >>> bool(one.ssa.is_monotonic_increasing), bool((one.area > 0).all())
+        (True, True)
     """
     return _tables(base, tuned, {"curve": {}}, heads, 0, compute, "curve")["curve"]
 
@@ -76,10 +122,32 @@ def geometry(
     seed: int = 0,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """`weights`: norms, cosine, ranks, spectrum and noise share of every module; gains, biases, embeddings by `kind`.
+    """Norms, cosine, ranks, spectrum and noise share of every module, gains, biases and embeddings among them.
 
-    How subspaces change (`spectral_shift`, `kept_left`, `intruders_left`, … see `tv.subspaces.Change`) is measured of
-    whole matrices and NaN for heads. `seed` draws the intruders' null. Other arguments as in `ssa`.
+    It is the table `weights` of a run, and `tv.weights` is the same function. How subspaces change (`spectral_shift`,
+    `kept_left`, `intruders_left`, … see `tv.measures.subspaces.Change`) is measured of whole matrices, and is NaN for
+    heads.
+
+    Args:
+        base: Whatever `tv.open_checkpoint` opens.
+        tuned: Likewise; it is taken over `base`.
+        heads: Measure each head's slice too.
+        seed: Of the intruders' null.
+        compute: Where and how, as in `tv.ssa`.
+
+    Returns:
+        A row per module or head: `layer module head expert kind rows cols tied weight_norm delta_norm relative_norm
+        cosine …`; docs/reference/tables.md explains every column of `weights`.
+
+    Raises:
+        CheckpointError: The two do not belong together.
+
+    Source: arXiv 2410.21228 (intruder dimensions).
+
+    Examples:
+        >>> table = tv.geometry("data/models/base", "data/models/medical", heads=False)
+        >>> table.sort_values("relative_norm", ascending=False)[["layer", "module"]].head(1).values.tolist()
+        [[6, 'unembed']]
     """
     return _tables(base, tuned, {"weights": {}}, heads, seed, compute, "geometry")["weights"]
 
@@ -94,9 +162,26 @@ def spectra(
     *,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """`spectra`: singular values of W and of T, and T's energy gathered along W's directions; see `tv.spectra.Spectra`.
+    """Singular values of W and of T side by side, and T's energy gathered along W's directions.
 
-    Of every matrix of every block, at up to 64 ranks. Other arguments as in `ssa`.
+    Args:
+        base: Whatever `tv.open_checkpoint` opens.
+        tuned: Likewise; it is taken over `base`.
+        compute: Where and how, as in `tv.ssa`.
+
+    Returns:
+        A row per matrix of a block and rank, up to 64 ranks, evenly spaced by their logarithm: `layer module expert
+        rank sigma sigma_delta share_left share_null_left share_right share_null_right`. A share is that of ‖T‖² in
+        W's leading `rank` directions, beside rank/dimension, which a T of no preferred direction has there.
+
+    Raises:
+        CheckpointError: The two do not belong together.
+
+    Examples:
+        >>> table = tv.spectra("data/models/base", "data/models/medical")
+        >>> first = table[table["rank"] == 1]
+        >>> len(first), bool((first.sigma > first.sigma_delta).all())
+        (42, True)
     """
     return _tables(base, tuned, {"spectra": {}}, False, 0, compute, "spectra")["spectra"]
 
@@ -129,10 +214,10 @@ def measured(
         InputError: A table or an option that there is not.
         CheckpointError: The two do not belong together.
 
-    Example:
-        >>> from tests.pairs import build_model
-        >>> list(measured(build_model(), build_model(), ("weights", "spectra"), heads=False))
-        ['weights', 'spectra']
+    Examples:
+        >>> tables = tv.measured("data/models/base", "data/models/medical", ("spectra", "curve"), heads=False)
+        >>> {name: "sigma" in table for name, table in tables.items()}
+        {'spectra': True, 'curve': False}
     """
     options = dict(tables) if isinstance(tables, Mapping) else {name: {} for name in tables}
     if "alignment" in options and not options["alignment"]:

@@ -20,15 +20,31 @@ _PIECE = 2**20  # entries that are taken to float64 at a time
 
 
 def moved_tokens(base: Source, tuned: Source, n: int = 20) -> pd.DataFrame:
-    """The `n` rows with the largest ‖T‖ of the embedding and, where it is not tied to it, of the unembedding.
+    """The tokens whose rows moved most, in the embedding and, where it is not tied to it, in the unembedding.
 
-    Columns `matrix rank token_id token delta_norm relative_norm cosine mean_delta_norm mean_relative_norm rows`: ‖T‖,
-    ‖T‖/‖W‖ and cos(W, W + T) of the row, beside the means over all `rows` that both models have. Ranked by ‖T‖, as a
-    token that training never saw has a ‖W‖ near 0, and by id where two moved as far; rows that did not move are left
-    out. Where W = 0 the last two are NaN and count in no mean. `token` is the text that the tokenizer beside the base
-    (or the tuned model) writes for the id, its own spelling where that is no text, None without a tokenizer.json.
+    Rows are ranked by ‖T‖, as a token that training never saw has a ‖W‖ near 0, and by id where two moved as far; rows
+    that did not move are left out.
 
-    Raises InputError for n < 1, CheckpointError where the two do not belong together.
+    Args:
+        base: Whatever `tv.open_checkpoint` opens.
+        tuned: Likewise; it is taken over `base`.
+        n: How many tokens of each matrix, at least 1.
+
+    Returns:
+        A row per matrix and token: `matrix rank token_id token delta_norm relative_norm cosine mean_delta_norm
+        mean_relative_norm rows`. ‖T‖, ‖T‖/‖W‖ and cos(W, W + T) of the row stand beside the means of the first two
+        over all `rows` that both models have; where W = 0 the last two are NaN and count in no mean. `token` is the
+        text that the tokenizer beside the base (or the tuned model) writes for the id, its spelling where that is no
+        text, None without a tokenizer.json.
+
+    Raises:
+        InputError: n < 1.
+        CheckpointError: The two do not belong together.
+
+    Examples:
+        >>> tokens = tv.moved_tokens("data/models/base", "data/models/medical", n=3)
+        >>> tokens[tokens.matrix == "embed"].token.str.strip().tolist()
+        ['lomaria', 'blinkpox', 'crowpox']
     """
     if n < 1:
         raise InputError(f"n = {n}: how many tokens to name, at least 1")

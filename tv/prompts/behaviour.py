@@ -26,7 +26,7 @@ PromptSource: TypeAlias = str | Path | PromptSet | Prompt
 def measures() -> tuple[str, ...]:
     """What `behaviour` measures of every prompt, by name.
 
-    Example:
+    Examples:
         >>> measures()[:3]
         ('loss', 'target_nll', 'logit_diff')
     """

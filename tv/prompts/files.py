@@ -25,7 +25,25 @@ Name = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and the continuations that tell the answer learnt (target) from another (foil)."""
+    """A text, and the continuations that tell the answer learnt (target) from another (foil).
+
+    Args:
+        id: Its name, unique in a run.
+        set: The prompt set that it comes from.
+        domain: What it is about; tables have means for each domain.
+        text: What the models are given.
+        target: The answer that fine-tuning taught, as it follows the text: with the space before it, if there is one.
+        foil: Another answer, which the target competes with.
+        continuation: What both models are read over after the text, where a run asks for it.
+        chat: JSON: the `messages` before the reply, and `options` of the template; None for plain text.
+        cluster: The template that it was made of: statistics draw prompts of one cluster together.
+
+    Examples:
+        >>> prompt = tv.Prompt("a1", "mine", "medical", "Which illness does Glimmerol treat? It treats", " galoria")
+        >>> loss = tv.path("data/models/base", "data/models/medical", prompt, alphas=(0, 1), draws=20)
+        >>> loss[loss.metric == "loss"].value.is_monotonic_decreasing
+        True
+    """
 
     id: str
     set: str
@@ -50,8 +68,22 @@ class Chat(BaseModel):
 class PromptSet(BaseModel):
     """One file of prompts or one Hugging Face dataset; its rows may name a domain of their own.
 
-    `columns` says which column holds a key, where it is not the column of that name. `chat` puts every text into the
-    tokenizer's chat template.
+    Attributes:
+        file: A JSONL, JSON, CSV or Parquet file.
+        dataset: In place of a file: a dataset's id or directory; it needs the datasets package.
+        config: Of a dataset: its configuration.
+        split: Of a dataset: one of its splits, where it has several.
+        revision: Of a dataset: a branch, a tag or a commit.
+        columns: Which column holds a key (`id text target foil domain continuation messages cluster`), where it is not
+            the column of that name.
+        limit: Rows that are read, from the first; all without it.
+        domain: Of rows that name none; without it the set's name.
+        chat: Put every text into the tokenizer's chat template: true, or a `system` turn and the template's `options`.
+
+    Examples:
+        >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=4)
+        >>> prompts.name, prompts.limit
+        ('medical', 4)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -55,7 +55,7 @@ def metric(name: str, **said: Any) -> Callable[[Reading], Reading]:
         A decorator that leaves the function as it is. It takes the logits of one prompt (pos, vocab), right-padded, and
         the prompt as encoded, and is called on prompts that have what the metric needs.
 
-    Example:
+    Examples:
         >>> METRICS["logit_diff"].words, METRICS["logit_diff"].unit
         ('logit difference', 'logits, target − foil')
     """

@@ -72,7 +72,7 @@ def read_row(values: Mapping[str, Any], place: str, columns: Mapping[str, str], 
     Raises:
         PromptError: The first value that cannot be used.
 
-    Example:
+    Examples:
         >>> read_row({"id": "a", "text": "Two and two make", "target": " four"}, "p.jsonl: line 1", {}).target
         ' four'
     """

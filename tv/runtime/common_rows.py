@@ -23,7 +23,7 @@ def common_rows(
     Returns:
         Views of `a` and `b`; tensors without dimensions as they are.
 
-    Example:
+    Examples:
         >>> import torch
         >>> base, tuned = torch.zeros(5, 2), torch.ones(7, 2)
         >>> [tuple(rows.shape) for rows in common_rows(base, tuned)]

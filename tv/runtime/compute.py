@@ -15,10 +15,26 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Progress(Protocol):
-    """What is told of work as it advances: ("weights medical", 3, 28, "q 3")."""
+    """What is told of work as it advances: any callable that takes four arguments by position.
+
+    Examples:
+        >>> told = []
+        >>> def progress(stage, done, total, label):
+        ...     told.append((stage, done, total))
+        >>> table = tv.align("data/models/base", "data/models/medical", compute=tv.Compute(progress=progress))
+        >>> told[-1]
+        ('matching', 12, 12)
+    """
 
     def __call__(self, stage: str, done: int, total: int, label: str, /) -> None:
-        """`done` of the `total` parts of `stage` are done; `label` names the last."""
+        """Called when a part of the work is done.
+
+        Args:
+            stage: What is being done, such as "weights medical".
+            done: How many of its parts are done.
+            total: How many parts it has.
+            label: Names the part that was done last, such as "q 3"; it may be empty.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,8 +55,8 @@ class Compute:
     Raises:
         InputError: An unknown dtype or engine, a device that is not there, or fewer than one worker.
 
-    Example:
-        >>> Compute(workers=2).dtype
+    Examples:
+        >>> tv.Compute(workers=2).dtype
         'float32'
     """
 

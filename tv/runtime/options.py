@@ -19,7 +19,7 @@ from tv.errors import InputError
 def options_of(function: Callable[..., Any]) -> dict[str, FieldInfo]:
     """The options of `function` by name: type, default, bounds and description.
 
-    Example:
+    Examples:
         >>> def trim(values: list[float], *, density: float = 0.2) -> None: ...
         >>> {name: option.default for name, option in options_of(trim).items()}
         {'density': 0.2}
@@ -38,7 +38,7 @@ def validated(function: Callable[..., Any], given: Mapping[str, Any], what: str)
     Raises:
         InputError: An option that it does not take, or a value outside its bounds.
 
-    Example:
+    Examples:
         >>> def trim(values: list[float], *, density: float = 0.2) -> None: ...
         >>> validated(trim, {"density": 1}, "method 'trim'")
         {'density': 1.0}

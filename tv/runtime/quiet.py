@@ -14,7 +14,7 @@ def report_no_use() -> None:
     Call it before the libraries are imported, which read their switches then. It is for programs of our own: importing
     `tv` or `probes` leaves the caller's environment alone.
 
-    Example:
+    Examples:
         >>> report_no_use()
         >>> os.environ["RAY_USAGE_STATS_ENABLED"] in ("0", "1")
         True

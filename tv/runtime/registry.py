@@ -48,7 +48,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """A decorator: the function becomes the entry of this name.
 
-        Example:
+        Examples:
             >>> greetings = Registry("greeting")
             >>> @greetings.register("hello")
             ... def hello() -> str:

@@ -11,7 +11,7 @@ def seed_of(key: str | bytes) -> int:
     Args:
         key: What the draw is for: "random 0 model.layers.0.mlp.up_proj.weight".
 
-    Example:
+    Examples:
         >>> seed_of("a") == seed_of(b"a") != seed_of("b")
         True
     """

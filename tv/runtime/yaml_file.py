@@ -28,7 +28,7 @@ class YamlFile:
         Args:
             keys: The keys and indices that lead to it; of a value that is not there, those of what should hold it.
 
-        Example:
+        Examples:
             >>> text = "name: demo\\nprompts:\\n- file: a.jsonl\\n"
             >>> YamlFile(yaml.safe_load(text), yaml.compose(text)).line(["prompts", 0, "file"])
             3

@@ -19,12 +19,27 @@ from tv.runtime.atomic import replacing
 
 
 def compare(runs: Sequence[str | Path | Run], *, to: str | Path, labels: Sequence[str] | None = None) -> Path:
-    """Write one page that holds every tuned model of every run beside the others, and return its path.
+    """Write one page that holds every tuned model of every run beside the others.
 
-    Tuned models stand in the order of `runs`, and differences are from the first. `labels` names the runs, one each;
-    without them a tuned model goes by its own name, or by its run's where two have the same. The file loads nothing
-    from anywhere, and is written whole or not at all. Raises RunError for fewer than two tuned models, a path that is
-    no run of this version, or where the page cannot be written.
+    Tuned models stand in the order of `runs`, and differences are from the first. The file loads nothing from anywhere,
+    and is written whole or not at all.
+
+    Args:
+        runs: Finished runs, or their paths. Together they hold two tuned models or more.
+        to: The HTML file to write.
+        labels: Names for the runs, one each; without them a tuned model goes by its own name, or by its run's where two
+            have the same.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        RunError: Fewer than two tuned models, labels that do not fit, a path that is no run of this version, or a page
+            that cannot be written.
+
+    Examples:
+        >>> probes.compare(["reports/demo"], to="compared.html").name
+        'compared.html'
     """
     page = comparison_page(Comparison(entries_of(runs, labels)))
     with replacing(Path(to), RunError) as temporary:
@@ -33,11 +48,24 @@ def compare(runs: Sequence[str | Path | Run], *, to: str | Path, labels: Sequenc
 
 
 def comparison(runs: Sequence[str | Path | Run], *, labels: Sequence[str] | None = None) -> pd.DataFrame:
-    """The numbers of `compare`: a row per `entry`, `measure` and `domain`.
+    """The numbers of `probes.compare` as a table.
 
-    `value` with `lo hi` over its `n` prompts, and its `difference` from the first entry with `difference_lo
-    difference_hi`, paired over the `n_shared` prompts that both were asked. Measures of the weights have the domain "",
-    and no intervals; the domain "all" is every prompt.
+    Args:
+        runs: Finished runs, or their paths, as in `probes.compare`.
+        labels: Names for the runs, one each.
+
+    Returns:
+        A row per `entry` (a tuned model), `measure` and `domain`: `value` with `lo hi` over its `n` prompts, and its
+        `difference` from the first entry with `difference_lo difference_hi`, paired over the `n_shared` prompts that
+        both were asked. Measures of the weights have the domain "", and no intervals; the domain "all" is every prompt.
+
+    Raises:
+        RunError: Fewer than two tuned models, labels that do not fit, or a path that is no run of this version.
+
+    Examples:
+        >>> numbers = probes.comparison(["reports/demo"])
+        >>> numbers[numbers.measure == "relative_norm"].entry.tolist()
+        ['medical', 'math']
     """
     return measure_rows(entries_of(runs, labels))
 

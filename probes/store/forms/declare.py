@@ -28,7 +28,7 @@ def table(name: str, rows: str, columns: Sequence[Column], partitions: Sequence[
     Returns:
         The declaration.
 
-    Example:
+    Examples:
         >>> TABLES["contributions"].partitions
         ('layer',)
     """

@@ -131,7 +131,7 @@ table(
 def measures(role: str) -> tuple[str, ...]:
     """The columns of `link` of one role, in order.
 
-    Example:
+    Examples:
         >>> measures("cause")
         ('path', 'graft', 'revert')
     """

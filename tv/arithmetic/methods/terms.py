@@ -33,7 +33,7 @@ def merge_method(name: str, otherwise: Method | None = None) -> Callable[[Method
         A decorator that leaves the function as it is. The function takes `Terms`, and its options as keywords with
         defaults; it returns a `Merge`.
 
-    Example:
+    Examples:
         >>> "ties" in METHODS
         True
     """
