@@ -94,9 +94,9 @@ def run(
         InputError: Bad input, in one line; nothing is left behind.
 
     Examples:
-        >>> run = probes.run("data/suites/demo.yaml", tuned="data/models/medical", stages=["weights"], out="medical")
-        >>> run.tables
-        ['weights', 'alignment', 'spectra', 'prompts']
+        >>> less = {"tuned": "data/models/medical", "stages": ["capture"], "settings": {"measure": ["gates"]}}
+        >>> probes.run("data/suites/demo.yaml", out="reports/gates", **less).tables
+        ['prompts', 'tokens', 'gates', 'neurons']
     """
     job = prepare(
         suite,

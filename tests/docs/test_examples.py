@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def _public() -> list[Any]:
 
 
 PUBLIC = _public()
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for package in ("tv", "probes")
+    for path in (ROOT / package).rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +72,17 @@ def elsewhere(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_example_runs(value: Any) -> None:
     examples = doctest.DocTestFinder().find(value, value.__name__, globs=NAMES)
     assert _is_error(value) or examples[0].examples, "its docstring has no example"
-    assert not any(doctest.SKIP in line.options for one in examples for line in one.examples), "it is not run"
-    runner, printed = doctest.DocTestRunner(optionflags=_OPTIONS, verbose=False), list[str]()
-    for example in examples:
-        runner.run(example, out=printed.append)
-    assert runner.failures == 0, "".join(printed)
+    _run(examples)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("file", FILES)
+def test_the_examples_of_what_is_not_public_run(file: str) -> None:
+    """With what their file imports and defines."""
+    module = import_module(file.removesuffix(".py").replace("/", "."))
+    public = {inspect.getdoc(param.values[0]) for param in PUBLIC}
+    examples = doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__, extraglobs={"tv": tv})
+    _run([one for one in examples if inspect.cleandoc(one.docstring) not in public])
 
 
 @pytest.mark.parametrize("value", PUBLIC)
@@ -100,6 +113,14 @@ def test_an_entry_is_one_that_starts_a_line() -> None:
     said = inspect.cleandoc(said)
     assert _entries(said, "Args") == {"a", "b", "d", "f"}
     assert _entries(said, "Attributes") == set()
+
+
+def _run(examples: list[doctest.DocTest]) -> None:
+    assert not any(doctest.SKIP in line.options for one in examples for line in one.examples), "an example is not run"
+    runner, printed = doctest.DocTestRunner(optionflags=_OPTIONS, verbose=False), list[str]()
+    for one in examples:
+        runner.run(one, out=printed.append)
+    assert runner.failures == 0, "".join(printed)
 
 
 def _said(value: Any) -> str:
