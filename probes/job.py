@@ -234,7 +234,14 @@ class Job:
         return estimate(self.suite, self.pairs[0].base.architecture, self.encoded, per_token)
 
     def run(self) -> Run:
-        """Do what is missing, and return the finished run. Raises InputError as `probes.run` does."""
+        """Do what is missing.
+
+        Returns:
+            The finished run; the one that is there, where nothing is missing.
+
+        Raises:
+            InputError: As `probes.run` does.
+        """
         if self.there is not None and self.is_done:
             return self.there
         with RunWriter(self.out, force=self.force, extends=self.there) as writer:

@@ -62,7 +62,17 @@ class Run:
         return self.df(table)
 
     def table(self, name: str) -> Table:
-        """A handle on a table, which reads nothing until it is asked. Raises RunError for an unknown table."""
+        """A handle on a table, which reads nothing until it is asked.
+
+        Args:
+            name: One of `tables`.
+
+        Returns:
+            The handle.
+
+        Raises:
+            RunError: The run has no such table.
+        """
         if name not in self.manifest["tables"]:
             raise RunError(f"{self.path}: no table {name!r}; there are {', '.join(self.tables)}")
         rows = int(self.manifest["tables"][name]["rows"])
@@ -74,7 +84,20 @@ class Run:
         return self.table(table).size
 
     def df(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pd.DataFrame:
-        """A table's columns, for the rows that pass `where`, as a DataFrame; see `Table.df`. Raises RunError."""
+        """A part of a table as a pandas DataFrame; only that part is read.
+
+        Args:
+            table: One of `tables`.
+            columns: The columns, all without it; they come in the table's order.
+            where: A list of (column, operator, value), all of which must hold, such as [("layer", "==", 3)], or a
+                pyarrow.dataset expression.
+
+        Returns:
+            The rows that pass `where`.
+
+        Raises:
+            RunError: An unknown table or column, a filter that cannot be understood, or a table that cannot be read.
+        """
         return self.table(table).df(columns, where)
 
     def arrow(self, table: str, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
@@ -86,9 +109,19 @@ class Run:
         return self.table(table).polars(columns, where)
 
     def sql(self, statement: str) -> pd.DataFrame:
-        """The answer to one SELECT over the run's tables, in DuckDB's dialect; see `probes.store.query.query`.
+        """Ask one SELECT over the run's tables, in DuckDB's dialect.
 
         run.sql("SELECT domain, avg(flip_rate) FROM gates JOIN prompts USING (prompt_id) GROUP BY domain")
+
+        Args:
+            statement: What is asked. It can read the run's tables and nothing else.
+
+        Returns:
+            The answer as a DataFrame.
+
+        Raises:
+            RunError: In one line: no such statement, a table that is not there, something outside the tables, or more
+                than 4 GB of memory needed.
         """
         return self.sql_arrow(statement).to_pandas()
 
@@ -99,10 +132,21 @@ class Run:
     def vectors(
         self, site: str, layer: int, *, tuned: str | None = None, model: str = "tuned", where: Where = None
     ) -> tuple[pd.DataFrame, NDArray[np.float16]]:
-        """The vectors that the suite kept of a site: their places (`prompt_id pos`), and an array (places, width).
+        """The vectors that the suite kept of a site.
 
-        `model` is "base" or "tuned", and `tuned` names the pair where there are several. The array is a read-only view
-        of what Arrow read. Raises RunError where the run kept no such vectors.
+        Args:
+            site: One of the suite's `keep`, such as "resid_post".
+            layer: From 0.
+            tuned: Which tuned model's pair, where there are several.
+            model: "base" or "tuned".
+            where: Which places, as in `df`: [("prompt_id", "==", "medical-000")].
+
+        Returns:
+            Their places (`prompt_id pos`), and an array (places, width) of float16: a read-only view of what Arrow
+            read.
+
+        Raises:
+            RunError: The run kept no such vectors, or has several pairs and `tuned` names none.
         """
         if model not in ("base", "tuned"):
             raise RunError(f"model {model!r}: base or tuned")
@@ -122,7 +166,15 @@ class Run:
         return found.drop_columns([column]).to_pandas(), flat.reshape(len(values), -1)
 
     def add(self, table: str, columns: Columns) -> None:
-        """Add a table without partitions to the run, or replace it. Raises ValueError for wrong columns."""
+        """Add a table without partitions to the run, or replace it.
+
+        Args:
+            table: The name of a table that the program knows.
+            columns: Its rows, as a DataFrame or columns by name.
+
+        Raises:
+            ValueError: Wrong columns, or a table with partitions, which a run alone writes.
+        """
         if table in PARTITIONS:
             raise ValueError(f"{table} is partitioned; only a RunWriter writes it")
         body = cast(table, columns, {}, ())
@@ -144,7 +196,11 @@ class Run:
         write_manifest(self.path, self.manifest)
 
     def drop(self, table: str) -> None:
-        """Take a table out of the run, if it has it."""
+        """Take a table out of the run, if it has it.
+
+        Args:
+            table: The table's name.
+        """
         if self.manifest["tables"].pop(table, None) is None:
             return
         if isinstance(self.path, Url):

@@ -95,11 +95,20 @@ class Table:
         return [name for name in self.schema.names if name not in known] if self._stored.names else []
 
     def df(self, columns: Sequence[str] | None = None, where: Where = None) -> pd.DataFrame:
-        """Its columns (default all, in the schema's order), for the rows that pass `where`, as a pandas DataFrame.
+        """Its rows as a pandas DataFrame; names are `str`, not categories, and gate patterns are bytes.
 
-        `where` is a list of (column, operator, value), all of which must hold, e.g. [("layer", "==", 3)], or a
-        pyarrow.dataset expression. Only these columns, and the row groups that can hold such rows, are read from disk.
-        Names are `str`, not categories; gate patterns are bytes. Raises RunError for an unknown column.
+        Only the columns asked for, and the row groups that can hold such rows, are read from disk.
+
+        Args:
+            columns: The columns, all without it; they come in the schema's order.
+            where: A list of (column, operator, value), all of which must hold, such as [("layer", "==", 3)], or a
+                pyarrow.dataset expression.
+
+        Returns:
+            The rows that pass `where`.
+
+        Raises:
+            RunError: An unknown column, a filter that cannot be understood, or a table that cannot be read.
         """
         return self.arrow(columns, where).to_pandas()
 
@@ -127,7 +136,17 @@ class Table:
         return polars.from_arrow(self.arrow(columns, where))
 
     def sql(self, statement: str) -> pd.DataFrame:
-        """The answer to one SELECT over this table alone, else RunError; `Run.sql` joins several."""
+        """Ask one SELECT over this table alone; `Run.sql` joins several.
+
+        Args:
+            statement: What is asked, in DuckDB's dialect.
+
+        Returns:
+            The answer as a DataFrame.
+
+        Raises:
+            RunError: The statement cannot be answered, or names another table.
+        """
         try:
             return query({self.name: self.dataset}, statement).to_pandas()
         except RunError as error:

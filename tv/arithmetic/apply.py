@@ -85,7 +85,7 @@ def apply(
         force: Replace the checkpoint that is at `out`, once the new one is whole.
         shard: Bytes of tensors in a file, at most; a tensor that is larger has a file to itself.
         progress: Called after every tensor.
-        options: The method's own, such as `density` or `fraction`.
+        options: Options of the method, such as `density` or `fraction`.
 
     Returns:
         The directory, and what is to be known of it.

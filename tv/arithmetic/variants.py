@@ -44,7 +44,7 @@ def variant(
         only: Patterns that name what moves, as in `tv.apply`; without any, all of it.
         exclude: Patterns that name what stays as it is.
         seed: Of what the method draws.
-        options: The method's own, such as `density` or `fraction`.
+        options: Options of the method, such as `density` or `fraction`.
 
     Yields:
         The model itself, moved.
@@ -89,11 +89,11 @@ class Mover:
         only: Patterns that name what moves, as in `tv.apply`; without any, all of it.
         exclude: Patterns that name what stays as it is.
         seed: Of what the method draws.
-        options: The method's own, such as `density` or `fraction`.
+        options: Options of the method, such as `density` or `fraction`.
 
     Raises:
         InputError: A vector that does not fit the model, naming the first parameter; a method that is none, an option
-            that is not its own, or a pattern that names nothing.
+            that it does not take, or a pattern that names nothing.
 
     Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.
 
@@ -138,10 +138,16 @@ class Mover:
 
     @torch.no_grad()
     def to(self, scales: Mapping[TuningVector, float]) -> float:
-        """Move to θ + Σ λT; a vector that is not named counts as λ = 0.
+        """Move to θ + Σ λT, from wherever the model stands.
 
-        Returns what the cast to the model's dtype lost, relative to ‖Σ λT‖: 0 in float32. Raises InputError for a scale
-        that is no finite number.
+        Args:
+            scales: λ by tuning vector; a vector that is not named counts as λ = 0.
+
+        Returns:
+            What the cast to the model's dtype lost, relative to ‖Σ λT‖: 0 in float32.
+
+        Raises:
+            InputError: A vector that the mover was not made for, or a scale that is no finite number.
         """
         for vector, scale in scales.items():
             if vector not in self._places:

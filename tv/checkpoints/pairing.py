@@ -36,8 +36,7 @@ class PairFacts:
         dtype_tuned: The same of the tuned model.
         vocab_base: Rows of the base's embedding.
         vocab_tuned: Rows of the tuned model's.
-        tokenizer: Whether the tokenizers are the "same", one has "grown" by tokens of its own, or they were "not
-            compared" because one is missing.
+        tokenizer: "same", "grown" where one has more tokens, or "not compared" where one has no tokenizer.json.
         notes: What a reader should know of the pair, a line each.
 
     Examples:

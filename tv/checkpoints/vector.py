@@ -64,7 +64,18 @@ class TuningVector:
         return self._read(name)
 
     def expert(self, name: str, index: int) -> Float[Tensor, "..."]:
-        """One entry of the first dimension of a parameter: one expert of a fused tensor, without the others."""
+        """One entry of the first dimension of a parameter: one expert of a fused tensor, without the others.
+
+        Args:
+            name: The parameter.
+            index: The expert, from 0.
+
+        Returns:
+            The tensor without its first dimension.
+
+        Raises:
+            KeyError: There is no such parameter.
+        """
         if name not in self.shapes or self._read_expert is None:
             return self[name][index]
         return self._read_expert(name, index)
@@ -98,9 +109,16 @@ class TuningVector:
         return sum(float(self._part(*part).double().pow(2).sum()) for part in parts) ** 0.5
 
     def cosine(self, other: TuningVector) -> float:
-        """Signed cosine with another vector of the same model, parameter by parameter; 0 where one is zero.
+        """Signed cosine with another vector of the same model, a parameter at a time.
 
-        Raises CheckpointError for a vector of another model.
+        Args:
+            other: The other vector.
+
+        Returns:
+            Within [−1, 1]; 0 where one of them is zero.
+
+        Raises:
+            CheckpointError: The other is of another model.
         """
         self._require_same_model(other)
         dot = own = others = 0.0
@@ -127,9 +145,15 @@ class TuningVector:
         return max(_dtypes(self.provenance, name), key=lambda dtype: ROUNDING.get(dtype, 0.0), default="F32")
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors, float32, with provenance; to a temporary name first, then renamed.
+        """Write it as safetensors, float32, with its provenance; to a temporary name first, then renamed.
 
-        One tensor, or one expert of it, is in memory at a time. Raises CheckpointError where the disk refuses.
+        One tensor, or one expert of it, is in memory at a time.
+
+        Args:
+            path: The file. Its directory must be there.
+
+        Raises:
+            CheckpointError: The directory is not there, or the disk refuses.
         """
         path = Path(path)
         if not path.parent.is_dir():
@@ -163,7 +187,17 @@ class TuningVector:
 
     @classmethod
     def load(cls, path: str | Path) -> TuningVector:
-        """Open a file that `save` wrote. Raises CheckpointError where it is none."""
+        """Open a file that `save` wrote; a tensor is read when it is asked for.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The vector, with the provenance that was written.
+
+        Raises:
+            CheckpointError: It is no such file.
+        """
         path = Path(path)
         try:
             stored = {tensor.name: tensor for tensor in header(path)}

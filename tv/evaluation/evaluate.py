@@ -50,7 +50,7 @@ def evaluate(
         models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens. A live model is used as it
             stands, inside `tv.variant` too.
         tasks: One or several: a YAML file as lm-evaluation-harness has it, FORMAT=FILE with one of
-            `tv.evaluation.evaluate.FORMATS`, or the name of a task of the harness's. Only a name may touch the network.
+            `tv.evaluation.formats.FORMATS`, or the name of a task of the harness's. Only a name may touch the network.
         base: What a tuning vector or an adapter among the models lies over.
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
             is no base, then have their own.

@@ -74,7 +74,19 @@ class Judge:
     wait: float = 1  # seconds before the second attempt; twice as long before each that follows
 
     def score(self, question: str, response: str, reference: str | None = None) -> float:
-        """From `lowest` to `highest`. Raises JudgeError in one line: what failed, where, what to do."""
+        """Ask for the score of one answer.
+
+        Args:
+            question: What was asked.
+            response: The answer to be judged.
+            reference: A correct answer, for comparison.
+
+        Returns:
+            From `lowest` to `highest`.
+
+        Raises:
+            JudgeError: In one line: what failed, where, what to do.
+        """
         told = f"A correct answer, for comparison:\n{reference}\n\n" if reference else ""
         values = {"question": question, "response": response, "reference": told}
         values |= {"lowest": f"{self.lowest:g}", "highest": f"{self.highest:g}"}

@@ -39,7 +39,7 @@ def load_tasks(
     at most, in place of what a task says.
 
     A spec is a YAML file as lm-evaluation-harness has it (its data files lie relative to it), FORMAT=FILE with one of
-    `tv.evaluation.FORMATS`, or the name of a harness's task. Raises InputError for what cannot be loaded.
+    `tv.evaluation.formats.FORMATS`, or the name of a harness's task. Raises InputError for what cannot be loaded.
     """
     specs = [specs] if isinstance(specs, str | Path) else list(specs)
     if not specs:
