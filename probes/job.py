@@ -311,8 +311,8 @@ def attribute(
 ) -> pd.DataFrame:
     """Attribute a run's behaviour change again, from the checkpoints that it names, and replace the tables of it.
 
-    What is not given is as in the run's suite. The run then counts as another than its suite's: `probes.run` with that
-    suite does not return it as it is.
+    What is not given is as in the run's suite. `probes.run` with that suite then takes it for another run, and
+    replaces it with `force` alone.
 
     Args:
         run: A finished run. Tables of methods that are not asked for again are dropped.

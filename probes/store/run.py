@@ -173,7 +173,8 @@ class Run:
             columns: Its rows, as a DataFrame or columns by name.
 
         Raises:
-            ValueError: Wrong columns, or a table with partitions, which a run alone writes.
+            ValueError: Wrong columns, or a table with partitions, which `probes.run` alone writes.
+            KeyError: No table of that name is declared.
         """
         if table in PARTITIONS:
             raise ValueError(f"{table} is partitioned; only a RunWriter writes it")
