@@ -27,7 +27,7 @@ from probes.capture.loading import Pairs, as_model, require_backend
 from probes.capture.noise_floor import noise_floor
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
-from probes.capture.workers import require_sources, run_shards
+from probes.capture.shards import require_sources, run_shards
 from probes.errors import SuiteError
 from probes.linking import link
 from probes.reporting.report import report

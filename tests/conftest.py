@@ -16,7 +16,7 @@ transformers.logging.disable_progress_bar()
 
 #: Files that take longest, by folder and name. They go first, so that no process is left with one at the end.
 _LONGEST = (
-    *("docs/test_commands", "probes/test_job", "store/test_resume", "data/test_models", "capture/test_workers"),
+    *("docs/test_commands", "probes/test_job", "store/test_resume", "data/test_models", "capture/test_shards"),
     *("hostile/test_hostile_input", "tests/test_demo", "examples/test_notebooks", "hostile/test_kill"),
     *("reporting/test_report", "reporting/test_diagnose", "reporting/test_compare", "experiments/test_experiments"),
     *("parity/test_backends", "hostile/test_offline"),
@@ -27,7 +27,7 @@ _LONGEST = (
 _LONG = (
     *("cli/test_probes_cli", "measures/test_tables", "measures/test_cosine", "measures/test_nulls"),
     *("arithmetic/test_apply", "arithmetic/test_lora", "attribution/test_path", "capture/test_estimate"),
-    *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports", "runtime/test_workers"),
+    *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports", "runtime/test_scheduler"),
 )
 #: Folders whose tests start programs, train or load real models, or compare backends.
 _SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extending")

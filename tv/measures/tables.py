@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tv.measures.one_module import Rows, Wanted, measure_module
 from tv.measures.ssa import EPSILONS, SHARES, Rule, cuts_by
 from tv.runtime.compute import Compute
 from tv.runtime.options import validated
-from tv.runtime.workers import ordered
+from tv.runtime.scheduler import ordered
 
 
 def ssa(
@@ -260,7 +260,7 @@ def _tables(
         for name, more in of_module.items():
             rows[name] += more
         module = pair.modules[i]
-        compute.tell(stage, i + 1, len(pair.modules), f"{module.name} {module.layer}")
+        compute.tell(stage, i + 1, len(pair.modules), _said(module))
     fingerprints = {"base": pair.base.fingerprint()["content"], "tuned": pair.tuned.fingerprint()["content"]}
     frames = {name: _frame(name, of_table) for name, of_table in rows.items()}
     for frame in frames.values():
@@ -281,16 +281,22 @@ def _directory(compute: Compute) -> Path | None:
 
 def _measured(pair: WeightPair, base: Source, tuned: Source, wanted: Wanted, compute: Compute) -> Iterator[Rows]:
     if not compute.elsewhere:
-        return ordered(partial(_measure, pair, wanted), pair.modules)
+        return ordered(pair.modules, lambda device: partial(_measure, pair, wanted), compute, name=_said)
     for source in (base, tuned):
         if not isinstance(source, str | Path):
             raise InputError(
                 f"{pair.base.source}: a live model or an open checkpoint cannot be sent to other processes; pass its "
                 "path, or leave workers at 1"
             )
-    return ordered(
-        _Elsewhere(str(base), str(tuned), wanted), pair.modules, workers=compute.workers, engine=compute.engine
-    )
+
+    def work_on(device: str) -> _Elsewhere:
+        return _Elsewhere(str(base), str(tuned), replace(wanted, device=replace(compute, device=device).tensor_device))
+
+    return ordered(pair.modules, work_on, compute, name=_said)
+
+
+def _said(module: Module) -> str:
+    return f"{module.name} {module.layer}"
 
 
 def _measure(pair: WeightPair, wanted: Wanted, module: Module) -> Rows:

@@ -1,44 +1,100 @@
-"""Independent pieces of work: in this process, in several, or on a Ray cluster. Results come back in order."""
+"""Who shares the work: processes of this machine, or actors on a Ray cluster."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_all_start_methods, get_context
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
-from typing import Any, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 
 from tv.errors import InputError
-from tv.runtime.compute import ENGINES, Engine
+from tv.runtime.compute import Compute
 
 #: What every worker imports, and is slow to import.
 PRELOADED = ("transformers.modeling_utils", "scipy.stats", "pandas", "pyarrow")
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Work: TypeAlias = Callable[[Any], Any]
 
 
-def ordered(
-    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 1, engine: Engine = "local"
-) -> Iterator[Result]:
-    """`work(item)` for every item, in the items' order; with several workers (or Ray) `work` is pickled to each once.
+@dataclass(frozen=True)
+class Done:
+    """What a worker made of its item."""
 
-    A worker computes with its share of this process's threads. Ray joins the cluster that RAY_ADDRESS names, or starts
-    one of `workers` processes here. Raises InputError for an unknown engine, fewer than one worker, or a missing ray.
-    """
-    threads = share_of_threads(workers, engine)
-    if engine == "ray":
-        yield from _on_ray(work, items, workers, threads)
-    elif workers > 1:
-        with ProcessPoolExecutor(workers, start_method(), _set_up, (work, threads, dict(os.environ))) as pool:
-            yield from pool.map(_do, items)
-    else:
-        yield from map(work, items)
+    result: Any
+
+
+#: A worker is up, or dead, or done with its item, or found an error in it.
+Report: TypeAlias = 'Literal["up", "dead"] | Done | Exception'
+
+
+class Crew(Protocol):
+    """Workers, each at work on at most one item."""
+
+    def hire(self, number: int) -> Any:
+        """A new worker, which is up when `wait` says so, and may never be."""
+        ...
+
+    def give(self, worker: Any, item: Any) -> None: ...
+
+    def wait(self) -> tuple[Any, Report]:
+        """The next worker that has something to report."""
+        ...
+
+    def dismiss(self) -> None: ...
+
+
+class Processes:
+    """Processes of this machine, a GPU each where they compute on GPUs. Each has a pipe of its own, so that none can
+    die holding what another one waits for."""
+
+    def __init__(self, work_on: Callable[[str], Work], compute: Compute) -> None:
+        self.work_on, self.compute = work_on, compute
+        self.hired: dict[Connection, BaseProcess] = {}
+
+    def hire(self, number: int) -> Connection:
+        context = start_method()
+        here, there = context.Pipe()
+        several = self.compute.device == "cuda"
+        work = self.work_on(f"cuda:{number % torch.cuda.device_count()}" if several else self.compute.device)
+        args = (work, share_of_threads(self.compute), there, dict(os.environ))
+        self.hired[here] = context.Process(target=_serve, args=args, daemon=True)
+        self.hired[here].start()
+        there.close()
+        return here
+
+    def give(self, worker: Connection, item: Any) -> None:
+        with suppress(OSError):  # it died; `wait` says so
+            worker.send(item)
+
+    def wait(self) -> tuple[Connection, Report]:
+        (worker, *_) = connection.wait(list(self.hired))
+        assert isinstance(worker, Connection)
+        try:
+            report: Report = worker.recv()
+            return worker, report
+        except (EOFError, OSError):
+            self._let_go(worker)
+            return worker, "dead"
+
+    def dismiss(self) -> None:
+        for worker in list(self.hired):
+            self._let_go(worker)
+
+    def _let_go(self, worker: Connection) -> None:
+        process = self.hired.pop(worker)
+        worker.close()
+        process.terminate()
+        process.join()
 
 
 def start_method() -> ForkServerContext | SpawnContext:
@@ -53,28 +109,84 @@ def start_method() -> ForkServerContext | SpawnContext:
     return context
 
 
-def share_of_threads(workers: int, engine: str) -> int:
-    """Threads a worker computes with. Raises InputError for an unknown engine and for fewer than one worker."""
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r}: there is no such engine; use {' or '.join(ENGINES)}")
-    if workers < 1:
-        raise InputError(f"{workers} workers: at least one has to do the work")
-    return max(1, torch.get_num_threads() // workers)
+def share_of_threads(compute: Compute) -> int:
+    """Threads that a worker computes with."""
+    return max(1, torch.get_num_threads() // compute.workers)
 
 
-_work: Callable[[Any], Any] | None = None
-
-
-def _set_up(work: Callable[[Any], Any], threads: int, environment: dict[str, str]) -> None:
-    global _work
+def _serve(work: Work, threads: int, parent: Connection, environment: dict[str, str]) -> None:
+    """A process's life: an item in, a report out, until the pipe is closed."""
     os.environ.update(environment)
     torch.set_num_threads(threads)
-    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent.send("up")
+    with suppress(EOFError):
+        while True:
+            parent.send(_tried(work, parent.recv()))
 
 
-def _do(item: Any) -> Any:
-    assert _work is not None
-    return _work(item)
+def _tried(work: Work, item: Any) -> Done | Exception:
+    try:
+        return Done(work(item))
+    except InputError as error:
+        return error
+    except Exception:
+        return RuntimeError(traceback.format_exc())
+
+
+def _end_with_parent() -> None:
+    """The workers of a killed run must not go on writing beside those of the next one."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class Actors:
+    """Actors on a Ray cluster, spread over its machines, a GPU each where they compute on GPUs."""
+
+    def __init__(self, ray: Any, work_on: Callable[[str], Work], compute: Compute) -> None:
+        self.ray, self.work = ray, ray.put(work_on(compute.device))
+        self.threads = share_of_threads(compute)
+        gpus = 1 if compute.device.startswith("cuda") else 0
+        self.actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", num_gpus=gpus)
+        self.calls: dict[Any, Any] = {}
+        self.hired: list[Any] = []
+
+    def hire(self, number: int) -> Any:
+        worker = self.actor.remote(self.work, self.threads)
+        self.hired.append(worker)
+        self.calls[worker.up.remote()] = worker
+        return worker
+
+    def give(self, worker: Any, item: Any) -> None:
+        self.calls[worker.run.remote(item)] = worker
+
+    def wait(self) -> tuple[Any, Report]:
+        (call, *_), _ = self.ray.wait(list(self.calls))
+        worker = self.calls.pop(call)
+        try:
+            report: Report = self.ray.get(call)
+            return worker, report
+        except self.ray.exceptions.RayActorError:  # it died, or its machine did
+            return worker, "dead"
+
+    def dismiss(self) -> None:
+        for worker in self.hired:
+            self.ray.kill(worker)
+
+
+class _Actor:
+    def __init__(self, work: Work, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.work = work
+
+    def up(self) -> str:
+        return "up"
+
+    def run(self, item: Any) -> Done | Exception:
+        return _tried(self.work, item)
 
 
 @contextmanager
@@ -96,22 +208,3 @@ def ray_cluster(workers: int) -> Iterator[Any]:
     finally:
         if not joined:
             ray.shutdown()
-
-
-def _on_ray(work: Callable[[Any], Any], items: Sequence[Any], workers: int, threads: int) -> Iterator[Any]:
-    def perform(work: Callable[[Any], Any], item: Any) -> Any:
-        torch.set_num_threads(threads)
-        return work(item)
-
-    with ray_cluster(workers) as ray:
-        remote, shared = ray.remote(perform), ray.put(work)
-        waiting: deque[Any] = deque()
-        try:
-            for item in items:
-                waiting.append(remote.remote(shared, item))
-                if len(waiting) > 2 * workers:  # results stay few, however many items there are
-                    yield ray.get(waiting.popleft())
-            while waiting:
-                yield ray.get(waiting.popleft())
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, InputError) else error) from None

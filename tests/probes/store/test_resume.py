@@ -294,7 +294,7 @@ def test_kept_vectors_are_not_made_twice(suite: Path, tmp_path: Path, monkeypatc
         raise AssertionError("a shard was made again")
 
     monkeypatch.setattr(runner, "run_shard", refuse)
-    monkeypatch.setattr("probes.capture.workers.run_shard", refuse, raising=False)
+    monkeypatch.setattr("probes.capture.shards.run_shard", refuse)
     run = probes.run(own, out=tmp_path / "run")
     places, vectors = run.vectors("attn_out", 2)
     assert len(places) == len(vectors) == run.manifest["n_tokens"]

@@ -15,13 +15,13 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import probes
-from probes.capture import runner, workers as engine
-from probes.capture.loading import Pairs
+from probes.capture import runner, shards
 from probes.errors import RunError
 from probes.store import remote
 from probes.suite import load_suite
 from tests.pairs import build_pair, write_suite
 from tv.errors import InputError
+from tv.runtime import workers
 from tv.runtime.compute import Compute
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -69,14 +69,16 @@ def _after_first(act: Callable[[], None]) -> Callable[[str, int, int, str], None
 
 
 def _reports(crew: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the workers of the crew report from now on. Nobody is given a shard before both are up."""
+    """What the workers of such crews report from now on. Nobody is given an item before both of a crew are up."""
     found: list[Any] = []
     ahead = deque[Any]()
+    known: list[Any] = []
     wait = crew.wait
 
     def told(self: Any) -> Any:
         if not ahead:
-            ahead.extend(wait(self) for _ in range(1 if found else 2))
+            ahead.extend(wait(self) for _ in range(1 if self in known else 2))
+            known.append(self)
         worker, report = ahead.popleft()
         found.append(report)
         return worker, report
@@ -90,77 +92,13 @@ def test_two_processes_write_the_bytes_of_one(
     suite: Path, alone: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of the two is killed in the middle of its shard, and another takes its place."""
-    reports = _reports(engine._Processes, monkeypatch)
+    reports = _reports(workers.Processes, monkeypatch)
     stage = _after_first(lambda: os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL))
     run = probes.run(suite, out=tmp_path / "run", compute=Compute(workers=2, progress=stage))
     assert reports.count("up") >= 2 and reports.count("dead") == 1
     assert _bytes_of(run.path) == _bytes_of(alone.path)
     _require_equal(run, alone)
     assert not multiprocessing.active_children()
-
-
-class _Wrong(Pairs):
-    """Opens nothing: one shard is bad input, one finds a mistake of ours, and one kills its worker."""
-
-    def session(self, tuned: str) -> Any:
-        if tuned == "deadly":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise InputError("the checkpoint is gone; bring it back") if tuned == "bad" else ZeroDivisionError("here")
-
-
-def test_what_goes_wrong_in_a_worker_comes_back(suite: Path, tmp_path: Path) -> None:
-    crew = engine._Processes(engine.Work(_Wrong(load_suite(suite)), tmp_path, 1))
-    worker = crew.hire(0)
-    assert crew.wait() == (worker, "up")
-    for tuned, match in (("bad", r"^the checkpoint is gone; bring it back$"), ("other", "ZeroDivisionError: here")):
-        crew.give(worker, runner.Shard(tuned, 0, (), True))
-        found = crew.wait()
-        assert found[0] is worker
-        with pytest.raises(InputError if tuned == "bad" else RuntimeError, match=match):
-            raise found[1]  # type: ignore[misc]
-    crew.give(worker, runner.Shard("deadly", 0, (), True))
-    assert crew.wait() == (worker, "dead")
-    crew.dismiss()
-    assert not multiprocessing.active_children()
-
-
-class _Mortal:
-    """Workers that die over the shards named, as often as they are named; those of some numbers never come up."""
-
-    def __init__(self, deadly: list[str], absent: tuple[int, ...] = ()) -> None:
-        self.deadly, self.absent = deadly, absent
-        self.reports, self.hired, self.dismissed = deque[tuple[int, Any]](), 0, False
-
-    def hire(self, number: int) -> int:
-        self.hired += 1
-        if self.hired not in self.absent:
-            self.reports.append((self.hired, "up"))
-        return self.hired
-
-    def give(self, worker: int, shard: runner.Shard) -> None:
-        report: Any = {"shard": shard.name, "prompts": 1, "tables": {}}
-        if shard.name in self.deadly:
-            self.deadly.remove(shard.name)
-            report = "dead"
-        self.reports.append((worker, report))
-
-    def wait(self) -> tuple[int, Any]:
-        return self.reports.popleft()
-
-    def dismiss(self) -> None:
-        self.dismissed = True
-
-
-def test_a_dead_workers_shard_is_given_to_another_but_not_for_ever(tmp_path: Path) -> None:
-    shards = [runner.Shard("m", i, (), True) for i in range(5)]
-    names = [shard.name for shard in shards]
-    for crew in (_Mortal([names[0], names[4], names[4]]), _Mortal([names[2]], absent=(2,))):
-        rows = list(engine._shared(shards, crew, 2, tmp_path, None))
-        assert sorted(row["shard"] for row in rows) == names and crew.dismissed and not crew.deadly
-    crew = _Mortal([names[3]] * engine.ATTEMPTS)
-    with pytest.raises(RunError, match=rf"^{names[3]}: 3 processes died over it") as caught:
-        list(engine._shared(shards, crew, 2, tmp_path, None))
-    assert "\n" not in str(caught.value) and crew.dismissed
 
 
 def test_what_cannot_work_is_refused_before_any_work(suite: Path, tmp_path: Path) -> None:
@@ -278,13 +216,13 @@ def test_a_machine_is_lost_and_the_run_on_s3_is_whole(
     """The second node goes in the middle, with the actor on it; files went to S3, which both nodes reach."""
     import ray
 
-    reports = _reports(engine._Actors, monkeypatch)
+    reports = _reports(workers.Actors, monkeypatch)
     (second,) = cluster.worker_nodes
     stage = _after_first(lambda: cluster.remove_node(second, allow_graceful=False))
     url = remote.Url(f"{s3}/runs/c")
     copied: list[str] = []
-    fetch = engine.fetch
-    monkeypatch.setattr(engine, "fetch", lambda files, to: copied.extend(files.values()) or fetch(files, to))
+    fetch = shards.fetch
+    monkeypatch.setattr(shards, "fetch", lambda files, to: copied.extend(files.values()) or fetch(files, to))
     run = probes.run(suite, out=url, compute=Compute(engine="ray", workers=2, progress=stage))
     assert "dead" in reports
     assert ray.is_initialized()  # who had joined the cluster has not left it

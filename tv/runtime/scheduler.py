@@ -1,0 +1,140 @@
+"""Independent pieces of work, done here or shared among workers. The results are the same."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from tv.errors import InputError
+from tv.runtime.compute import Compute
+from tv.runtime.workers import Actors, Crew, Done, Processes, ray_cluster
+
+#: An item that this many workers died over is not given to another one.
+ATTEMPTS = 3
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def finished(
+    items: Sequence[Item],
+    work_on: Callable[[str], Callable[[Item], Result]],
+    compute: Compute,
+    *,
+    name: Callable[[Item], str] = str,
+    ahead: int | None = None,
+    relief: str = "use fewer workers",
+) -> Iterator[tuple[Item, Result]]:
+    """Every item with its result, as it is finished. Where a worker dies, another one does its item again.
+
+    Args:
+        items: What is worked on.
+        work_on: Given a device, the function of an item that computes there; it is pickled for each worker once.
+        compute: Who works: this process, several, or actors on a Ray cluster. Each has its share of the threads.
+        name: What an item is called where workers keep dying over it.
+        ahead: How many items may be begun from the oldest unfinished one on. None for no limit.
+        relief: What to do where memory ran out.
+
+    Raises:
+        InputError: What a worker says is wrong with the input; ray is not installed; `ATTEMPTS` workers died over one
+            item.
+        RuntimeError: Any other error of a worker, with its traceback.
+
+    Example:
+        >>> from tv.runtime.scheduler import finished
+        >>> dict(finished([1, 2], lambda device: float, Compute()))
+        {1: 1.0, 2: 2.0}
+    """
+    if not compute.elsewhere:
+        work = work_on(compute.device)
+        yield from ((item, work(item)) for item in items)
+    elif compute.engine == "ray":
+        with ray_cluster(compute.workers) as ray:
+            yield from _shared(items, Actors(ray, work_on, compute), compute.workers, name, ahead, relief)
+    else:
+        yield from _shared(items, Processes(work_on, compute), compute.workers, name, ahead, relief)
+
+
+def ordered(
+    items: Sequence[Item],
+    work_on: Callable[[str], Callable[[Item], Result]],
+    compute: Compute,
+    *,
+    name: Callable[[Item], str] = str,
+) -> Iterator[Result]:
+    """The results of `finished` in the order of the items. Few wait for an older one, however many items there are."""
+
+    def work_on_numbered(device: str) -> _Numbered:
+        return _Numbered(work_on(device))
+
+    numbered = list(enumerate(items))
+    waiting: dict[int, Result] = {}
+    following = 0
+    ahead = 2 * compute.workers
+    for (number, _), result in finished(
+        numbered, work_on_numbered, compute, name=lambda item: name(item[1]), ahead=ahead
+    ):
+        waiting[number] = result
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+class _Numbered:
+    """Work on an item that comes with its number."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self.work = work
+
+    def __call__(self, item: tuple[int, Any]) -> Any:
+        return self.work(item[1])
+
+
+def _shared(
+    items: Sequence[Any], crew: Crew, workers: int, name: Callable[[Any], str], ahead: int | None, relief: str
+) -> Iterator[tuple[Any, Any]]:
+    """A new worker is given an item only once it is up: a cluster that just lost a machine may keep it waiting."""
+    waiting = deque(range(len(items)))
+    oldest, ready = 0, set[int]()  # the oldest unfinished item, and the finished ones after it
+    deaths = Counter[str]()  # by item; of workers that were not up yet, by their number
+    numbers: dict[Any, int] = {}
+    busy: dict[Any, int] = {}
+    idle: list[Any] = []
+    try:
+        for number in range(min(workers, len(items))):
+            numbers[crew.hire(number)] = number
+        while oldest < len(items):
+            worker, report = crew.wait()
+            item = busy.pop(worker, None)
+            what = f"worker {numbers[worker]}" if item is None else name(items[item])
+            if isinstance(report, InputError):
+                raise report
+            if isinstance(report, Exception):
+                raise RuntimeError(f"{what}:\n{report}")
+            if isinstance(report, Done) and item is not None:
+                ready.add(item)
+                while oldest in ready:
+                    ready.remove(oldest)
+                    oldest += 1
+            if report == "dead":
+                number = numbers.pop(worker)
+                deaths[what] += 1
+                if deaths[what] == ATTEMPTS:
+                    raise InputError(
+                        f"{what}: {ATTEMPTS} processes died over it, one after another; where memory ran out, {relief}"
+                    )
+                if item is not None:
+                    waiting.appendleft(item)
+                if waiting and not idle:
+                    numbers[crew.hire(number)] = number
+            else:
+                idle.append(worker)
+            while waiting and idle and (ahead is None or waiting[0] < oldest + ahead):
+                free = idle.pop()
+                busy[free] = waiting.popleft()
+                crew.give(free, items[busy[free]])
+            if isinstance(report, Done) and item is not None:
+                yield items[item], report.result
+    finally:
+        crew.dismiss()
