@@ -57,10 +57,11 @@ def accuracy(
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         ids, mask = _right_padded([full for _, full in batch], tokenizer.pad_token_id)
-        best = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.argmax(-1)
+        states = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         for row, (text, full) in enumerate(batch):
-            answer = slice(len(text), len(full))
-            right += torch.equal(best[row, len(text) - 1 : len(full) - 1], ids[row, answer])
+            before = states[row, len(text) - 1 : len(full) - 1]  # logits are needed where the answer stands alone
+            best = model.get_output_embeddings()(before).argmax(-1)
+            right += torch.equal(best, ids[row, len(text) : len(full)])
     return right / len(rows)
 
 
