@@ -16,7 +16,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     suite = yaml.safe_load((DATA / "suites" / "demo.yaml").read_text().replace("../", f"{DATA}/"))
     suite["attribute"] |= {"curves": False, "controls": []}  # minutes, which other tests spend on smaller models
     for prompts in suite["prompts"]:
-        prompts["limit"] = 24
+        prompts["limit"] = 12
     (directory / "demo.yaml").write_text(yaml.safe_dump(suite))
     with no_network() as asked:
         python_api.main(directory / "run", directory / "demo.yaml")

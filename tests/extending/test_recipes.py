@@ -13,10 +13,12 @@ import pytest
 from tests.pairs import build_pair, write_suite
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Makes tables of the plug-ins' own in a process that sees the copy.
+#: Makes tables of the plug-ins' own, and asks both command lines, in a process that sees the copy.
 PROGRAM = """
 import sys
 import probes, tv
+from probes.cli import main as of_probes
+from tv.cli import main as of_tv
 from probes.store.schemas import SCHEMAS
 
 base, tuned, suite, out = sys.argv[1:]
@@ -30,6 +32,17 @@ run = probes.run(suite, out=out)
 for name in ("weights", "steps", "gaps", "effects", "behaviour"):
     run[name].to_parquet(f"{out}.{name}.parquet")
 assert run.sql("SELECT count(*) AS n FROM gaps").n[0] == len(run["gaps"])
+for main, line in (
+    (of_tv, ["apply", "--help"]),
+    (of_probes, ["attribute", "--help"]),
+    (of_tv, ["apply", base, "--add", tuned, "--method", "softened", "--softness", "0.25", "-o", f"{out}/m"]),
+):
+    sys.argv = ["command", *line]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+    print("end of", *line[:2])
 """
 
 
@@ -82,7 +95,11 @@ def test_the_job_and_the_commands_have_what_was_added(copy: Path, tmp_path: Path
     measure = ["gates", "changes", "behaviour", "gaps"]
     suite = write_suite(tmp_path, base, tuned, measure=measure, attribute=section, bootstrap=20, noise_floor=False)
     out = tmp_path / "run"
-    _call(copy, "-c", PROGRAM, base, tuned, suite, out)
+    told = _call(copy, "-c", PROGRAM, base, tuned, suite, out)
+    of_apply, _, rest = told.partition("end of apply --help")
+    of_attribute = rest.partition("end of attribute --help")[0]
+    assert "softened" in of_apply and "--softness" in of_apply
+    assert "sharpened" in of_attribute and "--sharpness" in of_attribute and "largest_logit" in of_attribute
     found = {path.name.split(".")[1]: pd.read_parquet(path) for path in tmp_path.glob("run.*.parquet")}
     assert (
         (found["weights"].largest_step > 0).any()
@@ -98,11 +115,4 @@ def test_the_job_and_the_commands_have_what_was_added(copy: Path, tmp_path: Path
     assert "negated" in set(found["effects"].control) and "largest_logit" in set(found["behaviour"].metric)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Modules that were counted" in page and "sharpened" in page
-    told = _call(copy, "-m", "tv", "apply", "--help")
-    assert "softened" in told and "--softness" in told
-    told = _call(copy, "-m", "probes", "attribute", "--help")
-    assert "sharpened" in told and "--sharpness" in told and "largest_logit" in told
-    _call(
-        copy, "-m", "tv", "apply", base, "--add", tuned, "--method", "softened", "--softness", "0.25", "-o", out / "m"
-    )
     assert (out / "m" / "model.safetensors").exists()

@@ -23,28 +23,31 @@ def watch(event, args):
 sys.addaudithook(watch)
 import tv.cli
 from probes.cli import main
-main()
+
+*arguments, there, elsewhere = sys.argv[1:]
+for suite in (there, elsewhere):
+    sys.argv = ["probes", "run", suite, *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        os.write(2, f"STATUS {end.code or 0}\\n".encode())
 """
 
 
-def _watched(*arguments: object) -> subprocess.CompletedProcess[str]:
-    online = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
-    call = [sys.executable, "-c", _WATCHED, *map(str, arguments)]
-    return subprocess.run(call, env=online, capture_output=True, text=True, check=False, timeout=300)
-
-
 def test_neither_imports_nor_a_run_of_local_paths_need_the_network(tmp_path: Path) -> None:
-    suite = write_suite(tmp_path, *build_pair(tmp_path), noise_floor=False, bootstrap=20)
-    ended = _watched("run", suite, "--out", tmp_path / "run")
-    assert ended.returncode == 0 and "NETWORK" not in ended.stderr, ended.stderr
+    """Nothing is asked for before the second suite, whose base is to come from the hub: the watch notices that."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    suites = (
+        write_suite(tmp_path / "there", *build_pair(tmp_path), noise_floor=False, bootstrap=20),
+        write_suite(tmp_path / "elsewhere", Path("nobody/nothing-of-that-name"), tmp_path),
+    )
+    online = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    call = [sys.executable, "-c", _WATCHED, "--force", "--out", *map(str, (tmp_path / "run", *suites))]
+    ended = subprocess.run(call, env=online, capture_output=True, text=True, check=False, timeout=300)
+    here, _, hub = ended.stderr.partition("STATUS 0\n")
+    assert "NETWORK" not in here and "NETWORK socket.getaddrinfo" in hub and "STATUS 2" in hub, ended.stderr
     assert (tmp_path / "run" / "report.html").exists()
-
-
-def test_the_watch_notices(tmp_path: Path) -> None:
-    """Else the test above proves nothing: here a suite's base is to come from the hub."""
-    suite = write_suite(tmp_path, Path("nobody/nothing-of-that-name"), tmp_path)
-    ended = _watched("run", suite, "--out", tmp_path / "run")
-    assert ended.returncode == 2 and "NETWORK socket.getaddrinfo" in ended.stderr, ended.stderr
 
 
 def test_the_cut_is_noticed() -> None:

@@ -1,6 +1,8 @@
 """The main job, whole: on random pairs of several architectures, on every table, and on bad input."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,19 +36,49 @@ TABLES = {
 }
 
 
-def _run(tmp_path: Path, architecture: str = "llama", **changes: object) -> probes.Run:
+#: Every other kind has the report's stage left out: a page is the same code whatever the architecture.
+WITH_PAGE = ("llama", "gpt2", "mixtral")
+
+
+def _run(
+    tmp_path: Path, architecture: str = "llama", stages: Sequence[str] | None = NO_REPORT, **changes: object
+) -> probes.Run:
     suite = write_suite(tmp_path, *build_pair(tmp_path, architecture), **({"bootstrap": 100} | changes))
-    return probes.run(suite, out=tmp_path / "run")
+    return probes.run(suite, out=tmp_path / "run", stages=stages)
+
+
+class Runs:
+    """The whole job on an architecture, once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def of(self, architecture: str) -> probes.Run:
+        """One that nobody changes."""
+        directory = self.directory / architecture
+        if not directory.exists():
+            directory.mkdir()
+            _run(directory, architecture, None if architecture in WITH_PAGE else NO_REPORT)
+        return probes.load(directory / "run")
+
+    def copy(self, architecture: str, to: Path) -> probes.Run:
+        """One that may be changed."""
+        return probes.load(shutil.copytree(self.of(architecture).path, to))
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
-    return _run(tmp_path_factory.mktemp("llama"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def llama(runs: Runs) -> probes.Run:
+    return runs.of("llama")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "mistral", "gemma2", "phi3", "gpt2"])
-def test_the_whole_job(architecture: str, tmp_path: Path) -> None:
-    run = _run(tmp_path, architecture)
+def test_the_whole_job(architecture: str, runs: Runs) -> None:
+    run = runs.of(architecture)
     assert set(run.tables) == TABLES
     n_tokens = run.manifest["n_tokens"]
     assert len(run.df("gates", columns=["pos"])) == 3 * n_tokens
@@ -62,7 +94,8 @@ def test_the_whole_job(architecture: str, tmp_path: Path) -> None:
     neurons = run["neurons"]
     assert neurons.groupby(["layer", "neuron"]).n.sum().eq(n_tokens).all()
     assert neurons.n_flips.sum() == run["gates"].n_flips.sum()
-    assert (run.path / "report.html").stat().st_size > 10_000
+    if architecture in WITH_PAGE:
+        assert (run.path / "report.html").stat().st_size > 10_000
     assert run["gates"].gated.all() == (architecture != "gpt2")
     for table in ("gates", "changes", "ledger", "effects", "link"):
         frame = run[table]
@@ -73,9 +106,9 @@ def test_the_whole_job(architecture: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", MIXTURES)
-def test_the_whole_job_on_a_mixture_of_experts(architecture: str, tmp_path: Path) -> None:
+def test_the_whole_job_on_a_mixture_of_experts(architecture: str, runs: Runs) -> None:
     """Every expert has rows of its own where a model chose it, and experts add up to what their MLP adds."""
-    run = _run(tmp_path, architecture)
+    run = runs.of(architecture)
     assert set(run.tables) == TABLES
     n_tokens = run.manifest["n_tokens"]
     dense = {"qwen2_moe": 1}.get(architecture, 0)  # layers without experts
@@ -107,9 +140,9 @@ def test_the_whole_job_on_a_mixture_of_experts(architecture: str, tmp_path: Path
     assert set(run["neurons"].expert) == ({-1, 0, 1, 2} if dense else {0, 1, 2})
 
 
-def test_expert_patterns_are_those_of_the_experts_own_activation(tmp_path: Path) -> None:
+def test_expert_patterns_are_those_of_the_experts_own_activation(runs: Runs) -> None:
     """Against a hook on the activation function inside the loop over experts, one prompt at a time."""
-    run = _run(tmp_path, "mixtral")
+    run = runs.of("mixtral")
     gates = run.df("gates", where=[("layer", "==", 0)])
     source = run.manifest["checkpoints"]["base"]["source"]
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -131,7 +164,7 @@ def test_expert_patterns_are_those_of_the_experts_own_activation(tmp_path: Path)
 
 
 def test_lenses_and_greedy_tokens_in_the_tables(tmp_path: Path) -> None:
-    run = _run(tmp_path, measure=["lens", "behaviour"], attribute=None)
+    run = _run(tmp_path, stages=["capture"], measure=["lens", "behaviour"], attribute=None)
     lens, tokens, behaviour = run["lens"], run["tokens"], run["behaviour"]
     scored = tokens.set_index(["prompt_id", "pos"])
     last = lens[(lens.layer == 2) & (lens.target_id >= 0)]
@@ -154,7 +187,7 @@ def test_prompts_come_back_as_they_went_in(tmp_path: Path) -> None:
     rows = [{**row, "continuation": " light"} for row in PROMPTS]
     suite = write_suite(tmp_path, *build_pair(tmp_path), measure=["behaviour"], generate={"from": "given"})
     write_prompts(tmp_path / "prompts.jsonl", rows)
-    run = probes.run(suite, out=tmp_path / "run")
+    run = probes.run(suite, out=tmp_path / "run", stages=["capture"])
     assert [(p.id, p.text, p.target, p.foil, p.continuation, p.chat) for p in prompts_of(run)] == [
         (row["id"], row["text"], row.get("target"), row.get("foil"), " light", None) for row in rows
     ]
@@ -171,7 +204,7 @@ def test_no_domain_is_called_all(tmp_path: Path) -> None:
 
 
 def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
-    run = _run(tmp_path, keep=["resid_post", "embed_out", "gate"])
+    run = _run(tmp_path, stages=["capture"], keep=["resid_post", "embed_out", "gate"])
     source = run.manifest["checkpoints"]["moved"]["source"]
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(source)(PROMPTS[0]["text"] + PROMPTS[0]["target"])["input_ids"]
@@ -254,7 +287,7 @@ def test_padding_never_leaks(side: str, tmp_path: Path) -> None:
     runs = []
     for size in (1, 6):
         suite = write_suite(tmp_path, base, tuned, batch_size=size, bootstrap=50)
-        runs.append(probes.run(suite, out=tmp_path / f"run{size}", stages=NO_REPORT))
+        runs.append(probes.run(suite, out=tmp_path / f"run{size}", stages=["weights", "capture", "attribute"]))
     for table in ("tokens", "gates", "changes", "contributions", "ledger", "behaviour", "prompt_effects"):
         alone, together = (_sorted(run[table]) for run in runs)
         assert len(alone) == len(together)
@@ -277,7 +310,9 @@ def test_two_tuned_models_in_one_run(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "other")
     build_tokenizer().save_pretrained(tmp_path / "other")
     models = {"moved": str(tuned), "other": str(tmp_path / "other")}
-    run = probes.run(write_suite(tmp_path, base, tuned, tuned=models, bootstrap=50), out=tmp_path / "run")
+    run = probes.run(
+        write_suite(tmp_path, base, tuned, tuned=models, bootstrap=50), out=tmp_path / "run", stages=NO_REPORT
+    )
     assert set(run["changes"].tuned) == set(models)
     assert set(run["contributions"].model) == {"base", *models}
     assert not run["contributions"].duplicated(["model", "prompt_id", "pos", "layer", "component", "head"]).any()
@@ -295,14 +330,14 @@ def test_live_models_are_accepted_and_left_as_they_were(tmp_path: Path) -> None:
     base, tuned = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (base_path, tuned_path))
     before = {name: value.clone() for name, value in base.state_dict().items()}
     suite = write_suite(tmp_path, base_path, tuned_path, bootstrap=50)
-    run = probes.run(suite, base=base, tuned={"moved": tuned}, out=tmp_path / "live")
+    run = probes.run(suite, base=base, tuned={"moved": tuned}, out=tmp_path / "live", stages=NO_REPORT)
     assert set(run.tables) == TABLES
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert not any(module._forward_hooks for module in base.modules())
 
 
 def test_a_suite_may_ask_for_less(tmp_path: Path) -> None:
-    run = _run(tmp_path, measure=["gates"], positions="last", attribute=None)
+    run = _run(tmp_path, stages=None, measure=["gates"], positions="last", attribute=None)
     assert "ledger" not in run.tables and "effects" not in run.tables
     assert len(run["gates"]) == 3 * len(PROMPTS)
     assert (run.path / "report.html").exists()
@@ -312,13 +347,13 @@ def test_prompts_without_targets(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, "llama")
     suite = write_suite(tmp_path, base, tuned, attribute=None, bootstrap=50)
     write_prompts(tmp_path / "prompts.jsonl", [{"id": "x", "text": "The heart"}, {"id": "y", "text": "A lamp gives"}])
-    run = probes.run(suite, out=tmp_path / "run")
+    run = probes.run(suite, out=tmp_path / "run", stages=None)
     assert set(run["behaviour"].metric) == {"kl"}
     assert run["changes"].dla_base.isna().all()
 
 
-def test_stages_can_be_repeated(tmp_path: Path) -> None:
-    run = _run(tmp_path)
+def test_stages_can_be_repeated(runs: Runs, tmp_path: Path) -> None:
+    run = runs.copy("llama", tmp_path / "run")
     effects, link = run["effects"], run["link"]
     pd.testing.assert_frame_equal(probes.attribute(run), effects)
     pd.testing.assert_frame_equal(probes.link(probes.load(run.path)), link)
@@ -335,7 +370,7 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
         "controls": ["random", "shuffled", "spectrum"],
         **{"orders": 1, "curve_points": 3, "curve_draws": 2, "neurons": 3, "most_nodes": 16},
     }
-    run = _run(tmp_path, architecture, attribute=wanted)
+    run = _run(tmp_path, architecture, None if architecture in WITH_PAGE else NO_REPORT, attribute=wanted)
     tables = {"token_effects", "neuron_effects", "depth", "curves", "areas"}
     assert set(run.tables) == TABLES | tables
     effects = run["effects"]
@@ -358,7 +393,8 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
     assert whole == pytest.approx(change, rel=1e-4, abs=1e-6)
     measures = {"ssa", "kappa", "ledger", "norm", "random", "path", "graft", "revert", "mean", "shapley"}
     assert measures <= set(run["areas"].ranking)
-    assert run["link"].path.notna().any() and (run.path / "report.html").exists()
+    assert run["link"].path.notna().any()
+    assert (run.path / "report.html").exists() == (architecture in WITH_PAGE)
 
 
 def test_a_prompt_set_says_which_prompts_share_a_template(tmp_path: Path) -> None:
@@ -366,13 +402,13 @@ def test_a_prompt_set_says_which_prompts_share_a_template(tmp_path: Path) -> Non
     suite = write_suite(tmp_path, base, tuned, bootstrap=50)
     rows = [row | {"cluster": "one"} for row in PROMPTS]
     write_prompts(tmp_path / "prompts.jsonl", rows)
-    run = probes.run(suite, out=tmp_path / "run")
+    run = probes.run(suite, out=tmp_path / "run", stages=["weights", "capture", "attribute"])
     assert set(run["prompts"].cluster) == {"one"}
     effects = run["effects"]
     assert np.allclose(effects.lo, effects.hi) and (effects.q == 1).all()
 
 
-def test_the_manifest_counts_what_was_replaced(tmp_path: Path) -> None:
-    run = _run(tmp_path)
+def test_the_manifest_counts_what_was_replaced(runs: Runs, tmp_path: Path) -> None:
+    run = runs.copy("llama", tmp_path / "run")
     only = probes.attribute(run, method="graft")
     assert json.loads((run.path / "manifest.json").read_text())["tables"]["effects"]["rows"] == len(only)

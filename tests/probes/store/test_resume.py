@@ -3,8 +3,9 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from probes.errors import RunError
 from probes.store.journal import Journal
 from probes.store.schemas import SCHEMA_VERSION
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
+from tests.runs import NO_REPORT
 from tv.runtime.compute import Compute
 
+KEPT = ("weights", "capture", "noise_floor")  # what a run that attributes nothing keeps, but for links
 SHARDS = 3  # six prompts, two a batch, a batch a shard
 
 
@@ -37,7 +40,16 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "ROWS_PER_SHARD", 1)
-        return probes.run(suite, out=tmp_path_factory.mktemp("whole") / "run")
+        return probes.run(suite, out=tmp_path_factory.mktemp("whole") / "run", stages=NO_REPORT)
+
+
+@pytest.fixture(scope="module")
+def paged(suite: Path, whole: probes.Run, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    """The same run with its page: what `report` adds to it."""
+    path = shutil.copytree(whole.path, tmp_path_factory.mktemp("paged") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "ROWS_PER_SHARD", 1)
+        return probes.run(suite, out=path)
 
 
 def _require_equal(run: probes.Run, other: probes.Run) -> None:
@@ -60,12 +72,14 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run_until(suite: Path, out: Path, point: tuple[str, int], force: bool = False) -> None:
+def _run_until(
+    suite: Path, out: Path, point: tuple[str, int], force: bool = False, stages: Sequence[str] | None = NO_REPORT
+) -> None:
     def stage(name: str, done: int, total: int, label: str) -> None:
         if (name, done) == point:
             _die()
 
-    probes.run(suite, out=out, compute=Compute(progress=stage), force=force)
+    probes.run(suite, out=out, compute=Compute(progress=stage), force=force, stages=stages)
 
 
 def _run_until_replace(suite: Path, out: Path, number: int, force: bool = False) -> None:
@@ -81,15 +95,14 @@ def _run_until_replace(suite: Path, out: Path, number: int, force: bool = False)
             _die()
 
     os.replace = counting  # type: ignore[assignment]
-    probes.run(suite, out=out, force=force)
+    probes.run(suite, out=out, force=force, stages=NO_REPORT)
 
 
 def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[str, int]]:
     """(run, the first count that each stage told)."""
     told: dict[str, int] = {}
-    run = probes.run(
-        suite, out=out, compute=Compute(progress=lambda name, done, *_: told.setdefault(name, done) and None), **options
-    )
+    compute = Compute(progress=lambda name, done, *_: told.setdefault(name, done) and None)
+    run = probes.run(suite, out=out, compute=compute, **{"stages": NO_REPORT} | options)
     return run, told
 
 
@@ -105,17 +118,18 @@ def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[s
     ],
 )
 def test_killed_in_any_stage(
-    point: tuple[str, int], first: dict[str, int], suite: Path, whole: probes.Run, tmp_path: Path
+    point: tuple[str, int], first: dict[str, int], suite: Path, paged: probes.Run, whole: probes.Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    _killed(_run_until, suite, out, point)
+    expected, stages = (paged, None) if point[0] == "report" else (whole, NO_REPORT)
+    _killed(_run_until, suite, out, point, False, stages)
     assert os.listdir(tmp_path) == ["run.partial"]
-    run, told = _resumed(suite, out)
+    run, told = _resumed(suite, out, stages=stages)
     assert first.items() <= told.items()
     assert ("weights moved" in told) == (point[0] == "weights moved")
     assert ("attribute moved" in told) == (point[0] in ("weights moved", "capture moved", "attribute moved"))
     assert os.listdir(tmp_path) == ["run"]
-    _require_equal(run, whole)
+    _require_equal(run, expected)
 
 
 @pytest.mark.parametrize("number", [4, 20, 30, 0])
@@ -139,7 +153,7 @@ def test_killed_when_all_was_done(suite: Path, whole: probes.Run, tmp_path: Path
     assert os.listdir(tmp_path) == ["run"]
     probes.attribute(run, method="graft")  # now it is not what the suite asks for
     with pytest.raises(RunError, match=r"run holds another run \(suite tiny\)"):
-        probes.run(suite, out=out)
+        probes.run(suite, out=out, stages=NO_REPORT)
 
 
 def test_killed_twice(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
@@ -153,7 +167,7 @@ def test_killed_twice(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
 def test_killed_while_it_takes_the_place_of_an_older_run(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
     """Between the two renames there is no run in the place; the older one must not be lost with it."""
     out = tmp_path / "run"
-    older = probes.run(suite, out=out, force=True)
+    older = probes.load(shutil.copytree(whole.path, out))
     older.manifest["suite"]["name"] = "older"
     (out / "manifest.json").write_text(json.dumps(older.manifest))
     _killed(_run_until_replace, suite, out, 0, True)
@@ -162,7 +176,7 @@ def test_killed_while_it_takes_the_place_of_an_older_run(suite: Path, whole: pro
         probes.run(suite, out=out)
     assert probes.load(out).manifest["suite"]["name"] == "older"
     run, told = _resumed(suite, out, force=True)
-    assert set(told) == {"capture moved", "link", "report"}
+    assert set(told) == {"capture moved", "link"}
     _require_equal(run, whole)
     assert os.listdir(tmp_path) == ["run"]
 
@@ -181,11 +195,11 @@ def test_an_interruption_keeps_what_is_done_and_bad_input_does_not(
 
     bad, lack = probes.ActivationError("mlp_out is NaN"), MemoryError()
     with pytest.raises(probes.ActivationError):
-        probes.run(suite, out=out, compute=Compute(progress=failing(bad, 6)))
+        probes.run(suite, out=out, compute=Compute(progress=failing(bad, 6)), stages=NO_REPORT)
     assert os.listdir(tmp_path) == []
     for error, at in ((KeyboardInterrupt(), 4), (lack, 6), (bad, 6)):
         with pytest.raises(type(error)):
-            probes.run(suite, out=out, compute=Compute(progress=failing(error, at)))
+            probes.run(suite, out=out, compute=Compute(progress=failing(error, at)), stages=NO_REPORT)
         assert os.listdir(tmp_path) == ["run.partial"]
     run, told = _resumed(suite, out)
     assert told["capture moved"] == 4
@@ -203,7 +217,7 @@ def test_a_full_disk_keeps_what_is_done(suite: Path, tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(RunError, match="No space left"):
-            probes.run(suite, out=tmp_path / "run")
+            probes.run(suite, out=tmp_path / "run", stages=NO_REPORT)
     assert _resumed(suite, tmp_path / "run")[1]["capture moved"] == 4
 
 
@@ -216,7 +230,7 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
 
     def refused(match: str, **changes: Any) -> None:
         with pytest.raises(RunError, match=match) as caught:
-            probes.run(suite, out=out, **changes)
+            probes.run(suite, out=out, stages=NO_REPORT, **changes)
         assert "\n" not in str(caught.value) and "--force" in str(caught.value)
         assert sorted((tmp_path / "run.partial").rglob("*")) == partial
 
@@ -286,7 +300,7 @@ def test_kept_vectors_are_not_made_twice(suite: Path, tmp_path: Path, monkeypatc
 
     def killed_after_the_shards() -> None:
         monkeypatch.setattr("probes.job._noise_floor", lambda *_: _die())
-        probes.run(own, out=tmp_path / "run")
+        probes.run(own, out=tmp_path / "run", stages=KEPT)
 
     _killed(killed_after_the_shards)
 
@@ -295,7 +309,7 @@ def test_kept_vectors_are_not_made_twice(suite: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(runner, "run_shard", refuse)
     monkeypatch.setattr("probes.capture.shards.run_shard", refuse)
-    run = probes.run(own, out=tmp_path / "run")
+    run = probes.run(own, out=tmp_path / "run", stages=KEPT)
     places, vectors = run.vectors("attn_out", 2)
     assert len(places) == len(vectors) == run.manifest["n_tokens"]
 
@@ -318,7 +332,9 @@ def test_one_prompt_is_read_from_its_own_shard_alone(whole: probes.Run, tmp_path
     assert run.df("changes", where=[("prompt_id", "==", "nobody")]).empty
 
 
-def test_stages_can_be_added_to_a_finished_run(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
+def test_stages_can_be_added_to_a_finished_run(
+    suite: Path, whole: probes.Run, paged: probes.Run, tmp_path: Path
+) -> None:
     """A run with fewer stages is finished; the same call with more does what is missing, and nothing again."""
     out = tmp_path / "run"
     first = probes.run(suite, out=out, stages=["capture"])
@@ -329,9 +345,9 @@ def test_stages_can_be_added_to_a_finished_run(suite: Path, whole: probes.Run, t
     run, told = _resumed(suite, out, stages=["weights"])
     assert run.manifest["stages"] == ["weights", "capture"]
     assert told == {"weights moved": 1, "capture moved": 6}
-    run, told = _resumed(suite, out)
+    run, told = _resumed(suite, out, stages=None)
     assert told == {"capture moved": 6, "attribute moved": 1, "link": 0, "report": 0}
-    _require_equal(run, whole)
+    _require_equal(run, paged)
     assert os.listdir(tmp_path) == ["run"]
 
 
