@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, Seen, Site
 from probes.capture.pair import Pair
-from probes.measures import gates, ledger, mixture, residual
+from probes.measures import dla, gates, ledger, mixture, residual
 from probes.measures.declared import ActivationMeasure
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.logit_lens import Reader, compare_lenses
@@ -57,8 +57,8 @@ class BatchReducer:
     ledger_places: Places
     following: Int[Tensor, " n"]  # the token after each of `ledger_places`, −1 where there is none
     domains: Sequence[str]  # of the prompts of the batch
-    read_base: residual.Readout
-    read_tuned: residual.Readout
+    read_base: dla.Readout
+    read_tuned: dla.Readout
     check_all: bool  # compute every term of the ledger by itself everywhere, not only at each prompt's last place
     pieces: list[Piece] = field(default_factory=list)
     counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.capture.reduce import BatchReducer, Piece
-from probes.measures.gates import NeuronCounts, edit_distances, unpack
+from probes.measures.edit_distance import edit_distances
+from probes.measures.gates import NeuronCounts, unpack
 from probes.measures.places import Places
 from probes.store.neurons import SHARES
 from probes.store.parquet import Named, write_part

@@ -22,12 +22,13 @@ from probes.capture.reduce import BatchReducer, Fixed, Piece, bias_change
 from probes.capture.rows import Columns, ShardTables
 from probes.errors import ActivationError
 from probes.measures.declared import MEASURES, ActivationMeasure
+from probes.measures.dla import readout
 from probes.measures.ledger import OutputBasis, output_basis, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import token_losses
 from probes.measures.places import Places, places_of
-from probes.measures.residual import HeadGrams, head_grams, readout
+from probes.measures.residual import HeadGrams, head_grams
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import COMPONENTS, Architecture, Module
 from tv.prompts import behaviour

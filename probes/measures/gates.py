@@ -3,7 +3,7 @@
 Bits are handled eight neurons to a 64-bit word, a byte each, so that a pattern is packed, compared and counted without
 touching its neurons one by one.
 
-Source: arXiv 2510.09359 (binary GLU gate patterns, normalised Hamming and Levenshtein distance).
+Source: arXiv 2510.09359 (binary GLU gate patterns, normalised Hamming distance).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 #: Gathers the lowest bits of a word's eight bytes in its highest byte, the first byte's bit uppermost.
@@ -108,27 +107,6 @@ def count_neurons(base: Int[Tensor, "n words"], tuned: Int[Tensor, "n words"], d
     """Open gates and flips of every neuron, over all n places."""
     by_neuron = [_count_columns(bits)[:d_ff] for bits in (base, tuned, base ^ tuned)]
     return NeuronCounts(len(base), *by_neuron)
-
-
-def edit_distances(
-    base: NDArray[np.bool_], tuned: NDArray[np.bool_], seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Normalised Levenshtein distance of each row's patterns, and its chance level; both (n,), quadratic in d_ff.
-
-    The chance level has no closed form: it is the distance to one seeded shuffle of the tuned pattern, which keeps its
-    active rate. Shuffling depends on the row's content and `seed` alone, so a row's value does not depend on its batch.
-    """
-    distance = np.empty(len(base), np.float32)
-    chance = np.empty(len(base), np.float32)
-    order = np.random.default_rng(seed).permutation(base.shape[1])
-    for i, (a, b) in enumerate(zip(base.view(np.uint8), tuned.view(np.uint8), strict=True)):
-        distance[i], chance[i] = _edits(a, b), _edits(a, b[order])
-    return distance, chance
-
-
-def _edits(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """The normalised distance. It is never more than Hamming's, which bounds the search."""
-    return float(Levenshtein.distance(a.tobytes(), b.tobytes(), score_cutoff=int(np.count_nonzero(a != b)))) / len(a)
 
 
 def _count(bits: Int[Tensor, "n words"]) -> Int[Tensor, " n"]:

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from probes.measures import gates
-from probes.measures.gates import count_neurons, edit_distances, gate_bits, pack, unpack, words
+from probes.measures.edit_distance import edit_distances
+from probes.measures.gates import count_neurons, gate_bits, pack, unpack, words
 
 
 def compare_gates(base: torch.Tensor, tuned: torch.Tensor) -> gates.GatePatterns:
@@ -65,23 +66,6 @@ def test_chance_flip_rate_is_what_independent_patterns_show() -> None:
     tuned = torch.randn(1, 200_000, generator=generator) + 0.3
     found = compare_gates(base, tuned)
     assert float(found.flip_rate) == pytest.approx(float(found.chance_flip_rate), abs=5e-3)
-
-
-def test_edit_distance_sees_a_shift_that_hamming_does_not() -> None:
-    base = np.tile([True, False], 20)[None]
-    shifted = np.roll(base, 1, axis=1)
-    assert (base ^ shifted).mean() == 1
-    distance, chance = edit_distances(base, shifted, seed=0)
-    assert distance[0] == pytest.approx(2 / 40)
-    assert 0.1 < chance[0] < 0.5
-
-
-def test_edit_distance_of_a_row_does_not_depend_on_its_batch() -> None:
-    rows = np.random.default_rng(0).random((2, 6, 50)) > 0.5
-    together = edit_distances(*rows, seed=3)
-    alone = [edit_distances(rows[0][i : i + 1], rows[1][i : i + 1], seed=3) for i in range(6)]
-    for column in (0, 1):
-        assert np.array_equal(together[column], np.concatenate([pair[column] for pair in alone]))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
