@@ -21,8 +21,9 @@ OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
     "tv": (tv_app, tv_main),
     "probes": (probes_app, probes_main),
 }
-ROWS = 3
+ROWS = 2
 QUICK = {
+    "measure": ["gates", "changes", "behaviour"],
     "bootstrap": 20,
     "noise_floor": False,
     "attribute": {"methods": ["graft"], "controls": [], "curves": False},

@@ -49,7 +49,7 @@ def always(work: Any) -> Callable[[str], Any]:
 def cluster() -> Iterator[object]:
     """A Ray cluster that this process has joined: starting one takes longer than all the work on it."""
     pytest.importorskip("ray", reason="ray is not installed")
-    with ray_cluster(2) as ray:
+    with ray_cluster(1) as ray:
         yield ray
 
 
@@ -89,7 +89,7 @@ def _require_errors(compute: Compute) -> None:
 
 @pytest.mark.slow
 def test_ray_does_the_same(cluster: object, tmp_path: Path) -> None:
-    compute = Compute(workers=2, engine="ray")
+    compute = Compute(engine="ray")
     with pytest.raises(CheckpointError, match=r"^item 0: no such thing; leave it out$"):
         list(ordered([1, 0], always(Power(2)), compute))
     _require_same_tables(tmp_path, compute)
