@@ -72,7 +72,12 @@ class _Process:
     def alive(self) -> bool:
         return self._child.poll() is None
 
-    def end(self) -> None:
+    def end(self, patience: float = 0) -> None:
+        """Kill it, unless it ends by itself within so many seconds of its input's end."""
+        with suppress(OSError, subprocess.TimeoutExpired):
+            if patience and self._child.stdin is not None:
+                self._child.stdin.close()
+                self._child.wait(patience)
         with suppress(OSError):
             self._child.kill()
         self._child.wait()
@@ -105,7 +110,7 @@ def _process() -> Any:
 @atexit.register
 def _end_all() -> None:
     while _idle:
-        _idle.pop().end()
+        _idle.pop().end(patience=1)
 
 
 def write(pipe: IO[bytes], value: object) -> None:

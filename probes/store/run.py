@@ -173,11 +173,13 @@ class Run:
             columns: Its rows, as a DataFrame or columns by name.
 
         Raises:
-            ValueError: Wrong columns, or a table with partitions, which `probes.run` alone writes.
-            KeyError: No table of that name is declared.
+            RunError: No table of that name is declared, or it has partitions, which `probes.run` alone writes.
+            ValueError: Wrong columns.
         """
+        if table not in SCHEMAS:
+            raise RunError(f"table {table!r}: there is no such table; declare it beside the measure that makes it")
         if table in PARTITIONS:
-            raise ValueError(f"{table} is partitioned; only a RunWriter writes it")
+            raise RunError(f"table {table!r}: it is split into directories, which probes.run alone writes")
         body = cast(table, columns, {}, ())
         self.manifest["tables"][table] = {"rows": body.num_rows, "files": 1}
         if isinstance(self.path, Url):

@@ -181,6 +181,15 @@ def test_a_process_that_dies_is_replaced(run: Run) -> None:
     assert run.sql("SELECT 1 AS n").n.tolist() == [1]
 
 
+def test_an_idle_process_ends_by_itself_with_the_program(run: Run) -> None:
+    """Its input ends, and it is not killed."""
+    run.sql("SELECT 1")
+    children = [process._child for process in query_module._idle]
+    query_module._end_all()
+    assert children and [child.returncode for child in children] == [0] * len(children)
+    assert run.sql("SELECT 1 AS n").n.tolist() == [1]
+
+
 def test_a_table_that_is_not_there_is_told_beside_those_that_are(run: Run) -> None:
     with pytest.raises(RunError, match=r"nothing.*; tables: prompts, lens"):
         run.sql("SELECT * FROM nothing")

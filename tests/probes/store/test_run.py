@@ -236,8 +236,9 @@ def test_tables_are_added_and_replaced(tmp_path: Path) -> None:
         inside = writer.finish(MANIFEST)
         inside.add("behaviour", BEHAVIOUR)
     assert len(load(tmp_path / "two")["behaviour"]) == 2
-    with pytest.raises(ValueError, match="partitioned"):
-        run.add("gates", pd.DataFrame())
+    for table, match in {"gates": "table 'gates': it is split", "gats": "table 'gats': there is no such"}.items():
+        with pytest.raises(RunError, match=match):
+            run.add(table, pd.DataFrame())
     with pytest.raises(ValueError, match="lacks"):
         run.add("link", pd.DataFrame({"tuned": ["m"]}))
 
