@@ -61,10 +61,7 @@ def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
             return torch.stack([read_expert(name, index) for index in range(shape[0])])
         return drawn(vector[name], name, -1)
 
-    provenance = {"control": kind, "seed": seed, "control_of": vector.provenance}
-    if vector.base is not None:
-        provenance["base"] = vector.base
-    return TuningVector(vector.shapes, read, provenance, read_expert)
+    return TuningVector(vector.shapes, read, vector.provenance.control(kind, seed), read_expert)
 
 
 def control_vector(name: str) -> Callable[[Draw], Draw]:

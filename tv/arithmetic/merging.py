@@ -152,7 +152,7 @@ class Merged:
 
 def _label(source: Source) -> str:
     if isinstance(source, TuningVector):
-        origin: dict[str, Any] = source.provenance.get("tuned", {}) if isinstance(source.provenance, dict) else {}
+        origin: dict[str, Any] = source.provenance.get("tuned", {})
         return Path(str(origin.get("source", "tuning vector"))).name
     if isinstance(source, str | Path):
         return Path(source).stem if Path(source).suffix == ".safetensors" else Path(source).name or str(source)

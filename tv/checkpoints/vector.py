@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tv.checkpoints.moved import MovedTensors
-from tv.checkpoints.noise import ROUNDING, Noise
+from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import TensorInfo
+from tv.checkpoints.provenance import Provenance
 from tv.checkpoints.tensors import header, header_of
 from tv.errors import CheckpointError, first_line
 from tv.runtime.atomic import replacing
@@ -47,10 +48,10 @@ class TuningVector:
         self,
         shapes: Mapping[str, tuple[int, ...]],
         read: Callable[[str], Tensor],
-        provenance: dict[str, Any],
+        provenance: Mapping[str, Any],
         read_expert: Callable[[str, int], Tensor] | None = None,
     ) -> None:
-        self.shapes, self._read, self.provenance = dict(shapes), read, provenance
+        self.shapes, self._read, self.provenance = dict(shapes), read, Provenance(provenance)
         self._read_expert = read_expert
 
     @property
@@ -84,7 +85,7 @@ class TuningVector:
         return TuningVector(
             self.shapes,
             lambda name: self[name] * scale,
-            {"scale": scale, "of": self.provenance},
+            self.provenance.scaled(scale),
             lambda name, index: self.expert(name, index) * scale,
         )
 
@@ -99,7 +100,7 @@ class TuningVector:
         return TuningVector(
             self.shapes,
             lambda name: self[name] + other[name],
-            {"sum": [self.provenance, other.provenance]},
+            self.provenance.plus(other.provenance),
             lambda name, index: self.expert(name, index) + other.expert(name, index),
         )
 
@@ -134,15 +135,15 @@ class TuningVector:
     @property
     def base(self) -> dict[str, Any] | None:
         """What its provenance says of the base: source, fingerprint. None where it says nothing."""
-        return _first_base(self.provenance)
+        return self.provenance.base
 
     def noise(self, name: str) -> Noise:
         """The rounding that T has of the checkpoints it was taken from."""
-        return _noise(self.provenance, name)
+        return self.provenance.noise(name)
 
     def dtype(self, name: str) -> str:
         """The coarsest dtype that the tuned sides of its provenance are stored in; F32 where it says nothing."""
-        return max(_dtypes(self.provenance, name), key=lambda dtype: ROUNDING.get(dtype, 0.0), default="F32")
+        return self.provenance.dtype(name)
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors, float32, with its provenance; to a temporary name first, then renamed.
@@ -216,43 +217,6 @@ class TuningVector:
             provenance,
             lambda name, index: stored[name].load(index),
         )
-
-
-def _first_base(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The base of a vector, of what was scaled, or of the first summand."""
-    if isinstance(provenance.get("base"), dict):
-        return provenance["base"]
-    return next((base for base in map(_first_base, _operands(provenance)) if base is not None), None)
-
-
-def _operands(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What was scaled or added, or what a control stands in for."""
-    single = next((provenance[key] for key in ("of", "control_of") if key in provenance), None)
-    return [single] if single is not None else list(provenance.get("sum", []))
-
-
-def _dtypes(provenance: Mapping[str, Any], name: str) -> Iterator[str]:
-    """The dtypes that the tuned sides hold a parameter in."""
-    tuned = provenance.get("tuned")
-    if isinstance(tuned, dict):
-        yield str(tuned.get("other_dtypes", {}).get(name, tuned.get("dtype", "F32")))
-    for inner in _operands(provenance):
-        yield from _dtypes(inner, name)
-
-
-def _noise(provenance: Mapping[str, Any], name: str) -> Noise:
-    """Independent errors add in squares."""
-    if "of" in provenance:
-        inner = _noise(provenance["of"], name)
-        return Noise(abs(float(provenance["scale"])) * inner.of_weight, inner.of_delta)
-    if "sum" in provenance:
-        parts = [_noise(inner, name) for inner in provenance["sum"]]
-        return Noise(math.hypot(*(part.of_weight for part in parts)), max(part.of_delta for part in parts))
-    if "control_of" in provenance:  # in place of T, with T's rounding
-        return _noise(provenance["control_of"], name)
-    told = provenance.get("noise", {})
-    of_weight, of_delta = told.get("others", {}).get(name, told.get("most", (0.0, 0.0)))
-    return Noise(float(of_weight), float(of_delta))
 
 
 class VectorTensors(MovedTensors):

@@ -17,7 +17,7 @@ def restrict(vector: TuningVector, names: list[str]) -> TuningVector:
     return TuningVector(
         {name: vector.shapes[name] for name in vector.names if name in set(names)},
         vector.__getitem__,
-        {"scale": 1.0, "of": vector.provenance, "only": sorted(names)},
+        vector.provenance.scaled(1.0) | {"only": sorted(names)},
         vector.expert,
     )
 

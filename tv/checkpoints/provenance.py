@@ -1,0 +1,64 @@
+"""Where a tuning vector comes from, and what follows from that: its base, its dtype, its rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tv.checkpoints.noise import ROUNDING, Noise
+
+
+class Provenance(dict[str, Any]):
+    """A mapping that JSON can hold: `base` and `tuned` of a pair, or what was scaled, added or stood in for.
+
+    Example: ``{"scale": 0.5, "of": {"base": {…}, "tuned": {…}, "noise": {…}}}``.
+    """
+
+    def scaled(self, scale: float) -> Provenance:
+        """That of the vector times `scale`."""
+        return Provenance(scale=scale, of=self)
+
+    def plus(self, other: Provenance) -> Provenance:
+        """That of the sum."""
+        return Provenance(sum=[self, other])
+
+    def control(self, kind: str, seed: int) -> Provenance:
+        """That of a control, which has this vector's rounding in place of its own."""
+        base = {} if self.base is None else {"base": self.base}
+        return Provenance(control=kind, seed=seed, control_of=self, **base)
+
+    @property
+    def base(self) -> dict[str, Any] | None:
+        """What is said of the base of the vector, of what was scaled, or of the first summand."""
+        if isinstance(self.get("base"), dict):
+            return self["base"]
+        return next((one.base for one in self._operands() if one.base is not None), None)
+
+    def dtype(self, name: str) -> str:
+        """The coarsest dtype that tuned sides hold a parameter in; F32 where nothing is said."""
+        return max(self._dtypes(name), key=lambda dtype: ROUNDING.get(dtype, 0.0), default="F32")
+
+    def noise(self, name: str) -> Noise:
+        """The rounding of a parameter. Independent errors add in squares."""
+        operands = self._operands()
+        if not operands:
+            told = self.get("noise", {})
+            of_weight, of_delta = told.get("others", {}).get(name, told.get("most", (0.0, 0.0)))
+            return Noise(float(of_weight), float(of_delta))
+        parts = [one.noise(name) for one in operands]
+        of_weight, of_delta = math.hypot(*(part.of_weight for part in parts)), max(part.of_delta for part in parts)
+        return Noise(abs(float(self.get("scale", 1.0))) * of_weight, of_delta)
+
+    def _operands(self) -> list[Provenance]:
+        """What was scaled or added, or what a control stands in for. A file may hold anything at these places."""
+        single = next((self[key] for key in ("of", "control_of") if key in self), None)
+        told = self.get("sum", []) if single is None else [single]
+        return [Provenance(one) for one in told if isinstance(one, Mapping)] if isinstance(told, list) else []
+
+    def _dtypes(self, name: str) -> Iterator[str]:
+        tuned = self.get("tuned")
+        if isinstance(tuned, dict):
+            yield str(tuned.get("other_dtypes", {}).get(name, tuned.get("dtype", "F32")))
+        for inner in self._operands():
+            yield from inner._dtypes(name)
