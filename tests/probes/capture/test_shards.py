@@ -225,7 +225,8 @@ def cluster(s3: str) -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
         options = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-        nodes = Cluster(initialize_head=True, head_node_args=options)
+        soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+        nodes = Cluster(initialize_head=True, head_node_args=options | {"_system_config": soon})
         nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
         ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
         yield nodes
