@@ -126,7 +126,9 @@ def _shared(
                     )
                 if item is not None:
                     waiting.appendleft(item)
-                if waiting and not idle:
+                elif worker in idle:
+                    idle.remove(worker)
+                if len(waiting) > len(idle):
                     numbers[crew.hire(number)] = number
             else:
                 idle.append(worker)

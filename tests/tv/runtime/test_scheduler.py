@@ -183,6 +183,22 @@ def test_a_dead_workers_item_is_given_to_another_but_not_for_ever(ahead: int | N
     assert crew.dismissed
 
 
+def test_a_worker_that_dies_idle_is_given_nothing_more() -> None:
+    """The second one has to wait, because the first item is not finished, and is killed meanwhile."""
+
+    class Killed(Mortal):
+        def give(self, worker: int, item: int) -> None:
+            super().give(worker, item)
+            if item == 0:
+                self.late = self.reports.pop()
+            if item == 1:
+                self.reports += [(worker, "dead"), self.late]
+
+    crew = Killed([])
+    assert sorted(_shared(crew, ahead=2)) == [(item, item * 10) for item in range(5)]
+    assert crew.hired == 3
+
+
 def test_no_item_is_begun_far_ahead_of_an_unfinished_one() -> None:
     """The first item takes its worker for ever, so the other worker comes no further than the limit."""
 
