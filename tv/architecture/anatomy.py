@@ -45,8 +45,8 @@ class Module:
 
         `stored` is the whole parameter, or this module's expert of it alone.
         """
-        own = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
-        return self.outputs(own.T if self.transposed else own, dim=0)
+        weight = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
+        return self.outputs(weight.T if self.transposed else weight, dim=0)
 
     def outputs(self, tensor: Tensor, dim: int = -1) -> Tensor:
         """This module's share of a fused output: its slice of `tensor` along `dim` (the bias, or what a hook saw)."""
@@ -103,10 +103,10 @@ class Architecture:
 
     def module(self, layer: int, name: str, expert: int = -1) -> Module:
         """The module `name` of `layer` (of one expert). Raises KeyError where there is none."""
-        found = self._by_place.get((layer, name, expert))
-        if found is None:
+        module = self._by_place.get((layer, name, expert))
+        if module is None:
             raise KeyError(f"no module {name!r} in layer {layer}" + (f", expert {expert}" if expert >= 0 else ""))
-        return found
+        return module
 
     def component_of(self, parameter: str) -> tuple[int, Component]:
         """The component (layer, name) that a parameter of the model belongs to. Every parameter has exactly one."""
@@ -121,10 +121,10 @@ class Architecture:
 
     @cached_property
     def _by_path(self) -> dict[str, tuple[int, Component]]:
-        found: dict[str, tuple[int, Component]] = {}
+        components: dict[str, tuple[int, Component]] = {}
         for module in self.modules:
             place = module.path if module.tied else module.parameter
             while place:
-                found.setdefault(place, (module.layer, module.component))
+                components.setdefault(place, (module.layer, module.component))
                 place = place.rpartition(".")[0]
-        return found
+        return components

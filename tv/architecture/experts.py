@@ -71,10 +71,10 @@ def has_known_layout(experts: nn.Module) -> bool:
     gate_up, down = parameters.get("gate_up_proj", ()), parameters.get("down_proj", ())
     if len(gate_up) != 3 or len(down) != 3 or gate_up != (down[0], 2 * down[2], down[1]):
         return False
-    own_gate = getattr(type(experts), "_apply_gate", None)
+    apply_gate = getattr(type(experts), "_apply_gate", None)
     return (
         getattr(experts, "is_concatenated", True)
         and getattr(experts, "has_gate", True)
         and not getattr(experts, "is_transposed", False)
-        and (own_gate is None or own_gate.__module__ == USUAL_GATE)
+        and (apply_gate is None or apply_gate.__module__ == USUAL_GATE)
     )

@@ -95,9 +95,9 @@ class _Resolver:
         for layer, block in enumerate(stack):
             path = f"{stack_path}.{layer}"
             blocks.append(self._block(layer, path, block))
-            own = sorted(self._block_modules(layer, path, block), key=_execution_order)
-            modules += own
-            gated = gated and any(module.name == "gate" for module in own)
+            block_modules = sorted(self._block_modules(layer, path, block), key=_execution_order)
+            modules += block_modules
+            gated = gated and any(module.name == "gate" for module in block_modules)
         self._require_all(stack_path, modules)
         n_layers = len(blocks)
         modules.append(self._norm(n_layers, "final_norm", "unembed", final_norm))
