@@ -163,7 +163,7 @@ class _Part:
             raise CheckpointError(f"{directory}: tensor {odd.name!r} is stored as {odd.dtype}; save it as float32")
         if (self.down is None) != (self.up is None):
             raise CheckpointError(f"{directory}: of the factors of {name!r} only one is there; save the adapter again")
-        found = self.shape(expected)
+        shape = self.shape(expected)
         if self.down is not None and self.up is not None:
             if self.down.shape[0] != self.rank or self.up.shape[1:] != (self.rank,):
                 raise CheckpointError(
@@ -171,14 +171,14 @@ class _Part:
                     f"{list(self.up.shape)}, but {_CONFIG} says rank {self.rank}; the two do not belong together"
                 )
             out, into = self.up.shape[0], self.down.shape[1]
-            found = (into, out) if self.transposed else (out, into)
+            shape = (into, out) if self.transposed else (out, into)
         if self.output_bias is not None:
-            found = self.output_bias.shape
+            shape = self.output_bias.shape
         embedding = base.architecture.embed, base.architecture.unembed
-        grown = name.rpartition(".")[0] in embedding and found[1:] == expected[1:]
-        if found != expected and not (grown and self.full is not None and self.full.shape == found):
+        grown = name.rpartition(".")[0] in embedding and shape[1:] == expected[1:]
+        if shape != expected and not (grown and self.full is not None and self.full.shape == shape):
             raise CheckpointError(
-                f"{directory}: its change of {name!r} has shape {list(found)}, the parameter of {base.source} "
+                f"{directory}: its change of {name!r} has shape {list(shape)}, the parameter of {base.source} "
                 f"{list(expected)}; pass the base it was trained on"
             )
 
@@ -216,9 +216,9 @@ class _Sorter:
     def _split(self, key: str) -> tuple[str, str]:
         """(module path as peft knew it, which of its tensors), or (parameter, "full")."""
         path = key.removeprefix("base_model.model.")
-        found = _KEY.match(path)
-        if found:
-            return found["path"], found["part"]
+        match = _KEY.match(path)
+        if match:
+            return match["path"], match["part"]
         if "lora_" in path or "token_adapter" in path:
             raise CheckpointError(f"{self._directory}: tensor {key!r} is of a kind that is not read here; {_MERGE}")
         return re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", path), "full"

@@ -166,9 +166,9 @@ class Checkpoint:
         self, name: str, base: Checkpoint, expert: int, view: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "..."]:
         self.info(name)
-        own = self._tensors
-        if own.base is not None and (own.base is base or own.base.fingerprint() == base.fingerprint()):
-            return view(self._finite(name, own.delta(name, expert)))
+        tensors = self._tensors
+        if tensors.base is not None and (tensors.base is base or tensors.base.fingerprint() == base.fingerprint()):
+            return view(self._finite(name, tensors.delta(name, expert)))
         return difference(view(self.read(name, expert)), view(base.read(name, expert)))
 
     def _finite(self, name: str, value: Tensor) -> Tensor:

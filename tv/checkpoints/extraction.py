@@ -58,9 +58,9 @@ def _common(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
 
 def _noise(pair: WeightPair, names: Iterable[str]) -> dict[str, Any]:
     """The rounding in T: (in units of ‖W‖, in units of ‖T‖) of most parameters, and of the others."""
-    found = {name: astuple(pair.noise(name)) for name in names}
-    most = Counter(found.values()).most_common(1)[0][0]
-    return {"most": most, "others": {name: noise for name, noise in found.items() if noise != most}}
+    noises = {name: astuple(pair.noise(name)) for name in names}
+    most = Counter(noises.values()).most_common(1)[0][0]
+    return {"most": most, "others": {name: noise for name, noise in noises.items() if noise != most}}
 
 
 def _origin(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -130,14 +130,16 @@ class FileTensors(Tensors):
         experts = tuple(tuple(self._piece(stored[key], stored) for key in row) for row in keys)
         pieces = [piece for row in experts for piece in row]
         first = pieces[0].stored
-        found = first.shape
+        stored_shape = first.shape
         if files.stacked:
             rows = {sum(piece.stored.shape[0] for piece in row) for row in experts}
             others = {piece.stored.shape[1:] for piece in pieces}
-            found = (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
-        if found != shape:
+            stored_shape = (
+                (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
+            )
+        if stored_shape != shape:
             raise CheckpointError(
-                f"{self._source}: tensor {name!r} has shape {list(found)}, but config.json says "
+                f"{self._source}: tensor {name!r} has shape {list(stored_shape)}, but config.json says "
                 f"{list(shape)}; the two do not belong together"
             )
         dtype = max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))

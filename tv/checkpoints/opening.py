@@ -93,8 +93,8 @@ def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
     rows = tensors.infos[f"{base.architecture.embed}.weight"].shape[0]
     config = copy.deepcopy(base.config)
     config.get_text_config().vocab_size = rows
-    own = path if path is not None and (path / "tokenizer.json").is_file() else base.path
-    return Checkpoint(source, own, config, replace(base.architecture, vocab_size=rows), tensors)
+    tokenizer_path = path if path is not None and (path / "tokenizer.json").is_file() else base.path
+    return Checkpoint(source, tokenizer_path, config, replace(base.architecture, vocab_size=rows), tensors)
 
 
 def _tree(config: PretrainedConfig, file: Path) -> tuple[PreTrainedModel, Architecture]:

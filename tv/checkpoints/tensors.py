@@ -114,21 +114,21 @@ def header(file: Path) -> list[Stored]:
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Readers do not agree on which of two values of one name counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         twin = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
         raise ValueError(f"{twin!r} stands in its header twice")
-    return found
+    return entries
 
 
 def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: dict[str, str]) -> bytes:
     """A safetensors header of (name, dtype in its words, shape, bytes): 8 bytes of length, then JSON, padded to 8."""
-    found: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     start = 0
     for name, dtype, shape, size in tensors:
-        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + size]}
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + size]}
         start += size
-    text = json.dumps(found).encode()
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 

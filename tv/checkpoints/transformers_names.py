@@ -46,11 +46,11 @@ class ModelNames:
 
     def sort(self, stored: Iterable[str]) -> dict[str, Files]:
         """The stored names by the parameter that they make up."""
-        found: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
+        parameters: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
         for key in stored:
             name, pattern = self.of(key)
-            found[name][pattern].append(key)
-        return {other: files for name, patterns in found.items() for other, files in self._files(name, patterns)}
+            parameters[name][pattern].append(key)
+        return {other: files for name, patterns in parameters.items() for other, files in self._files(name, patterns)}
 
     def _files(self, name: str, patterns: Mapping[str | None, list[str]]) -> Iterator[tuple[str, Files]]:
         keys = [key for group in patterns.values() for key in group]

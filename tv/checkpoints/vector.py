@@ -122,15 +122,15 @@ class TuningVector:
             CheckpointError: The other is of another model.
         """
         self._require_same_model(other)
-        dot = own = others = 0.0
+        dot = left_sq = right_sq = 0.0
         for name in self.names:
             for index in self._indices(name):
                 left, right = self._part(name, index).double(), other._part(name, index).double()
                 dot += float((left * right).sum())
-                own += float(left.pow(2).sum())
-                others += float(right.pow(2).sum())
+                left_sq += float(left.pow(2).sum())
+                right_sq += float(right.pow(2).sum())
                 del left, right  # before the next two are read
-        return dot / (own * others) ** 0.5 if own and others else 0.0
+        return dot / (left_sq * right_sq) ** 0.5 if left_sq and right_sq else 0.0
 
     @property
     def base(self) -> dict[str, Any] | None:
