@@ -89,11 +89,11 @@ def gather_sums(
 def _inputs(
     model: PreTrainedModel, batch: Batch, tokens: Bool[Tensor, "batch pos"], paths: Sequence[str]
 ) -> dict[str, Float[Tensor, "tokens n"]]:
-    found: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def catch(path: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found[path] = inputs[0][tokens.to(inputs[0].device)].float()
+            activations[path] = inputs[0][tokens.to(inputs[0].device)].float()
 
         return hook
 
@@ -103,4 +103,4 @@ def _inputs(
             stack.callback(handle.remove)
         ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
         model(input_ids=ids, attention_mask=mask, use_cache=False)
-    return found
+    return activations

@@ -160,13 +160,13 @@ def match_pair(
         responses = _responses(base, tuned, pair, units, prompts, batch_size, compute)
     order, rows = Reordering(pair.tuned), []
     for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
-        found = unit.match(pair, sums, compute.tensor_device)
-        unit.reorder(order, found)
+        matchings = unit.match(pair, sums, compute.tensor_device)
+        unit.reorder(order, matchings)
         rows += [
             {"layer": unit.layer, "kind": kind, "expert": unit.expert}
             | _row(matching)
             | {"on": "weights" if sums is None else "activations"}
-            for kind, matching in zip(unit.kinds, found, strict=True)
+            for kind, matching in zip(unit.kinds, matchings, strict=True)
         ]
         compute.tell("matching", i + 1, len(units), f"{unit.kinds[0].replace('_', ' ')} {unit.layer}")
     table = pd.DataFrame(rows)
@@ -226,8 +226,8 @@ class _Neurons:
         sizes = {self.up.shape[0], self.down.shape[1], (self.gate or self.up).shape[0]}
         return None if len(sizes) == 1 else "gate, up and down with different numbers of neurons"
 
-    def reorder(self, order: Reordering, found: tuple[Matching, ...]) -> None:
-        (matching,) = found
+    def reorder(self, order: Reordering, matchings: tuple[Matching, ...]) -> None:
+        (matching,) = matchings
         if matching.is_identity:
             return
         if self.gate is not None:
@@ -273,9 +273,9 @@ class _Heads:
             scores = weight_scores(*(self._attention(side, device) for side in (pair.base, pair.tuned)))
         return match_heads(scores, self.k.n_heads)
 
-    def reorder(self, order: Reordering, found: tuple[Matching, ...]) -> None:
-        groups, heads = (matching.permutation for matching in found)
-        if all(matching.is_identity for matching in found):
+    def reorder(self, order: Reordering, matchings: tuple[Matching, ...]) -> None:
+        groups, heads = (matching.permutation for matching in matchings)
+        if all(matching.is_identity for matching in matchings):
             return
         for module in (self.q, self.k, self.v, *self.gains):
             by_group = module.name in ("k", "v", "k_norm")
@@ -313,8 +313,8 @@ def _units(pair: WeightPair) -> tuple[list[_Neurons | _Heads], list[str]]:
     notes: list[str] = []
     readable = {(module.layer, module.name, module.expert): module for module in pair.modules}
     for layer, expert in dict.fromkeys((m.layer, m.expert) for m in pair.base.architecture.modules):
-        own = {name: m for (at, name, index), m in readable.items() if (at, index) == (layer, expert)}
-        for unit in _of_layer(own):
+        modules = {name: m for (at, name, index), m in readable.items() if (at, index) == (layer, expert)}
+        for unit in _of_layer(modules):
             problem = _problem(unit, pair.base)
             if problem is None:
                 units.append(unit)
@@ -323,13 +323,13 @@ def _units(pair: WeightPair) -> tuple[list[_Neurons | _Heads], list[str]]:
     return units, notes
 
 
-def _of_layer(own: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
-    if {"q", "k", "v", "o"} <= own.keys():
-        gains = tuple(own[name] for name in ("q_norm", "k_norm") if name in own)
-        yield _Heads(own["q"], own["k"], own["v"], own["o"], gains)
+def _of_layer(modules: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
+    if {"q", "k", "v", "o"} <= modules.keys():
+        gains = tuple(modules[name] for name in ("q_norm", "k_norm") if name in modules)
+        yield _Heads(modules["q"], modules["k"], modules["v"], modules["o"], gains)
     for prefix, kind in (("", "neurons"), ("shared_", "shared_neurons")):
-        if {f"{prefix}up", f"{prefix}down"} <= own.keys():
-            yield _Neurons((kind,), own.get(f"{prefix}gate"), own[f"{prefix}up"], own[f"{prefix}down"])
+        if {f"{prefix}up", f"{prefix}down"} <= modules.keys():
+            yield _Neurons((kind,), modules.get(f"{prefix}gate"), modules[f"{prefix}up"], modules[f"{prefix}down"])
 
 
 def _problem(unit: _Neurons | _Heads, base: Checkpoint) -> str | None:
@@ -363,21 +363,21 @@ def _responses(
     assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
     load = partial(load_model, dtype=compute.dtype, device=compute.device)
     models = load(base), load(tuned, base=base)
-    rows = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
+    batches = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
     waiting: list[Sums | None] = []
     passing: dict[str, Sums] = {}
     held = 0
     for unit in units:
         sums, size = unit.sums()
         if held + 4 * size > _MEMORY and passing:
-            gather_sums(*models, rows, passing)
+            gather_sums(*models, batches, passing)
             yield from waiting
             waiting, passing, held = [], {}, 0
         if unit.site is not None:
             passing[unit.site] = sums
             held += 4 * size
         waiting.append(sums if unit.site is not None else None)
-    gather_sums(*models, rows, passing)
+    gather_sums(*models, batches, passing)
     yield from waiting
 
 

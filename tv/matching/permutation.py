@@ -186,37 +186,37 @@ def contribution_scores(
     output: Float[Tensor, "heads d_v out"],
     tuned_output: Float[Tensor, "heads d_v out"],
     cross: Float[Tensor, "heads d_v heads d_v"],
-    own: Float[Tensor, "heads d_v d_v"],
-    tuned_own: Float[Tensor, "heads d_v d_v"],
+    gram: Float[Tensor, "heads d_v d_v"],
+    tuned_gram: Float[Tensor, "heads d_v d_v"],
 ) -> Float[Tensor, "heads heads"]:
     """Cosine of what each pair of heads writes to the residual stream, O z, over all tokens at once.
 
-    `cross` is Σ z z'ᵀ over tokens, of every pair of heads; `own` and `tuned_own` are Σ z zᵀ of each model's heads.
+    `cross` is Σ z z'ᵀ over tokens, of every pair of heads; `gram` and `tuned_gram` are Σ z zᵀ of each model's heads.
     """
-    return _form_cosines(output, tuned_output, cross, own, tuned_own)
+    return _form_cosines(output, tuned_output, cross, gram, tuned_gram)
 
 
 def _form_cosines(
     left: Float[Tensor, "heads d out"],
     tuned_left: Float[Tensor, "heads d out"],
     cross: Float[Tensor, "groups d groups d"],
-    own: Float[Tensor, "groups d d"],
-    tuned_own: Float[Tensor, "groups d d"],
+    gram: Float[Tensor, "groups d d"],
+    tuned_gram: Float[Tensor, "groups d d"],
 ) -> Float[Tensor, "heads heads"]:
     """Cosines of the matrices LᵀR, out of their factors: ⟨LᵀR, L'ᵀR'⟩ = Σ (L L'ᵀ) ⊙ (R R'ᵀ), heads sharing an R.
 
-    Of R only the products are needed: `cross` R R'ᵀ of every pair, `own` R Rᵀ and `tuned_own` R' R'ᵀ.
+    Of R only the products are needed: `cross` R R'ᵀ of every pair, `gram` R Rᵀ and `tuned_gram` R' R'ᵀ.
     """
     heads, d, _ = left.shape
-    share = heads // len(own)
+    share = heads // len(gram)
     cosines = torch.empty(heads, heads)
     flat = tuned_left.flatten(0, 1)
     for head in range(heads):
         lefts = (left[head] @ flat.T).reshape(d, heads, d)
         rights = cross[head // share].repeat_interleave(share, dim=1)
         cosines[head] = (lefts * rights).sum((0, 2)).cpu()
-    norms = (left @ left.mT * own.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
-    tuned_norms = (tuned_left @ tuned_left.mT * tuned_own.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
+    norms = (left @ left.mT * gram.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
+    tuned_norms = (tuned_left @ tuned_left.mT * tuned_gram.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
     return _ratio(cosines, (norms[:, None] * tuned_norms).cpu())
 
 

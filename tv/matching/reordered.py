@@ -58,11 +58,13 @@ class Reordering:
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint in order; itself where nothing is to be reordered."""
-        own = self._checkpoint
+        checkpoint = self._checkpoint
         if not self._orders:
-            return own
-        tensors = ReorderedTensors(own, self._orders)
-        return Checkpoint(f"{own.source} (matched)", own.path, own.config, own.architecture, tensors)
+            return checkpoint
+        tensors = ReorderedTensors(checkpoint, self._orders)
+        return Checkpoint(
+            f"{checkpoint.source} (matched)", checkpoint.path, checkpoint.config, checkpoint.architecture, tensors
+        )
 
     def _add(
         self,
@@ -110,7 +112,11 @@ class ReorderedTensors(Tensors):
         return self._checkpoint.buffers
 
     def sample(self, name: str) -> bytes:
-        orders = (order for (own, _), order in sorted(self._orders.items(), key=lambda item: item[0]) if own == name)
+        orders = (
+            order
+            for (parameter, _), order in sorted(self._orders.items(), key=lambda item: item[0])
+            if parameter == name
+        )
         return self._checkpoint.sample(name) + b"".join(order.sample() for order in orders)
 
     def noise(self, name: str) -> Noise:
