@@ -91,12 +91,12 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
             f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
         )
     starts = [_start(prompt, tokenizer) for prompt in prompts]
-    own = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
+    with_target = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
     foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
     with_foil = iter(_tokens(foils, tokenizer))
     return [
         _encoded(prompt, start.text, *tokens, next(with_foil)[0] if prompt.foil is not None else None, context)
-        for prompt, start, tokens in zip(prompts, starts, own, strict=True)
+        for prompt, start, tokens in zip(prompts, starts, with_target, strict=True)
     ]
 
 
@@ -114,7 +114,7 @@ def encode_continuations(
         )
     starts = [_start(item.prompt, tokenizer) for item in encoded]
     texts = [_after(start, item.prompt.continuation or "") for start, item in zip(starts, encoded, strict=True)]
-    found = []
+    continued = []
     for item, start, (ids, ends) in zip(encoded, starts, _tokens(texts, tokenizer), strict=True):
         n_text = _first_after(start.text, ends)
         ids = ids if limit is None else ids[: n_text + limit]
@@ -123,8 +123,8 @@ def encode_continuations(
             raise PromptError(f"{_place(item.prompt)}: the continuation adds no token to the text")
         if n_text < 1:
             raise PromptError(f"{_place(item.prompt)}: no token of text stands before the continuation")
-        found.append(item.followed_by(ids[n_text:], text=ids[:n_text]))
-    return found
+        continued.append(item.followed_by(ids[n_text:], text=ids[:n_text]))
+    return continued
 
 
 def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
@@ -175,12 +175,12 @@ Tokens = tuple[list[int], list[int]]  # ids; where each ends in the string
 
 
 def _tokens(texts: Sequence[_Text], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    found: dict[int, Tokens] = {}
+    tokens: dict[int, Tokens] = {}
     for special in (True, False):
         at = [i for i, text in enumerate(texts) if text.special is special]
         if at:
-            found |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
-    return [found[i] for i in range(len(texts))]
+            tokens |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
+    return [tokens[i] for i in range(len(texts))]
 
 
 def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Tokens]:

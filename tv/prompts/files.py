@@ -266,15 +266,15 @@ def _dataset_rows(chosen: PromptSet) -> Iterator[_RawRow]:
     if Path(str(chosen.dataset)).is_file():
         raise PromptError(f"{chosen.place}: is a file; give it as file")
     try:
-        found = datasets.load_dataset(chosen.dataset, chosen.config, split=chosen.split, revision=chosen.revision)
+        dataset = datasets.load_dataset(chosen.dataset, chosen.config, split=chosen.split, revision=chosen.revision)
     except Exception as error:  # every builder and every transport raises errors of its own
         raise PromptError(f"{chosen.place}: cannot be loaded: {_said(error)}") from None
-    if isinstance(found, dict):
-        if len(found) > 1:
-            raise PromptError(f"{chosen.place}: it has the splits {', '.join(found)}; choose one with split")
-        found = next(iter(found.values()))
-    columns = _require_columns(chosen, found.column_names)
-    yield from _typed_rows(chosen, found.select_columns(columns))
+    if isinstance(dataset, dict):
+        if len(dataset) > 1:
+            raise PromptError(f"{chosen.place}: it has the splits {', '.join(dataset)}; choose one with split")
+        dataset = next(iter(dataset.values()))
+    columns = _require_columns(chosen, dataset.column_names)
+    yield from _typed_rows(chosen, dataset.select_columns(columns))
 
 
 def _typed_rows(chosen: PromptSet, rows: Iterable[Mapping[str, Any]]) -> Iterator[_RawRow]:
