@@ -55,11 +55,11 @@ class TableForm:
 
     def with_columns(self, more: Iterable[Column]) -> TableForm:
         """The same table with further columns at its end. Raises ValueError for one that it has."""
-        own = (*self.columns, *more)
-        twice = sorted({column.name for column in own if [c.name for c in own].count(column.name) > 1})
+        columns = (*self.columns, *more)
+        twice = sorted({column.name for column in columns if [c.name for c in columns].count(column.name) > 1})
         if twice:
             raise ValueError(f"{self.name}: column {twice[0]!r} is declared twice")
-        return replace(self, columns=own)
+        return replace(self, columns=columns)
 
 
 #: Columns that say what a row is about, alike in every table.

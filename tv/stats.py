@@ -50,12 +50,12 @@ def spearman_of_each(xs: ArrayLike, y: ArrayLike, draws: int, seed: int) -> list
     """`bootstrap_spearman` of each of (k, units) known values with one (prompts, units) y."""
     known, rows = np.asarray(xs, np.float64), _mean_and_resamples(np.asarray(y, np.float64), draws, seed)
     used = ~np.isnan(known) & ~np.isnan(rows[0])
-    found: dict[int, Correlation] = {}
+    correlations: dict[int, Correlation] = {}
     for units in np.unique(used, axis=0):  # y is ranked once for all x that have the same units
         same = np.flatnonzero((used == units).all(1))
         rho = _ranks(rows[:, units]) @ _ranks(known[same][:, units]).T
-        found |= {int(i): _correlation(rho[:, j], int(units.sum())) for j, i in enumerate(same)}
-    return [found[i] for i in range(len(known))]
+        correlations |= {int(i): _correlation(rho[:, j], int(units.sum())) for j, i in enumerate(same)}
+    return [correlations[i] for i in range(len(known))]
 
 
 def shuffled_spearman(rho: float, n: int, draws: int, seed: int) -> tuple[float, float, float]:

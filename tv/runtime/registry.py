@@ -85,7 +85,7 @@ class Registry(Mapping[str, T], Generic[T]):
             return
         self._loaded = True  # first: the modules may ask for entries as they are imported
         for room in self._rooms:
-            for found in pkgutil.iter_modules(import_module(room).__path__):
-                import_module(f"{room}.{found.name}")
+            for module in pkgutil.iter_modules(import_module(room).__path__):
+                import_module(f"{room}.{module.name}")
         for point in entry_points(group=GROUP):
             import_module(point.value)
