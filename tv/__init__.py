@@ -122,7 +122,7 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _HOMES[name] == __name__:  # a module of its own
+    if _HOMES[name] == __name__:  # a submodule
         return import_module(f"{__name__}.{name}")
     return getattr(import_module(_HOMES[name]), name)
 

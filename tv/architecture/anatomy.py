@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Component: TypeAlias = Literal["embed", "attn", "mlp", "unembed", "other"]
-#: Who says what a matrix does: tv's rules, TransformerLens's adapter, or nobody.
+#: Where the roles of matrices come from: tv's rules, TransformerLens's adapter, or nowhere.
 Roles: TypeAlias = Literal["rules", "adapter", "unknown"]
 
 #: The components of a block, in the order in which it computes.
@@ -69,19 +69,19 @@ class Block:
     attn_out: str  # its output is what attention adds to the residual stream
     mlp_out: str  # its output is what the MLP adds
     mid: str | None  # its input is resid_mid; None where attention and MLP run in parallel
-    gate: str | None  # the activation module: its input is the gate (or an MLP's pre-activation); None: experts, no one
+    gate: str | None  # the activation module: its input is the gate (or an MLP's pre-activation); None with experts
     router: str | None  # its output scores the experts; None where there are none
-    experts: str | None  # all experts of the block in one call, with who was chosen; None where there are none
+    experts: str | None  # runs all experts of the block in one call, given the chosen ones; None where there are none
     head_in: str  # the output projection: its input is z, heads side by side
     attn_post_norm: str | None  # a norm between the projection and the residual stream (sandwich norms)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the instrument knows of a model: its sizes, its modules in execution order, its blocks.
+    """What is known of a model: its sizes, its modules in execution order, its blocks.
 
-    Where no rule fits there are no blocks, a size that the configuration does not tell is 0, and `note` says in a line
-    whose word the modules' names are.
+    Where no rule fits, there are no blocks, a size missing from the configuration is 0, and `note` says in one line
+    where the modules' names come from.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Architecture:
     def component_of(self, parameter: str) -> tuple[int, Component]:
         """The component (layer, name) that a parameter of the model belongs to. Every parameter has exactly one."""
         place = parameter
-        while place and place not in self._by_path:  # a bias has that of its matrix, an odd scalar of what is nearest
+        while place and place not in self._by_path:  # a bias has its matrix's, a stray scalar the nearest module's
             place = place.rpartition(".")[0]
         return self._by_path.get(place, (-1, "embed"))
 

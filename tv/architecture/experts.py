@@ -1,8 +1,8 @@
 """The rules for a mixture of experts: a module per expert and matrix, the router, and an expert that all tokens share.
 
 transformers keeps the experts of a layer in two parameters, `gate_up_proj` (expert, gate rows above up rows, in) and
-`down_proj` (expert, out, in), and declares where an architecture lays them out otherwise. Such a layout is refused
-here: nothing in the shapes tells interleaved rows from halves.
+`down_proj` (expert, out, in), and declares where an architecture uses another layout. Such a layout is refused here:
+shapes do not tell interleaved rows from halves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUTER = ("gate", "router")
 _SHARED = ("shared_expert", "shared_experts")
 _SHARED_ROUTER = "shared_expert_gate"
 _SHARED_MATRICES = {"gate_proj": "shared_gate", "up_proj": "shared_up", "down_proj": "shared_down"}
-#: Execution order inside the block, before the experts' own gate, up and down.
+#: Execution order inside the block, before the experts' gate, up and down.
 EXPERT_ORDER = ("router", *_SHARED_MATRICES.values(), "shared_router")
 
 
@@ -65,7 +65,7 @@ def _fused(layer: int, path: str, experts: nn.Module) -> Iterator[Module]:
 def has_known_layout(experts: nn.Module) -> bool:
     """Whether transformers says, and the shapes agree, that gate rows stand above up rows and nothing is transposed.
 
-    An architecture with an `_apply_gate` of its own may take the halves in another order.
+    An architecture that overrides `_apply_gate` may take the halves in another order.
     """
     parameters = {name: tuple(value.shape) for name, value in experts.named_parameters()}
     gate_up, down = parameters.get("gate_up_proj", ()), parameters.get("down_proj", ())

@@ -1,8 +1,8 @@
-"""Architectures that no rule of tv's names: by what TransformerLens says of their matrices, or by name alone.
+"""Architectures that tv's rules do not cover: roles come from TransformerLens's adapter, or matrices go by name alone.
 
-Every matrix becomes a module, under the role that TransformerLens's adapter gives it or else under its own name in the
-checkpoint. No fused matrix is cut, nothing is turned without a word from its own class, and no role is kept that the
-shapes contradict. There are no blocks: such a model's weights can be measured, its activations cannot.
+Every matrix becomes a module, under the role that TransformerLens's adapter gives it, else under its name in the
+checkpoint. Fused matrices stay whole, a matrix is transposed only where its class says so, and roles that the shapes
+contradict are dropped. There are no blocks: such a model's weights can be measured, its activations cannot.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ROLES: Mapping[str, _Role] = {
     "ln_final": ("final_norm", "unembed"),
 }
 _ORDER = {"embed": -1} | {name: i for i, (name, _) in enumerate(_ROLES.values())} | {"unembed": len(_ROLES)}
-#: A segment of a path that says plainly what it is part of.
+#: Path segments that name attention or an MLP.
 _ATTENTION, _MLP = re.compile(r"attn|attention"), re.compile(r"mlp|ffn|feed_forward|moe|experts")
 
 
@@ -65,7 +65,7 @@ class _Weight:
     path: str  # of the module that owns it
     owner: nn.Module
     layer: int  # −1 outside the blocks
-    name: str  # its own: the rest of its path inside a block, all of it elsewhere
+    name: str  # its path below the block; outside the blocks all of it
 
     @property
     def is_norm(self) -> bool:
@@ -73,7 +73,7 @@ class _Weight:
 
     @property
     def is_transposed(self) -> bool:
-        """Whether its own class says that it is stored (in, out)."""
+        """Whether its class says that it is stored (in, out)."""
         stacked = self.tensor.ndim == 3 and bool(getattr(self.owner, "is_transposed", False))
         return stacked or type(self.owner).__name__ == "Conv1D"
 
@@ -86,12 +86,12 @@ class _Weight:
 
 @dataclass(frozen=True)
 class _Tree:
-    """What is read off a model before any role is known."""
+    """What a model shows before any role is known."""
 
     kind: str
     sizes: Sizes
     vocabulary: tuple[Module, ...]  # embedding and unembedding: transformers itself says which they are
-    weights: tuple[_Weight, ...]  # all else, in the order of the model
+    weights: tuple[_Weight, ...]  # all others, in the order of the model
 
 
 def by_adapter(model: PreTrainedModel, why: str) -> Architecture | None:
@@ -110,15 +110,15 @@ def by_adapter(model: PreTrainedModel, why: str) -> Architecture | None:
 
 
 def by_name(model: PreTrainedModel, why: str) -> Architecture:
-    """Every matrix, every expert and every gain of a norm under its own name."""
+    """Every matrix, every expert and every gain of a norm under its name in the checkpoint."""
     absent = find_spec("transformer_lens") is None
-    other = "TransformerLens, which may know them, is not installed" if absent else "nor does TransformerLens tell them"
+    other = "TransformerLens, which may know them, is not installed" if absent else "TransformerLens has none either"
     note = f"roles are unknown ({why}; {other}): every matrix stands under its own name, as stored"
     return _architecture(_read(model), {}, {}, "unknown", note)
 
 
 def _architecture(
-    tree: _Tree, roles: Mapping[str, _Role], mixtures: Mapping[str, Sequence[Module]], whose: Roles, note: str
+    tree: _Tree, roles: Mapping[str, _Role], mixtures: Mapping[str, Sequence[Module]], role_source: Roles, note: str
 ) -> Architecture:
     modules = list(tree.vocabulary)
     for weight in tree.weights:
@@ -134,7 +134,7 @@ def _architecture(
         final_norm=paths.get("final_norm", ""),
         embed=paths.get("embed", ""),
         unembed=paths.get("unembed", ""),
-        roles=whose,
+        roles=role_source,
         note=f"{tree.kind}: {note}",
     )
 
@@ -169,9 +169,9 @@ def _heads(name: str, shape: tuple[int, ...], sizes: Sizes) -> int:
 
 
 def _component(weight: _Weight) -> Component:
-    """What its path says plainly, inside a block."""
+    """The component that its path names, inside a block."""
     for segment in weight.name.split(".") if weight.layer >= 0 else ():
-        if "norm" in segment:  # before it, or after it?
+        if "norm" in segment:  # of a norm before the component, or after it?
             return "other"
         if _ATTENTION.search(segment):
             return "attn"
@@ -181,10 +181,10 @@ def _component(weight: _Weight) -> Component:
 
 
 def _roles(tree: _Tree, answers: Mapping[str, str]) -> dict[str, _Role]:
-    """The roles that TransformerLens's answers stand for, without those that the shapes contradict.
+    """The roles in TransformerLens's answers, without those that the shapes contradict.
 
-    A role that two tensors of a layer claim is nobody's; queries, keys and values must be as long as their heads, and
-    a gate and an up projection as wide as what goes down: anything longer is fused with something else.
+    A role that two tensors of a layer claim goes to neither. Queries, keys and values must have as many rows as their
+    heads, gate and up projections as many as the down projection has columns: anything longer is fused.
     """
     claims = {
         weight: _ROLES[answers[weight.parameter]] for weight in tree.weights if answers.get(weight.parameter) in _ROLES
@@ -204,12 +204,12 @@ def _roles(tree: _Tree, answers: Mapping[str, str]) -> dict[str, _Role]:
 
 
 def _answers(model: PreTrainedModel, weights: Sequence[_Weight]) -> dict[str, str]:
-    """What TransformerLens calls each parameter, without its layer; nothing where it is absent or knows no such model.
+    """TransformerLens's name for each parameter, without the layer; empty where it is absent or lacks the architecture.
 
-    Parameters are looked up, not its components: some of those name places that a fused module does not have.
+    It is asked about parameters, not components: some components name places that a fused module does not have.
 
     Raises:
-        ArchitectureError: TransformerLens does not answer as the versions that are known to work do.
+        ArchitectureError: TransformerLens does not answer as its known versions do.
     """
     if find_spec("transformer_lens") is None:
         return {}
@@ -224,11 +224,11 @@ def _answers(model: PreTrainedModel, weights: Sequence[_Weight]) -> dict[str, st
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
         step = "convert_hf_key_to_tl_key"
         answers = {weight.parameter: adapter.convert_hf_key_to_tl_key(weight.parameter) for weight in weights}
-    except ValueError:  # how it says that it does not support an architecture, or this configuration of one
+    except ValueError:  # the architecture, or this configuration of it, is not supported
         return {}
     except (ImportError, AttributeError, TypeError, KeyError) as error:
         if isinstance(error, ImportError) and step == "select_architecture_adapter":
-            return {}  # an adapter that needs a library of its own, as for images, which is not installed
+            return {}  # the adapter needs another library, as for images, which is not installed
         raise ArchitectureError(
             f"TransformerLens {version('transformer-lens')} does not answer as expected ({step}: {first_line(error)}) "
             f"for {type(model).__name__}; known to work: {_KNOWN}; install that version, or uninstall transformer-lens "
@@ -238,7 +238,7 @@ def _answers(model: PreTrainedModel, weights: Sequence[_Weight]) -> dict[str, st
 
 
 def _mixtures(model: PreTrainedModel, tree: _Tree) -> dict[str, Sequence[Module]]:
-    """By parameter, the modules of every mixture of experts in the layout that our own rules know."""
+    """By parameter, the modules of every mixture of experts in the layout that tv's rules know."""
     layers = {weight.parameter: weight.layer for weight in tree.weights}
     mixtures: dict[str, list[Module]] = defaultdict(list)
     for path, parent in model.named_modules():
@@ -259,7 +259,7 @@ def _read(model: PreTrainedModel) -> _Tree:
 
 def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
     paths = {part: path for path, part in model.named_modules()}
-    names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix stands once, under one name
+    names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix is listed once
     embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
     embed_name = names.get(id(getattr(embed, "weight", None)))
     if embed_name is not None:
