@@ -19,7 +19,7 @@ from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, read_
 from tv.prompts.metric import METRICS, BehaviourMetric
 from tv.runtime.common_rows import common_rows
 
-#: Prompt files, prompt sets with settings of their own, or prompts themselves.
+#: Prompt files, prompt sets with their settings, or prompts themselves.
 PromptSource: TypeAlias = str | Path | PromptSet | Prompt
 
 
@@ -70,7 +70,7 @@ def kl_divergence(base: Float[Tensor, "n vocab"], tuned: Float[Tensor, "n vocab"
 
 
 def gather(prompts: PromptSource | Sequence[PromptSource]) -> list[Prompt]:
-    """The prompts of files and sets, then those given as such. Raises PromptError where there is none, or a bad row."""
+    """The prompts of files and sets, then single ones. Raises PromptError where there is none, or a bad row."""
     sources = [prompts] if isinstance(prompts, str | Path | PromptSet | Prompt) else list(prompts)
     sets = [_as_set(source) for source in sources if not isinstance(source, Prompt)]
     all_prompts = read_prompts(sets) + [source for source in sources if isinstance(source, Prompt)]

@@ -1,4 +1,4 @@
-"""Prompts in tokens, in right-padded batches of like length."""
+"""Prompts as tokens, in right-padded batches of similar length."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Positions = Literal["all", "last", "target", "generated"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt in tokens. Position p predicts token p + 1."""
+    """A prompt as tokens. Position p predicts token p + 1."""
 
     prompt: Prompt
     ids: tuple[int, ...]  # text + target, or text + continuation, with special tokens before them
@@ -42,7 +42,7 @@ class Encoded:
     answer_pos: int  # its next-token logits separate target and foil; n_text − 1 without a foil
     target_id: int  # the first token in which target and foil differ, or the target's first; −1 without a target
     foil_id: int  # −1 without a foil
-    continued: bool = False  # a continuation stands where the target stood
+    continued: bool = False  # a continuation replaces the target
 
     @property
     def scored(self) -> range:
@@ -57,8 +57,8 @@ class Encoded:
     def followed_by(self, continuation: Sequence[int], text: Sequence[int] | None = None) -> Encoded:
         """The same text (in these tokens, if they are given), followed by a continuation and not by the target.
 
-        Where target and foil part only after tokens that both share, and the continuation goes elsewhere, no position
-        is left that tells the two apart: then there is no foil.
+        Where target and foil differ only after shared tokens, and the continuation does not start with these, no
+        position tells the two apart: then there is no foil.
         """
         text = self.ids[: self.n_text] if text is None else text
         ids = (*text, *continuation)
@@ -81,7 +81,7 @@ class Batch:
 def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Encoded]:
     """Tokens of text + target, encoded together; a token across the boundary counts as the target's.
 
-    Special tokens come as the tokenizer puts them in front; those it puts at the end are left out, because what
+    Special tokens that the tokenizer puts in front are kept; those that it puts at the end are left out, because what
     follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
     where the assistant's reply starts, and gets no special tokens but the template's. `context` is the longest input
     the models take, in tokens. Raises PromptError naming the prompt.
@@ -103,7 +103,7 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
 def encode_continuations(
     encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, context: int, limit: int | None = None
 ) -> list[Encoded]:
-    """Tokens of text + the prompt's own continuation, encoded together, cut after `limit` tokens of the continuation.
+    """Tokens of text + the prompt's continuation, encoded together, cut after `limit` tokens of the continuation.
 
     Raises PromptError for a prompt without a continuation, and for one that is longer than `context`.
     """
@@ -128,7 +128,7 @@ def encode_continuations(
 
 
 def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
-    """Prompts of like length together, shortest first; equal lengths keep their order."""
+    """Prompts of similar length together, shortest first; equal lengths keep their order."""
     ordered = sorted(encoded, key=lambda item: len(item.ids))
     return [_batch(tuple(ordered[i : i + batch_size]), pad_id) for i in range(0, len(ordered), batch_size)]
 
@@ -136,7 +136,7 @@ def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Ba
 def positions(encoded: Encoded, which: Positions) -> range:
     """The positions to measure: all, the text's last, or those that predict the target or the generated tokens.
 
-    Without a target, or without generated tokens, the text's last position stands for theirs.
+    Without a target, or without generated tokens, the text's last position is used.
     """
     last = range(encoded.n_text - 1, encoded.n_text)
     if which == "all":
@@ -162,7 +162,7 @@ def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
     options = conversation["options"] | {"tokenize": False, "add_generation_prompt": True}
     try:
         text = tokenizer.apply_chat_template(conversation["messages"], **options)
-    except Exception as error:  # whatever a template, which is a program, runs into
+    except Exception as error:  # a template is a program and may raise anything
         raise PromptError(f"{_place(prompt)}: the chat template refuses it: {first_line(error)}") from None
     return _Text(str(text), special=False)
 
