@@ -1,7 +1,7 @@
-"""Do the neurons and heads of a tuned model stand where the base's do? And the tuned model with them put there.
+"""Whether a tuned model's neurons and heads are in the base's order, and the tuned model put in that order.
 
-Models that were trained from one base keep their order, and the check says so. One whose neurons were permuted, or that
-was trained on its own, has a T that is mostly the difference between two orders: match it first.
+Models that were trained from one base keep their order, and the check confirms it. In a model whose neurons were
+permuted, or that was trained separately, T is mostly the difference between two orders: match it first.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from tv.runtime.compute import Compute
 
 On = Literal["weights", "activations"]
 
-#: The modules whose part in a neuron or a head is known. Anything else beside them might have an entry for each.
+#: The modules whose part in a neuron or a head is known. Any other beside them might have an entry for each.
 _ROLES = {
     *("q", "k", "v", "qkv", "o", "gate", "up", "down", "router"),
     *("shared_gate", "shared_up", "shared_down", "shared_router"),
     *("attn_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm"),
 }
-_MEMORY = 2**31  # bytes of sums that are held at a time; a pass of both models over the prompts for each such part
+_MEMORY = 2**31  # bytes of sums held at a time; both models pass over the prompts once for each such part
 
 
 def align(
@@ -64,14 +64,14 @@ def align(
     themselves. For fine-tunes of one base expect the identity: 0 moved, gain 0.
 
     Args:
-        base: Whatever `tv.open_checkpoint` opens; on activations no open checkpoint, which does not run.
+        base: Whatever `tv.open_checkpoint` opens; on activations not an open checkpoint, which cannot run.
         tuned: Likewise.
         on: "weights" compares matrices (see `tv.matching.permutation`), "activations" what neurons and heads do over
             `prompts`, both models on the same tokens. Experts that a router chooses are compared by weights in either
             case.
-        prompts: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several; on activations alone.
+        prompts: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several; for activations only.
         batch_size: Prompts in one forward pass.
-        compute: Where and in what models compute, and what is told of it.
+        compute: Where models compute, in which dtype, and the callback for progress.
 
     Returns:
         A row per layer, expert and kind (`neurons`; `shared_neurons` of an expert that every token passes; `kv_groups`;
@@ -101,7 +101,7 @@ def matched(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> Checkpoint:
-    """The tuned side with its neurons and heads where the base has them: the same function, tensor by tensor as read.
+    """The tuned side with its neurons and heads in the base's order: the same function, each tensor reordered as read.
 
     It serves wherever a tuned side does, as in `tv.ssa(base, tv.matched(base, tuned))`; nothing is written.
 
@@ -111,7 +111,7 @@ def matched(
         on: As in `tv.align`: "weights" or "activations".
         prompts: As in `tv.align`.
         batch_size: Prompts in one forward pass.
-        compute: Where and in what models compute, and what is told of it.
+        compute: Where models compute, in which dtype, and the callback for progress.
 
     Returns:
         An open checkpoint; the tuned one itself where nothing has to move.
@@ -202,7 +202,7 @@ class _Neurons:
 
     @property
     def site(self) -> str | None:
-        """The module whose input is what the neurons say; None inside a fused tensor of experts."""
+        """The module whose input is the neurons' output; None inside a fused tensor of experts."""
         return self.down.path if self.expert < 0 else None
 
     def sums(self) -> tuple[Sums, int]:
@@ -222,7 +222,7 @@ class _Neurons:
         return (match_neurons(gate, up, down, tuned_gate, tuned_up, tuned_down),)
 
     def misfit(self) -> str | None:
-        """What of the shapes does not fit one number of neurons; None where all does."""
+        """Which shapes do not fit one number of neurons; None where all do."""
         sizes = {self.up.shape[0], self.down.shape[1], (self.gate or self.up).shape[0]}
         return None if len(sizes) == 1 else "gate, up and down with different numbers of neurons"
 
@@ -285,7 +285,7 @@ class _Heads:
         order.inputs(self.o, _whole_heads(heads, self.o.shape[1] // self.q.n_heads))
 
     def misfit(self) -> str | None:
-        """What of the shapes does not fit heads of one width; None where all does."""
+        """Which shapes do not fit heads of one width; None where all do."""
         q, k, v, o = self.q, self.k, self.v, self.o
         heads, groups = q.n_heads, k.n_heads
         if not heads or not groups or heads % groups or v.n_heads != groups:
@@ -333,7 +333,7 @@ def _of_layer(modules: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
 
 
 def _problem(unit: _Neurons | _Heads, base: Checkpoint) -> str | None:
-    """Why trading places might not leave the function as it is; None where it does."""
+    """Why reordering might change the function; None where it does not."""
     misfit = unit.misfit()
     if misfit is not None:
         return misfit
@@ -356,7 +356,7 @@ def _responses(
     batch_size: int,
     compute: Compute,
 ) -> Iterator[Sums | None]:
-    """The sums of each unit, in order; as many units in one pass as their sums fit into memory."""
+    """The sums of each unit, in order; one pass takes as many units as fit into memory."""
     for source in (base, tuned):
         if isinstance(source, Checkpoint):
             raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")

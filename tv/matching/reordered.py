@@ -1,4 +1,4 @@
-"""A checkpoint whose neurons and heads stand in another order: rows and columns trade places as they are read."""
+"""A checkpoint with its neurons and heads in another order: rows and columns are permuted as they are read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tv.checkpoints.parameters import Place, Tensors
 
 @dataclass(frozen=True)
 class _Order:
-    """How one dimension of a stored tensor (or of one expert of it) is put in order, and scaled entry by entry."""
+    """How one dimension of a stored tensor (or of one expert of it) is permuted, and scaled entry by entry."""
 
     dim: int
     index: Int[Tensor, " n"]
     scale: Float[Tensor, " n"]
 
     def apply(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The tensor in order: in its own dtype where nothing is scaled, otherwise at least in float32."""
+        """The permuted tensor: in its dtype where nothing is scaled, otherwise at least in float32."""
         value = stored.index_select(self.dim, self.index)
         if bool((self.scale == 1).all()):
             return value
@@ -57,7 +57,7 @@ class Reordering:
         self._add(module.parameter, module, 0 if module.transposed else 1, permutation, scale, ())
 
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint in order; itself where nothing is to be reordered."""
+        """The reordered checkpoint; the original where nothing is to be reordered."""
         checkpoint = self._checkpoint
         if not self._orders:
             return checkpoint
@@ -87,7 +87,7 @@ class Reordering:
 
 
 class ReorderedTensors(Tensors):
-    """The parameters of `checkpoint`, each put in order when it is read; see `Reordering`."""
+    """The parameters of `checkpoint`, each reordered when it is read; see `Reordering`."""
 
     def __init__(self, checkpoint: Checkpoint, orders: dict[tuple[str, int], _Order]) -> None:
         self._checkpoint, self._orders = checkpoint, orders
