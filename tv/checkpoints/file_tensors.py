@@ -1,4 +1,4 @@
-"""A model's parameters out of the tensors that its files, or a live model, hold.
+"""A model's parameters from the tensors in its files.
 
 Files may name a parameter otherwise, keep each expert of a fused tensor apart, or hold float8 with scales beside it.
 """
@@ -23,7 +23,7 @@ from tv.errors import CheckpointError
 from tv.runtime.transformers_private import ignored_keys
 
 _ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
-#: Tensors that old files keep and no model needs.
+#: Tensors in old files that no model needs.
 _LEFT_OVER = re.compile(
     r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
 )
@@ -49,7 +49,7 @@ class _Piece:
 class _Parameter:
     info: TensorInfo
     experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces that lie along its rows
-    stacked: bool  # every expert apart; otherwise one piece is the whole parameter
+    stacked: bool  # every expert is stored apart; otherwise one piece is the whole parameter
 
     def read(self, expert: int) -> Tensor:
         if not self.stacked:
@@ -76,10 +76,10 @@ class _Parameter:
 
 
 class FileTensors(Tensors):
-    """The parameters of `model` (a skeleton) out of the tensors of its files, each read when it is asked for.
+    """The parameters of `model` (a skeleton) out of the tensors of its files, each read on demand.
 
-    `quantisation` is the configuration's own word on it. Raises CheckpointError where the tensors are not weights of
-    this model's shapes: quantised but for float8, or of another model.
+    `quantisation` is the configuration's account of it. Raises CheckpointError where the tensors are not weights of
+    this model's shapes: quantised otherwise than in float8, or of another model.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Tensors of safetensors files: every header checked first, then one tensor, or one slice of it, at a time.
 
-Files are memory-mapped and nothing is unpickled. A truncated shard is found when the headers are read, before any work.
+Files are memory-mapped and nothing is unpickled. Reading the headers detects a truncated shard, before any work.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Stored:
 
 
 def sample_of(path: Path, start: int, stop: int) -> bytes:
-    """The first and the last bytes of a stretch of a file."""
+    """The first and the last bytes of a range of a file."""
     with open(path, "rb") as file:
         file.seek(start)
         first = file.read(min(_SAMPLED_BYTES, stop - start))
@@ -87,7 +87,7 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
 
 
 def header(file: Path) -> list[Stored]:
-    """The tensors a safetensors file declares. Raises CheckpointError where the file is not as long as it says."""
+    """The tensors a safetensors file declares. Raises CheckpointError where the file is shorter than it says."""
     try:
         size = file.stat().st_size
         with open(file, "rb") as handle:
@@ -113,7 +113,7 @@ def header(file: Path) -> list[Stored]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Readers do not agree on which of two values of one name counts."""
+    """A JSON object without duplicate names, of which readers keep different values."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
         twin = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
