@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tv.prompts.files import Prompt as Prompt, PromptSet as PromptSet
     from tv.runtime.compute import Compute as Compute, Progress as Progress
 
-#: What each module exports here. It is imported when a name is first asked for: no command's help waits for torch.
+#: What each module exports here. It is imported at the first access to a name: no command's help waits for torch.
 _EXPORTS = {
     "tv": ("experiments",),
     "tv.arithmetic.apply": (

@@ -41,7 +41,7 @@ class Module:
     expert: int = -1  # index into a fused tensor of experts (expert, rows, cols); −1 = none
 
     def matrix(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "rows cols"]:
-        """This module's matrix, (out, in), out of the tensor as stored (a view wherever that is possible).
+        """This module's matrix, (out, in), from the tensor as stored (a view wherever that is possible).
 
         `stored` is the whole parameter, or this module's expert of it alone.
         """

@@ -48,7 +48,7 @@ class _Piece:
 @dataclass(frozen=True)
 class _Parameter:
     info: TensorInfo
-    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces that lie along its rows
+    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces along its rows
     stacked: bool  # every expert is stored apart; otherwise one piece is the whole parameter
 
     def read(self, expert: int) -> Tensor:
@@ -76,7 +76,7 @@ class _Parameter:
 
 
 class FileTensors(Tensors):
-    """The parameters of `model` (a skeleton) out of the tensors of its files, each read on demand.
+    """The parameters of `model` (a skeleton) from the tensors of its files, each read on demand.
 
     `quantisation` is the configuration's account of it. Raises CheckpointError where the tensors are not weights of
     this model's shapes: quantised otherwise than in float8, or of another model.

@@ -47,7 +47,7 @@ def load_gguf(file: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel
 
 
 class GgufTensors(Tensors):
-    """The parameters of `model` (a skeleton) out of a GGUF file. Raises CheckpointError where it cannot be read."""
+    """The parameters of `model` (a skeleton) from a GGUF file. Raises CheckpointError where it cannot be read."""
 
     def __init__(self, file: Path, model: PreTrainedModel) -> None:
         self._file = file

@@ -34,8 +34,8 @@ def load_model(
 
     A live model is used as it is. An adapter or a tuning vector moves a copy of `base` (without one, of the base
     that it names). `dtype` is float32, bfloat16 or float16; `device` is one of torch's, or "auto": spread over all
-    GPUs by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it
-    cannot be loaded, or does not fit its devices, and InputError for another dtype.
+    GPUs by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded,
+    or does not fit its devices, and InputError for another dtype.
     """
     if isinstance(source, PreTrainedModel):
         return source.eval()

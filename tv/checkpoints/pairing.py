@@ -27,7 +27,7 @@ _BESIDE_THE_POINT = {
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What `check_pair` says of a pair that belongs together.
+    """What `check_pair` reports on a pair that belongs together.
 
     Attributes:
         n_tensors: Parameters of the base.
@@ -66,7 +66,7 @@ class WeightPair:
     Attributes:
         base: The pretrained model.
         tuned: The fine-tuned one.
-        facts: What `tv.check_pair` says of the two.
+        facts: What `tv.check_pair` reports on the two.
 
     Examples:
         >>> pair = tv.open_pair("data/models/base", "data/models/medical")
@@ -247,7 +247,7 @@ def _compare_tokenizers(
 
 
 def vocabulary_of(path: Path | None) -> dict[str, int] | None:
-    """Token → id out of tokenizer.json, added tokens included."""
+    """Token → id from tokenizer.json, added tokens included."""
     if path is None or not (path / "tokenizer.json").is_file():
         return None
     try:

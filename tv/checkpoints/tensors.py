@@ -38,7 +38,7 @@ class Stored:
     stop: int
 
     def load(self, index: int = -1) -> Float[Tensor, "..."]:
-        """The tensor as stored, out of the mapped file; with `index` ≥ 0 only that entry of its first dimension.
+        """The tensor as stored, from the mapped file; with `index` ≥ 0 only that entry of its first dimension.
 
         Raises CheckpointError where it cannot be read.
         """

@@ -103,7 +103,7 @@ def matched(
 ) -> Checkpoint:
     """The tuned side with its neurons and heads in the base's order: the same function, each tensor reordered as read.
 
-    It serves wherever a tuned side does, as in `tv.ssa(base, tv.matched(base, tuned))`; nothing is written.
+    It can be used wherever a tuned side can, as in `tv.ssa(base, tv.matched(base, tuned))`; nothing is written.
 
     Args:
         base: As in `tv.align`.

@@ -203,7 +203,7 @@ def _form_cosines(
     gram: Float[Tensor, "groups d d"],
     tuned_gram: Float[Tensor, "groups d d"],
 ) -> Float[Tensor, "heads heads"]:
-    """Cosines of the matrices LᵀR, out of their factors: ⟨LᵀR, L'ᵀR'⟩ = Σ (L L'ᵀ) ⊙ (R R'ᵀ), heads sharing an R.
+    """Cosines of the matrices LᵀR, from their factors: ⟨LᵀR, L'ᵀR'⟩ = Σ (L L'ᵀ) ⊙ (R R'ᵀ), heads sharing an R.
 
     Of R only the products are needed: `cross` R R'ᵀ of every pair, `gram` R Rᵀ and `tuned_gram` R' R'ᵀ.
     """

@@ -19,7 +19,7 @@ KNOWN = "5.23"
 
 _CONVERSION, _LOADING = "transformers.conversion_mapping", "transformers.core_model_loading"
 _GGUF = "transformers.modeling_gguf_pytorch_utils"
-#: Name → its module. Only those of loading say which parameter a stored name is: there is no public way.
+#: Name → its module. Only those of loading map a stored name to its parameter: there is no public way.
 _HOMES = {
     "get_model_conversion_mapping": _CONVERSION,  # the renamings and converters of one model's checkpoints
     "rename_source_key": _LOADING,  # a stored name → the parameter, by those

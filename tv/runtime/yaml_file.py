@@ -17,7 +17,7 @@ MOST_BYTES = 2**20
 
 @dataclass(frozen=True)
 class YamlFile:
-    """What a file says, and where it says it."""
+    """The values of a file, and their lines."""
 
     data: Any
     node: yaml.Node
