@@ -1,4 +1,4 @@
-"""A column, said once: schema, documentation, the words of reports, plots, headings and the link all come from here."""
+"""A column, declared once: schemas, documentation, report texts, plots, headings and the link all use it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-#: What a column holds: a name out of few, a text, an index, a count, a number, a truth, or packed bytes.
+#: What a column holds: one of few names, a text, an index, a count, a number, a truth value, or packed bytes.
 Kind = Literal["name", "text", "int16", "int32", "float32", "float64", "bool", "bytes"]
-#: Whether `link` holds a column against others, and as what.
+#: Whether `link` compares a column with others, and as what.
 Role = Literal["", "weight", "activation", "cause"]
 
 
@@ -17,30 +17,30 @@ class Column:
     """One column of a table."""
 
     name: str
-    means: str  # what it says, for the documentation: a phrase
+    means: str  # a phrase for the documentation
     kind: Kind = "float32"
     unit: str = ""  # "nats", "logits", "degrees"; a share has none
-    words: str = ""  # what figures, reports and headings call it; its name where nothing is said
+    words: str = ""  # its label in figures, reports and headings; empty: its name
     null: str | float | None = None  # the column, or the number, that it would equal without any preference
-    centre: float | None = None  # where a plot's colours have their middle; None: they begin at the least value
+    centre: float | None = None  # the middle of a plot's colour scale; None: the scale starts at the least value
     interval: bool = False  # whether `name_lo` and `name_hi` stand beside it
     role: Role = ""
-    since: int = 3  # the schema version that brought it: runs of an earlier one read as null
+    since: int = 3  # the schema version that added it; null in runs of earlier ones
 
     @property
     def title(self) -> str:
-        """What people read in its place."""
+        """Its label for readers."""
         return self.words or self.name.replace("_", " ")
 
 
 @dataclass(frozen=True)
 class TableForm:
-    """What a table holds: one row per what, and its columns in order."""
+    """What a table holds: what a row is about, and its columns in order."""
 
     name: str
-    rows: str  # "place of a prompt and module": what a row is about
+    rows: str  # what a row is about: "place of a prompt and module"
     columns: tuple[Column, ...]
-    partitions: tuple[str, ...] = ()  # the columns that its directories are split by
+    partitions: tuple[str, ...] = ()  # the columns that partition its directories
     since: int = 3
 
     def __getitem__(self, name: str) -> Column:
@@ -54,15 +54,15 @@ class TableForm:
         return tuple(column.name for column in self.columns)
 
     def with_columns(self, more: Iterable[Column]) -> TableForm:
-        """The same table with further columns at its end. Raises ValueError for one that it has."""
-        own = (*self.columns, *more)
-        twice = sorted({column.name for column in own if [c.name for c in own].count(column.name) > 1})
+        """The same table with further columns at its end. Raises ValueError for one that it already has."""
+        columns = (*self.columns, *more)
+        twice = sorted({column.name for column in columns if [c.name for c in columns].count(column.name) > 1})
         if twice:
             raise ValueError(f"{self.name}: column {twice[0]!r} is declared twice")
-        return replace(self, columns=own)
+        return replace(self, columns=columns)
 
 
-#: Columns that say what a row is about, alike in every table.
+#: Columns that say what a row is about, the same in every table.
 KEYS: Mapping[str, Column] = {
     column.name: column
     for column in (

@@ -1,13 +1,13 @@
 """The errors a person can cause. Each message is one line: what is wrong, where, what to do."""
 
-#: Of a message; what stands in a file can be as long as it likes.
+#: The longest message: what it quotes from a file can be of any length.
 _MOST_CHARACTERS = 2_000
 
 
 class InputError(Exception):
     """Bad input. The command line prints the message alone and exits with status 2.
 
-    One printable line, whatever the file that it quotes holds: names with newlines, or what a terminal would obey.
+    One printable line, even where it quotes newlines or terminal control codes from a file.
 
     Examples:
         >>> str(tv.InputError("no\\nsuch file"))
@@ -33,10 +33,10 @@ class PromptError(InputError):
 
 
 def printable(text: str) -> str:
-    """`text` with what a terminal would obey or cannot show spelled out: \\x1b for an escape, \\n for a line's end."""
+    """`text` with unprintable and terminal control characters spelled out: \\x1b for an escape, \\n for a newline."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of a library says, cut to one line; its class where it says nothing."""
+    """The first line of an exception's message; its class where the message is empty."""
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -21,7 +21,7 @@ def bootstrap_mean(
 
     `values` is (prompts,) or (prompts, units); results are 0-d or (units,). NaN is a prompt without a value in that
     unit, and is left out of it; a unit without any value is NaN. The same resamples serve all units, and every call
-    with as many prompts and the same seed. `clusters` names each prompt's, and clusters are drawn whole.
+    with as many prompts and the same seed. `clusters` names each prompt's cluster; clusters are drawn whole.
     """
     table = np.asarray(values, np.float64)
     flat = table[:, None] if table.ndim == 1 else table
@@ -50,18 +50,18 @@ def spearman_of_each(xs: ArrayLike, y: ArrayLike, draws: int, seed: int) -> list
     """`bootstrap_spearman` of each of (k, units) known values with one (prompts, units) y."""
     known, rows = np.asarray(xs, np.float64), _mean_and_resamples(np.asarray(y, np.float64), draws, seed)
     used = ~np.isnan(known) & ~np.isnan(rows[0])
-    found: dict[int, Correlation] = {}
+    correlations: dict[int, Correlation] = {}
     for units in np.unique(used, axis=0):  # y is ranked once for all x that have the same units
         same = np.flatnonzero((used == units).all(1))
         rho = _ranks(rows[:, units]) @ _ranks(known[same][:, units]).T
-        found |= {int(i): _correlation(rho[:, j], int(units.sum())) for j, i in enumerate(same)}
-    return [found[i] for i in range(len(known))]
+        correlations |= {int(i): _correlation(rho[:, j], int(units.sum())) for j, i in enumerate(same)}
+    return [correlations[i] for i in range(len(known))]
 
 
 def shuffled_spearman(rho: float, n: int, draws: int, seed: int) -> tuple[float, float, float]:
     """(lo, hi, p): where 95 % of rank correlations of n shuffled units fall, and the share as far from 0 as `rho`.
 
-    Ties are left aside: the null is that of n distinct ranks. NaN for fewer than three units or an unknown rho.
+    Ties are ignored: the null is that of n distinct ranks. NaN for fewer than three units or an unknown rho.
     """
     if n < 3 or np.isnan(rho):
         return np.nan, np.nan, np.nan
@@ -104,14 +104,14 @@ def wilcoxon_p(values: ArrayLike) -> Floats:
             p[i] = 1.0
         elif len(column):
             alike[_signed_rank_method(column), len(column)].append(i)
-    for (method, _), columns in alike.items():  # one call for many units: each has much to look after
+    for (method, _), columns in alike.items():  # one call for many units: a call has a high fixed cost
         for part in [columns] if method != "auto" else [[i] for i in columns]:
             p[part] = stats.wilcoxon(np.array([known[i] for i in part]), axis=1, method=method).pvalue  # type: ignore[call-overload]
     return p.reshape(table.shape[1:])
 
 
 def _signed_rank_method(column: Floats) -> Literal["exact", "asymptotic", "auto"]:
-    """What scipy chooses by itself for these values alone; "auto" is its permutation test."""
+    """The method that scipy chooses for these values alone; "auto" is its permutation test."""
     sizes = np.abs(column)
     if not sizes.all() or len(np.unique(sizes)) < len(sizes):
         return "auto" if len(column) <= 13 else "asymptotic"
@@ -121,7 +121,7 @@ def _signed_rank_method(column: Floats) -> Literal["exact", "asymptotic", "auto"
 def resample_means(values: Floats, draws: int, seed: int, clusters: Sequence[str] | None = None) -> Floats:
     """The means of (prompts, units) over prompts drawn with replacement: (draws, units); NaN where none was drawn.
 
-    With `clusters`, a name a prompt, clusters are drawn with replacement, each with all of its prompts.
+    With `clusters`, one name per prompt, clusters are drawn with replacement, each with all of its prompts.
     """
     known = ~np.isnan(values)
     if clusters is None:
@@ -165,7 +165,7 @@ def _mean_and_resamples(values: Floats, draws: int, seed: int) -> Floats:
 
 
 def _correlation(rho: Floats, units: int) -> Correlation:
-    """Of rank correlations, the first of them the means' own and the others those of resamples."""
+    """Of rank correlations: the first is that of the means, the others those of resamples."""
     if np.isnan(rho[0]):
         return np.nan, np.nan, np.nan, units
     lo, hi = _interval(rho[1:, None].clip(-1, 1))

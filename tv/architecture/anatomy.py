@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Component: TypeAlias = Literal["embed", "attn", "mlp", "unembed", "other"]
-#: Who says what a matrix does: tv's rules, TransformerLens's adapter, or nobody.
+#: Where the roles of matrices come from: tv's rules, TransformerLens's adapter, or nowhere.
 Roles: TypeAlias = Literal["rules", "adapter", "unknown"]
 
 #: The components of a block, in the order in which it computes.
@@ -41,12 +41,12 @@ class Module:
     expert: int = -1  # index into a fused tensor of experts (expert, rows, cols); −1 = none
 
     def matrix(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "rows cols"]:
-        """This module's matrix, (out, in), out of the tensor as stored (a view wherever that is possible).
+        """This module's matrix, (out, in), from the tensor as stored (a view wherever that is possible).
 
         `stored` is the whole parameter, or this module's expert of it alone.
         """
-        own = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
-        return self.outputs(own.T if self.transposed else own, dim=0)
+        weight = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
+        return self.outputs(weight.T if self.transposed else weight, dim=0)
 
     def outputs(self, tensor: Tensor, dim: int = -1) -> Tensor:
         """This module's share of a fused output: its slice of `tensor` along `dim` (the bias, or what a hook saw)."""
@@ -69,19 +69,19 @@ class Block:
     attn_out: str  # its output is what attention adds to the residual stream
     mlp_out: str  # its output is what the MLP adds
     mid: str | None  # its input is resid_mid; None where attention and MLP run in parallel
-    gate: str | None  # the activation module: its input is the gate (or an MLP's pre-activation); None: experts, no one
+    gate: str | None  # the activation module: its input is the gate (or an MLP's pre-activation); None with experts
     router: str | None  # its output scores the experts; None where there are none
-    experts: str | None  # all experts of the block in one call, with who was chosen; None where there are none
+    experts: str | None  # runs all experts of the block in one call, given the chosen ones; None where there are none
     head_in: str  # the output projection: its input is z, heads side by side
     attn_post_norm: str | None  # a norm between the projection and the residual stream (sandwich norms)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the instrument knows of a model: its sizes, its modules in execution order, its blocks.
+    """What is known of a model: its sizes, its modules in execution order, its blocks.
 
-    Where no rule fits there are no blocks, a size that the configuration does not tell is 0, and `note` says in a line
-    whose word the modules' names are.
+    Where no rule fits, there are no blocks, a size missing from the configuration is 0, and `note` says in one line
+    where the modules' names come from.
     """
 
     name: str
@@ -103,15 +103,15 @@ class Architecture:
 
     def module(self, layer: int, name: str, expert: int = -1) -> Module:
         """The module `name` of `layer` (of one expert). Raises KeyError where there is none."""
-        found = self._by_place.get((layer, name, expert))
-        if found is None:
+        module = self._by_place.get((layer, name, expert))
+        if module is None:
             raise KeyError(f"no module {name!r} in layer {layer}" + (f", expert {expert}" if expert >= 0 else ""))
-        return found
+        return module
 
     def component_of(self, parameter: str) -> tuple[int, Component]:
         """The component (layer, name) that a parameter of the model belongs to. Every parameter has exactly one."""
         place = parameter
-        while place and place not in self._by_path:  # a bias has that of its matrix, an odd scalar of what is nearest
+        while place and place not in self._by_path:  # a bias has its matrix's, a stray scalar the nearest module's
             place = place.rpartition(".")[0]
         return self._by_path.get(place, (-1, "embed"))
 
@@ -121,10 +121,10 @@ class Architecture:
 
     @cached_property
     def _by_path(self) -> dict[str, tuple[int, Component]]:
-        found: dict[str, tuple[int, Component]] = {}
+        components: dict[str, tuple[int, Component]] = {}
         for module in self.modules:
             place = module.path if module.tied else module.parameter
             while place:
-                found.setdefault(place, (module.layer, module.component))
+                components.setdefault(place, (module.layer, module.component))
                 place = place.rpartition(".")[0]
-        return found
+        return components

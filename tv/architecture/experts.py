@@ -1,8 +1,8 @@
 """The rules for a mixture of experts: a module per expert and matrix, the router, and an expert that all tokens share.
 
 transformers keeps the experts of a layer in two parameters, `gate_up_proj` (expert, gate rows above up rows, in) and
-`down_proj` (expert, out, in), and declares where an architecture lays them out otherwise. Such a layout is refused
-here: nothing in the shapes tells interleaved rows from halves.
+`down_proj` (expert, out, in), and declares where an architecture uses another layout. Such a layout is refused here:
+shapes do not tell interleaved rows from halves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUTER = ("gate", "router")
 _SHARED = ("shared_expert", "shared_experts")
 _SHARED_ROUTER = "shared_expert_gate"
 _SHARED_MATRICES = {"gate_proj": "shared_gate", "up_proj": "shared_up", "down_proj": "shared_down"}
-#: Execution order inside the block, before the experts' own gate, up and down.
+#: Execution order inside the block, before the experts' gate, up and down.
 EXPERT_ORDER = ("router", *_SHARED_MATRICES.values(), "shared_router")
 
 
@@ -65,16 +65,16 @@ def _fused(layer: int, path: str, experts: nn.Module) -> Iterator[Module]:
 def has_known_layout(experts: nn.Module) -> bool:
     """Whether transformers says, and the shapes agree, that gate rows stand above up rows and nothing is transposed.
 
-    An architecture with an `_apply_gate` of its own may take the halves in another order.
+    An architecture that overrides `_apply_gate` may take the halves in another order.
     """
     parameters = {name: tuple(value.shape) for name, value in experts.named_parameters()}
     gate_up, down = parameters.get("gate_up_proj", ()), parameters.get("down_proj", ())
     if len(gate_up) != 3 or len(down) != 3 or gate_up != (down[0], 2 * down[2], down[1]):
         return False
-    own_gate = getattr(type(experts), "_apply_gate", None)
+    apply_gate = getattr(type(experts), "_apply_gate", None)
     return (
         getattr(experts, "is_concatenated", True)
         and getattr(experts, "has_gate", True)
         and not getattr(experts, "is_transposed", False)
-        and (own_gate is None or own_gate.__module__ == USUAL_GATE)
+        and (apply_gate is None or apply_gate.__module__ == USUAL_GATE)
     )

@@ -1,8 +1,8 @@
-"""Architectures that no rule of tv's names: by what TransformerLens says of their matrices, or by name alone.
+"""Architectures that tv's rules do not cover: roles come from TransformerLens's adapter, or matrices go by name alone.
 
-Every matrix becomes a module, under the role that TransformerLens's adapter gives it or else under its own name in the
-checkpoint. No fused matrix is cut, nothing is turned without a word from its own class, and no role is kept that the
-shapes contradict. There are no blocks: such a model's weights can be measured, its activations cannot.
+Every matrix becomes a module, under the role that TransformerLens's adapter gives it, else under its name in the
+checkpoint. Fused matrices stay whole, a matrix is transposed only where its class says so, and roles that the shapes
+contradict are dropped. There are no blocks: such a model's weights can be measured, its activations cannot.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _ROLES: Mapping[str, _Role] = {
     "ln_final": ("final_norm", "unembed"),
 }
 _ORDER = {"embed": -1} | {name: i for i, (name, _) in enumerate(_ROLES.values())} | {"unembed": len(_ROLES)}
-#: A segment of a path that says plainly what it is part of.
+#: Path segments that name attention or an MLP.
 _ATTENTION, _MLP = re.compile(r"attn|attention"), re.compile(r"mlp|ffn|feed_forward|moe|experts")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Weight:
     """A parameter that is a matrix, a stack of experts, or a norm's gain, and where it lies."""
 
     parameter: str
@@ -65,7 +65,7 @@ class _Found:
     path: str  # of the module that owns it
     owner: nn.Module
     layer: int  # −1 outside the blocks
-    name: str  # its own: the rest of its path inside a block, all of it elsewhere
+    name: str  # its path below the block; outside the blocks all of it
 
     @property
     def is_norm(self) -> bool:
@@ -73,7 +73,7 @@ class _Found:
 
     @property
     def is_transposed(self) -> bool:
-        """Whether its own class says that it is stored (in, out)."""
+        """Whether its class says that it is stored (in, out)."""
         stacked = self.tensor.ndim == 3 and bool(getattr(self.owner, "is_transposed", False))
         return stacked or type(self.owner).__name__ == "Conv1D"
 
@@ -86,12 +86,12 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Tree:
-    """What is read off a model before any role is known."""
+    """What a model shows before any role is known."""
 
     kind: str
     sizes: Sizes
     vocabulary: tuple[Module, ...]  # embedding and unembedding: transformers itself says which they are
-    found: tuple[_Found, ...]  # all else, in the order of the model
+    weights: tuple[_Weight, ...]  # all others, in the order of the model
 
 
 def by_adapter(model: PreTrainedModel, why: str) -> Architecture | None:
@@ -100,29 +100,29 @@ def by_adapter(model: PreTrainedModel, why: str) -> Architecture | None:
     None where TransformerLens is not installed, does not know the architecture, or says nothing of its blocks.
     """
     tree = _read(model)
-    roles = _roles(tree, _answers(model, tree.found))
-    if not any(each.layer >= 0 and not each.is_norm and each.parameter in roles for each in tree.found):
+    roles = _roles(tree, _answers(model, tree.weights))
+    if not any(weight.layer >= 0 and not weight.is_norm and weight.parameter in roles for weight in tree.weights):
         return None
     mixtures = _mixtures(model, tree)
-    unknown = sum(each.parameter not in roles and each.parameter not in mixtures for each in tree.found)
+    unknown = sum(weight.parameter not in roles and weight.parameter not in mixtures for weight in tree.weights)
     rest = f"; tensors without one, under their own names: {unknown}" if unknown else ""
     return _architecture(tree, roles, mixtures, "adapter", f"roles are TransformerLens's ({why}){rest}")
 
 
 def by_name(model: PreTrainedModel, why: str) -> Architecture:
-    """Every matrix, every expert and every gain of a norm under its own name."""
+    """Every matrix, every expert and every gain of a norm under its name in the checkpoint."""
     absent = find_spec("transformer_lens") is None
-    other = "TransformerLens, which may know them, is not installed" if absent else "nor does TransformerLens tell them"
+    other = "TransformerLens, which may know them, is not installed" if absent else "TransformerLens has none either"
     note = f"roles are unknown ({why}; {other}): every matrix stands under its own name, as stored"
     return _architecture(_read(model), {}, {}, "unknown", note)
 
 
 def _architecture(
-    tree: _Tree, roles: Mapping[str, _Role], mixtures: Mapping[str, Sequence[Module]], whose: Roles, note: str
+    tree: _Tree, roles: Mapping[str, _Role], mixtures: Mapping[str, Sequence[Module]], role_source: Roles, note: str
 ) -> Architecture:
     modules = list(tree.vocabulary)
-    for each in tree.found:
-        modules += mixtures.get(each.parameter) or _modules(each, roles.get(each.parameter), tree.sizes)
+    for weight in tree.weights:
+        modules += mixtures.get(weight.parameter) or _modules(weight, roles.get(weight.parameter), tree.sizes)
     paths = {module.name: module.path for module in modules}
     return Architecture(
         name=tree.kind,
@@ -134,28 +134,30 @@ def _architecture(
         final_norm=paths.get("final_norm", ""),
         embed=paths.get("embed", ""),
         unembed=paths.get("unembed", ""),
-        roles=whose,
+        roles=role_source,
         note=f"{tree.kind}: {note}",
     )
 
 
-def _modules(each: _Found, role: _Role | None, sizes: Sizes) -> Iterator[Module]:
+def _modules(weight: _Weight, role: _Role | None, sizes: Sizes) -> Iterator[Module]:
     """One module, or one for every expert of a stack."""
-    name, component = role or (each.name, _component(each))
-    kind: Literal["linear", "norm", "embed"] = "norm" if each.is_norm else "embed" if name == "pos_embed" else "linear"
-    layer = sizes.n_layers if name == "final_norm" else each.layer
-    heads = _heads(name, each.shape, sizes) if role else 0
-    stacked = each.tensor.ndim == 3
-    for expert in range(each.tensor.shape[0]) if stacked else (-1,):
+    name, component = role or (weight.name, _component(weight))
+    kind: Literal["linear", "norm", "embed"] = (
+        "norm" if weight.is_norm else "embed" if name == "pos_embed" else "linear"
+    )
+    layer = sizes.n_layers if name == "final_norm" else weight.layer
+    heads = _heads(name, weight.shape, sizes) if role else 0
+    stacked = weight.tensor.ndim == 3
+    for expert in range(weight.tensor.shape[0]) if stacked else (-1,):
         yield Module(
             layer,
             name,
             kind,
             component,
-            each.path,
-            each.parameter,
-            each.shape,
-            transposed=each.is_transposed,
+            weight.path,
+            weight.parameter,
+            weight.shape,
+            transposed=weight.is_transposed,
             n_heads=heads,
             expert=expert,
         )
@@ -166,10 +168,10 @@ def _heads(name: str, shape: tuple[int, ...], sizes: Sizes) -> int:
     return heads if shape[-1 if name == "o" else 0] == heads * sizes.d_head else 0
 
 
-def _component(each: _Found) -> Component:
-    """What its path says plainly, inside a block."""
-    for segment in each.name.split(".") if each.layer >= 0 else ():
-        if "norm" in segment:  # before it, or after it?
+def _component(weight: _Weight) -> Component:
+    """The component that its path names, inside a block."""
+    for segment in weight.name.split(".") if weight.layer >= 0 else ():
+        if "norm" in segment:  # of a norm before the component, or after it?
             return "other"
         if _ATTENTION.search(segment):
             return "attn"
@@ -179,33 +181,35 @@ def _component(each: _Found) -> Component:
 
 
 def _roles(tree: _Tree, answers: Mapping[str, str]) -> dict[str, _Role]:
-    """The roles that TransformerLens's answers stand for, without those that the shapes contradict.
+    """The roles in TransformerLens's answers, without those that the shapes contradict.
 
-    A role that two tensors of a layer claim is nobody's; queries, keys and values must be as long as their heads, and
-    a gate and an up projection as wide as what goes down: anything longer is fused with something else.
+    A role that two tensors of a layer claim goes to neither. Queries, keys and values must have as many rows as their
+    heads, gate and up projections as many as the down projection has columns: anything longer is fused.
     """
-    claims = {each: _ROLES[answers[each.parameter]] for each in tree.found if answers.get(each.parameter) in _ROLES}
-    claims = {each: role for each, role in claims.items() if each.is_norm == ("norm" in role[0])}
-    count = Counter((each.layer, role) for each, role in claims.items())
-    d_ff = {each.layer: each.shape[1] for each, role in claims.items() if role[0] == "down"}
+    claims = {
+        weight: _ROLES[answers[weight.parameter]] for weight in tree.weights if answers.get(weight.parameter) in _ROLES
+    }
+    claims = {weight: role for weight, role in claims.items() if weight.is_norm == ("norm" in role[0])}
+    count = Counter((weight.layer, role) for weight, role in claims.items())
+    d_ff = {weight.layer: weight.shape[1] for weight, role in claims.items() if role[0] == "down"}
 
-    def fits(each: _Found, role: _Role) -> bool:
-        if count[each.layer, role] > 1 or each.tensor.ndim > 2:
+    def fits(weight: _Weight, role: _Role) -> bool:
+        if count[weight.layer, role] > 1 or weight.tensor.ndim > 2:
             return False
         if role[0] in ("q", "k", "v"):
-            return _heads(role[0], each.shape, tree.sizes) > 0
-        return role[0] not in ("gate", "up") or each.shape[0] == d_ff.get(each.layer)
+            return _heads(role[0], weight.shape, tree.sizes) > 0
+        return role[0] not in ("gate", "up") or weight.shape[0] == d_ff.get(weight.layer)
 
-    return {each.parameter: role for each, role in claims.items() if fits(each, role)}
+    return {weight.parameter: role for weight, role in claims.items() if fits(weight, role)}
 
 
-def _answers(model: PreTrainedModel, found: Sequence[_Found]) -> dict[str, str]:
-    """What TransformerLens calls each parameter, without its layer; nothing where it is absent or knows no such model.
+def _answers(model: PreTrainedModel, weights: Sequence[_Weight]) -> dict[str, str]:
+    """TransformerLens's name for each parameter, without the layer; empty where it is absent or lacks the architecture.
 
-    Parameters are looked up, not its components: some of those name places that a fused module does not have.
+    It is asked about parameters, not components: some components name places that a fused module does not have.
 
     Raises:
-        ArchitectureError: TransformerLens does not answer as the versions that are known to work do.
+        ArchitectureError: TransformerLens does not answer as its known versions do.
     """
     if find_spec("transformer_lens") is None:
         return {}
@@ -219,12 +223,12 @@ def _answers(model: PreTrainedModel, found: Sequence[_Found]) -> dict[str, str]:
         step = "select_architecture_adapter"
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
         step = "convert_hf_key_to_tl_key"
-        answers = {each.parameter: adapter.convert_hf_key_to_tl_key(each.parameter) for each in found}
-    except ValueError:  # how it says that it does not support an architecture, or this configuration of one
+        answers = {weight.parameter: adapter.convert_hf_key_to_tl_key(weight.parameter) for weight in weights}
+    except ValueError:  # the architecture, or this configuration of it, is not supported
         return {}
     except (ImportError, AttributeError, TypeError, KeyError) as error:
         if isinstance(error, ImportError) and step == "select_architecture_adapter":
-            return {}  # an adapter that needs a library of its own, as for images, which is not installed
+            return {}  # the adapter needs another library, as for images, which is not installed
         raise ArchitectureError(
             f"TransformerLens {version('transformer-lens')} does not answer as expected ({step}: {first_line(error)}) "
             f"for {type(model).__name__}; known to work: {_KNOWN}; install that version, or uninstall transformer-lens "
@@ -234,8 +238,8 @@ def _answers(model: PreTrainedModel, found: Sequence[_Found]) -> dict[str, str]:
 
 
 def _mixtures(model: PreTrainedModel, tree: _Tree) -> dict[str, Sequence[Module]]:
-    """By parameter, the modules of every mixture of experts in the layout that our own rules know."""
-    layers = {each.parameter: each.layer for each in tree.found}
+    """By parameter, the modules of every mixture of experts in the layout that tv's rules know."""
+    layers = {weight.parameter: weight.layer for weight in tree.weights}
     mixtures: dict[str, list[Module]] = defaultdict(list)
     for path, parent in model.named_modules():
         experts = getattr(parent, "experts", None)
@@ -249,38 +253,38 @@ def _read(model: PreTrainedModel) -> _Tree:
     sizes = sizes_of(model.config)
     vocabulary = tuple(_vocabulary(model, sizes))
     taken = {module.parameter for module in vocabulary}
-    found = tuple(each for each in _parameters(model, sizes) if each.parameter not in taken)
-    return _Tree(type(model).__name__, sizes, vocabulary, found)
+    weights = tuple(weight for weight in _parameters(model, sizes) if weight.parameter not in taken)
+    return _Tree(type(model).__name__, sizes, vocabulary, weights)
 
 
 def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
     paths = {part: path for path, part in model.named_modules()}
-    names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix stands once, under one name
+    names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix is listed once
     embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
-    own = names.get(id(getattr(embed, "weight", None)))
-    if own is not None:
-        yield Module(-1, "embed", "embed", "embed", paths[embed], own, tuple(embed.weight.shape))
-    other = names.get(id(getattr(unembed, "weight", None)))
-    if other is not None:
+    embed_name = names.get(id(getattr(embed, "weight", None)))
+    if embed_name is not None:
+        yield Module(-1, "embed", "embed", "embed", paths[embed], embed_name, tuple(embed.weight.shape))
+    unembed_name = names.get(id(getattr(unembed, "weight", None)))
+    if unembed_name is not None:
         shape = tuple(unembed.weight.shape)
-        tied = other == own
-        yield Module(sizes.n_layers, "unembed", "linear", "unembed", paths[unembed], other, shape, tied=tied)
+        tied = unembed_name == embed_name
+        yield Module(sizes.n_layers, "unembed", "linear", "unembed", paths[unembed], unembed_name, shape, tied=tied)
 
 
-def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[_Found]:
+def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[_Weight]:
     """Matrices, stacks of experts and gains of norms, in the order of the model; no convolutions, no biases."""
     lists = {path: len(module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     depth = sizes.n_layers or max(lists.values(), default=0)
     stacks = [path for path, length in lists.items() if length == depth]
-    own = {name: _place(name, stacks) for name, _ in model.named_parameters()}
-    count = Counter(own.values())
+    places = {name: _place(name, stacks) for name, _ in model.named_parameters()}
+    count = Counter(places.values())
     for name, tensor in model.named_parameters():
         path = name.rpartition(".")[0]
         owner = model.get_submodule(path)
         if _is_measured(name, tensor, owner):
-            layer, rest = own[name]
+            layer, rest = places[name]
             unique = rest if count[layer, rest] == 1 else name.removesuffix(".weight")
-            yield _Found(name, tensor, path, owner, layer, unique)
+            yield _Weight(name, tensor, path, owner, layer, unique)
 
 
 def _place(parameter: str, stacks: Sequence[str]) -> tuple[int, str]:

@@ -1,8 +1,8 @@
 """Modules and sites of an architecture, read off the Hugging Face module tree.
 
-Names and shapes alone are read, so the tree may live on the meta device: no weight is loaded. tv's own rules come
-first, and what they say of sites is not assumed but proved when a model is loaded (`probes.pair`). Where no rule fits,
-TransformerLens's adapter is asked what the matrices do, and where it does not know either they stand by name alone.
+Names and shapes alone are read, so the tree may live on the meta device: no weight is loaded. tv's rules come first;
+the sites that they name are verified when a model is loaded (`probes.pair`). Where no rule fits, TransformerLens's
+adapter gives the roles of matrices; where it does not know them either, matrices go by name alone.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def skeleton(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def resolve(model: PreTrainedModel) -> Architecture:
-    """Name every module of `model` (live, or a `skeleton`), and every site where tv's own rules fit.
+    """Name every module of `model` (live, or a `skeleton`), and every site where tv's rules fit.
 
-    `Architecture.roles` says whose word the names are, and `Architecture.note` what to make of them.
+    `Architecture.roles` says where the names come from, and `Architecture.note` how to read them.
     """
     try:
         return by_rules(model)

@@ -1,7 +1,7 @@
 """The rule set that names a model's modules and sites off the Hugging Face module tree.
 
-Names and shapes alone are read, so the tree may live on the meta device. A rule that does not fit refuses: a matrix
-that no module claims and a fused one whose slices do not add up are never guessed at.
+Names and shapes alone are read, so the tree may live on the meta device. A rule that does not fit refuses: it never
+guesses at a matrix that no module claims or a fused one whose slices do not add up.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class _Resolver:
         for layer, block in enumerate(stack):
             path = f"{stack_path}.{layer}"
             blocks.append(self._block(layer, path, block))
-            own = sorted(self._block_modules(layer, path, block), key=_execution_order)
-            modules += own
-            gated = gated and any(module.name == "gate" for module in own)
+            block_modules = sorted(self._block_modules(layer, path, block), key=_execution_order)
+            modules += block_modules
+            gated = gated and any(module.name == "gate" for module in block_modules)
         self._require_all(stack_path, modules)
         n_layers = len(blocks)
         modules.append(self._norm(n_layers, "final_norm", "unembed", final_norm))
@@ -126,7 +126,7 @@ class _Resolver:
         )
 
     def _require_all(self, stack_path: str, modules: list[Module]) -> None:
-        """Refuse where a matrix or a gain of the blocks is in no module: the rules then do not see the whole model."""
+        """Refuse where a matrix or a gain of the blocks is in no module: the rules then miss part of the model."""
         named = {module.parameter for module in modules}
         for name, parameter in self.model.named_parameters():
             inside = name.startswith(f"{stack_path}.") and (parameter.ndim > 1 or name.endswith("norm.weight"))
@@ -199,7 +199,7 @@ class _Resolver:
             path = self.names[child]
             slices = list(self._slices(leaf, rules[leaf], rows))
             covered = sum(stop - start for _, ranges in slices for start, stop in ranges)
-            if covered not in (0, rows) or (leaf == "c_attn" and not transposed):  # only GPT-2's own is q, k, v
+            if covered not in (0, rows) or (leaf == "c_attn" and not transposed):  # only GPT-2's is q, k, v
                 self._refuse(f"no rule cuts the fused matrix {leaf!r}", self.names[parent])
             for name, ranges in slices:
                 taken = sum(stop - start for start, stop in ranges) or rows

@@ -1,4 +1,4 @@
-"""The sizes of a model, as its configuration tells them."""
+"""The sizes of a model, from its configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNBOUNDED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes that hold for every layer; 0 where the configuration tells none."""
+    """Sizes that hold for every layer; 0 where the configuration gives none."""
 
     n_layers: int
     d_model: int
@@ -42,6 +42,6 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
 def _size(config: PretrainedConfig, name: str, default: int = 0) -> int:
     try:
         value = getattr(config, name, None)
-    except RuntimeError:  # so transformers says that it differs from layer to layer
+    except RuntimeError:  # transformers raises it for a size that differs from layer to layer
         return 0
     return value if isinstance(value, int) and value else default

@@ -1,7 +1,7 @@
-"""A LoRA adapter directory in peft's format as the tuned side: T = scaling · B · A, formed when it is asked for.
+"""A LoRA adapter directory in peft's format as the tuned side: T = scaling · B · A, formed on demand.
 
 Source: arXiv 2106.09685 §4.1 (scaling α/r) and arXiv 2312.03732 eq. 8 (rsLoRA, α/√r). Nothing is merged on disk, and
-T is never read off a difference. Whatever makes T another thing than B · A is refused.
+T is never taken from a difference. An adapter whose T is more than B · A is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tv.checkpoints.checkpoint import Checkpoint
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-#: Settings that make of T something else than scaling · B · A.
+#: Settings under which T is not scaling · B · A.
 _OTHER_FORMS = {
     "use_dora": "DoRA",
     "use_qalora": "QALoRA",
@@ -45,7 +45,7 @@ _OTHER_FORMS = {
     "trainable_token_indices": "trainable tokens",
     "layer_replication": "replicated layers",
 }
-#: Ways to start that leave the base's weights as they were. The others move part of them into A and B.
+#: Initialisations that leave the base's weights unchanged. The others move part of them into A and B.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _MERGE = "merge it into its base with peft and pass the merged checkpoint"
 _KEY = re.compile(r"^(?P<path>.*)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_[AB])$")
@@ -102,7 +102,7 @@ class AdapterTensors(MovedTensors):
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         part = self._parts.get(name)
         if part is not None and part.full is not None and part.down is None and part.output_bias is None:
-            return part.full.load(expert)  # rows of its own included
+            return part.full.load(expert)  # with the rows that it adds
         return super().read(name, expert)
 
     def rounding(self, name: str) -> Noise:
@@ -142,7 +142,7 @@ class _Part:
     output_bias: Stored | None = None  # of B, for a bias
     scaling: float = 1.0
     transposed: bool = False  # the parameter is stored (in, out), as Conv1D's and an embedding's are
-    rank: int = 0  # as the configuration has it
+    rank: int = 0  # from the configuration
 
     @property
     def stored(self) -> list[Stored]:
@@ -163,7 +163,7 @@ class _Part:
             raise CheckpointError(f"{directory}: tensor {odd.name!r} is stored as {odd.dtype}; save it as float32")
         if (self.down is None) != (self.up is None):
             raise CheckpointError(f"{directory}: of the factors of {name!r} only one is there; save the adapter again")
-        found = self.shape(expected)
+        shape = self.shape(expected)
         if self.down is not None and self.up is not None:
             if self.down.shape[0] != self.rank or self.up.shape[1:] != (self.rank,):
                 raise CheckpointError(
@@ -171,14 +171,14 @@ class _Part:
                     f"{list(self.up.shape)}, but {_CONFIG} says rank {self.rank}; the two do not belong together"
                 )
             out, into = self.up.shape[0], self.down.shape[1]
-            found = (into, out) if self.transposed else (out, into)
+            shape = (into, out) if self.transposed else (out, into)
         if self.output_bias is not None:
-            found = self.output_bias.shape
+            shape = self.output_bias.shape
         embedding = base.architecture.embed, base.architecture.unembed
-        grown = name.rpartition(".")[0] in embedding and found[1:] == expected[1:]
-        if found != expected and not (grown and self.full is not None and self.full.shape == found):
+        grown = name.rpartition(".")[0] in embedding and shape[1:] == expected[1:]
+        if shape != expected and not (grown and self.full is not None and self.full.shape == shape):
             raise CheckpointError(
-                f"{directory}: its change of {name!r} has shape {list(found)}, the parameter of {base.source} "
+                f"{directory}: its change of {name!r} has shape {list(shape)}, the parameter of {base.source} "
                 f"{list(expected)}; pass the base it was trained on"
             )
 
@@ -194,7 +194,7 @@ class _Sorter:
         parts: dict[str, dict[str, _Part]] = defaultdict(lambda: defaultdict(_Part))
         for stored in header(_weights(self._directory)):
             if ".original_module." in stored.name:
-                continue  # the base's own, kept beside what was trained
+                continue  # the base's, kept beside the trained one
             path, kind = self._split(stored.name)
             leaf = "bias" if kind == "lora_B.bias" else "weight"
             name = self._parameter(path if kind == "full" else f"{path}.{leaf}", stored.name)
@@ -214,11 +214,11 @@ class _Sorter:
         return {name: self._one(name, aliases) for name, aliases in parts.items()}
 
     def _split(self, key: str) -> tuple[str, str]:
-        """(module path as peft knew it, which of its tensors), or (parameter, "full")."""
+        """(module path in peft, which of its tensors), or (parameter, "full")."""
         path = key.removeprefix("base_model.model.")
-        found = _KEY.match(path)
-        if found:
-            return found["path"], found["part"]
+        match = _KEY.match(path)
+        if match:
+            return match["path"], match["part"]
         if "lora_" in path or "token_adapter" in path:
             raise CheckpointError(f"{self._directory}: tensor {key!r} is of a kind that is not read here; {_MERGE}")
         return re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", path), "full"
@@ -248,7 +248,7 @@ class _Sorter:
         try:
             module = self._model.get_submodule(name.rpartition(".")[0])
         except AttributeError:
-            return False  # the parameter will be missed in the base
+            return False  # `AdapterTensors` reports that the base lacks it
         return type(module).__name__ == "Conv1D"
 
     def _one(self, name: str, aliases: Mapping[str, _Part]) -> _Part:

@@ -1,6 +1,6 @@
-"""Lazy named tensors of a checkpoint, wherever they come from, and the way to open each kind of source.
+"""A checkpoint's tensors by name, wherever they come from, each read on demand.
 
-A tensor is read when it is asked for. Nothing is unpickled and no remote code runs.
+Nothing is unpickled and no remote code runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PIECE = 2**20  # entries whose sum is taken in float64 at a time
 
 
 class Checkpoint:
-    """One model's weights by name. `tv.open_checkpoint` opens one; a tensor is read when it is asked for.
+    """One model's weights by name. `tv.open_checkpoint` opens one; tensors are read on demand.
 
     Args:
         source: Where it comes from, as messages name it.
@@ -58,7 +58,7 @@ class Checkpoint:
 
     @property
     def unreadable(self) -> Mapping[str, str]:
-        """Parameters that are stored in a form which cannot be read here, and why. They are in no `names`."""
+        """Parameters stored in a form that cannot be read here, and why. They are not in `names`."""
         return self._tensors.unreadable
 
     @property
@@ -68,22 +68,22 @@ class Checkpoint:
 
     @property
     def base(self) -> Checkpoint | None:
-        """The base under an adapter or a tuning vector; None where the checkpoint is a model of its own."""
+        """The base under an adapter or a tuning vector; None for a full model."""
         return self._tensors.base
 
     @property
     def moved(self) -> tuple[str, ...]:
-        """Names of the parameters that an adapter or a tuning vector moves; of a model of its own, all."""
+        """Names of the parameters that an adapter or a tuning vector moves; for a full model, all."""
         return tuple(self._tensors.moved)
 
     @property
     def places(self) -> list[Place]:
-        """The tensors of its files and which parameter each holds, for whoever writes such files."""
+        """The tensors of its files and which parameter each holds, for code that writes such files."""
         return self._tensors.places()
 
     @property
     def buffers(self) -> dict[str, Tensor]:
-        """What its files hold beside parameters, by name in the files, as stored."""
+        """What its files hold besides parameters, by name in the files, as stored."""
         return self._tensors.buffers()
 
     @property
@@ -166,9 +166,9 @@ class Checkpoint:
         self, name: str, base: Checkpoint, expert: int, view: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "..."]:
         self.info(name)
-        own = self._tensors
-        if own.base is not None and (own.base is base or own.base.fingerprint() == base.fingerprint()):
-            return view(self._finite(name, own.delta(name, expert)))
+        tensors = self._tensors
+        if tensors.base is not None and (tensors.base is base or tensors.base.fingerprint() == base.fingerprint()):
+            return view(self._finite(name, tensors.delta(name, expert)))
         return difference(view(self.read(name, expert)), view(base.read(name, expert)))
 
     def _finite(self, name: str, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from tv.checkpoints.vector import TuningVector
 
 
 def extract(base: Source, tuned: Source) -> TuningVector:
-    """The tuning vector T = θ_tuned − θ_base, read a parameter at a time when it is asked for.
+    """The tuning vector T = θ_tuned − θ_base, one parameter at a time, read on demand.
 
     Args:
         base: The pretrained model: whatever `open_checkpoint` opens.
@@ -58,13 +58,13 @@ def _common(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
 
 def _noise(pair: WeightPair, names: Iterable[str]) -> dict[str, Any]:
     """The rounding in T: (in units of ‖W‖, in units of ‖T‖) of most parameters, and of the others."""
-    found = {name: astuple(pair.noise(name)) for name in names}
-    most = Counter(found.values()).most_common(1)[0][0]
-    return {"most": most, "others": {name: noise for name, noise in found.items() if noise != most}}
+    noises = {name: astuple(pair.noise(name)) for name in names}
+    most = Counter(noises.values()).most_common(1)[0][0]
+    return {"most": most, "others": {name: noise for name, noise in noises.items() if noise != most}}
 
 
 def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a side came from. `other_dtypes` names the tensors that are not stored as most are."""
+    """Where a side came from. `other_dtypes` names the tensors that are stored in another dtype than most."""
     others = {name: checkpoint.info(name).dtype for name in checkpoint.names}
     others = {name: dtype for name, dtype in others.items() if dtype != checkpoint.dtype}
     return {"source": checkpoint.source, **checkpoint.fingerprint(), "other_dtypes": others}

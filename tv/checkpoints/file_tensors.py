@@ -1,4 +1,4 @@
-"""A model's parameters out of the tensors that its files, or a live model, hold.
+"""A model's parameters from the tensors in its files.
 
 Files may name a parameter otherwise, keep each expert of a fused tensor apart, or hold float8 with scales beside it.
 """
@@ -23,7 +23,7 @@ from tv.errors import CheckpointError
 from tv.runtime.transformers_private import ignored_keys
 
 _ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
-#: Tensors that old files keep and no model needs.
+#: Tensors in old files that no model needs.
 _LEFT_OVER = re.compile(
     r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
 )
@@ -48,8 +48,8 @@ class _Piece:
 @dataclass(frozen=True)
 class _Parameter:
     info: TensorInfo
-    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces that lie along its rows
-    stacked: bool  # every expert apart; otherwise one piece is the whole parameter
+    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces along its rows
+    stacked: bool  # every expert is stored apart; otherwise one piece is the whole parameter
 
     def read(self, expert: int) -> Tensor:
         if not self.stacked:
@@ -76,10 +76,10 @@ class _Parameter:
 
 
 class FileTensors(Tensors):
-    """The parameters of `model` (a skeleton) out of the tensors of its files, each read when it is asked for.
+    """The parameters of `model` (a skeleton) from the tensors of its files, each read on demand.
 
-    `quantisation` is the configuration's own word on it. Raises CheckpointError where the tensors are not weights of
-    this model's shapes: quantised but for float8, or of another model.
+    `quantisation` is the configuration's account of it. Raises CheckpointError where the tensors are not weights of
+    this model's shapes: quantised otherwise than in float8, or of another model.
     """
 
     def __init__(
@@ -130,14 +130,16 @@ class FileTensors(Tensors):
         experts = tuple(tuple(self._piece(stored[key], stored) for key in row) for row in keys)
         pieces = [piece for row in experts for piece in row]
         first = pieces[0].stored
-        found = first.shape
+        stored_shape = first.shape
         if files.stacked:
             rows = {sum(piece.stored.shape[0] for piece in row) for row in experts}
             others = {piece.stored.shape[1:] for piece in pieces}
-            found = (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
-        if found != shape:
+            stored_shape = (
+                (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
+            )
+        if stored_shape != shape:
             raise CheckpointError(
-                f"{self._source}: tensor {name!r} has shape {list(found)}, but config.json says "
+                f"{self._source}: tensor {name!r} has shape {list(stored_shape)}, but config.json says "
                 f"{list(shape)}; the two do not belong together"
             )
         dtype = max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))

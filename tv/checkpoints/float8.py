@@ -1,4 +1,4 @@
-"""Float8 weights and the scales that lie beside them: one for the tensor, one a row, or one a block."""
+"""Float8 weights and the scales beside them: one per tensor, per row or per block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from tv.checkpoints.tensors import Stored
 
 DTYPES = frozenset({"F8_E4M3", "F8_E5M2"})
-_SUFFIXES = ("_scale_inv", "_scale")  # a weight is multiplied with both, whatever the first one's name says
+_SUFFIXES = ("_scale_inv", "_scale")  # both multiply the weight, whatever the first one's name says
 
 
 def scale_of(stored: Stored, others: Mapping[str, Stored]) -> Stored | None:

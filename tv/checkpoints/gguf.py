@@ -1,7 +1,7 @@
-"""A GGUF file as a checkpoint, through transformers' own loader.
+"""A GGUF file as a checkpoint, through transformers' loader.
 
-The file's header is read when it is opened. The tensors are dequantised together, when the first one is asked for, and
-stay in memory: that loader knows no single tensor.
+Opening reads the file's header. The first read dequantises all tensors, which stay in memory: the loader cannot read
+a single one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_gguf(file: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel
 
 
 class GgufTensors(Tensors):
-    """The parameters of `model` (a skeleton) out of a GGUF file. Raises CheckpointError where it cannot be read."""
+    """The parameters of `model` (a skeleton) from a GGUF file. Raises CheckpointError where it cannot be read."""
 
     def __init__(self, file: Path, model: PreTrainedModel) -> None:
         self._file = file
@@ -62,7 +62,7 @@ class GgufTensors(Tensors):
         whole = _Stored(main, min(e.start for e in stored.values()), max(e.stop for e in stored.values()))
         infos: dict[str, TensorInfo] = {}
         for name, parameter in model.named_parameters():
-            entry = self._stored.setdefault(name, whole)  # the loader knows more names than it tells: fused experts
+            entry = self._stored.setdefault(name, whole)  # the loader maps more names than it lists: fused experts
             infos[name] = TensorInfo(name, tuple(parameter.shape), entry.dtype)
         self.infos = infos
         if main not in PLAIN:
@@ -106,7 +106,7 @@ def _names(file: Path, model: PreTrainedModel) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _loading(file: Path) -> Iterator[None]:
-    """Says in one line what transformers, or the gguf package, makes of a bad file."""
+    """Turn errors of transformers and the gguf package into one line about the file."""
     try:
         yield
     except ImportError as error:
@@ -115,5 +115,5 @@ def _loading(file: Path) -> Iterator[None]:
         ) from error
     except CheckpointError:
         raise
-    except Exception as error:  # the two packages raise whatever a damaged header makes them stumble on
+    except Exception as error:  # a damaged header can make the two packages raise anything
         raise CheckpointError(f"{file}: cannot be read as GGUF: {first_line(error)}; download it again") from error

@@ -30,12 +30,12 @@ def load_model(
     device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode, out of whatever `tv.open_checkpoint` opens.
+    """A causal language model in evaluation mode, from whatever `tv.open_checkpoint` opens.
 
     A live model is used as it is. An adapter or a tuning vector moves a copy of `base` (without one, of the base
-    that it names). `dtype` is float32, bfloat16 or float16; `device` is one of torch's, or "auto": spread over every
-    GPU that there is, by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it
-    cannot be loaded, or does not fit its devices, and InputError for another dtype.
+    that it names). `dtype` is float32, bfloat16 or float16; `device` is one of torch's, or "auto": spread over all
+    GPUs by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded,
+    or does not fit its devices, and InputError for another dtype.
     """
     if isinstance(source, PreTrainedModel):
         return source.eval()
@@ -119,7 +119,7 @@ def _load(name: str, revision: str | None, dtype: torch.dtype, trust_remote_code
 
 
 def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy of the base, with every parameter that T moves put in its place."""
+    """A copy of the base with the parameters that T moves replaced."""
     assert checkpoint.base is not None
     under = base if base is not None else checkpoint.base.source
     model = copy.deepcopy(under).to(dtype) if isinstance(under, PreTrainedModel) else _on_cpu(under, None, dtype, False)
@@ -129,7 +129,7 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
 
 
 def _dequantised(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a float8 checkpoint, with the checkpoint's own reading of its tensors."""
+    """The model of a float8 checkpoint, with the tensors as the checkpoint dequantises them."""
     model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype)
     return _filled(model, checkpoint, checkpoint.names)
 
@@ -145,5 +145,5 @@ def _filled(model: PreTrainedModel, checkpoint: Checkpoint, names: tuple[str, ..
 def _is_quantised(path: Path) -> bool:
     try:
         return getattr(AutoConfig.from_pretrained(path), "quantization_config", None) is not None
-    except Exception:  # what is wrong is said where the model is loaded
+    except Exception:  # loading the model reports what is wrong
         return False

@@ -20,7 +20,7 @@ _LEFT = "*/*"  # copies of the weights in other formats lie in folders
 def locate(source: str | Path, revision: str | None = None) -> Path:
     """The directory or file of a source: itself, or the snapshot of a hub id (`org/name`, `org/name@revision`).
 
-    Raises CheckpointError where there is no such thing.
+    Raises CheckpointError where there is none.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -45,7 +45,7 @@ def hub_id(source: str) -> tuple[str, str | None]:
 
 
 def kind_of(path: Path) -> Kind:
-    """What lies at a path. Raises CheckpointError for a file of no known kind, and for two things in one directory."""
+    """What lies at a path. Raises CheckpointError for a file of no known kind, and for a directory of two kinds."""
     if path.is_file():
         kinds: dict[str, Kind] = {".safetensors": "vector", ".gguf": "gguf"}
         if path.suffix in kinds:

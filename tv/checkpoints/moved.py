@@ -1,4 +1,4 @@
-"""A tuned side that is a base and a T of its own: T is read as the source holds it, never as a difference."""
+"""A tuned side given as a base and T: T is read as the source holds it, never as a difference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MovedTensors(Tensors):
-    """The parameters of `base` moved by T. `moved` describes those that T moves; the others are the base's own."""
+    """The parameters of `base` moved by T. `moved` describes those that T moves; the others are the base's."""
 
     base: Checkpoint
 
@@ -33,7 +33,7 @@ class MovedTensors(Tensors):
 
     @abstractmethod
     def step(self, name: str, expert: int) -> Float[Tensor, "..."]:
-        """T of a parameter that it moves, or of one expert of it, float32, in memory of its own."""
+        """T of a parameter that it moves, or of one expert of it, float32, in newly allocated memory."""
 
     @abstractmethod
     def rounding(self, name: str) -> Noise:

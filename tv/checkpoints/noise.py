@@ -1,4 +1,4 @@
-"""How much of a tuning vector can be rounding: the relative error that each stored dtype leaves."""
+"""How much of a tuning vector can be rounding: the relative error of each stored dtype."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDING = {
     "F64": 0.0,
     "F8_E4M3": 2.66e-2,
     "F8_E5M2": 5.3e-2,
-    # GGUF, measured on Gaussian weights with the gguf package's own quantiser.
+    # GGUF, measured on Gaussian weights with the gguf package's quantiser.
     "Q4_0": 8.59e-2,
     "Q4_1": 7.82e-2,
     "Q5_0": 4.27e-2,
@@ -49,7 +49,7 @@ class Noise:
     """Relative rounding errors of one tensor of the tuned side."""
 
     of_weight: float = 0.0  # in units of ‖W‖: the rounding of θ_tuned
-    of_delta: float = 0.0  # in units of ‖T‖: the rounding of T's own parts, where the source holds T itself
+    of_delta: float = 0.0  # in units of ‖T‖: the rounding of T's parts, where the source holds T itself
 
     def share(self, weight_norm: float, delta_norm: float) -> float:
         """The share of ‖T‖² that rounding explains, at most 1; 0 where T = 0."""

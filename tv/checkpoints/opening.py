@@ -1,4 +1,4 @@
-"""One way into every kind of source: a directory, a hub id, a live model, a GGUF file, an adapter, a tuning vector."""
+"""One way to open every source: a directory, a hub id, a live model, a GGUF file, an adapter, a tuning vector."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         source: A local Hugging Face directory, a hub id (`org/name` or `org/name@revision`), a live model, a .gguf
             file, a LoRA adapter's directory, or a tuning vector (a file of `tv extract`, or one in memory).
         revision: Of a hub id: a branch, a tag or a commit.
-        base: What an adapter or a tuning vector is opened over; without it, the base that they name.
+        base: What an adapter or a tuning vector is opened over; by default the base that it names.
 
     Returns:
         The weights by name. None is read yet.
@@ -72,8 +72,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     config, quantisation = _config(path)
     stored = stored_tensors(path)
     layers = config.get_text_config().num_hidden_layers
-    if isinstance(layers, int) and layers > len(stored):  # before a tree of so many is built
-        raise CheckpointError(f"{path}: its config speaks of {layers:,} layers, and it stores {len(stored):,} tensors")
+    if isinstance(layers, int) and layers > len(stored):  # checked before a tree of so many is built
+        raise CheckpointError(f"{path}: its config declares {layers:,} layers, but it stores {len(stored):,} tensors")
     model, architecture = _tree(config, path / "config.json")
     return Checkpoint(str(source), path, config, architecture, FileTensors(str(source), stored, model, quantisation))
 
@@ -88,13 +88,13 @@ def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Chec
 
 
 def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
-    """The base as an adapter or a tuning vector moves it. Without a tokenizer of its own it has the base's."""
+    """The base as an adapter or a tuning vector moves it. Where it has no tokenizer, the base's is used."""
     base = tensors.base
     rows = tensors.infos[f"{base.architecture.embed}.weight"].shape[0]
     config = copy.deepcopy(base.config)
     config.get_text_config().vocab_size = rows
-    own = path if path is not None and (path / "tokenizer.json").is_file() else base.path
-    return Checkpoint(source, own, config, replace(base.architecture, vocab_size=rows), tensors)
+    tokenizer_path = path if path is not None and (path / "tokenizer.json").is_file() else base.path
+    return Checkpoint(source, tokenizer_path, config, replace(base.architecture, vocab_size=rows), tensors)
 
 
 def _tree(config: PretrainedConfig, file: Path) -> tuple[PreTrainedModel, Architecture]:
@@ -103,12 +103,12 @@ def _tree(config: PretrainedConfig, file: Path) -> tuple[PreTrainedModel, Archit
         return model, resolve(model)
     except InputError:
         raise
-    except Exception as error:  # whatever transformers makes of numbers that describe no model
+    except Exception as error:  # numbers that describe no model can make transformers raise anything
         raise CheckpointError(f"{file}: describes no model: {first_line(error)}") from error
 
 
 def _config(path: Path) -> tuple[PretrainedConfig, Mapping[str, Any]]:
-    """A model's configuration without its quantisation, and what it says of that."""
+    """A model's configuration without its quantisation, and the quantisation settings."""
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
     try:

@@ -1,4 +1,4 @@
-"""Do two checkpoints belong together? One architecture, shape and tokenizer, or one line that says where they part."""
+"""Whether two checkpoints belong together: one architecture, shape and tokenizer, or one line on how they differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tv.checkpoints.noise import PLAIN, Noise
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.errors import CheckpointError
 
-#: Settings that may differ without the forward pass being another.
+#: Settings that may differ without changing the forward pass.
 _BESIDE_THE_POINT = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "vocab_size"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_position_embeddings"),
@@ -27,7 +27,7 @@ _BESIDE_THE_POINT = {
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What `check_pair` says of a pair that belongs together.
+    """What `check_pair` reports on a pair that belongs together.
 
     Attributes:
         n_tensors: Parameters of the base.
@@ -66,7 +66,7 @@ class WeightPair:
     Attributes:
         base: The pretrained model.
         tuned: The fine-tuned one.
-        facts: What `tv.check_pair` says of the two.
+        facts: What `tv.check_pair` reports on the two.
 
     Examples:
         >>> pair = tv.open_pair("data/models/base", "data/models/medical")
@@ -80,7 +80,7 @@ class WeightPair:
 
     @property
     def modules(self) -> tuple[Module, ...]:
-        """The modules of both, in execution order, but for those that one side holds in a form that cannot be read."""
+        """The modules of both, in execution order, except those that one side holds in a form that cannot be read."""
         left_out = self.base.unreadable.keys() | self.tuned.unreadable.keys()
         return tuple(module for module in self.base.architecture.modules if module.parameter not in left_out)
 
@@ -98,7 +98,7 @@ class WeightPair:
         return self.tuned.info(module.parameter).dtype
 
     def noise(self, name: str) -> Noise:
-        """The rounding in T of a parameter. A base that was quantised after training adds its own."""
+        """The rounding in T of a parameter. A base that was quantised after training adds its rounding."""
         tuned, base = self.tuned.noise(name), self.base.noise(name)
         if self.tuned.base is not None or self.base.info(name).dtype in PLAIN:
             return tuned
@@ -247,7 +247,7 @@ def _compare_tokenizers(
 
 
 def vocabulary_of(path: Path | None) -> dict[str, int] | None:
-    """Token → id out of tokenizer.json, added tokens included."""
+    """Token → id from tokenizer.json, added tokens included."""
     if path is None or not (path / "tokenizer.json").is_file():
         return None
     try:

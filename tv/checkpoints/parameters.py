@@ -1,4 +1,4 @@
-"""What every source of parameters can be asked: a model's files, a live model, GGUF, an adapter, a tuning vector."""
+"""The interface of every source of parameters: a model's files, a live model, GGUF, an adapter, a tuning vector."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Place:
 
 
 class Tensors(ABC):
-    """Where a checkpoint's parameters come from. A source says how it reads, and overrides what is not as usual."""
+    """Where a checkpoint's parameters come from. A source defines how it reads, and overrides other defaults."""
 
     infos: Mapping[str, TensorInfo]  # what is known of each parameter
     unreadable: Mapping[str, str] = {}  # parameters held in a form that cannot be read, and why
     notes: tuple[str, ...] = ()  # what a reader should know of them
-    base: Checkpoint | None = None  # what a T of its own moves; None for a model of its own
+    base: Checkpoint | None = None  # what T moves, where the source holds T; None for a full model
 
     @abstractmethod
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
@@ -58,12 +58,12 @@ class Tensors(ABC):
 
     @property
     def moved(self) -> Collection[str]:
-        """The parameters that T moves; of a model of its own, all."""
+        """The parameters that T moves; for a full model, all."""
         return self.infos.keys()
 
     def delta(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
-        """T of a parameter over `base`. Raises TypeError for a model of its own, whose T is a difference."""
-        raise TypeError(f"{type(self).__name__} holds no T of its own")
+        """T of a parameter over `base`. Raises TypeError for a full model, whose T is a difference."""
+        raise TypeError(f"{type(self).__name__} holds no T")
 
     def noise(self, name: str) -> Noise:
         """What rounding a parameter carries."""
@@ -74,5 +74,5 @@ class Tensors(ABC):
         return [Place(name, name) for name in self.infos]
 
     def buffers(self) -> dict[str, Tensor]:
-        """What its files hold beside parameters and the model needs."""
+        """What the model needs from its files besides parameters."""
         return {}

@@ -10,33 +10,33 @@ from tv.checkpoints.noise import ROUNDING, Noise
 
 
 class Provenance(dict[str, Any]):
-    """A mapping that JSON can hold: `base` and `tuned` of a pair, or what was scaled, added or stood in for.
+    """A mapping that JSON can hold: `base` and `tuned` of a pair, or what was scaled, added or replaced by a control.
 
     Example: ``{"scale": 0.5, "of": {"base": {…}, "tuned": {…}, "noise": {…}}}``.
     """
 
     def scaled(self, scale: float) -> Provenance:
-        """That of the vector times `scale`."""
+        """The provenance of the vector times `scale`."""
         return Provenance(scale=scale, of=self)
 
     def plus(self, other: Provenance) -> Provenance:
-        """That of the sum."""
+        """The provenance of the sum."""
         return Provenance(sum=[self, other])
 
     def control(self, kind: str, seed: int) -> Provenance:
-        """That of a control, which has this vector's rounding in place of its own."""
+        """The provenance of a control, which is given this vector's rounding."""
         base = {} if self.base is None else {"base": self.base}
         return Provenance(control=kind, seed=seed, control_of=self, **base)
 
     @property
     def base(self) -> dict[str, Any] | None:
-        """What is said of the base of the vector, of what was scaled, or of the first summand."""
+        """The base of the vector, of what was scaled, or of the first summand with one."""
         if isinstance(self.get("base"), dict):
             return self["base"]
         return next((one.base for one in self._operands() if one.base is not None), None)
 
     def dtype(self, name: str) -> str:
-        """The coarsest dtype that tuned sides hold a parameter in; F32 where nothing is said."""
+        """The coarsest dtype that tuned sides hold a parameter in; F32 where none is recorded."""
         return max(self._dtypes(name), key=lambda dtype: ROUNDING.get(dtype, 0.0), default="F32")
 
     def noise(self, name: str) -> Noise:
@@ -51,7 +51,7 @@ class Provenance(dict[str, Any]):
         return Noise(abs(float(self.get("scale", 1.0))) * of_weight, of_delta)
 
     def _operands(self) -> list[Provenance]:
-        """What was scaled or added, or what a control stands in for. A file may hold anything at these places."""
+        """What was scaled or added, or what a control replaces. A file may hold anything in these fields."""
         single = next((self[key] for key in ("of", "control_of") if key in self), None)
         told = self.get("sum", []) if single is None else [single]
         return [Provenance(one) for one in told if isinstance(one, Mapping)] if isinstance(told, list) else []

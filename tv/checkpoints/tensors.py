@@ -1,6 +1,6 @@
 """Tensors of safetensors files: every header checked first, then one tensor, or one slice of it, at a time.
 
-Files are memory-mapped and nothing is unpickled. A truncated shard is found when the headers are read, before any work.
+Files are memory-mapped and nothing is unpickled. Reading the headers detects a truncated shard, before any work.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Stored:
     stop: int
 
     def load(self, index: int = -1) -> Float[Tensor, "..."]:
-        """The tensor as stored, out of the mapped file; with `index` ≥ 0 only that entry of its first dimension.
+        """The tensor as stored, from the mapped file; with `index` ≥ 0 only that entry of its first dimension.
 
         Raises CheckpointError where it cannot be read.
         """
@@ -58,7 +58,7 @@ class Stored:
 
 
 def sample_of(path: Path, start: int, stop: int) -> bytes:
-    """The first and the last bytes of a stretch of a file."""
+    """The first and the last bytes of a range of a file."""
     with open(path, "rb") as file:
         file.seek(start)
         first = file.read(min(_SAMPLED_BYTES, stop - start))
@@ -87,7 +87,7 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
 
 
 def header(file: Path) -> list[Stored]:
-    """The tensors a safetensors file declares. Raises CheckpointError where the file is not as long as it says."""
+    """The tensors a safetensors file declares. Raises CheckpointError where the file is shorter than it says."""
     try:
         size = file.stat().st_size
         with open(file, "rb") as handle:
@@ -113,22 +113,22 @@ def header(file: Path) -> list[Stored]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Readers do not agree on which of two values of one name counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object without duplicate names, of which readers keep different values."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         twin = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
         raise ValueError(f"{twin!r} stands in its header twice")
-    return found
+    return entries
 
 
 def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: dict[str, str]) -> bytes:
     """A safetensors header of (name, dtype in its words, shape, bytes): 8 bytes of length, then JSON, padded to 8."""
-    found: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     start = 0
     for name, dtype, shape, size in tensors:
-        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + size]}
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + size]}
         start += size
-    text = json.dumps(found).encode()
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 

@@ -25,13 +25,13 @@ class Files:
     keys: list[str]
     grid: list[list[str]]  # of each expert, its tensors in the order of its rows
     stacked: bool = False
-    form: str = ""  # what transformers would make of them, where that is not known here
+    form: str = ""  # how transformers converts them, where this module cannot
 
 
 class ModelNames:
     """The names that transformers gives to stored tensors when it loads them into `model`.
 
-    Older checkpoints lack the base model's prefix, or name a matrix otherwise; experts of a fused tensor lie apart.
+    Older checkpoints lack the base model's prefix, or use other names; experts of a fused tensor are stored apart.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -46,11 +46,11 @@ class ModelNames:
 
     def sort(self, stored: Iterable[str]) -> dict[str, Files]:
         """The stored names by the parameter that they make up."""
-        found: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
+        parameters: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
         for key in stored:
             name, pattern = self.of(key)
-            found[name][pattern].append(key)
-        return {other: files for name, patterns in found.items() for other, files in self._files(name, patterns)}
+            parameters[name][pattern].append(key)
+        return {other: files for name, patterns in parameters.items() for other, files in self._files(name, patterns)}
 
     def _files(self, name: str, patterns: Mapping[str | None, list[str]]) -> Iterator[tuple[str, Files]]:
         keys = [key for group in patterns.values() for key in group]
@@ -81,5 +81,5 @@ def _merges_experts(converter: WeightConverter) -> bool:
 
 
 def _natural(key: str) -> list[tuple[int, str]]:
-    """Sorts experts by number."""
+    """A sort key: experts by number."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")]

@@ -1,4 +1,4 @@
-"""The tuning vector T = θ_tuned − θ_base, lazily: a tensor, or one expert of it, is formed when it is asked for."""
+"""The tuning vector T = θ_tuned − θ_base: each tensor, or one expert of it, is formed on demand."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class TuningVector:
 
     Args:
         shapes: The shape of every parameter that it moves, by the parameter's name in the live model.
-        read: Gives the tensor of a name. It is called each time that the tensor is asked for.
-        provenance: Where the vector comes from, as JSON; `save` writes it along.
-        read_expert: Gives one entry of the first dimension, by name and index; without it the whole tensor is read.
+        read: Returns the tensor of a name. It is called at every access.
+        provenance: Where the vector comes from, as JSON; `save` writes it too.
+        read_expert: Returns one entry of the first dimension, by name and index; without it the whole tensor is read.
 
     Examples:
         >>> medical = tv.extract("data/models/base", "data/models/medical")
@@ -122,27 +122,27 @@ class TuningVector:
             CheckpointError: The other is of another model.
         """
         self._require_same_model(other)
-        dot = own = others = 0.0
+        dot = left_sq = right_sq = 0.0
         for name in self.names:
             for index in self._indices(name):
                 left, right = self._part(name, index).double(), other._part(name, index).double()
                 dot += float((left * right).sum())
-                own += float(left.pow(2).sum())
-                others += float(right.pow(2).sum())
+                left_sq += float(left.pow(2).sum())
+                right_sq += float(right.pow(2).sum())
                 del left, right  # before the next two are read
-        return dot / (own * others) ** 0.5 if own and others else 0.0
+        return dot / (left_sq * right_sq) ** 0.5 if left_sq and right_sq else 0.0
 
     @property
     def base(self) -> dict[str, Any] | None:
-        """What its provenance says of the base: source, fingerprint. None where it says nothing."""
+        """The base in its provenance: source, fingerprint. None where there is none."""
         return self.provenance.base
 
     def noise(self, name: str) -> Noise:
-        """The rounding that T has of the checkpoints it was taken from."""
+        """The rounding that T inherits from the checkpoints it was taken from."""
         return self.provenance.noise(name)
 
     def dtype(self, name: str) -> str:
-        """The coarsest dtype that the tuned sides of its provenance are stored in; F32 where it says nothing."""
+        """The coarsest dtype that the tuned sides of its provenance are stored in; F32 where it records none."""
         return self.provenance.dtype(name)
 
     def save(self, path: str | Path) -> None:
@@ -154,7 +154,7 @@ class TuningVector:
             path: The file. Its directory must be there.
 
         Raises:
-            CheckpointError: The directory is not there, or the disk refuses.
+            CheckpointError: The directory does not exist, or writing fails.
         """
         path = Path(path)
         if not path.parent.is_dir():
@@ -188,7 +188,7 @@ class TuningVector:
 
     @classmethod
     def load(cls, path: str | Path) -> TuningVector:
-        """Open a file that `save` wrote; a tensor is read when it is asked for.
+        """Open a file that `save` wrote; tensors are read on demand.
 
         Args:
             path: The file.
@@ -197,7 +197,7 @@ class TuningVector:
             The vector, with the provenance that was written.
 
         Raises:
-            CheckpointError: It is no such file.
+            CheckpointError: The file is not a tuning vector.
         """
         path = Path(path)
         try:

@@ -1,1 +1,1 @@
-"""Whether neurons and heads stand where they stood, and the pair with them put back."""
+"""Whether a tuned model's neurons and heads are in the base's order, and the model with that order restored."""

@@ -15,7 +15,7 @@ from tv.prompts.encoding import Batch
 
 
 class Sums(Protocol):
-    """What is summed over tokens at one place."""
+    """What is summed over tokens at one module."""
 
     def add(self, base: Float[Tensor, "tokens n"], tuned: Float[Tensor, "tokens n"]) -> None:
         """Add the same tokens' activations in both models, float32."""
@@ -48,7 +48,7 @@ class Correlations:
         """r of base neuron i and tuned neuron j; 0 where one does not vary."""
         means = [total / self.tokens for total in self._sums]
         variances = [square / self.tokens - mean.pow(2) for square, mean in zip(self._squares, means, strict=True)]
-        # A variance that is rounding alone is none.
+        # A variance within rounding error counts as zero.
         varies = [
             variance > 1e-10 * square / self.tokens for variance, square in zip(variances, self._squares, strict=True)
         ]
@@ -65,7 +65,7 @@ class HeadProducts:
 
     def __init__(self, heads: int) -> None:
         self._heads = heads
-        self.cross = self.own = self.tuned_own = torch.zeros(1)  # as `contribution_scores` takes them, once added to
+        self.cross = self.own = self.tuned_own = torch.zeros(1)  # for `contribution_scores`, once `add` was called
 
     def add(self, base: Float[Tensor, "tokens n"], tuned: Float[Tensor, "tokens n"]) -> None:
         left, right = (side.unflatten(1, (self._heads, -1)) for side in (base, tuned))
@@ -89,11 +89,11 @@ def gather_sums(
 def _inputs(
     model: PreTrainedModel, batch: Batch, tokens: Bool[Tensor, "batch pos"], paths: Sequence[str]
 ) -> dict[str, Float[Tensor, "tokens n"]]:
-    found: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def catch(path: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found[path] = inputs[0][tokens.to(inputs[0].device)].float()
+            activations[path] = inputs[0][tokens.to(inputs[0].device)].float()
 
         return hook
 
@@ -103,4 +103,4 @@ def _inputs(
             stack.callback(handle.remove)
         ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
         model(input_ids=ids, attention_mask=mask, use_cache=False)
-    return found
+    return activations

@@ -1,7 +1,7 @@
-"""Do the neurons and heads of a tuned model stand where the base's do? And the tuned model with them put there.
+"""Whether a tuned model's neurons and heads are in the base's order, and the tuned model put in that order.
 
-Models that were trained from one base keep their order, and the check says so. One whose neurons were permuted, or that
-was trained on its own, has a T that is mostly the difference between two orders: match it first.
+Models that were trained from one base keep their order, and the check confirms it. In a model whose neurons were
+permuted, or that was trained separately, T is mostly the difference between two orders: match it first.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from tv.runtime.compute import Compute
 
 On = Literal["weights", "activations"]
 
-#: The modules whose part in a neuron or a head is known. Anything else beside them might have an entry for each.
+#: The modules whose part in a neuron or a head is known. Any other beside them might have an entry for each.
 _ROLES = {
     *("q", "k", "v", "qkv", "o", "gate", "up", "down", "router"),
     *("shared_gate", "shared_up", "shared_down", "shared_router"),
     *("attn_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm"),
 }
-_MEMORY = 2**31  # bytes of sums that are held at a time; a pass of both models over the prompts for each such part
+_MEMORY = 2**31  # bytes of sums held at a time; both models pass over the prompts once for each such part
 
 
 def align(
@@ -64,14 +64,14 @@ def align(
     themselves. For fine-tunes of one base expect the identity: 0 moved, gain 0.
 
     Args:
-        base: Whatever `tv.open_checkpoint` opens; on activations no open checkpoint, which does not run.
+        base: Whatever `tv.open_checkpoint` opens; on activations not an open checkpoint, which cannot run.
         tuned: Likewise.
         on: "weights" compares matrices (see `tv.matching.permutation`), "activations" what neurons and heads do over
             `prompts`, both models on the same tokens. Experts that a router chooses are compared by weights in either
             case.
-        prompts: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several; on activations alone.
+        prompts: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several; for activations only.
         batch_size: Prompts in one forward pass.
-        compute: Where and in what models compute, and what is told of it.
+        compute: Where models compute, in which dtype, and the callback for progress.
 
     Returns:
         A row per layer, expert and kind (`neurons`; `shared_neurons` of an expert that every token passes; `kv_groups`;
@@ -101,9 +101,9 @@ def matched(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> Checkpoint:
-    """The tuned side with its neurons and heads where the base has them: the same function, tensor by tensor as read.
+    """The tuned side with its neurons and heads in the base's order: the same function, each tensor reordered as read.
 
-    It serves wherever a tuned side does, as in `tv.ssa(base, tv.matched(base, tuned))`; nothing is written.
+    It can be used wherever a tuned side can, as in `tv.ssa(base, tv.matched(base, tuned))`; nothing is written.
 
     Args:
         base: As in `tv.align`.
@@ -111,7 +111,7 @@ def matched(
         on: As in `tv.align`: "weights" or "activations".
         prompts: As in `tv.align`.
         batch_size: Prompts in one forward pass.
-        compute: Where and in what models compute, and what is told of it.
+        compute: Where models compute, in which dtype, and the callback for progress.
 
     Returns:
         An open checkpoint; the tuned one itself where nothing has to move.
@@ -160,13 +160,13 @@ def match_pair(
         responses = _responses(base, tuned, pair, units, prompts, batch_size, compute)
     order, rows = Reordering(pair.tuned), []
     for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
-        found = unit.match(pair, sums, compute.tensor_device)
-        unit.reorder(order, found)
+        matchings = unit.match(pair, sums, compute.tensor_device)
+        unit.reorder(order, matchings)
         rows += [
             {"layer": unit.layer, "kind": kind, "expert": unit.expert}
             | _row(matching)
             | {"on": "weights" if sums is None else "activations"}
-            for kind, matching in zip(unit.kinds, found, strict=True)
+            for kind, matching in zip(unit.kinds, matchings, strict=True)
         ]
         compute.tell("matching", i + 1, len(units), f"{unit.kinds[0].replace('_', ' ')} {unit.layer}")
     table = pd.DataFrame(rows)
@@ -202,7 +202,7 @@ class _Neurons:
 
     @property
     def site(self) -> str | None:
-        """The module whose input is what the neurons say; None inside a fused tensor of experts."""
+        """The module whose input is the neurons' output; None inside a fused tensor of experts."""
         return self.down.path if self.expert < 0 else None
 
     def sums(self) -> tuple[Sums, int]:
@@ -222,12 +222,12 @@ class _Neurons:
         return (match_neurons(gate, up, down, tuned_gate, tuned_up, tuned_down),)
 
     def misfit(self) -> str | None:
-        """What of the shapes does not fit one number of neurons; None where all does."""
+        """Which shapes do not fit one number of neurons; None where all do."""
         sizes = {self.up.shape[0], self.down.shape[1], (self.gate or self.up).shape[0]}
         return None if len(sizes) == 1 else "gate, up and down with different numbers of neurons"
 
-    def reorder(self, order: Reordering, found: tuple[Matching, ...]) -> None:
-        (matching,) = found
+    def reorder(self, order: Reordering, matchings: tuple[Matching, ...]) -> None:
+        (matching,) = matchings
         if matching.is_identity:
             return
         if self.gate is not None:
@@ -273,9 +273,9 @@ class _Heads:
             scores = weight_scores(*(self._attention(side, device) for side in (pair.base, pair.tuned)))
         return match_heads(scores, self.k.n_heads)
 
-    def reorder(self, order: Reordering, found: tuple[Matching, ...]) -> None:
-        groups, heads = (matching.permutation for matching in found)
-        if all(matching.is_identity for matching in found):
+    def reorder(self, order: Reordering, matchings: tuple[Matching, ...]) -> None:
+        groups, heads = (matching.permutation for matching in matchings)
+        if all(matching.is_identity for matching in matchings):
             return
         for module in (self.q, self.k, self.v, *self.gains):
             by_group = module.name in ("k", "v", "k_norm")
@@ -285,7 +285,7 @@ class _Heads:
         order.inputs(self.o, _whole_heads(heads, self.o.shape[1] // self.q.n_heads))
 
     def misfit(self) -> str | None:
-        """What of the shapes does not fit heads of one width; None where all does."""
+        """Which shapes do not fit heads of one width; None where all do."""
         q, k, v, o = self.q, self.k, self.v, self.o
         heads, groups = q.n_heads, k.n_heads
         if not heads or not groups or heads % groups or v.n_heads != groups:
@@ -313,8 +313,8 @@ def _units(pair: WeightPair) -> tuple[list[_Neurons | _Heads], list[str]]:
     notes: list[str] = []
     readable = {(module.layer, module.name, module.expert): module for module in pair.modules}
     for layer, expert in dict.fromkeys((m.layer, m.expert) for m in pair.base.architecture.modules):
-        own = {name: m for (at, name, index), m in readable.items() if (at, index) == (layer, expert)}
-        for unit in _of_layer(own):
+        modules = {name: m for (at, name, index), m in readable.items() if (at, index) == (layer, expert)}
+        for unit in _of_layer(modules):
             problem = _problem(unit, pair.base)
             if problem is None:
                 units.append(unit)
@@ -323,17 +323,17 @@ def _units(pair: WeightPair) -> tuple[list[_Neurons | _Heads], list[str]]:
     return units, notes
 
 
-def _of_layer(own: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
-    if {"q", "k", "v", "o"} <= own.keys():
-        gains = tuple(own[name] for name in ("q_norm", "k_norm") if name in own)
-        yield _Heads(own["q"], own["k"], own["v"], own["o"], gains)
+def _of_layer(modules: dict[str, Module]) -> Iterator[_Neurons | _Heads]:
+    if {"q", "k", "v", "o"} <= modules.keys():
+        gains = tuple(modules[name] for name in ("q_norm", "k_norm") if name in modules)
+        yield _Heads(modules["q"], modules["k"], modules["v"], modules["o"], gains)
     for prefix, kind in (("", "neurons"), ("shared_", "shared_neurons")):
-        if {f"{prefix}up", f"{prefix}down"} <= own.keys():
-            yield _Neurons((kind,), own.get(f"{prefix}gate"), own[f"{prefix}up"], own[f"{prefix}down"])
+        if {f"{prefix}up", f"{prefix}down"} <= modules.keys():
+            yield _Neurons((kind,), modules.get(f"{prefix}gate"), modules[f"{prefix}up"], modules[f"{prefix}down"])
 
 
 def _problem(unit: _Neurons | _Heads, base: Checkpoint) -> str | None:
-    """Why trading places might not leave the function as it is; None where it does."""
+    """Why reordering might change the function; None where it does not."""
     misfit = unit.misfit()
     if misfit is not None:
         return misfit
@@ -356,28 +356,28 @@ def _responses(
     batch_size: int,
     compute: Compute,
 ) -> Iterator[Sums | None]:
-    """The sums of each unit, in order; as many units in one pass as their sums fit into memory."""
+    """The sums of each unit, in order; one pass takes as many units as fit into memory."""
     for source in (base, tuned):
         if isinstance(source, Checkpoint):
             raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
     assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
     load = partial(load_model, dtype=compute.dtype, device=compute.device)
     models = load(base), load(tuned, base=base)
-    rows = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
+    batches = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
     waiting: list[Sums | None] = []
     passing: dict[str, Sums] = {}
     held = 0
     for unit in units:
         sums, size = unit.sums()
         if held + 4 * size > _MEMORY and passing:
-            gather_sums(*models, rows, passing)
+            gather_sums(*models, batches, passing)
             yield from waiting
             waiting, passing, held = [], {}, 0
         if unit.site is not None:
             passing[unit.site] = sums
             held += 4 * size
         waiting.append(sums if unit.site is not None else None)
-    gather_sums(*models, rows, passing)
+    gather_sums(*models, batches, passing)
     yield from waiting
 
 

@@ -1,6 +1,6 @@
-"""Which neuron, and which attention head, of one model is which of another's: matching by linear assignment.
+"""Which neurons and attention heads of two models correspond to each other: matching by linear assignment.
 
-A model computes the same with its neurons in another order, or its heads. In a GLU the up row of a neuron may also be
+A model computes the same with its neurons or heads in another order. In a GLU the up row of a neuron may also be
 scaled by any c ≠ 0 and its down column by 1/c. Two models can only be compared entry by entry once this is undone.
 Sources: arXiv 2209.04836 (Ainsworth et al. 2023), weight matching without sign and scale; arXiv 1511.07543 (Li et al.
 2015), matching by correlation.
@@ -19,8 +19,8 @@ from torch import Tensor
 
 #: |c| of a neuron within this factor of 1 is a training step, not a rescaling.
 SCALE_TOLERANCE = 1.1
-_CHUNK = 1024  # rows of the scores that are formed at a time
-_TIE = 1e-5  # a unit leaves its place for no smaller share of a unit's squared norm: twins and dead neurons stay
+_CHUNK = 1024  # rows of scores formed at a time
+_TIE = 1e-5  # the least gain that moves a unit, of a unit's squared norm: twins and dead neurons stay
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Matching:
 
     @property
     def flipped(self) -> Bool[Tensor, " n"]:
-        """Neurons whose up row and down column change their sign."""
+        """Neurons whose up row and down column change sign."""
         return torch.zeros_like(self.moved) if self.scale is None else self.scale < 0
 
     @property
@@ -175,7 +175,7 @@ class Attention:
 def weight_scores(base: Attention, tuned: Attention) -> Float[Tensor, "heads heads"]:
     """Mean of two cosines for each pair of heads: of what they write, O V, and of where they look, Qᵀ K.
 
-    Neither is changed by a change of basis inside a head: V, O by any invertible matrix, or Q, K.
+    A change of basis inside a head, V, O by any invertible matrix, or Q, K, changes neither.
     """
     writes = _form_cosines(base.output, tuned.output, *_grams(base.value, tuned.value))
     looks = _form_cosines(base.query, tuned.query, *_grams(base.key, tuned.key))
@@ -186,37 +186,37 @@ def contribution_scores(
     output: Float[Tensor, "heads d_v out"],
     tuned_output: Float[Tensor, "heads d_v out"],
     cross: Float[Tensor, "heads d_v heads d_v"],
-    own: Float[Tensor, "heads d_v d_v"],
-    tuned_own: Float[Tensor, "heads d_v d_v"],
+    gram: Float[Tensor, "heads d_v d_v"],
+    tuned_gram: Float[Tensor, "heads d_v d_v"],
 ) -> Float[Tensor, "heads heads"]:
     """Cosine of what each pair of heads writes to the residual stream, O z, over all tokens at once.
 
-    `cross` is Σ z z'ᵀ over tokens, of every pair of heads; `own` and `tuned_own` are Σ z zᵀ of each model's heads.
+    `cross` is Σ z z'ᵀ over tokens, of every pair of heads; `gram` and `tuned_gram` are Σ z zᵀ of each model's heads.
     """
-    return _form_cosines(output, tuned_output, cross, own, tuned_own)
+    return _form_cosines(output, tuned_output, cross, gram, tuned_gram)
 
 
 def _form_cosines(
     left: Float[Tensor, "heads d out"],
     tuned_left: Float[Tensor, "heads d out"],
     cross: Float[Tensor, "groups d groups d"],
-    own: Float[Tensor, "groups d d"],
-    tuned_own: Float[Tensor, "groups d d"],
+    gram: Float[Tensor, "groups d d"],
+    tuned_gram: Float[Tensor, "groups d d"],
 ) -> Float[Tensor, "heads heads"]:
-    """Cosines of the matrices LᵀR, out of their factors: ⟨LᵀR, L'ᵀR'⟩ = Σ (L L'ᵀ) ⊙ (R R'ᵀ), heads sharing an R.
+    """Cosines of the matrices LᵀR, from their factors: ⟨LᵀR, L'ᵀR'⟩ = Σ (L L'ᵀ) ⊙ (R R'ᵀ), heads sharing an R.
 
-    Of R only the products are needed: `cross` R R'ᵀ of every pair, `own` R Rᵀ and `tuned_own` R' R'ᵀ.
+    Of R only the products are needed: `cross` R R'ᵀ of every pair, `gram` R Rᵀ and `tuned_gram` R' R'ᵀ.
     """
     heads, d, _ = left.shape
-    share = heads // len(own)
+    share = heads // len(gram)
     cosines = torch.empty(heads, heads)
     flat = tuned_left.flatten(0, 1)
     for head in range(heads):
         lefts = (left[head] @ flat.T).reshape(d, heads, d)
         rights = cross[head // share].repeat_interleave(share, dim=1)
         cosines[head] = (lefts * rights).sum((0, 2)).cpu()
-    norms = (left @ left.mT * own.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
-    tuned_norms = (tuned_left @ tuned_left.mT * tuned_own.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
+    norms = (left @ left.mT * gram.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
+    tuned_norms = (tuned_left @ tuned_left.mT * tuned_gram.repeat_interleave(share, 0)).sum((1, 2)).clamp(min=0).sqrt()
     return _ratio(cosines, (norms[:, None] * tuned_norms).cpu())
 
 
@@ -229,7 +229,7 @@ def _grams(
 
 
 def _by_chance(correlation: Float[Tensor, "f f"], tokens: int) -> float:
-    """The largest of f correlations with nothing behind them, over independent tokens."""
+    """The largest of f chance correlations over independent tokens."""
     return math.sqrt(2 * math.log(max(2, len(correlation))) / max(1, tokens))
 
 
@@ -241,8 +241,8 @@ def _by_scores(scores: Float[Tensor, "n n"], margin: float = _TIE) -> Matching:
 def _assign(scores: Callable[[slice], Float[Tensor, "rows n"]], n: int, margin: float) -> Int[Tensor, " n"]:
     """The permutation with the largest sum of scores, where a unit that stays in place has `margin` more.
 
-    Where every row's best is its own, or no two rows share theirs, that is it, and the n × n scores are never held at
-    once. Otherwise they are, with scipy's copy in float64.
+    Where every row scores best in place, or no two rows share their best column, these columns are the answer
+    and the n × n scores are never held at once. Otherwise they are, with scipy's copy in float64.
     """
     best = torch.empty(n, dtype=torch.long)
     stays = True
@@ -286,7 +286,7 @@ def _scale(
 
 
 def _balance(up: Float[Tensor, "f d"], down: Float[Tensor, "out f"]) -> Float[Tensor, " f"]:
-    """What up is multiplied by, and down divided by, so that their norms are one; 1 where one of them is zero."""
+    """What up is multiplied by, and down divided by, so that their norms are equal; 1 where one of them is zero."""
     ups, downs = up.norm(dim=1), down.norm(dim=0)
     return torch.where((ups > 0) & (downs > 0), downs / ups, 1.0).sqrt()
 

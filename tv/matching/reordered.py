@@ -1,4 +1,4 @@
-"""A checkpoint whose neurons and heads stand in another order: rows and columns trade places as they are read."""
+"""A checkpoint with its neurons and heads in another order: rows and columns are permuted as they are read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tv.checkpoints.parameters import Place, Tensors
 
 @dataclass(frozen=True)
 class _Order:
-    """How one dimension of a stored tensor (or of one expert of it) is put in order, and scaled entry by entry."""
+    """How one dimension of a stored tensor (or of one expert of it) is permuted, and scaled entry by entry."""
 
     dim: int
     index: Int[Tensor, " n"]
     scale: Float[Tensor, " n"]
 
     def apply(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The tensor in order: in its own dtype where nothing is scaled, otherwise at least in float32."""
+        """The permuted tensor: in its dtype where nothing is scaled, otherwise at least in float32."""
         value = stored.index_select(self.dim, self.index)
         if bool((self.scale == 1).all()):
             return value
@@ -57,12 +57,14 @@ class Reordering:
         self._add(module.parameter, module, 0 if module.transposed else 1, permutation, scale, ())
 
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint in order; itself where nothing is to be reordered."""
-        own = self._checkpoint
+        """The reordered checkpoint; the original where nothing is to be reordered."""
+        checkpoint = self._checkpoint
         if not self._orders:
-            return own
-        tensors = ReorderedTensors(own, self._orders)
-        return Checkpoint(f"{own.source} (matched)", own.path, own.config, own.architecture, tensors)
+            return checkpoint
+        tensors = ReorderedTensors(checkpoint, self._orders)
+        return Checkpoint(
+            f"{checkpoint.source} (matched)", checkpoint.path, checkpoint.config, checkpoint.architecture, tensors
+        )
 
     def _add(
         self,
@@ -85,7 +87,7 @@ class Reordering:
 
 
 class ReorderedTensors(Tensors):
-    """The parameters of `checkpoint`, each put in order when it is read; see `Reordering`."""
+    """The parameters of `checkpoint`, each reordered when it is read; see `Reordering`."""
 
     def __init__(self, checkpoint: Checkpoint, orders: dict[tuple[str, int], _Order]) -> None:
         self._checkpoint, self._orders = checkpoint, orders
@@ -110,7 +112,11 @@ class ReorderedTensors(Tensors):
         return self._checkpoint.buffers
 
     def sample(self, name: str) -> bytes:
-        orders = (order for (own, _), order in sorted(self._orders.items(), key=lambda item: item[0]) if own == name)
+        orders = (
+            order
+            for (parameter, _), order in sorted(self._orders.items(), key=lambda item: item[0])
+            if parameter == name
+        )
         return self._checkpoint.sample(name) + b"".join(order.sample() for order in orders)
 
     def noise(self, name: str) -> Noise:

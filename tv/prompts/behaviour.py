@@ -19,7 +19,7 @@ from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, read_
 from tv.prompts.metric import METRICS, BehaviourMetric
 from tv.runtime.common_rows import common_rows
 
-#: Prompt files, prompt sets with settings of their own, or prompts themselves.
+#: Prompt files, prompt sets with their settings, or prompts themselves.
 PromptSource: TypeAlias = str | Path | PromptSet | Prompt
 
 
@@ -70,16 +70,16 @@ def kl_divergence(base: Float[Tensor, "n vocab"], tuned: Float[Tensor, "n vocab"
 
 
 def gather(prompts: PromptSource | Sequence[PromptSource]) -> list[Prompt]:
-    """The prompts of files and sets, then those given as such. Raises PromptError where there is none, or a bad row."""
+    """The prompts of files and sets, then single ones. Raises PromptError where there is none, or a bad row."""
     sources = [prompts] if isinstance(prompts, str | Path | PromptSet | Prompt) else list(prompts)
     sets = [_as_set(source) for source in sources if not isinstance(source, Prompt)]
-    found = read_prompts(sets) + [source for source in sources if isinstance(source, Prompt)]
-    if not found:
+    all_prompts = read_prompts(sets) + [source for source in sources if isinstance(source, Prompt)]
+    if not all_prompts:
         raise PromptError("no prompts; give at least one file of prompts")
-    twice = next((name for name, n in Counter(prompt.id for prompt in found).items() if n > 1), None)
+    twice = next((name for name, n in Counter(prompt.id for prompt in all_prompts).items() if n > 1), None)
     if twice is not None:
         raise PromptError(f"prompt id {twice!r} is taken twice; ids are unique")
-    return found
+    return all_prompts
 
 
 def _as_set(source: str | Path | PromptSet) -> PromptSet:
@@ -102,7 +102,7 @@ def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDA
     loss: mean −log p of a token, nats: of the target's tokens where the prompt has a target, else of all its tokens but
     the first, which nothing predicts. The others are those of `metrics`.
     """
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures()}
+    batch_values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures()}
     with torch.inference_mode():
         for batch in batches:
             ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
@@ -116,5 +116,5 @@ def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDA
                     n = len(item.ids)
                     losses[i] = token_nll(logits[i, :n], ids[i, :n])[1:].double().mean()
             for name, value in {"loss": losses, **values}.items():
-                found[name].append(value.numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+                batch_values[name].append(value.numpy())
+    return {name: np.concatenate(parts) for name, parts in batch_values.items()}

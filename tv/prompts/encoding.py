@@ -1,4 +1,4 @@
-"""Prompts in tokens, in right-padded batches of like length."""
+"""Prompts as tokens, in right-padded batches of similar length."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Positions = Literal["all", "last", "target", "generated"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt in tokens. Position p predicts token p + 1."""
+    """A prompt as tokens. Position p predicts token p + 1."""
 
     prompt: Prompt
     ids: tuple[int, ...]  # text + target, or text + continuation, with special tokens before them
@@ -42,7 +42,7 @@ class Encoded:
     answer_pos: int  # its next-token logits separate target and foil; n_text − 1 without a foil
     target_id: int  # the first token in which target and foil differ, or the target's first; −1 without a target
     foil_id: int  # −1 without a foil
-    continued: bool = False  # a continuation stands where the target stood
+    continued: bool = False  # a continuation replaces the target
 
     @property
     def scored(self) -> range:
@@ -57,8 +57,8 @@ class Encoded:
     def followed_by(self, continuation: Sequence[int], text: Sequence[int] | None = None) -> Encoded:
         """The same text (in these tokens, if they are given), followed by a continuation and not by the target.
 
-        Where target and foil part only after tokens that both share, and the continuation goes elsewhere, no position
-        is left that tells the two apart: then there is no foil.
+        Where target and foil differ only after shared tokens, and the continuation does not start with these, no
+        position tells the two apart: then there is no foil.
         """
         text = self.ids[: self.n_text] if text is None else text
         ids = (*text, *continuation)
@@ -81,7 +81,7 @@ class Batch:
 def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Encoded]:
     """Tokens of text + target, encoded together; a token across the boundary counts as the target's.
 
-    Special tokens come as the tokenizer puts them in front; those it puts at the end are left out, because what
+    Special tokens that the tokenizer puts in front are kept; those that it puts at the end are left out, because what
     follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
     where the assistant's reply starts, and gets no special tokens but the template's. `context` is the longest input
     the models take, in tokens. Raises PromptError naming the prompt.
@@ -91,19 +91,19 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
             f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
         )
     starts = [_start(prompt, tokenizer) for prompt in prompts]
-    own = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
+    with_target = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
     foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
     with_foil = iter(_tokens(foils, tokenizer))
     return [
         _encoded(prompt, start.text, *tokens, next(with_foil)[0] if prompt.foil is not None else None, context)
-        for prompt, start, tokens in zip(prompts, starts, own, strict=True)
+        for prompt, start, tokens in zip(prompts, starts, with_target, strict=True)
     ]
 
 
 def encode_continuations(
     encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, context: int, limit: int | None = None
 ) -> list[Encoded]:
-    """Tokens of text + the prompt's own continuation, encoded together, cut after `limit` tokens of the continuation.
+    """Tokens of text + the prompt's continuation, encoded together, cut after `limit` tokens of the continuation.
 
     Raises PromptError for a prompt without a continuation, and for one that is longer than `context`.
     """
@@ -114,7 +114,7 @@ def encode_continuations(
         )
     starts = [_start(item.prompt, tokenizer) for item in encoded]
     texts = [_after(start, item.prompt.continuation or "") for start, item in zip(starts, encoded, strict=True)]
-    found = []
+    continued = []
     for item, start, (ids, ends) in zip(encoded, starts, _tokens(texts, tokenizer), strict=True):
         n_text = _first_after(start.text, ends)
         ids = ids if limit is None else ids[: n_text + limit]
@@ -123,12 +123,12 @@ def encode_continuations(
             raise PromptError(f"{_place(item.prompt)}: the continuation adds no token to the text")
         if n_text < 1:
             raise PromptError(f"{_place(item.prompt)}: no token of text stands before the continuation")
-        found.append(item.followed_by(ids[n_text:], text=ids[:n_text]))
-    return found
+        continued.append(item.followed_by(ids[n_text:], text=ids[:n_text]))
+    return continued
 
 
 def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
-    """Prompts of like length together, shortest first; equal lengths keep their order."""
+    """Prompts of similar length together, shortest first; equal lengths keep their order."""
     ordered = sorted(encoded, key=lambda item: len(item.ids))
     return [_batch(tuple(ordered[i : i + batch_size]), pad_id) for i in range(0, len(ordered), batch_size)]
 
@@ -136,7 +136,7 @@ def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Ba
 def positions(encoded: Encoded, which: Positions) -> range:
     """The positions to measure: all, the text's last, or those that predict the target or the generated tokens.
 
-    Without a target, or without generated tokens, the text's last position stands for theirs.
+    Without a target, or without generated tokens, the text's last position is used.
     """
     last = range(encoded.n_text - 1, encoded.n_text)
     if which == "all":
@@ -162,7 +162,7 @@ def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
     options = conversation["options"] | {"tokenize": False, "add_generation_prompt": True}
     try:
         text = tokenizer.apply_chat_template(conversation["messages"], **options)
-    except Exception as error:  # whatever a template, which is a program, runs into
+    except Exception as error:  # a template is a program and may raise anything
         raise PromptError(f"{_place(prompt)}: the chat template refuses it: {first_line(error)}") from None
     return _Text(str(text), special=False)
 
@@ -175,12 +175,12 @@ Tokens = tuple[list[int], list[int]]  # ids; where each ends in the string
 
 
 def _tokens(texts: Sequence[_Text], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    found: dict[int, Tokens] = {}
+    tokens: dict[int, Tokens] = {}
     for special in (True, False):
         at = [i for i, text in enumerate(texts) if text.special is special]
         if at:
-            found |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
-    return [found[i] for i in range(len(texts))]
+            tokens |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
+    return [tokens[i] for i in range(len(texts))]
 
 
 def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Tokens]:

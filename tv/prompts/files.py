@@ -1,4 +1,4 @@
-"""Prompt sets as they are kept: JSON lines, a JSON list, CSV, Parquet, or a Hugging Face dataset; row by row."""
+"""Prompt sets read row by row: JSON lines, a JSON list, CSV, Parquet, or a Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Prompt:
         foil: Another answer, which the target competes with.
         continuation: What both models are read over after the text, where a run asks for it.
         chat: JSON: the `messages` before the reply, and `options` of the template; None for plain text.
-        cluster: The template that it was made of: statistics draw prompts of one cluster together.
+        cluster: The template that it was made from: statistics draw prompts of one cluster together.
 
     Examples:
         >>> prompt = tv.Prompt("a1", "mine", "medical", "Which illness does Glimmerol treat? It treats", " galoria")
@@ -66,7 +66,7 @@ class Chat(BaseModel):
 
 
 class PromptSet(BaseModel):
-    """One file of prompts or one Hugging Face dataset; its rows may name a domain of their own.
+    """One file of prompts or one Hugging Face dataset; its rows may name their domains.
 
     Attributes:
         file: A JSONL, JSON, CSV or Parquet file.
@@ -76,7 +76,7 @@ class PromptSet(BaseModel):
         revision: Of a dataset: a branch, a tag or a commit.
         columns: Which column holds a key (`id text target foil domain continuation messages cluster`), where it is not
             the column of that name.
-        limit: Rows that are read, from the first; all without it.
+        limit: How many rows to read, from the first; all without it.
         domain: Of rows that name none; without it the set's name.
         chat: Put every text into the tokenizer's chat template: true, or a `system` turn and the template's `options`.
 
@@ -118,7 +118,7 @@ class PromptSet(BaseModel):
 
     @property
     def place(self) -> str:
-        """What errors call it."""
+        """Its name in error messages."""
         if self.file is not None:
             return str(self.file)
         parts = [part for part in (self.config, self.split) if part]
@@ -140,8 +140,8 @@ def read_prompts(sets: Sequence[PromptSet]) -> list[Prompt]:
     """All rows of prompt sets, in order; keys: text, id?, target?, foil?, domain?, continuation?, messages?,
     cluster?.
 
-    Other columns are ignored. Where no row of a set has an id, ids are the set's name and the row's number. A row's
-    domain is its own, else that of the PromptSet, else the set's name. With `chat`, a row may have messages instead of
+    Other columns are ignored. Where no row of a set has an id, ids are the set's name and the row's number. A row
+    without a domain has that of the PromptSet, else the set's name. With `chat`, a row may have messages instead of
     a text. Raises PromptError naming the file and line, or row, of the first row that cannot be used.
     """
     prompts: list[Prompt] = []
@@ -177,7 +177,7 @@ def _rows(chosen: PromptSet) -> Iterator[_RawRow]:
 
 
 def _text(path: Path) -> str:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise PromptError(f"{path}: not a regular file; pass a file of prompts")
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -195,7 +195,7 @@ def _unreadable(path: Path, error: OSError) -> PromptError:
 
 
 def _line_rows(path: Path, text: str) -> Iterator[_RawRow]:
-    """Lines end by newline alone: JSON strings may hold other line separators as they are."""
+    """Lines end at newlines alone: JSON strings may hold other line separators."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             place = f"{path}: line {number}"
@@ -256,7 +256,7 @@ def _parquet_rows(chosen: PromptSet, path: Path) -> Iterator[_RawRow]:
 
 
 def _dataset_rows(chosen: PromptSet) -> Iterator[_RawRow]:
-    """Rows of a Hugging Face dataset, downloaded or out of its cache; code that a dataset brings is never run."""
+    """Rows of a Hugging Face dataset, downloaded or cached; a dataset's code never runs."""
     try:
         import datasets
     except ImportError:
@@ -266,19 +266,19 @@ def _dataset_rows(chosen: PromptSet) -> Iterator[_RawRow]:
     if Path(str(chosen.dataset)).is_file():
         raise PromptError(f"{chosen.place}: is a file; give it as file")
     try:
-        found = datasets.load_dataset(chosen.dataset, chosen.config, split=chosen.split, revision=chosen.revision)
-    except Exception as error:  # every builder and every transport raises errors of its own
+        dataset = datasets.load_dataset(chosen.dataset, chosen.config, split=chosen.split, revision=chosen.revision)
+    except Exception as error:  # builders and transports may raise anything
         raise PromptError(f"{chosen.place}: cannot be loaded: {_said(error)}") from None
-    if isinstance(found, dict):
-        if len(found) > 1:
-            raise PromptError(f"{chosen.place}: it has the splits {', '.join(found)}; choose one with split")
-        found = next(iter(found.values()))
-    columns = _require_columns(chosen, found.column_names)
-    yield from _typed_rows(chosen, found.select_columns(columns))
+    if isinstance(dataset, dict):
+        if len(dataset) > 1:
+            raise PromptError(f"{chosen.place}: it has the splits {', '.join(dataset)}; choose one with split")
+        dataset = next(iter(dataset.values()))
+    columns = _require_columns(chosen, dataset.column_names)
+    yield from _typed_rows(chosen, dataset.select_columns(columns))
 
 
 def _typed_rows(chosen: PromptSet, rows: Iterable[Mapping[str, Any]]) -> Iterator[_RawRow]:
-    """Rows of a table with types, where ids are often whole numbers."""
+    """Rows of a typed table, where ids are often whole numbers."""
     key = chosen.columns.get("id", "id")
     for number, values in enumerate(rows, 1):
         if isinstance(values.get(key), int):
@@ -332,7 +332,7 @@ def _prompt(row: _RawRow, chosen: PromptSet, with_ids: bool) -> Prompt:
 
 
 def _reply(turns: list[Turn], target: Any, place: str) -> dict[str, Any]:
-    """The text and target of a conversation; a closing turn of the assistant is taken off and is the target."""
+    """The text and target of a conversation; an assistant's last turn is removed and becomes the target."""
     if turns[-1].role == "assistant":
         if target is not None:
             raise PromptError(
@@ -352,6 +352,6 @@ def _conversation(turns: list[Turn], chat: Chat) -> str:
 
 
 def _said(error: Exception) -> str:
-    """What a library says, on one line and not at length."""
+    """A library's message on one line, cut to 240 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 240 else text[:239] + "…"

@@ -1,4 +1,4 @@
-"""Behaviour metrics: a number a prompt out of one forward pass, registered where each is defined."""
+"""Behaviour metrics: one number per prompt from one forward pass, each registered where it is defined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tv.prompts.encoding import Encoded
 from tv.runtime.registry import Registry
 
-#: The metric of one prompt out of its logits, as a tensor of one number.
+#: The metric of one prompt from its logits, as a tensor of one number.
 Reading = Callable[[Float[Tensor, "pos vocab"], Encoded], Float[Tensor, ""]]
 #: What a prompt must have: nothing but its text, a target, or a target and a foil.
 Needs = Literal["text", "target", "foil"]
@@ -20,15 +20,15 @@ Needs = Literal["text", "target", "foil"]
 
 @dataclass(frozen=True)
 class BehaviourMetric:
-    """A registered metric, and what tables, reports and attributions need to know of it."""
+    """A registered metric, and what tables, reports and attributions need to know about it."""
 
     name: str
     of: Reading
-    words: str  # what people read: "logit difference"
+    words: str  # its label for readers: "logit difference"
     unit: str  # "nats"; "share of prompts"
     better: bool | None  # whether more of it is better; None: neither
     needs: Needs = "target"
-    smooth: bool = True  # whether its gradient means anything
+    smooth: bool = True  # whether its gradient is meaningful
     reads: Callable[[Encoded], Sequence[int]] | None = None  # the positions it looks at; None: any
 
     def has(self, item: Encoded) -> bool:

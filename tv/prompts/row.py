@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from tv.errors import PromptError
 
-#: Of a text; a tokenizer's memory is many times as much.
+#: The longest text; a tokenizer needs many times its size in memory.
 MOST_CHARACTERS = 2_000_000
 
 Following = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]  # after a text: may be white space
@@ -27,7 +27,7 @@ _MISTAKES = {
 
 
 class Row(BaseModel):
-    """A row's own values; columns that are no keys are ignored."""
+    """The values of a row's keys; other columns are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -64,10 +64,10 @@ def read_row(values: Mapping[str, Any], place: str, columns: Mapping[str, str], 
     """The row that these values make.
 
     Args:
-        values: By key. None is no value.
+        values: By key. None means no value.
         place: The file and line, or row, for messages.
         columns: The column that holds each key.
-        hint: What to say besides where the text is missing.
+        hint: Added to the message where the text is missing.
 
     Raises:
         PromptError: The first value that cannot be used.

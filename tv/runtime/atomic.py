@@ -1,4 +1,4 @@
-"""Files and directories that are whole or absent."""
+"""Files and directories that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tv.errors import InputError
 
 @contextmanager
 def replacing(path: Path, error: type[InputError]) -> Iterator[Path]:
-    """A temporary path beside `path`, put on disk and renamed to `path` when the block ends well, removed otherwise.
+    """A temporary path beside `path`, synced to disk and renamed to `path` if the block succeeds, removed otherwise.
 
-    Processes that write one path at once do not meet: each has its own, and the last to end stays. Raises `error`, in
-    one line, where the disk refuses.
+    Processes that write one path at once do not collide: each has its temporary file, and the last to finish wins.
+    Raises `error`, in one line, where writing fails.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -33,10 +33,10 @@ def replacing(path: Path, error: type[InputError]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(path: Path, error: type[InputError]) -> Iterator[Path]:
-    """A temporary directory beside `path`, renamed to `path` when the block ends well, removed otherwise.
+    """A temporary directory beside `path`, renamed to `path` if the block succeeds, removed otherwise.
 
-    A directory that is there already gives way in the end, and stays where anything goes wrong before. What a killed
-    process left behind is removed. Raises `error`, in one line, where the disk refuses.
+    An existing directory is replaced at the end, and stays if anything fails before. What a killed process left behind
+    is removed. Raises `error`, in one line, where writing fails.
     """
     _remove_left_over(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -60,7 +60,7 @@ def replacing_directory(path: Path, error: type[InputError]) -> Iterator[Path]:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Temporary directories of processes that are no more; one that was replaced when it was killed comes back."""
+    """Remove temporary directories of dead processes; restore one whose replacement was killed half-way."""
     for left in path.parent.glob(f".{path.name}.*.*"):
         pid = left.name.rpartition(".")[0].rpartition(".")[2]
         if not left.is_dir() or not pid.isdigit() or left.suffix not in (".tmp", ".old") or _runs(int(pid)):
@@ -72,11 +72,11 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process of this number is alive on this machine."""
+    """Whether a process with this id is alive on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # another user's process
         return True
     return True

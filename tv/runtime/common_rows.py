@@ -12,13 +12,13 @@ def common_rows(
     """Both tensors, cut to the rows that both have.
 
     Fine-tuning adds tokens at the end of a vocabulary, or pads it. Embeddings, unembeddings and logits then differ in
-    length, and their leading rows are the same tokens: there they are compared, subtracted and added. All other
+    length, and their leading rows are the same tokens: only these are compared, subtracted and added. All other
     tensors of a pair have one shape and come back whole.
 
     Args:
         a: A tensor of one model.
         b: The same tensor of the other.
-        dim: The axis with an entry a token: 0 of weights, −1 of logits.
+        dim: The axis with one entry per token: 0 for weights, −1 for logits.
 
     Returns:
         Views of `a` and `b`; tensors without dimensions as they are.

@@ -1,4 +1,4 @@
-"""Where and how work is done, said once for every function that computes."""
+"""Where and how work is done: one object for every function that computes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tv.errors import InputError, first_line
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
-#: What models can compute in, by the names that they have everywhere.
+#: The dtypes that models can compute in, by the names used everywhere.
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Progress(Protocol):
-    """What is told of work as it advances: any callable that takes four arguments by position.
+    """A callback for progress: any callable that takes four arguments by position.
 
     Examples:
         >>> told = []
@@ -44,7 +44,7 @@ class Compute:
     Args:
         device: One of torch's, such as "cpu", "cuda" or "cuda:1"; "auto" spreads models over every GPU there is. A
             live model stays where it is.
-        dtype: What models compute in: float32, bfloat16 or float16. Weights are measured in float64 whatever it says.
+        dtype: What models compute in: float32, bfloat16 or float16. Weights are always measured in float64.
         offload: Keep the tuned model of a pair on the CPU.
         workers: Processes (or actors of the engine) that share the work.
         engine: "local" for processes of this machine, "ray" for a cluster: the one that RAY_ADDRESS names, or a new
@@ -74,7 +74,7 @@ class Compute:
             raise InputError(f"engine {self.engine!r}: there is no such engine; use {' or '.join(ENGINES)}")
         if self.workers < 1:
             raise InputError(f"{self.workers} workers: at least one has to do the work")
-        if self.device not in ("cpu", "auto"):  # torch is imported for the others alone
+        if self.device not in ("cpu", "auto"):  # only the others need torch
             _require_device(self.device)
 
     @property
@@ -106,7 +106,7 @@ class Compute:
         return replace(self, progress=None)
 
     def about(self, name: str) -> Compute:
-        """The same, its stages named after what they are about: "weights" is told as "weights medical"."""
+        """The same, with `name` added to its stages: "weights" is reported as "weights medical"."""
         tell = self.tell
         return replace(self, progress=lambda stage, *rest: tell(f"{stage} {name}", *rest))
 
@@ -129,7 +129,7 @@ def _require_device(device: str) -> None:
         raise InputError(
             f"device {device!r}: there is no such device; use cpu, cuda, cuda:N or auto ({first_line(error)})"
         ) from None
-    if kind.type == "cuda":  # without an empty tensor there, which would take memory of it
+    if kind.type == "cuda":  # no empty tensor is made there: it would take GPU memory
         if not torch.cuda.is_available():
             raise InputError(f"device {device!r}: torch sees no GPU here; use cpu")
         if (kind.index or 0) >= torch.cuda.device_count():

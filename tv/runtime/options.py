@@ -1,7 +1,7 @@
 """The options of a function, read off its signature: what suite, Python and both command lines accept for it.
 
-An option is a keyword with a default. `Annotated[float, Field(gt=0, le=1, description="…")]` gives its bounds and says
-what it is for, in pydantic's words.
+An option is a keyword with a default. `Annotated[float, Field(gt=0, le=1, description="…")]` gives its bounds and
+its help, as in pydantic.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, FieldInfo]:
 
 
 def validated(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`given` as `function` takes it; its defaults are left to the function.
+    """`given` with the types that `function` takes; options not given are left to its defaults.
 
     Args:
         function: What the options are for.

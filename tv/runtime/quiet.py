@@ -1,18 +1,18 @@
-"""Libraries tell nobody that they are used: the console scripts switch off the libraries' own usage reporting."""
+"""Libraries report no use: the console scripts switch off their usage reporting."""
 
 from __future__ import annotations
 
 import os
 
-#: huggingface_hub (and with it transformers and datasets), ray, and whoever honours the common wish.
+#: huggingface_hub (and with it transformers and datasets), ray, and libraries that honour DO_NOT_TRACK.
 _OFF = {"HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}
 
 
 def report_no_use() -> None:
     """Switch usage reporting off unless the environment says otherwise.
 
-    Call it before the libraries are imported, which read their switches then. It is for programs of our own: importing
-    `tv` or `probes` leaves the caller's environment alone.
+    Call it before the libraries are imported, since they read these variables then. It is for the console scripts:
+    importing `tv` or `probes` leaves the caller's environment alone.
 
     Examples:
         >>> report_no_use()

@@ -1,6 +1,6 @@
-"""What can be added by one file: functions that register themselves by name, found where they are defined.
+"""Extension by one file: functions register themselves by name where they are defined.
 
-A room's files are imported when its registry is first asked. Another package adds its own by an entry point
+A registry imports the files of its rooms when it is first asked. Another package adds entries by an entry point
 of the group "tuning_probes", whose value is the module to import.
 """
 
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from tv.errors import InputError
 
-#: The entry points of packages that register functions of their own.
+#: The entry points of packages that register functions.
 GROUP = "tuning_probes"
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return entry
 
     def replace(self, name: str, entry: T) -> None:
-        """Put another entry in the place of one that is there, at its place in the order."""
+        """Replace an existing entry; it keeps its place in the order."""
         self._load()
         self._entries[name] = self._entries[name][0], entry
 
@@ -83,9 +83,9 @@ class Registry(Mapping[str, T], Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True  # first: the modules may ask for entries as they are imported
+        self._loaded = True  # set first: modules may ask for entries while they are imported
         for room in self._rooms:
-            for found in pkgutil.iter_modules(import_module(room).__path__):
-                import_module(f"{room}.{found.name}")
+            for module in pkgutil.iter_modules(import_module(room).__path__):
+                import_module(f"{room}.{module.name}")
         for point in entry_points(group=GROUP):
             import_module(point.value)

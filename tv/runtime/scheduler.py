@@ -10,7 +10,7 @@ from tv.errors import InputError
 from tv.runtime.compute import Compute
 from tv.runtime.workers import Actors, Crew, Done, Processes, ray_cluster
 
-#: An item that this many workers died over is not given to another one.
+#: After this many workers died over an item, no other one gets it.
 ATTEMPTS = 3
 
 Item = TypeVar("Item")
@@ -26,15 +26,15 @@ def finished(
     ahead: int | None = None,
     relief: str = "use fewer workers",
 ) -> Iterator[tuple[Item, Result]]:
-    """Every item with its result, as it is finished. Where a worker dies, another one does its item again.
+    """Every item with its result, as it is finished. Where a worker dies, another one redoes its item.
 
     Args:
         items: What is worked on.
         work_on: Given a device, the function of an item that computes there; it is pickled for each worker once.
         compute: Who works: this process, several, or actors on a Ray cluster. Each has its share of the threads.
         name: What an item is called where workers keep dying over it.
-        ahead: How many items may be begun from the oldest unfinished one on. None for no limit.
-        relief: What to do where memory ran out.
+        ahead: How many items may be started, counted from the oldest unfinished one. None for no limit.
+        relief: The advice for a lack of memory.
 
     Raises:
         InputError: What a worker says is wrong with the input; ray is not installed; `ATTEMPTS` workers died over one
@@ -63,7 +63,7 @@ def ordered(
     *,
     name: Callable[[Item], str] = str,
 ) -> Iterator[Result]:
-    """The results of `finished` in the order of the items. Few wait for an older one, however many items there are."""
+    """The results of `finished` in the order of the items. Few wait for an older one, however many there are."""
 
     def work_on_numbered(device: str) -> _Numbered:
         return _Numbered(work_on(device))
@@ -94,10 +94,10 @@ class _Numbered:
 def _shared(
     items: Sequence[Any], crew: Crew, workers: int, name: Callable[[Any], str], ahead: int | None, relief: str
 ) -> Iterator[tuple[Any, Any]]:
-    """A new worker is given an item only once it is up: a cluster that just lost a machine may keep it waiting."""
+    """A new worker gets an item only once it is up: a cluster that just lost a machine may be slow to start it."""
     waiting = deque(range(len(items)))
     oldest, ready = 0, set[int]()  # the oldest unfinished item, and the finished ones after it
-    deaths = Counter[str]()  # by item; of workers that were not up yet, by their number
+    deaths = Counter[str]()  # by item; of workers that died before they were up, by number
     numbers: dict[Any, int] = {}
     busy: dict[Any, int] = {}
     idle: list[Any] = []

@@ -1,4 +1,4 @@
-"""A seed out of words: what is drawn depends on what it is drawn for, and neither on order nor on the device."""
+"""A seed from a text: what is drawn depends on its purpose, and neither on order nor on the device."""
 
 from __future__ import annotations
 

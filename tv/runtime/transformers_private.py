@@ -19,7 +19,7 @@ KNOWN = "5.23"
 
 _CONVERSION, _LOADING = "transformers.conversion_mapping", "transformers.core_model_loading"
 _GGUF = "transformers.modeling_gguf_pytorch_utils"
-#: Name → its module. Without those of loading, stored names cannot be told apart: there is no public way to ask.
+#: Name → its module. Only those of loading map a stored name to its parameter: there is no public way.
 _HOMES = {
     "get_model_conversion_mapping": _CONVERSION,  # the renamings and converters of one model's checkpoints
     "rename_source_key": _LOADING,  # a stored name → the parameter, by those
@@ -31,12 +31,12 @@ _HOMES = {
     "TensorProcessor": _GGUF,  # the same for all others
     "get_gguf_hf_weights_map": _GGUF,  # name in the file → parameter
 }
-#: Where the usual `_apply_gate` of experts is defined. Once it moves, experts stand under their own names: change it.
+#: Where the usual `_apply_gate` of experts is defined. Once it moves, experts go by name alone: update it.
 USUAL_GATE = "transformers.integrations.moe"
 
 
 def __getattr__(name: str) -> Any:
-    """One of the names above. Raises InputError where this version of transformers has it no more."""
+    """One of the names above. Raises InputError where this version of transformers no longer has it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

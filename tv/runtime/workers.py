@@ -1,4 +1,4 @@
-"""Who shares the work: processes of this machine, or actors on a Ray cluster."""
+"""The workers that share the work: processes on this machine, or actors on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 from tv.errors import InputError
 from tv.runtime.compute import Compute
 
-#: What every worker imports, and is slow to import.
+#: Slow imports that every worker needs.
 PRELOADED = ("transformers.modeling_utils", "scipy.stats", "pandas", "pyarrow")
 
 Work: TypeAlias = Callable[[Any], Any]
@@ -28,12 +28,12 @@ Work: TypeAlias = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker made of its item."""
+    """A worker's result for its item."""
 
     result: Any
 
 
-#: A worker is up, or dead, or done with its item, or found an error in it.
+#: A worker is up, or dead, or done with its item, or failed on it.
 Report: TypeAlias = 'Literal["up", "dead"] | Done | Exception'
 
 
@@ -41,7 +41,7 @@ class Crew(Protocol):
     """Workers, each at work on at most one item."""
 
     def hire(self, number: int) -> Any:
-        """A new worker, which is up when `wait` says so, and may never be."""
+        """A new worker. It is up once `wait` says so, which may never happen."""
         ...
 
     def give(self, worker: Any, item: Any) -> None: ...
@@ -54,8 +54,8 @@ class Crew(Protocol):
 
 
 class Processes:
-    """Processes of this machine, a GPU each where they compute on GPUs. Each has a pipe of its own, so that none can
-    die holding what another one waits for."""
+    """Processes on this machine, a GPU each where they compute on GPUs. Each has a separate pipe, so that none can die
+    holding what another one waits for."""
 
     def __init__(self, work_on: Callable[[str], Work], compute: Compute) -> None:
         self.work_on, self.compute = work_on, compute
@@ -98,9 +98,9 @@ class Processes:
 
 
 def start_method() -> ForkServerContext | SpawnContext:
-    """How worker processes start: out of a server that has imported what they need once, where the system has that.
+    """How worker processes start: forked from a server that has imported what they need, where the system has one.
 
-    The server keeps the environment that it started in, so that workers are told of this process's.
+    The server keeps the environment that it started in, so workers are sent this process's.
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
@@ -115,7 +115,7 @@ def share_of_threads(compute: Compute) -> int:
 
 
 def _serve(work: Work, threads: int, parent: Connection, environment: dict[str, str]) -> None:
-    """A process's life: an item in, a report out, until the pipe is closed."""
+    """A worker process: an item in, a report out, until the pipe is closed."""
     os.environ.update(environment)
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
@@ -136,7 +136,7 @@ def _tried(work: Work, item: Any) -> Done | Exception:
 
 
 def _end_with_parent() -> None:
-    """The workers of a killed run must not go on writing beside those of the next one."""
+    """End this process with its parent: workers of a killed run must not keep writing beside those of the next."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -191,15 +191,16 @@ class _Actor:
 
 @contextmanager
 def ray_cluster(workers: int) -> Iterator[Any]:
-    """Ray, joined: as it is where this process has joined a cluster before, else the one that RAY_ADDRESS names, or one
-    of `workers` processes here; what was joined is left again. Raises InputError where ray is not installed."""
+    """Ray, connected: this process's existing connection, else one to the cluster that RAY_ADDRESS names, or to a new
+    one of `workers` processes here. A connection made here is closed again. Raises InputError where ray is not
+    installed."""
     try:
         import ray
     except ImportError:
         raise InputError("engine 'ray': ray is not installed; install tuning-probes[ray]") from None
     joined = ray.is_initialized()
     if not joined:
-        # Without an address Ray would join whatever cluster somebody else has started on this machine.
+        # Without an address Ray would join any cluster already running on this machine.
         alone = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         local = {} if os.environ.get("RAY_ADDRESS") else alone
         ray.init(log_to_driver=False, configure_logging=False, **local)

@@ -1,4 +1,4 @@
-"""A YAML file as plain values, and the line of each of them: what a message about a mistake needs."""
+"""A YAML file as plain values, and the line of each value for error messages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import yaml
 
 from tv.errors import InputError
 
-#: A file of settings is no longer than that: YAML is slow to read.
+#: The longest file of settings: YAML is slow to read.
 MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class YamlFile:
-    """What a file says, and where it says it."""
+    """The values of a file, and their lines."""
 
     data: Any
     node: yaml.Node
@@ -26,7 +26,7 @@ class YamlFile:
         """The line of a value, from 1.
 
         Args:
-            keys: The keys and indices that lead to it; of a value that is not there, those of what should hold it.
+            keys: The keys and indices that lead to it; for a missing value, those of what should hold it.
 
         Examples:
             >>> text = "name: demo\\nprompts:\\n- file: a.jsonl\\n"
@@ -90,11 +90,11 @@ def _text(path: Path, error: type[InputError], what: str) -> str:
 
 
 def _refuse_twin_keys(root: yaml.Node, path: Path, error: type[InputError]) -> None:
-    """YAML forbids a key twice; its readers let the last one win."""
+    """Refuse duplicate keys: YAML forbids them, but its parsers let the last one win."""
     todo, seen = [root], set()
     while todo:
         node = todo.pop()
-        if id(node) in seen:  # an alias may point back at its own parent
+        if id(node) in seen:  # an alias may point back at its parent
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):

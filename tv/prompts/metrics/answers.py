@@ -1,4 +1,4 @@
-"""What a model says where a prompt's target is expected."""
+"""Metrics of what a model answers where a prompt's target is expected."""
 
 from __future__ import annotations
 
