@@ -23,7 +23,7 @@ from tv.runtime.compute import Progress
 
 @dataclass(frozen=True)
 class Applied:
-    """What `tv.apply` wrote, and what is to be known of it.
+    """What `tv.apply` wrote, and how well it was stored.
 
     Attributes:
         path: The directory.
@@ -88,10 +88,10 @@ def apply(
         options: Options of the method, such as `density` or `fraction`.
 
     Returns:
-        The directory, and what is to be known of it.
+        The directory, what rounding lost, how the vectors conflict, and notes.
 
     Raises:
-        InputError: A method, an option, a pattern, a dtype or a scale that is none, or no vector.
+        InputError: An invalid method, option, pattern, dtype or scale, or no vector.
         CheckpointError: A vector that does not fit, naming the first tensor; an `out` that is there, or a disk that is
             too small.
 
@@ -125,8 +125,8 @@ def apply(
         seed=seed,
         conflicts=conflicts,
     )
-    found = entries(checkpoint, merged.read, DTYPES[out_dtype])
-    _check_space(out, sum(entry.size for entry in found))
+    tensors = entries(checkpoint, merged.read, DTYPES[out_dtype])
+    _check_space(out, sum(entry.size for entry in tensors))
     made = {
         "base": {"source": checkpoint.source, **checkpoint.fingerprint()},
         "method": method,
@@ -143,7 +143,7 @@ def apply(
     }
     notes = tuple(dict.fromkeys(note for one in brought for note in one.notes))
     with replacing_directory(out, CheckpointError) as temporary:
-        write_weights(temporary, found, {"tv_apply": json.dumps(made)}, shard=shard, progress=progress)
+        write_weights(temporary, tensors, {"tv_apply": json.dumps(made)}, shard=shard, progress=progress)
         write_surroundings(temporary, base, checkpoint, DTYPES[out_dtype])
         text = card(out.name, made, merged.rounding, notes)
         (temporary / "README.md").write_text(text, encoding="utf-8")
@@ -151,7 +151,7 @@ def apply(
 
 
 def _apart(brought: list[Brought]) -> list[Brought]:
-    """With labels that differ."""
+    """The same vectors with distinct labels."""
     seen: Counter[str] = Counter()
     named = []
     for one in brought:

@@ -14,7 +14,7 @@ from tv.runtime.registry import Registry
 
 #: Scales λ, one a vector, none of them 0 → the merged T. What costs time was done before, so that a sweep is cheap.
 Merge: TypeAlias = Callable[[Sequence[float]], Tensor]
-#: Terms (and the method's own options, by keyword) → Merge.
+#: Terms (and the method's options, by keyword) → Merge.
 Method: TypeAlias = Callable[..., Merge]
 
 #: Every method by name: what it does to a matrix.
