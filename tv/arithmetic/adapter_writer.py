@@ -119,7 +119,7 @@ class AdapterWriter:
                 name = f"{path}.{leaf}"
                 if name == alias:
                     self._tensors[f"{_PREFIX}{name}"] = self._checkpoint.read(part.name).float() + part.delta
-                else:  # where it moves too, it comes by itself
+                else:  # where it moves too, its own call adds T
                     self._tensors.setdefault(f"{_PREFIX}{name}", self._checkpoint.read(name).float())
 
     def write(self, *, trainable: bool) -> Adapter:

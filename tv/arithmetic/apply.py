@@ -23,7 +23,7 @@ from tv.runtime.compute import Progress
 
 @dataclass(frozen=True)
 class Applied:
-    """What `tv.apply` wrote, and how well it was stored.
+    """What `tv.apply` wrote, what rounding lost, how the vectors conflict, and notes.
 
     Attributes:
         path: The directory.
@@ -81,7 +81,7 @@ def apply(
         out_dtype: What is stored: "float32" or "bfloat16".
         stochastic_rounding: Round to bfloat16 at random, so that steps too small for it survive on average.
         seed: Of what the method draws, and of stochastic rounding.
-        conflicts: Measure how the vectors lie to each other, which takes most of the time of a sum.
+        conflicts: Measure how the vectors conflict, which takes most of the time of a sum.
         force: Replace the checkpoint that is at `out`, once the new one is whole.
         shard: Bytes of tensors in a file, at most; a tensor that is larger has a file to itself.
         progress: Called after every tensor.

@@ -1,4 +1,4 @@
-"""How the vectors of a merge lie to each other, from the tensors that are merged anyway."""
+"""How the vectors of a merge conflict, measured on the tensors as they are merged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Conflicts:
         self._shared: dict[tuple[int, int], list[Overlap]] = defaultdict(list)
 
     def add(self, deltas: Sequence[Float[Tensor, "..."]], is_matrix: bool) -> None:
-        """Take in one piece of every vector, all of one shape, zeros where one does not move it."""
+        """Add one piece of every vector, all of one shape, zeros where a vector does not move it."""
         if not self._pairs:
             return
         decomposed = [directions(delta) if is_matrix and bool(delta.any()) else None for delta in deltas]

@@ -1,4 +1,4 @@
-"""A tuning vector as a LoRA adapter in peft's format: T itself at a rank, or a start that knows where T points.
+"""A tuning vector as a LoRA adapter in peft's format: T itself at a rank, or a start built from T's directions.
 
 T ≈ B·A, the truncated SVD; scaling α/r is 1 throughout. A matrix of a linear layer is held as factors, its bias as it
 is (`bias="all"`), every other parameter with the whole module that owns it (`modules_to_save`). peft is not imported.
@@ -95,7 +95,7 @@ def lora_init(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Adapter:
-    """Write a LoRA adapter to train on from, which knows where T points, on every matrix that T moves.
+    """Write a LoRA adapter to start training from, built from T's directions, on every matrix that T moves.
 
     - warm: B·A is T cut to its `rank` leading directions, so training starts at θ + T_r; nothing holds it there
     - subspace: B = 0 and A's rows are T's leading right (input) directions. With A frozen (`freeze_inputs`) every

@@ -83,7 +83,7 @@ def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) 
 class Merged:
     """A checkpoint moved along vectors, by a method, where patterns say: read a parameter (or an expert) at a time.
 
-    What was read adds to `rounding` and `conflicts`.
+    Every read adds to `rounding` and `conflicts`.
     """
 
     def __init__(

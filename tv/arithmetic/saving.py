@@ -1,6 +1,6 @@
 """A checkpoint written tensor by tensor: its shapes are known before its values, so a header comes first, then data.
 
-Files hold the tensors that the source's files hold, under the same names, so that whatever loads those loads these.
+Files hold the tensors that the source's files hold, under the same names, so that any loader of those loads these.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
 
-#: (parameter, expert or −1) → its new value, in the dtype it is to be stored in.
+#: (parameter, expert or −1) → its new value, in the dtype to store.
 Read: TypeAlias = Callable[[str, int], Tensor]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,7 +46,7 @@ _BESIDE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a safetensors file that is still to be written."""
+    """One tensor to write to a safetensors file."""
 
     key: str
     dtype: torch.dtype
@@ -64,7 +64,7 @@ def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entr
     last: dict[tuple[str, int], Tensor] = {}
 
     def once(name: str, expert: int) -> Tensor:
-        """Several tensors may be rows of one; the parameter is kept until another is asked for."""
+        """Several tensors may be rows of one parameter, which is kept until another is read."""
         if (name, expert) not in last:
             last.clear()
             last[name, expert] = read(name, expert)
@@ -107,7 +107,7 @@ def write_weights(
     n, done = len(shards), 0
     names = [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)] if n > 1 else ["model.safetensors"]
     for name, shard_tensors in zip(names, shards, strict=True):
-        shard_tensors.sort(key=lambda entry: -entry.dtype.itemsize)  # each tensor then lies where its dtype may
+        shard_tensors.sort(key=lambda entry: -entry.dtype.itemsize)  # keeps every tensor aligned to its dtype
         with open(directory / name, "wb") as file:
             file.write(
                 header_of(

@@ -15,7 +15,7 @@ _RANGE = re.compile(r"(layer|expert)=(-?\d+)(?:-(\d+))?")
 def select(
     pieces: Mapping[str, Sequence[Piece]], only: Iterable[str] = (), exclude: Iterable[str] = ()
 ) -> dict[str, list[Piece]]:
-    """The pieces that a pattern of `only` names (without any: all), but for those that one of `exclude` names.
+    """The pieces that a pattern of `only` names (without any: all), except those that one of `exclude` names.
 
     A pattern is `layer=3`, `layer=0-3`, `expert=2`, a module (`gate`, `q`, `final_norm`), a component (`attn`, `mlp`,
     `embed`, `unembed`), `norm` or `bias` for all of these, or a parameter's name, where `*` stands for anything. Of

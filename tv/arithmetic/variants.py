@@ -33,8 +33,8 @@ def variant(
 ) -> Iterator[PreTrainedModel]:
     """`model` at θ + Σ λT, or at what a method makes of the λT, for as long as the context lasts.
 
-    See `tv.Mover`, which serves a sweep better. Contexts may be nested, and the inner one starts where the outer one
-    stands; a vector that was extracted from this live model is then read from there too, so extract from a directory,
+    See `tv.Mover`, which serves a sweep better. Contexts may be nested: the inner one starts at the outer one's
+    point. A vector that was extracted from this live model is then read at that point too, so extract from a directory,
     or give both vectors to one context.
 
     Args:
@@ -75,7 +75,7 @@ class Mover:
 
     A vector at λ = 0 takes no part in the merge: the others meet as if it had not been given. What a method computes of
     the vectors before their scales is kept for the next point, as float32, a tensor a vector; `sum` keeps nothing and
-    reads each T anew.
+    reads each T again.
 
     Sums are formed in float32 and cast to the model's dtype. In bfloat16 a step below 0.2 % of an entry is lost in
     the cast, and λ and λ + 0.1 may be one model: load the model in float32 where points are to be told apart. Every
@@ -84,7 +84,7 @@ class Mover:
 
     Args:
         model: A live model. It is moved in place; nothing moves before `to` is called.
-        vectors: The tuning vectors that `to` may be told to move along.
+        vectors: The tuning vectors that `to` can move along.
         method: One of `tv.METHODS`.
         only: Patterns that name what moves, as in `tv.apply`; without any, all of it.
         exclude: Patterns that name what stays as it is.
@@ -92,8 +92,8 @@ class Mover:
         options: Options of the method, such as `density` or `fraction`.
 
     Raises:
-        InputError: A vector that does not fit the model, naming the first parameter; a method that is none, an option
-            that it does not take, or a pattern that names nothing.
+        InputError: A vector that does not fit the model, naming the first parameter; an unknown method, an option that
+            it does not take, or a pattern that names nothing.
 
     Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.
 
@@ -138,7 +138,7 @@ class Mover:
 
     @torch.no_grad()
     def to(self, scales: Mapping[TuningVector, float]) -> float:
-        """Move to θ + Σ λT, from wherever the model stands.
+        """Move to θ + Σ λT, from wherever the model is.
 
         Args:
             scales: λ by tuning vector; a vector that is not named counts as λ = 0.
@@ -220,7 +220,7 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
 
 
 def _pieces(model: PreTrainedModel, only: Sequence[str], exclude: Sequence[str]) -> dict[nn.Parameter, list[Piece]]:
-    """The matrices that each parameter consists of, whatever its names; those alone that the patterns leave."""
+    """The matrices that each parameter consists of, whatever its names; only those that the patterns leave."""
     parameters = dict(model.named_parameters())
     pieces = layout(resolve(model), {name: tuple(value.shape) for name, value in parameters.items()})
     return {parameters[name]: chosen for name, chosen in select(pieces, only, exclude).items()}

@@ -38,7 +38,7 @@ class DecompositionCache:
 
     @contextmanager
     def module(self, name: str) -> Iterator[Decompose]:
-        """`decompose(part, weight)` for the parts of one module; what was computed is written when the block ends."""
+        """`decompose(part, weight)` for the parts of one module; new decompositions are written when the block ends."""
         path = self.folder / f"{name}.safetensors"
         held, fresh = _read(path), {}
 
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _fits(decomposition: Decomposition) -> bool:
-    """Whether it is of this weight, of which the fingerprint samples the ends only: ‖WᵀQz‖ = ‖Σz‖ for a random z."""
+    """Whether it is of this weight: ‖WᵀQz‖ = ‖Σz‖ for a random z, as the fingerprint samples only W's ends."""
     r = min(decomposition.weight.shape)
     if (decomposition.sigma.shape, decomposition.near.shape) != ((r,), (r, r)):
         return False

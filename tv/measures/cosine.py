@@ -1,4 +1,4 @@
-"""How N tuning vectors of one base lie to each other: cosine, sign conflict, shared directions, each beside its null.
+"""How N tuning vectors of one base compare: cosine, sign conflict, shared directions, each beside its null.
 
 Sources: cosines of task vectors are arXiv 2212.04089 (§5), sign conflict is arXiv 2306.01708 (§3), the subspace
 alignment of one task's update with another's is arXiv 2502.04959.
@@ -64,7 +64,7 @@ def cosine(
     fraction: float = FIXED_FRACTION,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """How tuning vectors of one base lie to each other, by pair and scope: whole model, layer, module.
+    """How tuning vectors of one base compare, by pair and scope: whole model, layer, module.
 
     Of all parameters, tied ones once:
 

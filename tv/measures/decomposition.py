@@ -19,7 +19,7 @@ FIXED_FRACTION = 0.10
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
 _ZERO = 1e-7
 _CHUNK = 2048
-#: Float32 products pay from this many directions on, and serve where they leave SSA² no more uncertain than this.
+#: Float32 products are used from this many directions on, where the standard error they leave in SSA² is at most this.
 _SINGLE_FROM, _SINGLE_ERROR = 256, 1e-5
 _BLOCKS = 7
 
@@ -39,7 +39,7 @@ class Decomposition:
 
     @property
     def rank(self) -> int:
-        """How many directions W has; at least 1, so that a zero matrix has a subspace to speak of."""
+        """How many directions W has; at least 1, so that a zero matrix has a subspace too."""
         return max(1, int((self.inverse > 0).sum()))
 
     @cached_property
@@ -142,7 +142,7 @@ def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
 
 
 def inverse_of(sigma: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
-    """1/σ, and 0 where σ is as good as zero beside the largest."""
+    """1/σ, and 0 where σ is negligible beside the largest."""
     floor = _ZERO * float(sigma.max()) if len(sigma) else 0.0
     return torch.where(sigma > floor, 1 / sigma.clamp(min=torch.finfo(torch.float64).tiny), torch.zeros_like(sigma))
 

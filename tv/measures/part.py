@@ -33,7 +33,7 @@ class Part:
     dtype: str  # the tuned side's stored dtype, in safetensors' words
     noise: Noise  # the rounding in T
     decompose: Decompose  # of the module's parts, by head
-    seed: int = 0  # of what is drawn at random
+    seed: int = 0  # of everything drawn
     device: str = "cpu"
     cache: Path | None = None  # where decompositions are kept
 

@@ -150,7 +150,7 @@ def _sides(part: Part) -> tuple[Side, ...]:
 
 
 def cuts_by(rule: Rule, levels: Sequence[float]) -> tuple[Cut, ...]:
-    """The levels of a rule, and the fixed fraction. Raises InputError for what is no level."""
+    """The levels of a rule, and the fixed fraction. Raises InputError for an invalid rule or level."""
     if rule not in RULES:
         raise InputError(f"k rule {rule!r}: there is no such rule; use {', '.join(RULES)}")
     for level in levels:

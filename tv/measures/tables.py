@@ -211,7 +211,7 @@ def measured(
         DataFrames by name, with the columns of their forms.
 
     Raises:
-        InputError: A table or an option that there is not.
+        InputError: An unknown table or option.
         CheckpointError: The two do not belong together.
 
     Examples:
@@ -232,7 +232,7 @@ def _alignment(
     null: str = "rotation",
     draws: int = 20,
 ) -> dict[str, Any]:
-    """The options of `alignment`. Raises InputError for what it cannot be measured with."""
+    """The options of `alignment`. Raises InputError for invalid ones."""
     if k_rule in SHARES and levels is None:
         raise InputError(f"k rule {k_rule!r}: it needs levels: shares of the {SHARES[k_rule]}, such as 0.9")
     chosen = tuple(epsilons if levels is None else levels)

@@ -1,7 +1,7 @@
 """Tuning vectors merged into one: how the λ_i T_i of one parameter become a T.
 
 No method is better as such: over four families of language models only plain addition helped reliably (arXiv
-2511.21437). What λ means and what each does to parameters that are no matrix is in `docs/arithmetic.md`.
+2511.21437). `docs/arithmetic.md` says what λ means and what each does to parameters that are no matrix.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def wudi(terms: Terms) -> Merge:
     """The M that interferes least, arXiv 2503.08099: argmin Σ_i ‖(M − λ_i T_i) T_iᵀ‖²/‖T_i‖², in closed form.
 
     Where the paper descends, the minimum is one linear solve: M Σ G_i = Σ λ_i T_i G_i with G_i = T_iᵀT_i/‖T_i‖²; of its
-    solutions the one of least norm, which starts from the sum reach too. Rows of T_i stand for the inputs of task i, so
-    vectors with orthogonal inputs are simply added. The paper has no scale: λ_i = 1.
+    solutions the one of least norm, which descent from the sum reaches too. Rows of T_i stand for the inputs of task
+    i, so vectors with orthogonal inputs are simply added. The paper has no scale: λ_i = 1.
     """
     norms = [torch.linalg.vector_norm(delta, dtype=torch.float64) for delta in terms.deltas]
     deltas = [delta.double() for delta in terms.deltas]
@@ -83,7 +83,7 @@ def wudi(terms: Terms) -> Merge:
 
 @merge_method("deflate", otherwise=addition)
 def deflate(terms: Terms, fraction: Fraction = FIXED_FRACTION) -> Merge:
-    """Each vector off what the others lead with: Σ λ_i (T_i − P_i T_i Q_i).
+    """Each vector without its part in the others' leading directions: Σ λ_i (T_i − P_i T_i Q_i).
 
     P_i and Q_i project on the span of the other vectors' k leading left and right directions, k = `fraction` of
     min(m, n). Symmetric in the vectors, where the projection of arXiv 2501.09522 §4 takes them in turn; only what is
