@@ -71,18 +71,18 @@ def apply(
         base: The model that moves: whatever `tv.open_checkpoint` opens.
         scales: λ by vector. A vector is a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint`
             opens: then it is that minus `origin`.
-        out: The directory. It is whole or absent; the directory above it must be there.
+        out: The directory, written whole or not at all; its parent directory must exist.
         method: One of `tv.METHODS`.
         only: Patterns that name what moves; without any, all of it. A pattern is `layer=3`, `layer=0-3`, `expert=2`, a
             module (`gate`), a component (`attn`, `mlp`), `norm`, `bias`, or a parameter's name with `*` for anything.
             Of several, joined by commas, all must hold: `layer=0-3,mlp`.
-        exclude: Patterns that name what stays as it is.
+        exclude: Patterns that name what does not move.
         origin: What the models in `scales` were tuned from; without it, `base`.
         out_dtype: What is stored: "float32" or "bfloat16".
         stochastic_rounding: Round to bfloat16 at random, so that steps too small for it survive on average.
         seed: Of what the method draws, and of stochastic rounding.
         conflicts: Measure how the vectors conflict, which takes most of the time of a sum.
-        force: Replace the checkpoint that is at `out`, once the new one is whole.
+        force: Replace the checkpoint at `out`, once the new one is complete.
         shard: Bytes of tensors in a file, at most; a tensor that is larger has a file to itself.
         progress: Called after every tensor.
         options: Options of the method, such as `density` or `fraction`.
@@ -92,7 +92,7 @@ def apply(
 
     Raises:
         InputError: An invalid method, option, pattern, dtype or scale, or no vector.
-        CheckpointError: A vector that does not fit, naming the first tensor; an `out` that is there, or a disk that is
+        CheckpointError: A vector that does not fit, naming the first tensor; an `out` that exists, or a disk that is
             too small.
 
     Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.

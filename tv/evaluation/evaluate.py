@@ -53,7 +53,7 @@ def evaluate(
             `tv.evaluation.formats.FORMATS`, or the name of a task of the harness's. Only a name may touch the network.
         base: The base of the tuning vectors and adapters among the models.
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
-            is no base, then have their own.
+            is no base, then use their own.
         limit: Items of every task, from the first; all without it.
         shots: Examples before each question, where a task sets no number.
         new_tokens: How many tokens a model may write at most, in place of what a task says.

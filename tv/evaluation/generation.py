@@ -57,7 +57,7 @@ def quality(
         judge: Asked about every response; the metric is left out without it.
         base: The base of the tuning vectors and adapters among the models.
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
-            is no base, then have their own.
+            is no base, then use their own.
         new_tokens: How many tokens a model writes at most.
         batch_size: Prompts in one forward pass.
         compute: Where and in what dtype models compute, and how to report progress.

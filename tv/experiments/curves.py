@@ -90,7 +90,7 @@ def half(scales: Floats, retained: Floats) -> Floats:
 
 
 def area(scales: Floats, retained: Floats) -> Floats:
-    """The mean of what is retained over 0 ≤ λ ≤ 1, of (…, points): ½ where behaviour is linear in λ."""
+    """The mean of what is retained over 0 ≤ λ ≤ 1, of (…, points): ½ where behaviour falls linearly with λ."""
     inside = (scales >= 0) & (scales <= 1)
     return np.asarray(np.trapezoid(retained[..., inside], scales[inside], axis=-1))
 

@@ -43,7 +43,7 @@ def lineage(
 
     Tables: `robustness`, a row per lineage, vector, task and metric whose tuned model differs from its parent: the λ at
     which half of the tuned behaviour is left (`half`, inf where it never is) and the mean of what is left over
-    0 ≤ λ ≤ 1 (`area`, ½ where behaviour goes as λ does), with intervals over items; `difference`, the first lineage's
+    0 ≤ λ ≤ 1 (`area`, ½ where it falls linearly), with intervals over items; `difference`, the first lineage's
     minus the second's for their own vectors, on the same resamples; `lineage`, every point as `negation` has it, where
     `vector` says whose T was taken away; `items`. Raises InputError for fewer than two lineages or a vector that does
     not fit.
