@@ -116,11 +116,11 @@ class AdapterWriter:
             path = alias.rpartition(".")[0]
             self._modules.add(path)
             for leaf, _ in self._model.get_submodule(path).named_parameters(recurse=False):
-                own = f"{path}.{leaf}"
-                if own == alias:
-                    self._tensors[f"{_PREFIX}{own}"] = self._checkpoint.read(part.name).float() + part.delta
-                else:  # where it moves too, it comes by itself
-                    self._tensors.setdefault(f"{_PREFIX}{own}", self._checkpoint.read(own).float())
+                name = f"{path}.{leaf}"
+                if name == alias:
+                    self._tensors[f"{_PREFIX}{name}"] = self._checkpoint.read(part.name).float() + part.delta
+                else:  # where it moves too, its own call adds T
+                    self._tensors.setdefault(f"{_PREFIX}{name}", self._checkpoint.read(name).float())
 
     def write(self, *, trainable: bool) -> Adapter:
         """Write the directory, whole or not at all. Raises CheckpointError where T moves no linear layer."""

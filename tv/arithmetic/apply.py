@@ -23,7 +23,7 @@ from tv.runtime.compute import Progress
 
 @dataclass(frozen=True)
 class Applied:
-    """What `tv.apply` wrote, and what is to be known of it.
+    """What `tv.apply` wrote, what rounding lost, how the vectors conflict, and notes.
 
     Attributes:
         path: The directory.
@@ -71,28 +71,28 @@ def apply(
         base: The model that moves: whatever `tv.open_checkpoint` opens.
         scales: λ by vector. A vector is a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint`
             opens: then it is that minus `origin`.
-        out: The directory. It is whole or absent; the directory above it must be there.
+        out: The directory, written whole or not at all; its parent directory must exist.
         method: One of `tv.METHODS`.
         only: Patterns that name what moves; without any, all of it. A pattern is `layer=3`, `layer=0-3`, `expert=2`, a
             module (`gate`), a component (`attn`, `mlp`), `norm`, `bias`, or a parameter's name with `*` for anything.
             Of several, joined by commas, all must hold: `layer=0-3,mlp`.
-        exclude: Patterns that name what stays as it is.
+        exclude: Patterns that name what does not move.
         origin: What the models in `scales` were tuned from; without it, `base`.
         out_dtype: What is stored: "float32" or "bfloat16".
         stochastic_rounding: Round to bfloat16 at random, so that steps too small for it survive on average.
         seed: Of what the method draws, and of stochastic rounding.
-        conflicts: Measure how the vectors lie to each other, which takes most of the time of a sum.
-        force: Replace the checkpoint that is at `out`, once the new one is whole.
+        conflicts: Measure how the vectors conflict, which takes most of the time of a sum.
+        force: Replace the checkpoint at `out`, once the new one is complete.
         shard: Bytes of tensors in a file, at most; a tensor that is larger has a file to itself.
         progress: Called after every tensor.
         options: Options of the method, such as `density` or `fraction`.
 
     Returns:
-        The directory, and what is to be known of it.
+        The directory, what rounding lost, how the vectors conflict, and notes.
 
     Raises:
-        InputError: A method, an option, a pattern, a dtype or a scale that is none, or no vector.
-        CheckpointError: A vector that does not fit, naming the first tensor; an `out` that is there, or a disk that is
+        InputError: An invalid method, option, pattern, dtype or scale, or no vector.
+        CheckpointError: A vector that does not fit, naming the first tensor; an `out` that exists, or a disk that is
             too small.
 
     Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.
@@ -125,8 +125,8 @@ def apply(
         seed=seed,
         conflicts=conflicts,
     )
-    found = entries(checkpoint, merged.read, DTYPES[out_dtype])
-    _check_space(out, sum(entry.size for entry in found))
+    tensors = entries(checkpoint, merged.read, DTYPES[out_dtype])
+    _check_space(out, sum(entry.size for entry in tensors))
     made = {
         "base": {"source": checkpoint.source, **checkpoint.fingerprint()},
         "method": method,
@@ -143,7 +143,7 @@ def apply(
     }
     notes = tuple(dict.fromkeys(note for one in brought for note in one.notes))
     with replacing_directory(out, CheckpointError) as temporary:
-        write_weights(temporary, found, {"tv_apply": json.dumps(made)}, shard=shard, progress=progress)
+        write_weights(temporary, tensors, {"tv_apply": json.dumps(made)}, shard=shard, progress=progress)
         write_surroundings(temporary, base, checkpoint, DTYPES[out_dtype])
         text = card(out.name, made, merged.rounding, notes)
         (temporary / "README.md").write_text(text, encoding="utf-8")
@@ -151,7 +151,7 @@ def apply(
 
 
 def _apart(brought: list[Brought]) -> list[Brought]:
-    """With labels that differ."""
+    """The same vectors with distinct labels."""
     seen: Counter[str] = Counter()
     named = []
     for one in brought:

@@ -62,4 +62,4 @@ def _origin(provenance: Mapping[str, Any]) -> str:
     """The two sides of a vector, as far as its provenance tells."""
     sides = [provenance.get(side) for side in ("tuned", "base")]
     told = [f"`{side['source']}` ({side['content'][:16]})" for side in sides if isinstance(side, dict)]
-    return " − ".join(told) or "a vector that does not say"
+    return " − ".join(told) or "a vector of unknown origin"

@@ -1,4 +1,4 @@
-"""How the vectors of a merge lie to each other, from the tensors that are merged anyway."""
+"""How the vectors of a merge conflict, measured on the tensors as they are merged."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Conflicts:
         self._shared: dict[tuple[int, int], list[Overlap]] = defaultdict(list)
 
     def add(self, deltas: Sequence[Float[Tensor, "..."]], is_matrix: bool) -> None:
-        """Take in one piece of every vector, all of one shape, zeros where one does not move it."""
+        """Add one piece of every vector, all of one shape, zeros where a vector does not move it."""
         if not self._pairs:
             return
-        own = [directions(delta) if is_matrix and bool(delta.any()) else None for delta in deltas]
+        decomposed = [directions(delta) if is_matrix and bool(delta.any()) else None for delta in deltas]
         for i, j in self._pairs:
             self._sums[i, j] += sums_of(torch.atleast_1d(deltas[i]), torch.atleast_1d(deltas[j]))
-            first, second = own[i], own[j]
+            first, second = decomposed[i], decomposed[j]
             if first is not None and second is not None:
-                found = overlap(first, second, cross_gram(deltas[i], deltas[j]), FIXED_FRACTION)
-                self._shared[i, j] += [found] if found is not None else []
+                shared = overlap(first, second, cross_gram(deltas[i], deltas[j]), FIXED_FRACTION)
+                self._shared[i, j] += [shared] if shared is not None else []
 
     def frame(self) -> pd.DataFrame:
         """A row per unordered pair: `a b cosine cosine_z sign_conflict sign_conflict_null conflict_energy`, and
@@ -44,10 +44,10 @@ class Conflicts:
         return pd.DataFrame([self._row(*pair) for pair in self._pairs], columns=_COLUMNS)
 
     def _row(self, i: int, j: int) -> list[object]:
-        sums, shared = self._sums[i, j], self._shared[i, j]
+        sums, overlaps = self._sums[i, j], self._shared[i, j]
         size = math.sqrt(sums.square_a * sums.square_b)
         kappas = [
-            sum(getattr(found, side).overlap_kappa for found in shared) / len(shared) if shared else math.nan
+            sum(getattr(shared, side).overlap_kappa for shared in overlaps) / len(overlaps) if overlaps else math.nan
             for side in ("left", "right")
         ]
         return [

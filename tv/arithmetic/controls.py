@@ -1,6 +1,6 @@
 """Control vectors: what a tuning vector would do if its size, its entries or its spectrum were all there is to it.
 
-Each is lazy like the vector it stands for, and is drawn parameter by parameter (of a fused tensor, expert by expert)
+Each is lazy like the vector it replaces, and is drawn parameter by parameter (of a fused tensor, expert by expert)
 from the seed and the parameter's name alone: neither the order of reading nor the device changes it.
 """
 
@@ -17,7 +17,7 @@ from tv.checkpoints.vector import TuningVector
 from tv.runtime.registry import Registry
 from tv.runtime.seeds import seed_of
 
-#: T of one parameter, or of one expert of it, and its generator → what stands in for it.
+#: T of one parameter, or of one expert of it, and its generator → its replacement.
 Draw: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
 #: The controls by name.
@@ -28,7 +28,7 @@ def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
     """The control vector of a name.
 
     Args:
-        vector: T, for which it stands in. Its dtype and its rounding are taken over.
+        vector: T, which it replaces. Its dtype and its rounding are kept.
         kind: One of `tv.CONTROLS`.
         seed: Of everything drawn.
 
@@ -90,7 +90,7 @@ def random(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "
 
 @control_vector("shuffled")
 def shuffled(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
-    """T's own entries in a random order within every parameter: its norm and its magnitudes, none of its structure."""
+    """T's entries in a random order within every parameter: its norm and its magnitudes, none of its structure."""
     return delta.flatten()[torch.randperm(delta.numel(), generator=generator)].reshape(delta.shape)
 
 

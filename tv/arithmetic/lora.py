@@ -1,4 +1,4 @@
-"""A tuning vector as a LoRA adapter in peft's format: T itself at a rank, or a start that knows where T points.
+"""A tuning vector as a LoRA adapter in peft's format: T itself at a rank, or a start built from T's directions.
 
 T ≈ B·A, the truncated SVD; scaling α/r is 1 throughout. A matrix of a linear layer is held as factors, its bias as it
 is (`bias="all"`), every other parameter with the whole module that owns it (`modules_to_save`). peft is not imported.
@@ -43,13 +43,13 @@ def lora_export(
         base: The model that the adapter will lie over: whatever `tv.open_checkpoint` opens.
         vector: T: a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint` opens: then it is that
             minus `origin`.
-        out: The directory. It is whole or absent; the directory above it must be there.
+        out: The directory, written whole or not at all; its parent directory must exist.
         rank: How many directions of every matrix are kept.
         energy: In place of a rank: the share of a module's ‖T‖² that is kept, above 0 and at most 1. Each module then
             has the smallest rank that does.
         save_others: Write what LoRA cannot hold (biases, gains, embeddings) as whole tensors; otherwise it is left out.
         origin: What the model in `vector` was tuned from; without it, `base`.
-        force: Replace the adapter that is at `out`.
+        force: Replace the adapter at `out`.
         progress: Called after every parameter.
 
     Returns:
@@ -58,7 +58,7 @@ def lora_export(
 
     Raises:
         InputError: Neither or both of rank and energy, or one that is out of range.
-        CheckpointError: A vector that does not fit or moves no matrix of a linear layer, or an `out` that is there.
+        CheckpointError: A vector that does not fit or moves no matrix of a linear layer, or an `out` that exists.
 
     Examples:
         >>> adapter = tv.lora_export("data/models/base", "data/models/medical", out="adapter", rank=8)
@@ -95,7 +95,7 @@ def lora_init(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Adapter:
-    """Write a LoRA adapter to train on from, which knows where T points, on every matrix that T moves.
+    """Write a LoRA adapter to start training from, built from T's directions, on every matrix that T moves.
 
     - warm: B·A is T cut to its `rank` leading directions, so training starts at θ + T_r; nothing holds it there
     - subspace: B = 0 and A's rows are T's leading right (input) directions. With A frozen (`freeze_inputs`) every
@@ -109,12 +109,12 @@ def lora_init(
         base: The model that will be trained: whatever `tv.open_checkpoint` opens.
         vector: T: a `TuningVector`, a file of `tv extract`, or whatever `tv.open_checkpoint` opens: then it is that
             minus `origin`.
-        out: The directory. It is whole or absent; the directory above it must be there.
+        out: The directory, written whole or not at all; its parent directory must exist.
         rank: Directions of every matrix; fewer where T has fewer (not in the mode orthogonal).
         mode: "warm", "subspace" or "orthogonal".
         origin: What the model in `vector` was tuned from; without it, `base`.
         seed: Of the random directions.
-        force: Replace the adapter that is at `out`.
+        force: Replace the adapter at `out`.
         progress: Called after every parameter.
 
     Returns:
@@ -123,7 +123,7 @@ def lora_init(
 
     Raises:
         InputError: An unknown mode, a rank below 1, or one that leaves no orthogonal directions.
-        CheckpointError: A vector that does not fit or moves no matrix of a linear layer, or an `out` that is there.
+        CheckpointError: A vector that does not fit or moves no matrix of a linear layer, or an `out` that exists.
 
     Source: arXiv 2308.03303 (LoRA-FA), arXiv 2310.14152 (O-LoRA).
 

@@ -1,4 +1,4 @@
-"""Tuning vectors brought to a checkpoint, and what a method makes of them there, a parameter at a time."""
+"""Tuning vectors fitted to a checkpoint and merged there by a method, one parameter at a time."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Brought:
 
     def delta(self, name: str, expert: int, shape: Sequence[int], is_vocabulary: bool) -> Float[Tensor, "..."]:
         """T of a parameter, or of one expert of it, float32, in the rows of the checkpoint it was brought to."""
-        own = self.vector[name] if expert < 0 else self.vector.expert(name, expert)
-        if not is_vocabulary or (tuple(own.shape) == tuple(shape) and self.tokens is None):
-            return own.float()
-        rows = torch.arange(min(len(own), shape[0]))
+        delta = self.vector[name] if expert < 0 else self.vector.expert(name, expert)
+        if not is_vocabulary or (tuple(delta.shape) == tuple(shape) and self.tokens is None):
+            return delta.float()
+        rows = torch.arange(min(len(delta), shape[0]))
         there, here = self.tokens or (rows, rows)
         fitted = torch.zeros(tuple(shape))
-        fitted[there] = own[here].float()
+        fitted[there] = delta[here].float()
         return fitted
 
 
@@ -83,7 +83,7 @@ def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) 
 class Merged:
     """A checkpoint moved along vectors, by a method, where patterns say: read a parameter (or an expert) at a time.
 
-    What was read adds to `rounding` and `conflicts`.
+    Every read adds to `rounding` and `conflicts`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Merged:
         seed: int = 0,
         conflicts: bool = True,
     ) -> None:
-        """Raises InputError for a method, option, scale or pattern that is none."""
+        """Raises InputError for an invalid method, option, scale or pattern."""
         taken = check_method(method, options or {})
         odd = next((scale for scale in scales if not math.isfinite(scale)), None)
         if odd is not None:
@@ -167,11 +167,11 @@ def _require_fit(label: str, vector: TuningVector, checkpoint: Checkpoint) -> No
             raise CheckpointError(
                 f"{label}: does not fit {checkpoint.source}: it moves tensor {name!r}, which is not there"
             )
-        own = checkpoint.info(name).shape
-        if shape != own and not (name.rpartition(".")[0] in ends and shape[1:] == own[1:]):
+        expected = checkpoint.info(name).shape
+        if shape != expected and not (name.rpartition(".")[0] in ends and shape[1:] == expected[1:]):
             raise CheckpointError(
                 f"{label}: does not fit {checkpoint.source}: tensor {name!r} has shape {list(shape)} in the vector and "
-                f"{list(own)} there"
+                f"{list(expected)} there"
             )
 
 

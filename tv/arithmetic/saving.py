@@ -1,6 +1,6 @@
 """A checkpoint written tensor by tensor: its shapes are known before its values, so a header comes first, then data.
 
-Files hold the tensors that the source's files hold, under the same names, so that whatever loads those loads these.
+Files hold the tensors that the source's files hold, under the same names, so that any loader of those loads these.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
 
-#: (parameter, expert or −1) → its new value, in the dtype it is to be stored in.
+#: (parameter, expert or −1) → its new value, in the dtype to store.
 Read: TypeAlias = Callable[[str, int], Tensor]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -37,7 +37,7 @@ _WORDS = {
     **{torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.bool: "BOOL"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
 }
-#: What lies beside weights and is as true of a moved model.
+#: Files beside the weights that hold for a moved model too.
 _BESIDE = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja", "LICENSE*"),
     "generation_config.json",
@@ -46,7 +46,7 @@ _BESIDE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a safetensors file that is still to be written."""
+    """One tensor to write to a safetensors file."""
 
     key: str
     dtype: torch.dtype
@@ -64,7 +64,7 @@ def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entr
     last: dict[tuple[str, int], Tensor] = {}
 
     def once(name: str, expert: int) -> Tensor:
-        """Several tensors may be rows of one; the parameter is kept until another is asked for."""
+        """Several tensors may be rows of one parameter, which is kept until another is read."""
         if (name, expert) not in last:
             last.clear()
             last[name, expert] = read(name, expert)
@@ -79,48 +79,52 @@ def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entr
         else:
             yield once(place.name, place.expert)[slice(*place.rows)]
 
-    found = []
+    tensors = []
     for place in checkpoint.places:
         shape = checkpoint.info(place.name).shape
-        own = shape if place.expert < 0 else shape[1:]
-        own = own if place.rows is None else (place.rows[1] - place.rows[0], *own[1:])
-        found.append(Entry(place.key, dtype, own, partial(values, place, shape)))
+        entry_shape = shape if place.expert < 0 else shape[1:]
+        entry_shape = entry_shape if place.rows is None else (place.rows[1] - place.rows[0], *entry_shape[1:])
+        tensors.append(Entry(place.key, dtype, entry_shape, partial(values, place, shape)))
     for key, buffer in checkpoint.buffers.items():
-        found.append(Entry(key, buffer.dtype, tuple(buffer.shape), partial(iter, [buffer])))
-    return found
+        tensors.append(Entry(key, buffer.dtype, tuple(buffer.shape), partial(iter, [buffer])))
+    return tensors
 
 
 def write_weights(
     directory: Path,
-    found: Sequence[Entry],
+    tensors: Sequence[Entry],
     metadata: dict[str, str],
     *,
     shard: int = SHARD,
     progress: Progress | None = None,
 ) -> None:
-    """Write the tensors into `directory` in as many files as `shard` bytes ask for, with an index of several."""
+    """Write the tensors into `directory` in files of at most `shard` bytes, with an index if there are several."""
     shards: list[list[Entry]] = [[]]
-    for entry in found:
+    for entry in tensors:
         if shards[-1] and sum(other.size for other in shards[-1]) + entry.size > shard:
             shards.append([])
         shards[-1].append(entry)
     n, done = len(shards), 0
     names = [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)] if n > 1 else ["model.safetensors"]
-    for name, own in zip(names, shards, strict=True):
-        own.sort(key=lambda entry: -entry.dtype.itemsize)  # each tensor then lies where its dtype may
+    for name, shard_tensors in zip(names, shards, strict=True):
+        shard_tensors.sort(key=lambda entry: -entry.dtype.itemsize)  # keeps every tensor aligned to its dtype
         with open(directory / name, "wb") as file:
             file.write(
-                header_of([(entry.key, _WORDS[entry.dtype], entry.shape, entry.size) for entry in own], metadata)
+                header_of(
+                    [(entry.key, _WORDS[entry.dtype], entry.shape, entry.size) for entry in shard_tensors], metadata
+                )
             )
-            for entry in own:
+            for entry in shard_tensors:
                 for value in entry.values():
                     file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 done += 1
                 if progress:
-                    progress("apply", done, len(found), entry.key)
+                    progress("apply", done, len(tensors), entry.key)
     if n > 1:
-        weights = {entry.key: name for name, own in zip(names, shards, strict=True) for entry in own}
-        index = {"metadata": {"total_size": sum(entry.size for entry in found)}, "weight_map": weights}
+        weights = {
+            entry.key: name for name, shard_tensors in zip(names, shards, strict=True) for entry in shard_tensors
+        }
+        index = {"metadata": {"total_size": sum(entry.size for entry in tensors)}, "weight_map": weights}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -131,7 +135,7 @@ def write_surroundings(directory: Path, source: Source, checkpoint: Checkpoint, 
     config.architectures = [checkpoint.architecture.name]
     config.save_pretrained(directory)
     under = checkpoint.base or checkpoint
-    places = [place for place in (under.path, checkpoint.path) if place is not None]  # an adapter's own come on top
+    places = [place for place in (under.path, checkpoint.path) if place is not None]  # an adapter's files come on top
     for file in (file for place in places for pattern in _BESIDE for file in sorted(place.glob(pattern))):
         if file.is_file():
             shutil.copyfile(file, directory / file.name)

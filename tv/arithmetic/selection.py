@@ -15,34 +15,34 @@ _RANGE = re.compile(r"(layer|expert)=(-?\d+)(?:-(\d+))?")
 def select(
     pieces: Mapping[str, Sequence[Piece]], only: Iterable[str] = (), exclude: Iterable[str] = ()
 ) -> dict[str, list[Piece]]:
-    """The pieces that a pattern of `only` names (without any: all), but for those that one of `exclude` names.
+    """The pieces that a pattern of `only` names (without any: all), except those that one of `exclude` names.
 
     A pattern is `layer=3`, `layer=0-3`, `expert=2`, a module (`gate`, `q`, `final_norm`), a component (`attn`, `mlp`,
     `embed`, `unembed`), `norm` or `bias` for all of these, or a parameter's name, where `*` stands for anything. Of
     several, joined by commas, all must hold: `layer=0-3,mlp`. Raises InputError for a pattern that names nothing, and
     where nothing is left.
     """
-    every = [piece for own in pieces.values() for piece in own]
+    every = [piece for group in pieces.values() for piece in group]
     wanted = _named(every, only) if (only := list(only)) else set(every)
     wanted -= _named(every, exclude)
     if not wanted:
         raise InputError("the patterns leave no parameter; nothing would move")
-    found = {name: [piece for piece in own if piece in wanted] for name, own in pieces.items()}
-    return {name: own for name, own in found.items() if own}
+    selected = {name: [piece for piece in group if piece in wanted] for name, group in pieces.items()}
+    return {name: group for name, group in selected.items() if group}
 
 
 def _named(pieces: Sequence[Piece], patterns: Iterable[str]) -> set[Piece]:
-    found: set[Piece] = set()
+    named: set[Piece] = set()
     for pattern in patterns:
-        own = {piece for piece in pieces if all(_holds(part.strip(), piece) for part in pattern.split(","))}
-        if not own:
+        matches = {piece for piece in pieces if all(_holds(part.strip(), piece) for part in pattern.split(","))}
+        if not matches:
             words = ", ".join(dict.fromkeys(word for piece in pieces for word in (piece.component, piece.name)))
             raise InputError(
                 f"pattern {pattern!r} names no parameter; give layer=0-3, a glob over parameter names, norm, bias, or "
                 f"one of {words}"
             )
-        found |= own
-    return found
+        named |= matches
+    return named
 
 
 def _holds(part: str, piece: Piece) -> bool:

@@ -33,8 +33,8 @@ def variant(
 ) -> Iterator[PreTrainedModel]:
     """`model` at θ + Σ λT, or at what a method makes of the λT, for as long as the context lasts.
 
-    See `tv.Mover`, which serves a sweep better. Contexts may be nested, and the inner one starts where the outer one
-    stands; a vector that was extracted from this live model is then read from there too, so extract from a directory,
+    See `tv.Mover`, which serves a sweep better. Contexts may be nested: the inner one starts at the outer one's
+    point. A vector that was extracted from this live model is then read at that point too, so extract from a directory,
     or give both vectors to one context.
 
     Args:
@@ -75,16 +75,16 @@ class Mover:
 
     A vector at λ = 0 takes no part in the merge: the others meet as if it had not been given. What a method computes of
     the vectors before their scales is kept for the next point, as float32, a tensor a vector; `sum` keeps nothing and
-    reads each T anew.
+    reads each T again.
 
-    Sums are formed in float32 and cast to the model's own dtype. In bfloat16 a step below 0.2 % of an entry is lost in
+    Sums are formed in float32 and cast to the model's dtype. In bfloat16 a step below 0.2 % of an entry is lost in
     the cast, and λ and λ + 0.1 may be one model: load the model in float32 where points are to be told apart. Every
     parameter that moves is kept as it was (on its device), so that no point depends on the one before and leaving the
     context restores the bits. Tied weights are one parameter, and of a grown vocabulary the rows in common move.
 
     Args:
         model: A live model. It is moved in place; nothing moves before `to` is called.
-        vectors: The tuning vectors that `to` may be told to move along.
+        vectors: The tuning vectors that `to` can move along.
         method: One of `tv.METHODS`.
         only: Patterns that name what moves, as in `tv.apply`; without any, all of it.
         exclude: Patterns that name what stays as it is.
@@ -92,8 +92,8 @@ class Mover:
         options: Options of the method, such as `density` or `fraction`.
 
     Raises:
-        InputError: A vector that does not fit the model, naming the first parameter; a method that is none, an option
-            that it does not take, or a pattern that names nothing.
+        InputError: A vector that does not fit the model, naming the first parameter; an unknown method, an option that
+            it does not take, or a pattern that names nothing.
 
     Source: arXiv 2212.04089 §2 (the sum); `tv.METHODS` names those of the other methods.
 
@@ -138,7 +138,7 @@ class Mover:
 
     @torch.no_grad()
     def to(self, scales: Mapping[TuningVector, float]) -> float:
-        """Move to θ + Σ λT, from wherever the model stands.
+        """Move to θ + Σ λT, from wherever the model is.
 
         Args:
             scales: λ by tuning vector; a vector that is not named counts as λ = 0.
@@ -159,7 +159,7 @@ class Mover:
             kept = self._kept.setdefault(parameter, parameter.detach().clone())
             parameter.copy_(kept)  # before T is read: a vector of this live model is read from this very parameter
             exact = kept.to(torch.promote_types(kept.dtype, torch.float32), copy=True)
-            active = [vector for vector, own in self._places.items() if scales.get(vector) and parameter in own]
+            active = [vector for vector, places in self._places.items() if scales.get(vector) and parameter in places]
             if active:
                 self._move(exact, parameter, active, [scales[vector] for vector in active])
             parameter.copy_(exact)
@@ -176,13 +176,13 @@ class Mover:
                 _add(total, vector[self._places[vector][parameter]], scale)
             value += total
             return
-        found = self._merges.get(parameter)
-        if found is None or found[0] != active:
+        cached = self._merges.get(parameter)
+        if cached is None or cached[0] != active:
             deltas = [_rows_of(value, vector[self._places[vector][parameter]]) for vector in active]
             pieces = self._pieces.get(parameter, [])
             merge = compose(self.method, pieces, deltas, value.float(), seed=self.seed, options=self.options)
-            found = self._merges[parameter] = (active, merge)
-        value += found[1](scales)
+            cached = self._merges[parameter] = (active, merge)
+        value += cached[1](scales)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -205,12 +205,12 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
         if parameter.is_meta or not parameter.is_floating_point():
             where = "is not in memory (offloaded?)" if parameter.is_meta else f"is stored as {parameter.dtype}"
             raise InputError(f"parameter {name!r} {where} and cannot be moved; load the model whole, in float32")
-        own = tuple(parameter.shape)
-        grown = parameter in vocabulary and own[1:] == shape[1:]
-        if own != shape and not grown:
+        model_shape = tuple(parameter.shape)
+        grown = parameter in vocabulary and model_shape[1:] == shape[1:]
+        if model_shape != shape and not grown:
             raise InputError(
                 f"the tuning vector does not fit the model: parameter {name!r} has shape {list(shape)} in the vector "
-                f"and {list(own)} in the model"
+                f"and {list(model_shape)} in the model"
             )
         if parameter not in places:
             places[parameter] = name
@@ -220,14 +220,14 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
 
 
 def _pieces(model: PreTrainedModel, only: Sequence[str], exclude: Sequence[str]) -> dict[nn.Parameter, list[Piece]]:
-    """The matrices that each parameter consists of, whatever its names; those alone that the patterns leave."""
+    """The matrices that each parameter consists of, whatever its names; only those that the patterns leave."""
     parameters = dict(model.named_parameters())
     pieces = layout(resolve(model), {name: tuple(value.shape) for name, value in parameters.items()})
-    return {parameters[name]: own for name, own in select(pieces, only, exclude).items()}
+    return {parameters[name]: chosen for name, chosen in select(pieces, only, exclude).items()}
 
 
 def _rows_of(value: Tensor, delta: Tensor) -> Tensor:
-    """T as float32 of the value's shape: of a vocabulary that grew, its own rows or zeros."""
+    """T as float32 of the value's shape: of a vocabulary that grew, T's rows, zeros elsewhere."""
     if delta.shape == value.shape:
         return delta.to(value.device, torch.float32)
     fitted = torch.zeros_like(value, dtype=torch.float32)

@@ -43,7 +43,7 @@ def align(
     check_output(output)
     check_output(ssa)
     with bar("matching") as progress:
-        found = match_pair(
+        matched = match_pair(
             base,
             tuned,
             on=on,
@@ -51,15 +51,15 @@ def align(
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),
         )
-    _print(found.table)
-    write(found.table, output)
+    _print(matched.table)
+    write(matched.table, output)
     if ssa is not None:
         with bar("alignment") as progress:
             before = tv.ssa(base, tuned, compute=tv.Compute(device, dtype, progress=progress))
         after = before
-        if not found.is_identity:
+        if not matched.is_identity:
             with bar("alignment") as progress:
-                after = tv.ssa(base, found.tuned, compute=tv.Compute(device, dtype, progress=progress))
+                after = tv.ssa(base, matched.tuned, compute=tv.Compute(device, dtype, progress=progress))
         frame = after.copy()
         frame.insert(list(frame.columns).index("ssa"), "ssa_before", before["ssa"])
         fingerprints = before.attrs["fingerprints"] | {"matched": after.attrs["fingerprints"]["tuned"]}
@@ -68,20 +68,20 @@ def align(
 
 
 def _print(table: pd.DataFrame) -> None:
-    """A row per kind, means over layers and experts by the number of units, then what it says."""
+    """A row per kind, means over layers and experts weighted by the number of units, then the verdict."""
     rows: list[list[object]] = []
     verdict = []
-    for kind, own in table.groupby("kind", sort=False):
-        n = own["n"]
-        shares = [_percent((own[name] * n).sum(min_count=1) / n.sum()) for name in _SHARES]
-        scores = [float((own[name] * n).sum() / n.sum()) for name in ("identity_score", "mean_score", "gain")]
+    for kind, group in table.groupby("kind", sort=False):
+        n = group["n"]
+        shares = [_percent((group[name] * n).sum(min_count=1) / n.sum()) for name in _SHARES]
+        scores = [float((group[name] * n).sum() / n.sum()) for name in ("identity_score", "mean_score", "gain")]
         rows.append([kind, int(n.sum()), *shares, *scores])
-        touched = own[own[_SHARES].fillna(0).gt(0).any(axis=1)]
+        touched = group[group[_SHARES].fillna(0).gt(0).any(axis=1)]
         if len(touched):
             layers = ", ".join(str(layer) for layer in dict.fromkeys(touched["layer"]))
             verdict.append(f"{str(kind).replace('_', ' ')} (layer {layers})")
     headings = ["kind", "n", "moved", "flipped", "rescaled", "score", "matched", "gain"]
-    print_table(f"what would move to stand where the base's stands, compared by {table['on'].iloc[0]}", headings, rows)
+    print_table(f"what would move to match the base, compared by {table['on'].iloc[0]}", headings, rows)
     if verdict:
         say(f"not the identity: {'; '.join(verdict)}. Measures of the matched pair: --ssa FILE, or tv.matched")
     else:

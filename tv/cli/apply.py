@@ -55,7 +55,7 @@ def apply(
     stochastic_rounding: Annotated[bool, typer.Option(help="bfloat16 up or down by chance, right on average.")] = False,
     seed: Annotated[int, typer.Option(help="Of dare's masks and of stochastic rounding.")] = 0,
     conflicts: Annotated[
-        bool, typer.Option(help="Measure how the vectors lie to each other: most of the time of a sum.")
+        bool, typer.Option(help="Measure how the vectors conflict: most of the time of a sum.")
     ] = True,
     force: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
     **options: Any,
@@ -104,7 +104,7 @@ def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:
 
 
 def split(argument: str) -> tuple[str, float]:
-    """(source, λ) of `SOURCE:λ`. An argument that lies on disk as a whole is a source; so is one without a λ."""
+    """(source, λ) of `SOURCE:λ`. An argument that exists on disk as a whole is a source; so is one without a λ."""
     source, colon, scale = argument.rpartition(":")
     if not colon or Path(argument).exists():
         return argument, 1.0

@@ -1,4 +1,4 @@
-"""What the commands of `tv` and of `probes` have in common: two options, what becomes of errors, and exit statuses."""
+"""What the commands of `tv` and of `probes` have in common: two options, error handling and exit statuses."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def command(work: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter("json", keyword, default=False, annotation=Json),
         inspect.Parameter("context", keyword, annotation=typer.Context),
     ]
-    own = inspect.signature(work, eval_str=True)
-    named = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    perform.__signature__ = own.replace(parameters=[*named, *common])  # type: ignore[attr-defined]
+    signature = inspect.signature(work, eval_str=True)
+    named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    perform.__signature__ = signature.replace(parameters=[*named, *common])  # type: ignore[attr-defined]
     return perform
 
 
 def entry(app: typer.Typer, name: str, resumes: str) -> None:
     """Run a command: bad input is one line on stderr and exit status 2, without a traceback.
 
-    `resumes` is the command that goes on, given again, where Ctrl-C stopped it.
+    `resumes` is the command that resumes after Ctrl-C when it is rerun.
     """
     report_no_use()
-    # Read here, since what is wrong with a command line is said in the form that it asks for.
+    # Read here, so that errors in the command line are reported in the form that it asks for.
     as_json = "--json" in sys.argv
     terminal.begin(quiet="--quiet" in sys.argv, json=as_json)
     status = DONE
@@ -60,7 +60,7 @@ def entry(app: typer.Typer, name: str, resumes: str) -> None:
     except (InputError, TyperException) as error:
         status = BAD_INPUT
         message = error.format_message() if isinstance(error, TyperException) else str(error)
-        if message.strip():  # empty where the help was shown for want of arguments
+        if message.strip():  # empty where missing arguments made it show the help
             terminal.fail(" ".join(message.split()), status)
     except (KeyboardInterrupt, Abort):
         status = INTERRUPTED
@@ -76,7 +76,7 @@ def entry(app: typer.Typer, name: str, resumes: str) -> None:
 
 
 def _hush() -> None:
-    """Libraries keep their progress bars and warnings to themselves; what a person should know, the command says."""
+    """Silence libraries' progress bars and warnings; the command itself says what a person should know."""
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()

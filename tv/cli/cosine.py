@@ -26,7 +26,7 @@ def cosine(
     dtype: Dtype = "float32",
     output: Output = None,
 ) -> None:
-    """How tuning vectors of one base lie to each other: cosine, sign conflict, shared directions, beside their nulls.
+    """How tuning vectors of one base compare: cosine, sign conflict, shared directions, beside their nulls.
 
     Example: tv cosine data/models/base data/models/medical data/models/math
     """

@@ -28,7 +28,7 @@ BatchSize = Annotated[int, typer.Option(help="Prompts in one forward pass.")]
 def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
     task: Tasks,
-    base: Annotated[str | None, typer.Option(help="What an adapter or a vector among the models lies over.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
     limit: Limit = None,
     shots: Annotated[
         int | None, typer.Option(help="Examples before each question, where a task leaves it open.")
@@ -78,11 +78,11 @@ def print_means(means: pd.DataFrame) -> None:
     print_table("mean over items, 95 % interval", ["task", "metric", "model", "mean", "interval", "items"], rows)
 
 
-def print_differences(found: pd.DataFrame, reference: str) -> None:
+def print_differences(differences: pd.DataFrame, reference: str) -> None:
     """The table of `compare`."""
     rows: list[list[object]] = [
         [r.task, r.metric, r.variant, float(r.difference), interval(r.lo, r.hi), float(r.p), float(r.q)]
-        for r in found.itertuples()
+        for r in differences.itertuples()
     ]
     title = f"difference from {reference} on the same items"
     print_table(title, ["task", "metric", "model", "difference", "interval", "p", "q"], rows)

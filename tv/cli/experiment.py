@@ -22,7 +22,7 @@ Sides = Annotated[
     list[str], typer.Argument(metavar="[NAME=]TUNED...", help="Tuned sides; the name is the path's last part.")
 ]
 Out = Annotated[
-    Path, typer.Option("-o", "--output", help="The directory for results and finished cells; goes on where it stood.")
+    Path, typer.Option("-o", "--output", help="The directory for results and finished cells; rerun to resume.")
 ]
 Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
@@ -70,10 +70,10 @@ def negation(
             compute=Compute(device, dtype, progress=progress),
             **settings,
         )
-    own = result["summary"]
+    summary = result["summary"]
     _print(
         "at λ = 1: is the base's behaviour back?",
-        own,
+        summary,
         ["tuned", "part", "vector", "task", "metric", "value_0", "value_1"],
         "difference",
         ["returned", "follows"],
@@ -116,11 +116,11 @@ def ssa(
             out=output,
             compute=Compute(device, dtype, False, workers, engine, cache, progress),
         )
-    own = result["modules"]
+    modules = result["modules"]
     middle = f"ε = {sorted(epsilon or EPSILONS)[len(epsilon or EPSILONS) // 2]:g}"
     _print(
         "mean over layers, and in how many layers SSA is above or below what the null allows",
-        own[(own.side != "two_sided") & own["at"].isin(["10 %", middle])],
+        modules[(modules.side != "two_sided") & modules["at"].isin(["10 %", middle])],
         ["tuned", "module", "side", "at", "ssa", "ssa_null", "kappa"],
         None,
         ["layers", "above", "below"],
@@ -151,7 +151,7 @@ def addition(
     draws: Draws = 2000,
     seed: Seed = 0,
 ) -> None:
-    """Every subset of the vectors, by every method, over a λ grid chosen on one half of the items, told on the other.
+    """Every subset of the vectors, by every method, over a λ grid chosen on half of the items, reported on the other.
 
     Example: tv experiment addition data/models/base data/models/medical data/models/math --method sum --method tsv-m
     --task data/tasks/medical_cloze.yaml --task data/tasks/arithmetic.yaml --target medical=medical_cloze
@@ -174,9 +174,9 @@ def addition(
             compute=Compute(device, dtype, progress=progress),
             **settings,
         )
-    own = result["chosen"]
+    chosen = result["chosen"]
     shown = ["subset", "method", "scales", "task", "base", "value"]
-    _print("λ chosen on one half, told on the other", own, shown, "gain", ["best_single"])
+    _print("λ chosen on one half, told on the other", chosen, shown, "gain", ["best_single"])
     _said(output, "addition")
 
 
@@ -196,7 +196,7 @@ def lineage(
     draws: Draws = 2000,
     seed: Seed = 0,
 ) -> None:
-    """How vectors of a base lineage and of an instruct lineage stand negation.
+    """How vectors of a base lineage and of an instruct lineage withstand negation.
 
     Example: tv experiment lineage base=data/models/base:data/models/medical
     instruct=data/models/instruct:data/models/medical-from-instruct --task data/tasks/medical_cloze.yaml -o out
@@ -237,24 +237,24 @@ def _settings(out: Path, limit: int | None, chat: bool, batch_size: int, draws: 
 
 
 def _targets(given: list[str]) -> dict[str, list[str]] | None:
-    found: dict[str, list[str]] = {}
+    targets: dict[str, list[str]] = {}
     for text in given:
         name, equals, task = text.partition("=")
         if not equals or not name or not task:
             raise InputError(f"--target {text}: give NAME=TASK, a vector and what it is for")
-        found.setdefault(name, []).append(task)
-    return found or None
+        targets.setdefault(name, []).append(task)
+    return targets or None
 
 
 def _lineages(given: list[str]) -> dict[str, tuple[str, str]]:
-    found = {}
+    lineages = {}
     for text in given:
         name, equals, both = text.partition("=")
         parent, colon, tuned = both.partition(":")
         if not (equals and colon and name and parent and tuned):
             raise InputError(f"{text!r}: a lineage is given as NAME=PARENT:TUNED")
-        found[name] = (parent, tuned)
-    return found
+        lineages[name] = (parent, tuned)
+    return lineages
 
 
 def _print(title: str, frame: pd.DataFrame, columns: list[str], merged: str | None, after: list[str]) -> None:

@@ -105,11 +105,11 @@ def _print_others(adapter: Adapter) -> None:
     if adapter.others.empty:
         return
     for held, words in ((True, "saved whole beside the factors"), (False, "left out")):
-        own = adapter.others[adapter.others.held == held]
-        if len(own):
-            named = [f"{row.parameter} {_percent(row.share)}" for row in own.head(_SHOWN).itertuples()]
-            more = f" and {len(own) - _SHOWN} smaller ones" if len(own) > _SHOWN else ""
-            say(f"{words}, {own.share.sum():.1%} of ‖T‖²: {', '.join(named)}{more}")
+        listed = adapter.others[adapter.others.held == held]
+        if len(listed):
+            named = [f"{row.parameter} {_percent(row.share)}" for row in listed.head(_SHOWN).itertuples()]
+            more = f" and {len(listed) - _SHOWN} smaller ones" if len(listed) > _SHOWN else ""
+            say(f"{words}, {listed.share.sum():.1%} of ‖T‖²: {', '.join(named)}{more}")
 
 
 def _percent(share: float) -> str:

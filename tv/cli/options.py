@@ -14,12 +14,12 @@ Tuned = Annotated[
     typer.Argument(metavar="TUNED", help="The fine-tuned side: a checkpoint, a LoRA adapter, or an extracted vector."),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write the table: .parquet, .csv or .json.")]
-Heads = Annotated[bool, typer.Option(help="Measure every head's own slice too.")]
-# Where and how work is done: what a command takes of these, it hands on as one `tv.Compute`.
+Heads = Annotated[bool, typer.Option(help="Measure every head's slice too.")]
+# Where and how to compute: a command passes those that it takes on as one `tv.Compute`.
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …, or auto for every GPU there is.")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="What models compute in; weights are measured in float64 whatever it says."),
+    typer.Option(help="What models compute in; weights are always measured in float64."),
 ]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep the tuned model on the CPU.")]
 Workers = Annotated[int, typer.Option(help="Processes that share the work; the tables are the same.")]
@@ -28,7 +28,7 @@ Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the bas
 
 
 def among(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What the shell completes to, where a value is one of `names`, which are slow to know, and may be another."""
+    """Shell completion for a value among `names`, which are slow to list; other values are allowed too."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names() if name.startswith(incomplete)]

@@ -59,7 +59,7 @@ def _to_csv(table: pa.Table, path: Path) -> None:
 
 
 def _to_json(table: pa.Table, path: Path) -> None:
-    # Not as pandas writes it: to ten decimal places, which a p-value does not have.
+    # Not by pandas, which rounds to ten decimal places, too few for a p-value.
     path.write_text(json.dumps(plain(table.to_pylist())), encoding="utf-8")
 
 

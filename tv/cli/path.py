@@ -15,7 +15,7 @@ from tv.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-_ROUNDING = 1e-5  # nats; float32 logits tell nothing smaller
+_ROUNDING = 1e-5  # nats; float32 logits resolve nothing smaller
 
 
 def path(
@@ -77,33 +77,33 @@ def _domains(frame: pd.DataFrame) -> list[str]:
     return names if len(names) == 1 else names[1:]
 
 
-def _print_path(label: str, own: pd.DataFrame) -> None:
-    loss = own[own.metric == "loss"].set_index("alpha")
-    others = [name for name in ("logit_diff", "exact_match") if (own.metric == name).any()]
-    means = own[own.metric.isin(others)].pivot_table(index="alpha", columns="metric", values="value")
+def _print_path(label: str, points: pd.DataFrame) -> None:
+    loss = points[points.metric == "loss"].set_index("alpha")
+    others = [name for name in ("logit_diff", "exact_match") if (points.metric == name).any()]
+    means = points[points.metric.isin(others)].pivot_table(index="alpha", columns="metric", values="value")
     rows: list[list[object]] = []
     for alpha, row in loss.iterrows():
         loss_there = [float(row["value"]), interval(row["lo"], row["hi"])]
         rows.append([_alpha(alpha), *loss_there, *(float(means.loc[alpha, name]) for name in others)])
     title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]})"
     print_table(title, ["α", "loss", "95 % interval", *(name.replace("_", " ") for name in others)], rows)
-    say(f"{label}: {_barrier_in_words(own)}")
+    say(f"{label}: {_barrier_in_words(points)}")
 
 
-def _barrier_in_words(own: pd.DataFrame) -> str:
-    barrier, rise = (own[own.metric == name].iloc[0] for name in ("barrier", "rise"))
+def _barrier_in_words(points: pd.DataFrame) -> str:
+    barrier, rise = (points[points.metric == name].iloc[0] for name in ("barrier", "rise"))
     size = f"{number(barrier['value'])} [{number(barrier['lo'])}, {number(barrier['hi'])}] nats"
     if not barrier["lo"] > _ROUNDING:
         return f"no barrier found: {size} above the straight line between the ends"
-    found = f"barrier {size} above the straight line between the ends, at α = {barrier['alpha']:g}"
+    words = f"barrier {size} above the straight line between the ends, at α = {barrier['alpha']:g}"
     if not rise["lo"] > _ROUNDING:
-        return f"{found}; but no point is worse than both ends: the curve bends, and nothing blocks the way"
+        return f"{words}; but no point is worse than both ends: the curve bends, and nothing blocks the way"
     size = f"{number(rise['value'])} [{number(rise['lo'])}, {number(rise['hi'])}] nats"
-    return f"{found}; {size} worse than the worse end, at α = {rise['alpha']:g}"
+    return f"{words}; {size} worse than the worse end, at α = {rise['alpha']:g}"
 
 
-def _print_plane(label: str, own: pd.DataFrame) -> None:
-    loss = own[own.metric == "loss"]
+def _print_plane(label: str, points: pd.DataFrame) -> None:
+    loss = points[points.metric == "loss"]
     grid = loss.pivot_table(index="alpha", columns="beta", values="value")
     rows: list[list[object]] = [[_alpha(alpha), *(float(value) for value in grid.loc[alpha])] for alpha in grid.index]
     title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]}), α down, β across"

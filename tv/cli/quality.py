@@ -26,7 +26,7 @@ def quality(
     judge_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint, up to /v1.")] = None,
     judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
     judge_key: Annotated[str, typer.Option(help="The environment variable with its key.")] = "OPENAI_API_KEY",
-    base: Annotated[str | None, typer.Option(help="What an adapter or a vector among the models lies over.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
     new_tokens: Annotated[int, typer.Option(help="How many a model may write.")] = 64,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
@@ -66,15 +66,15 @@ def quality(
 
 
 def _print_whole(items: pd.DataFrame) -> None:
-    """What is said of all responses together."""
+    """Print the measures of all responses together."""
     import math
 
     from tv.evaluation.generation import distinct
 
-    for name, own in items.groupby("variant", sort=False):
-        texts = own[own.metric == "words"].response.tolist()
+    for name, rows in items.groupby("variant", sort=False):
+        texts = rows[rows.metric == "words"].response.tolist()
         words = f"distinct-1 {number(distinct(texts, 1))}, distinct-2 {number(distinct(texts, 2))} over all responses"
-        losses = own[own.metric == "nll"].value
+        losses = rows[rows.metric == "nll"].value
         if len(losses):
             words += f"; perplexity {number(math.exp(losses.mean()))} (e to the mean loss of the texts)"
         say(f"{name}: {words}")

@@ -1,7 +1,7 @@
-"""Options of what is registered: a method's file declares them, and its command takes and explains them by itself.
+"""Options of registered functions: a method's file declares them, and its command accepts and explains them.
 
-What declares them is slow to import. So it is asked when its own command is parsed, helped with or completed, and not
-for the list of commands or for any other.
+The declaring files are slow to import. So they are imported when the command is parsed, completed or asked for help,
+not for the list of commands or for another command.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def options_from(
     """A decorator: the command function takes these options too, in its `**` parameter; those not given are left out.
 
     Args:
-        options: The options by name, asked late.
-        helps: What the help says of parameters that the function names itself, asked late.
+        options: The options by name, called late.
+        helps: Help texts for parameters that the function names itself, called late.
     """
 
     def decorate(work: F) -> F:
@@ -52,7 +52,7 @@ class Group(TyperGroup):
 
 
 def _extended(work: Callable[..., Any], options: Mapping[str, FieldInfo], helps: Mapping[str, str]) -> Any:
-    """`work` with the options as parameters of their own."""
+    """`work` with the options as parameters."""
     signature = inspect.signature(work, eval_str=True)
     named = [_helped(p, helps) for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -86,7 +86,7 @@ def _helped(parameter: inspect.Parameter, helps: Mapping[str, str]) -> inspect.P
 
 
 def _type_of(option: FieldInfo) -> Any:
-    """What a command line can give: a number, a truth or a word."""
+    """What a command line can give: a number, a boolean or a word."""
     return option.annotation if option.annotation in (int, float, bool, str) else str
 
 

@@ -76,17 +76,17 @@ def ssa(
     write(frame, output)
     if curve is not None:
         with bar("curve") as progress:
-            found = tv.curve(
+            points = tv.curve(
                 base,
                 tuned,
                 heads=heads,
                 compute=tv.Compute(device, dtype, False, workers, engine, cache, progress),
             )
-        write(found, curve)
+        write(points, curve)
 
 
 def _print_alignment(frame: pd.DataFrame) -> None:
-    """Leads with what is beyond the null: the fixed fraction, then one level of the rule with its null beside."""
+    """Print what is beyond the null first: the fixed fraction, then one level of the rule beside its null."""
     from tv.measures.forms import form_of
 
     form = form_of("alignment")
@@ -113,5 +113,5 @@ def _print_alignment(frame: pd.DataFrame) -> None:
     print_table(title, headings, rows)
     if "ssa_swap" in whole:
         sided = fixed[fixed.side != "two_sided"]
-        own, swapped = (float((sided[name] ** 2 / sided.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))
-        say(f"control: mean lift {own:.3g} on a module's own basis, {swapped:.3g} on another layer's")
+        mean_lift, swapped_lift = (float((sided[name] ** 2 / sided.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))
+        say(f"control: mean lift {mean_lift:.3g} on a module's own basis, {swapped_lift:.3g} on another layer's")

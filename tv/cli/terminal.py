@@ -1,7 +1,7 @@
 """What a command says: to a person, or with --json to a program, one JSON object a line.
 
-Results go to stdout; progress, remarks and errors to stderr, in either form. With --quiet nothing is left of all that
-but results and errors. A person is shown nothing that the terminal would obey: names and tokens come from strangers.
+Results go to stdout; progress, remarks and errors to stderr, in either form. With --quiet only results and errors
+remain. No control sequence reaches a person's terminal: names and tokens come from strangers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Shown:
 
 @dataclass
 class _Speech:
-    """How the command speaks, and with --json what its result has gathered so far."""
+    """The output form and, with --json, the result so far."""
 
     quiet: bool = False
     json: bool = False
@@ -46,12 +46,12 @@ class _Speech:
 
 _speech = _Speech()
 _LONG = 40  # characters; a longer cell is broken into lines
-_WIDE = 10_000  # than any table
+_WIDE = 10_000  # wider than any table
 _MISSING = "–"
 
 
 def begin(*, quiet: bool, json: bool) -> None:
-    """From here on, speak so."""
+    """Set the output form from here on."""
     global _speech
     _speech = _Speech(quiet, json)
 
@@ -65,7 +65,7 @@ def end(command: str) -> None:
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], digits: int = 3) -> None:
     """A table on stdout; numbers as `number` gives them, a dash for what is missing, `Shown` cells as they say.
 
-    It is as wide as it must be: no number loses its end.
+    It is as wide as needed: no number is cut off.
     """
     if _speech.json:
         _speech.result["tables"].append({"title": title, "columns": headings, "data": rows})
@@ -75,8 +75,8 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[obj
     for i, heading in enumerate(headings):
         width = max(map(cell_len, [heading, *(row[i] for row in cells)]))
         table.add_column(Text(printable(heading)), overflow="fold", no_wrap=width <= _LONG, min_width=min(width, _LONG))
-    for own in cells:
-        table.add_row(*(Text(cell) for cell in own))  # not markup: a token or a path may hold square brackets
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))  # not markup: a token or a path may hold square brackets
     console = Console()
     console.width = max(console.width, Measurement.get(console, console.options.update(width=_WIDE), table).minimum)
     if title:
@@ -108,7 +108,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def remark(text: str) -> None:
-    """What is good to know while a command works, on stderr."""
+    """A remark while a command works, on stderr."""
     if _speech.quiet:
         return
     if _speech.json:
@@ -126,17 +126,17 @@ def fail(message: str, status: int) -> None:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many significant digits, one less of what is below 0.1; a dash for NaN."""
+    """`digits` significant digits, one fewer below 0.1; a dash for NaN."""
     return _MISSING if math.isnan(value) else f"{value:.{digits if abs(value) >= 0.1 else digits - 1}g}"
 
 
 def interval(lo: float, hi: float) -> Shown:
-    """Of two ends one cell."""
+    """One cell for two ends."""
     return Shown([lo, hi], f"[{number(lo)}, {number(hi)}]")
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: no NaN, no infinity, nothing missing but None, nothing of a library's own; bytes as hex."""
+    """A value as JSON holds it: None for NaN, infinity and missing values, no library's types; bytes as hex."""
     if isinstance(value, Shown):
         return plain(value.value)
     if isinstance(value, dict):
@@ -178,7 +178,7 @@ class Stages:
 
 @contextmanager
 def bar(stage: str) -> Iterator[Callable[[str, int, int, str], None]]:
-    """The bar of the only stage, there before its first part is done and gone when it is over."""
+    """The bar of the only stage, shown before its first part is done and removed at the end."""
     with Stages(transient=True) as stages:
         stages.update(stage)
         yield stages.update
@@ -201,7 +201,7 @@ def _text(cell: object, digits: int) -> str:
 
 
 def _native(value: Any) -> Any:
-    """One of Python's own str, int, float, list or None in place of what numpy, pandas and DuckDB give."""
+    """A Python str, int, float, list or None in place of what numpy, pandas and DuckDB give."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Decimal):  # what DuckDB's sums are
         value = int(value) if value == value.to_integral_value() else float(value)
@@ -209,6 +209,6 @@ def _native(value: Any) -> Any:
         value = value.hex()
     if isinstance(value, str | int | float | list | tuple | None):
         return value
-    import pandas as pd  # not above: bad input is told without waiting for it
+    import pandas as pd  # imported here so that bad input is reported without waiting for it
 
     return None if pd.isna(value) else str(value)

@@ -1,4 +1,4 @@
-"""Behaviour of models on tasks: lm-evaluation-harness runs them, and what it logs of every item is kept."""
+"""Behaviour of models on tasks: lm-evaluation-harness runs them, and its log of every item is kept."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def evaluate(
 
     Args:
         models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens. A live model is used as it
-            stands, inside `tv.variant` too.
+            is, inside `tv.variant` too.
         tasks: One or several: a YAML file as lm-evaluation-harness has it, FORMAT=FILE with one of
             `tv.evaluation.formats.FORMATS`, or the name of a task of the harness's. Only a name may touch the network.
-        base: What a tuning vector or an adapter among the models lies over.
+        base: The base of the tuning vectors and adapters among the models.
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
-            is no base, then have their own.
+            is no base, then use their own.
         limit: Items of every task, from the first; all without it.
-        shots: Examples before each question, where a task says nothing of it.
+        shots: Examples before each question, where a task sets no number.
         new_tokens: How many tokens a model may write at most, in place of what a task says.
         chat: Put every prompt through the tokenizer's chat template.
         batch_size: Prompts in one forward pass.
-        compute: Where and in what models compute, and what is told of it.
+        compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
         A row per model, item and metric: `variant task item_id metric value response target`. `value` is the metric of
@@ -67,7 +67,7 @@ def evaluate(
         `margin` its log p over the best wrong one's. `response` is what the model wrote or chose.
 
     Raises:
-        InputError: A task or a model that cannot be had, or a task that cannot be run.
+        InputError: A task or a model that cannot be loaded, or a task that cannot be run.
 
     Examples:
         >>> models = {"base": "data/models/base", "medical": "data/models/medical"}
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def _worded(source: LiveSource, base: LiveSource | None) -> LiveSource:
-    """Where the tokenizer lies: a vector has none of its own."""
+    """The source that has the tokenizer: a vector has none."""
     if isinstance(source, PreTrainedModel) or base is None:
         return source
     return base

@@ -1,4 +1,4 @@
-"""The files of known benchmarks as tasks: each reads a user's own JSONL in the columns that the benchmark publishes.
+"""The files of known benchmarks as tasks: each reads a user's JSONL in the columns that the benchmark publishes.
 
 MedQA arXiv 2009.13081, PubMedQA 1909.06146, MedMCQA 2203.14371, MMLU 2009.03300, GSM8K 2110.14168, IFEval 2311.07911.
 No row of theirs is here: a test shows each format on an example of its own.
@@ -22,8 +22,8 @@ class Format:
     """How the rows of a file become the harness's."""
 
     read: Callable[[Row], Row]  # a row of the file → `text` and `choices`, `answer` or what the config needs
-    config: Mapping[str, Any]  # the harness's task, but for its data
-    prepare: Callable[[Sequence[Row]], Sequence[Row]] = field(default=list)  # what only the whole file tells
+    config: Mapping[str, Any]  # the harness's task without its data
+    prepare: Callable[[Sequence[Row]], Sequence[Row]] = field(default=list)  # for what depends on the whole file
 
 
 def medqa(row: Row) -> Row:
@@ -37,11 +37,11 @@ def medqa(row: Row) -> Row:
 
 def pubmedqa(row: Row) -> Row:
     """`QUESTION`, `CONTEXTS` (paragraphs) and `final_decision`: yes, no or maybe. In small letters too."""
-    own = {name.lower(): value for name, value in row.items()}
-    contexts = own["contexts"] if "contexts" in own else own["context"]["contexts"]
+    lowered = {name.lower(): value for name, value in row.items()}
+    contexts = lowered["contexts"] if "contexts" in lowered else lowered["context"]["contexts"]
     answers = ["yes", "no", "maybe"]
-    text = "Abstract: {}\nQuestion: {}\nAnswer:".format("\n".join(contexts), own["question"])
-    return {"text": text, "choices": answers, "answer": answers.index(own["final_decision"].lower())}
+    text = "Abstract: {}\nQuestion: {}\nAnswer:".format("\n".join(contexts), lowered["question"])
+    return {"text": text, "choices": answers, "answer": answers.index(lowered["final_decision"].lower())}
 
 
 def medmcqa(row: Row) -> Row:
@@ -144,16 +144,16 @@ FORMATS: dict[str, Format] = {
 def read_rows(name: str, rows: Sequence[Row], place: str) -> list[Row]:
     """The rows of a file in format `name`; an `id` that a row has is kept. Raises InputError naming row and column."""
     chosen = FORMATS[name]
-    found = []
+    converted = []
     for number, row in enumerate(chosen.prepare(rows), start=1):
         try:
-            own = chosen.read(row)
+            fields = chosen.read(row)
         except KeyError as error:
             raise InputError(f"{place}, row {number}: no column {error} as {name} has it: {_columns(chosen)}") from None
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{place}, row {number}: not as {name} has it: {error}") from None
-        found.append(own | {"id": str(row.get("id", row.get("key", number - 1)))})
-    return found
+        converted.append(fields | {"id": str(row.get("id", row.get("key", number - 1)))})
+    return converted
 
 
 def _columns(chosen: Format) -> str:

@@ -51,23 +51,23 @@ def quality(
 
     Args:
         models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens, or a live model.
-        prompts: What is written after: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several.
+        prompts: What the models continue: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several.
         texts: Likewise: texts that are only read, whose `nll` is measured.
         pattern: A regular expression for `format`; the metric is left out without it.
         judge: Asked about every response; the metric is left out without it.
-        base: What a tuning vector or an adapter among the models lies over.
+        base: The base of the tuning vectors and adapters among the models.
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
-            is no base, then have their own.
+            is no base, then use their own.
         new_tokens: How many tokens a model writes at most.
         batch_size: Prompts in one forward pass.
-        compute: Where and in what models compute, and what is told of it.
+        compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
         A row per model, prompt and metric: `variant task item_id metric value response target`. `task` is the prompt's
         set, `item_id` its id.
 
     Raises:
-        InputError: Bad prompts, a bad pattern, a model that cannot be had, or a judge that fails.
+        InputError: Bad prompts, a bad pattern, a model that cannot be loaded, or a judge that fails.
 
     Source: arXiv 1510.03055 (distinct-n), arXiv 1908.04319 (repetition).
 
@@ -113,19 +113,19 @@ def write(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
     encoded = encode(prompts, tokenizer, context - new_tokens)
     order = sorted(range(len(encoded)), key=lambda i: encoded[i].n_text)
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        found |= zip(chosen, _continued(model, tokenizer, [encoded[i] for i in chosen], new_tokens), strict=True)
-    return [found[i] for i in range(len(encoded))]
+        texts |= zip(chosen, _continued(model, tokenizer, [encoded[i] for i in chosen], new_tokens), strict=True)
+    return [texts[i] for i in range(len(encoded))]
 
 
 def nll(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Prompt], batch_size: int = 16
 ) -> list[float]:
     """Mean −log p of a token of every text (its target apart), nats; NaN for a text of one token."""
-    own = [Prompt(text.id, text.set, text.domain, text.text) for text in texts]
-    batches = batched(own, model, tokenizer, batch_size)
+    untargeted = [Prompt(text.id, text.set, text.domain, text.text) for text in texts]
+    batches = batched(untargeted, model, tokenizer, batch_size)
     losses = behaviour(model, batches)["loss"]
     places = {item.prompt.id: i for i, item in enumerate(item for batch in batches for item in batch.encoded)}
     return [float(losses[places[text.id]]) for text in texts]
@@ -145,19 +145,19 @@ def repetition(text: str, n: int = 4) -> float:
 def _measures(
     prompt: Prompt, response: str, form: re.Pattern[str] | None, rouge: RougeScorer | None, judge: Judge | None
 ) -> dict[str, float]:
-    found = {
+    values = {
         "words": float(len(response.split())),
         "distinct_1": distinct([response], 1),
         "distinct_2": distinct([response], 2),
         "repetition": repetition(response),
     }
     if form is not None:
-        found["format"] = float(form.match(response.strip()) is not None)
+        values["format"] = float(form.match(response.strip()) is not None)
     if rouge is not None and prompt.target is not None:
-        found["rouge_l"] = float(rouge.score(prompt.target, response)["rougeL"].fmeasure)
+        values["rouge_l"] = float(rouge.score(prompt.target, response)["rougeL"].fmeasure)
     if judge is not None:
-        found["judge"] = judge.score(prompt.text, response, prompt.target)
-    return found
+        values["judge"] = judge.score(prompt.text, response, prompt.target)
+    return values
 
 
 def _row(prompt: Prompt, metric: str, value: float, response: str | None) -> dict[str, object]:

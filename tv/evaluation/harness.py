@@ -25,7 +25,7 @@ _ROLLING = {
 
 
 class Harness:
-    """A live model under lm-evaluation-harness. The weights are read anew for every task: the model may move."""
+    """A live model under lm-evaluation-harness. The weights are read again for every task: the model may move."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 16, chat: bool = False
@@ -58,7 +58,7 @@ class Harness:
             with _quiet(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # for a task that samples
                 task.harness.set_fewshot_seed(seed=0)  # every variant is shown the same examples
-                found = evaluate(
+                logged = evaluate(
                     lm=self._reader if task.harness.OUTPUT_TYPE == "loglikelihood_rolling" else self._model,
                     task_dict={"tasks": {task.name: task.harness}},
                     limit=limit,
@@ -70,7 +70,7 @@ class Harness:
             raise
         except (ValueError, AssertionError, TypeError, KeyError, RuntimeError) as error:
             raise InputError(f"task {task.name}: cannot be run on this model: {first_line(error)}") from error
-        samples = found["samples"][task.name]
+        samples = logged["samples"][task.name]
         several = len({sample["filter"] for sample in samples}) > 1
         rows = [row for sample in samples for row in _rows(task, sample, several)]
         if not rows:
@@ -98,7 +98,7 @@ def _rows(task: Task, sample: Mapping[str, Any], several: bool) -> Iterator[dict
 
 
 def _number(metric: str, value: Any) -> float | None:
-    """The metric of one item, or None where it says nothing of one item alone."""
+    """The metric of one item, or None where it has no value for a single item."""
     if metric in _ROLLING and isinstance(value, Sequence):
         return -value[0] / value[1] / _ROLLING[metric][1]
     if isinstance(value, list) and value and all(isinstance(part, bool | int | float) for part in value):
@@ -124,7 +124,7 @@ def _likelihoods(sample: Mapping[str, Any], target: int, n: int) -> list[tuple[s
 
 
 def _response(sample: Mapping[str, Any], choices: Sequence[str]) -> str | None:
-    """What it wrote, or the choice that it holds likeliest; of a text that was only read, nothing."""
+    """What the model wrote, or its likeliest choice; None for a text that it only read."""
     first = sample["resps"][0][0]
     if isinstance(first, str):
         return first
@@ -136,6 +136,6 @@ def _response(sample: Mapping[str, Any], choices: Sequence[str]) -> str | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's bars and notes, which it writes to stderr for every task of every variant."""
+    """Suppress the harness's bars and notes, which it writes to stderr for every task of every variant."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,7 +1,7 @@
 """Instructions that a program can verify, by the names of IFEval, and whether a response follows them.
 
-Source: arXiv 2311.07911 (Zhou et al. 2023), table 1 and §2.2 (strict and loose). The checks are ours, written from what
-the paper says, and need no download: sentences and words are told apart by punctuation and spaces, so a count may
+Source: arXiv 2311.07911 (Zhou et al. 2023), table 1 and §2.2 (strict and loose). The checks are ours, written from the
+paper, and need no download: sentences and words are told apart by punctuation and spaces, so a count may
 differ by one from a tokenizer's. Which language a response is in cannot be checked. `startend:start_checker` is ours.
 """
 
@@ -18,11 +18,11 @@ from tv.errors import InputError
 def follows(response: str, instruction: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a response follows one instruction; an empty one follows none. Raises InputError for an unknown one."""
     check = _check(instruction)
-    own = {name: value for name, value in arguments.items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
     try:
-        return bool(response.strip()) and check(response, **own)
+        return bool(response.strip()) and check(response, **given)
     except TypeError as error:
-        raise InputError(f"instruction {instruction!r}: arguments {sorted(own)} do not fit it: {error}") from None
+        raise InputError(f"instruction {instruction!r}: arguments {sorted(given)} do not fit it: {error}") from None
 
 
 def follows_loosely(response: str, instruction: str, arguments: Mapping[str, Any]) -> bool:

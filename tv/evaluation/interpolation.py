@@ -55,7 +55,7 @@ def path(
     - `target_nll`, `logit_diff`, `exact_match` and every other of `tv.prompts.metrics`; left out where no prompt has
       what they need
     - `excess`: L(α) − ((1 − α)L(0) + αL(1)), for 0 ≤ α ≤ 1
-    - `barrier`: the largest excess, at the α where it lies, and its interval with the maximum taken anew in every draw
+    - `barrier`: the largest excess, at the α where it lies, and its interval, the maximum taken again in every draw
     - `rise`: likewise the largest L(α) − max(L(0), L(1)) for 0 ≤ α ≤ 1: 0 where no point is worse than both ends
 
     Args:
@@ -67,7 +67,7 @@ def path(
         draws: Bootstrap resamples of the prompts, the same ones for every α.
         seed: Of the resamples.
         batch_size: Prompts in one forward pass.
-        compute: Where, and what is told of it; its dtype is float32.
+        compute: Where to compute, and how to report progress; its dtype is float32.
 
     Returns:
         A row per domain ("all", and each of several), metric and α: `alpha domain metric value lo hi prompts over`, the
@@ -120,11 +120,11 @@ def plane(
         draws: Bootstrap resamples of the prompts, the same ones for every point.
         seed: Of the resamples.
         batch_size: Prompts in one forward pass.
-        compute: Where, and what is told of it; its dtype is float32.
+        compute: Where to compute, and how to report progress; its dtype is float32.
 
     Returns:
         A row per domain, metric and point: `alpha beta domain metric value lo hi prompts over`. The metrics are those
-        of `tv.path` but for `excess`, `barrier` and `rise`, which belong to a line.
+        of `tv.path` except `excess`, `barrier` and `rise`, which belong to a line.
 
     Raises:
         InputError: As `tv.path` does.
@@ -156,7 +156,7 @@ class Barrier:
 def barrier_of(alphas: Floats, losses: Floats, *, draws: int = 1000, seed: int = 0) -> Barrier:
     """max over 0 ≤ α ≤ 1 of L(α) − ((1 − α)L(0) + αL(1)), L the mean of (prompts, points) losses over prompts.
 
-    `alphas` (points,) ascend and hold 0 and 1. The 95 % interval resamples prompts and takes the maximum anew in every
+    `alphas` (points,) ascend and hold 0 and 1. The 95 % interval resamples prompts and takes the maximum again in every
     draw; noise pushes a maximum up, so 0 at its lower end is what a path without a barrier looks like.
     """
     return _highest(alphas, losses, _line, draws, seed)
@@ -195,12 +195,14 @@ def _barriers(alphas: Floats, losses: Floats, draws: int, seed: int) -> pd.DataF
     if not len(losses):
         return pd.DataFrame()
     between = (alphas >= 0) & (alphas <= 1)
-    inside, own = alphas[between], losses[:, between]
-    mean, lo, hi = bootstrap_mean(own - _line(inside, own[:, :1], own[:, -1:]), draws, seed)
+    inside, inside_losses = alphas[between], losses[:, between]
+    mean, lo, hi = bootstrap_mean(
+        inside_losses - _line(inside, inside_losses[:, :1], inside_losses[:, -1:]), draws, seed
+    )
     rows = [pd.DataFrame({"alpha": inside, "metric": "excess", "value": mean, "lo": lo, "hi": hi})]
     for metric, highest in (("barrier", barrier_of), ("rise", rise_of)):
-        found = highest(alphas, losses, draws=draws, seed=seed)
-        rows.append(pd.DataFrame([{"metric": metric, **vars(found)}]))
+        peak = highest(alphas, losses, draws=draws, seed=seed)
+        rows.append(pd.DataFrame([{"metric": metric, **vars(peak)}]))
     return pd.concat(rows, ignore_index=True).assign(prompts=len(losses))
 
 
@@ -221,7 +223,7 @@ class _Sweep:
                 yield str(name), names == name
 
     def over(self, chosen: NDArray[np.bool_]) -> str:
-        """Whose tokens the loss of these prompts is about."""
+        """Which tokens the loss of these prompts covers."""
         with_target = {p.target is not None for p, use in zip(self.prompts, chosen, strict=True) if use}
         return "mixed" if len(with_target) > 1 else "target" if with_target == {True} else "text"
 
@@ -241,17 +243,17 @@ def _sweep(
     stage = "path" if len(vectors) == 1 else "plane"
     model = _float32(base, compute)
     batches: list[Batch] = batched(rows, model, load_tokenizer(base), batch_size)
-    found: dict[str, list[Floats]] = {name: [] for name in measures()}
+    by_measure: dict[str, list[Floats]] = {name: [] for name in measures()}
     with Mover(model, vectors) as mover:
         for i, scales in enumerate(points):
             mover.to(dict(zip(vectors, scales, strict=True)))
             for name, column in behaviour(model, batches).items():
-                found[name].append(column)
+                by_measure[name].append(column)
             compute.tell(stage, i + 1, len(points), " ".join(f"{scale:g}" for scale in scales))
     place = {item.prompt.id: i for i, item in enumerate(item for batch in batches for item in batch.encoded)}
     order = [place[prompt.id] for prompt in rows]
     fingerprints = (str(open_checkpoint(base).fingerprint()["content"]), *map(_origin, vectors))
-    values = {name: np.stack(columns, 1)[order] for name, columns in found.items()}
+    values = {name: np.stack(columns, 1)[order] for name, columns in by_measure.items()}
     return _Sweep(tuple(rows), values, fingerprints)
 
 
@@ -262,7 +264,7 @@ def _origin(vector: TuningVector) -> str:
 
 
 def _float32(base: LiveSource, compute: Compute) -> PreTrainedModel:
-    """A float32 model of our own: a live one is copied, because a vector of it is read from it while ours moves."""
+    """A float32 model to move: a live one is copied, because its vector is read from it while the copy moves."""
     if isinstance(base, PreTrainedModel):
         return load_model(copy.deepcopy(base)).float()
     return load_model(base, device=compute.device)

@@ -25,25 +25,25 @@ _AGAIN = (408, 409, 429, 500, 502, 503, 504)
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would take the key, or what is judged, to another address.
 
-    `huggingface_hub.InferenceClient` follows redirects, and only for the whole process can it be told not to.
+    `huggingface_hub.InferenceClient` follows redirects, and that can be turned off only for the whole process.
     """
 
     def redirect_request(self, *_: object) -> None:
-        """Follow none: the redirect's own status is the answer."""
+        """Follow none: the redirect's status is the answer."""
 
 
 _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class JudgeError(InputError):
-    """The judge cannot be asked, or does not answer as it was asked to."""
+    """The judge cannot be reached, or does not answer in the form that it was asked for."""
 
 
 @dataclass(frozen=True)
 class Judge:
     """A model behind an OpenAI-compatible endpoint that scores answers: where it is, and what it is asked.
 
-    The key is read from the environment and is in no message of ours. Nothing is sent before `score` is called.
+    The key is read from the environment and appears in no message. Nothing is sent before `score` is called.
 
     Args:
         url: The address up to `/v1`: `/chat/completions` is added.
@@ -95,10 +95,10 @@ class Judge:
         except (KeyError, IndexError, ValueError) as error:
             raise JudgeError(f"rubric: {first_line(error)} cannot be filled in; use {', '.join(values)}") from error
         reply = self._ask(asked)
-        found = _SCORE.findall(reply)
-        if not found:
+        scores = _SCORE.findall(reply)
+        if not scores:
             raise JudgeError(f"{self.url}: the judge {self.model} gave no `Score: N` but {reply.strip()[:80]!r}")
-        score = float(found[-1])
+        score = float(scores[-1])
         if not self.lowest <= score <= self.highest:
             raise JudgeError(
                 f"{self.url}: the judge {self.model} gave {score:g}, not from {self.lowest:g} to {self.highest:g}"

@@ -13,7 +13,7 @@ from tv.errors import InputError
 from tv.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 
 _UNIT = ["task", "metric"]
-_ROUNDING = 1e-5  # what float32 models tell apart, in nats: two variants that are one differ by less, and often one way
+_ROUNDING = 1e-5  # nats: float32 resolves no less; identical variants differ by less, often in one direction
 
 
 def summarise(items: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -42,17 +42,17 @@ def compare(items: pd.DataFrame, reference: str, *, draws: int = 2000, seed: int
         raise InputError(f"no variant {reference!r} to compare with; there are {', '.join(map(str, _variants(items)))}")
     rows = []
     for (task, metric), table in tables(items):
-        own = table[reference]
+        baseline = table[reference]
         binary = bool(table.isin([0.0, 1.0]).where(table.notna(), True).to_numpy().all())
         for variant in table.columns.drop(reference):
-            gap = (table[variant] - own).to_numpy()
+            gap = (table[variant] - baseline).to_numpy()
             gap = np.where(np.abs(gap) < _ROUNDING, 0.0, gap)
             n = int((~np.isnan(gap)).sum())
             mean, lo, hi = bootstrap_mean(gap, draws, seed)
-            p = mcnemar_p(own, table[variant]) if binary and n else float(wilcoxon_p(gap))
+            p = mcnemar_p(baseline, table[variant]) if binary and n else float(wilcoxon_p(gap))
             where = {"variant": variant, "task": task, "metric": metric}
-            found = {"difference": float(mean), "lo": float(lo), "hi": float(hi), "n": n, "p": p}
-            rows.append(where | found | {"test": "mcnemar" if binary else "wilcoxon"})
+            estimate = {"difference": float(mean), "lo": float(lo), "hi": float(hi), "n": n, "p": p}
+            rows.append(where | estimate | {"test": "mcnemar" if binary else "wilcoxon"})
     frame = pd.DataFrame(rows, columns=["variant", *_UNIT, "difference", "lo", "hi", "n", "p", "test"])
     return frame.assign(q=benjamini_hochberg(frame.p))
 
@@ -73,11 +73,11 @@ def _variants(items: pd.DataFrame) -> list[Hashable]:
 
 
 def tables(items: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """(task, metric) → a row per item, a column per variant, in the order in which they came."""
+    """(task, metric) → a row per item, a column per variant, in order of appearance."""
     order = _variants(items)
-    found = []
-    for unit, own in items.groupby(_UNIT, sort=False):
-        if own.duplicated(["variant", "item_id"]).any():
+    by_unit = []
+    for unit, rows in items.groupby(_UNIT, sort=False):
+        if rows.duplicated(["variant", "item_id"]).any():
             raise InputError(f"task {unit[0]}: an item id stands twice; ids are unique in a task")
-        found.append((unit, own.pivot(index="item_id", columns="variant", values="value").reindex(columns=order)))
-    return found
+        by_unit.append((unit, rows.pivot(index="item_id", columns="variant", values="value").reindex(columns=order)))
+    return by_unit

@@ -1,6 +1,6 @@
-"""Tasks: a YAML file over local JSONL, a user's file in a known benchmark's format, or the harness's own by name.
+"""Tasks: a YAML file over local JSONL, a user's file in a known benchmark's format, or one of the harness's by name.
 
-The first two never touch the network, and spare the harness's index, which costs many seconds.
+The first two never touch the network, and skip the harness's index, which takes many seconds to build.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Task:
 
     name: str
     harness: Any  # lm_eval's Task
-    metrics: Mapping[str, bool]  # name → whether higher is better; the first is the one that experiments go by
-    digest: str  # of its settings and of every row: another digest is another task
+    metrics: Mapping[str, bool]  # name → whether higher is better; experiments use the first
+    digest: str  # of its settings and every row; it identifies the task
 
 
 def load_tasks(
     specs: TaskSpec | Sequence[TaskSpec], *, shots: int | None = None, new_tokens: int | None = None
 ) -> list[Task]:
-    """The tasks that are meant, groups resolved, each once.
+    """The tasks of `specs`: groups resolved, each task once.
 
-    `shots` examples go before each question where a task says nothing of it. `new_tokens` is how many a model may write
+    `shots` examples go before each question where a task sets no number. `new_tokens` is how many a model may write
     at most, in place of what a task says.
 
     A spec is a YAML file as lm-evaluation-harness has it (its data files lie relative to it), FORMAT=FILE with one of
@@ -44,7 +44,7 @@ def load_tasks(
     specs = [specs] if isinstance(specs, str | Path) else list(specs)
     if not specs:
         raise InputError("no task; give a YAML file, FORMAT=FILE or the name of a task of lm-evaluation-harness")
-    found: dict[str, Task] = {}
+    loaded: dict[str, Task] = {}
     for spec in specs:
         for task in _load(spec):
             if task.config.num_fewshot is None:
@@ -55,14 +55,14 @@ def load_tasks(
                 task.set_config(key="num_fewshot", value=shots or 0)
             if new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
                 task.set_config(key="generation_kwargs", value={"max_gen_toks": new_tokens}, update=True)
-            if task.task_name in found:
+            if task.task_name in loaded:
                 raise InputError(f"task {task.task_name!r} is given twice; name each once")
-            found[task.task_name] = _task(task)
-    return list(found.values())
+            loaded[task.task_name] = _task(task)
+    return list(loaded.values())
 
 
 def _has_examples(task: Any) -> bool:
-    """Whether it says where examples come from; the harness would else show an item its own answer."""
+    """Whether it says where examples come from; otherwise the harness would show an item its own answer."""
     stated = task.config.fewshot_config
     return bool(
         getattr(task.fewshot_cfg, "split", None)
@@ -89,7 +89,7 @@ def _load(spec: TaskSpec) -> list[Any]:
         return list(index.load([meant])["tasks"].values())
     except InputError:
         raise
-    except Exception as error:  # whatever a task, which is a program, runs into
+    except Exception as error:  # a task is a program and may raise anything
         raise InputError(f"task {text}: {_why(error, text)}") from error
 
 
@@ -177,7 +177,7 @@ def _task(task: Any) -> Task:
     return Task(task.task_name, task, higher, digest.hexdigest()[:16])
 
 
-#: Where a task lies and how its data get here: not what it is.
+#: Settings that say where a task and its data are, not what the task is.
 _PLACES = ("custom_dataset", "dataset_path", "dataset_kwargs", "metadata")
 
 

@@ -1,4 +1,4 @@
-"""The source's experiments and its open questions: tables, figures and intervals, and each goes on where it stood."""
+"""The source's experiments and its open questions: tables, figures and intervals; rerun one to resume it."""
 
 from tv.experiments.adding import addition
 from tv.experiments.aligning import ssa

@@ -1,7 +1,7 @@
 """Addition: what tuning vectors of several domains do together, by every method, against the best of them alone.
 
 Sources: arXiv 2212.04089 §4 (addition), arXiv 2510.09359. λ is chosen on one half of the items and reported on the
-other, so that no gain is one of choosing.
+other, so that no gain comes from the choice.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def addition(
     """θ_base moved by every subset of the vectors, by every method, over the λ grid.
 
     `grid` gives all vectors of a subset one λ, or every combination of them (`product`). `targets` says which tasks a
-    vector is for: a subset is judged by the mean over its members' tasks; without it, by the mean over all tasks. What
-    counts is each task's first metric. `options` are those of a method, by its name. Other settings are those of
+    vector is for: a subset is judged by the mean over its members' tasks; without it, by the mean over all tasks. Each
+    task's first metric counts. `options` are those of a method, by its name. Other settings are those of
     `Settings`.
 
     Tables: `chosen`, a row per subset, method and task (and their mean): the best λ on one half of the items and there
@@ -71,10 +71,10 @@ def addition(
     bench = Bench(base, base, chosen, chosen.cells())
     spots, frames = _spots(list(vectors), methods, scales, grid), [bench.items([Point("base")])]
     for method in dict.fromkeys(spots.method):
-        own = spots[spots.method == method]
+        method_spots = spots[spots.method == method]
         points = [
             Point(spot.variant, {vectors[name]: at for name, at in zip(spot.subset, spot.scales, strict=True)})
-            for spot in own.itertuples()
+            for spot in method_spots.itertuples()
         ]
         frames.append(bench.items(points, method=method, **((options or {}).get(method, {}))))
     items = pd.concat(frames, ignore_index=True)
@@ -100,10 +100,10 @@ def _goals(
     tuned: Mapping[str, object], targets: Mapping[str, Sequence[str]] | None, tasks: list[str]
 ) -> dict[str, list[str]]:
     """Vector → the tasks that it is for."""
-    for name, own in (targets or {}).items():
+    for name, goals in (targets or {}).items():
         if name not in tuned:
             raise InputError(f"target of {name!r}: no vector of this name; there are {', '.join(tuned)}")
-        odd = next((task for task in own if task not in tasks), None)
+        odd = next((task for task in goals if task not in tasks), None)
         if odd is not None:
             raise InputError(f"target {odd!r} of {name!r}: no such task; there are {', '.join(tasks)}")
     return {name: list((targets or {}).get(name, tasks)) for name in tuned}
@@ -118,25 +118,25 @@ def _spots(names: list[str], methods: Sequence[str], scales: Sequence[float], gr
     for size in range(1, len(names) + 1):
         for subset, method in product(combinations(names, size), methods):
             at = product(scales, repeat=size) if grid == "product" else ((value,) * size for value in scales)
-            wanted += [(subset, method, own) for own in at]
-    for subset, method, own in [*wanted, *(((name,), "sum", (1.0,)) for name in names)]:
-        label = " + ".join(f"{scale:g} {name}" for scale, name in zip(own, subset, strict=True))
+            wanted += [(subset, method, lambdas) for lambdas in at]
+    for subset, method, lambdas in [*wanted, *(((name,), "sum", (1.0,)) for name in names)]:
+        label = " + ".join(f"{scale:g} {name}" for scale, name in zip(lambdas, subset, strict=True))
         label = f"{method}: {label}"
-        rows[label] = {"variant": label, "subset": subset, "method": method, "scales": own}
+        rows[label] = {"variant": label, "subset": subset, "method": method, "scales": lambdas}
     return pd.DataFrame(list(rows.values()))
 
 
 def _values(items: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     """Task → its first metric, a row an item and a column a variant. Raises InputError for fewer than two items."""
-    found: dict[str, pd.DataFrame] = {}
+    by_task: dict[str, pd.DataFrame] = {}
     for (task, metric), table in by_item(items):
         # What the harness calls a perplexity has another name an item, and stands alone.
-        if task not in found or metric.split(",")[0] == primary[task] != found[task].attrs["metric"]:
-            found[task] = table
-            found[task].attrs["metric"] = metric.split(",")[0]
+        if task not in by_task or metric.split(",")[0] == primary[task] != by_task[task].attrs["metric"]:
+            by_task[task] = table
+            by_task[task].attrs["metric"] = metric.split(",")[0]
         if len(table) < 2:
             raise InputError(f"task {task}: {len(table)} item; λ is chosen on one half and reported on the other")
-    return found
+    return by_task
 
 
 def _half(ids: pd.Index, seed: int) -> np.ndarray:
@@ -154,7 +154,7 @@ def _score(
     halves: Mapping[str, np.ndarray],
     better: Mapping[str, bool],
 ) -> float:
-    """The mean over tasks on the half that choosing is done on; a metric that should be low counts negatively."""
+    """The mean over tasks on the half that λ is chosen on; a lower-is-better metric counts negatively."""
     means = [values[task].loc[halves[task], variant].mean() * (1 if better[task] else -1) for task in tasks]
     return float(np.mean(means))
 
@@ -168,15 +168,15 @@ def _chosen(
     settings: Settings,
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    for (subset, method), own in spots.groupby(["subset", "method"], sort=False):
+    for (subset, method), candidates in spots.groupby(["subset", "method"], sort=False):
         tasks = list(dict.fromkeys(task for name in subset for task in goals[name]))
-        best = max(own.variant, key=lambda variant: _score(variant, tasks, values, halves, better))
+        best = max(candidates.variant, key=lambda variant: _score(variant, tasks, values, halves, better))
         singles = spots[(spots.subset.map(len) == 1) & spots.subset.map(lambda s, of=subset: set(s) <= set(of))]
         single = max(singles.variant, key=lambda variant: _score(variant, tasks, values, halves, better))
-        scales = own.set_index("variant").scales[best]
+        scales = candidates.set_index("variant").scales[best]
         where = {"subset": " + ".join(subset), "method": method, "scales": ", ".join(f"{s:g}" for s in scales)}
-        for task, found in _reported(best, single, tasks, values, halves, settings):
-            rows.append(where | {"task": task, "best_single": single} | found)
+        for task, report in _reported(best, single, tasks, values, halves, settings):
+            rows.append(where | {"task": task, "best_single": single} | report)
     return pd.DataFrame(rows)
 
 
@@ -189,9 +189,9 @@ def _reported(
     settings: Settings,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each task on the other half, then their mean: value, base, and the gain over the single vector."""
-    own = {task: values[task].loc[~halves[task], [best, single, "base"]].to_numpy() for task in tasks}
+    held_out = {task: values[task].loc[~halves[task], [best, single, "base"]].to_numpy() for task in tasks}
     drawn, means = [], []
-    for i, (task, table) in enumerate(own.items()):
+    for i, (task, table) in enumerate(held_out.items()):
         gain = table[:, 0] - table[:, 1]
         both = np.column_stack([table[:, 0], gain])
         mean, lo, hi = bootstrap_mean(both, settings.draws, settings.seed + i)
@@ -200,9 +200,9 @@ def _reported(
         binary = bool(np.isin(table, (0.0, 1.0)).all())
         p = mcnemar_p(table[:, 1], table[:, 0]) if binary else np.nan
         yield task, _row(means[-1], lo, hi, len(table)) | {"p": p}
-    mean, every = np.mean(means, 0), np.mean(drawn, 0)  # items of different tasks are drawn apart
+    mean, every = np.mean(means, 0), np.mean(drawn, 0)  # items of different tasks are drawn independently
     lo, hi = np.quantile(every, [0.025, 0.975], axis=0)
-    yield _MEAN, _row(list(mean), lo, hi, sum(map(len, own.values()))) | {"p": np.nan}
+    yield _MEAN, _row(list(mean), lo, hi, sum(map(len, held_out.values()))) | {"p": np.nan}
 
 
 def _row(mean: Sequence[float], lo: np.ndarray, hi: np.ndarray, n: int) -> dict[str, Any]:
@@ -253,8 +253,8 @@ def _conflict(base: LiveSource, tuned: Mapping[str, LiveSource | TuningVector], 
     """`tv.cosine` of the whole vectors; empty with one vector."""
     if len(tuned) < 2:
         return pd.DataFrame(columns=["a", "b", *_CONFLICTS])
-    found = cosine(base, tuned, level="whole", compute=compute)
-    return found[["a", "b", *_CONFLICTS]]
+    pairs = cosine(base, tuned, level="whole", compute=compute)
+    return pairs[["a", "b", *_CONFLICTS]]
 
 
 _CONFLICTS = ["cosine", "cosine_z", "sign_conflict", "sign_conflict_null", "conflict_energy"]
@@ -271,13 +271,13 @@ def _conflicts(pairs: pd.DataFrame, subsets: set[tuple[str, ...]]) -> pd.DataFra
 
 def _figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     chosen, transfer = tables["chosen"], tables["transfer"]
-    own = chosen[chosen.task == _MEAN]
+    means = chosen[chosen.task == _MEAN]
     figures = {
         "Each subset at its chosen λ, mean over its tasks, on the other half of the items": bars(
-            own, x=["subset"], y="value", lo="lo", hi="hi", group="method", y_title="mean"
+            means, x=["subset"], y="value", lo="lo", hi="hi", group="method", y_title="mean"
         )
     }
-    several = own[own.subset.str.contains(" + ", regex=False)]
+    several = means[means.subset.str.contains(" + ", regex=False)]
     if len(several):
         figures["Gain over the best single vector"] = bars(
             several, x=["subset"], y="gain", lo="gain_lo", hi="gain_hi", group="method", y_title="gain"

@@ -32,7 +32,7 @@ def ssa(
     compute: Compute = Compute(),
     **options: Any,
 ) -> Result:
-    """SSA of every matrix of every tuned model at each ε and at 10 % of the dimension, with what it amounts to.
+    """SSA of every matrix of every tuned model at each ε and at 10 % of the dimension, and what they amount to.
 
     `options` are those of `tv.ssa`: null, draws, k_rule. Tables: `layers`, what `tv.ssa` gives of whole matrices, with
     `tuned` and the interval `null_lo null_hi` that holds 95 % of the null's SSA; `modules`, means over layers by
@@ -42,8 +42,8 @@ def ssa(
     """
     frames = []
     for i, (name, source) in enumerate(tuned.items()):
-        found = alignment(base, source, tuple(epsilons), heads=False, compute=compute.silent(), **options)
-        frames.append(found.assign(tuned=name))
+        table = alignment(base, source, tuple(epsilons), heads=False, compute=compute.silent(), **options)
+        frames.append(table.assign(tuned=name))
         compute.tell("ssa", i + 1, len(tuned), name)
     layers = _with_interval(pd.concat(frames, ignore_index=True))
     tables = {"modules": _modules(layers), "sensitivity": _sensitivity(layers), "layers": layers}
@@ -54,7 +54,7 @@ def ssa(
 
 
 def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
-    """The null's own spread, out of z = (SSA² − p)/sd."""
+    """The null's spread, computed from z = (SSA² − p)/sd."""
     squared, p = frame.ssa**2, frame.ssa_null**2
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = ((squared - p) / frame.ssa_z).abs().replace([np.inf, -np.inf], np.nan)
@@ -69,16 +69,19 @@ def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
 def _modules(layers: pd.DataFrame) -> pd.DataFrame:
     by = layers.groupby(["tuned", "module", "side", "at"], sort=False)
     means = by[["ssa", "ssa_null", "kappa", "ssa_z"]].mean()
-    counts = {word: by["verdict"].agg(lambda own, word=word: int((own == word).sum())) for word in ("above", "below")}
+    counts = {
+        word: by["verdict"].agg(lambda verdicts, word=word: int((verdicts == word).sum()))
+        for word in ("above", "below")
+    }
     return means.assign(layers=by.size(), **counts).reset_index()
 
 
 def _sensitivity(layers: pd.DataFrame) -> pd.DataFrame:
     rows = []
     ruled = layers[layers.epsilon.notna()]
-    for (tuned, module, side), own in ruled.groupby(["tuned", "module", "side"], sort=False):
-        kappas = own.pivot(index=["layer", "expert"], columns="epsilon", values="kappa")
-        verdicts = own.pivot(index=["layer", "expert"], columns="epsilon", values="verdict")
+    for (tuned, module, side), layer_rows in ruled.groupby(["tuned", "module", "side"], sort=False):
+        kappas = layer_rows.pivot(index=["layer", "expert"], columns="epsilon", values="kappa")
+        verdicts = layer_rows.pivot(index=["layer", "expert"], columns="epsilon", values="verdict")
         first, last = kappas.iloc[:, 0], kappas.iloc[:, -1]
         rows.append(
             {"tuned": tuned, "module": module, "side": side, "layers": len(kappas)}
@@ -95,11 +98,11 @@ def _figures(layers: pd.DataFrame) -> dict[str, go.Figure]:
     axes |= {"panel": "module", "level": "ssa_null"}
     figures = {}
     for side in ("left", "right"):
-        own = layers[(layers.side == side) & (layers.expert < 1)]
+        side_rows = layers[(layers.side == side) & (layers.expert < 1)]
         words = f"{side} side; dashed: what a T of no direction would show"
-        for name, rows in own.groupby("tuned", sort=False):
+        for name, rows in side_rows.groupby("tuned", sort=False):
             figures[f"{name}, {words}"] = curves(rows, line="at", **axes)
-        if own.tuned.nunique() > 1:
-            fixed = own[own.epsilon.isna()]
+        if side_rows.tuned.nunique() > 1:
+            fixed = side_rows[side_rows.epsilon.isna()]
             figures[f"All, at 10 % of the dimension, {words}"] = curves(fixed, line="tuned", **axes)
     return figures

@@ -1,4 +1,4 @@
-"""A model at the points that tuning vectors reach from it, on every task: what each experiment is made of."""
+"""A model at the points that tuning vectors reach from it, on every task: the building block of each experiment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tv.runtime.compute import Compute
 class Settings:
     """How an experiment runs its tasks."""
 
-    experiment: str  # its name, for messages of progress
+    experiment: str  # its name, for progress messages
     tasks: Sequence[TaskSpec] | TaskSpec
     out: str | Path | None = None  # where finished cells and the results go; nowhere without it
     tokenizer: LiveSource | None = None  # the base's without it
@@ -64,7 +64,7 @@ class Bench:
     """One model under the tasks of an experiment: loaded in float32 when a cell is missing, and moved in place."""
 
     def __init__(self, model: LiveSource, base: LiveSource, settings: Settings, cells: Cells) -> None:
-        """`base` is what the model was tuned from (it may be that itself): its tokenizer is used."""
+        """`base` is what the model was tuned from (or that model itself): its tokenizer is used."""
         if isinstance(model, PreTrainedModel) and model.dtype != torch.float32:
             raise InputError(f"the live model is in {model.dtype}; λ is told apart in float32 only: call model.float()")
         settings.compute.require_float32("λ is told apart")
@@ -85,13 +85,13 @@ class Bench:
     ) -> pd.DataFrame:
         """The items of every point on every task (or on those named), `variant` the point's name.
 
-        What was finished before is read, not run. Raises InputError where a vector does not fit the model.
+        Finished cells are read, not rerun. Raises InputError where a vector does not fit the model.
         """
         wanted = [task for task in self._tasks if tasks is None or task.name in set(tasks)]
         names = [point.name for point in points]
         if len(set(names)) < len(names):
             raise InputError("two points of one name")
-        found: dict[tuple[str, str], pd.DataFrame] = {}
+        finished: dict[tuple[str, str], pd.DataFrame] = {}
         missing: dict[str, list[Task]] = {}
         keys = {}
         for point in points:
@@ -100,11 +100,11 @@ class Bench:
                 keys[at] = self._cell(point, task, method, options)
                 kept = self._cells.find(keys[at])
                 if kept is not None:
-                    found[at] = kept
+                    finished[at] = kept
                 else:
                     missing.setdefault(point.name, []).append(task)
-        self._run([point for point in points if point.name in missing], missing, method, options, keys, found)
-        frames = [found[point.name, task.name].assign(variant=point.name) for point in points for task in wanted]
+        self._run([point for point in points if point.name in missing], missing, method, options, keys, finished)
+        frames = [finished[point.name, task.name].assign(variant=point.name) for point in points for task in wanted]
         return pd.concat(frames, ignore_index=True)[["variant", *COLUMNS]]
 
     def _run(
@@ -114,7 +114,7 @@ class Bench:
         method: str,
         options: Mapping[str, Any],
         keys: Mapping[tuple[str, str], Mapping[str, object]],
-        found: dict[tuple[str, str], pd.DataFrame],
+        finished: dict[tuple[str, str], pd.DataFrame],
     ) -> None:
         if not points:
             return
@@ -124,10 +124,10 @@ class Bench:
                 mover.to(point.scales)
                 for task in missing[point.name]:
                     at = point.name, task.name
-                    done = self._cells.find(keys[at])  # two points may be one place: every λ = 0 is
+                    done = self._cells.find(keys[at])  # two points may share a cell: all with λ = 0 do
                     if done is None:
                         done = self._cells.keep(keys[at], self._harness.items(task, self._settings.limit))
-                    found[at] = done
+                    finished[at] = done
                 self._settings.compute.tell(self._settings.experiment, i + 1, len(points), point.name)
 
     def _cell(self, point: Point, task: Task, method: str, options: Mapping[str, float]) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""What an experiment has finished, kept cell by cell, so that it can be stopped and taken up again.
+"""What an experiment has finished, kept cell by cell, so that it can be stopped and resumed.
 
-A cell is one variant on one task. Its name on disk is a digest of everything that its values depend on: a setting that
-changed leads to another cell, and never to an old result.
+A cell is one variant on one task. Its name on disk is a digest of everything that its values depend on: a changed
+setting leads to another cell, never to an old result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tv.runtime.atomic import replacing
 
 
 class Cells:
-    """Tables by key: in a directory, or in memory alone where none is given."""
+    """Tables by key: in a directory, or only in memory where none is given."""
 
     def __init__(self, directory: str | Path | None) -> None:
         """Raises InputError where the directory cannot be made."""
@@ -36,7 +36,7 @@ class Cells:
                 raise InputError(f"{self._directory}: cannot be made: {error.strerror or error}") from error
 
     def find(self, key: Mapping[str, Any]) -> pd.DataFrame | None:
-        """The table of this key, or None. A file that cannot be read is as good as none."""
+        """The table of this key, or None. An unreadable file counts as missing."""
         name = digest(key)
         if self._directory is None:
             return self._held.get(name)
@@ -47,7 +47,7 @@ class Cells:
             return None
 
     def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
-        """Keep a table, with its key for whoever reads the file; returns it as `find` will."""
+        """Keep a table, with its key in the file's metadata; returns it as `find` will."""
         name = digest(key)
         if self._directory is None:
             self._held[name] = table
@@ -66,14 +66,14 @@ def digest(key: Mapping[str, Any]) -> str:
 
 
 def identity(vector: TuningVector) -> str:
-    """Of a tuning vector: where it came from and what was done to it, wherever it lies; without that, its entries."""
+    """A digest of a tuning vector's provenance without paths; where that names no content, of its entries."""
     origin = _unplaced(vector.provenance)
     if "content" in _text(origin):
         return hashlib.sha256(_text([origin, sorted(vector.shapes)]).encode()).hexdigest()[:24]
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(vector.names):
-        found.update(name.encode() + vector[name].contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:24]
+        hasher.update(name.encode() + vector[name].contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()[:24]
 
 
 def _unplaced(value: Any) -> Any:

@@ -16,7 +16,7 @@ _UNIT = ["variant", "task", "metric"]
 
 
 def judge(items: pd.DataFrame, start: str, end: str, *, draws: int, seed: int) -> pd.DataFrame:
-    """Every variant's mean, its difference from `end`, and what of the way from `end` to `start` is retained.
+    """Every variant's mean, its difference from `end`, and the share of the way from `end` to `start` that is retained.
 
     Columns `variant task metric value lo hi n`, `difference difference_lo difference_hi p q test` (of the variant less
     `end`, item by item), `retained retained_lo retained_hi`: (M − M_end)/(M_start − M_end), 1 at `start`, 0 at `end`,
@@ -74,7 +74,7 @@ def shares(table: pd.DataFrame, start: str, end: str, draws: int, seed: int) -> 
 
 
 def half(scales: Floats, retained: Floats) -> Floats:
-    """The first λ at which one half is retained, between the points by straight lines; of (…, points), inf where none.
+    """The first λ at which one half is retained, by linear interpolation; of (…, points), inf where there is none.
 
     `scales` ascend. Where the curve starts below one half it is its first λ.
     """
@@ -84,13 +84,13 @@ def half(scales: Floats, retained: Floats) -> Floats:
     low, high = (np.take_along_axis(retained, i[..., None], -1)[..., 0] for i in (at, before))
     with np.errstate(divide="ignore", invalid="ignore"):
         part = np.where(high > low, (high - 0.5) / (high - low), 1.0)
-    found = scales[before] + part * (scales[at] - scales[before])
+    crossing = scales[before] + part * (scales[at] - scales[before])
     missing = ~below.any(-1) | np.isnan(retained).any(-1)
-    return np.where(missing, np.where(np.isnan(retained).any(-1), np.nan, np.inf), found)
+    return np.where(missing, np.where(np.isnan(retained).any(-1), np.nan, np.inf), crossing)
 
 
 def area(scales: Floats, retained: Floats) -> Floats:
-    """The mean of what is retained over 0 ≤ λ ≤ 1, of (…, points): ½ where behaviour goes as the vector goes."""
+    """The mean of what is retained over 0 ≤ λ ≤ 1, of (…, points): ½ where behaviour falls linearly with λ."""
     inside = (scales >= 0) & (scales <= 1)
     return np.asarray(np.trapezoid(retained[..., inside], scales[inside], axis=-1))
 

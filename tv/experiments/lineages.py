@@ -38,14 +38,15 @@ def lineage(
 ) -> Result:
     """θ_tuned − λT along each lineage (parent, tuned), on the same items, and how the two decay.
 
-    With `cross`, a model also loses the other lineage's vector; `control_kind` negates a control of its own vector.
+    With `cross`, the other lineages' vectors are subtracted too; `control_kind` negates a control of its own vector.
     Other settings are those of `Settings`; prompts go through the first parent's tokenizer unless one is given.
 
     Tables: `robustness`, a row per lineage, vector, task and metric whose tuned model differs from its parent: the λ at
     which half of the tuned behaviour is left (`half`, inf where it never is) and the mean of what is left over
-    0 ≤ λ ≤ 1 (`area`, ½ where behaviour goes as λ does), with intervals over items; `difference`, the first lineage's
-    less the second's of the own vectors, on the same resamples; `lineage`, every point as `negation` has it, `vector`
-    naming whose T was taken away; `items`. Raises InputError for fewer than two lineages or a vector that does not fit.
+    0 ≤ λ ≤ 1 (`area`, ½ where it falls linearly), with intervals over items; `difference`, the first lineage's
+    minus the second's for their own vectors, on the same resamples; `lineage`, every point as `negation` has it, where
+    `vector` says whose T was taken away; `items`. Raises InputError for fewer than two lineages or a vector that does
+    not fit.
     """
     if len(lineages) < 2:
         raise InputError(f"{len(lineages)} lineage: two or more are compared; give NAME=PARENT:TUNED for each")
@@ -72,13 +73,13 @@ def lineage(
         robust += _robustness(name, items, list(taken), grid, chosen)
     table = pd.concat(frames, ignore_index=True)
     table = table[["lineage", "vector", "scale", *table.columns.drop(["lineage", "vector", "scale"])]]
-    found = {
+    tables = {
         "robustness": pd.DataFrame([row for row, _, _ in robust], columns=_ROBUST),
         "difference": _differences(robust, list(lineages)),
         "lineage": table,
         "items": pd.concat(logs, ignore_index=True),
     }
-    result = Result("lineage", found, _figures(table, {t.name: next(iter(t.metrics)) for t in chosen.load()}))
+    result = Result("lineage", tables, _figures(table, {t.name: next(iter(t.metrics)) for t in chosen.load()}))
     if chosen.out is not None:
         result.save(chosen.out)
     return result
@@ -94,7 +95,7 @@ _Drawn = tuple[dict[str, Any], dict[str, float], dict[str, np.ndarray]]
 
 def _robustness(name: str, items: pd.DataFrame, kinds: list[str], grid: list[float], chosen: Settings) -> list[_Drawn]:
     """Rows of `robustness`, each with its measures in the mean and in every resample."""
-    found: list[_Drawn] = []
+    robust: list[_Drawn] = []
     scales = np.array(grid)
     for (task, metric), table in by_item(items):
         share = shares(table, "own, λ = 0", "parent", chosen.draws, chosen.seed)
@@ -107,23 +108,23 @@ def _robustness(name: str, items: pd.DataFrame, kinds: list[str], grid: list[flo
             row: dict[str, Any] = {"lineage": name, "vector": kind, "task": task, "metric": metric}
             for measure in _MEASURES:
                 row |= {measure: mean[measure]} | _interval(measure, drawn[measure])
-            found.append((row, mean, drawn))
-    return found
+            robust.append((row, mean, drawn))
+    return robust
 
 
 def _differences(robust: list[_Drawn], names: list[str]) -> pd.DataFrame:
     """Of every two lineages, on the tasks that both changed, by their own vectors."""
-    own = {
+    measured = {
         (row["lineage"], row["task"], row["metric"]): (mean, drawn)
         for row, mean, drawn in robust
         if row["vector"] == "own"
     }
     rows = []
     for first, second in combinations(names, 2):
-        for name, task, metric in own:
-            if name != first or (second, task, metric) not in own:
+        for name, task, metric in measured:
+            if name != first or (second, task, metric) not in measured:
                 continue
-            (mean_a, drawn_a), (mean_b, drawn_b) = own[first, task, metric], own[second, task, metric]
+            (mean_a, drawn_a), (mean_b, drawn_b) = measured[first, task, metric], measured[second, task, metric]
             row: dict[str, Any] = {"first": first, "second": second, "task": task, "metric": metric}
             for measure in _MEASURES:
                 with np.errstate(invalid="ignore"):  # inf − inf: neither is ever half gone
@@ -138,11 +139,11 @@ def _interval(name: str, drawn: np.ndarray) -> dict[str, float]:
 
 
 def _figures(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, Any]:
-    own = primary_rows(table, primary)
-    own = own.assign(panel=own.task + ": " + own.metric, line=own.lineage + ", " + own.vector)
+    shown = primary_rows(table, primary)
+    shown = shown.assign(panel=shown.task + ": " + shown.metric, line=shown.lineage + ", " + shown.vector)
     axes: dict[str, Any] = {"x": "scale", "line": "line", "panel": "panel", "x_title": "λ"}
-    figures = {"What is left as λ grows": curves(own, y="value", lo="lo", hi="hi", y_title="mean", **axes)}
-    told = own[own.retained.notna() & (own.vector == "own")]
+    figures = {"What is left as λ grows": curves(shown, y="value", lo="lo", hi="hi", y_title="mean", **axes)}
+    told = shown[shown.retained.notna() & (shown.vector == "own")]
     if len(told):
         figures["Retained of what tuning brought, by lineage"] = curves(
             told, y="retained", lo="retained_lo", hi="retained_hi", y_title="retained", **axes

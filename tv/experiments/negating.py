@@ -23,7 +23,7 @@ from tv.experiments.parts import By, parts_of
 from tv.experiments.plots import curves, primary_rows
 from tv.experiments.result import Result
 
-_ROUNDING = 1e-4  # what float32 logits of two models that are one may differ by
+_ROUNDING = 1e-4  # how much float32 logits of identical models may differ
 SCALES = tuple(round(0.1 * i, 1) for i in range(16))
 
 
@@ -40,7 +40,7 @@ def negation(
     """Every task at θ_tuned − λT, for each tuned model and each λ (0 and 1 always among them).
 
     `parts` also negates T's components or layers by themselves; `controls` are those of `tv.CONTROLS`, each negated in
-    T's place. Other settings are those of `Settings`; with `out` finished cells are found again.
+    T's place. Other settings are those of `Settings`; with `out`, finished cells are reused.
 
     Tables: `negation`, a row per tuned model, part, vector (`T` or a control), λ, task and metric: the mean with its
     interval, its difference from the base, what of the tuned behaviour is retained (see `tv.experiments.curves.judge`);
@@ -72,7 +72,7 @@ def negation(
 
 
 def grid_of(scales: Sequence[float]) -> list[float]:
-    """Ascending, each once, 0 and 1 among them. Raises InputError for what is no finite number."""
+    """Ascending, each once, 0 and 1 among them. Raises InputError for a λ that is not finite."""
     if not all(np.isfinite(scales)):
         raise InputError("scales: each λ is a finite number")
     return sorted({round(float(scale), 9) + 0.0 for scale in (*scales, 0.0, 1.0)})
@@ -83,26 +83,26 @@ def _points(
 ) -> tuple[pd.DataFrame, list[Point]]:
     """The points, the tuned model first, and a table that says what each is."""
     moved = {
-        (part, kind): own if kind == "T" else control(own, kind, seed)
-        for part, own in parts_of(vector, base, parts).items()
+        (part, kind): part_vector if kind == "T" else control(part_vector, kind, seed)
+        for part, part_vector in parts_of(vector, base, parts).items()
         for kind in ("T", *controls)
     }
     ordered = [0.0, *(scale for scale in grid if scale != 0)]
     rows, points = [], []
     for scale in ordered:
-        for (part, kind), own in moved.items():
+        for (part, kind), part_vector in moved.items():
             label = f"{part}, {kind}, λ = {scale:g}"
             rows.append({"variant": label, "part": part, "vector": kind, "scale": scale})
-            points.append(Point(label, {own: -scale}))
+            points.append(Point(label, {part_vector: -scale}))
     return pd.DataFrame(rows), points
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     by = ["tuned", "part", "vector", "task", "metric"]
-    for where, own in table.groupby(by, sort=False):
-        at = own.set_index("scale")
-        inside = own[(own.scale >= 0) & (own.scale <= 1) & own.retained.notna()]
+    for where, curve in table.groupby(by, sort=False):
+        at = curve.set_index("scale")
+        inside = curve[(curve.scale >= 0) & (curve.scale <= 1) & curve.retained.notna()]
         follows = (
             (1 - inside.scale).corr(inside.retained, method="spearman") if inside.retained.nunique() > 1 else np.nan
         )
@@ -119,12 +119,12 @@ def _summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _figures(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, Any]:
-    """A figure per tuned model: the metrics that tasks go by; with parts, one more of what each retains."""
-    own = primary_rows(table, primary)
-    own = own.assign(panel=own.task + ": " + own.metric, line=own.part + ", " + own.vector)
+    """A figure per tuned model: the tasks' primary metrics; with parts, one more of what each retains."""
+    shown = primary_rows(table, primary)
+    shown = shown.assign(panel=shown.task + ": " + shown.metric, line=shown.part + ", " + shown.vector)
     axes: dict[str, Any] = {"x": "scale", "line": "line", "panel": "panel", "x_title": "λ"}
     figures = {}
-    for name, rows in own.groupby("tuned", sort=False):
+    for name, rows in shown.groupby("tuned", sort=False):
         whole = rows[rows.part == "whole"]
         figures[f"{name} − λT: what it does"] = curves(whole, y="value", lo="lo", hi="hi", y_title="mean", **axes)
         told = rows[rows.retained.notna()]

@@ -23,19 +23,19 @@ def restrict(vector: TuningVector, names: list[str]) -> TuningVector:
 
 
 def parts_of(vector: TuningVector, base: LiveSource, by: By) -> dict[str, TuningVector]:
-    """The whole vector, and by `by` also its parts: attn, mlp, embed …; or layer 0, layer 1 …, in depth's order.
+    """The whole vector and, cut by `by`, its parts: attn, mlp, embed …; or layer 0, layer 1 …, in depth's order.
 
     The parts of one cut add up to the whole. Raises InputError for another cut.
     """
     if by not in get_args(By):
         raise InputError(f"parts by {by!r}: one of {', '.join(get_args(By))}")
-    found = {"whole": vector}
+    whole = {"whole": vector}
     if by == "whole":
-        return found
+        return whole
     architecture = open_checkpoint(base).architecture
     places = {name: architecture.component_of(name) for name in vector.names}
     cuts: dict[str, list[str]] = {}
     for name, (layer, component) in sorted(places.items(), key=lambda item: item[1][0]):
         inside = 0 <= layer < architecture.n_layers
         cuts.setdefault(f"layer {layer}" if by == "layer" and inside else component, []).append(name)
-    return found | {label: restrict(vector, names) for label, names in cuts.items()}
+    return whole | {label: restrict(vector, names) for label, names in cuts.items()}

@@ -36,19 +36,24 @@ def curves(
     for i, name in enumerate(panels):
         at = {"row": i // columns + 1, "col": i % columns + 1}
         for j, label in enumerate(lines):
-            own = frame[(frame[panel] == name) & (frame[line] == label)].sort_values(x)
+            series = frame[(frame[panel] == name) & (frame[line] == label)].sort_values(x)
             colour = _COLOURS[j % len(_COLOURS)]
-            if lo and hi and len(own):
-                figure.add_trace(_band(own, x, lo, hi, colour, str(label)), **at)
+            if lo and hi and len(series):
+                figure.add_trace(_band(series, x, lo, hi, colour, str(label)), **at)
             drawn = go.Scatter(
-                x=own[x], y=own[y], name=str(label), legendgroup=str(label), showlegend=i == 0, line={"color": colour}
+                x=series[x],
+                y=series[y],
+                name=str(label),
+                legendgroup=str(label),
+                showlegend=i == 0,
+                line={"color": colour},
             )
             figure.add_trace(drawn, **at)
-            if level and len(own):
+            if level and len(series):
                 dashed = {"color": colour, "dash": "dash", "width": 1}
                 hidden = {"legendgroup": str(label), "showlegend": False}
                 figure.add_trace(
-                    go.Scatter(x=own[x], y=own[level], name=f"{label}: {level}", line=dashed, **hidden), **at
+                    go.Scatter(x=series[x], y=series[level], name=f"{label}: {level}", line=dashed, **hidden), **at
                 )
     figure.update_xaxes(title_text=x_title, row=rows)
     figure.update_yaxes(title_text=y_title, col=1)
@@ -56,7 +61,7 @@ def curves(
 
 
 def primary_rows(frame: pd.DataFrame, primary: Mapping[str, str]) -> pd.DataFrame:
-    """The rows of the metric that each task goes by: task → metric, whatever filter of the answer it was taken with."""
+    """The rows of each task's primary metric, under any answer filter; `primary` maps task → metric."""
     pairs = zip(frame.task, frame.metric, strict=True)
     chosen = frame[[metric.split(",")[0] == primary.get(task) for task, metric in pairs]]
     return chosen if len(chosen) else frame
@@ -81,20 +86,20 @@ def bars(frame: pd.DataFrame, *, x: Sequence[str], y: str, lo: str, hi: str, gro
     """A bar per row under the labels of `x`, coloured by `group`, with its interval."""
     figure = go.Figure()
     for j, label in enumerate(dict.fromkeys(frame[group])):
-        own = frame[frame[group] == label]
-        error = {"type": "data", "array": own[hi] - own[y], "arrayminus": own[y] - own[lo]}
-        names = [" · ".join(str(part) for part in parts) for parts in own[list(x)].itertuples(index=False)]
+        series = frame[frame[group] == label]
+        error = {"type": "data", "array": series[hi] - series[y], "arrayminus": series[y] - series[lo]}
+        names = [" · ".join(str(part) for part in parts) for parts in series[list(x)].itertuples(index=False)]
         figure.add_trace(
-            go.Bar(x=names, y=own[y], error_y=error, name=str(label), marker_color=_COLOURS[j % len(_COLOURS)])
+            go.Bar(x=names, y=series[y], error_y=error, name=str(label), marker_color=_COLOURS[j % len(_COLOURS)])
         )
     return figure.update_layout(height=420, template="plotly_white", yaxis_title=y_title, barmode="group")
 
 
-def _band(own: pd.DataFrame, x: str, lo: str, hi: str, colour: str, group: str) -> go.Scatter:
+def _band(series: pd.DataFrame, x: str, lo: str, hi: str, colour: str, group: str) -> go.Scatter:
     inner = colour.removeprefix("rgb(").removesuffix(")")
     return go.Scatter(
-        x=[*own[x], *own[x][::-1]],
-        y=[*own[hi], *own[lo][::-1]],
+        x=[*series[x], *series[x][::-1]],
+        y=[*series[hi], *series[lo][::-1]],
         fill="toself",
         fillcolor=f"rgba({inner}, 0.15)",
         line={"width": 0},

@@ -16,7 +16,7 @@ from tv.runtime.atomic import replacing
 
 @dataclass(frozen=True)
 class Result:
-    """Tables by name, the first of them the one to read first, and figures by title."""
+    """Tables by name, the most important first, and figures by title."""
 
     name: str
     tables: Mapping[str, pd.DataFrame]
@@ -48,7 +48,7 @@ class Result:
         return [*paths, path]
 
     def _page(self) -> str:
-        """Every figure under its title; the script that draws them stands in the page once."""
+        """Every figure under its title; the plotting script is included once."""
         parts = []
         for i, (title, figure) in enumerate(self.figures.items()):
             drawn = figure.to_html(full_html=False, include_plotlyjs=i == 0, div_id=f"figure-{i}")

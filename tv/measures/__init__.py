@@ -1,1 +1,1 @@
-"""What a tuning vector is: norms, ranks, and how it lies against the pretrained subspaces, beside the nulls."""
+"""What a tuning vector is: norms, ranks, and how it aligns with the pretrained subspaces, beside the nulls."""

@@ -1,4 +1,4 @@
-"""The base's decompositions on disk, so that a second tuned model of the same base need not pay for them again."""
+"""The base's decompositions on disk, so that a second tuned model of the same base reuses them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DecompositionCache:
     """A folder of decompositions under `directory`, one for each base: `key` is the base's fingerprint.
 
     A file holds a module with its heads, float64: 8·d² bytes a matrix, about 1 GiB for a model of 0.5 B parameters.
-    Decompositions that are not there, damaged, or of other weights are computed and written anew. Raises InputError
+    Missing or damaged decompositions, and those of other weights, are computed and written again. Raises InputError
     where the directory cannot be made or written.
     """
 
@@ -38,19 +38,21 @@ class DecompositionCache:
 
     @contextmanager
     def module(self, name: str) -> Iterator[Decompose]:
-        """`decompose(part, weight)` for the parts of one module; what was computed is written when the block ends."""
+        """`decompose(part, weight)` for the parts of one module; new decompositions are written when the block ends."""
         path = self.folder / f"{name}.safetensors"
         held, fresh = _read(path), {}
 
         def cached(part: str, weight: Float[Tensor, "m n"]) -> Decomposition:
             sigma, near = held.get(f"{part}.sigma"), held.get(f"{part}.near")
             if sigma is not None and near is not None:
-                found = Decomposition(weight, sigma.to(weight.device), near.to(weight.device))
-                if _fits(found):
-                    return found
-            found = decompose(weight)
-            fresh.update({f"{part}.sigma": found.sigma.cpu(), f"{part}.near": found.near.cpu().contiguous()})
-            return found
+                decomposition = Decomposition(weight, sigma.to(weight.device), near.to(weight.device))
+                if _fits(decomposition):
+                    return decomposition
+            decomposition = decompose(weight)
+            fresh.update(
+                {f"{part}.sigma": decomposition.sigma.cpu(), f"{part}.near": decomposition.near.cpu().contiguous()}
+            )
+            return decomposition
 
         yield cached
         if fresh:
@@ -66,15 +68,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         return {}
 
 
-def _fits(found: Decomposition) -> bool:
-    """Whether it is of this weight, of which the fingerprint samples the ends only: ‖WᵀQz‖ = ‖Σz‖ for a random z."""
-    r = min(found.weight.shape)
-    if (found.sigma.shape, found.near.shape) != ((r,), (r, r)):
+def _fits(decomposition: Decomposition) -> bool:
+    """Whether it is of this weight: ‖WᵀQz‖ = ‖Σz‖ for a random z, as the fingerprint samples only W's ends."""
+    r = min(decomposition.weight.shape)
+    if (decomposition.sigma.shape, decomposition.near.shape) != ((r,), (r, r)):
         return False
-    if {found.sigma.dtype, found.near.dtype} != {torch.float64}:
+    if {decomposition.sigma.dtype, decomposition.near.dtype} != {torch.float64}:
         return False
-    w = found.weight if found.wide else found.weight.T
+    w = decomposition.weight if decomposition.wide else decomposition.weight.T
     z = torch.randn(r, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(w.device)
-    turned, expected = found.near @ z, float((found.sigma * z).norm())
+    turned, expected = decomposition.near @ z, float((decomposition.sigma * z).norm())
     seen = math.sqrt(sum(float((turned @ piece.double()).pow(2).sum()) for piece in w.split(_PIECE, dim=1)))
     return abs(seen - expected) <= 1e-9 * expected

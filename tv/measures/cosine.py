@@ -1,4 +1,4 @@
-"""How N tuning vectors of one base lie to each other: cosine, sign conflict, shared directions, each beside its null.
+"""How N tuning vectors of one base compare: cosine, sign conflict, shared directions, each beside its null.
 
 Sources: cosines of task vectors are arXiv 2212.04089 (§5), sign conflict is arXiv 2306.01708 (§3), the subspace
 alignment of one task's update with another's is arXiv 2502.04959.
@@ -64,7 +64,7 @@ def cosine(
     fraction: float = FIXED_FRACTION,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """How tuning vectors of one base lie to each other, by pair and scope: whole model, layer, module.
+    """How tuning vectors of one base compare, by pair and scope: whole model, layer, module.
 
     Of all parameters, tied ones once:
 
@@ -84,7 +84,7 @@ def cosine(
         tuned: Two or more by name, each taken over `base`.
         level: Down to which scope: "whole", "layer" or "module".
         fraction: The share of the smaller dimension that counts as leading, above 0 and at most 1.
-        compute: Where, and what is told of it. Two T of one module are in memory at a time.
+        compute: Where to compute, and how to report progress. Two T of one module are in memory at a time.
 
     Returns:
         A row per unordered pair (`a`, `b`) and scope: `scope layer module expert a b entries norm_a norm_b` and the
@@ -114,13 +114,13 @@ def cosine(
     sums: dict[tuple[str, str], dict[int, Sums]] = {names: {} for names in combinations(pairs, 2)}
     rows: list[Row] = []
     for i, piece in enumerate(pieces):
-        for (a, b), found, shared in _compare(
+        for (a, b), piece_sums, shared in _compare(
             pairs, piece, fraction if level == "module" else None, compute.tensor_device
         ):
             layers = sums[a, b]
-            layers[piece.layer] = layers.get(piece.layer, Sums()) + found
+            layers[piece.layer] = layers.get(piece.layer, Sums()) + piece_sums
             if piece.module is not None:
-                rows.append(_row("module", a, b, found, piece.layer, piece.module) | _shared(shared))
+                rows.append(_row("module", a, b, piece_sums, piece.layer, piece.module) | _shared(shared))
         compute.tell("cosine", i + 1, len(pieces), piece.label)
     whole = [_row("whole", a, b, sum(layers.values(), Sums())) for (a, b), layers in sums.items()]
     by_layer = [_row("layer", a, b, layers[at], at) for (a, b), layers in sums.items() for at in sorted(layers)]
@@ -184,7 +184,7 @@ class _Piece:
     layer: int
     parameter: str
     module: Module | None = None
-    expert: int = -1  # of a fused parameter outside of every module, the one that is meant
+    expert: int = -1  # which expert of a fused parameter outside of every module
 
     @property
     def label(self) -> str:
@@ -215,7 +215,7 @@ def _compare(
 ) -> Iterator[tuple[tuple[str, str], Sums, Overlap | None]]:
     """Every two vectors on one piece. Of the others only what has the size of a Gram is kept between two reads."""
     names = list(pairs)
-    own: dict[str, Directions] = {}
+    cached: dict[str, Directions] = {}
     for i, a in enumerate(names[:-1]):
         first = piece.delta(pairs[a]).to(device)
         for b in names[i + 1 :]:
@@ -223,16 +223,16 @@ def _compare(
             x, y = common_rows(first, second)
             shared = None
             if fraction is not None and piece.module is not None and x.ndim == 2:
-                shared = overlap(_kept(own, a, x), _kept(own, b, y), cross_gram(x, y), fraction)
-            found = sums_of(x, y)
+                shared = overlap(_kept(cached, a, x), _kept(cached, b, y), cross_gram(x, y), fraction)
+            sums = sums_of(x, y)
             del second, x, y
-            yield (a, b), found, shared
+            yield (a, b), sums, shared
 
 
-def _kept(own: dict[str, Directions], name: str, delta: Float[Tensor, "m n"]) -> Directions:
-    if name not in own or own[name].shape != delta.shape:
-        own[name] = directions(delta)
-    return own[name]
+def _kept(cached: dict[str, Directions], name: str, delta: Float[Tensor, "m n"]) -> Directions:
+    if name not in cached or cached[name].shape != delta.shape:
+        cached[name] = directions(delta)
+    return cached[name]
 
 
 def _row(scope: Level, a: str, b: str, sums: Sums, layer: int | None = None, module: Module | None = None) -> Row:
@@ -258,16 +258,16 @@ def _row(scope: Level, a: str, b: str, sums: Sums, layer: int | None = None, mod
     }
 
 
-def _shared(found: Overlap | None) -> Row:
+def _shared(shared: Overlap | None) -> Row:
     """The columns of matrices."""
-    row: Row = {"k_a": 0, "k_b": 0} if found is None else {"k_a": found.k_a, "k_b": found.k_b}
+    row: Row = {"k_a": 0, "k_b": 0} if shared is None else {"k_a": shared.k_a, "k_b": shared.k_b}
     for side in ("left", "right"):
-        angles = getattr(found, side, _NO_ANGLES)
+        angles = getattr(shared, side, _NO_ANGLES)
         row[f"overlap_{side}"] = angles.overlap
         row |= {f"overlap_{side}_{name}": getattr(angles, f"overlap_{name}") for name in ("null", "lift", "kappa", "z")}
         row[f"largest_angle_cos_{side}"] = angles.largest_angle_cos
         for order in ("a_in_b", "b_in_a"):
-            inside = getattr(found, f"{side}_{order}", _NOT_INSIDE)
+            inside = getattr(shared, f"{side}_{order}", _NOT_INSIDE)
             row[f"ssa_{side}_{order}"] = inside.ssa
             row |= {f"ssa_{side}_{order}_{name}": getattr(inside, f"ssa_{name}") for name in ("null", "z")}
     return row

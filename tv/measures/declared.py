@@ -1,7 +1,7 @@
-"""What is measured of weights: columns of the table `weights` and tables of their own, each one decorated function.
+"""What is measured of weights: columns of the table `weights` and separate tables, each one decorated function.
 
-A function of this room, or of a package with an entry point of the group "tuning_probes", that is decorated here is
-measured of every part of a pair: `tv.geometry`, `tv.measured`, a run's tables and the command line have what it says.
+A function decorated here, in this room or in a package with an entry point of the group "tuning_probes", runs on every
+part of a pair. Its values appear in `tv.geometry`, `tv.measured`, a run's tables and the command line.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ FIXED_FRACTION = 0.10
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
 _ZERO = 1e-7
 _CHUNK = 2048
-#: Float32 products pay from this many directions on, and serve where they leave SSA² no more uncertain than this.
+#: Float32 products are used from this many directions on, where the standard error they leave in SSA² is at most this.
 _SINGLE_FROM, _SINGLE_ERROR = 256, 1e-5
 _BLOCKS = 7
 
@@ -39,7 +39,7 @@ class Decomposition:
 
     @property
     def rank(self) -> int:
-        """How many directions W has; at least 1, so that a zero matrix has a subspace to speak of."""
+        """How many directions W has; at least 1, so that a zero matrix has a subspace too."""
         return max(1, int((self.inverse > 0).sum()))
 
     @cached_property
@@ -55,23 +55,23 @@ class Energies:
     left: Float[Tensor, " r"]  # ‖u_iᵀT‖²
     right: Float[Tensor, " r"]  # ‖T v_j‖²
     both: Float[Tensor, "r r"]  # (u_iᵀ T v_j)²
-    own: Float[Tensor, "r r"]  # H, float64
+    delta_gram: Float[Tensor, "r r"]  # H, float64
     cross: Float[Tensor, "r r"]  # C
 
     @property
     def total(self) -> float:
         """‖T‖²."""
-        return float(self.own.trace())
+        return float(self.delta_gram.trace())
 
     @property
     def concentration(self) -> float:
         """Σs⁴/(Σs²)² of T's singular values: one over its participation ratio; 0 where T is zero."""
-        return float(self.own.pow(2).sum()) / self.total**2 if self.total else 0.0
+        return float(self.delta_gram.pow(2).sum()) / self.total**2 if self.total else 0.0
 
     @cached_property
     def spectrum(self) -> Float[Tensor, " r"]:
         """T's squared singular values, ascending."""
-        return torch.linalg.eigvalsh(self.own).clamp(min=0)
+        return torch.linalg.eigvalsh(self.delta_gram).clamp(min=0)
 
 
 def decompose(weight: Float[Tensor, "m n"]) -> Decomposition:
@@ -86,19 +86,19 @@ def energies_along(decomposition: Decomposition, delta: Float[Tensor, "m n"]) ->
 
     H is float64, because T's small singular values come from it. C and its products are float32 where that is enough:
     rounding leaves about eps·rms(σ)/σ_i of ‖T‖ along far direction i, in random directions, so that a sum of far energy
-    shares s_i has a standard error of 2·eps·√(Σ s_i (rms(σ)/σ_i)²); above 1e-5 (for even shares, or for those found)
+    shares s_i has a standard error of 2·eps·√(Σ s_i (rms(σ)/σ_i)²); above 1e-5 (for even shares, or for those computed)
     both are float64.
     """
     w, t = decomposition.weight, delta
     if not decomposition.wide:
         w, t = w.T, t.T
-    own = gram(t, t)
-    even = torch.full_like(decomposition.sigma, 1 / len(own))
-    if len(own) >= _SINGLE_FROM and _single_error(decomposition, even) <= _SINGLE_ERROR:
-        found = _energies(decomposition, own, gram(t, w, torch.float32))
-        if _single_error(decomposition, found.right if decomposition.wide else found.left) <= _SINGLE_ERROR:
-            return found
-    return _energies(decomposition, own, gram(t, w))
+    delta_gram = gram(t, t)
+    even = torch.full_like(decomposition.sigma, 1 / len(delta_gram))
+    if len(delta_gram) >= _SINGLE_FROM and _single_error(decomposition, even) <= _SINGLE_ERROR:
+        energies = _energies(decomposition, delta_gram, gram(t, w, torch.float32))
+        if _single_error(decomposition, energies.right if decomposition.wide else energies.left) <= _SINGLE_ERROR:
+            return energies
+    return _energies(decomposition, delta_gram, gram(t, w))
 
 
 def _single_error(decomposition: Decomposition, far: Float[Tensor, " r"]) -> float:
@@ -107,17 +107,17 @@ def _single_error(decomposition: Decomposition, far: Float[Tensor, " r"]) -> flo
     return 2 * torch.finfo(torch.float32).eps * float(spread.sqrt())
 
 
-def _energies(decomposition: Decomposition, own: Float[Tensor, "r r"], cross: Float[Tensor, "r r"]) -> Energies:
+def _energies(decomposition: Decomposition, delta_gram: Float[Tensor, "r r"], cross: Float[Tensor, "r r"]) -> Energies:
     q = decomposition.near.to(cross.dtype)
     inverse = decomposition.inverse
-    total = own.trace()
+    total = delta_gram.trace()
     total = torch.where(total > 0, total, torch.ones_like(total))
     turned = cross @ q
-    near = (q * ((own / total).to(q.dtype) @ q)).sum(0, dtype=torch.float64)
+    near = (q * ((delta_gram / total).to(q.dtype) @ q)).sum(0, dtype=torch.float64)
     far = turned.double().pow(2).sum(0) * inverse.pow(2) / total
     both = (q.T @ turned).mul_(inverse.to(q.dtype)).div_(total.sqrt()).pow_(2)  # in this order: squares may underflow
     left, right = (near, far) if decomposition.wide else (far, near)
-    return Energies(left, right, both if decomposition.wide else both.T, own, cross)
+    return Energies(left, right, both if decomposition.wide else both.T, delta_gram, cross)
 
 
 def k_of(decomposition: Decomposition, epsilon: float) -> int:
@@ -142,7 +142,7 @@ def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
 
 
 def inverse_of(sigma: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
-    """1/σ, and 0 where σ is as good as zero beside the largest."""
+    """1/σ, and 0 where σ is negligible beside the largest."""
     floor = _ZERO * float(sigma.max()) if len(sigma) else 0.0
     return torch.where(sigma > floor, 1 / sigma.clamp(min=torch.finfo(torch.float64).tiny), torch.zeros_like(sigma))
 

@@ -14,7 +14,7 @@ from tv.columns import Column
 from tv.measures.declared import MEASURES, Row, of_weights, weight_table
 from tv.measures.part import Part
 
-#: The share of entries that counts as large, or as small, when the update is held against the weights' magnitudes.
+#: The share of entries that counts as large, or as small, when the update is compared with the weights' magnitudes.
 MAGNITUDE_SHARE = 0.10
 _STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
 _PIECE = 2**20  # entries that are taken to float64 at a time

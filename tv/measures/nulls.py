@@ -5,7 +5,7 @@
   small that everything is significant)
 - `row_scale`: T keeps the norms of its rows, each of which points in a random direction (closed form): a few output
   neurons that moved much are not by themselves alignment
-- `shuffle`: T's own entries in a random order, drawn
+- `shuffle`: T's entries in a random order, drawn
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def rotation(
     """
     m, n = decomposition.weight.shape
     concentration = energies.concentration
-    found = []
+    moments = []
     for each in kept:
-        (own_m, pair_m, cross_m), (own_n, pair_n, cross_n) = _projection(each.left, m), _projection(each.right, n)
+        (square_m, pair_m, cross_m), (square_n, pair_n, cross_n) = _projection(each.left, m), _projection(each.right, n)
         mean = each.left * each.right / (m * n)
-        second = own_m * own_n * concentration + (pair_m * pair_n + 2 * cross_m * cross_n) * (1 - concentration)
-        found.append((mean, max(0.0, second - mean**2)))
-    return found
+        second = square_m * square_n * concentration + (pair_m * pair_n + 2 * cross_m * cross_n) * (1 - concentration)
+        moments.append((mean, max(0.0, second - mean**2)))
+    return moments
 
 
 @null("gaussian")
@@ -110,7 +110,7 @@ def gaussian(
 def row_scale(
     decomposition: Decomposition, delta: Float[Tensor, "m n"], energies: Energies, kept: Sequence[Kept], draws: Draws
 ) -> list[Moments]:
-    """Row i of T is d_i x_i with its own norm d_i and x_i uniform on the sphere, independently.
+    """Row i of T is d_i x_i with norm d_i and x_i uniform on the sphere, independently.
 
     With Π on the left and q of n directions on the right, SSA² = Σ_ij Π_ij d_i d_j x_iᵀQx_j over Σd²: its mean is (q/n)
     Σ d_i²Π_ii, its variance Σ_i Π_ii² d_i⁴ Var(x_iᵀQx_i) + 2 Σ_{i≠j} Π_ij² d_i² d_j² q/n², with Σd² = 1.
@@ -121,7 +121,7 @@ def row_scale(
     basis = left_basis(decomposition, max((each.left for each in kept if each.left < m), default=1))
     scaled = basis.T * scale.sqrt().to(basis.dtype)
     along = gram(scaled, scaled)  # UᵀD²U: ‖DΠD‖² without the m × m matrix
-    found = []
+    moments = []
     for each in kept:
         if each.left == m:
             inside, together = torch.ones_like(scale), float(scale.pow(2).sum())
@@ -131,8 +131,8 @@ def row_scale(
         apart = float((inside * scale).pow(2).sum())
         q = each.right / n
         variance = apart * 2 * q * (1 - q) / (n + 2) + max(0.0, together - apart) * 2 * each.right / n**2
-        found.append((q * float((inside * scale).sum()), variance))
-    return found
+        moments.append((q * float((inside * scale).sum()), variance))
+    return moments
 
 
 @null("shuffle")
@@ -151,7 +151,7 @@ def shuffle(
 
 def _projection(k: int, m: int) -> tuple[float, float, float]:
     """E[M_aa²], E[M_aa M_bb], E[M_ab²] (a ≠ b) of a uniformly rotated projection on k of m directions."""
-    own = k * (k + 2) / (m * (m + 2))
+    square = k * (k + 2) / (m * (m + 2))
     if m == 1:
-        return own, own, 0.0
-    return own, (k * k - m * own) / (m * (m - 1)), (k - m * own) / (m * (m - 1))
+        return square, square, 0.0
+    return square, (k * k - m * square) / (m * (m - 1)), (k - m * square) / (m * (m - 1))

@@ -1,4 +1,4 @@
-"""Every weight table that is wanted of one module: its parts through each table's function."""
+"""Every wanted weight table of one module: its parts through each table's function."""
 
 from __future__ import annotations
 

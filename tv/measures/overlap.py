@@ -23,7 +23,7 @@ class Directions:
     """The singular directions of a T (m × n) on its smaller side, float64, in descending order."""
 
     shape: tuple[int, int]
-    own: Float[Tensor, "d d"]  # TTᵀ of a wide T (m ≤ n), TᵀT of a tall one; d = min(m, n)
+    delta_gram: Float[Tensor, "d d"]  # TTᵀ of a wide T (m ≤ n), TᵀT of a tall one; d = min(m, n)
     near: Float[Tensor, "d d"]  # its eigenvectors: left singular vectors of a wide T, right ones of a tall T
     sigma: Float[Tensor, " d"]
 
@@ -75,9 +75,9 @@ class Overlap:
 def directions(delta: Float[Tensor, "m n"]) -> Directions:
     """Singular values and near-side vectors, from the float64 Gram of the smaller side."""
     near = _near(delta)
-    own = gram(near, near)
-    values, vectors = torch.linalg.eigh(own)
-    return Directions((delta.shape[0], delta.shape[1]), own, vectors.flip(1), values.flip(0).clamp(min=0).sqrt())
+    delta_gram = gram(near, near)
+    values, vectors = torch.linalg.eigh(delta_gram)
+    return Directions((delta.shape[0], delta.shape[1]), delta_gram, vectors.flip(1), values.flip(0).clamp(min=0).sqrt())
 
 
 def cross_gram(a: Float[Tensor, "m n"], b: Float[Tensor, "m n"]) -> Float[Tensor, "d d"]:
@@ -100,8 +100,8 @@ def overlap(a: Directions, b: Directions, cross: Float[Tensor, "d d"], fraction:
     near_dim, far_dim = (m, n) if m <= n else (n, m)
     near = (
         _angles(q_a.T @ q_b, near_dim),
-        _inside(_energy(q_b, a.own), a, k_b, near_dim),
-        _inside(_energy(q_a, b.own), b, k_a, near_dim),
+        _inside(_energy(q_b, a.delta_gram), a, k_b, near_dim),
+        _inside(_energy(q_a, b.delta_gram), b, k_a, near_dim),
     )
     far = (
         _angles(far_a.T @ cross @ far_b, far_dim),
@@ -116,9 +116,9 @@ def _near(delta: Float[Tensor, "m n"]) -> Float[Tensor, "d l"]:
     return delta if delta.shape[0] <= delta.shape[1] else delta.T
 
 
-def _energy(basis: Float[Tensor, "d k"], own: Float[Tensor, "d d"]) -> float:
+def _energy(basis: Float[Tensor, "d k"], delta_gram: Float[Tensor, "d d"]) -> float:
     """‖basisᵀ T‖²."""
-    return float((basis * (own @ basis)).sum())
+    return float((basis * (delta_gram @ basis)).sum())
 
 
 def _angles(cosines: Float[Tensor, "k_a k_b"], dim: int) -> Angles:
@@ -133,9 +133,9 @@ def _angles(cosines: Float[Tensor, "k_a k_b"], dim: int) -> Angles:
     return Angles(mean, null, mean / null, kappa, z, float(singular.min()))
 
 
-def _inside(energy: float, own: Directions, k: int, m: int) -> Inside:
+def _inside(energy: float, inner: Directions, k: int, m: int) -> Inside:
     """Variance of ‖ΠT‖²/‖T‖² under rotation: 2p(1 − p)/(m + 2) · (m/PR − 1)/(m − 1), PR = (Σσ²)²/Σσ⁴."""
-    spectrum = own.sigma.pow(2)
+    spectrum = inner.sigma.pow(2)
     total, p = float(spectrum.sum()), k / m
     share = min(1.0, energy / total)
     concentration = float(spectrum.pow(2).sum()) / total**2

@@ -21,7 +21,7 @@ from tv.measures.decomposition import Decomposition, Energies, decompose, energi
 
 @dataclass(frozen=True)
 class Part:
-    """W and T of one part, and what is computed of them once, when it is first asked for."""
+    """W and T of one part, and what is computed from them once, on first use."""
 
     pair: WeightPair
     of: Module  # the module that it is, or belongs to
@@ -30,10 +30,10 @@ class Part:
     kind: str  # of `Module.kind`, or "bias"
     weight: Float[Tensor, "..."]  # W, float32, (out, in) where it is a matrix
     delta: Float[Tensor, "..."]  # T of the same shape
-    dtype: str  # that the tuned side is stored in, in safetensors' words
+    dtype: str  # the tuned side's stored dtype, in safetensors' words
     noise: Noise  # the rounding in T
     decompose: Decompose  # of the module's parts, by head
-    seed: int = 0  # of what is drawn at random
+    seed: int = 0  # of everything drawn
     device: str = "cpu"
     cache: Path | None = None  # where decompositions are kept
 
@@ -69,7 +69,7 @@ class Part:
 
     @cached_property
     def in_other_layer(self) -> tuple[Decomposition, Energies] | None:
-        """T along the basis of another layer: the next that has this module in this shape, after the last the first.
+        """T along the basis of another layer: the next with this module in this shape; after the last layer, the first.
 
         None for a head, and where no other layer has one.
         """
@@ -114,7 +114,7 @@ def parts_of(
 
 
 def _decomposer(pair: WeightPair, module: Module, cache: Path | None) -> AbstractContextManager[Decompose]:
-    """How the parts of a module are decomposed: out of the cache, where there is one."""
+    """How the parts of a module are decomposed: from the cache, where there is one."""
     if cache is None:
         return nullcontext(lambda part, weight: decompose(weight))
     held = DecompositionCache(cache, pair.base.fingerprint()["content"])
@@ -122,7 +122,7 @@ def _decomposer(pair: WeightPair, module: Module, cache: Path | None) -> Abstrac
 
 
 def _bias(pair: WeightPair, module: Module, decompose_part: Decompose) -> Part | None:
-    """A module's bias (or a layer norm's). Of experts it is one tensor of all, and is left out."""
+    """A module's bias (or a layer norm's). An expert's is left out: one tensor holds those of all experts."""
     name = f"{module.path}.bias"
     if name not in pair.base.names or module.expert >= 0:
         return None

@@ -136,9 +136,9 @@ def alignment(
 )
 def curve(part: Part) -> Iterator[Row]:
     """SSA(k) of a matrix in a block, up to its rank."""
-    for found in curves(part.decomposition, part.energies, _sides(part)) if part.in_block else ():
-        at = {"side": found.side, "dim": found.dim, "area": found.area}
-        for k, ssa, null in zip(found.k, found.ssa, found.ssa_null, strict=True):
+    for side_curve in curves(part.decomposition, part.energies, _sides(part)) if part.in_block else ():
+        at = {"side": side_curve.side, "dim": side_curve.dim, "area": side_curve.area}
+        for k, ssa, null in zip(side_curve.k, side_curve.ssa, side_curve.ssa_null, strict=True):
             yield at | {"k": k, "ssa": ssa, "ssa_null": null}
 
 
@@ -150,7 +150,7 @@ def _sides(part: Part) -> tuple[Side, ...]:
 
 
 def cuts_by(rule: Rule, levels: Sequence[float]) -> tuple[Cut, ...]:
-    """The levels of a rule, and the fixed fraction. Raises InputError for what is no level."""
+    """The levels of a rule, and the fixed fraction. Raises InputError for an invalid rule or level."""
     if rule not in RULES:
         raise InputError(f"k rule {rule!r}: there is no such rule; use {', '.join(RULES)}")
     for level in levels:
@@ -196,7 +196,7 @@ def align_energies(
     draws: Draws = Draws(),  # noqa: B008 (frozen)
     sides: Sequence[Side] = ("left", "right", "two_sided"),
 ) -> list[Alignment]:
-    """`align`, where the energies are at hand, at any cuts and beside any null, on the sides that are wanted."""
+    """`align` from given energies, at any cuts and beside any null, on the wanted sides."""
     wanted = [(cut, kept) for cut in cuts for kept in cut.keeps(decomposition) if kept.side in sides]
     moments = null(decomposition, delta, energies, [kept for _, kept in wanted], draws)
     shape = tuple(decomposition.weight.shape)
@@ -204,7 +204,7 @@ def align_energies(
 
 
 def curves(decomposition: Decomposition, energies: Energies, sides: Sequence[Side]) -> list[Curve]:
-    """SSA(k) for every k, beside √p(k), on the sides that are wanted."""
+    """SSA(k) for every k, beside √p(k), on the wanted sides."""
     m, n = decomposition.weight.shape
     shares = {
         "left": (m, lambda: energies.left.cumsum(0)),
@@ -213,15 +213,15 @@ def curves(decomposition: Decomposition, energies: Energies, sides: Sequence[Sid
     }
     k = torch.arange(1, decomposition.rank + 1)
     shown = torch.linspace(0, len(k) - 1, min(len(k), _CURVE_POINTS)).round().long()
-    found = []
+    side_curves = []
     for side in sides:
         dim, share = shares[side]
         ssa = share()[: len(k)].clamp(0, 1).sqrt().double().cpu()
         null = k.double() / math.sqrt(m * n) if side == "two_sided" else (k.double() / dim).sqrt()
         above = torch.cat([torch.zeros(1, dtype=torch.float64), ssa - null])
         area = float(torch.trapezoid(above, dx=1 / dim)) if energies.total else 0.0
-        found.append(Curve(side, dim, k[shown].tolist(), ssa[shown].tolist(), null[shown].tolist(), area))
-    return found
+        side_curves.append(Curve(side, dim, k[shown].tolist(), ssa[shown].tolist(), null[shown].tolist(), area))
+    return side_curves
 
 
 def _alignment(cut: Cut, kept: Kept, shape: tuple[int, ...], energies: Energies, moments: Moments) -> Alignment:

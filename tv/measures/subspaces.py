@@ -1,4 +1,4 @@
-"""How W's own singular values and subspaces change when T is added: out of the Grams that SSA needs, no further pass.
+"""How W's singular values and subspaces change when T is added: from the Grams that SSA needs, without another pass.
 
 With W = QΣVᵀ and W + T = Q'Σ'V'ᵀ (near side first), Q' comes from (W + T)(W + T)ᵀ = G + C + Cᵀ + H, and
 VᵀV' = Σ⁻¹Qᵀ(G + Cᵀ)Q'Σ'⁻¹. Intruder dimensions: arXiv 2410.21228.
@@ -71,11 +71,11 @@ def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, 
     m, n = decomposition.weight.shape
     dims = (m, n) if decomposition.wide else (n, m)
     keep = [fixed_k(decomposition, dim) for dim in dims]
-    after = _after(decomposition, energies.own, energies.cross.double(), max(*keep, INTRUDER_TOP))
+    after = _after(decomposition, energies.delta_gram, energies.cross.double(), max(*keep, INTRUDER_TOP))
     shift = float((after.sigma - decomposition.sigma).norm())
     size = float(decomposition.sigma.norm())
     angles = [_angles(overlap[:k, :k]) for overlap, k in zip((after.near, after.far), keep, strict=True)]
-    found = _intruders(decomposition, after)
+    intruders = _intruders(decomposition, after)
     generator = torch.Generator().manual_seed(seed)
     null = torch.zeros(2, dtype=torch.float64)
     for _ in range(draws if energies.total else 0):
@@ -88,8 +88,8 @@ def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, 
         kept_right=angles[right][0],
         largest_angle_left=angles[left][1],
         largest_angle_right=angles[right][1],
-        intruders_left=found[left],
-        intruders_right=found[right],
+        intruders_left=intruders[left],
+        intruders_right=intruders[right],
         intruders_null_left=float(null[left]),
         intruders_null_right=float(null[right]),
     )
@@ -104,9 +104,11 @@ class _After:
     far: Float[Tensor, "r top"]
 
 
-def _after(decomposition: Decomposition, own: Float[Tensor, "r r"], cross: Float[Tensor, "r r"], top: int) -> _After:
+def _after(
+    decomposition: Decomposition, delta_gram: Float[Tensor, "r r"], cross: Float[Tensor, "r r"], top: int
+) -> _After:
     q, sigma = decomposition.near, decomposition.sigma
-    gram = (q * sigma.pow(2)) @ q.T + cross + cross.T + own
+    gram = (q * sigma.pow(2)) @ q.T + cross + cross.T + delta_gram
     values, vectors = torch.linalg.eigh(gram)
     after, leading = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)[:, :top]
     near = q.T @ leading

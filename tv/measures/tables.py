@@ -38,7 +38,7 @@ def ssa(
     seed: int = 0,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """Subspace alignment (SSA): how much of T lies in the directions that W uses most, beside what chance would give.
+    """Subspace alignment (SSA): how much of T lies in the directions that W uses most, beside what chance gives.
 
     SSA = ‖Π_k T‖/‖T‖ of every matrix of every block, left (output side), right (input side) and two-sided. It is the
     table `alignment` of a run.
@@ -211,7 +211,7 @@ def measured(
         DataFrames by name, with the columns of their forms.
 
     Raises:
-        InputError: A table or an option that there is not.
+        InputError: An unknown table or option.
         CheckpointError: The two do not belong together.
 
     Examples:
@@ -232,7 +232,7 @@ def _alignment(
     null: str = "rotation",
     draws: int = 20,
 ) -> dict[str, Any]:
-    """The options of `alignment`. Raises InputError for what it cannot be measured with."""
+    """The options of `alignment`. Raises InputError for invalid ones."""
     if k_rule in SHARES and levels is None:
         raise InputError(f"k rule {k_rule!r}: it needs levels: shares of the {SHARES[k_rule]}, such as 0.9")
     chosen = tuple(epsilons if levels is None else levels)

@@ -78,12 +78,12 @@ class Rows:
 def rows_of(weight: Float[Tensor, "rows cols"], delta: Float[Tensor, "rows cols"]) -> Rows:
     """Norms and cosines of W = `weight`, in any float dtype, and T = `delta`, row by row, a band of rows at a time."""
     band = max(1, _PIECE // weight.shape[1])
-    found = []
+    bands = []
     for w, t in zip(weight.split(band), delta.split(band), strict=True):
         w, t = w.double(), t.double()
         before, moved, after = (part.pow(2).sum(1).sqrt() for part in (w, t, w + t))
-        found.append(torch.stack([moved, moved / before, (w * (w + t)).sum(1) / (before * after)]))
-    moved, relative, cosine = torch.cat(found, 1)
+        bands.append(torch.stack([moved, moved / before, (w * (w + t)).sum(1) / (before * after)]))
+    moved, relative, cosine = torch.cat(bands, 1)
     zero = weight.ne(0).any(1).logical_not()
     return Rows(moved, relative.masked_fill(zero, math.nan), cosine.clamp(-1, 1))
 

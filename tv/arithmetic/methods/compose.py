@@ -1,7 +1,7 @@
 """Tuning vectors merged into one: how the λ_i T_i of one parameter become a T.
 
 No method is better as such: over four families of language models only plain addition helped reliably (arXiv
-2511.21437). What λ means and what each does to parameters that are no matrix is in `docs/arithmetic.md`.
+2511.21437). `docs/arithmetic.md` says what λ means and what each does to parameters that are no matrix.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tv.runtime.options import options_of, validated
 
 
 def check_method(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the method takes them. Raises InputError for a method that is none, or an option not its own."""
+    """The options as the method takes them. Raises InputError for an unknown method or option."""
     return validated(METHODS.one(method), options, f"method {method!r}")
 
 
 def options_of_methods() -> dict[str, FieldInfo]:
-    """The options of every method by name, each with what it is for and the methods that take it."""
+    """The options of every method by name, each with its purpose and the methods that take it."""
     by_method = {method: options_of(METHODS[method]) for method in METHODS}
     options: dict[str, FieldInfo] = {}
-    for own in by_method.values():
-        options = options | {name: option for name, option in own.items() if name not in options}
+    for accepted in by_method.values():
+        options = options | {name: option for name, option in accepted.items() if name not in options}
     for name, option in options.items():
-        takers = ", ".join(method for method, own in by_method.items() if name in own)
+        takers = ", ".join(method for method, accepted in by_method.items() if name in accepted)
         said = option.description or name
         option.description = f"{takers}: {said[0].lower()}{said[1:]}"
     return options
@@ -53,12 +53,14 @@ def compose(
     of_matrix = METHODS[method]
     runs = []
     for piece in pieces:
-        own = [piece.take(delta) for delta in deltas]
-        moving = [i for i, delta in enumerate(own) if bool(delta.any())]
+        parts = [piece.take(delta) for delta in deltas]
+        moving = [i for i, delta in enumerate(parts) if bool(delta.any())]
         if moving:
             run = of_matrix if piece.is_matrix else for_no_matrix(of_matrix)
             chosen = options if run is of_matrix and options else {}
-            terms = Terms(tuple(own[i] for i in moving), piece.take(weight), f"{seed} {piece.parameter} {piece.expert}")
+            terms = Terms(
+                tuple(parts[i] for i in moving), piece.take(weight), f"{seed} {piece.parameter} {piece.expert}"
+            )
             runs.append((piece, moving, run(terms, **chosen)))
 
     def merge(scales: Sequence[float]) -> Tensor:

@@ -17,7 +17,7 @@ from tv.architecture.anatomy import Architecture, Component, Module
 
 @dataclass(frozen=True)
 class Piece:
-    """A matrix inside of a parameter, or a parameter (or what one module has of it) that is none."""
+    """A matrix inside of a parameter, or a parameter that is no matrix (or one module's share of it)."""
 
     parameter: str
     layer: int
@@ -30,22 +30,22 @@ class Piece:
     transposed: bool = False
 
     def take(self, stored: Tensor) -> Tensor:
-        """This piece out of the parameter (or out of its expert of it), (out, in) where it is a matrix."""
-        own = self._own(stored)
-        return torch.cat([own[start:stop] for start, stop in self.ranges]) if self.ranges else own
+        """This piece of the parameter (or of its expert), (out, in) where it is a matrix."""
+        view = self._view(stored)
+        return torch.cat([view[start:stop] for start, stop in self.ranges]) if self.ranges else view
 
     def put(self, stored: Tensor, value: Tensor) -> None:
         """Write it back."""
-        own, at = self._own(stored), 0
+        view, at = self._view(stored), 0
         if not self.ranges:
-            own.copy_(value)
+            view.copy_(value)
         for start, stop in self.ranges:
-            own[start:stop] = value[at : at + stop - start]
+            view[start:stop] = value[at : at + stop - start]
             at += stop - start
 
-    def _own(self, stored: Tensor) -> Tensor:
-        own = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
-        return own.T if self.transposed else own
+    def _view(self, stored: Tensor) -> Tensor:
+        view = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
+        return view.T if self.transposed else view
 
 
 def layout(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> dict[str, list[Piece]]:
@@ -56,16 +56,16 @@ def layout(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> di
         if not module.tied:
             weights[module.parameter].append(module)
             biases[f"{module.path}.bias"].append(module)
-    found = {}
+    pieces_by_name = {}
     for name, shape in shapes.items():
         pieces = [_weight(module, len(shape)) for module in weights[name]]
         pieces = pieces or [_bias(name, module) for module in biases[name] if len(shape) == 1]
         whole = len(pieces) == 1 and not pieces[0].ranges and pieces[0].expert < 0
         entries = sum(math.prod(module.shape) for module in weights[name]) if len(shape) > 1 else _rows(pieces)
-        found[name] = (
+        pieces_by_name[name] = (
             pieces if whole or (pieces and entries == math.prod(shape)) else _unnamed(architecture, name, shape)
         )
-    return found
+    return pieces_by_name
 
 
 def _weight(module: Module, ndim: int) -> Piece:
@@ -92,7 +92,7 @@ def _rows(pieces: list[Piece]) -> int:
 
 
 def _unnamed(architecture: Architecture, name: str, shape: tuple[int, ...]) -> list[Piece]:
-    """A parameter that no module, or not every entry of it, is named of: whole, but for experts."""
+    """A parameter that modules cover only in part or not at all: whole, but split by expert."""
     layer, component = architecture.component_of(name)
     path = name.rpartition(".")[0]
     experts = range(shape[0]) if len(shape) == 3 else range(-1, 0)

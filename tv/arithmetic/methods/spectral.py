@@ -67,8 +67,8 @@ def wudi(terms: Terms) -> Merge:
     """The M that interferes least, arXiv 2503.08099: argmin Σ_i ‖(M − λ_i T_i) T_iᵀ‖²/‖T_i‖², in closed form.
 
     Where the paper descends, the minimum is one linear solve: M Σ G_i = Σ λ_i T_i G_i with G_i = T_iᵀT_i/‖T_i‖²; of its
-    solutions the one of least norm, which starts from the sum reach too. Rows of T_i stand for the inputs of task i, so
-    vectors with orthogonal inputs are simply added. The paper has no scale: λ_i = 1.
+    solutions the one of least norm, which descent from the sum reaches too. Rows of T_i stand for the inputs of task
+    i, so vectors with orthogonal inputs are simply added. The paper has no scale: λ_i = 1.
     """
     norms = [torch.linalg.vector_norm(delta, dtype=torch.float64) for delta in terms.deltas]
     deltas = [delta.double() for delta in terms.deltas]
@@ -76,14 +76,14 @@ def wudi(terms: Terms) -> Merge:
     stacked = torch.cat([delta / norm for delta, norm in zip(deltas, norms, strict=True)])
     inverse = _pseudoinverse(stacked).T.split(len(deltas[0]))
     parts = [
-        (((delta @ delta.T) / norm) @ own).float() for delta, norm, own in zip(deltas, norms, inverse, strict=True)
+        (((delta @ delta.T) / norm) @ block).float() for delta, norm, block in zip(deltas, norms, inverse, strict=True)
     ]
     return weighted(parts)
 
 
 @merge_method("deflate", otherwise=addition)
 def deflate(terms: Terms, fraction: Fraction = FIXED_FRACTION) -> Merge:
-    """Each vector off what the others lead with: Σ λ_i (T_i − P_i T_i Q_i).
+    """Each vector without its part in the others' leading directions: Σ λ_i (T_i − P_i T_i Q_i).
 
     P_i and Q_i project on the span of the other vectors' k leading left and right directions, k = `fraction` of
     min(m, n). Symmetric in the vectors, where the projection of arXiv 2501.09522 §4 takes them in turn; only what is
@@ -93,9 +93,9 @@ def deflate(terms: Terms, fraction: Fraction = FIXED_FRACTION) -> Merge:
     leading = [svd(delta, k) for delta in terms.deltas]
     parts = []
     for i, delta in enumerate(terms.deltas):
-        others = [found for j, found in enumerate(leading) if j != i]
+        others = [usv for j, usv in enumerate(leading) if j != i]
         if others:
-            u, v = (_span(torch.cat([found[side] for found in others], 1)) for side in (0, 2))
+            u, v = (_span(torch.cat([usv[side] for usv in others], 1)) for side in (0, 2))
             delta = (delta.double() - u @ (u.T @ delta.double() @ v) @ v.T).float()
         parts.append(delta)
     return weighted(parts)
@@ -120,11 +120,11 @@ def split_outside(terms: Terms, fraction: Fraction = FIXED_FRACTION) -> Merge:
 
 def svd(delta: Float[Tensor, "m n"], k: int) -> tuple[Float[Tensor, "m r"], Float[Tensor, " r"], Float[Tensor, "n r"]]:
     """(U, σ, V) of the r ≤ k leading directions that `delta` has, float64, from the Gram of its smaller side."""
-    found = decompose(delta)
-    rank = int((found.sigma[:k] > _ZERO * found.sigma[:1].clamp(min=1e-300)).sum())
-    near, sigma = found.near[:, :rank], found.sigma[:rank]
-    far = (delta.double().T if found.wide else delta.double()) @ (near / sigma)
-    return (near, sigma, far) if found.wide else (far, sigma, near)
+    decomposition = decompose(delta)
+    rank = int((decomposition.sigma[:k] > _ZERO * decomposition.sigma[:1].clamp(min=1e-300)).sum())
+    near, sigma = decomposition.near[:, :rank], decomposition.sigma[:rank]
+    far = (delta.double().T if decomposition.wide else delta.double()) @ (near / sigma)
+    return (near, sigma, far) if decomposition.wide else (far, sigma, near)
 
 
 def _orthonormal(columns: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
@@ -147,5 +147,5 @@ def _pseudoinverse(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "n m"]:
 
 
 def _pretrained(terms: Terms, fraction: float) -> Float[Tensor, "m k"]:
-    found = decompose(terms.weight)
-    return left_basis(found, fixed_k(found, terms.weight.shape[0], fraction))
+    decomposition = decompose(terms.weight)
+    return left_basis(decomposition, fixed_k(decomposition, terms.weight.shape[0], fraction))

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tv.runtime.registry import Registry
 
-#: Scales λ, one a vector, none of them 0 → the merged T. What costs time was done before, so that a sweep is cheap.
+#: Scales λ, one a vector, none of them 0 → the merged T. The costly part is done before, so that a sweep is cheap.
 Merge: TypeAlias = Callable[[Sequence[float]], Tensor]
-#: Terms (and the method's own options, by keyword) → Merge.
+#: Terms (and the method's options, by keyword) → Merge.
 Method: TypeAlias = Callable[..., Merge]
 
 #: Every method by name: what it does to a matrix.
@@ -57,7 +57,7 @@ class Terms:
 
     deltas: tuple[Float[Tensor, "..."], ...]  # float32, all of one shape, none of them zero
     weight: Float[Tensor, "..."]  # the pretrained W of the same shape, float32
-    key: str = ""  # of this place in the model and of the seed: what is drawn at random depends on nothing else
+    key: str = ""  # of this place in the model and of the seed: random draws depend on nothing else
 
 
 def weighted(parts: Sequence[Tensor]) -> Merge:
