@@ -54,6 +54,8 @@ class GgufTensors(Tensors):
         with _loading(file):
             stored = _stored(file)
             names = _names(file, model)
+            if not stored:
+                raise ValueError("it holds no tensors")
         dtypes: dict[str, int] = {}
         for entry in stored.values():
             dtypes[entry.dtype] = dtypes.get(entry.dtype, 0) + entry.stop - entry.start

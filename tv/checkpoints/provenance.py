@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tv.checkpoints.noise import ROUNDING, Noise
+from tv.errors import first_line
 
 
 class Provenance(dict[str, Any]):
@@ -14,6 +16,19 @@ class Provenance(dict[str, Any]):
 
     Example: ``{"scale": 0.5, "of": {"base": {…}, "tuned": {…}, "noise": {…}}}``.
     """
+
+    @classmethod
+    def parse(cls, text: str, names: Iterable[str]) -> Provenance:
+        """The provenance in a file that moves these parameters. Raises ValueError where the text is none."""
+        try:
+            parsed = cls(json.loads(text))
+            for name in names:  # everything that can be asked of them
+                parsed.dtype(name), parsed.noise(name)
+            if parsed.base is not None:
+                parsed.base.get("source")
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"its provenance cannot be read: {first_line(error)}") from None
+        return parsed
 
     def scaled(self, scale: float) -> Provenance:
         """The provenance of the vector times `scale`."""
@@ -51,10 +66,9 @@ class Provenance(dict[str, Any]):
         return Noise(abs(float(self.get("scale", 1.0))) * of_weight, of_delta)
 
     def _operands(self) -> list[Provenance]:
-        """What was scaled or added, or what a control replaces. A file may hold anything in these fields."""
+        """What was scaled or added, or what a control replaces."""
         single = next((self[key] for key in ("of", "control_of") if key in self), None)
-        told = self.get("sum", []) if single is None else [single]
-        return [Provenance(one) for one in told if isinstance(one, Mapping)] if isinstance(told, list) else []
+        return [Provenance(one) for one in (self.get("sum", []) if single is None else [single])]
 
     def _dtypes(self, name: str) -> Iterator[str]:
         tuned = self.get("tuned")

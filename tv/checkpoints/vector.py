@@ -203,9 +203,7 @@ class TuningVector:
         try:
             stored = {tensor.name: tensor for tensor in header(path)}
             with safe_open(path, framework="pt") as file:
-                provenance = json.loads((file.metadata() or {})["tuning_vector"])
-            if not isinstance(provenance, dict):
-                raise ValueError("its provenance is no mapping")
+                provenance = Provenance.parse((file.metadata() or {})["tuning_vector"], stored)
         except (OSError, SafetensorError, KeyError, ValueError, CheckpointError) as error:
             raise CheckpointError(
                 f"{path}: not a tuning vector that `tv extract` wrote ({first_line(error)}); pass such a file, or a "

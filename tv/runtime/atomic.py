@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def replacing_directory(path: Path, error: type[InputError]) -> Iterator[Path]:
 
 def _remove_left_over(path: Path) -> None:
     """Remove temporary directories of dead processes; restore one whose replacement was killed half-way."""
-    for left in path.parent.glob(f".{path.name}.*.*"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
         pid = left.name.rpartition(".")[0].rpartition(".")[2]
         if not left.is_dir() or not pid.isdigit() or left.suffix not in (".tmp", ".old") or _runs(int(pid)):
             continue

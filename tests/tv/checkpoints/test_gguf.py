@@ -37,7 +37,7 @@ def build_model(seed: int = 0) -> PreTrainedModel:
     return transformers.LlamaForCausalLM(config).float().eval()
 
 
-def write_gguf(model: PreTrainedModel, file: Path, dtype: "Q" = Q.Q8_0) -> Path:
+def write_gguf(model: PreTrainedModel, file: Path, dtype: "Q" = Q.Q8_0, tensors: bool = True) -> Path:
     """Write a Llama as llama.cpp's converter does: its names, and the rows of q and k in its rotary order."""
     config = model.config
     writer = gguf.GGUFWriter(file, "llama")
@@ -53,7 +53,7 @@ def write_gguf(model: PreTrainedModel, file: Path, dtype: "Q" = Q.Q8_0) -> Path:
     writer.add_rope_dimension_count(_WIDTH)
     writer.add_vocab_size(config.vocab_size)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters() if tensors else ():
         value = parameter.detach().numpy()
         for projection, heads in (("q_proj", _HEADS), ("k_proj", _KV)):
             if projection in name:
@@ -77,6 +77,12 @@ def test_its_tensors_are_the_models(tmp_path: Path) -> None:
     assert set(checkpoint.names) == set(dict(model.named_parameters()))
     assert checkpoint.architecture.name == "LlamaForCausalLM"
     assert checkpoint.dtype == "F32" and not checkpoint.notes
+
+
+def test_a_file_without_tensors_is_said(tmp_path: Path) -> None:
+    file = write_gguf(build_model(), tmp_path / "x.gguf", tensors=False)
+    with pytest.raises(tv.CheckpointError, match=r"x\.gguf: cannot be read as GGUF: it holds no tensors"):
+        tv.open_checkpoint(file)
 
 
 @pytest.mark.parametrize("dtype", [Q.Q4_1, Q.Q8_0])

@@ -37,12 +37,33 @@ def test_nothing_said_is_nothing_known() -> None:
     assert (Provenance().base, Provenance().dtype("up"), Provenance().noise("up")) == (None, "F32", Noise(0.0, 0.0))
 
 
-@pytest.mark.parametrize("told", [{"of": 3}, {"sum": "a"}, {"sum": [1, None]}, {"control_of": []}])
-def test_what_a_file_holds_in_place_of_an_operand_is_left_aside(told: dict[str, Any]) -> None:
-    assert (Provenance(told).base, Provenance(told).dtype("up")) == (None, "F32")
-    assert Provenance(told).noise("up") == Noise(0.0, 0.0)
+ODD: dict[str, Any] = {
+    "a list": [1],
+    "no mapping": 3,
+    "an operand of text": {"of": "a"},
+    "an operand of numbers": {"sum": [1, None]},
+    "noise a list": {"noise": []},
+    "noise of others a list": {"noise": {"others": []}},
+    "noise of one number": {"noise": {"others": {"up": 1}}},
+    "noise of three": {"noise": {"most": [1, 2, 3]}},
+    "scale of text": {"scale": "x", "of": PAIR},
+    "dtypes a list": {"tuned": {"other_dtypes": []}},
+    "deep inside": {"sum": [{"of": {"control_of": {"noise": 7}}}]},
+}
+
+
+@pytest.mark.parametrize("told", ODD.values(), ids=list(ODD))
+def test_what_is_no_provenance_is_said(told: Any) -> None:
+    with pytest.raises(ValueError, match=r"^its provenance cannot be read: "):
+        Provenance.parse(json.dumps(told), ["up"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+def test_what_is_no_json_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^its provenance cannot be read: "):
+        Provenance.parse(text, ["up"])
 
 
 def test_it_is_json() -> None:
     made = PAIR.scaled(2).plus(OTHER.control("random", 0))
-    assert Provenance(json.loads(json.dumps(made))) == made
+    assert Provenance.parse(json.dumps(made), ["up", "norm"]) == made

@@ -69,12 +69,13 @@ def test_the_old_directory_comes_back_where_the_new_one_cannot_take_its_place(
     assert (path / "file").read_text() == "first" and os.listdir(tmp_path) == ["out"]
 
 
-def test_what_killed_processes_left_is_cleared_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["out", "run[1]", "a*b"])
+def test_what_killed_processes_left_is_cleared_and_what_living_ones_write_is_not(name: str, tmp_path: Path) -> None:
     dead, alive = 2**22 + 1, os.getppid()  # beyond the largest process number there is
-    for left in (f".out.{dead}.tmp", f".out.{dead}.old", f".out.{alive}.tmp", ".out.mine.tmp"):
+    for left in (f".{name}.{dead}.tmp", f".{name}.{dead}.old", f".{name}.{alive}.tmp", f".{name}.mine.tmp"):
         (tmp_path / left).mkdir()
-    (tmp_path / f".out.{dead}.old" / "file").write_text("replaced when it was killed")
-    with pytest.raises(ZeroDivisionError), replacing_directory(tmp_path / "out", InputError):
+    (tmp_path / f".{name}.{dead}.old" / "file").write_text("replaced when it was killed")
+    with pytest.raises(ZeroDivisionError), replacing_directory(tmp_path / name, InputError):
         raise ZeroDivisionError
-    assert (tmp_path / "out" / "file").read_text() == "replaced when it was killed"
-    assert sorted(os.listdir(tmp_path)) == sorted([f".out.{alive}.tmp", ".out.mine.tmp", "out"])
+    assert (tmp_path / name / "file").read_text() == "replaced when it was killed"
+    assert sorted(os.listdir(tmp_path)) == sorted([f".{name}.{alive}.tmp", f".{name}.mine.tmp", name])
