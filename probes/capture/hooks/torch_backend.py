@@ -1,7 +1,7 @@
 """The default backend: forward hooks on the Hugging Face modules, both models side by side.
 
-Each forward runs in its own greenlet. A hook hands what it saw to the driver and pauses; once both models stand at the
-same place the driver reduces the pair, and both go on. So a paired reduction sees both tensors, and neither outlives
+Each forward runs in its own greenlet. A hook hands its tensors to the driver and pauses; once both models are at the
+same place, the driver reduces the pair and resumes both. So a paired reduction sees both tensors, and neither outlives
 its module's forward.
 """
 
@@ -24,8 +24,8 @@ Receive = Callable[[Read, Seen], None]
 ReducePair = Callable[[Read, Seen, Seen], None]
 #: One forward pass that calls what it is given at every read, and returns the logits.
 Forward = Callable[[Receive], Tensor]
-#: What every backend makes of a pair: `lockstep` with both models in it. The last argument says which places (batch,
-#: pos) the reduction and the losses look at; values elsewhere may be anything.
+#: What every backend makes of a pair: `lockstep` bound to both models. The last argument marks the places (batch, pos)
+#: that the reduction and the losses read; values elsewhere may be anything.
 Lockstep = Callable[[Sequence[Read], Inputs, ReducePair, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -45,7 +45,7 @@ def lockstep(
 
 
 def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, Tensor]:
-    """Two forward passes, each paused at every read until the other stands there too and the pair is reduced."""
+    """Two forward passes, each paused at every read until the other is there too and the pair is reduced."""
     driver = getcurrent()
 
     def start(i: int, run: Forward) -> greenlet:
@@ -75,7 +75,7 @@ def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, 
 
 
 class _Unwound(BaseException):
-    """Thrown into a forward that nobody waits for. Not GreenletExit, which would end its own greenlet alone."""
+    """Thrown into an abandoned forward. Not GreenletExit, which would end its greenlet alone."""
 
 
 def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tuple[dict[str, Seen], Tensor]:
@@ -90,10 +90,10 @@ def run_hooked(
     model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs, receive: Receive
 ) -> Float[Tensor, "batch pos vocab"]:
     """One forward with a hook at every read; `receive` must not keep what it is given without copying it."""
-    own = {name: value.to(model.device) for name, value in inputs.items()}
-    shape = tuple(own["input_ids"].shape)
+    on_device = {name: value.to(model.device) for name, value in inputs.items()}
+    shape = tuple(on_device["input_ids"].shape)
     with _hooks(model, reads, shape, receive):
-        logits: Tensor = model(**own, use_cache=False).logits
+        logits: Tensor = model(**on_device, use_cache=False).logits
     return logits
 
 
@@ -133,6 +133,6 @@ def tensors_of(
 
 
 def by_position(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`value` as (batch, pos, …), also where a module is given all tokens of a batch in one row of them."""
+    """`value` as (batch, pos, …), also where a module gets all tokens of a batch on one axis."""
     flat = value.ndim == 2 and len(value) == shape[0] * shape[1] and value.shape != shape
     return value.unflatten(0, shape) if flat else value
