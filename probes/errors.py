@@ -1,4 +1,4 @@
-"""The rest of the error family: what a person can get wrong around a run. One line each: what, where, what to do."""
+"""The rest of the error family: mistakes in the input of a run. One line each: what, where, what to do."""
 
 from tv.errors import InputError
 
@@ -12,4 +12,4 @@ class RunError(InputError):
 
 
 class ActivationError(InputError):
-    """Activations cannot be captured, or are not numbers."""
+    """Activations cannot be captured, or are not finite."""

@@ -1,4 +1,4 @@
-"""`probes link`, `diagnose`, `report` and `compare`: what runs say, without a model."""
+"""`probes link`, `diagnose`, `report` and `compare`, which read finished runs and need no model."""
 
 from __future__ import annotations
 
