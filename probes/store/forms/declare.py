@@ -47,5 +47,5 @@ def extend(name: str, *columns: Column) -> None:
 
 
 def _module() -> str:
-    """The module that declares, two calls up."""
+    """The declaring module, two calls up."""
     return str(sys._getframe(2).f_globals["__name__"])
