@@ -1,4 +1,4 @@
-"""Norm layers as gain ∘ normalised input: each form is tried on what the module really computed."""
+"""Norm layers as gain ∘ normalised input: a norm has the form that reproduces what the module really computed."""
 
 from __future__ import annotations
 
