@@ -8,7 +8,7 @@ class SuiteError(InputError):
 
 
 class RunError(InputError):
-    """A run directory cannot be written or read, or lacks what was asked of it."""
+    """A run directory cannot be written or read, or lacks what was asked for."""
 
 
 class ActivationError(InputError):

@@ -138,7 +138,7 @@ def prepare(
         compute: Where and how.
 
     Returns:
-        The job, which says what it will take and whether it is done, and runs.
+        The job, which knows its size on disk and whether it is done, and runs.
 
     Raises:
         InputError: Bad input, in one line.
@@ -215,7 +215,7 @@ class Job:
 
     @cached_property
     def encoded(self) -> list[Encoded]:
-        """What the hooks read both models over: prompts, with their continuations where the suite generates."""
+        """The texts that both models read: prompts, with their continuations where the suite generates."""
         encoded = encode(self.prompts, self.models.tokenizer, self.pairs[0].base.architecture.context)
         if self.suite.attribute is not None:
             answerable(encoded, self.suite.attribute.metric)
@@ -318,7 +318,7 @@ def attribute(
         run: A finished run. Tables of methods that are not asked for again are dropped.
         method: One or several, such as "graft", "revert" or "path".
         metric: The behaviour that effects are measured on, such as "logit_diff", or `module:function`.
-        granularity: What a unit is, one or several: "component", "module", "head", "kv_head", "expert" or "neuron".
+        granularity: The kinds of unit, one or several: "component", "module", "head", "kv_head", "expert" or "neuron".
         compute: The device and dtype that models compute in, and the progress callback.
         settings: Other keys of the suite's `attribute` section: `controls`, `curves`, and the methods' options.
 
@@ -434,7 +434,7 @@ def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
 
 
 def _write_weights(writer: RunWriter, job: Job) -> None:
-    # On the CPU, wherever models compute: a run on GPUs has the same tables.
+    # On the CPU, wherever models compute, so that a run on GPUs has the same tables.
     compute = replace(job.compute, device="cpu")
     for i, opened in enumerate(job.pairs):
 

@@ -1,4 +1,4 @@
-"""The link: what moved in the weights, beside what moved in the activations and what caused the behaviour."""
+"""The link: changes of the weights, beside changes of the activations and the causes of the behaviour."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMPONENT = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", 
 WRITER = {"attn": "o", "mlp": "down"}
 
 WEIGHT_MEASURES = measures("weight")
-#: What happened: the module's direct part of the change and its share, beside the whole change.
+#: Activation changes: the module's direct part and its share, beside the whole change.
 ACTIVATION_MEASURES = measures("activation")
 CAUSAL_MEASURES = measures("cause")
 
@@ -58,7 +58,7 @@ Table: TypeAlias = pd.DataFrame | None
 
 
 def link(run: Run) -> pd.DataFrame:
-    """Join what moved in the weights with what happened in the activations, unit by unit.
+    """Join the changes of the weights with those of the activations, unit by unit.
 
     `link` and `correlations` are written into the run. Draws and seed are the suite's, from the manifest.
 
@@ -86,7 +86,7 @@ def link(run: Run) -> pd.DataFrame:
 
 
 def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
-    """What `link_tables` joins, of every tuned model or of one; None for a table that the run lacks."""
+    """The tables that `link_tables` joins, of every tuned model or of one; None for one that the run lacks."""
     of = [] if tuned is None else [("tuned", "==", tuned)]
     tables: dict[str, Table] = {}
     for name, (columns, where) in _READ.items():
@@ -281,7 +281,7 @@ def _groups(units: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.Data
     for (tuned, kind), part in units.groupby(["tuned", "kind"]):
         yield (tuned, kind, "all"), part
         if kind == "module":
-            for module, of_type in part.groupby("module", sort=False):
-                yield (tuned, kind, str(module)), of_type
-            for layer, of_layer in part.groupby("layer"):
-                yield (tuned, kind, f"layer {layer}"), of_layer
+            for module, type_units in part.groupby("module", sort=False):
+                yield (tuned, kind, str(module)), type_units
+            for layer, layer_units in part.groupby("layer"):
+                yield (tuned, kind, f"layer {layer}"), layer_units

@@ -51,7 +51,7 @@ def attribution_method(name: str, **said: Any) -> Callable[[Function], Function]
     """A decorator: the function becomes the attribution method of this name.
 
     Args:
-        name: What the suite, `--method` and the column `method` call it.
+        name: Its name in the suite, `--method` and the column `method`.
         said: The fields of `AttributionMethod`; `words` and `explains` are needed.
 
     Returns:

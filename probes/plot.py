@@ -54,7 +54,7 @@ def heatmap(
     it), a method whose effects the run has (path, graft, revert, … of components), `ssa_excess` = ssa − ssa_null, or
     `dla_change`. Alignment is that of `side` (left, right, two_sided) at `epsilon`, None for the fixed 10 % of
     directions; effects are those over a `domain`'s prompts. Means over places come first, then those over prompts.
-    Raises RunError for what the run does not have.
+    Raises RunError for a measure that the run does not have.
     """
     name = _tuned(run, tuned)
     rows, column, across = _mapped(run, name, measure, side, epsilon, domain)
@@ -155,7 +155,7 @@ def spectrum(run: Run, layer: int, module: str, *, tuned: str | None = None, sav
 def scatter(
     run: Run, x: str, y: str, *, kind: str = "module", tuned: str | None = None, save: str | Path | None = None
 ) -> Figure:
-    """A weight measure against what happened, a dot a module or component: columns of the table `link`."""
+    """A weight measure against an activation measure or effect, one dot per module or component, from `link`."""
     name = _tuned(run, tuned)
     for measure in (x, y):
         if measure not in SCHEMAS["link"].names:

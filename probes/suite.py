@@ -31,7 +31,7 @@ from tv.prompts.files import Chat, PromptSet
 from tv.prompts.metric import METRICS
 from tv.runtime.yaml_file import YamlFile, read_yaml
 
-#: What is measured where a suite does not say. Others register themselves: `probes.measures.declared`.
+#: The default measurements of a suite. Others register themselves: `probes.measures.declared`.
 MEASUREMENTS = ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
 SiteName = Literal["gate", "attn_out", "mlp_out", "head_out"]
 VectorSite = Literal[
@@ -48,7 +48,7 @@ VectorSite = Literal[
     "resid_final",
 ]
 Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron"]
-#: Metrics of effects that hold one model against the other; the others are those of `tv.prompts.metric`.
+#: Metrics of effects that compare the two models; the others are those of `tv.prompts.metric`.
 COMPARING = ("kl", "first_divergence")
 #: A user-defined metric, `module:function`.
 OWN_METRIC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -101,7 +101,7 @@ def _none_of(known: Iterable[str]) -> PydanticCustomError:
 class Attribution(_Part):
     """Which causal effects to measure, on which behaviour metric, and what proves them.
 
-    The options of the methods that are asked for are attributes too, by their names.
+    The options of the chosen methods are attributes too, by name.
     """
 
     model_config = ConfigDict(extra="allow")  # checked by `_with_options`
@@ -184,10 +184,10 @@ class Generation(_Part):
 class Suite(_Part):
     """A validated suite. Paths are absolute; a model that is no local path stays a hub id.
 
-    `probes.load_suite` reads one; docs/prompts.md and docs/attribution.md say more of their keys.
+    `probes.load_suite` reads one; docs/prompts.md and docs/attribution.md describe their keys.
 
     Attributes:
-        name: What the run is called.
+        name: The run's name.
         base: The pretrained model: a path or a hub id.
         tuned: One or more tuned models, by name.
         prompts: The prompt sets.
@@ -199,10 +199,10 @@ class Suite(_Part):
         ledger_positions: The places of the ledger and the logit lens.
         generate: Over which continuation of every text both models are read; None: over the target.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
-        noise_floor: With gates, hold the base against itself in another precision.
+        noise_floor: With gates, compare the base with itself in another precision.
         keep: Sites of which the vectors themselves are stored, as float16.
         attribute: Which causal effects to measure, and on which metric; None: none.
-        backend: What captures: torch, transformer_lens or nnsight.
+        backend: The capture backend: torch, transformer_lens or nnsight.
         batch_size: Prompts in one forward pass, at most.
         epsilons: The levels of SSA's tail rule.
         bootstrap: Resamples of the prompts for every interval.
@@ -227,7 +227,7 @@ class Suite(_Part):
     noise_floor: bool = True  # with gates: the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
     attribute: Attribution | None = None
-    backend: Backend = "torch"  # what captures
+    backend: Backend = "torch"  # for capture
     batch_size: Count = 16
     epsilons: tuple[Epsilon, ...] = Field((0.01, 0.05, 0.1), min_length=1)
     bootstrap: Count = 1000

@@ -1,4 +1,4 @@
-"""The live models of a suite: where they compute, and each pair loaded when the work first asks for it."""
+"""The live models of a suite: where they compute, and each pair loaded on first use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tv.runtime.compute import Compute
 
 @dataclass
 class Pairs:
-    """A suite's models, loaded when they are first asked for: the base for good, the tuned models one at a time.
+    """A suite's models, loaded on first use: the base stays, the tuned models come one at a time.
 
-    Before anything is loaded, and without live models, it can be sent to another process.
+    It can be sent to another process before anything is loaded, if it has no live models.
     """
 
     suite: Suite
@@ -83,7 +83,7 @@ class Pairs:
         return load_model(source, base=base, dtype=self.compute.dtype, device=device)
 
     def on(self, device: str) -> Pairs:
-        """The same work on another device, nothing of it loaded."""
+        """The same models on another device, none loaded yet."""
         return Pairs(self.suite, replace(self.compute, device=device), self.live, self.remote)
 
     def computed(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def pad_id(self) -> int:
-        """What fills a batch on the right. Any id serves: the attention mask hides it."""
+        """The id that pads a batch on the right. Any id serves: the attention mask hides it."""
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
 

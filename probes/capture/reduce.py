@@ -1,4 +1,4 @@
-"""The reductions of one batch: what the hooks of both models see becomes table columns, at chosen places only."""
+"""The reductions of one batch: hook readings of both models become table columns, at chosen places only."""
 
 from __future__ import annotations
 

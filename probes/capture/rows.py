@@ -80,7 +80,7 @@ class ShardTables:
         return written
 
     def _file(self, directory: Path, shard: str, key: tuple[str, int | None, str]) -> int:
-        """Write what was collected of one table, layer and site; return its rows."""
+        """Write the collected columns of one table, layer and site; return the number of rows."""
         table, layer, site = key
         parts = self.parts[key]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

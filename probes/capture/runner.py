@@ -38,7 +38,7 @@ from tv.runtime.common_rows import common_rows
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[Module, OutputBasis]
 
-#: A shard is closed at the end of the batch that brings it to this many rows, which bounds what waits in memory.
+#: A shard is closed at the end of the batch that brings it to this many rows, which bounds memory.
 ROWS_PER_SHARD = 2_000_000
 
 
@@ -53,7 +53,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The name in its files' names."""
         return f"{self.tuned}-{self.index:05d}"
 
 
@@ -176,7 +176,7 @@ def _delta_norm(base: Tensor, tuned: Tensor) -> float:
 
 
 def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Columns, Columns]:
-    """(what the hooks reduced, token columns, behaviour columns) of one batch."""
+    """(reduced hook readings, token columns, behaviour columns) of one batch."""
     pair, suite = session.pair, session.suite
     target, foil = (
         torch.tensor([getattr(item, f"{name}_id") for item in batch.encoded]) for name in ("target", "foil")
@@ -252,7 +252,7 @@ def _finished(piece: Piece, reducer: BatchReducer) -> Piece:
 
 
 def _within(some: Places, places: Places) -> Tensor | None:
-    """Where `some` stand in `places`; None where they are the same."""
+    """The indices of `some` in `places`; None where they are the same."""
     if some is places:
         return None
     cpu = torch.device("cpu")

@@ -18,8 +18,10 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
         (effects.control == "") & ~effects.method.isin(["mean", "synergy"]) & (effects.granularity != "all")
     ]
     cells: list[list[object]] = []
-    for _, pair in shown.groupby("tuned", sort=False):
-        for _, family in pair[pair.domain == focus(pair)].groupby(["granularity", "method", "direction"], sort=False):
+    for _, pair_effects in shown.groupby("tuned", sort=False):
+        for _, family in pair_effects[pair_effects.domain == focus(pair_effects)].groupby(
+            ["granularity", "method", "direction"], sort=False
+        ):
             rows = family.loc[family.effect.abs().nlargest(top).index]
             for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
                 names = (row["tuned"], row["domain"], row["method"], str(unit))

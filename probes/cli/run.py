@@ -46,7 +46,7 @@ def run(
     ] = None,
     backend: Annotated[
         Literal["torch", "transformer_lens", "nnsight"] | None,
-        typer.Option(help="What captures, not the suite's: torch, transformer_lens or nnsight."),
+        typer.Option(help="The capture backend, not the suite's: torch, transformer_lens or nnsight."),
     ] = None,
     keep: Annotated[
         str | None,

@@ -44,7 +44,7 @@ def activation_measure(
     """A decorator: the function compares both models at `sites`, for a table of this name.
 
     Args:
-        name: What a suite's `measure` and `run[name]` call it.
+        name: Its name in a suite's `measure` and in `run[name]`.
         rows: What a row is about, in words.
         sites: Where it reads: `resid_pre gate gate_act up attn_out mlp_out head_out resid_post` and the like.
         columns: What the function returns by name, in the table's order.

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def digest(identity: Mapping[str, Any] | None) -> str:
-    """A short name of an identity: equal for equal ones, whatever the order of their keys."""
+    """A short hash of an identity, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

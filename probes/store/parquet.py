@@ -126,7 +126,7 @@ def _array(table: str, entry: pa.Field, values: Any, n: int) -> pa.Array:
 
 
 def _from_python(values: Any) -> pa.Array:
-    """NaN becomes null, so that averages in SQL skip what was not measured."""
+    """NaN becomes null, so that averages in SQL skip unmeasured values."""
     is_tensor = hasattr(values, "detach")
     return pa.array(values.detach().cpu().numpy() if is_tensor else values, from_pandas=True)
 

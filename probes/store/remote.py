@@ -74,11 +74,11 @@ def require_writable(url: Url) -> None:
 
 def upload(directory: Path, url: Url, names: Sequence[str] | None = None) -> dict[str, str]:
     """Put files of `directory` (all, or those of these relative names) below a URL; return their URLs by name."""
-    local = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+    local_names = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
     with system_of(url) as (system, root):
-        for name in local if names is None else names:
+        for name in local_names if names is None else names:
             system.put_file(str(directory / name), f"{root}/{name}")
-    return {name: url / name for name in (local if names is None else names)}
+    return {name: url / name for name in (local_names if names is None else names)}
 
 
 def fetch(files: Mapping[str, str], directory: Path) -> None:

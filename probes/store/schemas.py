@@ -81,7 +81,7 @@ class _Schemas(Mapping[str, pa.Schema]):
 
 
 class _Partitions(Mapping[str, tuple[str, ...]]):
-    """Tables that are split into directories, and by what."""
+    """Tables that are split into directories, and the columns that split them."""
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         form = TABLES[name] if name in TABLES else None if name in WEIGHT_TABLES else _slow_forms().get(name)

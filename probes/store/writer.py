@@ -54,8 +54,8 @@ class RunWriter:
 
     The run is built beside its place, in `path` (`DIR.partial`), and renamed to `directory` when the context ends after
     `finish`; for a URL (s3://bucket/run) it is built in a temporary directory and uploaded, its manifest last. The next
-    process that begins the same run (see `begin`) resumes what a killed or interrupted one leaves there; bad input
-    leaves nothing of a new run, and keeps a resumed one. Raises RunError at construction, before any work, where the
+    process that begins the same run (see `begin`) resumes what a killed or interrupted one left there; bad input
+    removes a new run and keeps a resumed one. Raises RunError at construction, before any work, where the
     directory cannot become a run: it holds something else, or another run and `force` is not set, or its parent cannot
     be written. `extends` is the run that is there, where it is the same one and lacks stages: its finished stages are
     not done again, and it stays until the new one is whole.
@@ -142,7 +142,7 @@ class RunWriter:
         return True
 
     def complete(self, stage: str, row: Row) -> None:
-        """Note and count a piece of a stage whose files are on disk: `row` names its shard, rows and files by table."""
+        """Record a piece of a stage whose files are on disk: `row` names its shard, and rows and files by table."""
         self._journal.append(stage, row)
         self.record(row["tables"])
 

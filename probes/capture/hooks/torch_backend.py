@@ -22,7 +22,7 @@ from probes.capture.hooks.plan import Read, Seen
 Inputs = Mapping[str, Tensor]
 Receive = Callable[[Read, Seen], None]
 ReducePair = Callable[[Read, Seen, Seen], None]
-#: One forward pass that calls what it is given at every read, and returns the logits.
+#: One forward pass that calls its argument at every read, and returns the logits.
 Forward = Callable[[Receive], Tensor]
 #: What every backend makes of a pair: `lockstep` bound to both models. The last argument marks the places (batch, pos)
 #: that the reduction and the losses read; values elsewhere may be anything.
@@ -34,7 +34,7 @@ def lockstep(
 ) -> tuple[Float[Tensor, "batch pos vocab"], Float[Tensor, "batch pos vocab"]]:
     """Run both models on `inputs`, calling `reduce(read, base_seen, tuned_seen)` at every read; return both logits.
 
-    Each model's inputs go to its own device. Hooks are gone when this returns or raises, whatever raised.
+    Each model's inputs go to its own device. Hooks are removed when this returns or raises.
     """
 
     def forward(model: PreTrainedModel) -> Forward:
@@ -89,7 +89,7 @@ def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tu
 def run_hooked(
     model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs, receive: Receive
 ) -> Float[Tensor, "batch pos vocab"]:
-    """One forward with a hook at every read; `receive` must not keep what it is given without copying it."""
+    """One forward with a hook at every read; `receive` must copy whatever it keeps."""
     on_device = {name: value.to(model.device) for name, value in inputs.items()}
     shape = tuple(on_device["input_ids"].shape)
     with _hooks(model, reads, shape, receive):
@@ -118,7 +118,7 @@ def _hook(read: Read, shape: tuple[int, ...], receive: Receive) -> Callable[...,
 
 
 def seen_of(args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]) -> Seen:
-    """A module's call as what a hook hands over."""
+    """A module's call in the form that a hook hands over."""
     return Seen(*tensors_of(args, kwargs, output, shape))
 
 

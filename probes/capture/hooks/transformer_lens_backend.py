@@ -29,7 +29,7 @@ from tv.architecture.anatomy import Module
 from tv.architecture.resolve import skeleton
 from tv.errors import first_line
 
-#: What a bridge calls the parts of a fused matrix, under the component that held it.
+#: A bridge's names for the parts of a fused matrix, under the component that held it.
 _PARTS = {"q": "q", "k": "k", "v": "v", "gate": "gate", "up": "in"}
 
 #: By path, the axis of the positions in a bridge and in the model, where the two differ (norms of heads).
@@ -95,7 +95,7 @@ def _shapes(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[R
 
     try:
         logits = run_bridged(bridge, reads, inputs, receive)
-    except Exception as error:  # likewise
+    except Exception as error:  # as above
         raise _refused(model, f"cannot run its bridge in {str(model.dtype)[6:]} ({first_line(error)})") from error
     off = float((logits - expected).float().norm() / expected.float().norm())
     if not off <= torch.finfo(model.dtype).eps ** 0.5:
@@ -118,7 +118,7 @@ def _refused(model: PreTrainedModel, what: str) -> ActivationError:
 def run_bridged(
     bridge: TransformerBridge, reads: Sequence[Read], inputs: Inputs, receive: Receive, axes: Axes | None = None
 ) -> Float[Tensor, "batch pos vocab"]:
-    """One forward of the bridge, its hooks gone when it returns or raises; `receive` must keep nothing uncopied."""
+    """One forward of the bridge; its hooks are removed at the end, and `receive` must copy whatever it keeps."""
     on_device = {name: value.to(bridge.original_model.device) for name, value in inputs.items()}
     shape = tuple(on_device["input_ids"].shape)
 
