@@ -85,7 +85,7 @@ def all_options() -> dict[str, FieldInfo]:
     for method in all_methods():
         for name, option in method.options.items():
             if repr(options.setdefault(name, option)) != repr(option):
-                raise ValueError(f"attribution method {method.name!r}: another has an option {name!r} of another form")
+                raise ValueError(f"attribution method {method.name!r}: another declares option {name!r} differently")
     return options
 
 

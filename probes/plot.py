@@ -253,7 +253,7 @@ def _figure(plot: Plot, title: str, save: str | Path | None) -> Figure:
             **dict.fromkeys((".pdf", ".svg", ".png"), lambda to: _drawn(plot, title, to, path.suffix[1:])),
         }
         if path.suffix not in writers:
-            raise RunError(f"{path}: its name ends in none of {', '.join(writers)}, which say how to write it")
+            raise RunError(f"{path}: its name ends in none of {', '.join(writers)}, the formats that it can have")
         with replacing(path, RunError) as temporary:
             writers[path.suffix](temporary)
     return figure

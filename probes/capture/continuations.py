@@ -103,7 +103,7 @@ def _together(
     ending = torch.tensor(sorted(ends), dtype=torch.long, device=device)
     seen = torch.ones_like(ids)
     cache = None
-    if shortest > 1:  # prefill the positions that every text has before the first logits are needed
+    if shortest > 1:  # prefill, without logits, the positions before the shortest text's last token
         before = shortest - 1
         cache = model.base_model(
             input_ids=ids[:, :before], attention_mask=seen[:, :before], use_cache=True

@@ -39,7 +39,7 @@ class Ledger:
     direct_null: Float[Tensor, " n"]
     inherited_norm: Float[Tensor, " n"]
     interaction_norm: Float[Tensor, " n"]
-    closure: Float[Tensor, " n"]  # ‖direct + inherited + interaction − Δy‖/‖Δy‖, each a separate product; 0 of nothing
+    closure: Float[Tensor, " n"]  # ‖direct + inherited + interaction − Δy‖/‖Δy‖, each term a product; 0 of nothing
     amplified_norm: Float[Tensor, " n"]
     new_norm: Float[Tensor, " n"]
     new_share: Float[Tensor, " n"]  # ‖new‖²/‖direct‖²; 0 of nothing

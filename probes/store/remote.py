@@ -49,7 +49,7 @@ def system_of(url: Url) -> Iterator[tuple[AbstractFileSystem, str]]:
     except ImportError as error:  # the packages for s3://, gs://, … are installed separately
         raise RunError(f"{url}: {first_line(error)} (for s3://, tuning-probes[s3])") from error
     except Exception as error:  # every file system raises different exceptions
-        raise RunError(f"{url}: {first_line(error)}; check the address and what gives access to it") from error
+        raise RunError(f"{url}: {first_line(error)}; check the address and the credentials for it") from error
 
 
 def sizes(url: Url) -> dict[str, int]:

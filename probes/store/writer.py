@@ -254,7 +254,7 @@ def _claim(partial: Path, directory: Place) -> IO[str]:
     busy = RunError(f"{partial}: another process is writing this run; wait or choose another --out")
     try:
         if partial.exists() and any(partial.iterdir()) and not (partial / _LOCK).exists():
-            raise RunError(f"{partial} is in the way and is not ours; move it or choose another --out")
+            raise RunError(f"{partial} is in the way and was not made by probes; move it or choose another --out")
         partial.mkdir(parents=True, exist_ok=True)
         lock = open(partial / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 (held until the run is finished)
         if not _try_lock(lock) or not _is_at(lock, partial / _LOCK):

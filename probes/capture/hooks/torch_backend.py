@@ -62,7 +62,7 @@ def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, 
         while not waiting[0].dead:
             (read, base_seen), (other, tuned_seen) = here
             if read.path != other.path:
-                raise RuntimeError(f"the two models part in execution order: {read.path} and {other.path}")
+                raise RuntimeError(f"the two models differ in execution order: {read.path} and {other.path}")
             reduce(read, base_seen, tuned_seen)
             del here, base_seen, tuned_seen  # nothing outlives its module's forward
             here = [waiting[i].switch() for i in range(2)]

@@ -73,7 +73,7 @@ def bridge_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tra
             name, hf_model=wrapped, tokenizer=tokenizer_copy, device=str(model.device), dtype=model.dtype
         )
     except Exception as error:  # its adapters raise anything on a model that they do not expect
-        raise _refused(model, f"makes no bridge of it ({first_line(error)})") from error
+        raise _refused(model, f"cannot make a bridge of it ({first_line(error)})") from error
 
 
 def prove_bridge(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[Read]) -> Axes:
@@ -99,7 +99,7 @@ def _shapes(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[R
         raise _refused(model, f"cannot run its bridge in {str(model.dtype)[6:]} ({first_line(error)})") from error
     off = float((logits - expected).float().norm() / expected.float().norm())
     if not off <= torch.finfo(model.dtype).eps ** 0.5:
-        raise _refused(model, f"computes something else than the model (logits off by {off:.2g})")
+        raise _refused(model, f"does not compute what the model does (logits off by {off:.2g})")
     if missing := model_seen.keys() - shapes.keys():
         raise _refused(model, f"never calls {min(missing)}")
     return {path: seen.input.shape for path, seen in model_seen.items()}, shapes
