@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tv.errors import InputError as InputError, PromptError as PromptError
     from tv.runtime.compute import Compute as Compute, Progress as Progress
 
-#: What each module exports here. It is imported when a name is first asked for: no command's help waits for torch.
+#: What each module exports here. A module is imported when a name is first used: no command's help waits for torch.
 _EXPORTS = {
     "probes": ("plot",),
     "probes.errors": (
@@ -68,7 +68,7 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _HOMES[name] == __name__:  # a module of its own
+    if _HOMES[name] == __name__:  # a submodule
         return import_module(f"{__name__}.{name}")
     return getattr(import_module(_HOMES[name]), name)
 

@@ -1,4 +1,4 @@
-"""The rest of the error family: what a person can get wrong around a run. One line each: what, where, what to do."""
+"""The rest of the error family: mistakes in the input of a run. One line each: what, where, what to do."""
 
 from tv.errors import InputError
 
@@ -8,8 +8,8 @@ class SuiteError(InputError):
 
 
 class RunError(InputError):
-    """A run directory cannot be written or read, or lacks what was asked of it."""
+    """A run directory cannot be written or read, or lacks what was asked for."""
 
 
 class ActivationError(InputError):
-    """Activations cannot be captured, or are not numbers."""
+    """Activations cannot be captured, or are not finite."""

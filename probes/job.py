@@ -73,7 +73,7 @@ def run(
 ) -> Run:
     """Run a probe suite: check the pairs, measure weights, capture activations, attribute, link, report.
 
-    Rerun the same call to resume a run that was killed. A finished run is returned as it is.
+    Rerun the same call to resume a run that was killed. A finished run is returned unchanged.
 
     Args:
         suite: A YAML file's path, or the same as a mapping.
@@ -82,8 +82,8 @@ def run(
         out: A directory or a URL (s3://bucket/run); reports/<suite name> without it.
         force: Make the run again, and replace another that is there.
         stages: Which to do of weights, capture, noise_floor, attribute, link and report; all without it. A run with
-            fewer is a finished run without the others' tables; the same call with more stages does what is missing.
-        settings: Keys of the suite that win over its own, such as {"keep": ["resid_post"], "generate": {"tokens": 8}}.
+            fewer is a finished run without the others' tables; the same call with more stages adds what is missing.
+        settings: Keys that win over the suite's, such as {"keep": ["resid_post"], "generate": {"tokens": 8}}.
         remote: Let nnsight's server capture.
         compute: Where and how. Its workers share the modules and the prompts; the tables are the same.
 
@@ -133,12 +133,12 @@ def prepare(
         out: A directory or a URL; reports/<suite name> without it.
         force: Make the run again, and replace another that is there.
         stages: Which to do; all without it.
-        settings: Keys of the suite that win over its own.
+        settings: Keys that win over the suite's.
         remote: Let nnsight's server capture.
         compute: Where and how.
 
     Returns:
-        The job, which says what it will take and whether it is done, and runs.
+        The job, which knows its size on disk and whether it is done, and runs.
 
     Raises:
         InputError: Bad input, in one line.
@@ -172,7 +172,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class Job:
-    """A job whose input is checked: what it is about, what it will take on disk, and its stages to do.
+    """A job whose input is checked: its models and prompts, the disk space it will take, and its stages.
 
     `probes.prepare` makes one, and `run` does it.
 
@@ -181,7 +181,7 @@ class Job:
         pairs: The opened checkpoints of every tuned model, with the base.
         prompts: All prompts of the suite, in order.
         out: Where the run will be.
-        identity: Whatever the rows of the run depend on: a run of another identity is another run.
+        identity: Everything that the rows of the run depend on: a run of another identity is another run.
         stages: The stages that the run will have done, in order.
         compute: Where and how.
         force: Whether another run at `out` is replaced.
@@ -205,7 +205,7 @@ class Job:
 
     @property
     def suite(self) -> Suite:
-        """The suite, with what was given in place of its own."""
+        """The suite, with the given values in place of its own."""
         return self.models.suite
 
     @property
@@ -215,7 +215,7 @@ class Job:
 
     @cached_property
     def encoded(self) -> list[Encoded]:
-        """What the hooks read both models over: prompts, with their continuations where the suite generates."""
+        """The texts that both models read: prompts, with their continuations where the suite generates."""
         encoded = encode(self.prompts, self.models.tokenizer, self.pairs[0].base.architecture.context)
         if self.suite.attribute is not None:
             answerable(encoded, self.suite.attribute.metric)
@@ -267,12 +267,12 @@ class Job:
         return load(writer.directory)
 
 
-#: What a stage is made of.
+#: The stages whose tables a stage reads.
 _NEEDS = {"attribute": ("weights", "capture"), "link": ("weights", "capture"), "report": ("weights", "capture", "link")}
 
 
 def _stages(names: Sequence[str] | None) -> tuple[str, ...]:
-    """In order. Raises SuiteError for an unknown stage, and for one without what it is made of."""
+    """The stages in order. Raises SuiteError for an unknown stage, and for one that lacks a stage it reads."""
     chosen = STAGES if names is None else tuple(names)
     for name in chosen:
         if name not in STAGES:
@@ -288,7 +288,7 @@ def _stages(names: Sequence[str] | None) -> tuple[str, ...]:
 def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) -> list[Opened]:
     """Open and check every pair of a suite, before any is loaded.
 
-    Raises CheckpointError where two do not belong together, ArchitectureError where no activations can be read.
+    Raises CheckpointError where two are no pair, ArchitectureError where no activations can be read.
     """
     models = live or {}
     base = open_checkpoint(models.get("base", suite.base))
@@ -309,25 +309,25 @@ def attribute(
     compute: Compute = Compute(),
     **settings: Any,
 ) -> pd.DataFrame:
-    """Attribute a run's behaviour change again, from the checkpoints that it names, and replace the tables of it.
+    """Attribute a run's behaviour change again, from the checkpoints that it names, and replace its effect tables.
 
-    What is not given is as in the run's suite. `probes.run` with that suite then takes it for another run, and
-    replaces it with `force` alone.
+    What is not given is as in the run's suite. `probes.run` with that suite then treats it as another run, and
+    replaces it only with `force`.
 
     Args:
         run: A finished run. Tables of methods that are not asked for again are dropped.
         method: One or several, such as "graft", "revert" or "path".
         metric: The behaviour that effects are measured on, such as "logit_diff", or `module:function`.
-        granularity: What a unit is, one or several: "component", "module", "head", "kv_head", "expert" or "neuron".
-        compute: Where and in what models compute, and what is told of it.
+        granularity: The kinds of unit, one or several: "component", "module", "head", "kv_head", "expert" or "neuron".
+        compute: The device and dtype that models compute in, and the progress callback.
         settings: Other keys of the suite's `attribute` section: `controls`, `curves`, and the methods' options.
 
     Returns:
         The table `effects`: a row per tuned model, unit, domain and method.
 
     Raises:
-        SuiteError: A method, metric or setting that there is not.
-        RunError: A metric that can be read on no prompt, or a dtype that a method cannot be computed in.
+        SuiteError: An unknown method, metric or setting.
+        RunError: A metric that no prompt can answer, or a dtype in which a method cannot be computed.
 
     Examples:
         >>> run = probes.load("reports/demo")
@@ -337,16 +337,16 @@ def attribute(
     """
     given = {"methods": method, "metric": metric, "granularity": granularity, **settings}
     told = {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in given.items()}
-    own = dict(run.manifest["suite"].get("attribute") or {})
-    own |= {name: value for name, value in told.items() if value is not None}
-    suite = load_suite({**run.manifest["suite"], "attribute": own})
+    section = dict(run.manifest["suite"].get("attribute") or {})
+    section |= {name: value for name, value in told.items() if value is not None}
+    suite = load_suite({**run.manifest["suite"], "attribute": section})
     models = Pairs(suite, compute.silent())
-    found = [_effects(models, run, name, compute) for name in suite.tuned]
-    run.manifest.pop("identity", None)  # it is no longer what its suite asks for
-    for table in attribution_tables() - {name for tables in found for name in tables}:
+    by_pair = [_effects(models, run, name, compute) for name in suite.tuned]
+    run.manifest.pop("identity", None)  # its tables are no longer those of its identity
+    for table in attribution_tables() - {name for tables in by_pair for name in tables}:
         run.drop(table)  # of methods that were not asked for again
-    for table in dict.fromkeys(name for tables in found for name in tables):
-        run.add(table, pd.concat([tables[table] for tables in found if table in tables], ignore_index=True))
+    for table in dict.fromkeys(name for tables in by_pair for name in tables):
+        run.add(table, pd.concat([tables[table] for tables in by_pair if table in tables], ignore_index=True))
     return run["effects"]
 
 
@@ -354,13 +354,13 @@ _LISTS = ("methods", "granularity", "controls")
 
 
 def prompts_of(run: Run) -> list[Prompt]:
-    """The prompts that a run was made with, out of its own table."""
+    """The prompts that a run was made with, from its table `prompts`."""
     rows = run.arrow("prompts").drop_columns(["answer_pos"]).rename_columns({"prompt_id": "id"}).to_pylist()
     return [Prompt(**row) for row in rows]
 
 
 def _capture(writer: RunWriter, job: Job) -> None:
-    """Every tuned model's shards, but for those that are there whole."""
+    """Capture every tuned model's shards, except those that are there whole."""
     encoded = job.encoded
     for i, pair in enumerate(job.pairs):
         work = shards(encoded, job.suite, pair.name, pair.base.architecture, with_base=i == 0)
@@ -378,7 +378,7 @@ def _capture(writer: RunWriter, job: Job) -> None:
 
 
 def _noise_floor(writer: RunWriter, job: Job) -> None:
-    """How far the base is from itself in another precision; not where it is spread over devices, which no copy is."""
+    """How far the base is from itself in another precision; skipped where it is spread over devices, as no copy is."""
     suite = job.suite
     if not suite.noise_floor or "gates" not in suite.measure or job.compute.device == "auto":
         return
@@ -402,7 +402,7 @@ def _attribute(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None
 
 
 def _effects(models: Pairs, run: Run, name: str, compute: Compute) -> dict[str, pd.DataFrame]:
-    """Every table of one pair's attribution, out of the models and what the run has measured of them."""
+    """Every table of one pair's attribution, from the models and the run's measurements."""
     suite, pair = models.suite, models.pair(name)
     assert suite.attribute is not None
     encoded = encode(prompts_of(run), pair.tokenizer, pair.architecture.context)
@@ -434,7 +434,7 @@ def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
 
 
 def _write_weights(writer: RunWriter, job: Job) -> None:
-    # On the CPU, wherever models compute: a run on GPUs has the same tables.
+    # On the CPU, wherever models compute, so that a run on GPUs has the same tables.
     compute = replace(job.compute, device="cpu")
     for i, opened in enumerate(job.pairs):
 
@@ -453,19 +453,19 @@ def _write_weights(writer: RunWriter, job: Job) -> None:
 
 
 def _cosines(pairs: Sequence[Opened], compute: Compute) -> dict[str, pd.DataFrame]:
-    """How the tuning vectors lie to each other, over all parameters and layer by layer."""
+    """The cosines between the tuning vectors, over all parameters and layer by layer."""
     tuned = {pair.name: pair.tuned for pair in pairs}
     rows = cosine(pairs[0].base, tuned, level="layer", compute=compute)
     return {"cosines": rows.rename(columns={"a": "tuned", "b": "reference"})[SCHEMAS["cosines"].names]}
 
 
 def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs) -> dict[str, Any]:
-    """Whatever the rows of a run depend on. Who does the work is not among it."""
+    """Everything that the rows of a run depend on. Which process does the work is not part of it."""
     rows = json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False)
     return {
         "suite": models.suite.model_dump(mode="json"),
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
-        "checkpoints": {name: found["fingerprint"] for name, found in _checkpoints(pairs).items()},
+        "checkpoints": {name: entry["fingerprint"] for name, entry in _checkpoints(pairs).items()},
         "computed": models.computed(),
         "versions": _versions(models.suite),
         "schema_version": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""The link: what moved in the weights, beside what moved in the activations and what caused the behaviour."""
+"""The link: changes of the weights, beside changes of the activations and the causes of the behaviour."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
 from tv.stats import bootstrap_mean, shuffled_spearman, spearman_of_each
 
-#: The SSA threshold shown; the fixed fraction stands beside it.
+#: The SSA threshold shown, beside the fixed fraction.
 EPSILON = 0.05
 COMPONENT = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", "up": "mlp", "down": "mlp"}
 #: The module of a component that writes to the residual stream: the component's ledger is this one's.
 WRITER = {"attn": "o", "mlp": "down"}
 
 WEIGHT_MEASURES = measures("weight")
-#: What happened: the module's own part of the change and its share, the whole change beside them.
+#: Activation changes: the module's direct part and its share, beside the whole change.
 ACTIVATION_MEASURES = measures("activation")
 CAUSAL_MEASURES = measures("cause")
 
@@ -58,9 +58,9 @@ Table: TypeAlias = pd.DataFrame | None
 
 
 def link(run: Run) -> pd.DataFrame:
-    """Join what moved in the weights with what happened in the activations, unit by unit.
+    """Join the changes of the weights with those of the activations, unit by unit.
 
-    `link` and `correlations` are written into the run. Draws and seed are the suite's, out of the manifest.
+    `link` and `correlations` are written into the run. Draws and seed are the suite's, from the manifest.
 
     Args:
         run: A finished run. A table that it lacks leaves its columns NaN.
@@ -86,7 +86,7 @@ def link(run: Run) -> pd.DataFrame:
 
 
 def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
-    """What `link_tables` joins, of every tuned model or of one; None for a table that the run lacks."""
+    """The tables that `link_tables` joins, of every tuned model or of one; None for one that the run lacks."""
     of = [] if tuned is None else [("tuned", "==", tuned)]
     tables: dict[str, Table] = {}
     for name, (columns, where) in _READ.items():
@@ -97,9 +97,9 @@ def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
 
 
 def _more_measures() -> list[str]:
-    """Weight measures of other packages, which declare that the link takes them along."""
-    own = TABLES["link"].names
-    return [column.name for column in form_of("link") if column.name not in own]
+    """Weight measures that other packages declare for the link."""
+    built_in = TABLES["link"].names
+    return [column.name for column in form_of("link") if column.name not in built_in]
 
 
 def link_tables(
@@ -114,7 +114,7 @@ def link_tables(
     draws: int,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(link, correlations) out of a run's tables; any but `weights` may be None or empty, and its columns are then NaN.
+    """(link, correlations) from a run's tables; any but `weights` may be None or empty, and its columns are then NaN.
 
     `link` has one row per tuned × layer × module (kind "module") and × component (kind "component"). Activation
     measures are prompt means (over positions first), with 95 % intervals from one paired bootstrap over prompts.
@@ -185,16 +185,17 @@ def _aligned(alignment: pd.DataFrame) -> pd.DataFrame:
 
 def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table) -> dict[str, pd.DataFrame]:
     """Prompt means of every measure: frames with index (tuned, layer, unit, prompt_id)."""
-    found = {}
+    sources = {}
     if gates is not None and not gates.empty:
-        found["gates"] = _prompt_means(gates.assign(unit="mlp"), ["flip_rate", "chance_flip_rate"])
+        sources["gates"] = _prompt_means(gates.assign(unit="mlp"), ["flip_rate", "chance_flip_rate"])
     if changes is not None and not changes.empty:
         rows = changes[(changes["head"] == -1) & changes.component.isin(list(WRITER))]
         rows = rows.rename(columns={"cosine": "change_cosine", "component": "unit"}).assign(
             dla_change=rows.dla_tuned - rows.dla_base
         )
         rows = rows.rename(columns={"delta_norm": "change_delta_norm", "relative_change": "change_relative"})
-        found["changes"] = _prompt_means(rows, ["change_delta_norm", "change_relative", "change_cosine", "dla_change"])
+        measures = ["change_delta_norm", "change_relative", "change_cosine", "dla_change"]
+        sources["changes"] = _prompt_means(rows, measures)
     if ledger is not None and not ledger.empty:
         squares = ledger[_NORMS].astype(np.float64) ** 2
         total = squares.sum(axis=1)
@@ -202,15 +203,15 @@ def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table)
             direct_share=squares.direct_norm / total.where(total > 0, 1)
         )
         shares = ["direct_share", "new_share", "new_share_null", "new_share_10"]
-        found["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])
+        sources["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])
     if prompt_effects is not None and not prompt_effects.empty:
         rows = prompt_effects[prompt_effects.metric == _metric(prompt_effects)]
         unit = rows.component.where(rows.granularity == "component", rows.module)
         for method in CAUSAL_MEASURES:
             part = rows.assign(unit=unit)[rows.method == method].rename(columns={"effect": method})
             if not part.empty:
-                found[method] = _prompt_means(part, [method])
-    return {name: means for name, means in found.items() if not means.empty}
+                sources[method] = _prompt_means(part, [method])
+    return {name: means for name, means in sources.items() if not means.empty}
 
 
 def _prompt_means(rows: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
@@ -219,8 +220,8 @@ def _prompt_means(rows: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
 
 def _metric(table: pd.DataFrame) -> str:
     """The one metric that effects are shown in: logit_diff where it was measured."""
-    found = list(table.metric.unique())
-    return "logit_diff" if "logit_diff" in found else found[0]
+    metrics = list(table.metric.unique())
+    return "logit_diff" if "logit_diff" in metrics else metrics[0]
 
 
 def _by_prompt(
@@ -240,7 +241,7 @@ def _by_prompt(
 
 
 def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArray[np.float64]]:
-    """Means and intervals as the `effects` table has them, which then hold here too."""
+    """Means and intervals as they are in the `effects` table."""
     if effects is None or effects.empty:
         return {}
     rows = effects[(effects.domain == ALL_DOMAINS) & (effects.metric == _metric(effects))]
@@ -266,7 +267,7 @@ def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], d
             if np.isnan(table).all():
                 continue
             if measure in CAUSAL_MEASURES:
-                table = table * np.sign(bootstrap_mean(table, 1, seed)[0])  # by size, whichever way it goes
+                table = table * np.sign(bootstrap_mean(table, 1, seed)[0])  # by size, whatever its sign
             weights = [name for name in (*WEIGHT_MEASURES, *_more_measures()) if name in part]
             each = spearman_of_each(part[weights].to_numpy(np.float64).T, table, draws, seed)
             for weight, (rho, lo, hi, n) in zip(weights, each, strict=True):
@@ -280,7 +281,7 @@ def _groups(units: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.Data
     for (tuned, kind), part in units.groupby(["tuned", "kind"]):
         yield (tuned, kind, "all"), part
         if kind == "module":
-            for module, own in part.groupby("module", sort=False):
-                yield (tuned, kind, str(module)), own
-            for layer, own in part.groupby("layer"):
-                yield (tuned, kind, f"layer {layer}"), own
+            for module, type_units in part.groupby("module", sort=False):
+                yield (tuned, kind, str(module)), type_units
+            for layer, layer_units in part.groupby("layer"):
+                yield (tuned, kind, f"layer {layer}"), layer_units

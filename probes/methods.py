@@ -1,4 +1,4 @@
-"""The attribution methods that there are: what each says of itself where it is defined, in one decorator.
+"""The registry of attribution methods: one decorator declares each where it is defined.
 
 Suite, Python, the command line, the run's tables, the link and the report read their lists of methods here.
 """
@@ -19,14 +19,14 @@ Function = Callable[..., Iterable[Any]]
 
 @dataclass(frozen=True)
 class AttributionMethod:
-    """A registered method, and what others need to know of it before it runs."""
+    """A registered method, and what others need to know before it runs."""
 
     name: str
     run: Function  # (work, units, options by keyword) → Effects, Rows and Checks
     words: str  # what figures call its effects: "graft effect"
     explains: str  # what it does, for a reader of the report: a sentence
-    granularities: tuple[str, ...] = ()  # it runs once for each that is asked for; empty: once, without units
-    tables: tuple[str, ...] = ()  # that it gives beside effects
+    granularities: tuple[str, ...] = ()  # it runs once for each chosen one; empty: once, without units
+    tables: tuple[str, ...] = ()  # that it gives besides effects
     effects: bool = True  # whether it gives units effects
     labels: Mapping[str, str] = field(default_factory=dict)  # other values of the column `method`, in words
     link: bool = False  # whether `link` has its effects as columns
@@ -36,11 +36,11 @@ class AttributionMethod:
 
     @property
     def options(self) -> dict[str, FieldInfo]:
-        """Its options by name, off its signature."""
+        """Its options by name, from its signature."""
         return options_of(self.run)
 
     def chosen(self, settings: Any) -> dict[str, Any]:
-        """Its options as the attributes of `settings` say."""
+        """Its options with the values of the attributes of `settings`."""
         return {name: getattr(settings, name) for name in self.options}
 
 
@@ -51,12 +51,12 @@ def attribution_method(name: str, **said: Any) -> Callable[[Function], Function]
     """A decorator: the function becomes the attribution method of this name.
 
     Args:
-        name: What the suite, `--method` and the column `method` call it.
+        name: Its name in the suite, `--method` and the column `method`.
         said: The fields of `AttributionMethod`; `words` and `explains` are needed.
 
     Returns:
-        A decorator that leaves the function as it is. The function takes (work, units) and its options as keywords
-        with defaults, and yields `Effects`, `Rows` of its own tables, and `Check`s.
+        A decorator that returns the function unchanged. The function takes (work, units) and its options as keywords
+        with defaults, and yields `Effects`, `Rows` of its tables, and `Check`s.
 
     Examples:
         >>> METHODS["shapley"].words, list(METHODS["shapley"].options)
@@ -85,7 +85,7 @@ def all_options() -> dict[str, FieldInfo]:
     for method in all_methods():
         for name, option in method.options.items():
             if repr(options.setdefault(name, option)) != repr(option):
-                raise ValueError(f"attribution method {method.name!r}: another has an option {name!r} of another form")
+                raise ValueError(f"attribution method {method.name!r}: another declares option {name!r} differently")
     return options
 
 
@@ -95,7 +95,7 @@ def linked_methods() -> tuple[str, ...]:
 
 
 def tables_of_methods() -> tuple[str, ...]:
-    """The tables that methods give beside effects, in order."""
+    """The tables that methods give besides effects, in order."""
     return tuple(dict.fromkeys(table for method in all_methods() for table in method.tables))
 
 

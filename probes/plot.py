@@ -4,7 +4,7 @@ probes.plot.heatmap(run, "ssa_excess", side="right")
 probes.plot.effects(run, "revert", save="fig.pdf")
 
 A name that ends in .pdf, .svg or .png is drawn by matplotlib (the extra `plot`), .html is a page that needs no network,
-and .json is Plotly's own. `tuned` may be left out of a run that has one tuned model.
+and .json is Plotly's format. `tuned` may be left out of a run that has one tuned model.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from tv.runtime.atomic import replacing
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-#: Tables that a heat map reads, in the order in which a measure's name is looked for, and what lies across the map.
+#: Tables that a heat map reads, in the order in which a measure is looked up, and the horizontal axis of each map.
 MAPPED = {"weights": "module", "alignment": "module", "changes": "component", "ledger": "module", "gates": "domain"}
-#: Measures that are formed of two columns, and the middle of their colours.
+#: Measures computed from two columns, and the centre of their colours.
 _DERIVED = {"ssa_excess": 0.0, "dla_change": 0.0}
 _WHOLE = [("head", "==", -1), ("expert", "==", -1)]
 
@@ -54,7 +54,7 @@ def heatmap(
     it), a method whose effects the run has (path, graft, revert, … of components), `ssa_excess` = ssa − ssa_null, or
     `dla_change`. Alignment is that of `side` (left, right, two_sided) at `epsilon`, None for the fixed 10 % of
     directions; effects are those over a `domain`'s prompts. Means over places come first, then those over prompts.
-    Raises RunError for what the run does not have.
+    Raises RunError for a measure that the run does not have.
     """
     name = _tuned(run, tuned)
     rows, column, across = _mapped(run, name, measure, side, epsilon, domain)
@@ -66,22 +66,22 @@ def heatmap(
 
 
 def _centre(measure: str) -> float | None:
-    """Where a measure's colours have their middle, as its column declares."""
+    """The centre of a measure's colours, as its column declares it."""
     declared = (form_of(table) for table in (*MAPPED, "effects"))
     return _DERIVED.get(measure, next((form[measure].centre for form in declared if measure in form.names), None))
 
 
 def flips(run: Run, *, tuned: str | None = None, save: str | Path | None = None) -> Figure:
     """Gate flips by layer and domain, beside chance and the noise floor."""
-    found = _gathered(run, tuned, "gates")
-    plot = charts.flips_by_layer(found.flips, "flip_rate", "chance_flip_rate", found.noise_floor)
-    return _figure(plot, f"gate flips, {found.tuned}", save)
+    evidence = _gathered(run, tuned, "gates")
+    plot = charts.flips_by_layer(evidence.flips, "flip_rate", "chance_flip_rate", evidence.noise_floor)
+    return _figure(plot, f"gate flips, {evidence.tuned}", save)
 
 
 def ledger(run: Run, *, tuned: str | None = None, save: str | Path | None = None) -> Figure:
     """Direct, inherited and interaction term of every module's output change, as shares of their squared norms."""
-    found = _gathered(run, tuned, "ledger")
-    return _figure(charts.ledger_bars(found.ledger, found.n_layers), f"ledger, {found.tuned}", save)
+    evidence = _gathered(run, tuned, "ledger")
+    return _figure(charts.ledger_bars(evidence.ledger, evidence.n_layers), f"ledger, {evidence.tuned}", save)
 
 
 def effects(
@@ -99,8 +99,8 @@ def effects(
     name = _tuned(run, tuned)
     rows = _effects(run, name, method, None)
     chosen = domain or focus(rows)
-    own = _of_domain(rows, chosen)
-    return _figure(charts.ranked_effects(own), f"{method}, {name}, {chosen} prompts", save)
+    plot = charts.ranked_effects(_of_domain(rows, chosen))
+    return _figure(plot, f"{method}, {name}, {chosen} prompts", save)
 
 
 def waterfall(
@@ -145,8 +145,8 @@ def curves(
 def spectrum(run: Run, layer: int, module: str, *, tuned: str | None = None, save: str | Path | None = None) -> Figure:
     """The singular values of one matrix and of its T."""
     name = _tuned(run, tuned)
-    own = [("tuned", "==", name), ("layer", "==", layer), ("module", "==", module), ("expert", "==", -1)]
-    rows = rows_of(run, "spectra", "", own)
+    where = [("tuned", "==", name), ("layer", "==", layer), ("module", "==", module), ("expert", "==", -1)]
+    rows = rows_of(run, "spectra", "", where)
     if rows.empty:
         raise RunError(f"{run.path}: no spectrum of {module} in layer {layer}")
     return _figure(weight_charts.singular_values(rows), f"{module} of layer {layer}, {name}", save)
@@ -155,7 +155,7 @@ def spectrum(run: Run, layer: int, module: str, *, tuned: str | None = None, sav
 def scatter(
     run: Run, x: str, y: str, *, kind: str = "module", tuned: str | None = None, save: str | Path | None = None
 ) -> Figure:
-    """A weight measure against what happened, a dot a module or component: columns of the table `link`."""
+    """A weight measure against an activation measure or effect, one dot per module or component, from `link`."""
     name = _tuned(run, tuned)
     for measure in (x, y):
         if measure not in SCHEMAS["link"].names:
@@ -171,7 +171,7 @@ def scatter(
 def _mapped(
     run: Run, name: str, measure: str, side: str, epsilon: float | None, domain: str
 ) -> tuple[pd.DataFrame, str, str]:
-    """(a row per layer × what lies across, the measure's column, what lies across)."""
+    """(a row per layer × horizontal key, the measure's column, the horizontal key)."""
     if "effects" in run.tables and measure in set(run.df("effects", columns=["method"]).method):
         return _of_domain(_effects(run, name, measure, "component"), domain), "effect", "component"
     table, column = measure.split(".", 1) if "." in measure else ("", measure)
@@ -179,19 +179,19 @@ def _mapped(
     holds = [at for at in MAPPED if at in run.tables and table in ("", at) and set(asked) <= set(SCHEMAS[at].names)]
     if not holds:
         raise RunError(
-            f"{run.path}: no table of {', '.join(MAPPED)} has a measure {measure!r}, and no method is so called"
+            f"{run.path}: no table of {', '.join(MAPPED)} has a measure {measure!r}, and no method has that name"
         )
-    found, across = holds[0], MAPPED[holds[0]]
-    own = [("tuned", "==", name), *(clause for clause in _WHOLE if clause[0] in SCHEMAS[found].names)]
-    if found == "gates":
-        rows = run.df(found, columns=["prompt_id", "layer", *asked], where=own)
+    source, across = holds[0], MAPPED[holds[0]]
+    where = [("tuned", "==", name), *(clause for clause in _WHOLE if clause[0] in SCHEMAS[source].names)]
+    if source == "gates":
+        rows = run.df(source, columns=["prompt_id", "layer", *asked], where=where)
         rows = rows.merge(run.df("prompts", columns=["prompt_id", "domain"]), on="prompt_id")
-    elif found == "alignment":
-        rows = run.df(found, columns=["layer", across, "epsilon", *asked], where=[*own, ("side", "==", side)])
+    elif source == "alignment":
+        rows = run.df(source, columns=["layer", across, "epsilon", *asked], where=[*where, ("side", "==", side)])
         rows = rows[rows.epsilon.isna() if epsilon is None else (rows.epsilon - epsilon).abs() < 1e-9]
     else:
-        by = ["prompt_id"] * ("prompt_id" in SCHEMAS[found].names)
-        rows = run.df(found, columns=[*by, "layer", across, *asked], where=own)
+        by = ["prompt_id"] * ("prompt_id" in SCHEMAS[source].names)
+        rows = run.df(source, columns=[*by, "layer", across, *asked], where=where)
     if "prompt_id" in rows:
         rows = (
             rows.groupby(["prompt_id", "layer", across])[asked].mean().groupby(["layer", across]).mean().reset_index()
@@ -208,14 +208,14 @@ def _effects(run: Run, name: str, method: str, granularity: str | None) -> pd.Da
     rows = rows[rows.granularity == (granularity or "component")]
     if rows.empty:
         raise RunError(f"{run.path}: no effects by {method} of the components of {name}")
-    return rows[rows.direction == rows.direction.iloc[0]]  # patch and gradient have two; theirs from the base is first
+    return rows[rows.direction == rows.direction.iloc[0]]  # patch and gradient have two; the one from the base is first
 
 
 def _of_domain(rows: pd.DataFrame, domain: str) -> pd.DataFrame:
-    own = rows[rows.domain == domain]
-    if own.empty and len(rows):
+    matches = rows[rows.domain == domain]
+    if matches.empty and len(rows):
         raise RunError(f"domain {domain!r}: there are {', '.join(map(str, rows.domain.unique()))}")
-    return own
+    return matches
 
 
 def _gathered(run: Run, tuned: str | None, table: str) -> Evidence:
@@ -253,7 +253,7 @@ def _figure(plot: Plot, title: str, save: str | Path | None) -> Figure:
             **dict.fromkeys((".pdf", ".svg", ".png"), lambda to: _drawn(plot, title, to, path.suffix[1:])),
         }
         if path.suffix not in writers:
-            raise RunError(f"{path}: its name ends in none of {', '.join(writers)}, which say how to write it")
+            raise RunError(f"{path}: its name ends in none of {', '.join(writers)}, the formats that it can have")
         with replacing(path, RunError) as temporary:
             writers[path.suffix](temporary)
     return figure

@@ -31,7 +31,7 @@ from tv.prompts.files import Chat, PromptSet
 from tv.prompts.metric import METRICS
 from tv.runtime.yaml_file import YamlFile, read_yaml
 
-#: What is measured where a suite does not say. Others register themselves: `probes.measures.declared`.
+#: The default measurements of a suite. Others register themselves: `probes.measures.declared`.
 MEASUREMENTS = ("gates", "contributions", "changes", "ledger", "lens", "behaviour")
 SiteName = Literal["gate", "attn_out", "mlp_out", "head_out"]
 VectorSite = Literal[
@@ -48,9 +48,9 @@ VectorSite = Literal[
     "resid_final",
 ]
 Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron"]
-#: Metrics of effects that hold one model against the other; the others are those of `tv.prompts.metric`.
+#: Metrics of effects that compare the two models; the others are those of `tv.prompts.metric`.
 COMPARING = ("kl", "first_divergence")
-#: A metric of a person's own, `module:function`.
+#: A user-defined metric, `module:function`.
 OWN_METRIC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Backend = Literal["torch", "transformer_lens", "nnsight"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
@@ -101,7 +101,7 @@ def _none_of(known: Iterable[str]) -> PydanticCustomError:
 class Attribution(_Part):
     """Which causal effects to measure, on which behaviour metric, and what proves them.
 
-    The options of the methods that are asked for are attributes too, by their names.
+    The options of the chosen methods are attributes too, by name.
     """
 
     model_config = ConfigDict(extra="allow")  # checked by `_with_options`
@@ -111,7 +111,7 @@ class Attribution(_Part):
     granularity: tuple[Granularity, ...] = Field(("component",), min_length=1)  # path gives all of them at once
     controls: tuple[Annotated[str, AfterValidator(_control)], ...] = ("random",)
     curves: bool = True
-    curve_prompts: Count = 32  # at most, drawn from all: a curve takes as many forwards as points
+    curve_prompts: Count = 32  # at most, drawn from all: a curve takes one forward per point
     curve_points: Count = 8  # values of n between 1 and all; every n where there are no more
     curve_draws: Count = 5  # random orders
 
@@ -136,7 +136,7 @@ class Attribution(_Part):
     @model_validator(mode="wrap")
     @classmethod
     def _with_options(cls, given: Any, validate: ModelWrapValidatorHandler[Attribution]) -> Attribution:
-        """Options are checked beside the other keys; those of methods that are not asked for are kept if given."""
+        """Options are checked with the other keys; those of methods that are not asked for are kept if given."""
         if cls is not Attribution or not isinstance(given, Mapping):
             return validate(given)
         whole = dict(_with_every_option().model_validate(given))
@@ -182,12 +182,12 @@ class Generation(_Part):
 
 
 class Suite(_Part):
-    """A validated suite. Paths are absolute; a model that is no local path is left as a hub id.
+    """A validated suite. Paths are absolute; a model that is no local path stays a hub id.
 
-    `probes.load_suite` reads one; docs/prompts.md and docs/attribution.md say more of their keys.
+    `probes.load_suite` reads one; docs/prompts.md and docs/attribution.md describe their keys.
 
     Attributes:
-        name: What the run is called.
+        name: The run's name.
         base: The pretrained model: a path or a hub id.
         tuned: One or more tuned models, by name.
         prompts: The prompt sets.
@@ -199,10 +199,10 @@ class Suite(_Part):
         ledger_positions: The places of the ledger and the logit lens.
         generate: Over which continuation of every text both models are read; None: over the target.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
-        noise_floor: With gates, hold the base against itself in another precision.
+        noise_floor: With gates, compare the base with itself in another precision.
         keep: Sites of which the vectors themselves are stored, as float16.
         attribute: Which causal effects to measure, and on which metric; None: none.
-        backend: What captures: torch, transformer_lens or nnsight.
+        backend: The capture backend: torch, transformer_lens or nnsight.
         batch_size: Prompts in one forward pass, at most.
         epsilons: The levels of SSA's tail rule.
         bootstrap: Resamples of the prompts for every interval.
@@ -227,7 +227,7 @@ class Suite(_Part):
     noise_floor: bool = True  # with gates: the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
     attribute: Attribution | None = None
-    backend: Backend = "torch"  # what captures
+    backend: Backend = "torch"  # for capture
     batch_size: Count = 16
     epsilons: tuple[Epsilon, ...] = Field((0.01, 0.05, 0.1), min_length=1)
     bootstrap: Count = 1000
@@ -288,7 +288,7 @@ def load_suite(
 ) -> Suite:
     """Read and validate a suite.
 
-    What is given here wins over the suite's own. Relative paths in a file are relative to that file, and all others to
+    Values given here win over the suite's. Relative paths in a file are relative to that file, and all others to
     the working directory.
 
     Args:
@@ -315,17 +315,17 @@ def load_suite(
         where, directory = str(source), path.absolute().parent
         file = _read(path)
         data = file.data
-    own, given = _resolved(data, directory), _resolved(dict(settings or {}), Path.cwd())
+    keys, given = _resolved(data, directory), _resolved(dict(settings or {}), Path.cwd())
     for name, value in given.items():
-        if isinstance(value, Mapping) and isinstance(own.get(name), Mapping):
-            given[name] = {**own[name], **value}
+        if isinstance(value, Mapping) and isinstance(keys.get(name), Mapping):
+            given[name] = {**keys[name], **value}
     if base is not None:
         given["base"] = _locate(str(base), Path.cwd())
     if tuned is not None:
         named = tuned if isinstance(tuned, Mapping) else {_name_of(tuned): tuned}
         given["tuned"] = {name: _locate(str(path), Path.cwd()) for name, path in named.items()}
     try:
-        suite = Suite.model_validate(own | given)
+        suite = Suite.model_validate(keys | given)
     except ValidationError as error:
         raise SuiteError(_sentence(error, where, file, frozenset(given))) from None
     if file is not None:
@@ -344,7 +344,7 @@ def _read(path: Path) -> YamlFile:
 
 
 def _resolved(data: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """`data` with its paths absolute, wherever it has the right form for that; validation sees to the rest."""
+    """`data` with its paths absolute, wherever they have the right form; validation reports the rest."""
     data = dict(data)
     if isinstance(data.get("base"), str):
         data["base"] = _locate(data["base"], directory)
@@ -364,7 +364,7 @@ def _resolved_set(entry: Any, directory: Path) -> Any:
 
 
 def _locate(model: str, directory: Path) -> str:
-    """The absolute path of a local model; a hub id as it is."""
+    """The absolute path of a local model; a hub id unchanged."""
     local = _absolute(model, directory)
     return local if model and (os.path.exists(local) or not _HUB_ID.fullmatch(model)) else model
 
@@ -391,10 +391,10 @@ def _require_files(suite: Suite, where: str, file: YamlFile, given: frozenset[st
 
 def _sentence(error: ValidationError, where: str, file: YamlFile | None, given: frozenset[str]) -> str:
     """The first mistake by line, and how many more there are."""
-    found = error.errors()
-    locs = {item["loc"] for item in found}
-    outer = {loc[:i] for loc in locs for i in range(len(loc))}  # a list is also called short where an item is wrong
-    mistakes = [item for item in found if item["loc"] not in outer]
+    errors = error.errors()
+    locs = {item["loc"] for item in errors}
+    outer = {loc[:i] for loc in locs for i in range(len(loc))}  # a list with a wrong item is also reported as too short
+    mistakes = [item for item in errors if item["loc"] not in outer]
     mistakes.sort(key=lambda item: (_line(file, item["loc"], given) or 10**9, item["type"] != "extra_forbidden"))
     first = mistakes[0]
     loc = tuple(part for part in first["loc"] if part != "[key]")

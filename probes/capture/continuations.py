@@ -1,4 +1,4 @@
-"""What the models are read over when a run asks for it: a continuation of every prompt, by one of them or given."""
+"""Continuations of the prompts, by one of the models or given, for runs that read both models over them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tv.errors import PromptError
 from tv.prompts.encoding import Encoded, encode_continuations
 from tv.runtime.common_rows import common_rows
 
-#: Prompts that are continued together: not the suite's batch size, so that a run of other batches has the same tokens.
+#: Prompts continued in one batch; independent of the suite's batch size, so that changing that keeps the tokens.
 TOGETHER = 16
 
 
@@ -38,18 +38,18 @@ def with_continuations(pair: Pair, encoded: Sequence[Encoded], generation: Gener
     model = pair.base if generation.source == "base" else pair.tuned
     shared = len(common_rows(*(m.get_input_embeddings().weight for m in (pair.base, pair.tuned)))[0])
     texts = [item.ids[: item.n_text] for item in encoded]
-    found = continue_greedily(model, texts, tokens, ends=end_ids(model, pair.tokenizer), vocab_size=shared)
-    return [item.followed_by(ids) for item, ids in zip(encoded, found, strict=True)]
+    continuations = continue_greedily(model, texts, tokens, ends=end_ids(model, pair.tokenizer), vocab_size=shared)
+    return [item.followed_by(ids) for item, ids in zip(encoded, continuations, strict=True)]
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end what a model says: of its generation settings or configuration, and the tokenizer's own."""
-    found: set[int] = set()
-    for own in (model.generation_config or model.config, tokenizer):
-        ids = getattr(own, "eos_token_id", None)
+    """The end-of-text tokens: those of the generation settings or configuration, and those of the tokenizer."""
+    ends: set[int] = set()
+    for source in (model.generation_config or model.config, tokenizer):
+        ids = getattr(source, "eos_token_id", None)
         if ids is not None:
-            found.update(ids if isinstance(ids, list | tuple) else [ids])
-    return found
+            ends.update(ids if isinstance(ids, list | tuple) else [ids])
+    return ends
 
 
 @torch.inference_mode()
@@ -64,13 +64,14 @@ def continue_greedily(
     """The model's likeliest next token, up to `tokens` times, after each text; in the order of the texts.
 
     A continuation ends with the first token of `ends`, which is part of it. Ids from `vocab_size` on are never chosen.
-    Texts go through the model together without padding, which no architecture could then take amiss: a longer text
-    has its own next token fed where a shorter one has the model's.
+    Texts run in batches without padding, so no architecture has to handle any: a longer text feeds its next token
+    where a shorter one feeds the model's choice.
     """
-    found: dict[int, tuple[int, ...]] = {}
+    continuations: dict[int, tuple[int, ...]] = {}
     for group in _groups(texts, tokens):
-        found |= zip(group, _together(model, [texts[i] for i in group], tokens, ends, vocab_size), strict=True)
-    return [found[i] for i in range(len(texts))]
+        together = _together(model, [texts[i] for i in group], tokens, ends, vocab_size)
+        continuations |= zip(group, together, strict=True)
+    return [continuations[i] for i in range(len(texts))]
 
 
 def _groups(texts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
@@ -98,11 +99,11 @@ def _together(
     ids: Int[Tensor, "text pos"] = torch.zeros(len(texts), longest + tokens, dtype=torch.long, device=device)
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = torch.tensor(text)
-    stops = lengths + tokens  # where each row ends; brought forward by a token of `ends`
+    stops = lengths + tokens  # where each row ends; a token of `ends` ends it earlier
     ending = torch.tensor(sorted(ends), dtype=torch.long, device=device)
     seen = torch.ones_like(ids)
     cache = None
-    if shortest > 1:  # what all texts have but for the token whose logits are wanted: without any logits
+    if shortest > 1:  # prefill, without logits, the positions before the shortest text's last token
         before = shortest - 1
         cache = model.base_model(
             input_ids=ids[:, :before], attention_mask=seen[:, :before], use_cache=True

@@ -1,9 +1,9 @@
-"""What a run will take on disk, told before it starts.
+"""The disk space that a run needs, estimated before it starts.
 
-Rows follow from suite, architecture and prompts. Bytes a row were measured on files as this program writes them (zstd,
-BYTE_STREAM_SPLIT): a float32 measure takes 3.6 bytes where no value comes twice, and what says where a row belongs
-next to nothing, because rows are sorted. A gate takes 0.95 bits of the base's pattern and 0.75 of what flipped, the
-entropies of 37 % active and 21 % flipped. The demo's prompts start alike, so its files are smaller, by up to half.
+Rows follow from suite, architecture and prompts. Bytes per row were measured on files that this program wrote (zstd,
+BYTE_STREAM_SPLIT): a float32 measure takes 3.6 bytes where no value repeats, and the key columns next to nothing,
+because rows are sorted. A gate takes 0.95 bits in the base's pattern and 0.75 in the flips, the entropies of 37 %
+active and 21 % flipped. The demo's prompts start alike, so its files are smaller, by up to half.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def estimate(
     files = {table: n_shards * (n_layers + 2 if table in PARTITIONS else 1) for table in sizes}
     feet = {table: n * len(SCHEMAS[table]) * _BYTES_A_COLUMN for table, n in files.items()}
     return {
-        table: round(rows.get(table, 0) * own + extra.get(table, 0) + feet[table])
-        for table, own in sizes.items()
+        table: round(rows.get(table, 0) * bytes_per_row + extra.get(table, 0) + feet[table])
+        for table, bytes_per_row in sizes.items()
         if table in wanted
     }
 
 
 def require_space(directory: Path, needed: int) -> None:
-    """Raise RunError where the disk of a run's directory lacks room for what is not there yet."""
+    """Raise RunError where the disk lacks room for what the run still has to write."""
     there = next(parent for parent in (directory, *directory.parents) if parent.exists())
     done = sum(path.stat().st_size for path in directory.rglob("*.parquet"))
     free = shutil.disk_usage(there).free

@@ -1,4 +1,4 @@
-"""Batches that fit: one that runs out of memory is run again as halves, and so is what comes after it."""
+"""Batches that fit: one that runs out of memory is run again in halves, and so are the batches after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tv.prompts.encoding import Batch, Encoded, batches
 
 Result = TypeVar("Result")
 
-#: What torch says on a host, where running out of memory has no exception of its own, and what cuBLAS says.
+#: Messages that mean out of memory: torch's on a host, which has no exception class for it, and cuBLAS's.
 _SAYS = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -24,7 +24,7 @@ def within_memory(
 ) -> Iterator[tuple[Batch, Result]]:
     """`run` over batches of `size` prompts, or of fewer from where memory ran out; every prompt once.
 
-    Says so on the log. Raises ActivationError where one prompt alone is too much.
+    Logs every halving. Raises ActivationError where one prompt alone is too much.
     """
     waiting = deque(batches(encoded, size, pad_id))
     while waiting:
@@ -39,7 +39,7 @@ def within_memory(
             yield waiting.popleft(), result
             del result
             continue
-        # Here and not above: the exception held on to the tensors of the forward that failed.
+        # Here and not above: the exception still held the tensors of the failed forward.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         n = len(batch.encoded)

@@ -1,4 +1,4 @@
-"""The live models of a suite: where they compute, and each pair loaded when the work first asks for it."""
+"""The live models of a suite: where they compute, and each pair loaded on first use."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tv.runtime.compute import Compute
 
 @dataclass
 class Pairs:
-    """A suite's models, loaded when they are first asked for: the base for good, the tuned models one at a time.
+    """A suite's models, loaded on first use: the base stays, the tuned models come one at a time.
 
-    Before anything is loaded, and without live models, it can be sent to another process.
+    It can be sent to another process before anything is loaded, if it has no live models.
     """
 
     suite: Suite
-    compute: Compute = Compute()  # without progress, where it is sent to another process
+    compute: Compute = Compute()  # without progress, if sent to another process
     live: Mapping[str, PreTrainedModel] = field(default_factory=dict)  # by name, in place of the suite's sources
-    remote: bool = False  # what is captured is computed by nnsight's server; all else here
+    remote: bool = False  # capture runs on nnsight's server, all else here
     _base: PreTrainedModel | None = field(default=None, repr=False)
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     _pair: tuple[str, Pair] | None = field(default=None, repr=False)
@@ -54,7 +54,7 @@ class Pairs:
         if self._pair is None or self._pair[0] != tuned:
             if self._pair is not None:  # the model goes before the next one is loaded
                 self._pair = self._session = None
-                gc.collect()  # a bridge holds its own in circles
+                gc.collect()  # a bridge's modules reference each other in cycles
             if self._base is None:
                 self._base = self.load(self.start)
             model = self.load(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start)
@@ -62,7 +62,7 @@ class Pairs:
         return self._pair[1]
 
     def bases(self) -> Bases:
-        """The base's own output subspaces. Only while a pair is loaded."""
+        """The base's output subspaces. Only while a pair is loaded."""
         if self._bases is None:
             assert self._pair is not None
             self._bases = output_bases(self._pair[1])
@@ -78,16 +78,16 @@ class Pairs:
         return self._session[1]
 
     def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
-        """A model of the pair: the base, or over one the tuned model."""
+        """The base model, or with `base` given, the tuned model over it."""
         device = "cpu" if self.compute.offload and base is not None else self.compute.device
         return load_model(source, base=base, dtype=self.compute.dtype, device=device)
 
     def on(self, device: str) -> Pairs:
-        """The same work on another device, nothing of it loaded."""
+        """The same models on another device, none loaded yet."""
         return Pairs(self.suite, replace(self.compute, device=device), self.live, self.remote)
 
     def computed(self) -> dict[str, Any]:
-        """Where and in what models compute, as a manifest says it."""
+        """The device and dtype that models compute in, as the manifest records them."""
         compute = self.compute
         named = {"device": compute.device, "dtype": compute.dtype, "offload": compute.offload}
         return {**named, "remote": self.remote}
@@ -114,7 +114,7 @@ def require_backend(pairs: Pairs) -> None:
 
 
 def as_model(source: Any) -> Any:
-    """A live TransformerBridge as the model that it was made of; any other source as it is."""
+    """The model that a live TransformerBridge was made of; any other source unchanged."""
     if "transformer_lens" not in sys.modules:
         return source
     from transformer_lens.model_bridge import TransformerBridge

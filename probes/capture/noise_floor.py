@@ -1,4 +1,4 @@
-"""The dtype noise floor: the base against itself computed in another precision, which no fine-tuning did.
+"""The dtype noise floor: the base against itself in another precision, a change without fine-tuning.
 
 A gate that flips no more often than here did not flip because of T.
 """
@@ -43,8 +43,8 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, draw
                 for site in read.sites:
                     a, b = places.take(base.at(site)), places.take(tuned.at(site))
                     if site.name == "gate":
-                        found = compare_gates(words(gate_bits(a)), words(gate_bits(b)), a.shape[-1])
-                        measures = {"flip_rate": found.flip_rate, "jaccard": found.jaccard}
+                        patterns = compare_gates(words(gate_bits(a)), words(gate_bits(b)), a.shape[-1])
+                        measures = {"flip_rate": patterns.flip_rate, "jaccard": patterns.jaccard}
                     else:
                         measures = {"relative_change": (b.float() - a.float()).norm(dim=1) / a.float().norm(dim=1)}
                     for name, values in measures.items():
@@ -56,14 +56,14 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, draw
             lockstep(both.base, both.tuned, reads, inputs, reduce)
         precision = str(both.tuned.dtype).removeprefix("torch.")
     frame = pd.DataFrame(rows, columns=["layer", "measure", "prompt_id", "value"])
-    found = []
-    for layer, own in frame.groupby("layer"):
-        table = own.pivot(index="prompt_id", columns="measure", values="value")
+    layer_rows = []
+    for layer, layer_values in frame.groupby("layer"):
+        table = layer_values.pivot(index="prompt_id", columns="measure", values="value")
         table = table.reindex(columns=["flip_rate", "jaccard", "relative_change"])
         mean, lo, hi = bootstrap_mean(table.to_numpy(), draws=draws, seed=seed)
         row = {"precision": precision, "layer": layer, "n": len(table), **dict(zip(table.columns, mean, strict=True))}
-        found.append(row | {"flip_rate_lo": lo[0], "flip_rate_hi": hi[0]})
-    return pd.DataFrame(found)
+        layer_rows.append(row | {"flip_rate_lo": lo[0], "flip_rate_hi": hi[0]})
+    return pd.DataFrame(layer_rows)
 
 
 @contextmanager
@@ -83,6 +83,6 @@ def some_of_each_domain(encoded: Sequence[Encoded], n: int, seed: int) -> list[E
     by_domain: dict[str, list[Encoded]] = {}
     for item in encoded:
         by_domain.setdefault(item.prompt.domain, []).append(item)
-    shuffled = [[own[i] for i in rng.permutation(len(own))] for own in by_domain.values()]
-    turns = [own[i] for i in range(max(map(len, shuffled))) for own in shuffled if i < len(own)]
+    shuffled = [[prompts[i] for i in rng.permutation(len(prompts))] for prompts in by_domain.values()]
+    turns = [prompts[i] for i in range(max(map(len, shuffled))) for prompts in shuffled if i < len(prompts)]
     return turns[:n]

@@ -1,4 +1,4 @@
-"""Both models, live, with the proof that the instrument's sites mean on them what their names say."""
+"""Both models, live, and the proof that every site reads from them what its name says."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def pad_id(self) -> int:
-        """What fills a batch on the right. Any id serves: the attention mask hides it."""
+        """The id that pads a batch on the right. Any id serves: the attention mask hides it."""
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
 
@@ -49,7 +49,7 @@ def make_pair(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrain
 
 
 def require_sites(architecture: Architecture) -> None:
-    """Raise ArchitectureError where it is not known where the activations of a model are to be read."""
+    """Raise ArchitectureError where the architecture does not say where to read activations."""
     advice = "tv measures its weights, but probes cannot run on it"
     if not architecture.blocks:
         raise ArchitectureError(f"{architecture.note}; {advice}")
@@ -59,7 +59,7 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> dict[str, NormF
     """The self-test of an architecture: on every layer, what is read must sum to the residual stream.
 
     resid_pre + attn_out = resid_mid, resid_mid + mlp_out = resid_post (summed at once in a parallel block), and each
-    block starts where the one before it ended. Returns the form of every norm, found on the same forward. Raises
+    block starts where the one before it ended. Returns the form of every norm, from the same forward. Raises
     ArchitectureError naming the first layer and sum that fails.
     """
     n = _test_length(architecture)
@@ -90,12 +90,12 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> dict[str, NormF
             require(pre + attn, mid, "resid_pre + attn_out = resid_mid", layer)
             require(mid + mlp, post, "resid_mid + mlp_out = resid_post", layer)
         if block.experts is not None:
-            own, experts = seen[block.experts], mixture.experts_of(architecture, layer)
+            call, experts = seen[block.experts], mixture.experts_of(architecture, layer)
             with torch.inference_mode():
                 apart = mixture.total(
-                    model.get_submodule(block.experts), experts, *(x.flatten(0, 1) for x in (own.input, *own.rest))
+                    model.get_submodule(block.experts), experts, *(x.flatten(0, 1) for x in (call.input, *call.rest))
                 )
-            require(apart, own.output.flatten(0, 1), "the experts' sum, each computed by itself,", layer)
+            require(apart, call.output.flatten(0, 1), "the experts' sum, each computed by itself,", layer)
         after = (
             values["resid_pre", layer + 1] if layer + 1 < architecture.n_layers else values["resid_final", layer + 1]
         )
@@ -121,6 +121,6 @@ def _norm_forms(
 
 
 def _test_length(architecture: Architecture) -> int:
-    """A few positions, and not as many as heads: a norm's input then tells positions from heads."""
+    """A few positions, but not as many as heads, so that a norm's input tells positions from heads."""
     taken = {architecture.n_heads, architecture.n_kv_heads, 1}
     return next(n for n in range(7, 16) if n not in taken)

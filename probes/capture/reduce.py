@@ -1,4 +1,4 @@
-"""The reductions of one batch: what the hooks of both models see becomes table columns, at chosen places only."""
+"""The reductions of one batch: hook readings of both models become table columns, at chosen places only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probes.measures.places import Places
 from tv.architecture.anatomy import Module
 from tv.runtime.common_rows import common_rows
 
-#: What a piece says of its rows besides where they are: a component or a module, an expert.
+#: The key columns of a piece's rows besides their places: a component or a module, an expert.
 Labels = Mapping[str, str | int]
 
 
@@ -37,13 +37,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What the reductions of a pair need that no batch changes."""
+    """What the reductions of a pair need and no batch changes."""
 
     grams: Mapping[int, residual.HeadGrams]  # by layer
     splits: Mapping[Module, ledger.Split]
     delta_norms: Mapping[Module, float]  # ‖T‖_F
     readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
-    keep: frozenset[str] = frozenset()  # sites of which the vectors themselves are kept
+    keep: frozenset[str] = frozenset()  # sites whose vectors are kept
     measures: Mapping[str, Sequence[ActivationMeasure]] = field(default_factory=dict)  # registered ones, by site
 
 
@@ -59,7 +59,7 @@ class BatchReducer:
     domains: Sequence[str]  # of the prompts of the batch
     read_base: dla.Readout
     read_tuned: dla.Readout
-    check_all: bool  # compute every term of the ledger by itself everywhere, not only at each prompt's last place
+    check_all: bool  # compute every ledger term separately everywhere, not only at each prompt's last place
     pieces: list[Piece] = field(default_factory=list)
     counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain
     scales: tuple[Tensor, Tensor] | None = None  # of the final norm, at `places`, base and tuned
@@ -114,15 +114,15 @@ class BatchReducer:
     def _patterns(self, site: Site, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
         d_ff = base.shape[-1]
         words, words_tuned = gates.words(base), gates.words(tuned)
-        found = gates.compare_gates(words, words_tuned, d_ff)
-        self._add("gates", site, {"expert": expert}, vars(found), places)
+        patterns = gates.compare_gates(words, words_tuned, d_ff)
+        self._add("gates", site, {"expert": expert}, vars(patterns), places)
         for domain in dict.fromkeys(self.domains):
-            own, own_tuned = words, words_tuned
+            domain_words, domain_words_tuned = words, words_tuned
             if len(set(self.domains)) > 1:
                 of = torch.tensor([name == domain for name in self.domains])[places.row]
                 index = of.nonzero()[:, 0].to(words.device)
-                own, own_tuned = words[index], words_tuned[index]
-            self.counts[site.layer, expert, domain] = gates.count_neurons(own, own_tuned, d_ff)
+                domain_words, domain_words_tuned = words[index], words_tuned[index]
+            self.counts[site.layer, expert, domain] = gates.count_neurons(domain_words, domain_words_tuned, d_ff)
 
     def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
         at_base, at_tuned = self._take(base, tuned)
@@ -130,8 +130,8 @@ class BatchReducer:
 
     def _compare(self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
         row = places.rows(base.device)
-        found = residual.compare_contributions(base, tuned, self.read_base, self.read_tuned, row)
-        self._add("changes", site, {"component": component, "expert": expert}, vars(found), places)
+        contributions = residual.compare_contributions(base, tuned, self.read_base, self.read_tuned, row)
+        self._add("changes", site, {"component": component, "expert": expert}, vars(contributions), places)
 
     def _heads(self, site: Site, base: Seen, tuned: Seen) -> None:
         z, z_tuned = self._take(base.input, tuned.input)
@@ -141,8 +141,9 @@ class BatchReducer:
             out, out_tuned = self._take(base.output, tuned.output)
             z, z_tuned = z / form.scale(out.float()), z_tuned / form.scale(out_tuned.float())
         row = self.places.rows(z.device)
-        found = residual.compare_heads(z, z_tuned, self.fixed.grams[site.layer], self.read_base, self.read_tuned, row)
-        self._add("changes", site, {"component": "attn", "expert": -1}, vars(found), self.places)
+        grams = self.fixed.grams[site.layer]
+        heads = residual.compare_heads(z, z_tuned, grams, self.read_base, self.read_tuned, row)
+        self._add("changes", site, {"component": "attn", "expert": -1}, vars(heads), self.places)
 
     def _experts(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
         """Every expert at the places that chose it, in either model or (gates and ledger) in both."""
@@ -190,8 +191,8 @@ class BatchReducer:
         ):
             x, x_tuned = (getattr(part, enters)[index] for part in parts)
             y, y_tuned = (getattr(part, leaves)[index] for part in parts)
-            found = self._linear(module, owners, x, x_tuned, y, y_tuned, None)
-            self._add("ledger", site, {"module": module.name, "expert": module.expert}, vars(found), places)
+            terms = self._linear(module, owners, x, x_tuned, y, y_tuned, None)
+            self._add("ledger", site, {"module": module.name, "expert": module.expert}, vars(terms), places)
 
     def _ledger(self, site: Site, module: Module, base: Seen, tuned: Seen) -> None:
         owners = self.pair.base.get_submodule(module.path), self.pair.tuned.get_submodule(module.path)
@@ -199,15 +200,15 @@ class BatchReducer:
         outputs, outputs_tuned = module.outputs(base.output), module.outputs(tuned.output)
         y, y_tuned = self._take(outputs, outputs_tuned, self.ledger_places, dim)
         if module.kind == "embed":
-            found = ledger.lookup_ledger(y, y_tuned, self.fixed.delta_norms[module], module.shape[0])
+            terms = ledger.lookup_ledger(y, y_tuned, self.fixed.delta_norms[module], module.shape[0])
         else:
             x, x_tuned = self._take(base.input, tuned.input, self.ledger_places, dim)
             if module.kind == "norm":
-                found = self._gain(module, owners, x, x_tuned, y, y_tuned)
+                terms = self._gain(module, owners, x, x_tuned, y, y_tuned)
             else:
                 checked = None if self.check_all else self.ledger_places.last_of_each().to(x.device)
-                found = self._linear(module, owners, x, x_tuned, y, y_tuned, checked)
-        self._add("ledger", site, {"module": module.name, "expert": -1}, vars(found), self.ledger_places)
+                terms = self._linear(module, owners, x, x_tuned, y, y_tuned, checked)
+        self._add("ledger", site, {"module": module.name, "expert": -1}, vars(terms), self.ledger_places)
 
     def _gain(
         self,

@@ -41,7 +41,7 @@ class ShardTables:
     tuned: str
     architecture: Architecture
     prompt_ids: Sequence[str]  # of the shard
-    with_base: bool  # the base's own rows too
+    with_base: bool  # the base's rows too
     parts: dict[tuple[str, int | None, str], list[Columns]] = field(default_factory=lambda: defaultdict(list))
     counts: dict[tuple[int, int, str], NeuronCounts] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class ShardTables:
         self.codes = {name: code for code, name in enumerate(self.names["prompt_id"])}
 
     def add(self, reduced: BatchReducer, tokens: Columns, answers: Columns, batch: Batch) -> None:
-        """Take in one batch. Names stand as codes until they are written."""
+        """Add one batch. Names are codes until they are written."""
         for piece, values in zip(reduced.pieces, fetched(reduced.pieces), strict=True):
             rows = self._rows(piece, values, batch)
             if piece.table in (*self.suite.measure, "vectors"):
@@ -74,13 +74,13 @@ class ShardTables:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the models do not compute meanwhile
             rows_of = pool.map(partial(self._file, directory, shard), self.parts)
             for (table, _, _), rows in zip(self.parts, rows_of, strict=True):
-                own = written.setdefault(table, {"rows": 0, "files": 0})
-                own["rows"] += rows
-                own["files"] += 1
+                table_counts = written.setdefault(table, {"rows": 0, "files": 0})
+                table_counts["rows"] += rows
+                table_counts["files"] += 1
         return written
 
     def _file(self, directory: Path, shard: str, key: tuple[str, int | None, str]) -> int:
-        """Write what was collected of one table, layer and site; return its rows."""
+        """Write the collected columns of one table, layer and site; return the number of rows."""
         table, layer, site = key
         parts = self.parts[key]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -170,11 +170,11 @@ class ShardTables:
 
 
 def fetched(pieces: Sequence[Piece]) -> list[dict[str, NDArray[Any]]]:
-    """The columns of all pieces in host memory. Copies from a device run side by side, and are waited for once."""
-    found = [{name: _start(value) for name, value in piece.columns.items()} for piece in pieces]
+    """The columns of all pieces in host memory. Copies from a device run in parallel, with one wait for all."""
+    host_columns = [{name: _start(value) for name, value in piece.columns.items()} for piece in pieces]
     for device in {value.device for piece in pieces for value in piece.columns.values() if value.is_cuda}:
         torch.cuda.synchronize(device)
-    return [{name: value.numpy() for name, value in columns.items()} for columns in found]
+    return [{name: value.numpy() for name, value in columns.items()} for columns in host_columns]
 
 
 def _start(value: Tensor) -> Tensor:

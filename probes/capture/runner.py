@@ -38,22 +38,22 @@ from tv.runtime.common_rows import common_rows
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[Module, OutputBasis]
 
-#: A shard is closed at the end of the batch that brings it to this many rows, which bounds what waits in memory.
+#: A shard is closed at the end of the batch that brings it to this many rows, which bounds memory.
 ROWS_PER_SHARD = 2_000_000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of the work that one process does and writes by itself; the same bytes whoever does it."""
+    """A piece of work that one process does and writes; its bytes do not depend on which process."""
 
     tuned: str
     index: int
     encoded: tuple[Encoded, ...]  # in the order of the batches, which are `batch_size` long
-    with_base: bool  # write the base's own rows too (once is enough for several tuned models)
+    with_base: bool  # write the base's rows too (once is enough for several tuned models)
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The name in its files' names."""
         return f"{self.tuned}-{self.index:05d}"
 
 
@@ -71,7 +71,7 @@ class Session:
     def open(
         cls, pair: Pair, suite: Suite, bases: Bases | None = None, remote: tuple[str, str] | None = None
     ) -> Session:
-        """Everything that depends on the weights alone. `bases` are those of the base, if they are at hand.
+        """Everything that depends on the weights alone. `bases` are those of the base, if already computed.
 
         With `remote`, the hub ids of both, the models run on nnsight's server.
         """
@@ -79,8 +79,8 @@ class Session:
         grams = _grams(pair) if "head_out" in sites else {}
         splits, norms = {}, {}
         if "ledger" in suite.measure:
-            found = output_bases(pair) if bases is None else bases
-            splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in found.items()}
+            bases = output_bases(pair) if bases is None else bases
+            splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in bases.items()}
             norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in pair.architecture.modules}
         form = pair.norms[pair.architecture.final_norm]
         readers = [Reader.of(model, pair.architecture, form) for model in (pair.base, pair.tuned)]
@@ -96,17 +96,17 @@ def shards(
 ) -> list[Shard]:
     """The work of one tuned model. Which prompts make a shard depends on prompts, suite and architecture alone."""
     per_place = architecture.n_layers * (3 + architecture.n_heads)
-    found: list[Shard] = []
-    own: list[Encoded] = []
+    closed: list[Shard] = []
+    pending: list[Encoded] = []
     rows = 0
     work = batches(encoded, suite.batch_size, 0)
     for i, batch in enumerate(work):
-        own += batch.encoded
+        pending += batch.encoded
         rows += per_place * sum(len(positions(item, suite.positions)) for item in batch.encoded)
         if rows >= ROWS_PER_SHARD or i == len(work) - 1:
-            found.append(Shard(tuned, len(found), tuple(own), with_base))
-            own, rows = [], 0
-    return found
+            closed.append(Shard(tuned, len(closed), tuple(pending), with_base))
+            pending, rows = [], 0
+    return closed
 
 
 def run_shard(
@@ -114,15 +114,15 @@ def run_shard(
 ) -> dict[str, Any]:
     """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
 
-    `progress` is told the number of prompts done. Writing it again replaces the same files with the same bytes. Raises
+    `progress` gets the number of prompts done. Writing it again replaces the same files with the same bytes. Raises
     ActivationError, naming model, site and prompt, where an activation is not finite.
     """
     ids = [item.prompt.id for item in shard.encoded]
     tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base)
     run = partial(_run_batch, session, shard.tuned)
-    for batch, found in within_memory(shard.encoded, session.suite.batch_size, session.pair.pad_id, run):
-        tables.add(*found, batch)
-        del found  # on a device it would stand beside the next batch
+    for batch, reduced in within_memory(shard.encoded, session.suite.batch_size, session.pair.pad_id, run):
+        tables.add(*reduced, batch)
+        del reduced  # else it stays on the device beside the next batch
         if progress:
             progress(len(batch.encoded))
     return {"shard": shard.name, "prompts": len(shard.encoded), "tables": tables.write(directory, shard.name)}
@@ -176,7 +176,7 @@ def _delta_norm(base: Tensor, tuned: Tensor) -> float:
 
 
 def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Columns, Columns]:
-    """(what the hooks reduced, token columns, behaviour columns) of one batch."""
+    """(reduced hook readings, token columns, behaviour columns) of one batch."""
     pair, suite = session.pair, session.suite
     target, foil = (
         torch.tensor([getattr(item, f"{name}_id") for item in batch.encoded]) for name in ("target", "foil")
@@ -203,7 +203,7 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
 
 
 def _looked_at(batch: Batch, reducer: BatchReducer) -> Bool[Tensor, "batch pos"]:
-    """Every place that a table of the batch says something of, and the one before, which predicts its token."""
+    """Every place that a table of the batch covers, and the one before it, which predicts its token."""
     at = torch.zeros_like(batch.input_ids, dtype=torch.bool)
     for places in (reducer.places, reducer.ledger_places, *(places_of(batch, which) for which in ("target", "last"))):
         at[places.row, places.pos] = True
@@ -232,7 +232,7 @@ def _grams(pair: Pair) -> dict[int, HeadGrams]:
 
 
 def _finished(piece: Piece, reducer: BatchReducer) -> Piece:
-    """`piece` with what only the end of the forward knows: pushes are divided by the final norm's scale there."""
+    """`piece` completed at the end of the forward: pushes are divided by the final norm's scale."""
     if piece.table != "changes":
         return piece
     assert reducer.scales is not None
@@ -252,7 +252,7 @@ def _finished(piece: Piece, reducer: BatchReducer) -> Piece:
 
 
 def _within(some: Places, places: Places) -> Tensor | None:
-    """Where `some` stand in `places`; None where they are the same."""
+    """The indices of `some` in `places`; None where they are the same."""
     if some is places:
         return None
     cpu = torch.device("cpu")
@@ -303,8 +303,8 @@ def _behaviour_columns(
     rows: list[tuple[str, str, str, float]] = []
     ids = [item.prompt.id for item in batch.encoded]
     for model, values in (("base", base), (tuned, logits)):
-        for metric, found in behaviour.metrics(values, batch).items():
-            rows += [(i, model, metric, float(v)) for i, v in zip(ids, found, strict=True) if not torch.isnan(v)]
+        for metric, scores in behaviour.metrics(values, batch).items():
+            rows += [(i, model, metric, float(v)) for i, v in zip(ids, scores, strict=True) if not torch.isnan(v)]
     for i, item in enumerate(batch.encoded):
         at = list(positions(item, "target"))
         divergence = behaviour.kl_divergence(base[i, at], logits[i, at]).mean()

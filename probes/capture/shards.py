@@ -1,6 +1,6 @@
-"""Shards, made by whoever works: the rows are the same.
+"""Shards, made by this process or by workers: the rows are the same.
 
-A worker loads the pair by itself, writes its shards' files by itself, and hands back their manifest rows.
+A worker loads the pair, writes its shards' files, and hands back their manifest rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run_shards(
     """The manifest row of every shard, as it is finished; its files are below `directory` then.
 
     Workers on Ray write to `directory` too, which the machines of a cluster must share, or to `via`, from where files
-    are fetched. `progress` is told the number of prompts done. Raises as `tv.runtime.scheduler.finished` does.
+    are fetched. `progress` gets the number of prompts done. Raises as `tv.runtime.scheduler.finished` does.
     """
     place = via if via and compute.engine == "ray" else directory
     here = None if compute.elsewhere else progress

@@ -1,4 +1,4 @@
-"""`probes link`, `diagnose`, `report` and `compare`: what runs say, without a model."""
+"""`probes link`, `diagnose`, `report` and `compare`, which read finished runs and need no model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def report(path: RunPath) -> None:
 def compare(
     paths: Annotated[list[str], typer.Argument(metavar="RUN...", help="Directories of runs, or their URLs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write (.html).")],
-    label: Annotated[list[str] | None, typer.Option(help="What a run is called on it, in their order.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A run's label on the page, in the runs' order.")] = None,
 ) -> None:
     """Lay several runs side by side in one page: checkpoints of one training, domains, sizes.
 

@@ -48,11 +48,11 @@ def attribute(
     path: RunPath,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="How; give it again for several.", autocompletion=among(_methods)),
+        typer.Option(help="A method; give it again for several.", autocompletion=among(_methods)),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Of what.", autocompletion=among(_metrics)),
+        typer.Option(help="The metric of effects.", autocompletion=among(_metrics)),
     ] = None,
     granularity: Annotated[
         list[str] | None, typer.Option(help="component, module, head, kv_head, expert or neuron; several too.")

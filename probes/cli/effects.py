@@ -1,4 +1,4 @@
-"""Effects and what proves them, on the screen."""
+"""Effects and their checks, printed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
         (effects.control == "") & ~effects.method.isin(["mean", "synergy"]) & (effects.granularity != "all")
     ]
     cells: list[list[object]] = []
-    for _, own in shown.groupby("tuned", sort=False):
-        for _, family in own[own.domain == focus(own)].groupby(["granularity", "method", "direction"], sort=False):
+    for _, pair_effects in shown.groupby("tuned", sort=False):
+        for _, family in pair_effects[pair_effects.domain == focus(pair_effects)].groupby(
+            ["granularity", "method", "direction"], sort=False
+        ):
             rows = family.loc[family.effect.abs().nlargest(top).index]
             for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
                 names = (row["tuned"], row["domain"], row["method"], str(unit))
@@ -31,7 +33,7 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
 
 
 def print_checks(checks: pd.DataFrame) -> None:
-    """What proves the effects, and what does not hold."""
+    """The checks of the effects over all prompts, and every check that fails."""
     from probes.store.schemas import ALL_DOMAINS
 
     cells: list[list[object]] = []

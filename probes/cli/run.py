@@ -46,7 +46,7 @@ def run(
     ] = None,
     backend: Annotated[
         Literal["torch", "transformer_lens", "nnsight"] | None,
-        typer.Option(help="What captures, not the suite's: torch, transformer_lens or nnsight."),
+        typer.Option(help="The capture backend, not the suite's: torch, transformer_lens or nnsight."),
     ] = None,
     keep: Annotated[
         str | None,
@@ -105,7 +105,7 @@ def _tell_pair(opened: Opened) -> None:
 
 
 def _tell_size(tables: Mapping[str, int]) -> None:
-    """What the run will take on disk, and the tables that take most of it."""
+    """Print the disk space that the run will take, and the tables that take most of it."""
     from probes.store.table import size_text
 
     largest = sorted(tables.items(), key=lambda item: -item[1])[:3]

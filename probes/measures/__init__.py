@@ -1,1 +1,1 @@
-"""What is read off activations: tensors in, tensors out."""
+"""Measures of activations: tensors in, tensors out."""

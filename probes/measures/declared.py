@@ -1,7 +1,7 @@
-"""Measures of activations that register themselves: a table of its own, one decorated function.
+"""Measures of activations that register themselves: one table, one decorated function.
 
-A function of this room, or of a package with an entry point of the group "tuning_probes", that is decorated here can be
-named in a suite's `measure`. Its table is written, read and documented by what the decorator says.
+A decorated function of this room, or of a package with an entry point of the group "tuning_probes", can be named in a
+suite's `measure`. Its table is written, read and documented from the decorator's arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from tv.columns import Column, TableForm, keys
 from tv.runtime.registry import Registry
 
-#: Which of the suite's places a measure is taken at.
+#: At which of the suite's places a measure is taken.
 At = Literal["positions", "ledger_positions"]
 #: Both models' vectors at the places → a column's values, one a place.
 ComparePlaces: TypeAlias = Callable[
@@ -44,14 +44,14 @@ def activation_measure(
     """A decorator: the function compares both models at `sites`, for a table of this name.
 
     Args:
-        name: What a suite's `measure` and `run[name]` call it.
+        name: Its name in a suite's `measure` and in `run[name]`.
         rows: What a row is about, in words.
         sites: Where it reads: `resid_pre gate gate_act up attn_out mlp_out head_out resid_post` and the like.
         columns: What the function returns by name, in the table's order.
-        at: The places of the suite that it is taken at.
+        at: The places of the suite where it is measured.
 
     Returns:
-        A decorator that leaves the function as it is. The function takes both models' vectors at the places, as the
+        A decorator that returns the function unchanged. The function takes both models' vectors at the places, as the
         models computed them, and returns one value a place for each column.
     """
 

@@ -1,7 +1,7 @@
 """Direct logit attribution (DLA): how much of logit[target] − logit[foil] a contribution to the stream supplies.
 
 It reads a contribution c through the final norm with its scale frozen. Shares of all components and the embedding sum
-to the logit difference, but for the constant that a bias in the final norm or in the unembedding adds
+to the logit difference, except for the constant that a bias in the final norm or in the unembedding adds
 (`Readout.constant`).
 """
 
@@ -22,12 +22,12 @@ from tv.architecture.anatomy import Architecture
 class Readout:
     """How a model reads target − foil off its residual stream, for every prompt of a batch."""
 
-    direction: Float[Tensor, "prompt d_model"]  # u with u·x / scale = logit[target] − logit[foil], constant apart
+    direction: Float[Tensor, "prompt d_model"]  # u with u·x / scale + constant = logit[target] − logit[foil]
     constant: Float[Tensor, " prompt"]
     has_target: Float[Tensor, " prompt"]  # 1, or NaN where the prompt has no target and foil
 
     def push(self, contribution: Float[Tensor, "n d_model"], prompt: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """u·c, NaN where there is no target; `prompt` says whose place each is."""
+        """u·c, NaN where there is no target; `prompt` is the prompt of each place."""
         along = contribution @ self.direction.to(contribution.device).T
         return self._of(along[:, None], prompt)[:, 0]
 
@@ -42,8 +42,8 @@ class Readout:
         return self._of((z @ pulled).transpose(0, 1), prompt)
 
     def _of(self, along: Float[Tensor, "n heads prompt"], prompt: Int[Tensor, " n"]) -> Float[Tensor, "n heads"]:
-        own = along.gather(2, prompt[:, None, None].expand(-1, along.shape[1], 1))[:, :, 0]
-        return own * self.has_target.to(own.device)[prompt, None]
+        pushes = along.gather(2, prompt[:, None, None].expand(-1, along.shape[1], 1))[:, :, 0]
+        return pushes * self.has_target.to(pushes.device)[prompt, None]
 
 
 def readout(
@@ -53,7 +53,7 @@ def readout(
     target: Int[Tensor, " prompt"],
     foil: Int[Tensor, " prompt"],
 ) -> Readout:
-    """The direction that separates `target` from `foil`; ids below 0 say that the prompt has none.
+    """The direction that separates `target` from `foil`; ids below 0 mean that the prompt has none.
 
     The logits are those before a soft cap, where a model has one.
     """

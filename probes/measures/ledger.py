@@ -1,4 +1,4 @@
-"""The ledger: an activation change, split exactly into what this module's own weights did and what it inherited.
+"""The ledger: an activation change, split exactly into what this module's weights did and what it inherited.
 
 For y = W x (+ b) with W' = W + T in the tuned model and its input moved by Δx:
 
@@ -22,7 +22,7 @@ from tv.runtime.common_rows import common_rows
 
 #: The SSA threshold whose subspace splits the direct term.
 EPSILON = 0.05
-#: Entries of a matrix, and of what it writes, that are held in float32 at a time.
+#: Entries of a matrix, and of its output, that are held in float32 at a time.
 _PIECE = 2**21
 
 
@@ -39,7 +39,7 @@ class Ledger:
     direct_null: Float[Tensor, " n"]
     inherited_norm: Float[Tensor, " n"]
     interaction_norm: Float[Tensor, " n"]
-    closure: Float[Tensor, " n"]  # ‖direct + inherited + interaction − Δy‖/‖Δy‖, each by its own product; 0 of nothing
+    closure: Float[Tensor, " n"]  # ‖direct + inherited + interaction − Δy‖/‖Δy‖, each term a product; 0 of nothing
     amplified_norm: Float[Tensor, " n"]
     new_norm: Float[Tensor, " n"]
     new_share: Float[Tensor, " n"]  # ‖new‖²/‖direct‖²; 0 of nothing
@@ -52,7 +52,7 @@ class Ledger:
 class OutputBasis:
     """Leading left singular vectors U of a pretrained matrix W; the first `k` span Π_k at ε, the first `k10` are 10 %.
 
-    They are held on W's smaller side: as they are for a wide W, and for a tall one as the V with U = W V.
+    They are held on W's smaller side: U itself for a wide W, and for a tall one the V with U = W V.
     """
 
     k: int
@@ -63,7 +63,7 @@ class OutputBasis:
 
 @dataclass(frozen=True)
 class Split:
-    """What it takes to read T x + Δb off along a basis: U itself, or UᵀT and UᵀΔb where the input is narrower."""
+    """What is needed to read T x + Δb along a basis: U itself, or UᵀT and UᵀΔb where the input is narrower."""
 
     basis: OutputBasis
     rows: int
@@ -73,11 +73,11 @@ class Split:
 
 def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
     """The pretrained output subspaces of one matrix."""
-    found = decompose(weight.float())
-    k, k10 = k_of(found, EPSILON), fixed_k(found, weight.shape[0])
+    svd = decompose(weight.float())
+    k, k10 = k_of(svd, EPSILON), fixed_k(svd, weight.shape[0])
     kmax = max(k, k10)
-    vectors = left_basis(found, kmax) if found.wide else (found.near[:, :kmax] * found.inverse[:kmax]).float()
-    return OutputBasis(k, k10, found.wide, vectors)
+    vectors = left_basis(svd, kmax) if svd.wide else (svd.near[:, :kmax] * svd.inverse[:kmax]).float()
+    return OutputBasis(k, k10, svd.wide, vectors)
 
 
 def split_by(
@@ -115,16 +115,16 @@ def linear_ledger(
 ) -> Ledger:
     """The ledger of a linear module, float32, a piece of its rows at a time; `delta_norm` is ‖T‖_F.
 
-    `checked` are the places where W Δx is computed for its own sake; elsewhere it is what the other terms leave of Δy,
-    which saves a product as large as the module's own. Without it, all are.
+    `checked` are the places where W Δx is computed directly; elsewhere it is what the other terms leave of Δy, which
+    saves a product as large as the module's. Without it, all are.
     """
     x, n = x.float(), len(x)
     moved = x_tuned.float() - x
     weight, weight_tuned = common_rows(weight, weight_tuned)
     both = torch.cat([x, moved])
-    own = moved if checked is None else moved[checked]
+    moved_checked = moved if checked is None else moved[checked]
     sums = torch.zeros(4, n, device=x.device)
-    gap = torch.zeros(len(own), device=x.device)
+    gap = torch.zeros(len(moved_checked), device=x.device)
     wide = split is not None and split.basis.wide
     along = torch.zeros(n, split.along.shape[1], device=x.device) if split is not None and wide else None
     for part in _parts(len(weight), max(weight.shape[1], n)):
@@ -135,7 +135,7 @@ def linear_ledger(
             direct = direct + bias_change[part]
         change = y_tuned[:, part].float() - y[:, part].float()
         left = change - direct - interaction
-        inherited = linear(own, w)
+        inherited = linear(moved_checked, w)
         gap += ((left if checked is None else left[checked]) - inherited).square().sum(1)
         terms = (change, direct, inherited if checked is None else left, interaction)
         sums += torch.stack([term.square().sum(1) for term in terms])
@@ -172,7 +172,7 @@ def gain_ledger(
 
 
 def lookup_ledger(y: Float[Tensor, "n d"], y_tuned: Float[Tensor, "n d"], delta_norm: float, n_rows: int) -> Ledger:
-    """The ledger of an embedding: both models read the same tokens, so all of its change is its own."""
+    """The ledger of an embedding: both models read the same tokens, so all of its change is direct."""
     change = (y_tuned.float() - y.float()).square().sum(1)
     nothing = torch.zeros_like(change)
     expected = torch.full_like(change, delta_norm**2 / n_rows)

@@ -1,4 +1,4 @@
-"""The weights of modules that run: the matrix of a fused or stacked one, and of one that is held elsewhere."""
+"""The weights of live modules, also of those that are fused, stacked or offloaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bias_of(module: Module, owner: nn.Module) -> Float[Tensor, " rows"] | None:
 
 
 def _parameter(owner: nn.Module, name: str) -> Tensor:
-    """A parameter's values, also where accelerate keeps them away from the module until its forward."""
+    """A parameter's values, also where accelerate offloads them until the module's forward."""
     parameter = owner.get_parameter(name).detach()
     if parameter.is_meta:
         held: Tensor = owner._hf_hook.weights_map[name]  # type: ignore[union-attr, index]

@@ -1,4 +1,4 @@
-"""The logit lens: what either model would say if a layer were its last.
+"""The logit lens: what either model would predict if a layer were its last.
 
 Source: nostalgebraist, "interpreting GPT: the logit lens" (2020). Each model reads with its own final norm and
 unembedding, so that at the last layer the lens is the model.
@@ -46,12 +46,12 @@ class Reader:
 
     @classmethod
     def of(cls, model: PreTrainedModel, architecture: Architecture, form: NormForm) -> Reader:
-        """The model's own final norm and unembedding."""
+        """The model's final norm and unembedding."""
         norm, unembed = (model.get_submodule(path) for path in (architecture.final_norm, architecture.unembed))
         return cls(model, norm, unembed, form)
 
     def logits(self, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
-        """The logits that the model has of such a stream, soft cap included, float32."""
+        """The logits that the model computes from this residual stream, soft cap included, float32."""
         weight, bias = self.unembed.get_parameter("weight"), getattr(self.unembed, "bias", None)
         x = resid.float().to(weight.device)
         normed = self.form.normalised(x) * self.form.gain(self.norm).to(x.device) + self.form.bias(self.norm).to(
@@ -68,7 +68,7 @@ def compare_lenses(
     readers: Sequence[Reader],
     target: Int[Tensor, " n"],
 ) -> Lens:
-    """Both models' next-token distributions at one depth, each by its own reader; a `target` below 0 is none."""
+    """Both models' next-token distributions at one depth, each by its reader; a `target` below 0 is none."""
     read_base, read_tuned = readers
     step = max(1, _PIECE // len(read_base.unembed.get_parameter("weight")))
     parts = [

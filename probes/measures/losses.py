@@ -1,4 +1,4 @@
-"""What every token costs either model, and how far their predictions lie apart: one pass over both models' logits."""
+"""Each token's loss in either model, and how far their predictions lie apart: one pass over both models' logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from probes.measures.places import Places
 from tv.runtime.common_rows import common_rows
 
-#: Logits that are looked at together: what a core's cache holds.
+#: Logits processed together: what a core's cache holds.
 _PIECE = 2**19
 
 
@@ -21,8 +21,8 @@ class TokenLosses:
 
     nll_base: Float[Tensor, " n"]  # −log p(token | those before it); NaN for a prompt's first, which nothing predicts
     nll_tuned: Float[Tensor, " n"]
-    kl: Float[Tensor, " n"]  # KL(base ‖ tuned) of what either model expects after it, over the vocabulary in common
-    greedy_base: Int[Tensor, " n"]  # the token that either model would put after it
+    kl: Float[Tensor, " n"]  # KL(base ‖ tuned) of the predictions of the next token, over the vocabulary in common
+    greedy_base: Int[Tensor, " n"]  # the next token that each model finds likeliest
     greedy_tuned: Int[Tensor, " n"]
 
 
@@ -69,7 +69,7 @@ def _weighed(
     logits: Float[Tensor, "n vocab"],
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, "n vocab"], Float[Tensor, " n"]]:
     """The likeliest tokens, every token's probability as a multiple of theirs, and the logsumexp of the logits."""
-    # On a CPU numpy finds the largest some five times as fast as torch does; it is the costliest step of all.
+    # On a CPU numpy finds the largest about five times as fast as torch; it is the costliest step of all.
     greedy = torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
     top = logits.gather(1, greedy[:, None])
     weights = (logits - top).exp_()

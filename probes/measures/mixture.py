@@ -1,7 +1,7 @@
 """The experts of a mixture, one by one: what each computed for the places that chose it.
 
 The module that holds them runs them all in one call, in whatever way is fastest; here each is computed again from the
-call's own input, choice and weights, so that no way of running them hides what one expert did.
+call's input, choice and weights, which shows what one expert did however the module runs them.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Matrices:
 
 def experts_of(architecture: Architecture, layer: int) -> list[Matrices]:
     """Every expert of a layer, in order."""
-    found: dict[int, dict[str, Module]] = {}
+    by_expert: dict[int, dict[str, Module]] = {}
     for module in architecture.modules:
         if module.layer == layer and module.expert >= 0:
-            found.setdefault(module.expert, {})[module.name] = module
-    return [Matrices(**found[expert]) for expert in sorted(found)]
+            by_expert.setdefault(module.expert, {})[module.name] = module
+    return [Matrices(**by_expert[expert]) for expert in sorted(by_expert)]
 
 
 def chose(index: Int[Tensor, "n top_k"], expert: int) -> Bool[Tensor, " n"]:
@@ -77,10 +77,10 @@ def run_expert(
 
 
 def total(owner: nn.Module, all_experts: list[Matrices], x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """What the experts add together at all n places: the module's own output, if it does what is assumed of it."""
+    """The sum of the experts' contributions at all n places: the module's output, if it works as assumed."""
     out = torch.zeros_like(x)
     for matrices in all_experts:
-        own = chose(index, matrices.gate.expert)
-        if bool(own.any()):
-            out[own] += run_expert(owner, matrices, x[own], index[own], weights[own]).contribution
+        chosen = chose(index, matrices.gate.expert)
+        if bool(chosen.any()):
+            out[chosen] += run_expert(owner, matrices, x[chosen], index[chosen], weights[chosen]).contribution
     return out

@@ -1,4 +1,4 @@
-"""Norm layers as gain ∘ normalised input: which form a norm has is found by trying it on what the module really did."""
+"""Norm layers as gain ∘ normalised input: a norm has the form that reproduces what the module really computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NormForm:
         return ((x - self.mean(x)).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
     def mean(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
-        """The mean that is taken off: zero in an RMS norm."""
+        """The mean that is subtracted: zero in an RMS norm."""
         return x.mean(-1, keepdim=True) if self.centred else x.new_zeros(())
 
     def normalised(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
@@ -53,7 +53,7 @@ def find_form(
     n_positions: int,
     tolerance: float,
 ) -> NormForm | None:
-    """The form that makes y of x as `norm` did, or None. `n_positions` must differ from the model's head counts."""
+    """The form that turns x into y as `norm` did, or None. `n_positions` must differ from the model's head counts."""
     x, y = x.float(), y.float()
     eps = next((float(getattr(norm, n)) for n in ("variance_epsilon", "eps") if hasattr(norm, n)), 0.0)
     position_dim = 1 if x.shape[1] == n_positions else 2

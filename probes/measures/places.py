@@ -26,7 +26,7 @@ class Places:
 
     @property
     def whole(self) -> bool:
-        """Whether these are all places there are, so that nothing needs to be picked."""
+        """Whether these are all places of the batch, so that nothing needs to be picked."""
         return len(self.row) == self.shape[0] * self.shape[1]
 
     def take(self, x: Float[Tensor, "batch pos ..."], position_dim: int = 1) -> Float[Tensor, "n ..."]:
@@ -64,7 +64,7 @@ def places_of(batch: Batch, which: Positions) -> Places:
 
 
 def _places(batch: Batch, chosen: Sequence[range]) -> Places:
-    row = torch.tensor([i for i, own in enumerate(chosen) for _ in own], dtype=torch.long)
-    pos = torch.tensor([p for own in chosen for p in own], dtype=torch.long)
+    row = torch.tensor([i for i, span in enumerate(chosen) for _ in span], dtype=torch.long)
+    pos = torch.tensor([p for span in chosen for p in span], dtype=torch.long)
     length = batch.input_ids.shape[1]
     return Places(row, pos, (len(batch.encoded), length))

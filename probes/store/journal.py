@@ -1,4 +1,4 @@
-"""What a run has finished, written down as it is finished, so that a killed run goes on where it stood."""
+"""A record of every finished piece of a run, so that a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from probes.errors import RunError
 
-#: What is known of one finished piece of work: at least `shard`, and `tables` with their rows and files.
+#: The record of one finished piece of work: at least `shard`, and `tables` with their rows and files.
 Row = dict[str, Any]
 
 
 def digest(identity: Mapping[str, Any] | None) -> str:
-    """A short name of an identity: equal for equal ones, whatever the order of their keys."""
+    """A short hash of an identity, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Journal:
     """A file of JSON lines: the first says which run it is, every other one what is complete.
 
-    A line is on disk before `append` returns; one that a kill cut short counts as not written.
+    A line is on disk before `append` returns; one that a kill cut short is dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,12 +42,12 @@ class Journal:
         self._write(self.identity)
 
     def append(self, stage: str, row: Row) -> None:
-        """Write down that a piece of a stage is complete."""
+        """Record that a piece of a stage is complete."""
         self.rows[stage, row["shard"]] = row
         self._write({"stage": stage, **row})
 
     def change(self, identity: Mapping[str, Any]) -> str | None:
-        """What is no longer as it was when the journal was begun, in words; None where nothing changed."""
+        """The first change since the journal was begun, in words; None where nothing changed."""
         now = json.loads(json.dumps(identity))
         return None if self.identity is None else next(_changes(self.identity, now, ""), None)
 
@@ -62,7 +62,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that were written to their end; the rest is cut off, so that more can be appended."""
+    """The complete lines; the rest is cut off the file, so that more can be appended."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

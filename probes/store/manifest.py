@@ -15,15 +15,15 @@ from probes.store import remote
 from probes.store.remote import Place
 from tv.runtime.atomic import replacing
 
-#: Says that a run is there, and what is in it.
+#: The file that marks a directory as a run and says what is in it.
 MANIFEST = "manifest.json"
-#: What a job does, in order. A run says which of them it has done; one that says nothing has done them all.
+#: The stages of a job, in order. A manifest lists those that are done; without a list, all are.
 STAGES = ("weights", "capture", "noise_floor", "attribute", "link", "report")
 _ADVICE = "the run is damaged, make it again"
 
 
 class _Mapping(dict[str, Any]):
-    """A mapping of a manifest. A key that a reader needs and it has not is a mistake in the file."""
+    """A mapping in a manifest. A missing key is a mistake in the file once a reader asks for it."""
 
     def __init__(self, path: Place, pairs: Mapping[str, Any]) -> None:
         super().__init__(pairs)
@@ -66,7 +66,7 @@ class _Checkpoint(_Form):
 
 
 class _Manifest(_Form):
-    """What is read of a manifest, where it is there."""
+    """The fields that are read from a manifest, where present."""
 
     tables: dict[str, _Counts]
     suite: _Suite = _Suite()
@@ -89,7 +89,7 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(directory: Place) -> dict[str, Any] | None:
-    """The manifest of a run of ours, else None. A key that it lacks raises RunError when it is asked for."""
+    """The manifest of a run of this program, else None. A missing key raises RunError when it is asked for."""
     path = directory / MANIFEST
     try:
         content = path.read_bytes() if isinstance(path, Path) else remote.read(path) or b""

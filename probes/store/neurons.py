@@ -1,4 +1,4 @@
-"""The table `neurons`: every shard counts its own prompts, and the counts are summed when all are there."""
+"""The table `neurons`: every shard counts over its prompts, and the counts are summed once all are there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from probes.store.parquet import cast
 from probes.store.schemas import SCHEMAS
 
-#: The directory below a run's own that holds the shards' counts until they are summed.
+#: The directory inside a run's that holds the shards' counts until they are summed.
 SHARES = "shares"
 
 _KEYS = ["tuned", "domain", "layer", "expert", "neuron"]
@@ -19,7 +19,7 @@ _COUNTS = [name for name in SCHEMAS["neurons"].names if name not in _KEYS]
 
 
 def summed(directory: Path) -> pa.Table | None:
-    """One row a neuron, domain and tuned model, out of the counts that the shards left; None where there are none."""
+    """One row a neuron, domain and tuned model, summed from the shards' counts; None where there are none."""
     parts = sorted((directory / SHARES).rglob("*.parquet"))
     if not parts:
         return None

@@ -20,13 +20,13 @@ from tv.runtime.atomic import replacing
 
 Columns: TypeAlias = pd.DataFrame | pa.Table | Mapping[str, Any]
 
-#: What is read at least of a file. Smaller groups make a prompt's rows quicker to read, and a layer's slower.
+#: The least that is read of a file. Smaller groups make a prompt's rows faster to read, and a layer's slower.
 _ROWS_PER_GROUP = {"gates": 4096, "vectors": 1024}
 
 
 @dataclass(frozen=True)
 class Named:
-    """A column of names, as an index into the few that there are."""
+    """A column of names, as an index into the distinct ones."""
 
     codes: NDArray[np.int32]
     names: Sequence[str]
@@ -126,7 +126,7 @@ def _array(table: str, entry: pa.Field, values: Any, n: int) -> pa.Array:
 
 
 def _from_python(values: Any) -> pa.Array:
-    """NaN becomes null, so that averages in SQL skip what was not measured."""
+    """NaN becomes null, so that averages in SQL skip unmeasured values."""
     is_tensor = hasattr(values, "detach")
     return pa.array(values.detach().cpu().numpy() if is_tensor else values, from_pandas=True)
 

@@ -1,7 +1,7 @@
-"""SQL over a run's tables through DuckDB, in a process of its own that can neither write nor read anything else.
+"""SQL over a run's tables through DuckDB, in a separate process that can neither write nor read anything else.
 
-DuckDB's own limit does not count long strings, and `repeat('x', 1000000000)` is a short statement. The process is
-bounded by the system instead, where the system can do it, and this one's limits stay as they are.
+DuckDB's memory limit does not count long strings, and `repeat('x', 1000000000)` is a short statement. The system bounds
+that process instead, where it can, and the limits of this one stay unchanged.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import pyarrow.dataset as ds
 
 from probes.errors import RunError
 
-#: What the other process is started with: it imports from where this one does.
+#: The start-up code of the other process, which imports from the same paths as this one.
 _START = "import sys; sys.path[:] = {path!r}; from probes.store.query_process import serve; serve()"
 
 
 def query(tables: Mapping[str, Callable[[], ds.Dataset]], statement: str) -> pa.Table:
     """The answer to one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE, EXPLAIN) over `tables`.
 
-    The first query starts a process, which later ones use again; threads that ask at the same time have one each.
+    The first query starts a process, which later ones reuse; threads that ask at the same time have one each.
 
     Args:
-        tables: By name, what opens each; only those that the statement names are opened, and of them only the columns
-            and row groups that it needs are read.
+        tables: By name, the function that opens each; only those that the statement names are opened, and of them only
+            the columns and row groups that it needs are read.
         statement: In DuckDB's dialect.
 
     Returns:
@@ -58,14 +58,14 @@ class _Process:
         self._child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, question: tuple[Mapping[str, ds.Dataset], list[str], str]) -> tuple[str, Any]:
-        """("table", Arrow's stream) or (what kind of mistake, the line that says it)."""
+        """("table", Arrow's stream) or (the kind of mistake, its message in one line)."""
         to, back = self._child.stdin, self._child.stdout
         assert to is not None and back is not None
         try:
             write(to, question)
             return read(back)
         except (EOFError, OSError):
-            self.end()  # its exit may not be known yet, and nobody is to ask it again
+            self.end()  # its exit may not be visible yet, and it must not be asked again
             return "died", "it needs more memory than the 4 GB that a query may take; ask for fewer columns or rows"
 
     @property
@@ -73,7 +73,7 @@ class _Process:
         return self._child.poll() is None
 
     def end(self, patience: float = 0) -> None:
-        """Kill it, unless it ends by itself within so many seconds of its input's end."""
+        """Kill it, unless it ends within `patience` seconds after its input is closed."""
         with suppress(OSError, subprocess.TimeoutExpired):
             if patience and self._child.stdin is not None:
                 self._child.stdin.close()
@@ -93,7 +93,7 @@ _lock = Lock()
 
 @contextmanager
 def _process() -> Any:
-    """A process that nobody else is asking; it is kept for the next statement unless it died."""
+    """A process that no other thread uses; it is kept for the next statement unless it died."""
     with _lock:
         process = _idle.pop() if _idle else None
     process = process or _Process()
@@ -114,14 +114,14 @@ def _end_all() -> None:
 
 
 def write(pipe: IO[bytes], value: object) -> None:
-    """A value, behind its length."""
+    """Write a value, preceded by its length."""
     content = pickle.dumps(value)
     pipe.write(len(content).to_bytes(8, "little") + content)
     pipe.flush()
 
 
 def read(pipe: IO[bytes]) -> Any:
-    """What `write` wrote at the other end. Raises EOFError where that end is closed."""
+    """Read what `write` wrote at the other end. Raises EOFError where that end is closed."""
     length = pipe.read(8)
     content = pipe.read(int.from_bytes(length, "little")) if len(length) == 8 else b""
     if len(length) < 8 or len(content) < int.from_bytes(length, "little"):

@@ -1,4 +1,4 @@
-"""The process that answers SQL: DuckDB, sealed, and bounded by the system where the system can do it (Linux)."""
+"""The process that answers SQL: DuckDB, sealed, its memory bounded by the system where that is possible (Linux)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _SEALED: dict[str, Any] = {
 def serve() -> None:
     """Answer statements from standard input, one after the other, until it ends."""
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed is no answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked, and who asked ends this process
+    os.dup2(2, 1)  # anything else that prints goes to stderr, not among the answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     _bound()
     while True:
         try:
@@ -48,7 +48,7 @@ def serve() -> None:
 
 
 def answer(tables: Mapping[str, ds.Dataset], known: list[str], statement: str) -> tuple[str, Any]:
-    """("table", Arrow's stream), or a kind of mistake and the line that says it."""
+    """("table", Arrow's stream), or (the kind of mistake, its message in one line)."""
     try:
         with duckdb.connect(":memory:", config=_SEALED) as connection:
             statements = connection.extract_statements(statement)
@@ -68,7 +68,7 @@ def answer(tables: Mapping[str, ds.Dataset], known: list[str], statement: str) -
 
 
 def _bound() -> None:
-    """This process gets no more than `_MEMORY` on top of what it has."""
+    """Limit this process to `_MEMORY` on top of what it already uses."""
     statistics = Path("/proc/self/statm")
     if sys.platform != "linux" or not statistics.exists():
         return

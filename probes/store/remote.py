@@ -1,4 +1,4 @@
-"""Runs at a URL, on whatever fsspec reaches: s3://bucket/run, gs://…, memory://…. A file there is whole or absent."""
+"""Runs at a URL that fsspec reaches: s3://bucket/run, gs://…, memory://…. A file there is whole or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tv.errors import InputError, first_line
 
 
 class Url(str):
-    """The place of a run, or of a file of one, as fsspec knows it. `/` goes down, as with a Path."""
+    """The place of a run, or of a file of one, as fsspec knows it. `/` joins, as with a Path."""
 
     def __truediv__(self, name: str) -> Url:
         return Url(f"{self.rstrip('/')}/{name}")
@@ -33,34 +33,34 @@ def place_of(source: str | Path) -> Place:
 
 
 def staging(url: Url) -> Path:
-    """Where a run is built on this machine before it is complete at its URL: the same for every try."""
+    """Where a run is built on this machine before it is complete at its URL: the same at every attempt."""
     return Path(tempfile.gettempdir()) / f"probes-{getuser()}" / quote(url, safe="")
 
 
 @contextmanager
 def system_of(url: Url) -> Iterator[tuple[AbstractFileSystem, str]]:
-    """The file system behind a URL, and the URL's path on it. What it refuses is a RunError in one line."""
+    """The file system behind a URL, and the URL's path on it. Its errors become RunErrors of one line."""
     try:
         system, path = fsspec.url_to_fs(url)
         system.invalidate_cache()
         yield system, path.rstrip("/")
     except InputError:
         raise
-    except ImportError as error:  # what reaches s3://, gs://, … is installed apart
+    except ImportError as error:  # the packages for s3://, gs://, … are installed separately
         raise RunError(f"{url}: {first_line(error)} (for s3://, tuning-probes[s3])") from error
-    except Exception as error:  # every file system has exceptions of its own
-        raise RunError(f"{url}: {first_line(error)}; check the address and what gives access to it") from error
+    except Exception as error:  # every file system raises different exceptions
+        raise RunError(f"{url}: {first_line(error)}; check the address and the credentials for it") from error
 
 
 def sizes(url: Url) -> dict[str, int]:
     """Bytes of every file below a URL, by path below it; {} where there is nothing."""
     with system_of(url) as (system, root):
-        found = system.find(root, detail=True)
-        return {path[len(root) + 1 :]: int(entry["size"]) for path, entry in found.items() if path != root}
+        entries = system.find(root, detail=True)
+        return {path[len(root) + 1 :]: int(entry["size"]) for path, entry in entries.items() if path != root}
 
 
 def read(url: Url) -> bytes | None:
-    """What a file holds; None where there is none."""
+    """A file's content; None where there is no file."""
     with system_of(url) as (system, path):
         return bytes(system.cat_file(path)) if system.isfile(path) else None
 
@@ -73,16 +73,16 @@ def require_writable(url: Url) -> None:
 
 
 def upload(directory: Path, url: Url, names: Sequence[str] | None = None) -> dict[str, str]:
-    """Put files of `directory` (all, or those of these relative names) below a URL; where each lies then, by name."""
-    own = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+    """Put files of `directory` (all, or those of these relative names) below a URL; return their URLs by name."""
+    local_names = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
     with system_of(url) as (system, root):
-        for name in own if names is None else names:
+        for name in local_names if names is None else names:
             system.put_file(str(directory / name), f"{root}/{name}")
-    return {name: url / name for name in (own if names is None else names)}
+    return {name: url / name for name in (local_names if names is None else names)}
 
 
 def fetch(files: Mapping[str, str], directory: Path) -> None:
-    """Bring what `upload` put elsewhere into `directory`, under the same names."""
+    """Download what `upload` put elsewhere into `directory`, under the same names."""
     for name, place in files.items():
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,9 +91,9 @@ def fetch(files: Mapping[str, str], directory: Path) -> None:
 
 
 def publish(directory: Path, names: Sequence[str], url: Url, via: Url, *, last: str) -> None:
-    """Make the files of `directory` all that there is below a URL, with `last` last: it says that the rest is there.
+    """Make the files of `directory` the only ones below a URL, with `last` last: it says that the rest is there.
 
-    What lies below `via` under the same name is copied where it is, and then gone from `via`.
+    A file below `via` of the same name is copied from there instead of uploaded; `via` is removed at the end.
     """
     remove(url, [last])
     near = sizes(via)

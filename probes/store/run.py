@@ -1,4 +1,4 @@
-"""A finished run, and the tables that are read out of it."""
+"""A finished run, and the tables that are read from it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Run:
         run.sql("SELECT domain, avg(flip_rate) FROM gates JOIN prompts USING (prompt_id) GROUP BY domain")
 
         Args:
-            statement: What is asked. It can read the run's tables and nothing else.
+            statement: The query. It can read the run's tables and nothing else.
 
         Returns:
             The answer as a DataFrame.
@@ -154,16 +154,16 @@ class Run:
         names = list(self.manifest["suite"]["tuned"])
         if tuned is None and len(names) > 1:
             raise RunError(f"vectors of which pair? tuned is one of {', '.join(names)}")
-        own = [("site", "==", site), ("layer", "==", layer), ("tuned", "==", tuned or names[0])]
+        keys = [("site", "==", site), ("layer", "==", layer), ("tuned", "==", tuned or names[0])]
         table = self.table("vectors")
-        whole, part = table.expression(own), table.expression(where)
-        found = table.arrow(["prompt_id", "pos", column], whole if part is None else whole & part)
-        if not found.num_rows:
+        whole, part = table.expression(keys), table.expression(where)
+        rows = table.arrow(["prompt_id", "pos", column], whole if part is None else whole & part)
+        if not rows.num_rows:
             raise RunError(f"{self.path}: no vectors of {site} in layer {layer}; add it to `keep` in the suite")
-        values = found[column].combine_chunks()
+        values = rows[column].combine_chunks()
         starts = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, 4 * values.offset)
         flat = np.frombuffer(values.buffers()[2], np.float16, (starts[-1] - starts[0]) // 2, starts[0])
-        return found.drop_columns([column]).to_pandas(), flat.reshape(len(values), -1)
+        return rows.drop_columns([column]).to_pandas(), flat.reshape(len(values), -1)
 
     def add(self, table: str, columns: Columns) -> None:
         """Add a table without partitions to the run, or replace it.
@@ -199,7 +199,7 @@ class Run:
         write_manifest(self.path, self.manifest)
 
     def drop(self, table: str) -> None:
-        """Take a table out of the run, if it has it.
+        """Remove a table from the run, if it is there.
 
         Args:
             table: The table's name.
@@ -217,8 +217,8 @@ class Run:
 
     def _shown(self) -> list[tuple[str, str, str, str]]:
         """Name, rows, columns and size of every table."""
-        handles = map(self.table, self.tables)
-        return [(own.name, f"{len(own):,}", str(len(own.columns)), size_text(own.size)) for own in handles]
+        tables = map(self.table, self.tables)
+        return [(table.name, f"{len(table):,}", str(len(table.columns)), size_text(table.size)) for table in tables]
 
     def __repr__(self) -> str:
         lines = [
@@ -236,8 +236,8 @@ class Run:
 def load(path: str | Path) -> Run:
     """Open a finished run.
 
-    A column that came after the version which wrote the run is null in it: the run's `notes` name these, and a line on
-    stderr says so.
+    A column newer than the version that wrote the run reads as null: the run's `notes` name these, and a line on stderr
+    says so.
 
     Args:
         path: A directory's path or a URL (s3://bucket/run).
@@ -246,7 +246,7 @@ def load(path: str | Path) -> Run:
         The run, none of its tables read yet.
 
     Raises:
-        RunError: It is none, is newer than this program or too old for it, or lacks or broke a file.
+        RunError: There is no run, it is newer than this program or too old for it, or a file is missing or broken.
 
     Examples:
         >>> list(probes.load("reports/demo").manifest["suite"]["tuned"])

@@ -1,4 +1,4 @@
-"""The Arrow schema of every table, made of what is declared of its columns."""
+"""The Arrow schema of every table, made from the declarations of its columns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pyarrow as pa
 from probes.store.forms.declare import TABLES
 from tv.columns import Column, Kind, TableForm
 
-#: Raised whenever a table or a column comes. A run of a newer version is not read.
+#: Raised whenever a table or a column is added. A run of a newer version is not read.
 SCHEMA_VERSION = 3
-#: The oldest version that is read: what came after it reads as null.
+#: The oldest version that is read: what was added after it reads as null.
 OLDEST_VERSION = 3
-#: The `domain` of an effect over every prompt, beside those of each domain.
+#: The `domain` of an effect over every prompt, besides those of each domain.
 ALL_DOMAINS = "all"
 
 TEXT = pa.string()
@@ -31,12 +31,12 @@ _TYPES: Mapping[Kind, pa.DataType] = {
     "bool": pa.bool_(),
     "bytes": BITS,
 }
-#: The tables of weights that come with the program. What measures them declares them, and is slow to import.
+#: The tables of weights that come with the program. The code that measures them declares them, and is slow to import.
 WEIGHT_TABLES = ("weights", "alignment", "spectra", "cosines")
 
 
 def form_of(name: str) -> TableForm:
-    """What is declared of a table. Raises KeyError for one that nobody declares."""
+    """The declaration of a table. Raises KeyError for an undeclared one."""
     if name in TABLES:
         form = TABLES[name]
         return form.with_columns(_linked(form)) if name == "link" else form
@@ -44,7 +44,7 @@ def form_of(name: str) -> TableForm:
 
 
 def _slow_forms() -> dict[str, TableForm]:
-    """What is declared beside the functions that measure it, which are slow to import."""
+    """Tables declared beside the functions that measure them, which are slow to import."""
     from probes.measures.declared import MEASURES
     from tv.measures.forms import forms
 
@@ -53,7 +53,7 @@ def _slow_forms() -> dict[str, TableForm]:
 
 @lru_cache
 def schema_of(form: TableForm) -> pa.Schema:
-    """The Arrow schema of a declared table; an interval stands behind its measure as `_lo` and `_hi`."""
+    """The Arrow schema of a declared table; an interval follows its measure as `_lo` and `_hi`."""
     fields = []
     for column in form:
         fields.append((column.name, _TYPES[column.kind]))
@@ -81,7 +81,7 @@ class _Schemas(Mapping[str, pa.Schema]):
 
 
 class _Partitions(Mapping[str, tuple[str, ...]]):
-    """Tables that are split into directories, and by what."""
+    """Tables that are split into directories, and the columns that split them."""
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         form = TABLES[name] if name in TABLES else None if name in WEIGHT_TABLES else _slow_forms().get(name)
@@ -101,7 +101,7 @@ PARTITIONS: Mapping[str, tuple[str, ...]] = _Partitions()
 
 
 def _linked(link: TableForm) -> list[Column]:
-    """The weight measures that `link` does not name: those of other packages, which it takes along."""
+    """The weight measures that `link` does not name: those of other packages, which become its columns too."""
     from tv.measures.forms import forms
 
     return [column for column in forms()["weights"] if column.role == "weight" and column.name not in link.names]

@@ -1,4 +1,4 @@
-"""One table of a run as a handle: what it holds is known at once, and read when it is asked for."""
+"""One table of a run as a handle: its columns and size are known at once, its rows are read on request."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Table:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Its columns as they are declared. Where that would import what measures it, its own files say the same."""
+        """Its declared columns, taken from its files where the declaration would import the code that measures it."""
         if self.name in TABLES:
             declared = schema_of(TABLES[self.name])
         else:
@@ -139,7 +139,7 @@ class Table:
         """Ask one SELECT over this table alone; `Run.sql` joins several.
 
         Args:
-            statement: What is asked, in DuckDB's dialect.
+            statement: The query, in DuckDB's dialect.
 
         Returns:
             The answer as a DataFrame.
@@ -152,14 +152,14 @@ class Table:
         except RunError as error:
             if isinstance(error.__cause__, LookupError):
                 raise RunError(
-                    f"{self.name}: a table's own sql reads {self.name} alone; ask run.sql, which reads every table"
+                    f"{self.name}: a table's sql reads {self.name} alone; ask run.sql, which reads every table"
                 ) from error
             raise
 
     def dataset(self, without: frozenset[str] = frozenset()) -> ds.Dataset:
-        """Its files as an Arrow dataset, but for those `without`; a column that an older file lacks is null."""
+        """Its files as an Arrow dataset, except those in `without`; a column that an older file lacks is null."""
         files, root, names = self._files()
-        # One file at least, whatever is asked for, so that there is a schema to answer in.
+        # At least one file, so that an empty answer has a schema.
         kept = [name for name in names if name.rpartition("/")[2] not in without] or names[:1]
         keys = pa.schema([self.schema.field(name) for name in PARTITIONS.get(self.name, ())])
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False)
@@ -201,14 +201,14 @@ class Table:
         return _FILES, str(folder.resolve()), names
 
     def _without(self, where: Where) -> frozenset[str]:
-        """Names of files that hold no row of the prompts that are asked for, by what the manifest says of shards."""
+        """Names of files that hold no row of the prompts asked for, according to the manifest's shards."""
         wanted: set[str] | None = None
         for clause in where if isinstance(where, list) else ():
             if isinstance(clause, tuple) and len(clause) == 3 and clause[0] == "prompt_id" and clause[1] in ("==", "="):
                 wanted = {clause[2]} if wanted is None else wanted & {clause[2]}
         if wanted is None:
             return frozenset()
-        return frozenset(f"part-{name}.parquet" for name, own in self.shards.items() if wanted.isdisjoint(own))
+        return frozenset(f"part-{name}.parquet" for name, prompts in self.shards.items() if wanted.isdisjoint(prompts))
 
     def __repr__(self) -> str:
         width = max(map(len, self.columns))
@@ -225,7 +225,7 @@ class Table:
 
 
 def size_text(size: int) -> str:
-    """A number of bytes as people say it: 4.2 MB."""
+    """A number of bytes for people: 4.2 MB."""
     power = next(i for i in (0, 1, 2, 3) if size < 1000 ** (i + 1) or i == 3)
     return f"{size / 1000**power:.{min(power, 1)}f} {('B', 'KB', 'MB', 'GB')[power]}"
 
@@ -234,10 +234,10 @@ def parts(directory: Place, table: str) -> dict[str, int]:
     """Sizes of a table's files, by path below the table's directory; by tuned model, layer and shard."""
     folder = directory / f"tables/{table}"
     if isinstance(folder, Url):
-        found = remote.sizes(folder)
+        sizes = remote.sizes(folder)
     else:
-        found = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.parquet")}
-    return {name: found[name] for name in sorted(found, key=lambda name: [_depth(part) for part in name.split("/")])}
+        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.parquet")}
+    return {name: sizes[name] for name in sorted(sizes, key=lambda name: [_depth(part) for part in name.split("/")])}
 
 
 def _depth(part: str) -> tuple[int, str]:

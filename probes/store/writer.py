@@ -21,15 +21,15 @@ from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
 from tv.errors import InputError
 
 _LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
-_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES)  # what lies beside a run while it is built
-_NEEDED = (_JOURNAL, SHARES)  # of these, what a run that lacks stages keeps: the rest can be added to it
+_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES)  # the writer's files beside a run while it is built
+_NEEDED = (_JOURNAL, SHARES)  # those that a run keeps while it lacks stages, so that these can be added
 
 
 def finished(directory: str | Path, identity: Mapping[str, Any]) -> Run | None:
-    """The run at `directory` where it is the very one that `identity` says (see `RunWriter.begin`), else None.
+    """The run at `directory` where it has this `identity` (see `RunWriter.begin`), else None.
 
-    What a writer that was killed just after it had put the run in place left of its own is removed. It may lack stages
-    of the job (see `stages_of`): then a writer `extends` it.
+    Removes the working files of a writer that was killed just after it had put the run in place. The run may lack
+    stages of the job (see `stages_of`): then a writer `extends` it.
     """
     place = place_of(directory)
     manifest = read_manifest(place)
@@ -53,12 +53,12 @@ class RunWriter:
         load(writer.directory)
 
     The run is built beside its place, in `path` (`DIR.partial`), and renamed to `directory` when the context ends after
-    `finish`; for a URL (s3://bucket/run) it is built in a temporary directory and uploaded, its manifest last. What a
-    killed or interrupted process leaves there is gone on with by the next one that begins the same run (see `begin`);
-    bad input leaves nothing of a new run, and what was there of one that is gone on with. Raises RunError at
-    construction, before any work, where the directory cannot become a run: it holds something else, or another run and
-    `force` is not set, or its parent cannot be written. `extends` is the run that is there, where it is the same one
-    and lacks stages: what it has done is not done again, and it stays until the new one is whole.
+    `finish`; for a URL (s3://bucket/run) it is built in a temporary directory and uploaded, its manifest last. The next
+    process that begins the same run (see `begin`) resumes what a killed or interrupted one left there; bad input
+    removes a new run and keeps a resumed one. Raises RunError at construction, before any work, where the
+    directory cannot become a run: it holds something else, or another run and `force` is not set, or its parent cannot
+    be written. `extends` is the run that is there, where it is the same one and lacks stages: its finished stages are
+    not done again, and it stays until the new one is whole.
     """
 
     def __init__(self, directory: str | Path, *, force: bool = False, extends: Run | None = None) -> None:
@@ -77,7 +77,7 @@ class RunWriter:
             remote.require_writable(self.via)
         self._made = [parent for parent in self.path.parents if not parent.exists()]
         self._lock = _claim(self.path, self.directory)
-        require_place(directory, force=force, extends=extends)  # again: what a killed one had moved is back
+        require_place(directory, force=force, extends=extends)  # again: a run that a killed writer moved is back
         self._journal = Journal(self.path / _JOURNAL)
         self._resumed = bool(self._journal.rows)
         self._left = _files_by_name(self.path)
@@ -98,21 +98,21 @@ class RunWriter:
             if not self._published and not self._worth_keeping(error):
                 shutil.rmtree(self.path, ignore_errors=True)
             self._lock.close()
-            for parent in self._made:  # of a run that did not come to be; others are not empty
+            for parent in self._made:  # of a run that failed; the others are not empty
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
 
     def begin(self, identity: Mapping[str, Any]) -> None:
-        """Say which run this is: whatever its rows depend on, as JSON.
+        """Say which run this is: everything its rows depend on, as JSON.
 
-        What a killed process left of the same run counts as done. Raises RunError, saying what changed, where it was
-        another run that was killed; with `force` that one is removed instead.
+        What a killed process finished of the same run counts as done. Raises RunError, saying what changed, where a
+        killed process left another run; with `force` that one is removed instead.
         """
         change = self._journal.change(identity)
         if change is not None and not self.force:
             raise RunError(
-                f"{self.path.name} holds an unfinished run, and {change}; change it back to go on with that run, "
-                "or pass --force to start anew"
+                f"{self.path.name} holds an unfinished run, and {change}; change it back to resume that run, "
+                "or pass --force to start again"
             )
         if change is not None or self._journal.identity is None:
             _clear(self.path)
@@ -124,13 +124,13 @@ class RunWriter:
                 self._take_up(self._extends)
 
     def _take_up(self, run: Run) -> None:
-        """Have here what a finished run has: its journal and the files that it counts, linked where that can be."""
+        """Bring a finished run's journal, and the files that it counts, here; as hard links where possible."""
         _bring(run.path, self.path)
         self._journal = Journal(self.path / _JOURNAL)
         self._left = _files_by_name(self.path)
 
     def has(self, stage: str, shard: str) -> bool:
-        """Whether a killed process had finished this, and its files are there. They are counted then."""
+        """Whether a killed process had finished this and its files are whole; if so, count them."""
         row = self._journal.rows.get((stage, shard))
         if row is None:
             return False
@@ -142,12 +142,12 @@ class RunWriter:
         return True
 
     def complete(self, stage: str, row: Row) -> None:
-        """Note and count a piece of a stage whose files are on disk: `row` names its shard, rows and files by table."""
+        """Record a piece of a stage whose files are on disk: `row` names its shard, and rows and files by table."""
         self._journal.append(stage, row)
         self.record(row["tables"])
 
     def stage(self, stage: str, shard: str, make: Callable[[], Mapping[str, Columns]]) -> None:
-        """Write the tables that `make` returns, each as one file. What a killed process had finished is not made."""
+        """Write the tables that `make` returns, each as one file. Skip what a killed process had finished."""
         if self.has(stage, shard):
             return
         counts = {
@@ -166,7 +166,7 @@ class RunWriter:
         layer: int | None = None,
         site: str | None = None,
     ) -> None:
-        """Write one shard of a table (see `probes.parquet.write_part`) and count it."""
+        """Write one shard of a table (see `probes.store.parquet.write_part`) and count it."""
         place = (table, shard, tuned, layer, site)
         if place in self._written:
             raise ValueError(f"{table}: shard {shard} is already written")
@@ -176,19 +176,19 @@ class RunWriter:
 
     def record(self, written: Mapping[str, Mapping[str, int]]) -> None:
         """Count what a shard wrote below `path` by itself: rows and files by table."""
-        for table, own in written.items():
+        for table, added in written.items():
             counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
             for name in counts:
-                counts[name] += own[name]
+                counts[name] += added[name]
 
     def so_far(self, manifest: Mapping[str, Any]) -> Run:
-        """What is written, as a run that can be read, before it is finished."""
+        """The tables written so far, as a run that can be read before it is finished."""
         return Run(self.path, {**manifest, "schema_version": SCHEMA_VERSION, "tables": dict(self.tables)})
 
     def finish(self, manifest: Mapping[str, Any]) -> Run:
         """Sum what the shards counted, write the manifest, and open the run where it is being built.
 
-        Whatever is still to be added to it can be added there.
+        More can still be added to it there.
         """
         if (neurons := summed(self.path)) is not None:
             self.tables.pop("neurons", None)
@@ -196,14 +196,14 @@ class RunWriter:
         for cut_short in self.path.rglob("*.tmp"):
             cut_short.unlink()
         tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
-        own = {"schema_version": SCHEMA_VERSION, "identity": digest(self._journal.identity), "tables": tables}
-        self._manifest = {**manifest, **own}
+        header = {"schema_version": SCHEMA_VERSION, "identity": digest(self._journal.identity), "tables": tables}
+        self._manifest = {**manifest, **header}
         write_manifest(self.path, self._manifest)
         self._finished = True
         return load(self.path)
 
     def _worth_keeping(self, error: BaseException | None) -> bool:
-        """Whether a next process can go on with what is there. What was wrong with the input leaves nothing new."""
+        """Whether the next process can resume from what is there. Bad input leaves nothing of a new run."""
         bad_input = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
         return bool(self._journal.rows) and error is not None and (self._resumed or not bad_input)
 
@@ -213,7 +213,7 @@ class RunWriter:
             files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
             names = [path.as_posix() for path in files if path.parts[0] not in _beside(self._manifest)]
             remote.publish(self.path, names, self.directory, self.via, last=MANIFEST)
-            return  # what was built here goes
+            return  # the local copy is removed
         old = self.path / _REPLACED
         try:
             if (self.directory / MANIFEST).exists():
@@ -232,7 +232,7 @@ def require_place(shown: str | Path, *, force: bool, extends: Run | None = None)
     """Raise RunError where a run cannot take its place: something else is there, or another run without `force`."""
     place = place_of(shown)
     directory = place.resolve() if isinstance(place, Path) else place
-    if isinstance(directory, Url):  # without a manifest, tables are what a killed upload left
+    if isinstance(directory, Url):  # without a manifest, tables are left from a killed upload
         others = any(not name.startswith(("tables/", *_NEEDED)) for name in remote.sizes(directory) if name != _REPORT)
     elif not directory.exists():
         return
@@ -250,11 +250,11 @@ def require_place(shown: str | Path, *, force: bool, extends: Run | None = None)
 
 
 def _claim(partial: Path, directory: Place) -> IO[str]:
-    """Make `partial` and hold its lock. A live writer is respected; what a killed one cannot go on with is removed."""
+    """Make `partial` and hold its lock. A live writer is an error; what a killed one left unusable is removed."""
     busy = RunError(f"{partial}: another process is writing this run; wait or choose another --out")
     try:
         if partial.exists() and any(partial.iterdir()) and not (partial / _LOCK).exists():
-            raise RunError(f"{partial} is in the way and is not ours; move it or choose another --out")
+            raise RunError(f"{partial} is in the way and was not made by probes; move it or choose another --out")
         partial.mkdir(parents=True, exist_ok=True)
         lock = open(partial / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 (held until the run is finished)
         if not _try_lock(lock) or not _is_at(lock, partial / _LOCK):
@@ -262,7 +262,7 @@ def _claim(partial: Path, directory: Place) -> IO[str]:
             raise busy
         replaced = partial / _REPLACED
         if isinstance(directory, Path) and replaced.exists() and not directory.exists():
-            os.replace(replaced, directory)  # it was killed while it put a run in another's place
+            os.replace(replaced, directory)  # a writer was killed while it replaced a run
     except OSError as error:
         raise RunError(f"{partial.parent} cannot be written: {error.strerror}; choose another --out") from None
     if not (partial / _JOURNAL).exists():
@@ -281,11 +281,11 @@ def _clear(partial: Path) -> None:
 
 def _files_by_name(partial: Path) -> dict[tuple[str, str], list[Path]]:
     """Table files by table and name, shares included."""
-    found: dict[tuple[str, str], list[Path]] = {}
+    files: dict[tuple[str, str], list[Path]] = {}
     for root in (partial / "tables", partial / SHARES / "tables"):
         for path in root.rglob("*.parquet"):
-            found.setdefault((path.relative_to(root).parts[0], path.name), []).append(path)
-    return found
+            files.setdefault((path.relative_to(root).parts[0], path.name), []).append(path)
+    return files
 
 
 def _is_at(handle: IO[str], path: Path) -> bool:
@@ -322,12 +322,12 @@ def _via(directory: Url) -> Url:
 
 
 def _beside(manifest: Mapping[str, Any]) -> list[str]:
-    """What of the writer's own does not stay with a run: where stages are left to do, they need some of it."""
+    """The writer's files that do not stay with a run; one that lacks stages keeps what they need."""
     return [name for name in _OWN if stages_of(manifest) == STAGES or name not in _NEEDED]
 
 
 def _bring(place: Place, directory: Path) -> None:
-    """The journal, the shares and the tables of a run, put into a directory."""
+    """Put the journal, the shares and the tables of a run into a directory."""
     roots = ("tables/", *_NEEDED)
     if isinstance(place, Url):
         names = [name for name in remote.sizes(place) if name.startswith(roots)]

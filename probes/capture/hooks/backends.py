@@ -1,4 +1,4 @@
-"""The capture backends by name. What one needs is imported when it is first asked for."""
+"""The capture backends by name. Each imports its package on first use."""
 
 from __future__ import annotations
 

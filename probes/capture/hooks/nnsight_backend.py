@@ -19,16 +19,16 @@ from probes.capture.hooks.plan import Read
 from probes.capture.hooks.shell import shell
 from probes.capture.hooks.torch_backend import Inputs, Lockstep, Receive, ReducePair, in_step, seen_of
 
-#: (module path, whether it is left there or entered), in the order in which the model comes by.
+#: (module path, whether it is left or entered), in execution order.
 Steps: TypeAlias = tuple[tuple[str, bool], ...]
-#: Given a path, what its module was called with and what it returned; what it hands back is kept by path.
+#: Called with a path and its module's arguments and output; what it returns is kept by path.
 Take: TypeAlias = Callable[[str, Any, Any], Any]
-#: Where the model's own result stands among its modules' paths.
+#: The key of the model's logits among its modules' paths.
 LOGITS = "logits"
 
 
 def open_traces(base: PreTrainedModel, tuned: PreTrainedModel) -> Lockstep:
-    """Both models to be traced here. What nnsight wraps is a shell of each, so that the models stay as they are."""
+    """Both models, traced in this process. nnsight wraps a shell of each, so that the models stay unchanged."""
     models = [(model, nnsight.NNsight(shell(model))) for model in (base, tuned)]
     order = cache(partial(steps_of, base))
 
@@ -62,26 +62,26 @@ def _run_traced(model: Any, reads: Sequence[Read], steps: Steps, inputs: Inputs,
 
 
 def traced(model: Any, steps: Steps, inputs: Inputs, take: Take, options: dict[str, Any]) -> dict[str, Any]:
-    """What `take` makes of every module left, and of the logits, by path, out of one forward.
+    """What `take` returns for every module left, and for the logits, by path, from one forward.
 
-    The only trace there is. Its body may run on a server: it uses nothing but nnsight and what is passed in.
+    Every trace is made here. Its body may run on a server: it uses nothing but nnsight and its arguments.
     """
     entered: dict[str, Any] = {}
     with model.trace(**inputs, use_cache=False, **options) as tracer:
-        found = nnsight.save({})
+        kept = nnsight.save({})
         for path, left in steps:
             module = model.get(path)
             if left:
-                found[path] = take(path, entered.pop(path), module.output)
+                kept[path] = take(path, entered.pop(path), module.output)
             else:
                 entered[path] = module.inputs
         logits = tracer.result.logits
-        found["logits"] = take("logits", ((logits,), {}), logits)
-    return found
+        kept["logits"] = take("logits", ((logits,), {}), logits)
+    return kept
 
 
 def steps_of(model: PreTrainedModel, reads: Sequence[Read]) -> Steps:
-    """In which order a forward enters and leaves the modules of the reads: a trace must ask in just that order."""
+    """The order in which a forward enters and leaves the modules of the reads, which a trace must follow."""
     steps: list[tuple[str, bool]] = []
     handles = []
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)

@@ -1,7 +1,7 @@
 """nnsight's traces on an NDIF server, which has the two models loaded.
 
-Two requests cannot wait for each other. So each model's reads are reduced where the model is, to the values at the
-places that a batch is looked at, and the two are joined here, read by read.
+Two requests cannot wait for each other. So the server cuts each model's reads down to the places that the reductions
+and losses use, and the two are joined here, read by read.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def open_remote(
 ) -> Lockstep:
     """Both models as a server knows them, by their hub ids (`org/name`, `org/name@revision`).
 
-    The models here are asked for their structure alone. Raises ActivationError, naming the model, where the server that
+    The models here supply their structure alone. Raises ActivationError, naming the model, where the server that
     nnsight is configured for gives no result.
     """
-    nnsight.register("probes")  # what a trace calls of ours travels with it, as source
-    nnsight.CONFIG.APP.REMOTE_LOGGING = False  # a line for every request, among the lines of ours
+    nnsight.register("probes")  # our functions that a trace calls travel with it, as source
+    nnsight.CONFIG.APP.REMOTE_LOGGING = False  # else a line for every request among our lines
     remotes = [_remote(model, tokenizer, name) for model, name in zip((base, tuned), names, strict=True)]
     order = cache(partial(steps_of, base))
 
@@ -54,17 +54,17 @@ def open_remote(
         by_path = {read.path: read for read in reads}
         ends = {path: read.ends for path, read in by_path.items()}
         take = partial(kept_at, ends=ends, flat=flat, shape=shape)
-        found = [_requested(*remote, steps, inputs, take) for remote in zip(remotes, names, strict=True)]
+        captures = [_requested(*remote, steps, inputs, take) for remote in zip(remotes, names, strict=True)]
 
-        def restored(own: dict[str, Any], path: str, device: torch.device) -> Seen:
-            value, output, rest = own.pop(path)
+        def restored(capture: dict[str, Any], path: str, device: torch.device) -> Seen:
+            value, output, rest = capture.pop(path)
             first, second, *others = (_restored(kept, flat, shape, device) for kept in (value, output, *rest))
             return Seen(first, second, tuple(others))
 
         devices = base.device, tuned.device
         for path in (path for path, left in steps if left):
-            reduce(by_path[path], *(restored(*side) for side in zip(found, (path, path), devices, strict=True)))
-        logits = [restored(own, LOGITS, device).output for own, device in zip(found, devices, strict=True)]
+            reduce(by_path[path], *(restored(*side) for side in zip(captures, (path, path), devices, strict=True)))
+        logits = [restored(capture, LOGITS, device).output for capture, device in zip(captures, devices, strict=True)]
         return logits[0], logits[1]
 
     return lockstep
@@ -79,7 +79,7 @@ def kept_at(
     flat: Int[Tensor, " n"],
     shape: tuple[int, int],
 ) -> tuple[Kept, Kept, tuple[Kept, ...]]:
-    """What is kept of one read: its input, its output and, of both, whatever else went in. Runs where the model is."""
+    """What is kept of one read: its input, its output and, with both, all other inputs. Runs where the model is."""
 
     def cut(value: Tensor) -> Kept:
         whole = value.ndim != 3 or tuple(value.shape[:2]) != shape
@@ -93,7 +93,7 @@ def kept_at(
 
 
 def _restored(kept: Kept, flat: Int[Tensor, " n"], shape: tuple[int, int], device: torch.device) -> Tensor:
-    """(batch, pos, d) again, zero at all places that were not kept."""
+    """(batch, pos, d) again, zero at every place that was not kept."""
     if kept is None:
         return torch.empty(0, device=device)
     value, chosen = kept
@@ -105,18 +105,18 @@ def _restored(kept: Kept, flat: Int[Tensor, " n"], shape: tuple[int, int], devic
 
 def _remote(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> Any:
     name, revision = hub_id(source)
-    own = shell(model)
-    own.name_or_path = own.config.name_or_path = name
-    own_tokenizer = copy.deepcopy(tokenizer)  # nnsight sets it to pad on the left
+    wrapped = shell(model)
+    wrapped.name_or_path = wrapped.config.name_or_path = name
+    tokenizer_copy = copy.deepcopy(tokenizer)  # nnsight sets it to pad on the left
     return nnsight.TransformersModel(
-        own, tokenizer=own_tokenizer, task="text-generation", revision=revision, device=model.device
+        wrapped, tokenizer=tokenizer_copy, task="text-generation", revision=revision, device=model.device
     )
 
 
 def _requested(model: Any, name: str, steps: Steps, inputs: Inputs, take: Take) -> dict[str, Any]:
     try:
         return traced(model, steps, inputs, take, {"remote": True})
-    except Exception as error:  # of HTTP, of its socket, of the hub, or what the server says went wrong
+    except Exception as error:  # from HTTP, the socket, the hub, or the server itself
         raise ActivationError(
             f"{name}: the nnsight server gave no result ({first_line(error)}); see that it serves this model and that "
             "NDIF_API_KEY is set, or leave --remote out"

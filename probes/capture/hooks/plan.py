@@ -28,7 +28,7 @@ SITES = (
 )
 #: The input and output of a matrix or a gain itself, a site a module: what the ledger reads.
 MODULE = "module"
-#: The experts of a mixture, all in one call: input and output, and in `rest` who was chosen with what weight.
+#: The experts of a mixture, all in one call: input and output, and in `rest` the chosen experts and their weights.
 EXPERTS = "experts"
 
 _WHOLE_MODEL = ("embed_out", "resid_final", "logits")
@@ -67,7 +67,7 @@ class Read:
 
 
 class Seen(NamedTuple):
-    """What one hook saw in one model: (batch, pos, …) tensors, the model's own."""
+    """What one hook saw in one model: (batch, pos, …) tensors, not copied."""
 
     input: Tensor
     output: Tensor
@@ -101,7 +101,7 @@ def plan(architecture: Architecture, sites: Collection[str]) -> tuple[Read, ...]
 
     add_modules(-1)
     for block in architecture.blocks:
-        # A block's own hook fires when it returns; its input is read then too, so it stands last.
+        # A block's hook fires on return and reads the input too, so it comes last.
         layer = block.layer
         add(block.head_in, "head_out", layer)
         add_modules(layer)

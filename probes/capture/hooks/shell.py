@@ -1,4 +1,4 @@
-"""A model's modules once more around the same tensors, for libraries that rename, replace or rewire what they wrap."""
+"""A copy of a model's modules around the same tensors, for libraries that rename, replace or rewire what they wrap."""
 
 from __future__ import annotations
 

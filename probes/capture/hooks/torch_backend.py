@@ -1,7 +1,7 @@
 """The default backend: forward hooks on the Hugging Face modules, both models side by side.
 
-Each forward runs in its own greenlet. A hook hands what it saw to the driver and pauses; once both models stand at the
-same place the driver reduces the pair, and both go on. So a paired reduction sees both tensors, and neither outlives
+Each forward runs in its own greenlet. A hook hands its tensors to the driver and pauses; once both models are at the
+same place, the driver reduces the pair and resumes both. So a paired reduction sees both tensors, and neither outlives
 its module's forward.
 """
 
@@ -22,10 +22,10 @@ from probes.capture.hooks.plan import Read, Seen
 Inputs = Mapping[str, Tensor]
 Receive = Callable[[Read, Seen], None]
 ReducePair = Callable[[Read, Seen, Seen], None]
-#: One forward pass that calls what it is given at every read, and returns the logits.
+#: One forward pass that calls its argument at every read, and returns the logits.
 Forward = Callable[[Receive], Tensor]
-#: What every backend makes of a pair: `lockstep` with both models in it. The last argument says which places (batch,
-#: pos) the reduction and the losses look at; values elsewhere may be anything.
+#: What every backend makes of a pair: `lockstep` bound to both models. The last argument marks the places (batch, pos)
+#: that the reduction and the losses read; values elsewhere may be anything.
 Lockstep = Callable[[Sequence[Read], Inputs, ReducePair, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -34,7 +34,7 @@ def lockstep(
 ) -> tuple[Float[Tensor, "batch pos vocab"], Float[Tensor, "batch pos vocab"]]:
     """Run both models on `inputs`, calling `reduce(read, base_seen, tuned_seen)` at every read; return both logits.
 
-    Each model's inputs go to its own device. Hooks are gone when this returns or raises, whatever raised.
+    Each model's inputs go to its own device. Hooks are removed when this returns or raises.
     """
 
     def forward(model: PreTrainedModel) -> Forward:
@@ -45,7 +45,7 @@ def lockstep(
 
 
 def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, Tensor]:
-    """Two forward passes, each paused at every read until the other stands there too and the pair is reduced."""
+    """Two forward passes, each paused at every read until the other is there too and the pair is reduced."""
     driver = getcurrent()
 
     def start(i: int, run: Forward) -> greenlet:
@@ -62,7 +62,7 @@ def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, 
         while not waiting[0].dead:
             (read, base_seen), (other, tuned_seen) = here
             if read.path != other.path:
-                raise RuntimeError(f"the two models part in execution order: {read.path} and {other.path}")
+                raise RuntimeError(f"the two models differ in execution order: {read.path} and {other.path}")
             reduce(read, base_seen, tuned_seen)
             del here, base_seen, tuned_seen  # nothing outlives its module's forward
             here = [waiting[i].switch() for i in range(2)]
@@ -75,7 +75,7 @@ def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, 
 
 
 class _Unwound(BaseException):
-    """Thrown into a forward that nobody waits for. Not GreenletExit, which would end its own greenlet alone."""
+    """Thrown into an abandoned forward. Not GreenletExit, which would end its greenlet alone."""
 
 
 def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tuple[dict[str, Seen], Tensor]:
@@ -89,11 +89,11 @@ def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tu
 def run_hooked(
     model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs, receive: Receive
 ) -> Float[Tensor, "batch pos vocab"]:
-    """One forward with a hook at every read; `receive` must not keep what it is given without copying it."""
-    own = {name: value.to(model.device) for name, value in inputs.items()}
-    shape = tuple(own["input_ids"].shape)
+    """One forward with a hook at every read; `receive` must copy whatever it keeps."""
+    on_device = {name: value.to(model.device) for name, value in inputs.items()}
+    shape = tuple(on_device["input_ids"].shape)
     with _hooks(model, reads, shape, receive):
-        logits: Tensor = model(**own, use_cache=False).logits
+        logits: Tensor = model(**on_device, use_cache=False).logits
     return logits
 
 
@@ -118,7 +118,7 @@ def _hook(read: Read, shape: tuple[int, ...], receive: Receive) -> Callable[...,
 
 
 def seen_of(args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]) -> Seen:
-    """A module's call as what a hook hands over."""
+    """A module's call in the form that a hook hands over."""
     return Seen(*tensors_of(args, kwargs, output, shape))
 
 
@@ -133,6 +133,6 @@ def tensors_of(
 
 
 def by_position(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`value` as (batch, pos, …), also where a module is given all tokens of a batch in one row of them."""
+    """`value` as (batch, pos, …), also where a module gets all tokens of a batch on one axis."""
     flat = value.ndim == 2 and len(value) == shape[0] * shape[1] and value.shape != shape
     return value.unflatten(0, shape) if flat else value

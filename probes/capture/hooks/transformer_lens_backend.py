@@ -1,9 +1,9 @@
 """TransformerLens as capture backend: the plan through the hook points of two `TransformerBridge`s.
 
-A bridge puts a component with hook points in the place of most of a model's modules. A read of such a module is its
-component's `hook_in` and `hook_out`; a fused matrix, which a bridge cuts up, is put together from its parts; and
-modules that have no component (activation functions, the experts of a mixture) are hooked as they are, inside the
-bridge. Weights are raw: compatibility mode, which folds the norms into them, is never turned on.
+A bridge replaces most of a model's modules with components that have hook points. A read of such a module is its
+component's `hook_in` and `hook_out`; a fused matrix, which a bridge splits, is put together from its parts; and
+modules without a component (activation functions, the experts of a mixture) are hooked directly, inside the bridge.
+Weights are raw: compatibility mode, which folds the norms into them, is never turned on.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from tv.architecture.anatomy import Module
 from tv.architecture.resolve import skeleton
 from tv.errors import first_line
 
-#: What a bridge calls the parts of a fused matrix, under the component that held it.
+#: A bridge's names for the parts of a fused matrix, under the component that held it.
 _PARTS = {"q": "q", "k": "k", "v": "v", "gate": "gate", "up": "in"}
 
 #: By path, the axis of the positions in a bridge and in the model, where the two differ (norms of heads).
 Axes: TypeAlias = Mapping[str, tuple[int, int]]
 Shapes: TypeAlias = Mapping[str, torch.Size]
-#: Told the arguments and the output of a call.
+#: Called with the arguments and the output of a module's call.
 _Called = Callable[[Sequence[Any], dict[str, Any], Any], None]
 
 
 def open_bridges(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lockstep:
-    """Both models behind bridges of their own, which share their weights.
+    """Both models behind bridges that share their weights.
 
-    Raises ActivationError where a bridge is not to be had, cannot run, or does not compute what the model does.
+    Raises ActivationError where a bridge cannot be made or run, or does not compute what the model does.
     """
     models = base, tuned
     bridges = [bridge_of(model, tokenizer) for model in models]
@@ -62,32 +62,32 @@ def open_bridges(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTr
 
 
 def bridge_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """A bridge on the model's raw weights, in its own dtype. The model itself is left as it is."""
-    own, own_tokenizer = shell(model), copy.deepcopy(tokenizer)
-    own.config.architectures = [type(model).__name__]
+    """A bridge on the model's raw weights, in the model's dtype. The model stays unchanged."""
+    wrapped, tokenizer_copy = shell(model), copy.deepcopy(tokenizer)
+    wrapped.config.architectures = [type(model).__name__]
     name = str(model.config.name_or_path or type(model).__name__)
-    # It is never asked for tokens; this keeps it from being loaded once more, with a BOS.
-    own_tokenizer.init_kwargs |= {"name_or_path": name, "add_bos_token": True}
+    # The bridge never tokenizes; this keeps it from loading the tokenizer again, with a BOS.
+    tokenizer_copy.init_kwargs |= {"name_or_path": name, "add_bos_token": True}
     try:
         return TransformerBridge.boot_transformers(
-            name, hf_model=own, tokenizer=own_tokenizer, device=str(model.device), dtype=model.dtype
+            name, hf_model=wrapped, tokenizer=tokenizer_copy, device=str(model.device), dtype=model.dtype
         )
-    except Exception as error:  # its adapters raise whatever a model that they do not expect makes them raise
-        raise _refused(model, f"makes no bridge of it ({first_line(error)})") from error
+    except Exception as error:  # its adapters raise anything on a model that they do not expect
+        raise _refused(model, f"cannot make a bridge of it ({first_line(error)})") from error
 
 
 def prove_bridge(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[Read]) -> Axes:
-    """Run a model and its bridge on a few tokens: the logits must be the same. Returns the reads to be turned."""
+    """Run a model and its bridge on a few tokens: the logits must be the same. Returns the reads to turn."""
     (few, turned_few), (more, turned_more) = (_shapes(model, bridge, reads, n) for n in (2, 3))
     axes = {path: (_grown(turned_few[path], turned_more[path]), _grown(few[path], more[path])) for path in few}
     return {path: both for path, both in axes.items() if len(few[path]) == 4 and both[0] != both[1]}
 
 
 def _shapes(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[Read], n: int) -> tuple[Shapes, Shapes]:
-    """What every read's input looks like on n tokens, in the model and in its bridge."""
+    """The shape of every read's input on n tokens, in the model and in its bridge."""
     ids = torch.arange(n)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    own, expected = capture(model, reads, inputs)
+    model_seen, expected = capture(model, reads, inputs)
     shapes: dict[str, torch.Size] = {}
 
     def receive(read: Read, seen: Seen) -> None:
@@ -95,18 +95,18 @@ def _shapes(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[R
 
     try:
         logits = run_bridged(bridge, reads, inputs, receive)
-    except Exception as error:  # likewise
+    except Exception as error:  # as above
         raise _refused(model, f"cannot run its bridge in {str(model.dtype)[6:]} ({first_line(error)})") from error
     off = float((logits - expected).float().norm() / expected.float().norm())
     if not off <= torch.finfo(model.dtype).eps ** 0.5:
-        raise _refused(model, f"computes something else than the model (logits off by {off:.2g})")
-    if missing := own.keys() - shapes.keys():
+        raise _refused(model, f"does not compute what the model does (logits off by {off:.2g})")
+    if missing := model_seen.keys() - shapes.keys():
         raise _refused(model, f"never calls {min(missing)}")
-    return {path: seen.input.shape for path, seen in own.items()}, shapes
+    return {path: seen.input.shape for path, seen in model_seen.items()}, shapes
 
 
 def _grown(few: torch.Size, more: torch.Size) -> int:
-    """The axis of the positions: the one that is longer where there are more of them."""
+    """The axis of the positions: the one that grows with their number."""
     return next(i for i, (a, b) in enumerate(zip(few, more, strict=True)) if a != b)
 
 
@@ -118,9 +118,9 @@ def _refused(model: PreTrainedModel, what: str) -> ActivationError:
 def run_bridged(
     bridge: TransformerBridge, reads: Sequence[Read], inputs: Inputs, receive: Receive, axes: Axes | None = None
 ) -> Float[Tensor, "batch pos vocab"]:
-    """One forward of the bridge, its hooks gone when it returns or raises; `receive` must keep nothing uncopied."""
-    own = {name: value.to(bridge.original_model.device) for name, value in inputs.items()}
-    shape = tuple(own["input_ids"].shape)
+    """One forward of the bridge; its hooks are removed at the end, and `receive` must copy whatever it keeps."""
+    on_device = {name: value.to(bridge.original_model.device) for name, value in inputs.items()}
+    shape = tuple(on_device["input_ids"].shape)
 
     def turned(read: Read, seen: Seen) -> None:
         if axes and read.path in axes:
@@ -131,7 +131,7 @@ def run_bridged(
     with ExitStack() as hooks:
         for read in reads:
             hooks.enter_context(_hooked(bridge.original_model, read, shape, turned))
-        logits: Tensor = bridge(own.pop("input_ids"), return_type="logits", use_cache=False, **own)
+        logits: Tensor = bridge(on_device.pop("input_ids"), return_type="logits", use_cache=False, **on_device)
     return logits
 
 
@@ -156,7 +156,7 @@ def _hooked(model: nn.Module, read: Read, shape: tuple[int, ...], receive: Recei
 
 
 def _parts(model: nn.Module, read: Read) -> dict[Module | None, nn.Module]:
-    """What stands in the bridge where the read's module stood: one module, or each part of a fused matrix."""
+    """What the bridge has in place of the read's module: one module, or each part of a fused matrix."""
     cut = {site.module.name: site.module for site in read.sites if site.module is not None and site.module.ranges}
     owner = model.get_submodule(read.path.rpartition(".")[0])
     if cut and all(isinstance(getattr(owner, _PARTS[name], None), GeneralizedComponent) for name in cut):
@@ -165,8 +165,8 @@ def _parts(model: nn.Module, read: Read) -> dict[Module | None, nn.Module]:
 
 
 def _watch(part: nn.Module, several: bool, called: _Called) -> Iterator[Any]:
-    """Hooks that tell of every call: on a component's hook points, or on the module itself where it has none or where
-    several arguments are wanted. A hook point is a module that passes on what it is given."""
+    """Hooks that report every call: on a component's hook points, or on the module itself where it has none or where
+    several arguments are wanted. A hook point is an identity module."""
     if several or not isinstance(part, GeneralizedComponent):
         yield part.register_forward_hook(lambda _, *call: called(*call), with_kwargs=True)
         return
@@ -191,7 +191,7 @@ def _together(seen: dict[Module | None, Seen]) -> Seen:
 
 
 def model_of(bridge: TransformerBridge) -> PreTrainedModel:
-    """The Hugging Face model that a bridge was made of, on the weights that it holds. The bridge stays as it is.
+    """The Hugging Face model that a bridge was made of, on the weights that it holds. The bridge stays unchanged.
 
     Raises ActivationError for a bridge in compatibility mode, which holds other weights than the checkpoint.
     """
@@ -207,6 +207,6 @@ def model_of(bridge: TransformerBridge) -> PreTrainedModel:
         while isinstance(original, GeneralizedComponent):
             original = original.original_component
         for kind in ("_parameters", "_buffers"):
-            own = getattr(module, kind)
-            own |= {name: getattr(original, name) for name, value in own.items() if value is not None}
+            tensors = getattr(module, kind)
+            tensors |= {name: getattr(original, name) for name, value in tensors.items() if value is not None}
     return model.eval()

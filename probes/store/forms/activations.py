@@ -1,4 +1,4 @@
-"""The tables of what ran: prompts, tokens, gates, contributions and the ledger."""
+"""The tables of capture: prompts, tokens, gates, contributions and the ledger."""
 
 from __future__ import annotations
 

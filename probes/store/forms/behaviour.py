@@ -8,5 +8,5 @@ from tv.columns import Column, keys
 table(
     "behaviour",
     "prompt, model and metric",
-    (*keys("prompt_id model metric"), Column("value", "the metric's value, in the metric's own unit")),
+    (*keys("prompt_id model metric"), Column("value", "the metric's value, in the metric's unit")),
 )

@@ -1,4 +1,4 @@
-"""The tables of attribution: effects, and what proves them."""
+"""The tables of attribution: effects and their checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a table is declared, and how columns are added to one that is there.
+"""How a table is declared, and how columns are added to an existing one.
 
 A file that computes something new declares its table or columns beside the function. Reading a run needs no more than
 these declarations, so this room imports nothing but columns.
@@ -19,7 +19,7 @@ def table(name: str, rows: str, columns: Sequence[Column], partitions: Sequence[
     """Declare a table of a run.
 
     Args:
-        name: What `run[name]` calls it.
+        name: Its name, as in `run[name]`.
         rows: What a row is about: "place of a prompt and module".
         columns: Its columns, in order, keys first.
         partitions: The columns that its directories are split by.
@@ -47,5 +47,5 @@ def extend(name: str, *columns: Column) -> None:
 
 
 def _module() -> str:
-    """The module that declares, two calls up."""
+    """The declaring module, two calls up."""
     return str(sys._getframe(2).f_globals["__name__"])

@@ -32,7 +32,7 @@ def _leading(side: str) -> tuple[Column, ...]:
     return _measured("ssa10", "SSA in the leading 10 %", side), _measured("kappa10", "κ in the leading 10 %", side, 0.0)
 
 
-#: What a unit's weights are.
+#: Columns of a unit's weights.
 WEIGHTS = (
     Column("relative_norm", "‖T‖/‖W‖", words="relative norm ‖T‖/‖W‖", role="weight"),
     Column("cosine", "of W and W + T"),
@@ -44,7 +44,7 @@ WEIGHTS = (
     *_leading("left"),
     *_leading("right"),
 )
-#: What happened, means over prompts with their intervals; nulls stand without one.
+#: Columns of activations, means over prompts with intervals; nulls have none.
 ACTIVATIONS = (
     Column("direct_norm", "the ledger's direct term", words="direct term ‖T x‖", interval=True, role="activation"),
     Column("inherited_norm", "what came in", words="inherited term ‖W Δx‖", interval=True, role="activation"),
@@ -82,7 +82,7 @@ ACTIVATIONS = (
         role="activation",
     ),
 )
-#: What caused the behaviour.
+#: Columns of the causes of behaviour.
 CAUSES = tuple(
     Column(
         method,
