@@ -41,7 +41,7 @@ def query(tables: Mapping[str, Callable[[], ds.Dataset]], statement: str) -> pa.
         RunError: In one line: no such statement, a table that is not there, something outside the tables, or more than
             4 GB of memory needed.
     """
-    named = [name for name in tables if name in statement.lower()] or list(tables)
+    named = [name for name in tables if name.lower() in statement.lower()] or list(tables)
     opened = {name: tables[name]() for name in named}
     with _process() as process:
         said, answer = process.ask((opened, list(tables), statement))

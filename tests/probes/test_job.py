@@ -215,11 +215,25 @@ def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
     assert not vectors.flags.owndata and list(places.pos) == list(range(len(ids)))
     places, every = run.vectors("resid_post", 1, model="base")
     assert len(places) == len(every) == run.manifest["n_tokens"] and every.shape[1] == 48
-    with pytest.raises(RunError, match="keep"):
-        run.vectors("resid_mid", 1)
+    for match, asked in {"keep": {"site": "resid_mid"}, "model 'tuned_2': base or tuned": {"model": "tuned_2"}}.items():
+        with pytest.raises(RunError, match=match):
+            run.vectors(**{"site": "resid_post", "layer": 1} | asked)
     assert len(run.df("vectors", where=[("site", "==", "embed_out")])) == run.manifest["n_tokens"]
     gates = run.df("vectors", where=[("site", "==", "gate"), ("layer", "==", 1)])
     assert {len(vector) for vector in gates.vector_base} == {2 * 80}
+
+
+@pytest.mark.parametrize(("parameter", "site"), [("lm_head", "logits"), ("model.layers.1.mlp.down_proj", "mlp_out")])
+def test_numbers_too_large_for_the_model_are_refused(parameter: str, site: str, tmp_path: Path) -> None:
+    """Finite weights whose products are not, in the tuned model: which one, where, and on which prompt."""
+    base, tuned = build_pair(tmp_path, "llama")
+    model = AutoModelForCausalLM.from_pretrained(tuned, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_submodule(parameter).weight.mul_(1e38)
+    model.save_pretrained(tuned)
+    suite = write_suite(tmp_path, base, tuned, measure=["changes", "behaviour"], noise_floor=False, attribute=None)
+    with pytest.raises(probes.ActivationError, match=rf"model 'moved': {site}.* is NaN or Inf on prompt 'a1'"):
+        probes.run(suite, out=tmp_path / "run", stages=["capture"])
 
 
 def test_gate_rows_are_the_bits_of_both_models(llama: probes.Run) -> None:

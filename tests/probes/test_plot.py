@@ -107,6 +107,16 @@ def _of_tuned_alone(run: probes.Run) -> probes.Run:
     return edited(run, "behaviour", run["behaviour"].query("model != 'base' and metric == 'logit_diff'"))
 
 
+def _without(run: probes.Run, table: str) -> probes.Run:
+    """The run with nothing in one of its tables."""
+    return edited(run, table, run[table].iloc[:0])
+
+
+def _of_two(run: probes.Run) -> probes.Run:
+    suite = run.manifest["suite"] | {"tuned": {"moved": "a", "other": "b"}}
+    return probes.Run(run.path, run.manifest | {"suite": suite})
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -117,6 +127,17 @@ def _of_tuned_alone(run: probes.Run) -> probes.Run:
         (lambda run: probes.plot.spectrum(run, 99, "q"), "no spectrum of q in layer 99"),
         (lambda run: probes.plot.scatter(run, "rho", "direct_norm"), "'rho': no measure of the link"),
         (lambda run: probes.plot.waterfall(_of_tuned_alone(run)), "logit_diff of both models is not in its table"),
+        (lambda run: probes.plot.heatmap(run, "kappa", epsilon=0.123), "kappa was not measured of moved"),
+        (lambda run: probes.plot.curves(run, "forth"), "direction 'forth': graft or revert"),
+        (lambda run: probes.plot.curves(_without(run, "curves")), "no revert curves of moved; attribute with curves"),
+        (
+            lambda run: probes.plot.scatter(_without(run, "link"), "kappa_left", "flip_rate"),
+            "no module of moved has both",
+        ),
+        (
+            lambda run: probes.plot.waterfall(_of_two(run)),
+            "several tuned models; say tuned= one of moved, other",
+        ),
         (lambda run: probes.plot.flips(run, save="fig.doc"), "fig.doc: its name ends in none of .html"),
     ],
 )

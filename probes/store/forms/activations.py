@@ -59,7 +59,7 @@ table(
     (
         Column("precision", "the other precision in which the base ran", "name"),
         *keys("layer"),
-        Column("n", "places that it was measured at", "int32", unit="places"),
+        Column("n", "prompts that it is a mean over", "int32", unit="prompts"),
         Column("flip_rate", "of gates that flip in that precision", words="gate flip rate", interval=True, null=0.0),
         Column("jaccard", "overlap of open gates: both open / either open"),
         Column("relative_change", "‖Δ‖/‖h‖ of the residual stream"),

@@ -170,7 +170,9 @@ def test_a_run_on_s3(few: Path, beside: probes.Run, s3: str, tmp_path: Path) -> 
     assert again.manifest == run.manifest
     with pytest.raises(RunError, match=r"s3://bucket/runs/a holds another run \(suite tiny\); choose another --out"):
         probes.run(few, out=url, compute=Compute(dtype="bfloat16"))
-    probes.link(run)  # tables are replaced there too
+    run.drop("link")  # tables go and are replaced there too
+    assert "link" not in probes.load(url).tables and not any("tables/link" in name for name in remote.sizes(url))
+    probes.link(run)
     part = probes.run(few, out=f"{s3}/runs/part", stages=["weights", "capture"])
     assert "link" not in part.tables
     told: list[str] = []
