@@ -33,12 +33,12 @@ class Check:
         return {**vars(self), "holds": self.holds, "metric": metric}
 
 
-def completeness(found: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
+def completeness(integrated: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
     """The gap of `path` over all prompts and by domain. Where a domain hardly changes its gap is large, and told so."""
     checks = []
-    for domain in (ALL_DOMAINS, *sorted(set(domains[name] for name in found.prompts))):
-        own = [i for i, name in enumerate(found.prompts) if domain in (ALL_DOMAINS, domains[name])]
-        gap = gap_of([found.shares[i] for i in own], (found.tuned - found.base)[own])
+    for domain in (ALL_DOMAINS, *sorted(set(domains[name] for name in integrated.prompts))):
+        which = [i for i, name in enumerate(integrated.prompts) if domain in (ALL_DOMAINS, domains[name])]
+        gap = gap_of([integrated.shares[i] for i in which], (integrated.tuned - integrated.base)[which])
         checks.append(Check("completeness", "path", domain, gap, tolerance))
     return checks
 
@@ -58,12 +58,12 @@ class Untouched:
 
 def _sums(model: nn.Module) -> list[int]:
     """A checksum a parameter: its bits as integers, summed with weights that tell places apart."""
-    found = []
+    sums = []
     for parameter in model.parameters():
         if parameter.is_meta:
             continue
         size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
         bits = parameter.detach().contiguous().view(size).flatten().to(torch.int64)
         place = torch.arange(len(bits), device=bits.device) % 65521 + 1
-        found.append(int((bits * place).sum()))
-    return found
+        sums.append(int((bits * place).sum()))
+    return sums

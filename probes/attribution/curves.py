@@ -35,8 +35,8 @@ class Curves:
 def rankings_of(scores: Mapping[str, Mapping[Unit, float]], units: Sequence[Unit]) -> dict[str, list[Unit]]:
     """Units by falling score; one without a score comes last, in order."""
     return {
-        name: sorted(units, key=lambda unit, own=own: -_known(own.get(unit, np.nan)))  # type: ignore[misc]
-        for name, own in scores.items()
+        name: sorted(units, key=lambda unit, by_unit=by_unit: -_known(by_unit.get(unit, np.nan)))  # type: ignore[misc]
+        for name, by_unit in scores.items()
     }
 
 
@@ -68,9 +68,9 @@ def curves(
     )
     prompts, parts = pd.Index([item.prompt.id for batch in batches for item in batch.encoded], name="prompt_id"), []
     for direction, model, other in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
-        swaps = [from_model(model, other, pair.architecture, sorted(own, key=str)) for own in sets]
-        start, found = values_under(model, pair.architecture, swaps, batches, metric, told)
-        value = {own: found[i] for i, own in enumerate(sets)} | {frozenset(): start}
+        swaps = [from_model(model, other, pair.architecture, sorted(subset, key=str)) for subset in sets]
+        start, moved = values_under(model, pair.architecture, swaps, batches, metric, told)
+        value = {subset: moved[i] for i, subset in enumerate(sets)} | {frozenset(): start}
         table = np.stack([value[frozenset(order[:n])] for _, _, order in orders for n in sizes])
         long = pd.DataFrame(table, curve, prompts).stack().rename("value").reset_index()
         parts.append(long.assign(direction=direction))
@@ -85,8 +85,8 @@ def areas_of(points: pd.DataFrame) -> pd.DataFrame:
     alike. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change.
     """
     rows = []
-    for (ranking, draw, direction), own in points.groupby(["ranking", "draw", "direction"], sort=False):
-        mean = own.groupby("n").value.mean()
+    for (ranking, draw, direction), curve in points.groupby(["ranking", "draw", "direction"], sort=False):
+        mean = curve.groupby("n").value.mean()
         share = shares(mean.to_numpy())
         n = mean.index.to_numpy(np.float64)
         area = float(np.trapezoid(share, n / n[-1])) if len(n) > 1 else np.nan

@@ -26,7 +26,7 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
     part a prompt is left out. Raises RunError where none is left.
     """
     followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
-    found: dict[str, Encoded] = {}
+    cut: dict[str, Encoded] = {}
     shared = len(common_rows(*(model.get_output_embeddings().weight for model in (pair.base, pair.tuned)))[0])
     for batch in batches(followed, batch_size, pair.pad_id):
         with torch.inference_mode():
@@ -34,7 +34,7 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
         for item, said in zip(batch.encoded, choices.tolist(), strict=True):
             at = next((pos for pos in item.generated if said[pos] != item.ids[pos + 1]), None)
             if at is not None:
-                found[item.prompt.id] = replace(
+                cut[item.prompt.id] = replace(
                     item,
                     ids=item.ids[: at + 1],
                     n_text=at + 1,
@@ -43,8 +43,8 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
                     foil_id=item.ids[at + 1],
                     continued=False,
                 )
-    if not found:
+    if not cut:
         raise RunError(
             f"first_divergence: both models say the same {tokens} tokens after every prompt; nothing to explain"
         )
-    return [found[item.prompt.id] for item in encoded if item.prompt.id in found]
+    return [cut[item.prompt.id] for item in encoded if item.prompt.id in cut]

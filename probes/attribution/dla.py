@@ -35,8 +35,8 @@ def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded
     change = (wide[tuned] - wide["base"]).rename("change")
     places = pd.DataFrame({"prompt_id": [i.prompt.id for i in encoded], "pos": [i.answer_pos for i in encoded]})
     rows = changes.merge(places, on=["prompt_id", "pos"]).dropna(subset=["dla_base", "dla_tuned"])
-    found = (rows.dla_tuned.astype(float) - rows.dla_base).groupby(rows.prompt_id).sum().rename("dla")
-    both = pd.concat([change, found], axis=1, join="inner").dropna()
+    dla = (rows.dla_tuned.astype(float) - rows.dla_base).groupby(rows.prompt_id).sum().rename("dla")
+    both = pd.concat([change, dla], axis=1, join="inner").dropna()
     total = float(both.change.abs().sum())
     off = float((both.dla - both.change).abs().sum())
     return [Check("completeness", "dla", ALL_DOMAINS, off / total, BOUND)] if total else []

@@ -35,13 +35,15 @@ class Swap:
     first: int
 
 
-def from_model(own: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]) -> Swap:
-    """`own` with these units' weights taken from `other`."""
-    names = dict(own.named_parameters())
+def from_model(
+    model: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]
+) -> Swap:
+    """`model` with these units' weights taken from `other`."""
+    names = dict(model.named_parameters())
     wanted = [piece for unit in units for piece in pieces(architecture, unit, names)]
 
     def tensors() -> dict[str, Tensor]:
-        return replaced(dict(own.named_parameters()), dict(other.named_parameters()), wanted)
+        return replaced(dict(model.named_parameters()), dict(other.named_parameters()), wanted)
 
     return Swap(tensors, min((unit.layer for unit in units), default=architecture.n_layers))
 
@@ -52,12 +54,12 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
 
     Parameters are lent, not copied over: leaving the context puts back the very tensors.
     """
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     kept = []
     try:
         for name, value in swap.tensors().items():
-            kept.append((own[name], own[name].data))
-            own[name].data = value
+            kept.append((parameters[name], parameters[name].data))
+            parameters[name].data = value
         yield
     finally:
         for parameter, data in kept:
@@ -95,7 +97,7 @@ def values_under(
     In the order of the batches. Memory: the block outputs of one batch, beside the model.
     """
     plain: list[Tensor] = []
-    found: list[list[Tensor]] = [[] for _ in swaps]
+    under: list[list[Tensor]] = [[] for _ in swaps]
     with torch.inference_mode():
         for b, batch in enumerate(batches):
             outputs: dict[int, Any] = {}
@@ -103,10 +105,10 @@ def values_under(
                 plain.append(metric.of(model, batch))
             for i, swap in enumerate(swaps):
                 with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
-                    found[i].append(metric.of(model, batch))
+                    under[i].append(metric.of(model, batch))
                 if told:
                     told(b * len(swaps) + i + 1, len(batches) * len(swaps))
-    return _joined(plain), np.stack([_joined(own) for own in found]) if swaps else np.zeros((0, len(_joined(plain))))
+    return _joined(plain), np.stack([_joined(row) for row in under]) if swaps else np.zeros((0, len(_joined(plain))))
 
 
 @contextmanager

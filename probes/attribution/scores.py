@@ -16,12 +16,12 @@ def component_scores(run: Run, tuned: str) -> dict[str, dict[Unit, float]]:
     if tables["weights"] is None:
         return {}
     linked, _ = link_tables(**tables, draws=1, seed=0)
-    found = {}
+    scores = {}
     for name, column in SCORES.items():
         rows = linked[(linked.kind == "component") & linked[column].notna()]
         if len(rows):
-            found[name] = {
+            scores[name] = {
                 Unit("component", int(layer), str(component)): float(value)
                 for layer, component, value in zip(rows.layer, rows.component, rows[column], strict=True)
             }
-    return found
+    return scores
