@@ -62,16 +62,16 @@ def growing(curves: pd.DataFrame, metric: str, title: str) -> Plot:
         }
     ] * bool(len(n))
     for i, (name, label) in enumerate(_rankings().items()):
-        own = curves[curves.ranking == name].sort_values("n")
-        if len(own):
+        curve = curves[curves.ranking == name].sort_values("n")
+        if len(curve):
             line = {"color": COLOURS[i % len(COLOURS)], "dash": "solid" if i < 4 else "dot", "width": 2}
             marker = {"symbol": i, "size": 6}
             traces.append(
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
-                    "x": own.n.astype(int).tolist(),
-                    "y": plains(own.value),
+                    "x": curve.n.astype(int).tolist(),
+                    "y": plains(curve.value),
                     "name": label,
                     "line": line,
                     "marker": marker,
@@ -84,9 +84,9 @@ def growing(curves: pd.DataFrame, metric: str, title: str) -> Plot:
 def areas(rows: pd.DataFrame) -> Plot:
     """The area of every ranking's curve, a dot a direction; random orders as the span of theirs."""
     traces, rankings = [], _rankings()
-    for i, (direction, own) in enumerate(rows.groupby("direction", sort=False)):
-        random = own[own.ranking == "random"].area.to_numpy(float)
-        named = own[own.ranking.isin(list(rankings))].sort_values("area")
+    for i, (direction, family) in enumerate(rows.groupby("direction", sort=False)):
+        random = family[family.ranking == "random"].area.to_numpy(float)
+        named = family[family.ranking.isin(list(rankings))].sort_values("area")
         names, values = [rankings[name] for name in named.ranking], plains(named.area)
         if len(random):
             names, values = ["random orders (mean, span)", *names], [plain(random.mean()), *values]
@@ -120,11 +120,11 @@ def beside_control(effects: pd.DataFrame, controls: pd.DataFrame, most: int = 20
     ranked = effects.loc[effects.effect.abs().nlargest(most).index][::-1]
     names = [str(unit) for unit in units_in(ranked)]
     traces = [_dots(names, ranked, "tuning vector", COLOURS[1], "circle")]
-    for i, (kind, own) in enumerate(controls.groupby("control", sort=False)):
-        at = {str(unit): place for place, unit in enumerate(units_in(own))}
-        found = own.iloc[[at[name] for name in names if name in at]]
+    for i, (kind, control) in enumerate(controls.groupby("control", sort=False)):
+        at = {str(unit): place for place, unit in enumerate(units_in(control))}
+        matched = control.iloc[[at[name] for name in names if name in at]]
         label = f"{kind} vector of T's norms"
-        traces.append(_dots([name for name in names if name in at], found, label, COLOURS[2 + i], "x"))
+        traces.append(_dots([name for name in names if name in at], matched, label, COLOURS[2 + i], "x"))
     axis = {"type": "category"}
     return {"data": traces, "layout": layout(x="effect", height=110 + 21 * len(names), legend=True, yaxis=axis)}
 
@@ -132,15 +132,15 @@ def beside_control(effects: pd.DataFrame, controls: pd.DataFrame, most: int = 20
 def by_cut(depth: pd.DataFrame, metric: str) -> Plot:
     """The metric of two models joined at each depth, between those of the two models whole."""
     traces = []
-    for i, ((upstream, late), own) in enumerate(depth.groupby(["upstream", "late"], sort=False)):
-        own, whole = own.sort_values("cut"), upstream == late
+    for i, ((upstream, late), curve) in enumerate(depth.groupby(["upstream", "late"], sort=False)):
+        curve, whole = curve.sort_values("cut"), upstream == late
         line = {"color": _GREY if whole else COLOURS[i % len(COLOURS)], "dash": "dash" if whole else "solid"}
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines" if whole else "lines+markers",
-                "x": own.cut.astype(int).tolist(),
-                "y": plains(own.value),
+                "x": curve.cut.astype(int).tolist(),
+                "y": plains(curve.value),
                 "name": f"{upstream}" if whole else f"{upstream} below, {late} above",
                 "line": line,
                 "hovertemplate": "%{x}: %{y:.4g}",

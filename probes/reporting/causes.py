@@ -21,23 +21,23 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
     if effects.empty:
         return []
     metric, domain = str(effects.metric.iloc[0]), shown_domain(effects, behaviour)
-    own = effects[effects.domain == domain]
+    shown = effects[effects.domain == domain]
     sentences = [
-        f"Exact effects on the {effect_metric_name(metric)} over {_over(own)}, where it changed most; "
+        f"Exact effects on the {effect_metric_name(metric)} over {_over(shown)}, where it changed most; "
         "mean [95 % interval]."
     ]
-    sentences += [_leading(str(method), family) for method, family in own.groupby("method", sort=False)]
-    enough, needed = (int((own[own.method == method].q < FOUND).sum()) for method in ("graft", "revert"))
-    if needed and not enough and {"graft", "revert"} <= set(own.method):
+    sentences += [_leading(str(method), family) for method, family in shown.groupby("method", sort=False)]
+    enough, needed = (int((shown[shown.method == method].q < FOUND).sum()) for method in ("graft", "revert"))
+    if needed and not enough and {"graft", "revert"} <= set(shown.method):
         sentences.append("No component alone shows a clear effect (graft); taking one away does (revert).")
     if (total := total_change(behaviour, metric, domain)) is not None:
-        sums = own.groupby("method", sort=False).effect.sum()
+        sums = shown.groupby("method", sort=False).effect.sum()
         added = listing([f"{signed(value)} by {method}" for method, value in sums.items()])
         sentences.append(
             f"The whole change there is {signed(total)}; single effects add up to {added}: where the two differ, "
             "components work together."
         )
-    if (agreement := graft_revert_agreement(own)) is not None:
+    if (agreement := graft_revert_agreement(shown)) is not None:
         rho, size = agreement
         sentences.append(f"Graft and revert order the {size} components alike with rank correlation {number(rho, 2)}.")
     others = effects[(effects.domain != domain) & (effects.domain != ALL_DOMAINS) & (effects.q < FOUND)]
@@ -81,12 +81,12 @@ def _elsewhere(others: pd.DataFrame) -> str:
 
 def _leading(method: str, family: pd.DataFrame) -> str:
     ranked = family.loc[family.effect.abs().sort_values(ascending=False).index]
-    found = int((ranked.q < FOUND).sum())
-    if not found:
+    significant = int((ranked.q < FOUND).sum())
+    if not significant:
         top = _effect(ranked.iloc[0])
         return f"{method.capitalize()}: none of {len(ranked)} components has q < {FOUND}; the largest is {top}."
     named = "; ".join(_effect(row) for _, row in ranked[ranked.q < FOUND].head(NAMED).iterrows())
-    return f"{method.capitalize()}: {named}. {found} of {len(ranked)} components have q < {FOUND}."
+    return f"{method.capitalize()}: {named}. {significant} of {len(ranked)} components have q < {FOUND}."
 
 
 def _effect(row: pd.Series) -> str:

@@ -114,7 +114,7 @@ def ranked_effects(effects: pd.DataFrame) -> Plot:
         "marker": {
             "size": 9,
             "color": COLOURS[0],
-            "symbol": ["circle" if found else "circle-open" for found in ranked.q < FOUND],
+            "symbol": ["circle" if significant else "circle-open" for significant in ranked.q < FOUND],
         },
         "error_x": {
             "type": "data",
@@ -137,15 +137,15 @@ def ranked_effects(effects: pd.DataFrame) -> Plot:
 def scatter(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str) -> Plot:
     """Two measures of the link against each other, a colour a module (or component)."""
     traces = []
-    for i, (group, own) in enumerate(rows.groupby(rows.module.where(rows.module != "", rows.component), sort=False)):
+    for i, (group, points) in enumerate(rows.groupby(rows.module.where(rows.module != "", rows.component), sort=False)):
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": plains(own[x]),
-                "y": plains(own[y]),
+                "x": plains(points[x]),
+                "y": plains(points[y]),
                 "name": str(group),
-                "text": [f"layer {layer}" for layer in own.layer],
+                "text": [f"layer {layer}" for layer in points.layer],
                 "marker": {"size": 9, "color": COLOURS[i % len(COLOURS)], "symbol": i % 7},
                 "hovertemplate": "%{text}: %{x:.4g}, %{y:.4g}",
             }

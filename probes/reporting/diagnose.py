@@ -62,15 +62,15 @@ def diagnose(run: Run, *, conflicts: bool = True) -> pd.DataFrame:
         >>> signs[signs.signature == "not_derived"][["tuned", "holds"]].values.tolist()
         [['medical', False], ['math', False]]
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name in run.manifest["suite"]["tuned"]:
         evidence = gather(run, name)
         for signature, judge in _JUDGES.items():
             holds, sentence = judge(evidence, run)
-            found.append(Finding(name, signature, holds, sentence))
+            findings.append(Finding(name, signature, holds, sentence))
     if conflicts and len(run.manifest["suite"]["tuned"]) > 1:
-        found += _conflicts(run.manifest["suite"])
-    return pd.DataFrame([vars(finding) for finding in found]).astype({"holds": object})
+        findings += _conflicts(run.manifest["suite"])
+    return pd.DataFrame([vars(finding) for finding in findings]).astype({"holds": object})
 
 
 Verdict = tuple[bool | None, str]
@@ -183,16 +183,16 @@ def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(" + ".join(tuned), "conflict", None, f"The checkpoints could not be compared: {error}")
         return
     modules = rows[(rows.scope == "module") & (rows.norm_a > 0) & (rows.norm_b > 0)]
-    for (a, b), own in modules.groupby(["a", "b"], sort=False):
+    for (a, b), pair in modules.groupby(["a", "b"], sort=False):
         whole = rows[(rows.scope == "whole") & (rows.a == a) & (rows.b == b)].iloc[0]
-        beyond = own.sign_conflict - own.sign_conflict_null
-        shared = own[["overlap_left_kappa", "overlap_right_kappa"]].max(axis=1)
-        against = own[(own.cosine_z < -4) | ((shared > SHARED) & (beyond > 0))]
+        beyond = pair.sign_conflict - pair.sign_conflict_null
+        shared = pair[["overlap_left_kappa", "overlap_right_kappa"]].max(axis=1)
+        against = pair[(pair.cosine_z < -4) | ((shared > SHARED) & (beyond > 0))]
         told = f"cosine {number(whole.cosine)} over all weights, κ of shared directions at most {number(shared.max())}"
         names = [f"{row.module} {row.layer} ({number(row.cosine)})" for row in against.head(5).itertuples()]
         sentence = (
-            f"{len(against)} of {len(own)} modules pull against each other where they share directions ({told}), first "
-            f"{listing(names)}: their sum loses some of both."
+            f"{len(against)} of {len(pair)} modules pull against each other where they share directions ({told}), "
+            f"first {listing(names)}: their sum loses some of both."
             if len(against)
             else f"No module of the two pulls against the other ({told}); whether their sum works, only a run says."
         )

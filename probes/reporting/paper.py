@@ -83,10 +83,10 @@ def _scatter(axes: Axes, trace: Plot) -> None:
     open_ones = np.array([str(name).endswith("-open") for name in symbols], dtype=bool)
     for chosen, face in ((~open_ones, colour), (open_ones, "none")):
         if chosen.any():
-            own = [[value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen] for values in (x, y)]
+            dots = [[value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen] for values in (x, y)]
             shape = _shape(symbols[int(chosen.argmax())])
             kwargs = {"marker": shape, "facecolor": face, "edgecolor": colour, "s": 28, "zorder": 3}
-            axes.scatter(*own, **kwargs, label=_label(trace) if face != "none" or not (~open_ones).any() else None)
+            axes.scatter(*dots, **kwargs, label=_label(trace) if face != "none" or not (~open_ones).any() else None)
     if error := trace.get("error_x"):
         spans = [[value or 0.0 for value in error[name]] for name in ("arrayminus", "array")]
         axes.errorbar(x, y, xerr=np.abs(spans), fmt="none", ecolor=colour, elinewidth=1)

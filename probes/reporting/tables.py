@@ -51,9 +51,9 @@ def behaviour_rows(behaviour: pd.DataFrame) -> list[dict[str, str]]:
 def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str]]]:
     """Rank correlations by kind, the direct term first, each measure's strongest pair on top."""
     order = {name: i for i, name in enumerate(SHOWN_MEASURES)}
-    found = correlations.dropna(subset=["rho"])
-    found = found.assign(order=found.activation_measure.map(order).fillna(len(order)), size=found.rho.abs())
-    found = found.sort_values(["order", "size"], ascending=[True, False], kind="stable")
+    ranked = correlations.dropna(subset=["rho"])
+    ranked = ranked.assign(order=ranked.activation_measure.map(order).fillna(len(order)), size=ranked.rho.abs())
+    ranked = ranked.sort_values(["order", "size"], ascending=[True, False], kind="stable")
     return {
         f"{kind}s": [
             {
@@ -70,7 +70,7 @@ def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str
             }
             for row in rows.itertuples()
         ]
-        for kind, rows in found.groupby("kind", sort=False)
+        for kind, rows in ranked.groupby("kind", sort=False)
     }
 
 

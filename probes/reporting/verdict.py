@@ -53,7 +53,7 @@ class Shifts:
 def verdict(evidence: Evidence) -> list[Statement]:
     """The verdict on one tuned model, most important first."""
     shifts = shifts_of(evidence.behaviour)
-    found = [
+    statements = [
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
         Statement("Got worse", worse_sentences(shifts), "worse" if shifts.worse else ""),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),
@@ -64,7 +64,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Link", correlation_sentence(evidence.correlations)),
         Statement("Does not hold", limits(evidence), "limits"),
     ]
-    return [statement for statement in found if statement.sentences]
+    return [statement for statement in statements if statement.sentences]
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ class Headline:
 def headline(evidence: Evidence) -> list[Headline]:
     """At most five sentences: what changed, what got worse, where, by which components, and how sure that is."""
     graded = evidence.behaviour[evidence.behaviour.base.notna()]
-    found = []
+    texts = []
     if len(graded):
         row = graded.iloc[0].to_dict()
         form = value_form(row["metric"])
-        found.append(
+        texts.append(
             f"On {row['domain']} prompts {metric_name(row['metric'])} went from {form(row['base'])} to "
             f"{form(row['tuned'])} (n = {row['n']})."
         )
         worse = list(dict.fromkeys(domain for domain, _ in shifts_of(evidence.behaviour).worse))
         none = "Nothing measured got worse beyond its interval."
-        found.append(f"Something got worse on {listing(worse)} prompts." if worse else none)
-    sentences = [Headline(text, "causes") for text in found]
+        texts.append(f"Something got worse on {listing(worse)} prompts." if worse else none)
+    sentences = [Headline(text, "causes") for text in texts]
     if where := _where(evidence):
         sentences.append(Headline(where, "flips" if len(evidence.flips) else "weights"))
     if len(evidence.effects):
@@ -144,12 +144,14 @@ def _how_sure(evidence: Evidence) -> str:
 
 def _largest(evidence: Evidence) -> str:
     domain, metric = shown_domain(evidence.effects, evidence.behaviour), str(evidence.effects.metric.iloc[0])
-    own = evidence.effects[evidence.effects.domain == domain]
+    shown = evidence.effects[evidence.effects.domain == domain]
     total = total_change(evidence.behaviour, metric, domain)
     parts = []
-    for method, family in own.groupby("method", sort=False):
-        found = family[family.q < FOUND]
-        top = found.loc[found.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
+    for method, family in shown.groupby("method", sort=False):
+        significant = family[family.q < FOUND]
+        top = (
+            significant.loc[significant.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
+        )
         names = [f"{component_name(row['layer'], row['component'])} {signed(row['effect'])}" for row in top]
         parts.append(f"by {method} {listing(names) if names else 'none that can be told from 0'}")
     whole = f" (whole change {signed(total)})" if total is not None else ""
@@ -271,13 +273,13 @@ def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
     rows = ledger[ledger.new_share_10.notna()] if len(ledger) else ledger
     if rows.empty:
         return []
-    own = rows.groupby("module")[list(TERMS)].mean().direct.sort_values(ascending=False)
+    direct = rows.groupby("module")[list(TERMS)].mean().direct.sort_values(ascending=False)
     new = rows.groupby("module")[["new_share", "new_share_null", "new_share_10"]].mean()
     ten = new.new_share_10.sort_values()
     return [
         f"Of the change of a block module's output (shares of the three squared norms), its own weights made "
-        f"{percent(own.mean())} on average: most in {own.index[0]} ({percent(own.iloc[0])}), least in {own.index[-1]} "
-        f"({percent(own.iloc[-1])}). The rest came in with its input.",
+        f"{percent(direct.mean())} on average: most in {direct.index[0]} ({percent(direct.iloc[0])}), least in "
+        f"{direct.index[-1]} ({percent(direct.iloc[-1])}). The rest came in with its input.",
         "Of that own write, the share outside the leading 10 % of pretrained output directions runs from "
         f"{percent(ten.iloc[0])} ({ten.index[0]}) to {percent(ten.iloc[-1])} ({ten.index[-1]}); with no preferred "
         "direction it would be 90 %.",
@@ -286,25 +288,25 @@ def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
 
 def limits(evidence: Evidence) -> list[str]:
     """What a reader must not take from this run."""
-    found = []
+    sentences = []
     if not evidence.gated and len(evidence.flips):
-        found.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")
+        sentences.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")
     graded = evidence.behaviour[evidence.behaviour.base.notna()]
     few = graded[graded.n < FEW].drop_duplicates("domain")
     if len(few):
         names = listing([f"{row.domain} ({row.n})" for row in few.itertuples()])
-        found.append(f"Too few prompts for an interval to mean much: {names}.")
+        sentences.append(f"Too few prompts for an interval to mean much: {names}.")
     if len(evidence.weights) and evidence.weights.noise_share.max() > NOISY:
         noisy = int((evidence.weights.noise_share > NOISY).sum())
-        found.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")
+        sentences.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")
     if raw_gap(evidence.alignment) < GAP:
-        found.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
+        sentences.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
     if len(evidence.effects) == 0:
-        found.append("Nothing here is causal: attribution was not measured in this run.")
+        sentences.append("Nothing here is causal: attribution was not measured in this run.")
     else:
-        found.append("Single-component effects are not shares of the change: components work together.")
-    found.append(
+        sentences.append("Single-component effects are not shares of the change: components work together.")
+    sentences.append(
         "Intervals cover the choice of prompts, not other training seeds; SSA and norms describe the weights and say "
         "nothing of behaviour by themselves."
     )
-    return found
+    return sentences

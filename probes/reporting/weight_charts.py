@@ -17,8 +17,8 @@ def singular_values(rows: pd.DataFrame) -> Plot:
     """σ of W and of T by rank, both axes logarithmic; `rows` are one matrix's of the table `spectra`."""
     traces = []
     for i, (column, name) in enumerate({"sigma": "W, pretrained", "sigma_delta": "T, the change"}.items()):
-        own = rows[rows[column] > 0]
-        traces.append(_line(own, own[column], name, COLOURS[i]) | {"hovertemplate": "%{x}: %{y:.3g}"})
+        positive = rows[rows[column] > 0]
+        traces.append(_line(positive, positive[column], name, COLOURS[i]) | {"hovertemplate": "%{x}: %{y:.3g}"})
     return {"data": traces, "layout": layout(x="rank", y="singular value", height=340, legend=True, **_axes("log"))}
 
 

@@ -123,7 +123,7 @@ _NUMBER = re.compile(r"[+−]?\d[\d.,]*\d(?: %)?|[+−]?\d(?: %)?")
 def linked(text: str, place: str) -> Markup:
     """The text with each of its numbers a link to an id of the page."""
     parts, end = [], 0
-    for found in _NUMBER.finditer(text):
-        parts += [escape(text[end : found.start()]), Markup('<a href="#{}">{}</a>').format(place, found[0])]
-        end = found.end()
+    for match in _NUMBER.finditer(text):
+        parts += [escape(text[end : match.start()]), Markup('<a href="#{}">{}</a>').format(place, match[0])]
+        end = match.end()
     return Markup("").join([*parts, escape(text[end:])])

@@ -36,12 +36,12 @@ def by_name(
     names = [str(name) for name in dict.fromkeys(rows[column])]
     traces = []
     for i, label in enumerate(labels):
-        own = rows[rows.entry == label]
-        if len(own):
+        points = rows[rows.entry == label]
+        if len(points):
             look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9}
             trace = {"type": "scatter", "mode": "markers", "name": html.escape(label), "marker": look}
-            shown = {"x": [html.escape(str(name)) for name in own[column]], "y": plains(own[value])}
-            traces.append({**trace, **shown, **_ends(own, value), "hovertemplate": "%{x}: %{y:.4g}"})
+            shown = {"x": [html.escape(str(name)) for name in points[column]], "y": plains(points[value])}
+            traces.append({**trace, **shown, **_ends(points, value), "hovertemplate": "%{x}: %{y:.4g}"})
     across = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
     figure = layout(
         y=title, height=_height(traces), legend=True, xaxis=across, yaxis=axis, scattermode="group", scattergap=0.3
@@ -77,12 +77,14 @@ def by_depth(
     rows = rows.assign(depth=depth)
     traces = []
     for i, label in enumerate(layers):
-        own = rows[rows.entry == label].groupby("depth", as_index=False)[value].mean()
-        if len(own):
-            traces.append(_line(plains(own.depth), plains(own[value]), label, i) | {"hovertemplate": "%{x}: %{y:.4g}"})
+        curve = rows[rows.entry == label].groupby("depth", as_index=False)[value].mean()
+        if len(curve):
+            traces.append(
+                _line(plains(curve.depth), plains(curve[value]), label, i) | {"hovertemplate": "%{x}: %{y:.4g}"}
+            )
     if level:
-        alike = [own for _, own in rows.groupby("entry", sort=False)] if relative else [rows]
-        means = [mean for own in alike if len(mean := own.groupby("depth")[level].mean().dropna())]
+        alike = [group for _, group in rows.groupby("entry", sort=False)] if relative else [rows]
+        means = [mean for group in alike if len(mean := group.groupby("depth")[level].mean().dropna())]
         dotted = {
             "type": "scatter",
             "mode": "lines",
@@ -107,10 +109,10 @@ def over_order(
 ) -> Plot:
     """`value` with `lo hi` over the entries in their order, a line a name in `column`."""
     traces = []
-    for i, (name, own) in enumerate(rows.groupby(column, sort=False)):
-        own = own.set_index("entry").reindex(labels)
-        shown = _line([html.escape(label) for label in labels], plains(own.value), str(name), i)
-        traces.append({**shown, **_ends(own, "value"), "hovertemplate": "%{x}: %{y:.4g}"})
+    for i, (name, course) in enumerate(rows.groupby(column, sort=False)):
+        course = course.set_index("entry").reindex(labels)
+        shown = _line([html.escape(label) for label in labels], plains(course.value), str(name), i)
+        traces.append({**shown, **_ends(course, "value"), "hovertemplate": "%{x}: %{y:.4g}"})
     order = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(label) for label in labels]}
     return {"data": traces, "layout": layout(height=_height(traces), legend=len(traces) > 1, xaxis=order, yaxis=axis)}
 

@@ -50,8 +50,8 @@ class Entry:
 
     def fingerprint(self, model: str) -> dict[str, Any]:
         """That of a checkpoint: the base's or the tuned model's; empty where the run does not say."""
-        found = self.run.manifest.get("checkpoints", {}).get(model, {}).get("fingerprint", {})
-        return found if isinstance(found, dict) else {"content": found}
+        fingerprint = self.run.manifest.get("checkpoints", {}).get(model, {}).get("fingerprint", {})
+        return fingerprint if isinstance(fingerprint, dict) else {"content": fingerprint}
 
 
 def entries_of(runs: Sequence[str | Path | Run], labels: Sequence[str] | None = None) -> list[Entry]:
@@ -94,21 +94,21 @@ def entry_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
 
 def cautions(entries: Sequence[Entry]) -> list[str]:
     """Why entries cannot be held against each other as they stand, a sentence a reason; none where they can."""
-    found = []
+    sentences = []
     for what, (value, consequence) in _SAME.items():
         groups: dict[Hashable, list[str]] = {}
         for entry in entries:
             groups.setdefault(value(entry), []).append(entry.label)
         if len(groups) > 1:
             parts = "; ".join(f"{key or 'none'} in {listing(names)}" for key, names in groups.items())
-            found.append(f"{what}: {parts}. {consequence}")
-    return found + _other_prompts(entries) + _twins(entries)
+            sentences.append(f"{what}: {parts}. {consequence}")
+    return sentences + _other_prompts(entries) + _twins(entries)
 
 
 def laid(entries: Sequence[Entry], read: Callable[[Entry], pd.DataFrame]) -> pd.DataFrame:
     """The rows of all entries, with the label of each as `entry`; an entry without any has none."""
-    found = [rows.assign(entry=entry.label) for entry in entries if len(rows := read(entry))]
-    return pd.concat(found, ignore_index=True) if found else read(entries[0]).assign(entry="")
+    tables = [rows.assign(entry=entry.label) for entry in entries if len(rows := read(entry))]
+    return pd.concat(tables, ignore_index=True) if tables else read(entries[0]).assign(entry="")
 
 
 def lacking(entries: Sequence[Entry], rows: pd.DataFrame) -> str:
@@ -131,12 +131,15 @@ def positions_of(entry: Entry) -> str:
 def _stored(entry: Entry) -> str:
     models = (entry.fingerprint(name) for name in ("base", entry.evidence.tuned))
     computed = (entry.run.manifest.get("computed") or {}).get("dtype") or "as stored"
-    return f"{' and '.join(str(found.get('dtype', 'unknown')) for found in models)}, computed in {computed}"
+    return f"{' and '.join(str(fingerprint.get('dtype', 'unknown')) for fingerprint in models)}, computed in {computed}"
 
 
 def _architecture(entry: Entry) -> str:
-    found = entry.run.manifest["architecture"]
-    return f"{found.get('name', 'unknown')} of {found['n_layers']} layers and width {found.get('d_model', 'unknown')}"
+    architecture = entry.run.manifest["architecture"]
+    return (
+        f"{architecture.get('name', 'unknown')} of {architecture['n_layers']} layers "
+        f"and width {architecture.get('d_model', 'unknown')}"
+    )
 
 
 #: What ought to be the same in all entries, and what it means where it is not.
@@ -217,10 +220,10 @@ def _shown(pairs: Sequence[tuple[int, str]], names: Sequence[str], wanted: bool)
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
-    found: list[str] = []
+    distinct: list[str] = []
     for label in labels:
         name, count = label, 2
-        while name in found:
+        while name in distinct:
             name, count = f"{label} ({count})", count + 1
-        found.append(name)
-    return found
+        distinct.append(name)
+    return distinct

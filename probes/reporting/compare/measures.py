@@ -82,18 +82,18 @@ def measure_rows(entries: Sequence[Entry]) -> pd.DataFrame:
         at = tables[0] if alike else tables[0].drop(columns=list(ACTIVATIONS), errors="ignore")
         paired = [] if itself else differences(at, table, entry)
         compared = {(row["measure"], row["domain"]): row for row in paired}
-        for measure, domain, *found in _means(table, entry):
-            row = dict(zip(_VALUES, (entry.label, measure, domain, *found), strict=True))
+        for measure, domain, *estimate in _means(table, entry):
+            row = dict(zip(_VALUES, (entry.label, measure, domain, *estimate), strict=True))
             rows.append({**row, **compared.get((measure, domain), {})})
     return pd.DataFrame(rows, columns=[*_VALUES, *_AGAINST])
 
 
 def prompt_values(entry: Entry) -> pd.DataFrame:
     """(prompts, measures) of an entry, by `same`, with the prompt's `domain` and `cluster`."""
-    own = [("tuned", "==", entry.evidence.tuned)]
+    this_model = [("tuned", "==", entry.evidence.tuned)]
     columns = {}
     for measure, table in _READ.items():
-        rows = rows_of(entry.run, table, f"prompt_id {measure}", [*own, *_ONLY.get(table, [])])
+        rows = rows_of(entry.run, table, f"prompt_id {measure}", [*this_model, *_ONLY.get(table, [])])
         columns[measure] = rows.groupby("prompt_id")[measure].mean()
     behaviour = rows_of(entry.run, "behaviour", "prompt_id metric value", [("model", "==", entry.evidence.tuned)])
     for metric, rows in behaviour.groupby("metric"):
@@ -114,8 +114,8 @@ def differences(left: pd.DataFrame, right: pd.DataFrame, entry: Entry) -> list[d
         return []
     apart = right.loc[shared, ["domain", "cluster"]].join(right.loc[shared, both] - left.loc[shared, both])
     return [
-        {"measure": measure, "domain": domain, **dict(zip(_AGAINST, found, strict=True))}
-        for measure, domain, *found in _means(apart, entry)
+        {"measure": measure, "domain": domain, **dict(zip(_AGAINST, estimate, strict=True))}
+        for measure, domain, *estimate in _means(apart, entry)
     ]
 
 
@@ -140,14 +140,14 @@ def effect_correlations(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def _weights(entry: Entry) -> dict[str, float]:
-    evidence, found = entry.evidence, {}
+    evidence, values = entry.evidence, {}
     moved = evidence.weights[evidence.weights.module.isin(MODULES)] if len(evidence.weights) else evidence.weights
     if len(moved):
-        found["relative_norm"] = float(moved.relative_norm.median())
+        values["relative_norm"] = float(moved.relative_norm.median())
     fixed = fixed_fraction(evidence.alignment) if len(evidence.alignment) else evidence.alignment
     for side, rows in fixed.groupby("side"):
-        found[f"lift_{side}"] = float(rows.lift.mean())
-    return found
+        values[f"lift_{side}"] = float(rows.lift.mean())
+    return values
 
 
 def _means(table: pd.DataFrame, entry: Entry) -> Iterator[tuple[str, str, float, float, float, int]]:
@@ -176,8 +176,8 @@ def _effects(entry: Entry) -> Iterator[tuple[str, pd.DataFrame]]:
     rows = rows.assign(same=rows.prompt_id.map(entry.prompts.same))
     falls = entry.metric == "kl" or METRICS.get(entry.metric, ("", "", None))[2] is False  # towards the tuned model
     sign = -1 if falls else 1
-    for method, own in rows.groupby("method", sort=False):
-        yield str(method), sign * own.pivot(index="same", columns=["layer", "component"], values="effect")
+    for method, family in rows.groupby("method", sort=False):
+        yield str(method), sign * family.pivot(index="same", columns=["layer", "component"], values="effect")
 
 
 def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> Iterator[dict[str, object]]:
@@ -198,8 +198,8 @@ def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> 
             if min(len(x), len(y)) < FEWEST:
                 lo = hi = math.nan
             null_lo, null_hi, p = shuffled_spearman(rho, n, draws, seed)
-            found = {"domain": name, "rho": rho, "lo": lo, "hi": hi, "n": n, "n_shared": len(shared)}
-            yield {**found, "null_lo": null_lo, "null_hi": null_hi, "p": p}
+            row = {"domain": name, "rho": rho, "lo": lo, "hi": hi, "n": n, "n_shared": len(shared)}
+            yield {**row, "null_lo": null_lo, "null_hi": null_hi, "p": p}
 
 
 def _values(side: pd.DataFrame) -> Floats:

@@ -29,7 +29,7 @@ def comparison_verdict(
 
     `measures` are `measure_rows`, `correlations` are `effect_correlations`.
     """
-    found = [
+    sentences = [
         (_who(entries, cautions), "entries"),
         (_behaviour(entries, measures), "behaviour-by-domain"),
         (_weights(entries, measures), "weights-by-module"),
@@ -39,7 +39,7 @@ def comparison_verdict(
         (_agreement(correlations), "agreement-table"),
         (_course(entries, measures), "order"),
     ]
-    return [Headline(text, place) for text, place in found if text]
+    return [Headline(text, place) for text, place in sentences if text]
 
 
 def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
@@ -68,8 +68,8 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
         f"{len(clear)} of {len(apart)} domain × metric values differ from {entries[0].label}'s beyond their intervals"
     )
     spoken = next(name for name in _SPOKEN if (apart.measure == name).any())
-    own = apart[apart.measure == spoken]
-    top = own.loc[own.difference.abs().idxmax()]
+    candidates = apart[apart.measure == spoken]
+    top = candidates.loc[candidates.difference.abs().idxmax()]
     first = rows[(rows.entry == entries[0].label) & (rows.measure == spoken) & (rows.domain == top.domain)].value
     form = MEASURES[spoken].form
     against = f" against {form(first.iloc[0])}" if len(first) else ""  # the first may call these prompts otherwise
@@ -103,14 +103,14 @@ def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
 def _furthest(measures: pd.DataFrame, name: str, first: str) -> str:
     """The entry that is furthest from the first in a measure, over all prompts."""
     rows = measures[(measures.measure == name) & measures.domain.isin(["", ALL_DOMAINS])]
-    apart, own = rows[rows.difference.notna() & (rows.entry != first)], rows[rows.entry == first]
-    if apart.empty or own.empty:
+    apart, reference = rows[rows.difference.notna() & (rows.entry != first)], rows[rows.entry == first]
+    if apart.empty or reference.empty:
         return ""
     top, form = apart.loc[apart.difference.abs().idxmax()], MEASURES[name].form
     words, least = MEASURES[name].words, "" if len(apart) == 1 else "furthest from it "
     return (
-        f"{words[0].upper()}{words[1:]}: {form(own.value.iloc[0])} in {first}, {least}{form(top.value)} in {top.entry} "
-        f"({_apart(top)})."
+        f"{words[0].upper()}{words[1:]}: {form(reference.value.iloc[0])} in {first}, {least}{form(top.value)} in "
+        f"{top.entry} ({_apart(top)})."
     )
 
 
@@ -128,8 +128,8 @@ def _causes(entries: Sequence[Entry]) -> str:
         effects = entry.evidence.effects
         if len(effects):
             domain, method = entry.own_domain, str(effects.method.iloc[-1])
-            own = effects[(effects.domain == domain) & (effects.method == method)]
-            top = own.loc[own.effect.abs().idxmax()]
+            family = effects[(effects.domain == domain) & (effects.method == method)]
+            top = family.loc[family.effect.abs().idxmax()]
             size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {effect_metric_name(str(top.metric))}"
             name = component_name(top.layer, top.component)
             parts.setdefault(name, []).append(f"{entry.label} ({size} on {domain} prompts)")
@@ -145,8 +145,8 @@ def _agreement(correlations: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     parts, several = [], len(rows[["a", "b"]].drop_duplicates()) > 1
-    for method, own in rows.groupby("method", sort=False):
-        ends = [own.loc[own.rho.idxmin()], own.loc[own.rho.idxmax()]] if len(own) > 1 else [own.iloc[0]]
+    for method, pairs in rows.groupby("method", sort=False):
+        ends = [pairs.loc[pairs.rho.idxmin()], pairs.loc[pairs.rho.idxmax()]] if len(pairs) > 1 else [pairs.iloc[0]]
         told = [f" ({end.a} and {end.b})" if several else "" for end in ends]
         said = [f"{number(end.rho, 2)} {interval(end.lo, end.hi)}" for end in ends]
         parts.append(f"{' to '.join(map(str.__add__, said, told))} by {method}")
