@@ -1,4 +1,4 @@
-"""How far methods agree: every one's ranking against the exact ones', and each against itself on other prompts."""
+"""How far methods agree: each ranking against the exact methods', and against itself on other prompts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
 from tv.stats import bootstrap_spearman
 
-#: What every method is held against.
+#: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")
 _COLUMNS = [name for name in SCHEMAS["agreement"].names if name != "tuned"]
-#: Random halves of the prompts that the split-half columns are the mean over.
+#: How many random halvings of the prompts the split-half columns average over.
 HALVES = 20
 #: The share of the units that counts as chosen.
 CHOSEN = 0.1
@@ -32,13 +32,13 @@ def agreement(
     seed: int,
     clusters: Mapping[str, str],
 ) -> pd.DataFrame:
-    """Rows of `agreement`; controls are left out, and so are kinds of units that are no ranking.
+    """Rows of `agreement`, without controls and without granularities that are no ranking.
 
     `rho lo hi n`: Spearman's rank correlation over units between a method's means and a reference's, with the interval
-    of resampled prompts. `split_half`: the method's own rank correlation between the means of two random halves of the
+    of resampled prompts. `split_half`: the method's rank correlation between the means of two random halves of the
     prompts (clusters stay whole). `chosen_here`, `chosen_there`: the summed effect of the largest tenth of the units,
-    chosen on one half: on that half, and on the other; a choice made of noise loses there. Methods with two directions
-    are told apart by `direction`.
+    chosen on one half, on that half and on the other; a choice made of noise loses its effect there. `direction`
+    distinguishes methods with two directions.
     """
     ranked: dict[str, list[Effects]] = {}
     for family in families(measured):
@@ -72,7 +72,7 @@ def _rows(
 
 
 def _table(effects: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> Floats:
-    """(prompts, units), of these in this order."""
+    """(prompts, units): the values of these, in this order."""
     row, column = (dict(zip(names, range(len(names)), strict=True)) for names in (effects.units, effects.prompts))
     return effects.values[np.ix_([row[unit] for unit in units], [column[prompt] for prompt in prompts])].T
 

@@ -1,4 +1,4 @@
-"""The proof that comes with an attribution: what must hold if the numbers mean what they say."""
+"""The checks that come with an attribution: what must hold if its numbers are right."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it does; a value that is no number does not."""
+        """Whether it is not above; NaN does not hold."""
         return bool(self.value <= self.bound)
 
     def row(self, metric: str) -> dict[str, object]:
@@ -34,7 +34,7 @@ class Check:
 
 
 def completeness(integrated: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
-    """The gap of `path` over all prompts and by domain. Where a domain hardly changes its gap is large, and told so."""
+    """The gap of `path` over all prompts and by domain. A domain that hardly changes has a large gap."""
     checks = []
     for domain in (ALL_DOMAINS, *sorted(set(domains[name] for name in integrated.prompts))):
         which = [i for i, name in enumerate(integrated.prompts) if domain in (ALL_DOMAINS, domains[name])]
@@ -44,20 +44,20 @@ def completeness(integrated: PathEffects, domains: Mapping[str, str], tolerance:
 
 
 class Untouched:
-    """Both models' weights, summed before and after: what was moved must be back bit for bit."""
+    """Checksums of both models' weights before and after: every moved weight must be back bit for bit."""
 
     def __init__(self, pair: Pair) -> None:
         self._sums: Callable[[], list[int]] = lambda: [s for model in (pair.base, pair.tuned) for s in _sums(model)]
         self._before = self._sums()
 
     def check(self) -> Check:
-        """The number of parameters that are not as they were."""
+        """The number of parameters that differ from before."""
         changed = sum(a != b for a, b in zip(self._before, self._sums(), strict=True))
         return Check("weights_restored", "", ALL_DOMAINS, float(changed), 0.0)
 
 
 def _sums(model: nn.Module) -> list[int]:
-    """A checksum a parameter: its bits as integers, summed with weights that tell places apart."""
+    """One checksum per parameter: its bits as integers, summed with weights by position."""
     sums = []
     for parameter in model.parameters():
         if parameter.is_meta:

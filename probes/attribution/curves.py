@@ -1,6 +1,6 @@
 """Faithfulness: move the top-ranked units together and see how much of the change comes with them.
 
-A ranking that means something lifts the curve above random order and above ‖T‖. Each ranking is tried both ways: its
+A ranking with meaning lifts the curve above random order and above ‖T‖. Each ranking is tried both ways: its
 top n grafted into the base, and reverted in the tuned model.
 """
 
@@ -19,14 +19,14 @@ from probes.attribution.units import Unit
 from probes.capture.pair import Pair
 from tv.prompts.encoding import Batch
 
-#: The share of the change that the smallest set is asked for.
+#: The share of the change that the smallest sufficient set must reach.
 ENOUGH = 0.8
 RANDOM = "random"
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The metric of every prompt with each ranking's top n moved, and what that must be held against."""
+    """The metric of every prompt with each ranking's top n moved, and the area under each curve."""
 
     points: pd.DataFrame  # ranking draw direction n prompt_id value
     areas: pd.DataFrame  # ranking draw direction area n_enough
@@ -81,8 +81,8 @@ def curves(
 def areas_of(points: pd.DataFrame) -> pd.DataFrame:
     """Per ranking, draw and direction: the mean share of the change over n = 0 … all, and the smallest n with ENOUGH.
 
-    The area is that under share against n / all (trapezoids): 1 where the first unit does everything, 0.5 where all do
-    alike. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change.
+    The area is under the share against n / all (trapezoids): 1 where the first unit does everything, 0.5 where all do
+    the same. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change.
     """
     rows = []
     for (ranking, draw, direction), curve in points.groupby(["ranking", "draw", "direction"], sort=False):

@@ -1,4 +1,4 @@
-"""Prompts cut where the two models first say different things, for behaviour that has no given target."""
+"""Prompts cut where the two models first choose different tokens, for behaviour without a given target."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from probes.suite import Generation
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
 
-#: How far the base is followed.
+#: How many tokens of the base's continuation are compared.
 TOKENS = 32
 
 
 def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int = TOKENS) -> list[Encoded]:
-    """The prompts in which greedy decoding parts within `tokens` tokens, each with the tokens that both say first.
+    """The prompts where greedy decoding diverges within `tokens` tokens, each with the tokens that both models share.
 
-    The tuned model's next choice is the target and the base's the foil. Prompts stay in order; where the models never
-    part a prompt is left out. Raises RunError where none is left.
+    The tuned model's next choice is the target and the base's the foil. Prompts keep their order; those where the
+    models do not diverge are left out. Raises RunError if none is left.
     """
     followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
     cut: dict[str, Encoded] = {}

@@ -12,15 +12,15 @@ from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS
 from tv.prompts.encoding import Encoded
 
-#: What single precision leaves of a sum over components.
+#: The rounding error of a sum over components in single precision.
 BOUND = 1e-3
 
 
 def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded]) -> list[Check]:
     """Σ_prompts |Σ_components ΔDLA − change| / Σ_prompts |change|, at the place of each prompt's answer.
 
-    No check where there is nothing to add up: components or behaviour not measured, or measured over other tokens; a
-    soft cap, past which logits are not linear; a final norm with a bias, which is no component's.
+    No check where the sum does not apply: components or behaviour not measured, or measured over other tokens; a soft
+    cap, which makes logits nonlinear; a final norm with a bias, which belongs to no component.
     """
     suite = run.manifest["suite"]
     measured = {"attn_out", "mlp_out"} <= set(suite["sites"]) and {"changes", "behaviour"} <= set(run.tables)

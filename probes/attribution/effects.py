@@ -1,4 +1,4 @@
-"""What a method found, as rows; and their means over prompts, with intervals."""
+"""The effects of a method as rows, and their means over prompts with intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probes.attribution.units import Unit
 from probes.store.schemas import ALL_DOMAINS
 from tv.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
 
-#: What names a unit in a table.
+#: The columns that name a unit in a table.
 UNIT = ["granularity", "layer", "component", "module", "head", "expert", "neuron"]
 
 FORWARD, BACKWARD = "base→tuned", "tuned→base"
@@ -24,8 +24,8 @@ FORWARD, BACKWARD = "base→tuned", "tuned→base"
 class Effects:
     """How much each unit moves the metric of each prompt, towards the tuned model.
 
-    `direction` is where the measurement starts and where it goes. `control` names the tuning vector that stood in for
-    the real one, and is "" for the real one.
+    `direction` says which model the measurement starts from and which it moves to. `control` names the vector used in
+    place of the tuning vector, and is "" for the tuning vector.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Effects:
         return pd.DataFrame({**_columns(self.units), **self._labels(metric), **estimates})
 
     def over(self, prompts: Collection[str]) -> Effects:
-        """Of those prompts alone that are among these."""
+        """The effects on those of its prompts that are in `prompts`."""
         at = [i for i, prompt in enumerate(self.prompts) if prompt in prompts]
         return replace(self, prompts=tuple(self.prompts[i] for i in at), values=self.values[:, at])
 
@@ -62,8 +62,10 @@ class Effects:
 
 
 def families(measured: Iterable[Effects]) -> list[Effects]:
-    """Effects that are compared with each other: of one method, direction, control and granularity, without prompts
-    that have no value, by their ids."""
+    """Effects split into families that are compared: one method, direction, control and granularity each.
+
+    Prompts without a value are left out; the others are sorted by id.
+    """
     parts = []
     for effects in measured:
         order = [i for i in np.argsort(effects.prompts) if not np.isnan(effects.values[:, i]).all()]
@@ -92,7 +94,7 @@ def summarise(
 ) -> pd.DataFrame:
     """Each unit's mean over prompts with its 95 % bootstrap interval, over all prompts and by domain.
 
-    `domains` names each prompt's, `clusters` what it must not be counted apart from: prompts of one template are drawn
+    `domains` and `clusters` give each prompt's domain and cluster: prompts of one cluster (a template) are drawn
     together. p is a signed-rank test over prompts (over the means of clusters), q its Benjamini–Hochberg value within
     the family: one method, direction, control and granularity in one domain.
     """
@@ -107,7 +109,7 @@ def summarise(
 
 
 def focus(effects: pd.DataFrame) -> str:
-    """The domain in which some unit's effect is largest: the one a reader wants to see first."""
+    """The domain with the largest effect of any unit, which a reader wants to see first."""
     return str(effects.domain.loc[effects.effect.abs().idxmax()])
 
 
@@ -122,9 +124,9 @@ def _columns(units: Sequence[Unit]) -> dict[str, list[Any]]:
 
 
 def both_ways(measured: Sequence[Effects]) -> list[Effects]:
-    """`mean` and `synergy` of graft and revert where both are there: (graft + revert)/2 and revert − graft.
+    """`mean` and `synergy` of graft and revert where both were measured: (graft + revert)/2 and revert − graft.
 
-    A unit whose effect needs others to be there has a positive synergy (times the sign of its effect).
+    A unit whose effect needs other units has a positive synergy (times the sign of its effect).
     """
     by_method = {
         (effects.method, effects.units[:1]): effects for effects in measured if not effects.control and effects.units

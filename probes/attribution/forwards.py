@@ -1,7 +1,7 @@
 """The metric under many variants of one model, each a few parameters swapped for a forward pass and put back.
 
-A block before the first swapped parameter cannot change, so its output of the plain pass is returned instead of being
-computed again: on average half of every forward.
+A block before the first swapped parameter cannot change, so its output of the plain pass is reused instead of computed
+again: on average half of every forward.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
 Floats = NDArray[np.float64]
-#: Called with how many forwards over the prompts are done, of how many.
+#: Progress callback: (forwards over the prompts done, total).
 Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Swap:
-    """Parameters as a variant has them, made when they are needed. No block before `first` has any of them."""
+    """A variant's parameters, made on demand. No block before `first` has any of them."""
 
     tensors: Callable[[], Mapping[str, Tensor]]
     first: int
@@ -50,9 +50,9 @@ def from_model(
 
 @contextmanager
 def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
-    """`model` with these parameters in place of its own, for as long as the context lasts.
+    """`model` with these parameters in place of its own while the context lasts.
 
-    Parameters are lent, not copied over: leaving the context puts back the very tensors.
+    Parameters are swapped, not copied over: leaving the context puts the same tensors back.
     """
     parameters = dict(model.named_parameters())
     kept = []
@@ -68,7 +68,7 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter wants a gradient: a backward pass then goes through the activations alone."""
+    """No parameter requires a gradient, so a backward pass goes through the activations alone."""
     kept = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
@@ -79,7 +79,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> Floats:
-    """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what it needs."""
+    """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what the metric needs."""
     with torch.inference_mode():
         return _joined([metric.of(model, batch) for batch in batches])
 
@@ -132,7 +132,7 @@ def recording(model: nn.Module, architecture: Architecture, outputs: dict[int, A
 def skipping(model: nn.Module, architecture: Architecture, outputs: Mapping[int, Any], first: int) -> Iterator[None]:
     """Blocks before `first` return what they returned before, without computing it."""
     skipped = [(model.get_submodule(block.path), block.layer) for block in architecture.blocks if block.layer < first]
-    kept = [(module, module.__dict__.get("forward")) for module, _ in skipped]  # accelerate may have put its own there
+    kept = [(module, module.__dict__.get("forward")) for module, _ in skipped]  # accelerate may have set one
     try:
         for module, layer in skipped:
             module.forward = lambda *_args, _output=outputs[layer], **_kwargs: _output

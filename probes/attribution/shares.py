@@ -22,7 +22,7 @@ from tv.architecture.anatomy import Architecture, Module
 
 @dataclass
 class Shares:
-    """What the weights added to the metric, by where they are: of a batch of prompts, or of one, without `batch`."""
+    """What the weights added to the metric, by place: of a batch of prompts, or of one, without the axis `batch`."""
 
     modules: dict[Module, Float[Tensor, "batch pos"]] = field(default_factory=dict)
     heads: dict[Module, Float[Tensor, "batch head"]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Shares:
                 kept[key] = kept[key].add_(value, alpha=weight) if key in kept else value * weight
 
     def prompt(self, i: int, n: int) -> Shares:
-        """Those of one prompt, which has n tokens."""
+        """The shares of prompt i, which has n tokens."""
         return Shares(
             {module: value[i, :n].clone() for module, value in self.modules.items()},
             {module: value[i].clone() for module, value in self.heads.items()},
@@ -53,13 +53,13 @@ class Shares:
 
 @dataclass(frozen=True)
 class PathEffects:
-    """Every prompt's shares, beside the change that they must add up to."""
+    """Every prompt's shares, and the change that they must add up to."""
 
     prompts: tuple[str, ...]
     shares: tuple[Shares, ...]
     base: Floats  # the metric of each prompt
     tuned: Floats
-    nodes: NDArray[np.int64]  # that each prompt took
+    nodes: NDArray[np.int64]  # of each prompt's integral
 
     @property
     def gap(self) -> float:
@@ -67,7 +67,7 @@ class PathEffects:
         return gap_of(self.shares, self.tuned - self.base)
 
     def effects(self, architecture: Architecture) -> Iterator[Effects]:
-        """By every granularity that the model has."""
+        """The effects at every granularity that the model has."""
         for granularity in ("component", "module", "head", "kv_head", "expert"):
             summed = [dict(_summed(shares, granularity, architecture)) for shares in self.shares]
             units = tuple(dict.fromkeys(unit for by_unit in summed for unit in by_unit))
@@ -115,14 +115,14 @@ class PathEffects:
 
 
 def gap_of(shares: Sequence[Shares], change: Floats) -> float:
-    """Σ_prompts |Σ shares − change| / Σ_prompts |change|; where nothing changed, what is shared out nevertheless."""
+    """Σ_prompts |Σ shares − change| / Σ_prompts |change|; the numerator alone where nothing changed."""
     off = np.abs(np.array([prompt_shares.total() for prompt_shares in shares]) - change).sum()
     whole = np.abs(change).sum()
     return float(off / whole) if whole else float(off)
 
 
 def _summed(shares: Shares, granularity: Granularity, architecture: Architecture) -> Iterator[tuple[Unit, float]]:
-    """One prompt's units of one granularity. What no head owns (norms, biases of o) is in no head."""
+    """One prompt's shares by unit of one granularity. Norms and biases of o belong to no head."""
     sums: dict[Unit, float] = defaultdict(float)
     if granularity in ("head", "kv_head"):
         for module, values in shares.heads.items():

@@ -19,7 +19,7 @@ _NEURON_ROWS = {"gate": True, "up": True, "down": False}
 
 @dataclass(frozen=True)
 class Unit:
-    """One thing that may carry an effect. What it is not cut into is "" or −1; a "type" is one matrix in all layers."""
+    """One thing that may carry an effect. Unused fields are "" or −1; a "type" is one matrix in all layers."""
 
     granularity: Granularity
     layer: int
@@ -30,7 +30,7 @@ class Unit:
     neuron: int = -1
 
     def __str__(self) -> str:
-        """What people call it: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`."""
+        """Its readable name: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`."""
         name = self.module or self.component
         if self.granularity not in ("type", "all") and name not in ("embed", "unembed"):
             name += f" {self.layer}"
@@ -61,7 +61,7 @@ def components(architecture: Architecture) -> list[Unit]:
 
 
 def component_name(layer: int, component: str) -> str:
-    """What people call a component: `mlp 3`, `embed`."""
+    """The readable name of a component: `mlp 3`, `embed`."""
     return str(Unit("component", layer, component))
 
 
@@ -97,14 +97,14 @@ def _units(module: Module, granularity: Granularity, architecture: Architecture)
 
 
 def head_granularity(module: Module, architecture: Architecture) -> Granularity | None:
-    """Whether a module is cut by heads, or by the key-value heads that several of them share."""
+    """Whether a module splits by heads, or by key-value heads that several heads share; None for neither."""
     if not module.n_heads:
         return None
     return "kv_head" if module.name in ("k", "v") and architecture.n_kv_heads < architecture.n_heads else "head"
 
 
 def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) -> list[Piece]:
-    """The weights of a unit, out of the names of all parameters of the model."""
+    """The weights of a unit; `parameters` are the names of all parameters of the model."""
     if unit == WHOLE:
         return [Piece(name) for name in parameters]
     if unit.granularity == "component":

@@ -43,9 +43,9 @@ from tv.runtime.common_rows import common_rows
 
 Told = Callable[[int, int, str], None]
 
-#: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to the most.
+#: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to MOST_NODES.
 NODES, MOST_NODES = 8, 64
-#: Twice the nodes must bring what is missed below this part of it: no number of them integrates over a jump.
+#: Doubling the nodes must shrink the gap to this part of it, or path stops: no number of nodes integrates a jump.
 HELPS = 0.7
 #: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
 TOLERANCE = 0.01
@@ -82,7 +82,7 @@ def path(
 
     Args:
         work: The pair, the prompts and the metric.
-        units: None: it gives the shares of all.
+        units: None; the method gives the shares of all.
         nodes: Gauss–Legendre nodes to begin with.
         most_nodes: Nodes at most.
         tolerance: The completeness gap that is good enough.
@@ -120,9 +120,9 @@ def path_effects(
     """Every prompt's shares, prompts in the order given.
 
     Starts with `nodes` Gauss–Legendre nodes; while the gap is above `tolerance`, the prompts that are off by more than
-    their part of it are done again with twice as many, up to `most_nodes`. Says on the log where that was not enough.
-    Costs about 4 forward passes a node. Memory: both models, a third copy of the weights that stands at θ(α), and the
-    activations of one batch. Raises RunError for a metric without a gradient and for models that are not float32.
+    their part of it are integrated again with twice as many, up to `most_nodes`. Logs a warning if that is not enough.
+    Costs about 4 forward passes a node. Memory: both models, a third copy of the weights at θ(α), and the activations
+    of one batch. Raises RunError for a metric without a gradient and for models that are not float32.
     """
     if not metric.smooth:
         raise RunError(
@@ -182,7 +182,7 @@ def _by_prompt(
 
 
 class _Sweep:
-    """One pair and metric, ready to be integrated along the path."""
+    """One pair and metric, to integrate along the path."""
 
     def __init__(self, pair: Pair, metric: Metric) -> None:
         self.pair, self.metric = pair, metric
@@ -220,7 +220,7 @@ class _Sweep:
         return moved
 
     def delta(self, name: str) -> Tensor | None:
-        """T of one parameter, as long as the base's; None where there is no such parameter."""
+        """T of one parameter, in the base's shape; None where there is no such parameter."""
         if name not in self.before:
             return None
         before, after = self.before[name], self.after[name].to(self.before[name].device)
@@ -237,7 +237,7 @@ class _Sweep:
         ids = batch.input_ids.to(self.pair.base.device)
         extra = {}
         if any(module.name == "pos_embed" for module in self.architecture.modules):
-            # one row of positions serves all prompts otherwise, and its gradient would be that of all together
+            # otherwise all prompts share one row of positions, and its gradient is that of all together
             extra["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         with torch.enable_grad():
             with ExitStack() as hooks:
@@ -257,7 +257,7 @@ class _Sweep:
             value, *others = args or (kwargs["hidden_states"],)
             out = output[0] if isinstance(output, tuple) else output
             if not out.requires_grad:
-                out.requires_grad_()  # the first thing that a model does with its tokens
+                out.requires_grad_()  # the first operation on the tokens
             x = by_position(value.detach(), shape)
             rest = tuple(by_position(other.detach(), shape) for other in others if isinstance(other, Tensor))
 
@@ -299,7 +299,7 @@ class _Sweep:
         integrand: Shares,
     ) -> None:
         """δ·(Tx + T_b), cut by rows (q, k, v, gate, up) or by columns (o, down) where heads or neurons are."""
-        if module.component == "unembed":  # most positions' logits are never looked at
+        if module.component == "unembed":  # most positions' logits are never read
             at = delta.ne(0).any(-1)
             tokens = delta.new_zeros(at.shape)
             step = linear(x[at], matrix, bias)
@@ -327,7 +327,7 @@ class _Sweep:
         delta: Tensor,
         integrand: Shares,
     ) -> None:
-        """Each expert again, alone, with a gradient of its own."""
+        """Run each expert again, alone, and take its gradient."""
         index, weights = (value.flatten(0, 1) for value in rest)
         flat, prompt = x.flatten(0, 1), torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
         at_output = delta.flatten(0, 1)
@@ -393,7 +393,7 @@ def _require_in_memory(before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 
 
 def _require_covered(architecture: Architecture, parameters: Mapping[str, Tensor]) -> None:
-    """Every parameter is a module's weight or bias: otherwise the shares could not add up."""
+    """Raise RunError unless every parameter is a module's weight or bias: the shares would not add up."""
     known = {module.parameter for module in architecture.modules}
     known |= {f"{module.path}.bias" for module in architecture.modules}
     if odd := sorted(parameters.keys() - known):
