@@ -9,9 +9,9 @@ from probes.reporting.words import SIDES, number, signed
 
 #: |z| under the rotation null beyond which one module of one layer counts.
 Z = 3.0
-#: Lifts within this of 1 are too small to speak of, whatever their z.
+#: Lifts within this of 1 are too small to report, whatever their z.
 SMALL = 0.05
-#: Mean |SSA − null| below which the raw pattern is called the null's.
+#: Mean |SSA − null| below which the raw pattern counts as the null's.
 GAP = 0.02
 
 

@@ -1,4 +1,4 @@
-"""Which components carry the change, and which weight measures go with what: in sentences."""
+"""Which components carry the change, and which weight measures correlate with what, in sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probes.store.schemas import ALL_DOMAINS
 
 #: Components named per method.
 NAMED = 3
-#: A false-discovery rate below this is called found.
+#: A q value below this counts as significant.
 FOUND = 0.05
 
 
@@ -47,7 +47,7 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
 
 
 def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
-    """The domain whose metric changed most, which a reader wants explained; without one, that of the largest effect."""
+    """The domain whose metric changed most; where no change was measured, that of the largest effect."""
     changes = {
         str(domain): abs(change)
         for domain in dict.fromkeys(effects.domain)
@@ -58,7 +58,7 @@ def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
 
 
 def domains_in(rows: pd.DataFrame, effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str]:
-    """The domains of a table: the one that is explained first, then all prompts, then the others."""
+    """The domains of a table: the shown one first, then all prompts, then the others."""
     first = shown_domain(effects, behaviour) if len(effects) else ALL_DOMAINS
     return sorted(dict.fromkeys(map(str, rows.domain)), key=lambda domain: (domain != first, domain != ALL_DOMAINS))
 
@@ -112,7 +112,7 @@ def graft_revert_agreement(effects: pd.DataFrame) -> tuple[float, int] | None:
 def correlation_sentence(correlations: pd.DataFrame) -> list[str]:
     """The clearest rank correlation with the ledger's direct share, and with a causal effect where there is one.
 
-    Raw SSA is left out: it draws matrix shape. So are pairs whose interval includes 0.
+    Raw SSA is left out: it reflects matrix shape. So are pairs whose interval includes 0.
     """
     sentences = []
     weights = correlations[~correlations.weight_measure.isin(["ssa_left", "ssa_right"])].dropna(subset=["rho"])

@@ -26,7 +26,7 @@ from probes.reporting.words import (
     value_form,
 )
 
-#: Fewer prompts than this in a domain, and an interval over them says little.
+#: With fewer prompts than this in a domain, an interval over them says little.
 FEW = 10
 #: Above this share of a module's move, rounding is worth a warning.
 NOISY = 0.1
@@ -34,7 +34,7 @@ NOISY = 0.1
 
 @dataclass(frozen=True)
 class Statement:
-    """A labelled part of the verdict; `tone` is worse, better or nothing."""
+    """A labelled part of the verdict; `tone` is its CSS class on the page: worse, limits or nothing."""
 
     label: str
     sentences: list[str]
@@ -43,7 +43,7 @@ class Statement:
 
 @dataclass
 class Shifts:
-    """(domain, metric and change) by what the paired change does."""
+    """(domain, metric and change), sorted by what the paired change shows."""
 
     better: list[tuple[str, str]] = field(default_factory=list)
     worse: list[tuple[str, str]] = field(default_factory=list)
@@ -69,7 +69,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
 
 @dataclass(frozen=True)
 class Headline:
-    """A sentence for who reads no further, and the figure or section (its id, without the model's) of its numbers."""
+    """A summary sentence, and the id (without the model's) of the figure or section that has its numbers."""
 
     text: str
     place: str
@@ -120,7 +120,7 @@ def _where(evidence: Evidence) -> str:
 
 
 def _how_sure(evidence: Evidence) -> str:
-    """The checks, and what a vector that only looks like T does."""
+    """The checks, and the effect of a control vector beside that of T."""
     parts = []
     if len(evidence.checks):
         failed = int((~evidence.checks.holds.astype(bool)).sum())
@@ -128,7 +128,7 @@ def _how_sure(evidence: Evidence) -> str:
         parts.append(f"all {n} checks hold" if not failed else f"{failed} of {n} checks DO NOT HOLD")
     domain = shown_domain(evidence.effects, evidence.behaviour)
     rows = evidence.whole[evidence.whole.domain == domain]
-    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was asked for
+    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was requested
     whole = rows.set_index("control").effect
     if "" in whole and len(whole) > 1:
         others = whole.drop("")
@@ -160,7 +160,7 @@ def _largest(evidence: Evidence) -> str:
 
 
 def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
-    """How behaviour moved, a sentence a domain."""
+    """How behaviour moved, one sentence per domain."""
     graded = behaviour[behaviour.base.notna()]
     if graded.empty:
         return ["Not measured: no prompt of this run has a target, or behaviour was not asked for."]
@@ -180,7 +180,7 @@ def _moved(row: dict) -> str:
 
 
 def shifts_of(behaviour: pd.DataFrame) -> Shifts:
-    """Sort every metric of every domain by its paired interval: beyond 0 to the better, to the worse, or neither."""
+    """Sort every metric of every domain by its paired interval: clearly better, clearly worse, or unclear."""
     shifts = Shifts()
     for row in behaviour.to_dict("records"):
         more_is_better = METRICS.get(row["metric"], ("", "", None))[2]
@@ -199,7 +199,7 @@ def shifts_of(behaviour: pd.DataFrame) -> Shifts:
 
 
 def worse_sentences(shifts: Shifts) -> list[str]:
-    """What got worse beyond its interval, a sentence a domain, or that nothing measured did."""
+    """What got worse beyond its interval, one sentence per domain, or that nothing measured did."""
     if shifts.worse:
         domains = dict.fromkeys(domain for domain, _ in shifts.worse)
         return [f"{name}: {listing([text for domain, text in shifts.worse if domain == name])}." for name in domains]
@@ -213,7 +213,7 @@ def worse_sentences(shifts: Shifts) -> list[str]:
 
 
 def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
-    """Where the weights moved most, and whether rounding could be it."""
+    """Where the weights moved most, and whether rounding could explain it."""
     moved = matrices(weights)
     if moved.empty:
         return []
@@ -242,7 +242,7 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
 
 
 def matrices(weights: pd.DataFrame) -> pd.DataFrame:
-    """Without the norms' gains, which are vectors."""
+    """The rows of matrices, without the norms' gains, which are vectors."""
     return weights[~weights.module.astype(str).str.endswith("norm")]
 
 
@@ -252,7 +252,7 @@ def _place(row: pd.Series, n_layers: int) -> str:
 
 
 def gates_sentences(flips: pd.DataFrame, gated: bool) -> list[str]:
-    """How many gates flipped, where, and beside chance."""
+    """How many gates flipped, where, and how many would by chance."""
     if flips.empty:
         return []
     layers = flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean()
@@ -280,14 +280,14 @@ def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
         f"Of the change of a block module's output (shares of the three squared norms), its own weights made "
         f"{percent(direct.mean())} on average: most in {direct.index[0]} ({percent(direct.iloc[0])}), least in "
         f"{direct.index[-1]} ({percent(direct.iloc[-1])}). The rest came in with its input.",
-        "Of that own write, the share outside the leading 10 % of pretrained output directions runs from "
+        "Of that direct write, the share outside the leading 10 % of pretrained output directions runs from "
         f"{percent(ten.iloc[0])} ({ten.index[0]}) to {percent(ten.iloc[-1])} ({ten.index[-1]}); with no preferred "
         "direction it would be 90 %.",
     ]
 
 
 def limits(evidence: Evidence) -> list[str]:
-    """What a reader must not take from this run."""
+    """What a reader must not conclude from this run."""
     sentences = []
     if not evidence.gated and len(evidence.flips):
         sentences.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")

@@ -1,4 +1,4 @@
-"""The figures that hold entries side by side: values by name, lines over depth and over the order, entry by entry."""
+"""The figures that compare entries: values by name, lines over depth and over the order, a matrix of entries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from probes.reporting.charts import COLOURS
 from probes.reporting.figures import Plot, layout, plains, square
 
-#: As many as there are colours, so that an entry is told by its shape as well.
+#: As many as there are colours, so that its shape identifies an entry as well.
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _GREY = "#888"
@@ -29,9 +29,9 @@ def by_name(
     beside: str = "chance",
     axis: Mapping[str, Any] | None = None,
 ) -> Plot:
-    """A group of dots a name in `column`, one an entry, with `lo hi` as its interval where `rows` have them.
+    """A group of dots per name in `column`, one dot per entry, with `lo hi` as its interval where `rows` have them.
 
-    `level` is what stands `beside` each name, drawn as a bar across its group.
+    `level` is a reference value for each name, drawn as a bar across its group; the legend calls it `beside`.
     """
     names = [str(name) for name in dict.fromkeys(rows[column])]
     traces = []
@@ -52,7 +52,7 @@ def by_name(
         known = [name for name in names if name in level]
         values = {"x": [html.escape(name) for name in known], "y": plains([level[name] for name in known])}
         traces.append({**dots, **values, "hovertemplate": "%{x}: %{y:.4g}"})
-        # An axis of its own: on the dots' it would be one more of the group, and stand beside them.
+        # A separate axis: on that of the dots the bar would be one more of the group, and stand beside them.
         figure["xaxis2"] = {**across, "overlaying": "x", "matches": "x", "visible": False}
     return {"data": traces, "layout": figure}
 
@@ -67,10 +67,10 @@ def by_depth(
     beside: str = "chance",
     axis: Mapping[str, Any] | None = None,
 ) -> Plot:
-    """A line an entry, over its layers; over relative depth (first block 0, last 1) where `layers` differ.
+    """One line per entry, over its layers; over relative depth (first block 0, last 1) where `layers` differ.
 
-    The column `level` is what stands `beside` the values, drawn as its mean over entries where their layers are the
-    same ones, else once an entry.
+    The column `level` is a reference value, which the legend calls `beside`: drawn as its mean over entries if their
+    depths are equal, else once per entry.
     """
     relative = len(set(layers.values())) > 1
     depth = rows.layer.astype(float) / rows.entry.map(layers).sub(1).clip(lower=1) if relative else rows.layer
@@ -107,7 +107,7 @@ def by_depth(
 def over_order(
     rows: pd.DataFrame, column: str, labels: Sequence[str], *, axis: Mapping[str, Any] | None = None
 ) -> Plot:
-    """`value` with `lo hi` over the entries in their order, a line a name in `column`."""
+    """`value` with `lo hi` over the entries in their order, one line per name in `column`."""
     traces = []
     for i, (name, course) in enumerate(rows.groupby(column, sort=False)):
         course = course.set_index("entry").reindex(labels)
@@ -118,7 +118,7 @@ def over_order(
 
 
 def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
-    """Rank correlations `rho` of the entries `a` and `b`, each with its interval when pointed at."""
+    """Rank correlations `rho` of the entries `a` and `b`, each with its interval on hover."""
     values, told = np.eye(len(labels)), np.full((len(labels), len(labels)), "", object)
     values[~np.eye(len(labels), dtype=bool)] = np.nan
     at = {label: i for i, label in enumerate(labels)}
@@ -132,12 +132,12 @@ def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
 
 
 def _height(traces: Sequence[Plot]) -> int:
-    """The legend may take a line a trace, and must leave room."""
+    """A height that leaves room for a legend of one line per trace."""
     return 320 + 18 * max(0, len(traces) - 4)
 
 
 def nothing() -> Plot:
-    """In the place of a figure of what an entry did not measure."""
+    """A placeholder for a figure of what an entry did not measure."""
     said = {"text": "not measured", "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
     hidden = {"visible": False}
     return {"data": [], "layout": layout(height=140, xaxis=hidden, yaxis=hidden, annotations=[said])}
@@ -156,7 +156,7 @@ def _line(x: Sequence[Any], y: Sequence[Any], name: str, i: int) -> Plot:
 
 
 def _ends(rows: pd.DataFrame, value: str) -> dict[str, Any]:
-    """The interval of every point, where there is any."""
+    """Error bars of every point, if there are intervals."""
     if "lo" not in rows or rows.lo.isna().all():
         return {}
     reach = {"array": plains(rows.hi - rows[value]), "arrayminus": plains(rows[value] - rows.lo)}

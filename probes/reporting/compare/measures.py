@@ -1,4 +1,4 @@
-"""The numbers of several entries side by side: each one's own, and how far it is from the first, prompt by prompt."""
+"""The numbers of several entries side by side, and how far each is from the first, prompt by prompt."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Measure:
         return points(value) if self.share else signed(value)
 
 
-#: Measures of the weights, which no prompt has a part in.
+#: Measures of the weights, which do not depend on prompts.
 WEIGHTS = {
     "relative_norm": Measure("relative norm ‖T‖/‖W‖, median over matrices"),
     "lift_left": Measure("lift at 10 %, output side, mean over matrices"),
     "lift_right": Measure("lift at 10 %, input side, mean over matrices"),
 }
-#: Measures that every prompt has one of, and the table and column that they are means of.
+#: Measures of activations: each is the mean of a table's column, prompt by prompt.
 ACTIVATIONS = {
     "flip_rate": Measure("gate flips", share=True),
     "relative_change": Measure("relative contribution change"),
@@ -56,7 +56,7 @@ _ONLY: dict[str, list[tuple[str, str, object]]] = {
 #: Behaviour of the tuned model.
 BEHAVIOUR = {name: Measure(words, share=name == "exact_match") for name, (words, _, _) in METRICS.items()}
 MEASURES = {**WEIGHTS, **ACTIVATIONS, **BEHAVIOUR}
-#: The domains in which two entries' effects are held against each other, beside those of the prompts.
+#: Names the comparison of two entries' effects in each one's `own_domain`, beside those in the prompts' domains.
 OWN_DOMAIN = "where each changed most"
 
 _VALUES = ["entry", "measure", "domain", "value", "lo", "hi", "n"]
@@ -122,9 +122,9 @@ def differences(left: pd.DataFrame, right: pd.DataFrame, entry: Entry) -> list[d
 def effect_correlations(entries: Sequence[Entry]) -> pd.DataFrame:
     """A row per two entries × method × domain: Spearman's rho of their components' effects, `lo hi` over prompts.
 
-    Over the prompts that both were asked where there are any (`n_shared`), else over each one's own. `null_lo null_hi`
-    is where 95 % of rhos of shuffled components fall, `p` how many are as far from 0, `n` the components. Two entries
-    with unlike layers have no row. A metric of which less is better counts as its negative.
+    Over the prompts that both were asked (`n_shared`) if there are any, else over each one's own. `null_lo null_hi` is
+    where 95 % of rhos of shuffled components fall, `p` the share of them as far from 0, `n` the components. Two entries
+    of different depth have no row. A metric of which less is better counts as its negative.
     """
     tables = {entry.label: dict(_effects(entry)) for entry in entries}
     rows = []

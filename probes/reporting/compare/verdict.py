@@ -16,16 +16,16 @@ from probes.reporting.words import FEWEST, effect_metric_name, interval, listing
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
 
-#: Behaviour that the verdict speaks of: the first of these that was measured.
+#: The behaviour metric of the verdict: the first of these that was measured.
 _SPOKEN = ("exact_match", "logit_diff", "target_nll", "kl")
-#: Measures whose course over the order is put in words.
+#: Measures whose course over the order the verdict describes.
 _COURSE = [("relative_norm", ""), ("flip_rate", ALL_DOMAINS), ("relative_change", ALL_DOMAINS)]
 
 
 def comparison_verdict(
     entries: Sequence[Entry], measures: pd.DataFrame, correlations: pd.DataFrame, cautions: Sequence[str]
 ) -> list[Headline]:
-    """What differs and by how much, most important first; of what was not measured nothing is said.
+    """What differs and by how much, most important first; what was not measured is left out.
 
     `measures` are `measure_rows`, `correlations` are `effect_correlations`.
     """
@@ -72,7 +72,7 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     top = candidates.loc[candidates.difference.abs().idxmax()]
     first = rows[(rows.entry == entries[0].label) & (rows.measure == spoken) & (rows.domain == top.domain)].value
     form = MEASURES[spoken].form
-    against = f" against {form(first.iloc[0])}" if len(first) else ""  # the first may call these prompts otherwise
+    against = f" against {form(first.iloc[0])}" if len(first) else ""  # the first may name the domain differently
     return (
         f"Behaviour: {counts}; furthest apart in {metric_name(spoken)} is {top.entry} on {top.domain} prompts, "
         f"{form(top.value)}{against}: {_apart(top)}."
@@ -121,7 +121,7 @@ def _apart(row: pd.Series) -> str:
 
 
 def _causes(entries: Sequence[Entry]) -> str:
-    """The largest effect of each entry, by the last method that it has (revert, where it was asked for)."""
+    """The largest effect of each entry, by the last method that it has (revert, where it was requested)."""
     parts: dict[str, list[str]] = {}
     methods: dict[str, None] = {}
     for entry in entries:
@@ -158,7 +158,7 @@ def _agreement(correlations: pd.DataFrame) -> str:
 
 
 def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
-    """Which measures rise or fall at every step of the order given, beside how often luck does that."""
+    """Which measures rise or fall at every step of the order given, and how often that happens by chance."""
     if len(entries) < ORDERED:
         return ""
     labels = [entry.label for entry in entries]
@@ -167,7 +167,7 @@ def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
         values = rows.set_index("entry").value.reindex(labels).to_numpy(float)
         if np.isnan(values).any():
             continue
-        whole = domain in ("", ALL_DOMAINS)  # each domain's would count the same prompts again
+        whole = domain in ("", ALL_DOMAINS)  # counting each domain too would count the same prompts again
         steps = np.diff(values / (np.abs(values).max() or 1.0)).round(6)  # rounding is no step
         known += whole
         if (steps > 0).all() or (steps < 0).all():
