@@ -36,7 +36,7 @@ def heatmap(
     marked: str | None = None,
     ratio: bool = False,
 ) -> Plot:
-    """Layer × `column` map of `value`, one row of `frame` a cell, first layer at the bottom.
+    """Layer × `column` map of `value`, one cell per row of `frame`, first layer at the bottom.
 
     With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`. `hover` names more
     columns to show on a cell; `marked` is a column of booleans that put a star on a cell. A `ratio` is coloured by its

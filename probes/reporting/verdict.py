@@ -163,7 +163,7 @@ def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
     """How behaviour moved, one sentence per domain."""
     graded = behaviour[behaviour.base.notna()]
     if graded.empty:
-        return ["Not measured: no prompt of this run has a target, or behaviour was not asked for."]
+        return ["Not measured: no prompt of this run has a target, or behaviour was not requested."]
     sentences = []
     for domain, rows in graded.groupby("domain", sort=False):
         parts = [_moved(row) for row in rows.to_dict("records")]
@@ -208,7 +208,7 @@ def worse_sentences(shifts: Shifts) -> list[str]:
     unclear = f" In {len(shifts.unclear)} the interval includes 0." if shifts.unclear else ""
     return [
         f"None of the {len(shifts.better) + len(shifts.unclear)} measured domain × metric pairs got worse beyond its "
-        f"interval.{unclear} This speaks for these prompts only."
+        f"interval.{unclear} This holds for these prompts only."
     ]
 
 

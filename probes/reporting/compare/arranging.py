@@ -16,7 +16,7 @@ from probes.reporting.words import prompts_of
 from tv.architecture.anatomy import MODULES
 
 #: The note of maps side by side.
-SCALE = "An entry a map, one scale for all of them."
+SCALE = "One map per entry, one scale for all of them."
 #: The axis of a value that is never negative, and of a share.
 FROM_ZERO = {"rangemode": "tozero"}
 SHARE = {"tickformat": ".0%", "rangemode": "tozero"}

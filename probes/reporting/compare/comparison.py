@@ -28,7 +28,7 @@ COMPARISON: Panels[Comparison] = Panels(
             "order",
             "In their order",
             "In their order",
-            "A course takes three entries.",
+            "A course needs three entries.",
             "The entries from left to right as they were given. A line between them means something only where the "
             "order does: checkpoints of one training, sizes, doses.",
         ),

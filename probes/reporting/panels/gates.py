@@ -32,7 +32,7 @@ def flips(chapter: Chapter) -> Iterator[Panel]:
         "precision; what lies there is rounding."
     )
     plots = [
-        Figure("flips", "By layer, a line a domain", lines),
+        Figure("flips", "By layer, one line per domain", lines),
         Figure("flipmap", "Layer × component, domain by domain", maps),
     ]
     note = note if evidence.gated else f"{NO_GLU} {note}"
