@@ -1,4 +1,4 @@
-"""How far methods agree: every one's ranking against the exact ones', and each against itself on other prompts."""
+"""How far methods agree: each ranking against the exact methods', and against itself on other prompts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
 from tv.stats import bootstrap_spearman
 
-#: What every method is held against.
+#: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")
 _COLUMNS = [name for name in SCHEMAS["agreement"].names if name != "tuned"]
-#: Random halves of the prompts that the split-half columns are the mean over.
+#: How many random halvings of the prompts the split-half columns average over.
 HALVES = 20
 #: The share of the units that counts as chosen.
 CHOSEN = 0.1
 
 
 def agreement(
-    found: Iterable[Effects],
+    measured: Iterable[Effects],
     metric: str,
     domains: Mapping[str, str],
     *,
@@ -32,18 +32,18 @@ def agreement(
     seed: int,
     clusters: Mapping[str, str],
 ) -> pd.DataFrame:
-    """Rows of `agreement`; controls are left out, and so are kinds of units that are no ranking.
+    """Rows of `agreement`, without controls and without granularities that are no ranking.
 
     `rho lo hi n`: Spearman's rank correlation over units between a method's means and a reference's, with the interval
-    of resampled prompts. `split_half`: the method's own rank correlation between the means of two random halves of the
+    of resampled prompts. `split_half`: the method's rank correlation between the means of two random halves of the
     prompts (clusters stay whole). `chosen_here`, `chosen_there`: the summed effect of the largest tenth of the units,
-    chosen on one half: on that half, and on the other; a choice made of noise loses there. Methods with two directions
-    are told apart by `direction`.
+    chosen on one half, on that half and on the other; a choice made of noise loses its effect there. `direction`
+    distinguishes methods with two directions.
     """
     ranked: dict[str, list[Effects]] = {}
-    for own in families(found):
-        if not own.control and own.units[0].granularity not in ("all", "type"):
-            ranked.setdefault(own.units[0].granularity, []).append(own)
+    for family in families(measured):
+        if not family.control and family.units[0].granularity not in ("all", "type"):
+            ranked.setdefault(family.units[0].granularity, []).append(family)
     rows: list[dict[str, object]] = []
     for granularity, methods in ranked.items():
         for domain, prompts in in_domains(domains).items():
@@ -55,32 +55,32 @@ def agreement(
 def _rows(
     methods: Sequence[Effects], prompts: set[str], clusters: Mapping[str, str], draws: int, seed: int
 ) -> Iterator[dict[str, object]]:
-    references = {own.method: own for own in methods if own.method in REFERENCES}
-    for own in (method.over(prompts) for method in methods):
-        if own.method == "synergy":  # no estimate of an effect
+    references = {family.method: family for family in methods if family.method in REFERENCES}
+    for family in (method.over(prompts) for method in methods):
+        if family.method == "synergy":  # no estimate of an effect
             continue
-        halves = split_half(own.values.T, [clusters.get(prompt, prompt) for prompt in own.prompts], seed)
+        halves = split_half(family.values.T, [clusters.get(prompt, prompt) for prompt in family.prompts], seed)
         for reference, other in references.items():
-            units = sorted(set(own.units) & set(other.units), key=own.units.index)
-            both = [prompt for prompt in own.prompts if prompt in other.prompts]
-            if reference == own.method or not units or not both:
+            units = sorted(set(family.units) & set(other.units), key=family.units.index)
+            both = [prompt for prompt in family.prompts if prompt in other.prompts]
+            if reference == family.method or not units or not both:
                 continue
-            x, y = (_table(side, both, units) for side in (own, other))
+            x, y = (_table(side, both, units) for side in (family, other))
             rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
-            labels: dict[str, object] = {"method": own.method, "direction": own.direction, "reference": reference}
+            labels: dict[str, object] = {"method": family.method, "direction": family.direction, "reference": reference}
             yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
 
 
-def _table(own: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> Floats:
-    """(prompts, units), of these in this order."""
-    row, column = (dict(zip(names, range(len(names)), strict=True)) for names in (own.units, own.prompts))
-    return own.values[np.ix_([row[unit] for unit in units], [column[prompt] for prompt in prompts])].T
+def _table(effects: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> Floats:
+    """(prompts, units): the values of these, in this order."""
+    row, column = (dict(zip(names, range(len(names)), strict=True)) for names in (effects.units, effects.prompts))
+    return effects.values[np.ix_([row[unit] for unit in units], [column[prompt] for prompt in prompts])].T
 
 
 def split_half(values: Floats, clusters: list[str], seed: int) -> dict[str, float]:
     """`split_half chosen_here chosen_there` of (prompts, units), means over random halves; NaN with too few."""
     names, which = np.unique(np.asarray(clusters, str), return_inverse=True)
-    found = []
+    halves = []
     generator = np.random.default_rng(seed)
     for _ in range(HALVES if len(names) >= 4 and values.shape[1] >= 3 else 0):
         first = np.isin(which, generator.permutation(len(names))[: len(names) // 2])
@@ -89,6 +89,6 @@ def split_half(values: Floats, clusters: list[str], seed: int) -> dict[str, floa
         constant = np.ptp(here) == 0 or np.ptp(there) == 0
         rho = np.nan if constant else float(spearmanr(here, there).statistic)
         sign = np.sign(here[chosen])
-        found.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
-    means = np.nanmean(found, 0) if found and not np.isnan(found).all() else np.full(3, np.nan)
+        halves.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
+    means = np.nanmean(halves, 0) if halves and not np.isnan(halves).all() else np.full(3, np.nan)
     return dict(zip(("split_half", "chosen_here", "chosen_there"), means.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""An attribution from end to end: every method that was asked for on one pair, with its checks, as tables."""
+"""An attribution from end to end: every requested method on one pair, with its checks, as tables."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
 
 Tables = dict[str, pd.DataFrame]
-#: Rankings that are not attributions: a number a component, by name.
+#: Rankings that are not attributions: one number per component, by name.
 Scores = Mapping[str, Mapping[Unit, float]]
-#: The tables that every attribution may give, whichever methods it is by.
+#: The tables that an attribution may give, whatever its methods.
 _COMMON = ("effects", "prompt_effects", "curves", "areas", "agreement", "checks")
 
 
 def attribution_tables() -> set[str]:
-    """Every table that an attribution may give: those of all methods, and what is made of their effects."""
+    """Every table that an attribution may give: those of all methods, and those made from their effects."""
     return {*_COMMON, *tables_of_methods()}
 
 
@@ -50,12 +50,12 @@ def require_precision(wanted: Attribution, dtype: str) -> None:
 
 
 class Attributor:
-    """One pair, prompts and metric; `tables` runs what was asked for."""
+    """One pair, prompts and metric; `tables` runs the requested methods."""
 
     def __init__(
         self, pair: Pair, encoded: Sequence[Encoded], wanted: Attribution, *, batch_size: int, seed: int
     ) -> None:
-        """Raises RunError where the metric can be read on no prompt."""
+        """Raises RunError if no prompt has what the metric needs."""
         usable = answerable(encoded, wanted.metric)
         if wanted.metric == "first_divergence":
             usable = parted(pair, usable, batch_size)
@@ -74,13 +74,13 @@ class Attributor:
     def tables(
         self, *, bootstrap: int, bases: Callable[[], Bases], scores: Scores, progress: Progress | None = None
     ) -> Tables:
-        """Run every method that was asked for.
+        """Run every requested method.
 
         Args:
             bootstrap: Draws for each interval.
             bases: Makes the pretrained subspaces that `split` needs.
-            scores: Other rankings of the components, which the curves are drawn for too.
-            progress: Told of each step.
+            scores: Other rankings of the components that get curves too.
+            progress: Called at each step.
 
         Returns:
             `prompt_effects effects checks agreement`, `curves areas` where wanted, and the tables that methods declare.
@@ -108,7 +108,7 @@ class Attributor:
         return tables
 
     def _results(self, work: Work) -> Iterator[Effects | Rows | Check]:
-        """What the methods give, in order; those of one ten take turns, granularity by granularity."""
+        """The methods' results, in order; methods whose orders share a ten take turns, granularity by granularity."""
         asked = [method for method in all_methods() if method.name in self.wanted.methods]
         for _, family in groupby(asked, key=lambda method: method.order // 10):
             members = list(family)
@@ -153,7 +153,7 @@ def _drawn(work: Work, n: int) -> list[Encoded]:
 
 
 def _scores(work: Work, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:
-    """Every method's ranking of the components: by how far they move the metric the way that fine-tuning did."""
+    """Every method's ranking of the components: by how far each moves the metric in the direction of fine-tuning."""
     real = (effects.granularity == "component") & (effects.domain == ALL_DOMAINS) & (effects.control == "")
     rows = effects[real & (effects.method != "synergy")]
     base, tuned = (values(model, work.batches, work.metric) for model in (work.pair.base, work.pair.tuned))

@@ -1,4 +1,4 @@
-"""The proof that comes with an attribution: what must hold if the numbers mean what they say."""
+"""The checks that come with an attribution: what must hold if its numbers are right."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it does; a value that is no number does not."""
+        """Whether it is not above; NaN does not hold."""
         return bool(self.value <= self.bound)
 
     def row(self, metric: str) -> dict[str, object]:
@@ -33,37 +33,37 @@ class Check:
         return {**vars(self), "holds": self.holds, "metric": metric}
 
 
-def completeness(found: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
-    """The gap of `path` over all prompts and by domain. Where a domain hardly changes its gap is large, and told so."""
+def completeness(integrated: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
+    """The gap of `path` over all prompts and by domain. A domain that hardly changes has a large gap."""
     checks = []
-    for domain in (ALL_DOMAINS, *sorted(set(domains[name] for name in found.prompts))):
-        own = [i for i, name in enumerate(found.prompts) if domain in (ALL_DOMAINS, domains[name])]
-        gap = gap_of([found.shares[i] for i in own], (found.tuned - found.base)[own])
+    for domain in (ALL_DOMAINS, *sorted(set(domains[name] for name in integrated.prompts))):
+        which = [i for i, name in enumerate(integrated.prompts) if domain in (ALL_DOMAINS, domains[name])]
+        gap = gap_of([integrated.shares[i] for i in which], (integrated.tuned - integrated.base)[which])
         checks.append(Check("completeness", "path", domain, gap, tolerance))
     return checks
 
 
 class Untouched:
-    """Both models' weights, summed before and after: what was moved must be back bit for bit."""
+    """Checksums of both models' weights before and after: every moved weight must be back bit for bit."""
 
     def __init__(self, pair: Pair) -> None:
         self._sums: Callable[[], list[int]] = lambda: [s for model in (pair.base, pair.tuned) for s in _sums(model)]
         self._before = self._sums()
 
     def check(self) -> Check:
-        """The number of parameters that are not as they were."""
+        """The number of parameters that differ from before."""
         changed = sum(a != b for a, b in zip(self._before, self._sums(), strict=True))
         return Check("weights_restored", "", ALL_DOMAINS, float(changed), 0.0)
 
 
 def _sums(model: nn.Module) -> list[int]:
-    """A checksum a parameter: its bits as integers, summed with weights that tell places apart."""
-    found = []
+    """One checksum per parameter: its bits as integers, summed with weights by position."""
+    sums = []
     for parameter in model.parameters():
         if parameter.is_meta:
             continue
         size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
         bits = parameter.detach().contiguous().view(size).flatten().to(torch.int64)
         place = torch.arange(len(bits), device=bits.device) % 65521 + 1
-        found.append(int((bits * place).sum()))
-    return found
+        sums.append(int((bits * place).sum()))
+    return sums

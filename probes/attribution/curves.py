@@ -1,6 +1,6 @@
 """Faithfulness: move the top-ranked units together and see how much of the change comes with them.
 
-A ranking that means something lifts the curve above random order and above ‖T‖. Each ranking is tried both ways: its
+A ranking with meaning lifts the curve above random order and above ‖T‖. Each ranking is tried both ways: its
 top n grafted into the base, and reverted in the tuned model.
 """
 
@@ -19,14 +19,14 @@ from probes.attribution.units import Unit
 from probes.capture.pair import Pair
 from tv.prompts.encoding import Batch
 
-#: The share of the change that the smallest set is asked for.
+#: The share of the change that the smallest sufficient set must reach.
 ENOUGH = 0.8
 RANDOM = "random"
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The metric of every prompt with each ranking's top n moved, and what that must be held against."""
+    """The metric of every prompt with each ranking's top n moved, and the area under each curve."""
 
     points: pd.DataFrame  # ranking draw direction n prompt_id value
     areas: pd.DataFrame  # ranking draw direction area n_enough
@@ -35,8 +35,8 @@ class Curves:
 def rankings_of(scores: Mapping[str, Mapping[Unit, float]], units: Sequence[Unit]) -> dict[str, list[Unit]]:
     """Units by falling score; one without a score comes last, in order."""
     return {
-        name: sorted(units, key=lambda unit, own=own: -_known(own.get(unit, np.nan)))  # type: ignore[misc]
-        for name, own in scores.items()
+        name: sorted(units, key=lambda unit, by_unit=by_unit: -_known(by_unit.get(unit, np.nan)))  # type: ignore[misc]
+        for name, by_unit in scores.items()
     }
 
 
@@ -68,9 +68,9 @@ def curves(
     )
     prompts, parts = pd.Index([item.prompt.id for batch in batches for item in batch.encoded], name="prompt_id"), []
     for direction, model, other in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
-        swaps = [from_model(model, other, pair.architecture, sorted(own, key=str)) for own in sets]
-        start, found = values_under(model, pair.architecture, swaps, batches, metric, told)
-        value = {own: found[i] for i, own in enumerate(sets)} | {frozenset(): start}
+        swaps = [from_model(model, other, pair.architecture, sorted(subset, key=str)) for subset in sets]
+        start, moved = values_under(model, pair.architecture, swaps, batches, metric, told)
+        value = {subset: moved[i] for i, subset in enumerate(sets)} | {frozenset(): start}
         table = np.stack([value[frozenset(order[:n])] for _, _, order in orders for n in sizes])
         long = pd.DataFrame(table, curve, prompts).stack().rename("value").reset_index()
         parts.append(long.assign(direction=direction))
@@ -81,12 +81,12 @@ def curves(
 def areas_of(points: pd.DataFrame) -> pd.DataFrame:
     """Per ranking, draw and direction: the mean share of the change over n = 0 … all, and the smallest n with ENOUGH.
 
-    The area is that under share against n / all (trapezoids): 1 where the first unit does everything, 0.5 where all do
-    alike. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change.
+    The area is under the share against n / all (trapezoids): 1 where the first unit does everything, 0.5 where all do
+    the same. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change.
     """
     rows = []
-    for (ranking, draw, direction), own in points.groupby(["ranking", "draw", "direction"], sort=False):
-        mean = own.groupby("n").value.mean()
+    for (ranking, draw, direction), curve in points.groupby(["ranking", "draw", "direction"], sort=False):
+        mean = curve.groupby("n").value.mean()
         share = shares(mean.to_numpy())
         n = mean.index.to_numpy(np.float64)
         area = float(np.trapezoid(share, n / n[-1])) if len(n) > 1 else np.nan

@@ -1,4 +1,4 @@
-"""Prompts cut where the two models first say different things, for behaviour that has no given target."""
+"""Prompts cut where the two models first choose different tokens, for behaviour without a given target."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from probes.suite import Generation
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
 
-#: How far the base is followed.
+#: How many tokens of the base's continuation are compared.
 TOKENS = 32
 
 
 def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int = TOKENS) -> list[Encoded]:
-    """The prompts in which greedy decoding parts within `tokens` tokens, each with the tokens that both say first.
+    """The prompts where greedy decoding diverges within `tokens` tokens, each with the tokens that both models share.
 
-    The tuned model's next choice is the target and the base's the foil. Prompts stay in order; where the models never
-    part a prompt is left out. Raises RunError where none is left.
+    The tuned model's next choice is the target and the base's the foil. Prompts keep their order; those where the
+    models do not diverge are left out. Raises RunError if none is left.
     """
     followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
-    found: dict[str, Encoded] = {}
+    cut: dict[str, Encoded] = {}
     shared = len(common_rows(*(model.get_output_embeddings().weight for model in (pair.base, pair.tuned)))[0])
     for batch in batches(followed, batch_size, pair.pad_id):
         with torch.inference_mode():
@@ -34,7 +34,7 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
         for item, said in zip(batch.encoded, choices.tolist(), strict=True):
             at = next((pos for pos in item.generated if said[pos] != item.ids[pos + 1]), None)
             if at is not None:
-                found[item.prompt.id] = replace(
+                cut[item.prompt.id] = replace(
                     item,
                     ids=item.ids[: at + 1],
                     n_text=at + 1,
@@ -43,8 +43,8 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
                     foil_id=item.ids[at + 1],
                     continued=False,
                 )
-    if not found:
+    if not cut:
         raise RunError(
             f"first_divergence: both models say the same {tokens} tokens after every prompt; nothing to explain"
         )
-    return [found[item.prompt.id] for item in encoded if item.prompt.id in found]
+    return [cut[item.prompt.id] for item in encoded if item.prompt.id in cut]

@@ -12,15 +12,15 @@ from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS
 from tv.prompts.encoding import Encoded
 
-#: What single precision leaves of a sum over components.
+#: The rounding error of a sum over components in single precision.
 BOUND = 1e-3
 
 
 def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded]) -> list[Check]:
     """Σ_prompts |Σ_components ΔDLA − change| / Σ_prompts |change|, at the place of each prompt's answer.
 
-    No check where there is nothing to add up: components or behaviour not measured, or measured over other tokens; a
-    soft cap, past which logits are not linear; a final norm with a bias, which is no component's.
+    No check where the sum does not apply: components or behaviour not measured, or measured over other tokens; a soft
+    cap, which makes logits nonlinear; a final norm with a bias, which belongs to no component.
     """
     suite = run.manifest["suite"]
     measured = {"attn_out", "mlp_out"} <= set(suite["sites"]) and {"changes", "behaviour"} <= set(run.tables)
@@ -35,8 +35,8 @@ def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded
     change = (wide[tuned] - wide["base"]).rename("change")
     places = pd.DataFrame({"prompt_id": [i.prompt.id for i in encoded], "pos": [i.answer_pos for i in encoded]})
     rows = changes.merge(places, on=["prompt_id", "pos"]).dropna(subset=["dla_base", "dla_tuned"])
-    found = (rows.dla_tuned.astype(float) - rows.dla_base).groupby(rows.prompt_id).sum().rename("dla")
-    both = pd.concat([change, found], axis=1, join="inner").dropna()
+    dla = (rows.dla_tuned.astype(float) - rows.dla_base).groupby(rows.prompt_id).sum().rename("dla")
+    both = pd.concat([change, dla], axis=1, join="inner").dropna()
     total = float(both.change.abs().sum())
     off = float((both.dla - both.change).abs().sum())
     return [Check("completeness", "dla", ALL_DOMAINS, off / total, BOUND)] if total else []

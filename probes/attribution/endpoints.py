@@ -1,4 +1,4 @@
-"""Whether moving weights and outputs does what it says: both ends of the way, and a patch that changes nothing."""
+"""Checks that moving weights and outputs works: both endpoints, and a patch that changes nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from probes.attribution.units import components
 from probes.attribution.work import Work
 from probes.store.schemas import ALL_DOMAINS
 
-#: How far a value of the metric that must be the same may be off.
+#: How far apart values of the metric that must be equal may be.
 EXACT = 1e-5
 
 
 def endpoints(work: Work) -> list[Check]:
-    """Grafting all components is the tuned model, reverting all the base; patching a model with itself is nothing."""
+    """Grafting all components gives the tuned model, reverting all the base; self-patching changes nothing."""
     pair = work.pair
     units = components(pair.architecture)
     checks = []

@@ -1,7 +1,7 @@
 """The metric under many variants of one model, each a few parameters swapped for a forward pass and put back.
 
-A block before the first swapped parameter cannot change, so its output of the plain pass is returned instead of being
-computed again: on average half of every forward.
+A block before the first swapped parameter cannot change, so its output of the plain pass is reused instead of computed
+again: on average half of every forward.
 """
 
 from __future__ import annotations
@@ -23,41 +23,43 @@ from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
 Floats = NDArray[np.float64]
-#: Called with how many forwards over the prompts are done, of how many.
+#: Progress callback: (forwards over the prompts done, total).
 Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Swap:
-    """Parameters as a variant has them, made when they are needed. No block before `first` has any of them."""
+    """A variant's parameters, made on demand. No block before `first` has any of them."""
 
     tensors: Callable[[], Mapping[str, Tensor]]
     first: int
 
 
-def from_model(own: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]) -> Swap:
-    """`own` with these units' weights taken from `other`."""
-    names = dict(own.named_parameters())
+def from_model(
+    model: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]
+) -> Swap:
+    """`model` with these units' weights taken from `other`."""
+    names = dict(model.named_parameters())
     wanted = [piece for unit in units for piece in pieces(architecture, unit, names)]
 
     def tensors() -> dict[str, Tensor]:
-        return replaced(dict(own.named_parameters()), dict(other.named_parameters()), wanted)
+        return replaced(dict(model.named_parameters()), dict(other.named_parameters()), wanted)
 
     return Swap(tensors, min((unit.layer for unit in units), default=architecture.n_layers))
 
 
 @contextmanager
 def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
-    """`model` with these parameters in place of its own, for as long as the context lasts.
+    """`model` with these parameters in place of its own while the context lasts.
 
-    Parameters are lent, not copied over: leaving the context puts back the very tensors.
+    Parameters are swapped, not copied over: leaving the context puts the same tensors back.
     """
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     kept = []
     try:
         for name, value in swap.tensors().items():
-            kept.append((own[name], own[name].data))
-            own[name].data = value
+            kept.append((parameters[name], parameters[name].data))
+            parameters[name].data = value
         yield
     finally:
         for parameter, data in kept:
@@ -66,7 +68,7 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter wants a gradient: a backward pass then goes through the activations alone."""
+    """No parameter requires a gradient, so a backward pass goes through the activations alone."""
     kept = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
@@ -77,7 +79,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> Floats:
-    """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what it needs."""
+    """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what the metric needs."""
     with torch.inference_mode():
         return _joined([metric.of(model, batch) for batch in batches])
 
@@ -95,7 +97,7 @@ def values_under(
     In the order of the batches. Memory: the block outputs of one batch, beside the model.
     """
     plain: list[Tensor] = []
-    found: list[list[Tensor]] = [[] for _ in swaps]
+    under: list[list[Tensor]] = [[] for _ in swaps]
     with torch.inference_mode():
         for b, batch in enumerate(batches):
             outputs: dict[int, Any] = {}
@@ -103,10 +105,10 @@ def values_under(
                 plain.append(metric.of(model, batch))
             for i, swap in enumerate(swaps):
                 with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
-                    found[i].append(metric.of(model, batch))
+                    under[i].append(metric.of(model, batch))
                 if told:
                     told(b * len(swaps) + i + 1, len(batches) * len(swaps))
-    return _joined(plain), np.stack([_joined(own) for own in found]) if swaps else np.zeros((0, len(_joined(plain))))
+    return _joined(plain), np.stack([_joined(row) for row in under]) if swaps else np.zeros((0, len(_joined(plain))))
 
 
 @contextmanager
@@ -130,7 +132,7 @@ def recording(model: nn.Module, architecture: Architecture, outputs: dict[int, A
 def skipping(model: nn.Module, architecture: Architecture, outputs: Mapping[int, Any], first: int) -> Iterator[None]:
     """Blocks before `first` return what they returned before, without computing it."""
     skipped = [(model.get_submodule(block.path), block.layer) for block in architecture.blocks if block.layer < first]
-    kept = [(module, module.__dict__.get("forward")) for module, _ in skipped]  # accelerate may have put its own there
+    kept = [(module, module.__dict__.get("forward")) for module, _ in skipped]  # accelerate may have set one
     try:
         for module, layer in skipped:
             module.forward = lambda *_args, _output=outputs[layer], **_kwargs: _output

@@ -1,4 +1,4 @@
-"""Behaviour metrics that effects are measured on: a number a prompt out of one forward pass."""
+"""Behaviour metrics that effects are measured on: one number per prompt, from one forward pass."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tv.prompts.encoding import Batch, Encoded, positions
 from tv.prompts.metric import METRICS, answering
 from tv.runtime.common_rows import common_rows
 
-#: The positions of a prompt that are looked at.
+#: The positions of a prompt that a metric reads.
 Reads = Callable[[Encoded], Sequence[int]]
 Values = Callable[[Float[Tensor, "batch pos vocab"], Batch], Float[Tensor, " batch"]]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`values` gives a number a prompt, NaN where it has none; `smooth` says whether its gradient means anything.
+    """`values` gives one number per prompt, NaN where it has none; `smooth` says whether its gradient is meaningful.
 
-    `reads` names the positions whose logits it looks at; None: it may look at any.
+    `reads` gives the positions whose logits it reads; None: it may read any.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Metric:
 
 
 def require_metric(name: str) -> None:
-    """Raise RunError, before any work, where a metric of one's own cannot be imported."""
+    """Raise RunError, before any work, if a user's metric cannot be imported."""
     if OWN_METRIC.fullmatch(name):
         _imported(name)
 
 
 def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
-    """The prompts that a metric can be read on. Raises RunError where there are none."""
+    """The prompts that have what a metric needs. Raises RunError if there are none."""
     if metric not in METRICS:
         return list(encoded)
     usable = [item for item in encoded if METRICS[metric].has(item)]
@@ -67,11 +67,10 @@ def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
 def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Metric:
     """The metric of this name on these prompts.
 
-    A registered metric: see `tv.prompts.metrics`. kl: KL(tuned ‖ model), nats, mean over the
-    positions that predict the target, or at a prompt's last one where it has none; the tuned model's answers are kept
-    from one forward. first_divergence: the logit difference, on prompts that `divergence.parted` has cut where the
-    models part.
-    `module:function` is imported, the working directory included, and called with (logits, batch). Raises RunError for
+    A registered metric: see `tv.prompts.metrics`. kl: KL(tuned ‖ model), nats, mean over the positions that predict
+    the target, or at a prompt's last one where it has none; the tuned model's logits are kept from one forward.
+    first_divergence: the logit difference, on prompts that `divergence.parted` has cut where the models diverge.
+    `module:function` is imported, also from the working directory, and called with (logits, batch). Raises RunError for
     a name that is none of these, or cannot be imported.
     """
     if name in METRICS:
@@ -126,7 +125,7 @@ def answers(
 
 @contextmanager
 def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator[None]:
-    """The unembedding at some positions only: of a large vocabulary, it is much of a small model."""
+    """Run the unembedding at some positions only: with a large vocabulary, it is much of a small model's work."""
     wanted = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
     for i, item in enumerate(batch.encoded):
         wanted[i, list(reads(item))] = True
@@ -154,7 +153,7 @@ def _imported(name: str) -> Values:
     sys.path.insert(0, here)
     try:
         imported: Values = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever a person's own module runs into
+    except Exception as error:  # a user's module may raise anything
         raise RunError(f"metric {name!r} cannot be imported: {first_line(error)}") from error
     finally:
         sys.path.remove(here)

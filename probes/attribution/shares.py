@@ -22,7 +22,7 @@ from tv.architecture.anatomy import Architecture, Module
 
 @dataclass
 class Shares:
-    """What the weights added to the metric, by where they are: of a batch of prompts, or of one, without `batch`."""
+    """What the weights added to the metric, by place: of a batch of prompts, or of one, without the axis `batch`."""
 
     modules: dict[Module, Float[Tensor, "batch pos"]] = field(default_factory=dict)
     heads: dict[Module, Float[Tensor, "batch head"]] = field(default_factory=dict)
@@ -30,12 +30,12 @@ class Shares:
 
     def add(self, other: Shares, weight: float = 1.0) -> None:
         """Add `weight` times the other's, in place."""
-        for kept, own in zip(self._all, other._all, strict=True):
-            for key, value in own.items():
+        for kept, added in zip(self._all, other._all, strict=True):
+            for key, value in added.items():
                 kept[key] = kept[key].add_(value, alpha=weight) if key in kept else value * weight
 
     def prompt(self, i: int, n: int) -> Shares:
-        """Those of one prompt, which has n tokens."""
+        """The shares of prompt i, which has n tokens."""
         return Shares(
             {module: value[i, :n].clone() for module, value in self.modules.items()},
             {module: value[i].clone() for module, value in self.heads.items()},
@@ -53,13 +53,13 @@ class Shares:
 
 @dataclass(frozen=True)
 class PathEffects:
-    """Every prompt's shares, beside the change that they must add up to."""
+    """Every prompt's shares, and the change that they must add up to."""
 
     prompts: tuple[str, ...]
     shares: tuple[Shares, ...]
     base: Floats  # the metric of each prompt
     tuned: Floats
-    nodes: NDArray[np.int64]  # that each prompt took
+    nodes: NDArray[np.int64]  # of each prompt's integral
 
     @property
     def gap(self) -> float:
@@ -67,24 +67,24 @@ class PathEffects:
         return gap_of(self.shares, self.tuned - self.base)
 
     def effects(self, architecture: Architecture) -> Iterator[Effects]:
-        """By every granularity that the model has."""
+        """The effects at every granularity that the model has."""
         for granularity in ("component", "module", "head", "kv_head", "expert"):
-            summed = [dict(_summed(own, granularity, architecture)) for own in self.shares]
-            units = tuple(dict.fromkeys(unit for own in summed for unit in own))
+            summed = [dict(_summed(shares, granularity, architecture)) for shares in self.shares]
+            units = tuple(dict.fromkeys(unit for by_unit in summed for unit in by_unit))
             if units:
-                values = np.array([[own.get(unit, 0.0) for own in summed] for unit in units])
+                values = np.array([[by_unit.get(unit, 0.0) for by_unit in summed] for unit in units])
                 yield Effects("path", FORWARD, units, self.prompts, values)
 
     def tokens(self) -> pd.DataFrame:
         """`prompt_id pos layer component effect`: what the weights of a component did at each token."""
         parts = []
-        for prompt, own in zip(self.prompts, self.shares, strict=True):
-            found: dict[tuple[int, str], Tensor] = {}
-            for module, value in own.modules.items():
+        for prompt, shares in zip(self.prompts, self.shares, strict=True):
+            by_component: dict[tuple[int, str], Tensor] = {}
+            for module, value in shares.modules.items():
                 place = module.layer, module.component
-                found[place] = found[place] + value if place in found else value
-            table = np.stack([value.double().cpu().numpy() for value in found.values()])
-            places = pd.MultiIndex.from_tuples(found, names=["layer", "component"])
+                by_component[place] = by_component[place] + value if place in by_component else value
+            table = np.stack([value.double().cpu().numpy() for value in by_component.values()])
+            places = pd.MultiIndex.from_tuples(by_component, names=["layer", "component"])
             long = pd.DataFrame(table, places, pd.RangeIndex(table.shape[1], name="pos")).stack().rename("effect")
             parts.append(long.reset_index().assign(prompt_id=prompt))
         return pd.concat(parts, ignore_index=True)
@@ -93,38 +93,42 @@ class PathEffects:
         """`domain layer expert neuron n effect se`: means over prompts with their standard errors."""
         parts = []
         for domain in (ALL_DOMAINS, *dict.fromkeys(domains[name] for name in self.prompts)):
-            own = [
+            in_domain = [
                 shares
                 for name, shares in zip(self.prompts, self.shares, strict=True)
                 if domain in (ALL_DOMAINS, domains[name])
             ]
-            for layer, expert in dict.fromkeys(place for shares in own for place in shares.neurons):
-                wide = next(shares.neurons[layer, expert] for shares in own if (layer, expert) in shares.neurons)
+            for layer, expert in dict.fromkeys(place for shares in in_domain for place in shares.neurons):
+                wide = next(shares.neurons[layer, expert] for shares in in_domain if (layer, expert) in shares.neurons)
                 table = np.stack(
-                    [shares.neurons.get((layer, expert), 0 * wide).double().cpu().numpy() for shares in own]
+                    [shares.neurons.get((layer, expert), 0 * wide).double().cpu().numpy() for shares in in_domain]
                 )
-                se = table.std(0, ddof=1) / np.sqrt(len(own)) if len(own) > 1 else np.full(table.shape[1], np.nan)
+                se = (
+                    table.std(0, ddof=1) / np.sqrt(len(in_domain))
+                    if len(in_domain) > 1
+                    else np.full(table.shape[1], np.nan)
+                )
                 columns = {"neuron": np.arange(table.shape[1]), "effect": table.mean(0), "se": se}
-                labels = {"domain": domain, "layer": layer, "expert": expert, "n": len(own)}
+                labels = {"domain": domain, "layer": layer, "expert": expert, "n": len(in_domain)}
                 parts.append(pd.DataFrame({**labels, **columns}))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def gap_of(shares: Sequence[Shares], change: Floats) -> float:
-    """Σ_prompts |Σ shares − change| / Σ_prompts |change|; where nothing changed, what is shared out nevertheless."""
-    off = np.abs(np.array([own.total() for own in shares]) - change).sum()
+    """Σ_prompts |Σ shares − change| / Σ_prompts |change|; the numerator alone where nothing changed."""
+    off = np.abs(np.array([prompt_shares.total() for prompt_shares in shares]) - change).sum()
     whole = np.abs(change).sum()
     return float(off / whole) if whole else float(off)
 
 
 def _summed(shares: Shares, granularity: Granularity, architecture: Architecture) -> Iterator[tuple[Unit, float]]:
-    """One prompt's units of one granularity. What no head owns (norms, biases of o) is in no head."""
-    found: dict[Unit, float] = defaultdict(float)
+    """One prompt's shares by unit of one granularity. Norms and biases of o belong to no head."""
+    sums: dict[Unit, float] = defaultdict(float)
     if granularity in ("head", "kv_head"):
         for module, values in shares.heads.items():
             if head_granularity(module, architecture) == granularity:
                 for head, value in enumerate(values.tolist()):
-                    found[Unit(granularity, module.layer, module.component, head=head)] += value
+                    sums[Unit(granularity, module.layer, module.component, head=head)] += value
     else:
         for module, tokens in shares.modules.items():
             place = module.layer, str(module.component)
@@ -136,5 +140,5 @@ def _summed(shares: Shares, granularity: Granularity, architecture: Architecture
                 unit = Unit("expert", *place, expert=module.expert)
             else:
                 continue
-            found[unit] += float(tokens.double().sum())
-    yield from sorted(found.items(), key=lambda item: item[0].layer)
+            sums[unit] += float(tokens.double().sum())
+    yield from sorted(sums.items(), key=lambda item: item[0].layer)

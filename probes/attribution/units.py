@@ -19,7 +19,7 @@ _NEURON_ROWS = {"gate": True, "up": True, "down": False}
 
 @dataclass(frozen=True)
 class Unit:
-    """One thing that may carry an effect. What it is not cut into is "" or −1; a "type" is one matrix in all layers."""
+    """One thing that may carry an effect. Unused fields are "" or −1; a "type" is one matrix in all layers."""
 
     granularity: Granularity
     layer: int
@@ -30,7 +30,7 @@ class Unit:
     neuron: int = -1
 
     def __str__(self) -> str:
-        """What people call it: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`."""
+        """Its readable name: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`."""
         name = self.module or self.component
         if self.granularity not in ("type", "all") and name not in ("embed", "unembed"):
             name += f" {self.layer}"
@@ -61,7 +61,7 @@ def components(architecture: Architecture) -> list[Unit]:
 
 
 def component_name(layer: int, component: str) -> str:
-    """What people call a component: `mlp 3`, `embed`."""
+    """The readable name of a component: `mlp 3`, `embed`."""
     return str(Unit("component", layer, component))
 
 
@@ -75,11 +75,11 @@ def units_of(architecture: Architecture, granularity: Granularity) -> list[Unit]
     """
     if granularity == "component":
         return components(architecture)
-    found: dict[Unit, None] = {}  # in order, once
+    units: dict[Unit, None] = {}  # in order, once
     for module in architecture.modules:
         for unit in _units(module, granularity, architecture):
-            found.setdefault(unit)
-    return list(found)
+            units.setdefault(unit)
+    return list(units)
 
 
 def _units(module: Module, granularity: Granularity, architecture: Architecture) -> Iterator[Unit]:
@@ -97,44 +97,44 @@ def _units(module: Module, granularity: Granularity, architecture: Architecture)
 
 
 def head_granularity(module: Module, architecture: Architecture) -> Granularity | None:
-    """Whether a module is cut by heads, or by the key-value heads that several of them share."""
+    """Whether a module splits by heads, or by key-value heads that several heads share; None for neither."""
     if not module.n_heads:
         return None
     return "kv_head" if module.name in ("k", "v") and architecture.n_kv_heads < architecture.n_heads else "head"
 
 
 def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) -> list[Piece]:
-    """The weights of a unit, out of the names of all parameters of the model."""
+    """The weights of a unit; `parameters` are the names of all parameters of the model."""
     if unit == WHOLE:
         return [Piece(name) for name in parameters]
     if unit.granularity == "component":
         place = (unit.layer, unit.component)
         return [Piece(name) for name in parameters if architecture.component_of(name) == place]
     names = set(parameters)
-    found: list[Piece] = []
+    unit_pieces: list[Piece] = []
     for module in architecture.modules:
         if module.layer == unit.layer and module.component == unit.component and not module.tied:
-            found += _pieces(architecture, unit, module, names)
-    return found
+            unit_pieces += _pieces(architecture, unit, module, names)
+    return unit_pieces
 
 
 def _pieces(architecture: Architecture, unit: Unit, module: Module, names: set[str]) -> Iterator[Piece]:
     if unit.granularity == "module":
-        own = module.name == unit.module and module.expert == unit.expert
-        rows, cols = own, False
+        belongs = module.name == unit.module and module.expert == unit.expert
+        rows, cols = belongs, False
         which: Int[Tensor, " k"] | None = None
     elif unit.granularity == "expert":
-        own = module.expert == unit.expert
-        rows, cols, which = own, False, None
+        belongs = module.expert == unit.expert
+        rows, cols, which = belongs, False, None
     elif unit.granularity == "neuron":
-        own = module.name in _NEURON_ROWS and module.expert == unit.expert
-        rows = own and _NEURON_ROWS[module.name]
-        cols, which = own and not rows, torch.tensor([unit.neuron])
+        belongs = module.name in _NEURON_ROWS and module.expert == unit.expert
+        rows = belongs and _NEURON_ROWS[module.name]
+        cols, which = belongs and not rows, torch.tensor([unit.neuron])
     else:
-        own = head_granularity(module, architecture) == unit.granularity
-        rows = own and module.name != "o"
-        cols, which = own and not rows, None
-        if own:
+        belongs = head_granularity(module, architecture) == unit.granularity
+        rows = belongs and module.name != "o"
+        cols, which = belongs and not rows, None
+        if belongs:
             size = module.shape[0 if rows else 1] // module.n_heads
             which = torch.arange(size) + unit.head * size
     if rows:
@@ -151,27 +151,29 @@ def _rows(module: Module, which: Int[Tensor, " k"] | None) -> Int[Tensor, " k"] 
     """Rows of a module as rows of the parameter that holds it; None for all of them."""
     if not module.ranges:
         return which
-    own = torch.cat([torch.arange(start, stop) for start, stop in module.ranges])
-    return own if which is None else own[which]
+    stored_rows = torch.cat([torch.arange(start, stop) for start, stop in module.ranges])
+    return stored_rows if which is None else stored_rows[which]
 
 
-def replaced(own: Mapping[str, Tensor], others: Mapping[str, Tensor], wanted: Sequence[Piece]) -> dict[str, Tensor]:
-    """The parameters that change when these pieces are taken from `others`: lent whole, or copies of `own` in part."""
-    found: dict[str, Tensor] = {}
+def replaced(
+    parameters: Mapping[str, Tensor], others: Mapping[str, Tensor], wanted: Sequence[Piece]
+) -> dict[str, Tensor]:
+    """The parameters that change when these pieces come from `others`: whole, or as partly changed copies."""
+    changed: dict[str, Tensor] = {}
     whole = {piece.parameter for piece in wanted if piece.index is None and piece.expert < 0}
     for piece in wanted:
         name = piece.parameter
-        other = others[name].detach().to(own[name].device)
+        other = others[name].detach().to(parameters[name].device)
         if name in whole:
-            found[name] = other
+            changed[name] = other
             continue
-        if name not in found:
-            found[name] = own[name].detach().clone()
-        into = found[name] if piece.expert < 0 else found[name][piece.expert]
+        if name not in changed:
+            changed[name] = parameters[name].detach().clone()
+        into = changed[name] if piece.expert < 0 else changed[name][piece.expert]
         source = other if piece.expert < 0 else other[piece.expert]
         if piece.index is None:
             into.copy_(source)
         else:
             at = piece.index.to(into.device)
             into.index_copy_(piece.dim, at, source.index_select(piece.dim, at))
-    return found
+    return changed

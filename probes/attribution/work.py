@@ -1,4 +1,4 @@
-"""What every attribution method is given, and what it may give back beside effects."""
+"""What every attribution method receives, and what it may return besides effects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tv.architecture.anatomy import Module
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.stats import bootstrap_mean
 
-#: Told how far a step is: (done, total, what).
+#: Progress callback: (done, total, step).
 Progress = Callable[[int, int, str], None]
 #: The pretrained output subspace of every matrix.
 Bases = Mapping[Module, OutputBasis]
@@ -38,16 +38,16 @@ class Work:
 
     pair: Pair
     metric: Metric
-    batches: Sequence[Batch]  # several prompts a forward: nothing is kept of them but a number each
-    batch_size: int  # where activations are kept
+    batches: Sequence[Batch]  # several prompts a forward: only one number of each is kept
+    batch_size: int  # for methods that keep activations
     seed: int = 0
     draws: int = 1000  # of the bootstrap
-    granularity: tuple[str, ...] = ("component",)  # all that are asked for
-    controls: tuple[str, ...] = ()  # vectors that stand in for T
-    make_bases: Callable[[], Bases] = dict  # of the pretrained weights; costly, so made when asked for
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # what the methods before gave, by name
+    granularity: tuple[str, ...] = ("component",)  # all that are requested
+    controls: tuple[str, ...] = ()  # vectors used in place of T
+    make_bases: Callable[[], Bases] = dict  # of the pretrained weights; costly, so made on demand
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of earlier methods, by name
     progress: Progress | None = None
-    label: str = ""  # of the step that runs: "graft component"
+    label: str = ""  # of the running step: "graft component"
 
     @cached_property
     def encoded(self) -> list[Encoded]:
@@ -71,16 +71,16 @@ class Work:
 
     @cached_property
     def clusters(self) -> dict[str, str]:
-        """What each prompt must not be counted apart from, by its id."""
+        """Each prompt's cluster, by its id; the id itself where it has none."""
         return {item.prompt.id: item.prompt.cluster or item.prompt.id for item in self.encoded}
 
     @property
     def told(self) -> Told | None:
-        """What is called with (forwards done, of how many)."""
+        """The progress callback with this work's label, called with (forwards done, total)."""
         return None if self.progress is None else partial(_with_label, self.progress, self.label)
 
     def named(self, label: str) -> Work:
-        """The same work, of which progress is told under another label."""
+        """The same work, with its progress under another label."""
         return replace(self, label=label)
 
     def means(self, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -88,10 +88,10 @@ class Work:
 
         Args:
             rows: `prompt_id value` and the columns `by`.
-            by: What one mean is of.
+            by: The columns that one mean is grouped by.
 
         Returns:
-            A row a domain and group: `by`, `value lo hi domain`.
+            A row per domain and group: `by`, `value lo hi domain`.
         """
         names = [ALL_DOMAINS, *sorted(set(self.domains.values()))]
         parts = []

@@ -9,9 +9,9 @@ from probes.reporting.words import SIDES, number, signed
 
 #: |z| under the rotation null beyond which one module of one layer counts.
 Z = 3.0
-#: Lifts within this of 1 are too small to speak of, whatever their z.
+#: Lifts within this of 1 are too small to report, whatever their z.
 SMALL = 0.05
-#: Mean |SSA − null| below which the raw pattern is called the null's.
+#: Mean |SSA − null| below which the raw pattern counts as the null's.
 GAP = 0.02
 
 
@@ -52,14 +52,14 @@ def _lifts(fixed: pd.DataFrame) -> list[str]:
     shown: list[str] = []
     by_outcome: dict[str, list[str]] = {"above": [], "below": [], "flat": []}
     for side, rows in fixed.groupby("side"):
-        found: dict[str, list[str]] = {"above": [], "below": [], "flat": []}
+        outcomes: dict[str, list[str]] = {"above": [], "below": [], "flat": []}
         lifts = []
-        for module, own in rows.groupby("module", sort=False):
-            lift = float(own.lift.mean())
+        for module, layers in rows.groupby("module", sort=False):
+            lift = float(layers.lift.mean())
             lifts.append(f"{module} {lift:.2f}")
-            found[_verdict_of(own, lift)].append(str(module))
+            outcomes[_verdict_of(layers, lift)].append(str(module))
         shown.append(f"{SIDES[str(side)]} {', '.join(lifts)}")
-        for outcome, names in found.items():
+        for outcome, names in outcomes.items():
             by_outcome[outcome] += [f"{SIDES[str(side)]} {', '.join(names)}"] if names else []
     numbers = "Energy of T in the leading 10 % of pretrained directions over its null (1 = no preferred direction): "
     numbers += "; ".join(shown) + "."

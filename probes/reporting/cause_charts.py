@@ -12,7 +12,7 @@ from probes.methods import linked_methods, words_of
 from probes.reporting.charts import COLOURS
 from probes.reporting.figures import Plot, layout, plain, plains
 
-#: What orders the components of a curve and is no method of attribution, in words.
+#: The rankings of a curve that are no attribution methods, in words.
 _SCORES = {"norm": "‖T‖", "ssa": "SSA", "kappa": "κ", "ledger": "ledger, direct term", "gate_flips": "gate flips"}
 #: Components that a waterfall shows one by one; the rest is one bar.
 STEPS = 24
@@ -21,7 +21,7 @@ _BAND = "rgba(128,128,128,.28)"
 
 
 def waterfall(effects: pd.DataFrame, start: float, end: float, metric: str) -> Plot:
-    """From the base's metric to the tuned one's, a bar a unit in the order in which the network computes."""
+    """From the base's metric to the tuned one's, one bar per unit in the order in which the network computes."""
     effects = effects.sort_values(["layer", "component"], kind="stable")  # a block's attention comes before its MLP
     largest = set(effects.effect.abs().nlargest(STEPS).index)
     shown = effects[effects.index.isin(largest)]
@@ -62,16 +62,16 @@ def growing(curves: pd.DataFrame, metric: str, title: str) -> Plot:
         }
     ] * bool(len(n))
     for i, (name, label) in enumerate(_rankings().items()):
-        own = curves[curves.ranking == name].sort_values("n")
-        if len(own):
+        curve = curves[curves.ranking == name].sort_values("n")
+        if len(curve):
             line = {"color": COLOURS[i % len(COLOURS)], "dash": "solid" if i < 4 else "dot", "width": 2}
             marker = {"symbol": i, "size": 6}
             traces.append(
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
-                    "x": own.n.astype(int).tolist(),
-                    "y": plains(own.value),
+                    "x": curve.n.astype(int).tolist(),
+                    "y": plains(curve.value),
                     "name": label,
                     "line": line,
                     "marker": marker,
@@ -82,11 +82,11 @@ def growing(curves: pd.DataFrame, metric: str, title: str) -> Plot:
 
 
 def areas(rows: pd.DataFrame) -> Plot:
-    """The area of every ranking's curve, a dot a direction; random orders as the span of theirs."""
+    """The area of every ranking's curve, one dot per direction; random orders as their mean and span."""
     traces, rankings = [], _rankings()
-    for i, (direction, own) in enumerate(rows.groupby("direction", sort=False)):
-        random = own[own.ranking == "random"].area.to_numpy(float)
-        named = own[own.ranking.isin(list(rankings))].sort_values("area")
+    for i, (direction, family) in enumerate(rows.groupby("direction", sort=False)):
+        random = family[family.ranking == "random"].area.to_numpy(float)
+        named = family[family.ranking.isin(list(rankings))].sort_values("area")
         names, values = [rankings[name] for name in named.ranking], plains(named.area)
         if len(random):
             names, values = ["random orders (mean, span)", *names], [plain(random.mean()), *values]
@@ -116,31 +116,31 @@ def areas(rows: pd.DataFrame) -> Plot:
 
 
 def beside_control(effects: pd.DataFrame, controls: pd.DataFrame, most: int = 20) -> Plot:
-    """The largest effects of T, and of the same units of a vector that only looks like T."""
+    """The largest effects of T, and those of the same units of control vectors."""
     ranked = effects.loc[effects.effect.abs().nlargest(most).index][::-1]
     names = [str(unit) for unit in units_in(ranked)]
     traces = [_dots(names, ranked, "tuning vector", COLOURS[1], "circle")]
-    for i, (kind, own) in enumerate(controls.groupby("control", sort=False)):
-        at = {str(unit): place for place, unit in enumerate(units_in(own))}
-        found = own.iloc[[at[name] for name in names if name in at]]
+    for i, (kind, control) in enumerate(controls.groupby("control", sort=False)):
+        at = {str(unit): place for place, unit in enumerate(units_in(control))}
+        matched = control.iloc[[at[name] for name in names if name in at]]
         label = f"{kind} vector of T's norms"
-        traces.append(_dots([name for name in names if name in at], found, label, COLOURS[2 + i], "x"))
+        traces.append(_dots([name for name in names if name in at], matched, label, COLOURS[2 + i], "x"))
     axis = {"type": "category"}
     return {"data": traces, "layout": layout(x="effect", height=110 + 21 * len(names), legend=True, yaxis=axis)}
 
 
 def by_cut(depth: pd.DataFrame, metric: str) -> Plot:
-    """The metric of two models joined at each depth, between those of the two models whole."""
+    """The metric of two models joined at each depth, between the metrics of the whole models."""
     traces = []
-    for i, ((upstream, late), own) in enumerate(depth.groupby(["upstream", "late"], sort=False)):
-        own, whole = own.sort_values("cut"), upstream == late
+    for i, ((upstream, late), curve) in enumerate(depth.groupby(["upstream", "late"], sort=False)):
+        curve, whole = curve.sort_values("cut"), upstream == late
         line = {"color": _GREY if whole else COLOURS[i % len(COLOURS)], "dash": "dash" if whole else "solid"}
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines" if whole else "lines+markers",
-                "x": own.cut.astype(int).tolist(),
-                "y": plains(own.value),
+                "x": curve.cut.astype(int).tolist(),
+                "y": plains(curve.value),
                 "name": f"{upstream}" if whole else f"{upstream} below, {late} above",
                 "line": line,
                 "hovertemplate": "%{x}: %{y:.4g}",
@@ -171,5 +171,5 @@ def _dots(names: list[str], rows: pd.DataFrame, label: str, colour: str, symbol:
 
 
 def _rankings() -> dict[str, str]:
-    """What orders the components of a curve, in words: methods that the link knows, their mean, and scores."""
+    """The rankings of a curve, in words: methods that the link knows, their mean, and scores."""
     return {name: words_of(name) for name in (*linked_methods(), "mean")} | _SCORES

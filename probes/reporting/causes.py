@@ -1,4 +1,4 @@
-"""Which components carry the change, and which weight measures go with what: in sentences."""
+"""Which components carry the change, and which weight measures correlate with what, in sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probes.store.schemas import ALL_DOMAINS
 
 #: Components named per method.
 NAMED = 3
-#: A false-discovery rate below this is called found.
+#: A q value below this counts as significant.
 FOUND = 0.05
 
 
@@ -21,23 +21,23 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
     if effects.empty:
         return []
     metric, domain = str(effects.metric.iloc[0]), shown_domain(effects, behaviour)
-    own = effects[effects.domain == domain]
+    shown = effects[effects.domain == domain]
     sentences = [
-        f"Exact effects on the {effect_metric_name(metric)} over {_over(own)}, where it changed most; "
+        f"Exact effects on the {effect_metric_name(metric)} over {_over(shown)}, where it changed most; "
         "mean [95 % interval]."
     ]
-    sentences += [_leading(str(method), family) for method, family in own.groupby("method", sort=False)]
-    enough, needed = (int((own[own.method == method].q < FOUND).sum()) for method in ("graft", "revert"))
-    if needed and not enough and {"graft", "revert"} <= set(own.method):
+    sentences += [_leading(str(method), family) for method, family in shown.groupby("method", sort=False)]
+    enough, needed = (int((shown[shown.method == method].q < FOUND).sum()) for method in ("graft", "revert"))
+    if needed and not enough and {"graft", "revert"} <= set(shown.method):
         sentences.append("No component alone shows a clear effect (graft); taking one away does (revert).")
     if (total := total_change(behaviour, metric, domain)) is not None:
-        sums = own.groupby("method", sort=False).effect.sum()
+        sums = shown.groupby("method", sort=False).effect.sum()
         added = listing([f"{signed(value)} by {method}" for method, value in sums.items()])
         sentences.append(
             f"The whole change there is {signed(total)}; single effects add up to {added}: where the two differ, "
             "components work together."
         )
-    if (agreement := graft_revert_agreement(own)) is not None:
+    if (agreement := graft_revert_agreement(shown)) is not None:
         rho, size = agreement
         sentences.append(f"Graft and revert order the {size} components alike with rank correlation {number(rho, 2)}.")
     others = effects[(effects.domain != domain) & (effects.domain != ALL_DOMAINS) & (effects.q < FOUND)]
@@ -47,7 +47,7 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
 
 
 def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
-    """The domain whose metric changed most, which a reader wants explained; without one, that of the largest effect."""
+    """The domain whose metric changed most; where no change was measured, that of the largest effect."""
     changes = {
         str(domain): abs(change)
         for domain in dict.fromkeys(effects.domain)
@@ -58,7 +58,7 @@ def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
 
 
 def domains_in(rows: pd.DataFrame, effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str]:
-    """The domains of a table: the one that is explained first, then all prompts, then the others."""
+    """The domains of a table: the shown one first, then all prompts, then the others."""
     first = shown_domain(effects, behaviour) if len(effects) else ALL_DOMAINS
     return sorted(dict.fromkeys(map(str, rows.domain)), key=lambda domain: (domain != first, domain != ALL_DOMAINS))
 
@@ -81,12 +81,12 @@ def _elsewhere(others: pd.DataFrame) -> str:
 
 def _leading(method: str, family: pd.DataFrame) -> str:
     ranked = family.loc[family.effect.abs().sort_values(ascending=False).index]
-    found = int((ranked.q < FOUND).sum())
-    if not found:
+    significant = int((ranked.q < FOUND).sum())
+    if not significant:
         top = _effect(ranked.iloc[0])
         return f"{method.capitalize()}: none of {len(ranked)} components has q < {FOUND}; the largest is {top}."
     named = "; ".join(_effect(row) for _, row in ranked[ranked.q < FOUND].head(NAMED).iterrows())
-    return f"{method.capitalize()}: {named}. {found} of {len(ranked)} components have q < {FOUND}."
+    return f"{method.capitalize()}: {named}. {significant} of {len(ranked)} components have q < {FOUND}."
 
 
 def _effect(row: pd.Series) -> str:
@@ -112,7 +112,7 @@ def graft_revert_agreement(effects: pd.DataFrame) -> tuple[float, int] | None:
 def correlation_sentence(correlations: pd.DataFrame) -> list[str]:
     """The clearest rank correlation with the ledger's direct share, and with a causal effect where there is one.
 
-    Raw SSA is left out: it draws matrix shape. So are pairs whose interval includes 0.
+    Raw SSA is left out: it reflects matrix shape. So are pairs whose interval includes 0.
     """
     sentences = []
     weights = correlations[~correlations.weight_measure.isin(["ssa_left", "ssa_right"])].dropna(subset=["rho"])

@@ -15,7 +15,7 @@ from probes.store.run import Run
 
 _ABSENT = "Not measured in this run."
 
-#: The panels of report.html. The verdict and the pair, which have none, stand above these sections.
+#: The panels of report.html. The verdict and the pair, which have no panels, come above these sections.
 REPORT: Panels[Chapter] = Panels(
     "report panel",
     "probes.reporting.panels",
@@ -63,15 +63,15 @@ panel = REPORT.panel
 
 @dataclass(frozen=True)
 class Chapter:
-    """One tuned model of a run: its tables reduced to what the report shows, and the run for whatever else."""
+    """One tuned model of a run: its tables reduced to what the report shows, and the run for the rest."""
 
-    key: str  # of the chapter's ids on the page
+    key: str  # prefix of the chapter's ids on the page
     run: Run
     evidence: Evidence
     prompts: Sequence[ShownPrompt]
 
     def rows(self, table: str, columns: str = "", where: Sequence[tuple[str, str, object]] = ()) -> pd.DataFrame:
-        """Rows of a table that are about this tuned model.
+        """The rows of a table for this tuned model.
 
         Args:
             table: The table's name.

@@ -1,4 +1,4 @@
-"""The figures that are no heat maps: flips by layer, the ledger's bars, ranked effects, the link scatter."""
+"""The figures other than heat maps: flips by layer, the ledger's bars, ranked effects, the link scatter."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from probes.reporting.figures import Plot, layout, plains
 from probes.reporting.words import layer_name, q_value
 from tv.architecture.anatomy import MODULES
 
-#: Okabe and Ito's palette, its blue lightened so that it reads on black as well.
+#: Okabe and Ito's palette, its blue lightened so that it is readable on black as well.
 COLOURS = ("#2a86c8", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a00")
 #: Components shown in a ranking.
 RANKED = 30
 
 
 def flips_by_layer(flips: pd.DataFrame, value: str, chance: str, floor: pd.DataFrame | None = None) -> Plot:
-    """A line a domain; the chance level averaged over domains, dotted, and the noise floor of a precision, dashed."""
+    """One line per domain; dotted, chance averaged over domains; dashed, the noise floor of a precision."""
     traces = []
     shown = {"type": "scatter", "hovertemplate": "layer %{x}: %{y:.2%}"}
     for i, (domain, rows) in enumerate(flips.groupby("domain", sort=False)):
@@ -51,7 +51,7 @@ def flips_by_layer(flips: pd.DataFrame, value: str, chance: str, floor: pd.DataF
 
 
 def ledger_bars(ledger: pd.DataFrame, n_layers: int) -> Plot:
-    """Stacked shares of the three squared norms, a bar per module and layer."""
+    """Stacked shares of the three squared norms, one bar per module and layer."""
     order = {name: i for i, name in enumerate(MODULES)}
     rows = ledger[ledger.module.isin(order)]
     rows = rows.assign(order=rows.module.map(order)).sort_values(["order", "layer"])
@@ -83,7 +83,7 @@ def ledger_bars(ledger: pd.DataFrame, n_layers: int) -> Plot:
 
 
 def new_directions(ledger: pd.DataFrame) -> Plot:
-    """By module: the share of the own write outside the pretrained subspace, beside its null; both bases."""
+    """By module: the share of the direct term outside the pretrained subspace, beside its null; both bases."""
     columns = ["new_share", "new_share_null", "new_share_10"]
     rows = ledger[ledger.module.isin(MODULES)]
     means = rows.groupby("module")[columns].mean().reindex([name for name in MODULES if name in set(rows.module)])
@@ -114,7 +114,7 @@ def ranked_effects(effects: pd.DataFrame) -> Plot:
         "marker": {
             "size": 9,
             "color": COLOURS[0],
-            "symbol": ["circle" if found else "circle-open" for found in ranked.q < FOUND],
+            "symbol": ["circle" if significant else "circle-open" for significant in ranked.q < FOUND],
         },
         "error_x": {
             "type": "data",
@@ -135,17 +135,17 @@ def ranked_effects(effects: pd.DataFrame) -> Plot:
 
 
 def scatter(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str) -> Plot:
-    """Two measures of the link against each other, a colour a module (or component)."""
+    """Two measures of the link against each other, one colour per module (or component)."""
     traces = []
-    for i, (group, own) in enumerate(rows.groupby(rows.module.where(rows.module != "", rows.component), sort=False)):
+    for i, (group, points) in enumerate(rows.groupby(rows.module.where(rows.module != "", rows.component), sort=False)):
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": plains(own[x]),
-                "y": plains(own[y]),
+                "x": plains(points[x]),
+                "y": plains(points[y]),
                 "name": str(group),
-                "text": [f"layer {layer}" for layer in own.layer],
+                "text": [f"layer {layer}" for layer in points.layer],
                 "marker": {"size": 9, "color": COLOURS[i % len(COLOURS)], "symbol": i % 7},
                 "hovertemplate": "%{text}: %{x:.4g}, %{y:.4g}",
             }

@@ -1,7 +1,7 @@
 """Which of the known failure signatures a run shows, in sentences with their numbers.
 
-The signatures are those that the source (arXiv 2510.09359) meets when tuning vectors do not do what was hoped. Each is
-judged against what would be seen if nothing were wrong (a null, a noise floor, an interval), never against 1.
+The signatures are those that the source (arXiv 2510.09359) reports when tuning vectors fail. Each is judged against
+what a sound run would show (a null, a noise floor, an interval), never against 1.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from tv.architecture.anatomy import MODULES
 from tv.errors import InputError
 from tv.measures.cosine import cosine
 
-#: Below this median cosine of W_base and W_tuned two matrices have next to nothing in common: no fine-tune goes so far.
+#: Below this median cosine of W_base and W_tuned the models are unrelated: no fine-tune moves that far.
 UNRELATED = 0.5
-#: Above this share of ‖T‖² rounding explains most of what is called tuning.
+#: Above this share of ‖T‖², rounding explains most of T.
 MOSTLY_NOISE = 0.5
-#: Exact match from which on the base hardly had anything to learn.
+#: From this exact match on, the base had hardly anything to learn.
 ALIGNED = 0.9
-#: κ of the leading tenth of the directions from which on T lies mostly where W does.
+#: Above this κ in the leading tenth of the directions, T lies mostly where W does.
 WITHIN = 0.5
-#: A shared subspace beyond its null by this much, with more signs apart than chance, is a conflict.
+#: Above this κ of shared directions, more sign conflicts than chance make a conflict.
 SHARED = 0.1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One signature on one tuned model; `holds` is None where the run did not measure what it takes."""
+    """One signature on one tuned model; `holds` is None where the run did not measure what it needs."""
 
     tuned: str
     signature: str
@@ -53,24 +53,24 @@ def diagnose(run: Run, *, conflicts: bool = True) -> pd.DataFrame:
 
     Returns:
         A row per tuned model (or pair of them) and signature: `tuned signature holds sentence`. `holds` is None where
-        the run did not measure what it takes.
+        the run did not measure what it needs.
 
-    Source: arXiv 2510.09359, which meets them where tuning vectors do not do what was hoped.
+    Source: arXiv 2510.09359, which reports them where tuning vectors fail.
 
     Examples:
         >>> signs = probes.diagnose(probes.load("reports/demo"), conflicts=False)
         >>> signs[signs.signature == "not_derived"][["tuned", "holds"]].values.tolist()
         [['medical', False], ['math', False]]
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name in run.manifest["suite"]["tuned"]:
         evidence = gather(run, name)
         for signature, judge in _JUDGES.items():
             holds, sentence = judge(evidence, run)
-            found.append(Finding(name, signature, holds, sentence))
+            findings.append(Finding(name, signature, holds, sentence))
     if conflicts and len(run.manifest["suite"]["tuned"]) > 1:
-        found += _conflicts(run.manifest["suite"])
-    return pd.DataFrame([vars(finding) for finding in found]).astype({"holds": object})
+        findings += _conflicts(run.manifest["suite"])
+    return pd.DataFrame([vars(finding) for finding in findings]).astype({"holds": object})
 
 
 Verdict = tuple[bool | None, str]
@@ -91,7 +91,7 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
         moved = len(rows) - len(still)
         return (
             False,
-            f"{moved} of {len(rows)} metrics moved beyond their interval; most, {told}: negation has that to undo.",
+            f"{moved} of {len(rows)} metrics moved beyond their interval; most, {told}: negation can undo that.",
         )
     known = rows[(rows.metric == "exact_match") & (rows.base >= ALIGNED)]
     why = (
@@ -112,7 +112,7 @@ def _not_derived(evidence: Evidence, run: Run) -> Verdict:
         return True, (
             f"The median cosine between a matrix of both models is {number(median)} (independent models: 0, and a "
             f"relative norm of 1.41; here {number(relative)}): this model does not come from this base. "
-            "If its neurons stand in another order, `tv align` says so."
+            "If its neurons are in another order, `tv align` shows it."
         )
     return False, f"The median cosine between a matrix of both models is {number(median)}: one comes from the other."
 
@@ -175,7 +175,7 @@ _JUDGES: Mapping[str, Callable[[Evidence, Run], Verdict]] = {
 
 
 def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
-    """Which modules two vectors would spoil for each other when they are added."""
+    """The modules in which two vectors would interfere when they are added."""
     base, tuned = str(suite["base"]), {str(k): str(v) for k, v in dict(suite["tuned"]).items()}  # type: ignore[call-overload]
     try:
         rows = cosine(base, tuned)
@@ -183,17 +183,17 @@ def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(" + ".join(tuned), "conflict", None, f"The checkpoints could not be compared: {error}")
         return
     modules = rows[(rows.scope == "module") & (rows.norm_a > 0) & (rows.norm_b > 0)]
-    for (a, b), own in modules.groupby(["a", "b"], sort=False):
+    for (a, b), pair in modules.groupby(["a", "b"], sort=False):
         whole = rows[(rows.scope == "whole") & (rows.a == a) & (rows.b == b)].iloc[0]
-        beyond = own.sign_conflict - own.sign_conflict_null
-        shared = own[["overlap_left_kappa", "overlap_right_kappa"]].max(axis=1)
-        against = own[(own.cosine_z < -4) | ((shared > SHARED) & (beyond > 0))]
+        beyond = pair.sign_conflict - pair.sign_conflict_null
+        shared = pair[["overlap_left_kappa", "overlap_right_kappa"]].max(axis=1)
+        against = pair[(pair.cosine_z < -4) | ((shared > SHARED) & (beyond > 0))]
         told = f"cosine {number(whole.cosine)} over all weights, κ of shared directions at most {number(shared.max())}"
         names = [f"{row.module} {row.layer} ({number(row.cosine)})" for row in against.head(5).itertuples()]
         sentence = (
-            f"{len(against)} of {len(own)} modules pull against each other where they share directions ({told}), first "
-            f"{listing(names)}: their sum loses some of both."
+            f"{len(against)} of {len(pair)} modules pull against each other where they share directions ({told}), "
+            f"first {listing(names)}: their sum loses some of both."
             if len(against)
-            else f"No module of the two pulls against the other ({told}); whether their sum works, only a run says."
+            else f"No module of the two pulls against the other ({told}); only a run shows whether their sum works."
         )
         yield Finding(f"{a} + {b}", "conflict", bool(len(against)), sentence)

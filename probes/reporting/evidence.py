@@ -1,4 +1,4 @@
-"""What the report reads of a run for one tuned model: only the columns it shows, averaged over places, then prompts."""
+"""What the report reads of a run for one tuned model: only the columns it shows, averaged over tokens, then prompts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Evidence:
     correlations: pd.DataFrame
     noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
     checks: pd.DataFrame  # check holds
-    whole: pd.DataFrame  # domain method control metric effect: all of T grafted at once, and what stands in for T
+    whole: pd.DataFrame  # domain method control metric effect: all of T grafted at once, and control vectors
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -123,7 +123,7 @@ def compare_behaviour(
 ) -> pd.DataFrame:
     """Per domain and metric: both models' means and the paired change, each with its 95 % bootstrap over prompts.
 
-    `gained` and `lost` count the prompts whose exact match came or went. A metric that only the tuned model has (kl)
+    `gained` and `lost` count the prompts that gained or lost exact match. A metric that only the tuned model has (kl)
     has no base and no change. The domain whose target NLL changed most comes first.
     """
     rows: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ def compare_behaviour(
 
 
 def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.DataFrame:
-    """Columns (all where none is named) of the rows that pass; an empty frame where the run has no such table."""
+    """Columns (all if none is named) of the rows that match; an empty frame if the run has no such table."""
     names = columns.split() or list(SCHEMAS[table].names)
     if table not in run.tables:
         return pd.DataFrame({name: pd.Series(dtype="object") for name in names})

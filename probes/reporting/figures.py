@@ -36,10 +36,10 @@ def heatmap(
     marked: str | None = None,
     ratio: bool = False,
 ) -> Plot:
-    """Layer × `column` map of `value`, one row of `frame` a cell, first layer at the bottom.
+    """Layer × `column` map of `value`, one cell per row of `frame`, first layer at the bottom.
 
     With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`. `hover` names more
-    columns to show on a cell; `marked` is a column of booleans that put a star on theirs. A `ratio` is coloured by its
+    columns to show on a cell; `marked` is a column of booleans that put a star on a cell. A `ratio` is coloured by its
     logarithm, from 1/`reach` over 1 to `reach`.
     """
     rows = frame.assign(_x=_columns(frame, column), _y=frame.layer.astype(int))
@@ -116,7 +116,7 @@ def layout(
 
 
 def plain(value: float) -> float | None:
-    """Five significant digits, None for NaN: JSON that anyone reads, and no longer than it must be."""
+    """Five significant digits, None for NaN: valid and short JSON."""
     return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
@@ -139,7 +139,7 @@ def _cell(values: np.ndarray, i: int | None, starred: np.ndarray, decimals: int)
 
 
 def _decimals(reach: float) -> int:
-    """As many as a cell needs where values go up to `reach`."""
+    """The decimals that a cell needs where values go up to `reach`."""
     return min(4, max(0, 1 - math.floor(math.log10(reach / 2))))
 
 
@@ -169,13 +169,13 @@ def _ratio_scale(logarithms: np.ndarray, reach: float | None) -> dict[str, Any]:
 
 
 def reach(ratios: pd.Series) -> float:
-    """How many times up or down the colours of a ratio go: all of them, unless outliers would drown the rest."""
+    """The ratio at which colours end: the largest one, within 1.2 and 4, so that outliers do not drown the rest."""
     sizes = np.exp2(np.abs(np.log2(ratios[ratios > 0].astype(float))))
     return float(np.clip(sizes.max(), 1.2, 4.0)) if len(sizes) else 1.2
 
 
 def square(values: NDArray[np.float64], told: NDArray[np.object_], names: Sequence[str]) -> Plot:
-    """Values in [−1, 1] of every two names, (n, n), NaN where there is none; `told` is what pointing at one adds."""
+    """Values in [−1, 1] of every two names, (n, n), NaN where there is none; hovering adds `told`."""
     shown = [html.escape(name) for name in names]
     cells = {
         "type": "heatmap",

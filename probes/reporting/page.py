@@ -18,9 +18,9 @@ _HERE = Path(__file__).parent
 
 
 def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **values: Any) -> str:
-    """The page. Whatever is not markup is escaped, and nothing is loaded from anywhere.
+    """The page as HTML. Everything that is not markup is escaped, and the page loads nothing.
 
-    `links` are the points that a page's link scatters pick from, by chapter; `values` are what the template names.
+    `links` are the points of a page's link scatters, by chapter; `values` are the template's variables.
     """
     environment = Environment(
         loader=PackageLoader("probes.reporting", "."),
@@ -45,6 +45,6 @@ def _file(name: str) -> Markup:
 
 
 def _embedded(content: Mapping[str, Any]) -> Markup:
-    """JSON that is safe inside a script element: no `<` survives as itself."""
+    """JSON that is safe inside a script element: `&`, `<` and `>` are escaped."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

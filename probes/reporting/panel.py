@@ -1,4 +1,4 @@
-"""What a page is made of: sections, the panels that draw themselves in them, and their figures and tables.
+"""What a page is made of: sections, the panels in them, and their figures and tables.
 
 A panel is one decorated function in one file: see `probes.reporting.chapter.panel` for the report's, and
 `probes.reporting.compare.comparison.compare_panel` for the comparison's.
@@ -13,15 +13,15 @@ from typing import Generic, TypeVar
 from probes.reporting.figures import Plot
 from tv.runtime.registry import Registry
 
-#: Said wherever gate patterns of a model without a GLU are shown.
+#: The note wherever gate patterns of a model without a GLU are shown.
 NO_GLU = "No GLU: what is shown is the sign of the MLP's pre-activation."
-#: The place of a panel that asks for none: below those that do.
+#: The order of a panel that sets none: below those that do.
 LAST = 1000
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One plot, in as many versions as its panel has choices (or in one)."""
+    """One plot, in one version for each choice of its panel (or in one)."""
 
     id: str
     title: str
@@ -31,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text under the names of their columns; the page aligns what begins with a digit or a sign."""
+    """Cells as text under the names of their columns; the page aligns cells that begin with a digit or a sign."""
 
     id: str
     title: str
@@ -59,9 +59,9 @@ class Section:
     id: str
     name: str  # in the page's navigation
     title: str
-    absent: str  # said where no panel has anything to show
+    absent: str  # shown where no panel has anything to show
     intro: str = ""
-    template: str = "section.html"  # of what stands below the title
+    template: str = "section.html"  # of the part below the title
 
 
 Subject = TypeVar("Subject")
@@ -70,7 +70,7 @@ Draw = Callable[[Subject], Iterable[Panel] | None]
 
 @dataclass(frozen=True)
 class Entry(Generic[Subject]):
-    """A registered panel function: its section, its place in it, and the tables without which it is left out."""
+    """A registered panel function: its section, its place in it, and the tables that it needs."""
 
     section: str
     order: int
@@ -122,11 +122,11 @@ class Panels(Generic[Subject]):
         return decorate
 
     def drawn(self, subject: Subject, tables: Collection[str]) -> dict[str, list[Panel]]:
-        """The panels of every section, in order, of those whose tables are there.
+        """The panels of every section, in order; those whose tables are missing are left out.
 
         Args:
             subject: What the panels show: a chapter of the report, or a comparison.
-            tables: The tables that there are.
+            tables: The available tables.
 
         Returns:
             Panels by the id of their section; an empty list where a section has none.

@@ -1,4 +1,4 @@
-"""The report's figures drawn by matplotlib, for papers: what its plots are made of and no more."""
+"""The report's figures drawn by matplotlib, for papers; only what the report's plots use is supported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw(plot: Plot, title: str, path: Path, form: str) -> None:
         else:
             _scatter(axes, trace)
     _frame(axes, plot["layout"], title)
-    # Text stays text, and no file says when or by whom it was made.
+    # Text stays text, and no file holds a date or an author.
     with matplotlib.rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "probes"}):
         metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
         figure.savefig(path, format=form, dpi=200, metadata=metadata)
@@ -83,10 +83,10 @@ def _scatter(axes: Axes, trace: Plot) -> None:
     open_ones = np.array([str(name).endswith("-open") for name in symbols], dtype=bool)
     for chosen, face in ((~open_ones, colour), (open_ones, "none")):
         if chosen.any():
-            own = [[value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen] for values in (x, y)]
+            dots = [[value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen] for values in (x, y)]
             shape = _shape(symbols[int(chosen.argmax())])
             kwargs = {"marker": shape, "facecolor": face, "edgecolor": colour, "s": 28, "zorder": 3}
-            axes.scatter(*own, **kwargs, label=_label(trace) if face != "none" or not (~open_ones).any() else None)
+            axes.scatter(*dots, **kwargs, label=_label(trace) if face != "none" or not (~open_ones).any() else None)
     if error := trace.get("error_x"):
         spans = [[value or 0.0 for value in error[name]] for name in ("arrayminus", "array")]
         axes.errorbar(x, y, xerr=np.abs(spans), fmt="none", ecolor=colour, elinewidth=1)
@@ -141,7 +141,7 @@ def _frame(axes: Axes, layout: Plot, title: str) -> None:
 
 
 def _numbers(values: Any) -> list[Any]:
-    """None as NaN; text as it is read."""
+    """None as NaN; text without HTML escapes."""
     return [np.nan if value is None else html.unescape(value) if isinstance(value, str) else value for value in values]
 
 

@@ -39,7 +39,7 @@ class ShownPrompt:
     text: str
     kl: float
     metrics: Mapping[str, tuple[float, float]]  # base, tuned
-    says: tuple[str, str]  # what base and tuned put where the answer is due
+    says: tuple[str, str]  # what base and tuned predict where the answer is due
     outcome: str  # gained, lost, or nothing
     tokens: list[ShownToken]
 
@@ -88,7 +88,7 @@ def _token_flips(run: Run, where: list[Any]) -> pd.DataFrame:
 
 
 def _token_dla(run: Run, where: list[Any]) -> pd.DataFrame:
-    """How much all components together moved target − foil from each place."""
+    """How much all components together moved target − foil, at each position."""
     whole = [*where, ("head", "==", -1), ("expert", "==", -1)]
     rows = rows_of(run, "changes", "prompt_id pos dla_base dla_tuned", whole)
     moved = rows.assign(dla=(rows.dla_tuned - rows.dla_base).astype(float))

@@ -21,8 +21,8 @@ from tv.runtime.atomic import replacing
 def report(run: Run, *, to: Path | None = None) -> Path:
     """Write the report of a run: one HTML file that a person reads top to bottom.
 
-    The file loads nothing from anywhere, and is written whole or not at all. Whatever comes from prompts, models or
-    names is escaped. A table that the run lacks leaves its section saying so.
+    The file loads nothing, and is written whole or not at all. Text from prompts, models and names is escaped. Where
+    the run lacks a table, its section says so.
 
     Args:
         run: A finished run.
@@ -65,7 +65,7 @@ def report_page(run: Run, chapters: Sequence[Chapter]) -> str:
 
 
 def _shown(chapter: Chapter) -> dict[str, Any]:
-    """What the template names of a chapter."""
+    """The template's variables for a chapter."""
     evidence = chapter.evidence
     panels = REPORT.drawn(chapter, chapter.run.tables)
     return {
@@ -74,15 +74,15 @@ def _shown(chapter: Chapter) -> dict[str, Any]:
         "headline": headline(evidence),
         "verdict": verdict(evidence),
         "pair": tables.pair_rows(chapter.run.manifest, evidence.tuned),
-        "panels": {section: [_own_ids(chapter.key, panel) for panel in drawn] for section, drawn in panels.items()},
+        "panels": {section: [_prefixed(chapter.key, panel) for panel in drawn] for section, drawn in panels.items()},
         "behaviour": tables.behaviour_rows(evidence.behaviour),
         "correlations": tables.correlation_rows(evidence.correlations),
         "prompts": chapter.prompts,
     }
 
 
-def _own_ids(key: str, panel: Panel) -> Panel:
-    """The panel with ids that no other chapter of the page has."""
+def _prefixed(key: str, panel: Panel) -> Panel:
+    """The panel with its ids prefixed by the chapter's key, so that they are unique on the page."""
     return replace(
         panel,
         figures=[replace(figure, id=f"{key}-{figure.id}") for figure in panel.figures],

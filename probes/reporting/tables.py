@@ -1,4 +1,4 @@
-"""The report's tables and what the link scatter picks from."""
+"""The report's tables and the points of the link scatter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probes.reporting.evidence import Evidence
 from probes.reporting.figures import plain
 from probes.reporting.words import FEWEST, MEASURES, METRICS, change_form, interval, metric_name, number, value_form
 
-#: Activation measures in the order they are shown: what the module's own weights did comes first.
+#: Activation measures in the order they are shown: the direct term comes first.
 SHOWN_MEASURES = (
     *("direct_norm", "direct_share", *CAUSAL_MEASURES),
     *(name for name in ACTIVATION_MEASURES if not name.startswith("direct")),
@@ -51,9 +51,9 @@ def behaviour_rows(behaviour: pd.DataFrame) -> list[dict[str, str]]:
 def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str]]]:
     """Rank correlations by kind, the direct term first, each measure's strongest pair on top."""
     order = {name: i for i, name in enumerate(SHOWN_MEASURES)}
-    found = correlations.dropna(subset=["rho"])
-    found = found.assign(order=found.activation_measure.map(order).fillna(len(order)), size=found.rho.abs())
-    found = found.sort_values(["order", "size"], ascending=[True, False], kind="stable")
+    ranked = correlations.dropna(subset=["rho"])
+    ranked = ranked.assign(order=ranked.activation_measure.map(order).fillna(len(order)), size=ranked.rho.abs())
+    ranked = ranked.sort_values(["order", "size"], ascending=[True, False], kind="stable")
     return {
         f"{kind}s": [
             {
@@ -70,12 +70,12 @@ def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str
             }
             for row in rows.itertuples()
         ]
-        for kind, rows in found.groupby("kind", sort=False)
+        for kind, rows in ranked.groupby("kind", sort=False)
     }
 
 
 def link_points(evidence: Evidence) -> dict[str, Any]:
-    """Points of the scatter, a measure a column, for modules and components; measures that none has are left out."""
+    """Points of the scatter, one column per measure, for modules and components; empty measures are left out."""
     link = evidence.link
     weight, other = (
         [n for n in names if n in link and link[n].notna().any()] for names in (WEIGHT_MEASURES, SHOWN_MEASURES)
@@ -102,7 +102,7 @@ def _point_name(row: Mapping[Any, Any]) -> str:
 
 
 def pair_rows(manifest: Mapping[str, Any], tuned: str) -> list[dict[str, str]]:
-    """Both checkpoints: where from (the end of a local path), size, stored type and short fingerprints."""
+    """Both checkpoints: source (the end of a local path), size, stored type and short fingerprints."""
     rows = []
     for name in ("base", tuned):
         checkpoint = manifest.get("checkpoints", {}).get(name, {})

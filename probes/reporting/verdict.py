@@ -26,7 +26,7 @@ from probes.reporting.words import (
     value_form,
 )
 
-#: Fewer prompts than this in a domain, and an interval over them says little.
+#: With fewer prompts than this in a domain, an interval over them says little.
 FEW = 10
 #: Above this share of a module's move, rounding is worth a warning.
 NOISY = 0.1
@@ -34,7 +34,7 @@ NOISY = 0.1
 
 @dataclass(frozen=True)
 class Statement:
-    """A labelled part of the verdict; `tone` is worse, better or nothing."""
+    """A labelled part of the verdict; `tone` is its CSS class on the page: worse, limits or nothing."""
 
     label: str
     sentences: list[str]
@@ -43,7 +43,7 @@ class Statement:
 
 @dataclass
 class Shifts:
-    """(domain, metric and change) by what the paired change does."""
+    """(domain, metric and change), sorted by what the paired change shows."""
 
     better: list[tuple[str, str]] = field(default_factory=list)
     worse: list[tuple[str, str]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Shifts:
 def verdict(evidence: Evidence) -> list[Statement]:
     """The verdict on one tuned model, most important first."""
     shifts = shifts_of(evidence.behaviour)
-    found = [
+    statements = [
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
         Statement("Got worse", worse_sentences(shifts), "worse" if shifts.worse else ""),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),
@@ -64,12 +64,12 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Link", correlation_sentence(evidence.correlations)),
         Statement("Does not hold", limits(evidence), "limits"),
     ]
-    return [statement for statement in found if statement.sentences]
+    return [statement for statement in statements if statement.sentences]
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A sentence for who reads no further, and the figure or section (its id, without the model's) of its numbers."""
+    """A summary sentence, and the id (without the model's) of the figure or section that has its numbers."""
 
     text: str
     place: str
@@ -78,18 +78,18 @@ class Headline:
 def headline(evidence: Evidence) -> list[Headline]:
     """At most five sentences: what changed, what got worse, where, by which components, and how sure that is."""
     graded = evidence.behaviour[evidence.behaviour.base.notna()]
-    found = []
+    texts = []
     if len(graded):
         row = graded.iloc[0].to_dict()
         form = value_form(row["metric"])
-        found.append(
+        texts.append(
             f"On {row['domain']} prompts {metric_name(row['metric'])} went from {form(row['base'])} to "
             f"{form(row['tuned'])} (n = {row['n']})."
         )
         worse = list(dict.fromkeys(domain for domain, _ in shifts_of(evidence.behaviour).worse))
         none = "Nothing measured got worse beyond its interval."
-        found.append(f"Something got worse on {listing(worse)} prompts." if worse else none)
-    sentences = [Headline(text, "causes") for text in found]
+        texts.append(f"Something got worse on {listing(worse)} prompts." if worse else none)
+    sentences = [Headline(text, "causes") for text in texts]
     if where := _where(evidence):
         sentences.append(Headline(where, "flips" if len(evidence.flips) else "weights"))
     if len(evidence.effects):
@@ -120,7 +120,7 @@ def _where(evidence: Evidence) -> str:
 
 
 def _how_sure(evidence: Evidence) -> str:
-    """The checks, and what a vector that only looks like T does."""
+    """The checks, and the effect of a control vector beside that of T."""
     parts = []
     if len(evidence.checks):
         failed = int((~evidence.checks.holds.astype(bool)).sum())
@@ -128,7 +128,7 @@ def _how_sure(evidence: Evidence) -> str:
         parts.append(f"all {n} checks hold" if not failed else f"{failed} of {n} checks DO NOT HOLD")
     domain = shown_domain(evidence.effects, evidence.behaviour)
     rows = evidence.whole[evidence.whole.domain == domain]
-    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was asked for
+    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was requested
     whole = rows.set_index("control").effect
     if "" in whole and len(whole) > 1:
         others = whole.drop("")
@@ -144,12 +144,14 @@ def _how_sure(evidence: Evidence) -> str:
 
 def _largest(evidence: Evidence) -> str:
     domain, metric = shown_domain(evidence.effects, evidence.behaviour), str(evidence.effects.metric.iloc[0])
-    own = evidence.effects[evidence.effects.domain == domain]
+    shown = evidence.effects[evidence.effects.domain == domain]
     total = total_change(evidence.behaviour, metric, domain)
     parts = []
-    for method, family in own.groupby("method", sort=False):
-        found = family[family.q < FOUND]
-        top = found.loc[found.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
+    for method, family in shown.groupby("method", sort=False):
+        significant = family[family.q < FOUND]
+        top = (
+            significant.loc[significant.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
+        )
         names = [f"{component_name(row['layer'], row['component'])} {signed(row['effect'])}" for row in top]
         parts.append(f"by {method} {listing(names) if names else 'none that can be told from 0'}")
     whole = f" (whole change {signed(total)})" if total is not None else ""
@@ -158,10 +160,10 @@ def _largest(evidence: Evidence) -> str:
 
 
 def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
-    """How behaviour moved, a sentence a domain."""
+    """How behaviour moved, one sentence per domain."""
     graded = behaviour[behaviour.base.notna()]
     if graded.empty:
-        return ["Not measured: no prompt of this run has a target, or behaviour was not asked for."]
+        return ["Not measured: no prompt of this run has a target, or behaviour was not requested."]
     sentences = []
     for domain, rows in graded.groupby("domain", sort=False):
         parts = [_moved(row) for row in rows.to_dict("records")]
@@ -178,7 +180,7 @@ def _moved(row: dict) -> str:
 
 
 def shifts_of(behaviour: pd.DataFrame) -> Shifts:
-    """Sort every metric of every domain by its paired interval: beyond 0 to the better, to the worse, or neither."""
+    """Sort every metric of every domain by its paired interval: clearly better, clearly worse, or unclear."""
     shifts = Shifts()
     for row in behaviour.to_dict("records"):
         more_is_better = METRICS.get(row["metric"], ("", "", None))[2]
@@ -197,7 +199,7 @@ def shifts_of(behaviour: pd.DataFrame) -> Shifts:
 
 
 def worse_sentences(shifts: Shifts) -> list[str]:
-    """What got worse beyond its interval, a sentence a domain, or that nothing measured did."""
+    """What got worse beyond its interval, one sentence per domain, or that nothing measured did."""
     if shifts.worse:
         domains = dict.fromkeys(domain for domain, _ in shifts.worse)
         return [f"{name}: {listing([text for domain, text in shifts.worse if domain == name])}." for name in domains]
@@ -206,12 +208,12 @@ def worse_sentences(shifts: Shifts) -> list[str]:
     unclear = f" In {len(shifts.unclear)} the interval includes 0." if shifts.unclear else ""
     return [
         f"None of the {len(shifts.better) + len(shifts.unclear)} measured domain × metric pairs got worse beyond its "
-        f"interval.{unclear} This speaks for these prompts only."
+        f"interval.{unclear} This holds for these prompts only."
     ]
 
 
 def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
-    """Where the weights moved most, and whether rounding could be it."""
+    """Where the weights moved most, and whether rounding could explain it."""
     moved = matrices(weights)
     if moved.empty:
         return []
@@ -240,7 +242,7 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
 
 
 def matrices(weights: pd.DataFrame) -> pd.DataFrame:
-    """Without the norms' gains, which are vectors."""
+    """The rows of matrices, without the norms' gains, which are vectors."""
     return weights[~weights.module.astype(str).str.endswith("norm")]
 
 
@@ -250,7 +252,7 @@ def _place(row: pd.Series, n_layers: int) -> str:
 
 
 def gates_sentences(flips: pd.DataFrame, gated: bool) -> list[str]:
-    """How many gates flipped, where, and beside chance."""
+    """How many gates flipped, where, and how many would by chance."""
     if flips.empty:
         return []
     layers = flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean()
@@ -271,40 +273,40 @@ def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
     rows = ledger[ledger.new_share_10.notna()] if len(ledger) else ledger
     if rows.empty:
         return []
-    own = rows.groupby("module")[list(TERMS)].mean().direct.sort_values(ascending=False)
+    direct = rows.groupby("module")[list(TERMS)].mean().direct.sort_values(ascending=False)
     new = rows.groupby("module")[["new_share", "new_share_null", "new_share_10"]].mean()
     ten = new.new_share_10.sort_values()
     return [
         f"Of the change of a block module's output (shares of the three squared norms), its own weights made "
-        f"{percent(own.mean())} on average: most in {own.index[0]} ({percent(own.iloc[0])}), least in {own.index[-1]} "
-        f"({percent(own.iloc[-1])}). The rest came in with its input.",
-        "Of that own write, the share outside the leading 10 % of pretrained output directions runs from "
+        f"{percent(direct.mean())} on average: most in {direct.index[0]} ({percent(direct.iloc[0])}), least in "
+        f"{direct.index[-1]} ({percent(direct.iloc[-1])}). The rest came in with its input.",
+        "Of that direct write, the share outside the leading 10 % of pretrained output directions runs from "
         f"{percent(ten.iloc[0])} ({ten.index[0]}) to {percent(ten.iloc[-1])} ({ten.index[-1]}); with no preferred "
         "direction it would be 90 %.",
     ]
 
 
 def limits(evidence: Evidence) -> list[str]:
-    """What a reader must not take from this run."""
-    found = []
+    """What a reader must not conclude from this run."""
+    sentences = []
     if not evidence.gated and len(evidence.flips):
-        found.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")
+        sentences.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")
     graded = evidence.behaviour[evidence.behaviour.base.notna()]
     few = graded[graded.n < FEW].drop_duplicates("domain")
     if len(few):
         names = listing([f"{row.domain} ({row.n})" for row in few.itertuples()])
-        found.append(f"Too few prompts for an interval to mean much: {names}.")
+        sentences.append(f"Too few prompts for an interval to mean much: {names}.")
     if len(evidence.weights) and evidence.weights.noise_share.max() > NOISY:
         noisy = int((evidence.weights.noise_share > NOISY).sum())
-        found.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")
+        sentences.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")
     if raw_gap(evidence.alignment) < GAP:
-        found.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
+        sentences.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
     if len(evidence.effects) == 0:
-        found.append("Nothing here is causal: attribution was not measured in this run.")
+        sentences.append("Nothing here is causal: attribution was not measured in this run.")
     else:
-        found.append("Single-component effects are not shares of the change: components work together.")
-    found.append(
+        sentences.append("Single-component effects are not shares of the change: components work together.")
+    sentences.append(
         "Intervals cover the choice of prompts, not other training seeds; SSA and norms describe the weights and say "
         "nothing of behaviour by themselves."
     )
-    return found
+    return sentences

@@ -1,4 +1,4 @@
-"""The figures of weights that are no layer × module maps: spectra of a matrix, and vectors against each other."""
+"""The figures of weights other than layer × module maps: spectra of a matrix, and cosines between vectors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LOG = {"type": "log", "showgrid": True, "dtick": 1}
 
 
 def singular_values(rows: pd.DataFrame) -> Plot:
-    """σ of W and of T by rank, both axes logarithmic; `rows` are one matrix's of the table `spectra`."""
+    """σ of W and of T by rank, both axes logarithmic; `rows` are those of one matrix in the table `spectra`."""
     traces = []
     for i, (column, name) in enumerate({"sigma": "W, pretrained", "sigma_delta": "T, the change"}.items()):
-        own = rows[rows[column] > 0]
-        traces.append(_line(own, own[column], name, COLOURS[i]) | {"hovertemplate": "%{x}: %{y:.3g}"})
+        positive = rows[rows[column] > 0]
+        traces.append(_line(positive, positive[column], name, COLOURS[i]) | {"hovertemplate": "%{x}: %{y:.3g}"})
     return {"data": traces, "layout": layout(x="rank", y="singular value", height=340, legend=True, **_axes("log"))}
 
 
@@ -38,7 +38,7 @@ def gathered(rows: pd.DataFrame) -> Plot:
 
 
 def cosine_matrix(rows: pd.DataFrame, names: Sequence[str]) -> Plot:
-    """Cosines of every two tuning vectors as a symmetric matrix; hovering tells how far from chance."""
+    """Cosines of every two tuning vectors as a symmetric matrix; hovering shows how far from chance."""
     values, far = np.eye(len(names)), np.full((len(names), len(names)), np.nan)
     at = {name: i for i, name in enumerate(names)}
     for row in rows.to_dict("records"):

@@ -12,7 +12,7 @@ from probes.store.forms.links import ACTIVATIONS, CAUSES, WEIGHTS
 from probes.store.schemas import ALL_DOMAINS
 from tv.prompts.metric import METRICS as REGISTERED
 
-#: Those that stand first in a report; other registered ones follow.
+#: The metrics that come first in a report; other registered ones follow.
 _FIRST = ("exact_match", "target_nll", "logit_diff")
 #: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
 METRICS: dict[str, tuple[str, str, bool | None]] = {
@@ -24,7 +24,7 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
     "first_divergence": ("first divergence", "position", None),
 }
 _OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit difference where the models part"}
-#: Prompts below which an interval would only pretend.
+#: With fewer prompts than this, no interval is shown.
 FEWEST = 3
 #: Measures of the link, in words.
 MEASURES = {column.name: column.title for column in (*WEIGHTS, *ACTIVATIONS, *CAUSES) if column.role}
@@ -98,7 +98,7 @@ def metric_name(metric: str) -> str:
 
 
 def effect_metric_name(metric: str) -> str:
-    """What the metric of effects is called, where it is not what `behaviour` has under that name."""
+    """What the metric of effects is called, which may differ from the metric of that name in `behaviour`."""
     return _OF_EFFECTS.get(metric) or metric_name(metric)
 
 
@@ -121,9 +121,9 @@ _NUMBER = re.compile(r"[+−]?\d[\d.,]*\d(?: %)?|[+−]?\d(?: %)?")
 
 
 def linked(text: str, place: str) -> Markup:
-    """The text with each of its numbers a link to an id of the page."""
+    """The text with each of its numbers as a link to an id of the page."""
     parts, end = [], 0
-    for found in _NUMBER.finditer(text):
-        parts += [escape(text[end : found.start()]), Markup('<a href="#{}">{}</a>').format(place, found[0])]
-        end = found.end()
+    for match in _NUMBER.finditer(text):
+        parts += [escape(text[end : match.start()]), Markup('<a href="#{}">{}</a>').format(place, match[0])]
+        end = match.end()
     return Markup("").join([*parts, escape(text[end:])])

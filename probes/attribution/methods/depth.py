@@ -1,6 +1,6 @@
 """At which depth it happens: the first l layers of one model followed by the rest of the other.
 
-Two checkpoints of one lineage can be joined so because their residual streams are near enough for either to read.
+Two checkpoints of one lineage can be joined because their residual streams are close enough for either to read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def depth(work: Work, units: Sequence[Unit]) -> Iterator[Rows]:
 
     Args:
         work: The pair, the prompts and the metric.
-        units: None: it cuts between layers.
+        units: None; the method cuts between layers.
     """
     yield Rows("depth", work.means(cuts(work), ["cut", "upstream", "late"]))
 
@@ -43,7 +43,7 @@ def cuts(work: Work) -> pd.DataFrame:
     pair, architecture = work.pair, work.pair.architecture
     units = components(architecture)
     layers = range(architecture.n_layers + 1)
-    # Late layers from the other model leave everything before the cut to be reused.
+    # With the late layers from the other model, everything before the cut is reused.
     late = [[unit for unit in units if unit.layer >= cut] for cut in layers]
     plain, crossed = {}, {}
     for name, model, other in (("base", pair.base, pair.tuned), ("tuned", pair.tuned, pair.base)):

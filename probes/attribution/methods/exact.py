@@ -40,10 +40,10 @@ def graft(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterat
     Args:
         work: The pair, the prompts and the metric.
         units: The units c, of one granularity; the whole T comes with its controls.
-        neurons: Of more neurons than that, the first of path's are moved.
+        neurons: Of more neurons than this, only the top ones of path are moved.
 
     Raises:
-        RunError: By neuron, where `path` has chosen none.
+        RunError: There are more neurons than that, and `path` has not ranked them.
     """
     pair = work.pair
     moved = _one_by_one(work, units, neurons)
@@ -68,10 +68,10 @@ def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Itera
     Args:
         work: The pair, the prompts and the metric.
         units: The units c, of one granularity.
-        neurons: Of more neurons than that, the first of path's are moved.
+        neurons: Of more neurons than this, only the top ones of path are moved.
 
     Raises:
-        RunError: By neuron, where `path` has chosen none.
+        RunError: There are more neurons than that, and `path` has not ranked them.
     """
     pair = work.pair
     moved = _one_by_one(work, units, neurons)
@@ -81,7 +81,7 @@ def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Itera
 
 
 def graft_vector(work: Work, vector: Mapping[str, Tensor], units: Sequence[Unit], control: str) -> Effects:
-    """The same with another tuning vector in T's place, by parameter: M(θ_pre + R_c) − M(θ_pre)."""
+    """Graft another tuning vector in T's place, given by parameter: M(θ_pre + R_c) − M(θ_pre)."""
     pair = work.pair
     before = dict(pair.base.named_parameters())
 
@@ -95,7 +95,7 @@ def graft_vector(work: Work, vector: Mapping[str, Tensor], units: Sequence[Unit]
 
 
 def _controls(work: Work) -> Iterator[Effects]:
-    """The whole T, and every component, beside what other vectors of their size do."""
+    """Control vectors in place of T, grafted whole and component by component."""
     if not work.controls:
         return
     units = [WHOLE, *components(work.pair.architecture)]
@@ -107,7 +107,7 @@ def _controls(work: Work) -> Iterator[Effects]:
 
 
 def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Unit]:
-    """What is moved one by one. Of neurons, the first of path's: there are too many for all."""
+    """The units to move one by one. Of neurons only the top ones of path: there are too many to move all."""
     if not units or units[0].granularity != "neuron" or len(units) <= neurons:
         return units
     if "neuron_effects" not in work.tables:
@@ -120,7 +120,7 @@ def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Uni
 
 
 def _stepped(parameter: Tensor, step: Tensor) -> Tensor:
-    """parameter + step, of a grown vocabulary in the rows that both have."""
+    """parameter + step; with a grown vocabulary, only in the rows that both have."""
     moved = parameter.detach().clone()
     there, step = common_rows(moved, step)
     there += step.to(there)

@@ -1,7 +1,7 @@
 """Attribution patching: the change of every activation times the metric's gradient there, at either end.
 
-A first-order reading of `patch` for all components and heads at once: two forward passes and one backward. Source:
-Nanda 2023, "Attribution Patching"; Syed, Rager & Conmy 2023 (arXiv 2310.10348).
+A first-order approximation of `patch` for all components and heads at once: two forward passes and one backward.
+Source: Nanda 2023, "Attribution Patching"; Syed, Rager & Conmy 2023 (arXiv 2310.10348).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Activation patching between the two models: one component's output taken from the other.
 
-Sufficiency: the base runs with the tuned model's output; necessity: the tuned model with the base's. What is moved is
-the whole change of the output, inherited part and all, which is why it is no measure of this component's own weights.
+Sufficiency: the base runs with the tuned model's output; necessity: the tuned model with the base's. It moves
+the whole change of the output, the inherited part included, so it does not measure this component's own weights.
 The method is that of Vig et al. 2020 (arXiv 2004.12265), here across checkpoints on one prompt.
 """
 
@@ -28,7 +28,7 @@ from probes.methods import attribution_method
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
-#: What it can be asked of; the unembedding writes no residual stream.
+#: The granularities it supports; the unembedding writes no residual stream.
 GRANULARITIES = ("component", "head")
 SITES = ("embed_out", "head_out", "attn_out", "mlp_out")
 Edit = Callable[[Tensor], Tensor]
@@ -58,7 +58,7 @@ def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
 
 
 def patched_with_itself(work: Work, unit: Unit) -> float:
-    """The largest change when a component's output is replaced by its own: 0, if patching replaces what it says."""
+    """The largest change when a component's output is replaced by itself: 0 if patching replaces the right output."""
     pair = work.pair
     start, values = _under(pair.base, pair.base, pair.architecture, [unit], work.batches, work.metric, None)
     return float(np.nanmax(np.abs(values - start), initial=0.0))
@@ -100,7 +100,7 @@ def _under(
 def _patched(
     model: nn.Module, architecture: Architecture, unit: Unit, seen: dict[str, Seen], of: dict[tuple[str, int], str]
 ) -> Iterator[None]:
-    """`model` with one component's output, or one head's, as another model made it."""
+    """`model` with the output of one component, or of one head, taken from another model."""
     handle: RemovableHandle
     if unit.granularity == "head":
         path = of["head_out", unit.layer]

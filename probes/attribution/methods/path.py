@@ -43,9 +43,9 @@ from tv.runtime.common_rows import common_rows
 
 Told = Callable[[int, int, str], None]
 
-#: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to the most.
+#: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to MOST_NODES.
 NODES, MOST_NODES = 8, 64
-#: Twice the nodes must bring what is missed below this part of it: no number of them integrates over a jump.
+#: Doubling the nodes must shrink the gap to this part of it, or path stops: no number of nodes integrates a jump.
 HELPS = 0.7
 #: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
 TOLERANCE = 0.01
@@ -82,7 +82,7 @@ def path(
 
     Args:
         work: The pair, the prompts and the metric.
-        units: None: it gives the shares of all.
+        units: None; the method gives the shares of all.
         nodes: Gauss–Legendre nodes to begin with.
         most_nodes: Nodes at most.
         tolerance: The completeness gap that is good enough.
@@ -120,9 +120,9 @@ def path_effects(
     """Every prompt's shares, prompts in the order given.
 
     Starts with `nodes` Gauss–Legendre nodes; while the gap is above `tolerance`, the prompts that are off by more than
-    their part of it are done again with twice as many, up to `most_nodes`. Says on the log where that was not enough.
-    Costs about 4 forward passes a node. Memory: both models, a third copy of the weights that stands at θ(α), and the
-    activations of one batch. Raises RunError for a metric without a gradient and for models that are not float32.
+    their part of it are integrated again with twice as many, up to `most_nodes`. Logs a warning if that is not enough.
+    Costs about 4 forward passes a node. Memory: both models, a third copy of the weights at θ(α), and the activations
+    of one batch. Raises RunError for a metric without a gradient and for models that are not float32.
     """
     if not metric.smooth:
         raise RunError(
@@ -134,18 +134,18 @@ def path_effects(
     ends = [_by_prompt(model, encoded, batch_size, pair.pad_id, metric) for model in (pair.base, pair.tuned)]
     known = [item for item in encoded if not np.isnan(ends[0][item.prompt.id] + ends[1][item.prompt.id])]
     change = {item.prompt.id: ends[1][item.prompt.id] - ends[0][item.prompt.id] for item in known}
-    found: dict[str, tuple[Shares, int]] = {}
+    integrals: dict[str, tuple[Shares, int]] = {}
     todo, n, missed = known, nodes, float("inf")
     while todo:
         done = 0
         run = partial(sweep.integrate, nodes=n)
         for batch, shares in within_memory(todo, batch_size, pair.pad_id, run):
             for i, item in enumerate(batch.encoded):
-                found[item.prompt.id] = shares.prompt(i, len(item.ids)), n
+                integrals[item.prompt.id] = shares.prompt(i, len(item.ids)), n
             done += len(batch.encoded)
             if told:
                 told(done, len(todo), f"path, {n} nodes")
-        off = {name: abs(own.total() - change[name]) for name, (own, _) in found.items()}
+        off = {name: abs(shares.total() - change[name]) for name, (shares, _) in integrals.items()}
         allowed = tolerance * sum(map(abs, change.values()))
         if sum(off.values()) <= allowed:
             break
@@ -164,21 +164,25 @@ def path_effects(
     ids = tuple(item.prompt.id for item in known)
     before, after = (np.array([end[name] for name in ids], np.float64) for end in ends)
     return PathEffects(
-        ids, tuple(found[name][0] for name in ids), before, after, np.array([found[name][1] for name in ids], np.int64)
+        ids,
+        tuple(integrals[name][0] for name in ids),
+        before,
+        after,
+        np.array([integrals[name][1] for name in ids], np.int64),
     )
 
 
 def _by_prompt(
     model: nn.Module, encoded: Sequence[Encoded], batch_size: int, pad_id: int, metric: Metric
 ) -> dict[str, float]:
-    found: dict[str, float] = {}
+    by_prompt: dict[str, float] = {}
     for batch, value in within_memory(encoded, batch_size, pad_id, lambda batch: values(model, [batch], metric)):
-        found |= {item.prompt.id: float(v) for item, v in zip(batch.encoded, value, strict=True)}
-    return found
+        by_prompt |= {item.prompt.id: float(v) for item, v in zip(batch.encoded, value, strict=True)}
+    return by_prompt
 
 
 class _Sweep:
-    """One pair and metric, ready to be integrated along the path."""
+    """One pair and metric, to integrate along the path."""
 
     def __init__(self, pair: Pair, metric: Metric) -> None:
         self.pair, self.metric = pair, metric
@@ -192,11 +196,11 @@ class _Sweep:
 
     def integrate(self, batch: Batch, nodes: int) -> Shares:
         """The integral over the path, of every prompt of a batch."""
-        found = Shares()
+        integral = Shares()
         for x, weight in zip(*np.polynomial.legendre.leggauss(nodes), strict=True):  # on [−1, 1]
             with self._at(float(x + 1) / 2) as model:
-                found.add(self._gradients(model, batch), float(weight) / 2)
-        return found
+                integral.add(self._gradients(model, batch), float(weight) / 2)
+        return integral
 
     @contextmanager
     def _at(self, alpha: float) -> Iterator[PreTrainedModel]:
@@ -216,7 +220,7 @@ class _Sweep:
         return moved
 
     def delta(self, name: str) -> Tensor | None:
-        """T of one parameter, as long as the base's; None where there is no such parameter."""
+        """T of one parameter, in the base's shape; None where there is no such parameter."""
         if name not in self.before:
             return None
         before, after = self.before[name], self.after[name].to(self.before[name].device)
@@ -229,16 +233,16 @@ class _Sweep:
 
     def _gradients(self, model: PreTrainedModel, batch: Batch) -> Shares:
         """The integrand at one α."""
-        found = Shares()
+        integrand = Shares()
         ids = batch.input_ids.to(self.pair.base.device)
         extra = {}
         if any(module.name == "pos_embed" for module in self.architecture.modules):
-            # one row of positions serves all prompts otherwise, and its gradient would be that of all together
+            # otherwise all prompts share one row of positions, and its gradient is that of all together
             extra["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         with torch.enable_grad():
             with ExitStack() as hooks:
                 for read in self.reads:
-                    hook = self._hook(read, tuple(ids.shape), found)
+                    hook = self._hook(read, tuple(ids.shape), integrand)
                     handle = model.get_submodule(read.path).register_forward_hook(hook, with_kwargs=True)
                     hooks.callback(handle.remove)
                 logits = answers(model, batch, self.metric.reads, **extra)
@@ -246,14 +250,14 @@ class _Sweep:
             known = ~value.isnan()
             if bool(known.any()):
                 value[known].sum().backward()
-        return found
+        return integrand
 
-    def _hook(self, read: Read, shape: tuple[int, ...], found: Shares) -> Callable[..., None]:
+    def _hook(self, read: Read, shape: tuple[int, ...], integrand: Shares) -> Callable[..., None]:
         def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             value, *others = args or (kwargs["hidden_states"],)
             out = output[0] if isinstance(output, tuple) else output
             if not out.requires_grad:
-                out.requires_grad_()  # the first thing that a model does with its tokens
+                out.requires_grad_()  # the first operation on the tokens
             x = by_position(value.detach(), shape)
             rest = tuple(by_position(other.detach(), shape) for other in others if isinstance(other, Tensor))
 
@@ -262,28 +266,28 @@ class _Sweep:
                     delta = by_position(gradient, shape)
                     for site in read.sites:
                         if site.name == EXPERTS:
-                            self._experts(owner, site.layer, x, rest, delta, found)
+                            self._experts(owner, site.layer, x, rest, delta, integrand)
                         elif site.module is not None:
-                            self._module(owner, site.module, x, delta, found)
+                            self._module(owner, site.module, x, delta, integrand)
 
             out.register_hook(receive)
 
         return hook
 
-    def _module(self, owner: nn.Module, module: Module, x: Tensor, delta: Tensor, found: Shares) -> None:
-        own = module.outputs(delta)
+    def _module(self, owner: nn.Module, module: Module, x: Tensor, delta: Tensor, integrand: Shares) -> None:
+        module_delta = module.outputs(delta)
         bias = self._bias(module)
         if module.kind == "embed":
-            tokens = (own * self._looked_up(owner, module, x)).sum(-1)
-            found.modules[module] = tokens
+            tokens = (module_delta * self._looked_up(owner, module, x)).sum(-1)
+            integrand.modules[module] = tokens
         elif module.kind == "norm":
             form = self.pair.norms[module.path]
             step = form.normalised(x.float()) * self._weight(module)
-            shares = (own * (step if bias is None else step + bias)).sum(-1)
+            shares = (module_delta * (step if bias is None else step + bias)).sum(-1)
             dims = [d for d in range(1, shares.ndim) if d != form.position_dim]
-            found.modules[module] = shares.sum(dims) if dims else shares
+            integrand.modules[module] = shares.sum(dims) if dims else shares
         else:
-            self._linear(module, module.matrix(self._weight(module)), bias, x, own, found)
+            self._linear(module, module.matrix(self._weight(module)), bias, x, module_delta, integrand)
 
     def _linear(
         self,
@@ -292,15 +296,15 @@ class _Sweep:
         bias: Float[Tensor, " rows"] | None,
         x: Float[Tensor, "batch pos cols"],
         delta: Float[Tensor, "batch pos rows"],
-        found: Shares,
+        integrand: Shares,
     ) -> None:
         """δ·(Tx + T_b), cut by rows (q, k, v, gate, up) or by columns (o, down) where heads or neurons are."""
-        if module.component == "unembed":  # most positions' logits are never looked at
+        if module.component == "unembed":  # most positions' logits are never read
             at = delta.ne(0).any(-1)
             tokens = delta.new_zeros(at.shape)
             step = linear(x[at], matrix, bias)
             tokens[at] = (delta[at] * step).sum(-1)
-            found.modules[module] = tokens
+            integrand.modules[module] = tokens
             return
         if module.name in ("o", "down"):
             parts = (delta @ matrix) * x
@@ -308,11 +312,11 @@ class _Sweep:
         else:
             parts = delta * linear(x, matrix, bias)
             tokens = parts.sum(-1)
-        found.modules[module] = tokens
+        integrand.modules[module] = tokens
         if module.n_heads:
-            found.heads[module] = parts.sum(1).unflatten(-1, (module.n_heads, -1)).sum(-1)
+            integrand.heads[module] = parts.sum(1).unflatten(-1, (module.n_heads, -1)).sum(-1)
         elif module.name in ("gate", "up", "down"):
-            found.add(Shares(neurons={(module.layer, module.expert): parts.sum(1)}))
+            integrand.add(Shares(neurons={(module.layer, module.expert): parts.sum(1)}))
 
     def _experts(
         self,
@@ -321,21 +325,21 @@ class _Sweep:
         x: Tensor,
         rest: tuple[Tensor, ...],
         delta: Tensor,
-        found: Shares,
+        integrand: Shares,
     ) -> None:
-        """Each expert again, alone, with a gradient of its own."""
+        """Run each expert again, alone, and take its gradient."""
         index, weights = (value.flatten(0, 1) for value in rest)
         flat, prompt = x.flatten(0, 1), torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
         at_output = delta.flatten(0, 1)
         for matrices in mixture.experts_of(self.architecture, layer):
-            own = mixture.chose(index, matrices.gate.expert).nonzero()[:, 0]
-            if not len(own):
+            routed = mixture.chose(index, matrices.gate.expert).nonzero()[:, 0]
+            if not len(routed):
                 continue
             with torch.enable_grad():
-                entering = flat[own].requires_grad_()
-                expert = mixture.run_expert(owner, matrices, entering, index[own], weights[own])
+                entering = flat[routed].requires_grad_()
+                expert = mixture.run_expert(owner, matrices, entering, index[routed], weights[routed])
                 gradients = torch.autograd.grad(
-                    expert.contribution, (expert.gate, expert.up, expert.down), at_output[own]
+                    expert.contribution, (expert.gate, expert.up, expert.down), at_output[routed]
                 )
             for module, value, gradient in zip(
                 (matrices.gate, matrices.up, matrices.down),
@@ -348,16 +352,16 @@ class _Sweep:
                     parts = (gradient @ matrix) * into
                 else:
                     parts = gradient * linear(into, matrix)
-                tokens = parts.new_zeros(len(flat)).index_copy_(0, own, parts.sum(-1)).view(x.shape[:2])
-                found.modules[module] = tokens
-                neurons = parts.new_zeros(len(x), parts.shape[-1]).index_add_(0, prompt[own], parts)
-                found.add(Shares(neurons={(layer, module.expert): neurons}))
+                tokens = parts.new_zeros(len(flat)).index_copy_(0, routed, parts.sum(-1)).view(x.shape[:2])
+                integrand.modules[module] = tokens
+                neurons = parts.new_zeros(len(x), parts.shape[-1]).index_add_(0, prompt[routed], parts)
+                integrand.add(Shares(neurons={(layer, module.expert): neurons}))
 
     def _weight(self, module: Module) -> Tensor:
         """T of the parameter that holds the module, as stored."""
-        found = self.delta(module.parameter)
-        assert found is not None
-        return found
+        delta = self.delta(module.parameter)
+        assert delta is not None
+        return delta
 
     def _bias(self, module: Module) -> Tensor | None:
         bias = self.delta(f"{module.path}.bias")
@@ -389,7 +393,7 @@ def _require_in_memory(before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 
 
 def _require_covered(architecture: Architecture, parameters: Mapping[str, Tensor]) -> None:
-    """Every parameter is a module's weight or bias: otherwise the shares could not add up."""
+    """Raise RunError unless every parameter is a module's weight or bias: the shares would not add up."""
     known = {module.parameter for module in architecture.modules}
     known |= {f"{module.path}.bias" for module in architecture.modules}
     if odd := sorted(parameters.keys() - known):

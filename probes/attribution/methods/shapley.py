@@ -30,7 +30,7 @@ Orders = Annotated[int, Field(strict=True, ge=1, le=1_000_000, description="Orde
 def shapley(work: Work, units: Sequence[Unit], *, orders: Orders = 10) -> Iterator[Effects]:
     """Mean marginal effects over `orders` random orders, each taken forwards and backwards.
 
-    Costs orders × 2 × (units − 1) forwards over the prompts, of which a set that several orders share is done once.
+    Costs orders × 2 × (units − 1) forwards over the prompts; a set that several orders share is run once.
 
     Args:
         work: The pair, the prompts and the metric.

@@ -1,7 +1,7 @@
-"""Does the behaviour sit in old directions or in new ones? T grafted only inside W's own subspace, or only outside.
+"""Does the behaviour sit in old directions or in new ones? T grafted only inside W's subspace, or only outside.
 
 Π_k spans the leading left singular vectors of the pretrained matrix (k at ε = 0.05, as in the ledger and in SSA). Each
-part stands beside a random step of the same norm in the same subspace, because a larger part moves more whatever it is.
+part is compared with a random step of the same norm in the same subspace, because any larger part moves more.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def split(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """M(θ_pre + part of T) − M(θ_pre): methods `inside`, `outside`, each also with the control `random`.
 
     Its units are all matrices of the blocks at once, all of one name (granularity "type"), and each of them where
-    effects by module are asked for.
+    effects by module are requested.
 
     Args:
         work: The pair, the prompts and the metric.
-        units: None: it makes its own.
+        units: None; the method makes them.
     """
     pair, bases = work.pair, work.make_bases()
     modules = list(bases)

@@ -1,4 +1,4 @@
-"""How entries are laid beside each other: a map each on one scale, by module, and domain by domain."""
+"""How entries are shown side by side: one map each on one scale, by module, and domain by domain."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from probes.reporting.panel import Figure
 from probes.reporting.words import prompts_of
 from tv.architecture.anatomy import MODULES
 
-#: Said of maps that stand beside each other.
-SCALE = "An entry a map, one scale for all of them."
+#: The note of maps side by side.
+SCALE = "One map per entry, one scale for all of them."
 #: The axis of a value that is never negative, and of a share.
 FROM_ZERO = {"rangemode": "tozero"}
 SHARE = {"tickformat": ".0%", "rangemode": "tozero"}
@@ -32,7 +32,7 @@ def side_by_side(
     ratio: bool = False,
     **look: Any,
 ) -> list[Plot]:
-    """A layer × `column` map an entry, all of them on one scale."""
+    """One layer × `column` map per entry, all of them on one scale."""
     known = rows[value].astype(float).dropna()
     reach = figures.reach(known) if ratio else float(known.abs().max()) if len(known) else 0.0
     by_entry = dict(list(rows.groupby("entry")))
@@ -54,14 +54,14 @@ def side_by_side(
 
 
 def as_figures(name: str, compared: Comparison, maps: Sequence[Sequence[Plot]]) -> list[Figure]:
-    """A figure an entry, out of the maps of every choice."""
+    """One figure per entry, from the maps of every choice."""
     return [Figure(f"{name}-{i}", label, [cut[i] for cut in maps]) for i, label in enumerate(compared.labels)]
 
 
 def by_module(
     compared: Comparison, rows: pd.DataFrame, value: str, title: str, level: str, axis: dict[str, Any]
 ) -> Plot:
-    """The mean over layers of `value` by module, a dot an entry, beside the mean of the column `level`."""
+    """The mean over layers of `value` by module, one dot per entry, beside the mean of the column `level`."""
     order = [name for name in MODULES if name in set(rows.module)]
     means = rows.groupby(["entry", "module"], sort=False)[value].mean().reset_index()
     means = means.sort_values("module", key=lambda names: names.map(order.index), kind="stable")
@@ -70,7 +70,7 @@ def by_module(
 
 
 def by_domain(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The mean over domains, then the rows of each, by what the prompts are called."""
+    """The mean over domains, then the rows of each, by the name of its prompts."""
     values = [name for name in rows.select_dtypes("number") if name != "layer"]
     means = rows.groupby(["entry", "layer"], sort=False)[values].mean().reset_index()
     domains = {prompts_of(str(domain)): in_domain for domain, in_domain in rows.groupby("domain", sort=False)}

@@ -1,4 +1,4 @@
-"""The figures that hold entries side by side: values by name, lines over depth and over the order, entry by entry."""
+"""The figures that compare entries: values by name, lines over depth and over the order, a matrix of entries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from probes.reporting.charts import COLOURS
 from probes.reporting.figures import Plot, layout, plains, square
 
-#: As many as there are colours, so that an entry is told by its shape as well.
+#: As many as there are colours, so that its shape identifies an entry as well.
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _GREY = "#888"
@@ -29,19 +29,19 @@ def by_name(
     beside: str = "chance",
     axis: Mapping[str, Any] | None = None,
 ) -> Plot:
-    """A group of dots a name in `column`, one an entry, with `lo hi` as its interval where `rows` have them.
+    """A group of dots per name in `column`, one dot per entry, with `lo hi` as its interval where `rows` have them.
 
-    `level` is what stands `beside` each name, drawn as a bar across its group.
+    `level` is a reference value for each name, drawn as a bar across its group; the legend calls it `beside`.
     """
     names = [str(name) for name in dict.fromkeys(rows[column])]
     traces = []
     for i, label in enumerate(labels):
-        own = rows[rows.entry == label]
-        if len(own):
+        points = rows[rows.entry == label]
+        if len(points):
             look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9}
             trace = {"type": "scatter", "mode": "markers", "name": html.escape(label), "marker": look}
-            shown = {"x": [html.escape(str(name)) for name in own[column]], "y": plains(own[value])}
-            traces.append({**trace, **shown, **_ends(own, value), "hovertemplate": "%{x}: %{y:.4g}"})
+            shown = {"x": [html.escape(str(name)) for name in points[column]], "y": plains(points[value])}
+            traces.append({**trace, **shown, **_ends(points, value), "hovertemplate": "%{x}: %{y:.4g}"})
     across = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
     figure = layout(
         y=title, height=_height(traces), legend=True, xaxis=across, yaxis=axis, scattermode="group", scattergap=0.3
@@ -52,7 +52,7 @@ def by_name(
         known = [name for name in names if name in level]
         values = {"x": [html.escape(name) for name in known], "y": plains([level[name] for name in known])}
         traces.append({**dots, **values, "hovertemplate": "%{x}: %{y:.4g}"})
-        # An axis of its own: on the dots' it would be one more of the group, and stand beside them.
+        # A separate axis: on that of the dots the bar would be one more of the group, and stand beside them.
         figure["xaxis2"] = {**across, "overlaying": "x", "matches": "x", "visible": False}
     return {"data": traces, "layout": figure}
 
@@ -67,22 +67,24 @@ def by_depth(
     beside: str = "chance",
     axis: Mapping[str, Any] | None = None,
 ) -> Plot:
-    """A line an entry, over its layers; over relative depth (first block 0, last 1) where `layers` differ.
+    """One line per entry, over its layers; over relative depth (first block 0, last 1) where `layers` differ.
 
-    The column `level` is what stands `beside` the values, drawn as its mean over entries where their layers are the
-    same ones, else once an entry.
+    The column `level` is a reference value, which the legend calls `beside`: drawn as its mean over entries if their
+    depths are equal, else once per entry.
     """
     relative = len(set(layers.values())) > 1
     depth = rows.layer.astype(float) / rows.entry.map(layers).sub(1).clip(lower=1) if relative else rows.layer
     rows = rows.assign(depth=depth)
     traces = []
     for i, label in enumerate(layers):
-        own = rows[rows.entry == label].groupby("depth", as_index=False)[value].mean()
-        if len(own):
-            traces.append(_line(plains(own.depth), plains(own[value]), label, i) | {"hovertemplate": "%{x}: %{y:.4g}"})
+        curve = rows[rows.entry == label].groupby("depth", as_index=False)[value].mean()
+        if len(curve):
+            traces.append(
+                _line(plains(curve.depth), plains(curve[value]), label, i) | {"hovertemplate": "%{x}: %{y:.4g}"}
+            )
     if level:
-        alike = [own for _, own in rows.groupby("entry", sort=False)] if relative else [rows]
-        means = [mean for own in alike if len(mean := own.groupby("depth")[level].mean().dropna())]
+        alike = [group for _, group in rows.groupby("entry", sort=False)] if relative else [rows]
+        means = [mean for group in alike if len(mean := group.groupby("depth")[level].mean().dropna())]
         dotted = {
             "type": "scatter",
             "mode": "lines",
@@ -105,18 +107,18 @@ def by_depth(
 def over_order(
     rows: pd.DataFrame, column: str, labels: Sequence[str], *, axis: Mapping[str, Any] | None = None
 ) -> Plot:
-    """`value` with `lo hi` over the entries in their order, a line a name in `column`."""
+    """`value` with `lo hi` over the entries in their order, one line per name in `column`."""
     traces = []
-    for i, (name, own) in enumerate(rows.groupby(column, sort=False)):
-        own = own.set_index("entry").reindex(labels)
-        shown = _line([html.escape(label) for label in labels], plains(own.value), str(name), i)
-        traces.append({**shown, **_ends(own, "value"), "hovertemplate": "%{x}: %{y:.4g}"})
+    for i, (name, course) in enumerate(rows.groupby(column, sort=False)):
+        course = course.set_index("entry").reindex(labels)
+        shown = _line([html.escape(label) for label in labels], plains(course.value), str(name), i)
+        traces.append({**shown, **_ends(course, "value"), "hovertemplate": "%{x}: %{y:.4g}"})
     order = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(label) for label in labels]}
     return {"data": traces, "layout": layout(height=_height(traces), legend=len(traces) > 1, xaxis=order, yaxis=axis)}
 
 
 def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
-    """Rank correlations `rho` of the entries `a` and `b`, each with its interval when pointed at."""
+    """Rank correlations `rho` of the entries `a` and `b`, each with its interval on hover."""
     values, told = np.eye(len(labels)), np.full((len(labels), len(labels)), "", object)
     values[~np.eye(len(labels), dtype=bool)] = np.nan
     at = {label: i for i, label in enumerate(labels)}
@@ -130,12 +132,12 @@ def matrix(rows: pd.DataFrame, labels: Sequence[str]) -> Plot:
 
 
 def _height(traces: Sequence[Plot]) -> int:
-    """The legend may take a line a trace, and must leave room."""
+    """A height that leaves room for a legend of one line per trace."""
     return 320 + 18 * max(0, len(traces) - 4)
 
 
 def nothing() -> Plot:
-    """In the place of a figure of what an entry did not measure."""
+    """A placeholder for a figure of what an entry did not measure."""
     said = {"text": "not measured", "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
     hidden = {"visible": False}
     return {"data": [], "layout": layout(height=140, xaxis=hidden, yaxis=hidden, annotations=[said])}
@@ -154,7 +156,7 @@ def _line(x: Sequence[Any], y: Sequence[Any], name: str, i: int) -> Plot:
 
 
 def _ends(rows: pd.DataFrame, value: str) -> dict[str, Any]:
-    """The interval of every point, where there is any."""
+    """Error bars of every point, if there are intervals."""
     if "lo" not in rows or rows.lo.isna().all():
         return {}
     reach = {"array": plains(rows.hi - rows[value]), "arrayminus": plains(rows[value] - rows.lo)}

@@ -15,7 +15,7 @@ from probes.reporting.panel import Panels, Section
 
 _ABSENT = "Not measured in any of these runs."
 
-#: The panels of the comparison's page. Verdict and entries stand above these sections, all numbers below them.
+#: The panels of the comparison's page. Verdict and entries come above these sections, all numbers below them.
 COMPARISON: Panels[Comparison] = Panels(
     "comparison panel",
     "probes.reporting.compare.panels",
@@ -28,7 +28,7 @@ COMPARISON: Panels[Comparison] = Panels(
             "order",
             "In their order",
             "In their order",
-            "A course takes three entries.",
+            "A course needs three entries.",
             "The entries from left to right as they were given. A line between them means something only where the "
             "order does: checkpoints of one training, sizes, doses.",
         ),
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def labels(self) -> list[str]:
-        """What the entries are called."""
+        """The labels of the entries."""
         return [entry.label for entry in self.entries]
 
     @property

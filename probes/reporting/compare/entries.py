@@ -1,4 +1,4 @@
-"""What is compared: every tuned model of every run under its own name, and what stands in the way of comparing."""
+"""What is compared: every tuned model of every run under its own name, and the reasons not to compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probes.reporting.words import effect_metric_name, listing
 from probes.store.manifest import suite_name
 from probes.store.run import Run, load
 
-#: Entries from which on an order can be seen.
+#: The fewest entries that show an order.
 ORDERED = 3
 _ASKED = "prompt_id domain text target foil continuation chat cluster"
 
@@ -40,18 +40,18 @@ class Entry:
 
     @cached_property
     def own_domain(self) -> str:
-        """The domain whose metric changed most, which the causes are asked of first."""
+        """The domain whose metric changed most, whose causes are shown first."""
         return shown_domain(self.evidence.effects, self.evidence.behaviour)
 
     @property
     def base(self) -> str:
-        """What its base holds, as a short fingerprint."""
+        """A short fingerprint of its base's content."""
         return str(self.fingerprint("base").get("content", "unknown"))[:12]
 
     def fingerprint(self, model: str) -> dict[str, Any]:
-        """That of a checkpoint: the base's or the tuned model's; empty where the run does not say."""
-        found = self.run.manifest.get("checkpoints", {}).get(model, {}).get("fingerprint", {})
-        return found if isinstance(found, dict) else {"content": found}
+        """The fingerprint of a checkpoint, base or tuned; empty where the run has none."""
+        fingerprint = self.run.manifest.get("checkpoints", {}).get(model, {}).get("fingerprint", {})
+        return fingerprint if isinstance(fingerprint, dict) else {"content": fingerprint}
 
 
 def entries_of(runs: Sequence[str | Path | Run], labels: Sequence[str] | None = None) -> list[Entry]:
@@ -93,22 +93,22 @@ def entry_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
 
 
 def cautions(entries: Sequence[Entry]) -> list[str]:
-    """Why entries cannot be held against each other as they stand, a sentence a reason; none where they can."""
-    found = []
+    """Why entries cannot be compared as they are, one sentence per reason; none where they can."""
+    sentences = []
     for what, (value, consequence) in _SAME.items():
         groups: dict[Hashable, list[str]] = {}
         for entry in entries:
             groups.setdefault(value(entry), []).append(entry.label)
         if len(groups) > 1:
             parts = "; ".join(f"{key or 'none'} in {listing(names)}" for key, names in groups.items())
-            found.append(f"{what}: {parts}. {consequence}")
-    return found + _other_prompts(entries) + _twins(entries)
+            sentences.append(f"{what}: {parts}. {consequence}")
+    return sentences + _other_prompts(entries) + _twins(entries)
 
 
 def laid(entries: Sequence[Entry], read: Callable[[Entry], pd.DataFrame]) -> pd.DataFrame:
     """The rows of all entries, with the label of each as `entry`; an entry without any has none."""
-    found = [rows.assign(entry=entry.label) for entry in entries if len(rows := read(entry))]
-    return pd.concat(found, ignore_index=True) if found else read(entries[0]).assign(entry="")
+    tables = [rows.assign(entry=entry.label) for entry in entries if len(rows := read(entry))]
+    return pd.concat(tables, ignore_index=True) if tables else read(entries[0]).assign(entry="")
 
 
 def lacking(entries: Sequence[Entry], rows: pd.DataFrame) -> str:
@@ -118,12 +118,12 @@ def lacking(entries: Sequence[Entry], rows: pd.DataFrame) -> str:
 
 
 def shared_prompts(entries: Sequence[Entry]) -> set[str]:
-    """What all of the entries were asked, as `same`."""
+    """The prompts that all of the entries were asked, as `same`."""
     return set.intersection(*(set(entry.prompts.same) for entry in entries))
 
 
 def positions_of(entry: Entry) -> str:
-    """At which tokens an entry was read, as text."""
+    """The positions at which an entry was measured, as text."""
     suite = entry.run.manifest["suite"]
     return f"{suite.get('positions', 'all')}, ledger {suite.get('ledger_positions', 'target')}"
 
@@ -131,15 +131,18 @@ def positions_of(entry: Entry) -> str:
 def _stored(entry: Entry) -> str:
     models = (entry.fingerprint(name) for name in ("base", entry.evidence.tuned))
     computed = (entry.run.manifest.get("computed") or {}).get("dtype") or "as stored"
-    return f"{' and '.join(str(found.get('dtype', 'unknown')) for found in models)}, computed in {computed}"
+    return f"{' and '.join(str(fingerprint.get('dtype', 'unknown')) for fingerprint in models)}, computed in {computed}"
 
 
 def _architecture(entry: Entry) -> str:
-    found = entry.run.manifest["architecture"]
-    return f"{found.get('name', 'unknown')} of {found['n_layers']} layers and width {found.get('d_model', 'unknown')}"
+    architecture = entry.run.manifest["architecture"]
+    return (
+        f"{architecture.get('name', 'unknown')} of {architecture['n_layers']} layers "
+        f"and width {architecture.get('d_model', 'unknown')}"
+    )
 
 
-#: What ought to be the same in all entries, and what it means where it is not.
+#: What should be the same in all entries, and what it means where it is not.
 _SAME: dict[str, tuple[Callable[[Entry], Hashable], str]] = {
     "Not one base": (
         lambda entry: entry.base,
@@ -203,13 +206,13 @@ def _prompts(run: Run) -> pd.DataFrame:
 
 
 def _name(run: Run) -> str:
-    """The last part of a run's place."""
+    """The last part of a run's path."""
     path = run.path.resolve() if isinstance(run.path, Path) else Path(str(run.path))
     return path.name or suite_name(run.manifest)
 
 
 def _shown(pairs: Sequence[tuple[int, str]], names: Sequence[str], wanted: bool) -> list[str]:
-    """The tuned models' own names where these tell them apart and nobody `wanted` others; else the runs' as well."""
+    """The tuned models' names where they are unique and no labels are `wanted`; else with the runs' names."""
     tuned, held = [name for _, name in pairs], [i for i, _ in pairs]
     if not wanted and len(set(tuned)) == len(tuned):
         return tuned
@@ -217,10 +220,10 @@ def _shown(pairs: Sequence[tuple[int, str]], names: Sequence[str], wanted: bool)
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
-    found: list[str] = []
+    distinct: list[str] = []
     for label in labels:
         name, count = label, 2
-        while name in found:
+        while name in distinct:
             name, count = f"{label} ({count})", count + 1
-        found.append(name)
-    return found
+        distinct.append(name)
+    return distinct

@@ -1,4 +1,4 @@
-"""The numbers of several entries side by side: each one's own, and how far it is from the first, prompt by prompt."""
+"""The numbers of several entries side by side, and how far each is from the first, prompt by prompt."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Measure:
         return points(value) if self.share else signed(value)
 
 
-#: Measures of the weights, which no prompt has a part in.
+#: Measures of the weights, which do not depend on prompts.
 WEIGHTS = {
     "relative_norm": Measure("relative norm ‖T‖/‖W‖, median over matrices"),
     "lift_left": Measure("lift at 10 %, output side, mean over matrices"),
     "lift_right": Measure("lift at 10 %, input side, mean over matrices"),
 }
-#: Measures that every prompt has one of, and the table and column that they are means of.
+#: Measures of activations: each is the mean of a table's column, prompt by prompt.
 ACTIVATIONS = {
     "flip_rate": Measure("gate flips", share=True),
     "relative_change": Measure("relative contribution change"),
@@ -56,7 +56,7 @@ _ONLY: dict[str, list[tuple[str, str, object]]] = {
 #: Behaviour of the tuned model.
 BEHAVIOUR = {name: Measure(words, share=name == "exact_match") for name, (words, _, _) in METRICS.items()}
 MEASURES = {**WEIGHTS, **ACTIVATIONS, **BEHAVIOUR}
-#: The domains in which two entries' effects are held against each other, beside those of the prompts.
+#: Names the comparison of two entries' effects in each one's `own_domain`, beside those in the prompts' domains.
 OWN_DOMAIN = "where each changed most"
 
 _VALUES = ["entry", "measure", "domain", "value", "lo", "hi", "n"]
@@ -82,18 +82,18 @@ def measure_rows(entries: Sequence[Entry]) -> pd.DataFrame:
         at = tables[0] if alike else tables[0].drop(columns=list(ACTIVATIONS), errors="ignore")
         paired = [] if itself else differences(at, table, entry)
         compared = {(row["measure"], row["domain"]): row for row in paired}
-        for measure, domain, *found in _means(table, entry):
-            row = dict(zip(_VALUES, (entry.label, measure, domain, *found), strict=True))
+        for measure, domain, *estimate in _means(table, entry):
+            row = dict(zip(_VALUES, (entry.label, measure, domain, *estimate), strict=True))
             rows.append({**row, **compared.get((measure, domain), {})})
     return pd.DataFrame(rows, columns=[*_VALUES, *_AGAINST])
 
 
 def prompt_values(entry: Entry) -> pd.DataFrame:
     """(prompts, measures) of an entry, by `same`, with the prompt's `domain` and `cluster`."""
-    own = [("tuned", "==", entry.evidence.tuned)]
+    this_model = [("tuned", "==", entry.evidence.tuned)]
     columns = {}
     for measure, table in _READ.items():
-        rows = rows_of(entry.run, table, f"prompt_id {measure}", [*own, *_ONLY.get(table, [])])
+        rows = rows_of(entry.run, table, f"prompt_id {measure}", [*this_model, *_ONLY.get(table, [])])
         columns[measure] = rows.groupby("prompt_id")[measure].mean()
     behaviour = rows_of(entry.run, "behaviour", "prompt_id metric value", [("model", "==", entry.evidence.tuned)])
     for metric, rows in behaviour.groupby("metric"):
@@ -114,17 +114,17 @@ def differences(left: pd.DataFrame, right: pd.DataFrame, entry: Entry) -> list[d
         return []
     apart = right.loc[shared, ["domain", "cluster"]].join(right.loc[shared, both] - left.loc[shared, both])
     return [
-        {"measure": measure, "domain": domain, **dict(zip(_AGAINST, found, strict=True))}
-        for measure, domain, *found in _means(apart, entry)
+        {"measure": measure, "domain": domain, **dict(zip(_AGAINST, estimate, strict=True))}
+        for measure, domain, *estimate in _means(apart, entry)
     ]
 
 
 def effect_correlations(entries: Sequence[Entry]) -> pd.DataFrame:
     """A row per two entries × method × domain: Spearman's rho of their components' effects, `lo hi` over prompts.
 
-    Over the prompts that both were asked where there are any (`n_shared`), else over each one's own. `null_lo null_hi`
-    is where 95 % of rhos of shuffled components fall, `p` how many are as far from 0, `n` the components. Two entries
-    with unlike layers have no row. A metric of which less is better counts as its negative.
+    Over the prompts that both were asked (`n_shared`) if there are any, else over each one's own. `null_lo null_hi` is
+    where 95 % of rhos of shuffled components fall, `p` the share of them as far from 0, `n` the components. Two entries
+    of different depth have no row. A metric of which less is better counts as its negative.
     """
     tables = {entry.label: dict(_effects(entry)) for entry in entries}
     rows = []
@@ -140,14 +140,14 @@ def effect_correlations(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def _weights(entry: Entry) -> dict[str, float]:
-    evidence, found = entry.evidence, {}
+    evidence, values = entry.evidence, {}
     moved = evidence.weights[evidence.weights.module.isin(MODULES)] if len(evidence.weights) else evidence.weights
     if len(moved):
-        found["relative_norm"] = float(moved.relative_norm.median())
+        values["relative_norm"] = float(moved.relative_norm.median())
     fixed = fixed_fraction(evidence.alignment) if len(evidence.alignment) else evidence.alignment
     for side, rows in fixed.groupby("side"):
-        found[f"lift_{side}"] = float(rows.lift.mean())
-    return found
+        values[f"lift_{side}"] = float(rows.lift.mean())
+    return values
 
 
 def _means(table: pd.DataFrame, entry: Entry) -> Iterator[tuple[str, str, float, float, float, int]]:
@@ -176,8 +176,8 @@ def _effects(entry: Entry) -> Iterator[tuple[str, pd.DataFrame]]:
     rows = rows.assign(same=rows.prompt_id.map(entry.prompts.same))
     falls = entry.metric == "kl" or METRICS.get(entry.metric, ("", "", None))[2] is False  # towards the tuned model
     sign = -1 if falls else 1
-    for method, own in rows.groupby("method", sort=False):
-        yield str(method), sign * own.pivot(index="same", columns=["layer", "component"], values="effect")
+    for method, family in rows.groupby("method", sort=False):
+        yield str(method), sign * family.pivot(index="same", columns=["layer", "component"], values="effect")
 
 
 def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> Iterator[dict[str, object]]:
@@ -198,8 +198,8 @@ def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> 
             if min(len(x), len(y)) < FEWEST:
                 lo = hi = math.nan
             null_lo, null_hi, p = shuffled_spearman(rho, n, draws, seed)
-            found = {"domain": name, "rho": rho, "lo": lo, "hi": hi, "n": n, "n_shared": len(shared)}
-            yield {**found, "null_lo": null_lo, "null_hi": null_hi, "p": p}
+            row = {"domain": name, "rho": rho, "lo": lo, "hi": hi, "n": n, "n_shared": len(shared)}
+            yield {**row, "null_lo": null_lo, "null_hi": null_hi, "p": p}
 
 
 def _values(side: pd.DataFrame) -> Floats:

@@ -21,8 +21,8 @@ from tv.runtime.atomic import replacing
 def compare(runs: Sequence[str | Path | Run], *, to: str | Path, labels: Sequence[str] | None = None) -> Path:
     """Write one page that holds every tuned model of every run beside the others.
 
-    Tuned models stand in the order of `runs`, and differences are from the first. The file loads nothing from anywhere,
-    and is written whole or not at all.
+    Tuned models are in the order of `runs`, and differences are from the first. The file loads nothing, and is written
+    whole or not at all.
 
     Args:
         runs: Finished runs, or their paths. Together they hold two tuned models or more.

@@ -16,20 +16,20 @@ from probes.reporting.words import FEWEST, effect_metric_name, interval, listing
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
 
-#: Behaviour that the verdict speaks of: the first of these that was measured.
+#: The behaviour metric of the verdict: the first of these that was measured.
 _SPOKEN = ("exact_match", "logit_diff", "target_nll", "kl")
-#: Measures whose course over the order is put in words.
+#: Measures whose course over the order the verdict describes.
 _COURSE = [("relative_norm", ""), ("flip_rate", ALL_DOMAINS), ("relative_change", ALL_DOMAINS)]
 
 
 def comparison_verdict(
     entries: Sequence[Entry], measures: pd.DataFrame, correlations: pd.DataFrame, cautions: Sequence[str]
 ) -> list[Headline]:
-    """What differs and by how much, most important first; of what was not measured nothing is said.
+    """What differs and by how much, most important first; what was not measured is left out.
 
     `measures` are `measure_rows`, `correlations` are `effect_correlations`.
     """
-    found = [
+    sentences = [
         (_who(entries, cautions), "entries"),
         (_behaviour(entries, measures), "behaviour-by-domain"),
         (_weights(entries, measures), "weights-by-module"),
@@ -39,7 +39,7 @@ def comparison_verdict(
         (_agreement(correlations), "agreement-table"),
         (_course(entries, measures), "order"),
     ]
-    return [Headline(text, place) for text, place in found if text]
+    return [Headline(text, place) for text, place in sentences if text]
 
 
 def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
@@ -68,11 +68,11 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
         f"{len(clear)} of {len(apart)} domain × metric values differ from {entries[0].label}'s beyond their intervals"
     )
     spoken = next(name for name in _SPOKEN if (apart.measure == name).any())
-    own = apart[apart.measure == spoken]
-    top = own.loc[own.difference.abs().idxmax()]
+    candidates = apart[apart.measure == spoken]
+    top = candidates.loc[candidates.difference.abs().idxmax()]
     first = rows[(rows.entry == entries[0].label) & (rows.measure == spoken) & (rows.domain == top.domain)].value
     form = MEASURES[spoken].form
-    against = f" against {form(first.iloc[0])}" if len(first) else ""  # the first may call these prompts otherwise
+    against = f" against {form(first.iloc[0])}" if len(first) else ""  # the first may name the domain differently
     return (
         f"Behaviour: {counts}; furthest apart in {metric_name(spoken)} is {top.entry} on {top.domain} prompts, "
         f"{form(top.value)}{against}: {_apart(top)}."
@@ -103,14 +103,14 @@ def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
 def _furthest(measures: pd.DataFrame, name: str, first: str) -> str:
     """The entry that is furthest from the first in a measure, over all prompts."""
     rows = measures[(measures.measure == name) & measures.domain.isin(["", ALL_DOMAINS])]
-    apart, own = rows[rows.difference.notna() & (rows.entry != first)], rows[rows.entry == first]
-    if apart.empty or own.empty:
+    apart, reference = rows[rows.difference.notna() & (rows.entry != first)], rows[rows.entry == first]
+    if apart.empty or reference.empty:
         return ""
     top, form = apart.loc[apart.difference.abs().idxmax()], MEASURES[name].form
     words, least = MEASURES[name].words, "" if len(apart) == 1 else "furthest from it "
     return (
-        f"{words[0].upper()}{words[1:]}: {form(own.value.iloc[0])} in {first}, {least}{form(top.value)} in {top.entry} "
-        f"({_apart(top)})."
+        f"{words[0].upper()}{words[1:]}: {form(reference.value.iloc[0])} in {first}, {least}{form(top.value)} in "
+        f"{top.entry} ({_apart(top)})."
     )
 
 
@@ -121,15 +121,15 @@ def _apart(row: pd.Series) -> str:
 
 
 def _causes(entries: Sequence[Entry]) -> str:
-    """The largest effect of each entry, by the last method that it has (revert, where it was asked for)."""
+    """The largest effect of each entry, by the last method that it has (revert, where it was requested)."""
     parts: dict[str, list[str]] = {}
     methods: dict[str, None] = {}
     for entry in entries:
         effects = entry.evidence.effects
         if len(effects):
             domain, method = entry.own_domain, str(effects.method.iloc[-1])
-            own = effects[(effects.domain == domain) & (effects.method == method)]
-            top = own.loc[own.effect.abs().idxmax()]
+            family = effects[(effects.domain == domain) & (effects.method == method)]
+            top = family.loc[family.effect.abs().idxmax()]
             size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {effect_metric_name(str(top.metric))}"
             name = component_name(top.layer, top.component)
             parts.setdefault(name, []).append(f"{entry.label} ({size} on {domain} prompts)")
@@ -145,8 +145,8 @@ def _agreement(correlations: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     parts, several = [], len(rows[["a", "b"]].drop_duplicates()) > 1
-    for method, own in rows.groupby("method", sort=False):
-        ends = [own.loc[own.rho.idxmin()], own.loc[own.rho.idxmax()]] if len(own) > 1 else [own.iloc[0]]
+    for method, pairs in rows.groupby("method", sort=False):
+        ends = [pairs.loc[pairs.rho.idxmin()], pairs.loc[pairs.rho.idxmax()]] if len(pairs) > 1 else [pairs.iloc[0]]
         told = [f" ({end.a} and {end.b})" if several else "" for end in ends]
         said = [f"{number(end.rho, 2)} {interval(end.lo, end.hi)}" for end in ends]
         parts.append(f"{' to '.join(map(str.__add__, said, told))} by {method}")
@@ -158,7 +158,7 @@ def _agreement(correlations: pd.DataFrame) -> str:
 
 
 def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
-    """Which measures rise or fall at every step of the order given, beside how often luck does that."""
+    """Which measures rise or fall at every step of the order given, and how often that happens by chance."""
     if len(entries) < ORDERED:
         return ""
     labels = [entry.label for entry in entries]
@@ -167,7 +167,7 @@ def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
         values = rows.set_index("entry").value.reindex(labels).to_numpy(float)
         if np.isnan(values).any():
             continue
-        whole = domain in ("", ALL_DOMAINS)  # each domain's would count the same prompts again
+        whole = domain in ("", ALL_DOMAINS)  # counting each domain too would count the same prompts again
         steps = np.diff(values / (np.abs(values).max() or 1.0)).round(6)  # rounding is no step
         known += whole
         if (steps > 0).all() or (steps < 0).all():

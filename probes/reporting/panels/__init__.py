@@ -1,1 +1,1 @@
-"""The panels of the report, a family a file; each file registers its own."""
+"""The panels of the report, one family per file; each file registers its panels."""

@@ -13,7 +13,7 @@ from probes.reporting.words import layer_name
 
 @panel("weights", order=60, needs=["cosines"])
 def cosines(chapter: Chapter) -> Iterator[Panel]:
-    """Cosines between tuning vectors, as a matrix a scope."""
+    """Cosines between tuning vectors, one matrix per scope."""
     rows = rows_of(chapter.run, "cosines", "", [])
     if rows.empty:
         return

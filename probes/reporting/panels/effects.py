@@ -15,7 +15,7 @@ from probes.reporting.panel import Figure, Panel
 from probes.reporting.words import effect_metric_name, prompts_of
 from tv.architecture.anatomy import COMPONENTS
 
-#: The column that names a unit of each finer granularity, what stands before it in a map, and its word.
+#: The column that names a unit of each finer granularity, its prefix in a map, and its word.
 _FINER = {
     "module": ("module", "", "module"),
     "head": ("head", "", "head"),
@@ -56,7 +56,7 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
 
 @panel("causes", order=15, needs=["effects"])
 def other_methods(chapter: Chapter) -> Iterator[Panel]:
-    """Maps of every method that has no panel of its own, those of other packages included."""
+    """Maps of every method without a panel of its own, including methods of other packages."""
     rows = one_metric(chapter.rows("effects", where=[("granularity", "==", "component"), ("control", "==", "")]))
     rows = rows[~rows.method.isin(linked_methods()) & (rows.direction != "both")]  # both: sums of graft and revert
     if rows.empty:
@@ -87,7 +87,7 @@ def other_methods(chapter: Chapter) -> Iterator[Panel]:
 
 @panel("causes", order=30, needs=["effects"])
 def finer(chapter: Chapter) -> Iterator[Panel]:
-    """Layer × module, head or expert maps of every method that was cut so."""
+    """Layer × module, head or expert maps of every method that measured them."""
     rows = one_metric(chapter.rows("effects"))
     rows = rows[rows.granularity.isin(list(_FINER)) & (rows.control == "") & rows.method.isin(linked_methods())]
     if rows.empty:

@@ -13,7 +13,7 @@ from probes.reporting.panel import NO_GLU, Figure, Panel
 
 @panel("activations", order=10, needs=["gates"])
 def flips(chapter: Chapter) -> Iterator[Panel]:
-    """Flips by layer, a line a domain beside chance and rounding, and as a map."""
+    """Flips by layer, one line per domain beside chance and rounding, and as a map."""
     evidence, rows = chapter.evidence, chapter.evidence.flips
     if rows.empty:
         return
@@ -32,7 +32,7 @@ def flips(chapter: Chapter) -> Iterator[Panel]:
         "precision; what lies there is rounding."
     )
     plots = [
-        Figure("flips", "By layer, a line a domain", lines),
+        Figure("flips", "By layer, one line per domain", lines),
         Figure("flipmap", "Layer × component, domain by domain", maps),
     ]
     note = note if evidence.gated else f"{NO_GLU} {note}"

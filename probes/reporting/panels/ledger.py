@@ -12,7 +12,7 @@ from tv.architecture.anatomy import MODULES
 
 @panel("activations", order=30, needs=["ledger"])
 def terms(chapter: Chapter) -> Iterator[Panel]:
-    """Direct, inherited and interaction, a bar a module and layer."""
+    """Direct, inherited and interaction, one bar per module and layer."""
     ledger = chapter.evidence.ledger[chapter.evidence.ledger.module.isin(MODULES)]
     if ledger.empty:
         return

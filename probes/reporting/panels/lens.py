@@ -72,7 +72,7 @@ def _both(means: pd.DataFrame, title: str, axis: Mapping[str, Any]) -> Plot:
 
 
 def _lines(means: pd.DataFrame, title: str, axis: Mapping[str, Any]) -> Plot:
-    """A line a column of `means`, whose index are layers."""
+    """One line per column of `means`, whose index holds the layers."""
     layers = [int(layer) for layer in means.index]
     traces = [
         {

@@ -17,7 +17,7 @@ from tv.architecture.anatomy import COMPONENTS
 
 @panel("prompts", order=10, needs=["prompts", "tokens"])
 def prompt_maps(chapter: Chapter) -> Iterator[Panel]:
-    """A version of every map a prompt."""
+    """Every map, in one version per prompt."""
     prompts = [prompt.id for prompt in chapter.prompts]
     if not prompts:
         return

@@ -1,4 +1,4 @@
-"""What the effects were held against: other methods, and what must hold whatever the models are."""
+"""What the effects are checked against: other methods, and what must hold for any models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probes.store.schemas import ALL_DOMAINS
 
 @panel("causes", order=70, needs=["agreement"])
 def agreement(chapter: Chapter) -> Iterator[Panel]:
-    """Rank correlations between methods, beside those of one method's two halves."""
+    """Rank correlations between methods, beside each method's split-half correlation."""
     rows = one_metric(chapter.rows("agreement"))
     rows = rows[rows.domain == ALL_DOMAINS]
     if rows.empty:

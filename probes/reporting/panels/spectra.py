@@ -8,7 +8,7 @@ from probes.reporting import weight_charts
 from probes.reporting.chapter import Chapter, panel
 from probes.reporting.panel import Figure, Panel
 
-#: Matrices whose spectra a report holds; of a model with more, every n-th layer's.
+#: The most matrices whose spectra a report holds; of a model with more, it takes every n-th layer.
 MATRICES = 240
 
 

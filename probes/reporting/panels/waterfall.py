@@ -17,7 +17,7 @@ from probes.store.schemas import ALL_DOMAINS
 
 @panel("causes", order=20, needs=["effects", "behaviour"])
 def waterfall(chapter: Chapter) -> Iterator[Panel]:
-    """A bar a component, in the order in which the network computes."""
+    """One bar per component, in the order in which the network computes."""
     evidence, rows = chapter.evidence, one_metric(chapter.rows("effects"))
     rows = rows[(rows.method == "path") & (rows.granularity == "component") & (rows.control == "")]
     if rows.empty:

@@ -14,7 +14,7 @@ from tv.architecture.anatomy import MODULES
 
 @panel("weights", order=10, needs=["weights"])
 def moved(chapter: Chapter) -> Iterator[Panel]:
-    """Relative norm, and amplification of W's own singular directions, layer by module."""
+    """Relative norm, and amplification of W's singular directions, layer by module."""
     n_layers, weights = chapter.evidence.n_layers, matrices(chapter.evidence.weights)
     if weights.empty:
         return
@@ -29,7 +29,7 @@ def moved(chapter: Chapter) -> Iterator[Panel]:
         maps.append(Figure("diagonal", "Amplification: Σ(uᵢᵀTvᵢ)² over its null", [plot]))
     note = (
         "Relative norm is how far each matrix moved; point at a cell for the share of rounding noise. "
-        "Amplification is whether T scales W's own singular directions; 1 is chance, and its colours end at 4×."
+        "Amplification is whether T scales W's singular directions; 1 is chance, and its colours end at 4×."
     )
     yield Panel("How far each module moved", note, maps)
 
@@ -54,7 +54,7 @@ def heads(chapter: Chapter) -> Iterator[Panel]:
         norms.append(figures.heatmap(slices, "relative_norm", "head", order, n_layers))
         lifts.append(figures.heatmap(aligned, "lift", "head", order, n_layers, ratio=True, reach=far, hover=["kappa"]))
     note = (
-        "Each head's own rows of q, k and v, or columns of o. The lift is of the input side for q, k, v and of the "
+        "Each head's rows of q, k and v, or columns of o. The lift is of the input side for q, k, v and of the "
         "output side for o, in the leading 10 % of directions; 1 is chance."
     )
     maps = [Figure("head-norm", "Relative norm ‖T‖/‖W‖", norms), Figure("head-lift", "Lift", lifts)]

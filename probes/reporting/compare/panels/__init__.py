@@ -1,1 +1,1 @@
-"""The panels of the comparison, a family a file; each file registers its own."""
+"""The panels of the comparison, one family per file; each file registers its panels."""

@@ -34,6 +34,6 @@ def behaviour(compared: Comparison) -> Iterator[Panel]:
         for metric in BEHAVIOUR
         if (rows.measure == metric).any()
     }
-    note = "The tuned models' own values with 95 % intervals over prompts." + compared.lacking(values)
+    note = "The tuned models' values with 95 % intervals over prompts." + compared.lacking(values)
     figure = Figure("behaviour-by-domain", "", list(plots.values()))
     yield Panel("Behaviour by domain", note, [figure], list(plots), "metric", wide=True)

@@ -13,7 +13,7 @@ from tv.architecture.anatomy import COMPONENTS
 
 @compare_panel("activations", order=20, needs=["changes"])
 def contribution_change(compared: Comparison) -> Iterator[Panel]:
-    """The relative change by depth, a figure a component."""
+    """The relative change by depth, one figure per component."""
     changes = compared.laid(lambda entry: entry.evidence.changes)
     if changes.empty:
         return

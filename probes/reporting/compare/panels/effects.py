@@ -24,7 +24,7 @@ SHOWN = 14
 
 @compare_panel("causes", order=10, needs=["effects"])
 def effects(compared: Comparison) -> list[Panel]:
-    """The largest effects, and maps of all, a version a method and prompts."""
+    """The largest effects, and maps of all, one version per method and set of prompts."""
     shown = compared.laid(lambda entry: entry.evidence.effects)
     if shown.empty:
         return []

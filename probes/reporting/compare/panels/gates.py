@@ -13,7 +13,7 @@ from probes.reporting.words import percent
 
 @compare_panel("activations", order=10, needs=["gates"])
 def flips(compared: Comparison) -> Iterator[Panel]:
-    """Flips by depth, a line an entry, beside chance."""
+    """Flips by depth, one line per entry, beside chance."""
     rows = compared.laid(lambda entry: entry.evidence.flips)
     if rows.empty:
         return

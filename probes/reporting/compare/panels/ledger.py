@@ -12,7 +12,7 @@ from probes.reporting.panel import Figure, Panel
 
 @compare_panel("activations", order=30, needs=["ledger"])
 def ledger(compared: Comparison) -> Iterator[Panel]:
-    """New, amplified and own shares by module and by depth."""
+    """New, amplified and direct shares by module and by depth."""
     terms = block_modules(compared.laid(lambda entry: entry.evidence.ledger))
     if terms.empty:
         return

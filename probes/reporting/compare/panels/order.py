@@ -32,7 +32,7 @@ def courses(compared: Comparison) -> Iterator[Panel]:
                 lines.append(Figure(f"order-{name}", MEASURES[name].words, [plot]))
         if lines:
             note = (
-                "No interval: no prompt has a part in it." if title == "Weights" else "A line a domain; 95 % intervals."
+                "No interval: prompts play no part." if title == "Weights" else "One line per domain; 95 % intervals."
             )
             yield Panel(title, note, lines)
 
