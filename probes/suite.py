@@ -146,6 +146,12 @@ class Attribution(_Part):
 
     @model_validator(mode="after")
     def _without_contradiction(self) -> Attribution:
+        for name in self.methods:
+            able = METHODS[name].granularities
+            if able and not {*self.granularity, "all"} & {*able}:
+                raise ValueError(
+                    f"{name} has no effects by {' or '.join(self.granularity)}; add {' or '.join(able)} to granularity"
+                )
         for method in all_methods():
             if method.require is not None and all(hasattr(self, option) for option in method.options):
                 method.require(**method.chosen(self))

@@ -85,6 +85,10 @@ MISTAKES = {
         GOOD.replace("graft", "guess"),
         "line 7: attribute.methods.0: should be 'path', 'graft', 'revert', 'patch', 'gradient', 'depth', 'split' or ",
     ),
+    "a method that knows nothing of the granularity": (
+        GOOD.replace("[graft]", "[graft, patch], granularity: [module]"),
+        "line 7: attribute: patch has no effects by module; add component or head",
+    ),
     "depth alone": (GOOD.replace("graft", "depth"), "line 7: attribute.methods: depth has a table of its own"),
     "metric": (
         GOOD.replace("target_nll", "nonsense"),

@@ -10,6 +10,7 @@ method and completeness, which is checked here and not assumed.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -152,9 +153,10 @@ def path_effects(
         missed, last = sum(off.values()), missed
         n *= 2
         if n > most_nodes or missed > HELPS * last:
+            changed = sum(map(abs, change.values()))
             logging.getLogger(__name__).warning(
                 "path: shares miss %.1f%% of the change with %d nodes (wanted: %.1f%%)%s",
-                100 * missed / sum(map(abs, change.values())),
+                100 * missed / changed if changed else math.inf,
                 n // 2,
                 100 * tolerance,
                 "; a router's choice jumps along the path" if any(b.router for b in pair.architecture.blocks) else "",
