@@ -175,7 +175,7 @@ def test_what_is_there_is_respected(tmp_path: Path) -> None:
     for name, message in (
         ("work", "holds no run"),
         ("file", "is a file"),
-        ("new", "is not ours"),
+        ("new", "was not made by probes"),
         ("file/x", "cannot be"),
     ):
         with pytest.raises(RunError, match=message) as caught:
