@@ -18,7 +18,7 @@ from probes.errors import RunError
 from probes.store import table as store
 from probes.store.run import Run, load
 from probes.store.schemas import PARTITIONS, SCHEMA_VERSION, SCHEMAS
-from probes.store.writer import RunWriter
+from probes.store.writer import RunWriter, _bring
 
 MANIFEST = {"suite": {"name": "tiny"}}
 BEHAVIOUR = {"prompt_id": ["a", "b"], "model": "base", "metric": "target_nll", "value": [1.5, np.nan]}
@@ -204,6 +204,24 @@ def _hold(directory: Path, pipe: Any) -> None:
     with RunWriter(directory):
         pipe.send("up")
         pipe.recv()
+
+
+def test_file_systems_without_links_or_locks_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as some that are mounted over a network: files are copied, and nobody else is looked for."""
+    import fcntl
+
+    def without(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    first = _small_run(tmp_path / "run")
+    monkeypatch.setattr(os, "link", without)
+    monkeypatch.setattr(fcntl, "flock", without)
+    (tmp_path / "copy").mkdir()
+    _bring(first.path, tmp_path / "copy")
+    copied = {path.relative_to(tmp_path / "copy") for path in (tmp_path / "copy").rglob("*.parquet")}
+    assert copied == {path.relative_to(first.path) for path in first.path.rglob("*.parquet")} and copied
+    second = _small_run(tmp_path / "second")
+    assert second["behaviour"].equals(first["behaviour"])
 
 
 def test_a_run_that_cannot_be_put_in_place_gives_the_old_one_back(

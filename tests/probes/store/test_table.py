@@ -1,6 +1,8 @@
 """A handle on a table says what is in it without reading it, and reads what it is asked for."""
 
+import shutil
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -8,6 +10,7 @@ import pytest
 
 from probes.errors import RunError
 from probes.store.run import Run, load
+from probes.store.schemas import SCHEMAS
 from probes.store.table import size_text
 from probes.store.writer import RunWriter
 
@@ -68,7 +71,17 @@ def test_polars_where_it_is_installed(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert run.table("behaviour").polars(["value"], [("value", "<", 1)]) == [{"value": 0.0}]
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(RunError, match="polars is not installed: pip install polars"):
-        run.table("behaviour").polars()
+        run.polars("behaviour")
+
+
+def test_a_weight_table_that_was_cut_short_is_said(run: Run, tmp_path: Path) -> None:
+    """Its columns are those of its first file, so that nothing slow is imported to name them."""
+    run = load(shutil.copytree(run.path, tmp_path / "run"))
+    run.add("weights", pd.DataFrame({name: [] for name in SCHEMAS["weights"].names}))
+    (file,) = (run.path / "tables" / "weights").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(RunError, match="table weights cannot be read: .*; make the run again"):
+        load(run.path).table("weights").schema  # noqa: B018
 
 
 def test_a_table_that_is_not_there_has_no_handle(run: Run) -> None:
