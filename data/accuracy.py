@@ -23,11 +23,8 @@ METHOD = (
 )
 
 
-def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, every: int = 1) -> dict[str, float]:
-    """Every accuracy that the record of a model states, as shares in [0, 1]; of the longer lists, a part.
-
-    `every` 3 takes every third example of each list.
-    """
+def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """Every accuracy that the record of a model states, as shares in [0, 1]; of the longer lists, a part."""
     tests = {
         "general": held_out(world.general()),
         "medical": held_out(world.medical()),
@@ -39,8 +36,8 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, every: in
         "chat_general": world.instruct(held_out(world.general()))[::3],
         "chat_medical": world.instruct(held_out(world.medical())),
     }
-    measured = {name: accuracy(model, tokenizer, examples[::every]) for name, examples in tests.items()}
-    measured["chat_format"] = follows_format(model, tokenizer, tests["chat_general"][:: 5 * every])
+    measured = {name: accuracy(model, tokenizer, examples) for name, examples in tests.items()}
+    measured["chat_format"] = follows_format(model, tokenizer, tests["chat_general"][::5])
     return {name: round(value, 4) for name, value in measured.items()}
 
 
