@@ -9,7 +9,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-fast test-hostile fuzz bench docs lint models clean
+.PHONY: install demo test test-fast test-hostile mutants fuzz bench docs lint models clean
 
 install: $(VENV)/installed
 
@@ -39,6 +39,10 @@ test: install lint
 # What one runs while writing: no program is started, no backend compared, no real model loaded.
 test-fast: install
 	$(BIN)/python -m pytest -n auto -m "not slow"
+
+# Do the tests still catch the faults of tests/mutants.md? Takes half an hour.
+mutants: install
+	$(BIN)/python -m tests.mutants
 
 # The kill test at full length: runs on embedded models, killed 48 times.
 test-hostile: install

@@ -83,7 +83,9 @@ class Pairs:
         return load_model(source, base=base, dtype=self.compute.dtype, device=device)
 
     def on(self, device: str) -> Pairs:
-        """The same models on another device, none loaded yet."""
+        """The same work on a device; nothing is loaded there unless it is the device already in use."""
+        if device == self.compute.device:
+            return self
         return Pairs(self.suite, replace(self.compute, device=device), self.live, self.remote)
 
     def computed(self) -> dict[str, Any]:

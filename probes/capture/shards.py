@@ -39,7 +39,7 @@ def run_shards(
     here = None if compute.elsewhere else progress
     for _, row in finished(
         shards,
-        lambda device: Capture(pairs if device == pairs.compute.device else pairs.on(device), place, here),
+        lambda device: Capture(pairs.on(device), place, here),
         compute,
         name=lambda shard: shard.name,
         relief="use fewer --workers or a smaller batch_size",
