@@ -1,6 +1,6 @@
 """A model's parameters from the tensors in its files.
 
-Files may name a parameter otherwise, keep each expert of a fused tensor apart, or hold float8 with scales beside it.
+Files may name a parameter otherwise, keep each expert of a fused tensor apart, or hold it quantised, in parts.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from tv.checkpoints import float8
 from tv.checkpoints.noise import ROUNDING
-from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
+from tv.checkpoints.parameters import Place, TensorInfo, Tensors
+from tv.checkpoints.quantised.formats import dequantised
+from tv.checkpoints.quantised.parts import ADVICE, Quantised
 from tv.checkpoints.tensors import Stored
 from tv.checkpoints.transformers_names import Files, ModelNames
 from tv.errors import CheckpointError
 from tv.runtime.transformers_private import ignored_keys
 
-_ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
 #: Tensors in old files that no model needs.
 _LEFT_OVER = re.compile(
     r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
@@ -30,25 +31,9 @@ _LEFT_OVER = re.compile(
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A stored tensor, with its scales where it is float8."""
-
-    stored: Stored
-    scale: Stored | None
-    block: tuple[int, int] = (0, 0)
-
-    def load(self, index: int = -1) -> Tensor:
-        value = self.stored.load(index)
-        if self.scale is None:
-            return value
-        by_expert = len(self.stored.shape) > 2 and self.scale.shape[:1] == self.stored.shape[:1]
-        return float8.dequantise(value, self.scale.load(index if by_expert else -1), self.block)
-
-
-@dataclass(frozen=True)
 class _Parameter:
     info: TensorInfo
-    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces along its rows
+    experts: tuple[tuple[Stored | Quantised, ...], ...]  # of each expert, the pieces along its rows
     stacked: bool  # every expert is stored apart; otherwise one piece is the whole parameter
 
     def read(self, expert: int) -> Tensor:
@@ -69,21 +54,21 @@ class _Parameter:
         for i, pieces in enumerate(self.experts):
             start = 0
             for piece in pieces:
-                stop = start + piece.stored.shape[0] if len(pieces) > 1 else 0
+                stop = start + piece.shape[0] if len(pieces) > 1 else 0
                 rows = (start, stop) if len(pieces) > 1 else None
-                yield Place(piece.stored.name, name, i if self.stacked else -1, rows)
+                yield Place(piece.name, name, i if self.stacked else -1, rows)
                 start = stop
 
 
 class FileTensors(Tensors):
     """The parameters of `model` (a skeleton) from the tensors of its files, each read on demand.
 
-    `quantisation` is the configuration's account of it. Raises CheckpointError where the tensors are not weights of
-    this model's shapes: quantised otherwise than in float8, or of another model.
+    `quantisation` is what the checkpoint declares of it. Raises CheckpointError where the tensors are not weights of
+    this model's shapes: quantised otherwise than declared, or of another model.
     """
 
     def __init__(
-        self, source: str, stored: Mapping[str, Stored], model: PreTrainedModel, quantisation: Mapping[str, object]
+        self, source: str, tensors: Mapping[str, Stored], model: PreTrainedModel, quantisation: Mapping[str, object]
     ) -> None:
         self._source, self._quantisation = source, quantisation
         self._parameters: dict[str, _Parameter] = {}
@@ -91,13 +76,18 @@ class FileTensors(Tensors):
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         known = model.state_dict().keys()
         tied = dict(model.named_parameters(remove_duplicate=False)).keys()  # the other names of one tensor included
+        stored = dequantised(source, tensors, quantisation)
+        self._turned = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
         files = ModelNames(model).sort(stored)
         for name, shape in shapes.items():
             if name in files:
                 self._add(name, shape, files[name], stored)
         for name in shapes:
             if quantisation and name not in self._parameters and name not in self.unreadable:
-                raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {_ADVICE}")
+                raise CheckpointError(
+                    f"{source}: tensor {name!r} is missing: the checkpoint is incomplete, or quantised otherwise than "
+                    f"it declares ({quantisation.get('quant_method')}); {ADVICE}"
+                )
         self.infos = {name: self._parameters[name].info for name in shapes if name in self._parameters}
         keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
         self._buffers = {key: stored[key] for key in keys}
@@ -109,7 +99,7 @@ class FileTensors(Tensors):
 
     def sample(self, name: str) -> bytes:
         pieces = [piece for pieces in self._parameters[name].experts for piece in pieces]
-        return b"".join(part.sample() for piece in pieces for part in (piece.stored, piece.scale) if part is not None)
+        return b"".join(piece.sample() for piece in pieces)
 
     def places(self) -> list[Place]:
         return [place for name, parameter in self._parameters.items() for place in parameter.places(name)]
@@ -117,7 +107,7 @@ class FileTensors(Tensors):
     def buffers(self) -> dict[str, Tensor]:
         return {key: stored.load() for key, stored in self._buffers.items()}
 
-    def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Stored]) -> None:
+    def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Stored | Quantised]) -> None:
         if files.form:
             self.unreadable[name] = f"its files hold it in another form ({files.form})"
             return
@@ -127,13 +117,14 @@ class FileTensors(Tensors):
                 "checkpoint is incomplete"
             )
         keys = files.grid
-        experts = tuple(tuple(self._piece(stored[key], stored) for key in row) for row in keys)
+        experts = tuple(tuple(stored[key] for key in row) for row in keys)
         pieces = [piece for row in experts for piece in row]
-        first = pieces[0].stored
-        stored_shape = first.shape
+        for piece in pieces:
+            self._require_readable(piece, name not in self._turned)
+        stored_shape = pieces[0].shape
         if files.stacked:
-            rows = {sum(piece.stored.shape[0] for piece in row) for row in experts}
-            others = {piece.stored.shape[1:] for piece in pieces}
+            rows = {sum(piece.shape[0] for piece in row) for row in experts}
+            others = {piece.shape[1:] for piece in pieces}
             stored_shape = (
                 (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
             )
@@ -142,32 +133,20 @@ class FileTensors(Tensors):
                 f"{self._source}: tensor {name!r} has shape {list(stored_shape)}, but config.json says "
                 f"{list(shape)}; the two do not belong together"
             )
-        dtype = max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))
+        dtype = max((piece.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))
         self._parameters[name] = _Parameter(TensorInfo(name, shape, dtype), experts, files.stacked)
 
-    def _piece(self, stored: Stored, others: Mapping[str, Stored]) -> _Piece:
-        if stored.dtype in FLOATS:
-            return _Piece(stored, None)
-        name, method = stored.name, self._quantisation.get("quant_method")
-        if stored.dtype not in float8.DTYPES or (self._quantisation and method != "fp8"):
-            raise CheckpointError(f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}; {_ADVICE}")
-        scale = float8.scale_of(stored, others)
-        if scale is None:
-            if self._quantisation:
-                raise CheckpointError(
-                    f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}, and its scale "
-                    f"{name + '_scale_inv'!r} is missing; download it again, or {_ADVICE}"
-                )
-            return _Piece(stored, None)
-        asked = self._quantisation.get("weight_block_size")
-        declared = (int(asked[0]), int(asked[1])) if isinstance(asked, (list, tuple)) else None
-        block = float8.block_of(stored.shape, scale.shape, declared)
-        if block is None:
+    def _require_readable(self, piece: Stored | Quantised, linear: bool) -> None:
+        if piece.dtype not in ROUNDING:
             raise CheckpointError(
-                f"{self._source}: tensor {name!r} has shape {list(stored.shape)} and scales {list(scale.shape)}, which "
-                f"do not fit it (blocks of {asked}); the two do not belong together"
+                f"{self._source}: tensor {piece.name!r} is stored quantised, as {piece.dtype}, which is not how its "
+                f"configuration declares it ({self._quantisation.get('quant_method', 'as not quantised')}); {ADVICE}"
             )
-        return _Piece(stored, scale, block)
+        if isinstance(piece, Quantised) and not linear:
+            raise CheckpointError(
+                f"{self._source}: tensor {piece.name!r} is quantised, and its model has inputs before outputs "
+                f"(Conv1D), which quantisers turn around or not; {ADVICE}"
+            )
 
     def _notes(self, unknown: Sequence[str], model: PreTrainedModel) -> Iterable[str]:
         if unknown:

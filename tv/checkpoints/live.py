@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.checkpoints.adapter import adapter_base
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.location import hub_id, kind_of, locate
 from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.quantised.declaration import is_quantised
 from tv.checkpoints.vector import TuningVector
 from tv.errors import CheckpointError, first_line
 from tv.runtime.compute import require_dtype
@@ -55,7 +56,7 @@ def _on_cpu(
         return _moved(open_checkpoint(source, base=base), base, dtype)
     if kind == "gguf":
         return load_gguf(gguf_file(path), dtype).eval()
-    if _is_quantised(path):
+    if is_quantised(path):
         return _dequantised(open_checkpoint(source), dtype)
     return _load(str(path), None, dtype)
 
@@ -129,7 +130,7 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
 
 
 def _dequantised(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a float8 checkpoint, with the tensors as the checkpoint dequantises them."""
+    """The model of a quantised checkpoint, with the tensors as the checkpoint dequantises them."""
     model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype)
     return _filled(model, checkpoint, checkpoint.names)
 
@@ -140,10 +141,3 @@ def _filled(model: PreTrainedModel, checkpoint: Checkpoint, names: tuple[str, ..
         for name in names:
             parameters[name].copy_(checkpoint.tensor(name))
     return model.eval()
-
-
-def _is_quantised(path: Path) -> bool:
-    try:
-        return getattr(AutoConfig.from_pretrained(path), "quantization_config", None) is not None
-    except Exception:  # loading the model reports what is wrong
-        return False

@@ -20,6 +20,7 @@ from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
 from tv.checkpoints.location import hub_id, kind_of, locate
 from tv.checkpoints.moved import MovedTensors
+from tv.checkpoints.quantised.declaration import IN_CONFIG, declaration
 from tv.checkpoints.tensors import stored_tensors
 from tv.checkpoints.vector import TuningVector, VectorTensors
 from tv.errors import CheckpointError, InputError, first_line
@@ -41,7 +42,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
 
     Raises:
         CheckpointError: Nothing is there, or no config or safetensors; a shard is missing or truncated; the config
-            does not describe the tensors; weights are quantised otherwise than in float8 or GGUF.
+            does not describe the tensors; weights are quantised in a format that is not read.
 
     Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")
@@ -113,12 +114,12 @@ def _config(path: Path) -> tuple[PretrainedConfig, Mapping[str, Any]]:
         raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        quantisation = getattr(config, "quantization_config", None)
-        if quantisation is None:
-            return config, {}
-        del config.quantization_config
-        return config, dict(quantisation if isinstance(quantisation, Mapping) else quantisation.to_dict())
     except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
         raise CheckpointError(f"{path / 'config.json'}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error
+    declared = declaration(path)
+    for key in IN_CONFIG:
+        if hasattr(config, key):
+            delattr(config, key)
+    return config, declared
