@@ -68,7 +68,7 @@ def _packed(files: Files, module: str, packed: Stored, groups: list[Mapping[str,
     rows, cols = shape
     bits = 32 * packed.shape[1] // cols
     fitting = [weights for weights in groups if weights.get("num_bits") == bits]
-    if not fitting or bits > 8:
+    if not fitting or not 2 <= bits <= 8:
         said = sorted({str(weights.get("num_bits")) for weights in groups})
         files.refuse(
             f"tensor {packed.name!r} packs {bits} bits a number, and the declaration says {' or '.join(said)}",
@@ -94,7 +94,7 @@ def _scales(files: Files, module: str, shape: tuple[int, ...], groups: list[Mapp
     rows, cols = shape
     scale = files.take(f"{module}.weight_scale", *_SCALES)
     sizes = {int(weights["group_size"]) for weights in groups if (weights.get("group_size") or 0) > 0}
-    grids = {(1,), (), (1, 1), (rows,), (rows, 1), *((rows, -(-cols // size)) for size in sizes)}
+    grids = {(1,), (), (1, 1), (rows,), (rows, 1), *((rows, cols // size) for size in sizes if cols % size == 0)}
     if scale.shape not in grids:
         files.refuse(
             f"tensor {scale.name!r} has shape {list(scale.shape)}, which is no scale for {list(shape)} by tensor, by "

@@ -14,6 +14,8 @@ from tv.errors import CheckpointError, first_line
 IN_CONFIG = ("quantization_config", "compression_config", "quantization")
 #: Files beside config.json, and the method whose they are: ModelOpt's, AutoGPTQ's, AutoAWQ's.
 _FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
+#: Ends of names that no tensor has but a part of a quantised weight.
+PARTS = (".qweight", ".weight_packed", ".SCB", ".weight.absmax", "_proj_blocks")
 
 
 def declaration(path: Path) -> dict[str, Any]:
@@ -36,9 +38,10 @@ def declaration(path: Path) -> dict[str, Any]:
 
 
 def is_quantised(path: Path) -> bool:
-    """Whether a model directory's weights differ from its stored numbers: it says so, or it holds float8."""
+    """Whether a model directory's weights differ from its stored numbers: by its declaration or by its tensors."""
     try:
-        return bool(declaration(path)) or any(stored.dtype in DTYPES for stored in stored_tensors(path).values())
+        stored = stored_tensors(path)
+        return bool(declaration(path)) or any(t.dtype in DTYPES or t.name.endswith(PARTS) for t in stored.values())
     except CheckpointError:  # loading the model reports what is wrong
         return False
 

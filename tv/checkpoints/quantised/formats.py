@@ -15,8 +15,10 @@ from tv.checkpoints.quantised import (
     mlx,
     modelopt,
 )
+from tv.checkpoints.quantised.declaration import PARTS
 from tv.checkpoints.quantised.parts import Files, Quantised
 from tv.checkpoints.tensors import Stored
+from tv.errors import first_line
 
 _FORMATS: dict[str, Callable[[Files], Iterator[Quantised]]] = {
     **dict.fromkeys(("fp8", "fbgemm_fp8", "mxfp8"), float8.read),
@@ -28,8 +30,6 @@ _FORMATS: dict[str, Callable[[Files], Iterator[Quantised]]] = {
     "modelopt": modelopt.read,
     "mxfp4": fp4.read,
 }
-#: Parts that no weight has but a quantised one.
-_PARTS = (".qweight", ".weight_packed", ".SCB", ".weight.absmax", "_proj_blocks")
 
 
 def dequantised(
@@ -55,11 +55,14 @@ def dequantised(
             f"it is quantised with {method}, which is not read",
             f"load it with transformers where {method} runs, call model.dequantize(), and save that as bfloat16",
         )
-    if method is None and (part := next((name for name in stored if name.endswith(_PARTS)), None)):
+    if method is None and (part := next((name for name in stored if name.endswith(PARTS)), None)):
         files.refuse(
             f"tensor {part!r} is part of a quantised weight, and neither config.json nor quantize_config.json says how "
             "it is quantised",
             "download that file too",
         )
-    weights = {weight.name: weight for weight in _FORMATS.get(method or "", float8.read)(files)}
+    try:
+        weights = {weight.name: weight for weight in _FORMATS.get(method or "", float8.read)(files)}
+    except (TypeError, AttributeError, KeyError, ArithmeticError) as error:  # settings of other kinds than the format's
+        files.refuse(f"its declaration is none of {method}: {first_line(error)}", "download its configuration again")
     return {**files.rest, **weights}

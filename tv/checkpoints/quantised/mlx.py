@@ -17,6 +17,8 @@ from tv.checkpoints.quantised.parts import Files, Quantised
 
 def read(files: Files) -> Iterator[Quantised]:
     """The weights of an MLX checkpoint."""
+    if stacked := next((name for name in files.stored if ".switch_mlp." in name), None):
+        files.refuse(f"tensor {stacked!r} stacks experts as MLX does and transformers does not", "use the original")
     for module in files.modules("scales"):
         own = files.declared.get(module)
         settings = own if isinstance(own, Mapping) else files.declared
