@@ -6,16 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tv.checkpoints.quantised.float8 import DTYPES
-from tv.checkpoints.tensors import stored_tensors
 from tv.errors import CheckpointError, first_line
 
 #: Where config.json declares it: transformers, older compressed-tensors, MLX.
 IN_CONFIG = ("quantization_config", "compression_config", "quantization")
 #: Files beside config.json, and the method whose they are: ModelOpt's, AutoGPTQ's, AutoAWQ's.
 _FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
-#: Ends of names that no tensor has but a part of a quantised weight.
-PARTS = (".qweight", ".weight_packed", ".SCB", ".weight.absmax", "_proj_blocks")
 
 
 def declaration(path: Path) -> dict[str, Any]:
@@ -35,15 +31,6 @@ def declaration(path: Path) -> dict[str, Any]:
             declared = _read(path / name)
             return {"quant_method": method, **_mapping(declared.get("quantization", declared), path / name)}
     return {}
-
-
-def is_quantised(path: Path) -> bool:
-    """Whether a model directory's weights differ from its stored numbers: by its declaration or by its tensors."""
-    try:
-        stored = stored_tensors(path)
-        return bool(declaration(path)) or any(t.dtype in DTYPES or t.name.endswith(PARTS) for t in stored.values())
-    except CheckpointError:  # loading the model reports what is wrong
-        return False
 
 
 def _method(declared: dict[str, Any], key: str, file: Path) -> str:

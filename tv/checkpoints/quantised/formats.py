@@ -15,7 +15,6 @@ from tv.checkpoints.quantised import (
     mlx,
     modelopt,
 )
-from tv.checkpoints.quantised.declaration import PARTS
 from tv.checkpoints.quantised.parts import Files, Quantised
 from tv.checkpoints.tensors import Stored
 from tv.errors import first_line
@@ -30,6 +29,8 @@ _FORMATS: dict[str, Callable[[Files], Iterator[Quantised]]] = {
     "modelopt": modelopt.read,
     "mxfp4": fp4.read,
 }
+#: Ends of names that no tensor has but a part of a quantised weight.
+_PARTS = (".qweight", ".weight_packed", ".SCB", ".weight.absmax", "_proj_blocks")
 
 
 def dequantised(
@@ -55,7 +56,7 @@ def dequantised(
             f"it is quantised with {method}, which is not read",
             f"load it with transformers where {method} runs, call model.dequantize(), and save that as bfloat16",
         )
-    if method is None and (part := next((name for name in stored if name.endswith(PARTS)), None)):
+    if method is None and (part := next((name for name in stored if name.endswith(_PARTS)), None)):
         files.refuse(
             f"tensor {part!r} is part of a quantised weight, and neither config.json nor quantize_config.json says how "
             "it is quantised",

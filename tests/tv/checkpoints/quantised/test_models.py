@@ -17,8 +17,9 @@ from tv.architecture.resolve import skeleton
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.live import load_model
 from tv.checkpoints.noise import ROUNDING
-from tv.checkpoints.quantised.declaration import is_quantised
-from tv.checkpoints.tensors import Stored, stored_tensors
+from tv.checkpoints.quantised.declaration import declaration
+from tv.checkpoints.quantised.formats import dequantised
+from tv.checkpoints.tensors import Stored, stored_tensors, weight_files
 
 IDS = torch.tensor([[0, 5, 9, 44, 100, 306]])
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -148,7 +149,8 @@ def test_experts_that_are_quantised_apart(tmp_path: Path) -> None:
         tensors |= {f"{name.removesuffix('weight')}{part}": value.contiguous() for part, value in parts.items()}
     save_file(tensors, path / "model.safetensors")
     quantisation = {"quant_method": "gptq", "bits": 4, "group_size": 8}
-    files = FileTensors("here", stored_tensors(path), skeleton(model.config), quantisation)
+    stored = dequantised("here", stored_tensors(weight_files(path)), quantisation)
+    files = FileTensors("here", stored, skeleton(model.config), quantisation)
     prefix = "model.layers.1.block_sparse_moe.experts"
     rows = [torch.cat([expected[f"{prefix}.{i}.{part}.weight"] for part in ("w1", "w3")]) for i in range(11)]
     name = "model.layers.1.mlp.experts.gate_up_proj"
@@ -178,7 +180,9 @@ def test_gpt_oss(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     save_file(tensors, tmp_path / "model.safetensors")
     config = AutoConfig.from_pretrained(tmp_path)
-    files = FileTensors("here", stored_tensors(tmp_path), skeleton(config), {"quant_method": "mxfp4"})
+    quantisation = {"quant_method": "mxfp4"}
+    stored = dequantised("here", stored_tensors(weight_files(tmp_path)), quantisation)
+    files = FileTensors("here", stored, skeleton(config), quantisation)
     name = "model.layers.0.mlp.experts.gate_up_proj"
     assert files.infos[name].shape == (3, 64, 64) and files.infos[name].dtype == "MXFP4" and not files.notes
     whole = files.read(name)
@@ -219,5 +223,5 @@ def test_a_quantised_base_is_applied_and_written_dequantised(pair: tuple[Path, P
     tv.apply(pair[1], {pair[0]: 1.0}, out=tmp_path / "back", conflicts=False)
     for directory, value in (("out", expected[UP]), ("back", load_file(pair[0] / "model.safetensors")[UP])):
         written = tv.open_checkpoint(tmp_path / directory)
-        assert written.dtype == "F32" and not is_quantised(tmp_path / directory)
+        assert written.dtype == "F32" and not declaration(tmp_path / directory)
         torch.testing.assert_close(written.tensor(UP), value)
