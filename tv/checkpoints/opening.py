@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +22,7 @@ from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
 from tv.checkpoints.location import hub_id, kind_of, locate
 from tv.checkpoints.moved import MovedTensors
+from tv.checkpoints.noise import PLAIN
 from tv.checkpoints.quantised.declaration import IN_CONFIG, declaration
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.quantised.parts import Quantised
@@ -84,10 +87,20 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     plain, notes = unwrapped(str(source), stored, model)
     untie_apart(model, plain)
     tensors = FileTensors(str(source), plain, model, quantisation)
-    tensors.notes = (*passed_over(path, files), *notes, *tensors.notes)
+    tensors.notes = (*passed_over(path, files), *notes, *_rounded(str(source), tensors), *tensors.notes)
     quantised = quantisation or any(isinstance(tensor, Quantised) for tensor in stored.values())
     tensors.native = not (notes or quantised or of_ranks(path))
     return Checkpoint(str(source), path, model.config, _resolved(model, path / "config.json"), tensors)
+
+
+def _rounded(source: str, tensors: FileTensors) -> Iterator[str]:
+    sizes = Counter[str]()
+    for info in tensors.infos.values():
+        if info.dtype not in PLAIN:
+            sizes[info.dtype] += math.prod(info.shape)
+    if sizes:
+        main = sizes.most_common(1)[0][0]
+        yield f"{source}: quantised, mostly as {main}: its rounding is part of T (see noise_share)"
 
 
 def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Checkpoint:
