@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tv.checkpoints.float8 import block_of, dequantise
+from tv.checkpoints.quantised.float8 import block_of, dequantise
 
 _CASES = [
     ((300, 200), (), None, (300, 200)),
