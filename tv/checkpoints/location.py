@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,31 +19,55 @@ _DOWNLOADED = ("*.safetensors", "*.json", "tokenizer*", "merges.txt", "*.jinja")
 _LEFT = "*/*"  # copies of the weights in other formats lie in folders
 
 
+@dataclass(frozen=True)
+class HubId:
+    """A model of the hub: `org/name`, or `org/name@revision`."""
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+def place_of(source: str | Path, revision: str | None = None) -> Path | HubId:
+    """Where a source lies: a path that exists, or else a hub id, in which `@` parts name and revision.
+
+    The disk is asked first, with the whole string: a directory's name may hold an `@`. `revision` is of a hub id.
+    """
+    text = str(source)
+    path = Path(source).expanduser()
+    if text and os.path.exists(path):
+        return path
+    name, at, named = text.rpartition("@")
+    return HubId(name, revision or named) if at and name and named else HubId(text, revision)
+
+
+def for_transformers(place: Path | HubId) -> tuple[str, str | None]:
+    """(name or path, revision), as `from_pretrained` takes them."""
+    return (place.name, place.revision) if isinstance(place, HubId) else (str(place), None)
+
+
 def locate(source: str | Path, revision: str | None = None) -> Path:
-    """The directory or file of a source: itself, or the snapshot of a hub id (`org/name`, `org/name@revision`).
+    """The directory or file of a source: itself, or the snapshot of a hub id.
 
     Raises CheckpointError where there is none.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    name, named = hub_id(str(source))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    place = place_of(source, revision)
+    if isinstance(place, Path):
+        return place
+    if place.name.startswith((".", "/", "~")) or place.name.count("/") > 1:
         raise CheckpointError(f"{source}: no such directory")
     try:
         return Path(
-            snapshot_download(name, revision=revision or named, allow_patterns=list(_DOWNLOADED), ignore_patterns=_LEFT)
+            snapshot_download(
+                place.name, revision=place.revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=_LEFT
+            )
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{source}: no such directory, and it cannot be had from the hub ({first_line(error)}); check the name"
         ) from error
-
-
-def hub_id(source: str) -> tuple[str, str | None]:
-    """(name, revision) of `org/name@revision`; the revision None where none is given."""
-    name, at, revision = source.rpartition("@")
-    return (name, revision) if at and name and revision else (source, None)
 
 
 def kind_of(path: Path) -> Kind:
