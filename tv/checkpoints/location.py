@@ -36,7 +36,7 @@ def place_of(source: str | Path, revision: str | None = None) -> Path | HubId:
     The disk is asked first, with the whole string: a directory's name may hold an `@`. `revision` is of a hub id.
     """
     text = str(source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # ~name of nobody here is left as it is
     if text and os.path.exists(path):
         return path
     name, at, named = text.rpartition("@")

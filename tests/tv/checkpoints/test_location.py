@@ -23,7 +23,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return build_pair(tmp_path, "llama")
 
 
-@pytest.mark.parametrize("source", ["./nowhere", "/no/such/dir", "a/b/c"])
+@pytest.mark.parametrize("source", ["./nowhere", "/no/such/dir", "a/b/c", "~nobody-here/m"])
 def test_no_such_directory(source: str) -> None:
     with pytest.raises(tv.CheckpointError, match="no such directory"):
         tv.open_checkpoint(source)
