@@ -15,8 +15,17 @@ from tv.errors import CheckpointError, first_line
 
 Kind = Literal["model", "adapter", "vector", "gguf"]
 
-_DOWNLOADED = ("*.safetensors", "*.json", "tokenizer*", "merges.txt", "*.jinja")
-_LEFT = "*/*"  # copies of the weights in other formats lie in folders
+#: Files beside the weights that hold for a tuned model too: tokenizer, processor, generation, licence. They go by the
+#: names that transformers and mistral-common give them: anything else may lie in a folder as well.
+BESIDE = (
+    *("tokenizer.*", "*tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
+    *("vocab.*", "*_vocab.json", "merges.txt", "bpe.codes", "dict.txt", "emoji.json", "normalizer.json", "*.tiktoken"),
+    *("spiece.model", "sentencepiece*.model", "spm*.model", "*.spm", "*processor_config.json"),
+    *("*.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "generation_config.json", "LICENSE*"),
+)
+_DOWNLOADED = ("*.safetensors", "*.json", *BESIDE)
+#: Copies of the weights in other formats lie in folders. To the hub a `*` stands for a `/` too.
+_LEFT = tuple(f"*/{pattern}" for pattern in _DOWNLOADED if not pattern.endswith(".jinja"))
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(
             snapshot_download(
-                place.name, revision=place.revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=_LEFT
+                place.name, revision=place.revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_LEFT)
             )
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:

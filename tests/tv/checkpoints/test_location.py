@@ -32,9 +32,16 @@ def test_no_such_directory(source: str) -> None:
 def test_a_hub_id_fetches_weights_config_and_tokenizer_alone(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository = [
+    wanted = [
         *("config.json", "model-00001-of-00002.safetensors", INDEX, "tokenizer.json", "vocab.json", "merges.txt"),
+        *("tekken.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model.v3", "qwen.tiktoken", "vocab.txt"),
+        *("chat_template.jinja", "additional_chat_templates/tool_use.jinja", "preprocessor_config.json", "LICENSE"),
+    ]
+    repository = [
+        *wanted,
         *("pytorch_model.bin", "original/consolidated.safetensors", "onnx/model.onnx", "tf_model.h5", "README.md"),
+        *("original/params.json", "original/tokenizer.model", "checkpoint-5/optimizer.pt", "tokenizer/weights.bin"),
+        *("x-Q4_0.gguf", "training_args.bin", "corpus.txt", "modeling_own.py", "lid.176.model"),
     ]
     fetched: list[str] = []
 
@@ -45,7 +52,7 @@ def test_a_hub_id_fetches_weights_config_and_tokenizer_alone(
 
     monkeypatch.setattr("tv.checkpoints.location.snapshot_download", download)
     assert tv.open_checkpoint("someone/model", "v1").source == "someone/model@v1"
-    assert fetched == repository[:6]
+    assert fetched == wanted
 
 
 def test_a_revision_in_the_hub_id(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
