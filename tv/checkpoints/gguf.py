@@ -22,6 +22,9 @@ from tv.checkpoints.parameters import TensorInfo, Tensors
 from tv.checkpoints.tensors import sample_of
 from tv.errors import CheckpointError, first_line
 
+#: Model types whose embeddings transformers takes for tied, whatever the file holds.
+_SAID_TO_BE_TIED = ("bloom", "falcon")
+
 
 def gguf_file(path: Path) -> Path:
     """The file itself, or the only .gguf of a directory. Raises CheckpointError where there are several."""
@@ -37,8 +40,8 @@ def gguf_config(file: Path) -> PretrainedConfig:
     """The configuration in a GGUF file's header. Raises CheckpointError where it cannot be read."""
     with _loading(file):
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        if config.tie_word_embeddings and any(tensor.name == "output.weight" for tensor in _reader(file).tensors):
-            config.tie_word_embeddings = False  # of a few architectures transformers says so whatever the file holds
+        if config.model_type in _SAID_TO_BE_TIED:
+            config.tie_word_embeddings = all(tensor.name != "output.weight" for tensor in _reader(file).tensors)
         return config
 
 
@@ -112,9 +115,7 @@ def _reader(file: Path) -> Any:
 def _opened(file: Path, model: PreTrainedModel) -> tuple[Loader, list[Any]]:
     """How transformers loads the file, and the tensors that its header declares; their data stays on the disk."""
     reader = _reader(file)
-    field = reader.fields["general.architecture"]
-    architecture = bytes(field.parts[field.data[0]]).decode()
-    return loader_of(file, architecture, model), list(reader.tensors)
+    return loader_of(reader, file, model), list(reader.tensors)
 
 
 def _notes(file: Path, main: str, left_out: list[str]) -> Iterator[str]:

@@ -33,17 +33,24 @@ class Loader(Protocol):
         """
 
 
-def loader_of(file: Path, architecture: str, model: PreTrainedModel) -> Loader:
-    """What transformers uses for an architecture, as the file names it."""
-    return (Converted if private.converts_gguf(architecture) else Processed)(file, architecture, model)
+def loader_of(reader: Any, file: Path, model: PreTrainedModel) -> Loader:
+    """What transformers uses for the architecture that the header names, as gguf's `GGUFReader` has read it."""
+    field = reader.fields["general.architecture"]
+    architecture = bytes(field.parts[field.data[0]]).decode()
+    if private.converts_gguf(architecture):
+        return Converted(file, architecture, model)
+    settings = model.config.to_dict()
+    if f"{architecture}.attention.head_count_kv" not in reader.fields:
+        settings.pop("num_key_value_heads", None)  # without it, transformers leaves the rows of q and k as they are
+    return Processed(architecture, settings, model)
 
 
 class Processed:
     """One tensor at a time, dequantised by the gguf package and turned by its architecture's processor."""
 
-    def __init__(self, file: Path, architecture: str, model: PreTrainedModel) -> None:
-        config = private.load_gguf_checkpoint(file, return_tensors=False)["config"]
-        self._processor = private.TENSOR_PROCESSORS.get(architecture, private.TensorProcessor)(config=config)
+    def __init__(self, architecture: str, settings: dict[str, Any], model: PreTrainedModel) -> None:
+        kind = private.TENSOR_PROCESSORS.get(architecture, private.TensorProcessor)
+        self._processor = kind(config=settings)
         self._names = private.get_gguf_hf_weights_map(model, self._processor)
 
     def target(self, name: str) -> str | None:

@@ -53,8 +53,17 @@ def place_of(source: str | Path, revision: str | None = None) -> Path | HubId:
 
 
 def for_transformers(place: Path | HubId) -> tuple[str, str | None]:
-    """(name or path, revision), as `from_pretrained` takes them."""
-    return (place.name, place.revision) if isinstance(place, HubId) else (str(place), None)
+    """(name or path, revision), as `from_pretrained` takes them.
+
+    Raises CheckpointError for a revision of what lies on the disk, where `from_pretrained` would read that.
+    """
+    if isinstance(place, Path):
+        return str(place), None
+    if place.revision is not None and place.name and os.path.exists(os.path.expanduser(place.name)):
+        raise CheckpointError(
+            f"{place}: no such directory, and {place.name} lies on this disk, without revisions; check the name"
+        )
+    return place.name, place.revision
 
 
 def locate(source: str | Path, revision: str | None = None) -> Path:
@@ -65,13 +74,12 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     place = place_of(source, revision)
     if isinstance(place, Path):
         return place
-    if place.name.startswith((".", "/", "~")) or place.name.count("/") > 1:
+    name, revision = for_transformers(place)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{source}: no such directory")
     try:
         return Path(
-            snapshot_download(
-                place.name, revision=place.revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_LEFT)
-            )
+            snapshot_download(name, revision=revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_LEFT))
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(

@@ -31,7 +31,6 @@ _HOMES = {
     "TENSOR_PROCESSORS": _GGUF,  # architecture → how its GGUF tensors are turned
     "TensorProcessor": _GGUF,  # the same for all others
     "get_gguf_hf_weights_map": _GGUF,  # name in the file → parameter
-    "load_gguf_checkpoint": _GGUF,  # a GGUF file's header as settings
     # of the architectures that newer versions read otherwise
     "GgufHeader": f"{_GGUF_CONVERSION}.reader",  # a GGUF file's tensors by name
     "load_gguf_state_dict": f"{_GGUF_CONVERSION}.reader",  # the same, to be read one by one

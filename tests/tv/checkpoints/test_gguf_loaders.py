@@ -117,6 +117,14 @@ def _write(file: Path, architecture: str, tensors: dict[str, tuple[np.ndarray, A
     writer.close()
 
 
+def test_without_a_number_of_kv_heads_rows_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers has it: such a file is of an old Llama, whose rows it takes as the file has them."""
+    monkeypatch.delitem(_SIZES, "attention.head_count_kv")
+    file = write(tmp_path / "x.gguf", "llama")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(tv.open_checkpoint(file).tensor(name), load_gguf(file).get_parameter(name))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "gpt-oss"])
 def test_every_parameter_is_bitwise_what_transformers_loads(architecture: str, tied: bool, tmp_path: Path) -> None:

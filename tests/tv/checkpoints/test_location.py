@@ -110,6 +110,17 @@ def test_the_disk_is_asked_before_an_at_sign_is_a_revision(steps: dict[str, Path
             assert tv.open_checkpoint(source, "main").source == str(source)
 
 
+def test_a_revision_of_a_directory_is_refused_and_never_the_directory_itself(steps: dict[str, Path]) -> None:
+    for source in _ways(steps["run"].parent / "run@step200"):
+        for action in (tv.open_checkpoint, load_model, load_tokenizer):
+            with pytest.raises(
+                tv.CheckpointError, match=r"run@step200: no such directory, and .*run lies on this disk"
+            ):
+                action(source)
+        with pytest.raises(tv.CheckpointError, match="no such directory, and"):
+            load_model(source, trust_remote_code=True)
+
+
 def test_a_suite_names_directories_with_an_at_sign(steps: dict[str, Path]) -> None:
     (steps["run"].parent / "p.jsonl").write_text('{"prompt": "The heart", "target": " pumps"}\n')
     (steps["run"].parent / "suite.yaml").write_text(
