@@ -114,7 +114,7 @@ def test_a_revision_of_a_directory_is_refused_and_never_the_directory_itself(ste
     for source in _ways(steps["run"].parent / "run@step200"):
         for action in (tv.open_checkpoint, load_model, load_tokenizer):
             with pytest.raises(
-                tv.CheckpointError, match=r"run@step200: no such directory, and .*run lies on this disk"
+                tv.CheckpointError, match=r"run@step200: no such directory, and .*run lies on"
             ):
                 action(source)
         with pytest.raises(tv.CheckpointError, match="no such directory, and"):
