@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from tv.checkpoints.gguf_loaders import Loader, loader_of
+from tv.checkpoints.gguf_loaders import Loader, architecture_of, loader_of
 from tv.checkpoints.noise import PLAIN, ROUNDING
 from tv.checkpoints.parameters import TensorInfo, Tensors
 from tv.checkpoints.tensors import sample_of
@@ -49,6 +49,7 @@ def load_gguf(file: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     """The model of a GGUF file, dequantised. Raises CheckpointError where transformers cannot load it whole."""
     config = gguf_config(file)
     with _loading(file):
+        architecture_of(_reader(file))
         model, info = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, config=config, dtype=dtype, output_loading_info=True
         )

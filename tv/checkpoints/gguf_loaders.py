@@ -34,23 +34,31 @@ class Loader(Protocol):
 
 
 def loader_of(reader: Any, file: Path, model: PreTrainedModel) -> Loader:
-    """What transformers uses for the architecture that the header names, as gguf's `GGUFReader` has read it."""
-    field = reader.fields["general.architecture"]
-    architecture = bytes(field.parts[field.data[0]]).decode()
+    """What transformers uses for the architecture of a file that gguf's `GGUFReader` has opened."""
+    architecture = architecture_of(reader)
     if private.converts_gguf(architecture):
         return Converted(file, architecture, model)
-    settings = model.config.to_dict()
-    if f"{architecture}.attention.head_count_kv" not in reader.fields:
-        settings.pop("num_key_value_heads", None)  # without it, transformers leaves the rows of q and k as they are
-    return Processed(architecture, settings, model)
+    return Processed(architecture, model)
+
+
+def architecture_of(reader: Any) -> str:
+    """What the header names. Raises ValueError where transformers would load it with rows in another order."""
+    field = reader.fields["general.architecture"]
+    architecture = bytes(field.parts[field.data[0]]).decode()
+    heads = f"{architecture}.attention.head_count_kv"
+    if architecture == "llama" and heads not in reader.fields:
+        raise ValueError(
+            f"its header lacks {heads}, without which transformers takes the rows of q and k in a wrong order"
+        )
+    return architecture
 
 
 class Processed:
     """One tensor at a time, dequantised by the gguf package and turned by its architecture's processor."""
 
-    def __init__(self, architecture: str, settings: dict[str, Any], model: PreTrainedModel) -> None:
+    def __init__(self, architecture: str, model: PreTrainedModel) -> None:
         kind = private.TENSOR_PROCESSORS.get(architecture, private.TensorProcessor)
-        self._processor = kind(config=settings)
+        self._processor = kind(config=model.config.to_dict())
         self._names = private.get_gguf_hf_weights_map(model, self._processor)
 
     def target(self, name: str) -> str | None:

@@ -117,12 +117,16 @@ def _write(file: Path, architecture: str, tensors: dict[str, tuple[np.ndarray, A
     writer.close()
 
 
-def test_without_a_number_of_kv_heads_rows_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As transformers has it: such a file is of an old Llama, whose rows it takes as the file has them."""
+def test_rows_that_transformers_would_leave_in_another_order_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old Llama names no number of key-value heads; llama.cpp takes that of all heads."""
     monkeypatch.delitem(_SIZES, "attention.head_count_kv")
     file = write(tmp_path / "x.gguf", "llama")
-    name = "model.layers.0.self_attn.q_proj.weight"
-    assert torch.equal(tv.open_checkpoint(file).tensor(name), load_gguf(file).get_parameter(name))
+    for action in (tv.open_checkpoint, load_gguf):
+        with pytest.raises(tv.CheckpointError, match=r"lacks llama.attention.head_count_kv, .* wrong order"):
+            action(file)
+    assert tv.open_checkpoint(write(tmp_path / "y.gguf", "qwen2")).names  # whose rows are in one order everywhere
 
 
 @pytest.mark.parametrize("tied", [True, False])
