@@ -376,7 +376,7 @@ def _locate(model: str, directory: Path) -> str:
 
 
 def _absolute(path: str, directory: Path) -> str:
-    return os.path.abspath(directory / Path(path).expanduser())
+    return os.path.abspath(directory / os.path.expanduser(path))
 
 
 def _name_of(tuned: str | Path) -> str:

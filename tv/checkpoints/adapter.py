@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tv.architecture.resolve import skeleton
+from tv.checkpoints.location import place_of
 from tv.checkpoints.moved import MovedTensors
 from tv.checkpoints.noise import ROUNDING, Noise
 from tv.checkpoints.parameters import TensorInfo
@@ -121,7 +122,7 @@ class AdapterTensors(MovedTensors):
             "formed from its factors, and the others do not move"
         ]
         named = str(config.get("base_model_name_or_path") or "")
-        if named and Path(named).name != Path(base.source.partition("@")[0]).name:
+        if named and Path(named).name != Path(place_of(base.source).name).name:
             notes.append(f"{self._directory}: says that its base is {named}; T is applied to {base.source}")
         tied = {alias for alias, name in _tied(model).items() if name in self._parts}
         if tied:

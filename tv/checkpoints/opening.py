@@ -20,7 +20,7 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
-from tv.checkpoints.location import hub_id, kind_of, locate
+from tv.checkpoints.location import HubId, kind_of, locate, place_of
 from tv.checkpoints.moved import MovedTensors
 from tv.checkpoints.noise import PLAIN
 from tv.checkpoints.quantised.declaration import IN_CONFIG, declaration
@@ -64,8 +64,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if isinstance(source, TuningVector):
         return _open_vector("tuning vector", source, base)
     path = locate(source, revision)
-    if revision and not Path(source).expanduser().exists():
-        source = f"{hub_id(str(source))[0]}@{revision}"
+    place = place_of(source, revision)
+    source = str(place) if isinstance(place, HubId) else source
     kind = kind_of(path)
     if kind == "vector":
         return _open_vector(str(source), TuningVector.load(path), base)

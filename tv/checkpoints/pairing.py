@@ -14,16 +14,10 @@ from torch import Tensor
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.config_differences import config_differences
 from tv.checkpoints.noise import PLAIN, Noise
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.errors import CheckpointError
-
-#: Settings that may differ without changing the forward pass.
-_BESIDE_THE_POINT = {
-    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "vocab_size"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_position_embeddings"),
-    *("id2label", "label2id", "task_specific_params", "_model_name_or_path"),
-}
 
 
 @dataclass(frozen=True)
@@ -191,7 +185,7 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
             f"the vocabularies have {vocab_base} and {vocab_tuned} rows: the first {min(vocab_base, vocab_tuned)} are "
             f"compared, the other {abs(vocab_base - vocab_tuned)} are left out"
         )
-    notes += _config_differences(base, tuned)
+    notes += config_differences(base.config, tuned.config)
     notes += [note for checkpoint in (base, tuned) for note in checkpoint.notes]
     notes += [base.architecture.note] * bool(base.architecture.note)
     if base.dtype != tuned.dtype:
@@ -219,25 +213,6 @@ def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[
                 f"{tuned.source}: tensor {name!r} has shape {list(right)}, the base's {list(left)}; "
                 "compare checkpoints of one shape"
             )
-
-
-def _config_differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
-    """A note for each setting that makes the same weights compute something else."""
-    left, right = base.config.to_dict(), tuned.config.to_dict()
-    return [
-        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): more changed than weights"
-        for key in sorted(left.keys() | right.keys())
-        if key not in _BESIDE_THE_POINT and not _alike(left.get(key), right.get(key))
-    ]
-
-
-def _alike(left: Any, right: Any) -> bool:
-    """Equal, or equal numbers once they are float32, as GGUF keeps them."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_alike(left[key], right[key]) for key in left)
-    if isinstance(left, float) and isinstance(right, float):
-        return math.isclose(left, right, rel_tol=1e-6)
-    return bool(left == right)
 
 
 def _compare_tokenizers(
