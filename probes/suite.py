@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -96,6 +97,20 @@ def _control(name: str) -> str:
 def _none_of(known: Iterable[str]) -> PydanticCustomError:
     *names, last = map(repr, known)
     return PydanticCustomError("name", "should be {names}", {"names": f"{', '.join(names)} or {last}"})
+
+
+def _as_word(value: object) -> object:
+    """`{from: user}` as the word that stands for it in a manifest."""
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) != {"from"} or value["from"] not in ("user", "answer", "all"):
+        raise ValueError("should be all, last, target, generated, or {from: user}, {from: answer} or {from: all}")
+    return "all" if value["from"] == "all" else f"from {value['from']}"
+
+
+def _after_the_template(data: Mapping[str, Any]) -> Positions:
+    """The default: a chat template's words are not the prompt's, so places begin after them."""
+    return "from user" if any(chosen.chat is not None for chosen in data.get("prompts", ())) else "all"
 
 
 class Attribution(_Part):
@@ -198,7 +213,9 @@ class Suite(_Part):
         tuned: One or more tuned models, by name.
         prompts: The prompt sets.
         positions: The places at which activations are measured: "all", "last" (of the text), "target" or "generated"
-            (those that predict its tokens).
+            (those that predict its tokens), "from user" (from the user's first token on that not all prompts of its set
+            share) or "from answer" (from the place that predicts the answer's first token on); a file says
+            `{from: user}`. By default "from user" where a prompt set has `chat`, else "all".
         measure: What is measured: gates, contributions, changes, ledger, lens, behaviour, and measurements of other
             packages.
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
@@ -224,10 +241,10 @@ class Suite(_Part):
     base: str = Field(min_length=1)
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
-    positions: Positions = "all"
+    positions: Annotated[Positions, BeforeValidator(_as_word)] = Field(default_factory=_after_the_template)
     measure: tuple[str, ...] = Field(MEASUREMENTS, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
-    ledger_positions: Positions = "target"
+    ledger_positions: Annotated[Positions, BeforeValidator(_as_word)] = "target"
     generate: Generation | None = Field(None, validate_default=True)
     edit_distance: Literal["target", "all", "none"] = "target"
     noise_floor: bool = True  # with gates: the base against itself in another precision

@@ -79,7 +79,7 @@ MISTAKES = {
     "missing": (GOOD.replace("name: demo\n", ""), "line 1: name: missing; add this key"),
     "choice": (
         GOOD.replace("target\n", "first\n", 1),
-        "line 6: positions: should be 'all', 'last', 'target' or 'generated', not 'first'",
+        "line 6: positions: should be 'all', 'last', 'target', 'generated', 'from user' or 'from answer', not 'first'",
     ),
     "method": (
         GOOD.replace("graft", "guess"),

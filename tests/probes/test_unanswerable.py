@@ -43,11 +43,12 @@ def test_it_is_told_before_anything_is_opened(metric: str, lacking: str, suite: 
     write_prompts(suite / "prompts.jsonl", {"foils": WITHOUT_FOILS, "targets": WITHOUT_TARGETS, "": PROMPTS}[lacking])
     with pytest.raises(InputError) as told:
         probes.prepare(file, out=suite / "run")
-    said = CASES[metric, lacking]
-    if not said:
+    if CASES[metric, lacking] is None:
         assert "config.json" in str(told.value)  # what is missing next
         return
-    assert str(told.value).startswith(f"attribution by {metric}: {said}")
+    needed, other = CASES[metric, lacking]
+    said = f"attribution by {metric}: no prompt has {needed}; add them to the prompt set, choose the metric {other},"
+    assert str(told.value).startswith(said)
     assert "\n" not in str(told.value) and not (suite / "run").exists()
     with pytest.raises(InputError, match=r"config\.json"):  # nothing is attributed
         probes.prepare(file, out=suite / "run", stages=["weights", "capture"])
@@ -64,5 +65,5 @@ def test_another_metric_on_a_finished_run(tmp_path: Path) -> None:
     run = probes.load(shutil.copytree(KEPT, tmp_path / "run"))
     rows = run.df("prompts")
     run.add("prompts", rows.assign(foil=None, target=None))
-    with pytest.raises(RunError, match="attribution by target_nll: no prompt has a target; .* the metric kl"):
+    with pytest.raises(RunError, match=r"attribution by target_nll: no prompt has a target; .* the metric kl"):
         probes.attribute(run, method="graft", metric="target_nll")
