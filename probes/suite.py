@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -97,20 +96,6 @@ def _control(name: str) -> str:
 def _none_of(known: Iterable[str]) -> PydanticCustomError:
     *names, last = map(repr, known)
     return PydanticCustomError("name", "should be {names}", {"names": f"{', '.join(names)} or {last}"})
-
-
-def _as_word(value: object) -> object:
-    """`{from: user}` as the word that stands for it in a manifest."""
-    if not isinstance(value, Mapping):
-        return value
-    if set(value) != {"from"} or value["from"] not in ("user", "answer", "all"):
-        raise ValueError("should be all, last, target, generated, or {from: user}, {from: answer} or {from: all}")
-    return "all" if value["from"] == "all" else f"from {value['from']}"
-
-
-def _after_the_template(data: Mapping[str, Any]) -> Positions:
-    """The default: a chat template's words are not the prompt's, so places begin after them."""
-    return "from user" if any(chosen.chat is not None for chosen in data.get("prompts", ())) else "all"
 
 
 class Attribution(_Part):
@@ -241,10 +226,10 @@ class Suite(_Part):
     base: str = Field(min_length=1)
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
-    positions: Annotated[Positions, BeforeValidator(_as_word)] = Field(default_factory=_after_the_template)
+    positions: Positions = Field(None, validate_default=True)
     measure: tuple[str, ...] = Field(MEASUREMENTS, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
-    ledger_positions: Annotated[Positions, BeforeValidator(_as_word)] = "target"
+    ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
     edit_distance: Literal["target", "all", "none"] = "target"
     noise_floor: bool = True  # with gates: the base against itself in another precision
@@ -262,6 +247,18 @@ class Suite(_Part):
         if not name.strip() or not name.isprintable() or re.search(r"[/\\]", name):
             raise ValueError("must be a printable, non-blank name without slashes")
         return name
+
+    @field_validator("positions", "ledger_positions", mode="before")
+    @classmethod
+    def _as_word(cls, value: object, info: ValidationInfo) -> object:
+        """`{from: user}` as the word of a manifest. By default places begin after what a chat template puts first."""
+        if value is None and info.field_name == "positions":
+            return "from user" if any(chosen.chat for chosen in info.data.get("prompts", ())) else "all"
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) != {"from"} or value["from"] not in ("user", "answer", "all"):
+            raise ValueError("should be all, last, target, generated, or {from: user}, {from: answer} or {from: all}")
+        return "all" if value["from"] == "all" else f"from {value['from']}"
 
     @field_validator("measure")
     @classmethod

@@ -16,8 +16,8 @@ Render = Callable[[Prompt], str]
 #: The keys of a turn that hold its words.
 _WORDS = ("content", "reasoning_content", "thinking")
 _SYSTEM = ("system", "developer")
-#: Stands for the words of a turn; a private character, which no text has.
-_MARK = "\ue000words\ue000"
+#: Stands for the words of a turn: private characters, which no text has and no template changes.
+_MARK = "\ue000\ue001\ue000"
 
 
 def text_roles(

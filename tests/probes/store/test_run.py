@@ -313,7 +313,7 @@ def test_what_is_no_run_is_said_to_be_none(content: str | None, tmp_path: Path) 
 def test_a_run_of_another_schema_is_refused(version: int, advice: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": version, "tables": {}}))
     with pytest.raises(
-        RunError, match=f"schema version {version}, and this program reads 3 to {SCHEMA_VERSION}; {advice}"
+        RunError, match=f"version {version}, and this program reads {OLDEST_VERSION} to {SCHEMA_VERSION}; {advice}"
     ):
         load(tmp_path)
 
