@@ -22,7 +22,7 @@ CHAT = [row for row in PROMPTS if row["id"] in ("a1", "a2", "b1")]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    paths = build_pair(tmp_path_factory.mktemp("chat"), step=0.05)
+    paths = build_pair(tmp_path_factory.mktemp("chat"), seed=3, step=0.01)
     for path in paths:
         tokenizer = AutoTokenizer.from_pretrained(path)
         tokenizer.chat_template = TEMPLATE
@@ -110,9 +110,9 @@ def test_first_divergence_counts_the_answers_tokens(
         inside.append(bool((base != tuned)[: n - 1].any()))
         if parted:
             expected[row["id"]] = float(parted[0])
-    assert found == expected and expected and all(inside)
-    if generate is not None:
-        assert max(expected.values()) > 0
+    assert found == expected and all(inside)
+    if generate is not None:  # one late, one early, and one prompt after which both say the same
+        assert len(expected) == 2 and min(expected.values()) > 0
 
 
 def test_texts_and_conversations_in_one_suite(pair: tuple[Path, Path], tmp_path: Path) -> None:
