@@ -12,19 +12,16 @@ from tests.pairs import PROMPTS, write_prompts, write_suite
 KEPT = Path(__file__).parent / "store" / "data" / "run_v3"
 WITHOUT_FOILS = [{key: value for key, value in row.items() if key != "foil"} for row in PROMPTS]
 WITHOUT_TARGETS = [{key: value for key, value in row.items() if key != "target"} for row in WITHOUT_FOILS]
-#: The first line of what is said, by metric and prompts; "" where the prompts will do.
+#: What no prompt has, and the metric named instead, by metric and what prompts lack; None where they will do.
 CASES = {
-    (
-        "logit_diff",
-        "foils",
-    ): "no prompt has a target and a foil; add them to the prompt set, choose the metric target_nll",
-    ("logit_diff", "targets"): "no prompt has a target and a foil; add them to the prompt set, choose the metric kl",
-    ("target_nll", "targets"): "no prompt has a target; add them to the prompt set, choose the metric kl",
-    ("exact_match", "targets"): "no prompt has a target; add them to the prompt set, choose the metric kl",
-    ("target_nll", "foils"): "",
-    ("kl", "targets"): "",
-    ("first_divergence", "targets"): "",
-    ("logit_diff", ""): "",
+    ("logit_diff", "foils"): ("a target and a foil", "target_nll"),
+    ("logit_diff", "targets"): ("a target and a foil", "kl"),
+    ("target_nll", "targets"): ("a target", "kl"),
+    ("exact_match", "targets"): ("a target", "kl"),
+    ("target_nll", "foils"): None,
+    ("kl", "targets"): None,
+    ("first_divergence", "targets"): None,
+    ("logit_diff", ""): None,
 }
 
 
@@ -43,10 +40,11 @@ def test_it_is_told_before_anything_is_opened(metric: str, lacking: str, suite: 
     write_prompts(suite / "prompts.jsonl", {"foils": WITHOUT_FOILS, "targets": WITHOUT_TARGETS, "": PROMPTS}[lacking])
     with pytest.raises(InputError) as told:
         probes.prepare(file, out=suite / "run")
-    if CASES[metric, lacking] is None:
+    expected = CASES[metric, lacking]
+    if expected is None:
         assert "config.json" in str(told.value)  # what is missing next
         return
-    needed, other = CASES[metric, lacking]
+    needed, other = expected
     said = f"attribution by {metric}: no prompt has {needed}; add them to the prompt set, choose the metric {other},"
     assert str(told.value).startswith(said)
     assert "\n" not in str(told.value) and not (suite / "run").exists()
