@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from probes.attribution.attributor import Attributor, attribution_tables, require_precision
 from probes.attribution.dla import dla_completeness
-from probes.attribution.metric import answerable, require_metric
+from probes.attribution.metric import require_answers, require_metric
 from probes.attribution.scores import component_scores
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
@@ -156,10 +156,12 @@ def prepare(
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)
-    if chosen.attribute is not None:
-        require_metric(chosen.attribute.metric)
     prompts = read_prompts(chosen.prompts)
     _require_domains(prompts)
+    if chosen.attribute is not None and "attribute" in wanted:
+        require_metric(chosen.attribute.metric)
+        require_answers(prompts, chosen.attribute.metric)
+        require_precision(chosen.attribute, compute.dtype)
     pairs = open_pairs(chosen, live)
     place, identity = out or Path("reports") / chosen.name, _identity(prompts, pairs, models)
     there = None if force else finished(place, identity)
@@ -217,9 +219,6 @@ class Job:
     def encoded(self) -> list[Encoded]:
         """The texts that both models read: prompts, with their continuations where the suite generates."""
         encoded = encode(self.prompts, self.models.tokenizer, self.pairs[0].base.architecture.context)
-        if self.suite.attribute is not None:
-            answerable(encoded, self.suite.attribute.metric)
-            require_precision(self.suite.attribute, self.compute.dtype)
         if self.suite.generate is None:
             return encoded
         return with_continuations(self.models.pair(self.pairs[0].name), encoded, self.suite.generate)
@@ -338,6 +337,8 @@ def attribute(
     section = dict(run.manifest["suite"].get("attribute") or {})
     section |= {name: value for name, value in told.items() if value is not None}
     suite = load_suite({**run.manifest["suite"], "attribute": section})
+    if suite.attribute is not None:
+        require_answers(prompts_of(run), suite.attribute.metric)
     models = Pairs(suite, compute.silent())
     by_pair = [_effects(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # its tables are no longer those of its identity

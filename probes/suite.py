@@ -198,7 +198,9 @@ class Suite(_Part):
         tuned: One or more tuned models, by name.
         prompts: The prompt sets.
         positions: The places at which activations are measured: "all", "last" (of the text), "target" or "generated"
-            (those that predict its tokens).
+            (those that predict its tokens), "from user" (from the user's first token on that not all prompts of its set
+            share) or "from answer" (from the place that predicts the answer's first token on); a file says
+            `{from: user}`. By default "from user" where a prompt set has `chat`, else "all".
         measure: What is measured: gates, contributions, changes, ledger, lens, behaviour, and measurements of other
             packages.
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
@@ -224,7 +226,7 @@ class Suite(_Part):
     base: str = Field(min_length=1)
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
-    positions: Positions = "all"
+    positions: Positions = Field(None, validate_default=True)
     measure: tuple[str, ...] = Field(MEASUREMENTS, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
@@ -245,6 +247,18 @@ class Suite(_Part):
         if not name.strip() or not name.isprintable() or re.search(r"[/\\]", name):
             raise ValueError("must be a printable, non-blank name without slashes")
         return name
+
+    @field_validator("positions", "ledger_positions", mode="before")
+    @classmethod
+    def _as_word(cls, value: object, info: ValidationInfo) -> object:
+        """`{from: user}` as the word of a manifest. By default places begin after what a chat template puts first."""
+        if value is None and info.field_name == "positions":
+            return "from user" if any(chosen.chat for chosen in info.data.get("prompts", ())) else "all"
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) != {"from"} or value["from"] not in ("user", "answer", "all"):
+            raise ValueError("should be all, last, target, generated, or {from: user}, {from: answer} or {from: all}")
+        return "all" if value["from"] == "all" else f"from {value['from']}"
 
     @field_validator("measure")
     @classmethod

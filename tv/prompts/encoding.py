@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tv.errors import PromptError, first_line
 from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
+from tv.prompts.roles import Role, own_words, text_roles
 
 __all__ = [
     "Batch",
@@ -29,7 +30,7 @@ __all__ = [
     "read_prompts",
 ]
 
-Positions = Literal["all", "last", "target", "generated"]
+Positions = Literal["all", "last", "target", "generated", "from user", "from answer"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Encoded:
     target_id: int  # the first token in which target and foil differ, or the target's first; −1 without a target
     foil_id: int  # −1 without a foil
     continued: bool = False  # a continuation replaces the target
+    text_roles: tuple[Role, ...] = ()  # of the text's tokens
+    user_pos: int = 0  # the user's first token after those that all texts of its set share; n_text − 1 without one
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Whose words every token is."""
+        before = self.text_roles[: self.n_text]
+        answer: Role = "answer"
+        return (*before, *[answer] * (len(self.ids) - len(before)))
 
     @property
     def scored(self) -> range:
@@ -94,10 +104,11 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
     with_target = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
     foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
     with_foil = iter(_tokens(foils, tokenizer))
-    return [
+    encoded = [
         _encoded(prompt, start.text, *tokens, next(with_foil)[0] if prompt.foil is not None else None, context)
         for prompt, start, tokens in zip(prompts, starts, with_target, strict=True)
     ]
+    return _with_roles(encoded, starts, [ends for _, ends in with_target], tokenizer)
 
 
 def encode_continuations(
@@ -136,11 +147,13 @@ def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Ba
 def positions(encoded: Encoded, which: Positions) -> range:
     """The positions to measure: all, the text's last, or those that predict the target or the generated tokens.
 
-    Without a target, or without generated tokens, the text's last position is used.
+    Without a target, or without generated tokens, the text's last position is used. `from user`: all from the user's
+    own words on, see `Encoded.user_pos`; `from answer`: all from the one that predicts the answer's first token on.
     """
     last = range(encoded.n_text - 1, encoded.n_text)
-    if which == "all":
-        return range(len(encoded.ids))
+    first = {"all": 0, "from user": min(encoded.user_pos, last.start), "from answer": last.start}
+    if which in first:
+        return range(first[which], len(encoded.ids))
     return {"last": last, "target": encoded.scored, "generated": encoded.generated}[which] or last
 
 
@@ -239,6 +252,28 @@ def _encoded(
             )
         answer_pos, target_id, foil_id = split - 1, ids[split], foil[split]
     return Encoded(prompt, tuple(ids), n_text, answer_pos, target_id, foil_id)
+
+
+def _with_roles(
+    encoded: Sequence[Encoded],
+    starts: Sequence[_Text],
+    ends: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Encoded]:
+    def render(prompt: Prompt) -> str:
+        return _start(prompt, tokenizer).text
+
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    texts = [item.ids[: item.n_text] for item in encoded]
+    roles = [
+        text_roles(item.prompt, start.text, text, of[: len(text)], special, render)
+        for item, start, text, of in zip(encoded, starts, texts, ends, strict=True)
+    ]
+    begin = own_words([item.prompt.set for item in encoded], texts, roles)
+    return [
+        replace(item, text_roles=of, user_pos=min(pos, item.answer_pos))
+        for item, of, pos in zip(encoded, roles, begin, strict=True)
+    ]
 
 
 def _batch(encoded: tuple[Encoded, ...], pad_id: int) -> Batch:
