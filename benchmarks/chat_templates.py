@@ -5,8 +5,10 @@ with `pip install --no-deps --target DIRECTORY trl axolotl`). Prints a row a tem
 
 - `=`: tokens and text are those of `tokenizer.apply_chat_template`; `= 2`: and two notes say what it passes over
 - `refused`: the template raises, and so does ours, in one line
-- `reply`: … and so is the reply, as far as the template's own words for the whole conversation
+- `reply`: and the reply is as in the template's own tokens for the whole conversation
+- `text`: and the reply is its text alone, because the template writes no more of it
 - `line`: a line says why a reply cannot be told apart
+- `parts`: a line says that the template would print parts as a list
 - `DIFFERS`: anything else
 """
 
@@ -70,7 +72,10 @@ def main() -> None:
         row = [cell(tokenizer, name) for name in CONVERSATIONS]
         cells += row
         print(f"| {path.stem} ({path.parts[-3]}) | {' | '.join(row)} |", flush=True)
-    counts = {word: sum(one.startswith(word) for one in cells) for word in ("=", "reply", "line", "refused", "DIFFERS")}
+    counts = {
+        word: sum(one.startswith(word) for one in cells)
+        for word in ("=", "reply", "text", "line", "parts", "refused", "DIFFERS")
+    }
     print(f"\n{len(found)} templates, {len(cells)} cells: {counts}")
     sys.exit(bool(counts["DIFFERS"]))
 
@@ -114,6 +119,8 @@ def cell(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
     counted = f" {len(notes)}" if notes else ""
     if len(before) == len(row["messages"]):
         return f"={counted}"
+    if item.prompt.target == row["messages"][-1]["content"]:
+        return f"text{counted}"
     whole = _applied(tokenizer, row["messages"], row, add_generation_prompt=False)
     return ("reply" if whole[: len(item.ids)] == list(item.ids) else "DIFFERS") + counted
 

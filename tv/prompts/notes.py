@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,21 +12,28 @@ from functools import partial
 from transformers import PreTrainedTokenizerBase
 
 from tv.prompts.conversation import Conversation, Message, besides, text_of
-from tv.prompts.encoding import Encoded
+from tv.prompts.encoding import Encoded, encode
+from tv.prompts.files import Prompt, Prompts
 from tv.prompts.template import before_reply, dates, place, write
 
 
-def prompt_notes(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Notes of encoded prompts, each with how many of them it is true of and with the first.
+def prompt_notes(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Notes of how prompts are read, from their columns to their tokens.
 
     Args:
-        encoded: The prompts as the models read them.
-        tokenizer: The tokenizer that encoded them.
+        prompts: As `read_prompts` or `gather` gives them, or any others.
+        tokenizer: The models' tokenizer.
 
     Returns:
-        A line each: a doubled BOS; text and answer that run together; and of conversations what the template writes
-        nothing of, turns that were written by hand, tokens across the start of the reply, and today's date.
+        A line each: columns that were understood by their names; then, each with how many prompts it is true of and
+        with the first, a doubled BOS, and text and answer that run together; and of conversations what changes nothing
+        in what the template writes, turns that were written by hand, a template that begins a reply otherwise than the
+        target does, tokens across the start of the reply, and today's date.
+
+    Raises:
+        PromptError: A prompt that cannot be encoded.
     """
+    encoded = encode(prompts, tokenizer, sys.maxsize)
     opening = _opening(tokenizer)
     marks = _marks(tokenizer) if any(item.prompt.chat is not None for item in encoded) else []
     found: dict[str, list[Encoded]] = {}
@@ -33,7 +41,11 @@ def prompt_notes(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase)
         said = [*_doubled(item, opening, tokenizer), *_run_together(item), *_of_template(item, tokenizer, marks)]
         for note in dict.fromkeys(said):
             found.setdefault(note, []).append(item)
-    return [f"{note} ({len(of)} of {len(encoded)} prompts, first {place(of[0].prompt)})" for note, of in found.items()]
+    read = prompts.notes if isinstance(prompts, Prompts) else ()
+    return [
+        *read,
+        *(f"{note} ({len(of)} of {len(encoded)}, first {place(of[0].prompt)})" for note, of in found.items()),
+    ]
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -94,12 +106,23 @@ def _of_template(item: Encoded, tokenizer: PreTrainedTokenizerBase, marks: Seque
             yield f"the words of a turn hold {mark!r}, which the chat template writes by itself around every turn"
     if "None" in whole and "None" not in (_writes(_changed(conversation, _filled), tokenizer) or "None"):
         yield "the chat template writes a content of null as 'None'; give an empty string"
-    before = tokenizer(before_reply(item.prompt, tokenizer), add_special_tokens=False, verbose=False)["input_ids"]
-    if item.ids[: len(before)] != tuple(before):
+    before = before_reply(item.prompt, tokenizer)
+    ids = tuple(tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"])
+    if item.ids[: len(ids)] != ids:
         yield "a token reaches across the end of the chat template into the answer"
+    if conversation.reply is None and item.prompt.target is not None:
+        reply = {"role": "assistant", "content": item.prompt.target}
+        written = _writes(replace(conversation, reply=reply), tokenizer)
+        if written is not None and not written.startswith(
+            (before + item.prompt.target, before + item.prompt.target.lstrip())
+        ):
+            yield (
+                f"the target follows the generation prompt (…{before[-16:]!r}), and the chat template itself writes a "
+                "reply otherwise; an option such as enable_thinking: false may bring the two together"
+            )
     for date in dates(conversation, tokenizer):
         variable = re.search(r"\b(\w*date\w*) is (?:not )?defined", str(tokenizer.chat_template))
-        keeps = f"; chat: {{options: {{{variable[1]}: {date}}}}} keeps it" if variable else ""
+        keeps = f'; chat: {{options: {{{variable[1]}: "{date}"}}}} keeps it' if variable else ""
         yield f"the chat template writes today's date, {date}: a run of another day reads other tokens{keeps}"
 
 
@@ -107,18 +130,18 @@ def _less(conversation: Conversation) -> Iterator[tuple[str, Conversation]]:
     """Each thing that a template may pass over, and the conversation without it."""
     for name in conversation.options:
         kept = {key: value for key, value in conversation.options.items() if key != name}
-        yield name, replace(conversation, options=kept)
+        yield f"the option {name}", replace(conversation, options=kept)
     if conversation.tools:
-        yield "tools", replace(conversation, tools=None)
+        yield "the list of tools", replace(conversation, tools=None)
     if conversation.documents:
-        yield "documents", replace(conversation, documents=None)
+        yield "the list of documents", replace(conversation, documents=None)
     messages = [*conversation.messages, *([conversation.reply] if conversation.reply else [])]
     for role in dict.fromkeys(message["role"] for message in conversation.messages):
         others = [message for message in conversation.messages if message["role"] != role]
         if others and role not in ("user", "assistant"):
             yield f"a turn of the role {role!r}", replace(conversation, messages=others)
     for key in dict.fromkeys(key for message in messages for key in besides(message)):
-        yield key, _changed(conversation, partial(_dropped, key))
+        yield f"{key} of a message", _changed(conversation, partial(_dropped, key))
 
 
 def _changed(conversation: Conversation, change: Callable[[Message], Message]) -> Conversation:

@@ -101,7 +101,7 @@ def _written(prompt: Prompt, conversation: Conversation, tokenizer: PreTrainedTo
     try:
         text = write(asked, tokenizer)
     except Exception as error:  # a template is a program and may raise anything
-        said = first_line(error) + _no_system(asked, tokenizer)
+        said = first_line(error) + _remedy(asked, tokenizer)
         raise PromptError(f"{place(prompt)}: the chat template refuses it: {said}") from None
     for parts in (message.get("content") for message in asked.messages):
         if isinstance(parts, list) and (str(parts) in text or json.dumps(parts, ensure_ascii=False) in text):
@@ -109,16 +109,26 @@ def _written(prompt: Prompt, conversation: Conversation, tokenizer: PreTrainedTo
     return text
 
 
-def _no_system(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What to do, where the template takes the conversation without its system turn."""
-    others = [message for message in conversation.messages if message["role"] != "system"]
-    if not others or len(others) == len(conversation.messages):
-        return ""
+def _remedy(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to do, where the template takes the conversation in another form."""
+    messages = conversation.messages
+    others = [message for message in messages if message["role"] != "system"]
+    joined = [message | {"content": text_of(message)} for message in messages]
+    if others and others != messages and _takes(others, conversation, tokenizer):
+        return (
+            "; it takes no system turn: put the system's words before those of the first user turn, or leave them out"
+        )
+    if joined != messages and _takes(joined, conversation, tokenizer):
+        return "; give each content as one string"
+    return ""
+
+
+def _takes(messages: Sequence[Message], conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> bool:
     try:
-        _apply(conversation, others, tokenizer, True)
+        _apply(conversation, messages, tokenizer, True)
     except Exception:
-        return ""
-    return "; it takes no system turn: put the system's words before those of the first user turn, or leave them out"
+        return False
+    return True
 
 
 def _reply(prompt: Prompt, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -136,6 +146,12 @@ def _reply(prompt: Prompt, conversation: Conversation, tokenizer: PreTrainedToke
     if not whole.startswith(before):
         raise PromptError(
             f"{place(prompt)}: the chat template writes the reply otherwise than its generation prompt begins one "
-            f"(…{before[-24:]!r}); give the reply as a target in a column of its own"
+            f"(…{before[-24:]!r}); leave it out of the messages and give a target"
         )
-    return whole.removeprefix(before).removesuffix(marked.rpartition(_MARK)[2])
+    target = whole.removeprefix(before).removesuffix(marked.rpartition(_MARK)[2])
+    if not target.strip():
+        raise PromptError(
+            f"{place(prompt)}: the chat template writes nothing of the reply, which holds {' and '.join(reply)}; leave "
+            "it out of the messages and give a target"
+        )
+    return target
