@@ -35,7 +35,7 @@ SEEDS = [
     b"\3\0" + _parquet(),
     b'\4\0id\ttext\ta\t "x\ty" \n',
     b'\0\3{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", '
-    b'"content": null, "tool_calls": [{"function": {"name": "f"}}]}], "tools": [{"type": "function"}], "chat_template_kwargs": "{}"}\n',
+    b'"content": null, "tool_calls": [{"a": "f"}]}], "tools": [{"a": 1}], "chat_template_kwargs": "{}"}\n',
     b'\0\3{"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}\n',
     b'\1\0[{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "input": "", "output": "e"}]',
 ]

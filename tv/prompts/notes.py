@@ -96,7 +96,9 @@ def _of_template(item: Encoded, tokenizer: PreTrainedTokenizerBase, marks: Seque
     if item.prompt.chat is None:
         return
     conversation = replace(Conversation.of(item.prompt.chat), rendered=None)
-    whole, today = write(conversation, tokenizer), dates(conversation, tokenizer)
+    whole, today = _writes(conversation, tokenizer), dates(conversation, tokenizer)
+    if whole is None:  # kept from another template
+        return
     for name, without in _less(conversation):
         if _writes(without, tokenizer) == whole and dates(without, tokenizer) == today:
             yield f"{name} changes nothing in what the chat template writes"
