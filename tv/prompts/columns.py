@@ -10,6 +10,8 @@ from tv.prompts.sets import KEYS, PromptSet
 #: Names under which the text and the target are published, beside ours in other case.
 _TEXTS = ("text", "prompt", "question", "instruction", "query", "problem")
 _TARGETS = ("target", "answer", "completion", "output", "response", "solution", "chosen")
+#: Columns that belong to the prompt too. How they are put together with the text is for the user to say.
+_BESIDES = ("context", "passage", "system", "system_prompt", "history", "choices", "options")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def columns_of(chosen: PromptSet, names: Collection[str]) -> Columns:
     if "conversations" in names and chosen.chat is not None:
         return Columns(given | {"messages": "conversations"}, notes=(f"{chosen.place}: conversations are messages",))
     texts = _named(_TEXTS, names) or _named(("input",), names)
-    if len(texts) != 1 or len(targets) > 1:
+    if len(texts) != 1 or len(targets) > 1 or _named(_BESIDES, names):
         return Columns(given)
     found = {"text": texts[0]} | ({"target": targets[0]} if targets else {})
     if targets == ["chosen"] and "rejected" in names:
@@ -60,7 +62,9 @@ def line_to_write(chosen: PromptSet, names: Collection[str]) -> str:
         return f"with chat: true its {conversation} are used"
     texts, targets = _named(_TEXTS, names), _named(_TARGETS, names)
     guess = {"text": texts[0] if texts else "…"} | ({"target": targets[0]} if targets else {})
-    return f"say which with columns: {_mapping(guess)}"
+    besides = _named(_BESIDES, names)
+    left = f", which leaves out {' and '.join(besides)}, or write a column text" if texts and besides else ""
+    return f"say which with columns: {_mapping(guess)}{left}"
 
 
 def _left(chosen: PromptSet, name: str) -> str:

@@ -59,6 +59,11 @@ def test_an_input_follows_the_instruction_where_there_is_one(tmp_path: Path) -> 
 ANSWERED: dict[str, tuple[dict[str, Any], str]] = {
     "two texts": ({"prompt": "P", "question": "Q", "answer": "A"}, "columns: {text: prompt, target: answer}"),
     "two targets": ({"question": "Q", "answer": "A", "solution": "S"}, "columns: {text: question, target: answer}"),
+    "a context": (
+        {"instruction": "Q", "context": "C", "response": "A"},
+        "columns: {text: instruction, target: response}, which leaves out context, or write a column text",
+    ),
+    "choices": ({"question": "Q", "choices": ["A", "B"], "answer": 1}, "which leaves out choices, or write a column"),
     "unknown": ({"said": "Q", "then": "A"}, "say which with columns: {text: …}"),
     "messages": ({"messages": [{"role": "user", "content": "Q"}]}, "with chat: true its messages are used"),
     "conversations": ({"conversations": [{"from": "human", "value": "Q"}]}, "with chat: true its conversations are"),
