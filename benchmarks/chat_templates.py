@@ -5,7 +5,7 @@ with `pip install --no-deps --target DIRECTORY trl axolotl`). Prints a row a tem
 
 - `=`: tokens and text are those of `tokenizer.apply_chat_template`; `= 2`: and two notes say what it passes over
 - `refused`: the template raises, and so does ours, in one line
-- `reply`: and the reply is as in the template's own tokens for the whole conversation
+- `reply`: and the reply is as the template writes it in the whole conversation
 - `text`: and the reply is its text alone, because the template writes no more of it
 - `line`: a line says why a reply cannot be told apart
 - `parts`: a line says that the template would print parts as a list
@@ -122,7 +122,8 @@ def cell(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
     if item.prompt.target == row["messages"][-1]["content"]:
         return f"text{counted}"
     whole = _applied(tokenizer, row["messages"], row, add_generation_prompt=False)
-    return ("reply" if whole[: len(item.ids)] == list(item.ids) else "DIFFERS") + counted
+    follows = tokenizer.decode(whole).startswith(tokenizer.decode(item.ids))
+    return ("reply" if follows else "DIFFERS") + counted
 
 
 def _applied(

@@ -83,9 +83,9 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
 
     Special tokens that the tokenizer puts in front are kept; those that it puts at the end are left out, because what
     follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
-    where the assistant's reply starts, and gets no special tokens but the template's; a reply that only the template
-    can write becomes the target. `context` is the longest input the models take, in tokens. Raises PromptError naming
-    the prompt.
+    where the assistant's reply starts, and gets no special tokens but the template's, which are the same whatever
+    follows them; a reply that only the template can write becomes the target. `context` is the longest input the models
+    take, in tokens. Raises PromptError naming the prompt.
     """
     if not tokenizer.is_fast:
         raise PromptError(
@@ -149,12 +149,13 @@ def positions(encoded: Encoded, which: Positions) -> range:
 @dataclass(frozen=True)
 class _Text:
     text: str
-    special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+    template: int | None  # how many characters a chat template wrote, special tokens among them; None without one
 
 
 def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
     """The prompt as the models read it, up to where the answer starts."""
-    return _Text(before_reply(prompt, tokenizer), special=prompt.chat is None)
+    text = before_reply(prompt, tokenizer)
+    return _Text(text, None if prompt.chat is None else len(text))
 
 
 def _after(start: _Text, answer: str) -> _Text:
@@ -165,15 +166,32 @@ Tokens = tuple[list[int], list[int]]  # ids; where each ends in the string
 
 
 def _tokens(texts: Sequence[_Text], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    tokens: dict[int, Tokens] = {}
-    for special in (True, False):
-        at = [i for i, text in enumerate(texts) if text.special is special]
-        if at:
-            tokens |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
-    return [tokens[i] for i in range(len(texts))]
+    plain = iter(_encode_all([text.text for text in texts if text.template is None], tokenizer, True))
+    chats = [text for text in texts if text.template is not None]
+    whole = _encode_all([chat.text for chat in chats], tokenizer, False)
+    before = _encode_all([chat.text[: chat.template] for chat in chats], tokenizer, False)
+    kept = iter([_template_kept(*each, tokenizer) for each in zip(chats, whole, before, strict=True)])
+    return [next(plain if text.template is None else kept) for text in texts]
+
+
+def _template_kept(chat: _Text, whole: Tokens, before: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The template's own tokens, and those of the answer: its first letters change no token of the template.
+
+    They are encoded apart only where together they would, and where that gives the same text.
+    """
+    n = len(before[0])
+    if whole[0][:n] == before[0]:
+        return whole[0], [*before[1], *whole[1][n:]]
+    answer, ends = _encode_all([chat.text[chat.template :]], tokenizer, False)[0]
+    apart = [*before[0], *answer]
+    if tokenizer.decode(apart) != tokenizer.decode(whole[0]):
+        return whole
+    return apart, [*before[1], *((chat.template or 0) + end for end in ends)]
 
 
 def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Tokens]:
+    if not texts:
+        return []
     out = tokenizer(
         texts,
         add_special_tokens=special,

@@ -4,6 +4,7 @@ import datetime
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.pairs import build_tokenizer
@@ -130,12 +131,14 @@ def test_a_reply_that_the_template_begins_otherwise() -> None:
 
 
 def test_a_token_across_the_end_of_the_template() -> None:
-    tokenizer = _tokenizer("dated")
-    notes = prompt_notes([_chat([USER], "Five.", options={"date_string": "1"})], tokenizer)
-    assert not any("reaches across" in note for note in notes)
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %} blo"
-    notes = prompt_notes([_chat([USER], "od")], tokenizer)
-    assert any(note.startswith("a token reaches across the end of the chat template") for note in notes)
+    """Only where the answer cannot be encoded apart: here a word alone would get a space before it."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "▁blo": 1, "▁blood": 2, "▁od": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    whole, apart = PreTrainedTokenizerFast(tokenizer_object=words), _tokenizer()
+    for tokenizer, told in ((whole, [True]), (apart, [])):
+        tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %} blo"
+        notes = prompt_notes([_chat([USER], "od")], tokenizer)
+        assert [True for note in notes if note.startswith("a token reaches across the end of the chat templ")] == told
 
 
 @pytest.mark.parametrize(("template", "form"), [("dated", "%d %b %Y"), ("today", "%Y-%m-%d")])

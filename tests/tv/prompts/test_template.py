@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from tests.pairs import build_tokenizer, write_prompts
 from tests.tv.prompts.templates import CALLING, CONVERSATIONS, RESULT, SYSTEM, TEMPLATES, THOUGHT, TOOL, USER
 from tv.errors import PromptError
-from tv.prompts.encoding import Encoded, encode
+from tv.prompts.conversation import Conversation
+from tv.prompts.encoding import Encoded, encode, encode_continuations
 from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
 
 
@@ -118,6 +120,24 @@ def test_a_template_that_takes_no_system_turn_says_what_to_do(tmp_path: Path) ->
     assert str(caught.value).endswith("there is no system here")
     with pytest.raises(PromptError, match="give each content as one string"):
         _encoded("folded", tmp_path, CONVERSATIONS["parts"])
+
+
+@pytest.mark.parametrize(
+    ("ending", "target"), [(" blo", "od"), ("\n\n", "Five."), ("<turn>\n", " four"), ("ing ", "\n")]
+)
+def test_a_templates_tokens_are_the_same_whatever_follows(ending: str, target: str) -> None:
+    """Together each of these would be other tokens, and of the third one token would be the target's."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<turn>", rstrip=True, special=True)]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}" + ending
+    expected = tokenizer.apply_chat_template([USER], add_generation_prompt=True)["input_ids"]
+    chat = str(Conversation([USER]))
+    prompt = Prompt("p", "s", "d", "x", target, continuation=target + "?", chat=chat)
+    item = encode([prompt], tokenizer, 64)[0]
+    continued = encode_continuations([item], tokenizer, 64)[0]
+    assert list(item.ids[: item.n_text]) == expected == list(continued.ids[: continued.n_text])
+    text = tokenizer.decode(item.ids[item.n_text :])
+    assert text == target or (ending, text) == ("<turn>\n", target.strip())
 
 
 @pytest.mark.parametrize("template", ["dated", "today"])
