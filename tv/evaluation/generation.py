@@ -17,6 +17,8 @@ from tv.evaluation.judge import Judge
 from tv.prompts.behaviour import PromptSource, batched, behaviour, gather
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt
+from tv.prompts.notes import prompt_notes
+from tv.prompts.template import settled
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def quality(
 
     Returns:
         A row per model, prompt and metric: `variant task item_id metric value response target`. `task` is the prompt's
-        set, `item_id` its id.
+        set, `item_id` its id. `.attrs["notes"]` says how the prompts were read.
 
     Raises:
         InputError: Bad prompts, a bad pattern, a model that cannot be loaded, or a judge that fails.
@@ -82,14 +84,17 @@ def quality(
     form = _compiled(pattern)
     rouge = _rouge() if any(prompt.target is not None for prompt in asked) else None
     frames = []
+    notes: list[str] = []
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = load_tokenizer(
             tokenizer or (base if base is not None and not isinstance(source, PreTrainedModel) else source)
         )
+        told = [settled(prompt, words) for prompt in asked]
+        notes += prompt_notes(asked, words) + prompt_notes(read, words)
         rows = [
             _row(prompt, metric, value, response)
-            for prompt, response in zip(asked, write(model, words, asked, new_tokens, batch_size), strict=True)
+            for prompt, response in zip(told, write(model, words, told, new_tokens, batch_size), strict=True)
             for metric, value in _measures(prompt, response, form, rouge, judge).items()
         ]
         if read:
@@ -97,7 +102,9 @@ def quality(
             rows += [_row(prompt, "nll", value, None) for prompt, value in zip(read, losses, strict=True)]
         frames.append(pd.DataFrame(rows).assign(variant=name))
         compute.tell("quality", i + 1, len(sources), name)
-    return pd.concat(frames, ignore_index=True)[_COLUMNS]
+    items = pd.concat(frames, ignore_index=True)[_COLUMNS]
+    items.attrs["notes"] = list(dict.fromkeys(notes))
+    return items
 
 
 def write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,9 +11,10 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tv.errors import PromptError, first_line
+from tv.errors import PromptError
 from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
 from tv.prompts.roles import Role, own_words, text_roles
+from tv.prompts.template import before_reply, place as _place, settled
 
 __all__ = [
     "Batch",
@@ -93,13 +93,15 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
 
     Special tokens that the tokenizer puts in front are kept; those that it puts at the end are left out, because what
     follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
-    where the assistant's reply starts, and gets no special tokens but the template's. `context` is the longest input
-    the models take, in tokens. Raises PromptError naming the prompt.
+    where the assistant's reply starts, and gets no special tokens but the template's, which are the same whatever
+    follows them; a reply that only the template can write becomes the target. `context` is the longest input the models
+    take, in tokens. Raises PromptError naming the prompt.
     """
     if not tokenizer.is_fast:
         raise PromptError(
             f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
         )
+    prompts = [settled(prompt, tokenizer) for prompt in prompts]
     starts = [_start(prompt, tokenizer) for prompt in prompts]
     with_target = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
     foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
@@ -160,24 +162,13 @@ def positions(encoded: Encoded, which: Positions) -> range:
 @dataclass(frozen=True)
 class _Text:
     text: str
-    special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+    template: int | None  # how many characters a chat template wrote, special tokens among them; None without one
 
 
 def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
     """The prompt as the models read it, up to where the answer starts."""
-    if prompt.chat is None:
-        return _Text(prompt.text, special=True)
-    if not tokenizer.chat_template:
-        raise PromptError(
-            f"{_place(prompt)}: the tokenizer has no chat template; leave out chat, or write the turns into the text"
-        )
-    conversation = json.loads(prompt.chat)
-    options = conversation["options"] | {"tokenize": False, "add_generation_prompt": True}
-    try:
-        text = tokenizer.apply_chat_template(conversation["messages"], **options)
-    except Exception as error:  # a template is a program and may raise anything
-        raise PromptError(f"{_place(prompt)}: the chat template refuses it: {first_line(error)}") from None
-    return _Text(str(text), special=False)
+    text = before_reply(prompt, tokenizer)
+    return _Text(text, None if prompt.chat is None else len(text))
 
 
 def _after(start: _Text, answer: str) -> _Text:
@@ -188,15 +179,32 @@ Tokens = tuple[list[int], list[int]]  # ids; where each ends in the string
 
 
 def _tokens(texts: Sequence[_Text], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    tokens: dict[int, Tokens] = {}
-    for special in (True, False):
-        at = [i for i, text in enumerate(texts) if text.special is special]
-        if at:
-            tokens |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
-    return [tokens[i] for i in range(len(texts))]
+    plain = iter(_encode_all([text.text for text in texts if text.template is None], tokenizer, True))
+    chats = [text for text in texts if text.template is not None]
+    whole = _encode_all([chat.text for chat in chats], tokenizer, False)
+    before = _encode_all([chat.text[: chat.template] for chat in chats], tokenizer, False)
+    kept = iter([_template_kept(*each, tokenizer) for each in zip(chats, whole, before, strict=True)])
+    return [next(plain if text.template is None else kept) for text in texts]
+
+
+def _template_kept(chat: _Text, whole: Tokens, before: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The template's own tokens, and those of the answer: its first letters change no token of the template.
+
+    They are encoded apart only where together they would, and where that gives the same text.
+    """
+    n = len(before[0])
+    if whole[0][:n] == before[0]:
+        return whole[0], [*before[1], *whole[1][n:]]
+    answer, ends = _encode_all([chat.text[chat.template :]], tokenizer, False)[0]
+    apart = [*before[0], *answer]
+    if tokenizer.decode(apart) != tokenizer.decode(whole[0]):
+        return whole
+    return apart, [*before[1], *((chat.template or 0) + end for end in ends)]
 
 
 def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Tokens]:
+    if not texts:
+        return []
     out = tokenizer(
         texts,
         add_special_tokens=special,
@@ -216,10 +224,6 @@ def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: b
 def _first_after(text: str, ends: Sequence[int]) -> int:
     """The index of the first token that reaches beyond `text`."""
     return next((i for i, end in enumerate(ends) if end > len(text)), len(ends))
-
-
-def _place(prompt: Prompt) -> str:
-    return f"prompt {prompt.id!r} of {prompt.set}"
 
 
 def _require_fit(prompt: Prompt, ids: Sequence[int], context: int) -> None:
