@@ -61,6 +61,14 @@ def load_tasks(
     return list(loaded.values())
 
 
+def written_by(task: Task) -> str:
+    """What a task in which a model writes states about how: its generation settings. Empty for any other task."""
+    if task.harness.OUTPUT_TYPE != "generate_until":
+        return ""
+    stated = task.harness.config.generation_kwargs or {}
+    return ", ".join(f"{name} {value!r}" for name, value in sorted(stated.items()))
+
+
 def _has_examples(task: Any) -> bool:
     """Whether it says where examples come from; otherwise the harness would show an item its own answer."""
     stated = task.config.fewshot_config
