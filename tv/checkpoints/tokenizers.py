@@ -42,12 +42,14 @@ def compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[TokenizerWo
         return "same", []
     try:
         left, right = load_tokenizer(before), load_tokenizer(after)
-        vocabularies = left.get_vocab(), right.get_vocab()
-        rules = [_rules(side, vocabularies[0].keys() & vocabularies[1].keys()) for side in (left, right)]
     except Exception as error:  # files of strangers can make a loader raise anything
-        return "not compared", [f"tokenizers not compared: one cannot be loaded: {first_line(error)}"]
+        return "not compared", [f"tokenizers not compared: {first_line(error)}"]
+    vocabularies = left.get_vocab(), right.get_vocab()
     renamed = other_meanings(*vocabularies)
     _require_ordinary_ids(base, tuned, left, vocabularies, renamed)
+    if slow := next((side for side in (left, right) if not side.is_fast), None):
+        return "not compared", [f"tokenizers not compared: {type(slow).__name__} shows its vocabulary alone"]
+    rules = [_rules(side, vocabularies[0].keys() & vocabularies[1].keys()) for side in (left, right)]
     differing = [_told(name, *(side[name] for side in rules)) for name in rules[0] if rules[0][name] != rules[1][name]]
     n = len((vocabularies[0].keys() ^ vocabularies[1].keys()) - {token for pair in renamed.values() for token in pair})
     notes = [
@@ -94,10 +96,8 @@ def _content(place: Path) -> dict[str, bytes]:
 def _rules(tokenizer: PreTrainedTokenizerBase, common: Set[str]) -> dict[str, Any]:
     """Everything besides the vocabulary that decides which tokens a text becomes, by what a person calls it.
 
-    Of added tokens and of scores, those of `common` tokens. Raises ValueError for a tokenizer that does not show them.
+    Of added tokens and of scores, those of `common` tokens.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} does not show its rules")
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model: dict[str, Any] = content["model"]
     vocabulary, merges = model.pop("vocab", None), model.pop("merges", None)

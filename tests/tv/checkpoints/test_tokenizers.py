@@ -197,7 +197,7 @@ def test_a_grown_tokenizer_with_the_same_rules(pair: tuple[Path, Path]) -> None:
 def test_what_cannot_be_compared_is_said(pair: tuple[Path, Path]) -> None:
     (pair[1] / "tokenizer.json").write_text("{}")
     facts = facts_of(pair)
-    assert facts.tokenizer == "not compared" and "one cannot be loaded" in facts.notes[0]
+    assert facts.tokenizer == "not compared" and facts.notes[0].startswith("tokenizers not compared: ")
     for file in pair[1].glob("tokenizer*"):
         file.unlink()
     facts = facts_of(pair)
