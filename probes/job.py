@@ -45,6 +45,7 @@ from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, read_prompts
+from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
 from tv.runtime.workers import ray_cluster
 
@@ -223,6 +224,11 @@ class Job:
         if self.suite.generate is None:
             return encoded
         return with_continuations(self.models.pair(self.pairs[0].name), encoded, self.suite.generate)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a reader should know of how the models read the prompts, a line each."""
+        return prompt_notes(self.prompts, self.models.tokenizer)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -504,7 +510,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "gated": architecture.gated,
         },
         "checkpoints": _checkpoints(pairs),
-        "notes": {pair.name: list(pair.facts.notes) for pair in pairs},
+        "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {
             shard.name: [item.prompt.id for item in shard.encoded]
             for pair in pairs

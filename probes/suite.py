@@ -301,7 +301,7 @@ def load_suite(
         source: A YAML file's path, or the same as a mapping.
         base: The pretrained model.
         tuned: The tuned models by name, or one path, which is named after its directory.
-        settings: Other keys; a mapping wins key by key.
+        settings: Other keys; a mapping wins key by key, and one for `prompts` does in every set.
 
     Returns:
         The suite.
@@ -325,6 +325,8 @@ def load_suite(
     for name, value in given.items():
         if isinstance(value, Mapping) and isinstance(keys.get(name), Mapping):
             given[name] = {**keys[name], **value}
+        if name == "prompts" and isinstance(value, Mapping) and isinstance(keys.get(name), list | tuple):
+            given[name] = [{**entry, **value} if isinstance(entry, Mapping) else entry for entry in keys[name]]
     if base is not None:
         given["base"] = _locate(str(base), Path.cwd())
     if tuned is not None:

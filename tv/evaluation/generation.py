@@ -19,6 +19,8 @@ from tv.evaluation.judge import Judge
 from tv.prompts.behaviour import PromptSource, batched, behaviour, gather
 from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt
+from tv.prompts.notes import prompt_notes
+from tv.prompts.template import settled
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ def quality(
 
     Returns:
         A row per model, prompt and metric: `variant task item_id metric value response target`. `task` is the prompt's
-        set, `item_id` its id. `attrs["decoding"]` says of every model by what rule it wrote.
+        set, `item_id` its id. `attrs["decoding"]` says of every model by what rule it wrote, `.attrs["notes"]` how the
+        prompts were read.
 
     Raises:
         InputError: Bad prompts, a bad pattern, a model that cannot be loaded, or a judge that fails.
@@ -89,16 +92,19 @@ def quality(
     form = _compiled(pattern)
     rouge = _rouge() if any(prompt.target is not None for prompt in asked) else None
     frames, rules = [], {}
+    notes: list[str] = []
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = load_tokenizer(
             tokenizer or (base if base is not None and not isinstance(source, PreTrainedModel) else source)
         )
+        told = [settled(prompt, words) for prompt in asked]
+        notes += prompt_notes(asked, words) + prompt_notes(read, words)
         rules[name] = decoding_note(model, decoding)
-        responses = write(model, words, asked, new_tokens, batch_size, decoding)
+        responses = write(model, words, told, new_tokens, batch_size, decoding)
         rows = [
             _row(prompt, metric, value, response)
-            for prompt, response in zip(asked, responses, strict=True)
+            for prompt, response in zip(told, responses, strict=True)
             for metric, value in _measures(prompt, response, form, rouge, judge).items()
         ]
         if read:
@@ -106,9 +112,9 @@ def quality(
             rows += [_row(prompt, "nll", value, None) for prompt, value in zip(read, losses, strict=True)]
         frames.append(pd.DataFrame(rows).assign(variant=name))
         compute.tell("quality", i + 1, len(sources), name)
-    frame = pd.concat(frames, ignore_index=True)[_COLUMNS]
-    frame.attrs["decoding"] = rules
-    return frame
+    items = pd.concat(frames, ignore_index=True)[_COLUMNS]
+    items.attrs |= {"decoding": rules, "notes": list(dict.fromkeys(notes))}
+    return items
 
 
 def write(

@@ -36,6 +36,8 @@ from tv.matching.permutation import (
 )
 from tv.matching.reordered import Reordering
 from tv.prompts.behaviour import PromptSource, batched, gather
+from tv.prompts.files import Prompts
+from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
 
 On = Literal["weights", "activations"]
@@ -157,7 +159,13 @@ def match_pair(
         )
     responses: Iterator[Sums | None] = iter([None] * len(units))
     if on == "activations":
-        responses = _responses(base, tuned, pair, units, prompts, batch_size, compute)
+        for source in (base, tuned):
+            if isinstance(source, Checkpoint):
+                raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
+        assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
+        asked = gather(prompts)
+        notes += prompt_notes(asked, load_tokenizer(base))
+        responses = _responses(base, tuned, pair, units, asked, batch_size, compute)
     order, rows = Reordering(pair.tuned), []
     for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
         matchings = unit.match(pair, sums, compute.tensor_device)
@@ -348,22 +356,18 @@ def _problem(unit: _Neurons | _Heads, base: Checkpoint) -> str | None:
 
 
 def _responses(
-    base: LiveSource | Checkpoint,
-    tuned: LiveSource | Checkpoint,
+    base: LiveSource,
+    tuned: LiveSource,
     pair: WeightPair,
     units: Sequence[_Neurons | _Heads],
-    prompts: PromptSource | Sequence[PromptSource],
+    prompts: Prompts,
     batch_size: int,
     compute: Compute,
 ) -> Iterator[Sums | None]:
     """The sums of each unit, in order; one pass takes as many units as fit into memory."""
-    for source in (base, tuned):
-        if isinstance(source, Checkpoint):
-            raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
-    assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
     load = partial(load_model, dtype=compute.dtype, device=compute.device)
     models = load(base), load(tuned, base=base)
-    batches = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
+    batches = batched(prompts, models[0], load_tokenizer(base), batch_size)
     waiting: list[Sums | None] = []
     passing: dict[str, Sums] = {}
     held = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,8 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tv.errors import PromptError, first_line
+from tv.errors import PromptError
 from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
+from tv.prompts.template import before_reply, place as _place, settled
 
 __all__ = [
     "Batch",
@@ -83,13 +83,15 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
 
     Special tokens that the tokenizer puts in front are kept; those that it puts at the end are left out, because what
     follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
-    where the assistant's reply starts, and gets no special tokens but the template's. `context` is the longest input
-    the models take, in tokens. Raises PromptError naming the prompt.
+    where the assistant's reply starts, and gets no special tokens but the template's; a reply that only the template
+    can write becomes the target. `context` is the longest input the models take, in tokens. Raises PromptError naming
+    the prompt.
     """
     if not tokenizer.is_fast:
         raise PromptError(
             f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
         )
+    prompts = [settled(prompt, tokenizer) for prompt in prompts]
     starts = [_start(prompt, tokenizer) for prompt in prompts]
     with_target = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
     foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
@@ -152,19 +154,7 @@ class _Text:
 
 def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
     """The prompt as the models read it, up to where the answer starts."""
-    if prompt.chat is None:
-        return _Text(prompt.text, special=True)
-    if not tokenizer.chat_template:
-        raise PromptError(
-            f"{_place(prompt)}: the tokenizer has no chat template; leave out chat, or write the turns into the text"
-        )
-    conversation = json.loads(prompt.chat)
-    options = conversation["options"] | {"tokenize": False, "add_generation_prompt": True}
-    try:
-        text = tokenizer.apply_chat_template(conversation["messages"], **options)
-    except Exception as error:  # a template is a program and may raise anything
-        raise PromptError(f"{_place(prompt)}: the chat template refuses it: {first_line(error)}") from None
-    return _Text(str(text), special=False)
+    return _Text(before_reply(prompt, tokenizer), special=prompt.chat is None)
 
 
 def _after(start: _Text, answer: str) -> _Text:
@@ -203,10 +193,6 @@ def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: b
 def _first_after(text: str, ends: Sequence[int]) -> int:
     """The index of the first token that reaches beyond `text`."""
     return next((i for i, end in enumerate(ends) if end > len(text)), len(ends))
-
-
-def _place(prompt: Prompt) -> str:
-    return f"prompt {prompt.id!r} of {prompt.set}"
 
 
 def _require_fit(prompt: Prompt, ids: Sequence[int], context: int) -> None:
