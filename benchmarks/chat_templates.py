@@ -115,7 +115,7 @@ def cell(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
         return "parts" if "no parts" in str(error) else "line" if len(before) < len(row["messages"]) else "DIFFERS"
     if expected is None or list(item.ids[: item.n_text]) != expected:
         return "DIFFERS"
-    notes = prompt_notes([item], tokenizer)
+    notes = prompt_notes(prompts, tokenizer)
     counted = f" {len(notes)}" if notes else ""
     if len(before) == len(row["messages"]):
         return f"={counted}"

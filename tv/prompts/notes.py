@@ -81,29 +81,28 @@ def _run_together(item: Encoded) -> Iterator[str]:
 
 
 def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What the template writes around a user's words: its special tokens there, else the line before them."""
+    """What the template writes around a user's words: its special tokens there, and the line before them."""
     turn = Conversation([{"role": "user", "content": "\ue000"}])
     try:
         text = write(turn, tokenizer)
     except Exception:  # a template is a program and may raise anything
         return []
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    line = text.partition("\ue000")[0].strip().rpartition("\n")[2]
-    return [token for token in special if token in text] or [line] * bool(line)
+    line = text.partition("\ue000")[0].removeprefix(tokenizer.bos_token or "").strip().rpartition("\n")[2]
+    return [*(token for token in special if token in text), *([line] if line else [])]
 
 
 def _of_template(item: Encoded, tokenizer: PreTrainedTokenizerBase, marks: Sequence[str]) -> Iterator[str]:
     if item.prompt.chat is None:
         return
     conversation = replace(Conversation.of(item.prompt.chat), rendered=None)
-    whole = write(conversation, tokenizer)
+    whole, today = write(conversation, tokenizer), dates(conversation, tokenizer)
     for name, without in _less(conversation):
-        if _writes(without, tokenizer) == whole:
+        if _writes(without, tokenizer) == whole and dates(without, tokenizer) == today:
             yield f"{name} changes nothing in what the chat template writes"
     words = [text_of(message) for message in conversation.messages]
-    for mark in marks:
-        if any(mark in one for one in words):
-            yield f"the words of a turn hold {mark!r}, which the chat template writes by itself around every turn"
+    for mark in [mark for mark in marks if any(mark in one for one in words)][:1]:
+        yield f"the words of a turn hold {mark!r}, which the chat template writes by itself around every turn"
     if "None" in whole and "None" not in (_writes(_changed(conversation, _filled), tokenizer) or "None"):
         yield "the chat template writes a content of null as 'None'; give an empty string"
     before = before_reply(item.prompt, tokenizer)
@@ -120,7 +119,7 @@ def _of_template(item: Encoded, tokenizer: PreTrainedTokenizerBase, marks: Seque
                 f"the target follows the generation prompt (…{before[-16:]!r}), and the chat template itself writes a "
                 "reply otherwise; an option such as enable_thinking: false may bring the two together"
             )
-    for date in dates(conversation, tokenizer):
+    for date in today:
         variable = re.search(r"\b(\w*date\w*) is (?:not )?defined", str(tokenizer.chat_template))
         keeps = f'; chat: {{options: {{{variable[1]}: "{date}"}}}} keeps it' if variable else ""
         yield f"the chat template writes today's date, {date}: a run of another day reads other tokens{keeps}"

@@ -70,7 +70,7 @@ def dates(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> lis
     except Exception:  # a template is a program and may raise anything; `before_reply` says what
         return []
     today = [datetime.datetime.now().strftime(form) for form in forms]
-    return [date for date in today if date in text and date not in str(conversation)]
+    return [date for date in today if text.count(date) > str(conversation).count(date)]
 
 
 def place(prompt: Prompt) -> str:
