@@ -14,9 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from probes.capture.hooks.backends import require_installed
 from probes.capture.pair import Pair, make_pair
 from probes.capture.runner import Bases, Session, output_bases
-from probes.errors import RunError
+from probes.errors import RunError, SuiteError
 from probes.suite import Suite
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.own_tokenizer import lend_template
+from tv.checkpoints.tokenizers import tokenizer_of
 from tv.runtime.compute import Compute
 
 
@@ -44,10 +47,33 @@ class Pairs:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's, which encodes for every pair."""
+        """The base's, which encodes for every pair. It has the tuned models' chat template by the name "tuned"."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.start)
+            if any(chosen.chat is not None for chosen in self.suite.prompts):
+                self._borrow(self._tokenizer)
         return self._tokenizer
+
+    def own_tokenizer(self, tuned: str) -> PreTrainedTokenizerBase | None:
+        """The tuned model's own; None where it has none."""
+        return tokenizer_of(open_checkpoint(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start))
+
+    def _borrow(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises SuiteError where the suite asks for the tuned models' chat template and they have several."""
+        own = {
+            name: of for name in self.suite.tuned if (of := self.own_tokenizer(name)) is not None and of.chat_template
+        }
+        first = next(iter(own), None)
+        if first is None:
+            return
+        asked = any(chosen.chat is not None and chosen.chat.template == "tuned" for chosen in self.suite.prompts)
+        other = next((name for name, of in own.items() if of.chat_template != own[first].chat_template), None)
+        if asked and other is not None:
+            raise SuiteError(
+                f"chat: tuned: the chat templates of {first} and {other} differ, and the base can read one only; "
+                "write one suite for each"
+            )
+        lend_template(tokenizer, own[first])
 
     def pair(self, tuned: str) -> Pair:
         """The base and the tuned model of this name, proved."""

@@ -60,6 +60,12 @@ def compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[TokenizerWo
     return "other rules" if differing else "renamed" if renamed else "grown" if n > 0 else "same", notes
 
 
+def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies beside a checkpoint; of an adapter or a tuning vector without one, its base's."""
+    place = _place(checkpoint)
+    return None if place is None else load_tokenizer(place)
+
+
 def other_meanings(base: Mapping[str, int], tuned: Mapping[str, int]) -> dict[int, tuple[str, str]]:
     """Ids that both vocabularies have with other tokens: (the base's, the tuned model's)."""
     tokens = {i: token for token, i in base.items()}
