@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from probes.capture.hooks.backends import require_installed
 from probes.capture.pair import Pair, make_pair
 from probes.capture.runner import Bases, Session, output_bases
-from probes.errors import RunError, SuiteError
+from probes.errors import RunError
 from probes.suite import Suite
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
-from tv.checkpoints.own_tokenizer import lend_template
+from tv.checkpoints.own_tokenizer import borrow_template, reading
 from tv.checkpoints.ties import untied
 from tv.checkpoints.tokenizers import tokenizer_of
 from tv.runtime.compute import Compute
@@ -52,30 +52,19 @@ class Pairs:
         """The base's, which encodes for every pair. It has the tuned models' chat template by the name "tuned"."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.start)
-            if any(chosen.chat is not None for chosen in self.suite.prompts):
-                self._borrow(self._tokenizer)
+            chats = [chosen.chat for chosen in self.suite.prompts if chosen.chat is not None]
+            if chats:
+                own = {name: self._beside(name) for name in self.suite.tuned}
+                borrow_template(self._tokenizer, own, any(chat.template == "tuned" for chat in chats))
         return self._tokenizer
 
-    def own_tokenizer(self, tuned: str) -> PreTrainedTokenizerBase | None:
-        """The tuned model's own; None where it has none."""
-        return tokenizer_of(open_checkpoint(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start))
+    def own_tokenizer(self, tuned: str) -> PreTrainedTokenizerBase:
+        """The tuned model's own; the base's where it has none."""
+        own = self._beside(tuned)
+        return self.tokenizer if own is None else reading(own, self.tokenizer)
 
-    def _borrow(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises SuiteError where the suite asks for the tuned models' chat template and they have several."""
-        own = {
-            name: of for name in self.suite.tuned if (of := self.own_tokenizer(name)) is not None and of.chat_template
-        }
-        first = next(iter(own), None)
-        if first is None:
-            return
-        asked = any(chosen.chat is not None and chosen.chat.template == "tuned" for chosen in self.suite.prompts)
-        other = next((name for name, of in own.items() if of.chat_template != own[first].chat_template), None)
-        if asked and other is not None:
-            raise SuiteError(
-                f"chat: tuned: the chat templates of {first} and {other} differ, and the base can read one only; "
-                "write one suite for each"
-            )
-        lend_template(tokenizer, own[first])
+    def _beside(self, tuned: str) -> PreTrainedTokenizerBase | None:
+        return tokenizer_of(open_checkpoint(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start))
 
     def pair(self, tuned: str) -> Pair:
         """The base and the tuned model of this name, proved."""
@@ -139,6 +128,8 @@ def require_backend(pairs: Pairs) -> None:
         raise RunError(f"device 'auto': backend {name} cannot run a model that is spread over devices; use torch")
     if not pairs.remote:
         return
+    if pairs.suite.tokenizer == "own":
+        raise RunError("tokenizer: own: the server reads one tokenization with both models; leave --remote out")
     if name != "nnsight":
         raise RunError(f"remote: backend {name} has no server; add --backend nnsight")
     if pairs.live:

@@ -53,9 +53,9 @@ def compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[TokenizerWo
     differing = [_told(name, *(side[name] for side in rules)) for name in rules[0] if rules[0][name] != rules[1][name]]
     n = len((vocabularies[0].keys() ^ vocabularies[1].keys()) - {token for pair in renamed.values() for token in pair})
     notes = [
-        *([f"the tokenizers differ in {', '.join(differing)}; the base's encodes prompts"] if differing else []),
+        *([f"the tokenizers differ in {', '.join(differing)}"] if differing else []),
         *([_renaming(renamed)] if renamed else []),
-        *([f"{n} tokens are in one tokenizer only; prompts are encoded with the base's"] if n > 0 else []),
+        *([f"{n} tokens are in one tokenizer only"] if n > 0 else []),
     ]
     return "other rules" if differing else "renamed" if renamed else "grown" if n > 0 else "same", notes
 

@@ -8,7 +8,7 @@ import typer
 
 from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, interval, print_table, remark
+from tv.cli.terminal import bar, interval, print_notes, print_table, remark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +74,7 @@ def evaluate(
     first = next(iter(sources))
     if len(sources) > 1:
         print_differences(compare(items, first), first)
+    print_notes(items.attrs["notes"])
     write(items, output)
 
 

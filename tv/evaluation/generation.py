@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.own_tokenizer import asks_for_lent, beside_first, borrow_template, owned
 from tv.errors import InputError
 from tv.evaluation.decoding import Decoding, decoded_by, decoding_note, require_decoding
 from tv.evaluation.greedy import continue_greedily, end_ids
@@ -93,11 +94,17 @@ def quality(
     rouge = _rouge() if any(prompt.target is not None for prompt in asked) else None
     frames, rules = [], {}
     notes: list[str] = []
+    own = {name: owned(source, base) for name, source in sources.items()}
+    first = None
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = load_tokenizer(
             tokenizer or (base if base is not None and not isinstance(source, PreTrainedModel) else source)
         )
+        borrow_template(words, own, asks_for_lent(asked))
+        first = first or words
+        if len(sources) > 1 or base is not None:
+            notes += beside_first(name, asked, first, own[name])
         told = [settled(prompt, words) for prompt in asked]
         notes += prompt_notes(asked, words) + prompt_notes(read, words)
         rules[name] = decoding_note(model, decoding)

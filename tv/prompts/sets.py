@@ -71,8 +71,8 @@ class Chat(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     system: Name | None = None
-    template: Literal["tuned"] | None = None  # the tuned model's; None: that of the tokenizer that encodes
     options: dict[str, str | bool | int] = {}
+    template: Literal["tuned"] | None = None  # the tuned model's; None: that of the tokenizer that encodes
 
     @field_validator("options")
     @classmethod

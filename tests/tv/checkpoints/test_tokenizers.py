@@ -70,8 +70,8 @@ def test_one_other_rule_is_named(rule: str, pair: tuple[Path, Path]) -> None:
     facts = facts_of(pair)
     assert facts.tokenizer == "other rules" and len(facts.notes) == 1
     (note,) = facts.notes
-    assert note.startswith("the tokenizers differ in ") and note.endswith("; the base's encodes prompts")
-    assert re.search(f"differ in {named};", note), note
+    assert note.startswith("the tokenizers differ in ")
+    assert re.search(f"differ in {named}$", note), note
     back = facts_of(pair[::-1])
     assert back.tokenizer == "other rules"
 
@@ -80,7 +80,7 @@ def test_settings_beside_the_rules_count_too(pair: tuple[Path, Path]) -> None:
     config = pair[1] / "tokenizer_config.json"
     before = config.read_text()
     edit(pair[1], lambda c: c.update(eos_token="<pad>"), "tokenizer_config.json")
-    assert "differ in eos_token ('<eos>' and '<pad>');" in facts_of(pair).notes[0]
+    assert "differ in eos_token ('<eos>' and '<pad>')" in facts_of(pair).notes[0]
     config.write_text(before)
     # What the loader leaves unread makes no other tokens: beside a tokenizer.json that is add_bos_token too.
     unread = {"model_max_length": 1000, "padding_side": "left", "add_bos_token": False, "add_eos_token": True}
@@ -101,10 +101,10 @@ def test_a_chat_template_wherever_it_lies(place: str, pair: tuple[Path, Path]) -
 
     write(pair[1], TEMPLATE)
     assert facts_of(pair).tokenizer == "other rules"
-    assert "differ in chat template (only the tuned model has one);" in facts_of(pair).notes[0]
+    assert "differ in chat template (only the tuned model has one)" in facts_of(pair).notes[0]
     assert "(only the base has one)" in facts_of(pair[::-1]).notes[0]
     write(pair[0], TEMPLATE + " ")
-    assert "differ in chat template;" in facts_of(pair).notes[0]
+    assert facts_of(pair).notes[0].endswith("differ in chat template")
     write(pair[0], TEMPLATE)
     assert facts_of(pair).tokenizer == "same"
 
