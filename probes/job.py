@@ -25,6 +25,7 @@ from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.loading import Pairs, as_model, require_backend
 from probes.capture.noise_floor import noise_floor
+from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
 from probes.capture.shards import require_sources, run_shards
@@ -39,6 +40,7 @@ from probes.suite import Suite, load_suite
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_tokens
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
@@ -163,7 +165,7 @@ def prepare(
         require_metric(chosen.attribute.metric)
         require_answers(prompts, chosen.attribute.metric)
         require_precision(chosen.attribute, compute.dtype)
-    pairs = open_pairs(chosen, live)
+    pairs = [_noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
     place, identity = out or Path("reports") / chosen.name, _identity(prompts, pairs, models)
     there = None if force else finished(place, identity)
     if there is not None:
@@ -232,7 +234,7 @@ class Job:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
-        if "capture" not in self.stages:
+        if "capture" not in self.stages or self.suite.tokenizer == "own":
             return {}
         config = self.pairs[0].base.config.get_text_config()
         per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
@@ -303,6 +305,23 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
     return [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
 
 
+def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
+    """The pair, with notes of what the tuned model's own tokenizer makes of the prompts.
+
+    Raises PromptError for a prompt with an id that is another token to the tuned model.
+    """
+    if pair.facts.tokenizer in ("same", "not compared"):
+        return pair
+    shared, own = models.tokenizer, models.own_tokenizer(pair.name)
+    alone = models.suite.tokenizer == "own"
+    if not alone:
+        require_meanings(prompts, shared, own)
+    reads = "each model reads its own tokens" if alone else "the base's tokenizer encodes the prompts for both"
+    said = own_notes(prompts, shared, own) or [same_tokens(prompts)]
+    notes = (*pair.facts.notes, *said, reads)
+    return replace(pair, facts=replace(pair.facts, notes=notes))
+
+
 def attribute(
     run: Run,
     *,
@@ -366,6 +385,8 @@ def prompts_of(run: Run) -> list[Prompt]:
 
 def _capture(writer: RunWriter, job: Job) -> None:
     """Capture every tuned model's shards, except those that are there whole."""
+    if job.suite.tokenizer == "own":
+        return _answers(writer, job)
     encoded = job.encoded
     for i, pair in enumerate(job.pairs):
         work = shards(encoded, job.suite, pair.name, pair.base.architecture, with_base=i == 0)
@@ -380,6 +401,18 @@ def _capture(writer: RunWriter, job: Job) -> None:
         told(0)
         for row in run_shards(left, job.models, writer.path, compute=job.compute, via=writer.via, progress=told):
             writer.complete("capture", row)
+
+
+def _answers(writer: RunWriter, job: Job) -> None:
+    """What both models answer to their own tokens: nothing else of them is compared."""
+    for i, pair in enumerate(job.pairs):
+
+        def made(name: str = pair.name, first: bool = i == 0) -> dict[str, pd.DataFrame]:
+            return {"behaviour": own_answers(job.models, name, job.prompts, with_base=first)}
+
+        job.compute.tell(f"capture {pair.name}", i, len(job.pairs))
+        writer.stage("capture", f"{i:05d}", made)
+    job.compute.tell("capture", len(job.pairs), len(job.pairs))
 
 
 def _noise_floor(writer: RunWriter, job: Job) -> None:

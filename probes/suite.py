@@ -206,6 +206,8 @@ class Suite(_Part):
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
         ledger_positions: The places of the ledger and the logit lens.
         generate: Over which continuation of every text both models are read; None: over the target.
+        tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
+            of them, and only answers are compared.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
         noise_floor: With gates, compare the base with itself in another precision.
         keep: Sites of which the vectors themselves are stored, as float16.
@@ -231,6 +233,7 @@ class Suite(_Part):
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
+    tokenizer: Literal["base", "own"] = "base"
     edit_distance: Literal["target", "all", "none"] = "target"
     noise_floor: bool = True  # with gates: the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
@@ -277,6 +280,15 @@ class Suite(_Part):
             if not _MODEL_NAME.fullmatch(name):
                 raise ValueError(f"the name {name!r} may have letters, digits, '.', '_' and '-' only")
         return tuned
+
+    @model_validator(mode="after")
+    def _paired_places(self) -> Suite:
+        if self.tokenizer == "own" and (self.measure != ("behaviour",) or self.attribute or self.generate or self.keep):
+            raise ValueError(
+                "tokenizer: own gives the two models other positions, so that only their answers are compared; set "
+                "measure: [behaviour] and leave out attribute, generate and keep"
+            )
+        return self
 
     @field_validator("generate")
     @classmethod

@@ -138,7 +138,10 @@ MISTAKES = {
         GOOD.replace("{file", "{limit: 0, file"),
         "line 5: prompts.0.limit: should be greater than or equal to 1",
     ),
-    "chat": (GOOD.replace("{file", "{chat: hi, file"), "line 5: prompts.0.chat: should be true, false or {system: …}"),
+    "chat": (
+        GOOD.replace("{file", "{chat: hi, file"),
+        "line 5: prompts.0.chat: should be true, false, tuned or {system: …}",
+    ),
     "chat key": (
         GOOD.replace("{file", "{chat: {sys: x}, file"),
         "line 5: prompts.0.chat.sys: unknown key; allowed: system, options",

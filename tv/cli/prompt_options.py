@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,10 @@ Columns = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows of each file.")]
 Domain = Annotated[str | None, typer.Option(help="Of rows that name none; the file's name if not given.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Put every prompt through the chat template.")]
+Template = Annotated[
+    Literal["tuned"] | None,
+    typer.Option(help="tuned: like --chat, but through the tuned model's template, where the base has none."),
+]
 System = Annotated[str | None, typer.Option(help="The system's turn of every conversation; with --chat.")]
 ChatOption = Annotated[
     list[str] | None,
@@ -35,6 +39,7 @@ _OPTIONS = {
     "limit": (Limit, None),
     "domain": (Domain, None),
     "chat": (Chat, False),
+    "chat_template": (Template, None),
     "system": (System, None),
     "chat_option": (ChatOption, None),
 }
@@ -74,13 +79,15 @@ def settings_of(
     limit: int | None = None,
     domain: str | None = None,
     chat: bool = False,
+    chat_template: str | None = None,
     system: str | None = None,
     chat_option: list[str] | None = None,
 ) -> dict[str, Any]:
     """The settings of a prompt set that the options give; those not given are left out."""
     options = {name: _value(text) for name, text in _pairs(chat_option, "--chat-option", "enable_thinking=false")}
-    talk = {"system": system, "options": options or None}
+    talk = {"template": chat_template, "system": system, "options": options or None}
     talk = {name: value for name, value in talk.items() if value is not None}
+    chat = chat or chat_template is not None
     if talk and not chat:
         raise InputError(f"--{'system' if system is not None else 'chat-option'} belongs to a conversation; add --chat")
     if system is not None and not system.strip():

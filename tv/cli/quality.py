@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tv.cli.evaluate import BatchSize, print_differences, print_means
+from tv.cli.evaluate import BatchSize, Decoding, print_differences, print_means, tell_decoding
 from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
 from tv.cli.prompt_options import prompt_sets, reads_prompts
@@ -34,6 +34,7 @@ def quality(
     judge_key: Annotated[str, typer.Option(help="The environment variable with its key.")] = "OPENAI_API_KEY",
     base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
     new_tokens: Annotated[int, typer.Option(help="How many a model may write.")] = 64,
+    decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -61,9 +62,11 @@ def quality(
             judge=judge,
             base=base,
             new_tokens=new_tokens,
+            decoding=decoding,
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),
         )
+    tell_decoding(items)
     print_means(summarise(items))
     _print_whole(items)
     first = next(iter(sources))

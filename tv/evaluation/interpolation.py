@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from tv.arithmetic.variants import Mover, of_one_form
 from tv.checkpoints.extraction import extract
-from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.live import LiveSource, load_model
 from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.own_tokenizer import encoder
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
 from tv.prompts.behaviour import PromptSource, batched, behaviour, gather, measures
@@ -244,7 +245,8 @@ def _sweep(
     vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
     stage = "path" if len(vectors) == 1 else "plane"
     model, vectors = of_one_form(_float32(base, compute), vectors)
-    tokenizer = load_tokenizer(base)
+    sides = [open_checkpoint(side, base=base) for side in tuned if not isinstance(side, TuningVector)]
+    tokenizer, notes = encoder(base, sides, rows)
     batches: list[Batch] = batched(rows, model, tokenizer, batch_size)
     by_measure: dict[str, list[Floats]] = {name: [] for name in measures()}
     with Mover(model, vectors) as mover:
@@ -257,7 +259,7 @@ def _sweep(
     order = [place[prompt.id] for prompt in rows]
     fingerprints = (str(open_checkpoint(base).fingerprint()["content"]), *map(_origin, vectors))
     values = {name: np.stack(columns, 1)[order] for name, columns in by_measure.items()}
-    return _Sweep(tuple(rows), values, fingerprints, tuple(prompt_notes(rows, tokenizer)))
+    return _Sweep(tuple(rows), values, fingerprints, (*notes, *prompt_notes(rows, tokenizer)))
 
 
 def _origin(vector: TuningVector) -> str:

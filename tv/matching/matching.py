@@ -16,10 +16,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.live import LiveSource, load_model
+from tv.checkpoints.own_tokenizer import encoder
 from tv.checkpoints.pairing import WeightPair, open_pair
 from tv.errors import InputError
 from tv.matching.coactivity import Correlations, HeadProducts, Sums, gather_sums
@@ -164,8 +166,9 @@ def match_pair(
                 raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
         assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
         asked = gather(prompts)
-        notes += prompt_notes(asked, load_tokenizer(base))
-        responses = _responses(base, tuned, pair, units, asked, batch_size, compute)
+        tokenizer, said = encoder(base, [pair.tuned], asked)
+        notes += [*(note for note in said if note not in pair.facts.notes), *prompt_notes(asked, tokenizer)]
+        responses = _responses(base, tuned, pair, units, asked, tokenizer, batch_size, compute)
     order, rows = Reordering(pair.tuned), []
     for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
         matchings = unit.match(pair, sums, compute.tensor_device)
@@ -361,13 +364,14 @@ def _responses(
     pair: WeightPair,
     units: Sequence[_Neurons | _Heads],
     prompts: Prompts,
+    tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     compute: Compute,
 ) -> Iterator[Sums | None]:
     """The sums of each unit, in order; one pass takes as many units as fit into memory."""
     load = partial(load_model, dtype=compute.dtype, device=compute.device)
     models = load(base), load(tuned, base=base)
-    batches = batched(prompts, models[0], load_tokenizer(base), batch_size)
+    batches = batched(prompts, models[0], tokenizer, batch_size)
     waiting: list[Sums | None] = []
     passing: dict[str, Sums] = {}
     held = 0

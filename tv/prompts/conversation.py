@@ -23,6 +23,7 @@ class Conversation:
     tools: list[Any] | None = None
     documents: list[Any] | None = None
     reply: Message | None = None  # the assistant's last message, where only the template can write it as text
+    template: str | None = None  # by name: the tuned model's is "tuned"; None: the tokenizer's own
     rendered: str | None = None  # what the template wrote, where it would write something else on another day
 
     @classmethod
@@ -64,7 +65,7 @@ def read_conversation(values: Mapping[str, Any], chat: Chat, place: str) -> tupl
         messages = [{"role": "system", "content": chat.system}, *messages]
     options = {**chat.options, **_options(given.get("chat_template_kwargs", {}), place)}
     tools, documents = (_list(given.get(key), key, place) for key in ("tools", "documents"))
-    conversation = Conversation(messages, options, tools, documents, reply)
+    conversation = Conversation(messages, options, tools, documents, reply, chat.template)
     _require_text(conversation, place)
     return conversation, target
 

@@ -35,7 +35,8 @@ def prompt_notes(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) 
     """
     encoded = encode(prompts, tokenizer, sys.maxsize)
     opening = _opening(tokenizer)
-    marks = _marks(tokenizer) if any(item.prompt.chat is not None for item in encoded) else []
+    chats = [item.prompt.chat for item in encoded if item.prompt.chat is not None]
+    marks = _marks(tokenizer, Conversation.of(chats[0]).template) if chats else []
     found: dict[str, list[Encoded]] = {}
     for item in encoded:
         said = [*_doubled(item, opening, tokenizer), *_run_together(item), *_of_template(item, tokenizer, marks)]
@@ -80,9 +81,9 @@ def _run_together(item: Encoded) -> Iterator[str]:
         yield "the text ends without a space and the target begins without one, and the models read them as one word"
 
 
-def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _marks(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[str]:
     """What the template writes around a user's words: its special tokens there, and the line before them."""
-    turn = Conversation([{"role": "user", "content": "\ue000"}])
+    turn = Conversation([{"role": "user", "content": "\ue000"}], template=template)
     try:
         text = write(turn, tokenizer)
     except Exception:  # a template is a program and may raise anything

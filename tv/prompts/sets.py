@@ -66,12 +66,13 @@ OURS = ("tokenize", "add_generation_prompt", "continue_final_message", "return_d
 
 
 class Chat(BaseModel):
-    """How a text becomes a conversation: the system's turn, and what else the tokenizer's template takes."""
+    """How a text becomes a conversation: the system's turn, whose template, and what else the template takes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     system: Name | None = None
     options: dict[str, str | bool | int] = {}
+    template: Literal["tuned"] | None = None  # the tuned model's; None: that of the tokenizer that encodes
 
     @field_validator("options")
     @classmethod
@@ -96,6 +97,7 @@ class PromptSet(BaseModel):
         limit: How many rows to read, from the first; all without it.
         domain: Of rows that name none; without it the set's name.
         chat: Put every text into the tokenizer's chat template: true, or a `system` turn and the template's `options`.
+            "tuned", or `template: tuned` among these: into the tuned model's template.
 
     Examples:
         >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=4)
@@ -120,8 +122,10 @@ class PromptSet(BaseModel):
     def _switch(cls, value: object) -> object:
         if value is None or isinstance(value, bool):
             return {} if value else None
+        if value == "tuned":
+            return {"template": value}
         if not isinstance(value, Mapping | Chat):
-            raise ValueError("should be true, false or {system: …}")
+            raise ValueError("should be true, false, tuned or {system: …}")
         return value
 
     @model_validator(mode="after")

@@ -88,15 +88,37 @@ def _apply(
         "tokenize": False,
         "add_generation_prompt": reply_follows,
     }
+    if conversation.template is not None:
+        named = _named(tokenizer)
+        of_tools = f"{conversation.template} tool_use" if conversation.tools else ""
+        options["chat_template"] = named.get(of_tools) or named[conversation.template]
     return str(tokenizer.apply_chat_template(list(messages), **options))
+
+
+def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Its templates by name."""
+    templates = tokenizer.chat_template
+    return dict(templates) if isinstance(templates, dict) else {"default": templates} if templates else {}
+
+
+def _lacking(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why there is no template for a conversation, and what to do; None where there is one."""
+    named = _named(tokenizer)
+    if conversation.template is not None and conversation.template not in named:
+        return (
+            f"chat: {conversation.template} asks for another model's chat template, and there is none here; it needs a "
+            "tuned model that has one"
+        )
+    if conversation.template is None and "default" not in named:
+        remedy = "chat: tuned takes the tuned model's" if "tuned" in named else "leave out chat"
+        return f"the tokenizer has no chat template; {remedy}, or write the turns into the text"
+    return None
 
 
 def _written(prompt: Prompt, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str:
     """What the template writes up to the reply. Raises PromptError where it refuses, and for parts that it prints."""
-    if not tokenizer.chat_template:
-        raise PromptError(
-            f"{place(prompt)}: the tokenizer has no chat template; leave out chat, or write the turns into the text"
-        )
+    if lacking := _lacking(conversation, tokenizer):
+        raise PromptError(f"{place(prompt)}: {lacking}")
     asked = replace(conversation, reply=None)
     try:
         text = write(asked, tokenizer)
