@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tv.checkpoints.adapter import adapter_base
+from tv.checkpoints.adapters.directory import adapter_base
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.location import hub_id, kind_of, locate

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve, skeleton
-from tv.checkpoints.adapter import AdapterTensors, adapter_base
+from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
@@ -63,7 +63,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         return _open_vector(str(source), TuningVector.load(path), base)
     if kind == "adapter":
         under = open_checkpoint(base) if base is not None else open_checkpoint(*adapter_base(path))
-        return _over(str(source), path, AdapterTensors(path, under))
+        return _over(str(source), path, adapter_tensors(path, under))
     if kind == "gguf":
         file = gguf_file(path)
         config = gguf_config(file)
