@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.checkpoints.adapters.directory import adapter_base
+from tv.checkpoints.adapters.live import as_model, base_beside, holds_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.location import hub_id, kind_of, locate
@@ -37,7 +38,11 @@ def load_model(
     GPUs by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded,
     or does not fit its devices, and InputError for another dtype.
     """
+    source = as_model(source)
     if isinstance(source, PreTrainedModel):
+        if holds_adapter(source):
+            under = without_adapter(source)
+            return _moved(open_checkpoint(source, base=base_beside(base, source)), under, under.dtype)
         return source.eval()
     return _placed(_on_cpu(source, base, getattr(torch, require_dtype(dtype)), trust_remote_code), device)
 
@@ -64,6 +69,7 @@ def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint: of an adapter without one, its base's. Raises CheckpointError without any."""
     if isinstance(source, TuningVector):
         raise CheckpointError("a tuning vector has no tokenizer; pass its base")
+    source = as_model(source)
     name, revision = hub_id(str(source.config.name_or_path if isinstance(source, PreTrainedModel) else source))
     path = Path(name).expanduser()
     options: dict[str, str] = {}

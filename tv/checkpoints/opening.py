@@ -14,6 +14,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve, skeleton
 from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
+from tv.checkpoints.adapters.live import as_model, holds_adapter, open_adapted
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
@@ -50,7 +51,10 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     """
     if isinstance(source, Checkpoint):
         return source
+    source = as_model(source)
     if isinstance(source, PreTrainedModel):
+        if holds_adapter(source):
+            return open_adapted(source, None if base is None else open_checkpoint(base))
         name = str(source.config.name_or_path or type(source).__name__)
         return Checkpoint(name, None, source.config, resolve(source), LiveTensors(name, source))
     if isinstance(source, TuningVector):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.architecture.anatomy import Module
+from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.noise import PLAIN, Noise
 from tv.checkpoints.opening import Source, open_checkpoint
@@ -128,7 +129,7 @@ def open_pair(base: Source, tuned: Source) -> WeightPair:
         >>> tuple(pair.weight(gate).shape) == tuple(pair.delta(gate).shape)
         True
     """
-    left = open_checkpoint(base)
+    left = open_checkpoint(base_beside(base, tuned))
     right = open_checkpoint(tuned, base=left)
     return WeightPair(left, right, check_pair(left, right))
 

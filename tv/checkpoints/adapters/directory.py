@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
-from tv.checkpoints.adapters.lora import factors_of, form_of
+from tv.checkpoints.adapters.lora import factors_of, form_of, of_single_experts
 from tv.checkpoints.adapters.through_peft import (
     Merge,
     digest_of,
@@ -61,6 +61,9 @@ def adapter_tensors(directory: Path, base: Checkpoint) -> AdapterTensors:
     model = skeleton(base.config)
     tied = tied_names(model, base)
     whole, parts = _sorted(_weights(directory), model)
+    if plain and of_single_experts(parts, model):
+        form, plain = "LoRA on single experts", False
+        require_mergeable(str(directory), form, config)
     if not whole and not parts:
         raise CheckpointError(f"{directory / _WEIGHTS}: holds no tensor of an adapter")
     for name, stored in whole.items():
@@ -118,7 +121,7 @@ def _merges(
         beside = [other for other, _ in one.module.named_parameters(recurse=False) if other != leaf]
         others = {} if one.parameter else {other: partial(read, f"{one.path}.{other}") for other in beside}
         noise = noise_of(dtype, base.info(tied.get(name, name)).dtype, depends, from_base)
-        changes[name] = Merge(one, leaf, others, dtype, noise, digest)
+        changes[name] = Merge(str(directory), one, leaf, others, dtype, noise, digest)
     return changes
 
 

@@ -129,12 +129,7 @@ def factors_of(
                 "adapter_config.json describes; the two do not belong together, or the base is another"
             )
         path, part = match["path"], match["part"]
-        name, pattern = names.of(f"{path}.{'bias' if part == 'lora_B.bias' else 'weight'}")
-        if pattern is not None:
-            raise CheckpointError(
-                f"{source}: tensor {stored.name!r} moves a single expert, and {pattern!r} is one tensor for all; merge "
-                "it into its base with the transformers that it was trained with"
-            )
+        name, _ = names.of(f"{path}.{'bias' if part == 'lora_B.bias' else 'weight'}")
         rank, scaling = _scaling(source, config, path)
         factors = found.setdefault(name, Factors(source, rank, scaling))
         factors.transposed = part.startswith("lora_embedding") or _is_conv1d(model, name)
@@ -145,6 +140,13 @@ def factors_of(
         else:
             factors.up = stored
     return found
+
+
+def of_single_experts(parts: Iterable[Stored], model: PreTrainedModel) -> bool:
+    """Whether factors belong to experts one by one, in a model that has them in one tensor."""
+    names = ModelNames(model)
+    matches = (_PART.match(stored.name.removeprefix("base_model.model.")) for stored in parts)
+    return any(names.of(f"{match['path']}.weight")[1] is not None for match in matches if match)
 
 
 def _scaling(source: str, config: Mapping[str, Any], path: str) -> tuple[int, float]:

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from tv.checkpoints.noise import ROUNDING, Noise
 from tv.checkpoints.tensors import Stored
-from tv.errors import CheckpointError, first_line
+from tv.errors import CheckpointError
 
 #: What peft puts into the path of a module that it wraps.
 _WRAPPED = re.compile(r"\.(base_layer|token_adapter|original_module)(?=\.|$)")
@@ -83,6 +83,7 @@ _BLIND = frozenset(
 )
 #: Starts of a LoRA that take part of the base's weights into A and B, and do so again when peft loads the adapter.
 _REPEATED_STARTS = ("pissa", "olora", "loftq", "corda")
+_TOLD = 300  # characters of what peft says
 #: The largest relative error of rounding to a dtype.
 _UNIT = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24, "F64": 2.0**-53}
 
@@ -137,7 +138,7 @@ class Layers:
                 name = own.get(id(tensor))
                 value = tensor.detach()
                 if name is not None:
-                    value = weights[name].to(torch.float64, copy=True) if name in weights else value
+                    value = weights[name].to("cpu", torch.float64, copy=True) if name in weights else value
                 elif value.is_floating_point():
                     value = value.to("cpu", torch.float64)
                     value = value + 0.1 * torch.rand_like(value) if shaken else value
@@ -152,6 +153,7 @@ class Layers:
 class Merge:
     """The change that layers of peft make to one parameter of their module."""
 
+    source: str
     layers: Layers
     leaf: str
     others: Mapping[str, Callable[[], Tensor]]  # the module's other parameters
@@ -170,7 +172,8 @@ class Merge:
             weights = {name: value.detach() for name, value in self.layers.module.named_parameters(recurse=False)}
         else:
             weights = {self.leaf: before} | {leaf: read() for leaf, read in self.others.items()}
-        delta = (self.layers.merged(weights)[self.leaf] - before).float()
+        with _quiet(), _told(f"{self.source}: {self.layers.path}: peft {peft_version()} cannot merge it"):
+            delta = (self.layers.merged(weights)[self.leaf] - before).float()
         return delta if expert < 0 else delta[expert].clone()
 
     def sample(self) -> bytes:
@@ -191,7 +194,7 @@ def injected(
         config.inference_mode, config.modules_to_save = True, None  # those are read from the file, each on demand
         if hasattr(config, "progressbar"):
             config.progressbar = False
-        reads = reads_base(config.to_dict())
+        reads = reads_base(config.to_dict() | {"peft_type": config.peft_type.value})
         for name, parameter in list(model.named_parameters()):
             value = read(name).float() if reads else torch.zeros(()).expand(parameter.shape)  # which takes no memory
             _set(model, parameter, value.clone() if reads else value)
@@ -230,7 +233,7 @@ def layers_of(model: nn.Module, read: bool) -> list[Layers]:
 
 def reads_base(config: Mapping[str, Any]) -> bool:
     """Whether peft builds the adapter from the base's weights, or changes them when it does."""
-    kind = str(getattr(config["peft_type"], "value", config["peft_type"])).rpartition(".")[2]
+    kind = str(config.get("peft_type")).rpartition(".")[2]
     start = str(config.get("init_lora_weights")).lower()
     taken = kind == "LORA" and (start.startswith(_REPEATED_STARTS) or config.get("kasa_config"))
     return bool(taken) or kind not in _BLIND
@@ -244,7 +247,9 @@ def moved_leaves(source: str, form: str, layers: Sequence[Layers]) -> Iterator[t
     kinds: dict[object, dict[str, bool]] = {}
     for one in layers:
         shapes = tuple((name, value.shape) for name, value in one.module.named_parameters(recurse=False))
-        switches = [(name, value) for layer in one.layers for name, value in vars(layer).items() if isinstance(value, bool)]
+        switches = [
+            (name, value) for layer in one.layers for name, value in vars(layer).items() if isinstance(value, bool)
+        ]
         kind = (one.path.rpartition(".")[2], one.parameter, shapes, *map(type, one.layers), *switches)
         if kind not in kinds:
             with _quiet(), _told(f"{source}: peft {peft_version()} cannot merge {form}, so it has no T"):
@@ -324,4 +329,5 @@ def _told(what: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{what}: {first_line(error)}") from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{what}: {said[:_TOLD]}") from error

@@ -1,0 +1,210 @@
+"""A model in memory that runs with adapters of peft: its base without them, and what they move.
+
+The model itself stays as it is. What is taken of it shares its weights, and only copies of its layers are merged.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tv.architecture.resolve import resolve
+from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
+from tv.checkpoints.adapters.lora import form_of
+from tv.checkpoints.adapters.through_peft import (
+    Layers,
+    Merge,
+    layers_of,
+    moved_leaves,
+    noise_of,
+    reads_base,
+    require_mergeable,
+)
+from tv.checkpoints.adapters.ties import settled, tied_names
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.live_tensors import LiveTensors
+from tv.checkpoints.noise import ROUNDING
+from tv.checkpoints.parameters import DTYPES
+from tv.errors import CheckpointError
+
+_SAMPLED = 1024  # entries at either end
+
+
+def as_model(source: Any) -> Any:
+    """The model in a PeftModel, with its adapters; any other source unchanged.
+
+    Raises CheckpointError for an adapter that has no T, such as prompt tuning.
+    """
+    if sys.modules.get("peft") is None:
+        return source
+    from peft import PeftMixedModel, PeftModel
+
+    if not isinstance(source, (PeftModel, PeftMixedModel)):
+        return source
+    for config in source.peft_config.values():
+        settings = _settings(config)
+        if form_of(settings) != "LoRA":
+            require_mergeable(_name(source), form_of(settings), settings)
+    return source.base_model.model
+
+
+def holds_adapter(model: nn.Module) -> bool:
+    """Whether peft put layers into a model, active or not."""
+    return bool(_wrapped(model))
+
+
+def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its adapters switched off, as a plain model that shares its weights."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    plain = copy.deepcopy(model, shared)
+    for path, module in _wrapped(plain).items():
+        layer = hasattr(module, "get_base_layer")
+        plain.set_submodule(path, module.get_base_layer() if layer else module.original_module)
+    for left in ("peft_config", "_hf_peft_config_loaded"):
+        vars(plain).pop(left, None)
+    return plain.eval()
+
+
+def base_beside(base: Any, *tuned: Any) -> Any:
+    """A base as it stands beside tuned sides: without its adapters where a tuned side is the same model with them."""
+    model = as_model(base)
+    same = isinstance(model, PreTrainedModel) and any(as_model(other) is model for other in tuned)
+    return without_adapter(model) if same and holds_adapter(model) else model
+
+
+def open_adapted(model: PreTrainedModel, base: Checkpoint | None) -> Checkpoint:
+    """A model that runs with adapters, over `base` where that is its base too, otherwise over its own.
+
+    Raises CheckpointError in one line: adapters merged already or not active, without T, or a base that is not there.
+    """
+    name = _name(model)
+    plain = without_adapter(model)
+    own = Checkpoint(name, None, plain.config, resolve(plain), LiveTensors(name, plain))
+    configs = [_settings(config) for config in getattr(model, "peft_config", {}).values()]
+    layers = layers_of(model, read=True)
+    whole = dict(_trained(model))
+    if any(layer.merged for one in layers for layer in one.layers):
+        raise CheckpointError(f"{name}: its adapter is merged into its weights; call unmerge_adapter() first")
+    if not layers and not whole:
+        if base is None:
+            return own
+        raise CheckpointError(f"{name}: has adapters, and none is active; activate one (set_adapter) first")
+    changed = next((why for config in configs for why in _base_changes(config)), None)
+    if base is not None and _same(base, own):
+        under = base
+    elif changed is not None and base is None:
+        raise CheckpointError(f"{name}: {changed}, so that without its adapter it is not the base; pass the base too")
+    else:
+        under = own
+    form = " and ".join(dict.fromkeys(form_of(config) for config in configs)) or "adapter"
+    changes = _changes(name, form, under, layers, tied_names(plain, under), configs)
+    moves = {one: Move(whole.get(one), changes.get(one)) for one in dict.fromkeys([*whole, *changes])}
+    over, moves, notes = settled(name, under, moves, tied_names(plain, under))
+    said = f"{name}: a live model with an adapter ({form}), which moves {len(moves)} of {len(over.names)} tensors"
+    tensors = AdapterTensors(over, moves, (said, *notes))
+    return Checkpoint(f"{name} with its adapter", None, over.config, over.architecture, tensors)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A parameter of a trained copy in memory."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> str:
+        return DTYPES.get(self.value.dtype, str(self.value.dtype))
+
+    def load(self, index: int = -1) -> Float[Tensor, "..."]:
+        return (self.value if index < 0 else self.value[index]).cpu()
+
+    def sample(self) -> bytes:
+        return _ends(self.value).numpy().tobytes()
+
+
+def _changes(
+    name: str, form: str, base: Checkpoint, layers: list[Layers], tied: Mapping[str, str], configs: list[dict[str, Any]]
+) -> dict[str, Change]:
+    changes: dict[str, Change] = {}
+    for one, leaf, depends in moved_leaves(name, form, layers):
+        parameter = f"{one.path}.{leaf}"
+        own = {id(value) for value in one.module.parameters()}
+        tensors = [value for layer in one.layers for value in layer.parameters() if id(value) not in own]
+        dtypes = [DTYPES.get(value.dtype, "F32") for value in tensors]
+        dtype = max(dtypes, key=lambda one: ROUNDING.get(one, 0.0), default="F32")
+        from_base = any(reads_base(config) or config.get("use_dora") for config in configs)
+        noise = noise_of(dtype, base.info(tied.get(parameter, parameter)).dtype, depends, from_base)
+        digest = b"".join(_ends(value).numpy().tobytes() for value in tensors)
+        changes[parameter] = Merge(name, one, leaf, {}, dtype, noise, digest)
+    return changes
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, _Held]]:
+    """The parameters of trained copies (`modules_to_save`) that are active, by their names in the plain model."""
+    if sys.modules.get("peft") is None:
+        return
+    from peft.utils import ModulesToSaveWrapper
+
+    for path, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and not module.disable_adapters and module.active_adapters:
+            trained = module.modules_to_save[module.active_adapters[0]]
+            yield from ((f"{path}.{name}", _Held(value.detach())) for name, value in trained.named_parameters())
+
+
+def _wrapped(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that peft put in the place of the model's own, by path, without what is inside them."""
+    if sys.modules.get("peft") is None:
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    found: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if not inside and isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            found[path] = module
+    return found
+
+
+def _base_changes(config: Mapping[str, Any]) -> Iterator[str]:
+    """Why a model without this adapter is not the base that it was made from."""
+    if config.get("bias", "none") != "none":
+        yield "its adapter trains biases in place"
+    start = str(config.get("init_lora_weights"))
+    if reads_base(config) or start == "lora_ga":
+        yield f"its adapter ({form_of(config)}) changed the base's weights when it was made"
+
+
+def _same(base: Checkpoint, own: Checkpoint) -> bool:
+    """Whether two checkpoints hold the same values, by the ends of every parameter."""
+    return set(base.names) == set(own.names) and all(
+        base.info(name).shape == own.info(name).shape and torch.equal(_ends(base.read(name)), _ends(own.read(name)))
+        for name in own.names
+    )
+
+
+def _ends(value: Tensor) -> Tensor:
+    flat = value.detach().flatten()
+    return torch.cat([flat[:_SAMPLED], flat[-_SAMPLED:]]).float().cpu()
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """A configuration of peft as its file says it."""
+    settings = dict(config.to_dict())
+    return settings | {"peft_type": str(getattr(config.peft_type, "value", config.peft_type))}
+
+
+def _name(model: Any) -> str:
+    return str(model.config.name_or_path or type(model).__name__)
