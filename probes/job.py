@@ -39,7 +39,7 @@ from probes.suite import Suite, load_suite
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import Source, open_checkpoint
-from tv.checkpoints.pairing import PairFacts, check_pair
+from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
@@ -293,11 +293,9 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
     models = live or {}
     base = open_checkpoint(models.get("base", suite.base))
     require_sites(base.architecture)
-    opened = []
-    for name, source in suite.tuned.items():
-        tuned = open_checkpoint(models.get(name, source), base=base)
-        opened.append(Opened(name, base, tuned, check_pair(base, tuned)))
-    return opened
+    opened = [open_checkpoint(models.get(name, source), base=base) for name, source in suite.tuned.items()]
+    base, *opened = alike([base, *opened])
+    return [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
 
 
 def attribute(

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,8 @@ from probes.capture.runner import Bases, Session, output_bases
 from probes.errors import RunError
 from probes.suite import Suite
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.ties import untied
 from tv.runtime.compute import Compute
 
 
@@ -80,7 +83,15 @@ class Pairs:
     def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
         """The base model, or with `base` given, the tuned model over it."""
         device = "cpu" if self.compute.offload and base is not None else self.compute.device
-        return load_model(source, base=base, dtype=self.compute.dtype, device=device)
+        model = load_model(source, base=base, dtype=self.compute.dtype, device=device)
+        return untied(model) if self.apart else model
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether one model has an unembedding of its own: then each is given one, so that all are of one form."""
+        base = open_checkpoint(self.start)
+        tuned = [open_checkpoint(self.live.get(name, source), base=base) for name, source in self.suite.tuned.items()]
+        return not all(any(module.tied for module in one.architecture.modules) for one in (base, *tuned))
 
     def on(self, device: str) -> Pairs:
         """The same work on a device; nothing is loaded there unless it is the device already in use."""

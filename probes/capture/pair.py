@@ -15,6 +15,7 @@ from probes.measures import mixture
 from probes.measures.norms import NormForm, find_form
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve
+from tv.checkpoints.ties import is_tied, untied
 from tv.errors import ArchitectureError
 
 #: Relative error below which two sums of a forward pass count as the same, by the dtype the model computes in.
@@ -39,7 +40,12 @@ class Pair:
 
 
 def make_pair(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pair:
-    """Put two live models together after proving both (see `prove`)."""
+    """Put two live models together after proving both (see `prove`).
+
+    Where the unembedding of one is its embedding and that of the other is not, both have one of their own.
+    """
+    if is_tied(base) != is_tied(tuned):
+        base, tuned = untied(base), untied(tuned)
     architecture, other = resolve(base), resolve(tuned)
     require_sites(architecture)
     require_sites(other)

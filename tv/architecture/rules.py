@@ -86,7 +86,7 @@ class _Resolver:
         if embed is None or unembed is None or final_norm is None:
             self._refuse("no embedding, unembedding or final norm found", stack_path)
         embed_path, unembed_path = self.names[embed], self.names[unembed]
-        tied = bool(getattr(self.config, "tie_word_embeddings", False))
+        tied = unembed.weight is embed.weight
         modules = [self._embedding(embed_path, "embed", embed)]
         position = self._child(trunk, ("wpe",))
         if position is not None:

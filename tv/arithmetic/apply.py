@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from tv.arithmetic.card import card
-from tv.arithmetic.merging import Brought, Merged, bring
+from tv.arithmetic.merging import Brought, Merged, bring, of_one_form
 from tv.arithmetic.rounding import Rounding
 from tv.arithmetic.saving import DTYPES, SHARD, entries, write_surroundings, write_weights
 from tv.checkpoints.opening import Source, open_checkpoint
@@ -111,7 +111,7 @@ def apply(
         raise InputError("no tuning vector given; name at least one to add or to subtract")
     checkpoint = open_checkpoint(base)
     _check_out(out, [base, *scales], force)
-    brought = _apart([bring(source, checkpoint, origin) for source in scales])
+    checkpoint, brought = of_one_form(checkpoint, _apart([bring(source, checkpoint, origin) for source in scales]))
     merged = Merged(
         checkpoint,
         brought,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tv.checkpoints.extraction import extract
 from tv.checkpoints.location import kind_of
 from tv.checkpoints.opening import Source
 from tv.checkpoints.pairing import open_pair, vocabulary_of
-from tv.checkpoints.vector import TuningVector
+from tv.checkpoints.vector import TuningVector, base_of
 from tv.errors import CheckpointError, InputError
 
 
@@ -66,7 +66,7 @@ def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) 
                 "what it was tuned from, name that base as its origin"
             )
         vector, notes = extract(pair.base, pair.tuned), list(pair.facts.notes)
-    _require_fit(label, vector, checkpoint)
+    _require_fit(label, vector, base_of(vector, checkpoint))
     named = vector.base
     if named is None:
         notes.append(f"{label}: does not say which base it was taken from; it is applied to {checkpoint.source}")
@@ -78,6 +78,16 @@ def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) 
     if tokens is not None:
         notes.append(f"{label}: its tokenizer numbers tokens otherwise; the {len(tokens[0])} in common move by name")
     return Brought(label, vector, tuple(dict.fromkeys(notes)), tokens)
+
+
+def of_one_form(checkpoint: Checkpoint, brought: Sequence[Brought]) -> tuple[Checkpoint, list[Brought]]:
+    """The checkpoint and the vectors with the unembedding apart from the embedding, where one vector parts them."""
+    forms = [base_of(one.vector, checkpoint) for one in brought]
+    untied = next((form for form in forms if form is not checkpoint), None)
+    if untied is None:
+        return checkpoint, list(brought)
+    embed, unembed = (f"{end}.weight" for end in (untied.architecture.embed, untied.architecture.unembed))
+    return untied, [replace(one, vector=one.vector.untied(embed, unembed)) for one in brought]
 
 
 class Merged:
@@ -108,11 +118,6 @@ class Merged:
             raise InputError(f"scale {odd}: a tuning vector is scaled by a finite number")
         if stochastic and dtype != torch.bfloat16:
             raise InputError("stochastic rounding is for bfloat16: in float32 there is next to nothing to round")
-        if checkpoint.unreadable:
-            name, why = next(iter(checkpoint.unreadable.items()))
-            raise CheckpointError(
-                f"{checkpoint.source}: parameter {name!r} cannot be read: {why}; load the model and pass it live"
-            )
         self.checkpoint, self.method, self.options = checkpoint, method, taken
         self._terms = [(one, scale) for one, scale in zip(brought, scales, strict=True) if scale]
         shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}

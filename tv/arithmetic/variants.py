@@ -15,6 +15,7 @@ from tv.arithmetic.methods.compose import check_method, compose
 from tv.arithmetic.methods.layout import Piece, layout
 from tv.arithmetic.methods.terms import Merge
 from tv.arithmetic.selection import select
+from tv.checkpoints.ties import is_tied, untied
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
 from tv.runtime.common_rows import common_rows
@@ -191,6 +192,25 @@ class Mover:
             parameter.copy_(kept)
         self._kept.clear()
         self._merges.clear()
+
+
+def of_one_form(model: PreTrainedModel, vectors: Sequence[TuningVector]) -> tuple[PreTrainedModel, list[TuningVector]]:
+    """The model and the vectors with the unembedding apart from the embedding, where one vector parts them.
+
+    Args:
+        model: A live model, which stays as it is.
+        vectors: Tuning vectors that will move it.
+
+    Returns:
+        (the model, or a copy that shares all tensors but the unembedding; the vectors, each moving both).
+    """
+    paths = {id(module): path for path, module in model.named_modules()}
+    embed, unembed = (
+        f"{paths.get(id(end), '')}.weight" for end in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
+    if not is_tied(model) or not any({embed, unembed} <= vector.shapes.keys() for vector in vectors):
+        return model, list(vectors)
+    return untied(model), [vector.untied(embed, unembed) for vector in vectors]
 
 
 def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, str]:

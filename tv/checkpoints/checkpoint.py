@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.resolve import resolve, skeleton
 from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import Place, TensorInfo, Tensors
 from tv.checkpoints.tensors import difference
+from tv.checkpoints.ties import UntiedTensors, untied
 from tv.errors import CheckpointError
 
 _PIECE = 2**20  # entries whose sum is taken in float64 at a time
@@ -57,14 +60,22 @@ class Checkpoint:
         return tuple(self._tensors.infos)
 
     @property
-    def unreadable(self) -> Mapping[str, str]:
-        """Parameters stored in a form that cannot be read here, and why. They are not in `names`."""
-        return self._tensors.unreadable
+    def converted(self) -> Sequence[Sequence[str]]:
+        """Parameters that transformers makes of the tensors in the files by more steps than stacking experts.
+
+        A group for all that come from the same tensors. They are in no `places`.
+        """
+        return self._tensors.converted
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of its tensors, a line each."""
         return self._tensors.notes
+
+    @property
+    def native(self) -> bool:
+        """Whether transformers loads its files itself; otherwise a live model takes its values from here."""
+        return self._tensors.native
 
     @property
     def base(self) -> Checkpoint | None:
@@ -86,6 +97,25 @@ class Checkpoint:
         """What its files hold besides parameters, by name in the files, as stored."""
         return self._tensors.buffers()
 
+    def untied(self) -> Checkpoint:
+        """The same model with an unembedding of its own, which has the embedding's values; itself where it has one.
+
+        Returns:
+            A checkpoint whose unembedding can move by itself. Nothing is read.
+
+        Examples:
+            >>> checkpoint = tv.open_checkpoint("data/models/base")
+            >>> checkpoint.untied() is checkpoint
+            True
+        """
+        if not any(module.tied for module in self.architecture.modules):
+            return self
+        model = untied(skeleton(self.config))
+        architecture = replace(resolve(model), vocab_size=self.architecture.vocab_size)
+        embed, unembed = f"{architecture.embed}.weight", f"{architecture.unembed}.weight"
+        tensors = UntiedTensors(self._tensors, embed, unembed, dict(model.named_parameters()))
+        return Checkpoint(self.source, self.path, model.config, architecture, tensors)
+
     @property
     def dtype(self) -> str:
         """The stored dtype of most parameters."""
@@ -96,11 +126,6 @@ class Checkpoint:
 
     def info(self, name: str) -> TensorInfo:
         """Shape and stored dtype of `name`. Raises CheckpointError where there is no such tensor."""
-        if name in self.unreadable:
-            raise CheckpointError(
-                f"{self.source}: tensor {name!r} cannot be read: {self.unreadable[name]}; load the model with "
-                "transformers and pass it live"
-            )
         if name not in self._tensors.infos:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing; the checkpoint is incomplete")
         return self._tensors.infos[name]
@@ -125,6 +150,11 @@ class Checkpoint:
         """A module's bias, float32, or None where it has none."""
         name = f"{module.path}.bias"
         return module.outputs(self.tensor(name), dim=0).float() if name in self._tensors.infos else None
+
+    def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
+        """Some entries of a parameter's first dimension, as stored, on the CPU. The others need not be read."""
+        self.info(name)
+        return self._tensors.rows(name, indices)
 
     def delta(self, name: str, base: Checkpoint, expert: int = -1) -> Float[Tensor, "..."]:
         """T of a parameter against `base`, as stored, float32; of a grown vocabulary the rows in common.

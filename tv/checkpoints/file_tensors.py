@@ -5,9 +5,9 @@ Files may name a parameter otherwise, keep each expert of a fused tensor apart, 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,26 +15,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tv.checkpoints import float8
+from tv.checkpoints.leftovers import is_left_over
 from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
-from tv.checkpoints.tensors import Stored
+from tv.checkpoints.tensors import Readable
+from tv.checkpoints.ties import other_names
 from tv.checkpoints.transformers_names import Files, ModelNames
-from tv.errors import CheckpointError
-from tv.runtime.transformers_private import ignored_keys
+from tv.errors import CheckpointError, first_line
 
 _ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
-#: Tensors in old files that no model needs.
-_LEFT_OVER = re.compile(
-    r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
-)
 
 
 @dataclass(frozen=True)
 class _Piece:
     """A stored tensor, with its scales where it is float8."""
 
-    stored: Stored
-    scale: Stored | None
+    stored: Readable
+    scale: Readable | None
     block: tuple[int, int] = (0, 0)
 
     def load(self, index: int = -1) -> Tensor:
@@ -47,9 +44,15 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Parameter:
+    """A parameter whose values lie in the files as they are, whole or an expert at a time."""
+
     info: TensorInfo
     experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces along its rows
     stacked: bool  # every expert is stored apart; otherwise one piece is the whole parameter
+
+    @property
+    def pieces(self) -> list[_Piece]:
+        return [piece for pieces in self.experts for piece in pieces]
 
     def read(self, expert: int) -> Tensor:
         if not self.stacked:
@@ -75,6 +78,27 @@ class _Parameter:
                 start = stop
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A parameter that transformers makes of stored tensors."""
+
+    info: TensorInfo
+    pieces: list[_Piece]
+    make: Callable[[], Mapping[str, Tensor]]  # it, and what else the same tensors make
+
+    def read(self, expert: int) -> Tensor:
+        value = self.make()[self.info.name]
+        if tuple(value.shape) != self.info.shape:
+            raise CheckpointError(
+                f"{self.pieces[0].stored.name!r} makes {self.info.name!r} of shape {list(value.shape)}, but "
+                f"config.json says {list(self.info.shape)}; the two do not belong together"
+            )
+        return value if expert < 0 else value[expert]
+
+    def places(self, name: str) -> Iterator[Place]:
+        return iter(())
+
+
 class FileTensors(Tensors):
     """The parameters of `model` (a skeleton) from the tensors of its files, each read on demand.
 
@@ -83,32 +107,44 @@ class FileTensors(Tensors):
     """
 
     def __init__(
-        self, source: str, stored: Mapping[str, Stored], model: PreTrainedModel, quantisation: Mapping[str, object]
+        self, source: str, stored: Mapping[str, Readable], model: PreTrainedModel, quantisation: Mapping[str, object]
     ) -> None:
         self._source, self._quantisation = source, quantisation
-        self._parameters: dict[str, _Parameter] = {}
-        self.unreadable: dict[str, str] = {}
+        self._parameters: dict[str, _Parameter | _Made] = {}
+        self._last: tuple[object, Mapping[str, Tensor]] = (None, {})  # what was made last: others of it are read next
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        known = model.state_dict().keys()
-        tied = dict(model.named_parameters(remove_duplicate=False)).keys()  # the other names of one tensor included
+        known, aliases = model.state_dict().keys(), other_names(model)
+        tied = {name for names in aliases.values() for name in names}
         files = ModelNames(model).sort(stored)
         for name, shape in shapes.items():
-            if name in files:
-                self._add(name, shape, files[name], stored)
+            held = next((other for other in aliases[name] if other in files), None)  # a tied one under any of its names
+            if held is not None:
+                self._add(name, shape, files[held], stored)
         for name in shapes:
-            if quantisation and name not in self._parameters and name not in self.unreadable:
+            if quantisation and name not in self._parameters:
                 raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {_ADVICE}")
         self.infos = {name: self._parameters[name].info for name in shapes if name in self._parameters}
+        makers: dict[tuple[str, ...], list[str]] = {}
+        for name, parameter in self._parameters.items():
+            if isinstance(parameter, _Made):
+                makers.setdefault(tuple(piece.stored.name for piece in parameter.pieces), []).append(name)
+        self.converted = tuple(makers.values())
         keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
         self._buffers = {key: stored[key] for key in keys}
         unknown = [key for name in files if name not in known for key in files[name].keys]
-        self.notes = tuple(self._notes([key for key in unknown if not _is_left_over(key, model)], model))
+        self.notes = tuple(self._notes([key for key in unknown if not is_left_over(key, model)], model))
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         return self._parameters[name].read(expert)
 
+    def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
+        parameter = self._parameters[name]
+        if isinstance(parameter, _Made) or parameter.info.dtype not in FLOATS:
+            return parameter.read(-1)[list(indices)]
+        return torch.stack([parameter.read(index) for index in indices])
+
     def sample(self, name: str) -> bytes:
-        pieces = [piece for pieces in self._parameters[name].experts for piece in pieces]
+        pieces = self._parameters[name].pieces
         return b"".join(part.sample() for piece in pieces for part in (piece.stored, piece.scale) if part is not None)
 
     def places(self) -> list[Place]:
@@ -117,9 +153,12 @@ class FileTensors(Tensors):
     def buffers(self) -> dict[str, Tensor]:
         return {key: stored.load() for key, stored in self._buffers.items()}
 
-    def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Stored]) -> None:
-        if files.form:
-            self.unreadable[name] = f"its files hold it in another form ({files.form})"
+    def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Readable]) -> None:
+        if files.convert is not None:
+            parts = [self._piece(stored[key], stored) for key in files.keys]
+            info = TensorInfo(name, shape, _coarsest(parts))
+            by_key = dict(zip(files.keys, parts, strict=True))
+            self._parameters[name] = _Made(info, parts, partial(self._made, name, files, by_key))
             return
         if not files.grid:
             raise CheckpointError(
@@ -142,10 +181,24 @@ class FileTensors(Tensors):
                 f"{self._source}: tensor {name!r} has shape {list(stored_shape)}, but config.json says "
                 f"{list(shape)}; the two do not belong together"
             )
-        dtype = max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))
-        self._parameters[name] = _Parameter(TensorInfo(name, shape, dtype), experts, files.stacked)
+        self._parameters[name] = _Parameter(TensorInfo(name, shape, _coarsest(pieces)), experts, files.stacked)
 
-    def _piece(self, stored: Stored, others: Mapping[str, Stored]) -> _Piece:
+    def _made(self, name: str, files: Files, pieces: Mapping[str, _Piece]) -> Mapping[str, Tensor]:
+        assert files.convert is not None
+        key = tuple(files.keys)
+        if self._last[0] != key:
+            try:
+                self._last = key, files.convert(lambda stored: pieces[stored].load())
+            except CheckpointError:
+                raise
+            except Exception as error:  # steps of transformers on tensors of a wrong shape, or too few
+                raise CheckpointError(
+                    f"{self._source}: tensor {name!r} cannot be made of {files.keys[0]!r} ({files.form}): "
+                    f"{first_line(error)}"
+                ) from error
+        return self._last[1]
+
+    def _piece(self, stored: Readable, others: Mapping[str, Readable]) -> _Piece:
         if stored.dtype in FLOATS:
             return _Piece(stored, None)
         name, method = stored.name, self._quantisation.get("quant_method")
@@ -175,14 +228,7 @@ class FileTensors(Tensors):
                 f"{self._source}: {len(unknown)} of its tensors ({unknown[0]!r} first) are in no module of "
                 f"{type(model).__name__} as config.json describes it, and are left out"
             )
-        if self.unreadable:
-            name, why = next(iter(self.unreadable.items()))
-            yield (
-                f"{self._source}: {len(self.unreadable)} parameters are left out, {name!r} first: {why}; "
-                "load the model with transformers and pass it live to measure them"
-            )
 
 
-def _is_left_over(key: str, model: PreTrainedModel) -> bool:
-    patterns = ignored_keys(model)
-    return bool(_LEFT_OVER.search(key)) or any(re.search(pattern, key) for pattern in patterns)
+def _coarsest(pieces: Sequence[_Piece]) -> str:
+    return max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))

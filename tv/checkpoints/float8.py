@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tv.checkpoints.tensors import Stored
+from tv.checkpoints.tensors import Readable
 
 DTYPES = frozenset({"F8_E4M3", "F8_E5M2"})
 _SUFFIXES = ("_scale_inv", "_scale")  # both multiply the weight, whatever the first one's name says
 
 
-def scale_of(stored: Stored, others: Mapping[str, Stored]) -> Stored | None:
+def scale_of(stored: Readable, others: Mapping[str, Readable]) -> Readable | None:
     """The scales of a stored tensor, or None where it has none."""
     return next((others[stored.name + suffix] for suffix in _SUFFIXES if stored.name + suffix in others), None)
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tv.checkpoints.adapters.directory import adapter_base
 from tv.checkpoints.adapters.live import as_model, base_beside, holds_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
+from tv.checkpoints.live_proof import as_read, with_own_code
 from tv.checkpoints.location import hub_id, kind_of, locate
 from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.ties import is_tied, untie
+from tv.checkpoints.transformers_names import ModelNames
 from tv.checkpoints.vector import TuningVector
 from tv.errors import CheckpointError, first_line
 from tv.runtime.compute import require_dtype
@@ -52,17 +62,16 @@ def _on_cpu(
 ) -> PreTrainedModel:
     if isinstance(source, TuningVector):
         return _moved(open_checkpoint(source, base=base), base, dtype)
-    if trust_remote_code:
-        return _load(*hub_id(str(source)), dtype, trust_remote_code=True)
     path = locate(source)
+    if trust_remote_code:
+        return with_own_code(_load(*hub_id(str(source)), dtype, trust_remote_code=True), path)
     kind = kind_of(path)
     if kind in ("adapter", "vector"):
         return _moved(open_checkpoint(source, base=base), base, dtype)
     if kind == "gguf":
-        return load_gguf(gguf_file(path), dtype).eval()
-    if _is_quantised(path):
-        return _dequantised(open_checkpoint(source), dtype)
-    return _load(str(path), None, dtype)
+        return as_read(load_gguf(gguf_file(path), dtype).eval(), open_checkpoint(path))
+    checkpoint = open_checkpoint(path)
+    return as_read(_load(str(path), None, dtype) if checkpoint.native else _from_here(checkpoint, dtype), checkpoint)
 
 
 def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
@@ -119,7 +128,7 @@ def _load(name: str, revision: str | None, dtype: torch.dtype, trust_remote_code
         model = AutoModelForCausalLM.from_pretrained(
             name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{name}: cannot be loaded as a causal language model: {first_line(error)}") from error
     return model.eval()
 
@@ -129,14 +138,21 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
     assert checkpoint.base is not None
     under = base if base is not None else checkpoint.base.source
     model = copy.deepcopy(under).to(dtype) if isinstance(under, PreTrainedModel) else _on_cpu(under, None, dtype, False)
+    if is_tied(model) and not any(module.tied for module in checkpoint.architecture.modules):
+        untie(model)
     if checkpoint.architecture.vocab_size != checkpoint.base.architecture.vocab_size:
         model.resize_token_embeddings(checkpoint.architecture.vocab_size, mean_resizing=False)
     return _filled(model, checkpoint, checkpoint.moved)
 
 
-def _dequantised(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a float8 checkpoint, with the tensors as the checkpoint dequantises them."""
+def _from_here(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of files that transformers does not load as they are, with the tensors as the checkpoint reads them."""
     model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype)
+    model.config.name_or_path = str(checkpoint.path)
+    with suppress(OSError, ValueError):  # a checkpoint may have none
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    names = ModelNames(model)
+    model.load_state_dict({names.of(key)[0]: buffer for key, buffer in checkpoint.buffers.items()}, strict=False)
     return _filled(model, checkpoint, checkpoint.names)
 
 
@@ -146,10 +162,3 @@ def _filled(model: PreTrainedModel, checkpoint: Checkpoint, names: tuple[str, ..
         for name in names:
             parameters[name].copy_(checkpoint.tensor(name))
     return model.eval()
-
-
-def _is_quantised(path: Path) -> bool:
-    try:
-        return getattr(AutoConfig.from_pretrained(path), "quantization_config", None) is not None
-    except Exception:  # loading the model reports what is wrong
-        return False

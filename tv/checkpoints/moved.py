@@ -25,7 +25,7 @@ class MovedTensors(Tensors):
     def __init__(self, base: Checkpoint, moved: Mapping[str, TensorInfo], notes: tuple[str, ...]) -> None:
         self.base, self.notes, self._moved = base, notes, moved
         self.infos = {name: moved.get(name, base.info(name)) for name in base.names}
-        self.unreadable = dict(base.unreadable)
+        self.converted = base.converted
 
     @property
     def moved(self) -> Collection[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,15 +14,17 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve, skeleton
 from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
-from tv.checkpoints.adapters.live import as_model, holds_adapter, open_adapted
+from tv.checkpoints.adapters.live import adapted, as_model, holds_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
 from tv.checkpoints.location import hub_id, kind_of, locate
 from tv.checkpoints.moved import MovedTensors
-from tv.checkpoints.tensors import stored_tensors
+from tv.checkpoints.tensors import Readable, of_ranks, passed_over, stored_tensors, weight_files
+from tv.checkpoints.ties import is_tied, untie_apart
 from tv.checkpoints.vector import TuningVector, VectorTensors
+from tv.checkpoints.wrappers import unwrapped
 from tv.errors import CheckpointError, InputError, first_line
 
 Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint | TuningVector
@@ -54,9 +56,11 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     source = as_model(source)
     if isinstance(source, PreTrainedModel):
         if holds_adapter(source):
-            return open_adapted(source, None if base is None else open_checkpoint(base))
+            own = open_checkpoint(without_adapter(source))
+            tensors = adapted(source, own, None if base is None else open_checkpoint(base))
+            return own if tensors is None else _over(f"{own.source} with its adapter", None, tensors)
         name = str(source.config.name_or_path or type(source).__name__)
-        return Checkpoint(name, None, source.config, resolve(source), LiveTensors(name, source))
+        return Checkpoint(name, None, _described(source), resolve(source), LiveTensors(name, source))
     if isinstance(source, TuningVector):
         return _open_vector("tuning vector", source, base)
     path = locate(source, revision)
@@ -71,15 +75,21 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if kind == "gguf":
         file = gguf_file(path)
         config = gguf_config(file)
-        model, architecture = _tree(config, file)
-        return Checkpoint(str(source), None, config, architecture, GgufTensors(file, model))
+        model = _tree(config, file)
+        return Checkpoint(str(source), None, config, _resolved(model, file), GgufTensors(file, model))
     config, quantisation = _config(path)
-    stored = stored_tensors(path)
+    files = weight_files(path, getattr(config, "transformers_weights", None))
+    stored: Mapping[str, Readable] = stored_tensors(files)
     layers = config.get_text_config().num_hidden_layers
     if isinstance(layers, int) and layers > len(stored):  # checked before a tree of so many is built
         raise CheckpointError(f"{path}: its config declares {layers:,} layers, but it stores {len(stored):,} tensors")
-    model, architecture = _tree(config, path / "config.json")
-    return Checkpoint(str(source), path, config, architecture, FileTensors(str(source), stored, model, quantisation))
+    model = _tree(config, path / "config.json")
+    stored, notes = unwrapped(str(source), stored, model)
+    untie_apart(model, stored)
+    tensors = FileTensors(str(source), stored, model, quantisation)
+    tensors.notes = (*passed_over(path, files), *notes, *tensors.notes)
+    tensors.native = not (notes or quantisation or of_ranks(path))
+    return Checkpoint(str(source), path, model.config, _resolved(model, path / "config.json"), tensors)
 
 
 def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Checkpoint:
@@ -101,10 +111,26 @@ def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
     return Checkpoint(source, tokenizer_path, config, replace(base.architecture, vocab_size=rows), tensors)
 
 
-def _tree(config: PretrainedConfig, file: Path) -> tuple[PreTrainedModel, Architecture]:
+def _described(model: PreTrainedModel) -> PretrainedConfig:
+    """A live model's configuration, which says whether its embedding and unembedding are one."""
+    if is_tied(model) or not model.config.get_text_config().tie_word_embeddings:
+        return model.config
+    config = copy.deepcopy(model.config)
+    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+    return config
+
+
+def _tree(config: PretrainedConfig, file: Path) -> PreTrainedModel:
+    return _of_config(skeleton, config, file)
+
+
+def _resolved(model: PreTrainedModel, file: Path) -> Architecture:
+    return _of_config(resolve, model, file)
+
+
+def _of_config(step: Callable[[Any], Any], given: Any, file: Path) -> Any:
     try:
-        model = skeleton(config)
-        return model, resolve(model)
+        return step(given)
     except InputError:
         raise
     except Exception as error:  # numbers that describe no model can make transformers raise anything

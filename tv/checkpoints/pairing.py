@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,9 +82,8 @@ class WeightPair:
 
     @property
     def modules(self) -> tuple[Module, ...]:
-        """The modules of both, in execution order, except those that one side holds in a form that cannot be read."""
-        left_out = self.base.unreadable.keys() | self.tuned.unreadable.keys()
-        return tuple(module for module in self.base.architecture.modules if module.parameter not in left_out)
+        """The modules of both, in execution order."""
+        return self.base.architecture.modules
 
     def weight(self, module: Module) -> Float[Tensor, "rows cols"]:
         """W of the base, float32; of a grown vocabulary the rows in common."""
@@ -130,8 +130,29 @@ def open_pair(base: Source, tuned: Source) -> WeightPair:
         True
     """
     left = open_checkpoint(base_beside(base, tuned))
-    right = open_checkpoint(tuned, base=left)
+    left, right = alike([left, open_checkpoint(tuned, base=left)])
     return WeightPair(left, right, check_pair(left, right))
+
+
+def alike(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints as models of one form: where one has an unembedding of its own, each has.
+
+    A base whose unembedding is its embedding, and a tuned model in which the two moved apart, are then compared as what
+    they compute.
+
+    Args:
+        checkpoints: Of one architecture.
+
+    Returns:
+        The same, or views of them.
+
+    Examples:
+        >>> base = tv.open_checkpoint("data/models/base")
+        >>> alike([base, base])[0] is base
+        True
+    """
+    tied = [any(module.tied for module in checkpoint.architecture.modules) for checkpoint in checkpoints]
+    return [one.untied() for one in checkpoints] if any(tied) and not all(tied) else list(checkpoints)
 
 
 def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
@@ -185,14 +206,10 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
 def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[int]) -> None:
     vocab_tensors = {module.parameter for module in base.architecture.modules if module.name in ("embed", "unembed")}
     vocab_tensors |= {name.removesuffix(".weight") + ".bias" for name in vocab_tensors}
-    left_out = base.unreadable.keys() | tuned.unreadable.keys()
     for module in base.architecture.modules:
-        if module.parameter not in left_out:
-            base.info(module.parameter)
-            tuned.info(module.parameter)
+        base.info(module.parameter)
+        tuned.info(module.parameter)
     for name in (*base.names, *tuned.names):
-        if name in left_out:
-            continue
         for checkpoint, other in ((base, tuned), (tuned, base)):
             if name not in checkpoint.names:
                 raise CheckpointError(f"{checkpoint.source}: has no tensor {name!r}, which {other.source} has")

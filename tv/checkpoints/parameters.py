@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,13 +44,18 @@ class Tensors(ABC):
     """Where a checkpoint's parameters come from. A source defines how it reads, and overrides other defaults."""
 
     infos: Mapping[str, TensorInfo]  # what is known of each parameter
-    unreadable: Mapping[str, str] = {}  # parameters held in a form that cannot be read, and why
+    converted: Sequence[Sequence[str]] = ()  # parameters that transformers makes of other tensors, by what they share
     notes: tuple[str, ...] = ()  # what a reader should know of them
+    native: bool = True  # transformers loads these files itself; otherwise a live model is filled from here
     base: Checkpoint | None = None  # what T moves, where the source holds T; None for a full model
 
     @abstractmethod
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         """A parameter, or one expert of it, on the CPU."""
+
+    def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
+        """Some entries of a parameter's first dimension, on the CPU."""
+        return self.read(name)[list(indices)]
 
     @abstractmethod
     def sample(self, name: str) -> bytes:

@@ -6,12 +6,13 @@ Files are memory-mapped and nothing is unpickled. Reading the headers detects a 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -22,8 +23,32 @@ from tv.errors import CheckpointError, first_line
 from tv.runtime.common_rows import common_rows
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+#: What torch's Hugging Face storage writer calls its files.
+_RANK = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _SAMPLED_BYTES = 4096
 _BAND = 256  # rows taken to float32 at a time
+
+
+class Readable(Protocol):
+    """What stands for one stored tensor, of a file or made of several: read when it is asked for."""
+
+    @property
+    def name(self) -> str:
+        """In the files, or as it would be there."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor."""
+
+    @property
+    def dtype(self) -> str:
+        """A word of safetensors, or of tv/checkpoints/noise.py."""
+
+    def load(self, index: int = -1) -> Float[Tensor, "..."]:
+        """The tensor; with `index` ≥ 0 only that entry of its first dimension."""
+
+    def sample(self) -> bytes:
+        """The ends of its bytes, for a fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +93,67 @@ def sample_of(path: Path, start: int, stop: int) -> bytes:
 
 def holds_weights(directory: Path) -> bool:
     """Whether a model's safetensors lie in this directory."""
-    return (directory / _INDEX).is_file() or (directory / _SINGLE).is_file()
+    return any((directory / name).is_file() for name in (_INDEX, _SINGLE)) or bool(of_ranks(directory))
 
 
-def stored_tensors(directory: Path) -> dict[str, Stored]:
-    """Every tensor of a model directory by its name in the files, single or sharded.
+def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
+    """Every tensor of safetensors files by its name there.
 
-    Raises CheckpointError: no safetensors, a missing or truncated shard, one tensor twice.
+    Raises CheckpointError: a truncated or damaged file, one tensor twice.
     """
     tensors: dict[str, Stored] = {}
-    for shard in _shards(directory):
-        for tensor in header(shard):
+    for file in files:
+        for tensor in header(file):
             if tensor.name in tensors:
                 other = tensors[tensor.name].file
-                raise CheckpointError(f"{shard}: tensor {tensor.name!r} is also in {other}; remove one")
+                raise CheckpointError(f"{file}: tensor {tensor.name!r} is also in {other}; remove one")
             tensors[tensor.name] = tensor
     return tensors
+
+
+def weight_files(directory: Path, named: str | None = None) -> list[Path]:
+    """The safetensors files that make up a model, chosen as transformers chooses.
+
+    Files of torch's Hugging Face storage writer come first, then what the configuration names, then
+    model.safetensors, then the shards of an index.
+
+    Args:
+        directory: Of the model.
+        named: The file or index that its configuration names (`transformers_weights`), if it names one.
+
+    Raises:
+        CheckpointError: There is none, or one is missing.
+
+    Examples:
+        >>> [file.name for file in weight_files(Path("data/models/base"))]
+        ['model.safetensors']
+    """
+    if of_ranks(directory):
+        return sorted(directory.glob("*.safetensors"))
+    if named is not None:
+        if Path(named).name != named or not named.endswith((".safetensors", ".safetensors.index.json")):
+            raise CheckpointError(
+                f"{directory / 'config.json'}: transformers_weights is {named!r}, which is no safetensors file or "
+                "index in that directory"
+            )
+        if not (directory / named).is_file():
+            raise CheckpointError(f"{directory / named}: this file is missing, and config.json names it; download it")
+        return _shards(directory / named) if named.endswith(".json") else [directory / named]
+    if (directory / _SINGLE).is_file():
+        return [directory / _SINGLE]
+    if (directory / _INDEX).is_file():
+        return _shards(directory / _INDEX)
+    pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
+    hint = "it holds pickled weights only; convert them" if pickled else f"{_SINGLE} is missing"
+    raise CheckpointError(f"{directory}: no safetensors: weights load from safetensors alone, and {hint}")
+
+
+def passed_over(directory: Path, files: list[Path]) -> tuple[str, ...]:
+    """A note where a directory holds an index of other weights than these files, which are read."""
+    index = directory / _INDEX
+    if not index.is_file() or files == _listed(index):
+        return ()
+    return (f"{directory}: {files[0].name} is read, as transformers reads it; {_INDEX} beside it names other files",)
 
 
 def header(file: Path) -> list[Stored]:
@@ -133,24 +203,29 @@ def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata
     return struct.pack("<Q", len(text)) + text
 
 
-def _shards(directory: Path) -> list[Path]:
-    index = directory / _INDEX
-    if not index.is_file():
-        if (directory / _SINGLE).is_file():
-            return [directory / _SINGLE]
-        pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
-        hint = "it holds pickled weights only; convert them" if pickled else f"{_SINGLE} is missing"
-        raise CheckpointError(f"{directory}: no safetensors: weights load from safetensors alone, and {hint}")
+def of_ranks(directory: Path) -> list[Path]:
+    """The files in a directory that torch's Hugging Face storage writer wrote, which lets each rank write its own."""
+    return [file for file in directory.glob("shard-*.safetensors") if _RANK.fullmatch(file.name)]
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index lists. Raises CheckpointError where one is missing."""
+    files = _listed(index)
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise CheckpointError(f"{missing}: this shard is missing; download it again")
+    return files
+
+
+def _listed(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index}: not a valid index of shards: {first_line(error)}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} is not a plain file name in that directory")
-        if not (directory / name).is_file():
-            raise CheckpointError(f"{directory / name}: this shard is missing; download it again")
-    return [directory / name for name in names]
+    odd = next((name for name in names if not isinstance(name, str) or Path(name).name != name), None)
+    if odd is not None:
+        raise CheckpointError(f"{index}: shard {odd!r} is not a plain file name in that directory")
+    return [index.parent / name for name in names]
 
 
 def difference(after: Float[Tensor, "..."], before: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tv.runtime.transformers_private import (
@@ -17,24 +21,30 @@ from tv.runtime.transformers_private import (
     rename_source_key,
 )
 
+#: A stored name → its tensor.
+Read: TypeAlias = Callable[[str], Tensor]
+
 
 @dataclass
 class Files:
     """The stored tensors that make up one parameter."""
 
     keys: list[str]
-    grid: list[list[str]]  # of each expert, its tensors in the order of its rows
+    grid: list[list[str]]  # of each expert, its tensors in the order of its rows; empty where one is missing
     stacked: bool = False
-    form: str = ""  # how transformers converts them, where this module cannot
+    form: str = ""  # the steps by which transformers makes it of them, where they are more than stacking experts
+    convert: Callable[[Read], Mapping[str, Tensor]] | None = None  # these steps; they may make other parameters too
 
 
 class ModelNames:
     """The names that transformers gives to stored tensors when it loads them into `model`.
 
     Older checkpoints lack the base model's prefix, or use other names; experts of a fused tensor are stored apart.
+    A stored name is kept where the model has it and has no parameter of the new name.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
         changes = get_model_conversion_mapping(model)
         self._renamings = [change for change in changes if isinstance(change, WeightRenaming)]
         self._converters = [change for change in changes if isinstance(change, WeightConverter)]
@@ -42,12 +52,15 @@ class ModelNames:
 
     def of(self, stored: str) -> tuple[str, str | None]:
         """(parameter, pattern of the converter that makes it), the pattern None where the tensor is the parameter."""
-        return rename_source_key(stored, self._renamings, self._converters, self._prefix, self._state)
+        name, pattern = rename_source_key(stored, self._renamings, self._converters, self._prefix, self._state)
+        if name not in self._state and stored in self._state:
+            return rename_source_key(stored, [], [], self._prefix, self._state)
+        return name, pattern
 
     def sort(self, stored: Iterable[str]) -> dict[str, Files]:
         """The stored names by the parameter that they make up."""
         parameters: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for key in stored:
+        for key in sorted(stored, key=_natural):  # some renamings depend on those before them
             name, pattern = self.of(key)
             parameters[name][pattern].append(key)
         return {other: files for name, patterns in parameters.items() for other, files in self._files(name, patterns)}
@@ -60,18 +73,29 @@ class ModelNames:
         converter = next(c for c in self._converters if patterns.keys() & set(c.source_patterns))
         first = converter.target_patterns[0]
         for target in converter.target_patterns:  # one stored tensor may make several parameters
-            yield name.replace(first, target, 1), self._converted(keys, patterns, converter)
+            yield name.replace(first, target, 1), self._converted(name, keys, patterns, converter)
 
     def _converted(
-        self, keys: list[str], patterns: Mapping[str | None, list[str]], converter: WeightConverter
+        self, name: str, keys: list[str], patterns: Mapping[str | None, list[str]], converter: WeightConverter
     ) -> Files:
-        form = " then ".join(type(operation).__name__ for operation in converter.operations)
-        groups = [sorted(patterns[p], key=_natural) for p in converter.source_patterns if p in patterns]
+        groups = [patterns[p] for p in converter.source_patterns if p in patterns]
         if not _merges_experts(converter):
-            return Files(keys, [], form=form)
+            form = " then ".join(type(operation).__name__ for operation in converter.operations)
+            return Files(keys, [], form=form, convert=partial(self._convert, name, patterns, converter))
         if len(groups) < len(converter.source_patterns) or len({len(group) for group in groups}) > 1:
             return Files(keys, [])
         return Files(keys, [list(row) for row in zip(*groups, strict=True)], stacked=True)
+
+    def _convert(
+        self, name: str, patterns: Mapping[str | None, list[str]], converter: WeightConverter, read: Read
+    ) -> dict[str, Tensor]:
+        """The parameters that a converter makes, by name. `name` is its first one's."""
+        steps = copy.deepcopy(converter)
+        for pattern, keys in patterns.items():
+            for key in keys:
+                steps.add_tensor(name, key, pattern, partial(read, key))
+        made = steps.convert(name, model=self._model, config=self._model.config)
+        return {other: value[0] if isinstance(value, list) else value for other, value in made.items()}
 
 
 def _merges_experts(converter: WeightConverter) -> bool:
@@ -81,5 +105,5 @@ def _merges_experts(converter: WeightConverter) -> bool:
 
 
 def _natural(key: str) -> list[tuple[int, str]]:
-    """A sort key: experts by number."""
+    """A sort key: layers and experts by number, as transformers reads them."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")]

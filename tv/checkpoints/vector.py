@@ -54,6 +54,34 @@ class TuningVector:
         self.shapes, self._read, self.provenance = dict(shapes), read, Provenance(provenance)
         self._read_expert = read_expert
 
+    def untied(self, embed: str, unembed: str) -> TuningVector:
+        """The same step of a model whose unembedding is a parameter of its own: it moves as the embedding does.
+
+        Args:
+            embed: The embedding's parameter.
+            unembed: The unembedding's.
+
+        Returns:
+            Itself where it already moves the unembedding.
+
+        Examples:
+            >>> medical = tv.extract("data/models/base", "data/models/medical")
+            >>> medical.untied("model.embed_tokens.weight", "lm_head.weight") is medical
+            True
+        """
+        if unembed in self.shapes or embed not in self.shapes:
+            return self
+
+        def held(name: str) -> str:
+            return embed if name == unembed else name
+
+        return TuningVector(
+            {**self.shapes, unembed: self.shapes[embed]},
+            lambda name: self[held(name)],
+            self.provenance,
+            lambda name, index: self.expert(held(name), index),
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters it moves."""
@@ -225,6 +253,7 @@ class VectorTensors(MovedTensors):
 
     def __init__(self, source: str, vector: TuningVector, base: Checkpoint) -> None:
         self._vector = vector
+        base = base_of(vector, base)
         _require_fit(source, vector, base)
         moved = {name: TensorInfo(name, shape, vector.dtype(name)) for name, shape in vector.shapes.items()}
         super().__init__(base, moved, tuple(self._notes(source, base)))
@@ -246,6 +275,11 @@ class VectorTensors(MovedTensors):
             yield f"{source}: does not say which base it was taken from; it is applied to {base.source}"
         elif any(origin.get(part) != base.fingerprint()[part] for part in ("structure", "content")):
             yield f"{source}: was taken from {origin.get('source')}, whose fingerprint is another than {base.source}'s"
+
+
+def base_of(vector: TuningVector, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint in the form that a vector moves: untied where it moves an unembedding by itself."""
+    return checkpoint if vector.shapes.keys() <= set(checkpoint.names) else checkpoint.untied()
 
 
 def _require_fit(source: str, vector: TuningVector, base: Checkpoint) -> None:

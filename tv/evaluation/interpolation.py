@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from tv.arithmetic.variants import Mover
+from tv.arithmetic.variants import Mover, of_one_form
 from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import Source, open_checkpoint
@@ -241,7 +241,7 @@ def _sweep(
     rows = gather(prompts)
     vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
     stage = "path" if len(vectors) == 1 else "plane"
-    model = _float32(base, compute)
+    model, vectors = of_one_form(_float32(base, compute), vectors)
     batches: list[Batch] = batched(rows, model, load_tokenizer(base), batch_size)
     by_measure: dict[str, list[Floats]] = {name: [] for name in measures()}
     with Mover(model, vectors) as mover:

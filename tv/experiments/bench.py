@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from tv.arithmetic.variants import Mover
+from tv.arithmetic.variants import Mover, of_one_form
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.vector import TuningVector
@@ -119,14 +119,17 @@ class Bench:
         if not points:
             return
         vectors = list(dict.fromkeys(vector for point in points for vector in point.scales))
-        with Mover(self._model, vectors, method=method, seed=self._settings.seed, **options) as mover:
+        model, moved = of_one_form(self._model, vectors)
+        harness = self._harness(model)
+        forms = dict(zip(vectors, moved, strict=True))
+        with Mover(model, moved, method=method, seed=self._settings.seed, **options) as mover:
             for i, point in enumerate(points):
-                mover.to(point.scales)
+                mover.to({forms[vector]: scale for vector, scale in point.scales.items()})
                 for task in missing[point.name]:
                     at = point.name, task.name
                     done = self._cells.find(keys[at])  # two points may share a cell: all with λ = 0 do
                     if done is None:
-                        done = self._cells.keep(keys[at], self._harness.items(task, self._settings.limit))
+                        done = self._cells.keep(keys[at], harness.items(task, self._settings.limit))
                     finished[at] = done
                 self._settings.compute.tell(self._settings.experiment, i + 1, len(points), point.name)
 
@@ -151,6 +154,5 @@ class Bench:
         base = None if self._source is self._base else self._base
         return load_model(self._source, base=base, device=self._settings.compute.device)
 
-    @cached_property
-    def _harness(self) -> Harness:
-        return Harness(self._model, self._tokenizer, batch_size=self._settings.batch_size, chat=self._settings.chat)
+    def _harness(self, model: PreTrainedModel) -> Harness:
+        return Harness(model, self._tokenizer, batch_size=self._settings.batch_size, chat=self._settings.chat)

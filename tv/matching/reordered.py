@@ -92,7 +92,7 @@ class ReorderedTensors(Tensors):
     def __init__(self, checkpoint: Checkpoint, orders: dict[tuple[str, int], _Order]) -> None:
         self._checkpoint, self._orders = checkpoint, orders
         self.infos = {name: checkpoint.info(name) for name in checkpoint.names}
-        self.unreadable = dict(checkpoint.unreadable)
+        self.converted = checkpoint.converted
         self.notes = checkpoint.notes
         self._experts = {name: self.infos[name].shape[0] for name, expert in orders if expert >= 0}
 

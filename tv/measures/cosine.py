@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.opening import Source, open_checkpoint
-from tv.checkpoints.pairing import WeightPair, open_pair
+from tv.checkpoints.pairing import WeightPair, alike, open_pair
 from tv.columns import Column, TableForm, keys
 from tv.errors import InputError
 from tv.measures.decomposition import FIXED_FRACTION
@@ -109,7 +109,8 @@ def cosine(
     if level not in LEVELS:
         raise InputError(f"level {level!r}: one of {', '.join(LEVELS)}")
     under = open_checkpoint(base)
-    pairs = {name: open_pair(under, source) for name, source in tuned.items()}
+    under, *opened = alike([under, *(open_checkpoint(source, base=under) for source in tuned.values())])
+    pairs = {name: open_pair(under, one) for name, one in zip(tuned, opened, strict=True)}
     pieces = _pieces(list(pairs.values()))
     sums: dict[tuple[str, str], dict[int, Sums]] = {names: {} for names in combinations(pairs, 2)}
     rows: list[Row] = []

@@ -14,7 +14,7 @@ import tv
 from tests.pairs import build_model, build_pair
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.file_tensors import FileTensors
-from tv.checkpoints.tensors import Stored, stored_tensors
+from tv.checkpoints.tensors import Stored, stored_tensors, weight_files
 
 _SIZES = dict(
     hidden_size=48,
@@ -46,7 +46,7 @@ def experts(directory: Path, name: str) -> tuple[transformers.PreTrainedModel, P
 
 def open_files(path: Path, quantisation: dict[str, Any] | None = None) -> FileTensors:
     model = skeleton(AutoConfig.from_pretrained(path))
-    return FileTensors(str(path), stored_tensors(path), model, quantisation or {})
+    return FileTensors(str(path), stored_tensors(weight_files(path)), model, quantisation or {})
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -62,7 +62,7 @@ def test_experts_are_read_one_at_a_time(name: str, form: str, tmp_path: Path, mo
         model.save_pretrained(path, max_shard_size="100KB")
     tensors = open_files(path)
     parameters = dict(model.named_parameters())
-    assert set(tensors.infos) == set(parameters) and not tensors.notes and not tensors.unreadable
+    assert set(tensors.infos) == set(parameters) and not tensors.notes and not tensors.converted
     loaded: list[tuple[str, int]] = []
     load = Stored.load
 
@@ -85,7 +85,7 @@ def test_experts_are_read_one_at_a_time(name: str, form: str, tmp_path: Path, mo
 
 def test_a_fused_tensor_is_not_read_for_one_expert(tmp_path: Path) -> None:
     save_file({"x": torch.arange(24.0).reshape(4, 3, 2)}, tmp_path / "model.safetensors")
-    stored = stored_tensors(tmp_path)["x"]
+    stored = stored_tensors(weight_files(tmp_path))["x"]
     assert torch.equal(stored.load(2), torch.arange(12.0, 18).reshape(3, 2))
     assert stored.load(2).untyped_storage().nbytes() <= 24 * 4  # a view of the mapped file at most
 
@@ -108,25 +108,30 @@ def test_experts_that_do_not_add_up(case: str, tmp_path: Path) -> None:
         open_files(path)
 
 
-def test_another_conversion_leaves_out_its_tensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A form that is not read here, as transformers may know for another architecture."""
+def test_a_conversion_of_any_kind_is_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A form that has no rule here, as transformers may know for another architecture."""
     from transformers.core_model_loading import Transpose, WeightConverter
 
     base, tuned = build_pair(tmp_path, "llama")
     other = WeightConverter("mlp.up_proj.weight", "mlp.up_proj.weight", operations=[Transpose(0, 1)])
     monkeypatch.setattr("tv.checkpoints.transformers_names.get_model_conversion_mapping", lambda model: [other])
-    pair = tv.open_pair(base, tuned)
     name = "model.layers.1.mlp.up_proj.weight"
-    assert name not in pair.base.names and "Transpose" in pair.base.unreadable[name]
-    assert not any(module.name == "up" for module in pair.modules)
-    assert any("3 parameters are left out" in note and "Transpose" in note for note in pair.facts.notes)
-    with pytest.raises(tv.CheckpointError, match=r"Transpose.*pass it live"):
-        pair.base.tensor(name)
-    assert len(tv.geometry(base, tuned, heads=False)) == len(pair.modules)
-    assert name not in tv.extract(base, tuned).names
+    with pytest.raises(tv.CheckpointError, match=r"up_proj.weight' makes .* of shape \[48, 80\].*says \[80, 48\]"):
+        tv.open_checkpoint(base).tensor(name)
+    expected = {}
+    for path in (base, tuned):
+        tensors = load_file(path / "model.safetensors")
+        expected[path] = tensors[name]
+        save_file(
+            {k: v.T.contiguous() if "up_proj" in k else v for k, v in tensors.items()}, path / "model.safetensors"
+        )
+    pair = tv.open_pair(base, tuned)
+    assert torch.equal(pair.base.tensor(name), expected[base])
+    assert [*pair.base.converted] == [[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in range(3)]
+    assert torch.equal(tv.extract(base, tuned)[name], expected[tuned].float() - expected[base].float())
 
 
-def test_one_tensor_that_would_make_two_leaves_out_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_tensor_that_makes_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.core_model_loading import Chunk, WeightConverter
 
     base, _ = build_pair(tmp_path, "llama")
@@ -139,10 +144,10 @@ def test_one_tensor_that_would_make_two_leaves_out_both(tmp_path: Path, monkeypa
     fused = WeightConverter("mlp.gate_up.weight", targets, operations=[Chunk(dim=0)])
     monkeypatch.setattr("tv.checkpoints.transformers_names.get_model_conversion_mapping", lambda model: [fused])
     checkpoint = tv.open_checkpoint(base)
-    assert len(checkpoint.unreadable) == 6
-    for target in targets:
-        with pytest.raises(tv.CheckpointError, match=r"cannot be read.*\(Chunk\)"):
-            checkpoint.tensor(f"model.layers.2.{target}")
+    assert len(checkpoint.converted) == 3
+    for target, expected in zip(targets, (gate, up), strict=True):
+        assert torch.equal(checkpoint.tensor(f"model.layers.2.{target}"), expected)
+        assert torch.equal(checkpoint.rows(f"model.layers.2.{target}", [7, 70]), expected[[7, 70]])
 
 
 def test_layers_that_the_configuration_leaves_out_are_noted(tmp_path: Path) -> None:
@@ -251,7 +256,7 @@ def _open_quantised(path: Path) -> FileTensors:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     quantisation = {"quant_method": "fp8", "weight_block_size": [32, 32]}
-    return FileTensors(str(path), stored_tensors(path), skeleton(config), quantisation)
+    return FileTensors(str(path), stored_tensors(weight_files(path)), skeleton(config), quantisation)
 
 
 def test_plain_float8_stands_for_itself(tmp_path: Path) -> None:

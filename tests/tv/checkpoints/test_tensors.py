@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import save_file
 
 import tv
-from tv.checkpoints.tensors import difference, header, sample_of, stored_tensors
+from tv.checkpoints.tensors import difference, header, sample_of, stored_tensors, weight_files
 
 
 def test_a_slice_is_read_without_the_rest(tmp_path: Path) -> None:
     value = torch.arange(24.0).reshape(4, 3, 2).bfloat16()
     save_file({"x": value, "y": torch.tensor(3.0)}, tmp_path / "model.safetensors")
-    stored = stored_tensors(tmp_path)
+    stored = stored_tensors(weight_files(tmp_path))
     assert (stored["x"].shape, stored["x"].dtype) == ((4, 3, 2), "BF16")
     assert torch.equal(stored["x"].load(), value)
     assert torch.equal(stored["x"].load(2), value[2])
@@ -22,14 +22,14 @@ def test_a_slice_is_read_without_the_rest(tmp_path: Path) -> None:
 
 def test_a_loaded_tensor_can_be_changed_and_the_file_is_not(tmp_path: Path) -> None:
     save_file({"x": torch.ones(4, 3)}, tmp_path / "model.safetensors")
-    stored = stored_tensors(tmp_path)["x"]
+    stored = stored_tensors(weight_files(tmp_path))["x"]
     stored.load().zero_()
     assert torch.equal(stored.load(), torch.ones(4, 3))
 
 
 def test_a_file_that_vanishes_is_one_line(tmp_path: Path) -> None:
     save_file({"x": torch.ones(4, 3)}, tmp_path / "model.safetensors")
-    stored = stored_tensors(tmp_path)["x"]
+    stored = stored_tensors(weight_files(tmp_path))["x"]
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(tv.CheckpointError, match=r"'x' cannot be read.*download it again") as caught:
         stored.load()

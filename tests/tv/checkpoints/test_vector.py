@@ -139,7 +139,7 @@ def test_another_base_is_noted_or_refused(pair: tuple[Path, Path], tmp_path: Pat
     tv.extract(*pair).save(tmp_path / "t.safetensors")
     notes = tv.open_pair(pair[1], tmp_path / "t.safetensors").facts.notes
     assert len(notes) == 1 and f"was taken from {pair[0]}, whose fingerprint is another than {pair[1]}'s" in notes[0]
-    others = {"qwen2": "only the tuning vector has parameter 'lm_head.weight'", "olmo2": "parameter"}
+    others = {"qwen2": "the tuning vector has not parameter", "olmo2": "parameter"}
     for architecture, expected in others.items():
         other, _ = build_pair(tmp_path, architecture)
         with pytest.raises(tv.CheckpointError, match=expected) as caught:

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tv.architecture.resolve import resolve
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
 from tv.checkpoints.adapters.lora import form_of
 from tv.checkpoints.adapters.through_peft import (
@@ -30,7 +29,6 @@ from tv.checkpoints.adapters.through_peft import (
 )
 from tv.checkpoints.adapters.ties import settled, tied_names
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.checkpoints.live_tensors import LiveTensors
 from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.parameters import DTYPES
 from tv.errors import CheckpointError
@@ -80,37 +78,31 @@ def base_beside(base: Any, *tuned: Any) -> Any:
     return without_adapter(model) if same and holds_adapter(model) else model
 
 
-def open_adapted(model: PreTrainedModel, base: Checkpoint | None) -> Checkpoint:
-    """A model that runs with adapters, over `base` where that is its base too, otherwise over its own.
+def adapted(model: PreTrainedModel, own: Checkpoint, base: Checkpoint | None) -> AdapterTensors | None:
+    """The parameters of a model that runs with adapters: over `base` where it holds the same, otherwise over its own.
 
-    Raises CheckpointError in one line: adapters merged already or not active, without T, or a base that is not there.
+    `own` is the model without them. None where no adapter is active and no base is asked for. Raises CheckpointError
+    in one line: adapters that are merged already, not active or without T, or a base that is not in memory.
     """
-    name = _name(model)
-    plain = without_adapter(model)
-    own = Checkpoint(name, None, plain.config, resolve(plain), LiveTensors(name, plain))
-    configs = [_settings(config) for config in getattr(model, "peft_config", {}).values()]
-    layers = layers_of(model, read=True)
-    whole = dict(_trained(model))
+    layers, whole = layers_of(model, read=True), dict(_trained(model))
     if any(layer.merged for one in layers for layer in one.layers):
-        raise CheckpointError(f"{name}: its adapter is merged into its weights; call unmerge_adapter() first")
+        raise CheckpointError(f"{own.source}: its adapter is merged into its weights; call unmerge_adapter() first")
     if not layers and not whole:
         if base is None:
-            return own
-        raise CheckpointError(f"{name}: has adapters, and none is active; activate one (set_adapter) first")
+            return None
+        raise CheckpointError(f"{own.source}: has adapters, and none is active; activate one (set_adapter) first")
+    configs = [_settings(config) for config in getattr(model, "peft_config", {}).values()]
     changed = next((why for config in configs for why in _base_changes(config)), None)
-    if base is not None and _same(base, own):
-        under = base
-    elif changed is not None and base is None:
-        raise CheckpointError(f"{name}: {changed}, so that without its adapter it is not the base; pass the base too")
-    else:
-        under = own
-    form = " and ".join(dict.fromkeys(form_of(config) for config in configs)) or "adapter"
-    changes = _changes(name, form, under, layers, tied_names(plain, under), configs)
-    moves = {one: Move(whole.get(one), changes.get(one)) for one in dict.fromkeys([*whole, *changes])}
-    over, moves, notes = settled(name, under, moves, tied_names(plain, under))
-    said = f"{name}: a live model with an adapter ({form}), which moves {len(moves)} of {len(over.names)} tensors"
-    tensors = AdapterTensors(over, moves, (said, *notes))
-    return Checkpoint(f"{name} with its adapter", None, over.config, over.architecture, tensors)
+    if changed is not None and base is None:
+        raise CheckpointError(f"{own.source}: {changed}, so its base is not in memory; pass the base too")
+    under = base if base is not None and _same(base, own) else own
+    form = " and ".join(dict.fromkeys(map(form_of, configs))) or "of a kind it does not name"
+    tied = tied_names(without_adapter(model), under)
+    changes = _changes(form, under, layers, tied, configs)
+    moves = {name: Move(whole.get(name), changes.get(name)) for name in dict.fromkeys([*whole, *changes])}
+    over, moves, notes = settled(own.source, under, moves, tied)
+    said = f"{own.source}: runs with an adapter ({form}), which moves {len(moves)} of {len(over.names)} tensors"
+    return AdapterTensors(over, moves, (said, *notes))
 
 
 @dataclass(frozen=True)
@@ -135,10 +127,10 @@ class _Held:
 
 
 def _changes(
-    name: str, form: str, base: Checkpoint, layers: list[Layers], tied: Mapping[str, str], configs: list[dict[str, Any]]
+    form: str, base: Checkpoint, layers: list[Layers], tied: Mapping[str, str], configs: list[dict[str, Any]]
 ) -> dict[str, Change]:
     changes: dict[str, Change] = {}
-    for one, leaf, depends in moved_leaves(name, form, layers):
+    for one, leaf, depends in moved_leaves(base.source, form, layers):
         parameter = f"{one.path}.{leaf}"
         own = {id(value) for value in one.module.parameters()}
         tensors = [value for layer in one.layers for value in layer.parameters() if id(value) not in own]
@@ -147,7 +139,7 @@ def _changes(
         from_base = any(reads_base(config) or config.get("use_dora") for config in configs)
         noise = noise_of(dtype, base.info(tied.get(parameter, parameter)).dtype, depends, from_base)
         digest = b"".join(_ends(value).numpy().tobytes() for value in tensors)
-        changes[parameter] = Merge(name, one, leaf, {}, dtype, noise, digest)
+        changes[parameter] = Merge(base.source, one, leaf, {}, dtype, noise, digest)
     return changes
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tv.checkpoints.adapters.changes import Move
+from tv.checkpoints.ties import other_names
 from tv.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,13 +19,8 @@ if TYPE_CHECKING:
 
 def tied_names(model: PreTrainedModel, base: Checkpoint) -> dict[str, str]:
     """Other names of parameters that the base holds once: alias → the name that the base has."""
-    first: dict[int, str] = {}
-    found = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner = first.setdefault(id(parameter), name)
-        if owner != name and name not in base.names:
-            found[name] = owner
-    return found
+    groups = other_names(model).items()
+    return {alias: name for name, (_, *aliases) in groups for alias in aliases if alias not in base.names}
 
 
 def settled(

@@ -1,0 +1,18 @@
+"""Stored tensors that belong to no parameter and are missed by none: what old versions of transformers saved."""
+
+from __future__ import annotations
+
+import re
+
+from transformers import PreTrainedModel
+
+from tv.runtime.transformers_private import ignored_keys
+
+_LEFT_OVER = re.compile(
+    r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
+)
+
+
+def is_left_over(key: str, model: PreTrainedModel) -> bool:
+    """Whether a tensor of a model's files that is in no module needs no word."""
+    return bool(_LEFT_OVER.search(key)) or any(re.search(pattern, key) for pattern in ignored_keys(model))

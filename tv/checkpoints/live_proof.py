@@ -1,0 +1,85 @@
+"""The proof that a model which transformers loaded holds what weight space reads of the same files.
+
+Every measure of weights is of one reading and every activation of the other: were they of different files, names or
+ties, each table would be right and their comparison wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.file_tensors import FileTensors
+from tv.checkpoints.parameters import Tensors
+from tv.checkpoints.tensors import stored_tensors, weight_files
+from tv.checkpoints.ties import is_tied, untie
+from tv.errors import CheckpointError
+
+
+def as_read(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model, proved to hold what the checkpoint reads.
+
+    Every parameter is compared by name, shape and three entries of its first dimension, bit for bit in the model's
+    dtype. Where the checkpoint holds an unembedding apart from the embedding, and rounding made the two equal, the
+    model's are untied.
+
+    Args:
+        model: Just loaded from the checkpoint's files; not in use anywhere else.
+        checkpoint: The same files, opened.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: The first parameter that differs.
+
+    Examples:
+        >>> model = tv.load_model("data/models/base")
+        >>> as_read(model, tv.open_checkpoint("data/models/base")) is model
+        True
+    """
+    if is_tied(model) and not any(module.tied for module in checkpoint.architecture.modules):
+        untie(model)
+    _prove(model, checkpoint.source, checkpoint)
+    return model
+
+
+def with_own_code(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """The same of a model whose class is its checkpoint's own code, which has no skeleton here."""
+    if getattr(model.config, "quantization_config", None) is None:
+        stored = stored_tensors(weight_files(directory, getattr(model.config, "transformers_weights", None)))
+        _prove(model, str(directory), FileTensors(str(directory), stored, model, {}))
+    return model
+
+
+def _prove(model: PreTrainedModel, source: str, read: Checkpoint | Tensors) -> None:
+    names = set(read.names if isinstance(read, Checkpoint) else read.infos)
+    parameters = dict(model.named_parameters())
+    missing = next((name for name in parameters if name not in names), None)
+    if missing is not None:
+        raise CheckpointError(f"{source}: tensor {missing!r} is missing; the checkpoint is incomplete")
+    unknown = next((name for name in sorted(names) if name not in parameters), None)
+    if unknown is not None:
+        raise CheckpointError(
+            f"{source}: its files hold {unknown!r}, and transformers loads a model without it; load the model with "
+            "transformers, save it again, and pass that"
+        )
+    for name, parameter in parameters.items():
+        if _differs(parameter.detach(), name, read):
+            raise CheckpointError(
+                f"{source}: transformers loads other values of {name!r} than its files hold by that name; "
+                "load the model with transformers, save it again, and pass that"
+            )
+
+
+def _differs(loaded: Tensor, name: str, read: Checkpoint | Tensors) -> bool:
+    if not loaded.ndim:
+        value = read.read(name)
+    else:
+        indices = sorted({0, len(loaded) // 2, max(len(loaded) - 1, 0)}) if len(loaded) else []
+        value, loaded = (read.rows(name, indices), loaded[indices]) if indices else (loaded, loaded)
+    return value.shape != loaded.shape or not torch.equal(value.to(loaded.dtype), loaded.cpu())
