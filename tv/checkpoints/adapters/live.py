@@ -61,11 +61,11 @@ def holds_adapter(model: nn.Module) -> bool:
 
 def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
     """The model with its adapters switched off, as a plain model that shares its weights."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    plain = copy.deepcopy(model, shared)
-    for path, module in _wrapped(plain).items():
-        layer = hasattr(module, "get_base_layer")
-        plain.set_submodule(path, module.get_base_layer() if layer else module.original_module)
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for module in _wrapped(model).values():
+        own = module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module
+        memo[id(module)] = copy.deepcopy(own, memo)
+    plain = copy.deepcopy(model, memo)
     for left in ("peft_config", "_hf_peft_config_loaded"):
         vars(plain).pop(left, None)
     return plain.eval()

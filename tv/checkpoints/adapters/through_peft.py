@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,10 @@ _UNIT = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24, "F64": 2.0**-53}
 def peft_version() -> str | None:
     """The version of peft, None where it is not installed."""
     try:
-        return version("peft")
-    except PackageNotFoundError:
+        import peft
+    except ImportError:
         return None
+    return str(peft.__version__)
 
 
 def require_mergeable(source: str, form: str, config: Mapping[str, Any]) -> None:
@@ -133,7 +133,8 @@ class Layers:
         """The module's parameters after merging into these, float64; with random adapters if `shaken`."""
         for layer in self.layers:
             own = {id(parameter): name for name, parameter in layer.get_base_layer().named_parameters(recurse=False)}
-            memo: dict[int, Any] = {}
+            settings = getattr(layer, "kwargs", {})
+            memo: dict[int, Any] = {id(settings): settings}  # they can hold tensors of other layers
             for tensor in (*layer.parameters(), *layer.buffers()):
                 name = own.get(id(tensor))
                 value = tensor.detach()
