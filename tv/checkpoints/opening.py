@@ -56,9 +56,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     source = as_model(source)
     if isinstance(source, PreTrainedModel):
         if holds_adapter(source):
-            own = open_checkpoint(without_adapter(source))
-            tensors = adapted(source, own, None if base is None else open_checkpoint(base))
-            return own if tensors is None else _over(f"{own.source} with its adapter", None, tensors)
+            return _running(source, base)
         name = str(source.config.name_or_path or type(source).__name__)
         return Checkpoint(name, None, _described(source), resolve(source), LiveTensors(name, source))
     if isinstance(source, TuningVector):
@@ -99,6 +97,13 @@ def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Chec
             raise CheckpointError(f"{source}: a tuning vector that names no base; pass the base")
         base = str(named.get("source"))
     return _over(source, None, VectorTensors(source, vector, open_checkpoint(base)))
+
+
+def _running(model: PreTrainedModel, base: Source | None) -> Checkpoint:
+    """A model that runs with adapters, as what they move of its base."""
+    own = open_checkpoint(without_adapter(model))
+    tensors = adapted(model, own, None if base is None else open_checkpoint(base))
+    return own if tensors is None else _over(f"{own.source} with its adapter", None, tensors)
 
 
 def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:

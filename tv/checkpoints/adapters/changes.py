@@ -94,9 +94,10 @@ class AdapterTensors(MovedTensors):
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         move = self._moves.get(name)
-        if move is not None and move.whole is not None and move.change is None:
-            return move.whole.load(expert)  # with the rows that it adds
-        return super().read(name, expert)
+        if move is None or move.whole is None:
+            return super().read(name, expert)
+        whole = move.whole.load(expert)  # with the rows that it adds
+        return whole if move.change is None else move.change.step(partial(move.whole.load, -1), expert).add_(whole)
 
     def rounding(self, name: str) -> Noise:
         move = self._moves[name]

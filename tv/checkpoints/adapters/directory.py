@@ -14,17 +14,10 @@ from transformers import PreTrainedModel
 
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
-from tv.checkpoints.adapters.lora import factors_of, form_of, of_single_experts
-from tv.checkpoints.adapters.through_peft import (
-    Merge,
-    digest_of,
-    injected,
-    moved_leaves,
-    noise_of,
-    peft_version,
-    reads_base,
-    require_mergeable,
-)
+from tv.checkpoints.adapters.kinds import form_of, peft_version, reads_base, require_mergeable
+from tv.checkpoints.adapters.layers import moved_leaves
+from tv.checkpoints.adapters.lora import factors_of, of_single_experts
+from tv.checkpoints.adapters.through_peft import Merge, digest_of, injected, noise_of
 from tv.checkpoints.adapters.ties import settled, tied_names
 from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.tensors import Stored, header
@@ -35,7 +28,7 @@ if TYPE_CHECKING:
     from tv.checkpoints.checkpoint import Checkpoint
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_WRAPPED = re.compile(r"\.(modules_to_save(\.default)?|base_layer)\.")
+_WRAPPED = re.compile(r"\.(modules_to_save(\.default)?|(token_adapter\.)?base_layer)\.")
 _BAND = 4096  # rows compared at a time
 
 
@@ -90,8 +83,8 @@ def adapter_tensors(directory: Path, base: Checkpoint) -> AdapterTensors:
         notes.append(f"{directory}: says that its base is {named}; T is applied to {base.source}")
     if config.get("init_lora_weights") == "lora_ga":
         notes.append(
-            f"{directory}: began from lora_ga, which took part of the base's weights into A and B; peft does not take it "
-            "out of the base again when it loads the adapter, so T holds that part too"
+            f"{directory}: began from lora_ga, which took part of the base's weights into A and B; peft leaves it in "
+            "the base when it loads the adapter, so T holds that part too"
         )
     return AdapterTensors(over, moves, (*notes, *of_ties))
 
@@ -111,16 +104,19 @@ def _merges(
     def read(name: str) -> Tensor:
         return whole[name].load() if name in whole else base.read(tied.get(name, name))
 
+    rows = max((whole[name].shape[0] for name in whole if name in _words(base)), default=0)
+    if rows > base.architecture.vocab_size:
+        model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter's tokens are numbered there
     layers = injected(directory, model, parts, read)
     dtype = max((stored.dtype for stored in parts), key=lambda one: ROUNDING.get(one, 0.0), default="F32")
     digest, from_base = digest_of(config, parts), reads_base(config) or bool(config.get("use_dora"))
     changes: dict[str, Change] = {}
-    for one, leaf, depends in moved_leaves(str(directory), form, layers):
+    for one, leaf, formed in moved_leaves(str(directory), form, layers):
         name = f"{one.path}.{leaf}"
         _shape(directory, base, tied.get(name, name))
         beside = [other for other, _ in one.module.named_parameters(recurse=False) if other != leaf]
         others = {} if one.parameter else {other: partial(read, f"{one.path}.{other}") for other in beside}
-        noise = noise_of(dtype, base.info(tied.get(name, name)).dtype, depends, from_base)
+        noise = noise_of(dtype, base.info(tied.get(name, name)).dtype, formed, from_base)
         changes[name] = Merge(str(directory), one, leaf, others, dtype, noise, digest)
     return changes
 
@@ -144,7 +140,7 @@ def _sorted(file: Path, model: PreTrainedModel) -> tuple[dict[str, Stored], list
 def _require_whole(directory: Path, name: str, stored: Stored, base: Checkpoint) -> None:
     """Raise CheckpointError where a parameter held whole is not of the base's shape, its vocabulary aside."""
     expected = _shape(directory, base, name)
-    vocabulary = name.rpartition(".")[0] in (base.architecture.embed, base.architecture.unembed)
+    vocabulary = name in _words(base)
     if stored.dtype not in ROUNDING:
         raise CheckpointError(f"{directory}: tensor {stored.name!r} is stored as {stored.dtype}; save it as float32")
     if stored.shape != expected and not (vocabulary and stored.shape[1:] == expected[1:]):
@@ -158,8 +154,8 @@ def _shape(directory: Path, base: Checkpoint, name: str) -> tuple[int, ...]:
     if name not in base.names:
         if name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in base.names:
             raise CheckpointError(
-                f"{directory}: it adds a bias {name!r} (lora_bias), and that module of {base.source} has none: peft cannot "
-                "merge it, so it has no T"
+                f"{directory}: it adds a bias {name!r} (lora_bias), and that module of {base.source} has none: peft "
+                "cannot merge it, so it has no T"
             )
         raise CheckpointError(
             f"{directory}: it moves {name!r}, which {base.source} has not; pass the base it was trained on"
@@ -179,12 +175,10 @@ def _without_carried(
     Where it is another's, peft overwrites the base's with it, on both sides of a tie: T has the difference, which a
     note tells.
     """
-    kept, notes = dict(whole), []
-    words = [f"{path}.weight" for path in (base.architecture.embed, base.architecture.unembed)]
+    kept, notes = dict(whole), list[str]()
+    words = _words(base)
     trained = [str(path) for path in config.get("modules_to_save") or ()]
-    if config.get("ensure_weight_tying") and any(
-        word.endswith((f"{path}.weight",)) for word in words for path in trained
-    ):
+    if config.get("ensure_weight_tying") and any(word.endswith(f"{path}.weight") for word in words for path in trained):
         return kept, notes
     for word in words:
         path, stored = word.rpartition(".")[0], whole.get(word)
@@ -203,6 +197,11 @@ def _without_carried(
                 f"others than {base.source}'s: peft overwrites them, so T has that difference too"
             )
     return kept, notes
+
+
+def _words(base: Checkpoint) -> tuple[str, str]:
+    """The names of the embedding and of the unembedding."""
+    return f"{base.architecture.embed}.weight", f"{base.architecture.unembed}.weight"
 
 
 def _changed_rows(stored: Tensor, base: Tensor) -> tuple[int, int]:

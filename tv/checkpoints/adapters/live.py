@@ -17,21 +17,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
-from tv.checkpoints.adapters.lora import form_of
-from tv.checkpoints.adapters.through_peft import (
-    Layers,
-    Merge,
-    layers_of,
-    moved_leaves,
-    noise_of,
-    reads_base,
-    require_mergeable,
-)
+from tv.checkpoints.adapters.kinds import form_of, reads_base, require_mergeable
+from tv.checkpoints.adapters.layers import Layers, layers_of, moved_leaves
+from tv.checkpoints.adapters.through_peft import Merge, noise_of
 from tv.checkpoints.adapters.ties import settled, tied_names
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.parameters import DTYPES
 from tv.errors import CheckpointError
+from tv.runtime.transformers_private import ADAPTER_MARKS
 
 _SAMPLED = 1024  # entries at either end
 
@@ -48,7 +42,7 @@ def as_model(source: Any) -> Any:
     if not isinstance(source, (PeftModel, PeftMixedModel)):
         return source
     for config in source.peft_config.values():
-        settings = _settings(config)
+        settings = config.to_dict()
         if form_of(settings) != "LoRA":
             require_mergeable(_name(source), form_of(settings), settings)
     return source.base_model.model
@@ -66,8 +60,8 @@ def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
         own = module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module
         memo[id(module)] = copy.deepcopy(own, memo)
     plain = copy.deepcopy(model, memo)
-    for left in ("peft_config", "_hf_peft_config_loaded"):
-        vars(plain).pop(left, None)
+    for mark in ADAPTER_MARKS:
+        vars(plain).pop(mark, None)
     return plain.eval()
 
 
@@ -91,7 +85,7 @@ def adapted(model: PreTrainedModel, own: Checkpoint, base: Checkpoint | None) ->
         if base is None:
             return None
         raise CheckpointError(f"{own.source}: has adapters, and none is active; activate one (set_adapter) first")
-    configs = [_settings(config) for config in getattr(model, "peft_config", {}).values()]
+    configs = [config.to_dict() for config in getattr(model, "peft_config", {}).values()]
     changed = next((why for config in configs for why in _base_changes(config)), None)
     if changed is not None and base is None:
         raise CheckpointError(f"{own.source}: {changed}, so its base is not in memory; pass the base too")
@@ -130,14 +124,14 @@ def _changes(
     form: str, base: Checkpoint, layers: list[Layers], tied: Mapping[str, str], configs: list[dict[str, Any]]
 ) -> dict[str, Change]:
     changes: dict[str, Change] = {}
-    for one, leaf, depends in moved_leaves(base.source, form, layers):
+    for one, leaf, formed in moved_leaves(base.source, form, layers):
         parameter = f"{one.path}.{leaf}"
         own = {id(value) for value in one.module.parameters()}
         tensors = [value for layer in one.layers for value in layer.parameters() if id(value) not in own]
         dtypes = [DTYPES.get(value.dtype, "F32") for value in tensors]
         dtype = max(dtypes, key=lambda one: ROUNDING.get(one, 0.0), default="F32")
         from_base = any(reads_base(config) or config.get("use_dora") for config in configs)
-        noise = noise_of(dtype, base.info(tied.get(parameter, parameter)).dtype, depends, from_base)
+        noise = noise_of(dtype, base.info(tied.get(parameter, parameter)).dtype, formed, from_base)
         digest = b"".join(_ends(value).numpy().tobytes() for value in tensors)
         changes[parameter] = Merge(base.source, one, leaf, {}, dtype, noise, digest)
     return changes
@@ -155,14 +149,14 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, _Held]]:
             yield from ((f"{path}.{name}", _Held(value.detach())) for name, value in trained.named_parameters())
 
 
-def _wrapped(model: nn.Module) -> dict[str, nn.Module]:
+def _wrapped(model: nn.Module) -> dict[str, Any]:
     """The modules that peft put in the place of the model's own, by path, without what is inside them."""
     if sys.modules.get("peft") is None:
         return {}
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
-    found: dict[str, nn.Module] = {}
+    found: dict[str, Any] = {}
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer in found)
         if not inside and isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
@@ -190,12 +184,6 @@ def _same(base: Checkpoint, own: Checkpoint) -> bool:
 def _ends(value: Tensor) -> Tensor:
     flat = value.detach().flatten()
     return torch.cat([flat[:_SAMPLED], flat[-_SAMPLED:]]).float().cpu()
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """A configuration of peft as its file says it."""
-    settings = dict(config.to_dict())
-    return settings | {"peft_type": str(getattr(config.peft_type, "value", config.peft_type))}
 
 
 def _name(model: Any) -> str:

@@ -24,36 +24,7 @@ from tv.errors import CheckpointError, first_line
 if TYPE_CHECKING:
     pass
 
-#: Settings under which T is not scaling · B · A of a module's weight.
-_OTHER_FORMS = {
-    "use_dora": "DoRA",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "block-diagonal LoRA",
-    "kasa_config": "KaSA",
-    "arrow_config": "Arrow",
-    "monteclora_config": "MonteCLoRA",
-    "velora_config": "VeLoRA",
-    "alora_invocation_tokens": "activated LoRA",
-    "target_parameters": "LoRA on parameters",
-    "trainable_token_indices": "LoRA with trainable tokens",
-    "layer_replication": "LoRA on replicated layers",
-    "megatron_config": "LoRA of Megatron",
-}
-#: Starts after which the base's weights are what they were. The others move part of them into A and B.
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica", "lora_ga")
 _PART = re.compile(r"^(?P<path>.*)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_[AB])$")
-
-
-def form_of(config: Mapping[str, Any]) -> str:
-    """What an adapter of this configuration is called: "LoRA" where its T is scaling · B · A and nothing else."""
-    kind = str(config.get("peft_type")).rpartition(".")[2]
-    if kind != "LORA":
-        return kind
-    form = next((form for setting, form in _OTHER_FORMS.items() if config.get(setting)), None)
-    if form is not None:
-        return form
-    start = config.get("init_lora_weights", True)
-    return "LoRA" if start in _PLAIN_STARTS else f"LoRA from a {start} start"
 
 
 @dataclass
@@ -100,7 +71,8 @@ class Factors:
             if self.down.shape[0] != self.rank or self.up.shape[1:] != (self.rank,):
                 raise CheckpointError(
                     f"{self.source}: the factors of {name!r} have shapes {list(self.down.shape)} and "
-                    f"{list(self.up.shape)}, but adapter_config.json says rank {self.rank}; the two do not belong together"
+                    f"{list(self.up.shape)}, but adapter_config.json says rank {self.rank}; the two do not belong "
+                    "together"
                 )
             out, into = self.up.shape[0], self.down.shape[1]
             shape = (into, out) if self.transposed else (out, into)
