@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tv.checkpoints.adapters.directory import adapter_base
-from tv.checkpoints.adapters.live import as_model, base_beside, holds_adapter, without_adapter
+from tv.checkpoints.adapters.live import as_model, holds_adapter, runs_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.live_proof import as_read, with_own_code
@@ -52,7 +52,7 @@ def load_model(
     if isinstance(source, PreTrainedModel):
         if holds_adapter(source):
             under = without_adapter(source)
-            return _moved(open_checkpoint(source, base=base_beside(base, source)), under, under.dtype)
+            return _moved(open_checkpoint(source, base=under), under, under.dtype) if runs_adapter(source) else under
         return source.eval()
     return _placed(_on_cpu(source, base, getattr(torch, require_dtype(dtype)), trust_remote_code), device)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
-from tv.checkpoints.adapters.kinds import form_of, reads_base, require_mergeable
+from tv.checkpoints.adapters.kinds import form_of, kind_of, reads_base, require_mergeable
 from tv.checkpoints.adapters.layers import Layers, layers_of, moved_leaves
 from tv.checkpoints.adapters.through_peft import Merge, noise_of
 from tv.checkpoints.adapters.ties import settled, tied_names
@@ -51,6 +51,11 @@ def as_model(source: Any) -> Any:
 def holds_adapter(model: nn.Module) -> bool:
     """Whether peft put layers into a model, active or not."""
     return bool(_wrapped(model))
+
+
+def runs_adapter(model: nn.Module) -> bool:
+    """Whether a model runs with an adapter: it holds one that is active."""
+    return holds_adapter(model) and (bool(layers_of(model, read=True)) or any(_trained(model)))
 
 
 def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
@@ -169,7 +174,7 @@ def _base_changes(config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("bias", "none") != "none":
         yield "its adapter trains biases in place"
     start = str(config.get("init_lora_weights"))
-    if reads_base(config) or start == "lora_ga":
+    if kind_of(config) == "LORA" and (reads_base(config) or start == "lora_ga"):
         yield f"its adapter ({form_of(config)}) changed the base's weights when it was made"
 
 
