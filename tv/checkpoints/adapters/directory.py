@@ -107,7 +107,7 @@ def _merges(
     rows = max((whole[name].shape[0] for name in whole if name in _words(base)), default=0)
     if rows > base.architecture.vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter's tokens are numbered there
-    layers = injected(directory, model, parts, read)
+    layers = injected(directory, form, model, parts, read)
     dtype = max((stored.dtype for stored in parts), key=lambda one: ROUNDING.get(one, 0.0), default="F32")
     digest, from_base = digest_of(config, parts), reads_base(config) or bool(config.get("use_dora"))
     changes: dict[str, Change] = {}

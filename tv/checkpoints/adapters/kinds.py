@@ -106,3 +106,7 @@ def require_mergeable(source: str, form: str, config: Mapping[str, Any]) -> None
             f"{source}: T of its adapter ({form}) is computed by peft, which is not installed; install "
             "tuning-probes[peft]"
         )
+    from peft import PeftType
+
+    if kind not in PeftType.__members__:
+        raise CheckpointError(f"{source}: its adapter is of type {kind}, which peft {peft_version()} does not know")

@@ -125,5 +125,5 @@ def told(what: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{what}: {said[:_TOLD]}") from error
+        said = f"it misses {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise CheckpointError(f"{what}: {said[:_TOLD] or type(error).__name__}") from error

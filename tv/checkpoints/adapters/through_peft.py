@@ -60,7 +60,7 @@ class Merge:
 
 
 def injected(
-    directory: Path, model: PreTrainedModel, parts: Sequence[Stored], read: Callable[[str], Tensor]
+    directory: Path, form: str, model: PreTrainedModel, parts: Sequence[Stored], read: Callable[[str], Tensor]
 ) -> list[Layers]:
     """An adapter's layers in `model`, a skeleton, with the tensors of its file.
 
@@ -68,7 +68,7 @@ def injected(
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-    with quiet(), told(f"{directory}: peft {peft_version()} cannot load it"):
+    with quiet(), told(f"{directory}: peft {peft_version()} cannot load its adapter ({form})"):
         config = PeftConfig.from_pretrained(str(directory))
         config.inference_mode, config.modules_to_save = True, None  # those are read from the file, each on demand
         for setting, value in {"bias": "none", "progressbar": False}.items():

@@ -13,20 +13,20 @@ import tv
 from tests.adapters import CASES, IDS, build_base, load_base, wrapped
 from tv.checkpoints.live import load_model
 
-Bases = Callable[[str], tuple[Path, PreTrainedModel]]
+Bases = Callable[[str], tuple[tv.Checkpoint, PreTrainedModel]]
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    """A base by its architecture: where it lies, and live."""
+    """A base by its architecture: opened, and live."""
     directory = tmp_path_factory.mktemp("bases")
-    live: dict[str, PreTrainedModel] = {}
+    made: dict[str, tuple[tv.Checkpoint, PreTrainedModel]] = {}
 
-    def of(architecture: str) -> tuple[Path, PreTrainedModel]:
-        path = build_base(directory, architecture)
-        if architecture not in live:
-            live[architecture] = load_base(path)
-        return path, live[architecture]
+    def of(architecture: str) -> tuple[tv.Checkpoint, PreTrainedModel]:
+        if architecture not in made:
+            path = build_base(directory, architecture)
+            made[architecture] = tv.open_checkpoint(path), load_base(path)
+        return made[architecture]
 
     return of
 
@@ -40,31 +40,24 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 @torch.no_grad()
 def test_it_is_what_peft_runs_and_merges(name: str, bases: Bases, tmp_path: Path) -> None:
     case = CASES[name]
-    path, model = bases(case.architecture)
+    checkpoint, model = bases(case.architecture)
     wrapped(case, copy.deepcopy(model)).save_pretrained(tmp_path)
     running = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path).eval()
     expected = running(IDS).logits
     assert error(expected, model(IDS).logits) > 1e-3
+    assert error(load_model(tmp_path, base=model)(IDS).logits, expected) < 1e-5
 
-    pair = tv.open_pair(path, tmp_path)
-    assert error(load_model(tmp_path, base=path)(IDS).logits, expected) < 1e-5
-    assert error(load_model(running)(IDS).logits, expected) < 1e-5  # the live model
-    assert torch.equal(running(IDS).logits, expected)  # which stays as it was
+    tuned = tv.open_checkpoint(tmp_path, base=checkpoint)
+    base = tuned.base
+    assert base is not None
     if case.moved:
-        ends = {"model.embed_tokens.weight", "lm_head.weight"}
-        assert ends & set(pair.tuned.moved) == case.moved
-
+        assert {"model.embed_tokens.weight", "lm_head.weight"} & set(tuned.moved) == case.moved
     merged = running.merge_and_unload()
-    same = error(merged(IDS).logits, expected) < 1e-4
-    assert same == case.merges
-    if same:
-        parameters = dict(merged.named_parameters())
-        moved = {n: parameters[n].double() - pair.base.tensor(n).double() for n in pair.base.names if n in parameters}
-        moved = {n: step for n, step in moved.items() if bool(step.any())}
-        assert moved.keys() == set(pair.tuned.moved)
-        found, whole = (torch.cat([t[n].flatten() for n in moved]) for t in (_deltas(pair), moved))
-        assert error(found, whole) < 1e-5
-
-
-def _deltas(pair: tv.WeightPair) -> dict[str, torch.Tensor]:
-    return {name: pair.tuned.delta(name, pair.base) for name in pair.tuned.moved}
+    assert (error(merged(IDS).logits, expected) < 1e-4) == case.merges
+    if case.merges:
+        parameters = dict(merged.named_parameters(remove_duplicate=False))
+        steps = {name: parameters[name].double() - base.tensor(name).double() for name in base.names}
+        moved = [name for name in base.names if bool(steps[name].any())]
+        assert set(moved) == set(tuned.moved)
+        found = torch.cat([tuned.delta(name, base).flatten() for name in moved])
+        assert error(found, torch.cat([steps[name].flatten() for name in moved])) < 1e-5
