@@ -37,6 +37,7 @@ from probes.store.run import Run, load
 from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
 from probes.store.writer import RunWriter, finished, require_place
 from probes.suite import Suite, load_suite
+from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import Source, open_checkpoint
@@ -154,6 +155,10 @@ def prepare(
     wanted = _stages(stages)
     base = as_model(base)
     tuned = {name: as_model(of) for name, of in tuned.items()} if isinstance(tuned, Mapping) else as_model(tuned)
+    sides = list(tuned.values()) if isinstance(tuned, Mapping) else [tuned]
+    if base is None and isinstance(suite, Mapping) and "base" not in suite:
+        base = next((side for side in sides if isinstance(side, PreTrainedModel) and holds_adapter(side)), None)
+    base = base_beside(base, *sides)
     live = _live_models(base, tuned)
     chosen = load_suite(suite, base=_name(base), tuned=_names(tuned), settings=settings)
     models = Pairs(chosen, compute.silent(), live, remote)

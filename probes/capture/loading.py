@@ -17,6 +17,7 @@ from probes.capture.pair import Pair, make_pair
 from probes.capture.runner import Bases, Session, output_bases
 from probes.errors import RunError
 from probes.suite import Suite
+from tv.checkpoints.adapters.live import as_model as in_peft
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.own_tokenizer import borrow_template, reading
@@ -143,11 +144,12 @@ def require_backend(pairs: Pairs) -> None:
 
 
 def as_model(source: Any) -> Any:
-    """The model that a live TransformerBridge was made of; any other source unchanged."""
-    if "transformer_lens" not in sys.modules:
-        return source
-    from transformer_lens.model_bridge import TransformerBridge
+    """The model in a live TransformerBridge or PeftModel; any other source unchanged."""
+    if "transformer_lens" in sys.modules:
+        from transformer_lens.model_bridge import TransformerBridge
 
-    from probes.capture.hooks.transformer_lens_backend import model_of
+        from probes.capture.hooks.transformer_lens_backend import model_of
 
-    return model_of(source) if isinstance(source, TransformerBridge) else source
+        if isinstance(source, TransformerBridge):
+            return model_of(source)
+    return in_peft(source)

@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tv.checkpoints.adapter import adapter_base
+from tv.checkpoints.adapters.directory import adapter_base
+from tv.checkpoints.adapters.live import as_model, holds_adapter, runs_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.live_proof import as_read, with_own_code
@@ -47,7 +48,11 @@ def load_model(
     GPUs by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded,
     or does not fit its devices, and InputError for another dtype.
     """
+    source = as_model(source)
     if isinstance(source, PreTrainedModel):
+        if holds_adapter(source):
+            under = without_adapter(source)
+            return _moved(open_checkpoint(source, base=under), under, under.dtype) if runs_adapter(source) else under
         return source.eval()
     return _placed(_on_cpu(source, base, getattr(torch, require_dtype(dtype)), trust_remote_code), device)
 
@@ -73,6 +78,7 @@ def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint: of an adapter without one, its base's. Raises CheckpointError without any."""
     if isinstance(source, TuningVector):
         raise CheckpointError("a tuning vector has no tokenizer; pass its base")
+    source = as_model(source)
     place = place_of(source.config.name_or_path if isinstance(source, PreTrainedModel) else source)
     options: dict[str, str] = {}
     if isinstance(place, Path):

@@ -15,7 +15,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve, skeleton
-from tv.checkpoints.adapter import AdapterTensors, adapter_base
+from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
+from tv.checkpoints.adapters.live import adapted, as_model, holds_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
@@ -58,7 +59,10 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     """
     if isinstance(source, Checkpoint):
         return source
+    source = as_model(source)
     if isinstance(source, PreTrainedModel):
+        if holds_adapter(source):
+            return _running(source, base)
         name = str(source.config.name_or_path or type(source).__name__)
         return Checkpoint(name, None, _described(source), resolve(source), LiveTensors(name, source))
     if isinstance(source, TuningVector):
@@ -71,7 +75,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         return _open_vector(str(source), TuningVector.load(path), base)
     if kind == "adapter":
         under = open_checkpoint(base) if base is not None else open_checkpoint(*adapter_base(path))
-        return _over(str(source), path, AdapterTensors(path, under))
+        return _over(str(source), path, adapter_tensors(path, under))
     if kind == "gguf":
         file = gguf_file(path)
         config = gguf_config(file)
@@ -110,6 +114,13 @@ def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Chec
             raise CheckpointError(f"{source}: a tuning vector that names no base; pass the base")
         base = str(named.get("source"))
     return _over(source, None, VectorTensors(source, vector, open_checkpoint(base)))
+
+
+def _running(model: PreTrainedModel, base: Source | None) -> Checkpoint:
+    """A model that runs with adapters, as what they move of its base."""
+    own = open_checkpoint(without_adapter(model))
+    tensors = adapted(model, own, None if base is None else open_checkpoint(base))
+    return own if tensors is None else _over(f"{own.source} with its adapter", None, tensors)
 
 
 def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.architecture.anatomy import Module
+from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.config_differences import config_differences
 from tv.checkpoints.noise import PLAIN, Noise
@@ -121,7 +122,7 @@ def open_pair(base: Source, tuned: Source) -> WeightPair:
         >>> tuple(pair.weight(gate).shape) == tuple(pair.delta(gate).shape)
         True
     """
-    left = open_checkpoint(base)
+    left = open_checkpoint(base_beside(base, tuned))
     left, right = alike([left, open_checkpoint(tuned, base=left)])
     return WeightPair(left, right, check_pair(left, right))
 

@@ -42,6 +42,9 @@ _HOMES = {
 #: Where the usual `_apply_gate` of experts is defined. Once it moves, experts go by name alone: update it.
 USUAL_GATE = "transformers.integrations.moe"
 
+#: The attributes by which a model says that it runs with adapters.
+ADAPTER_MARKS = ("peft_config", "_hf_peft_config_loaded")
+
 
 def __getattr__(name: str) -> Any:
     """One of the names above. Raises InputError where this version of transformers no longer has it."""

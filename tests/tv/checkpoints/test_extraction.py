@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import tv
+from tests.adapters import build_adapter
 from tests.pairs import build_model, build_pair
-from tests.tv.checkpoints.test_adapter import build_adapter
 
 
 @pytest.fixture

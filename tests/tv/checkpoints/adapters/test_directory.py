@@ -1,17 +1,20 @@
 """LoRA adapters as the tuned side, held against what peft itself merges."""
 
+import copy
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 import tv
+from tests.adapters import IDS, Case, build_adapter, build_base, load_base, shaken, wrapped
 from tests.pairs import build_model, build_tokenizer
 from tv.checkpoints.live import load_model, load_tokenizer
 
@@ -29,7 +32,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rslora": ("llama", dict(target_modules=["q_proj", "up_proj"], use_rslora=True, rank_pattern={"up_proj": 7})),
     "modules to save": ("llama", dict(target_modules=["o_proj"], modules_to_save=["lm_head", "embed_tokens"])),
     "embedding": ("llama", dict(target_modules=["embed_tokens", "k_proj"])),
-    "tied embedding": ("qwen2", dict(target_modules=["embed_tokens"])),
     "trained biases": ("qwen2", dict(target_modules=["q_proj", "k_proj"], bias="all")),
     "biases of the adapted": ("qwen2", dict(target_modules=["q_proj"], bias="lora_only")),
     "biases of the factors": ("qwen2", dict(target_modules=["q_proj", "v_proj"], lora_bias=True)),
@@ -39,28 +41,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "fused": ("phi3", dict(target_modules=["qkv_proj", "gate_up_proj"])),
     "attention of experts": ("mixtral", dict(target_modules=["q_proj", "o_proj"])),
 }
-
-
-def build_adapter(
-    directory: Path, architecture: str = "llama", *, dtype: torch.dtype = torch.float32, **settings: Any
-) -> tuple[Path, Path, PreTrainedModel]:
-    """Write a base and an adapter with random factors; returns their paths and the model that peft merges."""
-    path = directory / f"{architecture}-base"
-    build_model(architecture).save_pretrained(path)
-    build_tokenizer().save_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
-    config = LoraConfig(task_type="CAUSAL_LM", **{"r": 4, "lora_alpha": 8, **settings})
-    wrapped = get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in wrapped.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-                parameter.copy_(parameter.to(dtype))
-    wrapped.save_pretrained(directory / "adapter")
-    tensors = load_file(directory / "adapter" / "adapter_model.safetensors")
-    save_file({k: v.to(dtype) for k, v in tensors.items()}, directory / "adapter" / "adapter_model.safetensors")
-    return path, directory / "adapter", wrapped.merge_and_unload()
 
 
 @pytest.fixture
@@ -193,7 +173,7 @@ def test_a_grown_vocabulary(tmp_path: Path) -> None:
     assert model.get_input_embeddings().weight.shape == (311, 48)
 
 
-@pytest.mark.parametrize("case", ["llama", "modules to save", "trained biases", "gpt2", "tied embedding"])
+@pytest.mark.parametrize("case", ["llama", "modules to save", "trained biases", "gpt2"])
 def test_a_live_model_computes_what_peft_computes(case: str, tmp_path: Path) -> None:
     architecture, settings = CASES[case]
     path, adapter, merged = build_adapter(tmp_path, architecture, **settings)
@@ -242,18 +222,23 @@ def _cut(path: Path) -> None:
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj"
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "DoRA": (_configure(use_dora=True), "DoRA"),
+    "DoRA without its magnitudes": (_configure(use_dora=True), "lora_magnitude_vector' is missing"),
     "DoRA's tensors": (
         _retensor(lambda t: t | {f"{KEY}.lora_magnitude_vector": torch.ones(64)}),
         "lora_magnitude_vector",
     ),
-    "parameters": (_configure(target_parameters=["mlp.experts.gate_up_proj"]), "target_parameters"),
-    "trainable tokens": (_configure(trainable_token_indices=[1]), "trainable tokens"),
-    "activated": (_configure(alora_invocation_tokens=[1, 2]), "activated LoRA"),
-    "another type": (_configure(peft_type="IA3"), "type IA3, and only LoRA"),
-    "no type": (_configure(peft_type=None), "only LoRA is read"),
+    "trainable tokens": (_configure(trainable_token_indices=[1]), "it misses 'base_model.model.model.embed_tokens"),
+    "activated": (_configure(alora_invocation_tokens=[1, 2]), "peft cannot merge it, so it has no T"),
+    "tokens before the prompt": (_configure(peft_type="PROMPT_TUNING"), "tokens before the prompt: peft cannot merge"),
+    "a prefix": (_configure(peft_type="PREFIX_TUNING"), "keys and values before the prompt's: peft cannot merge"),
+    "Arrow": (_configure(arrow_config={"top_k": 2}), "peft cannot merge it, so it has no T"),
+    "X-LoRA": (_configure(peft_type="XLORA"), "chosen anew for each input: peft cannot merge"),
+    "Megatron": (_configure(megatron_config={"a": 1}), "layers of Megatron"),
+    "another type": (_configure(peft_type="IA3"), "nor part of the adapter"),
+    "no type": (_configure(peft_type=None), "of type None, which peft"),
+    "a type to come": (_configure(peft_type="FUTURE"), "of type FUTURE, which peft"),
     "PiSSA": (_configure(init_lora_weights="pissa_niter_4"), "pissa_niter_4"),
-    "replicated layers": (_configure(layer_replication=[[0, 2]]), "replicated layers"),
+    "replicated layers": (_configure(layer_replication=[[0, 2]]), "more layers than its base"),
     "another rank": (_configure(r=5), "rank 5"),
     "rank 0": (_configure(r=0), "no rank and alpha"),
     "a rank in words": (_configure(r="many"), "no rank and alpha"),
@@ -290,31 +275,109 @@ def test_what_is_refused_is_refused_in_one_line(case: str, adapter: tuple[Path, 
     assert "\n" not in str(caught.value)
 
 
-def test_an_adapter_of_another_kind_as_peft_saves_it(tmp_path: Path) -> None:
-    build_model("llama").save_pretrained(tmp_path / "base")
-    config = IA3Config(target_modules=["k_proj"], feedforward_modules=[])
-    get_peft_model(build_model("llama"), config).save_pretrained(tmp_path / "ia3")
-    with pytest.raises(tv.CheckpointError, match="type IA3"):
-        tv.open_checkpoint(tmp_path / "ia3", base=tmp_path / "base")
+def test_a_bias_that_the_base_has_not_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    path = build_base(tmp_path)
+    model = get_peft_model(load_base(path), LoraConfig(r=4, target_modules=["q_proj"], lora_bias=True))
+    shaken(model).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(tv.CheckpointError, match=r"adds a bias 'model.layers.0.self_attn.q_proj.bias' \(lora_bias\)"):
+        tv.open_checkpoint(tmp_path / "adapter", base=path)
 
 
-def test_a_single_expert_is_refused(tmp_path: Path) -> None:
-    path, adapter, _ = build_adapter(tmp_path, "mixtral", target_modules=["q_proj"])
-    expert = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w1"
-    _retensor(lambda t: t | {f"{expert}.lora_A.weight": torch.ones(4, 48)})(adapter)
-    with pytest.raises(tv.CheckpointError, match="moves a single expert"):
+@pytest.mark.parametrize("kind", ["beft", "olora"])
+def test_what_peft_fails_to_merge_is_refused_before_any_work(kind: str, tmp_path: Path) -> None:
+    """BEFT where there is no bias; OLoRA on GPT-2, of whose fused matrix peft makes factors of the wrong shape."""
+    case = {
+        "beft": Case("llama", {"target_modules": ["q_proj"]}, "BEFT"),
+        "olora": Case("gpt2", {"target_modules": ["c_attn"], "init_lora_weights": "olora"}),
+    }[kind]
+    path = build_base(tmp_path, case.architecture)
+    wrapped(case, load_base(path)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(tv.CheckpointError, match=r"peft [\d.]+ cannot merge its adapter") as caught:
+        tv.open_checkpoint(tmp_path / "adapter", base=path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_start_that_peft_draws_anew_is_refused(tmp_path: Path) -> None:
+    path, adapter, _ = build_adapter(tmp_path, target_modules=["q_proj"])
+    _configure(init_lora_weights="pissa_niter_4")(adapter)
+    with pytest.raises(tv.CheckpointError, match="a random SVD of the base's weights that peft takes anew"):
         tv.open_checkpoint(adapter, base=path)
 
 
-def test_tied_modules_that_are_moved_apart_are_refused(tmp_path: Path) -> None:
+def test_a_start_that_peft_leaves_in_the_base_is_noted(tmp_path: Path) -> None:
+    path, adapter, _ = build_adapter(tmp_path, target_modules=["q_proj"], init_lora_weights="lora_ga")
+    assert any("T holds that part too" in note for note in tv.open_pair(path, adapter).facts.notes)
+
+
+def test_experts_that_were_trained_one_by_one(tmp_path: Path) -> None:
+    """Adapters of older transformers, whose experts were modules: all of a layer's, or a refusal."""
+    path = build_base(tmp_path, "mixtral")
+    shapes = {"w1": (80, 48), "w2": (48, 80), "w3": (80, 48)}
+    tensors = {}
+    generator = torch.Generator().manual_seed(3)
+    for layer, expert, (name, (out, into)) in product(range(3), range(3), shapes.items()):
+        key = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}"
+        tensors[f"{key}.lora_A.weight"] = torch.randn(4, into, generator=generator) * 0.1
+        tensors[f"{key}.lora_B.weight"] = torch.randn(out, 4, generator=generator) * 0.1
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 12, "target_modules": [*shapes]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    base = tv.open_checkpoint(path)
+    tuned = tv.open_checkpoint(adapter, base=base)
+    key = "base_model.model.model.layers.1.block_sparse_moe.experts.2"
+    steps = [3 * tensors[f"{key}.{w}.lora_B.weight"] @ tensors[f"{key}.{w}.lora_A.weight"] for w in ("w1", "w3", "w2")]
+    found = tuned.delta("model.layers.1.mlp.experts.gate_up_proj", base, 2)
+    torch.testing.assert_close(found, torch.cat(steps[:2]), atol=1e-7, rtol=1e-5)
+    found = tuned.delta("model.layers.1.mlp.experts.down_proj", base)[2]
+    torch.testing.assert_close(found, steps[2], atol=1e-7, rtol=1e-5)
+    _retensor(lambda t: {k: v for k, v in t.items() if ".experts.1." in k})(adapter)
+    with pytest.raises(tv.CheckpointError, match=r"cannot load its adapter \(LoRA on single experts\)"):
+        tv.open_checkpoint(adapter, base=path)
+
+
+def test_tied_modules_that_are_moved_apart_are_two(tmp_path: Path) -> None:
     path, adapter, _ = build_adapter(tmp_path, "qwen2", target_modules=["q_proj"])
     embed, head = ("base_model.model.model.embed_tokens.weight", "base_model.model.lm_head.weight")
     weight = tv.open_checkpoint(path).tensor("model.embed_tokens.weight")
+    _configure(modules_to_save=["embed_tokens", "lm_head"])(adapter)
     _retensor(lambda t: t | {embed: weight + 1, head: weight + 1})(adapter)
-    assert float(tv.open_pair(path, adapter).tuned.delta("model.embed_tokens.weight", tv.open_checkpoint(path)).mean())
+    alike = tv.open_pair(path, adapter)
+    assert [module.tied for module in alike.modules if module.name == "unembed"] == [True]
     _retensor(lambda t: t | {head: weight - 1})(adapter)
-    with pytest.raises(tv.CheckpointError, match="one tensor in the base"):
-        tv.open_pair(path, adapter)
+    apart = tv.open_pair(path, adapter)
+    means = {module.name: float(apart.delta(module).mean()) for module in apart.modules if "embed" in module.name}
+    assert means == pytest.approx({"embed": 1.0, "unembed": -1.0}, abs=1e-6)
+    assert any("moves them apart: T is over the untied base" in note for note in apart.facts.notes)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_the_embedding_of_another_base_is_told_and_measured(architecture: str, tmp_path: Path) -> None:
+    """peft saves the embedding under a LoRA, and overwrites the base's with it."""
+    path, adapter, _ = build_adapter(tmp_path, architecture, target_modules=["embed_tokens"])
+    name = "model.embed_tokens.weight"
+    own = tv.open_checkpoint(path)
+    low_rank = tv.open_checkpoint(adapter, base=own)
+    assert set(low_rank.moved) == {name}
+    assert torch.linalg.matrix_rank(low_rank.delta(name, low_rank.base or own).double(), rtol=1e-5) == 4
+    assert not any("rows are others" in note for note in low_rank.notes)
+    other = load_base(path)
+    with torch.no_grad():
+        other.get_input_embeddings().weight[:11] += 1
+    running = PeftModel.from_pretrained(copy.deepcopy(other), adapter).eval()
+    tuned = tv.open_checkpoint(adapter, base=other)
+    assert any("11 of its 307 rows are others" in note for note in tuned.notes)
+    torch.testing.assert_close(load_model(adapter, base=other)(IDS).logits, running(IDS).logits, atol=1e-5, rtol=1e-4)
+    tied = {module.parameter for module in tuned.architecture.modules if module.name == "unembed"} == {name}
+    assert not tied and ("lm_head.weight" in tuned.moved) == (architecture == "qwen2")
+
+
+def test_an_embedding_that_is_the_base_s_own_does_not_count_as_moved(tmp_path: Path) -> None:
+    path = build_base(tmp_path)
+    model = shaken(get_peft_model(load_base(path), LoraConfig(r=4, target_modules=["q_proj"])))
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    assert len(tv.open_checkpoint(tmp_path / "adapter", base=path).moved) == 3
 
 
 def test_peft_is_not_needed(adapter: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

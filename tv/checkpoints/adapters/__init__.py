@@ -1,0 +1,1 @@
+"""Adapters of peft as the tuned side: a directory or a live model, T as peft means it."""
