@@ -1,5 +1,7 @@
 """GGUF parameters one by one: bitwise what transformers loads, architecture by architecture, and no more is read."""
 
+import importlib
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,11 @@ _SIZES: dict[str, Any] = {
 _MOE = {"expert_count": 3, "expert_used_count": 2}
 _LFM2 = {"attention.head_count_kv": [0, 2], "shortconv.l_cache": 3}
 _MAMBA = {"ssm.conv_kernel": 4, "ssm.state_size": 8, "ssm.time_step_rank": 5, "ssm.inner_size": 128}
+_QWEN35 = {
+    **{"expert_feed_forward_length": 160, "expert_shared_feed_forward_length": 72, "full_attention_interval": 2},
+    **{"ssm.conv_kernel": 4, "ssm.state_size": 8, "ssm.group_count": 2, "ssm.time_step_rank": 4, "ssm.inner_size": 48},
+    **{"rope.dimension_sections": [1, 1, 0, 0], "rope.dimension_count": 4},
+}
 #: Architecture as GGUF names it → its own settings.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -44,8 +51,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "starcoder2": {},
     "mamba": _MAMBA,
     "lfm2": _LFM2,
+    "qwen35moe": _MOE | _QWEN35,
     "gpt-oss": _MOE,  # not whole; see below
 }
+#: Parameters of which the gguf package knows no name.
+_OTHERS = {"e_score_correction_bias": "exp_probs_b.bias", "dt_bias": "ssm_dt.bias"}
 _STACKS = {"gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"), "down_proj": ("ffn_down_exps",)}
 
 
@@ -63,6 +73,8 @@ def write(file: Path, architecture: str, *, tied: bool = True, extra: dict[str, 
             continue
         value = random.standard_normal(shape).astype(np.float32)
         kind = Q.F32 if len(shape) < 2 or shape[-1] % 32 else _QUANTISED[len(tensors) % len(_QUANTISED)]
+        if name.endswith("ffn_up_exps.weight"):  # of a kind with the gate's, as converters write them
+            kind = tensors[name.replace("_up_", "_gate_")][1]
         if name.endswith("ssm_a"):
             value = -np.abs(value)  # −exp of the parameter
         tensors[name] = (value if kind == Q.F32 else gguf.quants.quantize(value, kind), kind)
@@ -82,8 +94,9 @@ def _declared(architecture: str, model: PreTrainedModel) -> dict[str, tuple[int,
             rows = shape[1] // len(_STACKS[stack[2]])
             declared |= {f"blk.{stack[1]}.{part}.weight": (shape[0], rows, shape[2]) for part in _STACKS[stack[2]]}
             continue
-        if name.endswith("e_score_correction_bias"):
-            declared[f"blk.{name.split('.')[2]}.exp_probs_b.bias"] = shape
+        other = next((key for end, key in _OTHERS.items() if name.endswith(end)), None)
+        if other:
+            declared[f"blk.{name.split('.')[2]}.{other}"] = shape
             continue
         path, dot, leaf = name.rpartition(".")
         if leaf not in ("weight", "bias"):
@@ -93,7 +106,7 @@ def _declared(architecture: str, model: PreTrainedModel) -> dict[str, tuple[int,
             continue
         if architecture == "gpt2" and re.search(r"(c_attn|c_proj|c_fc)\.weight$", name):
             shape = shape[::-1]
-        if architecture in ("mamba", "lfm2") and len(shape) == 3:
+        if architecture in ("mamba", "lfm2", "qwen35moe") and len(shape) == 3:
             shape = (shape[0], shape[2])
         if "shared_expert_gate" in name:
             shape = shape[1:]
@@ -134,6 +147,8 @@ def test_rows_that_transformers_would_leave_in_another_order_are_refused(
 def test_every_parameter_is_bitwise_what_transformers_loads(architecture: str, tied: bool, tmp_path: Path) -> None:
     if architecture == "gemma2" and not tied:
         pytest.skip("gemma2 has no output matrix in GGUF")
+    if architecture == "qwen35moe" and not private.converts_gguf(architecture):
+        pytest.skip("this version of transformers does not read it")
     file = write(tmp_path / "x.gguf", architecture, tied=tied)
     checkpoint = tv.open_checkpoint(file)
     loaded = dict(load_gguf(file).named_parameters())
@@ -178,16 +193,33 @@ def test_a_read_dequantises_what_it_returns_and_no_more(
     assert dequantised == expected
 
 
-def test_a_converted_architecture_reads_one_tensor_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not private.converts_gguf("lfm2"):
-        pytest.skip("this version of transformers loads it as the others")
-    checkpoint = tv.open_checkpoint(write(tmp_path / "x.gguf", "lfm2"))
-    read: list[int] = []
-    lazy = __import__("transformers.integrations.gguf.reader", fromlist=["LazyGgufTensor"]).LazyGgufTensor
+@pytest.mark.parametrize(
+    ("architecture", "name", "expert", "expected"),
+    [
+        ("lfm2", "model.layers.1.feed_forward.w1.weight", -1, [96 * 64]),
+        ("qwen35moe", "model.layers.1.mlp.experts.gate_up_proj", -1, [3 * 160 * 64] * 2),
+        ("qwen35moe", "model.layers.1.mlp.experts.gate_up_proj", 2, [160 * 64] * 2),
+        ("qwen35moe", "model.layers.1.mlp.experts.down_proj", 0, [64 * 160]),
+    ],
+)
+def test_a_converted_architecture_reads_no_more_either(
+    architecture: str, name: str, expert: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not private.converts_gguf(architecture):
+        pytest.skip("this version of transformers loads it otherwise")
+    checkpoint = tv.open_checkpoint(write(tmp_path / "x.gguf", architecture))
+    shapes: list[torch.Size] = []
+    lazy = importlib.import_module("transformers.integrations.gguf.reader").LazyGgufTensor
     take = lazy.__getitem__
-    monkeypatch.setattr(lazy, "__getitem__", lambda stored, _: read.append(stored.data.size) or take(stored, _))
-    checkpoint.tensor("model.layers.1.feed_forward.w1.weight")
-    assert len(read) == 1
+
+    def counted(stored: Any, _: Any) -> torch.Tensor:
+        shapes.append(stored.shape)
+        return take(stored, _)
+
+    monkeypatch.setattr(lazy, "__getitem__", counted)
+    assert checkpoint.read(name, expert).numel() == sum(expected)
+    width = checkpoint.info(name).shape[-1]  # a row's, whatever its bytes
+    assert [math.prod(shape[:-1]) * width for shape in shapes] == expected
 
 
 ROPES = ["rope_freqs.weight", "rope_factors_long.weight"]
