@@ -1,6 +1,7 @@
 """Every command that reads prompts reads them by the same options, and says what a reader should know of them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.pairs import build_pair, build_tokenizer, write_prompts, write_suite
 from tests.tv.prompts.templates import TEMPLATES
 from tv.cli import app, main
 from tv.cli.prompt_options import prompt_sets, settings_of
+from tv.cli.terminal import begin
 from tv.errors import InputError
 
 READING = {"columns", "limit", "domain", "chat", "system", "chat_option"}
@@ -77,6 +79,13 @@ def test_options_without_prompts_are_refused() -> None:
     assert prompt_sets([]) == []
     with pytest.raises(InputError, match="--limit says how prompts are read, and none are given; add --prompts FILE"):
         prompt_sets([], limit=2)
+
+
+@pytest.fixture(autouse=True)
+def plain_speech() -> Iterator[None]:
+    """Later tests print for a person again."""
+    yield
+    begin(quiet=False, json=False)
 
 
 @pytest.fixture(scope="module")
