@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tv.architecture.resolve import skeleton
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import load_tokenizer
 from tv.checkpoints.opening import Source
@@ -27,6 +28,7 @@ from tv.checkpoints.parameters import Place
 from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
+from tv.runtime.transformers_private import revert_weight_conversion
 
 #: (parameter, expert or −1) → its new value, in the dtype to store.
 Read: TypeAlias = Callable[[str, int], Tensor]
@@ -85,9 +87,27 @@ def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entr
         entry_shape = shape if place.expert < 0 else shape[1:]
         entry_shape = entry_shape if place.rows is None else (place.rows[1] - place.rows[0], *entry_shape[1:])
         tensors.append(Entry(place.key, dtype, entry_shape, partial(values, place, shape)))
+    tensors += _reverted(checkpoint, read, dtype)
     for key, buffer in checkpoint.buffers.items():
         tensors.append(Entry(key, buffer.dtype, tuple(buffer.shape), partial(iter, [buffer])))
     return tensors
+
+
+def _reverted(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> Iterator[Entry]:
+    """The tensors of the files that transformers makes parameters of: made back by its own steps, a group at a time."""
+    last: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    model = skeleton(checkpoint.config) if checkpoint.converted else None
+
+    def values(names: tuple[str, ...], key: str) -> Iterator[Tensor]:
+        if names not in last:
+            last.clear()
+            last[names] = revert_weight_conversion(model, {name: read(name, -1) for name in names})
+        yield last[names][key]
+
+    for group in map(tuple, checkpoint.converted):
+        shapes = {name: torch.empty(checkpoint.info(name).shape, device="meta") for name in group}
+        for key, value in revert_weight_conversion(model, shapes).items():
+            yield Entry(key, dtype, tuple(value.shape), partial(values, group, key))
 
 
 def write_weights(

@@ -22,6 +22,7 @@ _GGUF = "transformers.modeling_gguf_pytorch_utils"
 #: Name → its module. Only those of loading map a stored name to its parameter: there is no public way.
 _HOMES = {
     "get_model_conversion_mapping": _CONVERSION,  # the renamings and converters of one model's checkpoints
+    "revert_weight_conversion": _LOADING,  # a model's tensors by name → as its files hold them
     "rename_source_key": _LOADING,  # a stored name → the parameter, by those
     "WeightRenaming": _LOADING,  # another name for one tensor
     "WeightConverter": _LOADING,  # several tensors into one, or one into several

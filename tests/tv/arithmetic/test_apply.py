@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, HrmTextConfig, PreTrainedModel
 
 import tv
 from tests.command import call
@@ -419,3 +419,22 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(tv.CheckpointError, match="the disk has 1,000"):
         tv.apply(base, {tuned: 1.0}, out=tmp_path / "out")
+
+
+def test_what_transformers_makes_of_other_tensors_is_written_back(tmp_path: Path) -> None:
+    """An architecture whose files hold a fused matrix that is three in memory."""
+    config = HrmTextConfig(
+        **{"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4},
+        **{"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 307, "max_position_embeddings": 64},
+    )
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(base)
+    perturb(model, 0.05, seed=1)
+    model.save_pretrained(tuned)
+    assert tv.open_checkpoint(base).converted
+    out = tv.apply(base, {tuned: 1.0}, out=tmp_path / "out", conflicts=False).path
+    written, expected = load_file(out / "model.safetensors"), load_file(tuned / "model.safetensors")
+    assert written.keys() == expected.keys()
+    assert all(torch.allclose(written[key], value, atol=1e-6) for key, value in expected.items())
