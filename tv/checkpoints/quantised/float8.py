@@ -54,7 +54,7 @@ def block_of(
 
     `declared` is the configuration's block, whose last row and column of blocks may be cut off.
     """
-    experts, (rows, cols) = shape[:-2], shape[-2:]
+    experts, (rows, cols) = shape[:-2], (1, 1, *shape)[-2:]
     if scales == experts or all(size == 1 for size in scales):
         return rows, cols
     grid = scales[len(experts) :]

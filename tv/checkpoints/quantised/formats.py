@@ -50,7 +50,7 @@ def dequantised(
         CheckpointError: A method that is not read, or a declaration that does not fit the tensors, naming the first.
     """
     files = Files(source, stored, declared)
-    method = declared.get("quant_method")
+    method = str(declared["quant_method"]) if declared else None
     if method is not None and method not in _FORMATS:
         files.refuse(
             f"it is quantised with {method}, which is not read",
@@ -64,6 +64,12 @@ def dequantised(
         )
     try:
         weights = {weight.name: weight for weight in _FORMATS.get(method or "", float8.read)(files)}
-    except (TypeError, AttributeError, KeyError, ArithmeticError) as error:  # settings of other kinds than the format's
-        files.refuse(f"its declaration is none of {method}: {first_line(error)}", "download its configuration again")
+    except (
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        ValueError,
+    ) as error:  # settings or shapes of no kind
+        files.refuse(f"its declaration or its tensors are none of {method}'s: {first_line(error)}", "download it again")
     return {**files.rest, **weights}

@@ -145,6 +145,16 @@ DAMAGED: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], object], str]]
     "int8, scales cut": ("ct-int8-channel", _cut("proj.weight_scale"), r"'proj.weight_scale' has shape \[31, 1\]"),
     "float8, scales cut": ("ct-fp8-channel", _cut("proj.weight_scale"), r"shape \[32, 96\] and scales \[31, 1\]"),
     "float8, no scale": ("modelopt-fp8", lambda t: t.pop("proj.weight_scale"), "stored quantised, as F8_E4M3, and its"),
+    "float8, a number": (
+        "modelopt-fp8",
+        lambda t: t.update({"proj.weight_scale": torch.ones(96), "proj.weight": t["proj.weight"][0]}),
+        r"shape \[96\] and scales \[96\], which do not fit",
+    ),
+    "gptq, a vector": (
+        "gptq4-auto-gptq",
+        lambda t: t.update({"proj.g_idx": torch.tensor(3)}),
+        "tensors are none of gptq's",
+    ),
     "nvfp4, no scalar": ("ct-nvfp4", lambda t: t.pop("proj.weight_global_scale"), "weight_global_scale' is missing"),
     "nvfp4, scales cut": ("modelopt-nvfp4", _cut("proj.weight_scale"), r"'proj.weight_scale' has shape \[31, 6\]"),
     "modelopt's awq": (
@@ -202,7 +212,7 @@ MISDECLARED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"checkpoint_format": "marlin"},
         "layout 'marlin'.*save it in the layout 'gptq'",
     ),
-    "gptq, words": ("gptq4-auto-gptq", {"group_size": "many"}, "its declaration is none of gptq"),
+    "gptq, words": ("gptq4-auto-gptq", {"group_size": "many"}, "its declaration or its tensors are none of gptq"),
     "awq, layout": ("awq4-32", {"version": "gemv"}, "layout 'gemv' of 4 bits.*with AutoAWQ"),
     "awq, groups": ("awq4-32", {"group_size": 48}, r"'proj.scales' has shape \[3, 32\].*\[2, 32\]"),
     "packed, sparse": ("ct-pack4-group-sym", {"format": "marlin-24"}, "as 'marlin-24', which is not read; decompress"),
@@ -212,7 +222,11 @@ MISDECLARED: dict[str, tuple[str, dict[str, Any], str]] = {
         "has rotated its weights",
     ),
     "packed, no groups": ("ct-pack4-group-sym", {"config_groups": {}}, "packs 4 bits a number"),
-    "packed, a list": ("ct-pack4-group-sym", {"config_groups": [1]}, "its declaration is none of compressed-tensors"),
+    "packed, a list": (
+        "ct-pack4-group-sym",
+        {"config_groups": [1]},
+        "its declaration or its tensors are none of compressed-tensors",
+    ),
     "mlx, bits": ("mlx4-64", {"bits": 8}, r"'proj.scales' has shape \[32, 2\].*bits 8"),
     "mlx, mode": ("mlx4-64", {"mode": "mxfp4"}, "in the mode 'mxfp4'.*mlx_lm.convert --dequantize"),
     **{
