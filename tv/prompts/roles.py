@@ -95,7 +95,7 @@ def _turns(prompt: Prompt, text: str, render: Render) -> Iterator[tuple[int, int
         start, stop = len(before), len(whole) - len("".join(after))
         if len(after) == 1 and start <= stop and whole.startswith(before) and whole.endswith(after[0]):
             words = whole[start:stop]
-        elif kept:
+        elif not whole:
             words = said.strip()
         else:
             continue
