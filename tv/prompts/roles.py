@@ -74,21 +74,36 @@ def _turns(prompt: Prompt, text: str, render: Render) -> Iterator[tuple[int, int
     """(start, stop, role) in `text` of what each turn says.
 
     The conversation is rendered again with a mark in place of one turn's words: what comes before and after the mark
-    is as in `text`, and between the two are the words, trimmed or cut as the template does. None is given for a turn
-    that the template leaves out or writes in another way.
+    is as without it, and between the two are the words, trimmed or cut as the template does. None is given for a turn
+    that the template leaves out or writes in another way. A text that was kept may have another date in it than the
+    template writes today; there the words are looked for.
     """
     conversation = json.loads(str(prompt.chat))
-    for role, holder, key in _words(conversation["messages"]):
-        kept, holder[key] = holder[key], _MARK
+    kept = conversation.pop("rendered", None) is not None
+
+    def written() -> str:
         try:
-            before, *others, after = render(replace(prompt, chat=json.dumps(conversation))).split(_MARK)
-        except (PromptError, ValueError):  # the template refuses the mark, or leaves the turn out
+            return render(replace(prompt, chat=json.dumps(conversation)))
+        except PromptError:
+            return ""
+
+    whole, done = written() if kept else text, 0
+    for role, holder, key in _words(conversation["messages"]):
+        said, holder[key] = holder[key], _MARK
+        before, *after = written().split(_MARK)
+        holder[key] = said
+        start, stop = len(before), len(whole) - len("".join(after))
+        if len(after) == 1 and start <= stop and whole.startswith(before) and whole.endswith(after[0]):
+            words = whole[start:stop]
+        elif not whole:
+            words = said.strip()
+        else:
             continue
-        finally:
-            holder[key] = kept
-        stop = len(text) - len(after)
-        if len(before) <= stop and not others and text.startswith(before) and text.endswith(after):
-            yield len(before), stop, role
+        likely = [start + len(text) - len(whole), start]  # after the date, or before it
+        found = next((at for at in likely if at >= 0 and text.startswith(words, at)), text.find(words, done))
+        if found >= 0:
+            done = found + len(words)
+            yield found, done, role
 
 
 def _words(messages: Sequence[dict[str, Any]]) -> Iterator[tuple[Role, dict[str, Any], str]]:

@@ -1,6 +1,7 @@
 """Whose words each token is, through templates written in the ways of the families, and where a prompt's own begin."""
 
 import json
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.pairs import build_tokenizer
+from tv.errors import PromptError
 from tv.prompts.encoding import Encoded, Prompt, encode, encode_continuations, positions
+from tv.prompts.roles import text_roles
 
 #: One a family: headers, a default system turn, trimming, the system folded into a user's turn, reasoning cut off,
 #: channels, tools in the system turn and their results in the user's.
@@ -151,6 +154,26 @@ def test_a_template_that_refuses_the_mark_leaves_its_turn_to_the_template(tokeni
     )
     (item,) = encode([_prompt(_turn("system", "on"), _turn("user", "One?"))], tokenizer, 512)
     assert _said(item, tokenizer) == [("user", "One?"), ("answer", " four")]
+
+
+@pytest.mark.parametrize("today", ["Date: 1 May", "Date: 28 November", None])
+def test_a_text_that_was_kept_has_the_roles_of_its_day(today: str | None) -> None:
+    """The template of today writes another date, or is gone."""
+
+    def written(prompt: Prompt, date: str | None = today) -> str:
+        if date is None:
+            raise PromptError("no template")
+        turns = json.loads(str(prompt.chat))["messages"]
+        return f"<user>{turns[0]['content']}<sys>{date}" + "".join(f"<user>{m['content']}<end>" for m in turns[1:])
+
+    system, user = _turn("system", "Be brief."), _turn("user", "28 Two?")
+    prompt = _prompt(system, user)
+    text = written(prompt, "Date: 28 March")
+    kept = replace(prompt, chat=json.dumps({"messages": [system, user], "options": {}, "rendered": text}))
+    ends = range(1, len(text) + 1)  # a token a character
+    roles = text_roles(kept, text, [9] * len(text), ends, (), written)
+    found = {name: "".join(c for c, role in zip(text, roles, strict=True) if role == name) for name in set(roles)}
+    assert found == {"system": "Be brief.", "user": "28 Two?", "template": "<user><sys>Date: 28 March<user><end>"}
 
 
 def test_a_plain_text_is_the_users_and_special_tokens_are_nobodys(tokenizer: PreTrainedTokenizerFast) -> None:
