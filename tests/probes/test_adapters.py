@@ -17,7 +17,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def _run(tmp_path: Path, name: str, **pair: Any) -> probes.Run:
     prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS[:2])
-    suite = {"name": "adapter", "prompts": [{"file": str(prompts)}], "measure": ["behaviour"], "tuned": {}, "bootstrap": 9}
+    suite = {
+        "name": "adapter",
+        "prompts": [{"file": str(prompts)}],
+        "measure": ["behaviour"],
+        "tuned": {},
+        "bootstrap": 9,
+    }
     return probes.run(suite, out=tmp_path / name, stages=("weights", "capture"), **pair)
 
 
