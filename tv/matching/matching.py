@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tv.architecture.anatomy import Module
+from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.pairing import WeightPair, open_pair
@@ -148,6 +149,7 @@ def match_pair(
 ) -> PairMatching:
     """Match every FFN and every attention layer, one at a time; see `align` and `matched`."""
     _check(on, prompts)
+    base = base_beside(base, tuned)
     pair = open_pair(base, tuned)
     units, notes = _units(pair)
     if not units:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from peft import (
@@ -17,7 +19,7 @@ from transformers import PreTrainedModel
 
 import tv
 from tests.adapters import CASES, IDS, build_base, load_base, shaken, wrapped
-from tests.pairs import build_model
+from tests.pairs import build_model, write_prompts
 from tv.checkpoints.live import load_model, load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,6 +56,19 @@ def test_it_is_measured_over_the_base_that_is_given_over_its_own_and_over_itself
     assert alone.base is not None and len(alone.moved) == len(tv.open_checkpoint(tmp_path / "adapter").moved)
     assert any("runs with an adapter (LoRA)" in note for note in alone.notes)
     assert torch.equal(running(IDS).logits, before)
+
+
+def test_beside_itself_it_stands_for_its_base_where_models_run_too(tmp_path: Path) -> None:
+    path = build_base(tmp_path)
+    running = wrapped(CASES["lora, patterns"], load_base(path))
+    prompts = write_prompts(tmp_path / "prompts.jsonl")
+    curves = [tv.path(base, running, prompts, alphas=(0, 1), draws=9) for base in (path, running.get_base_model())]
+    np.testing.assert_allclose(curves[0].value, curves[1].value, rtol=1e-5, atol=1e-6)
+    assert curves[0].groupby("alpha").value.first().nunique() == 2
+    tables = [tv.align(base, running, on="activations", prompts=prompts) for base in (path, running)]
+    pd.testing.assert_frame_equal(*tables, atol=1e-5)
+    planes = [tv.cosine(base, {"a": running, "b": running}, level="whole") for base in (path, running)]
+    assert [float(table.cosine[0]) for table in planes] == pytest.approx([1, 1])
 
 
 @torch.no_grad()
