@@ -43,10 +43,11 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode, from whatever `tv.open_checkpoint` opens.
 
-    A live model is used as it is. An adapter or a tuning vector moves a copy of `base` (without one, of the base
-    that it names). `dtype` is float32, bfloat16 or float16; `device` is one of torch's, or "auto": spread over all
-    GPUs by accelerate. Weights come from safetensors and GGUF alone. Raises CheckpointError where it cannot be loaded,
-    or does not fit its devices, and InputError for another dtype.
+    A live model is used as it is, and of one that runs with adapters a plain copy that computes the same. An adapter
+    or a tuning vector moves a copy of `base` (without one, of the base that it names). `dtype` is float32, bfloat16 or
+    float16; `device` is one of torch's, or "auto": spread over all GPUs by accelerate. Weights come from safetensors
+    and GGUF alone. Raises CheckpointError where it cannot be loaded, or does not fit its devices, and InputError for
+    another dtype.
     """
     source = as_model(source)
     if isinstance(source, PreTrainedModel):

@@ -99,6 +99,6 @@ def kind_of(path: Path) -> Kind:
         )
     if (path / "adapter_config.json").is_file():
         if holds_weights(path):
-            raise CheckpointError(f"{path}: holds both a model and a LoRA adapter; move one to a directory of its own")
+            raise CheckpointError(f"{path}: holds both a model and an adapter; move one to a directory of its own")
         return "adapter"
     return "gguf" if not holds_weights(path) and any(path.glob("*.gguf")) else "model"

@@ -41,16 +41,19 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
 
     Args:
         source: A local Hugging Face directory, a hub id (`org/name` or `org/name@revision`), a live model, a .gguf
-            file, a LoRA adapter's directory, or a tuning vector (a file of `tv extract`, or one in memory).
+            file, the directory of an adapter of peft, or a tuning vector (a file of `tv extract`, or one in memory). A
+            live model may run with adapters, a PeftModel too: then it is what they move.
         revision: Of a hub id: a branch, a tag or a commit.
-        base: What an adapter or a tuning vector is opened over; by default the base that it names.
+        base: What an adapter or a tuning vector is opened over; by default the base that it names, or the live
+            model's own.
 
     Returns:
         The weights by name. None is read yet.
 
     Raises:
         CheckpointError: Nothing is there, or no config or safetensors; a shard is missing or truncated; the config
-            does not describe the tensors; weights are quantised in a format that is not read.
+            does not describe the tensors; an adapter has no T, or is not of this base; weights are quantised in a
+            format that is not read.
 
     Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tv.checkpoints.opening import Source
 
 Stored = Literal["float32", "bfloat16"]
-_VECTOR = "A checkpoint, a LoRA adapter, or a file of `tv extract`; λ is 1 if not given. Repeatable."
+_VECTOR = "A checkpoint, an adapter, or a file of `tv extract`; λ is 1 if not given. Repeatable."
 
 
 def _options() -> Mapping[str, FieldInfo]:

@@ -11,7 +11,7 @@ from tv.errors import InputError
 Base = Annotated[str, typer.Argument(metavar="BASE", help="The pretrained checkpoint: a directory or a hub id.")]
 Tuned = Annotated[
     str,
-    typer.Argument(metavar="TUNED", help="The fine-tuned side: a checkpoint, a LoRA adapter, or an extracted vector."),
+    typer.Argument(metavar="TUNED", help="The fine-tuned side: a checkpoint, an adapter, or an extracted vector."),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write the table: .parquet, .csv or .json.")]
 Heads = Annotated[bool, typer.Option(help="Measure every head's slice too.")]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from tv.arithmetic.variants import Mover, of_one_form
+from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import LiveSource, load_model
 from tv.checkpoints.opening import Source, open_checkpoint
@@ -241,7 +242,7 @@ def _sweep(
 ) -> _Sweep:
     """Behaviour at every point: a scale for each of the tuned sides."""
     compute.require_float32("points of a path are told apart")
-    rows = gather(prompts)
+    rows, base = gather(prompts), base_beside(base, *tuned)
     vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
     stage = "path" if len(vectors) == 1 else "plane"
     model, vectors = of_one_form(_float32(base, compute), vectors)

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tv.architecture.anatomy import Module
+from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource, load_model
 from tv.checkpoints.own_tokenizer import encoder
@@ -152,6 +153,7 @@ def match_pair(
 ) -> PairMatching:
     """Match every FFN and every attention layer, one at a time; see `align` and `matched`."""
     _check(on, prompts)
+    base = base_beside(base, tuned)
     pair = open_pair(base, tuned)
     units, notes = _units(pair)
     if not units:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.architecture.anatomy import Module
+from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.pairing import WeightPair, alike, open_pair
 from tv.columns import Column, TableForm, keys
@@ -108,7 +109,7 @@ def cosine(
         raise InputError(f"fraction {fraction}: a share of the dimension, above 0 and at most 1")
     if level not in LEVELS:
         raise InputError(f"level {level!r}: one of {', '.join(LEVELS)}")
-    under = open_checkpoint(base)
+    under = open_checkpoint(base_beside(base, *tuned.values()))
     under, *opened = alike([under, *(open_checkpoint(source, base=under) for source in tuned.values())])
     pairs = {name: open_pair(under, one) for name, one in zip(tuned, opened, strict=True)}
     pieces = _pieces(list(pairs.values()))

@@ -1,4 +1,4 @@
-"""LoRA adapters as the tuned side, held against what peft itself merges."""
+"""An adapter's directory as the tuned side: plain LoRA from its factors, what is refused, and what is noted."""
 
 import copy
 import json
@@ -261,7 +261,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "integers": (_retensor(lambda t: {k: v.to(torch.int8) for k, v in t.items()}), "stored as I8"),
     "NaN": (_retensor(lambda t: {k: v * float("nan") for k, v in t.items()}), "NaN"),
-    "a model beside it": (_model_beside, "both a model and a LoRA adapter"),
+    "a model beside it": (_model_beside, "both a model and an adapter"),
 }
 
 
