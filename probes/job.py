@@ -313,8 +313,11 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
 def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
     """The pair, with notes of what the tuned model's own tokenizer makes of the prompts.
 
-    Raises PromptError for a prompt with an id that is another token to the tuned model.
+    Raises PromptError for a prompt with an id that is another token to the tuned model, and SuiteError where each is to
+    read its own tokens and one has no tokenizer.
     """
+    if pair.facts.tokenizer == "not compared" and models.suite.tokenizer == "own":
+        raise SuiteError(f"tokenizer: own: {pair.facts.notes[0]}")
     if pair.facts.tokenizer in ("same", "not compared"):
         return pair
     shared, own = models.tokenizer, models.own_tokenizer(pair.name)

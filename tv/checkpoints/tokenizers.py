@@ -61,9 +61,15 @@ def compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[TokenizerWo
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies beside a checkpoint; of an adapter or a tuning vector without one, its base's."""
+    """The tokenizer beside a checkpoint, of an adapter or a tuning vector without one its base's; None without any.
+
+    None also where it cannot be loaded: `compare_tokenizers` says why.
+    """
     place = _place(checkpoint)
-    return None if place is None else load_tokenizer(place)
+    try:
+        return None if place is None else load_tokenizer(place)
+    except Exception:  # files of strangers can make a loader raise anything
+        return None
 
 
 def other_meanings(base: Mapping[str, int], tuned: Mapping[str, int]) -> dict[int, tuple[str, str]]:

@@ -135,6 +135,14 @@ def test_nothing_but_answers_is_compared_of_own_tokens(
         probes.load_suite(write_suite(tmp_path, *pair, **{**ANSWERS, **changes}))
 
 
+def test_a_model_without_a_tokenizer_has_no_tokens_of_its_own(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    (pair[1] / "tokenizer.json").write_text("{}")
+    suite = write_suite(tmp_path, *pair, **FEW)
+    assert probes.prepare(suite, out=tmp_path / "run").pairs[0].facts.tokenizer == "not compared"
+    with pytest.raises(probes.SuiteError, match="tokenizer: own: tokenizers not compared: "):
+        probes.prepare(suite, settings=ANSWERS, out=tmp_path / "run")
+
+
 def test_a_prompt_with_a_renamed_token_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     for directory, token in zip(pair, ("<|reserved_0|>", "<|mine|>"), strict=True):
         tokenizer = build_tokenizer(290)
