@@ -39,7 +39,8 @@ def as_read(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
         CheckpointError: The first parameter that differs.
 
     Examples:
-        >>> model = tv.load_model("data/models/base")
+        >>> from tv.checkpoints.live import load_model
+        >>> model = load_model("data/models/base")
         >>> as_read(model, tv.open_checkpoint("data/models/base")) is model
         True
     """

@@ -31,6 +31,7 @@ def other_names(model: PreTrainedModel) -> dict[str, list[str]]:
         By the name that `named_parameters` lists: all that the parameter goes by.
 
     Examples:
+        >>> from tv.architecture.resolve import skeleton
         >>> model = skeleton(tv.open_checkpoint("data/models/base").config)
         >>> other_names(model)["model.norm.weight"]
         ['model.norm.weight']
