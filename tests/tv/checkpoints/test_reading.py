@@ -219,31 +219,58 @@ def test_the_proof_finds_another_model(tmp_path: Path) -> None:
         as_read(load_model(base), checkpoint)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def _in_float8(weights: dict[str, Tensor], chosen: list[str], block: tuple[int, int]) -> dict[str, Tensor]:
+    """The weights, those chosen in float8 with a scale a block beside them."""
+    stored = dict(weights)
+    for name in chosen:
+        rows, cols = weights[name].shape
+        scale = torch.full((-(-rows // block[0]), -(-cols // block[1])), 0.5) + torch.rand(1)
+        stored[name] = weights[name].to(torch.float8_e4m3fn)
+        stored[f"{name}_scale_inv"] = scale
+        weights[name] = (
+            stored[name].float() * scale.repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :cols]
+        )
+    return stored
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_folder_is_read_as_loaded(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Single or sharded, with a stale index or not, tied or not, each tensor in a dtype of its own."""
+    """Single or sharded, with a stale index or not, tied or not, wrapped, quantised, each tensor in its own dtype."""
     tied = data.draw(st.booleans(), "tied")
     dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
-    weights = {
-        name: value.to(data.draw(dtypes)) for name, value in _weights(data.draw(st.integers(0, 3)), tied).items()
-    }
+    values = _weights(data.draw(st.integers(0, 3), "seed"), tied)
+    weights = {name: value.to(data.draw(dtypes, name)) for name, value in values.items()}
     if tied:
         second = data.draw(st.sampled_from(["none", "equal", "other", "instead"]), "second")
         if second == "instead":
             weights[HEAD] = weights.pop(EMBED)
         elif second != "none":
             weights[HEAD] = weights[EMBED].clone() if second == "equal" else _weights(9)[HEAD]
-    path = _folder(tmp_path_factory.mktemp("folder"), weights, tied=tied)
+    matrices = [name for name in weights if name.endswith("_proj.weight")]
+    chosen = data.draw(st.lists(st.sampled_from(matrices), max_size=3, unique=True), "float8")
+    stored = _in_float8(weights, chosen, (16, 7))
+    wrapper = data.draw(st.sampled_from([None, "module.", "_orig_mod. inside"]), "wrapper")
+    stored = stored if wrapper is None else {WRAPPERS[wrapper](name): value for name, value in stored.items()}
+    path = _folder(tmp_path_factory.mktemp("folder"), stored, tied=tied)
+    if chosen:
+        config = json.loads((path / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 7]}
+        (path / "config.json").write_text(json.dumps(config))
     layouts = ["single", "sharded", "stale"] + ["ranks"] * (not tied)
     layout = data.draw(st.sampled_from(layouts), "layout")
     if layout == "sharded":
         (path / "model.safetensors").unlink()
-        _shard(path, weights, data.draw(st.integers(1, 3)))
+        _shard(path, stored, data.draw(st.integers(1, 3), "parts"))
     elif layout == "stale":
         _shard(path, _weights(8))
     elif layout == "ranks":
         (path / "model.safetensors").rename(path / "shard-00001-model-00001-of-00001.safetensors")
-    _same(path)
-    for dtype in ("float32", "bfloat16"):
-        load_model(path, dtype=dtype)  # proves itself
+    if not chosen and wrapper is None:
+        _same(path)
+    live = dict(load_model(path).named_parameters(remove_duplicate=False))  # proves itself
+    checkpoint = tv.open_checkpoint(path)
+    for name, value in weights.items():
+        assert torch.equal(live[name], value.float()), name
+        assert name not in checkpoint.names or torch.equal(checkpoint.tensor(name).float(), value.float()), name
+    load_model(path, dtype="bfloat16")
