@@ -184,7 +184,8 @@ def _require_base(model: PreTrainedModel) -> None:
             why = "changed the base's weights when it was made"
         if why is not None:
             raise CheckpointError(
-                f"{_name(model)}: its adapter ({form_of(config)}) {why}, so its base is not in memory; pass the base too"
+                f"{_name(model)}: its adapter ({form_of(config)}) {why}, so its base is not in memory; pass the base "
+                "too"
             )
 
 
