@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 from fuzz.oracle import is_read
 from tv.prompts.files import PromptSet, read_prompts
 
-_KINDS = ("jsonl", "json", "csv", "parquet")
+_KINDS = ("jsonl", "json", "csv", "parquet", "tsv")
 _WAYS: tuple[dict[str, object], ...] = (
     {},
     {"chat": True, "columns": {"messages": "turns"}},
     {"columns": {"text": "question", "target": "answer"}, "limit": 2},
+    {"chat": {"system": "Be brief.", "options": {"enable_thinking": False}}},
 )
 
 
@@ -32,6 +33,11 @@ SEEDS = [
     b'\2\0id,text,target\na,"x, ""y""\nz", t\nb,w,\n',
     b"\2\2question,answer\nq,a\n",
     b"\3\0" + _parquet(),
+    b'\4\0id\ttext\ta\t "x\ty" \n',
+    b'\0\3{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", '
+    b'"content": null, "tool_calls": [{"a": "f"}]}], "tools": [{"a": 1}], "chat_template_kwargs": "{}"}\n',
+    b'\0\3{"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}\n',
+    b'\1\0[{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "input": "", "output": "e"}]',
 ]
 
 

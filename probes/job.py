@@ -19,12 +19,13 @@ from transformers import PreTrainedModel
 
 from probes.attribution.attributor import Attributor, attribution_tables, require_precision
 from probes.attribution.dla import dla_completeness
-from probes.attribution.metric import answerable, require_metric
+from probes.attribution.metric import require_answers, require_metric
 from probes.attribution.scores import component_scores
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.loading import Pairs, as_model, require_backend
 from probes.capture.noise_floor import noise_floor
+from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
 from probes.capture.shards import require_sources, run_shards
@@ -40,12 +41,14 @@ from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_tokens
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, read_prompts
+from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
 from tv.runtime.workers import ray_cluster
 
@@ -161,11 +164,13 @@ def prepare(
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)
-    if chosen.attribute is not None:
-        require_metric(chosen.attribute.metric)
     prompts = read_prompts(chosen.prompts)
     _require_domains(prompts)
-    pairs = open_pairs(chosen, live)
+    if chosen.attribute is not None and "attribute" in wanted:
+        require_metric(chosen.attribute.metric)
+        require_answers(prompts, chosen.attribute.metric)
+        require_precision(chosen.attribute, compute.dtype)
+    pairs = [_noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
     place, identity = out or Path("reports") / chosen.name, _identity(prompts, pairs, models)
     there = None if force else finished(place, identity)
     if there is not None:
@@ -222,17 +227,19 @@ class Job:
     def encoded(self) -> list[Encoded]:
         """The texts that both models read: prompts, with their continuations where the suite generates."""
         encoded = encode(self.prompts, self.models.tokenizer, self.pairs[0].base.architecture.context)
-        if self.suite.attribute is not None:
-            answerable(encoded, self.suite.attribute.metric)
-            require_precision(self.suite.attribute, self.compute.dtype)
         if self.suite.generate is None:
             return encoded
         return with_continuations(self.models.pair(self.pairs[0].name), encoded, self.suite.generate)
 
     @cached_property
+    def notes(self) -> list[str]:
+        """What a reader should know of how the models read the prompts, a line each."""
+        return prompt_notes(self.prompts, self.models.tokenizer)
+
+    @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
-        if "capture" not in self.stages:
+        if "capture" not in self.stages or self.suite.tokenizer == "own":
             return {}
         config = self.pairs[0].base.config.get_text_config()
         per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
@@ -303,6 +310,23 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
     return [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
 
 
+def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
+    """The pair, with notes of what the tuned model's own tokenizer makes of the prompts.
+
+    Raises PromptError for a prompt with an id that is another token to the tuned model.
+    """
+    if pair.facts.tokenizer in ("same", "not compared"):
+        return pair
+    shared, own = models.tokenizer, models.own_tokenizer(pair.name)
+    alone = models.suite.tokenizer == "own"
+    if not alone:
+        require_meanings(prompts, shared, own)
+    reads = "each model reads its own tokens" if alone else "the base's tokenizer encodes the prompts for both"
+    said = own_notes(prompts, shared, own) or [same_tokens(prompts)]
+    notes = (*pair.facts.notes, *said, reads)
+    return replace(pair, facts=replace(pair.facts, notes=notes))
+
+
 def attribute(
     run: Run,
     *,
@@ -343,6 +367,8 @@ def attribute(
     section = dict(run.manifest["suite"].get("attribute") or {})
     section |= {name: value for name, value in told.items() if value is not None}
     suite = load_suite({**run.manifest["suite"], "attribute": section})
+    if suite.attribute is not None:
+        require_answers(prompts_of(run), suite.attribute.metric)
     models = Pairs(suite, compute.silent())
     by_pair = [_effects(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # its tables are no longer those of its identity
@@ -364,6 +390,8 @@ def prompts_of(run: Run) -> list[Prompt]:
 
 def _capture(writer: RunWriter, job: Job) -> None:
     """Capture every tuned model's shards, except those that are there whole."""
+    if job.suite.tokenizer == "own":
+        return _answers(writer, job)
     encoded = job.encoded
     for i, pair in enumerate(job.pairs):
         work = shards(encoded, job.suite, pair.name, pair.base.architecture, with_base=i == 0)
@@ -378,6 +406,18 @@ def _capture(writer: RunWriter, job: Job) -> None:
         told(0)
         for row in run_shards(left, job.models, writer.path, compute=job.compute, via=writer.via, progress=told):
             writer.complete("capture", row)
+
+
+def _answers(writer: RunWriter, job: Job) -> None:
+    """What both models answer to their own tokens: nothing else of them is compared."""
+    for i, pair in enumerate(job.pairs):
+
+        def made(name: str = pair.name, first: bool = i == 0) -> dict[str, pd.DataFrame]:
+            return {"behaviour": own_answers(job.models, name, job.prompts, with_base=first)}
+
+        job.compute.tell(f"capture {pair.name}", i, len(job.pairs))
+        writer.stage("capture", f"{i:05d}", made)
+    job.compute.tell("capture", len(job.pairs), len(job.pairs))
 
 
 def _noise_floor(writer: RunWriter, job: Job) -> None:
@@ -507,7 +547,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "gated": architecture.gated,
         },
         "checkpoints": _checkpoints(pairs),
-        "notes": {pair.name: list(pair.facts.notes) for pair in pairs},
+        "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {
             shard.name: [item.prompt.id for item in shard.encoded]
             for pair in pairs

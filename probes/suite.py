@@ -198,12 +198,16 @@ class Suite(_Part):
         tuned: One or more tuned models, by name.
         prompts: The prompt sets.
         positions: The places at which activations are measured: "all", "last" (of the text), "target" or "generated"
-            (those that predict its tokens).
+            (those that predict its tokens), "from user" (from the user's first token on that not all prompts of its set
+            share) or "from answer" (from the place that predicts the answer's first token on); a file says
+            `{from: user}`. By default "from user" where a prompt set has `chat`, else "all".
         measure: What is measured: gates, contributions, changes, ledger, lens, behaviour, and measurements of other
             packages.
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
         ledger_positions: The places of the ledger and the logit lens.
         generate: Over which continuation of every text both models are read; None: over the target.
+        tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
+            of them, and only answers are compared.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
         noise_floor: With gates, compare the base with itself in another precision.
         keep: Sites of which the vectors themselves are stored, as float16.
@@ -224,11 +228,12 @@ class Suite(_Part):
     base: str = Field(min_length=1)
     tuned: dict[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     prompts: tuple[PromptSet, ...] = Field(min_length=1)
-    positions: Positions = "all"
+    positions: Positions = Field(None, validate_default=True)
     measure: tuple[str, ...] = Field(MEASUREMENTS, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
+    tokenizer: Literal["base", "own"] = "base"
     edit_distance: Literal["target", "all", "none"] = "target"
     noise_floor: bool = True  # with gates: the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
@@ -245,6 +250,18 @@ class Suite(_Part):
         if not name.strip() or not name.isprintable() or re.search(r"[/\\]", name):
             raise ValueError("must be a printable, non-blank name without slashes")
         return name
+
+    @field_validator("positions", "ledger_positions", mode="before")
+    @classmethod
+    def _as_word(cls, value: object, info: ValidationInfo) -> object:
+        """`{from: user}` as the word of a manifest. By default places begin after what a chat template puts first."""
+        if value is None and info.field_name == "positions":
+            return "from user" if any(chosen.chat for chosen in info.data.get("prompts", ())) else "all"
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) != {"from"} or value["from"] not in ("user", "answer", "all"):
+            raise ValueError("should be all, last, target, generated, or {from: user}, {from: answer} or {from: all}")
+        return "all" if value["from"] == "all" else f"from {value['from']}"
 
     @field_validator("measure")
     @classmethod
@@ -263,6 +280,15 @@ class Suite(_Part):
             if not _MODEL_NAME.fullmatch(name):
                 raise ValueError(f"the name {name!r} may have letters, digits, '.', '_' and '-' only")
         return tuned
+
+    @model_validator(mode="after")
+    def _paired_places(self) -> Suite:
+        if self.tokenizer == "own" and (self.measure != ("behaviour",) or self.attribute or self.generate or self.keep):
+            raise ValueError(
+                "tokenizer: own gives the two models other positions, so that only their answers are compared; set "
+                "measure: [behaviour] and leave out attribute, generate and keep"
+            )
+        return self
 
     @field_validator("generate")
     @classmethod
@@ -301,7 +327,7 @@ def load_suite(
         source: A YAML file's path, or the same as a mapping.
         base: The pretrained model.
         tuned: The tuned models by name, or one path, which is named after its directory.
-        settings: Other keys; a mapping wins key by key.
+        settings: Other keys; a mapping wins key by key, and one for `prompts` does in every set.
 
     Returns:
         The suite.
@@ -325,6 +351,8 @@ def load_suite(
     for name, value in given.items():
         if isinstance(value, Mapping) and isinstance(keys.get(name), Mapping):
             given[name] = {**keys[name], **value}
+        if name == "prompts" and isinstance(value, Mapping) and isinstance(keys.get(name), list | tuple):
+            given[name] = [{**entry, **value} if isinstance(entry, Mapping) else entry for entry in keys[name]]
     if base is not None:
         given["base"] = _locate(str(base), Path.cwd())
     if tuned is not None:
@@ -376,7 +404,7 @@ def _locate(model: str, directory: Path) -> str:
 
 
 def _absolute(path: str, directory: Path) -> str:
-    return os.path.abspath(directory / Path(path).expanduser())
+    return os.path.abspath(directory / os.path.expanduser(path))
 
 
 def _name_of(tuned: str | Path) -> str:

@@ -22,8 +22,8 @@ TOKENS = 32
 def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int = TOKENS) -> list[Encoded]:
     """The prompts where greedy decoding diverges within `tokens` tokens, each with the tokens that both models share.
 
-    The tuned model's next choice is the target and the base's the foil. Prompts keep their order; those where the
-    models do not diverge are left out. Raises RunError if none is left.
+    The tokens are counted from the answer on. The tuned model's next choice is the target and the base's the foil.
+    Prompts keep their order; those where the models do not diverge are left out. Raises RunError if none is left.
     """
     followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
     cut: dict[str, Encoded] = {}

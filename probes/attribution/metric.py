@@ -20,6 +20,7 @@ from probes.suite import OWN_METRIC, metric_names
 from tv.errors import first_line
 from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
+from tv.prompts.files import Prompt
 from tv.prompts.metric import METRICS, answering
 from tv.runtime.common_rows import common_rows
 
@@ -51,17 +52,29 @@ def require_metric(name: str) -> None:
         _imported(name)
 
 
+def require_answers(prompts: Sequence[Prompt], metric: str) -> None:
+    """Raise RunError, before any work, where no prompt has what a metric needs."""
+    if metric in METRICS and not any(METRICS[metric].can_read(prompt) for prompt in prompts):
+        raise _unanswerable(metric, prompts)
+
+
 def answerable(encoded: Sequence[Encoded], metric: str) -> list[Encoded]:
     """The prompts that have what a metric needs. Raises RunError if there are none."""
     if metric not in METRICS:
         return list(encoded)
     usable = [item for item in encoded if METRICS[metric].has(item)]
     if not usable:
-        raise RunError(
-            f"attribution by {metric}: no prompt has {METRICS[metric].needed}; add them to the prompt set, choose the "
-            "metric first_divergence or kl, which need none, or leave `attribute` out of the suite"
-        )
+        raise _unanswerable(metric, [item.prompt for item in encoded])
     return usable
+
+
+def _unanswerable(metric: str, prompts: Sequence[Prompt]) -> RunError:
+    without_foil = any(METRICS["target_nll"].can_read(prompt) for prompt in prompts)
+    other = "target_nll, which needs only the targets" if without_foil else "kl, which needs neither"
+    return RunError(
+        f"attribution by {metric}: no prompt has {METRICS[metric].needed}; add them to the prompt set, choose "
+        f"the metric {other}, or leave `attribute` out of the suite"
+    )
 
 
 def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Metric:

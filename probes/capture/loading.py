@@ -20,7 +20,9 @@ from probes.suite import Suite
 from tv.checkpoints.adapters.live import as_model as in_peft
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.own_tokenizer import borrow_template, reading
 from tv.checkpoints.ties import untied
+from tv.checkpoints.tokenizers import tokenizer_of
 from tv.runtime.compute import Compute
 
 
@@ -48,10 +50,22 @@ class Pairs:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's, which encodes for every pair."""
+        """The base's, which encodes for every pair. It has the tuned models' chat template by the name "tuned"."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.start)
+            chats = [chosen.chat for chosen in self.suite.prompts if chosen.chat is not None]
+            if chats:
+                own = {name: self._beside(name) for name in self.suite.tuned}
+                borrow_template(self._tokenizer, own, any(chat.template == "tuned" for chat in chats))
         return self._tokenizer
+
+    def own_tokenizer(self, tuned: str) -> PreTrainedTokenizerBase:
+        """The tuned model's own; the base's where it has none."""
+        own = self._beside(tuned)
+        return self.tokenizer if own is None else reading(own, self.tokenizer)
+
+    def _beside(self, tuned: str) -> PreTrainedTokenizerBase | None:
+        return tokenizer_of(open_checkpoint(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start))
 
     def pair(self, tuned: str) -> Pair:
         """The base and the tuned model of this name, proved."""
@@ -115,6 +129,8 @@ def require_backend(pairs: Pairs) -> None:
         raise RunError(f"device 'auto': backend {name} cannot run a model that is spread over devices; use torch")
     if not pairs.remote:
         return
+    if pairs.suite.tokenizer == "own":
+        raise RunError("tokenizer: own: the server reads one tokenization with both models; leave --remote out")
     if name != "nnsight":
         raise RunError(f"remote: backend {name} has no server; add --backend nnsight")
     if pairs.live:

@@ -26,7 +26,7 @@ from probes.measures.dla import readout
 from probes.measures.ledger import OutputBasis, output_basis, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
-from probes.measures.losses import token_losses
+from probes.measures.losses import likeliest, token_losses
 from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams
 from probes.suite import MEASUREMENTS, Suite
@@ -199,13 +199,14 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
     tokens = _token_columns(pair, batch, reducer.places, *logits)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
-    return reducer, tokens, _behaviour_columns(batch, tuned, reducer.places, tokens, *logits)
+    return reducer, tokens, _behaviour_columns(batch, tuned, *logits)
 
 
 def _looked_at(batch: Batch, reducer: BatchReducer) -> Bool[Tensor, "batch pos"]:
     """Every place that a table of the batch covers, and the one before it, which predicts its token."""
     at = torch.zeros_like(batch.input_ids, dtype=torch.bool)
-    for places in (reducer.places, reducer.ledger_places, *(places_of(batch, which) for which in ("target", "last"))):
+    answers = [places_of(batch, which) for which in ("target", "generated", "last")]
+    for places in (reducer.places, reducer.ledger_places, *answers):
         at[places.row, places.pos] = True
     at[:, :-1] |= at[:, 1:].clone()
     return at
@@ -290,6 +291,9 @@ def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned
     losses = token_losses(base, tuned, batch.input_ids, places)
     columns: Columns = {name: value.cpu().numpy() for name, value in vars(losses).items()}
     columns["token_id"] = batch.input_ids[places.row, places.pos].numpy()
+    roles = [item.roles for item in batch.encoded]
+    at = zip(places.row.tolist(), places.pos.tolist(), strict=True)
+    columns["role"] = np.array([roles[row][pos] for row, pos in at], dtype=object)
     named = {"token": "token_id", **{f"greedy_token_{side}": f"greedy_{side}" for side in ("base", "tuned")}}
     text = {i: pair.tokenizer.decode([i]) for i in {i for name in named.values() for i in columns[name].tolist()}}
     for name, ids in named.items():
@@ -297,9 +301,7 @@ def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned
     return columns
 
 
-def _behaviour_columns(
-    batch: Batch, tuned: str, places: Places, tokens: Columns, base: Tensor, logits: Tensor
-) -> Columns:
+def _behaviour_columns(batch: Batch, tuned: str, base: Tensor, logits: Tensor) -> Columns:
     rows: list[tuple[str, str, str, float]] = []
     ids = [item.prompt.id for item in batch.encoded]
     for model, values in (("base", base), (tuned, logits)):
@@ -309,8 +311,9 @@ def _behaviour_columns(
         at = list(positions(item, "target"))
         divergence = behaviour.kl_divergence(base[i, at], logits[i, at]).mean()
         rows.append((item.prompt.id, tuned, "kl", float(divergence)))
-        parted = places.pos[(places.row == i) & torch.from_numpy(tokens["greedy_base"] != tokens["greedy_tuned"])]
-        if len(parted):
-            rows.append((item.prompt.id, tuned, "first_divergence", float(parted[0])))
+        at = list(item.generated) or at
+        parted = likeliest(base[i, at].float()).cpu() != likeliest(logits[i, at].float()).cpu()
+        if bool(parted.any()):  # of the answer's first tokens, so many are the same
+            rows.append((item.prompt.id, tuned, "first_divergence", float(parted.nonzero()[0, 0])))
     names = ("prompt_id", "model", "metric", "value")
     return {name: np.array(values, dtype=object) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

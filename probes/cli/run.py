@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from probes.cli.effects import print_checks, print_effects
 from tv.cli.options import Cache, Device, Dtype, Engine, Offload, Workers
+from tv.cli.prompt_options import reads_prompts, settings_of
 from tv.cli.terminal import Stages, remark, wrote
 from tv.runtime.compute import Compute
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from probes.job import Opened
 
 
+@reads_prompts
 def run(
     suite: Annotated[Path, typer.Argument(help="The suite file (YAML).", metavar="SUITE")],
     base: Annotated[str | None, typer.Option(help="This base, not the suite's: a directory or a hub id.")] = None,
@@ -54,17 +56,23 @@ def run(
     ] = None,
     remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    **reading: Any,
 ) -> None:
     """The main job: measure weights, capture activations, attribute, link, report.
 
-    Rerun the same command to resume a run that was killed.
+    Rerun the same command to resume a run that was killed. What is said of prompts holds for every set of the suite.
 
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
     from probes.job import prepare
 
     continued = {key: value for key, value in (("tokens", generate), ("from", continuation)) if value is not None}
-    settings = {"generate": continued or None, "backend": backend, "keep": keep.split(",") if keep else None}
+    settings = {
+        "generate": continued or None,
+        "backend": backend,
+        "keep": keep.split(",") if keep else None,
+        "prompts": settings_of(**reading) or None,
+    }
     with Stages() as progress:
         job = prepare(
             suite,
@@ -81,8 +89,11 @@ def run(
             _tell_pair(pair)
         if job.is_done:
             remark("this run was there, finished; --force makes it again")
-        elif job.sizes:
-            _tell_size(job.sizes)
+        else:
+            for note in job.notes:
+                remark(f"note: {note}")
+            if job.sizes:
+                _tell_size(job.sizes)
         result = job.run()
     if "effects" in result.tables:
         print_effects(result["effects"])

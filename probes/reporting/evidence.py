@@ -68,7 +68,7 @@ def gather(run: Run, tuned: str) -> Evidence:
             "weights",
             "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
             "diagonal_energy diagonal_energy_null",
-            [*this_model, *_WHOLE, ("expert", "==", -1)],
+            [*this_model, *_WHOLE, ("expert", "==", -1), ("tied", "==", False)],
         ),
         rows_of(
             run,

@@ -19,9 +19,10 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class ShownToken:
-    """A token, how strongly each measure colours it (0 to 1; DLA −1 to 1), and its numbers."""
+    """A token, whose words it is, how strongly each measure colours it (0 to 1; DLA −1 to 1), and its numbers."""
 
     text: str
+    role: str  # nothing in runs that do not know it
     kl: float
     flips: float
     dla: float
@@ -57,7 +58,7 @@ def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
     these = [("prompt_id", "in", chosen)]
     where = [*this_model, *these]
     tokens = rows_of(
-        run, "tokens", "prompt_id pos token nll_base nll_tuned kl greedy_token_base greedy_token_tuned", where
+        run, "tokens", "prompt_id pos token role nll_base nll_tuned kl greedy_token_base greedy_token_tuned", where
     )
     for more in (_token_flips(run, where), _token_dla(run, where)):
         tokens = tokens.merge(more, on=["prompt_id", "pos"], how="left")
@@ -126,7 +127,8 @@ def _token(token: dict[Any, Any], tops: Mapping[str, float]) -> ShownToken:
         f"after it {after}; KL {number(token['kl'])} nats; gates flipped {percent(token['flip_rate'])}; DLA change "
         f"{signed(token['dla'])}; −log p of this token {number(token['nll_base'])} → {number(token['nll_tuned'])}"
     )
-    return ShownToken(str(token["token"]), kl, flips, dla, title)
+    role = "" if pd.isna(token["role"]) else str(token["role"])
+    return ShownToken(str(token["token"]), role, kl, flips, dla, f"{role}: {title}" if role else title)
 
 
 def _strength(value: float, top: float) -> float:

@@ -21,7 +21,7 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
         for name in dict.fromkeys((*_FIRST, *REGISTERED))
     },
     "kl": ("KL(base ‖ tuned)", "nats", None),
-    "first_divergence": ("first divergence", "position", None),
+    "first_divergence": ("first divergence", "tokens of the answer", None),
 }
 _OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit difference where the models part"}
 #: With fewer prompts than this, no interval is shown.

@@ -79,7 +79,7 @@ MISTAKES = {
     "missing": (GOOD.replace("name: demo\n", ""), "line 1: name: missing; add this key"),
     "choice": (
         GOOD.replace("target\n", "first\n", 1),
-        "line 6: positions: should be 'all', 'last', 'target' or 'generated', not 'first'",
+        "line 6: positions: should be 'all', 'last', 'target', 'generated', 'from user' or 'from answer', not 'first'",
     ),
     "method": (
         GOOD.replace("graft", "guess"),
@@ -138,7 +138,10 @@ MISTAKES = {
         GOOD.replace("{file", "{limit: 0, file"),
         "line 5: prompts.0.limit: should be greater than or equal to 1",
     ),
-    "chat": (GOOD.replace("{file", "{chat: hi, file"), "line 5: prompts.0.chat: should be true, false or {system: …}"),
+    "chat": (
+        GOOD.replace("{file", "{chat: hi, file"),
+        "line 5: prompts.0.chat: should be true, false, tuned or {system: …}",
+    ),
     "chat key": (
         GOOD.replace("{file", "{chat: {sys: x}, file"),
         "line 5: prompts.0.chat.sys: unknown key; allowed: system, options",
@@ -245,3 +248,42 @@ def test_whatever_stands_under_a_key_gives_a_suite_or_one_line(key: str, value: 
 def test_a_hub_id_may_pin_its_revision(folder: Path) -> None:
     suite = load_suite(_write(folder, GOOD), base="some-org/model@v1.0", tuned="some-org/tuned@0a1b2c")
     assert suite.base == "some-org/model@v1.0" and list(suite.tuned.values()) == ["some-org/tuned@0a1b2c"]
+
+
+PLACES = {
+    "from user": ({"from": "user"}, "from user"),
+    "from the answer": ({"from": "answer"}, "from answer"),
+    "from all": ({"from": "all"}, "all"),
+    "a word": ("last", "last"),
+    "as a manifest has it": ("from user", "from user"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+@pytest.mark.parametrize("key", ["positions", "ledger_positions"])
+def test_places_are_a_word_or_say_where_they_begin(key: str, case: str, folder: Path) -> None:
+    given, expected = PLACES[case]
+    suite = load_suite(_write(folder, GOOD), settings={key: given})
+    assert getattr(suite, key) == expected
+    assert load_suite(suite.model_dump(mode="json")) == suite
+
+
+@pytest.mark.parametrize("wrong", [{"from": "tuned"}, {"from": ["user"]}, {"start": "user"}, {}, {"from": None}])
+def test_places_that_begin_nowhere(wrong: object, folder: Path) -> None:
+    with pytest.raises(SuiteError, match=r"positions: should be all, last, target, generated, or \{from: user\}"):
+        load_suite(_write(folder, GOOD), settings={"positions": wrong})
+
+
+def test_places_begin_after_a_chat_template_by_default(folder: Path) -> None:
+    without = GOOD.replace("positions: target\n", "")
+    assert without != GOOD and load_suite(_write(folder, without)).positions == "all"
+    entry = load_suite(_write(folder, GOOD)).prompts[0].file
+    for sets, expected in (
+        ([{"file": str(entry), "chat": True}], "from user"),
+        ([{"file": str(entry)}, {"file": str(entry), "chat": {"system": "Be brief."}}], "from user"),
+        ([{"file": str(entry), "chat": False}], "all"),
+    ):
+        assert load_suite(_write(folder, without), settings={"prompts": sets}).positions == expected
+        assert load_suite(_write(folder, GOOD), settings={"prompts": sets}).positions == "target"
+    with pytest.raises(SuiteError, match="prompts"):
+        load_suite(_write(folder, without), settings={"prompts": [{"file": 3}]})

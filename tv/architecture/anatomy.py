@@ -108,6 +108,12 @@ class Architecture:
             raise KeyError(f"no module {name!r} in layer {layer}" + (f", expert {expert}" if expert >= 0 else ""))
         return module
 
+    def owner(self, module: Module) -> Module:
+        """The module whose parameter it uses: the embedding of a tied unembedding, of any other the module itself."""
+        if not module.tied:
+            return module
+        return next(m for m in self.modules if m.parameter == module.parameter and not m.tied)
+
     def component_of(self, parameter: str) -> tuple[int, Component]:
         """The component (layer, name) that a parameter of the model belongs to. Every parameter has exactly one."""
         place = parameter

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 UNBOUNDED = 2**31 - 1
+#: Sizes of layers with global attention, which transformers before 5.18 keeps beside those of the others.
+_GLOBAL = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
 
 
 @dataclass(frozen=True)
@@ -43,5 +45,7 @@ def _size(config: PretrainedConfig, name: str, default: int = 0) -> int:
     try:
         value = getattr(config, name, None)
     except RuntimeError:  # transformers raises it for a size that differs from layer to layer
+        return 0
+    if getattr(config, _GLOBAL.get(name, ""), None) not in (None, value):
         return 0
     return value if isinstance(value, int) and value else default

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tv.arithmetic.rounding import Rounding
+from tv.checkpoints.location import place_of
 
 
 def card(name: str, made: Mapping[str, Any], rounding: Rounding, notes: Sequence[str]) -> str:
@@ -20,7 +20,7 @@ def card(name: str, made: Mapping[str, Any], rounding: Rounding, notes: Sequence
     how = "stochastic" if made["stochastic_rounding"] else "to the nearest"
     lines = [
         "---",
-        f"base_model: {_hub_id(base['source'])}",
+        f'base_model: "{place_of(base["source"]).name}"',
         "library_name: transformers",
         "tags: [merge, task-arithmetic]",
         "---",
@@ -52,10 +52,6 @@ def in_words(rounding: Rounding) -> str:
     if not rounding.error:
         return "nothing of T was lost"
     return f"‖T‖ is {rounding.ratio:,.3g} times what rounding added"
-
-
-def _hub_id(source: str) -> str:
-    return f'"{Path(source).name if Path(source).exists() else source}"'
 
 
 def _origin(provenance: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.extraction import extract
 from tv.checkpoints.location import kind_of
 from tv.checkpoints.opening import Source
-from tv.checkpoints.pairing import open_pair, vocabulary_of
+from tv.checkpoints.pairing import open_pair
+from tv.checkpoints.tokenizers import vocabulary_of
 from tv.checkpoints.vector import TuningVector, base_of
 from tv.errors import CheckpointError, InputError
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import load_tokenizer
+from tv.checkpoints.location import BESIDE
 from tv.checkpoints.opening import Source
 from tv.checkpoints.parameters import Place
 from tv.checkpoints.tensors import header_of
@@ -39,11 +40,6 @@ _WORDS = {
     **{torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.bool: "BOOL"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
 }
-#: Files beside the weights that hold for a moved model too.
-_BESIDE = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja", "LICENSE*"),
-    "generation_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -149,16 +145,21 @@ def write_weights(
 
 
 def write_surroundings(directory: Path, source: Source, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-    """What a checkpoint, opened from `source`, has beside weights: configuration, generation settings, tokenizer."""
+    """What a checkpoint, opened from `source`, has beside weights: configuration, generation settings, tokenizer.
+
+    Files go by name: what training left there, code and quantisation's settings stay behind.
+    """
     config = copy.deepcopy(checkpoint.config)
     config.dtype = dtype
     config.architectures = [checkpoint.architecture.name]
     config.save_pretrained(directory)
     under = checkpoint.base or checkpoint
     places = [place for place in (under.path, checkpoint.path) if place is not None]  # an adapter's files come on top
-    for file in (file for place in places for pattern in _BESIDE for file in sorted(place.glob(pattern))):
-        if file.is_file():
-            shutil.copyfile(file, directory / file.name)
+    for place in places:
+        for file in (file for pattern in BESIDE for file in sorted(place.glob(pattern)) if file.is_file()):
+            target = directory / file.relative_to(place)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
     if places:
         return
     if isinstance(source, PreTrainedModel) and source.generation_config is not None:

@@ -1,6 +1,6 @@
 """A model's parameters from the tensors in its files.
 
-Files may name a parameter otherwise, keep each expert of a fused tensor apart, or hold float8 with scales beside it.
+Files may name a parameter otherwise, or keep each expert of a fused tensor apart.
 """
 
 from __future__ import annotations
@@ -13,33 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from tv.checkpoints import float8
 from tv.checkpoints.leftovers import is_left_over
 from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
+from tv.checkpoints.quantised.parts import ADVICE, Quantised
 from tv.checkpoints.tensors import Readable
 from tv.checkpoints.ties import other_names
 from tv.checkpoints.transformers_names import Files, ModelNames
 from tv.errors import CheckpointError, first_line
-
-_ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A stored tensor, with its scales where it is float8."""
-
-    stored: Readable
-    scale: Readable | None
-    block: tuple[int, int] = (0, 0)
-
-    def load(self, index: int = -1) -> Tensor:
-        value = self.stored.load(index)
-        if self.scale is None:
-            return value
-        by_expert = len(self.stored.shape) > 2 and self.scale.shape[:1] == self.stored.shape[:1]
-        return float8.dequantise(value, self.scale.load(index if by_expert else -1), self.block)
 
 
 @dataclass(frozen=True)
@@ -47,11 +30,11 @@ class _Parameter:
     """A parameter whose values lie in the files as they are, whole or an expert at a time."""
 
     info: TensorInfo
-    experts: tuple[tuple[_Piece, ...], ...]  # of each expert, the pieces along its rows
+    experts: tuple[tuple[Readable, ...], ...]  # of each expert, the pieces along its rows
     stacked: bool  # every expert is stored apart; otherwise one piece is the whole parameter
 
     @property
-    def pieces(self) -> list[_Piece]:
+    def pieces(self) -> list[Readable]:
         return [piece for pieces in self.experts for piece in pieces]
 
     def read(self, expert: int) -> Tensor:
@@ -72,9 +55,9 @@ class _Parameter:
         for i, pieces in enumerate(self.experts):
             start = 0
             for piece in pieces:
-                stop = start + piece.stored.shape[0] if len(pieces) > 1 else 0
+                stop = start + piece.shape[0] if len(pieces) > 1 else 0
                 rows = (start, stop) if len(pieces) > 1 else None
-                yield Place(piece.stored.name, name, i if self.stacked else -1, rows)
+                yield Place(piece.name, name, i if self.stacked else -1, rows)
                 start = stop
 
 
@@ -83,14 +66,14 @@ class _Made:
     """A parameter that transformers makes of stored tensors."""
 
     info: TensorInfo
-    pieces: list[_Piece]
+    pieces: list[Readable]
     make: Callable[[], Mapping[str, Tensor]]  # it, and what else the same tensors make
 
     def read(self, expert: int) -> Tensor:
         value = self.make()[self.info.name]
         if tuple(value.shape) != self.info.shape:
             raise CheckpointError(
-                f"{self.pieces[0].stored.name!r} makes {self.info.name!r} of shape {list(value.shape)}, but "
+                f"{self.pieces[0].name!r} makes {self.info.name!r} of shape {list(value.shape)}, but "
                 f"config.json says {list(self.info.shape)}; the two do not belong together"
             )
         return value if expert < 0 else value[expert]
@@ -102,8 +85,9 @@ class _Made:
 class FileTensors(Tensors):
     """The parameters of `model` (a skeleton) from the tensors of its files, each read on demand.
 
-    `quantisation` is the configuration's account of it. Raises CheckpointError where the tensors are not weights of
-    this model's shapes: quantised otherwise than in float8, or of another model.
+    `stored` has quantised weights as they are without quantisation, and `quantisation` is what the checkpoint declares
+    of it. Raises CheckpointError where the tensors are not weights of this model's shapes: quantised otherwise than
+    declared, or of another model.
     """
 
     def __init__(
@@ -115,6 +99,7 @@ class FileTensors(Tensors):
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         known, aliases = model.state_dict().keys(), other_names(model)
         tied = {name for names in aliases.values() for name in names}
+        self._turned = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
         files = ModelNames(model).sort(stored)
         for name, shape in shapes.items():
             held = next((other for other in aliases[name] if other in files), None)  # a tied one under any of its names
@@ -122,12 +107,15 @@ class FileTensors(Tensors):
                 self._add(name, shape, files[held], stored)
         for name in shapes:
             if quantisation and name not in self._parameters:
-                raise CheckpointError(f"{source}: tensor {name!r} is stored quantised, in parts; {_ADVICE}")
+                raise CheckpointError(
+                    f"{source}: tensor {name!r} is missing: the checkpoint is incomplete, or quantised otherwise than "
+                    f"it declares ({quantisation.get('quant_method')}); {ADVICE}"
+                )
         self.infos = {name: self._parameters[name].info for name in shapes if name in self._parameters}
         makers: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self._parameters.items():
             if isinstance(parameter, _Made):
-                makers.setdefault(tuple(piece.stored.name for piece in parameter.pieces), []).append(name)
+                makers.setdefault(tuple(piece.name for piece in parameter.pieces), []).append(name)
         self.converted = tuple(makers.values())
         keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
         self._buffers = {key: stored[key] for key in keys}
@@ -144,8 +132,7 @@ class FileTensors(Tensors):
         return torch.stack([parameter.read(index) for index in indices])
 
     def sample(self, name: str) -> bytes:
-        pieces = self._parameters[name].pieces
-        return b"".join(part.sample() for piece in pieces for part in (piece.stored, piece.scale) if part is not None)
+        return b"".join(piece.sample() for piece in self._parameters[name].pieces)
 
     def places(self) -> list[Place]:
         return [place for name, parameter in self._parameters.items() for place in parameter.places(name)]
@@ -155,7 +142,7 @@ class FileTensors(Tensors):
 
     def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Readable]) -> None:
         if files.convert is not None:
-            parts = [self._piece(stored[key], stored) for key in files.keys]
+            parts = [self._readable(stored[key], name) for key in files.keys]
             info = TensorInfo(name, shape, _coarsest(parts))
             by_key = dict(zip(files.keys, parts, strict=True))
             self._parameters[name] = _Made(info, parts, partial(self._made, name, files, by_key))
@@ -166,13 +153,12 @@ class FileTensors(Tensors):
                 "checkpoint is incomplete"
             )
         keys = files.grid
-        experts = tuple(tuple(self._piece(stored[key], stored) for key in row) for row in keys)
+        experts = tuple(tuple(self._readable(stored[key], name) for key in row) for row in keys)
         pieces = [piece for row in experts for piece in row]
-        first = pieces[0].stored
-        stored_shape = first.shape
+        stored_shape = pieces[0].shape
         if files.stacked:
-            rows = {sum(piece.stored.shape[0] for piece in row) for row in experts}
-            others = {piece.stored.shape[1:] for piece in pieces}
+            rows = {sum(piece.shape[0] for piece in row) for row in experts}
+            others = {piece.shape[1:] for piece in pieces}
             stored_shape = (
                 (len(experts), *rows, *next(iter(others))) if len(rows) == len(others) == 1 else (len(experts),)
             )
@@ -183,7 +169,7 @@ class FileTensors(Tensors):
             )
         self._parameters[name] = _Parameter(TensorInfo(name, shape, _coarsest(pieces)), experts, files.stacked)
 
-    def _made(self, name: str, files: Files, pieces: Mapping[str, _Piece]) -> Mapping[str, Tensor]:
+    def _made(self, name: str, files: Files, pieces: Mapping[str, Readable]) -> Mapping[str, Tensor]:
         assert files.convert is not None
         key = tuple(files.keys)
         if self._last[0] != key:
@@ -198,29 +184,18 @@ class FileTensors(Tensors):
                 ) from error
         return self._last[1]
 
-    def _piece(self, stored: Readable, others: Mapping[str, Readable]) -> _Piece:
-        if stored.dtype in FLOATS:
-            return _Piece(stored, None)
-        name, method = stored.name, self._quantisation.get("quant_method")
-        if stored.dtype not in float8.DTYPES or (self._quantisation and method != "fp8"):
-            raise CheckpointError(f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}; {_ADVICE}")
-        scale = float8.scale_of(stored, others)
-        if scale is None:
-            if self._quantisation:
-                raise CheckpointError(
-                    f"{self._source}: tensor {name!r} is stored quantised, as {stored.dtype}, and its scale "
-                    f"{name + '_scale_inv'!r} is missing; download it again, or {_ADVICE}"
-                )
-            return _Piece(stored, None)
-        asked = self._quantisation.get("weight_block_size")
-        declared = (int(asked[0]), int(asked[1])) if isinstance(asked, (list, tuple)) else None
-        block = float8.block_of(stored.shape, scale.shape, declared)
-        if block is None:
+    def _readable(self, piece: Readable, name: str) -> Readable:
+        if piece.dtype not in ROUNDING:
             raise CheckpointError(
-                f"{self._source}: tensor {name!r} has shape {list(stored.shape)} and scales {list(scale.shape)}, which "
-                f"do not fit it (blocks of {asked}); the two do not belong together"
+                f"{self._source}: tensor {piece.name!r} is stored quantised, as {piece.dtype}, which is not how its "
+                f"configuration declares it ({self._quantisation.get('quant_method', 'as not quantised')}); {ADVICE}"
             )
-        return _Piece(stored, scale, block)
+        if isinstance(piece, Quantised) and name in self._turned:
+            raise CheckpointError(
+                f"{self._source}: tensor {piece.name!r} is quantised, and its model has inputs before outputs "
+                f"(Conv1D), which quantisers turn around or not; {ADVICE}"
+            )
+        return piece
 
     def _notes(self, unknown: Sequence[str], model: PreTrainedModel) -> Iterable[str]:
         if unknown:
@@ -230,5 +205,5 @@ class FileTensors(Tensors):
             )
 
 
-def _coarsest(pieces: Sequence[_Piece]) -> str:
-    return max((piece.stored.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))
+def _coarsest(pieces: Sequence[Readable]) -> str:
+    return max((piece.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))

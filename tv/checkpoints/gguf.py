@@ -1,27 +1,29 @@
-"""A GGUF file as a checkpoint, through transformers' loader.
+"""A GGUF file as a checkpoint: the values of transformers' loader, one parameter at a time.
 
-Opening reads the file's header. The first read dequantises all tensors, which stay in memory: the loader cannot read
-a single one.
+Opening reads the file's header. A read dequantises the tensors of one parameter, or of one expert of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from tv.checkpoints.noise import PLAIN
+from tv.checkpoints.gguf_loaders import Loader, architecture_of, loader_of
+from tv.checkpoints.noise import PLAIN, ROUNDING
 from tv.checkpoints.parameters import TensorInfo, Tensors
 from tv.checkpoints.tensors import sample_of
 from tv.errors import CheckpointError, first_line
-from tv.runtime.transformers_private import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+#: Model types whose embeddings transformers takes for tied, whatever the file holds.
+_SAID_TO_BE_TIED = ("bloom", "falcon")
 
 
 def gguf_file(path: Path) -> Path:
@@ -37,13 +39,27 @@ def gguf_file(path: Path) -> Path:
 def gguf_config(file: Path) -> PretrainedConfig:
     """The configuration in a GGUF file's header. Raises CheckpointError where it cannot be read."""
     with _loading(file):
-        return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        if config.model_type in _SAID_TO_BE_TIED:
+            config.tie_word_embeddings = all(tensor.name != "output.weight" for tensor in _reader(file).tensors)
+        return config
 
 
 def load_gguf(file: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model of a GGUF file, dequantised. Raises CheckpointError where transformers cannot load it."""
+    """The model of a GGUF file, dequantised. Raises CheckpointError where transformers cannot load it whole."""
+    config = gguf_config(file)
     with _loading(file):
-        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
+        architecture_of(_reader(file))
+        model, info = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, config=config, dtype=dtype, output_loading_info=True
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"{file}: transformers' loader finds no tensor for {len(missing)} parameters ({missing[0]!r} first) and "
+            "would leave them random; convert the file to safetensors with a program that knows the architecture"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 class GgufTensors(Tensors):
@@ -52,58 +68,66 @@ class GgufTensors(Tensors):
     def __init__(self, file: Path, model: PreTrainedModel) -> None:
         self._file = file
         with _loading(file):
-            stored = _stored(file)
-            names = _names(file, model)
+            self._loader, stored = _opened(file, model)
             if not stored:
                 raise ValueError("it holds no tensors")
         dtypes: dict[str, int] = {}
-        for entry in stored.values():
-            dtypes[entry.dtype] = dtypes.get(entry.dtype, 0) + entry.stop - entry.start
+        for tensor in stored:
+            dtypes[tensor.tensor_type.name] = dtypes.get(tensor.tensor_type.name, 0) + int(tensor.n_bytes)
         main = max(dtypes, key=lambda dtype: dtypes[dtype])
-        self._stored = {names[name]: entry for name, entry in stored.items() if name in names}
-        whole = _Stored(main, min(e.start for e in stored.values()), max(e.stop for e in stored.values()))
-        infos: dict[str, TensorInfo] = {}
-        for name, parameter in model.named_parameters():
-            entry = self._stored.setdefault(name, whole)  # the loader maps more names than it lists: fused experts
-            infos[name] = TensorInfo(name, tuple(parameter.shape), entry.dtype)
-        self.infos = infos
-        if main not in PLAIN:
-            self.notes = (f"{file}: quantised, mostly as {main}: its rounding is part of T (see noise_share)",)
+        self._sources: dict[str, list[Any]] = {name: [] for name in model.state_dict()}
+        left_out: list[Any] = []
+        for tensor in stored:
+            self._sources.get(self._loader.target(tensor.name) or "", left_out).append(tensor)
+        self.infos = {
+            name: self._info(name, tuple(parameter.shape))
+            for name, parameter in model.named_parameters()
+            if self._sources[name]
+        }
+        self.notes = tuple(_notes(file, main, [tensor.name for tensor in left_out]))
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
-        value = self._model[name].detach()
-        return value if expert < 0 else value[expert]
+        with _loading(self._file):
+            value = self._loader.made(name, self._sources[name], expert)
+        return value if expert < 0 else value[0]
 
     def sample(self, name: str) -> bytes:
-        return sample_of(self._file, self._stored[name].start, self._stored[name].stop)
+        ends = [(int(tensor.data_offset), int(tensor.n_bytes)) for tensor in self._sources[name]]
+        return b"".join(sample_of(self._file, start, start + size) for start, size in ends)
 
-    @cached_property
-    def _model(self) -> dict[str, torch.nn.Parameter]:
-        return dict(load_gguf(self._file).named_parameters())
+    def _info(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        tensors = self._sources[name]
+        size = sum(int(tensor.n_elements) for tensor in tensors)
+        if size != math.prod(shape):
+            raise CheckpointError(
+                f"{self._file}: tensor {tensors[0].name!r} holds {size:,} numbers, but the header's settings say "
+                f"{list(shape)}; the two do not belong together"
+            )
+        dtypes = [tensor.tensor_type.name for tensor in tensors]
+        return TensorInfo(name, shape, max(dtypes, key=lambda dtype: ROUNDING.get(dtype, 0.0)))
 
 
-@dataclass(frozen=True)
-class _Stored:
-    dtype: str
-    start: int
-    stop: int
-
-
-def _stored(file: Path) -> dict[str, _Stored]:
-    """The tensors that the header declares, by their names in the file."""
+def _reader(file: Path) -> Any:
     from gguf import GGUFReader
 
-    return {
-        tensor.name: _Stored(tensor.tensor_type.name, int(tensor.data_offset), int(tensor.data_offset + tensor.n_bytes))
-        for tensor in GGUFReader(file).tensors
-    }
+    return GGUFReader(file)
 
 
-def _names(file: Path, model: PreTrainedModel) -> dict[str, str]:
-    """Name in the file → parameter."""
-    architecture = model.config.model_type
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
-    return get_gguf_hf_weights_map(model, processor)
+def _opened(file: Path, model: PreTrainedModel) -> tuple[Loader, list[Any]]:
+    """How transformers loads the file, and the tensors that its header declares; their data stays on the disk."""
+    reader = _reader(file)
+    return loader_of(reader, file, model), list(reader.tensors)
+
+
+def _notes(file: Path, main: str, left_out: list[str]) -> Iterator[str]:
+    if main not in PLAIN:
+        yield f"{file}: quantised, mostly as {main}: its rounding is part of T (see noise_share)"
+    if left_out:
+        effect = "; without those of the rotary embedding the model computes something else than the file says"
+        yield (
+            f"{file}: transformers' loader leaves out {len(left_out)} of its tensors ({left_out[0]!r} first), and so "
+            "does this program" + effect * any(name.startswith("rope_") for name in left_out)
+        )
 
 
 @contextlib.contextmanager
@@ -118,4 +142,6 @@ def _loading(file: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged header can make the two packages raise anything
-        raise CheckpointError(f"{file}: cannot be read as GGUF: {first_line(error)}; download it again") from error
+        raise CheckpointError(
+            f"{file}: cannot be read as GGUF: {first_line(error)}; download it again, or convert it to safetensors"
+        ) from error

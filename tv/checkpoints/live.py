@@ -21,7 +21,7 @@ from tv.checkpoints.adapters.live import as_model, holds_adapter, runs_adapter, 
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.live_proof import as_read, with_own_code
-from tv.checkpoints.location import hub_id, kind_of, locate
+from tv.checkpoints.location import HubId, for_transformers, kind_of, locate, place_of
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.ties import is_tied, untie
 from tv.checkpoints.transformers_names import ModelNames
@@ -65,14 +65,14 @@ def _on_cpu(
         return _moved(open_checkpoint(source, base=base), base, dtype)
     path = locate(source)
     if trust_remote_code:
-        return with_own_code(_load(*hub_id(str(source)), dtype, trust_remote_code=True), path)
+        return with_own_code(_load(place_of(source), dtype, trust_remote_code=True), path)
     kind = kind_of(path)
     if kind in ("adapter", "vector"):
         return _moved(open_checkpoint(source, base=base), base, dtype)
     if kind == "gguf":
         return as_read(load_gguf(gguf_file(path), dtype).eval(), open_checkpoint(path))
     checkpoint = open_checkpoint(path)
-    return as_read(_load(str(path), None, dtype) if checkpoint.native else _from_here(checkpoint, dtype), checkpoint)
+    return as_read(_load(path, dtype) if checkpoint.native else _from_here(checkpoint, dtype), checkpoint)
 
 
 def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
@@ -80,18 +80,18 @@ def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
     if isinstance(source, TuningVector):
         raise CheckpointError("a tuning vector has no tokenizer; pass its base")
     source = as_model(source)
-    name, revision = hub_id(str(source.config.name_or_path if isinstance(source, PreTrainedModel) else source))
-    path = Path(name).expanduser()
+    place = place_of(source.config.name_or_path if isinstance(source, PreTrainedModel) else source)
     options: dict[str, str] = {}
-    if path.exists():
-        kind = kind_of(path)
+    if isinstance(place, Path):
+        kind = kind_of(place)
         if kind == "vector":
             raise CheckpointError(f"{source}: a tuning vector has no tokenizer; pass its base")
-        if kind == "adapter" and not (path / "tokenizer_config.json").is_file():
-            name, revision = adapter_base(path)
-        if kind == "gguf":
-            file = gguf_file(path)
-            name, options = str(file.parent), {"gguf_file": file.name}
+        if kind == "adapter" and not (place / "tokenizer_config.json").is_file():
+            place = place_of(*adapter_base(place))
+        elif kind == "gguf":
+            file = gguf_file(place)
+            place, options = file.parent, {"gguf_file": file.name}
+    name, revision = for_transformers(place)
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
     except (OSError, ValueError, ImportError) as error:
@@ -124,7 +124,8 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
         raise CheckpointError(f"device {device!r}: {model.config.name_or_path}: {first_line(error)}") from error
 
 
-def _load(name: str, revision: str | None, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+def _load(place: Path | HubId, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    name, revision = for_transformers(place)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code

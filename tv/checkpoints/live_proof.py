@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.parameters import Tensors
+from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.tensors import stored_tensors, weight_files
 from tv.checkpoints.ties import is_tied, untie
 from tv.errors import CheckpointError
@@ -52,7 +53,8 @@ def with_own_code(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """The same of a model whose class is its checkpoint's own code, which has no skeleton here."""
     if getattr(model.config, "quantization_config", None) is None:
         stored = stored_tensors(weight_files(directory, getattr(model.config, "transformers_weights", None)))
-        _prove(model, str(directory), FileTensors(str(directory), stored, model, {}))
+        plain = dequantised(str(directory), stored, {})
+        _prove(model, str(directory), FileTensors(str(directory), plain, model, {}))
     return model
 
 

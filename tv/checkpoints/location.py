@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,35 +15,76 @@ from tv.errors import CheckpointError, first_line
 
 Kind = Literal["model", "adapter", "vector", "gguf"]
 
-_DOWNLOADED = ("*.safetensors", "*.json", "tokenizer*", "merges.txt", "*.jinja")
-_LEFT = "*/*"  # copies of the weights in other formats lie in folders
+#: Files beside the weights that hold for a tuned model too: tokenizer, processor, generation, licence. They go by the
+#: names that transformers and mistral-common give them: anything else may lie in a folder as well.
+BESIDE = (
+    *("tokenizer.*", "*tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
+    *("vocab.*", "*_vocab.json", "merges.txt", "bpe.codes", "dict.txt", "emoji.json", "normalizer.json", "*.tiktoken"),
+    *("spiece.model", "sentencepiece*.model", "spm*.model", "*.spm", "*processor_config.json"),
+    *("*.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "generation_config.json", "LICENSE*"),
+)
+_DOWNLOADED = ("*.safetensors", "*.json", *BESIDE)
+#: Copies of the weights in other formats lie in folders. To the hub a `*` stands for a `/` too.
+_LEFT = tuple(f"*/{pattern}" for pattern in _DOWNLOADED if not pattern.endswith(".jinja"))
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A model of the hub: `org/name`, or `org/name@revision`."""
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+def place_of(source: str | Path, revision: str | None = None) -> Path | HubId:
+    """Where a source lies: a path that exists, or else a hub id, in which `@` parts name and revision.
+
+    The disk is asked first, with the whole string: a directory's name may hold an `@`. `revision` is of a hub id.
+    """
+    text = str(source)
+    path = Path(os.path.expanduser(source))  # ~name of nobody here is left as it is
+    if text and os.path.exists(path):
+        return path
+    name, at, named = text.rpartition("@")
+    return HubId(name, revision or named) if at and name and named else HubId(text, revision)
+
+
+def for_transformers(place: Path | HubId) -> tuple[str, str | None]:
+    """(name or path, revision), as `from_pretrained` takes them.
+
+    Raises CheckpointError for a revision of what lies on the disk, where `from_pretrained` would read that.
+    """
+    if isinstance(place, Path):
+        return str(place), None
+    if place.revision is not None and place.name and os.path.exists(os.path.expanduser(place.name)):
+        raise CheckpointError(
+            f"{place}: no such directory, and {place.name} lies on this disk, without revisions; check the name"
+        )
+    return place.name, place.revision
 
 
 def locate(source: str | Path, revision: str | None = None) -> Path:
-    """The directory or file of a source: itself, or the snapshot of a hub id (`org/name`, `org/name@revision`).
+    """The directory or file of a source: itself, or the snapshot of a hub id.
 
     Raises CheckpointError where there is none.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    name, named = hub_id(str(source))
+    place = place_of(source, revision)
+    if isinstance(place, Path):
+        return place
+    name, revision = for_transformers(place)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{source}: no such directory")
     try:
         return Path(
-            snapshot_download(name, revision=revision or named, allow_patterns=list(_DOWNLOADED), ignore_patterns=_LEFT)
+            snapshot_download(name, revision=revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_LEFT))
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{source}: no such directory, and it cannot be had from the hub ({first_line(error)}); check the name"
         ) from error
-
-
-def hub_id(source: str) -> tuple[str, str | None]:
-    """(name, revision) of `org/name@revision`; the revision None where none is given."""
-    name, at, revision = source.rpartition("@")
-    return (name, revision) if at and name and revision else (source, None)
 
 
 def kind_of(path: Path) -> Kind:

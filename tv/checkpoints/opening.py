@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,9 +21,13 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
-from tv.checkpoints.location import hub_id, kind_of, locate
+from tv.checkpoints.location import HubId, kind_of, locate, place_of
 from tv.checkpoints.moved import MovedTensors
-from tv.checkpoints.tensors import Readable, of_ranks, passed_over, stored_tensors, weight_files
+from tv.checkpoints.noise import PLAIN
+from tv.checkpoints.quantised.declaration import IN_CONFIG, declaration
+from tv.checkpoints.quantised.formats import dequantised
+from tv.checkpoints.quantised.parts import Quantised
+from tv.checkpoints.tensors import of_ranks, passed_over, stored_tensors, weight_files
 from tv.checkpoints.ties import is_tied, untie_apart
 from tv.checkpoints.vector import TuningVector, VectorTensors
 from tv.checkpoints.wrappers import unwrapped
@@ -46,8 +52,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
 
     Raises:
         CheckpointError: Nothing is there, or no config or safetensors; a shard is missing or truncated; the config
-            does not describe the tensors; an adapter has no T, or is not of this base; weights are quantised otherwise
-            than in float8 or GGUF.
+            does not describe the tensors; an adapter has no T, or is not of this base; weights are quantised in a
+            format that is not read.
 
     Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")
@@ -65,8 +71,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if isinstance(source, TuningVector):
         return _open_vector("tuning vector", source, base)
     path = locate(source, revision)
-    if revision and not Path(source).expanduser().exists():
-        source = f"{hub_id(str(source))[0]}@{revision}"
+    place = place_of(source, revision)
+    source = str(place) if isinstance(place, HubId) else source
     kind = kind_of(path)
     if kind == "vector":
         return _open_vector(str(source), TuningVector.load(path), base)
@@ -80,17 +86,28 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         return Checkpoint(str(source), None, config, _resolved(model, file), GgufTensors(file, model))
     config, quantisation = _config(path)
     files = weight_files(path, getattr(config, "transformers_weights", None))
-    stored: Mapping[str, Readable] = stored_tensors(files)
+    stored = dequantised(str(source), stored_tensors(files), quantisation)
     layers = config.get_text_config().num_hidden_layers
     if isinstance(layers, int) and layers > len(stored):  # checked before a tree of so many is built
         raise CheckpointError(f"{path}: its config declares {layers:,} layers, but it stores {len(stored):,} tensors")
     model = _tree(config, path / "config.json")
-    stored, notes = unwrapped(str(source), stored, model)
-    untie_apart(model, stored)
-    tensors = FileTensors(str(source), stored, model, quantisation)
-    tensors.notes = (*passed_over(path, files), *notes, *tensors.notes)
-    tensors.native = not (notes or quantisation or of_ranks(path))
+    plain, notes = unwrapped(str(source), stored, model)
+    untie_apart(model, plain)
+    tensors = FileTensors(str(source), plain, model, quantisation)
+    tensors.notes = (*passed_over(path, files), *notes, *_rounded(str(source), tensors), *tensors.notes)
+    quantised = quantisation or any(isinstance(tensor, Quantised) for tensor in stored.values())
+    tensors.native = not (notes or quantised or of_ranks(path))
     return Checkpoint(str(source), path, model.config, _resolved(model, path / "config.json"), tensors)
+
+
+def _rounded(source: str, tensors: FileTensors) -> Iterator[str]:
+    sizes = Counter[str]()
+    for info in tensors.infos.values():
+        if info.dtype not in PLAIN:
+            sizes[info.dtype] += math.prod(info.shape)
+    if sizes:
+        main = sizes.most_common(1)[0][0]
+        yield f"{source}: quantised, mostly as {main}: its rounding is part of T (see noise_share)"
 
 
 def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Checkpoint:
@@ -151,12 +168,12 @@ def _config(path: Path) -> tuple[PretrainedConfig, Mapping[str, Any]]:
         raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        quantisation = getattr(config, "quantization_config", None)
-        if quantisation is None:
-            return config, {}
-        del config.quantization_config
-        return config, dict(quantisation if isinstance(quantisation, Mapping) else quantisation.to_dict())
     except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
         raise CheckpointError(f"{path / 'config.json'}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error
+    declared = declaration(path)
+    for key in IN_CONFIG:
+        if hasattr(config, key):
+            delattr(config, key)
+    return config, declared

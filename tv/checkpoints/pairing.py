@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,16 +12,11 @@ from torch import Tensor
 from tv.architecture.anatomy import Module
 from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.config_differences import config_differences
 from tv.checkpoints.noise import PLAIN, Noise
 from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.tokenizers import TokenizerWord, compare_tokenizers
 from tv.errors import CheckpointError
-
-#: Settings that may differ without changing the forward pass.
-_BESIDE_THE_POINT = {
-    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "vocab_size"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_position_embeddings"),
-    *("id2label", "label2id", "task_specific_params", "_model_name_or_path"),
-}
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,8 @@ class PairFacts:
         dtype_tuned: The same of the tuned model.
         vocab_base: Rows of the base's embedding.
         vocab_tuned: Rows of the tuned model's.
-        tokenizer: "same", "grown" where one has more tokens, or "not compared" where one has no tokenizer.json.
+        tokenizer: "same"; "grown" where one has more tokens; "renamed" where reserved ids have other tokens;
+            "other rules" where the same text or chat can become other tokens; "not compared" where one side has none.
         notes: What a reader should know of the pair, a line each.
 
     Examples:
@@ -52,7 +45,7 @@ class PairFacts:
     dtype_tuned: str
     vocab_base: int
     vocab_tuned: int
-    tokenizer: Literal["same", "grown", "not compared"]
+    tokenizer: TokenizerWord
     notes: tuple[str, ...]
 
     @property
@@ -186,13 +179,13 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
             raise CheckpointError(f"{tuned.source}: {size} is {right}, the base's {left}; compare models of one shape")
     vocab_base, vocab_tuned = base.architecture.vocab_size, tuned.architecture.vocab_size
     _require_same_tensors(base, tuned, {vocab_base, vocab_tuned})
-    tokenizer, notes = _compare_tokenizers(base, tuned)
+    tokenizer, notes = compare_tokenizers(base, tuned)
     if vocab_base != vocab_tuned:
         notes.append(
             f"the vocabularies have {vocab_base} and {vocab_tuned} rows: the first {min(vocab_base, vocab_tuned)} are "
             f"compared, the other {abs(vocab_base - vocab_tuned)} are left out"
         )
-    notes += _config_differences(base, tuned)
+    notes += config_differences(base.config, tuned.config)
     notes += [note for checkpoint in (base, tuned) for note in checkpoint.notes]
     notes += [base.architecture.note] * bool(base.architecture.note)
     if base.dtype != tuned.dtype:
@@ -220,58 +213,3 @@ def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[
                 f"{tuned.source}: tensor {name!r} has shape {list(right)}, the base's {list(left)}; "
                 "compare checkpoints of one shape"
             )
-
-
-def _config_differences(base: Checkpoint, tuned: Checkpoint) -> list[str]:
-    """A note for each setting that makes the same weights compute something else."""
-    left, right = base.config.to_dict(), tuned.config.to_dict()
-    return [
-        f"the configurations differ in {key} ({left.get(key)} and {right.get(key)}): more changed than weights"
-        for key in sorted(left.keys() | right.keys())
-        if key not in _BESIDE_THE_POINT and not _alike(left.get(key), right.get(key))
-    ]
-
-
-def _alike(left: Any, right: Any) -> bool:
-    """Equal, or equal numbers once they are float32, as GGUF keeps them."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_alike(left[key], right[key]) for key in left)
-    if isinstance(left, float) and isinstance(right, float):
-        return math.isclose(left, right, rel_tol=1e-6)
-    return bool(left == right)
-
-
-def _compare_tokenizers(
-    base: Checkpoint, tuned: Checkpoint
-) -> tuple[Literal["same", "grown", "not compared"], list[str]]:
-    left, right = vocabulary_of(base.path), vocabulary_of(tuned.path)
-    if left is None or right is None:
-        missing = [c.source for c, vocabulary in ((base, left), (tuned, right)) if vocabulary is None]
-        return "not compared", [f"tokenizers not compared: no tokenizer.json beside {', '.join(missing)}"]
-    common = left.keys() & right.keys()
-    moved = next((token for token in sorted(common) if left[token] != right[token]), None)
-    ids = {i: token for token, i in left.items()}
-    clash = next((token for token, i in sorted(right.items()) if i in ids and ids[i] != token), None)
-    token = moved if moved is not None else clash
-    if token is not None:
-        raise CheckpointError(
-            f"{tuned.source}: its tokenizer differs from {base.source}'s: token {token!r} has id {right[token]}, and "
-            "in the base that id or token means something else; tune and compare with one tokenizer"
-        )
-    if left == right:
-        return "same", []
-    n = abs(len(left) - len(right))
-    return "grown", [f"{n} tokens are in one tokenizer only; prompts are encoded with the base's"]
-
-
-def vocabulary_of(path: Path | None) -> dict[str, int] | None:
-    """Token → id from tokenizer.json, added tokens included."""
-    if path is None or not (path / "tokenizer.json").is_file():
-        return None
-    try:
-        content: dict[str, Any] = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
-        vocab = content["model"]["vocab"]
-        tokens = dict(vocab) if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
-        return tokens | {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path / 'tokenizer.json'}: cannot be read: {error}") from error

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tv.cli.options import Base, Device, Dtype, Output, Tuned
 from tv.cli.output import check_output, write
+from tv.cli.prompt_options import prompt_sets, reads_prompts
 from tv.cli.terminal import Shown, bar, print_notes, print_table, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@reads_prompts
 def align(
     base: Base,
     tuned: Tuned,
@@ -23,7 +25,8 @@ def align(
         Literal["weights", "activations"], typer.Option(help="What neurons and heads are compared by.")
     ] = "weights",
     prompts: Annotated[
-        list[Path] | None, typer.Option(help="JSONL with id and text a row, for activations; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Files of prompts, for activations: JSONL, JSON, CSV, TSV or Parquet; repeatable."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
     device: Device = "cpu",
@@ -32,6 +35,7 @@ def align(
         Path | None, typer.Option(help="Write the SSA table of the matched pair, with ssa_before beside it.")
     ] = None,
     output: Output = None,
+    **reading: Any,
 ) -> None:
     """Do the tuned model's neurons and heads stand where the base's do? For fine-tunes of one base nothing moves.
 
@@ -42,12 +46,13 @@ def align(
 
     check_output(output)
     check_output(ssa)
+    sets = prompt_sets(prompts or (), **reading)
     with bar("matching") as progress:
         matched = match_pair(
             base,
             tuned,
             on=on,
-            prompts=prompts or (),
+            prompts=sets,
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),
         )

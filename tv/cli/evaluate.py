@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, interval, print_table
+from tv.cli.terminal import bar, interval, print_notes, print_table, remark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,10 @@ Tasks = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first items of each task.")]
 BatchSize = Annotated[int, typer.Option(help="Prompts in one forward pass.")]
+Decoding = Annotated[
+    Literal["greedy", "checkpoint"],
+    typer.Option(help="How models write: the argmax for all, or each by its checkpoint's generation settings."),
+]
 
 
 def evaluate(
@@ -37,6 +41,7 @@ def evaluate(
         int | None, typer.Option(help="How many a model may write, in place of a task's own.")
     ] = None,
     chat: Annotated[bool, typer.Option(help="Put every prompt through the chat template.")] = False,
+    decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -60,14 +65,23 @@ def evaluate(
             shots=shots,
             new_tokens=new_tokens,
             chat=chat,
+            decoding=decoding,
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),
         )
+    tell_decoding(items)
     print_means(summarise(items))
     first = next(iter(sources))
     if len(sources) > 1:
         print_differences(compare(items, first), first)
+    print_notes(items.attrs["notes"])
     write(items, output)
+
+
+def tell_decoding(items: pd.DataFrame) -> None:
+    """By what rule each model wrote, as a remark."""
+    for name, rule in items.attrs["decoding"].items():
+        remark(f"{name} {rule}")
 
 
 def print_means(means: pd.DataFrame) -> None:

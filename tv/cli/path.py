@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tv.cli.options import Base, Device, Dtype, Output, Tuned
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Shown, bar, interval, number, print_table, say
+from tv.cli.prompt_options import prompt_sets, reads_prompts
+from tv.cli.terminal import Shown, bar, interval, number, print_notes, print_table, say
 from tv.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-5  # nats; float32 logits resolve nothing smaller
 
 
+@reads_prompts
 def path(
     base: Base,
     tuned: Tuned,
-    prompts: Annotated[list[Path], typer.Option(help="JSONL with id, text and target a row; repeatable.")],
+    prompts: Annotated[
+        list[Path], typer.Option(help="Files of prompts: JSONL, JSON, CSV, TSV or Parquet; repeatable.")
+    ],
     second: Annotated[
         str | None, typer.Option(help="Another tuned side: the plane θ + αT + βT' instead of the path.")
     ] = None,
@@ -34,6 +38,7 @@ def path(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     output: Output = None,
+    **reading: Any,
 ) -> None:
     """Loss and behaviour along θ + αT, from the base (α = 0) through the tuned model (α = 1), and the barrier between.
 
@@ -49,17 +54,18 @@ def path(
         raise InputError(f"--points {n}: a path needs at least two")
     if not start < stop:
         raise InputError(f"--from {start:g} --to {stop:g}: a path runs from the smaller to the larger α")
+    sets = prompt_sets(prompts, **reading)
     alphas = [float(alpha) for alpha in np.linspace(start, stop, n)]
     with bar("path" if second is None else "plane") as progress:
         compute = tv.Compute(device, dtype, progress=progress)
         if second is None:
-            frame = tv.path(base, tuned, prompts, alphas=alphas, batch_size=batch_size, compute=compute)
+            frame = tv.path(base, tuned, sets, alphas=alphas, batch_size=batch_size, compute=compute)
         else:
             frame = tv.plane(
                 base,
                 tuned,
                 second,
-                prompts,
+                sets,
                 alphas=alphas,
                 betas=alphas,
                 batch_size=batch_size,
@@ -68,6 +74,7 @@ def path(
     show = _print_path if second is None else _print_plane
     for domain in _domains(frame):
         show("all prompts" if domain == "all" else domain, frame[frame.domain == domain])
+    print_notes(frame.attrs.get("notes", ()))
     write(frame, output)
 
 

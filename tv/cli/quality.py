@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tv.cli.evaluate import BatchSize, print_differences, print_means
+from tv.cli.evaluate import BatchSize, Decoding, print_differences, print_means, tell_decoding
 from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, number, say
+from tv.cli.prompt_options import prompt_sets, reads_prompts
+from tv.cli.terminal import bar, number, print_notes, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@reads_prompts
 def quality(
     models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
-    prompts: Annotated[list[Path], typer.Option(help="JSONL with id, text and target a row; repeatable.")],
-    text: Annotated[list[Path] | None, typer.Option(help="JSONL of held-out text, for the perplexity.")] = None,
+    prompts: Annotated[
+        list[Path], typer.Option(help="Files of prompts: JSONL, JSON, CSV, TSV or Parquet; repeatable.")
+    ],
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Likewise, of held-out text for the perplexity: read as it is.")
+    ] = None,
     pattern: Annotated[
         str | None, typer.Option("--format", help="A regular expression of a well-formed answer.")
     ] = None,
@@ -28,10 +34,12 @@ def quality(
     judge_key: Annotated[str, typer.Option(help="The environment variable with its key.")] = "OPENAI_API_KEY",
     base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
     new_tokens: Annotated[int, typer.Option(help="How many a model may write.")] = 64,
+    decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     output: Output = None,
+    **reading: Any,
 ) -> None:
     """How well models write: perplexity, variety, repetition, form, ROUGE-L and a judge's score, prompt by prompt.
 
@@ -44,24 +52,27 @@ def quality(
 
     check_output(output)
     judge = Judge(judge_url, judge_model, judge_key) if judge_url is not None else None
-    sources = named(models)
+    sources, sets = named(models), prompt_sets(prompts, **reading)
     with bar("quality") as progress:
         items = tv.quality(
             sources,
-            prompts,
+            sets,
             texts=text or (),
             pattern=pattern,
             judge=judge,
             base=base,
             new_tokens=new_tokens,
+            decoding=decoding,
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),
         )
+    tell_decoding(items)
     print_means(summarise(items))
     _print_whole(items)
     first = next(iter(sources))
     if len(sources) > 1:
         print_differences(compare(items, first), first)
+    print_notes(items.attrs.get("notes", ()))
     write(items, output)
 
 

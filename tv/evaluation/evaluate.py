@@ -9,10 +9,12 @@ from transformers import PreTrainedModel
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.own_tokenizer import beside_first, owned
+from tv.evaluation.decoding import Decoding, decoding_note
 from tv.evaluation.formats import FORMATS
 from tv.evaluation.harness import COLUMNS, Harness
 from tv.evaluation.paired import compare, summarise
-from tv.evaluation.tasks import Task, TaskSpec, load_tasks
+from tv.evaluation.tasks import Task, TaskSpec, contexts, load_tasks, written_by
 from tv.prompts.behaviour import measures as _LOADED  # noqa: F401  # `tv.evaluate` is the function below, not that module
 from tv.runtime.compute import Compute
 
@@ -39,6 +41,7 @@ def evaluate(
     shots: int | None = None,
     new_tokens: int | None = None,
     chat: bool = False,
+    decoding: Decoding = "greedy",
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
@@ -58,13 +61,18 @@ def evaluate(
         shots: Examples before each question, where a task sets no number.
         new_tokens: How many tokens a model may write at most, in place of what a task says.
         chat: Put every prompt through the tokenizer's chat template.
+        decoding: Of tasks in which a model writes. "greedy": the argmax of the logits at every step, for every model
+            alike; nothing in a checkpoint's generation settings has a say. "checkpoint": each by its own settings. What
+            a task itself states (temperature, where to stop, …) holds in either case.
         batch_size: Prompts in one forward pass.
         compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
         A row per model, item and metric: `variant task item_id metric value response target`. `value` is the metric of
         this item alone: accuracies are 0 or 1. Where there are choices, `nll` is −log p of the right one, nats, and
-        `margin` its log p over the best wrong one's. `response` is what the model wrote or chose.
+        `margin` its log p over the best wrong one's. `response` is what the model wrote or chose. Where a
+        task writes, `attrs["decoding"]` says by what rule each model did, and what the task states; `attrs["notes"]`
+        how many questions become other tokens with a model's own tokenizer than with the first model's.
 
     Raises:
         InputError: A task or a model that cannot be loaded, or a task that cannot be run.
@@ -78,17 +86,25 @@ def evaluate(
     sources = dict(models) if isinstance(models, Mapping) else {"model": models}
     chosen = load_tasks(tasks, shots=shots, new_tokens=new_tokens)
     frames, fingerprints = [], {}
+    rules = {f"task {task.name}": f"states {stated}" for task in chosen if (stated := written_by(task))}
+    asked = [prompt for task in chosen for prompt in contexts(task, limit)]
+    first, notes = None, []
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = load_tokenizer(tokenizer if tokenizer is not None else _worded(source, base))
-        harness = Harness(model, words, batch_size=batch_size, chat=chat)
+        first = first or words
+        if len(sources) > 1 or base is not None:
+            notes += beside_first(name, asked, first, owned(source, base))
+        harness = Harness(model, words, batch_size=batch_size, chat=chat, decoding=decoding)
+        if any(written_by(task) for task in chosen):
+            rules[name] = decoding_note(model, decoding)
         for j, task in enumerate(chosen):
             frames.append(harness.items(task, limit).assign(variant=name))
             compute.tell("evaluate", i * len(chosen) + j + 1, len(sources) * len(chosen), f"{name}, {task.name}")
         fingerprints[name] = str(open_checkpoint(source, base=base).fingerprint()["content"])
         del model, harness
     frame = pd.concat(frames, ignore_index=True)[["variant", *COLUMNS]]
-    frame.attrs["fingerprints"] = fingerprints
+    frame.attrs |= {"fingerprints": fingerprints, "decoding": rules, "notes": notes}
     return frame
 
 

@@ -12,11 +12,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.own_tokenizer import asks_for_lent, beside_first, borrow_template, owned
 from tv.errors import InputError
+from tv.evaluation.decoding import Decoding, decoded_by, decoding_note, require_decoding
+from tv.evaluation.greedy import continue_greedily, end_ids
 from tv.evaluation.judge import Judge
 from tv.prompts.behaviour import PromptSource, batched, behaviour, gather
-from tv.prompts.encoding import Encoded, encode
+from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt
+from tv.prompts.notes import prompt_notes
+from tv.prompts.template import settled
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
@@ -35,10 +40,11 @@ def quality(
     base: LiveSource | None = None,
     tokenizer: LiveSource | None = None,
     new_tokens: int = 64,
+    decoding: Decoding = "greedy",
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """What each model writes after every prompt (greedily, up to a line's end or `new_tokens`), and how good it is.
+    """What each model writes after every prompt (up to a line's end or `new_tokens`), and how good it is.
 
     The rows are in the columns of `tv.evaluate`, so that its `summarise` and `compare` take them. Metrics:
 
@@ -59,12 +65,16 @@ def quality(
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
             is no base, then use their own.
         new_tokens: How many tokens a model writes at most.
+        decoding: "greedy": the argmax of the logits at every step, up to an end-of-text token, for every model alike;
+            nothing in a checkpoint's generation settings has a say. "checkpoint": each by its own settings (penalties,
+            beams, suppressed tokens, sampling with a fixed seed, …).
         batch_size: Prompts in one forward pass.
         compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
         A row per model, prompt and metric: `variant task item_id metric value response target`. `task` is the prompt's
-        set, `item_id` its id.
+        set, `item_id` its id. `attrs["decoding"]` says of every model by what rule it wrote, `.attrs["notes"]` how the
+        prompts were read.
 
     Raises:
         InputError: Bad prompts, a bad pattern, a model that cannot be loaded, or a judge that fails.
@@ -78,18 +88,30 @@ def quality(
         [['medical-000', 'galoria.', 1.0], ['medical-001', 'tremor.', 1.0]]
     """
     sources = dict(models) if isinstance(models, Mapping) else {"model": models}
+    require_decoding(decoding)
     asked, read = gather(prompts), gather(texts) if texts else []
     form = _compiled(pattern)
     rouge = _rouge() if any(prompt.target is not None for prompt in asked) else None
-    frames = []
+    frames, rules = [], {}
+    notes: list[str] = []
+    own = {name: owned(source, base) for name, source in sources.items()}
+    first = None
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = load_tokenizer(
             tokenizer or (base if base is not None and not isinstance(source, PreTrainedModel) else source)
         )
+        borrow_template(words, own, asks_for_lent(asked))
+        first = first or words
+        if len(sources) > 1 or base is not None:
+            notes += beside_first(name, asked, first, own[name])
+        told = [settled(prompt, words) for prompt in asked]
+        notes += prompt_notes(asked, words) + prompt_notes(read, words)
+        rules[name] = decoding_note(model, decoding)
+        responses = write(model, words, told, new_tokens, batch_size, decoding)
         rows = [
             _row(prompt, metric, value, response)
-            for prompt, response in zip(asked, write(model, words, asked, new_tokens, batch_size), strict=True)
+            for prompt, response in zip(told, responses, strict=True)
             for metric, value in _measures(prompt, response, form, rouge, judge).items()
         ]
         if read:
@@ -97,7 +119,9 @@ def quality(
             rows += [_row(prompt, "nll", value, None) for prompt, value in zip(read, losses, strict=True)]
         frames.append(pd.DataFrame(rows).assign(variant=name))
         compute.tell("quality", i + 1, len(sources), name)
-    return pd.concat(frames, ignore_index=True)[_COLUMNS]
+    items = pd.concat(frames, ignore_index=True)[_COLUMNS]
+    items.attrs |= {"decoding": rules, "notes": list(dict.fromkeys(notes))}
+    return items
 
 
 def write(
@@ -106,18 +130,20 @@ def write(
     prompts: Sequence[Prompt],
     new_tokens: int = 64,
     batch_size: int = 16,
+    decoding: Decoding = "greedy",
 ) -> list[str]:
-    """Greedy continuations, each up to the end of its first line that is not empty."""
+    """Continuations by this rule, each up to the end of its first line that is not empty."""
     if new_tokens < 1 or batch_size < 1:
         raise InputError(f"{new_tokens} new tokens in batches of {batch_size}: both are at least 1")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
-    encoded = encode(prompts, tokenizer, context - new_tokens)
-    order = sorted(range(len(encoded)), key=lambda i: encoded[i].n_text)
-    texts: dict[int, str] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        texts |= zip(chosen, _continued(model, tokenizer, [encoded[i] for i in chosen], new_tokens), strict=True)
-    return [texts[i] for i in range(len(encoded))]
+    texts = [item.ids[: item.n_text] for item in encode(prompts, tokenizer, context - new_tokens)]
+    ends = end_ids(model, tokenizer)
+    if decoding == "checkpoint":
+        written = _by_settings(model, tokenizer, texts, new_tokens)
+    else:
+        written = continue_greedily(model, texts, new_tokens, ends=ends, together=batch_size)
+    answers = [ids[:-1] if ids and ids[-1] in ends else ids for ids in written]
+    return [text.strip().split("\n")[0] for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
 def nll(
@@ -166,20 +192,23 @@ def _row(prompt: Prompt, metric: str, value: float, response: str | None) -> dic
 
 
 @torch.inference_mode()
-def _continued(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Encoded], new_tokens: int
-) -> list[str]:
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    width = max(item.n_text for item in items)
-    gaps = [width - item.n_text for item in items]
-    ids = torch.tensor([[pad] * gap + list(item.ids[: item.n_text]) for gap, item in zip(gaps, items, strict=True)])
-    mask = torch.tensor([[0] * gap + [1] * item.n_text for gap, item in zip(gaps, items, strict=True)])
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    out = model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad
-    )
-    texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-    return [text.strip().split("\n")[0] for text in texts]
+def _by_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[int]], new_tokens: int
+) -> list[tuple[int, ...]]:
+    """What the checkpoint's generation settings make of each text, one at a time: no padding, and no penalty on it."""
+    written = []
+    with decoded_by(model, tokenizer, "checkpoint"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # for settings that sample
+        for text in texts:
+            ids = torch.tensor([text], device=model.device)
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new_tokens,
+                tokenizer=tokenizer,  # for `stop_strings`
+            )
+            written.append(tuple(out[0, len(text) :].tolist()))
+    return written
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:

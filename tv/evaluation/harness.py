@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.errors import InputError, first_line
+from tv.evaluation.decoding import Decoding, decoded_by, require_decoding
 from tv.evaluation.tasks import Task
 
 COLUMNS = ["task", "item_id", "metric", "value", "response", "target"]
@@ -28,20 +29,31 @@ class Harness:
     """A live model under lm-evaluation-harness. The weights are read again for every task: the model may move."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 16, chat: bool = False
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 16,
+        chat: bool = False,
+        decoding: Decoding = "greedy",
     ) -> None:
-        """`chat` puts every prompt through the tokenizer's chat template. Raises InputError where it has none."""
-        from lm_eval.models.huggingface import HFLM
+        """`chat` puts every prompt through the tokenizer's chat template. Raises InputError where it has none.
 
+        With decoding "greedy" the checkpoint's generation settings have no say; a task's own always have.
+        """
+        require_decoding(decoding)
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: a batch holds at least one prompt")
         if chat and not tokenizer.chat_template:
             raise InputError("the tokenizer has no chat template; leave out chat, or write the turns into the prompts")
         with _quiet():
-            self._model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+            self._model = _language_model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
             # Of a whole text HFLM predicts every token, after a BOS of its own: one more would be predicted too.
-            self._reader = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False)
-        self._chat = chat
+            self._reader = _language_model(
+                pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False
+            )
+        self._chat, self._decoding = chat, decoding
+        self._live, self._tokenizer = model, tokenizer
 
     def items(self, task: Task, limit: int | None = None) -> pd.DataFrame:
         """A row per item and metric, COLUMNS: of the first `limit` items.
@@ -55,7 +67,8 @@ class Harness:
         if limit is not None and limit < 1:
             raise InputError(f"limit {limit}: at least one item")
         try:
-            with _quiet(), torch.random.fork_rng(devices=[]):
+            rule = decoded_by(self._live, self._tokenizer, self._decoding)
+            with _quiet(), rule, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # for a task that samples
                 task.harness.set_fewshot_seed(seed=0)  # every variant is shown the same examples
                 logged = evaluate(
@@ -76,6 +89,17 @@ class Harness:
         if not rows:
             raise InputError(f"task {task.name}: none of its metrics is a number an item: {', '.join(task.metrics)}")
         return pd.DataFrame(rows, columns=COLUMNS).astype({"value": "float64"})
+
+
+def _language_model(**options: Any) -> Any:
+    """The harness's, which also hands `generate` the tokenizer: a checkpoint's `stop_strings` need it."""
+    from lm_eval.models.huggingface import HFLM
+
+    class LanguageModel(HFLM):
+        def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
+            return super()._model_generate(context, max_length, stop, tokenizer=self.tokenizer, **settings)
+
+    return LanguageModel(**options)
 
 
 def _rows(task: Task, sample: Mapping[str, Any], several: bool) -> Iterator[dict[str, Any]]:

@@ -20,13 +20,15 @@ from transformers import PreTrainedModel
 from tv.arithmetic.variants import Mover, of_one_form
 from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.extraction import extract
-from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.live import LiveSource, load_model
 from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.own_tokenizer import encoder
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
 from tv.prompts.behaviour import PromptSource, batched, behaviour, gather, measures
 from tv.prompts.encoding import Batch
 from tv.prompts.files import Prompt
+from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
 from tv.stats import bootstrap_mean, resample_means
 
@@ -72,7 +74,7 @@ def path(
 
     Returns:
         A row per domain ("all", and each of several), metric and α: `alpha domain metric value lo hi prompts over`, the
-        mean over `prompts` prompts with its 95 % bootstrap interval.
+        mean over `prompts` prompts with its 95 % bootstrap interval. `.attrs["notes"]` says how the prompts were read.
 
     Raises:
         InputError: Bad points or prompts, another dtype than float32, or two models that do not belong together.
@@ -214,6 +216,7 @@ class _Sweep:
     prompts: tuple[Prompt, ...]
     values: Mapping[str, Floats]  # by measure: (prompts, points)
     fingerprints: tuple[str, ...]  # of the base and of every tuned side
+    notes: tuple[str, ...]  # of how the prompts are read
 
     def domains(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Each domain with its prompts: all of them first, then each of several."""
@@ -243,7 +246,9 @@ def _sweep(
     vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
     stage = "path" if len(vectors) == 1 else "plane"
     model, vectors = of_one_form(_float32(base, compute), vectors)
-    batches: list[Batch] = batched(rows, model, load_tokenizer(base), batch_size)
+    sides = [open_checkpoint(side, base=base) for side in tuned if not isinstance(side, TuningVector)]
+    tokenizer, notes = encoder(base, sides, rows)
+    batches: list[Batch] = batched(rows, model, tokenizer, batch_size)
     by_measure: dict[str, list[Floats]] = {name: [] for name in measures()}
     with Mover(model, vectors) as mover:
         for i, scales in enumerate(points):
@@ -255,7 +260,7 @@ def _sweep(
     order = [place[prompt.id] for prompt in rows]
     fingerprints = (str(open_checkpoint(base).fingerprint()["content"]), *map(_origin, vectors))
     values = {name: np.stack(columns, 1)[order] for name, columns in by_measure.items()}
-    return _Sweep(tuple(rows), values, fingerprints)
+    return _Sweep(tuple(rows), values, fingerprints, (*notes, *prompt_notes(rows, tokenizer)))
 
 
 def _origin(vector: TuningVector) -> str:
@@ -299,4 +304,5 @@ def _means(
 def _table(frames: Sequence[pd.DataFrame], points: list[str], sweep: _Sweep, sides: list[str]) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True)[[*points, *_COLUMNS]]
     frame.attrs["fingerprints"] = dict(zip(["base", *sides], sweep.fingerprints, strict=True))
+    frame.attrs["notes"] = list(sweep.notes)
     return frame

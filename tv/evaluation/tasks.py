@@ -11,11 +11,13 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tv.errors import InputError, first_line
 from tv.evaluation.formats import FORMATS, Row, read_rows
+from tv.prompts.files import Prompt
 
 TaskSpec: TypeAlias = str | Path
 
@@ -59,6 +61,24 @@ def load_tasks(
                 raise InputError(f"task {task.task_name!r} is given twice; name each once")
             loaded[task.task_name] = _task(task)
     return list(loaded.values())
+
+
+def written_by(task: Task) -> str:
+    """What a task in which a model writes states about how: its generation settings. Empty for any other task."""
+    if task.harness.OUTPUT_TYPE != "generate_until":
+        return ""
+    stated = task.harness.config.generation_kwargs or {}
+    return ", ".join(f"{name} {value!r}" for name, value in sorted(stated.items()))
+
+
+def contexts(task: Task, limit: int | None = None) -> list[Prompt]:
+    """What a task shows of each of its first `limit` items, before examples and a chat template."""
+    texts = (task.harness.doc_to_text(doc) for doc in islice(task.harness.eval_docs, limit))
+    return [
+        Prompt(f"{task.name}-{i}", task.name, task.name, text)
+        for i, text in enumerate(texts)
+        if isinstance(text, str) and text.strip()
+    ]
 
 
 def _has_examples(task: Any) -> bool:

@@ -78,6 +78,7 @@ class Bench:
             "tokenizer": words,
             "limit": settings.limit,
             "chat": settings.chat,
+            "decoding": "greedy",
         }
 
     def items(

@@ -16,11 +16,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.live import LiveSource, load_model
+from tv.checkpoints.own_tokenizer import encoder
 from tv.checkpoints.pairing import WeightPair, open_pair
 from tv.errors import InputError
 from tv.matching.coactivity import Correlations, HeadProducts, Sums, gather_sums
@@ -37,6 +39,8 @@ from tv.matching.permutation import (
 )
 from tv.matching.reordered import Reordering
 from tv.prompts.behaviour import PromptSource, batched, gather
+from tv.prompts.files import Prompts
+from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
 
 On = Literal["weights", "activations"]
@@ -159,7 +163,14 @@ def match_pair(
         )
     responses: Iterator[Sums | None] = iter([None] * len(units))
     if on == "activations":
-        responses = _responses(base, tuned, pair, units, prompts, batch_size, compute)
+        for source in (base, tuned):
+            if isinstance(source, Checkpoint):
+                raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
+        assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
+        asked = gather(prompts)
+        tokenizer, said = encoder(base, [pair.tuned], asked)
+        notes += [*(note for note in said if note not in pair.facts.notes), *prompt_notes(asked, tokenizer)]
+        responses = _responses(base, tuned, pair, units, asked, tokenizer, batch_size, compute)
     order, rows = Reordering(pair.tuned), []
     for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
         matchings = unit.match(pair, sums, compute.tensor_device)
@@ -350,22 +361,19 @@ def _problem(unit: _Neurons | _Heads, base: Checkpoint) -> str | None:
 
 
 def _responses(
-    base: LiveSource | Checkpoint,
-    tuned: LiveSource | Checkpoint,
+    base: LiveSource,
+    tuned: LiveSource,
     pair: WeightPair,
     units: Sequence[_Neurons | _Heads],
-    prompts: PromptSource | Sequence[PromptSource],
+    prompts: Prompts,
+    tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     compute: Compute,
 ) -> Iterator[Sums | None]:
     """The sums of each unit, in order; one pass takes as many units as fit into memory."""
-    for source in (base, tuned):
-        if isinstance(source, Checkpoint):
-            raise InputError(f"{source.source}: an open checkpoint does not run; pass its path or a live model")
-    assert not isinstance(base, Checkpoint) and not isinstance(tuned, Checkpoint)
     load = partial(load_model, dtype=compute.dtype, device=compute.device)
     models = load(base), load(tuned, base=base)
-    batches = batched(gather(prompts), models[0], load_tokenizer(base), batch_size)
+    batches = batched(prompts, models[0], tokenizer, batch_size)
     waiting: list[Sums | None] = []
     passing: dict[str, Sums] = {}
     held = 0

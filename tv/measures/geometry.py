@@ -54,7 +54,7 @@ class Ranks:
         Column("kind", "a matrix or a vector: `linear`, `embedding`, `norm`, `bias`", "name"),
         Column("rows", "of W: the output side", "int32"),
         Column("cols", "of W: the input side; 1 for a vector", "int32"),
-        Column("tied", "the same parameter as another module's", "bool"),
+        Column("tied", "the same parameter as the embedding's: one matrix, whose effects are `embed`'s", "bool"),
     ),
 )
 def weights(part: Part) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.errors import InputError, PromptError
 from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, read_prompts
+from tv.prompts.files import Prompts
 from tv.prompts.metric import METRICS, BehaviourMetric
 from tv.runtime.common_rows import common_rows
 
@@ -69,11 +70,13 @@ def kl_divergence(base: Float[Tensor, "n vocab"], tuned: Float[Tensor, "n vocab"
     return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
 
-def gather(prompts: PromptSource | Sequence[PromptSource]) -> list[Prompt]:
+def gather(prompts: PromptSource | Sequence[PromptSource]) -> Prompts:
     """The prompts of files and sets, then single ones. Raises PromptError where there is none, or a bad row."""
     sources = [prompts] if isinstance(prompts, str | Path | PromptSet | Prompt) else list(prompts)
+    single = [source for source in sources if isinstance(source, Prompt)]
     sets = [_as_set(source) for source in sources if not isinstance(source, Prompt)]
-    all_prompts = read_prompts(sets) + [source for source in sources if isinstance(source, Prompt)]
+    read = read_prompts(sets, taken=[prompt.id for prompt in single])
+    all_prompts = Prompts([*read, *single], read.notes)
     if not all_prompts:
         raise PromptError("no prompts; give at least one file of prompts")
     twice = next((name for name, n in Counter(prompt.id for prompt in all_prompts).items() if n > 1), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,8 +11,10 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tv.errors import PromptError, first_line
+from tv.errors import PromptError
 from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
+from tv.prompts.roles import Role, own_words, text_roles
+from tv.prompts.template import before_reply, place as _place, settled
 
 __all__ = [
     "Batch",
@@ -29,7 +30,7 @@ __all__ = [
     "read_prompts",
 ]
 
-Positions = Literal["all", "last", "target", "generated"]
+Positions = Literal["all", "last", "target", "generated", "from user", "from answer"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Encoded:
     target_id: int  # the first token in which target and foil differ, or the target's first; −1 without a target
     foil_id: int  # −1 without a foil
     continued: bool = False  # a continuation replaces the target
+    text_roles: tuple[Role, ...] = ()  # of the text's tokens
+    user_pos: int = 0  # the user's first token after those that all texts of its set share; n_text − 1 without one
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Whose words every token is."""
+        before = self.text_roles[: self.n_text]
+        answer: Role = "answer"
+        return (*before, *[answer] * (len(self.ids) - len(before)))
 
     @property
     def scored(self) -> range:
@@ -83,21 +93,24 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
 
     Special tokens that the tokenizer puts in front are kept; those that it puts at the end are left out, because what
     follows a prompt is what the model says. A prompt with a `chat` goes through the tokenizer's chat template up to
-    where the assistant's reply starts, and gets no special tokens but the template's. `context` is the longest input
-    the models take, in tokens. Raises PromptError naming the prompt.
+    where the assistant's reply starts, and gets no special tokens but the template's, which are the same whatever
+    follows them; a reply that only the template can write becomes the target. `context` is the longest input the models
+    take, in tokens. Raises PromptError naming the prompt.
     """
     if not tokenizer.is_fast:
         raise PromptError(
             f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
         )
+    prompts = [settled(prompt, tokenizer) for prompt in prompts]
     starts = [_start(prompt, tokenizer) for prompt in prompts]
     with_target = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)
     foils = [_after(start, p.foil) for start, p in zip(starts, prompts, strict=True) if p.foil is not None]
     with_foil = iter(_tokens(foils, tokenizer))
-    return [
+    encoded = [
         _encoded(prompt, start.text, *tokens, next(with_foil)[0] if prompt.foil is not None else None, context)
         for prompt, start, tokens in zip(prompts, starts, with_target, strict=True)
     ]
+    return _with_roles(encoded, starts, [ends for _, ends in with_target], tokenizer)
 
 
 def encode_continuations(
@@ -136,35 +149,26 @@ def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Ba
 def positions(encoded: Encoded, which: Positions) -> range:
     """The positions to measure: all, the text's last, or those that predict the target or the generated tokens.
 
-    Without a target, or without generated tokens, the text's last position is used.
+    Without a target, or without generated tokens, the text's last position is used. `from user`: all from the user's
+    own words on, see `Encoded.user_pos`; `from answer`: all from the one that predicts the answer's first token on.
     """
     last = range(encoded.n_text - 1, encoded.n_text)
-    if which == "all":
-        return range(len(encoded.ids))
+    first = {"all": 0, "from user": min(encoded.user_pos, last.start), "from answer": last.start}
+    if which in first:
+        return range(first[which], len(encoded.ids))
     return {"last": last, "target": encoded.scored, "generated": encoded.generated}[which] or last
 
 
 @dataclass(frozen=True)
 class _Text:
     text: str
-    special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+    template: int | None  # how many characters a chat template wrote, special tokens among them; None without one
 
 
 def _start(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Text:
     """The prompt as the models read it, up to where the answer starts."""
-    if prompt.chat is None:
-        return _Text(prompt.text, special=True)
-    if not tokenizer.chat_template:
-        raise PromptError(
-            f"{_place(prompt)}: the tokenizer has no chat template; leave out chat, or write the turns into the text"
-        )
-    conversation = json.loads(prompt.chat)
-    options = conversation["options"] | {"tokenize": False, "add_generation_prompt": True}
-    try:
-        text = tokenizer.apply_chat_template(conversation["messages"], **options)
-    except Exception as error:  # a template is a program and may raise anything
-        raise PromptError(f"{_place(prompt)}: the chat template refuses it: {first_line(error)}") from None
-    return _Text(str(text), special=False)
+    text = before_reply(prompt, tokenizer)
+    return _Text(text, None if prompt.chat is None else len(text))
 
 
 def _after(start: _Text, answer: str) -> _Text:
@@ -175,15 +179,32 @@ Tokens = tuple[list[int], list[int]]  # ids; where each ends in the string
 
 
 def _tokens(texts: Sequence[_Text], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    tokens: dict[int, Tokens] = {}
-    for special in (True, False):
-        at = [i for i, text in enumerate(texts) if text.special is special]
-        if at:
-            tokens |= zip(at, _encode_all([texts[i].text for i in at], tokenizer, special), strict=True)
-    return [tokens[i] for i in range(len(texts))]
+    plain = iter(_encode_all([text.text for text in texts if text.template is None], tokenizer, True))
+    chats = [text for text in texts if text.template is not None]
+    whole = _encode_all([chat.text for chat in chats], tokenizer, False)
+    before = _encode_all([chat.text[: chat.template] for chat in chats], tokenizer, False)
+    kept = iter([_template_kept(*each, tokenizer) for each in zip(chats, whole, before, strict=True)])
+    return [next(plain if text.template is None else kept) for text in texts]
+
+
+def _template_kept(chat: _Text, whole: Tokens, before: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The template's own tokens, and those of the answer: its first letters change no token of the template.
+
+    They are encoded apart only where together they would, and where that gives the same text.
+    """
+    n = len(before[0])
+    if whole[0][:n] == before[0]:
+        return whole[0], [*before[1], *whole[1][n:]]
+    answer, ends = _encode_all([chat.text[chat.template :]], tokenizer, False)[0]
+    apart = [*before[0], *answer]
+    if tokenizer.decode(apart) != tokenizer.decode(whole[0]):
+        return whole
+    return apart, [*before[1], *((chat.template or 0) + end for end in ends)]
 
 
 def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> list[Tokens]:
+    if not texts:
+        return []
     out = tokenizer(
         texts,
         add_special_tokens=special,
@@ -203,10 +224,6 @@ def _encode_all(texts: list[str], tokenizer: PreTrainedTokenizerBase, special: b
 def _first_after(text: str, ends: Sequence[int]) -> int:
     """The index of the first token that reaches beyond `text`."""
     return next((i for i, end in enumerate(ends) if end > len(text)), len(ends))
-
-
-def _place(prompt: Prompt) -> str:
-    return f"prompt {prompt.id!r} of {prompt.set}"
 
 
 def _require_fit(prompt: Prompt, ids: Sequence[int], context: int) -> None:
@@ -239,6 +256,28 @@ def _encoded(
             )
         answer_pos, target_id, foil_id = split - 1, ids[split], foil[split]
     return Encoded(prompt, tuple(ids), n_text, answer_pos, target_id, foil_id)
+
+
+def _with_roles(
+    encoded: Sequence[Encoded],
+    starts: Sequence[_Text],
+    ends: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Encoded]:
+    def render(prompt: Prompt) -> str:
+        return _start(prompt, tokenizer).text
+
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    texts = [item.ids[: item.n_text] for item in encoded]
+    roles = [
+        text_roles(item.prompt, start.text, text, of[: len(text)], special, render)
+        for item, start, text, of in zip(encoded, starts, texts, ends, strict=True)
+    ]
+    begin = own_words([item.prompt.set for item in encoded], texts, roles)
+    return [
+        replace(item, text_roles=of, user_pos=min(pos, item.answer_pos))
+        for item, of, pos in zip(encoded, roles, begin, strict=True)
+    ]
 
 
 def _batch(encoded: tuple[Encoded, ...], pad_id: int) -> Batch:

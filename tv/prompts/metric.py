@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.prompts.encoding import Encoded
+from tv.prompts.files import Prompt
 from tv.runtime.registry import Registry
 
 #: The metric of one prompt from its logits, as a tensor of one number.
@@ -34,6 +35,10 @@ class BehaviourMetric:
     def has(self, item: Encoded) -> bool:
         """Whether a prompt has what it needs."""
         return {"text": True, "target": len(item.scored) > 0, "foil": item.foil_id >= 0}[self.needs]
+
+    def can_read(self, prompt: Prompt) -> bool:
+        """The same of a prompt that is not encoded yet."""
+        return {"text": True, "target": prompt.target is not None, "foil": prompt.foil is not None}[self.needs]
 
     @property
     def needed(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tv.errors import PromptError
 
@@ -22,7 +22,6 @@ _MISTAKES = {
     "string_pattern_mismatch": "is blank",
     "string_unicode": "holds half of a surrogate pair, which is no character",
     "string_too_long": "has {size:,} characters, more than any model reads; cut it",
-    "model_type": "is {kind}, not a role and its content",
 }
 
 
@@ -48,18 +47,6 @@ class Row(BaseModel):
         return self
 
 
-class Turn(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(strict=True)
-
-    role: Words
-    content: Words
-
-
-_TURNS = TypeAdapter(Annotated[list[Turn], Field(min_length=1)])
-
-
 def read_row(values: Mapping[str, Any], place: str, columns: Mapping[str, str], hint: str = "") -> Row:
     """The row that these values make.
 
@@ -83,28 +70,10 @@ def read_row(values: Mapping[str, Any], place: str, columns: Mapping[str, str], 
         if not mistake["loc"]:
             raise PromptError(f"{place}: {str(mistake['msg']).removeprefix('Value error, ')}") from None
         key, said = str(mistake["loc"][0]), _said(mistake)
-        if mistake["type"] == "missing":
-            said += f" (column {columns[key]!r})" if columns.get(key, key) != key else ""
-            said += hint if key == "text" else ""
+        said += f" (column {columns[key]!r})" if columns.get(key, key) != key else ""
+        if mistake["type"] == "missing" and key == "text":
+            said += hint
         raise PromptError(f"{place}: {key} {said}") from None
-
-
-def read_turns(messages: Any, place: str) -> list[Turn]:
-    """The turns of a conversation. Raises PromptError for the first that cannot be used.
-
-    Args:
-        messages: A list of mappings with role and content.
-        place: The file and line, or row, for messages.
-    """
-    try:
-        return _TURNS.validate_python(messages)
-    except ValidationError as error:
-        mistake = error.errors(include_url=False)[0]
-        if not mistake["loc"]:
-            raise PromptError(f"{place}: messages is a list of turns, each with role and content") from None
-        turn, *key = mistake["loc"]
-        name = f"{key[0]} of message {int(turn) + 1}" if key else f"message {int(turn) + 1}"
-        raise PromptError(f"{place}: {name} {_said(mistake)}") from None
 
 
 def _said(mistake: Mapping[str, Any]) -> str:

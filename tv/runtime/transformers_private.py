@@ -19,6 +19,7 @@ KNOWN = "5.23"
 
 _CONVERSION, _LOADING = "transformers.conversion_mapping", "transformers.core_model_loading"
 _GGUF = "transformers.modeling_gguf_pytorch_utils"
+_GGUF_CONVERSION = "transformers.integrations.gguf"
 #: Name → its module. Only those of loading map a stored name to its parameter: there is no public way.
 _HOMES = {
     "get_model_conversion_mapping": _CONVERSION,  # the renamings and converters of one model's checkpoints
@@ -31,6 +32,12 @@ _HOMES = {
     "TENSOR_PROCESSORS": _GGUF,  # architecture → how its GGUF tensors are turned
     "TensorProcessor": _GGUF,  # the same for all others
     "get_gguf_hf_weights_map": _GGUF,  # name in the file → parameter
+    # of the architectures that newer versions read otherwise
+    "GgufHeader": f"{_GGUF_CONVERSION}.reader",  # a GGUF file's tensors by name
+    "load_gguf_state_dict": f"{_GGUF_CONVERSION}.reader",  # the same, to be read one by one
+    "get_gguf_conversion_mapping": f"{_GGUF_CONVERSION}.utils",  # its renamings and converters
+    "get_gguf_plan": f"{_GGUF_CONVERSION}.utils",  # which of its tensors are quantised
+    "add_gguf_load_ops": f"{_GGUF_CONVERSION}.utils",  # those converters with the step that dequantises
 }
 #: Where the usual `_apply_gate` of experts is defined. Once it moves, experts go by name alone: update it.
 USUAL_GATE = "transformers.integrations.moe"
@@ -50,6 +57,15 @@ def __getattr__(name: str) -> Any:
             f"transformers {transformers.__version__} has no {_HOMES[name]}.{name}; known to work: {KNOWN}; "
             f"install one of these: pip install 'transformers=={KNOWN}.*'"
         ) from error
+
+
+def converts_gguf(architecture: str) -> bool:
+    """Whether a GGUF file of this architecture is loaded by converters, as newer versions do for some."""
+    try:
+        supported = importlib.import_module(f"{_GGUF_CONVERSION}.utils").is_gguf_arch_supported
+    except (ImportError, AttributeError):
+        return False
+    return bool(supported(architecture))
 
 
 def undivided_classes(model: PreTrainedModel) -> list[str]:

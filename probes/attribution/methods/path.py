@@ -2,9 +2,9 @@
 
 With θ(α) = θ_pre + αT, M(θ_ft) − M(θ_pre) = ∫₀¹ ⟨T, ∂M/∂θ⟩ dα. For a linear module y = Wx + b the integrand is
 Σ_tokens δ·(T x + T_b) with δ = ∂M/∂y, so one backward pass to the activations gives the shares of all modules, heads,
-neurons and tokens at once, and no weight gradient is formed. Norm gains: δ·(x̂ ∘ T_γ + T_β); embeddings: δ·T[id]; of
-tied weights, both places. The integral is by Gauss–Legendre nodes; Sundararajan et al. 2017 (arXiv 1703.01365) name the
-method and completeness, which is checked here and not assumed.
+neurons and tokens at once, and no weight gradient is formed. Norm gains: δ·(x̂ ∘ T_γ + T_β); embeddings: δ·T[id]; a
+tied matrix has one share, the embedding's, of both its places. The integral is by Gauss–Legendre nodes; Sundararajan et
+al. 2017 (arXiv 1703.01365) name the method and completeness, which is checked here and not assumed.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class _Sweep:
         bias = self._bias(module)
         if module.kind == "embed":
             tokens = (module_delta * self._looked_up(owner, module, x)).sum(-1)
-            integrand.modules[module] = tokens
+            integrand.add(Shares({module: tokens}))
         elif module.kind == "norm":
             form = self.pair.norms[module.path]
             step = form.normalised(x.float()) * self._weight(module)
@@ -306,7 +306,7 @@ class _Sweep:
             tokens = delta.new_zeros(at.shape)
             step = linear(x[at], matrix, bias)
             tokens[at] = (delta[at] * step).sum(-1)
-            integrand.modules[module] = tokens
+            integrand.add(Shares({self.architecture.owner(module): tokens}))  # a tied one's are the embedding's
             return
         if module.name in ("o", "down"):
             parts = (delta @ matrix) * x

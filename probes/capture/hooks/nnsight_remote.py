@@ -22,7 +22,7 @@ from probes.capture.hooks.plan import Read, Seen
 from probes.capture.hooks.shell import shell
 from probes.capture.hooks.torch_backend import Inputs, Lockstep, ReducePair, tensors_of
 from probes.errors import ActivationError
-from tv.checkpoints.location import hub_id
+from tv.checkpoints.location import for_transformers, place_of
 from tv.errors import first_line
 
 #: A tensor at the chosen places, (n, d), and True; or whole and False, where it is not (batch, pos, d); None: not kept.
@@ -104,7 +104,7 @@ def _restored(kept: Kept, flat: Int[Tensor, " n"], shape: tuple[int, int], devic
 
 
 def _remote(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> Any:
-    name, revision = hub_id(source)
+    name, revision = for_transformers(place_of(source))
     wrapped = shell(model)
     wrapped.name_or_path = wrapped.config.name_or_path = name
     tokenizer_copy = copy.deepcopy(tokenizer)  # nnsight sets it to pad on the left

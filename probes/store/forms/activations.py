@@ -30,6 +30,7 @@ table(
         *keys("tuned prompt_id pos"),
         Column("token_id", "the token's id in the vocabulary", "int32"),
         Column("token", "the token as text", "name"),
+        Column("role", "whose words it is: `system`, `user`, `answer`, or the chat `template`'s", "name", since=4),
         Column("nll_base", "the base's loss of this token", unit="nats", words="loss of the token, base"),
         Column("nll_tuned", "the tuned model's", unit="nats", words="loss of the token, tuned"),
         Column("kl", "KL(base ‖ tuned) of what comes next", unit="nats", words="KL(base ‖ tuned)", null=0.0),

@@ -213,7 +213,7 @@ def test_a_metric_of_ones_own(case: Case, tmp_path, monkeypatch) -> None:
 
 def test_prompts_without_a_foil_cannot_answer_by_it(case: Case) -> None:
     without = [replace(item, foil_id=-1) for item in case.encoded]
-    with pytest.raises(RunError, match="first_divergence"):
+    with pytest.raises(RunError, match=r"no prompt has a target and a foil; .* choose the metric target_nll"):
         answerable(without, "logit_diff")
     assert answerable(without, "kl") == without
 

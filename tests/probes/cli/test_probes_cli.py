@@ -112,7 +112,8 @@ def _suite(**changes: object) -> Callable[[Paths], None]:
 
 
 def _long_prompt(paths: Paths) -> None:
-    write_prompts(paths[0] / "prompts.jsonl", [{"id": "long", "text": "the heart " * 200}])
+    rows = [{"id": "long", "text": "the heart " * 200, "target": "pumps", "foil": "stops"}]
+    write_prompts(paths[0] / "prompts.jsonl", rows)
 
 
 BAD: dict[str, tuple[Callable[[Paths], None], str]] = {

@@ -139,7 +139,7 @@ def test_only_correlations_clear_of_zero_are_bold(page: str, run: probes.Run) ->
 def test_tokens_are_escaped_one_by_one(run: probes.Run) -> None:
     chapter = chapters_of(run)[0]
     tokens = chapter.prompts[0].tokens
-    tokens[0] = replace(tokens[0], text=HOSTILE, title='"><img src=x>')
+    tokens[0] = replace(tokens[0], text=HOSTILE, role='"><img src=y>', title='"><img src=x>')
     page = report_page(run, [chapter])
     assert HOSTILE not in page and "<img" not in _own(page)
 
@@ -155,6 +155,18 @@ def test_what_models_say_is_read_where_the_answer_is_due(run: probes.Run) -> Non
         said = tokens.loc[(prompt_id, pos)]
         assert shown[prompt_id].says == (said.greedy_token_base, said.greedy_token_tuned)
         assert pos < tokens.loc[prompt_id].index.max()  # the target follows
+
+
+def test_tokens_say_whose_words_they_are(run: probes.Run, page: str) -> None:
+    """In an older run, which does not know it, they say nothing."""
+    for prompt in shown_prompts(run, "moved"):
+        assert prompt.tokens[0].role == "template" and prompt.tokens[1].role == "user"  # after the BOS token
+        assert ("answer" in {token.role for token in prompt.tokens}) == bool(prompt.target)
+        assert all(token.title.startswith(f"{token.role}: after it ") for token in prompt.tokens)
+    assert '<span class="template" style=' in page or '<span class="template down" style=' in page
+    older = probes.load(Path(__file__).parents[1] / "store" / "data" / "run_v3")
+    tokens = [token for prompt in shown_prompts(older, str(older["tokens"].tuned.iloc[0])) for token in prompt.tokens]
+    assert tokens and all(token.role == "" and token.title.startswith("after it ") for token in tokens)
 
 
 @pytest.mark.parametrize(

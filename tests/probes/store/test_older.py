@@ -50,22 +50,22 @@ def test_later_columns_are_null_and_a_line_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     new = [
-        Column("new_real", "…", since=4),
-        Column("new_name", "…", "name", since=4),
-        Column("new_bits", "…", "bytes", since=4),
+        Column("new_real", "…", since=5),
+        Column("new_name", "…", "name", since=5),
+        Column("new_bits", "…", "bytes", since=5),
     ]
     monkeypatch.setattr(TABLES, "_entries", dict(TABLES._entries))
     extend("changes", *new)  # with partitions
     extend("effects", *new)  # and without
     monkeypatch.setattr(MEASURES, "_entries", dict(MEASURES._entries))
-    of_weights(Column("new_real", "…", since=4), Column("new_name", "…", "name", since=4))(_nothing)
-    table("later", "tuned model", keys("tuned"), since=4)
-    monkeypatch.setattr("probes.store.run.SCHEMA_VERSION", 4)
+    of_weights(Column("new_real", "…", since=5), Column("new_name", "…", "name", since=5))(_nothing)
+    table("later", "tuned model", keys("tuned"), since=5)
+    monkeypatch.setattr("probes.store.run.SCHEMA_VERSION", 5)
     with caplog.at_level(logging.WARNING):
         run = probes.load(KEPT)
     names = [column.name for column in new]
     listed = {f"{name}.{column}" for name in ("changes", "effects") for column in names}
-    listed |= {"weights.new_real", "weights.new_name"}
+    listed |= {"weights.new_real", "weights.new_name", "tokens.role"}
     (note,) = run.notes
     head, _, columns = note.partition("null in it: ")
     assert head == "written with schema version 3: " and set(columns.split(", ")) == listed
@@ -80,5 +80,6 @@ def test_later_columns_are_null_and_a_line_says_so(
         assert run.sql(f"SELECT {counts} AS n, count(*) AS r FROM {name}").values.tolist() == [[0, rows]]
 
 
-def test_a_run_of_this_version_has_no_notes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_of_this_version_has_no_notes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("probes.store.run.SCHEMA_VERSION", 3)
     assert probes.load(KEPT).notes == () and not caplog.records

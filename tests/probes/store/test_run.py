@@ -17,7 +17,7 @@ import torch
 from probes.errors import RunError
 from probes.store import table as store
 from probes.store.run import Run, load
-from probes.store.schemas import PARTITIONS, SCHEMA_VERSION, SCHEMAS
+from probes.store.schemas import OLDEST_VERSION, PARTITIONS, SCHEMA_VERSION, SCHEMAS
 from probes.store.writer import RunWriter, _bring
 
 MANIFEST = {"suite": {"name": "tiny"}}
@@ -312,7 +312,9 @@ def test_what_is_no_run_is_said_to_be_none(content: str | None, tmp_path: Path) 
 )
 def test_a_run_of_another_schema_is_refused(version: int, advice: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": version, "tables": {}}))
-    with pytest.raises(RunError, match=f"schema version {version}, and this program reads {SCHEMA_VERSION}; {advice}"):
+    with pytest.raises(
+        RunError, match=f"version {version}, and this program reads {OLDEST_VERSION} to {SCHEMA_VERSION}; {advice}"
+    ):
         load(tmp_path)
 
 

@@ -1,14 +1,19 @@
-"""Weights written tensor by tensor: shards, their order, their index."""
+"""Weights written tensor by tensor: shards, their order, their index; and the files that go beside them."""
 
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig
 
-from tv.arithmetic.saving import Entry, write_weights
+from tests.pairs import build_pair
+from tv.arithmetic.saving import Entry, write_surroundings, write_weights
+from tv.checkpoints.checkpoint import Checkpoint
 
 TENSORS = {
     "a": torch.arange(3).to(torch.bfloat16),  # six bytes: what follows it would lie between two float32s
@@ -43,3 +48,47 @@ def test_any_number_of_files_holds_the_same(shard: int, files: int, tmp_path: Pa
         told = json.loads(index.read_text())
         assert told["metadata"]["total_size"] == sum(v.numel() * v.element_size() for v in TENSORS.values())
         assert all(key in load_file(tmp_path / name) for key, name in told["weight_map"].items())
+
+
+WORDS = [
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tokenizer.model.v3", "special_tokens_map.json"),
+    *("added_tokens.json", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "qwen.tiktoken", "spiece.model"),
+    *("sentencepiece.bpe.model", "source.spm", "bpe.codes", "chat_template.jinja", "chat_template.json"),
+    *("additional_chat_templates/tool_use.jinja", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("processor_config.json", "generation_config.json", "LICENSE", "LICENSE.md"),
+]
+OTHERS = [
+    *("model.safetensors.index.json", "pytorch_model.bin", "optimizer.pt", "scheduler.pt", "training_args.bin"),
+    *("trainer_state.json", "rng_state.pth", "quantize_config.json", "hf_quant_config.json", "modeling_own.py"),
+    *("corpus.txt", "prompts.json", "results.jsonl", "lid.176.model", "README.md", "x-Q4_0.gguf", "params.json"),
+    *("adapter_model.bin", "checkpoint-5/tokenizer.json", "runs/events.out", "additional_chat_templates/x.bin"),
+]
+
+
+def test_what_belongs_to_words_and_generation_comes_along_and_nothing_else(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path, "llama")
+    for name in (*WORDS, *OTHERS):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(f"of {name}")
+    out = tmp_path / "out"
+    out.mkdir()
+    source = SimpleNamespace(path=base, base=None, config=LlamaConfig(), architecture=SimpleNamespace(name="Own"))
+    write_surroundings(out, base, cast(Checkpoint, source), torch.float32)
+    found = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert found == {*WORDS, "config.json"}
+    assert all((out / name).read_text() == f"of {name}" for name in WORDS)
+
+
+def test_an_adapters_files_come_on_top_of_its_bases(tmp_path: Path) -> None:
+    places = [tmp_path / "base", tmp_path / "adapter"]
+    for place in places:
+        (place / "additional_chat_templates").mkdir(parents=True)
+        (place / "additional_chat_templates" / "rag.jinja").write_text(place.name)
+        (place / "spiece.model").write_text(place.name)
+    (places[0] / "tekken.json").write_text("base")
+    (tmp_path / "out").mkdir()
+    under = SimpleNamespace(path=places[0], base=None)
+    source = SimpleNamespace(path=places[1], base=under, config=LlamaConfig(), architecture=SimpleNamespace(name="Own"))
+    write_surroundings(tmp_path / "out", places[1], cast(Checkpoint, source), torch.float32)
+    names = ("spiece.model", "additional_chat_templates/rag.jinja", "tekken.json")
+    assert [(tmp_path / "out" / name).read_text() for name in names] == ["adapter", "adapter", "base"]

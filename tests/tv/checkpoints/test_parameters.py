@@ -14,6 +14,7 @@ import tv
 from tests.pairs import build_model, build_pair
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.file_tensors import FileTensors
+from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.tensors import Stored, stored_tensors, weight_files
 
 _SIZES = dict(
@@ -46,7 +47,8 @@ def experts(directory: Path, name: str) -> tuple[transformers.PreTrainedModel, P
 
 def open_files(path: Path, quantisation: dict[str, Any] | None = None) -> FileTensors:
     model = skeleton(AutoConfig.from_pretrained(path))
-    return FileTensors(str(path), stored_tensors(weight_files(path)), model, quantisation or {})
+    stored = dequantised(str(path), stored_tensors(weight_files(path)), quantisation or {})
+    return FileTensors(str(path), stored, model, quantisation or {})
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -256,7 +258,8 @@ def _open_quantised(path: Path) -> FileTensors:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     quantisation = {"quant_method": "fp8", "weight_block_size": [32, 32]}
-    return FileTensors(str(path), stored_tensors(weight_files(path)), skeleton(config), quantisation)
+    stored = dequantised(str(path), stored_tensors(weight_files(path)), quantisation)
+    return FileTensors(str(path), stored, skeleton(config), quantisation)
 
 
 def test_plain_float8_stands_for_itself(tmp_path: Path) -> None:
@@ -283,9 +286,9 @@ def test_float8_of_another_method_is_refused(tmp_path: Path) -> None:
     _, tuned = build_pair(tmp_path, "llama")
     quantise(tuned, (32, 32), torch.float8_e4m3fn, "_scale_inv")
     config = json.loads((tuned / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+    config["quantization_config"] = {"quant_method": "quark"}
     (tuned / "config.json").write_text(json.dumps(config))
-    with pytest.raises(tv.CheckpointError, match="stored quantised, as F8_E4M3; dequantise"):
+    with pytest.raises(tv.CheckpointError, match="quantised with quark, which is not read; load it with transformers"):
         tv.open_checkpoint(tuned)
 
 

@@ -11,8 +11,9 @@ import torch
 import tv
 from data import task_rows
 from tests.command import call
-from tests.pairs import build_model, build_tokenizer
+from tests.pairs import build_model, build_tokenizer, write_prompts
 from tests.tv.evaluation.test_judge import Endpoint, endpoint
+from tests.tv.prompts.templates import TEMPLATES, THOUGHT, USER
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.cli import main
 from tv.evaluation.generation import distinct, nll, repetition, write
@@ -73,6 +74,16 @@ def test_the_instruct_model_answers_in_its_form() -> None:
     found = compare(items, "base", draws=200).set_index("metric")
     assert found.test["format"] == "mcnemar" and found.p["format"] < 0.05 and found.lo["rouge_l"] > 0
     assert items[items.metric == "words"].response.str.len().gt(0).all()
+
+
+def test_a_reply_with_more_than_text_is_compared_as_the_template_writes_it(tmp_path: Path) -> None:
+    model, tokenizer = build_model(), build_tokenizer()
+    tokenizer.chat_template = TEMPLATES["tools"]
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = write_prompts(tmp_path / "p.jsonl", [{"messages": [USER, THOUGHT]}])
+    items = tv.quality(tmp_path / "model", tv.PromptSet(file=rows, chat={}), new_tokens=2)
+    assert set(items.target) == {"<think>It says five.</think>Five."} and "rouge_l" in set(items.metric)
 
 
 def test_a_judge_scores_every_response(endpoint: Endpoint) -> None:

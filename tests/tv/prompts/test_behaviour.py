@@ -22,6 +22,9 @@ def test_gather_takes_files_and_prompts(tmp_path: Path) -> None:
         gather([])
     with pytest.raises(tv.InputError, match="'own' is taken twice"):
         gather([own, own])
+    unnamed = write_prompts(tmp_path / "own.jsonl", [{"text": "A lamp"}])
+    taken = Prompt("own-1", "mine", "mine", "The heart pumps")
+    assert [prompt.id for prompt in gather([taken, unnamed])] == ["own.2-1", "own-1"]
     with pytest.raises(tv.InputError, match=r"nowhere\.jsonl"):
         gather(tmp_path / "nowhere.jsonl")
 

@@ -39,7 +39,9 @@ REFUSED = {
     "null text": ('{"id": "b", "text": null}', "line 2: text is missing"),
     "blank text": ('{"id": "b", "text": " \\n"}', "line 2: text is blank"),
     "empty target": ('{"id": "b", "text": "x", "target": ""}', "line 2: target is blank"),
-    "number": ('{"id": 7, "text": "x"}', "line 2: id is int, not a string"),
+    "number": ('{"id": 7.5, "text": "x"}', "line 2: id is float, not a string"),
+    "truth": ('{"id": true, "text": "x"}', "line 2: id is bool, not a string"),
+    "no text": ('{"id": "b", "said": "x"}', "line 2: text is missing"),
     "surrogate": ('{"id": "b", "text": "\\ud800"}', "line 2: text holds half of a surrogate pair"),
     "same id": ('{"id": "a", "text": "x"}', "line 1; ids are unique"),
     "foil alone": ('{"id": "b", "text": "x", "foil": "y"}', "line 2: a foil without a target"),
@@ -77,11 +79,11 @@ def _expected(name: str) -> list[Prompt]:
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
     frame = pd.DataFrame(rows)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
+    if path.suffix in (".csv", ".CSV", ".tsv"):
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    elif path.suffix in (".parquet", ".Parquet"):
         frame.to_parquet(path, index=False)
-    elif path.suffix == ".json":
+    elif path.suffix in (".json", ".JSON"):
         path.write_text(json.dumps(rows, indent=2))
     else:
         write_prompts(path, rows)
@@ -91,7 +93,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
 FORMATS = ["jsonl", "json", "csv", "parquet"]
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [*FORMATS, "tsv", "JSONL", "JSON", "CSV", "Parquet"])
 def test_every_form_gives_the_same_prompts(form: str, tmp_path: Path) -> None:
     path = _write(tmp_path / f"mixed.{form}", PROMPTS)
     assert read_prompts([PromptSet(file=path)]) == _expected("mixed")
@@ -110,11 +112,16 @@ def test_columns_of_other_names(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_column_that_is_not_there(form: str, tmp_path: Path) -> None:
-    path = _write(tmp_path / f"qa.{form}", [{"question": "Q", "answer": "A"}])
-    with pytest.raises(PromptError, match=rf"qa\.{form}: no column 'text'; its columns are question, answer; "):
+    path = _write(tmp_path / f"qa.{form}", [{"question": "Q", "answer": "A", "said": "S"}])
+    with pytest.raises(PromptError, match="no column 'prompt' for text; its columns are question, answer, said"):
+        read_prompts([PromptSet(file=path, columns={"text": "prompt"})])
+    path = _write(tmp_path / f"qa.{form}", [{"said": "Q", "then": "A"}])
+    with pytest.raises(
+        PromptError, match=rf"qa\.{form}: no column 'text'; its columns are said, then; say which with "
+    ):
         read_prompts([PromptSet(file=path)])
-    with pytest.raises(PromptError, match="no column 'reply' for target; its columns are question, answer"):
-        read_prompts([PromptSet(file=path, columns={"text": "question", "target": "reply"})])
+    with pytest.raises(PromptError, match="no column 'reply' for target; its columns are said, then"):
+        read_prompts([PromptSet(file=path, columns={"text": "said", "target": "reply"})])
 
 
 def test_a_mapped_key_that_a_json_row_lacks(tmp_path: Path) -> None:
@@ -125,9 +132,24 @@ def test_a_mapped_key_that_a_json_row_lacks(tmp_path: Path) -> None:
         read_prompts([PromptSet(file=path, columns={"text": "question", "id": "key"})])
 
 
-def test_ids_that_are_whole_numbers_in_a_table(tmp_path: Path) -> None:
-    path = _write(tmp_path / "n.parquet", [{"id": 7, "text": "x"}, {"id": 8, "text": "y"}])
-    assert [p.id for p in read_prompts([PromptSet(file=path)])] == ["7", "8"]
+@pytest.mark.parametrize("form", FORMATS)
+def test_ids_that_are_whole_numbers(form: str, tmp_path: Path) -> None:
+    rows = [{"id": 7, "text": "x", "cluster": 1}, {"id": 8, "text": "y", "cluster": 1}]
+    found = read_prompts([PromptSet(file=_write(tmp_path / f"n.{form}", rows))])
+    assert [(p.id, p.cluster) for p in found] == [("7", "1"), ("8", "1")]
+
+
+def test_automatic_ids_never_collide(tmp_path: Path) -> None:
+    """Neither with another set of the same name, nor with ids that were given, before or after."""
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        write_prompts(tmp_path / folder / "p.jsonl", [{"text": f"{folder}{i}"} for i in (1, 2)])
+    given = write_prompts(tmp_path / "given.jsonl", [{"id": "p.2-1", "text": "x"}])
+    sets = [PromptSet(file=tmp_path / folder / "p.jsonl") for folder in ("a", "b", "c")]
+    found = read_prompts([*sets, PromptSet(file=given)])
+    assert [p.id for p in found] == ["p-1", "p-2", "p.3-1", "p.3-2", "p.4-1", "p.4-2", "p.2-1"]
+    assert [p.id for p in read_prompts(sets[:1], taken=["p-2"])] == ["p.2-1", "p.2-2"]
+    assert [p.set for p in found[:4]] == ["p"] * 4
 
 
 CSVS = {
@@ -139,6 +161,7 @@ CSVS = {
     "blank": ("", "no prompts"),
     "same id": ("id,text\na,x\na,y\n", "line 3: id 'a' is already taken by"),
     "blank text": ("id,text\na,x\nb, \n", "line 3: text is blank"),
+    "python": ("id,messages\na,[{'role': 'user'}]\n", "messages is a list of turns, each with role and content, and"),
 }
 
 
@@ -148,8 +171,32 @@ def test_a_bad_csv_is_one_line(case: str, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(PromptError) as caught:
-        read_prompts([PromptSet(file=path)])
+        read_prompts([PromptSet(file=path, chat=Chat() if case == "python" else None)])
     assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value) and "\n" not in str(caught.value)
+
+
+#: Cells as people write them, and what they mean: spaces around quotes are no part of the cell, all others are.
+CELLS = {
+    "spaces before quotes": ('id, text, target\n"a", "b, c", " d"\n', ("a", "b, c", " d")),
+    "spaces after quotes": ('id,text,target\n"a" ,"b" , "d" \n', ("a", "b", "d")),
+    "spaces without quotes": ('id,text,target\na, b, d\n"x" , y, z\n', ("a", " b", " d")),
+    "a quote in a word": ('id,text,target\na,5" tall, "d"\n', ("a", '5" tall', "d")),
+    "quotes that close early": ('id,text,target\na, "b" c, d\n', ("a", ' "b" c', " d")),
+    "newlines and doubled quotes": ('id,text,target\na, "b ""c"",\nd", "e"\n', ("a", 'b "c",\nd', "e")),
+}
+
+
+@pytest.mark.parametrize("case", CELLS)
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_cells_are_read_as_they_are_meant(form: str, case: str, tmp_path: Path) -> None:
+    text, expected = CELLS[case]
+    path = tmp_path / f"p.{form}"
+    if form == "tsv":
+        text = text.replace(",", "\t")
+        expected = tuple(cell.replace(",", "\t") for cell in expected)
+    path.write_text(text, encoding="utf-8")
+    found = read_prompts([PromptSet(file=path, limit=1)])[0]
+    assert (found.id, found.text, found.target) == expected
 
 
 def test_a_csv_keeps_what_its_quotes_hold(tmp_path: Path) -> None:
@@ -214,7 +261,21 @@ TURNS = {
     "empty": ([], "messages is a list of turns"),
     "no turn": (["Hi"], "message 1 is str, not a role and its content"),
     "no content": ([USER, {"role": "user"}], "content of message 2 is missing"),
-    "parts": ([{"role": "user", "content": [{"type": "text"}]}], "content of message 1 is list, not a string"),
+    "no text": (
+        [{"role": "user", "content": [{"type": "text"}]}],
+        "content of message 1 has a part of type 'text' that",
+    ),
+    "picture": ([{"role": "user", "content": [{"type": "image"}]}], "content of message 1 has a part of type 'image'"),
+    "no part": ([{"role": "user", "content": ["Hi"]}], "content of message 1 has a part of type 'str'"),
+    "no words": ([{"role": "user", "content": [{"type": "text", "text": " "}]}], "content of message 1 is blank"),
+    "blank": ([{"role": "user", "content": " "}], "content of message 1 is blank"),
+    "null": ([{"role": "user", "content": None, "tool_calls": []}], "content of message 1 is missing"),
+    "number": ([USER, {"role": "assistant", "content": 4}], "content of message 2 is int, not a string"),
+    "no role": ([{"content": "Hi"}], "role of message 1 is missing"),
+    "odd role": ([{"role": 1, "content": "Hi"}], "role of message 1 is no name"),
+    "text": ("[1", "messages is a list of turns, each with role and content, and this text is not JSON"),
+    "nobody": ([{"from": "narrator", "value": "Hi"}], "message 1 is from 'narrator', which is no role"),
+    "surrogate": ([{"role": "user", "content": "\ud800"}], "the conversation holds half of a surrogate pair"),
     "reply alone": ([{"role": "assistant", "content": "Hello"}], "no turn before the assistant's reply"),
 }
 
@@ -265,8 +326,13 @@ def test_a_dataset_is_read_by_split(dataset: Path) -> None:
     assert [(p.id, p.text) for p in unnamed] == [("quiz-1", "train 1"), ("quiz-2", "train 2")]
     with pytest.raises(PromptError, match="it has the splits train, test; choose one with split"):
         read_prompts([PromptSet(dataset=str(dataset), columns=columns)])
-    with pytest.raises(PromptError, match=r"quiz \(test\): no column 'text'; its columns are question, answer, idx"):
-        read_prompts([PromptSet(dataset=str(dataset), split="test")])
+    with pytest.raises(
+        PromptError, match=r"quiz \(test\): no column 'q' for text; its columns are question, answer, idx"
+    ):
+        read_prompts([PromptSet(dataset=str(dataset), split="test", columns={"text": "q"})])
+    understood = read_prompts([PromptSet(dataset=str(dataset), split="test", limit=1)])
+    assert [(p.text, p.target) for p in understood] == [("test 0", "A0")]
+    assert understood.notes == (f"dataset {dataset} (test): read with columns: {{text: question, target: answer}}",)
     with pytest.raises(PromptError, match=r"quiz \(dev\): cannot be loaded: ") as caught:
         read_prompts([PromptSet(dataset=str(dataset), split="dev", columns=columns)])
     assert "\n" not in str(caught.value)

@@ -19,6 +19,7 @@ from tv.checkpoints.adapters.layers import moved_leaves
 from tv.checkpoints.adapters.lora import factors_of, of_single_experts
 from tv.checkpoints.adapters.through_peft import Merge, digest_of, injected, noise_of
 from tv.checkpoints.adapters.ties import settled, tied_names
+from tv.checkpoints.location import place_of
 from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.tensors import Stored, header
 from tv.checkpoints.transformers_names import ModelNames
@@ -79,7 +80,7 @@ def adapter_tensors(directory: Path, base: Checkpoint) -> AdapterTensors:
         "others do not move",
     )
     named = str(config.get("base_model_name_or_path") or "")
-    if named and Path(named).name != Path(base.source.partition("@")[0]).name:
+    if named and Path(named).name != Path(place_of(base.source).name).name:
         notes.append(f"{directory}: says that its base is {named}; T is applied to {base.source}")
     if config.get("init_lora_weights") == "lora_ga":
         notes.append(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tv.checkpoints.float8 import block_of, dequantise
+from tv.checkpoints.quantised.float8 import block_of, dequantise
 
 _CASES = [
     ((300, 200), (), None, (300, 200)),
@@ -18,6 +18,9 @@ _CASES = [
     ((300, 200), (3, 3), (128, 128), None),
     ((300, 200), (3,), (128, 128), None),
     ((300, 200), (400, 1), None, None),
+    ((300, 200), (300,), None, (1, 200)),
+    ((200,), (), None, (1, 200)),
+    ((200,), (200,), None, None),
     ((5, 300, 200), (5,), None, (300, 200)),
     ((5, 300, 200), (5, 1, 1), None, (300, 200)),
     ((5, 300, 200), (5, 3, 2), (128, 128), (128, 128)),
@@ -37,8 +40,9 @@ def test_blocks(
         return
     value = torch.randn(shape).to(torch.float8_e4m3fn)
     factors = torch.rand(scales) + 0.5
-    grid = factors.reshape(*shape[:-2], -(-shape[-2] // expected[0]), -(-shape[-1] // expected[1]))
+    rows, cols = (1, *shape)[-2:]
+    grid = factors.reshape(*shape[:-2], -(-rows // expected[0]), -(-cols // expected[1]))
     full = grid.repeat_interleave(expected[0], -2).repeat_interleave(expected[1], -1)
-    full = full[..., : shape[-2], : shape[-1]]
+    full = full[..., :rows, :cols].reshape(shape)
     found = dequantise(value, factors, expected)
     assert found.dtype == torch.float32 and torch.equal(found, value.float() * full)

@@ -1,0 +1,96 @@
+"""Which settings of two configurations make the same weights compute something else."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import GenerationConfig, PretrainedConfig
+
+#: Who wrote a configuration, in which precision, and which kernels run it.
+_ORIGIN = {
+    *("_name_or_path", "_model_name_or_path", "architectures", "auto_map", "transformers_version", "dtype"),
+    *("torch_dtype", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "use_flash_attn"),
+    *("use_flash_attention", "use_flash_attention_2", "pretraining_tp", "slow_but_exact", "chunk_size_feed_forward"),
+}
+#: Read at the start of training, or for the loss alone.
+_TRAINING = {
+    *("initializer_range", "initializer_factor", "init_std", "gradient_checkpointing", "router_aux_loss_coef"),
+    *("aux_loss_coef", "z_loss_coefficient", "router_jitter_noise", "input_jitter_noise", "moe_jitter_eps"),
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+}
+#: What is returned, which tokens generation asks for, and what another setting or comparison covers.
+_OUTPUT = {
+    *("use_cache", "output_attentions", "output_hidden_states", "output_router_logits"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "forced_eos_token_id"),
+    *("vocab_size", "max_window_layers"),  # the embedding's rows; layer_types
+}
+_BESIDE_THE_POINT = _ORIGIN | _TRAINING | _OUTPUT
+#: Families of such names: `attention_dropout`, `resid_pdrop`, `decoder_layerdrop`; `unsloth_version`.
+_BESIDE_THE_POINT_TOO = re.compile(r"(^|_)(\w*dropout|p?drop|layerdrop)(_p|_prob|_rate)?$|^_?unsloth_")
+#: Setting → the model types whose forward pass reads it after all.
+_READ_AFTER_ALL = {
+    # positions count from the padding token's number
+    "pad_token_id": re.compile(r"(xlm-)?roberta.*|camembert|data2vec-text|xmod|xlm|prophetnet|trocr"),
+    "router_jitter_noise": re.compile("phimoe"),  # how near the best expert another must be to be chosen with it
+}
+
+
+def config_differences(base: PretrainedConfig, tuned: PretrainedConfig) -> list[str]:
+    """A note for each setting that makes the same weights compute something else."""
+    return [
+        f"the configurations differ in {key} ({left} and {right}): more changed than weights"
+        for key, left, right in _differing(base, tuned)
+    ]
+
+
+def _differing(base: PretrainedConfig, tuned: PretrainedConfig, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    left, right = base.to_dict(), tuned.to_dict()
+    for key in sorted(left.keys() | right.keys()):
+        parts = getattr(base, key, None), getattr(tuned, key, None)
+        if isinstance(parts[0], PretrainedConfig) and isinstance(parts[1], PretrainedConfig):
+            yield from _differing(*parts, f"{prefix}{key}.")
+        elif not _alike(left.get(key), right.get(key)) and (_is_read(key, base) or _is_read(key, tuned)):
+            yield prefix + key, left.get(key), right.get(key)
+
+
+def _is_read(key: str, config: PretrainedConfig) -> bool:
+    """Whether the forward pass in evaluation may depend on a setting. One that nobody knows here may."""
+    if key in _READ_AFTER_ALL and _READ_AFTER_ALL[key].fullmatch(config.model_type):
+        return True
+    if key in _BESIDE_THE_POINT or _BESIDE_THE_POINT_TOO.search(key):
+        return False
+    if key == "max_position_embeddings":
+        return _length_is_read(config)
+    return key not in _GENERATION or key in type(config).__dataclass_fields__
+
+
+#: Old files keep these beside the model's settings.
+_GENERATION = GenerationConfig().to_dict().keys()
+
+
+def _length_is_read(config: PretrainedConfig) -> bool:
+    """Whether the longest context scales the rotary embedding. A model without one may have a table of positions."""
+    ropes = getattr(config, "rope_parameters", None)
+    if not ropes:
+        return True
+    by_layer = [rope for rope in ropes.values() if isinstance(rope, Mapping)]
+    return any(_scales_by_length(rope) for rope in by_layer or [ropes])
+
+
+def _scales_by_length(rope: Mapping[str, Any]) -> bool:
+    kind = str(rope.get("rope_type"))
+    if kind in ("yarn", "longrope"):  # without a factor, it is this length over the original one
+        return rope.get("factor") is None and (kind == "yarn" or rope.get("attention_factor") is None)
+    return "dynamic" in kind
+
+
+def _alike(left: Any, right: Any) -> bool:
+    """Equal, or equal numbers once they are float32, as GGUF keeps them."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_alike(left[key], right[key]) for key in left)
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=1e-6)
+    return bool(left == right)

@@ -1,0 +1,80 @@
+"""The columns of a prompt set: those that it names, and else those whose names can mean one thing only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from tv.prompts.sets import KEYS, PromptSet
+
+#: Names under which the text and the target are published, beside ours in other case.
+_TEXTS = ("text", "prompt", "question", "instruction", "query", "problem")
+_TARGETS = ("target", "answer", "completion", "output", "response", "solution", "chosen")
+#: Columns that belong to the prompt too. How they are put together with the text is for the user to say.
+_BESIDES = ("context", "passage", "system", "system_prompt", "history", "choices", "options")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds which key."""
+
+    of: Mapping[str, str]  # by key
+    joined: str | None = None  # the column that follows the text after a blank line, where it is not empty
+    notes: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns to read, whether they are there or not."""
+        return list(dict.fromkeys([*self.of.values(), *([self.joined] if self.joined else [])]))
+
+
+def columns_of(chosen: PromptSet, names: Collection[str]) -> Columns:
+    """The columns of a set whose table has these names.
+
+    What the set names wins. Without it, the only column of a name such as question is the text, and the only one of a
+    name such as answer the target: a note says so.
+    """
+    given: dict[str, str] = {key: chosen.columns.get(key, key) for key in KEYS}
+    if "text" in chosen.columns or "messages" in chosen.columns:
+        return Columns(given)
+    targets = [] if given["target"] in names else _named(_TARGETS, names)
+    if given["text"] in names:
+        return Columns(given, notes=tuple(_left(chosen, name) for name in targets if len(targets) == 1))
+    if given["messages"] in names and chosen.chat is not None:
+        return Columns(given)
+    if "conversations" in names and chosen.chat is not None:
+        return Columns(given | {"messages": "conversations"}, notes=(f"{chosen.place}: conversations are messages",))
+    texts = _named(_TEXTS, names) or _named(("input",), names)
+    if len(texts) != 1 or len(targets) > 1 or _named(_BESIDES, names):
+        return Columns(given)
+    found = {"text": texts[0]} | ({"target": targets[0]} if targets else {})
+    if targets == ["chosen"] and "rejected" in names:
+        found["foil"] = "rejected"
+    joined = next(iter(_named(("input",), names)), None) if texts[0].casefold() == "instruction" else None
+    more = f"; {joined} follows after a blank line, where it is not empty" if joined else ""
+    return Columns(given | found, joined, (f"{chosen.place}: read with columns: {_mapping(found)}{more}",))
+
+
+def line_to_write(chosen: PromptSet, names: Collection[str]) -> str:
+    """The setting that reads a table of these names, as far as they say."""
+    conversation = next((name for name in ("messages", "conversations") if name in names), None)
+    if conversation is not None and chosen.chat is None:
+        return f"with chat: true its {conversation} are used"
+    texts, targets = _named(_TEXTS, names), _named(_TARGETS, names)
+    guess = {"text": texts[0] if texts else "…"} | ({"target": targets[0]} if targets else {})
+    besides = _named(_BESIDES, names)
+    left = f", which leaves out {' and '.join(besides)}, or write a column text" if texts and besides else ""
+    return f"say which with columns: {_mapping(guess)}{left}"
+
+
+def _left(chosen: PromptSet, name: str) -> str:
+    return f"{chosen.place}: {name} is not read; columns: {{target: {name}}} makes it the target"
+
+
+def _mapping(columns: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{key}: {name}" for key, name in columns.items()) + "}"
+
+
+def _named(known: Collection[str], names: Collection[str]) -> list[str]:
+    """The columns of these names, in whatever case."""
+    return [name for one in known for name in names if name.casefold() == one]

@@ -1,0 +1,211 @@
+"""Prompt sets as tables of rows: JSON lines, a JSON list, CSV, TSV, Parquet, or a Hugging Face dataset."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tv.errors import PromptError
+from tv.prompts.columns import Columns, columns_of, line_to_write
+from tv.prompts.sets import CHAT_KEYS, PromptSet
+
+
+class RawRow(NamedTuple):
+    """The values of a row by column, as the table has them."""
+
+    place: str
+    number: int  # the line or row, from 1, that `place` names
+    values: Mapping[str, Any]
+
+
+class Table(NamedTuple):
+    """The rows of a prompt set, and which column holds which key."""
+
+    columns: Columns
+    rows: list[RawRow]
+
+
+def read_table(chosen: PromptSet) -> Table:
+    """The rows of a set, the first `limit` of them. Raises PromptError for a table that cannot be read."""
+    if chosen.file is None:
+        return _of_dataset(chosen)
+    path, ending = chosen.file, chosen.file.suffix.casefold()
+    if ending == ".parquet":
+        return _of_parquet(chosen, path)
+    text = _text(path)
+    if ending in _DELIMITERS:
+        return _of_cells(chosen, text, _DELIMITERS[ending])
+    in_list = ending == ".json" and text.lstrip().startswith("[")
+    rows = list(islice((_list_rows if in_list else _line_rows)(path, text), chosen.limit))
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    return Table(columns_of(chosen, names), rows)
+
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise PromptError(f"{path}: not a regular file; pass a file of prompts")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise PromptError(f"{path}: line {number}: not UTF-8 text; save the file as UTF-8") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> PromptError:
+    if isinstance(error, FileNotFoundError):
+        return PromptError(f"{path}: no such prompt file")
+    return PromptError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def _line_rows(path: Path, text: str) -> Iterator[RawRow]:
+    """Lines end at newlines alone: JSON strings may hold other line separators."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            place = f"{path}: line {number}"
+            yield _object(_json(line, place), place, number)
+
+
+def _list_rows(path: Path, text: str) -> Iterator[RawRow]:
+    for number, value in enumerate(_json(text, str(path)), 1):
+        yield _object(value, f"{path}: row {number}", number)
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        within = f"line {error.lineno}: " if isinstance(error, json.JSONDecodeError) and "\n" in text.strip() else ""
+        raise PromptError(f"{place}: {within}not valid JSON: {getattr(error, 'msg', error)}") from None
+
+
+def _object(value: Any, place: str, number: int) -> RawRow:
+    if not isinstance(value, dict):
+        raise PromptError(f"{place}: a row is a JSON object with id and text, not {type(value).__name__}")
+    return RawRow(place, number, value)
+
+
+def _of_cells(chosen: PromptSet, text: str, delimiter: str) -> Table:
+    """Rows under a header; an empty cell is a missing value, and a quoted one may hold delimiters and newlines."""
+    reader = csv.reader(io.StringIO(_without_blanks(text, delimiter), newline=""), strict=True, delimiter=delimiter)
+    header: list[str] = []
+    rows: list[RawRow] = []
+    number = 1
+    try:
+        for cells in reader:
+            place = f"{chosen.place}: line {number}"
+            if cells and not header:
+                header = [cell.strip() for cell in cells]
+                columns = _require_columns(chosen, header)
+            elif cells and len(cells) != len(header):
+                raise PromptError(
+                    f"{place}: {len(cells)} cells under a header of {len(header)}; a text with a "
+                    f"{'comma' if delimiter == ',' else 'tab'} stands in quotes"
+                )
+            elif cells:
+                rows.append(
+                    RawRow(place, number, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+                )
+            if len(rows) == chosen.limit:
+                break
+            number = reader.line_num + 1  # a row starts on the line after the one before it
+    except csv.Error as error:
+        kind = "CSV" if delimiter == "," else "TSV"
+        raise PromptError(f"{chosen.place}: line {reader.line_num}: not valid {kind}: {error}") from None
+    return Table(columns if header else columns_of(chosen, ()), rows)
+
+
+def _without_blanks(text: str, delimiter: str) -> str:
+    """The text without the spaces around quoted cells, which would make their quotes part of the cell."""
+    cell = rf' *("(?>[^"]|"")*+") *(?=[{delimiter}\r\n]|\Z)|[^{delimiter}\r\n]+|[{delimiter}\r\n]'
+    return re.sub(cell, lambda found: found[1] or found[0], text) if re.search('" | "', text) else text
+
+
+def _of_parquet(chosen: PromptSet, path: Path) -> Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = _require_columns(chosen, file.schema_arrow.names)
+            needed = [name for name in columns.needed if name in file.schema_arrow.names]
+            values = (row for part in file.iter_batches(columns=needed) for row in part.to_pylist())
+            return Table(columns, _typed_rows(chosen, columns, values))
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}: not a Parquet file that can be read: {_said(error)}") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _of_dataset(chosen: PromptSet) -> Table:
+    """Rows of a Hugging Face dataset, downloaded or cached; a dataset's code never runs."""
+    try:
+        import datasets
+    except ImportError:
+        raise PromptError(
+            f"{chosen.place}: reading it needs the datasets package: pip install 'tuning-probes[datasets]'"
+        ) from None
+    if Path(str(chosen.dataset)).is_file():
+        raise PromptError(f"{chosen.place}: is a file; give it as file")
+    try:
+        dataset = datasets.load_dataset(chosen.dataset, chosen.config, split=chosen.split, revision=chosen.revision)
+    except Exception as error:  # builders and transports may raise anything
+        raise PromptError(f"{chosen.place}: cannot be loaded: {_said(error)}") from None
+    if isinstance(dataset, dict):
+        if len(dataset) > 1:
+            raise PromptError(f"{chosen.place}: it has the splits {', '.join(dataset)}; choose one with split")
+        dataset = next(iter(dataset.values()))
+    columns = _require_columns(chosen, dataset.column_names)
+    needed = [name for name in columns.needed if name in dataset.column_names]
+    return Table(columns, _typed_rows(chosen, columns, dataset.select_columns(needed)))
+
+
+def _typed_rows(chosen: PromptSet, columns: Columns, rows: Iterable[Mapping[str, Any]]) -> list[RawRow]:
+    """Rows of a typed table. There every message has the keys of all, and those without a value were not given."""
+    nested = [columns.of[key] for key in CHAT_KEYS]
+    return [
+        RawRow(
+            f"{chosen.place}: row {number}",
+            number,
+            {**row, **{name: _given(row[name]) for name in nested if name in row}},
+        )
+        for number, row in enumerate(islice(rows, chosen.limit), 1)
+    ]
+
+
+def _given(value: Any) -> Any:
+    """A nested value without the keys that hold nothing."""
+    if isinstance(value, Mapping):
+        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    return [_given(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _require_columns(chosen: PromptSet, names: Sequence[str]) -> Columns:
+    """The columns to read. Raises PromptError for a mapped one that is not there, and where none holds the text."""
+    listed = ", ".join(names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PromptError(f"{chosen.place}: two columns are named {twice!r}; rename one")
+    for key, name in chosen.columns.items():
+        if name not in names:
+            raise PromptError(f"{chosen.place}: no column {name!r} for {key}; its columns are {listed}")
+    columns = columns_of(chosen, names)
+    if columns.of["text"] not in names and (chosen.chat is None or columns.of["messages"] not in names):
+        raise PromptError(f"{chosen.place}: no column 'text'; its columns are {listed}; {line_to_write(chosen, names)}")
+    return columns
+
+
+def _said(error: Exception) -> str:
+    """A library's message on one line, cut to 240 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else text[:239] + "…"
