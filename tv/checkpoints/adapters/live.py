@@ -71,10 +71,16 @@ def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def base_beside(base: Any, *tuned: Any) -> Any:
-    """A base as it stands beside tuned sides: without its adapters where a tuned side is the same model with them."""
+    """A base as it stands beside tuned sides: without its adapters where a tuned side is the same model with them.
+
+    Raises CheckpointError where the model without them is not its base.
+    """
     model = as_model(base)
     same = isinstance(model, PreTrainedModel) and any(as_model(other) is model for other in tuned)
-    return without_adapter(model) if same and holds_adapter(model) else model
+    if not same or not holds_adapter(model):
+        return model
+    _require_base(model)
+    return without_adapter(model)
 
 
 def adapted(model: PreTrainedModel, own: Checkpoint, base: Checkpoint | None) -> AdapterTensors | None:
@@ -90,11 +96,10 @@ def adapted(model: PreTrainedModel, own: Checkpoint, base: Checkpoint | None) ->
         if base is None:
             return None
         raise CheckpointError(f"{own.source}: has adapters, and none is active; activate one (set_adapter) first")
-    configs = [config.to_dict() for config in getattr(model, "peft_config", {}).values()]
-    changed = next((why for config in configs for why in _base_changes(config)), None)
-    if changed is not None and base is None:
-        raise CheckpointError(f"{own.source}: {changed}, so its base is not in memory; pass the base too")
+    if base is None:
+        _require_base(model)
     under = base if base is not None and _same(base, own) else own
+    configs = _configs(model)
     form = " and ".join(dict.fromkeys(map(form_of, configs))) or "of a kind it does not name"
     tied = tied_names(without_adapter(model), under)
     changes = _changes(form, under, layers, tied, configs)
@@ -169,13 +174,23 @@ def _wrapped(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _base_changes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Why a model without this adapter is not the base that it was made from."""
-    if config.get("bias", "none") != "none":
-        yield "its adapter trains biases in place"
-    start = str(config.get("init_lora_weights"))
-    if kind_of(config) == "LORA" and (reads_base(config) or start == "lora_ga"):
-        yield f"its adapter ({form_of(config)}) changed the base's weights when it was made"
+def _require_base(model: PreTrainedModel) -> None:
+    """Raise CheckpointError where a model without its adapters is not the base that they were made for."""
+    for config in _configs(model):
+        why = None
+        if config.get("bias", "none") != "none":
+            why = "trains biases in place"
+        elif kind_of(config) == "LORA" and (reads_base(config) or config.get("init_lora_weights") == "lora_ga"):
+            why = "changed the base's weights when it was made"
+        if why is not None:
+            raise CheckpointError(
+                f"{_name(model)}: its adapter ({form_of(config)}) {why}, so its base is not in memory; pass the base "
+                "too"
+            )
+
+
+def _configs(model: PreTrainedModel) -> list[dict[str, Any]]:
+    return [config.to_dict() for config in getattr(model, "peft_config", {}).values()]
 
 
 def _same(base: Checkpoint, own: Checkpoint) -> bool:

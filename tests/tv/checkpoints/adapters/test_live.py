@@ -145,6 +145,8 @@ def test_a_base_that_is_not_in_memory_is_asked_for(name: str, tmp_path: Path) ->
     running = wrapped(case, load_base(path))
     with pytest.raises(tv.CheckpointError, match="its base is not in memory; pass the base too"):
         tv.open_checkpoint(running)
+    with pytest.raises(tv.CheckpointError, match="its base is not in memory; pass the base too"):
+        tv.extract(running, running)
     running.save_pretrained(tmp_path / "adapter")
     found, expected = tv.extract(path, running), tv.extract(path, tmp_path / "adapter")
     assert found.cosine(expected) == pytest.approx(1, abs=1e-5)
