@@ -29,7 +29,7 @@ from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
 from probes.capture.shards import require_sources, run_shards
-from probes.errors import SuiteError
+from probes.errors import RunError, SuiteError
 from probes.linking import link
 from probes.reporting.report import report
 from probes.store.manifest import STAGES, stages_of
@@ -357,7 +357,8 @@ def attribute(
 
     Raises:
         SuiteError: An unknown method, metric or setting.
-        RunError: A metric that no prompt can answer, or a dtype in which a method cannot be computed.
+        RunError: A metric that no prompt can answer, a dtype in which a method cannot be computed, or a checkpoint that
+            is no longer what the run read (a live model's name leads to what it was loaded from).
 
     Examples:
         >>> run = probes.load("reports/demo")
@@ -372,6 +373,7 @@ def attribute(
     suite = load_suite({**run.manifest["suite"], "attribute": section})
     if suite.attribute is not None:
         require_answers(prompts_of(run), suite.attribute.metric)
+    _require_its_checkpoints(run, suite)
     models = Pairs(suite, compute.silent())
     by_pair = [_effects(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # its tables are no longer those of its identity
@@ -383,6 +385,17 @@ def attribute(
 
 
 _LISTS = ("methods", "granularity", "controls")
+
+
+def _require_its_checkpoints(run: Run, suite: Suite) -> None:
+    """Raise RunError where a source no longer holds the weights that the run's tables are of."""
+    for name, held in _checkpoints(open_pairs(suite)).items():
+        read = run.manifest["checkpoints"][name]["fingerprint"]
+        if held["fingerprint"]["content"] != read["content"]:
+            raise RunError(
+                f"{run.path}: {held['source']} ({name}) holds other weights now than the run read: it was changed, or "
+                "the run read a live model; run the suite again, with its attribute section"
+            )
 
 
 def prompts_of(run: Run) -> list[Prompt]:
