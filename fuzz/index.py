@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from fuzz.oracle import is_read
-from tv.checkpoints.tensors import header_of, stored_tensors
+from tv.checkpoints.tensors import header_of, stored_tensors, weight_files
 
 _SHARDS = {f"{name}.safetensors": header_of([(name, "F32", (1,), 4)], {}) + bytes(4) for name in "ab"}
 SEEDS = [
@@ -16,4 +16,4 @@ SEEDS = [
 
 def target(data: bytes) -> bool:
     """Whether these bytes are an index."""
-    return is_read({"model.safetensors.index.json": data, **_SHARDS}, stored_tensors)
+    return is_read({"model.safetensors.index.json": data, **_SHARDS}, lambda path: stored_tensors(weight_files(path)))

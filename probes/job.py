@@ -43,6 +43,7 @@ from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_tokens
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
+from tv.checkpoints.tokenizers import tokenizer_digest
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
@@ -525,6 +526,10 @@ def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs)
         "suite": models.suite.model_dump(mode="json"),
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
         "checkpoints": {name: entry["fingerprint"] for name, entry in _checkpoints(pairs).items()},
+        "tokenizers": {
+            "base": tokenizer_digest(pairs[0].base),
+            **{pair.name: tokenizer_digest(pair.tuned) for pair in pairs},
+        },
         "computed": models.computed(),
         "versions": _versions(models.suite),
         "schema_version": SCHEMA_VERSION,

@@ -103,10 +103,11 @@ class Pairs:
 
     @cached_property
     def apart(self) -> bool:
-        """Whether one model has an unembedding of its own: then each is given one, so that all are of one form."""
+        """Whether some models have an unembedding of their own: then each is given one, so that all are of one form."""
         base = open_checkpoint(self.start)
         tuned = [open_checkpoint(self.live.get(name, source), base=base) for name, source in self.suite.tuned.items()]
-        return not all(any(module.tied for module in one.architecture.modules) for one in (base, *tuned))
+        tied = [any(module.tied for module in one.architecture.modules) for one in (base, *tuned)]
+        return any(tied) and not all(tied)
 
     def on(self, device: str) -> Pairs:
         """The same work on a device; nothing is loaded there unless it is the device already in use."""

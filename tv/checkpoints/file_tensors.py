@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tv.checkpoints.leftovers import is_left_over
 from tv.checkpoints.noise import ROUNDING
@@ -99,7 +98,7 @@ class FileTensors(Tensors):
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         known, aliases = model.state_dict().keys(), other_names(model)
         tied = {name for names in aliases.values() for name in names}
-        self._turned = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
+        self._turned = {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
         files = ModelNames(model).sort(stored)
         for name, shape in shapes.items():
             held = next((other for other in aliases[name] if other in files), None)  # a tied one under any of its names

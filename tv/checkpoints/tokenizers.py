@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Set
@@ -89,6 +90,16 @@ def vocabulary_of(path: Path | None) -> dict[str, int] | None:
         return tokens | {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{path / 'tokenizer.json'}: cannot be read: {error}") from error
+
+
+def tokenizer_digest(checkpoint: Checkpoint) -> str:
+    """A hash of the files that a checkpoint's tokenizer is loaded from; empty where there are none of its own."""
+    place = _place(checkpoint)
+    content = {} if place is None else _content(place)
+    digest = hashlib.sha256()
+    for name in sorted(content):
+        digest.update(name.encode() + hashlib.sha256(content[name]).digest())
+    return digest.hexdigest() if content else ""
 
 
 def _place(checkpoint: Checkpoint) -> Path | None:

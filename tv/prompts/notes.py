@@ -118,8 +118,9 @@ def _of_template(item: Encoded, tokenizer: PreTrainedTokenizerBase, marks: Seque
         if written is not None and not written.startswith(
             (before + item.prompt.target, before + item.prompt.target.lstrip())
         ):
+            opening = before.rpartition(words[-1].strip() or "\n")[2] if words else before  # the same for every prompt
             yield (
-                f"the target follows the generation prompt (…{before[-16:]!r}), and the chat template itself writes a "
+                f"the target follows the generation prompt (…{opening[-16:]!r}), and the chat template itself writes a "
                 "reply otherwise; an option such as enable_thinking: false may bring the two together"
             )
     for date in today:

@@ -17,6 +17,7 @@ from probes.capture import runner
 from probes.errors import RunError
 from probes.store.journal import Journal
 from probes.store.schemas import SCHEMA_VERSION
+from probes.suite import load_suite
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 from tests.runs import NO_REPORT
 from tv.runtime.compute import Compute
@@ -154,6 +155,22 @@ def test_killed_when_all_was_done(suite: Path, whole: probes.Run, tmp_path: Path
     probes.attribute(run, method="graft")  # now it is not what the suite asks for
     with pytest.raises(RunError, match=r"run holds another run \(suite tiny\)"):
         probes.run(suite, out=out, stages=NO_REPORT)
+
+
+def test_another_tokenizer_is_another_run(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
+    """Its tokens are other ones, though weights and prompts are the same."""
+    out = shutil.copytree(whole.path, tmp_path / "run")
+    assert probes.run(suite, out=out, stages=NO_REPORT).path == out
+    base = Path(load_suite(suite).base)
+    kept = (base / "tokenizer.json").read_bytes()
+    other = kept.replace(b'"add_prefix_space": false', b'"add_prefix_space": true', 1)
+    assert other != kept
+    (base / "tokenizer.json").write_bytes(other)
+    try:
+        with pytest.raises(RunError, match="holds another run"):
+            probes.run(suite, out=out, stages=NO_REPORT)
+    finally:
+        (base / "tokenizer.json").write_bytes(kept)
 
 
 def test_killed_twice(suite: Path, whole: probes.Run, tmp_path: Path) -> None:

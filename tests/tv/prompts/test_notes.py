@@ -125,7 +125,9 @@ def test_turns_that_were_written_by_hand() -> None:
 
 
 def test_a_reply_that_the_template_begins_otherwise() -> None:
-    (note,) = prompt_notes([_chat([USER], "Five.")], _tokenizer("thinks"))
+    other = {"role": "user", "content": "Two?"}
+    (note,) = prompt_notes([_chat([USER], "Five."), _chat([other], "Two.")], _tokenizer("thinks"))
+    assert note.endswith("(2 of 2, first prompt 'c' of s)")
     assert note.startswith("the target follows the generation prompt (…'") and "<think>\\n')" in note
     assert prompt_notes([_chat([USER], "Five.")], _tokenizer("documents")) == []
 
