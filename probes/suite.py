@@ -200,7 +200,8 @@ class Suite(_Part):
         positions: The places at which activations are measured: "all", "last" (of the text), "target" or "generated"
             (those that predict its tokens), "from user" (from the user's first token on that not all prompts of its set
             share) or "from answer" (from the place that predicts the answer's first token on); a file says
-            `{from: user}`. By default "from user" where a prompt set has `chat`, else "all".
+            `{from: user}`. By default "after template" where a prompt set has `chat`: "from user" of conversations and
+            "all" of plain texts; else "all".
         measure: What is measured: gates, contributions, changes, ledger, lens, behaviour, and measurements of other
             packages.
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
@@ -256,11 +257,13 @@ class Suite(_Part):
     def _as_word(cls, value: object, info: ValidationInfo) -> object:
         """`{from: user}` as the word of a manifest. By default places begin after what a chat template puts first."""
         if value is None and info.field_name == "positions":
-            return "from user" if any(chosen.chat for chosen in info.data.get("prompts", ())) else "all"
+            return "after template" if any(chosen.chat for chosen in info.data.get("prompts", ())) else "all"
         if not isinstance(value, Mapping):
             return value
         if set(value) != {"from"} or value["from"] not in ("user", "answer", "all"):
-            raise ValueError("should be all, last, target, generated, or {from: user}, {from: answer} or {from: all}")
+            raise ValueError(
+                "should be all, last, target, generated, after template, or {from: user}, {from: answer} or {from: all}"
+            )
         return "all" if value["from"] == "all" else f"from {value['from']}"
 
     @field_validator("measure")

@@ -45,7 +45,7 @@ def _captured(directory: Path, suite: Mapping[str, Any]) -> probes.Run:
 
 def test_the_system_prompt_is_not_measured_by_default(pair: tuple[Path, Path], tmp_path: Path) -> None:
     run = _captured(tmp_path, _suite(tmp_path, pair))
-    assert run.manifest["suite"]["positions"] == "from user"
+    assert run.manifest["suite"]["positions"] == "after template"
     tokens, gates, neurons = run["tokens"], run["gates"], run["neurons"]
     assert set(tokens.role) == {"user", "template", "answer"}  # of the template what follows the user's words
     begin = tokens.sort_values("pos").groupby("prompt_id").first()
@@ -120,4 +120,5 @@ def test_texts_and_conversations_in_one_suite(pair: tuple[Path, Path], tmp_path:
     (tmp_path / "plain.jsonl").write_text('{"id": "x", "text": "The heart pumps blood"}\n', encoding="utf-8")
     run = _captured(tmp_path, {**suite, "prompts": [*suite["prompts"], {"file": str(tmp_path / "plain.jsonl")}]})
     plain = run["tokens"].query("prompt_id == 'x'").sort_values("pos")
-    assert plain.pos.min() == 1 and set(plain.role) == {"user"} and "".join(plain.token) == "The heart pumps blood"
+    assert plain.pos.min() == 0 and plain.role.tolist()[0] == "template" and set(plain.role[1:]) == {"user"}
+    assert "".join(plain.token[1:]) == "The heart pumps blood"

@@ -79,7 +79,8 @@ MISTAKES = {
     "missing": (GOOD.replace("name: demo\n", ""), "line 1: name: missing; add this key"),
     "choice": (
         GOOD.replace("target\n", "first\n", 1),
-        "line 6: positions: should be 'all', 'last', 'target', 'generated', 'from user' or 'from answer', not 'first'",
+        "line 6: positions: should be 'all', 'last', 'target', 'generated', 'after template', 'from user' or "
+        "'from answer', not 'first'",
     ),
     "method": (
         GOOD.replace("graft", "guess"),
@@ -270,7 +271,9 @@ def test_places_are_a_word_or_say_where_they_begin(key: str, case: str, folder: 
 
 @pytest.mark.parametrize("wrong", [{"from": "tuned"}, {"from": ["user"]}, {"start": "user"}, {}, {"from": None}])
 def test_places_that_begin_nowhere(wrong: object, folder: Path) -> None:
-    with pytest.raises(SuiteError, match=r"positions: should be all, last, target, generated, or \{from: user\}"):
+    with pytest.raises(
+        SuiteError, match=r"positions: should be all, last, target, generated, after template, or \{from: user\}"
+    ):
         load_suite(_write(folder, GOOD), settings={"positions": wrong})
 
 
@@ -279,8 +282,8 @@ def test_places_begin_after_a_chat_template_by_default(folder: Path) -> None:
     assert without != GOOD and load_suite(_write(folder, without)).positions == "all"
     entry = load_suite(_write(folder, GOOD)).prompts[0].file
     for sets, expected in (
-        ([{"file": str(entry), "chat": True}], "from user"),
-        ([{"file": str(entry)}, {"file": str(entry), "chat": {"system": "Be brief."}}], "from user"),
+        ([{"file": str(entry), "chat": True}], "after template"),
+        ([{"file": str(entry)}, {"file": str(entry), "chat": {"system": "Be brief."}}], "after template"),
         ([{"file": str(entry), "chat": False}], "all"),
     ):
         assert load_suite(_write(folder, without), settings={"prompts": sets}).positions == expected

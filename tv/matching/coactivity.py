@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tv.prompts.encoding import Batch
+from tv.prompts.encoding import Batch, positions
 
 
 class Sums(Protocol):
@@ -78,9 +78,15 @@ class HeadProducts:
 def gather_sums(
     base: PreTrainedModel, tuned: PreTrainedModel, batches: Sequence[Batch], sums: Mapping[str, Sums]
 ) -> None:
-    """Run both models over the same tokens, and add the inputs of the modules that `sums` names by path."""
+    """Run both models over the same tokens, and add the inputs of the modules that `sums` names by path.
+
+    Of conversations, what the template and the system say before the user's own words is not counted.
+    """
     for batch in batches:
-        tokens = batch.attention_mask.bool()
+        tokens = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
+        for row, item in zip(tokens, batch.encoded, strict=True):
+            places = positions(item, "after template")
+            row[places.start : places.stop] = True
         seen = [_inputs(model, batch, tokens, list(sums)) for model in (base, tuned)]
         for path, place in sums.items():
             place.add(seen[0][path], seen[1][path].to(seen[0][path].device))

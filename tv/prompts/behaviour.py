@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.errors import InputError, PromptError
-from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, read_prompts
+from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, positions, read_prompts
 from tv.prompts.files import Prompts
 from tv.prompts.metric import METRICS, BehaviourMetric
 from tv.runtime.common_rows import common_rows
@@ -103,7 +103,8 @@ def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDA
     """Each of `measures` for every prompt, in the order of the batches; NaN where a prompt lacks what it needs.
 
     loss: mean −log p of a token, nats: of the target's tokens where the prompt has a target, else of all its tokens but
-    the first, which nothing predicts. The others are those of `metrics`.
+    the first, which nothing predicts; of a conversation those from the user's own words on. The others are those of
+    `metrics`.
     """
     batch_values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measures()}
     with torch.inference_mode():
@@ -116,8 +117,9 @@ def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDA
                 if len(item.scored):
                     losses[i] /= len(item.scored)
                 else:
-                    n = len(item.ids)
-                    losses[i] = token_nll(logits[i, :n], ids[i, :n])[1:].double().mean()
+                    places = positions(item, "after template")
+                    nll = token_nll(logits[i, : places.stop], ids[i, : places.stop])
+                    losses[i] = nll[max(places.start, 1) :].double().mean()
             for name, value in {"loss": losses, **values}.items():
                 batch_values[name].append(value.numpy())
     return {name: np.concatenate(parts) for name, parts in batch_values.items()}

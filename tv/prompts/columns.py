@@ -39,7 +39,7 @@ def columns_of(chosen: PromptSet, names: Collection[str]) -> Columns:
         return Columns(given)
     targets = [] if given["target"] in names else _named(_TARGETS, names)
     if given["text"] in names:
-        return Columns(given, notes=tuple(_left(chosen, name) for name in targets if len(targets) == 1))
+        return Columns(given, notes=(_left(chosen, targets),) if targets else ())
     if given["messages"] in names and chosen.chat is not None:
         return Columns(given)
     if "conversations" in names and chosen.chat is not None:
@@ -67,8 +67,9 @@ def line_to_write(chosen: PromptSet, names: Collection[str]) -> str:
     return f"say which with columns: {_mapping(guess)}{left}"
 
 
-def _left(chosen: PromptSet, name: str) -> str:
-    return f"{chosen.place}: {name} is not read; columns: {{target: {name}}} makes it the target"
+def _left(chosen: PromptSet, names: list[str]) -> str:
+    said, it = (f"{names[0]} is", "it") if len(names) == 1 else (f"{', '.join(names)} are", names[0])
+    return f"{chosen.place}: {said} not read; columns: {{target: {names[0]}}} makes {it} the target"
 
 
 def _mapping(columns: Mapping[str, str]) -> str:

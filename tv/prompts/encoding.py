@@ -30,7 +30,7 @@ __all__ = [
     "read_prompts",
 ]
 
-Positions = Literal["all", "last", "target", "generated", "from user", "from answer"]
+Positions = Literal["all", "last", "target", "generated", "after template", "from user", "from answer"]
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,13 @@ def positions(encoded: Encoded, which: Positions) -> range:
     """The positions to measure: all, the text's last, or those that predict the target or the generated tokens.
 
     Without a target, or without generated tokens, the text's last position is used. `from user`: all from the user's
-    own words on, see `Encoded.user_pos`; `from answer`: all from the one that predicts the answer's first token on.
+    own words on, see `Encoded.user_pos`; `after template`: the same of a conversation, and all of a plain text; `from
+    answer`: all from the one that predicts the answer's first token on.
     """
     last = range(encoded.n_text - 1, encoded.n_text)
-    first = {"all": 0, "from user": min(encoded.user_pos, last.start), "from answer": last.start}
+    user = min(encoded.user_pos, last.start)
+    after_template = 0 if encoded.prompt.chat is None else user
+    first = {"all": 0, "after template": after_template, "from user": user, "from answer": last.start}
     if which in first:
         return range(first[which], len(encoded.ids))
     return {"last": last, "target": encoded.scored, "generated": encoded.generated}[which] or last

@@ -113,11 +113,11 @@ def _of_template(item: Encoded, tokenizer: PreTrainedTokenizerBase, marks: Seque
     if item.ids[: len(ids)] != ids:
         yield "a token reaches across the end of the chat template into the answer"
     if conversation.reply is None and item.prompt.target is not None:
-        reply = {"role": "assistant", "content": item.prompt.target}
-        written = _writes(replace(conversation, reply=reply), tokenizer)
-        if written is not None and not written.startswith(
-            (before + item.prompt.target, before + item.prompt.target.lstrip())
-        ):
+        target = item.prompt.target
+        replies = [{"role": "assistant", "content": words} for words in (target, target.strip())]
+        written = [_writes(replace(conversation, reply=reply), tokenizer) for reply in replies]
+        wanted = (before + target, before + target.lstrip())
+        if written[0] is not None and not any(one is not None and one.startswith(wanted) for one in written):
             opening = before.rpartition(words[-1].strip() or "\n")[2] if words else before  # the same for every prompt
             yield (
                 f"the target follows the generation prompt (…{opening[-16:]!r}), and the chat template itself writes a "

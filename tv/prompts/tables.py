@@ -46,7 +46,9 @@ def read_table(chosen: PromptSet) -> Table:
         return _of_cells(chosen, text, _DELIMITERS[ending])
     in_list = ending == ".json" and text.lstrip().startswith("[")
     rows = list(islice((_list_rows if in_list else _line_rows)(path, text), chosen.limit))
-    names = dict.fromkeys(name for row in rows for name in row.values)
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    if rows:
+        _require_named(chosen, names)
     return Table(columns_of(chosen, names), rows)
 
 
@@ -196,13 +198,18 @@ def _require_columns(chosen: PromptSet, names: Sequence[str]) -> Columns:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise PromptError(f"{chosen.place}: two columns are named {twice!r}; rename one")
-    for key, name in chosen.columns.items():
-        if name not in names:
-            raise PromptError(f"{chosen.place}: no column {name!r} for {key}; its columns are {listed}")
+    _require_named(chosen, names)
     columns = columns_of(chosen, names)
     if columns.of["text"] not in names and (chosen.chat is None or columns.of["messages"] not in names):
         raise PromptError(f"{chosen.place}: no column 'text'; its columns are {listed}; {line_to_write(chosen, names)}")
     return columns
+
+
+def _require_named(chosen: PromptSet, names: Sequence[str]) -> None:
+    """Raises PromptError for a column that the set names and no row has."""
+    for key, name in chosen.columns.items():
+        if name not in names:
+            raise PromptError(f"{chosen.place}: no column {name!r} for {key}; its columns are {', '.join(names)}")
 
 
 def _said(error: Exception) -> str:

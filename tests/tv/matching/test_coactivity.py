@@ -1,12 +1,14 @@
 """Sums over tokens equal what all tokens at once give, and padding is no token."""
 
+import json
+
 import pytest
 import torch
 
 from tests.pairs import PROMPTS, build_model, build_tokenizer, perturb
 from tv.matching.coactivity import Correlations, HeadProducts, gather_sums
 from tv.prompts.behaviour import batched
-from tv.prompts.encoding import Batch
+from tv.prompts.encoding import Batch, batches as make_batches, encode
 from tv.prompts.files import Prompt
 
 
@@ -54,3 +56,16 @@ def test_both_models_see_the_same_tokens_and_no_padding(architecture: str) -> No
     torch.testing.assert_close(alone.correlation(), together.correlation(), atol=1e-4, rtol=0)
     assert 0.3 < float(alone.correlation().diagonal().mean()) < 0.999
     assert not base.get_submodule(path)._forward_pre_hooks  # nothing is left behind
+
+
+def test_the_template_of_a_conversation_is_not_counted() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "The liver cleans the blood. {% for m in messages %}[{{ m.content }}]{% endfor %}"
+    prompts = [
+        Prompt(text, "s", "s", text, chat=json.dumps({"messages": [{"role": "user", "content": text}]}))
+        for text in ("A lamp gives light", "The heart pumps")
+    ]
+    encoded = encode(prompts, tokenizer, 64)
+    sums, path = Correlations(), "model.layers.1.mlp.down_proj"
+    gather_sums(build_model(), build_model(), make_batches(encoded, 2, 2), {path: sums})
+    assert sums.tokens == sum(len(item.ids) - item.user_pos for item in encoded) < sum(len(i.ids) for i in encoded) / 2

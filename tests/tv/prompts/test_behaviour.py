@@ -66,3 +66,21 @@ def test_a_prompt_of_one_token_has_no_loss() -> None:
     tokenizer._tokenizer.post_processor = None  # no <bos> before the text
     batches = batched([Prompt("q", "s", "s", "Q"), Prompt("t", "s", "s", "The heart")], model, tokenizer, 2)
     assert list(np.isnan(behaviour(model, batches)["loss"])) == [True, False]
+
+
+def test_a_conversation_is_read_from_the_users_words_on(tmp_path: Path) -> None:
+    """What the template and the system say is the same before every prompt, and the loss is not of it."""
+    model, tokenizer = build_model(), build_tokenizer()
+    tokenizer.chat_template = (
+        "{{ bos_token }}The liver cleans the blood. {% for m in messages %}[{{ m.content }}]{% endfor %}"
+    )
+    file = write_prompts(tmp_path / "p.jsonl", [{"text": "A lamp gives light"}, {"text": "The heart pumps"}])
+    chats = batched(gather(tv.PromptSet(file=file, chat=True)), model, tokenizer, 2)
+    losses = behaviour(model, chats)["loss"]
+    for item, loss in zip(chats[0].encoded, losses, strict=True):
+        ids = torch.tensor([item.ids])
+        begin = len(tokenizer("The liver cleans the blood. [")["input_ids"])
+        with torch.inference_mode():
+            logs = model(ids).logits[0].log_softmax(-1)
+        nll = [-float(logs[pos - 1, item.ids[pos]]) for pos in range(begin, len(item.ids))]
+        assert loss == pytest.approx(np.mean(nll), rel=1e-5) and len(nll) < len(item.ids) - 8

@@ -91,6 +91,9 @@ def test_a_target_beside_a_text_is_not_taken_but_told(tmp_path: Path) -> None:
     assert found.notes == (f"{path}: answer is not read; columns: {{target: answer}} makes it the target",)
     assert read_prompts([PromptSet(file=path, columns={"target": "answer"})])[0].target == "A"
     assert read_prompts([PromptSet(file=path, columns={"text": "text"})]).notes == ()
+    write_prompts(path, [{"text": "Q", "answer": "A", "solution": "B"}])
+    (note,) = read_prompts([PromptSet(file=path)]).notes
+    assert note.endswith("answer, solution are not read; columns: {target: answer} makes answer the target")
 
 
 def test_conversations_of_speakers_are_messages(tmp_path: Path) -> None:

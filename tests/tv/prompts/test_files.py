@@ -128,7 +128,7 @@ def test_a_mapped_key_that_a_json_row_lacks(tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "qa.jsonl", [{"question": "Q"}, {"text": "T"}])
     with pytest.raises(PromptError, match=r"line 2: text is missing \(column 'question'\)"):
         read_prompts([PromptSet(file=path, columns={"text": "question"})])
-    with pytest.raises(PromptError, match=r"line 1: id is missing \(column 'key'\)"):
+    with pytest.raises(PromptError, match=r"no column 'key' for id; its columns are question, text"):
         read_prompts([PromptSet(file=path, columns={"text": "question", "id": "key"})])
 
 
@@ -376,3 +376,12 @@ WRONG: dict[str, dict[str, Any]] = {
 def test_a_set_that_makes_no_sense(case: str) -> None:
     with pytest.raises(ValidationError):
         PromptSet(**WRONG[case])
+
+
+@pytest.mark.parametrize("key", ["target", "foil", "domain", "cluster"])
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json"])
+def test_a_mapped_column_that_no_row_has(key: str, name: str, tmp_path: Path) -> None:
+    """A target under a misspelt name would be left out, and the loss be of another text."""
+    (tmp_path / name).write_text(json.dumps([{"text": "T"}] if name == "p.json" else {"text": "T"}))
+    with pytest.raises(PromptError, match=rf"no column 'golld' for {key}; its columns are text"):
+        read_prompts([PromptSet(file=tmp_path / name, columns={key: "golld"})])
