@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tv.architecture.resolve import skeleton
-from tv.arithmetic.merging import Brought, bring
+from tv.arithmetic.merging import Brought, bring, of_one_form
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.errors import CheckpointError
@@ -66,8 +66,10 @@ class AdapterWriter:
         """Raises CheckpointError where nothing may be written to `out`, or the vector does not fit."""
         self._out = Path(out)
         _check_out(self._out, force)
-        self._checkpoint: Checkpoint = open_checkpoint(base)
-        self._brought: Brought = bring(vector, self._checkpoint, origin)
+        opened = open_checkpoint(base)
+        self._checkpoint: Checkpoint
+        self._brought: Brought
+        self._checkpoint, (self._brought,) = of_one_form(opened, [bring(vector, opened, origin)])
         self._model = skeleton(self._checkpoint.config)
         named = list(self._model.named_parameters(remove_duplicate=False))
         first = {id(parameter): name for name, parameter in reversed(named)}

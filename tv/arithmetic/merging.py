@@ -67,11 +67,12 @@ def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) 
                 "what it was tuned from, name that base as its origin"
             )
         vector, notes = extract(pair.base, pair.tuned), list(pair.facts.notes)
-    _require_fit(label, vector, base_of(vector, checkpoint))
+    under = base_of(vector, checkpoint)
+    _require_fit(label, vector, under)
     named = vector.base
     if named is None:
         notes.append(f"{label}: does not say which base it was taken from; it is applied to {checkpoint.source}")
-    elif named.get("content") != checkpoint.fingerprint()["content"]:
+    elif named.get("content") not in (under.fingerprint()["content"], checkpoint.fingerprint()["content"]):
         notes.append(
             f"{label}: was taken from {named.get('source')}, which has another fingerprint than {checkpoint.source}"
         )

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tv.checkpoints.leftovers import is_left_over
-from tv.checkpoints.noise import ROUNDING
+from tv.checkpoints.noise import PLAIN, ROUNDING
 from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
-from tv.checkpoints.quantised.parts import ADVICE, Quantised
-from tv.checkpoints.tensors import Readable
+from tv.checkpoints.quantised.parts import ADVICE
+from tv.checkpoints.tensors import Readable, Stored
 from tv.checkpoints.ties import other_names
 from tv.checkpoints.transformers_names import Files, ModelNames
 from tv.errors import CheckpointError, first_line
@@ -128,6 +128,8 @@ class FileTensors(Tensors):
         parameter = self._parameters[name]
         if isinstance(parameter, _Made) or parameter.info.dtype not in FLOATS:
             return parameter.read(-1)[list(indices)]
+        if not parameter.stacked and isinstance(whole := parameter.experts[0][0], Stored):
+            return whole.entries(indices)
         return torch.stack([parameter.read(index) for index in indices])
 
     def sample(self, name: str) -> bytes:
@@ -189,7 +191,7 @@ class FileTensors(Tensors):
                 f"{self._source}: tensor {piece.name!r} is stored quantised, as {piece.dtype}, which is not how its "
                 f"configuration declares it ({self._quantisation.get('quant_method', 'as not quantised')}); {ADVICE}"
             )
-        if isinstance(piece, Quantised) and name in self._turned:
+        if piece.dtype not in PLAIN and name in self._turned:
             raise CheckpointError(
                 f"{self._source}: tensor {piece.name!r} is quantised, and its model has inputs before outputs "
                 f"(Conv1D), which quantisers turn around or not; {ADVICE}"

@@ -64,7 +64,7 @@ def _on_cpu(
     if isinstance(source, TuningVector):
         return _moved(open_checkpoint(source, base=base), base, dtype)
     path = locate(source)
-    if trust_remote_code:
+    if trust_remote_code and path.is_dir() and kind_of(path) == "model":
         return with_own_code(_load(place_of(source), dtype, trust_remote_code=True), path)
     kind = kind_of(path)
     if kind in ("adapter", "vector"):

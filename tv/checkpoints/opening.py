@@ -94,6 +94,12 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     plain, notes = unwrapped(str(source), stored, model)
     untie_apart(model, plain)
     tensors = FileTensors(str(source), plain, model, quantisation)
+    if not tensors.infos:
+        first = next(iter(stored), "none")
+        raise CheckpointError(
+            f"{source}: none of its tensors ({first!r} first) is a parameter of {type(model).__name__}; the files and "
+            "config.json are of two models"
+        )
     tensors.notes = (*passed_over(path, files), *notes, *_rounded(str(source), tensors), *tensors.notes)
     quantised = quantisation or any(isinstance(tensor, Quantised) for tensor in stored.values())
     tensors.native = not (notes or quantised or of_ranks(path))

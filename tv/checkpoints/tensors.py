@@ -9,7 +9,8 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 #: What torch's Hugging Face storage writer calls its files.
 _RANK = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _SAMPLED_BYTES = 4096
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _BAND = 256  # rows taken to float32 at a time
 
 
@@ -76,6 +78,16 @@ class Stored:
             raise CheckpointError(
                 f"{self.file}: tensor {self.name!r} cannot be read: {first_line(error)}; download it again"
             ) from error
+
+    def entries(self, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
+        """Some entries of the first dimension of a float tensor, read by their place in the file."""
+        dtype, size = _FLOATS[self.dtype], (self.stop - self.start) // self.shape[0]
+        with open(self.file, "rb") as file:
+            parts = []
+            for index in indices:
+                file.seek(self.start + index * size)
+                parts.append(torch.frombuffer(bytearray(file.read(size)), dtype=dtype).reshape(self.shape[1:]))
+        return torch.stack(parts)
 
     def sample(self) -> bytes:
         """The ends of its bytes, for a fingerprint."""
@@ -151,8 +163,9 @@ def weight_files(directory: Path, named: str | None = None) -> list[Path]:
 def passed_over(directory: Path, files: list[Path]) -> tuple[str, ...]:
     """A note where a directory holds an index of other weights than these files, which are read."""
     index = directory / _INDEX
-    if not index.is_file() or files == _listed(index):
-        return ()
+    with suppress(CheckpointError):  # an index that nobody reads may be damaged
+        if not index.is_file() or files == _listed(index):
+            return ()
     return (f"{directory}: {files[0].name} is read, as transformers reads it; {_INDEX} beside it names other files",)
 
 

@@ -50,7 +50,10 @@ def compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[TokenizerWo
     _require_ordinary_ids(base, tuned, left, vocabularies, renamed)
     if slow := next((side for side in (left, right) if not side.is_fast), None):
         return "not compared", [f"tokenizers not compared: {type(slow).__name__} shows its vocabulary alone"]
-    rules = [_rules(side, vocabularies[0].keys() & vocabularies[1].keys()) for side in (left, right)]
+    try:
+        rules = [_rules(side, vocabularies[0].keys() & vocabularies[1].keys()) for side in (left, right)]
+    except Exception as error:  # odd settings of a tokenizer are told when it is first used
+        return "not compared", [f"tokenizers not compared: {first_line(error)}"]
     differing = [_told(name, *(side[name] for side in rules)) for name in rules[0] if rules[0][name] != rules[1][name]]
     n = len((vocabularies[0].keys() ^ vocabularies[1].keys()) - {token for pair in renamed.values() for token in pair})
     notes = [

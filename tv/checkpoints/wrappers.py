@@ -37,6 +37,9 @@ def unwrapped(
         CheckpointError: Names carry a wrapper's, and without it they are still not those of this model.
     """
     plain = {name: _plain(name) for name in stored}
+    shared = _shared(stored, model)
+    if shared and all(name == other for name, other in plain.items()):
+        plain = {name: name.removeprefix(shared) for name in stored}
     if all(name == other for name, other in plain.items()) or not _misfit(stored, model):
         return stored, ()
     first = next(name for name, other in plain.items() if name != other)
@@ -56,6 +59,17 @@ def _plain(name: str) -> str:
     while match := _OUTER.match(name):
         name = name[match.end() :]
     return _INNER.sub("", name)
+
+
+def _shared(stored: Mapping[str, Readable], model: PreTrainedModel) -> str:
+    """What every stored name begins with, up to a dot, and no name of the model does; empty where there is none."""
+    first, last = min(stored), max(stored)  # what these two begin with, all between them do
+    same = [a == b for a, b in zip(first, last, strict=False)]
+    start = first[: [*same, False].index(False)].rpartition(".")[0]
+    names = list(model.state_dict())
+    while start and any(name.startswith(f"{start.rpartition('.')[2]}.") for name in names):
+        start = start.rpartition(".")[0]  # what the model's names begin with is no prefix
+    return f"{start}." if start else ""
 
 
 def _misfit(stored: Mapping[str, Readable], model: PreTrainedModel) -> str:

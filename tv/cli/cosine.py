@@ -9,7 +9,7 @@ import typer
 
 from tv.cli.options import Base, Device, Dtype, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.terminal import Shown, bar, number, print_table, say
+from tv.cli.terminal import Shown, bar, number, print_notes, print_table, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,7 @@ def cosine(
     with bar("cosine") as progress:
         frame = tv.cosine(base, sources, fraction=fraction, compute=tv.Compute(device, dtype, progress=progress))
     whole = frame[frame.scope == "whole"]
+    print_notes(frame.attrs.get("notes", ()))
     _print_matrix(list(sources), whole)
     for row in whole.to_dict("records"):
         _print_modules(frame[(frame.a == row["a"]) & (frame.b == row["b"])], f"{row['a']} and {row['b']}")

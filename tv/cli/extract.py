@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tv.cli.options import Base, Tuned
-from tv.cli.terminal import wrote
+from tv.cli.terminal import print_notes, wrote
 from tv.errors import CheckpointError
 
 
@@ -23,6 +23,8 @@ def extract(
 
     if output.suffix != ".safetensors":
         raise CheckpointError(f"{output}: a tuning vector is written as .safetensors; name the file so")
-    vector = tv.extract(base, tuned)
+    pair = tv.open_pair(base, tuned)
+    print_notes(pair.facts.notes)
+    vector = tv.extract(pair.base, pair.tuned)
     vector.save(output)
     wrote(output, f"{len(vector.names)} tensors, norm {vector.norm():.4g}")

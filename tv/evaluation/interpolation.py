@@ -248,6 +248,7 @@ def _sweep(
     model, vectors = of_one_form(_float32(base, compute), vectors)
     sides = [open_checkpoint(side, base=base) for side in tuned if not isinstance(side, TuningVector)]
     tokenizer, notes = encoder(base, sides, rows)
+    of_weights = dict.fromkeys(note for one in (open_checkpoint(base), *sides) for note in one.notes)
     batches: list[Batch] = batched(rows, model, tokenizer, batch_size)
     by_measure: dict[str, list[Floats]] = {name: [] for name in measures()}
     with Mover(model, vectors) as mover:
@@ -260,7 +261,9 @@ def _sweep(
     order = [place[prompt.id] for prompt in rows]
     fingerprints = (str(open_checkpoint(base).fingerprint()["content"]), *map(_origin, vectors))
     values = {name: np.stack(columns, 1)[order] for name, columns in by_measure.items()}
-    return _Sweep(tuple(rows), values, fingerprints, (*notes, *prompt_notes(rows, tokenizer)))
+    return _Sweep(
+        tuple(rows), values, fingerprints, (*dict.fromkeys(of_weights), *notes, *prompt_notes(rows, tokenizer))
+    )
 
 
 def _origin(vector: TuningVector) -> str:

@@ -128,6 +128,7 @@ def cosine(
     by_layer = [_row("layer", a, b, layers[at], at) for (a, b), layers in sums.items() for at in sorted(layers)]
     scopes = (whole, by_layer, rows)[: LEVELS.index(level) + 1]
     frame = pd.DataFrame([row for scope in scopes for row in scope]).astype({"layer": "Int64"})
+    frame.attrs["notes"] = list(dict.fromkeys(note for pair in pairs.values() for note in pair.facts.notes))
     frame.attrs["fingerprints"] = {"base": under.fingerprint()["content"]} | {
         name: pair.tuned.fingerprint()["content"] for name, pair in pairs.items()
     }

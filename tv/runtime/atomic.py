@@ -45,7 +45,7 @@ def replacing_directory(path: Path, error: type[InputError]) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        for file in temporary.iterdir():
+        for file in (file for file in temporary.rglob("*") if file.is_file()):
             with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
         if path.exists():

@@ -421,6 +421,14 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tv.apply(base, {tuned: 1.0}, out=tmp_path / "out")
 
 
+def test_folders_beside_the_weights_are_written_too(tmp_path: Path) -> None:
+    base, tuned, _ = family(tmp_path)
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    out = tv.apply(base, {tuned: 1.0}, out=tmp_path / "out", conflicts=False).path
+    assert (out / "additional_chat_templates" / "tool_use.jinja").read_text() == "{{ tools }}"
+
+
 def test_what_transformers_makes_of_other_tensors_is_written_back(tmp_path: Path) -> None:
     """An architecture whose files hold a fused matrix that is three in memory."""
     config = HrmTextConfig(

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import tv
 from tests.command import call
-from tests.pairs import build_pair
+from tests.pairs import build_pair, perturb
 from tests.tv.arithmetic.test_variants import vector
 from tv.checkpoints.live import load_model
+from tv.checkpoints.ties import untie
 from tv.cli import main
 
 IDS = torch.arange(3, 20)[None]
@@ -180,3 +181,16 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     gain = vector({"model.norm.weight": torch.ones(48)})
     with pytest.raises(tv.CheckpointError, match="moves no matrix of a linear layer"):
         tv.lora_export(base, gain, out=tmp_path / "out", rank=2)
+
+
+def test_a_tuned_model_whose_unembedding_moved_apart(tmp_path: Path) -> None:
+    """The base is tied: the adapter holds what each of the two moved by."""
+    base, tuned = build_pair(tmp_path, "qwen2")
+    model = AutoModelForCausalLM.from_pretrained(tuned)
+    untie(model)
+    perturb(model.lm_head, 0.3, seed=3)
+    model.save_pretrained(tuned)
+    adapter = tv.lora_export(base, tuned, out=tmp_path / "adapter", rank=48)
+    assert adapter.retained == pytest.approx(1, abs=1e-6) and not any("fingerprint" in note for note in adapter.notes)
+    assert torch.allclose(logits(load_model(tmp_path / "adapter", base=base)), logits(model), atol=2e-5)
+    assert torch.allclose(logits(with_adapter(base, tmp_path / "adapter")), logits(model), atol=2e-5)

@@ -84,6 +84,16 @@ def _text(name: str, content: str) -> Callable[[Path], None]:
     return lambda path: (path / name).write_text(content) and None
 
 
+def _index_alone(content: str) -> Callable[[Path], None]:
+    """An index that is read: beside model.safetensors it would be left over."""
+
+    def spoil(path: Path) -> None:
+        (path / "model.safetensors").rename(path / "model-00001-of-00001.safetensors")
+        (path / INDEX).write_text(content)
+
+    return spoil
+
+
 def _lose_a_shard(path: Path) -> None:
     _shard(path)
     next(path.glob("model-00002*")).unlink()
@@ -168,7 +178,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a shard is missing": (_lose_a_shard, "model-00002"),
     "a shard is cut": (_cut_a_shard, "model-00002"),
     "an index that leads outside": (_escape, "secret"),
-    "an index of nonsense": (_text(INDEX, '{"weight_map": 3}'), INDEX),
+    "an index of nonsense": (_index_alone('{"weight_map": 3}'), INDEX),
     "pickled weights": (_pickle, "safetensors alone"),
     "a tensor is missing": (_drop("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight"),
     "an unknown dtype": (_entry(dtype="Q9"), "Q9"),

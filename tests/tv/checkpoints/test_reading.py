@@ -77,6 +77,8 @@ def test_an_index_without_its_shards_is_left_over(tmp_path: Path) -> None:
     path = _folder(tmp_path, _weights())
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {HEAD: "gone.safetensors"}}))
     assert "names other files" in _same(path).notes[0]
+    (path / "model.safetensors.index.json").write_text("{")  # a damaged one is left over too
+    assert "names other files" in _same(path).notes[0]
 
 
 def test_the_configuration_may_name_its_file(tmp_path: Path) -> None:
@@ -109,6 +111,7 @@ def test_a_tied_flag_over_two_matrices(tmp_path: Path) -> None:
     assert rows.delta_norm["unembed"] == pytest.approx(float((heads[1] - heads[0]).norm()), rel=1e-6)
     assert rows.delta_norm["embed"] == 0
     applied = tv.apply(paths[0], {paths[1]: 1.0}, out=tmp_path / "out", conflicts=False)
+    assert not any("fingerprint" in note for note in applied.notes)
     assert not json.loads((applied.path / "config.json").read_text())["tie_word_embeddings"]
     assert torch.allclose(_logits(applied.path), _logits(paths[1]), atol=1e-6)
 
@@ -152,7 +155,9 @@ def test_a_tied_base_and_an_untied_tuned_model_are_measured(tmp_path: Path) -> N
         assert rows.delta_norm["embed"] == 0
         vector = tv.extract(one, other)
         assert torch.equal(vector[HEAD], sign * (head - base[EMBED]))
-        out = tv.apply(one, {other: 1.0}, out=tmp_path / str(sign), conflicts=False).path
+        applied = tv.apply(one, {other: 1.0}, out=tmp_path / str(sign), conflicts=False)
+        out = applied.path
+        assert not any("fingerprint" in note for note in applied.notes)
         assert torch.allclose(_logits(out), _logits(other), atol=1e-6)
     vector = tv.extract(tied, untied)
     vector.save(tmp_path / "t.safetensors")
@@ -182,6 +187,7 @@ WRAPPERS: dict[str, Callable[[str], str]] = {
     "_orig_mod.": lambda name: f"_orig_mod.{name}",
     "module.": lambda name: f"module.{name}",
     "base_model.model.": lambda name: f"base_model.model.{name}",
+    "foo.": lambda name: f"foo.{name}",
     "module._orig_mod.": lambda name: f"module._orig_mod.{name}",
     "_orig_mod. inside": lambda name: name.replace("layers.1.", "layers.1._orig_mod."),
     "_fsdp_wrapped_module. twice": lambda name: (
@@ -202,6 +208,12 @@ def test_names_of_a_wrapped_model_are_read_through(tmp_path: Path, wrapper: str)
         assert torch.equal(load_model(path)(torch.arange(20)[None]).logits, _logits(plain))
     written = tv.apply(path, {tv.extract(path, path): 1.0}, out=tmp_path / "out", conflicts=False).path
     assert load_file(written / "model.safetensors").keys() == weights.keys()
+
+
+def test_tensors_of_another_model(tmp_path: Path) -> None:
+    weights = {f"{'abc'[i % 3]}.{i}.weight": value for i, value in enumerate(_weights().values())}
+    with pytest.raises(tv.CheckpointError, match=r"none of its tensors \('.*' first\) is a parameter of Llama"):
+        tv.open_checkpoint(_folder(tmp_path, weights))
 
 
 def test_a_prefix_that_is_not_the_whole_trouble_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def read(files: Files) -> Iterator[Quantised]:
 
 def _four_bits(files: Files, name: str, kind: str) -> Quantised:
     packed = files.take(name)
-    parts = {"weight": packed, "absmax": files.take(f"{name}.absmax"), "quant_map": files.take(f"{name}.quant_map")}
+    parts = {"weight": packed, "absmax": files.take(f"{name}.absmax", "F32", "U8")}
+    parts["quant_map"] = files.take(f"{name}.quant_map", "F32")
     state = files.take(f"{name}.{_STATE}{kind}", "U8")
     try:  # a few bytes that say what header of the file cannot
         settings = json.loads(bytes(state.load().tolist()))
@@ -49,7 +50,7 @@ def _four_bits(files: Files, name: str, kind: str) -> Quantised:
     files.require_shape(parts["absmax"], (blocks,))
     files.require_shape(parts["quant_map"], (16,))
     if nested:
-        parts |= {key: files.take(f"{name}.{key}") for key in ("nested_absmax", "nested_quant_map")}
+        parts |= {key: files.take(f"{name}.{key}", "F32") for key in ("nested_absmax", "nested_quant_map")}
         files.require_shape(parts["nested_absmax"], (-(-blocks // nested),))
         files.require_shape(parts["nested_quant_map"], (256,))
     values = partial(_of_four, shape=shape, block=block, nested=nested, offset=offset)

@@ -116,12 +116,17 @@ def _of_packed(parts: Mapping[str, Tensor], bits: int, shape: tuple[int, int]) -
     if "zero" in parts and parts["zero"].dtype.itemsize == 4:  # packed along the rows, by the same half too large
         zero = unpack(parts["zero"].T, bits, shape[0]).T
     elif "zero" in parts:
-        zero = parts["zero"].int().reshape(len(parts["zero"]), -1) + half
+        zero = _in_rows(parts["zero"]).int() + half
     return _scaled(parts, codes, zero)
 
 
 def _of_bytes(parts: Mapping[str, Tensor]) -> Float[Tensor, "rows cols"]:
-    return _scaled(parts, parts["weight"], parts["zero"].reshape(len(parts["zero"]), -1) if "zero" in parts else 0)
+    return _scaled(parts, parts["weight"], _in_rows(parts["zero"]) if "zero" in parts else 0)
+
+
+def _in_rows(zero: Tensor) -> Tensor:
+    """Zero points with a row for each row of scales; one for the whole matrix as a single entry."""
+    return zero.reshape(len(zero), -1) if zero.ndim else zero.reshape(1, 1)
 
 
 def _scaled(parts: Mapping[str, Tensor], codes: Tensor, zero: Tensor | int) -> Float[Tensor, "rows cols"]:

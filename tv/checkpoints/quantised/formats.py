@@ -72,4 +72,9 @@ def dequantised(
         ValueError,
     ) as error:  # settings or shapes of no kind
         files.refuse(f"its declaration or its tensors are none of {method}'s: {first_line(error)}", "download it again")
+    if method is not None and not weights:
+        files.refuse(
+            f"it declares that it is quantised with {method}, and none of its tensors is",
+            "remove the declaration (quantization_config) if its weights are plain, or download them again",
+        )
     return {**files.rest, **weights}

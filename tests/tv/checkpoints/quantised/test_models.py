@@ -227,3 +227,14 @@ def test_a_quantised_base_is_applied_and_written_dequantised(pair: tuple[Path, P
         written = tv.open_checkpoint(tmp_path / directory)
         assert written.dtype == "F32" and not declaration(tmp_path / directory)
         torch.testing.assert_close(written.tensor(UP), value)
+
+
+@pytest.mark.parametrize("declared", [{"quant_method": "gptq", "bits": 4, "group_size": 16}, {"quant_method": "fp8"}])
+def test_plain_weights_that_are_declared_quantised(declared: dict[str, object], pair: tuple[Path, Path]) -> None:
+    """What a merge of an adapter over a quantised base leaves behind: transformers would quantise on loading."""
+    config = json.loads((pair[1] / "config.json").read_text())
+    (pair[1] / "config.json").write_text(json.dumps(config | {"quantization_config": declared}))
+    with pytest.raises(
+        tv.CheckpointError, match=rf"quantised with {declared['quant_method']}, and none of its tensors"
+    ):
+        tv.open_checkpoint(pair[1])
