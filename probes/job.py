@@ -233,14 +233,14 @@ class Job:
         encoded = encode(self.prompts, self.models.tokenizer, self.pairs[0].base.architecture.context)
         if self.suite.generate is None:
             return encoded
-        ends = set().union(*self.models.ends.values())
+        ends = set().union(*self.models.ends.values()) if self.models.generates else ()
         return with_continuations(self.models.pair(self.pairs[0].name), encoded, self.suite.generate, ends)
 
     @cached_property
     def notes(self) -> list[str]:
         """What a reader should know of how the models read the prompts, a line each."""
         notes = prompt_notes(self.prompts, self.models.tokenizer)
-        if self.suite.generate is None or self.suite.generate.source == "given":
+        if not self.models.generates:
             return notes
         return notes + ends_by("greedy", self.models.ends, dict.fromkeys(self.models.ends, self.models.tokenizer))[1]
 
@@ -541,6 +541,7 @@ def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs)
             "base": tokenizer_digest(pairs[0].base),
             **{pair.name: tokenizer_digest(pair.tuned) for pair in pairs},
         },
+        **({"ends": {name: sorted(ids) for name, ids in models.ends.items()}} if models.generates else {}),
         "computed": models.computed(),
         "versions": _versions(models.suite),
         "schema_version": SCHEMA_VERSION,

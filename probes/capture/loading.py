@@ -65,6 +65,11 @@ class Pairs:
         own = self._beside(tuned)
         return self.tokenizer if own is None else reading(own, self.tokenizer)
 
+    @property
+    def generates(self) -> bool:
+        """Whether one of the models writes the continuations of the prompts."""
+        return self.suite.generate is not None and self.suite.generate.source != "given"
+
     @cached_property
     def ends(self) -> dict[str, set[int]]:
         """The end-of-text ids of each model's own, by name; a continuation ends with one of any."""

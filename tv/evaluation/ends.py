@@ -36,10 +36,8 @@ def ends_by(decoding: Decoding, own: Ends, words: Words) -> tuple[dict[str, set[
     note = [_note(decoding, own, words)] if len({frozenset(tokens) for tokens in named.values()}) > 1 else []
     if decoding == "checkpoint":
         return dict(own), note
-    tokens = set().union(*named.values())
-    return {
-        name: own[name] | {i for token in tokens if (i := _id(token, words[name])) is not None} for name in own
-    }, note
+    tokens = {token for own_tokens in named.values() for token in own_tokens}
+    return {name: own[name] | _ids(tokens, words[name]) for name in own}, note
 
 
 def _note(decoding: Decoding, own: Ends, words: Words) -> str:
@@ -59,11 +57,11 @@ def _named(i: int, tokenizer: PreTrainedTokenizerBase) -> str | int:
     return i if token is None else str(token)
 
 
-def _id(token: str | int, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The id of what `_named` gives, here; None where this tokenizer has no such token."""
-    if isinstance(token, str):
-        return tokenizer.get_vocab().get(token)
-    return token if tokenizer.convert_ids_to_tokens(token) is None else None
+def _ids(tokens: set[str | int], tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids that what `_named` gives has here, as far as it is here."""
+    vocabulary = tokenizer.get_vocab()
+    unnamed = {i for i in tokens if isinstance(i, int) and tokenizer.convert_ids_to_tokens(i) is None}
+    return unnamed | {vocabulary[token] for token in tokens if isinstance(token, str) and token in vocabulary}
 
 
 def _settings(source: LiveSource, base: LiveSource | None) -> GenerationConfig | PretrainedConfig:

@@ -104,13 +104,14 @@ def evaluate(
         name: load_tokenizer(tokenizer if tokenizer is not None else _worded(source, base))
         for name, source in sources.items()
     }
-    for words in served.values() if talk is not None else ():
-        borrow_template(words, own, talk.template is not None)
-        template_options(talk, words)
+    if talk is not None:
+        for words in served.values():
+            borrow_template(words, own, talk.template is not None)
+            template_options(talk, words)
     first, notes = next(iter(served.values())), []
     writes = any(written_by(task) for task in chosen)
-    stated = {name: own_ends(source, served[name], base) for name, source in sources.items()}
-    ends, said = ends_by(decoding, stated, served)
+    ends_of_each = {name: own_ends(source, served[name], base) for name, source in sources.items()}
+    ends, ends_notes = ends_by(decoding, ends_of_each, served)
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = served[name]
@@ -126,11 +127,8 @@ def evaluate(
         fingerprints[name] = str(open_checkpoint(source, base=base).fingerprint()["content"])
         del model, harness
     frame = pd.concat(frames, ignore_index=True)[["variant", *COLUMNS]]
-    frame.attrs |= {
-        "fingerprints": fingerprints,
-        "decoding": rules,
-        "notes": list(dict.fromkeys([*notes, *(said if writes else [])])),
-    }
+    notes = list(dict.fromkeys([*notes, *(ends_notes if writes else [])]))
+    frame.attrs |= {"fingerprints": fingerprints, "decoding": rules, "notes": notes}
     return frame
 
 
@@ -148,6 +146,5 @@ def _chat(chat: bool | str | Mapping[str, Any] | Chat) -> Chat | None:
     try:
         return Chat.model_validate({"template": chat} if isinstance(chat, str) else dict(chat))
     except ValidationError as error:
-        raise InputError(
-            f"chat: {error.errors()[0]['msg']}; give true, tuned, or system, options and template"
-        ) from None
+        said = error.errors()[0]["msg"]
+        raise InputError(f"chat: {said}; give true, tuned, or system, options and template") from None

@@ -102,8 +102,8 @@ def quality(
         )
         for name, source in sources.items()
     }
-    stated = {name: own_ends(source, served[name], base) for name, source in sources.items()}
-    ends, said = ends_by(decoding, stated, served)
+    ends_of_each = {name: own_ends(source, served[name], base) for name, source in sources.items()}
+    ends, ends_notes = ends_by(decoding, ends_of_each, served)
     first = next(iter(served.values()))
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
@@ -126,7 +126,7 @@ def quality(
         frames.append(pd.DataFrame(rows).assign(variant=name))
         compute.tell("quality", i + 1, len(sources), name)
     items = pd.concat(frames, ignore_index=True)[_COLUMNS]
-    items.attrs |= {"decoding": rules, "notes": list(dict.fromkeys([*notes, *said]))}
+    items.attrs |= {"decoding": rules, "notes": list(dict.fromkeys([*notes, *ends_notes]))}
     return items
 
 

@@ -115,8 +115,8 @@ def beyond_rows(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, rows: in
     if first is None:
         return None
     return (
-        f"id {first} is {tokenizer.convert_ids_to_tokens(first)!r} to the tokenizer, which has {len(tokenizer)} tokens, "
-        f"and the model's embedding has {rows} rows; resize the embedding, or leave this token out of the prompt"
+        f"id {first} is token {tokenizer.convert_ids_to_tokens(first)!r} of the tokenizer's {len(tokenizer)}, and the "
+        f"model's embedding has {rows} rows; resize the embedding, or leave this token out of the prompt"
     )
 
 
