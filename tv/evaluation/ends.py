@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -74,7 +75,7 @@ def _settings(source: LiveSource, base: LiveSource | None) -> GenerationConfig |
         checkpoint = open_checkpoint(source, base=base)
         assert checkpoint.base is not None
         return _settings(base if base is not None else checkpoint.base.source, None)
-    try:
-        return GenerationConfig.from_pretrained(place if place.is_dir() else place.parent)
-    except (OSError, ValueError):  # a checkpoint may have none
-        return GenerationConfig.from_model_config(open_checkpoint(place).config)
+    if kind_of(place) != "gguf":
+        with suppress(OSError, ValueError):  # a checkpoint may have none
+            return GenerationConfig.from_pretrained(place)
+    return GenerationConfig.from_model_config(open_checkpoint(place).config)

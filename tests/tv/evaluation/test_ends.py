@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 import probes
 import tv
 from tests.pairs import build_model, build_tokenizer, write_prompts, write_suite
+from tests.tv.checkpoints.test_gguf import Q, write_gguf
 from tests.tv.evaluation.test_decoding import NEW, TEXTS, TOKENIZER, argmax, line, task_file
 from tests.tv.evaluation.test_greedy import argmax_loop
 from tv.checkpoints.live import load_model
@@ -109,6 +110,11 @@ def test_ends_are_read_without_the_model_and_are_those_of_the_model(pair: dict[s
         (tmp_path / "vector.safetensors", pair["base"]),
     ):
         assert own_ends(source, TOKENIZER, base) == end_ids(load_model(source, base=base), TOKENIZER)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    write_gguf(build_model(), packed / "m.gguf", Q.F32)
+    (packed / "generation_config.json").write_text(json.dumps({"eos_token_id": 9}))  # which is not read beside a GGUF
+    assert own_ends(packed, TOKENIZER) == end_ids(load_model(packed), TOKENIZER)
     live = build_model()
     live.generation_config.eos_token_id = 7
     assert own_ends(live, TOKENIZER) == {1, 7} and own_ends(vector, TOKENIZER, live) == {1, 7}
