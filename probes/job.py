@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -44,9 +45,11 @@ from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_tokens
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.checkpoints.tokenizers import tokenizer_digest
+from tv.evaluation.ends import ends_by
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
+from tv.prompts.behaviour import require_rows
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, read_prompts
 from tv.prompts.notes import prompt_notes
@@ -230,12 +233,16 @@ class Job:
         encoded = encode(self.prompts, self.models.tokenizer, self.pairs[0].base.architecture.context)
         if self.suite.generate is None:
             return encoded
-        return with_continuations(self.models.pair(self.pairs[0].name), encoded, self.suite.generate)
+        ends = set().union(*self.models.ends.values()) if self.models.generates else ()
+        return with_continuations(self.models.pair(self.pairs[0].name), encoded, self.suite.generate, ends)
 
     @cached_property
     def notes(self) -> list[str]:
         """What a reader should know of how the models read the prompts, a line each."""
-        return prompt_notes(self.prompts, self.models.tokenizer)
+        notes = prompt_notes(self.prompts, self.models.tokenizer)
+        if not self.models.generates:
+            return notes
+        return notes + ends_by("greedy", self.models.ends, dict.fromkeys(self.models.ends, self.models.tokenizer))[1]
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -314,15 +321,19 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
 def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
     """The pair, with notes of what the tuned model's own tokenizer makes of the prompts.
 
-    Raises PromptError for a prompt with an id that is another token to the tuned model, and SuiteError where each is to
-    read its own tokens and one has no tokenizer.
+    Raises PromptError for a prompt with an id that is another token to the tuned model or that is no row of a model's
+    embedding, and SuiteError where each is to read its own tokens and one has no tokenizer.
     """
     if pair.facts.tokenizer == "not compared" and models.suite.tokenizer == "own":
         raise SuiteError(f"tokenizer: own: {pair.facts.notes[0]}")
+    alone = models.suite.tokenizer == "own"
+    shared, own = models.tokenizer, models.own_tokenizer(pair.name)
+    for model, words in ((pair.base, shared), (pair.tuned, own if alone else shared)):
+        rows = model.architecture.vocab_size
+        if max(words.get_vocab().values(), default=0) >= rows:
+            require_rows(encode(prompts, words, sys.maxsize), words, rows)
     if pair.facts.tokenizer in ("same", "not compared"):
         return pair
-    shared, own = models.tokenizer, models.own_tokenizer(pair.name)
-    alone = models.suite.tokenizer == "own"
     if not alone:
         require_meanings(prompts, shared, own)
     reads = "each model reads its own tokens" if alone else "the base's tokenizer encodes the prompts for both"
@@ -530,6 +541,7 @@ def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs)
             "base": tokenizer_digest(pairs[0].base),
             **{pair.name: tokenizer_digest(pair.tuned) for pair in pairs},
         },
+        **({"ends": {name: sorted(ids) for name, ids in models.ends.items()}} if models.generates else {}),
         "computed": models.computed(),
         "versions": _versions(models.suite),
         "schema_version": SCHEMA_VERSION,

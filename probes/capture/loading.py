@@ -23,6 +23,7 @@ from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.own_tokenizer import borrow_template, reading
 from tv.checkpoints.ties import untied
 from tv.checkpoints.tokenizers import tokenizer_of
+from tv.evaluation.ends import own_ends
 from tv.runtime.compute import Compute
 
 
@@ -63,6 +64,17 @@ class Pairs:
         """The tuned model's own; the base's where it has none."""
         own = self._beside(tuned)
         return self.tokenizer if own is None else reading(own, self.tokenizer)
+
+    @property
+    def generates(self) -> bool:
+        """Whether one of the models writes the continuations of the prompts."""
+        return self.suite.generate is not None and self.suite.generate.source != "given"
+
+    @cached_property
+    def ends(self) -> dict[str, set[int]]:
+        """The end-of-text ids of each model's own, by name; a continuation ends with one of any."""
+        sources = {"base": self.start, **{name: self.live.get(name, of) for name, of in self.suite.tuned.items()}}
+        return {name: own_ends(source, self.tokenizer, self.start) for name, source in sources.items()}
 
     def _beside(self, tuned: str) -> PreTrainedTokenizerBase | None:
         return tokenizer_of(open_checkpoint(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start))

@@ -8,6 +8,7 @@ import typer
 
 from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
+from tv.cli.prompt_options import Chat, ChatOption, System, Template, settings_of
 from tv.cli.terminal import bar, interval, print_notes, print_table, remark
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def evaluate(
     new_tokens: Annotated[
         int | None, typer.Option(help="How many a model may write, in place of a task's own.")
     ] = None,
-    chat: Annotated[bool, typer.Option(help="Put every prompt through the chat template.")] = False,
+    chat: Chat = False,
+    chat_template: Template = None,
+    system: System = None,
+    chat_option: ChatOption = None,
     decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
     device: Device = "cpu",
@@ -56,6 +60,7 @@ def evaluate(
 
     check_output(output)
     sources = named(models)
+    reading = settings_of(chat=chat, chat_template=chat_template, system=system, chat_option=chat_option)
     with bar("evaluate") as progress:
         items = tv.evaluate(
             sources,
@@ -64,7 +69,7 @@ def evaluate(
             limit=limit,
             shots=shots,
             new_tokens=new_tokens,
-            chat=chat,
+            chat=reading.get("chat", False),
             decoding=decoding,
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),

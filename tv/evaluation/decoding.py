@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel
 
 from tv.errors import InputError
-from tv.evaluation.greedy import end_ids
 
 #: greedy: the argmax of the raw logits at every step; checkpoint: the checkpoint's own generation settings.
 Decoding: TypeAlias = Literal["greedy", "checkpoint"]
@@ -47,14 +46,14 @@ def decoding_note(model: PreTrainedModel, decoding: Decoding) -> str:
 
 
 @contextmanager
-def decoded_by(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> Iterator[None]:
-    """`model.generate` by this rule, and after that by its settings as they were.
+def decoded_by(model: PreTrainedModel, ends: Collection[int], decoding: Decoding) -> Iterator[None]:
+    """`model.generate` by this rule, up to one of the tokens `ends`, and after that by its settings as they were.
 
     `generate` fills what its caller leaves open from the model's settings, so that they have to be others meanwhile.
     """
     before = model.generation_config
     kept = copy.deepcopy(before) if before is not None and decoding == "checkpoint" else GenerationConfig()
-    kept.update(**dict.fromkeys(_CALLERS), eos_token_id=sorted(end_ids(model, tokenizer)) or None)
+    kept.update(**dict.fromkeys(_CALLERS), eos_token_id=sorted(ends) or None)
     model.generation_config = kept
     try:
         yield

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import pandas as pd
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
-from tv.checkpoints.own_tokenizer import beside_first, owned
+from tv.checkpoints.own_tokenizer import beside_first, borrow_template, owned
+from tv.errors import InputError
 from tv.evaluation.decoding import Decoding, decoding_note
+from tv.evaluation.ends import ends_by, own_ends
 from tv.evaluation.formats import FORMATS
-from tv.evaluation.harness import COLUMNS, Harness
+from tv.evaluation.harness import COLUMNS, Harness, template_options
 from tv.evaluation.paired import compare, summarise
 from tv.evaluation.tasks import Task, TaskSpec, contexts, load_tasks, written_by
 from tv.prompts.behaviour import measures as _LOADED  # noqa: F401  # `tv.evaluate` is the function below, not that module
+from tv.prompts.files import Chat
+from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
 
 __all__ = [
@@ -40,7 +46,7 @@ def evaluate(
     limit: int | None = None,
     shots: int | None = None,
     new_tokens: int | None = None,
-    chat: bool = False,
+    chat: bool | Literal["tuned"] | Mapping[str, Any] | Chat = False,
     decoding: Decoding = "greedy",
     batch_size: int = 16,
     compute: Compute = Compute(),
@@ -60,10 +66,13 @@ def evaluate(
         limit: Items of every task, from the first; all without it.
         shots: Examples before each question, where a task sets no number.
         new_tokens: How many tokens a model may write at most, in place of what a task says.
-        chat: Put every prompt through the tokenizer's chat template.
-        decoding: Of tasks in which a model writes. "greedy": the argmax of the logits at every step, for every model
-            alike; nothing in a checkpoint's generation settings has a say. "checkpoint": each by its own settings. What
-            a task itself states (temperature, where to stop, …) holds in either case.
+        chat: Put every prompt through the tokenizer's chat template: True, or a `system` turn and the template's
+            `options`. "tuned", or `template: tuned` among these: through the tuned model's template, where the base has
+            none.
+        decoding: Of tasks in which a model writes. "greedy": the argmax of the logits at every step, up to an
+            end-of-text token of any of the models, for every model alike; nothing else in a checkpoint's generation
+            settings has a say. "checkpoint": each by its own settings. What a task itself states (temperature, where to
+            stop, …) holds in either case.
         batch_size: Prompts in one forward pass.
         compute: Where and in what dtype models compute, and how to report progress.
 
@@ -72,7 +81,8 @@ def evaluate(
         this item alone: accuracies are 0 or 1. Where there are choices, `nll` is −log p of the right one, nats, and
         `margin` its log p over the best wrong one's. `response` is what the model wrote or chose. Where a
         task writes, `attrs["decoding"]` says by what rule each model did, and what the task states; `attrs["notes"]`
-        how many questions become other tokens with a model's own tokenizer than with the first model's.
+        how many questions become other tokens with a model's own tokenizer than with the first model's, and where the
+        models' own end-of-text tokens differ.
 
     Raises:
         InputError: A task or a model that cannot be loaded, or a task that cannot be run.
@@ -87,16 +97,29 @@ def evaluate(
     chosen = load_tasks(tasks, shots=shots, new_tokens=new_tokens)
     frames, fingerprints = [], {}
     rules = {f"task {task.name}": f"states {stated}" for task in chosen if (stated := written_by(task))}
-    asked = [prompt for task in chosen for prompt in contexts(task, limit)]
-    first, notes = None, []
+    talk = _chat(chat)
+    asked = [prompt for task in chosen for prompt in contexts(task, limit, talk)]
+    own = {name: owned(source, base) for name, source in sources.items()}
+    served = {
+        name: load_tokenizer(tokenizer if tokenizer is not None else _worded(source, base))
+        for name, source in sources.items()
+    }
+    if talk is not None:
+        for words in served.values():
+            borrow_template(words, own, talk.template is not None)
+            template_options(talk, words)
+    first, notes = next(iter(served.values())), []
+    writes = any(written_by(task) for task in chosen)
+    ends_of_each = {name: own_ends(source, served[name], base) for name, source in sources.items()}
+    ends, ends_notes = ends_by(decoding, ends_of_each, served)
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
-        words = load_tokenizer(tokenizer if tokenizer is not None else _worded(source, base))
-        first = first or words
+        words = served[name]
         if len(sources) > 1 or base is not None:
-            notes += beside_first(name, asked, first, owned(source, base))
-        harness = Harness(model, words, batch_size=batch_size, chat=chat, decoding=decoding)
-        if any(written_by(task) for task in chosen):
+            notes += beside_first(name, asked, first, own[name])
+        notes += prompt_notes(asked, words) if talk is not None else []
+        harness = Harness(model, words, batch_size=batch_size, chat=talk, decoding=decoding, ends=ends[name])
+        if writes:
             rules[name] = decoding_note(model, decoding)
         for j, task in enumerate(chosen):
             frames.append(harness.items(task, limit).assign(variant=name))
@@ -104,6 +127,7 @@ def evaluate(
         fingerprints[name] = str(open_checkpoint(source, base=base).fingerprint()["content"])
         del model, harness
     frame = pd.concat(frames, ignore_index=True)[["variant", *COLUMNS]]
+    notes = list(dict.fromkeys([*notes, *(ends_notes if writes else [])]))
     frame.attrs |= {"fingerprints": fingerprints, "decoding": rules, "notes": notes}
     return frame
 
@@ -113,3 +137,14 @@ def _worded(source: LiveSource, base: LiveSource | None) -> LiveSource:
     if isinstance(source, PreTrainedModel) or base is None:
         return source
     return base
+
+
+def _chat(chat: bool | str | Mapping[str, Any] | Chat) -> Chat | None:
+    """How questions become conversations, as a prompt set says it; None where they do not."""
+    if isinstance(chat, bool | Chat):
+        return Chat() if chat is True else chat or None
+    try:
+        return Chat.model_validate({"template": chat} if isinstance(chat, str) else dict(chat))
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise InputError(f"chat: {said}; give true, tuned, or system, options and template") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,9 +15,10 @@ from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.own_tokenizer import asks_for_lent, beside_first, borrow_template, owned
 from tv.errors import InputError
 from tv.evaluation.decoding import Decoding, decoded_by, decoding_note, require_decoding
+from tv.evaluation.ends import ends_by, own_ends
 from tv.evaluation.greedy import continue_greedily, end_ids
 from tv.evaluation.judge import Judge
-from tv.prompts.behaviour import PromptSource, batched, behaviour, gather
+from tv.prompts.behaviour import PromptSource, batched, behaviour, gather, require_rows
 from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt
 from tv.prompts.notes import prompt_notes
@@ -65,16 +66,16 @@ def quality(
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
             is no base, then use their own.
         new_tokens: How many tokens a model writes at most.
-        decoding: "greedy": the argmax of the logits at every step, up to an end-of-text token, for every model alike;
-            nothing in a checkpoint's generation settings has a say. "checkpoint": each by its own settings (penalties,
-            beams, suppressed tokens, sampling with a fixed seed, …).
+        decoding: "greedy": the argmax of the logits at every step, up to an end-of-text token of any of the models, for
+            every model alike; nothing else in a checkpoint's generation settings has a say. "checkpoint": each by its
+            own settings (penalties, beams, suppressed tokens, sampling with a fixed seed, …).
         batch_size: Prompts in one forward pass.
         compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
         A row per model, prompt and metric: `variant task item_id metric value response target`. `task` is the prompt's
         set, `item_id` its id. `attrs["decoding"]` says of every model by what rule it wrote, `.attrs["notes"]` how the
-        prompts were read.
+        prompts were read, and where the models' own end-of-text tokens differ.
 
     Raises:
         InputError: Bad prompts, a bad pattern, a model that cannot be loaded, or a judge that fails.
@@ -95,20 +96,25 @@ def quality(
     frames, rules = [], {}
     notes: list[str] = []
     own = {name: owned(source, base) for name, source in sources.items()}
-    first = None
-    for i, (name, source) in enumerate(sources.items()):
-        model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
-        words = load_tokenizer(
+    served = {
+        name: load_tokenizer(
             tokenizer or (base if base is not None and not isinstance(source, PreTrainedModel) else source)
         )
+        for name, source in sources.items()
+    }
+    ends_of_each = {name: own_ends(source, served[name], base) for name, source in sources.items()}
+    ends, ends_notes = ends_by(decoding, ends_of_each, served)
+    first = next(iter(served.values()))
+    for i, (name, source) in enumerate(sources.items()):
+        model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
+        words = served[name]
         borrow_template(words, own, asks_for_lent(asked))
-        first = first or words
         if len(sources) > 1 or base is not None:
             notes += beside_first(name, asked, first, own[name])
         told = [settled(prompt, words) for prompt in asked]
         notes += prompt_notes(asked, words) + prompt_notes(read, words)
         rules[name] = decoding_note(model, decoding)
-        responses = write(model, words, told, new_tokens, batch_size, decoding)
+        responses = write(model, words, told, new_tokens, batch_size, decoding, ends[name])
         rows = [
             _row(prompt, metric, value, response)
             for prompt, response in zip(told, responses, strict=True)
@@ -120,7 +126,7 @@ def quality(
         frames.append(pd.DataFrame(rows).assign(variant=name))
         compute.tell("quality", i + 1, len(sources), name)
     items = pd.concat(frames, ignore_index=True)[_COLUMNS]
-    items.attrs |= {"decoding": rules, "notes": list(dict.fromkeys(notes))}
+    items.attrs |= {"decoding": rules, "notes": list(dict.fromkeys([*notes, *ends_notes]))}
     return items
 
 
@@ -131,15 +137,21 @@ def write(
     new_tokens: int = 64,
     batch_size: int = 16,
     decoding: Decoding = "greedy",
+    ends: Collection[int] | None = None,
 ) -> list[str]:
-    """Continuations by this rule, each up to the end of its first line that is not empty."""
+    """Continuations by this rule, each up to the end of its first line that is not empty.
+
+    One of the tokens `ends` ends it too; without them, those of the model's settings and of the tokenizer.
+    """
     if new_tokens < 1 or batch_size < 1:
         raise InputError(f"{new_tokens} new tokens in batches of {batch_size}: both are at least 1")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
-    texts = [item.ids[: item.n_text] for item in encode(prompts, tokenizer, context - new_tokens)]
-    ends = end_ids(model, tokenizer)
+    encoded = encode(prompts, tokenizer, context - new_tokens)
+    require_rows(encoded, tokenizer, model.get_input_embeddings().weight.shape[0])
+    texts = [item.ids[: item.n_text] for item in encoded]
+    ends = end_ids(model, tokenizer) if ends is None else ends
     if decoding == "checkpoint":
-        written = _by_settings(model, tokenizer, texts, new_tokens)
+        written = _by_settings(model, tokenizer, texts, new_tokens, ends)
     else:
         written = continue_greedily(model, texts, new_tokens, ends=ends, together=batch_size)
     answers = [ids[:-1] if ids and ids[-1] in ends else ids for ids in written]
@@ -193,11 +205,15 @@ def _row(prompt: Prompt, metric: str, value: float, response: str | None) -> dic
 
 @torch.inference_mode()
 def _by_settings(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[int]], new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Sequence[int]],
+    new_tokens: int,
+    ends: Collection[int],
 ) -> list[tuple[int, ...]]:
     """What the checkpoint's generation settings make of each text, one at a time: no padding, and no penalty on it."""
     written = []
-    with decoded_by(model, tokenizer, "checkpoint"), torch.random.fork_rng(devices=[]):
+    with decoded_by(model, ends, "checkpoint"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # for settings that sample
         for text in texts:
             ids = torch.tensor([text], device=model.device)

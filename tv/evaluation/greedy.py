@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Texts continued in one batch.
 TOGETHER = 16
@@ -89,8 +89,13 @@ def _continued(
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The end-of-text tokens: those of the generation settings or configuration, and those of the tokenizer."""
+    return stated_ends(model.generation_config or model.config, tokenizer)
+
+
+def stated_ends(settings: GenerationConfig | PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The end-of-text tokens that these two state together."""
     ends: set[int] = set()
-    for source in (model.generation_config or model.config, tokenizer):
+    for source in (settings, tokenizer):
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:
             ends.update(ids if isinstance(ids, list | tuple) else [ids])

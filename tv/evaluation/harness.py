@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.errors import InputError, first_line
 from tv.evaluation.decoding import Decoding, decoded_by, require_decoding
+from tv.evaluation.greedy import end_ids
 from tv.evaluation.tasks import Task
+from tv.prompts.behaviour import beyond_rows
+from tv.prompts.files import Chat
 
 COLUMNS = ["task", "item_id", "metric", "value", "response", "target"]
 #: Metrics of whole texts that the harness keeps as (log p, size): name there → name here and the unit's size in nats.
@@ -34,26 +37,27 @@ class Harness:
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int = 16,
-        chat: bool = False,
+        chat: Chat | bool | None = None,
         decoding: Decoding = "greedy",
+        ends: Collection[int] | None = None,
     ) -> None:
         """`chat` puts every prompt through the tokenizer's chat template. Raises InputError where it has none.
 
-        With decoding "greedy" the checkpoint's generation settings have no say; a task's own always have.
+        With decoding "greedy" the checkpoint's generation settings have no say; a task's own always have. One of the
+        tokens `ends` ends what is written; without them, those of the model's settings and of the tokenizer.
         """
         require_decoding(decoding)
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: a batch holds at least one prompt")
-        if chat and not tokenizer.chat_template:
-            raise InputError("the tokenizer has no chat template; leave out chat, or write the turns into the prompts")
+        self._chat = Chat() if chat is True else chat or None
+        talk = template_options(self._chat, tokenizer) if self._chat is not None else {}
+        options = {"pretrained": model, "tokenizer": tokenizer, "batch_size": batch_size, "chat_template_args": talk}
         with _quiet():
-            self._model = _language_model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+            self._model = _language_model(**options)
             # Of a whole text HFLM predicts every token, after a BOS of its own: one more would be predicted too.
-            self._reader = _language_model(
-                pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False
-            )
-        self._chat, self._decoding = chat, decoding
-        self._live, self._tokenizer = model, tokenizer
+            self._reader = _language_model(**options, add_bos_token=False)
+        self._live, self._decoding = model, decoding
+        self._ends = end_ids(model, tokenizer) if ends is None else ends
 
     def items(self, task: Task, limit: int | None = None) -> pd.DataFrame:
         """A row per item and metric, COLUMNS: of the first `limit` items.
@@ -67,7 +71,7 @@ class Harness:
         if limit is not None and limit < 1:
             raise InputError(f"limit {limit}: at least one item")
         try:
-            rule = decoded_by(self._live, self._tokenizer, self._decoding)
+            rule = decoded_by(self._live, self._ends, self._decoding)
             with _quiet(), rule, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # for a task that samples
                 task.harness.set_fewshot_seed(seed=0)  # every variant is shown the same examples
@@ -77,7 +81,8 @@ class Harness:
                     limit=limit,
                     bootstrap_iters=0,
                     log_samples=True,
-                    apply_chat_template=self._chat,
+                    apply_chat_template=self._chat is not None,
+                    system_instruction=None if self._chat is None else self._chat.system,
                 )
         except InputError:
             raise
@@ -91,11 +96,54 @@ class Harness:
         return pd.DataFrame(rows, columns=COLUMNS).astype({"value": "float64"})
 
 
+def template_options(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the tokenizer's `apply_chat_template` is given. Raises InputError where it has no such template."""
+    templates = tokenizer.chat_template or {}
+    named = templates if isinstance(templates, Mapping) else {"default": templates}
+    name = chat.template or "default"
+    if name not in named:
+        advice = "leave out chat, or write the turns into the prompts"
+        if chat.template is not None:
+            raise InputError(f"chat: {name} asks for the chat template of a tuned model, and none has one; {advice}")
+        lent = "take the tuned model's with chat: tuned (--chat-template tuned), " if "tuned" in named else ""
+        raise InputError(f"the tokenizer has no chat template; {lent}{advice}")
+    return {**chat.options, "chat_template": named[name]}
+
+
 def _language_model(**options: Any) -> Any:
-    """The harness's, which also hands `generate` the tokenizer: a checkpoint's `stop_strings` need it."""
+    """The harness's, which reads what it is given or says why not.
+
+    It also hands `generate` the tokenizer: a checkpoint's `stop_strings` need it.
+    """
     from lm_eval.models.huggingface import HFLM
 
     class LanguageModel(HFLM):
+        def tok_encode(self, string: str, *args: Any, **settings: Any) -> Any:
+            ids = super().tok_encode(string, *args, **settings)
+            if beyond := beyond_rows(ids, self.tokenizer, self.model.get_input_embeddings().weight.shape[0]):
+                raise InputError(f"prompt {string[:60]!r}: {beyond}")
+            return ids
+
+        def generate_until(self, requests: list[Any], *args: Any, **settings: Any) -> Any:
+            for request in requests:  # all of them before the model runs; HFLM encodes batch by batch
+                self.tok_encode(request.args[0])
+            return super().generate_until(requests, *args, **settings)
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            try:  # where a template refuses the system's turn, HFLM would leave it out
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        chat_history,
+                        tokenize=False,
+                        add_generation_prompt=add_generation_prompt,
+                        continue_final_message=not add_generation_prompt,
+                        **self.chat_template_args,
+                    )
+                )
+            except Exception as error:  # a template is a program and may raise anything
+                roles = ", ".join(turn["role"] for turn in chat_history)
+                raise InputError(f"the chat template refuses the turns ({roles}): {first_line(error)}") from None
+
         def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
             return super()._model_generate(context, max_length, stop, tokenizer=self.tokenizer, **settings)
 

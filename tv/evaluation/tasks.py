@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 
 from tv.errors import InputError, first_line
 from tv.evaluation.formats import FORMATS, Row, read_rows
-from tv.prompts.files import Prompt
+from tv.prompts.conversation import read_conversation
+from tv.prompts.files import Chat, Prompt
 
 TaskSpec: TypeAlias = str | Path
 
@@ -71,14 +72,18 @@ def written_by(task: Task) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in sorted(stated.items()))
 
 
-def contexts(task: Task, limit: int | None = None) -> list[Prompt]:
-    """What a task shows of each of its first `limit` items, before examples and a chat template."""
+def contexts(task: Task, limit: int | None = None, chat: Chat | None = None) -> list[Prompt]:
+    """What a task shows of each of its first `limit` items, without examples; with `chat` as a conversation."""
     texts = (task.harness.doc_to_text(doc) for doc in islice(task.harness.eval_docs, limit))
     return [
-        Prompt(f"{task.name}-{i}", task.name, task.name, text)
+        Prompt(f"{task.name}-{i}", task.name, task.name, text, chat=_talk(text, chat, f"{task.name}-{i}"))
         for i, text in enumerate(texts)
         if isinstance(text, str) and text.strip()
     ]
+
+
+def _talk(text: str, chat: Chat | None, place: str) -> str | None:
+    return None if chat is None else str(read_conversation({"text": text}, chat, place)[0])
 
 
 def _has_examples(task: Any) -> bool:

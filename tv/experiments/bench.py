@@ -18,6 +18,7 @@ from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
+from tv.evaluation.ends import own_ends
 from tv.evaluation.harness import COLUMNS, Harness
 from tv.evaluation.tasks import Task, TaskSpec, load_tasks
 from tv.experiments.cells import Cells, identity
@@ -63,14 +64,20 @@ class Point:
 class Bench:
     """One model under the tasks of an experiment: loaded in float32 when a cell is missing, and moved in place."""
 
-    def __init__(self, model: LiveSource, base: LiveSource, settings: Settings, cells: Cells) -> None:
-        """`base` is what the model was tuned from (or that model itself): its tokenizer is used."""
+    def __init__(
+        self, model: LiveSource, base: LiveSource, settings: Settings, cells: Cells, beside: Iterable[LiveSource] = ()
+    ) -> None:
+        """`base` is what the model was tuned from (or that model itself): its tokenizer is used.
+
+        `beside` are those tuned from it whose answers are compared with these: the end-of-text tokens of all end them.
+        """
         if isinstance(model, PreTrainedModel) and model.dtype != torch.float32:
             raise InputError(f"the live model is in {model.dtype}; λ is told apart in float32 only: call model.float()")
         settings.compute.require_float32("λ is told apart")
         self._source, self._base, self._settings, self._cells = model, base, settings, cells
         self._tasks = settings.load()
         self._tokenizer = load_tokenizer(settings.tokenizer if settings.tokenizer is not None else base)
+        self._ends = set().union(*(own_ends(one, self._tokenizer, base) for one in (model, base, *beside)))
         fingerprint = open_checkpoint(model, base=None if model is base else base).fingerprint()
         words = hashlib.sha256(str(sorted(self._tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
         self._key = {
@@ -79,6 +86,7 @@ class Bench:
             "limit": settings.limit,
             "chat": settings.chat,
             "decoding": "greedy",
+            "ends": sorted(self._ends),
         }
 
     def items(
@@ -156,4 +164,5 @@ class Bench:
         return load_model(self._source, base=base, device=self._settings.compute.device)
 
     def _harness(self, model: PreTrainedModel) -> Harness:
-        return Harness(model, self._tokenizer, batch_size=self._settings.batch_size, chat=self._settings.chat)
+        settings = self._settings
+        return Harness(model, self._tokenizer, batch_size=settings.batch_size, chat=settings.chat, ends=self._ends)

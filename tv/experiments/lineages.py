@@ -62,7 +62,7 @@ def lineage(
         taken |= {control_kind: control(vectors[name], control_kind, chosen.seed)} if control_kind else {}
         where = {f"{kind}, λ = {scale:g}": (kind, scale) for scale in grid for kind in taken}
         points = [Point(label, {taken[kind]: -scale}) for label, (kind, scale) in where.items()]
-        parts = [Bench(parent, parent, chosen, cells).items([Point("parent")])]
+        parts = [Bench(parent, parent, chosen, cells, [tuned]).items([Point("parent")])]
         parts.append(Bench(tuned, parent, chosen, cells).items(points))
         items = pd.concat(parts, ignore_index=True)
         judged = judge(items, "own, λ = 0", "parent", draws=chosen.draws, seed=chosen.seed)

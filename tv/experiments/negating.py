@@ -52,12 +52,12 @@ def negation(
     grid = grid_of(scales)
     cells = chosen.cells()
     chosen.load()
-    under = Bench(base, base, chosen, cells).items([Point("base")])
+    under = Bench(base, base, chosen, cells, tuned.values()).items([Point("base")])
     frames, logs = [], []
     for name, source in tuned.items():
         vector = source if isinstance(source, TuningVector) else extract(base, source)
         places, points = _points(vector, base, grid, parts, controls, chosen.seed)
-        items = pd.concat([under, Bench(source, base, chosen, cells).items(points)], ignore_index=True)
+        items = pd.concat([under, Bench(source, base, chosen, cells, tuned.values()).items(points)], ignore_index=True)
         judged = judge(items, points[0].name, "base", draws=chosen.draws, seed=chosen.seed)
         frames.append(places.merge(judged, on="variant").assign(tuned=name))
         logs.append(items.assign(tuned=name))

@@ -373,7 +373,7 @@ def _responses(
     """The sums of each unit, in order; one pass takes as many units as fit into memory."""
     load = partial(load_model, dtype=compute.dtype, device=compute.device)
     models = load(base), load(tuned, base=base)
-    batches = batched(prompts, models[0], tokenizer, batch_size)
+    batches, _ = (batched(prompts, model, tokenizer, batch_size) for model in models)  # both can take the prompts
     waiting: list[Sums | None] = []
     passing: dict[str, Sums] = {}
     held = 0

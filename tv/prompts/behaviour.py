@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.errors import InputError, PromptError
-from tv.prompts.encoding import Batch, Prompt, PromptSet, batches, encode, positions, read_prompts
+from tv.prompts.encoding import Batch, Encoded, Prompt, PromptSet, batches, encode, positions, read_prompts
 from tv.prompts.files import Prompts
 from tv.prompts.metric import METRICS, BehaviourMetric
+from tv.prompts.template import place
 from tv.runtime.common_rows import common_rows
 
 #: Prompt files, prompt sets with their settings, or prompts themselves.
@@ -96,7 +97,27 @@ def batched(
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}: a batch holds at least one prompt")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
-    return batches(encode(prompts, tokenizer, context), batch_size, tokenizer.pad_token_id or 0)
+    encoded = encode(prompts, tokenizer, context)
+    require_rows(encoded, tokenizer, model.get_input_embeddings().weight.shape[0])
+    return batches(encoded, batch_size, tokenizer.pad_token_id or 0)
+
+
+def require_rows(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Raise PromptError naming the first prompt with a token that an embedding of so many rows does not have."""
+    for item in encoded:
+        if beyond := beyond_rows((*item.ids, item.foil_id), tokenizer, rows):
+            raise PromptError(f"{place(item.prompt)}: {beyond}")
+
+
+def beyond_rows(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
+    """What is wrong with the first id that an embedding of so many rows does not have; None where it has all."""
+    first = next((i for i in ids if i >= rows), None)
+    if first is None:
+        return None
+    return (
+        f"id {first} is token {tokenizer.convert_ids_to_tokens(first)!r} of the tokenizer's {len(tokenizer)}, and the "
+        f"model's embedding has {rows} rows; resize the embedding, or leave this token out of the prompt"
+    )
 
 
 def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDArray[np.float64]]:

@@ -37,7 +37,7 @@ def encoded(tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
 
 @pytest.mark.parametrize("source", ["base", "tuned"])
 def test_both_models_read_the_tokens_that_one_said(source: str, pair: Pair, encoded: list[Encoded]) -> None:
-    found = with_continuations(pair, encoded, Generation(tokens=4, source=source))
+    found = with_continuations(pair, encoded, Generation(tokens=4, source=source), {1})
     model = getattr(pair, source)
     assert [item.prompt for item in found] == [item.prompt for item in encoded]
     for item, plain in zip(found, encoded, strict=True):

@@ -153,7 +153,7 @@ def test_what_is_said_of_the_settings() -> None:
     assert decoding_note(model_with(), "greedy") == "decodes greedily, the argmax of the logits"
     model.generation_config = None
     assert stated_settings(model) == {}
-    with decoded_by(model, TOKENIZER, "checkpoint"):
+    with decoded_by(model, {1}, "checkpoint"):
         assert model.generation_config.eos_token_id == [1]
     assert model.generation_config is None
 
@@ -161,7 +161,7 @@ def test_what_is_said_of_the_settings() -> None:
 def test_the_settings_come_back_after_an_error() -> None:
     model = model_with(num_beams=3)
     before = model.generation_config
-    with pytest.raises(RuntimeError), decoded_by(model, TOKENIZER, "greedy"):
+    with pytest.raises(RuntimeError), decoded_by(model, {1}, "greedy"):
         assert model.generation_config.num_beams is None
         raise RuntimeError
     assert model.generation_config is before
