@@ -159,7 +159,7 @@ def _shape(directory: Path, base: Checkpoint, name: str) -> tuple[int, ...]:
                 "cannot merge it, so it has no T"
             )
         raise CheckpointError(
-            f"{directory}: it moves {name!r}, which {base.source} has not; pass the base it was trained on"
+            f"{directory}: it moves {name!r}, and {base.source} has no such parameter; pass the base it was trained on"
         )
     return base.info(name).shape
 
@@ -225,6 +225,6 @@ def _config(directory: Path) -> dict[str, Any]:
 def _weights(directory: Path) -> Path:
     if (directory / _WEIGHTS).is_file():
         return directory / _WEIGHTS
-    pickled = any(directory.glob("*.bin"))
-    hint = "it holds pickled weights only; convert them" if pickled else "download it again"
-    raise CheckpointError(f"{directory}: {_WEIGHTS} is missing: weights load from safetensors alone; {hint}")
+    if any(directory.glob("*.bin")):
+        raise CheckpointError(f"{directory}: holds pickled weights only, which are not read; save them as safetensors")
+    raise CheckpointError(f"{directory}: no {_WEIGHTS}; download it")
