@@ -201,4 +201,4 @@ def test_the_template_option_of_the_commands(
     assert code == 0, err
     (pair[1] / "chat_template.jinja").unlink()
     code, _, err = call(monkeypatch, capsys, main, *arguments)
-    assert code == 2 and "asks for another model's chat template, and there is none here" in err
+    assert code == 2 and "takes the tuned model's chat template, and no tuned model has one" in err

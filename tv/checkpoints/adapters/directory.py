@@ -73,11 +73,12 @@ def adapter_tensors(directory: Path, base: Checkpoint) -> AdapterTensors:
         changes = _merges(directory, config, form, base, whole, parts, tied, model)
     moves = {name: Move(whole.get(name), changes.get(name)) for name in dict.fromkeys([*whole, *changes])}
     over, moves, of_ties = settled(str(directory), base, moves, tied)
-    how = "formed from its factors" if plain else f"what peft {peft_version()} merges, in float64"
+    how = "by its factors" if plain else f"as peft {peft_version()} merges them, in float64"
+    n_changed = sum(move.change is not None for move in moves.values())
+    counts = ((n_changed, how), (len(moves) - n_changed, "stored whole"))
+    said = ", ".join(f"{n} {way}" for n, way in counts if n)
     notes.insert(
-        0,
-        f"{directory}: an adapter ({form}), which moves {len(moves)} of {len(over.names)} tensors; T is {how}, and the "
-        "others do not move",
+        0, f"{directory}: an adapter ({form}), which changes {len(moves)} of {len(over.names)} tensors: {said}"
     )
     named = str(config.get("base_model_name_or_path") or "")
     if named and Path(named).name != Path(place_of(base.source).name).name:
