@@ -123,7 +123,7 @@ def _print_plane(label: str, points: pd.DataFrame) -> None:
 
 def _title(label: str, loss: pd.DataFrame) -> str:
     n = loss.prompts.iloc[0]
-    return f"{label}: {n} prompt{'s' * (n != 1)}, loss in nats a token ({loss.over.iloc[0]})"
+    return f"{label}: {n} {'prompt' if n == 1 else 'prompts'}, loss in nats a token ({loss.over.iloc[0]})"
 
 
 def _alpha(value: float) -> Shown:

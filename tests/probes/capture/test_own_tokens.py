@@ -75,7 +75,11 @@ def test_a_run_says_how_many_prompts_differ(
 
 def test_each_model_on_its_own_tokens(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     lowered(pair[1])
-    run = probes.run(write_suite(tmp_path, *pair, **ANSWERS), out=tmp_path / "run")
+    told: list[tuple[Any, ...]] = []
+    compute = tv.Compute(progress=lambda *said: told.append(said[:3]))
+    run = probes.run(write_suite(tmp_path, *pair, **ANSWERS), out=tmp_path / "run", compute=compute)
+    n = len(run.df("prompts"))
+    assert [said for said in told if said[0].startswith("capture")] == [("capture moved", i, n) for i in (0, n)]
     assert {"weights", "behaviour", "link"} <= set(run.tables) and "tokens" not in run.tables
     assert (tmp_path / "run" / "report.html").is_file()
     assert run.manifest["notes"]["moved"][2] == "each model reads its own tokens"
