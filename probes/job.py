@@ -443,9 +443,9 @@ def _answers(writer: RunWriter, job: Job) -> None:
         def made(name: str = pair.name, first: bool = i == 0) -> dict[str, pd.DataFrame]:
             return {"behaviour": own_answers(job.models, name, job.prompts, with_base=first)}
 
-        job.compute.tell(f"capture {pair.name}", i, len(job.pairs))
+        job.compute.tell(f"capture {pair.name}", 0, len(job.prompts))
         writer.stage("capture", f"{i:05d}", made)
-    job.compute.tell("capture", len(job.pairs), len(job.pairs))
+        job.compute.tell(f"capture {pair.name}", len(job.prompts), len(job.prompts))
 
 
 def _noise_floor(writer: RunWriter, job: Job) -> None:

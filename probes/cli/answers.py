@@ -50,7 +50,7 @@ def report(path: RunPath) -> None:
 
 
 def compare(
-    paths: Annotated[list[str], typer.Argument(metavar="RUN...", help="Directories of runs, or their URLs.")],
+    paths: Annotated[list[str], typer.Argument(metavar="RUN", help="Directories of runs, or their URLs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write (.html).")],
     label: Annotated[list[str] | None, typer.Option(help="A run's label on the page, in the runs' order.")] = None,
 ) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
     """The units with the largest effects, by model and method, in the domain where effects are largest."""
     from probes.attribution.effects import focus, units_in
+    from probes.reporting.words import effect_metric_name
 
     shown = effects[
         (effects.control == "") & ~effects.method.isin(["mean", "synergy"]) & (effects.granularity != "all")
@@ -29,7 +30,7 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
                 interval = Shown([row["lo"], row["hi"]], f"{row['lo']:+.3f} … {row['hi']:+.3f}")
                 cells.append([*names, effect, interval, row["q"]])
     headings = ["tuned", "domain", "method", "unit", "effect", "95 % interval", "q"]
-    print_table(f"largest effects on {effects.metric.iloc[0]}", headings, cells)
+    print_table(f"largest effects on {effect_metric_name(effects.metric.iloc[0])}", headings, cells)
 
 
 def print_checks(checks: pd.DataFrame) -> None:

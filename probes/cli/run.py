@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @reads_prompts
 def run(
     suite: Annotated[Path, typer.Argument(help="The suite file (YAML).", metavar="SUITE")],
-    base: Annotated[str | None, typer.Option(help="This base, not the suite's: a directory or a hub id.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="This base, not the suite's: a directory, a hub id or a GGUF file.")
+    ] = None,
     tuned: Annotated[str | None, typer.Option(help="This tuned model, not the suite's.")] = None,
     out: Annotated[
         str | None, typer.Option(help="Where the run goes, a directory or a URL (s3://…). [reports/<suite name>]")

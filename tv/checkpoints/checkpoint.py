@@ -133,7 +133,8 @@ class Checkpoint:
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         """A parameter as stored, or one expert of it alone, on the CPU.
 
-        Float8 is dequantised. Raises CheckpointError where it is missing, damaged, or not finite.
+        A quantised weight is dequantised to float32. Raises CheckpointError where it is missing, damaged, or not
+        finite.
         """
         self.info(name)
         return self._finite(name, self._tensors.read(name, expert))

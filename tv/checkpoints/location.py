@@ -61,7 +61,8 @@ def for_transformers(place: Path | HubId) -> tuple[str, str | None]:
         return str(place), None
     if place.revision is not None and place.name and os.path.exists(os.path.expanduser(place.name)):
         raise CheckpointError(
-            f"{place}: no such directory, and {place.name} lies on this disk, without revisions; check the name"
+            f"{place}: no such directory; {place.name} is a local directory, and a directory has no revisions: leave "
+            f"out '@{place.revision}'"
         )
     return place.name, place.revision
 

@@ -188,7 +188,8 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
     notes += config_differences(base.config, tuned.config)
     notes += [note for checkpoint in (base, tuned) for note in checkpoint.notes]
     notes += [base.architecture.note] * bool(base.architecture.note)
-    if base.dtype != tuned.dtype:
+    plain = all(side.base is None and side.dtype in PLAIN for side in (base, tuned))
+    if plain and base.dtype != tuned.dtype:
         notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
     sizes = base.fingerprint()
     return PairFacts(

@@ -156,8 +156,9 @@ def weight_files(directory: Path, named: str | None = None) -> list[Path]:
     if (directory / _INDEX).is_file():
         return _shards(directory / _INDEX)
     pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
-    hint = "it holds pickled weights only; convert them" if pickled else f"{_SINGLE} is missing"
-    raise CheckpointError(f"{directory}: no safetensors: weights load from safetensors alone, and {hint}")
+    if pickled:
+        raise CheckpointError(f"{directory}: holds pickled weights only, which are not read; save them as safetensors")
+    raise CheckpointError(f"{directory}: no {_SINGLE}; download it, or pass the GGUF file")
 
 
 def passed_over(directory: Path, files: list[Path]) -> tuple[str, ...]:

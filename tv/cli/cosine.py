@@ -19,7 +19,7 @@ def cosine(
     base: Base,
     tuned: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]TUNED...", help="Two tuned sides or more; the name is the path's last part."),
+        typer.Argument(metavar="[NAME=]TUNED", help="Two tuned sides or more; the name is the path's last part."),
     ],
     fraction: Annotated[float, typer.Option(help="The share of directions whose subspaces are compared.")] = 0.10,
     device: Device = "cpu",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Negation, addition, SSA and lineage: tables, figures and intervals.")
 
 Sides = Annotated[
-    list[str], typer.Argument(metavar="[NAME=]TUNED...", help="Tuned sides; the name is the path's last part.")
+    list[str], typer.Argument(metavar="[NAME=]TUNED", help="Tuned sides; the name is the path's last part.")
 ]
 Out = Annotated[
     Path, typer.Option("-o", "--output", help="The directory for results and finished cells; rerun to resume.")
@@ -183,7 +183,7 @@ def addition(
 @app.command()
 @command
 def lineage(
-    lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED...", help="Two lineages or more.")],
+    lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED", help="Two lineages or more.")],
     task: Tasks,
     output: Out,
     scale: Scale = None,

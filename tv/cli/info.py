@@ -13,7 +13,9 @@ from tv.cli.terminal import print_notes, print_table, say
 
 def info(
     path: Base,
-    other: Annotated[str | None, typer.Argument(help="Check that this one is a fine-tune.")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="TUNED", help="A tuned side: check that it belongs to BASE.")
+    ] = None,
     output: Output = None,
 ) -> None:
     """What a checkpoint is; with two, whether they belong together.
@@ -24,6 +26,7 @@ def info(
 
     check_output(output)
     checkpoint = tv.open_checkpoint(path)
+    facts = None if other is None else tv.open_pair(checkpoint, other).facts  # a refusal comes before any table
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
     frame = tv.info(checkpoint)
     say(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
@@ -36,10 +39,7 @@ def info(
     print_table(
         "modules", ["module", "kind", "rows", "cols", "stored", "how many"], [[*at, n] for at, n in kinds.items()]
     )
-    if architecture.note and other is None:
-        print_notes([architecture.note])
-    if other is not None:
-        facts = tv.open_pair(checkpoint, other).facts
+    if facts is not None:
         say(f"{other}: fits; tokenizer {facts.tokenizer}")
-        print_notes(facts.notes)
+    print_notes(facts.notes if facts is not None else [*checkpoint.notes, *filter(None, [architecture.note])])
     write(frame, output)

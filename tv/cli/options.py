@@ -8,7 +8,9 @@ import typer
 
 from tv.errors import InputError
 
-Base = Annotated[str, typer.Argument(metavar="BASE", help="The pretrained checkpoint: a directory or a hub id.")]
+Base = Annotated[
+    str, typer.Argument(metavar="BASE", help="The pretrained checkpoint: a directory, a hub id or a GGUF file.")
+]
 Tuned = Annotated[
     str,
     typer.Argument(metavar="TUNED", help="The fine-tuned side: a checkpoint, an adapter, or an extracted vector."),

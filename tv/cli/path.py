@@ -92,7 +92,7 @@ def _print_path(label: str, points: pd.DataFrame) -> None:
     for alpha, row in loss.iterrows():
         loss_there = [float(row["value"]), interval(row["lo"], row["hi"])]
         rows.append([_alpha(alpha), *loss_there, *(float(means.loc[alpha, name]) for name in others)])
-    title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]})"
+    title = _title(label, loss)
     print_table(title, ["α", "loss", "95 % interval", *(name.replace("_", " ") for name in others)], rows)
     say(f"{label}: {_barrier_in_words(points)}")
 
@@ -113,12 +113,17 @@ def _print_plane(label: str, points: pd.DataFrame) -> None:
     loss = points[points.metric == "loss"]
     grid = loss.pivot_table(index="alpha", columns="beta", values="value")
     rows: list[list[object]] = [[_alpha(alpha), *(float(value) for value in grid.loc[alpha])] for alpha in grid.index]
-    title = f"{label}: {loss.prompts.iloc[0]} prompts, loss in nats a token ({loss.over.iloc[0]}), α down, β across"
+    title = f"{_title(label, loss)}, α down, β across"
     print_table(title, ["α \\ β", *(f"{beta:g}" for beta in grid.columns)], rows)
     best = loss.loc[loss["value"].idxmin()]
     ends = {"base": (0, 0), "first": (1, 0), "second": (0, 1), "both": (1, 1)}
     corners = ", ".join(f"{name} {number(float(grid.loc[at[0], at[1]]))}" for name, at in ends.items())
     say(f"{label}: {corners}; lowest {number(best['value'])} at α = {best['alpha']:g}, β = {best['beta']:g}")
+
+
+def _title(label: str, loss: pd.DataFrame) -> str:
+    n = loss.prompts.iloc[0]
+    return f"{label}: {n} {'prompt' if n == 1 else 'prompts'}, loss in nats a token ({loss.over.iloc[0]})"
 
 
 def _alpha(value: float) -> Shown:

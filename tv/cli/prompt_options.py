@@ -21,17 +21,22 @@ Columns = Annotated[
     typer.Option(help="Which column holds what, KEY=NAME: text=question,target=answer.", metavar="KEY=NAME"),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows of each file.")]
-Domain = Annotated[str | None, typer.Option(help="Of rows that name none; the file's name if not given.")]
+Domain = Annotated[str | None, typer.Option(help="The domain of rows that name none. Without it, the file's name.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Put every prompt through the chat template.")]
 Template = Annotated[
     Literal["tuned"] | None,
     typer.Option(help="tuned: like --chat, but through the tuned model's template, where the base has none."),
 ]
-System = Annotated[str | None, typer.Option(help="The system's turn of every conversation; with --chat.")]
+System = Annotated[
+    str | None,
+    typer.Option(help="The system turn of conversations that have none; with --chat or --chat-template."),
+]
 ChatOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="A variable of the chat template, such as enable_thinking=false; repeatable.", metavar="NAME=VALUE"
+        help="A variable of the chat template, such as enable_thinking=false; with --chat or --chat-template. "
+        "Repeatable.",
+        metavar="NAME=VALUE",
     ),
 ]
 _OPTIONS = {
@@ -89,7 +94,8 @@ def settings_of(
     talk = {name: value for name, value in talk.items() if value is not None}
     chat = chat or chat_template is not None
     if talk and not chat:
-        raise InputError(f"--{'system' if system is not None else 'chat-option'} belongs to a conversation; add --chat")
+        option = "--system" if system is not None else "--chat-option"
+        raise InputError(f"{option} belongs to a conversation; add --chat or --chat-template tuned")
     if system is not None and not system.strip():
         raise InputError("--system: the system's turn is blank; leave it out, or give its words")
     given = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @reads_prompts
 def quality(
-    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
+    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL", help="Checkpoints, adapters or vectors.")],
     prompts: Annotated[
         list[Path], typer.Option(help="Files of prompts: JSONL, JSON, CSV, TSV or Parquet; repeatable.")
     ],

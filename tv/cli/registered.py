@@ -46,7 +46,7 @@ class Group(TyperGroup):
             return name, command, rest
         from tv.cli.commands import command as shared
 
-        alone = typer.Typer(pretty_exceptions_enable=False)
+        alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
         alone.command(name)(shared(registered()))
         return name, typer.main.get_command(alone), rest
 

@@ -74,7 +74,7 @@ def weights(part: Part) -> Iterator[Row]:
     Column("cos_weight_delta", "cosine of W and T: T scales W up (1) or down (−1)", words="cos(W, T)", centre=0.0),
     Column("changed_fraction", "of entries that differ once both sides are rounded to the coarser stored dtype"),
     Column("changed_fraction_bf16", "the same in bfloat16"),
-    Column("noise_share", "of ‖T‖² that rounding to the stored dtype explains", words="noise share"),
+    Column("noise_share", "of ‖T‖² that rounding explains", words="noise share"),
     Column(
         "large_overlap",
         "of the 10 % of entries that moved most, the share among the 10 % with the largest |W|",

@@ -59,21 +59,32 @@ def line_to_write(chosen: PromptSet, names: Collection[str]) -> str:
     """The setting that reads a table of these names, as far as they say."""
     conversation = next((name for name in ("messages", "conversations") if name in names), None)
     if conversation is not None and chosen.chat is None:
-        return f"with chat: true its {conversation} are used"
+        return f"with chat: true (--chat) its {conversation} are used"
+    if conversation == "conversations" and not chosen.columns.keys() & {"text", "messages"}:
+        return "some rows have conversations, others messages or a text; use one"
     texts, targets = _named(_TEXTS, names), _named(_TARGETS, names)
     guess = {"text": texts[0] if texts else "…"} | ({"target": targets[0]} if targets else {})
     besides = _named(_BESIDES, names)
     left = f", which leaves out {' and '.join(besides)}, or write a column text" if texts and besides else ""
-    return f"say which with columns: {_mapping(guess)}{left}"
+    setting = f"columns: {_mapping(guess)} ({_option(guess)}){left}"
+    if len(texts) > 1:
+        return f"{' and '.join(texts)} could each be the text; say which, for example {setting}"
+    return f"say which with {setting}"
 
 
 def _left(chosen: PromptSet, names: list[str]) -> str:
     said, it = (f"{names[0]} is", "it") if len(names) == 1 else (f"{', '.join(names)} are", names[0])
-    return f"{chosen.place}: {said} not read; columns: {{target: {names[0]}}} makes {it} the target"
+    setting = {"target": names[0]}
+    return f"{chosen.place}: {said} not read; columns: {_mapping(setting)} ({_option(setting)}) makes {it} the target"
 
 
 def _mapping(columns: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{key}: {name}" for key, name in columns.items()) + "}"
+
+
+def _option(columns: Mapping[str, str]) -> str:
+    """The same on a command line."""
+    return "--columns " + ",".join(f"{key}={name}" for key, name in columns.items())
 
 
 def _named(known: Collection[str], names: Collection[str]) -> list[str]:

@@ -66,7 +66,7 @@ def _ids(chosen: PromptSet, table: Table) -> list[Any] | None:
 def _numbered(name: str, table: Table, used: set[str]) -> list[str]:
     """Ids that no other prompt has."""
     labels = chain([name], (f"{name}.{n}" for n in count(2)))
-    tries = ([f"{label}-{row.number}" for row in table.rows] for label in labels)
+    tries = ([f"{label}-{number}" for number, _ in enumerate(table.rows, 1)] for label in labels)
     return next(ids for ids in tries if used.isdisjoint(ids))
 
 
@@ -80,7 +80,7 @@ def _prompt(row: RawRow, chosen: PromptSet, table: Table, name: Any) -> Prompt:
         column = columns.of["text"]
         raise PromptError(
             f"{row.place}: {column} is a list, not a text; turns are read with chat: true and columns: "
-            f"{{messages: {column}}}"
+            f"{{messages: {column}}} (--chat --columns messages={column})"
         )
     if columns.joined and row.values.get(columns.joined):
         values["text"] = f"{values['text']}\n\n{row.values[columns.joined]}"

@@ -105,7 +105,7 @@ def _of_template(item: Encoded, tokenizer: PreTrainedTokenizerBase, marks: Seque
             yield f"{name} changes nothing in what the chat template writes"
     words = [text_of(message) for message in conversation.messages]
     for mark in [mark for mark in marks if any(mark in one for one in words)][:1]:
-        yield f"the words of a turn hold {mark!r}, which the chat template writes by itself around every turn"
+        yield f"a turn's text contains {mark!r}, which the chat template writes itself; leave it out of the text"
     if "None" in whole and "None" not in (_writes(_changed(conversation, _filled), tokenizer) or "None"):
         yield "the chat template writes a content of null as 'None'; give an empty string"
     before = before_reply(item.prompt, tokenizer)

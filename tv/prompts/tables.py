@@ -23,7 +23,6 @@ class RawRow(NamedTuple):
     """The values of a row by column, as the table has them."""
 
     place: str
-    number: int  # the line or row, from 1, that `place` names
     values: Mapping[str, Any]
 
 
@@ -78,12 +77,12 @@ def _line_rows(path: Path, text: str) -> Iterator[RawRow]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             place = f"{path}: line {number}"
-            yield _object(_json(line, place), place, number)
+            yield _object(_json(line, place), place)
 
 
 def _list_rows(path: Path, text: str) -> Iterator[RawRow]:
     for number, value in enumerate(_json(text, str(path)), 1):
-        yield _object(value, f"{path}: row {number}", number)
+        yield _object(value, f"{path}: row {number}")
 
 
 def _json(text: str, place: str) -> Any:
@@ -94,10 +93,10 @@ def _json(text: str, place: str) -> Any:
         raise PromptError(f"{place}: {within}not valid JSON: {getattr(error, 'msg', error)}") from None
 
 
-def _object(value: Any, place: str, number: int) -> RawRow:
+def _object(value: Any, place: str) -> RawRow:
     if not isinstance(value, dict):
         raise PromptError(f"{place}: a row is a JSON object with id and text, not {type(value).__name__}")
-    return RawRow(place, number, value)
+    return RawRow(place, value)
 
 
 def _of_cells(chosen: PromptSet, text: str, delimiter: str) -> Table:
@@ -118,9 +117,7 @@ def _of_cells(chosen: PromptSet, text: str, delimiter: str) -> Table:
                     f"{'comma' if delimiter == ',' else 'tab'} stands in quotes"
                 )
             elif cells:
-                rows.append(
-                    RawRow(place, number, {name: cell or None for name, cell in zip(header, cells, strict=True)})
-                )
+                rows.append(RawRow(place, {name: cell or None for name, cell in zip(header, cells, strict=True)}))
             if len(rows) == chosen.limit:
                 break
             number = reader.line_num + 1  # a row starts on the line after the one before it
@@ -178,7 +175,6 @@ def _typed_rows(chosen: PromptSet, columns: Columns, rows: Iterable[Mapping[str,
     return [
         RawRow(
             f"{chosen.place}: row {number}",
-            number,
             {**row, **{name: _given(row[name]) for name in nested if name in row}},
         )
         for number, row in enumerate(islice(rows, chosen.limit), 1)

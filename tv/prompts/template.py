@@ -106,11 +106,11 @@ def _lacking(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> 
     named = _named(tokenizer)
     if conversation.template is not None and conversation.template not in named:
         return (
-            f"chat: {conversation.template} asks for another model's chat template, and there is none here; it needs a "
-            "tuned model that has one"
+            f"chat: {conversation.template} takes the tuned model's chat template, and no tuned model has one; leave "
+            "out chat, or write the turns into the text"
         )
     if conversation.template is None and "default" not in named:
-        remedy = "chat: tuned takes the tuned model's" if "tuned" in named else "leave out chat"
+        remedy = "chat: tuned takes the tuned model's (--chat-template tuned)" if "tuned" in named else "leave out chat"
         return f"the tokenizer has no chat template; {remedy}, or write the turns into the text"
     return None
 

@@ -75,7 +75,11 @@ def test_a_run_says_how_many_prompts_differ(
 
 def test_each_model_on_its_own_tokens(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     lowered(pair[1])
-    run = probes.run(write_suite(tmp_path, *pair, **ANSWERS), out=tmp_path / "run")
+    told: list[tuple[Any, ...]] = []
+    compute = tv.Compute(progress=lambda *said: told.append(said[:3]))
+    run = probes.run(write_suite(tmp_path, *pair, **ANSWERS), out=tmp_path / "run", compute=compute)
+    n = len(run.df("prompts"))
+    assert [said for said in told if said[0].startswith("capture")] == [("capture moved", i, n) for i in (0, n)]
     assert {"weights", "behaviour", "link"} <= set(run.tables) and "tokens" not in run.tables
     assert (tmp_path / "run" / "report.html").is_file()
     assert run.manifest["notes"]["moved"][2] == "each model reads its own tokens"
@@ -201,4 +205,4 @@ def test_the_template_option_of_the_commands(
     assert code == 0, err
     (pair[1] / "chat_template.jinja").unlink()
     code, _, err = call(monkeypatch, capsys, main, *arguments)
-    assert code == 2 and "asks for another model's chat template, and there is none here" in err
+    assert code == 2 and "takes the tuned model's chat template, and no tuned model has one" in err

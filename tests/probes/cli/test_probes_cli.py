@@ -258,3 +258,5 @@ def test_effects_and_checks_are_numbers_to_a_program(capsys) -> None:
     assert checks == [["a", "all", "path gap", 1 / 7, "holds"]]
     print_effects(pd.DataFrame([row]))
     assert "+0.333 +0.250 … +nan" in " ".join(capsys.readouterr().out.split())
+    print_effects(pd.DataFrame([row | {"metric": "first_divergence"}]))  # whose effects are no count of tokens
+    assert "largest effects on logit difference where the models part" in capsys.readouterr().out

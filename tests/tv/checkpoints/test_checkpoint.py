@@ -179,7 +179,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a shard is cut": (_cut_a_shard, "model-00002"),
     "an index that leads outside": (_escape, "secret"),
     "an index of nonsense": (_index_alone('{"weight_map": 3}'), INDEX),
-    "pickled weights": (_pickle, "safetensors alone"),
+    "pickled weights": (_pickle, "holds pickled weights only, which are not read; save them as safetensors"),
     "a tensor is missing": (_drop("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight"),
     "an unknown dtype": (_entry(dtype="Q9"), "Q9"),
     "a place before the file": (_entry(data_offsets=[-5, 9]), UP),

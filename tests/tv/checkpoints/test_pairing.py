@@ -103,6 +103,9 @@ def test_noise_is_that_of_the_tuned_side(tmp_path: Path) -> None:
     _, tuned = build_pair(tmp_path / "b", "llama", dtype=torch.bfloat16)
     pair = tv.open_pair(base, tuned)
     module = pair.base.architecture.module(0, "up")
+    assert "stored as F32 and BF16: the coarser one's rounding is part of T" in pair.facts.notes
+    vector = tv.open_pair(tuned, tv.extract(tuned, base))  # T is held as it is
+    assert (vector.facts.dtype_base, vector.facts.dtype_tuned, vector.facts.notes) == ("BF16", "F32", ())
     assert pair.noise_share(module, 2.0, 1.0) == pytest.approx((1.66e-3 * 2) ** 2)
     assert pair.noise_share(module, 1e6, 1.0) == 1 and pair.noise_share(module, 1.0, 0.0) == 0
     back = tv.open_pair(tuned, base)  # training began from the rounded weights: they are not noise

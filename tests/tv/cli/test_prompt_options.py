@@ -61,8 +61,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a key": ({"columns": ["question=text"]}, "--columns question=…: no key is called 'question'; there are id, text,"),
     "no pair": ({"columns": ["question"]}, "--columns 'question': give it as text=question,target=answer"),
     "no value": ({"chat": True, "chat_option": ["a="]}, "--chat-option 'a=': give it as enable_thinking=false"),
-    "system alone": ({"system": "Be brief."}, "--system belongs to a conversation; add --chat"),
-    "option alone": ({"chat_option": ["a=1"]}, "--chat-option belongs to a conversation; add --chat"),
+    "system alone": (
+        {"system": "Be brief."},
+        "--system belongs to a conversation; add --chat or",
+    ),
+    "option alone": (
+        {"chat_option": ["a=1"]},
+        "--chat-option belongs to a conversation; add --chat or",
+    ),
     "blank": ({"chat": True, "system": " "}, "--system: the system's turn is blank"),
 }
 

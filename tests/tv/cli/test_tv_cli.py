@@ -78,6 +78,28 @@ def test_info_and_extract(tmp_path: Path, monkeypatch, capsys) -> None:
     assert tv.TuningVector.load(tmp_path / "t.safetensors").norm() == pytest.approx(tv.extract(*pair).norm())
 
 
+def test_info_tells_the_notes_of_one_and_refuses_before_its_table(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, _ = build_pair(tmp_path)
+    (base / "model.safetensors.index.json").write_text('{"weight_map": {"x": "old-00001-of-00001.safetensors"}}')
+    code, stdout, _ = call(monkeypatch, capsys, main, "info", base)
+    assert code == 0 and "note: " in stdout and "model.safetensors is read" in stdout
+    (other,) = build_pair(tmp_path / "other", "mistral")[:1]
+    code, stdout, stderr = call(monkeypatch, capsys, main, "info", base, other)
+    assert code == 2 and not stdout and "MistralForCausalLM, but the base" in stderr
+
+
+@pytest.mark.parametrize(("n", "said"), [(1, "all: 1 prompt, loss"), (3, "all: 3 prompts, loss")])
+def test_one_prompt_is_one(n: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _print_plane("all", _plane().assign(prompts=n))
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["apply", "cosine", "info"])
+def test_usage_of_a_command_is_its_own(command: str, monkeypatch, capsys) -> None:
+    _, stdout, stderr = call(monkeypatch, capsys, main, command, "--help")
+    assert "Usage: tv" in stdout + stderr and "completion" not in stdout + stderr and "...}" not in stdout + stderr
+
+
 def test_ssa_by_other_rules_and_with_its_controls(tmp_path: Path, monkeypatch, capsys) -> None:
     base, tuned = build_pair(tmp_path)
     out, curve = tmp_path / "ssa.csv", tmp_path / "curve.csv"

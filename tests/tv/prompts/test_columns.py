@@ -57,19 +57,28 @@ def test_an_input_follows_the_instruction_where_there_is_one(tmp_path: Path) -> 
 
 #: Rows that could mean several things, or nothing, and the line to write.
 ANSWERED: dict[str, tuple[dict[str, Any], str]] = {
-    "two texts": ({"prompt": "P", "question": "Q", "answer": "A"}, "columns: {text: prompt, target: answer}"),
+    "two texts": (
+        {"prompt": "P", "question": "Q", "answer": "A"},
+        "prompt and question could each be the text; say which, for example columns: {text: prompt, target: answer} "
+        "(--columns text=prompt,target=answer)",
+    ),
     "two targets": ({"question": "Q", "answer": "A", "solution": "S"}, "columns: {text: question, target: answer}"),
     "a context": (
         {"instruction": "Q", "context": "C", "response": "A"},
-        "columns: {text: instruction, target: response}, which leaves out context, or write a column text",
+        "columns: {text: instruction, target: response} (--columns text=instruction,target=response), which leaves out "
+        "context, or write a column text",
     ),
     "choices": ({"question": "Q", "choices": ["A", "B"], "answer": 1}, "which leaves out choices, or write a column"),
-    "unknown": ({"said": "Q", "then": "A"}, "say which with columns: {text: …}"),
-    "messages": ({"messages": [{"role": "user", "content": "Q"}]}, "with chat: true its messages are used"),
-    "conversations": ({"conversations": [{"from": "human", "value": "Q"}]}, "with chat: true its conversations are"),
+    "unknown": ({"said": "Q", "then": "A"}, "text is missing; say which with columns: {text: …} (--columns text=…)"),
+    "messages": ({"messages": [{"role": "user", "content": "Q"}]}, "with chat: true (--chat) its messages are used"),
+    "conversations": (
+        {"conversations": [{"from": "human", "value": "Q"}]},
+        "with chat: true (--chat) its con",
+    ),
     "turns as a prompt": (
         {"prompt": [{"role": "user", "content": "Q"}], "completion": "A"},
-        "prompt is a list, not a text; turns are read with chat: true and columns: {messages: prompt}",
+        "prompt is a list, not a text; turns are read with chat: true and columns: {messages: prompt} "
+        "(--chat --columns messages=prompt)",
     ),
     "a number": ({"question": "Q", "answer": 3}, "target is int, not a string; put it in quotes (column 'answer')"),
 }
@@ -88,12 +97,21 @@ def test_a_target_beside_a_text_is_not_taken_but_told(tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "p.jsonl", [{"text": "Q", "answer": "A"}])
     found = read_prompts([PromptSet(file=path)])
     assert found[0].target is None
-    assert found.notes == (f"{path}: answer is not read; columns: {{target: answer}} makes it the target",)
+    setting = "columns: {target: answer} (--columns target=answer)"
+    assert found.notes == (f"{path}: answer is not read; {setting} makes it the target",)
     assert read_prompts([PromptSet(file=path, columns={"target": "answer"})])[0].target == "A"
     assert read_prompts([PromptSet(file=path, columns={"text": "text"})]).notes == ()
     write_prompts(path, [{"text": "Q", "answer": "A", "solution": "B"}])
     (note,) = read_prompts([PromptSet(file=path)]).notes
-    assert note.endswith("answer, solution are not read; columns: {target: answer} makes answer the target")
+    assert note.endswith(f"answer, solution are not read; {setting} makes answer the target")
+
+
+@pytest.mark.parametrize("other", [{"messages": [{"role": "user", "content": "Q"}]}, {"text": "Q"}])
+def test_rows_of_two_forms(other: dict[str, Any], tmp_path: Path) -> None:
+    rows = [other, {"conversations": [{"from": "human", "value": "Q"}]}]
+    path = write_prompts(tmp_path / "p.jsonl", rows)
+    with pytest.raises(PromptError, match="line 2: text is missing; some rows have conversations, others messages or"):
+        read_prompts([PromptSet(file=path, chat=Chat())])
 
 
 def test_conversations_of_speakers_are_messages(tmp_path: Path) -> None:

@@ -115,13 +115,13 @@ def test_turns_that_were_written_by_hand() -> None:
         [_chat([{"role": "user", "content": "[Q]How much?[/Q]"}]), _chat([USER])], _tokenizer("folded")
     )
     assert notes == [
-        "the words of a turn hold '[Q]', which the chat template writes by itself around every turn "
+        "a turn's text contains '[Q]', which the chat template writes itself; leave it out of the text "
         "(1 of 2, first prompt 'c' of s)"
     ]
     tokenizer = _tokenizer("folded")
     tokenizer.add_special_tokens({"additional_special_tokens": ["[/Q]"]})
     (note,) = prompt_notes([_chat([{"role": "user", "content": "How much?[/Q]"}])], tokenizer)
-    assert "hold '[/Q]'" in note
+    assert "contains '[/Q]'" in note
 
 
 def test_a_reply_that_the_template_begins_otherwise() -> None:

@@ -73,11 +73,12 @@ def adapter_tensors(directory: Path, base: Checkpoint) -> AdapterTensors:
         changes = _merges(directory, config, form, base, whole, parts, tied, model)
     moves = {name: Move(whole.get(name), changes.get(name)) for name in dict.fromkeys([*whole, *changes])}
     over, moves, of_ties = settled(str(directory), base, moves, tied)
-    how = "formed from its factors" if plain else f"what peft {peft_version()} merges, in float64"
+    how = "by its factors" if plain else f"as peft {peft_version()} merges them, in float64"
+    n_changed = sum(move.change is not None for move in moves.values())
+    counts = ((n_changed, how), (len(moves) - n_changed, "stored whole"))
+    said = ", ".join(f"{n} {way}" for n, way in counts if n)
     notes.insert(
-        0,
-        f"{directory}: an adapter ({form}), which moves {len(moves)} of {len(over.names)} tensors; T is {how}, and the "
-        "others do not move",
+        0, f"{directory}: an adapter ({form}), which changes {len(moves)} of {len(over.names)} tensors: {said}"
     )
     named = str(config.get("base_model_name_or_path") or "")
     if named and Path(named).name != Path(place_of(base.source).name).name:
@@ -159,7 +160,7 @@ def _shape(directory: Path, base: Checkpoint, name: str) -> tuple[int, ...]:
                 "cannot merge it, so it has no T"
             )
         raise CheckpointError(
-            f"{directory}: it moves {name!r}, which {base.source} has not; pass the base it was trained on"
+            f"{directory}: it moves {name!r}, and {base.source} has no such parameter; pass the base it was trained on"
         )
     return base.info(name).shape
 
@@ -225,6 +226,6 @@ def _config(directory: Path) -> dict[str, Any]:
 def _weights(directory: Path) -> Path:
     if (directory / _WEIGHTS).is_file():
         return directory / _WEIGHTS
-    pickled = any(directory.glob("*.bin"))
-    hint = "it holds pickled weights only; convert them" if pickled else "download it again"
-    raise CheckpointError(f"{directory}: {_WEIGHTS} is missing: weights load from safetensors alone; {hint}")
+    if any(directory.glob("*.bin")):
+        raise CheckpointError(f"{directory}: holds pickled weights only, which are not read; save them as safetensors")
+    raise CheckpointError(f"{directory}: no {_WEIGHTS}; download it")

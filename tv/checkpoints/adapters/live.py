@@ -105,7 +105,7 @@ def adapted(model: PreTrainedModel, own: Checkpoint, base: Checkpoint | None) ->
     changes = _changes(form, under, layers, tied, configs)
     moves = {name: Move(whole.get(name), changes.get(name)) for name in dict.fromkeys([*whole, *changes])}
     over, moves, notes = settled(own.source, under, moves, tied)
-    said = f"{own.source}: runs with an adapter ({form}), which moves {len(moves)} of {len(over.names)} tensors"
+    said = f"{own.source}: runs with an adapter ({form}), which changes {len(moves)} of {len(over.names)} tensors"
     return AdapterTensors(over, moves, (said, *notes))
 
 

@@ -24,7 +24,7 @@ def read(files: Files) -> Iterator[Quantised]:
     bits = declared.get("bits", declared.get("w_bit", 4))
     if layout != "gemm" or bits != 4:
         files.refuse(
-            f"it is quantised with AWQ in the layout {layout!r} of {bits} bits, and 'gemm' of 4 bits alone is read",
+            f"it is quantised with AWQ in the layout {layout!r} of {bits} bits, and only 'gemm' with 4 bits is read",
             "save it in the layout 'gemm' with AutoAWQ, or dequantised",
         )
     for module in files.modules("qweight"):

@@ -71,7 +71,7 @@ def dequantised(
         ArithmeticError,
         ValueError,
     ) as error:  # settings or shapes of no kind
-        files.refuse(f"its declaration or its tensors are none of {method}'s: {first_line(error)}", "download it again")
+        files.refuse(f"its settings or its tensors do not fit {method}: {first_line(error)}", "download it again")
     if method is not None and not weights:
         files.refuse(
             f"it declares that it is quantised with {method}, and none of its tensors is",

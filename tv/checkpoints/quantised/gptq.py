@@ -23,7 +23,7 @@ def read(files: Files) -> Iterator[Quantised]:
     layout = str(declared.get("checkpoint_format") or declared.get("format") or "gptq").lower()
     if layout not in _LAYOUTS:
         files.refuse(
-            f"it is quantised with GPTQ in the layout {layout!r}, which is read nowhere but in its own kernel",
+            f"it is quantised with GPTQ in the layout {layout!r}, which only its own kernel reads",
             "save it in the layout 'gptq' with GPTQModel, or dequantised",
         )
     for module in files.modules("qweight"):

@@ -67,7 +67,7 @@ def test_it_is_what_peft_merges(case: str, tmp_path: Path) -> None:
     assert moved and moved == set(tuned.moved)
     facts = tv.check_pair(base, tuned)
     assert facts.tokenizer == "same"
-    assert any(f"moves {len(moved)} of {len(base.names)} tensors" in note for note in facts.notes)
+    assert any(f"changes {len(moved)} of {len(base.names)} tensors: " in note for note in facts.notes)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3"])
@@ -123,6 +123,15 @@ def test_the_base_it_names_is_opened_without_another(adapter: tuple[Path, Path])
     with pytest.raises(tv.CheckpointError, match="names no base model; pass the base"):
         tv.open_checkpoint(adapter[1])
     tv.open_checkpoint(adapter[1], base=adapter[0])
+
+
+def test_what_an_adapter_changes_is_counted_by_how_it_holds_it(tmp_path: Path) -> None:
+    path, adapter, _ = build_adapter(
+        tmp_path, target_modules=["q_proj", "k_proj"], modules_to_save=["lm_head"], dtype=torch.bfloat16
+    )
+    facts = tv.open_pair(path, adapter).facts
+    said = f"which changes 7 of {facts.n_tensors} tensors: 6 by its factors, 1 stored whole"
+    assert facts.notes == (f"{adapter}: an adapter (LoRA), {said}",)
 
 
 def test_another_base_is_noted(adapter: tuple[Path, Path]) -> None:
@@ -247,7 +256,14 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no mapping": (lambda path: (path / "adapter_config.json").write_text("[]") and None, "adapter_config.json"),
     "nonsense": (lambda path: (path / "adapter_config.json").write_text("{") and None, "adapter_config.json"),
     "pickled": (_pickled, "pickled"),
-    "no weights": (lambda path: (path / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
+    "no weights": (
+        lambda path: (path / "adapter_model.safetensors").unlink(),
+        "no adapter_model.safetensors; download it",
+    ),
+    "pickled weights": (
+        lambda path: (path / "adapter_model.safetensors").rename(path / "adapter_model.bin"),
+        "holds pickled weights only, which are not read; save them as safetensors",
+    ),
     "cut": (_cut, "truncated"),
     "empty": (_retensor(lambda t: {}), "holds no tensor"),
     "half": (_retensor(lambda t: {k: v for k, v in t.items() if k != _first(t, "lora_B")}), "only one is there"),

@@ -153,7 +153,7 @@ DAMAGED: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], object], str]]
     "gptq, a vector": (
         "gptq4-auto-gptq",
         lambda t: t.update({"proj.g_idx": torch.tensor(3)}),
-        "tensors are none of gptq's",
+        "its settings or its tensors do not fit gptq: ",
     ),
     "nvfp4, no scalar": ("ct-nvfp4", lambda t: t.pop("proj.weight_global_scale"), "weight_global_scale' is missing"),
     "nvfp4, scales cut": ("modelopt-nvfp4", _cut("proj.weight_scale"), r"'proj.weight_scale' has shape \[31, 6\]"),
@@ -212,7 +212,7 @@ MISDECLARED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"checkpoint_format": "marlin"},
         "layout 'marlin'.*save it in the layout 'gptq'",
     ),
-    "gptq, words": ("gptq4-auto-gptq", {"group_size": "many"}, "its declaration or its tensors are none of gptq"),
+    "gptq, words": ("gptq4-auto-gptq", {"group_size": "many"}, "its settings or its tensors do not fit gptq: "),
     "awq, layout": ("awq4-32", {"version": "gemv"}, "layout 'gemv' of 4 bits.*with AutoAWQ"),
     "awq, groups": ("awq4-32", {"group_size": 48}, r"'proj.scales' has shape \[3, 32\].*\[2, 32\]"),
     "packed, sparse": ("ct-pack4-group-sym", {"format": "marlin-24"}, "as 'marlin-24', which is not read; decompress"),
@@ -225,7 +225,7 @@ MISDECLARED: dict[str, tuple[str, dict[str, Any], str]] = {
     "packed, a list": (
         "ct-pack4-group-sym",
         {"config_groups": [1]},
-        "its declaration or its tensors are none of compressed-tensors",
+        "its settings or its tensors do not fit compressed-tensors",
     ),
     "mlx, bits": ("mlx4-64", {"bits": 8}, r"'proj.scales' has shape \[32, 2\].*bits 8"),
     "mlx, mode": ("mlx4-64", {"mode": "mxfp4"}, "in the mode 'mxfp4'.*mlx_lm.convert --dequantize"),
