@@ -21,6 +21,7 @@ from tv.checkpoints.adapters.live import as_model as in_peft
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.own_tokenizer import borrow_template, reading
+from tv.checkpoints.pairing import of_two_forms
 from tv.checkpoints.ties import untied
 from tv.checkpoints.tokenizers import tokenizer_of
 from tv.evaluation.ends import own_ends
@@ -118,8 +119,7 @@ class Pairs:
         """Whether some models have an unembedding of their own: then each is given one, so that all are of one form."""
         base = open_checkpoint(self.start)
         tuned = [open_checkpoint(self.live.get(name, source), base=base) for name, source in self.suite.tuned.items()]
-        tied = [any(module.tied for module in one.architecture.modules) for one in (base, *tuned)]
-        return any(tied) and not all(tied)
+        return of_two_forms([base, *tuned])
 
     def on(self, device: str) -> Pairs:
         """The same work on a device; nothing is loaded there unless it is the device already in use."""

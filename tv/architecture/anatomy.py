@@ -114,6 +114,11 @@ class Architecture:
             return module
         return next(m for m in self.modules if m.parameter == module.parameter and not m.tied)
 
+    @property
+    def tied(self) -> bool:
+        """Whether the unembedding is the embedding's matrix."""
+        return any(module.tied for module in self.modules)
+
     def component_of(self, parameter: str) -> tuple[int, Component]:
         """The component (layer, name) that a parameter of the model belongs to. Every parameter has exactly one."""
         place = parameter

@@ -36,7 +36,7 @@ class Checkpoint:
         path: The directory in which its tokenizer may lie; None for a live model and a GGUF file.
         config: The model's configuration, of transformers.
         architecture: Its modules by role, in execution order.
-        tensors: What reads its parameters; each kind of source has a reader.
+        reader: What reads its parameters; each kind of source has its own.
 
     Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")
@@ -45,10 +45,10 @@ class Checkpoint:
     """
 
     def __init__(
-        self, source: str, path: Path | None, config: PretrainedConfig, architecture: Architecture, tensors: Tensors
+        self, source: str, path: Path | None, config: PretrainedConfig, architecture: Architecture, reader: Tensors
     ) -> None:
         self.source, self.path, self.config, self.architecture = source, path, config, architecture
-        self._tensors = tensors
+        self.reader = reader
         self._fingerprint: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class Checkpoint:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the model's parameters, as the live model has them."""
-        return tuple(self._tensors.infos)
+        return tuple(self.reader.infos)
 
     @property
     def converted(self) -> Sequence[Sequence[str]]:
@@ -65,37 +65,37 @@ class Checkpoint:
 
         A group for all that come from the same tensors. They are in no `places`.
         """
-        return self._tensors.converted
+        return self.reader.converted
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of its tensors, a line each."""
-        return self._tensors.notes
+        return self.reader.notes
 
     @property
     def native(self) -> bool:
         """Whether transformers loads its files itself; otherwise a live model takes its values from here."""
-        return self._tensors.native
+        return self.reader.native
 
     @property
     def base(self) -> Checkpoint | None:
         """The base under an adapter or a tuning vector; None for a full model."""
-        return self._tensors.base
+        return self.reader.base
 
     @property
     def moved(self) -> tuple[str, ...]:
         """Names of the parameters that an adapter or a tuning vector moves; for a full model, all."""
-        return tuple(self._tensors.moved)
+        return tuple(self.reader.moved)
 
     @property
     def places(self) -> list[Place]:
         """The tensors of its files and which parameter each holds, for code that writes such files."""
-        return self._tensors.places()
+        return self.reader.places()
 
     @property
     def buffers(self) -> dict[str, Tensor]:
         """What its files hold besides parameters, by name in the files, as stored."""
-        return self._tensors.buffers()
+        return self.reader.buffers()
 
     def untied(self) -> Checkpoint:
         """The same model with an unembedding of its own, which has the embedding's values; itself where it has one.
@@ -108,27 +108,27 @@ class Checkpoint:
             >>> checkpoint.untied() is checkpoint
             True
         """
-        if not any(module.tied for module in self.architecture.modules):
+        if not self.architecture.tied:
             return self
         model = untied(skeleton(self.config))
         architecture = replace(resolve(model), vocab_size=self.architecture.vocab_size)
         embed, unembed = f"{architecture.embed}.weight", f"{architecture.unembed}.weight"
-        tensors = UntiedTensors(self._tensors, embed, unembed, dict(model.named_parameters()))
+        tensors = UntiedTensors(self.reader, embed, unembed, dict(model.named_parameters()))
         return Checkpoint(self.source, self.path, model.config, architecture, tensors)
 
     @property
     def dtype(self) -> str:
         """The stored dtype of most parameters."""
         sizes: dict[str, int] = {}
-        for info in self._tensors.infos.values():
+        for info in self.reader.infos.values():
             sizes[info.dtype] = sizes.get(info.dtype, 0) + math.prod(info.shape)
         return max(sizes, key=lambda dtype: sizes[dtype])
 
     def info(self, name: str) -> TensorInfo:
         """Shape and stored dtype of `name`. Raises CheckpointError where there is no such tensor."""
-        if name not in self._tensors.infos:
+        if name not in self.reader.infos:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing; the checkpoint is incomplete")
-        return self._tensors.infos[name]
+        return self.reader.infos[name]
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         """A parameter as stored, or one expert of it alone, on the CPU.
@@ -137,7 +137,7 @@ class Checkpoint:
         finite.
         """
         self.info(name)
-        return self._finite(name, self._tensors.read(name, expert))
+        return self._finite(name, self.reader.read(name, expert))
 
     def tensor(self, name: str) -> Float[Tensor, "..."]:
         """A whole parameter, as `read` reads it."""
@@ -150,12 +150,7 @@ class Checkpoint:
     def bias(self, module: Module) -> Float[Tensor, " rows"] | None:
         """A module's bias, float32, or None where it has none."""
         name = f"{module.path}.bias"
-        return module.outputs(self.tensor(name), dim=0).float() if name in self._tensors.infos else None
-
-    def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
-        """Some entries of a parameter's first dimension, as stored, on the CPU. The others need not be read."""
-        self.info(name)
-        return self._tensors.rows(name, indices)
+        return module.outputs(self.tensor(name), dim=0).float() if name in self.reader.infos else None
 
     def delta(self, name: str, base: Checkpoint, expert: int = -1) -> Float[Tensor, "..."]:
         """T of a parameter against `base`, as stored, float32; of a grown vocabulary the rows in common.
@@ -171,24 +166,24 @@ class Checkpoint:
     def noise(self, name: str) -> Noise:
         """What rounding a parameter carries."""
         self.info(name)
-        return self._tensors.noise(name)
+        return self.reader.noise(name)
 
     def sample(self, name: str) -> bytes:
         """A fixed sample of the bytes that make up a parameter."""
-        return self._tensors.sample(name)
+        return self.reader.sample(name)
 
     def fingerprint(self) -> dict[str, Any]:
         """A hash of names, shapes and dtypes, and one of a fixed sample of bytes: the ends of every stored tensor."""
         if not self._fingerprint:
             structure, content = hashlib.sha256(), hashlib.sha256()
-            for name, info in sorted(self._tensors.infos.items()):
+            for name, info in sorted(self.reader.infos.items()):
                 structure.update(f"{name} {info.shape} {info.dtype}\n".encode())
-                content.update(self._tensors.sample(name))
+                content.update(self.reader.sample(name))
             self._fingerprint = {
                 "structure": structure.hexdigest(),
                 "content": content.hexdigest(),
                 "tensors": len(self.names),
-                "parameters": sum(math.prod(info.shape) for info in self._tensors.infos.values()),
+                "parameters": sum(math.prod(info.shape) for info in self.reader.infos.values()),
                 "dtype": self.dtype,
             }
         return dict(self._fingerprint)
@@ -197,7 +192,7 @@ class Checkpoint:
         self, name: str, base: Checkpoint, expert: int, view: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "..."]:
         self.info(name)
-        tensors = self._tensors
+        tensors = self.reader
         if tensors.base is not None and (tensors.base is base or tensors.base.fingerprint() == base.fingerprint()):
             return view(self._finite(name, tensors.delta(name, expert)))
         return difference(view(self.read(name, expert)), view(base.read(name, expert)))

@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tv.checkpoints.leftovers import is_left_over
-from tv.checkpoints.noise import PLAIN, ROUNDING
+from tv.checkpoints.noise import PLAIN, ROUNDING, coarsest
 from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
 from tv.checkpoints.quantised.parts import ADVICE
 from tv.checkpoints.tensors import Readable, Stored
-from tv.checkpoints.ties import other_names
+from tv.checkpoints.ties import other_names, untie_apart
 from tv.checkpoints.transformers_names import Files, ModelNames
 from tv.errors import CheckpointError, first_line
 
@@ -85,8 +85,8 @@ class FileTensors(Tensors):
     """The parameters of `model` (a skeleton) from the tensors of its files, each read on demand.
 
     `stored` has quantised weights as they are without quantisation, and `quantisation` is what the checkpoint declares
-    of it. Raises CheckpointError where the tensors are not weights of this model's shapes: quantised otherwise than
-    declared, or of another model.
+    of it. Where they hold an unembedding and an embedding that differ, `model` is untied. Raises CheckpointError where
+    the tensors are not weights of this model's shapes: quantised otherwise than declared, or of another model.
     """
 
     def __init__(
@@ -95,11 +95,12 @@ class FileTensors(Tensors):
         self._source, self._quantisation = source, quantisation
         self._parameters: dict[str, _Parameter | _Made] = {}
         self._last: tuple[object, Mapping[str, Tensor]] = (None, {})  # what was made last: others of it are read next
+        files = ModelNames(model).sort(stored)
+        untie_apart(model, {name: stored[of.keys[0]] for name, of in files.items()})
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         known, aliases = model.state_dict().keys(), other_names(model)
         tied = {name for names in aliases.values() for name in names}
         self._turned = {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
-        files = ModelNames(model).sort(stored)
         for name, shape in shapes.items():
             held = next((other for other in aliases[name] if other in files), None)  # a tied one under any of its names
             if held is not None:
@@ -144,7 +145,7 @@ class FileTensors(Tensors):
     def _add(self, name: str, shape: tuple[int, ...], files: Files, stored: Mapping[str, Readable]) -> None:
         if files.convert is not None:
             parts = [self._readable(stored[key], name) for key in files.keys]
-            info = TensorInfo(name, shape, _coarsest(parts))
+            info = TensorInfo(name, shape, coarsest(part.dtype for part in parts))
             by_key = dict(zip(files.keys, parts, strict=True))
             self._parameters[name] = _Made(info, parts, partial(self._made, name, files, by_key))
             return
@@ -168,7 +169,9 @@ class FileTensors(Tensors):
                 f"{self._source}: tensor {name!r} has shape {list(stored_shape)}, but config.json says "
                 f"{list(shape)}; the two do not belong together"
             )
-        self._parameters[name] = _Parameter(TensorInfo(name, shape, _coarsest(pieces)), experts, files.stacked)
+        self._parameters[name] = _Parameter(
+            TensorInfo(name, shape, coarsest(piece.dtype for piece in pieces)), experts, files.stacked
+        )
 
     def _made(self, name: str, files: Files, pieces: Mapping[str, Readable]) -> Mapping[str, Tensor]:
         assert files.convert is not None
@@ -204,7 +207,3 @@ class FileTensors(Tensors):
                 f"{self._source}: {len(unknown)} of its tensors ({unknown[0]!r} first) are in no module of "
                 f"{type(model).__name__} as config.json describes it, and are left out"
             )
-
-
-def _coarsest(pieces: Sequence[Readable]) -> str:
-    return max((piece.dtype for piece in pieces), key=lambda dtype: ROUNDING.get(dtype, 0.0))

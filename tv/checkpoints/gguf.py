@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from tv.checkpoints.gguf_loaders import Loader, architecture_of, loader_of
-from tv.checkpoints.noise import PLAIN, ROUNDING
+from tv.checkpoints.noise import PLAIN, coarsest, rounding_note
 from tv.checkpoints.parameters import TensorInfo, Tensors
 from tv.checkpoints.tensors import sample_of
 from tv.errors import CheckpointError, first_line
@@ -103,8 +103,7 @@ class GgufTensors(Tensors):
                 f"{self._file}: tensor {tensors[0].name!r} holds {size:,} numbers, but the header's settings say "
                 f"{list(shape)}; the two do not belong together"
             )
-        dtypes = [tensor.tensor_type.name for tensor in tensors]
-        return TensorInfo(name, shape, max(dtypes, key=lambda dtype: ROUNDING.get(dtype, 0.0)))
+        return TensorInfo(name, shape, coarsest(tensor.tensor_type.name for tensor in tensors))
 
 
 def _reader(file: Path) -> Any:
@@ -121,7 +120,7 @@ def _opened(file: Path, model: PreTrainedModel) -> tuple[Loader, list[Any]]:
 
 def _notes(file: Path, main: str, left_out: list[str]) -> Iterator[str]:
     if main not in PLAIN:
-        yield f"{file}: quantised, mostly as {main}: its rounding is part of T (see noise_share)"
+        yield rounding_note(file, main)
     if left_out:
         effect = "; without those of the rotary embedding the model computes something else than the file says"
         yield (

@@ -140,7 +140,7 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
     assert checkpoint.base is not None
     under = base if base is not None else checkpoint.base.source
     model = copy.deepcopy(under).to(dtype) if isinstance(under, PreTrainedModel) else _on_cpu(under, None, dtype, False)
-    if is_tied(model) and not any(module.tied for module in checkpoint.architecture.modules):
+    if is_tied(model) and not checkpoint.architecture.tied:
         untie(model)
     if checkpoint.architecture.vocab_size != checkpoint.base.architecture.vocab_size:
         model.resize_token_embeddings(checkpoint.architecture.vocab_size, mean_resizing=False)

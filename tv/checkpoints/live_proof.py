@@ -44,9 +44,9 @@ def as_read(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
         >>> as_read(model, tv.open_checkpoint("data/models/base")) is model
         True
     """
-    if is_tied(model) and not any(module.tied for module in checkpoint.architecture.modules):
+    if is_tied(model) and not checkpoint.architecture.tied:
         untie(model)
-    _prove(model, checkpoint.source, checkpoint)
+    _prove(model, checkpoint.source, checkpoint.reader)
     return model
 
 
@@ -59,27 +59,26 @@ def with_own_code(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     return model
 
 
-def _prove(model: PreTrainedModel, source: str, read: Checkpoint | Tensors) -> None:
-    names = set(read.names if isinstance(read, Checkpoint) else read.infos)
+def _prove(model: PreTrainedModel, source: str, read: Tensors) -> None:
     parameters = dict(model.named_parameters())
-    missing = next((name for name in parameters if name not in names), None)
+    missing = next((name for name in parameters if name not in read.infos), None)
     if missing is not None:
         raise CheckpointError(f"{source}: tensor {missing!r} is missing; the checkpoint is incomplete")
-    unknown = next((name for name in sorted(names) if name not in parameters), None)
+    unknown = next((name for name in sorted(read.infos) if name not in parameters), None)
     if unknown is not None:
         raise CheckpointError(
             f"{source}: its files hold {unknown!r}, and transformers loads a model without it; load the model with "
             "transformers, save it again, and pass that"
         )
     for name, parameter in parameters.items():
-        if tuple(parameter.shape) != _shape(name, read) or _differs(parameter.detach(), name, read):
+        if tuple(parameter.shape) != read.infos[name].shape or _differs(parameter.detach(), name, read):
             raise CheckpointError(
                 f"{source}: transformers loads other values of {name!r} than its files hold by that name; "
                 "load the model with transformers, save it again, and pass that"
             )
 
 
-def _differs(loaded: Tensor, name: str, read: Checkpoint | Tensors) -> bool:
+def _differs(loaded: Tensor, name: str, read: Tensors) -> bool:
     if not read.native:  # it was filled by this very reader
         return False
     if not loaded.ndim:
@@ -89,7 +88,3 @@ def _differs(loaded: Tensor, name: str, read: Checkpoint | Tensors) -> bool:
         value, loaded = (read.rows(name, indices), loaded[indices]) if indices else (loaded, loaded)
     # NaN is equal here: what reads T says where it is.
     return not torch.allclose(value.to(loaded.dtype), loaded.cpu(), rtol=0, atol=0, equal_nan=True)
-
-
-def _shape(name: str, read: Checkpoint | Tensors) -> tuple[int, ...]:
-    return (read.info(name) if isinstance(read, Checkpoint) else read.infos[name]).shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: ‖rounded − W‖/‖W‖ of a stored dtype. Floats: weights spread over many binades (measured: 1.66e-3 in bfloat16; half as
@@ -68,6 +69,16 @@ ROUNDING = {
 }
 #: What weights are trained or published in. A base stored in another type was rounded after T's training began.
 PLAIN = frozenset({"BF16", "F16", "F32", "F64"})
+
+
+def coarsest(dtypes: Iterable[str]) -> str:
+    """The stored dtype with the largest rounding error; F32 where there is none."""
+    return max(dtypes, key=lambda dtype: ROUNDING.get(dtype, 0.0), default="F32")
+
+
+def rounding_note(source: object, dtype: str) -> str:
+    """The note where most of a source is stored in a quantised dtype."""
+    return f"{source}: quantised, mostly as {dtype}: its rounding is part of T (see noise_share)"
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
 from tv.checkpoints.location import HubId, kind_of, locate, place_of
 from tv.checkpoints.moved import MovedTensors
-from tv.checkpoints.noise import PLAIN
+from tv.checkpoints.noise import PLAIN, rounding_note
 from tv.checkpoints.quantised.declaration import IN_CONFIG, declaration
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.quantised.parts import Quantised
 from tv.checkpoints.tensors import of_ranks, passed_over, stored_tensors, weight_files
-from tv.checkpoints.ties import is_tied, untie_apart
+from tv.checkpoints.ties import is_tied
 from tv.checkpoints.vector import TuningVector, VectorTensors
 from tv.checkpoints.wrappers import unwrapped
 from tv.errors import CheckpointError, InputError, first_line
@@ -92,7 +92,6 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         raise CheckpointError(f"{path}: its config declares {layers:,} layers, but it stores {len(stored):,} tensors")
     model = _tree(config, path / "config.json")
     plain, notes = unwrapped(str(source), stored, model)
-    untie_apart(model, plain)
     tensors = FileTensors(str(source), plain, model, quantisation)
     if not tensors.infos:
         first = next(iter(stored), "none")
@@ -112,8 +111,7 @@ def _rounded(source: str, tensors: FileTensors) -> Iterator[str]:
         if info.dtype not in PLAIN:
             sizes[info.dtype] += math.prod(info.shape)
     if sizes:
-        main = sizes.most_common(1)[0][0]
-        yield f"{source}: quantised, mostly as {main}: its rounding is part of T (see noise_share)"
+        yield rounding_note(source, sizes.most_common(1)[0][0])
 
 
 def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Checkpoint:

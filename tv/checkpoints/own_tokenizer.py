@@ -18,7 +18,7 @@ from tv.errors import CheckpointError, PromptError
 from tv.prompts.conversation import Conversation
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt
-from tv.prompts.template import before_reply, place
+from tv.prompts.template import before_reply, place, templates_of
 
 
 def encoder(
@@ -150,15 +150,10 @@ def asks_for_lent(prompts: Sequence[Prompt]) -> bool:
 
 def lend_template(to: PreTrainedTokenizerBase, of: PreTrainedTokenizerBase) -> None:
     """Let `chat: tuned` go through the template of another tokenizer, with that one's special tokens in it."""
-    mine, lent = _by_name(to), _by_name(of)
+    mine, lent = templates_of(to), templates_of(of)
     added = {f"tuned {name}".removesuffix(" default"): _with_tokens(text, of, to) for name, text in lent.items()}
     if added:
         to.chat_template = mine | added
-
-
-def _by_name(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    templates = tokenizer.chat_template
-    return dict(templates) if isinstance(templates, Mapping) else {"default": templates} if templates else {}
 
 
 def _with_tokens(template: str, of: PreTrainedTokenizerBase, to: PreTrainedTokenizerBase) -> str:

@@ -144,8 +144,12 @@ def alike(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         >>> alike([base, base])[0] is base
         True
     """
-    tied = [any(module.tied for module in checkpoint.architecture.modules) for checkpoint in checkpoints]
-    return [one.untied() for one in checkpoints] if any(tied) and not all(tied) else list(checkpoints)
+    return [one.untied() for one in checkpoints] if of_two_forms(checkpoints) else list(checkpoints)
+
+
+def of_two_forms(checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether some have an unembedding of their own, and others have the embedding's."""
+    return len({checkpoint.architecture.tied for checkpoint in checkpoints}) > 1
 
 
 def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:

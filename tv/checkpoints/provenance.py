@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tv.checkpoints.noise import ROUNDING, Noise
+from tv.checkpoints.noise import Noise, coarsest
 from tv.errors import first_line
 
 
@@ -52,7 +52,7 @@ class Provenance(dict[str, Any]):
 
     def dtype(self, name: str) -> str:
         """The coarsest dtype that tuned sides hold a parameter in; F32 where none is recorded."""
-        return max(self._dtypes(name), key=lambda dtype: ROUNDING.get(dtype, 0.0), default="F32")
+        return coarsest(self._dtypes(name))
 
     def noise(self, name: str) -> Noise:
         """The rounding of a parameter. Independent errors add in squares."""

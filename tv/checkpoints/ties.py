@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import Place, TensorInfo, Tensors
 from tv.checkpoints.tensors import Readable
-from tv.checkpoints.transformers_names import ModelNames
 
 
 def other_names(model: PreTrainedModel) -> dict[str, list[str]]:
@@ -53,14 +52,13 @@ def untie_apart(model: PreTrainedModel, stored: Mapping[str, Readable]) -> None:
 
     Args:
         model: A skeleton.
-        stored: The tensors of its files by name.
+        stored: The tensors of its files by the model's names.
     """
     if not is_tied(model):
         return
-    ends = {f"{path}.weight" for path, module in model.named_modules() if module in _ends(model)}
-    names = ModelNames(model)
-    held = {name: stored[key] for key in stored if (name := names.of(key)[0]) in ends}
-    if len(held) == 2 and not _equal(*held.values()):
+    ends = [f"{path}.weight" for path, module in model.named_modules() if module in _ends(model)]
+    held = [stored[name] for name in ends if name in stored]
+    if len(held) == 2 and not _equal(*held):
         untie(model)
 
 

@@ -18,6 +18,7 @@ from tv.evaluation.greedy import end_ids
 from tv.evaluation.tasks import Task
 from tv.prompts.behaviour import beyond_rows
 from tv.prompts.files import Chat
+from tv.prompts.template import templates_of
 
 COLUMNS = ["task", "item_id", "metric", "value", "response", "target"]
 #: Metrics of whole texts that the harness keeps as (log p, size): name there → name here and the unit's size in nats.
@@ -98,8 +99,7 @@ class Harness:
 
 def template_options(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What the tokenizer's `apply_chat_template` is given. Raises InputError where it has no such template."""
-    templates = tokenizer.chat_template or {}
-    named = templates if isinstance(templates, Mapping) else {"default": templates}
+    named = templates_of(tokenizer)
     name = chat.template or "default"
     if name not in named:
         advice = "leave out chat, or write the turns into the prompts"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
@@ -89,21 +89,21 @@ def _apply(
         "add_generation_prompt": reply_follows,
     }
     if conversation.template is not None:
-        named = _named(tokenizer)
+        named = templates_of(tokenizer)
         of_tools = f"{conversation.template} tool_use" if conversation.tools else ""
         options["chat_template"] = named.get(of_tools) or named[conversation.template]
     return str(tokenizer.apply_chat_template(list(messages), **options))
 
 
-def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Its templates by name."""
+def templates_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """A tokenizer's chat templates by name; the only one is "default"."""
     templates = tokenizer.chat_template
-    return dict(templates) if isinstance(templates, dict) else {"default": templates} if templates else {}
+    return dict(templates) if isinstance(templates, Mapping) else {"default": templates} if templates else {}
 
 
 def _lacking(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Why there is no template for a conversation, and what to do; None where there is one."""
-    named = _named(tokenizer)
+    named = templates_of(tokenizer)
     if conversation.template is not None and conversation.template not in named:
         return (
             f"chat: {conversation.template} takes the tuned model's chat template, and no tuned model has one; leave "

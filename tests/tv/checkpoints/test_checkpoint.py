@@ -267,5 +267,5 @@ def test_a_fingerprint_is_taken_once(pair: tuple[Path, Path], monkeypatch: pytes
     checkpoint = tv.open_checkpoint(pair[0])
     first = checkpoint.fingerprint()
     first["content"] = "changed by a caller"
-    monkeypatch.setattr(checkpoint, "_tensors", None)
+    monkeypatch.setattr(checkpoint, "reader", None)
     assert checkpoint.fingerprint()["content"] not in (None, "changed by a caller")

@@ -149,7 +149,7 @@ def test_one_tensor_that_makes_two(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(checkpoint.converted) == 3
     for target, expected in zip(targets, (gate, up), strict=True):
         assert torch.equal(checkpoint.tensor(f"model.layers.2.{target}"), expected)
-        assert torch.equal(checkpoint.rows(f"model.layers.2.{target}", [7, 70]), expected[[7, 70]])
+        assert torch.equal(checkpoint.reader.rows(f"model.layers.2.{target}", [7, 70]), expected[[7, 70]])
 
 
 def test_layers_that_the_configuration_leaves_out_are_noted(tmp_path: Path) -> None:

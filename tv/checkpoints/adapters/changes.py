@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.checkpoints.moved import MovedTensors
-from tv.checkpoints.noise import ROUNDING, Noise
+from tv.checkpoints.noise import ROUNDING, Noise, coarsest
 from tv.checkpoints.parameters import TensorInfo
 from tv.checkpoints.tensors import difference
 
@@ -63,7 +63,7 @@ class Move:
     @property
     def dtype(self) -> str:
         parts = [part for part in (self.whole, self.change) if part is not None]
-        return max((part.dtype for part in parts), key=lambda dtype: ROUNDING.get(dtype, 0.0))
+        return coarsest(part.dtype for part in parts)
 
     def step(self, read: Callable[[int], Tensor], expert: int = -1) -> Float[Tensor, "..."]:
         """T over the base's parameter, of which `read` reads one expert, or all of it at −1."""

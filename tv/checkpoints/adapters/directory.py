@@ -20,7 +20,7 @@ from tv.checkpoints.adapters.lora import factors_of, of_single_experts
 from tv.checkpoints.adapters.through_peft import Merge, digest_of, injected, noise_of
 from tv.checkpoints.adapters.ties import settled, tied_names
 from tv.checkpoints.location import place_of
-from tv.checkpoints.noise import ROUNDING
+from tv.checkpoints.noise import ROUNDING, coarsest
 from tv.checkpoints.tensors import Stored, header
 from tv.checkpoints.transformers_names import ModelNames
 from tv.errors import CheckpointError, first_line
@@ -110,7 +110,7 @@ def _merges(
     if rows > base.architecture.vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter's tokens are numbered there
     layers = injected(directory, form, model, parts, read)
-    dtype = max((stored.dtype for stored in parts), key=lambda one: ROUNDING.get(one, 0.0), default="F32")
+    dtype = coarsest(stored.dtype for stored in parts)
     digest, from_base = digest_of(config, parts), reads_base(config) or bool(config.get("use_dora"))
     changes: dict[str, Change] = {}
     for one, leaf, formed in moved_leaves(str(directory), form, layers):

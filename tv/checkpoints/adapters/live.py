@@ -22,7 +22,7 @@ from tv.checkpoints.adapters.layers import Layers, layers_of, moved_leaves
 from tv.checkpoints.adapters.through_peft import Merge, noise_of
 from tv.checkpoints.adapters.ties import settled, tied_names
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.checkpoints.noise import ROUNDING
+from tv.checkpoints.noise import coarsest
 from tv.checkpoints.parameters import DTYPES
 from tv.errors import CheckpointError
 from tv.runtime.transformers_private import ADAPTER_MARKS
@@ -138,8 +138,7 @@ def _changes(
         parameter = f"{one.path}.{leaf}"
         own = {id(value) for value in one.module.parameters()}
         tensors = [value for layer in one.layers for value in layer.parameters() if id(value) not in own]
-        dtypes = [DTYPES.get(value.dtype, "F32") for value in tensors]
-        dtype = max(dtypes, key=lambda one: ROUNDING.get(one, 0.0), default="F32")
+        dtype = coarsest(DTYPES.get(value.dtype, "F32") for value in tensors)
         from_base = any(reads_base(config) or config.get("use_dora") for config in configs)
         noise = noise_of(dtype, base.info(tied.get(parameter, parameter)).dtype, formed, from_base)
         digest = b"".join(_ends(value).numpy().tobytes() for value in tensors)

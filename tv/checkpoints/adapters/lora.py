@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tv.checkpoints.noise import ROUNDING, Noise
+from tv.checkpoints.noise import ROUNDING, Noise, coarsest
 from tv.checkpoints.tensors import Stored
 from tv.checkpoints.transformers_names import ModelNames
 from tv.errors import CheckpointError, first_line
@@ -41,7 +41,7 @@ class Factors:
 
     @property
     def dtype(self) -> str:
-        return max((stored.dtype for stored in self._stored), key=lambda dtype: ROUNDING.get(dtype, 0.0))
+        return coarsest(stored.dtype for stored in self._stored)
 
     @property
     def noise(self) -> Noise:
