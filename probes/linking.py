@@ -13,7 +13,7 @@ from probes.store.forms.declare import TABLES
 from probes.store.forms.links import measures
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
-from tv.stats import bootstrap_mean, shuffled_spearman, spearman_of_each
+from tv.stats.resampling import bootstrap_mean, shuffled_spearman, spearman_of_each
 
 #: The SSA threshold shown, beside the fixed fraction.
 EPSILON = 0.05

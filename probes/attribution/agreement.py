@@ -12,7 +12,7 @@ from probes.attribution.effects import Effects, families, in_domains
 from probes.attribution.forwards import Floats
 from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
-from tv.stats import bootstrap_spearman
+from tv.stats.resampling import bootstrap_spearman
 
 #: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")

@@ -12,7 +12,8 @@ import pandas as pd
 from probes.attribution.forwards import Floats
 from probes.attribution.units import Unit
 from probes.store.schemas import ALL_DOMAINS
-from tv.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
+from tv.stats.families import benjamini_hochberg
+from tv.stats.resampling import bootstrap_mean, wilcoxon_p
 
 #: The columns that name a unit in a table.
 UNIT = ["granularity", "layer", "component", "module", "head", "expert", "neuron"]

@@ -16,7 +16,7 @@ from probes.measures.ledger import OutputBasis
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Module
 from tv.prompts.encoding import Batch, Encoded, batches
-from tv.stats import bootstrap_mean
+from tv.stats.resampling import bootstrap_mean
 
 #: Progress callback: (done, total, step).
 Progress = Callable[[int, int, str], None]

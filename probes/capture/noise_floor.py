@@ -20,7 +20,7 @@ from probes.capture.pair import Pair
 from probes.measures.gates import compare_gates, gate_bits, words
 from probes.measures.places import places_of
 from tv.prompts.encoding import Encoded, batches
-from tv.stats import bootstrap_mean
+from tv.stats.resampling import bootstrap_mean
 
 #: Prompts that the floor is measured on: a rate over thousands of neurons needs no more.
 PROMPTS = 32

@@ -13,7 +13,7 @@ from probes.linking import CAUSAL_MEASURES
 from probes.reporting.words import METRICS
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS
-from tv.stats import bootstrap_mean
+from tv.stats.resampling import bootstrap_mean
 
 #: The three terms of the ledger.
 TERMS = ("direct", "inherited", "interaction")

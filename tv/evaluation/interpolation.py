@@ -30,7 +30,7 @@ from tv.prompts.encoding import Batch
 from tv.prompts.files import Prompt
 from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
-from tv.stats import bootstrap_mean, resample_means
+from tv.stats.resampling import bootstrap_mean, resample_means
 
 ALPHAS = tuple(round(-0.5 + 0.1 * i, 1) for i in range(21))
 PLANE = tuple(-0.5 + 0.25 * i for i in range(9))

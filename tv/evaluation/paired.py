@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from tv.errors import InputError
-from tv.stats import benjamini_hochberg, bootstrap_mean, wilcoxon_p
+from tv.stats.families import benjamini_hochberg
+from tv.stats.resampling import bootstrap_mean, wilcoxon_p
 
 _UNIT = ["task", "metric"]
 _ROUNDING = 1e-5  # nats: float32 resolves no less; identical variants differ by less, often in one direction

@@ -25,7 +25,7 @@ from tv.experiments.plots import bars, matrix
 from tv.experiments.result import Result
 from tv.measures.cosine import cosine
 from tv.runtime.compute import Compute
-from tv.stats import bootstrap_mean, resample_means
+from tv.stats.resampling import bootstrap_mean, resample_means
 
 SCALES = (0.3, 0.5, 0.7, 1.0)
 Grid = Literal["common", "product"]

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tv.evaluation.paired import compare, summarise, tables
-from tv.stats import resample_means
+from tv.stats.resampling import resample_means
 
 Floats = NDArray[np.float64]
 _UNIT = ["variant", "task", "metric"]

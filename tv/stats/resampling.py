@@ -1,4 +1,4 @@
-"""The statistics. The unit is the prompt: intervals come from resampling prompts, all units of one draw together."""
+"""Resampled prompts, all units of one draw together: for what has no formula of its own."""
 
 from __future__ import annotations
 
@@ -77,16 +77,6 @@ def _shuffled(n: int, draws: int, seed: int) -> tuple[Floats, float, float]:
     null = _ranks(shuffled) @ _ranks(order[None])[0]
     lo, hi = np.percentile(null, [2.5, 97.5])
     return np.abs(null), float(lo), float(hi)
-
-
-def benjamini_hochberg(p: ArrayLike) -> Floats:
-    """q values of a family of p values (Benjamini & Hochberg 1995); NaN stays NaN and does not count."""
-    p = np.asarray(p, np.float64)
-    q = np.full_like(p, np.nan)
-    known = ~np.isnan(p)
-    if known.any():
-        q[known] = stats.false_discovery_control(p[known])
-    return q
 
 
 def wilcoxon_p(values: ArrayLike) -> Floats:
