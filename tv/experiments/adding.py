@@ -257,7 +257,7 @@ def _conflict(base: LiveSource, tuned: Mapping[str, LiveSource | TuningVector], 
     return pairs[["a", "b", *_CONFLICTS]]
 
 
-_CONFLICTS = ["cosine", "cosine_z", "sign_conflict", "sign_conflict_null", "conflict_energy"]
+_CONFLICTS = ["cosine", "sign_conflict", "sign_conflict_null", "conflict_energy"]
 
 
 def _conflicts(pairs: pd.DataFrame, subsets: set[tuple[str, ...]]) -> pd.DataFrame:
