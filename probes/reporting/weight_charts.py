@@ -38,7 +38,7 @@ def gathered(rows: pd.DataFrame) -> Plot:
 
 
 def cosine_matrix(rows: pd.DataFrame, names: Sequence[str]) -> Plot:
-    """Cosines of every two tuning vectors as a symmetric matrix; hovering shows how far from 0 it is for random signs."""
+    """Cosines of every two tuning vectors as a symmetric matrix; hovering shows z for random signs."""
     values, far = np.eye(len(names)), np.full((len(names), len(names)), np.nan)
     at = {name: i for i, name in enumerate(names)}
     for row in rows.to_dict("records"):

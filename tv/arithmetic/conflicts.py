@@ -31,14 +31,14 @@ class Conflicts:
         """Add one piece of every vector, all of one shape, zeros where a vector does not move it."""
         if not self._pairs:
             return
-        decomposed = [directions(delta) if is_matrix and bool(delta.any()) else None for delta in deltas]
+        decomposed = [directions(delta) if delta.ndim == 2 and bool(delta.any()) else None for delta in deltas]
         for i, j in self._pairs:
             sums = sums_of(torch.atleast_1d(deltas[i]), torch.atleast_1d(deltas[j]))
             first, second = decomposed[i], decomposed[j]
             if first is not None and second is not None:
                 cross = cross_gram(deltas[i], deltas[j])
-                shared = overlap(first, second, cross, FIXED_FRACTION)
                 sums = replace(sums, components=component_products(first, second, cross))
+                shared = overlap(first, second, cross, FIXED_FRACTION) if is_matrix else None
                 self._shared[i, j] += [shared] if shared is not None else []
             self._sums[i, j] += sums
 

@@ -103,7 +103,7 @@ def test_unrelated_vectors_score_their_nulls(base: tv.Checkpoint) -> None:
 
 @pytest.mark.parametrize("k", [2, 8, 40])
 def test_unrelated_coefficients_in_shared_directions_are_chance(k: int) -> None:
-    """Of entries with random signs they would be 16, 6 and 1.4 standard deviations; a pair that undoes itself is far."""
+    """As entries with random signs they would be 16, 6 and 1.4 standard deviations apart."""
     generator = torch.Generator().manual_seed(k)
     left, right = (torch.linalg.qr(torch.randn(d, k, generator=generator))[0] for d in (48, 80))
     drawn = [left @ torch.randn(k, k, generator=generator) @ right.T for _ in range(120)]
