@@ -43,6 +43,13 @@ def writers_scaled(model: PreTrainedModel) -> None:
             second.weight.div_(2)
 
 
+def between_bfloat16(model: PreTrainedModel) -> None:
+    """Weights that no bfloat16 holds, and that round to the ones there were: a base for all of these pairs."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.mul_(1 + (torch.rand(parameter.shape, generator=generator) - 0.5) * 0.98 / 2**8)
+
+
 def nothing(model: PreTrainedModel) -> None:
     """The base itself."""
 
