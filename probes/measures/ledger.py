@@ -165,7 +165,7 @@ def linear_ledger(
     closure = torch.full_like(expected, float("nan"))
     where = slice(None) if checked is None else checked
     closure[where] = _closure(gap, sums.change[where])
-    new = None if along is None or split is None else _new(*along.split(n), sums.terms[0], written, split)
+    new = None if along is None or split is None else _new(along, sums.terms[0], written, split)
     return _ledger(sums, y.dtype, closure, expected, new)
 
 
@@ -183,7 +183,7 @@ def gain_ledger(
     direct, inherited, interaction = x * delta + bias_change, moved * gain, moved * delta
     gap = (direct + inherited + interaction - change).flatten(1).square().sum(1)
     sums = _Sums.of_none(len(x), x.device)
-    sums.add(*(v.flatten(1) for v in (y.float(), change)), [v.flatten(1) for v in (direct, inherited, interaction)])
+    sums.add(y.float().flatten(1), change.flatten(1), [v.flatten(1) for v in (direct, inherited, interaction)])
     heads = x[0, ..., 0].numel()
     expected = delta.square().mean() * x.flatten(1).square().sum(1) + heads * bias_change.square().sum()
     return _ledger(sums, y.dtype, _closure(gap, sums.change), expected)
@@ -226,18 +226,18 @@ class _Sums:
 
 
 def _new(
-    along: Float[Tensor, "n kmax"],
-    along_of_w: Float[Tensor, "n kmax"],
+    along: Float[Tensor, "2*n kmax"],
     direct: Float[Tensor, " n"],
     written: Float[Tensor, " n"],
     split: Split,
 ) -> dict[str, Float[Tensor, " n"]]:
-    """The direct term outside the pretrained subspaces, with its nulls: of squares inside and in all."""
-    found = {}
+    """The direct term outside the pretrained subspaces, with its nulls, out of T x and W x along the basis."""
+    of_t, of_w = along.square().unflatten(0, (2, len(direct)))
+    found: dict[str, Tensor] = {}
     for name, k in (("new_share", split.basis.k), ("new_share_10", split.basis.k10)):
-        amplified = along[:, :k].square().sum(1).minimum(direct)
-        of_w = along_of_w[:, :k].square().sum(1).minimum(written)
-        found |= {name: 1 - amplified / direct, f"{name}_of_w": 1 - of_w / written}  # 0/0 is NaN
+        amplified = of_t[:, :k].sum(1).minimum(direct)
+        found[name] = 1 - amplified / direct  # 0/0 is NaN
+        found[f"{name}_of_w"] = 1 - of_w[:, :k].sum(1).minimum(written) / written
         found[f"{name}_null"] = torch.full_like(direct, 1 - k / split.rows)
         if name == "new_share":
             found |= {"amplified_norm": amplified.sqrt(), "new_norm": (direct - amplified).sqrt()}

@@ -41,10 +41,12 @@ def alignment_sentences(alignment: pd.DataFrame, weights: pd.DataFrame) -> list[
     claimed = holm(np.concatenate([two_sided(rows.z.to_numpy(np.float64)) for rows in family])) < CLAIMED
     for rows, stands in zip(family, np.split(claimed, np.cumsum([len(rows) for rows in family[:-1]])), strict=True):
         rows["claimed"] = stands & rows.matters.to_numpy(bool)
+    of_raw = modules[modules["from"] == "raw"]
+    by_themselves = ~matrices.module.isin(of_raw.module[of_raw.claimed])  # not those of a module that is said to
     return [
         *_lifts(modules[modules["from"] == "fixed"]),
-        *_raw(modules[modules["from"] == "raw"], raw),
-        *_outliers(matrices),
+        *_raw(of_raw, raw),
+        *_outliers(matrices[by_themselves]),
         *_rescaling(cosines),
     ]
 
@@ -161,7 +163,8 @@ def _outliers(matrices: pd.DataFrame) -> list[str]:
         f"{row.module} {row.layer} ({number(row.ssa)} against {number(row.ssa_null)}, z = {_z(row.ssa_z)})"
         for row in first.itertuples()
     ]
-    return [f"Of {len(matrices)} matrices by themselves {len(beyond)} lie beyond their null, first {listing(told)}."]
+    which = f"{len(beyond)} of {len(matrices)} matrices, {'first ' if len(beyond) > _NAMED else ''}{listing(told)}"
+    return [f"Beyond their null by themselves: {which}."]
 
 
 def _rescaling(cosines: pd.DataFrame) -> list[str]:

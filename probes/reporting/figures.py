@@ -87,7 +87,7 @@ def heatmap(
             height=64 + row * max(len(layers), 3),
             xaxis={"type": "category", "showgrid": False},
             yaxis={"type": "category", "showgrid": False, "dtick": 1 if len(layers) <= 40 else 4},
-            **({"shapes": grey} if (grey := _grey(z, text)) else {}),
+            shapes=_grey(z, text),
         ),
     }
 

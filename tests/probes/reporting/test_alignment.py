@@ -75,7 +75,7 @@ def test_at_the_ceiling_there_is_room_below() -> None:
     rows.loc[rows.epsilon.notna() & (rows.layer == 29), ["ssa", "ssa_z"]] = [0.944, -41.0]
     text = said(rows)
     assert "30 of 30 matrices have no room above their null, only below" in text
-    assert "1 lie beyond their null, first down 29 (0.944 against 0.987, z = −41)." in text
+    assert "Beyond their null by themselves: 1 of 30 matrices, down 29 (0.944 against 0.987, z = −41)." in text
 
 
 def test_what_did_not_move_is_left_out() -> None:

@@ -291,6 +291,8 @@ def test_a_heat_map_marks_its_ceiling_and_shows_gaps() -> None:
     assert list(plot["x"]) == ["q", "up", figures.ENDS] and list(plot["y"]) == ["0", "1", "unembed"]
     assert plot["z"][0][0] == 0.5 and plot["z"][0][1] is None and plot["zmin"] == -1 and plot["zmax"] == 1
     assert plot["text"][0][0] == "0.50∗" and plot["text"][0][1] == "–" and plot["text"][1][0] == "−0.25"
+    grey = figures.heatmap(frame, "v", "module", ("q", "up"), 2, centre=0.0)["layout"]["shapes"]
+    assert [(box["x0"], box["x1"], box["y0"], box["y1"]) for box in grey] == [(0.5, 1.5, -0.5, 0.5)]  # up of layer 0
     ratio = figures.heatmap(frame.assign(v=2.0), "v", "module", ("q",), 2, ratio=True, reach=4)["data"][0]
     assert ratio["z"][0][0] == 1.0 and ratio["text"][0][0] == "2.0" and (ratio["zmin"], ratio["zmax"]) == (-2.0, 2.0)
 
