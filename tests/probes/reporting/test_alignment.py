@@ -105,12 +105,12 @@ def _bases(layers: int, shapes: Mapping[str, tuple[int, int]]) -> list[tuple[int
     ]
 
 
-@pytest.mark.parametrize("rank", [1, 8, 24])
+@pytest.mark.parametrize("rank", [1, 8])
 def test_of_a_random_t_at_most_one_report_in_twenty_claims_something(rank: int) -> None:
     """W of a decaying spectrum, T with singular values of one half, one quarter, … turned at random."""
     bases = _bases(3, {"q": (24, 30), "up": (40, 24)})
     generator = torch.Generator().manual_seed(rank)
-    claims, reports = 0, 30
+    claims, reports = 0, 20
     for _ in range(reports):
         rows, cosines = [], []
         for layer, module, basis in bases:
@@ -123,5 +123,5 @@ def test_of_a_random_t_at_most_one_report_in_twenty_claims_something(rank: int) 
             cosines.append((float((w * delta).sum() / (w.norm() * delta.norm())), m, n))
         weights = pd.DataFrame(cosines, columns=["cos_weight_delta", "rows", "cols"])
         text = said(pd.DataFrame(rows), weights)
-        claims += NOTHING not in text or "beyond" in text or "more than matrix shape" in text or "rescales W." in text
-    assert claims <= 4  # of 30 at 5 %: more in 1 of 60 draws; benchmarks/alignment_null.py has more of them
+        claims += "z = " in text or "part of T rescales W" in text
+    assert claims <= 3  # of 20 at 5 %: more in 1 of 60 draws; benchmarks/alignment_null.py draws more
