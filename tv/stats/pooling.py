@@ -28,7 +28,7 @@ def normal_scores(share: ArrayLike, mean: ArrayLike, z: ArrayLike) -> Floats:
 
     Examples:
         >>> normal_scores([0.5, 0.12], [0.1, 0.1], [3.0, 3.0]).round(2).tolist()
-        [2.01, 2.89]
+        [2.01, 2.86]
     """
     share, mean, z = (np.asarray(values, np.float64) for values in (share, mean, z))
     with np.errstate(divide="ignore", invalid="ignore"):
