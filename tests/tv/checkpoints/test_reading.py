@@ -17,6 +17,7 @@ import tv
 from tests.pairs import build_pair
 from tv.checkpoints.live import load_model
 from tv.checkpoints.live_proof import as_read
+from tv.checkpoints.tensors import Stored
 from tv.checkpoints.ties import is_tied
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -143,6 +144,21 @@ def test_a_matrix_that_no_file_holds_is_no_random_one(tmp_path: Path) -> None:
     path = _folder(tmp_path, weights)
     with pytest.raises(tv.CheckpointError, match=r"'lm_head\.weight' is missing; the checkpoint is incomplete"):
         load_model(path)
+
+
+def test_two_equal_matrices_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the largest of a model, which a run opens several times; a file of other values is another file."""
+    weights = _weights(0, tied=True)
+    path = _folder(tmp_path, weights | {HEAD: weights[EMBED].clone()}, tied=True)
+    compared: list[str] = []
+    load = Stored.load
+    monkeypatch.setattr(Stored, "load", lambda self, index=-1: (compared.append(self.name), load(self, index))[1])
+    assert all(tv.open_checkpoint(path).architecture.tied for _ in range(3))
+    assert sorted(compared) == [HEAD, EMBED]
+    other = weights[EMBED].clone()
+    other[26, 12] += 1
+    save_file(weights | {HEAD: other}, path / "model.safetensors", {"format": "pt"})
+    assert not tv.open_checkpoint(path).architecture.tied
 
 
 def test_a_tied_base_and_an_untied_tuned_model_are_measured(tmp_path: Path) -> None:
