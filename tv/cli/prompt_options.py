@@ -25,7 +25,7 @@ Domain = Annotated[str | None, typer.Option(help="The domain of rows that name n
 Chat = Annotated[bool, typer.Option("--chat", help="Put every prompt through the chat template.")]
 Template = Annotated[
     Literal["tuned"] | None,
-    typer.Option(help="tuned: like --chat, but through the tuned model's template, where the base has none."),
+    typer.Option(help="tuned: like --chat, but through the tuned model's template, for the base too."),
 ]
 System = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
-from tv.checkpoints.own_tokenizer import beside_first, borrow_template, owned
+from tv.checkpoints.own_tokenizer import beside_first, borrow_template, lenders, owned
 from tv.errors import InputError
 from tv.evaluation.decoding import Decoding, decoding_note
 from tv.evaluation.ends import ends_by, own_ends
@@ -106,7 +106,7 @@ def evaluate(
     }
     if talk is not None:
         for words in served.values():
-            borrow_template(words, own, talk.template is not None)
+            borrow_template(words, lenders(own, sources, base), talk.template is not None)
             template_options(talk, words)
     first, notes = next(iter(served.values())), []
     writes = any(written_by(task) for task in chosen)
