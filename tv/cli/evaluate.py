@@ -31,7 +31,7 @@ Decoding = Annotated[
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
+    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL", help="Checkpoints, adapters or vectors.")],
     task: Tasks,
     base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
     limit: Limit = None,
