@@ -97,7 +97,7 @@ def evaluate(
     chosen = load_tasks(tasks, shots=shots, new_tokens=new_tokens)
     frames, fingerprints = [], {}
     rules = {f"task {task.name}": f"states {stated}" for task in chosen if (stated := written_by(task))}
-    talk = _chat(chat)
+    talk = conversation_of(chat)
     asked = [prompt for task in chosen for prompt in contexts(task, limit, talk)]
     own = {name: owned(source, base) for name, source in sources.items()}
     served = {
@@ -139,8 +139,11 @@ def _worded(source: LiveSource, base: LiveSource | None) -> LiveSource:
     return base
 
 
-def _chat(chat: bool | str | Mapping[str, Any] | Chat) -> Chat | None:
-    """How questions become conversations, as a prompt set says it; None where they do not."""
+def conversation_of(chat: bool | str | Mapping[str, Any] | Chat) -> Chat | None:
+    """How questions become conversations, as a prompt set says it; None where they do not.
+
+    Raises InputError for what does not say it.
+    """
     if isinstance(chat, bool | Chat):
         return Chat() if chat is True else chat or None
     try:
