@@ -68,6 +68,7 @@ def _adds_again(base: Checkpoint, name: str, move: Move) -> bool:
     """Whether the move would change the moved parameter again, as a LoRA does and the values of tokens do not."""
     if move.change is None:
         return False
-    step = move.step(partial(base.read, name))
-    again = move.change.step(lambda: step + base.read(name)[: len(step)].float(), -1)
+    weight = base.read(name) if move.whole is None else move.whole.load()
+    step = move.change.step(lambda: weight, -1)
+    again = move.change.step(lambda: weight + step, -1)
     return bool(again.abs().max() > 1e-5 * step.abs().max())
