@@ -71,4 +71,4 @@ def _adds_again(base: Checkpoint, name: str, move: Move) -> bool:
     weight = base.read(name) if move.whole is None else move.whole.load()
     step = move.change.step(lambda: weight, -1)
     again = move.change.step(lambda: weight + step, -1)
-    return bool(again.abs().max() > 1e-5 * step.abs().max())
+    return bool(again.abs().max() > 0.5 * step.abs().max())
