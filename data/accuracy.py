@@ -48,7 +48,7 @@ def held_out(examples: list[Example]) -> list[Example]:
 
 @torch.inference_mode()
 def accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example], batch_size: int = 128
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example], batch_size: int = 32
 ) -> float:
     """The share of `examples` that greedy decoding completes with the target and a full stop."""
     rows = [(tokenizer(e.text)["input_ids"], tokenizer(e.full)["input_ids"]) for e in examples]
