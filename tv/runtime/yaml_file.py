@@ -39,8 +39,7 @@ class YamlFile:
                 node = node.value[key]
                 line = node.start_mark.line
             elif isinstance(node, yaml.MappingNode):
-                # Values that `<<` merges stand first, and what the mapping itself says after them counts.
-                pair = next(((name, value) for name, value in reversed(node.value) if name.value == str(key)), None)
+                pair = next(((name, value) for name, value in node.value if name.value == str(key)), None)
                 if pair is None:
                     break
                 line, node = pair[0].start_mark.line, pair[1]
@@ -63,12 +62,11 @@ def read_yaml(path: Path, error: type[InputError], what: str) -> YamlFile | None
     """
     text = _text(path, error, what)
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             return None
         _refuse_twin_keys(node, path, error)
-        return YamlFile(loader.construct_document(node), node)
+        return YamlFile(yaml.safe_load(text), node)
     except yaml.YAMLError as mistake:
         mark = getattr(mistake, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""

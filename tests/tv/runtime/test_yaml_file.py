@@ -37,14 +37,6 @@ def test_values_have_the_lines_where_they_stand(tmp_path: Path) -> None:
     assert [file.line(place) for place in places] == [1, 1, 3, 3, 6, 8, 5, 1]
 
 
-def test_merged_values_have_the_line_of_the_one_that_counts(tmp_path: Path) -> None:
-    path = tmp_path / "f.yaml"
-    path.write_text("one: &one\n  a: 1\n  b: 2\nown:\n  <<: *one\n  a: 3\n")
-    file = read_yaml(path, InputError, "suite")
-    assert file is not None and file.data["own"] == {"a": 3, "b": 2}
-    assert [file.line(("own", key)) for key in "ab"] == [6, 3]
-
-
 def test_a_file_of_nothing_is_none(tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text("# nothing\n")
     assert read_yaml(tmp_path / "f.yaml", InputError, "suite") is None
