@@ -129,6 +129,3 @@ def linked(text: str, place: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
-def too_few(*_: object) -> str:
-    """Placeholder."""
-    return "too few"

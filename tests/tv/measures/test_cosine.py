@@ -223,8 +223,8 @@ def test_the_null_keeps_the_magnitudes(base: tv.Checkpoint) -> None:
 
 
 def test_a_vector_that_moves_nothing(base: tv.Checkpoint) -> None:
-    frame = tv.cosine(base, {"some": random_vector(base, 1), "none": random_vector(base, 2, torch.zeros_like)})
     """Where nothing moved there is no direction to compare: measures are null, not 0."""
+    frame = tv.cosine(base, {"some": random_vector(base, 1), "none": random_vector(base, 2, torch.zeros_like)})
     assert (frame[["norm_b", "sign_entries"]] == 0).all().all()
     unknown = [
         "cosine",
