@@ -17,7 +17,8 @@ from probes.reporting.evidence import rows_of
 from probes.reporting.words import FEWEST, METRICS, number, percent, points, signed
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
-from tv.stats.resampling import Floats, bootstrap_mean, bootstrap_spearman, shuffled_spearman
+from tv.stats.ranks import bootstrap_spearman, shuffled_spearman
+from tv.stats.resampling import Floats, bootstrap_mean
 
 
 @dataclass(frozen=True)
