@@ -141,10 +141,10 @@ def family_p(rho: Floats, null: Floats) -> Floats:
     known = ~np.isnan(rho)
     p = np.full(rho.shape, np.nan)
     if known.any():
-        spread = np.sqrt((null[:, known] ** 2).mean(0))
-        spread = np.where(spread > 0, spread, np.inf)
-        largest = np.abs(null[:, known] / spread).max(1)
-        p[known] = shuffled_p(np.abs(rho[known] / spread), np.broadcast_to(largest[:, None], (len(null), known.sum())))
+        orders = np.vstack([rho[None, known], null[:, known]])  # the real order too, so that all are alike by chance
+        spread = np.sqrt((orders**2).mean(0))
+        far = np.abs(orders / np.where(spread > 0, spread, np.inf))
+        p[known] = shuffled_p(far[0], far[1:].max(1, keepdims=True))
     return p
 
 

@@ -21,8 +21,8 @@ def _pairs(**changes: object) -> pd.DataFrame:
 def test_an_interval_clear_of_0_is_no_claim() -> None:
     (said,) = link_sentences(_pairs())
     assert said == (
-        "Over 42 modules that moved, ranked within their type, direct share of the change: none of 2 pairs with a weight "
-        "measure stands out of shuffled units (least p 0.21 over all pairs)."
+        "Over 42 modules that moved, ranked within their type, direct share of the change: none of 2 pairs with a "
+        "weight measure stands out of shuffled units (least p 0.21 over all pairs)."
     )
     assert stands_out(_pairs()).tolist() == [True, False, False]
 
