@@ -38,7 +38,10 @@ def gains_moved(model: PreTrainedModel) -> None:
 def writers_scaled(model: PreTrainedModel) -> None:
     """v and up doubled, o and down halved."""
     for layer in model.model.layers:
-        for first, second in ((layer.self_attn.v_proj, layer.self_attn.o_proj), (layer.mlp.up_proj, layer.mlp.down_proj)):
+        for first, second in (
+            (layer.self_attn.v_proj, layer.self_attn.o_proj),
+            (layer.mlp.up_proj, layer.mlp.down_proj),
+        ):
             first.weight.mul_(2)
             second.weight.div_(2)
 

@@ -12,7 +12,7 @@ from probes.attribution.effects import Effects, families, in_domains
 from probes.attribution.forwards import Floats
 from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
-from tv.stats.resampling import bootstrap_spearman
+from tv.stats.ranks import bootstrap_spearman
 
 #: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")
@@ -66,7 +66,7 @@ def _rows(
             if reference == family.method or not units or not both:
                 continue
             x, y = (_table(side, both, units) for side in (family, other))
-            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
+            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed, [clusters.get(prompt, prompt) for prompt in both])
             labels: dict[str, object] = {"method": family.method, "direction": family.direction, "reference": reference}
             yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
 

@@ -109,7 +109,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         rows_of(
             run,
             "correlations",
-            "kind weight_measure activation_measure rho lo hi n null_lo null_hi p",
+            "kind weight_measure activation_measure rho lo hi n null_lo null_hi p p_family",
             [*this_model, ("over", "==", "all")],
         ),
         rows_of(run, "noise_floor", "precision layer flip_rate", []),

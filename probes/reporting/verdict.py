@@ -8,8 +8,9 @@ import pandas as pd
 
 from probes.attribution.units import component_name
 from probes.reporting.alignment import GAP, alignment_sentences, raw_gap
-from probes.reporting.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
+from probes.reporting.causes import FOUND, NAMED, causes_sentences, shown_domain, total_change
 from probes.reporting.evidence import Evidence
+from probes.reporting.link_sentences import link_sentences
 from probes.reporting.moved import matrices, moved, place, weights_sentences
 from probes.reporting.own_doing import ledger_sentences
 from probes.reporting.words import (
@@ -62,7 +63,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Alignment", alignment_sentences(evidence.alignment, matrices(evidence.weights))),
         Statement("Gates", gates_sentences(evidence.flips, evidence.gated)),
         Statement("Own doing", ledger_sentences(evidence.ledger)),
-        Statement("Link", correlation_sentence(evidence.correlations)),
+        Statement("Link", link_sentences(evidence.correlations)),
         Statement("Does not hold", limits(evidence), "limits"),
     ]
     return [statement for statement in statements if statement.sentences]

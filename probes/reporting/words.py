@@ -127,5 +127,3 @@ def linked(text: str, place: str) -> Markup:
         parts += [escape(text[end : match.start()]), Markup('<a href="#{}">{}</a>').format(place, match[0])]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])
-
-

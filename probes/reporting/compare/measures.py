@@ -19,7 +19,7 @@ from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
 from tv.stats.means import FEWEST, Floats, mean_interval
 from tv.stats.proportions import mcnemar_p, share_change, share_interval
-from tv.stats.resampling import bootstrap_spearman, shuffled_spearman
+from tv.stats.ranks import bootstrap_spearman, shuffled_spearman
 
 
 @dataclass(frozen=True)

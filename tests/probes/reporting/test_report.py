@@ -15,7 +15,7 @@ import pytest
 
 import probes
 from probes.reporting import figures, words
-from probes.reporting.causes import causes_sentences, correlation_sentence, shown_domain
+from probes.reporting.causes import causes_sentences, shown_domain
 from probes.reporting.chapter import chapters_of
 from probes.reporting.evidence import compare_behaviour, gather
 from probes.reporting.prompts import shown_prompts
@@ -127,11 +127,11 @@ def test_what_comes_from_prompts_and_names_is_text(page: str) -> None:
     assert "&lt;b&gt;bold&lt;/b&gt;" in json.dumps(_data(page)["figures"]["m0-flips"])
 
 
-def test_only_correlations_clear_of_zero_are_bold(page: str, run: probes.Run) -> None:
+def test_only_correlations_that_stand_out_of_their_family_are_bold(page: str, run: probes.Run) -> None:
     found = run.df("correlations", where=[("over", "==", "all")]).dropna(subset=["rho"])
     rows = re.findall(r'<tr data-x="[^"]+" data-y="[^"]+" class="([^"]*)">', page)
     assert len(rows) == len(found)
-    assert rows.count("clear") == int(((found.lo > 0) | (found.hi < 0)).sum()) and set(rows) <= {"clear", ""}
+    assert rows.count("clear") == int((found.p_family < 0.05).sum()) and set(rows) <= {"clear", ""}
 
 
 def test_tokens_are_escaped_one_by_one(run: probes.Run) -> None:
@@ -360,18 +360,6 @@ def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
     assert "Graft: none of 2 components has q < 0.05; the largest is mlp 2 +3.00 [+2.00, +4.00], q = 0.2." in text
     assert "No component alone shows a clear effect (graft)" in text
     assert causes_sentences(_effects(0.2).head(0), _behaviour()) == []
-
-
-def test_correlations_that_include_zero_and_raw_ssa_are_not_claimed() -> None:
-    rows = [
-        ("module", "ssa_left", "direct_share", 0.99, 0.9, 1.0, 42),
-        ("module", "relative_norm", "direct_share", 0.5, -0.1, 0.8, 42),
-    ]
-    names = ["kind", "weight_measure", "activation_measure", "rho", "lo", "hi", "n"]
-    table = pd.DataFrame(rows, columns=names)
-    assert "none of 1 pairs with a weight measure has an interval clear of 0" in correlation_sentence(table)[0]
-    clear = correlation_sentence(table.assign(lo=0.2))[0]
-    assert "1 of 1 pairs" in clear and "ρ = 0.50 [0.200, 0.800]" in clear
 
 
 def test_gates_are_told_by_layer_domain_and_chance() -> None:
