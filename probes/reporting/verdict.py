@@ -11,7 +11,6 @@ from probes.reporting.alignment import GAP, alignment_sentences, raw_gap
 from probes.reporting.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
 from probes.reporting.evidence import TERMS, Evidence
 from probes.reporting.words import (
-    FEWEST,
     METRICS,
     change_form,
     effect_metric_name,
@@ -25,6 +24,7 @@ from probes.reporting.words import (
     signed,
     value_form,
 )
+from tv.stats.means import FEWEST
 
 #: With fewer prompts than this in a domain, an interval over them says little.
 FEW = 10

@@ -14,9 +14,10 @@ from probes.linking import CAUSAL_MEASURES
 from probes.reporting.alignment import fixed_fraction
 from probes.reporting.compare.entries import Entry, positions_of
 from probes.reporting.evidence import rows_of
-from probes.reporting.words import FEWEST, METRICS, number, percent, points, signed
+from probes.reporting.words import METRICS, number, percent, points, signed
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
+from tv.stats.means import FEWEST
 from tv.stats.resampling import Floats, bootstrap_mean, bootstrap_spearman, shuffled_spearman
 
 

@@ -12,9 +12,10 @@ from probes.attribution.units import component_name
 from probes.reporting.compare.entries import ORDERED, Entry, laid, shared_prompts
 from probes.reporting.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.reporting.verdict import Headline
-from probes.reporting.words import FEWEST, effect_metric_name, interval, listing, metric_name, number, signed
+from probes.reporting.words import effect_metric_name, interval, listing, metric_name, number, signed
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
+from tv.stats.means import FEWEST
 
 #: The behaviour metric of the verdict: the first of these that was measured.
 _SPOKEN = ("exact_match", "logit_diff", "target_nll", "kl")
