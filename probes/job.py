@@ -22,6 +22,7 @@ from probes.attribution.attributor import Attributor, attribution_tables, requir
 from probes.attribution.dla import dla_completeness
 from probes.attribution.metric import require_answers, require_metric
 from probes.attribution.scores import component_scores
+from probes.capture.behaviour_floor import behaviour_floor
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.loading import Pairs, as_model, require_backend
@@ -451,12 +452,18 @@ def _answers(writer: RunWriter, job: Job) -> None:
 def _noise_floor(writer: RunWriter, job: Job) -> None:
     """How far the base is from itself in another precision; skipped where it is spread over devices, as no copy is."""
     suite = job.suite
-    if not suite.noise_floor or "gates" not in suite.measure or job.compute.device == "auto":
+    behaves = "behaviour" in suite.measure or suite.attribute is not None
+    if not suite.noise_floor or not (behaves or "gates" in suite.measure) or job.compute.device == "auto":
         return
 
     def made() -> dict[str, pd.DataFrame]:
-        options = {"batch_size": suite.batch_size, "draws": suite.bootstrap, "seed": suite.seed}
-        return {"noise_floor": noise_floor(job.models.pair(job.pairs[0].name), job.encoded, **options)}
+        pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
+        if "gates" in suite.measure:
+            options = {"batch_size": size, "draws": suite.bootstrap, "seed": suite.seed}
+            tables["noise_floor"] = noise_floor(pair, job.encoded, **options)
+        if behaves:
+            tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size)
+        return tables
 
     writer.stage("noise_floor", "00000", made)
 

@@ -210,7 +210,7 @@ class Suite(_Part):
         tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
             of them, and only answers are compared.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
-        noise_floor: With gates, compare the base with itself in another precision.
+        noise_floor: With gates or behaviour, compare the base with itself in another precision.
         keep: Sites of which the vectors themselves are stored, as float16.
         attribute: Which causal effects to measure, and on which metric; None: none.
         backend: The capture backend: torch, transformer_lens or nnsight.
@@ -236,7 +236,7 @@ class Suite(_Part):
     generate: Generation | None = Field(None, validate_default=True)
     tokenizer: Literal["base", "own"] = "base"
     edit_distance: Literal["target", "all", "none"] = "target"
-    noise_floor: bool = True  # with gates: the base against itself in another precision
+    noise_floor: bool = True  # the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
     attribute: Attribution | None = None
     backend: Backend = "torch"  # for capture

@@ -13,7 +13,8 @@ from probes.linking import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
 from probes.reporting.evidence import Evidence
 from probes.reporting.figures import plain
 from probes.reporting.link_sentences import stands_out
-from probes.reporting.words import FEWEST, MEASURES, METRICS, change_form, interval, metric_name, number, value_form
+from probes.reporting.words import MEASURES, METRICS, change_form, interval, metric_name, number, value_form
+from tv.stats.means import FEWEST
 
 #: Activation measures in the order they are shown: the direct term comes first.
 SHOWN_MEASURES = (

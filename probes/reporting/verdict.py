@@ -14,7 +14,6 @@ from probes.reporting.link_sentences import link_sentences
 from probes.reporting.moved import matrices, moved, place, weights_sentences
 from probes.reporting.own_doing import ledger_sentences
 from probes.reporting.words import (
-    FEWEST,
     METRICS,
     change_form,
     effect_metric_name,
@@ -27,6 +26,7 @@ from probes.reporting.words import (
     signed,
     value_form,
 )
+from tv.stats.means import FEWEST
 
 #: With fewer prompts than this in a domain, an interval over them says little.
 FEW = 10

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from markupsafe import Markup, escape
 
 from probes.store.forms.links import ACTIVATIONS, CAUSES, WEIGHTS
 from probes.store.schemas import ALL_DOMAINS
 from tv.prompts.metric import METRICS as REGISTERED
+from tv.stats.means import FEWEST
 
 #: The metrics that come first in a report; other registered ones follow.
 _FIRST = ("exact_match", "target_nll", "logit_diff")
@@ -24,8 +25,6 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
     "first_divergence": ("first divergence", "tokens of the answer", None),
 }
 _OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit difference where the models part"}
-#: With fewer prompts than this, no interval is shown.
-FEWEST = 3
 #: Measures of the link, in words.
 MEASURES = {column.name: column.title for column in (*WEIGHTS, *ACTIVATIONS, *CAUSES) if column.role}
 SIDES = {"left": "output side", "right": "input side", "two_sided": "both sides"}
@@ -115,6 +114,12 @@ def layer_name(layer: int, n_layers: int) -> str:
 def listing(parts: list[str]) -> str:
     """a, b and c."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
+
+
+def too_few(domains: Iterable[str], counts: Iterable[float]) -> str:
+    """Which domains have fewer prompts, or clusters of them, than an interval needs."""
+    named = listing([f"{domain} ({n:.0f})" for domain, n in zip(domains, counts, strict=True)])
+    return f"too few prompts or clusters for an interval, which takes {FEWEST}: {named}."
 
 
 _NUMBER = re.compile(r"[+−]?\d[\d.,]*\d(?: %)?|[+−]?\d(?: %)?")

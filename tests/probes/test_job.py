@@ -32,6 +32,7 @@ TABLES = {
         "correlations",
         "neurons",
         "noise_floor",
+        "behaviour_floor",
     ),
 }
 

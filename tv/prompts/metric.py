@@ -31,6 +31,7 @@ class BehaviourMetric:
     needs: Needs = "target"
     smooth: bool = True  # whether its gradient is meaningful
     reads: Callable[[Encoded], Sequence[int]] | None = None  # the positions it looks at; None: any
+    matters: float = 0.0  # the smallest mean change that matters, in its unit; 0: any does
 
     def has(self, item: Encoded) -> bool:
         """Whether a prompt has what it needs."""

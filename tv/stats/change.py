@@ -7,6 +7,8 @@ from typing import Literal
 
 #: The four things that may be said of a mean change.
 Said = Literal["changed", "negligible", "within noise", "cannot tell"]
+#: No change of behaviour smaller than this counts, however a model computes.
+LEAST_FLOOR = 1e-5
 
 
 def said_of(change: float, lo: float, hi: float, p: float, *, floor: float, matters: float) -> Said:

@@ -1,4 +1,4 @@
-"""The table of what the models answer."""
+"""The tables of what the models answer."""
 
 from __future__ import annotations
 
@@ -9,4 +9,15 @@ table(
     "behaviour",
     "prompt, model and metric",
     (*keys("prompt_id model metric"), Column("value", "the metric's value, in the metric's unit")),
+)
+table(
+    "behaviour_floor",
+    "precision, domain and metric: the base against itself",
+    (
+        Column("precision", "the other precision in which the base ran", "name"),
+        *keys("domain metric"),
+        Column("n", "prompts that it is a mean over", "int32", unit="prompts"),
+        Column("floor", "the size of a mean change that rounding alone can make, in the metric's unit"),
+    ),
+    since=5,
 )
