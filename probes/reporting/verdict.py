@@ -10,6 +10,7 @@ from probes.attribution.units import component_name
 from probes.reporting.alignment import GAP, alignment_sentences, raw_gap
 from probes.reporting.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
 from probes.reporting.evidence import TERMS, Evidence
+from probes.reporting.sameness import sameness_sentences
 from probes.reporting.words import (
     FEWEST,
     METRICS,
@@ -54,6 +55,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
     """The verdict on one tuned model, most important first."""
     shifts = shifts_of(evidence.behaviour)
     statements = [
+        Statement("Sameness", sameness_sentences(evidence.sameness)),
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
         Statement("Got worse", worse_sentences(shifts), "worse" if shifts.worse else ""),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),

@@ -45,7 +45,7 @@ class _Order:
         return of_weight if self.keeps_bits else math.hypot(of_weight, _ROUNDED)
 
     def sample(self) -> bytes:
-        return self.index.numpy().tobytes() + self.scale.numpy().tobytes()
+        return self.index.numpy().tobytes() + _coarse(self.scale)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Mix:
         return math.hypot(of_weight * self.spread, _ROUNDED)
 
     def sample(self) -> bytes:
-        return self.index.numpy().tobytes() + self.blocks.numpy().tobytes()
+        return self.index.numpy().tobytes() + _coarse(self.blocks)
 
 
 _Step: TypeAlias = _Order | _Mix
@@ -177,6 +177,11 @@ class Reordering:
 
     def _add(self, name: str, module: Module, step: _Step) -> None:
         self._steps[name, module.expert] = (*self._steps.get((name, module.expert), ()), step)
+
+
+def _coarse(values: Tensor) -> bytes:
+    """Bytes that do not depend on the last bits, in which another number of threads may differ."""
+    return values.half().numpy().tobytes()
 
 
 def _places(size: int, ranges: Sequence[tuple[int, int]]) -> Int[Tensor, " n"]:

@@ -43,7 +43,7 @@ def rewrite_norm(order: Reordering, pair: WeightPair, norm: Module, conventions:
     """Give the tuned norm the base's gain, and divide the columns of its readers by what that multiplies it by.
 
     None where it is not known what reads the norm. Where neurons or heads are permuted, too, the rows of the readers
-    cannot be compared; then the norms of most readers' columns must have moved against the gain.
+    cannot be compared; then the norms of their columns must have moved against the gain.
     """
     offset, readers = conventions.offset(norm), conventions.readers(norm)
     if offset is None or not readers:
@@ -52,16 +52,16 @@ def rewrite_norm(order: Reordering, pair: WeightPair, norm: Module, conventions:
     factor = gain / tuned_gain
     factor = torch.where(torch.isfinite(factor) & (factor != 0), factor, 1.0)
     parts = [apart([gain], [tuned_gain])]
-    undone, followed = [apart([gain], [tuned_gain * factor])], []
+    undone, moves = [apart([gain], [tuned_gain * factor])], []
     for reader in readers:
         own = pair.weight(reader)
         other = pair.tuned.matrix(reader)[: len(own)]
         parts.append(apart([own], [other]))
         undone.append(apart([own], [other / factor]))
-        followed.append(_follows(factor, own, other))
+        moves.append((reader.name, (other.norm(dim=0).double() / own.norm(dim=0).double()).log()))
     (before, here), (after, there) = _total(parts), _total(undone)
     far = float(factor.abs().log().abs().max()) > math.log(SCALE_TOLERANCE)
-    changed = explains(before, after) or (far and 2 * sum(followed) > len(followed))
+    changed = explains(before, after) or (far and _followed(factor, moves))
     if changed:
         order.gain(norm, factor, offset)
         for reader in {(reader.parameter, reader.expert): reader for reader in readers}.values():
@@ -202,16 +202,21 @@ def _total(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return math.fsum(distances), math.fsum(cosines) / len(cosines)
 
 
-def _follows(factor: Float[Tensor, " d"], own: Float[Tensor, "rows d"], other: Float[Tensor, "rows d"]) -> bool:
-    """Whether the factor explains how the norms of a reader's columns moved, in any order of its rows.
+def _followed(factor: Float[Tensor, " d"], moves: Sequence[tuple[str, Float[Tensor, " d"]]]) -> bool:
+    """Whether most readers' column norms, whose logarithms moved by `moves`, moved as the factor says.
 
-    The whole reader may have another size, where what it feeds undoes that.
+    Only of readers whose size is fixed: queries trade theirs with keys, values with the output, and up with down.
     """
-    x, y = factor.abs().log(), (other.norm(dim=0).double() / own.norm(dim=0).double()).log()
-    known = torch.isfinite(y)
-    x, left = x[known], (y - x)[known]
-    return explains(_energy(x), _energy(left)) or explains(_energy(x - x.mean()), _energy(left - left.mean()))
+    by_name: dict[str, list[Tensor]] = {}
+    for name, move in moves:
+        by_name.setdefault(name, []).append(move)
+    paired = [(q + k) / 2 for q, k in zip(by_name.pop("q", []), by_name.pop("k", []), strict=True)]
+    free = {"v", *(up for gate, up in (("gate", "up"), ("shared_gate", "shared_up")) if gate in by_name)}
+    fixed = [*paired, *(move for name, group in by_name.items() if name not in free for move in group)]
+    expected = factor.abs().log()
+    agree = [explains(_energy(expected), _energy(move - expected)) for move in fixed]
+    return 2 * sum(agree) > len(agree)
 
 
 def _energy(values: Float[Tensor, " n"]) -> float:
-    return float(values.pow(2).sum())
+    return float(values.pow(2).nansum())
