@@ -26,7 +26,7 @@ from tv.matching.coactivity import Sums, gather_sums
 from tv.matching.conventions import Conventions
 from tv.matching.permutation import Matching
 from tv.matching.reordered import Reordering
-from tv.matching.rewriting import Rewriting, rewrite_heads, rewrite_norm
+from tv.matching.rewriting import Rewriting, rewrite_heads, rewrite_norm, settle_norm
 from tv.matching.sameness import Sameness, sameness
 from tv.matching.units import Heads, Neurons, units_of
 from tv.prompts.behaviour import PromptSource, batched, gather
@@ -162,8 +162,12 @@ def match_pair(
     def written() -> WeightPair:
         return replace(pair, tuned=order.checkpoint())
 
-    norms = [rewrite_norm(order, pair, module, conventions) for module in pair.modules if module.kind == "norm"]
-    rows = [_rewritten(found) for found in norms if found is not None]
+    rows, moved_gains = [], []
+    for norm in (module for module in pair.modules if module.kind == "norm"):
+        rewriting = rewrite_norm(order, pair, norm, conventions)
+        if rewriting is not None:
+            rows.append(_rewritten(rewriting))
+            moved_gains += [norm] * bool(rewriting.changed)
     for i, (unit, sums) in enumerate(zip(units, responses, strict=True)):
         matchings = unit.match(written(), sums, compute.tensor_device)
         unit.reorder(order, matchings)
@@ -176,6 +180,8 @@ def match_pair(
         if isinstance(unit, Heads):
             rows += [_rewritten(found) for found in rewrite_heads(order, written(), unit, conventions)]
         compute.tell("matching", i + 1, len(units), f"{unit.kinds[0].replace('_', ' ')} {unit.layer}")
+    for norm in moved_gains:
+        settle_norm(order, written(), norm, conventions)
     table = pd.DataFrame(rows).sort_values(["layer", "expert"], kind="stable", ignore_index=True)
     found = sameness(pair, order, _changes(table))
     table.attrs["fingerprints"] = {

@@ -21,7 +21,7 @@ from tv.matching.gauges import EXPLAINS
 
 #: |c| of a neuron within this factor of 1 is a training step, not a rescaling.
 SCALE_TOLERANCE = 1.1
-_ROUNDED = 1e-5  # |log c| of a neuron that was moved and nothing else
+_NEAR = 0.1  # squared relative distance at which a neuron that moved is the base's, but for training
 _CHUNK = 1024  # rows of scores formed at a time
 _TIE = 1e-5  # the least gain that moves a unit, of a unit's squared norm: twins and dead neurons stay
 
@@ -70,8 +70,8 @@ def match_neurons(
     """The neurons of a GLU: the permutation that maximises Σ ⟨g, g'⟩ + |⟨u, u'⟩ + ⟨d, d'⟩|, each neuron's ‖u‖ = ‖d‖.
 
     Biases of gate and up go in as a last column. A score is divided by both neurons' norms √(‖g‖² + 2‖u‖‖d‖). A neuron
-    that keeps its place, its sign and its ‖u‖/‖d‖ (by SCALE_TOLERANCE) has c = 1 exactly, unless c explains how far it
-    moved; the others take the base's ratio.
+    that keeps its place and sign, or lies near the base's, has |c| = 1 exactly unless c explains how far it moved; the
+    others take the base's ratio.
     """
     balance, tuned_balance = _balance(up, down), _balance(tuned_up, tuned_down)
     norm, tuned_norm = _glu_norm(gate, up, down), _glu_norm(tuned_gate, tuned_up, tuned_down)
@@ -285,19 +285,18 @@ def _scale(
     places = permutation.to(tuned[0].device)
     size = _balance(*own) / _balance(*tuned)[places]
     sign = torch.where(odd < 0, -1.0, 1.0)
-    alike = size.log().abs() <= math.log(SCALE_TOLERANCE)
+    distance = _distances(own, (tuned[0][places], tuned[1][:, places]))
+    as_it_is = distance(sign)
     stays = (sign > 0) & (places == torch.arange(len(places), device=places.device))
-    kept = alike & stays & ~_explained(own, tuned, size)
-    kept |= size.log().abs() < _ROUNDED  # so that what only moved keeps its bits
+    explained = (as_it_is > 0) & (distance(sign * size) <= (1 - EXPLAINS) * as_it_is)
+    kept = (stays | (as_it_is < _NEAR)) & ~explained
     return (torch.where(kept, 1.0, size) * sign).cpu()
 
 
-def _explained(
-    own: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]],
-    tuned: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]],
-    size: Float[Tensor, " f"],
-) -> Bool[Tensor, " f"]:
-    """Of neurons in their places: whether c = `size` explains how far up row and down column lie from the base's."""
+def _distances(
+    own: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]], tuned: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]]
+) -> Callable[[Float[Tensor, " f"]], Float[Tensor, " f"]]:
+    """By c: how far a neuron's up row and down column lie from the base's, squared, each in units of the base's."""
     (up, down), (tuned_up, tuned_down) = own, tuned
     ups, downs = (norms.clamp(min=1e-30) for norms in (up.norm(dim=1), down.norm(dim=0)))
 
@@ -305,8 +304,7 @@ def _explained(
         of_up, of_down = (up - tuned_up / c[:, None]).norm(dim=1), (down - tuned_down * c).norm(dim=0)
         return (of_up / ups).pow(2) + (of_down / downs).pow(2)
 
-    before = distance(torch.ones_like(size))
-    return (before > 0) & (distance(size) <= (1 - EXPLAINS) * before)
+    return distance
 
 
 def _balance(up: Float[Tensor, "f d"], down: Float[Tensor, "out f"]) -> Float[Tensor, " f"]:

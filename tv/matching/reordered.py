@@ -29,14 +29,16 @@ class _Order:
 
     @property
     def keeps_bits(self) -> bool:
-        return bool((self.scale == 1).all())
+        return bool((self.scale.abs() == 1).all())
 
     def apply(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The permuted tensor: in its dtype where nothing is scaled, otherwise at least in float32."""
         value = stored.index_select(self.dim, self.index)
-        if self.keeps_bits:
+        if bool((self.scale == 1).all()):
             return value
         shape = [-1 if i == self.dim else 1 for i in range(value.ndim)]
+        if self.keeps_bits and not self.offset:
+            return value * self.scale.reshape(shape).to(value.dtype)
         kept = torch.promote_types(value.dtype, torch.float32)
         exact = value.to(torch.promote_types(kept, self.scale.dtype))
         return ((exact + self.offset) * self.scale.reshape(shape) - self.offset).to(kept)

@@ -21,14 +21,14 @@ from tv.matching.conventions import Conventions
 from tv.matching.gauges import apart, basis_change, explains, paired_change, spread
 from tv.matching.permutation import SCALE_TOLERANCE, Attention
 from tv.matching.reordered import Reordering
-from tv.matching.units import Heads
+from tv.matching.units import Heads, by_head
 
 
 @dataclass(frozen=True)
 class Rewriting:
     """One change of writing of one layer, unit by unit: channels of a norm, or key-value groups.
 
-    Scores are mean cosines of the tensors that it concerns, with the change undone and as they are.
+    Scores are mean cosines of a group's tensors, or the cosine of the gains, with the change undone and as they are.
     """
 
     layer: int
@@ -42,8 +42,8 @@ class Rewriting:
 def rewrite_norm(order: Reordering, pair: WeightPair, norm: Module, conventions: Conventions) -> Rewriting | None:
     """Give the tuned norm the base's gain, and divide the columns of its readers by what that multiplies it by.
 
-    None where it is not known what reads the norm. Where neurons or heads are permuted, too, the rows of the readers
-    cannot be compared; then the norms of their columns must have moved against the gain.
+    None where it is not known what reads the norm. Where neurons or heads are written differently, too, the rows of the
+    readers cannot be compared; then their columns must have become as much larger as the gain became smaller.
     """
     offset, readers = conventions.offset(norm), conventions.readers(norm)
     if offset is None or not readers:
@@ -51,23 +51,48 @@ def rewrite_norm(order: Reordering, pair: WeightPair, norm: Module, conventions:
     gain, tuned_gain = (side.matrix(norm).double() + offset for side in (pair.base, pair.tuned))
     factor = gain / tuned_gain
     factor = torch.where(torch.isfinite(factor) & (factor != 0), factor, 1.0)
-    parts = [apart([gain], [tuned_gain])]
-    undone, moves = [apart([gain], [tuned_gain * factor])], []
+    before, here = apart([gain], [tuned_gain])
+    after, there = apart([gain], [tuned_gain * factor])
     for reader in readers:
         own = pair.weight(reader)
         other = pair.tuned.matrix(reader)[: len(own)]
-        parts.append(apart([own], [other]))
-        undone.append(apart([own], [other / factor]))
-        moves.append((reader.name, (other.norm(dim=0).double() / own.norm(dim=0).double()).log()))
-    (before, here), (after, there) = _total(parts), _total(undone)
+        before += apart([own], [other])[0]
+        after += apart([own], [other / factor])[0]
     far = float(factor.abs().log().abs().max()) > math.log(SCALE_TOLERANCE)
-    changed = explains(before, after) or (far and _followed(factor, moves))
+    changed = explains(before, after) or (far and _followed(factor, pair, readers))
     if changed:
-        order.gain(norm, factor, offset)
-        for reader in {(reader.parameter, reader.expert): reader for reader in readers}.values():
-            order.inputs(reader, torch.arange(len(factor)), 1 / factor)
+        _move(order, norm, readers, factor, offset)
     moved = int((factor != 1).sum()) if changed else 0
     return Rewriting(norm.layer, "norms", len(factor), moved, there if changed else here, here)
+
+
+def settle_norm(order: Reordering, pair: WeightPair, norm: Module, conventions: Conventions) -> None:
+    """Share what training did to a channel between gain and readers, once their rows stand where the base's do.
+
+    `rewrite_norm` left all of it to the readers. One Gauss–Newton step in log c brings both nearest to the base's.
+    """
+    offset, readers = conventions.offset(norm), conventions.readers(norm)
+    assert offset is not None
+    gain = pair.base.matrix(norm).double() + offset
+    weight = gain.pow(2) / gain.pow(2).sum()
+    pull = torch.zeros_like(gain)
+    for reader in readers:
+        own = pair.weight(reader).double()
+        other = pair.tuned.matrix(reader)[: len(own)].double()
+        size = own.pow(2).sum().clamp(min=1e-300)
+        pull += ((other - own) * other).sum(0) / size
+        weight += other.pow(2).sum(0) / size
+    factor = torch.where(weight > 0, pull / weight, 0.0).exp()
+    if bool((factor != 1).any()):
+        _move(order, norm, readers, factor, offset)
+
+
+def _move(
+    order: Reordering, norm: Module, readers: Sequence[Module], factor: Float[Tensor, " d"], offset: float
+) -> None:
+    order.gain(norm, factor, offset)
+    for reader in {(reader.parameter, reader.expert): reader for reader in readers}.values():
+        order.inputs(reader, torch.arange(len(factor)), 1 / factor)
 
 
 def rewrite_heads(order: Reordering, pair: WeightPair, heads: Heads, conventions: Conventions) -> Iterator[Rewriting]:
@@ -197,25 +222,30 @@ def _row(layer: int, kind: str, bases: Sequence[_Basis]) -> Rewriting:
     return Rewriting(layer, kind, n, sum(basis.changed for basis in bases), *scores)
 
 
-def _total(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    distances, cosines = zip(*parts, strict=True)
-    return math.fsum(distances), math.fsum(cosines) / len(cosines)
-
-
-def _followed(factor: Float[Tensor, " d"], moves: Sequence[tuple[str, Float[Tensor, " d"]]]) -> bool:
-    """Whether most readers' column norms, whose logarithms moved by `moves`, moved as the factor says.
-
-    Only of readers whose size is fixed: queries trade theirs with keys, values with the output, and up with down.
-    """
-    by_name: dict[str, list[Tensor]] = {}
-    for name, move in moves:
-        by_name.setdefault(name, []).append(move)
-    paired = [(q + k) / 2 for q, k in zip(by_name.pop("q", []), by_name.pop("k", []), strict=True)]
-    free = {"v", *(up for gate, up in (("gate", "up"), ("shared_gate", "shared_up")) if gate in by_name)}
-    fixed = [*paired, *(move for name, group in by_name.items() if name not in free for move in group)]
+def _followed(factor: Float[Tensor, " d"], pair: WeightPair, readers: Sequence[Module]) -> bool:
+    """Whether the channels of most readers grew by the factor, in any order and basis of their rows."""
+    sizes = [_channels(side, readers) for side in (pair.base, pair.tuned)]
     expected = factor.abs().log()
-    agree = [explains(_energy(expected), _energy(move - expected)) for move in fixed]
+    agree = []
+    for own, other in zip(*sizes, strict=True):
+        grown = (other[: len(own)] / own).log()
+        agree.append(explains(_energy(expected), _energy(grown - expected)))
     return 2 * sum(agree) > len(agree)
+
+
+def _channels(side: Checkpoint, readers: Sequence[Module]) -> list[Float[Tensor, " d"]]:
+    """The size of every channel in each reader: of queries and keys in their product, which no basis changes.
+
+    Left out are values, and up beside a gate, which trade their size with what reads them.
+    """
+    by_name = {reader.name: reader for reader in readers}
+    free = {"q", "k", "v", *(up for gate, up in (("gate", "up"), ("shared_gate", "shared_up")) if gate in by_name)}
+    sizes = [side.matrix(reader).double().norm(dim=0) for reader in readers if reader.name not in free]
+    if {"q", "k"} <= by_name.keys():
+        query, key = (by_head(side.matrix(by_name[n]).double(), by_name[n].n_heads) for n in ("q", "k"))
+        products = (query * key.repeat_interleave(len(query) // len(key), 0)).sum(1)
+        sizes.append(products.norm(dim=0).sqrt())
+    return sizes
 
 
 def _energy(values: Float[Tensor, " n"]) -> float:

@@ -20,7 +20,7 @@ def permute_neurons(model: PreTrainedModel) -> None:
 
 
 def move_gains(model: PreTrainedModel, factor: Tensor | float) -> None:
-    """The gains of both norms of every block times `factor`, per channel; the columns of their readers divided by it."""
+    """The gains of both norms of every block times `factor`, by channel; their readers' columns divided by it."""
     for block in _blocks(model):
         _gain(block.input_layernorm, factor)
         _gain(block.post_attention_layernorm, factor)
