@@ -129,7 +129,7 @@ def test_another_setting_is_another_function() -> None:
     assert not match_pair(base, other).sameness.rounding
 
 
-@pytest.mark.parametrize("name", ["medical", "math", "law", "code", "instruct"])
+@pytest.mark.parametrize("name", ["medical", "math"])
 def test_fine_tunes_are_left_alone(name: str) -> None:
     found = match_pair("data/models/base", f"data/models/{name}")
     assert found.is_identity and found.sameness.explained == 0 and not found.sameness.rounding
