@@ -128,7 +128,7 @@ class Pairs:
         found = match_pair(*sides)
         if found.is_identity:
             return model
-        return write_into(copy.deepcopy(model) if self.live else model, found.tuned)
+        return write_into(copy.deepcopy(model) if isinstance(source, PreTrainedModel) else model, found.tuned)
 
     @cached_property
     def apart(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 #: A change of writing counts where it explains this share of the squared relative distance. By chance a change of basis
 #: explains the share of its own dimensions, a few per cent; where one of two factors was trained alone, at most half.
 EXPLAINS = 0.8
-_STEPS = 4  # Gauss–Newton converges in one where the two models compute the same
+_STEPS, _CONVERGED = 4, 1e-9  # where the two models compute the same, Gauss–Newton has nothing to do
 
 
 def basis_change(
@@ -39,7 +39,10 @@ def basis_change(
             moved, read = change @ tuned_value, torch.linalg.solve(change.T, tuned_output)
             right = a * (value - moved) @ moved.T - b * read @ (output - read).T
             left = (b * read @ read.T).numpy(), (a * moved @ moved.T).numpy()
-            change = change + torch.from_numpy(solve_sylvester(*left, right.numpy())) @ change
+            step = torch.from_numpy(solve_sylvester(*left, right.numpy()))
+            change = change + step @ change
+            if float(step.abs().max()) < _CONVERGED:
+                break
         inverse = torch.linalg.inv(change)
     except (torch.linalg.LinAlgError, ValueError):
         return eye

@@ -1,6 +1,6 @@
-"""Whether a tuned model's neurons and heads are in the base's order, and the tuned model put in that order.
+"""Whether a tuned model is written as its base is, in the same order, sizes and bases; and the tuned model so written.
 
-Models that were trained from one base keep their order, and the check confirms it. In a model whose neurons were
+Models that were trained from one base keep their writing, and the check confirms it. In a model whose neurons were
 permuted, or that was trained separately, T is mostly the difference between two orders: match it first.
 """
 
@@ -48,10 +48,11 @@ def align(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """The check before any comparison: what share of the tuned model's neurons and heads would have to move.
+    """The check before any comparison: what of the tuned model would have to be written differently to match the base.
 
     Every layer's neurons and heads are matched with the base's by linear assignment, those of each expert among
-    themselves. For fine-tunes of one base expect the identity: 0 moved, gain 0.
+    themselves; then norm gains and the bases of values and keys are compared. For fine-tunes of one base expect the
+    identity: 0 moved, gain 0.
 
     Args:
         base: Whatever `tv.open_checkpoint` opens; on activations not an open checkpoint, which cannot run.
@@ -65,9 +66,10 @@ def align(
 
     Returns:
         A row per layer, expert and kind (`neurons`; `shared_neurons` of an expert that every token passes; `kv_groups`;
-        `queries`): `layer kind expert n moved_fraction sign_flipped_fraction scale_moved_fraction mean_score
-        identity_score gain on`. The fractions of sign and scale are NaN for what has no such symmetry (heads; MLPs
-        without a GLU). Scores are means of cosines in [−1, 1], and `gain` = mean_score − identity_score.
+        `queries`; `norms` by channel; `values` and `keys` by key-value group): `layer kind expert n moved_fraction
+        sign_flipped_fraction scale_moved_fraction mean_score identity_score gain on`. The fractions of sign and scale
+        are NaN for what has no such symmetry (MLPs without a GLU, and all but neurons). Scores are means of cosines in
+        [−1, 1], and `gain` = mean_score − identity_score. `attrs["sameness"]` says what that explains of T.
 
     Raises:
         InputError: The two do not belong together, nothing in them can be matched, or `prompts` do not fit `on`.
@@ -76,8 +78,8 @@ def align(
 
     Examples:
         >>> table = tv.align("data/models/base", "data/models/medical")
-        >>> table.groupby("kind").moved_fraction.max().to_dict()
-        {'kv_groups': 0.0, 'neurons': 0.0, 'queries': 0.0}
+        >>> table.moved_fraction.max(), table.attrs["sameness"]["sentence"]
+        (0.0, 'no part of T is a change of writing: it can be read as it is')
     """
     return match_pair(base, tuned, on=on, prompts=prompts, batch_size=batch_size, compute=compute).table
 
@@ -91,13 +93,13 @@ def matched(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> Checkpoint:
-    """The tuned side with its neurons and heads in the base's order: the same function, each tensor reordered as read.
+    """The tuned side written as the base is, in its order, sizes and bases: the same function, each tensor as it is read.
 
     It can be used wherever a tuned side can, as in `tv.ssa(base, tv.matched(base, tuned))`; nothing is written.
 
     Args:
         base: As in `tv.align`.
-        tuned: The side whose neurons and heads are put in the base's order.
+        tuned: The side that is written as the base is.
         on: As in `tv.align`: "weights" or "activations".
         prompts: As in `tv.align`.
         batch_size: Prompts in one forward pass.
@@ -137,7 +139,7 @@ def match_pair(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> PairMatching:
-    """Match every FFN and every attention layer, one at a time; see `align` and `matched`."""
+    """Compare all norms, then every FFN and every attention layer, one at a time; see `align` and `matched`."""
     _check(on, prompts)
     base = base_beside(base, tuned)
     pair = open_pair(base, tuned)
