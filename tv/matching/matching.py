@@ -78,7 +78,7 @@ def align(
 
     Examples:
         >>> table = tv.align("data/models/base", "data/models/medical")
-        >>> table.moved_fraction.max(), table.attrs["sameness"]["sentence"]
+        >>> float(table.moved_fraction.max()), table.attrs["sameness"]["sentence"]
         (0.0, 'no part of T is a change of writing: it can be read as it is')
     """
     return match_pair(base, tuned, on=on, prompts=prompts, batch_size=batch_size, compute=compute).table
@@ -93,7 +93,7 @@ def matched(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> Checkpoint:
-    """The tuned side written as the base is, in its order, sizes and bases: the same function, each tensor as it is read.
+    """The tuned side written as the base is, in its order, sizes and bases: the same function, as it is read.
 
     It can be used wherever a tuned side can, as in `tv.ssa(base, tv.matched(base, tuned))`; nothing is written.
 
