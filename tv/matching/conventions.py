@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PretrainedConfig
 
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.resolve import skeleton
+from tv.errors import ArchitectureError
 from tv.runtime.transformers_private import quarter_turn
 
 _READERS = {
@@ -37,12 +39,15 @@ class Conventions:
         >>> base = tv.open_checkpoint("data/models/base")
         >>> conventions = Conventions(base.config, base.architecture)
         >>> conventions.rotary_pairs[0].tolist(), conventions.offset(base.architecture.module(0, "attn_norm"))
-        ([0, 8], 0.0)
+        ([0, 12], 0.0)
     """
 
     def __init__(self, config: PretrainedConfig, architecture: Architecture) -> None:
         self._architecture = architecture
-        self._tree = skeleton(config) if architecture.roles == "rules" else None
+        self._tree = None
+        if architecture.roles == "rules":
+            with suppress(ArchitectureError):  # the class of a live model may be its checkpoint's own
+                self._tree = skeleton(config)
 
     @cached_property
     def rotary_pairs(self) -> Int[Tensor, "pairs 2"] | None:
