@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Evidence:
     noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
     checks: pd.DataFrame  # check holds
     whole: pd.DataFrame  # domain method control metric effect: all of T grafted at once, and control vectors
+    sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -117,6 +118,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         one_metric(
             rows_of(run, "effects", "domain method control metric effect", [*this_model, ("granularity", "==", "all")])
         ),
+        run.manifest.get("sameness", {}).get(tuned, {}),
     )
 
 

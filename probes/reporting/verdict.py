@@ -13,6 +13,7 @@ from probes.reporting.evidence import Evidence
 from probes.reporting.link_sentences import link_sentences
 from probes.reporting.moved import matrices, moved, place, weights_sentences
 from probes.reporting.own_doing import ledger_sentences
+from probes.reporting.sameness import sameness_sentences
 from probes.reporting.words import (
     METRICS,
     change_form,
@@ -56,6 +57,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
     """The verdict on one tuned model, most important first."""
     shifts = shifts_of(evidence.behaviour)
     statements = [
+        Statement("Sameness", sameness_sentences(evidence.sameness)),
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
         Statement("Got worse", worse_sentences(shifts), "worse" if shifts.worse else ""),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),

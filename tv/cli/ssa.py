@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
+from tv.cli.options import Align, Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
 from tv.cli.terminal import bar, number, print_notes, print_table, say
 
@@ -41,6 +41,7 @@ def ssa(
         Path | None, typer.Option(help="Also write SSA(k) for every k, with its area over the null.")
     ] = None,
     heads: Heads = True,
+    align: Align = False,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -54,14 +55,16 @@ def ssa(
     Example: tv ssa data/models/base data/models/medical -o ssa.parquet
     """
     import tv
+    from tv.cli.align import aligned
     from tv.measures.ssa import EPSILONS
 
     for path in (output, curve):
         check_output(path)
+    side = aligned(base, tuned) if align else tuned
     with bar("alignment") as progress:
         frame = tv.ssa(
             base,
-            tuned,
+            side,
             tuple(epsilon or EPSILONS),
             k_rule=k_rule,  # type: ignore[arg-type]
             levels=level,
@@ -79,7 +82,7 @@ def ssa(
         with bar("curve") as progress:
             points = tv.curve(
                 base,
-                tuned,
+                side,
                 heads=heads,
                 compute=tv.Compute(device, dtype, False, workers, engine, cache, progress),
             )

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import tv
 from tests.command import call
 from tests.pairs import build_model, build_pair, perturb
+from tests.tv.matching.same_function import permute_neurons
 from tv.cli import main
 from tv.cli.align import _print as print_matches
 from tv.cli.evaluate import print_differences, print_means
@@ -151,6 +153,29 @@ def test_an_extracted_vector_serves_as_the_tuned_side(tmp_path: Path, monkeypatc
     code, _, stderr = call(monkeypatch, capsys, main, "cosine", base, f"a={vector}", f"b={tuned}")
     assert code == 0, stderr
     pd.testing.assert_frame_equal(tv.ssa(base, vector), tv.ssa(base, tuned), atol=1e-6)
+
+
+def test_a_change_of_writing_is_said_and_undone(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, _ = build_pair(tmp_path)
+    model = build_model()
+    torch.manual_seed(0)
+    permute_neurons(model)
+    other = tmp_path / "other"
+    model.save_pretrained(other)
+    code, stdout, _ = call(monkeypatch, capsys, main, "align", base, other)
+    assert code == 0 and "these two compute the same function, written differently: neurons permuted" in _on_one_line(
+        stdout
+    )
+    for command, options in (("geometry", ["--tokens", "0"]), ("ssa", [])):
+        out = tmp_path / f"{command}.csv"
+        code, stdout, _ = call(monkeypatch, capsys, main, command, base, other, "--align", "-o", out, *options)
+        assert code == 0 and "aligned: these two compute the same function" in _on_one_line(stdout)
+        frame = pd.read_csv(out)
+        assert (frame.delta_norm == 0).all() if command == "geometry" else len(frame)
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize(
