@@ -232,8 +232,8 @@ def test_values_that_differ_by_rounding_alone_have_no_order() -> None:
     rng = np.random.default_rng(2)
     weights, ledger = _weights(), _ledger()
     weights["relative_norm"] = 0.5 + 1e-7 * rng.normal(size=len(weights))
-    ledger["direct_norm"] = 50 * (1 + 1e-7 * rng.normal(size=len(ledger)))
-    found = _link(weights=weights, ledger=ledger.assign(inherited_norm=100.0, interaction_norm=50.0))[1]
+    ledger["direct_share"] = (1 + 1e-7 * rng.normal(size=len(ledger))) / 6
+    found = _link(weights=weights, ledger=ledger)[1]
     assert found[found.weight_measure == "relative_norm"].rho.isna().all()
     assert found[found.activation_measure == "direct_share"].rho.isna().all()
 

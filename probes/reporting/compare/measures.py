@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,7 +16,7 @@ from probes.reporting.evidence import rows_of
 from probes.reporting.words import METRICS, number, percent, points, signed
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
-from tv.stats.means import FEWEST, Floats, mean_interval
+from tv.stats.means import Floats, mean_interval
 from tv.stats.proportions import mcnemar_p, share_change, share_interval
 from tv.stats.ranks import bootstrap_spearman, shuffled_spearman
 
@@ -215,9 +214,8 @@ def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> 
         shared = sides[0].index.intersection(sides[1].index, sort=False)
         x, y = (_values(side.loc[shared] if len(shared) else side) for side in sides)
         if len(x) and len(y):
-            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
-            if min(len(x), len(y)) < FEWEST:
-                lo = hi = math.nan
+            clusters = _clusters(a.prompts.set_index("same").loc[shared]) if len(shared) else None
+            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed, clusters)
             null_lo, null_hi, p = shuffled_spearman(rho, n, draws, seed)
             row = {"domain": name, "rho": rho, "lo": lo, "hi": hi, "n": n, "n_shared": len(shared)}
             yield {**row, "null_lo": null_lo, "null_hi": null_hi, "p": p}
