@@ -87,6 +87,7 @@ class Bench:
             "chat": settings.chat,
             "decoding": "greedy",
             "ends": sorted(self._ends),
+            "columns": COLUMNS,
         }
 
     def items(
