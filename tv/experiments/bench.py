@@ -37,7 +37,7 @@ class Settings:
     new_tokens: int | None = None
     chat: bool = False
     batch_size: int = 16
-    draws: int = 2000  # of the bootstrap
+    draws: int = 2000  # resamples of items, or of clusters of them, for what has no formula
     seed: int = 0
     compute: Compute = Compute()
     loaded: list[Task] = field(default_factory=list)
