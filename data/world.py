@@ -205,7 +205,7 @@ def _printed(program: Program, form: str, number: int, template: str, *, held_ou
         foil=f" {_foil(fact, program.value, list(program.others))}",
         domain="code",
         fact=fact,
-        phrasing=f"{program.kind}.{form}.{number}",
+        phrasing=f"code.{program.kind}.{form}.{number}",  # a sum is an "add" too
         held_out=held_out,
     )
 
