@@ -53,7 +53,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """What every model does on every item of every task.
 
-    A summary and paired tests of the rows are in `tv.evaluation.evaluate`: `summarise` and `compare`.
+    A summary and paired tests of the rows are in `tv.evaluation.paired`: `summarise` and `compare`.
 
     Args:
         models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens. A live model is used as it

@@ -86,7 +86,7 @@ def quality(
         >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=2)
         >>> items = tv.quality("data/models/medical", prompts, new_tokens=4)
         >>> items[items.metric == "rouge_l"][["item_id", "response", "value"]].values.tolist()
-        [['medical-000', 'galoria.', 1.0], ['medical-001', 'tremor.', 1.0]]
+        [['medical-000', 'mordosis.', 1.0], ['medical-001', 'skin.', 1.0]]
     """
     sources = dict(models) if isinstance(models, Mapping) else {"model": models}
     require_decoding(decoding)

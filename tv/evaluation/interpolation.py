@@ -87,9 +87,9 @@ def path(
 
     Examples:
         >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=4)
-        >>> curve = tv.path("data/models/base", "data/models/medical", prompts, alphas=(0, 0.5, 1), draws=20)
+        >>> curve = tv.path("data/models/base", "data/models/medical", prompts, alphas=(0, 0.6, 1), draws=20)
         >>> curve[curve.metric == "exact_match"].set_index("alpha").value.to_dict()
-        {0.0: 0.0, 0.5: 0.25, 1.0: 1.0}
+        {0.0: 0.0, 0.6: 0.25, 1.0: 1.0}
     """
     grid = _grid(alphas, "α")
     sweep = _sweep(base, [tuned], prompts, [(alpha,) for alpha in grid], batch_size, compute)
