@@ -110,7 +110,7 @@ def print_differences(differences: pd.DataFrame, reference: str) -> None:
     print_table(title, ["task", "metric", "model", "difference", "interval", "p", "least p", "q"], rows)
     unreachable = differences[(differences.least_p >= 0.05) & (differences.least_p < 1)]
     print_notes(
-        f"{r.task}, {r.metric}, {r.variant}: so few items turned that no p below {number(float(r.least_p))} is possible"
+        f"{r.task}, {r.metric}, {r.variant}: so few items turned that p is {number(float(r.least_p))} at the least"
         for r in unreachable.itertuples()
     )
 

@@ -38,6 +38,7 @@ ALPHAS = tuple(round(-0.5 + 0.1 * i, 1) for i in range(21))
 PLANE = tuple(-0.5 + 0.25 * i for i in range(9))
 
 Floats = NDArray[np.float64]
+_NOTHING = 1e-12  # nats: what float64 leaves of a difference that is none
 
 
 def path(
@@ -161,18 +162,19 @@ def barrier_of(
 ) -> Barrier:
     """max over 0 ≤ α ≤ 1 of L(α) − ((1 − α)L(0) + αL(1)), L the mean of (prompts, points) losses over prompts.
 
-    `alphas` (points,) ascend and hold 0 and 1. The 95 % interval resamples prompts, or whole clusters of them, and
-    takes the maximum again in every draw; noise pushes a maximum up, so 0 at its lower end is what a path without a
-    barrier looks like.
+    `alphas` (points,) ascend and hold 0 and 1. On each side the 95 % interval is the wider of two: prompts, or whole
+    clusters of them, are resampled and the maximum is taken again in every draw; and the highest end of the points' own
+    intervals, which hold under skew. Noise pushes a maximum up, so 0 at the lower end is what a path without a barrier
+    looks like.
     """
-    return _highest(alphas, losses, clusters, _line, draws, seed)
+    return _highest(alphas, losses, clusters, (_line,), draws, seed)
 
 
 def rise_of(
     alphas: Floats, losses: Floats, clusters: Sequence[str] | None = None, *, draws: int = 1000, seed: int = 0
 ) -> Barrier:
     """As `barrier_of`, above the worse of the two ends: max over 0 ≤ α ≤ 1 of L(α) − max(L(0), L(1))."""
-    return _highest(alphas, losses, clusters, lambda _, start, end: np.maximum(start, end), draws, seed)
+    return _highest(alphas, losses, clusters, (lambda _, start, __: start, lambda _, __, end: end), draws, seed)
 
 
 _COLUMNS = ["domain", "metric", "value", "lo", "hi", "prompts", "clusters", "over"]
@@ -182,21 +184,27 @@ def _highest(
     alphas: Floats,
     losses: Floats,
     clusters: Sequence[str] | None,
-    expected: Callable[[Floats, Floats, Floats], Floats],
+    expected: Sequence[Callable[[Floats, Floats, Floats], Floats]],
     draws: int,
     seed: int,
 ) -> Barrier:
-    """The highest point above `expected(α, L(0), L(1))`, in the mean over prompts and in every resample of them."""
+    """The highest point above every `expected(α, L(0), L(1))`."""
     between = (alphas >= 0) & (alphas <= 1)
-    inside = alphas[between]
-
-    def above(means: Floats) -> Floats:
-        return means - expected(inside, means[:, :1], means[:, -1:])
-
-    mean = above(losses[:, between].mean(0, keepdims=True))[0]
-    drawn = above(resample_means(losses[:, between], draws, seed, clusters)).max(1)
+    inside, inner = alphas[between], losses[:, between]
+    gaps = [inner - line(inside, inner[:, :1], inner[:, -1:]) for line in expected]
+    gaps = [np.where(np.abs(gap) < _NOTHING, 0.0, gap) for gap in gaps]
+    mean = np.min([gap.mean(0) for gap in gaps], 0)
+    drawn = np.min([resample_means(gap, draws, seed, clusters) for gap in gaps], 0).max(1)
     lo, hi = ends(drawn, len(losses) if clusters is None else len(set(clusters)))
-    return Barrier(float(inside[mean.argmax()]), float(mean.max()), float(lo), float(hi))
+    points = [mean_interval(gap, clusters) for gap in gaps]
+    still = [~gap.any(0) for gap in gaps]  # the two ends themselves
+    below = np.min([np.where(no, 0.0, point.lo) for no, point in zip(still, points, strict=True)], 0)
+    above = np.min([np.where(no, 0.0, point.hi) for no, point in zip(still, points, strict=True)], 0)
+    peak = int(mean.argmax())
+    if np.isnan(below[peak]):
+        return Barrier(float(inside[peak]), float(mean[peak]), math.nan, math.nan)
+    lo, hi = np.minimum(lo, np.nanmax(below)), np.maximum(hi, np.nanmax(above))
+    return Barrier(float(inside[peak]), float(mean[peak]), float(lo), float(hi))
 
 
 def _line(alphas: Floats, start: Floats, end: Floats) -> Floats:
