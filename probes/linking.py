@@ -46,8 +46,8 @@ _READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `
         [("head", "==", -1)],
     ),
     "ledger": (
-        "tuned prompt_id layer module delta_norm direct_norm inherited_norm interaction_norm new_share new_share_null "
-        "new_share_10",
+        "tuned prompt_id layer module delta_norm direct_norm inherited_norm interaction_norm direct_share new_share "
+        "new_share_null new_share_10",
         [("module", "in", list(COMPONENT))],
     ),
     "effects": (f"{_EFFECT} domain effect lo hi", _CAUSAL),
@@ -123,7 +123,7 @@ def link_tables(
     - A component's ledger is that of the module which writes to the residual stream: o, or down.
     - `changes` and gate flips (MLP only) exist per component; a module's row repeats its component's. Effects are a
       module's own where they were measured (`path` gives them all), and NaN elsewhere.
-    - `direct_share` is direct² / (direct² + inherited² + interaction²), 0 for no change; averaged like the rest.
+    - `direct_share` is that of `ledger`, the direct term's projection on the change; averaged like the rest.
 
     `correlations` has Spearman's rho between a weight measure and what happened, per tuned model: `over` all units of
     one kind, the modules of one type in every layer (`q`), or those of one layer (`layer 3`). Intervals are over
@@ -197,11 +197,7 @@ def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table)
         measures = ["change_delta_norm", "change_relative", "change_cosine", "dla_change"]
         sources["changes"] = _prompt_means(rows, measures)
     if ledger is not None and not ledger.empty:
-        squares = ledger[_NORMS].astype(np.float64) ** 2
-        total = squares.sum(axis=1)
-        rows = ledger.rename(columns={"delta_norm": "ledger_delta_norm", "module": "unit"}).assign(
-            direct_share=squares.direct_norm / total.where(total > 0, 1)
-        )
+        rows = ledger.rename(columns={"delta_norm": "ledger_delta_norm", "module": "unit"})
         shares = ["direct_share", "new_share", "new_share_null", "new_share_10"]
         sources["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])
     if prompt_effects is not None and not prompt_effects.empty:

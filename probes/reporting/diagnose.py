@@ -120,7 +120,8 @@ def _not_derived(evidence: Evidence, run: Run) -> Verdict:
 def _rounding(evidence: Evidence, run: Run) -> Verdict:
     rows = evidence.weights.dropna(subset="noise_share")
     if rows.empty:
-        return None, "The share of rounding is not known."
+        moved = int((evidence.weights.relative_norm > 0).sum())
+        return None, f"The share of rounding is not known: {moved} of {len(evidence.weights)} modules moved."
     median, most = float(rows.noise_share.median()), rows.loc[rows.noise_share.idxmax()]
     where = f"{most.module} of layer {most.layer}: {percent(most.noise_share)}"
     if median > MOSTLY_NOISE:
@@ -132,11 +133,11 @@ def _rounding(evidence: Evidence, run: Run) -> Verdict:
 
 
 def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.alignment
+    rows = evidence.alignment.dropna(subset="ssa")  # of what moved
     at = rows[np.isclose(rows.epsilon.astype(float), 0.05) & (rows.side == "left")]
     fixed = rows[rows.epsilon.isna() & (rows.side == "left")]
     if at.empty or fixed.empty:
-        return None, "SSA at ε = 0.05 was not measured."
+        return None, "SSA at ε = 0.05 was not measured, or nothing moved."
     ssa, null, kappa = float(at.ssa.mean()), float(at.ssa_null.mean()), float(fixed.kappa.mean())
     told = (
         f"SSA at ε = 0.05 is {number(ssa)} on average and {number(null)} for a T of no direction; in the leading "

@@ -58,6 +58,7 @@ def _ledger(noise: float = 0.0) -> pd.DataFrame:
         for pos in (0, 1)
     ]
     table = pd.DataFrame(rows)
+    table["direct_share"] = table.direct_norm / 100
     return table.assign(interaction_norm=0.0, delta_norm=1.0, new_share=0.6, new_share_null=0.5, new_share_10=0.7)
 
 
@@ -139,8 +140,7 @@ def test_a_modules_row(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     assert row.component == "mlp" and row.relative_norm == size and row.ssa_left == 1 / size
     assert (row.kappa_left, row.kappa10_left, row.ssa10_right, row.ssa_null_left) == (0.05, 0.33, 0.5, 0.4)
     assert row.direct_norm == pytest.approx(size * 1.5) and row.direct_norm_lo <= row.direct_norm <= row.direct_norm_hi
-    share = np.mean([(size * k) ** 2 / ((size * k) ** 2 + (100 - size) ** 2) for k in (1, 2)])
-    assert row.direct_share == pytest.approx(share) and row.new_share_null == 0.5
+    assert row.direct_share == pytest.approx(size * 1.5 / 100) and row.new_share_null == 0.5
     assert (row.change_delta_norm, row.dla_change, row.change_cosine) == (3.0, 1.5, pytest.approx(0.8))
     assert [row.flip_rate, row.flip_rate_lo] == pytest.approx([0.02, 0.02]) and row.chance_flip_rate == 0.5
     assert np.isnan(row.graft)  # of components alone; a module has its own where it was measured

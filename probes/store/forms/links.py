@@ -52,7 +52,7 @@ ACTIVATIONS = (
     Column("ledger_delta_norm", "‖Δy‖", words="whole change of the output ‖Δy‖", interval=True, role="activation"),
     Column(
         "direct_share",
-        "direct²/(direct² + inherited² + interaction²)",
+        "⟨direct, Δy⟩/‖Δy‖², as in `ledger`",
         words="direct share of the change",
         interval=True,
         role="activation",

@@ -9,7 +9,7 @@ import pytest
 
 import tv
 from tests.command import call
-from tests.pairs import build_pair
+from tests.pairs import build_model, build_pair, perturb
 from tv.cli import main
 from tv.cli.align import _print as print_matches
 from tv.cli.evaluate import print_differences, print_means
@@ -28,6 +28,29 @@ def test_tables_are_written(ending: str, tmp_path: Path, monkeypatch, capsys) ->
         assert code == 0 and {"ssa": "its null", "geometry": "tuning vector by module"}[command] in stdout
         assert len(readers[ending](out)) == len(expected)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_did_not_move_has_a_dash_and_no_part_in_a_mean(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, tuned = build_pair(tmp_path)
+    model = build_model()
+    perturb(model.model.layers[1].self_attn.v_proj, 0.1, seed=3)
+    model.save_pretrained(tuned)
+    shown = {}
+    for command in ("ssa", "geometry"):
+        code, stdout, _ = call(monkeypatch, capsys, main, command, "--json", base, tuned)
+        assert code == 0 and "NaN" not in stdout
+        shown |= {command: json.loads(stdout)["tables"][0]}
+    alignment = tv.ssa(base, tuned, (0.05,), heads=False)
+    moved = alignment[(alignment.layer == 1) & (alignment.module == "v") & (alignment.side == "left")]
+    rows = {row[0]: row[1:] for row in shown["ssa"]["data"]}
+    assert rows["q"][:2] == [None, None] and rows["q"][4] is None
+    fixed, at = (moved[moved.epsilon.isna() == is_fixed].iloc[0] for is_fixed in (True, False))
+    assert rows["v"][0] == pytest.approx(fixed.ssa**2 / fixed.ssa_null**2)
+    assert rows["v"][4:6] == pytest.approx([at.ssa, at.ssa_null])
+    rows = {row[0]: dict(zip(shown["geometry"]["columns"], row, strict=True)) for row in shown["geometry"]["data"]}
+    assert rows["q"]["cos(W, T)"] is None and rows["q"]["‖T‖/‖W‖"] == 0 and rows["v"]["effective rank"] > 1
+    code, stdout, _ = call(monkeypatch, capsys, main, "ssa", "--swap", base, base)
+    assert code == 0 and "mean lift – on a module's own basis, – on another layer's" in stdout and "nan" not in stdout
 
 
 THIRD, NOTHING = 1 / 3, float("nan")
