@@ -57,18 +57,19 @@ def test_what_did_not_move_has_a_dash_and_no_part_in_a_mean(tmp_path: Path, monk
 
 THIRD, NOTHING = 1 / 3, float("nan")
 _MEAN = {"task": "t", "metric": "m", "variant": "a", "lo": 0.25, "hi": NOTHING}
-_LOSS = {"metric": "loss", "value": THIRD, "lo": 0.25, "hi": 0.5, "prompts": 3, "over": "targets"}
+_P = {"difference": THIRD, "p": 1e-12, "least_p": NOTHING, "q": 1e-9}
+_LOSS = {"metric": "loss", "value": THIRD, "lo": 0.25, "hi": 0.5, "prompts": 3, "clusters": 3, "over": "targets"}
 _MATCH = {"kind": "heads", "n": 3, "layer": 0, "on": "weights", "moved_fraction": THIRD, "sign_flipped_fraction": 0.0}
 _SCORES = {"scale_moved_fraction": NOTHING, "identity_score": 1.0, "mean_score": 1.0, "gain": 0.0}
 #: What prints a table, and its first row as a program reads it.
 PRINTED: dict[str, tuple[Callable[[], None], list[object]]] = {
     "means": (
-        lambda: print_means(pd.DataFrame([_MEAN | {"value": THIRD, "n": 3}])),
-        ["t", "m", "a", THIRD, [0.25, None], 3],
+        lambda: print_means(pd.DataFrame([_MEAN | {"value": THIRD, "n": 3, "clusters": 2}])),
+        ["t", "m", "a", THIRD, [0.25, None], 3, 2],
     ),
     "differences": (
-        lambda: print_differences(pd.DataFrame([_MEAN | {"difference": THIRD, "p": 1e-12, "q": 1e-9}]), "b"),
-        ["t", "m", "a", THIRD, [0.25, None], 1e-12, 1e-9],
+        lambda: print_differences(pd.DataFrame([_MEAN | _P]), "b"),
+        ["t", "m", "a", THIRD, [0.25, None], 1e-12, None, 1e-9],
     ),
     "experiment": (
         lambda: print_results(
@@ -115,7 +116,7 @@ def test_info_tells_the_notes_of_one_and_refuses_before_its_table(tmp_path: Path
 
 @pytest.mark.parametrize(("n", "said"), [(1, "all: 1 prompt, loss"), (3, "all: 3 prompts, loss")])
 def test_one_prompt_is_one(n: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _print_plane("all", _plane().assign(prompts=n))
+    _print_plane("all", _plane().assign(prompts=n, clusters=n))
     assert said in capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from tv.stats.resampling import bootstrap_mean, wilcoxon_p
+from tv.stats.resampling import bootstrap_mean, ends, resample_means, wilcoxon_p
 
 
 def test_intervals_of_means_cover() -> None:
@@ -58,3 +58,24 @@ def test_signed_ranks() -> None:
 def test_signed_ranks_keep_their_level() -> None:
     p = wilcoxon_p(np.random.default_rng(9).normal(size=(25, 400)))
     assert np.mean(p < 0.05) < 0.08
+
+
+def test_ends_are_further_out_for_few_units() -> None:
+    """Of normal units the mean's resamples, so spread, cover as t does; plain percentiles do not."""
+    rng, wide, plain = np.random.default_rng(10), 0, 0
+    for _ in range(300):
+        drawn = resample_means(rng.normal(size=(8, 1)), 400, 0)[:, 0]
+        lo, hi = ends(drawn, 8)
+        wide += lo <= 0 <= hi
+        plain += np.quantile(drawn, 0.025) <= 0 <= np.quantile(drawn, 0.975)
+    assert wide >= 0.92 * 300 > plain
+    draws = np.arange(2001.0)
+    assert [float(end) for end in ends(draws, 10**6)] == [50, 1950]
+    assert ends(draws, 8)[0] < ends(draws, 20)[0] < 50
+
+
+def test_ends_of_too_few_units_and_of_draws_without_a_value() -> None:
+    drawn = np.array([[1.0, np.nan, np.inf], [2.0, np.nan, 3.0], [np.nan, np.nan, np.inf]])
+    assert np.isnan(ends(drawn, 7)).all()
+    lo, hi = ends(drawn, 8)
+    assert (lo[0], hi[0]) == (1, 2) and np.isnan([lo[1], hi[1]]).all() and (lo[2], hi[2]) == (3, np.inf)
