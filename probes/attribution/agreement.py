@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from probes.attribution.effects import Effects, families, in_domains
+from probes.attribution.effects import Effects, families, floor_of, in_domains
 from probes.attribution.forwards import Floats
+from probes.attribution.halves import halves, means
 from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
 from tv.stats.resampling import bootstrap_spearman
@@ -17,8 +18,6 @@ from tv.stats.resampling import bootstrap_spearman
 #: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")
 _COLUMNS = [name for name in SCHEMAS["agreement"].names if name != "tuned"]
-#: How many random halvings of the prompts the split-half columns average over.
-HALVES = 20
 #: The share of the units that counts as chosen.
 CHOSEN = 0.1
 
@@ -31,6 +30,7 @@ def agreement(
     draws: int,
     seed: int,
     clusters: Mapping[str, str],
+    floors: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Rows of `agreement`, without controls and without granularities that are no ranking.
 
@@ -48,18 +48,19 @@ def agreement(
     for granularity, methods in ranked.items():
         for domain, prompts in in_domains(domains).items():
             labels = {"granularity": granularity, "metric": metric, "domain": domain}
-            rows += [labels | row for row in _rows(methods, prompts, clusters, draws, seed)]
+            inside = [family.over(prompts, floor_of(floors, domain)) for family in methods]
+            rows += [labels | row for row in _rows(inside, clusters, draws, seed)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _rows(
-    methods: Sequence[Effects], prompts: set[str], clusters: Mapping[str, str], draws: int, seed: int
+    methods: Sequence[Effects], clusters: Mapping[str, str], draws: int, seed: int
 ) -> Iterator[dict[str, object]]:
     references = {family.method: family for family in methods if family.method in REFERENCES}
-    for family in (method.over(prompts) for method in methods):
+    for family in methods:
         if family.method == "synergy":  # no estimate of an effect
             continue
-        halves = split_half(family.values.T, [clusters.get(prompt, prompt) for prompt in family.prompts], seed)
+        halved = split_half(family.values.T, [clusters.get(prompt, prompt) for prompt in family.prompts], seed)
         for reference, other in references.items():
             units = sorted(set(family.units) & set(other.units), key=family.units.index)
             both = [prompt for prompt in family.prompts if prompt in other.prompts]
@@ -68,7 +69,7 @@ def _rows(
             x, y = (_table(side, both, units) for side in (family, other))
             rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
             labels: dict[str, object] = {"method": family.method, "direction": family.direction, "reference": reference}
-            yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
+            yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halved
 
 
 def _table(effects: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> Floats:
@@ -77,18 +78,20 @@ def _table(effects: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> F
     return effects.values[np.ix_([row[unit] for unit in units], [column[prompt] for prompt in prompts])].T
 
 
-def split_half(values: Floats, clusters: list[str], seed: int) -> dict[str, float]:
+def split_half(values: Floats, clusters: Sequence[str], seed: int) -> dict[str, float]:
     """`split_half chosen_here chosen_there` of (prompts, units), means over random halves; NaN with too few."""
-    names, which = np.unique(np.asarray(clusters, str), return_inverse=True)
-    halves = []
-    generator = np.random.default_rng(seed)
-    for _ in range(HALVES if len(names) >= 4 and values.shape[1] >= 3 else 0):
-        first = np.isin(which, generator.permutation(len(names))[: len(names) // 2])
-        here, there = np.nanmean(values[first], 0), np.nanmean(values[~first], 0)
-        chosen = np.argsort(-np.abs(here))[: max(1, round(CHOSEN * values.shape[1]))]
-        constant = np.ptp(here) == 0 or np.ptp(there) == 0
-        rho = np.nan if constant else float(spearmanr(here, there).statistic)
+    found: list[tuple[float, float, float]] = []
+    for first in halves(clusters, seed) if values.shape[1] >= 3 else ():
+        here, there = means(values.T, np.stack([first, ~first]))
+        if np.isnan(here + there).any():
+            continue
+        chosen = np.argsort(-np.abs(here))[: max(1, round(CHOSEN * len(here)))]
+        rho = float(spearmanr(here, there).statistic) if np.ptp(here) and np.ptp(there) else np.nan
         sign = np.sign(here[chosen])
-        halves.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
-    means = np.nanmean(halves, 0) if halves and not np.isnan(halves).all() else np.full(3, np.nan)
-    return dict(zip(("split_half", "chosen_here", "chosen_there"), means.tolist(), strict=True))
+        found.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
+    columns = np.array(found).T if found else np.full((3, 1), np.nan)
+    names = ("split_half", "chosen_here", "chosen_there")
+    return {
+        name: float(column[~np.isnan(column)].mean()) if not np.isnan(column).all() else np.nan
+        for name, column in zip(names, columns, strict=True)
+    }
