@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 
 from probes.attribution.effects import focus
 from probes.attribution.units import component_name
+from probes.reporting.behaviour import REPEATS
 from probes.reporting.words import MEASURES, effect_metric_name, interval, listing, number, prompts_of, q_value, signed
 from probes.store.schemas import ALL_DOMAINS
 
@@ -48,11 +49,12 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
 
 def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
     """The domain whose metric changed most; where no change was measured, that of the largest effect."""
+    metric = str(effects.metric.iloc[0])
+    by = REPEATS[metric] if REPEATS.get(metric) in set(behaviour.metric) else metric
     changes = {
         str(domain): abs(change)
         for domain in dict.fromkeys(effects.domain)
-        if domain != ALL_DOMAINS
-        and (change := total_change(behaviour, str(effects.metric.iloc[0]), str(domain))) is not None
+        if domain != ALL_DOMAINS and (change := total_change(behaviour, by, str(domain))) is not None
     }
     return max(changes, key=lambda domain: changes[domain]) if changes else focus(effects)
 

@@ -10,18 +10,13 @@ import numpy as np
 import pandas as pd
 
 from probes.linking import CAUSAL_MEASURES
-from probes.reporting.words import METRICS
+from probes.reporting.behaviour import compare_behaviour
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS
-from tv.stats.resampling import bootstrap_mean
 
 #: The three terms of the ledger.
 TERMS = ("direct", "inherited", "interaction")
 _WHOLE = [("head", "==", -1)]
-_COMPARED = [
-    *("domain", "metric", "n", "base", "base_lo", "base_hi", "tuned", "tuned_lo", "tuned_hi"),
-    *("change", "change_lo", "change_hi", "gained", "lost"),
-]
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Evidence:
     flips: pd.DataFrame  # layer domain flip_rate chance_flip_rate edit_distance chance_edit_distance
     changes: pd.DataFrame  # layer component relative_change cosine
     ledger: pd.DataFrame  # layer module direct inherited interaction (shares of squared norms) new_share …
-    behaviour: pd.DataFrame  # a row per domain × metric, base beside tuned
+    behaviour: pd.DataFrame  # a row per domain × metric, base beside tuned: see `compare_behaviour`
     effects: pd.DataFrame  # a row per component × method × domain, one metric; n of the domain's prompts
     link: pd.DataFrame
     correlations: pd.DataFrame
@@ -47,10 +42,10 @@ class Evidence:
 
 def gather(run: Run, tuned: str) -> Evidence:
     """Read what the report shows of `tuned`."""
-    suite, architecture = run.manifest["suite"], run.manifest["architecture"]
+    architecture = run.manifest["architecture"]
     this_model = [("tuned", "==", tuned)]
-    domains = run.df("prompts", columns=["prompt_id", "domain"]) if "prompts" in run.tables else None
-    domain_of = {} if domains is None else domains.set_index("prompt_id").domain.fillna("").to_dict()
+    prompts = rows_of(run, "prompts", "prompt_id domain cluster", [])
+    domain_of = prompts.set_index("prompt_id").domain.fillna("").to_dict()
     shown = [
         *this_model,
         ("granularity", "==", "component"),
@@ -98,9 +93,8 @@ def gather(run: Run, tuned: str) -> Evidence:
         compare_behaviour(
             rows_of(run, "behaviour", "prompt_id model metric value", [("model", "in", ["base", tuned])]),
             tuned,
-            domain_of,
-            suite.get("bootstrap", 1000),
-            suite.get("seed", 0),
+            prompts,
+            floors_of(run),
         ),
         effects.assign(n=effects.domain.map(counts).astype(float)),
         rows_of(run, "link", "", this_model),
@@ -118,39 +112,18 @@ def gather(run: Run, tuned: str) -> Evidence:
     )
 
 
-def compare_behaviour(
-    values: pd.DataFrame, tuned: str, domain_of: dict[str, str], draws: int, seed: int
-) -> pd.DataFrame:
-    """Per domain and metric: both models' means and the paired change, each with its 95 % bootstrap over prompts.
-
-    `gained` and `lost` count the prompts that gained or lost exact match. A metric that only the tuned model has (kl)
-    has no base and no change. The domain whose target NLL changed most comes first.
-    """
-    rows: list[dict[str, Any]] = []
-    domains = values.prompt_id.map(domain_of).fillna("")
-    for (domain, metric), part in values.groupby([domains, "metric"], sort=False):
-        wide = part.pivot(index="prompt_id", columns="model", values="value").reindex(columns=["base", tuned])
-        base, after = wide["base"].to_numpy(np.float64), wide[tuned].to_numpy(np.float64)
-        row: dict[str, Any] = {"domain": domain, "metric": metric, "n": int((~np.isnan(after)).sum())}
-        for name, column in (("base", base), ("tuned", after), ("change", after - base)):
-            mean, lo, hi = (float(value) for value in bootstrap_mean(column, draws, seed))
-            row |= {name: mean, f"{name}_lo": lo, f"{name}_hi": hi}
-        if metric == "exact_match":
-            row |= {"gained": int((after > base).sum()), "lost": int((after < base).sum())}
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=_COMPARED)
-    moved = table[table.metric == "target_nll"].set_index("domain").change.abs()
-    order = {name: i for i, name in enumerate(METRICS)}
-    keys = {"_moved": -table.domain.map(moved).astype(float), "_metric": table.metric.map(order)}
-    return table.assign(**keys).sort_values(["_moved", "domain", "_metric"])[_COMPARED].reset_index(drop=True)
-
-
 def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.DataFrame:
     """Columns (all if none is named) of the rows that match; an empty frame if the run has no such table."""
     names = columns.split() or list(SCHEMAS[table].names)
     if table not in run.tables:
         return pd.DataFrame({name: pd.Series(dtype="object") for name in names})
     return run.df(table, columns=names, where=list(where))
+
+
+def floors_of(run: Run) -> dict[tuple[str, str], float]:
+    """The noise floor of behaviour by domain and metric; nothing where the run did not measure it."""
+    rows = rows_of(run, "behaviour_floor", "domain metric floor", [])
+    return {(str(row.domain), str(row.metric)): float(row.floor) for row in rows.itertuples()}
 
 
 def one_metric(table: pd.DataFrame) -> pd.DataFrame:

@@ -16,19 +16,17 @@ import pytest
 import probes
 from probes.reporting import figures, words
 from probes.reporting.alignment import alignment_sentences
+from probes.reporting.behaviour import compare_behaviour
 from probes.reporting.causes import causes_sentences, correlation_sentence, shown_domain
 from probes.reporting.chapter import chapters_of
-from probes.reporting.evidence import compare_behaviour, gather
+from probes.reporting.evidence import gather
 from probes.reporting.prompts import shown_prompts
 from probes.reporting.report import report_page
 from probes.reporting.verdict import (
-    behaviour_sentences,
     gates_sentences,
     headline,
-    shifts_of,
     verdict,
     weights_sentences,
-    worse_sentences,
 )
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
@@ -342,33 +340,9 @@ def test_weights_name_the_largest_move_and_leave_gains_out() -> None:
 
 
 def _behaviour() -> pd.DataFrame:
-    rows = []
-    for i in range(20):
-        for domain, before, after in (("general", 1.0, float(i >= 8)), ("medical", 0.0, float(i > 0))):
-            for model, value in (("base", before), ("new", after)):
-                rows.append((f"{domain}{i}", model, "exact_match", value))
-                rows.append((f"{domain}{i}", model, "target_nll", 5.0 - 4 * value + 0.01 * i))
-        rows.append((f"medical{i}", "new", "kl", 2.0))
-    values = pd.DataFrame(rows, columns=["prompt_id", "model", "metric", "value"])
-    domains = {name: name.rstrip("0123456789") for name in values.prompt_id}
-    return compare_behaviour(values, "new", domains, 200, 0)
-
-
-def test_behaviour_is_paired_counted_and_sorted_by_what_it_did() -> None:
-    table = _behaviour()
-    assert table.domain.iloc[0] == "medical"  # it changed most
-    kl = table[table.metric == "kl"].iloc[0]
-    assert kl.tuned == 2.0 and np.isnan(kl.base) and np.isnan(kl.change)
-    sentences = behaviour_sentences(table)
-    assert sentences[0].startswith(
-        "medical (n = 20): exact match 0 % → 95 % (19 answers gained, 0 lost); target NLL 5.09 "
-    )
-    assert "→ 1.30 (−3.80 [−4.00, −3.40])" in sentences[0]
-    assert "general (n = 20): exact match 100 % → 60 % (0 answers gained, 8 lost)" in sentences[1]
-    worse = worse_sentences(shifts_of(table))
-    assert len(worse) == 1 and worse[0].startswith("general: exact match −40 pp [−") and "target NLL +1.60" in worse[0]
-    better = table[table.domain == "medical"]
-    assert "None of the 2 measured domain × metric pairs got worse" in worse_sentences(shifts_of(better))[0]
+    """Nothing that was measured."""
+    values = pd.DataFrame(columns=["prompt_id", "model", "metric", "value"])
+    return compare_behaviour(values, "new", pd.DataFrame(columns=["prompt_id", "domain", "cluster"]), {})
 
 
 def _effects(q: float) -> pd.DataFrame:
@@ -431,7 +405,8 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     evidence = gather(run, "moved")
     by_label = {statement.label: " ".join(statement.sentences) for statement in verdict(evidence)}
     assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "Does not hold"} <= set(by_label)
-    assert "Too few prompts for an interval to mean much" in by_label["Does not hold"]
+    few = "Too few prompts or clusters for an interval, which takes 8: "
+    assert few in by_label["Does not hold"] and "got worse: " in by_label["Got worse"]
     assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
     assert "no alignment beyond the null" in by_label["Alignment"]
 
@@ -439,7 +414,7 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
 def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:
     evidence = gather(run, "moved")
     told = headline(evidence)
-    assert len(told) == 5 and "exact match went from" in told[0].text
+    assert len(told) == 5 and "NLL per token went from" in told[0].text  # exact match stays at 0
     assert ("by rounding alone" in told[2].text) == bool(len(evidence.noise_floor))
     assert f"all {len(evidence.checks)} checks hold" in told[4].text and "a random vector of its norms" in told[4].text
     shown = page.split('<p class="headline">')[1].split("</p>")[0]
