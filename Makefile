@@ -33,8 +33,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/probes run data/suites/demo.yaml --out $(RUN) --force
 
+# What is compiled is kept here too: else every process that a test starts would compile all of it again.
 test: install lint
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # What one runs while writing: no program is started, no backend compared, no real model loaded.
 test-fast: install

@@ -525,6 +525,8 @@ def _write_weights(writer: RunWriter, job: Job) -> None:
                 base, tuned = job.suite.base, job.suite.tuned[pair.name]
             names = [name for name, table in WEIGHT_TABLES.items() if table.in_runs]
             tables = measured(base, tuned, names, job.suite.epsilons, compute=compute.about(pair.name))
+            if not pair.base.architecture.tied:  # to a process that opens this pair alone it may be, of equal numbers
+                tables["weights"] = tables["weights"].assign(tied=False)
             return {name: table.assign(tuned=pair.name) for name, table in tables.items()}
 
         writer.stage("weights", f"{i:05d}", made)

@@ -83,15 +83,10 @@ def split_half(values: Floats, clusters: Sequence[str], seed: int) -> dict[str, 
     found: list[tuple[float, float, float]] = []
     for first in halves(clusters, seed) if values.shape[1] >= 3 else ():
         here, there = means(values.T, np.stack([first, ~first]))
-        if np.isnan(here + there).any():
-            continue
         chosen = np.argsort(-np.abs(here))[: max(1, round(CHOSEN * len(here)))]
-        rho = float(spearmanr(here, there).statistic) if np.ptp(here) and np.ptp(there) else np.nan
         sign = np.sign(here[chosen])
+        known = not np.isnan(here + there).any() and np.ptp(here) and np.ptp(there)
+        rho = float(spearmanr(here, there).statistic) if known else np.nan
         found.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
-    columns = np.array(found).T if found else np.full((3, 1), np.nan)
-    names = ("split_half", "chosen_here", "chosen_there")
-    return {
-        name: float(column[~np.isnan(column)].mean()) if not np.isnan(column).all() else np.nan
-        for name, column in zip(names, columns, strict=True)
-    }
+    over_all = means(np.reshape(found, (-1, 3)).T, np.ones((1, len(found)), bool))[0]
+    return dict(zip(("split_half", "chosen_here", "chosen_there"), over_all.tolist(), strict=True))

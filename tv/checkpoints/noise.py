@@ -78,7 +78,7 @@ def coarsest(dtypes: Iterable[str]) -> str:
 
 def rounding_note(source: object, dtype: str) -> str:
     """The note where most of a source is stored in a quantised dtype."""
-    return f"{source}: quantised, mostly as {dtype}: its rounding is part of T (see noise_share)"
+    return f"{source}: quantised, mostly as {dtype}: its rounding is part of any T taken with it (see noise_share)"
 
 
 @dataclass(frozen=True)

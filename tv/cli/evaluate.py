@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.prompt_options import Chat, ChatOption, System, Template, settings_of
+from tv.cli.prompt_options import chat_of, converses
 from tv.cli.terminal import bar, interval, print_notes, print_table, remark
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ Decoding = Annotated[
 ]
 
 
+@converses
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
+    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL", help="Checkpoints, adapters or vectors.")],
     task: Tasks,
     base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
     limit: Limit = None,
@@ -41,15 +42,12 @@ def evaluate(
     new_tokens: Annotated[
         int | None, typer.Option(help="How many a model may write, in place of a task's own.")
     ] = None,
-    chat: Chat = False,
-    chat_template: Template = None,
-    system: System = None,
-    chat_option: ChatOption = None,
     decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     output: Output = None,
+    **talk: Any,
 ) -> None:
     """What models do on tasks, item by item; several are compared with the first on the same items.
 
@@ -60,7 +58,7 @@ def evaluate(
 
     check_output(output)
     sources = named(models)
-    reading = settings_of(chat=chat, chat_template=chat_template, system=system, chat_option=chat_option)
+    chat = chat_of(**talk)
     with bar("evaluate") as progress:
         items = tv.evaluate(
             sources,
@@ -69,7 +67,7 @@ def evaluate(
             limit=limit,
             shots=shots,
             new_tokens=new_tokens,
-            chat=reading.get("chat", False),
+            chat=chat,
             decoding=decoding,
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),

@@ -10,6 +10,7 @@ import typer
 from tv.cli.commands import command
 from tv.cli.evaluate import BatchSize, Limit, Tasks
 from tv.cli.options import Base, Cache, Device, Dtype, Engine, Workers, named
+from tv.cli.prompt_options import chat_of, converses
 from tv.cli.terminal import Shown, bar, interval, number, print_table, wrote
 from tv.errors import InputError
 
@@ -27,11 +28,11 @@ Out = Annotated[
 Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
 Scale = Annotated[list[float] | None, typer.Option(help="A λ of the grid; repeatable.")]
-Chat = Annotated[bool, typer.Option(help="Put every prompt through the chat template.")]
 
 
 @app.command()
 @command
+@converses
 def negation(
     base: Base,
     tuned: Sides,
@@ -43,12 +44,12 @@ def negation(
         list[str] | None, typer.Option(help="random, shuffled, spectrum …: negated in T's place; repeatable.")
     ] = None,
     limit: Limit = None,
-    chat: Chat = False,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
+    **talk: Any,
 ) -> None:
     """θ_tuned − λT for λ from 0 to 1.5, on every task, beside a random vector of T's norms.
 
@@ -58,7 +59,7 @@ def negation(
     from tv.experiments import negation as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, draws, seed)
     with bar("negation") as progress:
         result = experiment(
             base,
@@ -130,6 +131,7 @@ def ssa(
 
 @app.command()
 @command
+@converses
 def addition(
     base: Base,
     tuned: Sides,
@@ -144,12 +146,12 @@ def addition(
         list[str] | None, typer.Option(help="NAME=TASK: what a vector is for; repeatable. All tasks if none.")
     ] = None,
     limit: Limit = None,
-    chat: Chat = False,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
+    **talk: Any,
 ) -> None:
     """Every subset of the vectors, by every method, over a λ grid chosen on half of the items, reported on the other.
 
@@ -161,7 +163,7 @@ def addition(
     from tv.experiments import addition as experiment
     from tv.experiments.adding import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, draws, seed)
     with bar("addition") as progress:
         result = experiment(
             base,
@@ -182,6 +184,7 @@ def addition(
 
 @app.command()
 @command
+@converses
 def lineage(
     lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED", help="Two lineages or more.")],
     task: Tasks,
@@ -189,12 +192,12 @@ def lineage(
     scale: Scale = None,
     cross: Annotated[bool, typer.Option(help="Also take away the other lineage's vector.")] = True,
     limit: Limit = None,
-    chat: Chat = False,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
+    **talk: Any,
 ) -> None:
     """How vectors of a base lineage and of an instruct lineage withstand negation.
 
@@ -205,7 +208,7 @@ def lineage(
     from tv.experiments import lineage as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, draws, seed)
     with bar("lineage") as progress:
         result = experiment(
             _lineages(lineages),
@@ -225,11 +228,13 @@ def lineage(
     _said(output, "lineage")
 
 
-def _settings(out: Path, limit: int | None, chat: bool, batch_size: int, draws: int, seed: int) -> dict[str, Any]:
+def _settings(
+    out: Path, limit: int | None, talk: dict[str, Any], batch_size: int, draws: int, seed: int
+) -> dict[str, Any]:
     return {
         "out": out,
         "limit": limit,
-        "chat": chat,
+        "chat": chat_of(**talk),
         "batch_size": batch_size,
         "draws": draws,
         "seed": seed,

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
-from tv.checkpoints.own_tokenizer import asks_for_lent, beside_first, borrow_template, owned
+from tv.checkpoints.own_tokenizer import asks_for_lent, beside_first, borrow_template, lenders, owned
 from tv.errors import InputError
 from tv.evaluation.decoding import Decoding, decoded_by, decoding_note, require_decoding
 from tv.evaluation.ends import ends_by, own_ends
@@ -108,7 +108,7 @@ def quality(
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = served[name]
-        borrow_template(words, own, asks_for_lent(asked))
+        borrow_template(words, lenders(own, sources, base), asks_for_lent(asked))
         if len(sources) > 1 or base is not None:
             notes += beside_first(name, asked, first, own[name])
         told = [settled(prompt, words) for prompt in asked]

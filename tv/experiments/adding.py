@@ -68,7 +68,7 @@ def addition(
     better = {task.name: task.metrics[primary[task.name]] for task in chosen.load()}
     goals = _goals(tuned, targets, list(primary))
     vectors = {n: side if isinstance(side, TuningVector) else extract(base, side) for n, side in tuned.items()}
-    bench = Bench(base, base, chosen, chosen.cells())
+    bench = Bench(base, base, chosen, chosen.cells(), tuned.values())
     spots, frames = _spots(list(vectors), methods, scales, grid), [bench.items([Point("base")])]
     for method in dict.fromkeys(spots.method):
         method_spots = spots[spots.method == method]

@@ -1,5 +1,6 @@
 """A run of schema version 3, kept as the program of that time wrote it, is read for ever."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -78,6 +79,16 @@ def test_later_columns_are_null_and_a_line_says_so(
         assert all(run.arrow(name)[column].null_count == rows for column in lacking)
         counts = " + ".join(f"count({column})" for column in lacking)
         assert run.sql(f"SELECT {counts} AS n, count(*) AS r FROM {name}").values.tolist() == [[0, rows]]
+
+
+def test_a_run_keeps_what_it_told(copy: Path) -> None:
+    """Once what holds for every tuned model, by name what does not."""
+    file = copy / "manifest.json"
+    notes = {"a": ["quantised", "one prompt is long"], "b": ["tied", "one prompt is long"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"notes": notes}))
+    assert probes.load(copy).notes[:3] == ("a: quantised", "one prompt is long", "b: tied")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"notes": {"a": ["quantised"]}}))
+    assert probes.load(copy).notes[0] == "quantised"
 
 
 def test_a_run_of_this_version_has_no_notes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

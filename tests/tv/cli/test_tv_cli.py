@@ -94,10 +94,11 @@ def test_one_prompt_is_one(n: int, said: str, capsys: pytest.CaptureFixture[str]
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["apply", "cosine", "info"])
+@pytest.mark.parametrize("command", ["apply", "cosine", "evaluate", "info", "quality"])
 def test_usage_of_a_command_is_its_own(command: str, monkeypatch, capsys) -> None:
     _, stdout, stderr = call(monkeypatch, capsys, main, command, "--help")
     assert "Usage: tv" in stdout + stderr and "completion" not in stdout + stderr and "...}" not in stdout + stderr
+    assert "......" not in stdout + stderr
 
 
 def test_ssa_by_other_rules_and_with_its_controls(tmp_path: Path, monkeypatch, capsys) -> None:
