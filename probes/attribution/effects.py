@@ -172,8 +172,9 @@ def _beside(other: Effects, effects: Effects) -> bool:
 
 
 def focus(effects: pd.DataFrame) -> str:
-    """The domain with the largest effect of any unit, which a reader wants to see first."""
-    return str(effects.domain.loc[effects.effect.abs().idxmax()])
+    """The domain with the largest effect of any unit, which a reader wants to see first; all of them where none has."""
+    known = effects.dropna(subset="effect")
+    return str(known.domain.loc[known.effect.abs().idxmax()]) if len(known) else ALL_DOMAINS
 
 
 def units_in(table: pd.DataFrame) -> list[Unit]:

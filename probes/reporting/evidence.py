@@ -12,7 +12,7 @@ import pandas as pd
 from probes.linking import CAUSAL_MEASURES
 from probes.reporting.behaviour import compare_behaviour
 from probes.store.run import Run
-from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from probes.store.schemas import SCHEMAS
 
 #: The three terms of the ledger.
 TERMS = ("direct", "inherited", "interaction")
@@ -32,12 +32,13 @@ class Evidence:
     changes: pd.DataFrame  # layer component relative_change cosine
     ledger: pd.DataFrame  # layer module direct inherited interaction (shares of squared norms) new_share …
     behaviour: pd.DataFrame  # a row per domain × metric, base beside tuned: see `compare_behaviour`
-    effects: pd.DataFrame  # a row per component × method × domain, one metric; n of the domain's prompts
+    effects: pd.DataFrame  # a row per component × method × domain, one metric
     link: pd.DataFrame
     correlations: pd.DataFrame
     noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
     checks: pd.DataFrame  # check holds
-    whole: pd.DataFrame  # domain method control metric effect: all of T grafted at once, and control vectors
+    whole: pd.DataFrame  # domain method control metric effect within_noise: all of T grafted, and control vectors
+    control_draws: pd.DataFrame  # domain control draw metric effect: draws of control vectors, grafted whole
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -52,8 +53,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         ("control", "==", ""),
         ("method", "in", list(CAUSAL_MEASURES)),
     ]
-    effects = one_metric(rows_of(run, "effects", "domain layer component method metric effect lo hi q", shown))
-    counts = _counts(rows_of(run, "prompt_effects", "metric prompt_id", this_model), effects, domain_of)
+    measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
     return Evidence(
         tuned,
         bool(architecture.get("gated", True)),
@@ -96,7 +96,7 @@ def gather(run: Run, tuned: str) -> Evidence:
             prompts,
             floors_of(run),
         ),
-        effects.assign(n=effects.domain.map(counts).astype(float)),
+        one_metric(rows_of(run, "effects", measured, shown)),
         rows_of(run, "link", "", this_model),
         rows_of(
             run,
@@ -107,8 +107,14 @@ def gather(run: Run, tuned: str) -> Evidence:
         rows_of(run, "noise_floor", "precision layer flip_rate", []),
         rows_of(run, "checks", "check holds", this_model),
         one_metric(
-            rows_of(run, "effects", "domain method control metric effect", [*this_model, ("granularity", "==", "all")])
+            rows_of(
+                run,
+                "effects",
+                "domain method control metric effect within_noise",
+                [*this_model, ("granularity", "==", "all")],
+            )
         ),
+        one_metric(rows_of(run, "control_draws", "domain control draw metric effect", this_model)),
     )
 
 
@@ -132,12 +138,6 @@ def one_metric(table: pd.DataFrame) -> pd.DataFrame:
     return (
         table if len(metrics) < 2 else table[table.metric == ("logit_diff" if "logit_diff" in metrics else metrics[0])]
     )
-
-
-def _counts(prompt_effects: pd.DataFrame, effects: pd.DataFrame, domain_of: dict[str, str]) -> dict[str, int]:
-    """How many prompts stand behind the effects of each domain."""
-    rows = prompt_effects[prompt_effects.metric.isin(set(effects.metric))].drop_duplicates("prompt_id")
-    return {**rows.prompt_id.map(domain_of).value_counts().to_dict(), ALL_DOMAINS: len(rows)}
 
 
 def _flips(gates: pd.DataFrame, domain_of: dict[str, str]) -> pd.DataFrame:

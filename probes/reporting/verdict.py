@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from probes.attribution.units import component_name
 from probes.reporting.alignment import GAP, alignment_sentences, raw_gap
 from probes.reporting.behaviour_sentences import (
     behaviour_headlines,
@@ -15,16 +14,14 @@ from probes.reporting.behaviour_sentences import (
     said_of_each,
     worse_sentences,
 )
-from probes.reporting.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
+from probes.reporting.causes import causes_sentences, correlation_sentence, largest_sentence
+from probes.reporting.controls import control_sentence
 from probes.reporting.evidence import TERMS, Evidence
 from probes.reporting.words import (
-    effect_metric_name,
     layer_name,
     listing,
     number,
     percent,
-    prompts_of,
-    signed,
 )
 
 #: Above this share of a module's move, rounding is worth a warning.
@@ -71,7 +68,7 @@ def headline(evidence: Evidence) -> list[Headline]:
     if where := _where(evidence):
         sentences.append(Headline(where, "flips" if len(evidence.flips) else "weights"))
     if len(evidence.effects):
-        sentences.append(Headline(_largest(evidence), "causes"))
+        sentences.append(Headline(largest_sentence(evidence.effects, evidence.behaviour), "causes"))
         sentences.append(Headline(_how_sure(evidence), "checks" if len(evidence.checks) else "causes"))
     return sentences
 
@@ -98,43 +95,14 @@ def _where(evidence: Evidence) -> str:
 
 
 def _how_sure(evidence: Evidence) -> str:
-    """The checks, and the effect of a control vector beside that of T."""
+    """The checks, and the effects of control vectors beside that of T."""
     parts = []
     if len(evidence.checks):
         failed = int((~evidence.checks.holds.astype(bool)).sum())
         n = len(evidence.checks)
         parts.append(f"all {n} checks hold" if not failed else f"{failed} of {n} checks DO NOT HOLD")
-    domain = shown_domain(evidence.effects, evidence.behaviour)
-    rows = evidence.whole[evidence.whole.domain == domain]
-    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was requested
-    whole = rows.set_index("control").effect
-    if "" in whole and len(whole) > 1:
-        others = whole.drop("")
-        kind = str(others.abs().idxmax())
-        parts.append(
-            f"all of T moves the {effect_metric_name(str(evidence.effects.metric.iloc[0]))} on {domain} prompts by "
-            f"{signed(whole[''])}, a {kind} vector of its norms by {signed(others[kind])}"
-        )
-    else:
-        parts.append("no control vector was tried")
+    parts.append(control_sentence(evidence))
     return f"How sure: {'; '.join(parts)}; intervals cover prompts, not training seeds."
-
-
-def _largest(evidence: Evidence) -> str:
-    domain, metric = shown_domain(evidence.effects, evidence.behaviour), str(evidence.effects.metric.iloc[0])
-    shown = evidence.effects[evidence.effects.domain == domain]
-    total = total_change(evidence.behaviour, metric, domain)
-    parts = []
-    for method, family in shown.groupby("method", sort=False):
-        significant = family[family.q < FOUND]
-        top = (
-            significant.loc[significant.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
-        )
-        names = [f"{component_name(row['layer'], row['component'])} {signed(row['effect'])}" for row in top]
-        parts.append(f"by {method} {listing(names) if names else 'none that can be told from 0'}")
-    whole = f" (whole change {signed(total)})" if total is not None else ""
-    name = effect_metric_name(metric)
-    return f"Largest effects of single components on the {name} on {prompts_of(domain)}{whole}: {'; '.join(parts)}."
 
 
 def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:

@@ -74,6 +74,13 @@ def interval(lo: float | None, hi: float | None, form: Callable[[float | None], 
     return f"[{form(lo)}, {form(hi)}]"
 
 
+def estimate(
+    value: float | None, lo: float | None, hi: float | None, form: Callable[[float | None], str] = number
+) -> str:
+    """value [lo, hi], all written alike: rounded one way, an estimate never leaves its own interval."""
+    return f"{form(value)} {interval(lo, hi, form)}".rstrip()
+
+
 def is_share(metric: str) -> bool:
     """Whether a metric is a share, which is written as a percentage."""
     return METRICS.get(metric, ("", "", None))[1].startswith("share")
