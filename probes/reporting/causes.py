@@ -49,8 +49,7 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
         )
         q = pd.Series(benjamini_hochberg(shown.p.astype(float)), shown.index)
         sentences += [_leading(str(method), family, q) for method, family in shown.groupby("method", sort=False)]
-        found = {method: len(leaders(shown[shown.method == method])) for method in ("graft", "revert")}
-        if found["revert"] and not found["graft"] and {"graft", "revert"} <= set(shown.method):
+        if _only_together(shown):
             sentences.append("No component alone shows a clear effect (graft); taking one away does (revert).")
         if (total := total_change(behaviour, metric, domain)) is not None:
             sums = shown.dropna(subset="effect").groupby("method", sort=False).effect.sum()
@@ -141,6 +140,15 @@ def _over(rows: pd.DataFrame) -> str:
     domain, n = str(rows.domain.iloc[0]), rows.n.astype(float).max()
     prompts = prompts_of(domain)
     return f"{prompts} (n = {n:.0f})" if pd.notna(n) else prompts
+
+
+def _only_together(shown: pd.DataFrame) -> bool:
+    """Whether graft names nothing, and what revert names lies beyond what graft allows for the same component."""
+    at = ["layer", "component"]
+    alone, away = (leaders(shown[shown.method == method]) for method in ("graft", "revert"))
+    both = away.merge(shown[shown.method == "graft"], on=at, suffixes=("", "_alone"))
+    beyond = (both.lo_all > both.hi_all_alone) | (both.hi_all < both.lo_all_alone)
+    return alone.empty and bool(beyond.any())
 
 
 def _elsewhere(others: pd.DataFrame) -> str:

@@ -37,6 +37,6 @@ def _beside(kind: str, draws: pd.Series, effect: float) -> str:
     sizes = draws.abs()
     p = f"{1 + int((sizes >= abs(effect)).sum())}/{1 + len(sizes)}"
     return (
-        f"{len(sizes)} {kind} vectors of its norms by {number(float(sizes.median()))} in the middle and "
-        f"{number(float(sizes.max()))} at most, whichever way (p = {p})"
+        f"{len(sizes)} {kind} vectors of its norms by {number(float(sizes.median()))} at the median and "
+        f"{number(float(sizes.max()))} at most (p = {p})"
     )

@@ -44,9 +44,9 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
         ]
         note = (
             f"{METHODS[method].explains} The effect is how much the {metric} moves towards the tuned model. "
-            "The largest of many is large by luck too: bars are 95 % intervals that hold for all components and methods "
-            "at once, dots are filled where these leave 0 out, and a cross is what a component of that rank is worth on "
-            "prompts that did not choose it."
+            "The largest of many is large by luck too: bars are 95 % intervals that hold for all components and "
+            "methods at once, dots are filled where these leave 0 out, and a cross is what a component of that rank "
+            "is worth on prompts that did not choose it."
         )
         ranked = f"Components ranked by |effect| (at most {charts.RANKED})"
         plots = [

@@ -59,11 +59,12 @@ def checks(chapter: Chapter) -> Iterator[Panel]:
     ]
     note = (
         "Endpoint: moving everything gives the other model. No-op: patching a model with itself changes nothing. "
-        "Completeness: shares sum to the change, where there is one. Weights restored: the models are bit for bit as they were."
+        "Completeness: shares sum to the change, where there is one. Weights restored: the models are bit for bit as "
+        "they were."
     )
     table = Table("checks", "What was checked, and how it came out", columns, cells)
     yield Panel("Checks", note, [], tables=[table])
 
 
-def _two_digits(value: float) -> str:
+def _two_digits(value: float | None) -> str:
     return number(value, 2)
