@@ -48,6 +48,7 @@ from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_token
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.checkpoints.tokenizers import tokenizer_digest
 from tv.evaluation.ends import ends_by
+from tv.matching.matching import match_pair
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
@@ -67,6 +68,7 @@ class Opened:
     base: Checkpoint
     tuned: Checkpoint
     facts: PairFacts
+    sameness: Mapping[str, Any] | None = None  # where the suite aligns; see `tv.matching.sameness.Sameness`
 
 
 def run(
@@ -317,7 +319,13 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
     require_sites(base.architecture)
     opened = [open_checkpoint(models.get(name, source), base=base) for name, source in suite.tuned.items()]
     base, *opened = alike([base, *opened])
-    return [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
+    pairs = [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
+    return [_aligned(pair) for pair in pairs] if suite.align else pairs
+
+
+def _aligned(pair: Opened) -> Opened:
+    found = match_pair(pair.base, pair.tuned)
+    return replace(pair, tuned=found.tuned, sameness=found.sameness.as_dict())
 
 
 def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
@@ -516,6 +524,8 @@ def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
 def _write_weights(writer: RunWriter, job: Job) -> None:
     # On the CPU, wherever models compute, so that a run on GPUs has the same tables.
     compute = replace(job.compute, device="cpu")
+    if job.suite.align:  # a checkpoint written differently is open here alone
+        compute = replace(compute, workers=1, engine="local")
     for i, opened in enumerate(job.pairs):
 
         def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
@@ -591,6 +601,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "gated": architecture.gated,
         },
         "checkpoints": _checkpoints(pairs),
+        "sameness": {pair.name: pair.sameness for pair in pairs if pair.sameness is not None},
         "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {
             shard.name: [item.prompt.id for item in shard.encoded]

@@ -207,6 +207,7 @@ class Suite(_Part):
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
         ledger_positions: The places of the ledger and the logit lens.
         generate: Over which continuation of every text both models are read; None: over the target.
+        align: Undo first what of T is a change of writing: the tuned models are read, and run, as the base is written.
         tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
             of them, and only answers are compared.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
@@ -234,6 +235,7 @@ class Suite(_Part):
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
+    align: bool = Field(False, strict=True)
     tokenizer: Literal["base", "own"] = "base"
     edit_distance: Literal["target", "all", "none"] = "target"
     noise_floor: bool = True  # the base against itself in another precision

@@ -13,7 +13,7 @@ from probes.attribution.forwards import Floats
 from probes.attribution.halves import halves, means
 from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
-from tv.stats.resampling import bootstrap_spearman
+from tv.stats.ranks import bootstrap_spearman
 
 #: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")
@@ -67,7 +67,7 @@ def _rows(
             if reference == family.method or not units or not both:
                 continue
             x, y = (_table(side, both, units) for side in (family, other))
-            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
+            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed, [clusters.get(prompt, prompt) for prompt in both])
             labels: dict[str, object] = {"method": family.method, "direction": family.direction, "reference": reference}
             yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halved
 

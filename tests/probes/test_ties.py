@@ -86,7 +86,7 @@ def test_a_path_and_a_quality_over_both(paths: dict[str, Path], tmp_path: Path) 
     back = alone[(alone.metric == "loss") & (alone.domain == "all")].set_index("alpha").value
     assert loss[0] == pytest.approx(back[1], rel=1e-6) and loss[1] == pytest.approx(back[0], rel=1e-6)
     assert loss[0] != pytest.approx(loss[1], rel=1e-3)
-    grid = tv.plane(paths["base"], paths["tied"], paths["apart"], prompts, alphas=(0, 1), betas=(0, 1), draws=20)
+    grid = tv.plane(paths["base"], paths["tied"], paths["apart"], prompts, alphas=(0, 1), betas=(0, 1))
     corner = grid[(grid.metric == "loss") & (grid.domain == "all") & (grid.beta == 0)].set_index("alpha").value
     tied = tv.path(paths["base"], paths["tied"], prompts, alphas=(0, 1), draws=20)
     expected = tied[(tied.metric == "loss") & (tied.domain == "all")].set_index("alpha").value

@@ -25,7 +25,7 @@ Sides = Annotated[
 Out = Annotated[
     Path, typer.Option("-o", "--output", help="The directory for results and finished cells; rerun to resume.")
 ]
-Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap.")]
+Draws = Annotated[int, typer.Option(help="Resamples of items (of whole clusters) for what has no formula.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
 Scale = Annotated[list[float] | None, typer.Option(help="A λ of the grid; repeatable.")]
 
@@ -59,7 +59,7 @@ def negation(
     from tv.experiments import negation as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, talk, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, seed) | {"draws": draws}
     with bar("negation") as progress:
         result = experiment(
             base,
@@ -77,7 +77,7 @@ def negation(
         summary,
         ["tuned", "part", "vector", "task", "metric", "value_0", "value_1"],
         "difference",
-        ["returned", "follows"],
+        ["p_tuned", "returned", "follows"],
     )
     _said(output, "negation")
 
@@ -149,7 +149,6 @@ def addition(
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    draws: Draws = 2000,
     seed: Seed = 0,
     **talk: Any,
 ) -> None:
@@ -163,7 +162,7 @@ def addition(
     from tv.experiments import addition as experiment
     from tv.experiments.adding import SCALES
 
-    settings = _settings(output, limit, talk, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, seed)
     with bar("addition") as progress:
         result = experiment(
             base,
@@ -178,7 +177,8 @@ def addition(
         )
     chosen = result["chosen"]
     shown = ["subset", "method", "scales", "task", "base", "value"]
-    _print("λ chosen on one half, told on the other", chosen, shown, "gain", ["best_single"])
+    title = "λ chosen on one half, told on the other; a gain above 0 is better"
+    _print(title, chosen, shown, "gain", ["p", "best_single"])
     _said(output, "addition")
 
 
@@ -208,7 +208,7 @@ def lineage(
     from tv.experiments import lineage as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, talk, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, seed) | {"draws": draws}
     with bar("lineage") as progress:
         result = experiment(
             _lineages(lineages),
@@ -224,19 +224,16 @@ def lineage(
     )
     shown = ["first", "second", "task", "metric", "half", "half_lo", "half_hi", "area", "area_lo", "area_hi"]
     if len(result["difference"]):
-        _print("the first lineage less the second, own vectors", result["difference"], shown, None, [])
+        _print("first minus second, their own vectors", result["difference"], shown, None, [])
     _said(output, "lineage")
 
 
-def _settings(
-    out: Path, limit: int | None, talk: dict[str, Any], batch_size: int, draws: int, seed: int
-) -> dict[str, Any]:
+def _settings(out: Path, limit: int | None, talk: dict[str, Any], batch_size: int, seed: int) -> dict[str, Any]:
     return {
         "out": out,
         "limit": limit,
         "chat": chat_of(**talk),
         "batch_size": batch_size,
-        "draws": draws,
         "seed": seed,
     }
 
@@ -267,17 +264,13 @@ def _print(title: str, frame: pd.DataFrame, columns: list[str], merged: str | No
     rows: list[list[object]] = []
     for row in frame.to_dict("records"):
         cell = [_with_interval(*(row[merged + end] for end in ("", "_lo", "_hi")))] if merged else []
-        rows.append([*(row[name] for name in columns), *cell, *(_word(row[name]) for name in after)])
+        rows.append([*(row[name] for name in columns), *cell, *(row[name] for name in after)])
     headings = [*columns, *([f"{merged} [95 %]"] if merged else []), *after]
     print_table(title, [heading.replace("_", " ") for heading in headings], rows)
 
 
 def _with_interval(value: float, lo: float, hi: float) -> Shown:
     return Shown([value, lo, hi], f"{number(value)} {interval(lo, hi).text}")
-
-
-def _word(value: object) -> object:
-    return ("yes" if value else "no") if isinstance(value, bool) else value
 
 
 def _said(out: Path, name: str) -> None:

@@ -53,7 +53,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """What every model does on every item of every task.
 
-    A summary and paired tests of the rows are in `tv.evaluation.evaluate`: `summarise` and `compare`.
+    A summary and paired tests of the rows are in `tv.evaluation.paired`: `summarise` and `compare`.
 
     Args:
         models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens. A live model is used as it
@@ -77,10 +77,11 @@ def evaluate(
         compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
-        A row per model, item and metric: `variant task item_id metric value response target`. `value` is the metric of
-        this item alone: accuracies are 0 or 1. Where there are choices, `nll` is −log p of the right one, nats, and
-        `margin` its log p over the best wrong one's. `response` is what the model wrote or chose. Where a
-        task writes, `attrs["decoding"]` says by what rule each model did, and what the task states; `attrs["notes"]`
+        A row per model, item and metric: `variant task item_id metric value response target cluster`. `value` is the
+        metric of this item alone: accuracies are 0 or 1. Where there are choices, `nll` is −log p of the right one,
+        nats, and `margin` its log p over the best wrong one's. `response` is what the model wrote or chose. `cluster`
+        is what the item's row has under this name, else the item: statistics take a cluster as one draw. Where a task
+        writes, `attrs["decoding"]` says by what rule each model did, and what the task states; `attrs["notes"]`
         how many questions become other tokens with a model's own tokenizer than with the first model's, and where the
         models' own end-of-text tokens differ.
 

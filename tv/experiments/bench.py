@@ -39,7 +39,7 @@ class Settings:
     new_tokens: int | None = None
     chat: bool | Literal["tuned"] | Mapping[str, Any] = False  # as `tv.evaluate` takes it
     batch_size: int = 16
-    draws: int = 2000  # of the bootstrap
+    draws: int = 2000  # resamples of items, or of clusters of them, for what has no formula
     seed: int = 0
     compute: Compute = Compute()
     loaded: list[Task] = field(default_factory=list)
@@ -95,6 +95,7 @@ class Bench:
             "chat": settings.chat if isinstance(settings.chat, bool) else written,
             "decoding": "greedy",
             "ends": sorted(self._ends),
+            "columns": COLUMNS,
         }
 
     def items(

@@ -15,9 +15,7 @@ import pytest
 
 import probes
 from probes.reporting import figures, words
-from probes.reporting.alignment import alignment_sentences
-from probes.reporting.behaviour import compare_behaviour
-from probes.reporting.causes import causes_sentences, correlation_sentence, largest_sentence, shown_domain
+from probes.reporting.causes import shown_domain
 from probes.reporting.chapter import chapters_of
 from probes.reporting.evidence import gather
 from probes.reporting.prompts import shown_prompts
@@ -26,9 +24,8 @@ from probes.reporting.verdict import (
     gates_sentences,
     headline,
     verdict,
-    weights_sentences,
 )
-from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from probes.store.schemas import ALL_DOMAINS
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import edited
 
@@ -127,11 +124,11 @@ def test_what_comes_from_prompts_and_names_is_text(page: str) -> None:
     assert "&lt;b&gt;bold&lt;/b&gt;" in json.dumps(_data(page)["figures"]["m0-flips"])
 
 
-def test_only_correlations_clear_of_zero_are_bold(page: str, run: probes.Run) -> None:
+def test_only_correlations_that_stand_out_of_their_family_are_bold(page: str, run: probes.Run) -> None:
     found = run.df("correlations", where=[("over", "==", "all")]).dropna(subset=["rho"])
     rows = re.findall(r'<tr data-x="[^"]+" data-y="[^"]+" class="([^"]*)">', page)
     assert len(rows) == len(found)
-    assert rows.count("clear") == int(((found.lo > 0) | (found.hi < 0)).sum()) and set(rows) <= {"clear", ""}
+    assert rows.count("clear") == int((found.p_family < 0.05).sum()) and set(rows) <= {"clear", ""}
 
 
 def test_tokens_are_escaped_one_by_one(run: probes.Run) -> None:
@@ -291,140 +288,10 @@ def test_a_heat_map_marks_its_ceiling_and_shows_gaps() -> None:
     assert list(plot["x"]) == ["q", "up", figures.ENDS] and list(plot["y"]) == ["0", "1", "unembed"]
     assert plot["z"][0][0] == 0.5 and plot["z"][0][1] is None and plot["zmin"] == -1 and plot["zmax"] == 1
     assert plot["text"][0][0] == "0.50∗" and plot["text"][0][1] == "–" and plot["text"][1][0] == "−0.25"
+    grey = figures.heatmap(frame, "v", "module", ("q", "up"), 2, centre=0.0)["layout"]["shapes"]
+    assert [(box["x0"], box["x1"], box["y0"], box["y1"]) for box in grey] == [(0.5, 1.5, -0.5, 0.5)]  # up of layer 0
     ratio = figures.heatmap(frame.assign(v=2.0), "v", "module", ("q",), 2, ratio=True, reach=4)["data"][0]
     assert ratio["z"][0][0] == 1.0 and ratio["text"][0][0] == "2.0" and (ratio["zmin"], ratio["zmax"]) == (-2.0, 2.0)
-
-
-def _alignment(ssa: float, null: float, lift: dict[str, float], z: float) -> pd.DataFrame:
-    rows = []
-    for layer in range(4):
-        for module, by in lift.items():
-            rows.append(dict(layer=layer, module=module, side="left", epsilon=0.05, ssa=ssa, ssa_null=null))
-            for side in ("left", "right"):
-                fixed = dict(ssa=(0.1 * by) ** 0.5, ssa_null=0.1**0.5, ssa_z=z if by > 1.2 else 0.3)
-                rows.append(dict(layer=layer, module=module, side=side, epsilon=float("nan"), **fixed))
-    table = pd.DataFrame(rows).reindex(columns=SCHEMAS["alignment"].names)
-    return table.assign(at_ceiling=False)
-
-
-def test_ssa_at_its_null_is_said_to_be_shape() -> None:
-    text = " ".join(alignment_sentences(_alignment(0.92, 0.925, {"q": 1.0, "up": 1.02}, 0.1), pd.DataFrame()))
-    assert "output side q 1.00, up 1.02; input side q 1.00, up 1.02" in text
-    assert "no alignment beyond the null" in text
-    assert "SSA equals its null (mean distance 0.0050): this raw pattern only draws matrix shape" in text
-
-
-def test_ssa_beyond_its_null_is_said_to_be_more() -> None:
-    table = _alignment(0.9, 0.5, {"q": 1.01, "up": 2.5}, 8.0)
-    text = " ".join(alignment_sentences(table, pd.DataFrame({"cos_weight_delta": [0.01, -0.2]})))
-    assert "above it: output side up; input side up" in text and "not beyond it: output side q; input side q" in text
-    assert "it lies 0.400 above its null on average: more than matrix shape" in text
-    assert "furthest from 0 at −0.200: there, part of T rescales W" in text
-    weak = " ".join(alignment_sentences(_alignment(0.9, 0.5, {"up": 2.5}, 1.0), pd.DataFrame()))
-    assert "no alignment beyond the null" in weak  # a large lift whose z is small
-
-
-def test_nothing_moved_is_said() -> None:
-    still = _alignment(0.0, 0.9, {"q": 0.0}, 0.0)
-    assert alignment_sentences(still, pd.DataFrame()) == ["Undefined: nothing moved."]
-    weights = pd.DataFrame([dict(layer=0, module="q", relative_norm=0.0, noise_share=0.0)])
-    assert weights_sentences(weights, 2) == ["No matrix moved: both checkpoints hold the same weights."]
-
-
-def test_weights_name_the_largest_move_and_leave_gains_out() -> None:
-    rows = [(0, "q", 0.1, 0.2), (1, "q", 0.3, 0.01), (1, "attn_norm", 0.9, 0.0), (2, "unembed", 0.2, 0.0)]
-    weights = pd.DataFrame(rows, columns=["layer", "module", "relative_norm", "noise_share"])
-    text = " ".join(weights_sentences(weights, 2))
-    assert "q of layer 1 (‖T‖/‖W‖ = 0.300), the median over 3 matrices 0.200" in text
-    assert "layer 1 most (0.300) and layer 0 least (0.100)" in text and "at most 20 %" in text
-
-
-def _behaviour() -> pd.DataFrame:
-    """Nothing that was measured."""
-    values = pd.DataFrame(columns=["prompt_id", "model", "metric", "value"])
-    return compare_behaviour(values, "new", pd.DataFrame(columns=["prompt_id", "domain", "cluster"]), {})
-
-
-def _effects(lo: float = 1.0, n: float = 48.0, **columns: object) -> pd.DataFrame:
-    """Rows as `gather` reads them; `lo` is the lower end for the only component that may stand out."""
-    rows = [
-        ("graft", ALL_DOMAINS, 2, "mlp", 1.5, 1.0, 2.0, 1e-6, 1.2),
-        ("graft", "medical", 2, "mlp", 3.0, lo, 4.0, 1e-6, 2.5),
-        ("graft", "medical", 1, "attn", -0.5, -1.0, 0.1, 0.4, -0.1),
-        ("graft", "math", 1, "attn", 0.2, -0.1, 0.3, 0.4, 0.1),
-        ("revert", "medical", 2, "mlp", 2.0, -0.5, 3.0, 0.03, 1.0),
-        ("revert", "medical", 1, "attn", 0.1, -1.0, 1.1, 0.9, 0.0),
-    ]
-    names = ["method", "domain", "layer", "component", "effect", "lo_all", "hi_all", "p", "held_out"]
-    table = pd.DataFrame(rows, columns=names).assign(metric="logit_diff", n=n, within_noise=False)
-    return table.assign(lo=table.lo_all, hi=table.hi_all, q=table.p, **columns)
-
-
-def test_causes_name_components_with_the_interval_of_all_and_what_is_held_out() -> None:
-    behaviour = pd.DataFrame([dict(domain="medical", metric="logit_diff", n=48, change=4.0)])
-    text = " ".join(causes_sentences(_effects(), behaviour))
-    assert text.startswith("Exact effects on the logit difference over medical prompts (n = 48), where it changed most")
-    assert "Graft: mlp 2 +3.00 [+1.00, +4.00], held out +2.50. 1 of 2 components have q < 0.05." in text
-    assert "Revert: none can be told from 0 by itself; the largest is mlp 2 +2.00 [−0.500, +3.00]" in text
-    assert "The whole change there is +4.00; single effects add up to +2.50 by graft and +2.10 by revert" in text
-    assert "On the other domains no component has an effect that can be told from 0, of 1 effects." in text
-    assert "mlp 2 +3.00 (held out +2.50)" in largest_sentence(_effects(), behaviour)
-
-
-def test_the_domain_that_changed_most_is_explained_not_that_of_the_largest_effect() -> None:
-    rows = [dict(domain=name, metric="logit_diff", n=48, change=by) for name, by in (("medical", 0.5), ("math", -4.0))]
-    assert shown_domain(_effects(), pd.DataFrame(rows)) == "math"
-    assert shown_domain(_effects(), _behaviour()) == "medical"  # nothing known of logit_diff: the largest effect
-
-
-def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
-    text = " ".join(causes_sentences(_effects(-0.1), _behaviour()))
-    assert "Graft: none can be told from 0 by itself; the largest is mlp 2 +3.00 [−0.100, +4.00], held out" in text
-    assert "by graft none that can be told from 0" in largest_sentence(_effects(-0.1), _behaviour())
-    assert causes_sentences(_effects().head(0), _behaviour()) == []
-
-
-@pytest.mark.parametrize(
-    ("columns", "reason"),
-    [
-        ({"within_noise": True}, "none moves it by more than rounding alone can"),
-        ({"effect": np.nan, "within_noise": False}, "none moves it by more than rounding alone can"),
-        ({"n": 5.0, "lo": np.nan, "lo_all": np.nan}, "an interval, which takes 8: medical (5)"),
-        ({"n": 9.0, "lo_all": np.nan}, "9 prompts, or clusters of them, are too few to tell one of 4 effects from 0"),
-        ({"n": np.nan, "lo_all": np.nan, "within_noise": None}, "this run is older than intervals that hold for all"),
-    ],
-)
-def test_where_nothing_can_be_named_the_text_says_why(columns: dict[str, object], reason: str) -> None:
-    behaviour = pd.DataFrame([dict(domain="medical", metric="logit_diff", n=48, change=4.0)])
-    effects = _effects().assign(**columns)
-    assert any(reason in sentence for sentence in causes_sentences(effects, behaviour))
-    assert reason in largest_sentence(effects, behaviour)
-    assert "mlp 2" not in " ".join([*causes_sentences(effects, behaviour), largest_sentence(effects, behaviour)])
-
-
-def test_exact_heads_no_shares_and_together_is_said_where_intervals_part() -> None:
-    path = _effects().assign(method="path")
-    assert causes_sentences(path, _behaviour())[0].startswith("Shares of the change (path) on")
-    both = pd.concat([path, _effects()], ignore_index=True)
-    assert causes_sentences(both, _behaviour())[0].startswith("Effects of components on")
-    together = "No component alone shows a clear effect (graft); taking one away does (revert)."
-    rows = _effects(-0.1)
-    rows.loc[4, ["lo_all", "hi_all"]] = [1.5, 3.0]  # told from 0, but within what graft allows
-    assert together not in causes_sentences(rows, _behaviour())
-    rows.loc[4, ["lo_all", "hi_all"]] = [4.5, 9.0]
-    assert together in causes_sentences(rows, _behaviour())
-
-
-def test_correlations_that_include_zero_and_raw_ssa_are_not_claimed() -> None:
-    rows = [
-        ("module", "ssa_left", "direct_share", 0.99, 0.9, 1.0, 42),
-        ("module", "relative_norm", "direct_share", 0.5, -0.1, 0.8, 42),
-    ]
-    names = ["kind", "weight_measure", "activation_measure", "rho", "lo", "hi", "n"]
-    table = pd.DataFrame(rows, columns=names)
-    assert "none of 1 pairs with a weight measure has an interval clear of 0" in correlation_sentence(table)[0]
-    clear = correlation_sentence(table.assign(lo=0.2))[0]
-    assert "1 of 1 pairs" in clear and "ρ = 0.50 [0.200, 0.800]" in clear
 
 
 def test_gates_are_told_by_layer_domain_and_chance() -> None:
@@ -443,7 +310,7 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     few = "Too few prompts or clusters for an interval, which takes 8: "
     assert few in by_label["Does not hold"] and "got worse: " in by_label["Got worse"]
     assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
-    assert "no alignment beyond the null" in by_label["Alignment"]
+    assert "On neither side can any of it be told from a T with no preferred direction" in by_label["Alignment"]
 
 
 def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:
