@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from probes.attribution.attributor import Attributor, attribution_tables, require_precision
 from probes.attribution.dla import dla_completeness
+from probes.attribution.floors import floors_of
 from probes.attribution.metric import require_answers, require_metric
 from probes.attribution.scores import component_scores
 from probes.capture.behaviour_floor import behaviour_floor
@@ -492,7 +493,8 @@ def _effects(models: Pairs, run: Run, name: str, compute: Compute) -> dict[str, 
     suite, pair = models.suite, models.pair(name)
     assert suite.attribute is not None
     encoded = encode(prompts_of(run), pair.tokenizer, pair.architecture.context)
-    work = Attributor(pair, encoded, suite.attribute, batch_size=suite.batch_size, seed=suite.seed)
+    floors = floors_of(run, suite.attribute.metric)
+    work = Attributor(pair, encoded, suite.attribute, batch_size=suite.batch_size, seed=suite.seed, floors=floors)
     tables = work.tables(
         bootstrap=suite.bootstrap,
         bases=models.bases,

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from probes.attribution.effects import Effects, families, in_domains
+from probes.attribution.effects import Effects, families, floor_of, in_domains
 from probes.attribution.forwards import Floats
+from probes.attribution.halves import halves, means
 from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
 from tv.stats.ranks import bootstrap_spearman
@@ -17,8 +18,6 @@ from tv.stats.ranks import bootstrap_spearman
 #: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")
 _COLUMNS = [name for name in SCHEMAS["agreement"].names if name != "tuned"]
-#: How many random halvings of the prompts the split-half columns average over.
-HALVES = 20
 #: The share of the units that counts as chosen.
 CHOSEN = 0.1
 
@@ -31,6 +30,7 @@ def agreement(
     draws: int,
     seed: int,
     clusters: Mapping[str, str],
+    floors: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Rows of `agreement`, without controls and without granularities that are no ranking.
 
@@ -48,18 +48,19 @@ def agreement(
     for granularity, methods in ranked.items():
         for domain, prompts in in_domains(domains).items():
             labels = {"granularity": granularity, "metric": metric, "domain": domain}
-            rows += [labels | row for row in _rows(methods, prompts, clusters, draws, seed)]
+            inside = [family.over(prompts, floor_of(floors, domain)) for family in methods]
+            rows += [labels | row for row in _rows(inside, clusters, draws, seed)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _rows(
-    methods: Sequence[Effects], prompts: set[str], clusters: Mapping[str, str], draws: int, seed: int
+    methods: Sequence[Effects], clusters: Mapping[str, str], draws: int, seed: int
 ) -> Iterator[dict[str, object]]:
     references = {family.method: family for family in methods if family.method in REFERENCES}
-    for family in (method.over(prompts) for method in methods):
+    for family in methods:
         if family.method == "synergy":  # no estimate of an effect
             continue
-        halves = split_half(family.values.T, [clusters.get(prompt, prompt) for prompt in family.prompts], seed)
+        halved = split_half(family.values.T, [clusters.get(prompt, prompt) for prompt in family.prompts], seed)
         for reference, other in references.items():
             units = sorted(set(family.units) & set(other.units), key=family.units.index)
             both = [prompt for prompt in family.prompts if prompt in other.prompts]
@@ -68,7 +69,7 @@ def _rows(
             x, y = (_table(side, both, units) for side in (family, other))
             rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed, [clusters.get(prompt, prompt) for prompt in both])
             labels: dict[str, object] = {"method": family.method, "direction": family.direction, "reference": reference}
-            yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
+            yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halved
 
 
 def _table(effects: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> Floats:
@@ -77,24 +78,15 @@ def _table(effects: Effects, prompts: Sequence[str], units: Sequence[Unit]) -> F
     return effects.values[np.ix_([row[unit] for unit in units], [column[prompt] for prompt in prompts])].T
 
 
-def split_half(values: Floats, clusters: list[str], seed: int) -> dict[str, float]:
+def split_half(values: Floats, clusters: Sequence[str], seed: int) -> dict[str, float]:
     """`split_half chosen_here chosen_there` of (prompts, units), means over random halves; NaN with too few."""
-    names, which = np.unique(np.asarray(clusters, str), return_inverse=True)
-    halves = []
-    generator = np.random.default_rng(seed)
-    for _ in range(HALVES if len(names) >= 4 and values.shape[1] >= 3 else 0):
-        first = np.isin(which, generator.permutation(len(names))[: len(names) // 2])
-        here, there = _mean(values[first]), _mean(values[~first])
-        chosen = np.argsort(-np.abs(here))[: max(1, round(CHOSEN * values.shape[1]))]
-        constant = np.ptp(here) == 0 or np.ptp(there) == 0
-        rho = np.nan if constant else float(spearmanr(here, there).statistic)
+    found: list[tuple[float, float, float]] = []
+    for first in halves(clusters, seed) if values.shape[1] >= 3 else ():
+        here, there = means(values.T, np.stack([first, ~first]))
+        chosen = np.argsort(-np.abs(here))[: max(1, round(CHOSEN * len(here)))]
         sign = np.sign(here[chosen])
-        halves.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
-    means = _mean(np.reshape(halves, (-1, 3)))
-    return dict(zip(("split_half", "chosen_here", "chosen_there"), means.tolist(), strict=True))
-
-
-def _mean(values: Floats) -> Floats:
-    """The mean of every column's values that are there; NaN where there is none."""
-    there = (~np.isnan(values)).sum(0)
-    return np.divide(np.nansum(values, 0), there, out=np.full(there.shape, np.nan), where=there > 0)
+        known = not np.isnan(here + there).any() and np.ptp(here) and np.ptp(there)
+        rho = float(spearmanr(here, there).statistic) if known else np.nan
+        found.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
+    over_all = means(np.reshape(found, (-1, 3)).T, np.ones((1, len(found)), bool))[0]
+    return dict(zip(("split_half", "chosen_here", "chosen_there"), over_all.tolist(), strict=True))

@@ -14,7 +14,7 @@ from probes.attribution.agreement import agreement
 from probes.attribution.checks import Check, Untouched
 from probes.attribution.curves import curves, rankings_of
 from probes.attribution.divergence import parted
-from probes.attribution.effects import Effects, both_ways, summarise, units_in
+from probes.attribution.effects import Effects, both_ways, floor_of, summarise, units_in
 from probes.attribution.endpoints import endpoints
 from probes.attribution.forwards import values
 from probes.attribution.metric import answerable, metric_of
@@ -27,6 +27,7 @@ from probes.store.schemas import ALL_DOMAINS
 from probes.suite import Attribution
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
+from tv.runtime.seeds import seed_of
 
 Tables = dict[str, pd.DataFrame]
 #: Rankings that are not attributions: one number per component, by name.
@@ -53,9 +54,16 @@ class Attributor:
     """One pair, prompts and metric; `tables` runs the requested methods."""
 
     def __init__(
-        self, pair: Pair, encoded: Sequence[Encoded], wanted: Attribution, *, batch_size: int, seed: int
+        self,
+        pair: Pair,
+        encoded: Sequence[Encoded],
+        wanted: Attribution,
+        *,
+        batch_size: int,
+        seed: int,
+        floors: Mapping[str, float] | None = None,
     ) -> None:
-        """Raises RunError if no prompt has what the metric needs."""
+        """`floors` are the metric's noise floors by domain. Raises RunError if no prompt has what the metric needs."""
         usable = answerable(encoded, wanted.metric)
         if wanted.metric == "first_divergence":
             usable = parted(pair, usable, batch_size)
@@ -69,6 +77,7 @@ class Attributor:
             seed,
             granularity=wanted.granularity,
             controls=wanted.controls,
+            floors=floors or {},
         )
 
     def tables(
@@ -77,7 +86,7 @@ class Attributor:
         """Run every requested method.
 
         Args:
-            bootstrap: Draws for each interval.
+            bootstrap: Draws for each interval that has no formula.
             bases: Makes the pretrained subspaces that `split` needs.
             scores: Other rankings of the components that get curves too.
             progress: Called at each step.
@@ -85,7 +94,7 @@ class Attributor:
         Returns:
             `prompt_effects effects checks agreement`, `curves areas` where wanted, and the tables that methods declare.
         """
-        work = replace(self.work, draws=bootstrap, make_bases=bases, progress=progress, tables={})
+        work = replace(self.work, make_bases=bases, progress=progress, tables={})
         untouched = Untouched(work.pair)
         checks, effects = endpoints(work), list[Effects]()
         for result in self._results(work):
@@ -97,10 +106,11 @@ class Attributor:
                 effects.append(result)
         tables = dict(work.tables)
         metric = work.metric.name
-        tables["prompt_effects"] = pd.concat([each.frame(metric) for each in effects], ignore_index=True)
-        options: dict[str, Any] = {"draws": bootstrap, "seed": work.seed, "clusters": work.clusters}
-        for name, table in (("effects", summarise), ("agreement", agreement)):
-            tables[name] = table(effects, metric, work.domains, **options)
+        whole = [each.over(work.prompts, floor_of(work.floors, ALL_DOMAINS)) for each in effects]
+        tables["prompt_effects"] = pd.concat([each.frame(metric) for each in whole], ignore_index=True)
+        options: dict[str, Any] = {"seed": work.seed, "clusters": work.clusters, "floors": work.floors}
+        tables["effects"] = summarise(effects, metric, work.domains, **options)
+        tables["agreement"] = agreement(effects, metric, work.domains, draws=bootstrap, **options)
         if self.wanted.curves:
             tables |= self._curves(work, tables["effects"], scores)
         checks.append(untouched.check())
@@ -138,6 +148,8 @@ class Attributor:
             draws=self.wanted.curve_draws,
             points=self.wanted.curve_points,
             seed=work.seed,
+            clusters=work.clusters,
+            floor=floor_of(work.floors, ALL_DOMAINS),
             told=work.named("curves").told,
         )
         points = work.means(moved.points, ["ranking", "draw", "direction", "n"])
@@ -147,9 +159,9 @@ class Attributor:
 
 
 def _drawn(work: Work, n: int) -> list[Encoded]:
-    """At most `n` of the prompts, drawn at random."""
-    order = np.random.default_rng(work.seed).permutation(len(work.encoded))[:n]
-    return [work.encoded[i] for i in sorted(order.tolist())]
+    """At most `n` of the prompts, drawn by their ids: one prompt more or less changes one place."""
+    drawn = sorted(work.prompts, key=lambda prompt: seed_of(f"curve {work.seed} {prompt}"))[:n]
+    return [item for item in work.encoded if item.prompt.id in drawn]
 
 
 def _scores(work: Work, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:

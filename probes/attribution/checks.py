@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from probes.attribution.effects import floor_of
 from probes.attribution.shares import PathEffects, gap_of
 from probes.capture.pair import Pair
 from probes.store.schemas import ALL_DOMAINS
@@ -33,12 +34,16 @@ class Check:
         return {**vars(self), "holds": self.holds, "metric": metric}
 
 
-def completeness(integrated: PathEffects, domains: Mapping[str, str], tolerance: float) -> list[Check]:
-    """The gap of `path` over all prompts and by domain. A domain that hardly changes has a large gap."""
-    checks = []
+def completeness(
+    integrated: PathEffects, domains: Mapping[str, str], tolerance: float, floors: Mapping[str, float] | None = None
+) -> list[Check]:
+    """The gap of `path` over all prompts and by domain; no check where there is no change to share out."""
+    checks, still = [], integrated.unchanged(domains, floors or {})
     for domain in (ALL_DOMAINS, *sorted(set(domains[name] for name in integrated.prompts))):
+        if domain in still:
+            continue
         which = [i for i, name in enumerate(integrated.prompts) if domain in (ALL_DOMAINS, domains[name])]
-        gap = gap_of([integrated.shares[i] for i in which], (integrated.tuned - integrated.base)[which])
+        gap = gap_of([integrated.shares[i] for i in which], integrated.change[which], floor_of(floors, domain))
         checks.append(Check("completeness", "path", domain, gap, tolerance))
     return checks
 

@@ -13,15 +13,19 @@ import numpy as np
 import pandas as pd
 
 from probes.attribution.effects import BACKWARD, FORWARD
-from probes.attribution.forwards import Floats, Told, from_model, values_under
+from probes.attribution.forwards import Told, from_model, values_under
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.capture.pair import Pair
 from tv.prompts.encoding import Batch
+from tv.stats.change import LEAST_FLOOR
+from tv.stats.means import mean_interval
 
 #: The share of the change that the smallest sufficient set must reach.
 ENOUGH = 0.8
 RANDOM = "random"
+#: A change with a larger p than this cannot be told from 0.
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Curves:
     """The metric of every prompt with each ranking's top n moved, and the area under each curve."""
 
     points: pd.DataFrame  # ranking draw direction n prompt_id value
-    areas: pd.DataFrame  # ranking draw direction area n_enough
+    areas: pd.DataFrame  # ranking draw direction area lo hi n_enough
 
 
 def rankings_of(scores: Mapping[str, Mapping[Unit, float]], units: Sequence[Unit]) -> dict[str, list[Unit]]:
@@ -49,12 +53,15 @@ def curves(
     draws: int = 5,
     points: int | None = None,
     seed: int = 0,
+    clusters: Mapping[str, str] | None = None,
+    floor: float = LEAST_FLOOR,
     told: Told | None = None,
 ) -> Curves:
     """Every ranking of the same units, and `draws` random orders, cumulatively in both directions.
 
     `points` bounds how many values of n are tried besides 0 and all: evenly on a log scale, so that the head of a
-    ranking is seen in full. A set of units that several curves share is evaluated once.
+    ranking is seen in full. A set of units that several curves share is evaluated once. `clusters` and `floor` are
+    those of `areas_of`.
     """
     units = list(next(iter(rankings.values())))
     generator = np.random.default_rng(seed)
@@ -75,30 +82,35 @@ def curves(
         long = pd.DataFrame(table, curve, prompts).stack().rename("value").reset_index()
         parts.append(long.assign(direction=direction))
     every = pd.concat(parts, ignore_index=True).dropna(subset="value")
-    return Curves(every, areas_of(every))
+    return Curves(every, areas_of(every, clusters, floor))
 
 
-def areas_of(points: pd.DataFrame) -> pd.DataFrame:
+def areas_of(
+    points: pd.DataFrame, clusters: Mapping[str, str] | None = None, floor: float = LEAST_FLOOR
+) -> pd.DataFrame:
     """Per ranking, draw and direction: the mean share of the change over n = 0 … all, and the smallest n with ENOUGH.
 
     The area is under the share against n / all (trapezoids): 1 where the first unit does everything, 0.5 where all do
-    the same. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change.
+    the same. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change by more than
+    `floor`. The area is then a ratio of two means over prompts, and its interval is that of the ratio's linear part;
+    there is none where the change itself cannot be told from 0. `clusters` gives each prompt's.
     """
     rows = []
     for (ranking, draw, direction), curve in points.groupby(["ranking", "draw", "direction"], sort=False):
-        mean = curve.groupby("n").value.mean()
-        share = shares(mean.to_numpy())
-        n = mean.index.to_numpy(np.float64)
-        area = float(np.trapezoid(share, n / n[-1])) if len(n) > 1 else np.nan
-        enough = n[share >= ENOUGH]
-        rows.append((ranking, draw, direction, area, enough[0] if len(enough) else np.nan))
-    return pd.DataFrame(rows, columns=["ranking", "draw", "direction", "area", "n_enough"])
-
-
-def shares(values: Floats) -> Floats:
-    """How much of the way from the first value (nothing moved) to the last (everything moved) each one is."""
-    change = values[-1] - values[0]
-    return (values - values[0]) / change if change else np.full(len(values), np.nan)
+        table = curve.pivot(index="prompt_id", columns="n", values="value").dropna()
+        moved, n = table.to_numpy() - table.to_numpy()[:, :1], table.columns.to_numpy(np.float64)
+        change, gained = moved[:, -1], np.trapezoid(moved, n / n[-1], axis=1)
+        row: dict[str, object] = {"ranking": ranking, "draw": draw, "direction": direction}
+        if len(n) > 1 and abs(change.mean()) > floor:
+            names = [(clusters or {}).get(str(prompt), str(prompt)) for prompt in table.index]
+            area = gained.mean() / change.mean()
+            enough = n[moved.mean(0) / change.mean() >= ENOUGH]
+            row |= {"area": area, "n_enough": enough[0] if len(enough) else np.nan}
+            if mean_interval(change, names).p < ALPHA:
+                linear = mean_interval(area + (gained - area * change) / change.mean(), names)
+                row |= {"lo": float(linear.lo), "hi": float(linear.hi)}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["ranking", "draw", "direction", "area", "lo", "hi", "n_enough"])
 
 
 def _sizes(n: int, points: int | None) -> list[int]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from probes.attribution.checks import Check
+from probes.attribution.effects import changed, floor_of
+from probes.attribution.floors import floors_of
 from probes.capture.pair import Pair
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS
@@ -19,8 +21,9 @@ BOUND = 1e-3
 def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded]) -> list[Check]:
     """Σ_prompts |Σ_components ΔDLA − change| / Σ_prompts |change|, at the place of each prompt's answer.
 
-    No check where the sum does not apply: components or behaviour not measured, or measured over other tokens; a soft
-    cap, which makes logits nonlinear; a final norm with a bias, which belongs to no component.
+    No check where nothing changed by more than rounding, nor where the sum does not apply: components or behaviour not
+    measured, or measured over other tokens; a soft cap, which makes logits nonlinear; a final norm with a bias, which
+    belongs to no component.
     """
     suite = run.manifest["suite"]
     measured = {"attn_out", "mlp_out"} <= set(suite["sites"]) and {"changes", "behaviour"} <= set(run.tables)
@@ -37,6 +40,7 @@ def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded
     rows = changes.merge(places, on=["prompt_id", "pos"]).dropna(subset=["dla_base", "dla_tuned"])
     dla = (rows.dla_tuned.astype(float) - rows.dla_base).groupby(rows.prompt_id).sum().rename("dla")
     both = pd.concat([change, dla], axis=1, join="inner").dropna()
-    total = float(both.change.abs().sum())
-    off = float((both.dla - both.change).abs().sum())
-    return [Check("completeness", "dla", ALL_DOMAINS, off / total, BOUND)] if total else []
+    if not changed(both.change.to_numpy(), floor_of(floors_of(run, "logit_diff"), ALL_DOMAINS)):
+        return []
+    gap = float((both.dla - both.change).abs().sum() / both.change.abs().sum())
+    return [Check("completeness", "dla", ALL_DOMAINS, gap, BOUND)]

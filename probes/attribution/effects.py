@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from probes.attribution.forwards import Floats
+from probes.attribution.halves import held_out
 from probes.attribution.units import Unit
 from probes.store.schemas import ALL_DOMAINS
+from tv.stats.change import LEAST_FLOOR
 from tv.stats.families import benjamini_hochberg
-from tv.stats.resampling import bootstrap_mean, wilcoxon_p
+from tv.stats.means import mean_interval
 
 #: The columns that name a unit in a table.
 UNIT = ["granularity", "layer", "component", "module", "head", "expert", "neuron"]
 
-FORWARD, BACKWARD = "base→tuned", "tuned→base"
+#: How often, at most, intervals that hold at once may all together leave out a true value.
+ERROR = 0.05
+FORWARD, BACKWARD, BOTH = "base→tuned", "tuned→base", "both"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Effects:
     """How much each unit moves the metric of each prompt, towards the tuned model.
 
     `direction` says which model the measurement starts from and which it moves to. `control` names the vector used in
-    place of the tuning vector, and is "" for the tuning vector.
+    place of the tuning vector, and is "" for the tuning vector. `change` is what the values are shares of, where they
+    are: along a path that ends where it began, a unit still has a share, of nothing.
     """
 
     method: str
@@ -35,6 +41,7 @@ class Effects:
     prompts: tuple[str, ...]
     values: Floats  # (units, prompts), NaN where a prompt has no such metric
     control: str = ""
+    change: Floats | None = None  # (prompts,)
 
     def frame(self, metric: str) -> pd.DataFrame:
         """A row per unit × prompt that has the metric: UNIT, `prompt_id method direction control metric effect`."""
@@ -44,22 +51,57 @@ class Effects:
         rows = pd.DataFrame({**columns, "prompt_id": list(self.prompts) * len(self.units), **labels})
         return rows.assign(effect=self.values.ravel()).dropna(subset="effect")
 
-    def means(self, metric: str, clusters: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
-        """A row per unit: UNIT, `method direction control metric effect lo hi p q`. `clusters` are the prompts'."""
-        table = self.values.T
-        mean, lo, hi = bootstrap_mean(table, draws=draws, seed=seed, clusters=clusters)
-        alone = len(set(clusters)) == len(clusters)
-        p = wilcoxon_p(table if alone else pd.DataFrame(table).groupby(list(clusters)).mean().to_numpy())
-        estimates = {"effect": mean, "lo": lo, "hi": hi, "p": p, "q": benjamini_hochberg(p)}
-        return pd.DataFrame({**_columns(self.units), **self._labels(metric), **estimates})
+    def means(self, metric: str, clusters: Sequence[str], *, floor: float, family: int, seed: int) -> pd.DataFrame:
+        """A row per unit: UNIT, `method direction control metric` and the estimates of the table `effects`.
 
-    def over(self, prompts: Collection[str]) -> Effects:
-        """The effects on those of its prompts that are in `prompts`."""
+        Args:
+            metric: The metric's name.
+            clusters: The cluster of each prompt.
+            floor: The size of an effect that rounding alone can make.
+            family: How many effects `lo_all` and `hi_all` cover at once.
+            seed: Of the halvings of `held_out`.
+        """
+        mean, lo, hi, p, n = mean_interval(self.values.T, clusters)
+        at_once = mean_interval(self.values.T, clusters, 1 - ERROR / family)
+        reached = least_p(n) <= ERROR / family
+        estimates = {"effect": mean, "lo": lo, "hi": hi, "p": p, "q": benjamini_hochberg(p), "n": n}
+        ends = {f"{end}_all": np.where(reached, getattr(at_once, end), np.nan) for end in ("lo", "hi")}
+        others = {"held_out": held_out(self.values, clusters, seed), "within_noise": np.abs(mean) <= floor}
+        return pd.DataFrame({**_columns(self.units), **self._labels(metric), **estimates, **ends, **others})
+
+    def over(self, prompts: Collection[str], floor: float = LEAST_FLOOR) -> Effects:
+        """The effects on those of its prompts that are in `prompts`; NaN where they are shares of no change there."""
         at = [i for i, prompt in enumerate(self.prompts) if prompt in prompts]
-        return replace(self, prompts=tuple(self.prompts[i] for i in at), values=self.values[:, at])
+        names, values = tuple(self.prompts[i] for i in at), self.values[:, at]
+        if self.change is None:
+            return replace(self, prompts=names, values=values)
+        change = self.change[at]
+        return replace(self, prompts=names, values=values if changed(change, floor) else np.nan * values, change=change)
 
     def _labels(self, metric: str) -> dict[str, str]:
         return {"method": self.method, "direction": self.direction, "control": self.control, "metric": metric}
+
+
+def changed(change: Floats, floor: float) -> bool:
+    """Whether the changes of these prompts are larger on average than what rounding alone can make."""
+    return bool(np.abs(change).sum() > floor * len(change))
+
+
+def floor_of(floors: Mapping[str, float] | None, domain: str) -> float:
+    """The size of a mean change that rounding alone can make in a domain, where it was measured; else the least."""
+    return (floors or {}).get(domain, LEAST_FLOOR)
+
+
+def least_p(n: ArrayLike) -> Floats:
+    """The least p that n prompts, or clusters, support: of all 2ⁿ signs that they could have had, one each way.
+
+    A formula gives smaller ones, out of tails that so few prompts do not show.
+
+    Examples:
+        >>> float(least_p(8))
+        0.0078125
+    """
+    return 2.0 ** (1 - np.asarray(n, np.float64))
 
 
 def families(measured: Iterable[Effects]) -> list[Effects]:
@@ -73,7 +115,9 @@ def families(measured: Iterable[Effects]) -> list[Effects]:
         for granularity in dict.fromkeys(unit.granularity for unit in effects.units):
             which = [i for i, unit in enumerate(effects.units) if unit.granularity == granularity]
             units, prompts = tuple(effects.units[i] for i in which), tuple(effects.prompts[i] for i in order)
-            parts.append(replace(effects, units=units, prompts=prompts, values=effects.values[np.ix_(which, order)]))
+            change = None if effects.change is None else effects.change[order]
+            values = effects.values[np.ix_(which, order)]
+            parts.append(replace(effects, units=units, prompts=prompts, values=values, change=change))
     return parts
 
 
@@ -89,29 +133,48 @@ def summarise(
     metric: str,
     domains: Mapping[str, str],
     *,
-    draws: int,
     seed: int,
     clusters: Mapping[str, str] | None = None,
+    floors: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-    """Each unit's mean over prompts with its 95 % bootstrap interval, over all prompts and by domain.
+    """Each unit's mean over prompts with its 95 % interval, over all prompts and by domain: the table `effects`.
 
-    `domains` and `clusters` give each prompt's domain and cluster: prompts of one cluster (a template) are drawn
-    together. p is a signed-rank test over prompts (over the means of clusters), q its Benjamini–Hochberg value within
-    the family: one method, direction, control and granularity in one domain.
+    Args:
+        measured: The effects of all methods.
+        metric: The metric's name.
+        domains: Each prompt's domain.
+        seed: Of the halvings of `held_out`.
+        clusters: Each prompt's cluster, by its id; without one, a prompt is its own.
+        floors: The noise floor of the metric in each domain; `LEAST_FLOOR` where none was measured.
+
+    Returns:
+        A row per unit, method, direction, control and domain. q is Benjamini and Hochberg's within one method,
+        direction, control and granularity in one domain. `lo_all` and `hi_all` hold for all units and methods of the
+        granularity at once.
     """
     every = families(measured)
     rows = []
     for domain, prompts in in_domains(domains).items():
-        for effects in (family.over(prompts) for family in every):
+        floor = floor_of(floors, domain)
+        for effects in (family.over(prompts, floor) for family in every):
             names = [(clusters or {}).get(prompt, prompt) for prompt in effects.prompts]
             if names:
-                rows.append(effects.means(metric, names, draws, seed).assign(domain=domain))
+                at_once = sum(len(other.units) for other in every if _beside(other, effects))
+                means = effects.means(metric, names, floor=floor, family=at_once, seed=seed)
+                rows.append(means.assign(domain=domain))
     return pd.concat(rows, ignore_index=True)
 
 
+def _beside(other: Effects, effects: Effects) -> bool:
+    """Whether a reader finds both in one paragraph: measured effects of one granularity, no sums of two methods."""
+    alike = other.units[0].granularity == effects.units[0].granularity and other.control == effects.control
+    return alike and (other.direction != BOTH or effects.direction == BOTH)
+
+
 def focus(effects: pd.DataFrame) -> str:
-    """The domain with the largest effect of any unit, which a reader wants to see first."""
-    return str(effects.domain.loc[effects.effect.abs().idxmax()])
+    """The domain with the largest effect of any unit, which a reader wants to see first; all of them where none has."""
+    known = effects.dropna(subset="effect")
+    return str(known.domain.loc[known.effect.abs().idxmax()]) if len(known) else ALL_DOMAINS
 
 
 def units_in(table: pd.DataFrame) -> list[Unit]:
@@ -137,5 +200,5 @@ def both_ways(measured: Sequence[Effects]) -> list[Effects]:
         revert = by_method.get(("revert", first))
         if method == "graft" and revert is not None and revert.units == graft.units:
             both = {"mean": (graft.values + revert.values) / 2, "synergy": revert.values - graft.values}
-            pairs += [replace(graft, method=name, direction="both", values=values) for name, values in both.items()]
+            pairs += [replace(graft, method=name, direction=BOTH, values=values) for name, values in both.items()]
     return pairs

@@ -13,11 +13,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.attribution.effects import FORWARD, Effects
+from probes.attribution.effects import FORWARD, Effects, changed, floor_of
 from probes.attribution.forwards import Floats
 from probes.attribution.units import Granularity, Unit, head_granularity
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture, Module
+from tv.stats.change import LEAST_FLOOR
 
 
 @dataclass
@@ -64,7 +65,12 @@ class PathEffects:
     @property
     def gap(self) -> float:
         """The completeness gap, see `gap_of`."""
-        return gap_of(self.shares, self.tuned - self.base)
+        return gap_of(self.shares, self.change, LEAST_FLOOR)
+
+    @property
+    def change(self) -> Floats:
+        """How much the metric of each prompt changed."""
+        return self.tuned - self.base
 
     def effects(self, architecture: Architecture) -> Iterator[Effects]:
         """The effects at every granularity that the model has."""
@@ -73,7 +79,13 @@ class PathEffects:
             units = tuple(dict.fromkeys(unit for by_unit in summed for unit in by_unit))
             if units:
                 values = np.array([[by_unit.get(unit, 0.0) for by_unit in summed] for unit in units])
-                yield Effects("path", FORWARD, units, self.prompts, values)
+                yield Effects("path", FORWARD, units, self.prompts, values, change=self.change)
+
+    def unchanged(self, domains: Mapping[str, str], floors: Mapping[str, float]) -> set[str]:
+        """The domains, `all` among them, in which there is no change to share out: none above the noise floor."""
+        names = {ALL_DOMAINS, *(domains[prompt] for prompt in self.prompts)}
+        inside = {name: [name in (ALL_DOMAINS, domains[prompt]) for prompt in self.prompts] for name in names}
+        return {name for name, at in inside.items() if not changed(self.change[at], floor_of(floors, name))}
 
     def tokens(self) -> pd.DataFrame:
         """`prompt_id pos layer component effect`: what the weights of a component did at each token."""
@@ -114,11 +126,10 @@ class PathEffects:
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def gap_of(shares: Sequence[Shares], change: Floats) -> float:
-    """Σ_prompts |Σ shares − change| / Σ_prompts |change|; the numerator alone where nothing changed."""
+def gap_of(shares: Sequence[Shares], change: Floats, floor: float) -> float:
+    """Σ_prompts |Σ shares − change| over Σ_prompts |change|, or over what rounding alone can make, if that is more."""
     off = np.abs(np.array([prompt_shares.total() for prompt_shares in shares]) - change).sum()
-    whole = np.abs(change).sum()
-    return float(off / whole) if whole else float(off)
+    return float(off / max(np.abs(change).sum(), floor * len(change))) if len(change) else 0.0
 
 
 def _summed(shares: Shares, granularity: Granularity, architecture: Architecture) -> Iterator[tuple[Unit, float]]:

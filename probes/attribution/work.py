@@ -16,7 +16,7 @@ from probes.measures.ledger import OutputBasis
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Module
 from tv.prompts.encoding import Batch, Encoded, batches
-from tv.stats.resampling import bootstrap_mean
+from tv.stats.means import mean_interval
 
 #: Progress callback: (done, total, step).
 Progress = Callable[[int, int, str], None]
@@ -41,9 +41,9 @@ class Work:
     batches: Sequence[Batch]  # several prompts a forward: only one number of each is kept
     batch_size: int  # for methods that keep activations
     seed: int = 0
-    draws: int = 1000  # of the bootstrap
     granularity: tuple[str, ...] = ("component",)  # all that are requested
     controls: tuple[str, ...] = ()  # vectors used in place of T
+    floors: Mapping[str, float] = field(default_factory=dict)  # of the metric by domain: what rounding alone can do
     make_bases: Callable[[], Bases] = dict  # of the pretrained weights; costly, so made on demand
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of earlier methods, by name
     progress: Progress | None = None
@@ -99,7 +99,7 @@ class Work:
             inside = rows[rows.prompt_id.map(self.domains).eq(domain) | (domain == ALL_DOMAINS)]
             table = inside.pivot(index="prompt_id", columns=by, values="value")
             clusters = [self.clusters[str(prompt)] for prompt in table.index]
-            mean, lo, hi = bootstrap_mean(table.to_numpy(np.float64), self.draws, self.seed, clusters)
+            mean, lo, hi, *_ = mean_interval(table.to_numpy(np.float64), clusters)
             parts.append(table.columns.to_frame(index=False).assign(value=mean, lo=lo, hi=hi, domain=domain))
         return pd.concat(parts, ignore_index=True)
 

@@ -19,7 +19,7 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
         (effects.control == "") & ~effects.method.isin(["mean", "synergy"]) & (effects.granularity != "all")
     ]
     cells: list[list[object]] = []
-    for _, pair_effects in shown.groupby("tuned", sort=False):
+    for _, pair_effects in shown.dropna(subset="effect").groupby("tuned", sort=False):
         for _, family in pair_effects[pair_effects.domain == focus(pair_effects)].groupby(
             ["granularity", "method", "direction"], sort=False
         ):
@@ -27,9 +27,10 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
             for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
                 names = (row["tuned"], row["domain"], row["method"], str(unit))
                 effect = Shown(row["effect"], f"{row['effect']:+.3f}")
-                interval = Shown([row["lo"], row["hi"]], f"{row['lo']:+.3f} … {row['hi']:+.3f}")
-                cells.append([*names, effect, interval, row["q"]])
-    headings = ["tuned", "domain", "method", "unit", "effect", "95 % interval", "q"]
+                told = f"{row['lo']:+.3f} … {row['hi']:+.3f}" if row["lo"] == row["lo"] else "–"
+                interval = Shown([row["lo"], row["hi"]], told)
+                cells.append([*names, row["n"], effect, interval, row["q"], row["held_out"]])
+    headings = ["tuned", "domain", "method", "unit", "n", "effect", "95 % interval", "q", "held out"]
     print_table(f"largest effects on {effect_metric_name(effects.metric.iloc[0])}", headings, cells)
 
 

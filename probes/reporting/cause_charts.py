@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ def growing(curves: pd.DataFrame, metric: str, title: str) -> Plot:
 
 
 def areas(rows: pd.DataFrame) -> Plot:
-    """The area of every ranking's curve, one dot per direction; random orders as their mean and span."""
+    """The area of every ranking's curve with its interval, one dot per direction; random orders as mean and span."""
     traces, rankings = [], _rankings()
     for i, (direction, family) in enumerate(rows.groupby("direction", sort=False)):
         random = family[family.ranking == "random"].area.to_numpy(float)
@@ -91,7 +92,8 @@ def areas(rows: pd.DataFrame) -> Plot:
         if len(random):
             names, values = ["random orders (mean, span)", *names], [plain(random.mean()), *values]
         reach = [random.max() - random.mean(), random.mean() - random.min()] if len(random) else [0.0, 0.0]
-        rests = [0.0] * len(named)
+        above = [value or 0.0 for value in plains(named.hi.astype(float) - named.area)]
+        below = [value or 0.0 for value in plains(named.area - named.lo.astype(float))]
         colour = COLOURS[i]
         traces.append(
             {
@@ -104,8 +106,8 @@ def areas(rows: pd.DataFrame) -> Plot:
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [plain(reach[0]), *rests] if len(random) else rests,
-                    "arrayminus": [plain(reach[1]), *rests] if len(random) else rests,
+                    "array": [plain(reach[0]), *above] if len(random) else above,
+                    "arrayminus": [plain(reach[1]), *below] if len(random) else below,
                     "color": colour,
                 },
                 "hovertemplate": "%{y}: %{x:.3f}",
@@ -127,6 +129,32 @@ def beside_control(effects: pd.DataFrame, controls: pd.DataFrame, most: int = 20
         traces.append(_dots([name for name in names if name in at], matched, label, COLOURS[2 + i], "x"))
     axis = {"type": "category"}
     return {"data": traces, "layout": layout(x="effect", height=110 + 21 * len(names), legend=True, yaxis=axis)}
+
+
+def among_draws(real: pd.DataFrame, draws: pd.DataFrame, domains: Sequence[str]) -> Plot:
+    """The effect of the whole T among those of draws of control vectors, a line per domain."""
+    order = {domain: i for i, domain in enumerate(reversed(domains))}
+    families = [(f"{kind} vectors of its norms", rows) for kind, rows in draws.groupby("control", sort=False)]
+    traces = []
+    for i, (label, rows) in enumerate([*families, ("tuning vector", real)]):
+        rows = rows[rows.domain.isin(domains)].sort_values("domain", key=lambda column: column.map(order))
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": plains(rows.effect),
+                "y": [html.escape(domain) for domain in rows.domain],
+                "name": label,
+                "marker": {
+                    "size": 9,
+                    "color": COLOURS[(i + 1) % len(COLOURS)],
+                    "symbol": "x" if i < len(families) else "circle",
+                },
+                "hovertemplate": "%{y}: %{x:.4g}",
+            }
+        )
+    axis = {"type": "category"}
+    return {"data": traces, "layout": layout(x="effect", height=110 + 30 * len(domains), legend=True, yaxis=axis)}
 
 
 def by_cut(depth: pd.DataFrame, metric: str) -> Plot:

@@ -7,52 +7,113 @@ from scipy.stats import spearmanr
 
 from probes.attribution.effects import focus
 from probes.attribution.units import component_name
-from probes.reporting.words import effect_metric_name, interval, listing, number, prompts_of, q_value, signed
+from probes.reporting.behaviour import REPEATS
+from probes.reporting.words import (
+    effect_metric_name,
+    estimate,
+    listing,
+    number,
+    prompts_of,
+    signed,
+    too_few,
+)
 from probes.store.schemas import ALL_DOMAINS
+from tv.stats.families import benjamini_hochberg
+from tv.stats.means import FEWEST
 
 #: Components named per method.
 NAMED = 3
-#: A q value below this counts as significant.
+#: A q value below this counts as significant, and a p value that is corrected for all that a sentence is about.
 FOUND = 0.05
 
 
 def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str]:
-    """The leading components of each exact method where effects are largest, how they add up, and spill-over."""
+    """The leading components of each method where effects are largest, how they add up, and spill-over.
+
+    A component is named where the interval that holds for all components and methods at once leaves 0 out, and its
+    effect is more than rounding alone can make.
+    """
     if effects.empty:
         return []
     metric, domain = str(effects.metric.iloc[0]), shown_domain(effects, behaviour)
     shown = effects[effects.domain == domain]
-    sentences = [
-        f"Exact effects on the {effect_metric_name(metric)} over {_over(shown)}, where it changed most; "
-        "mean [95 % interval]."
-    ]
-    sentences += [_leading(str(method), family) for method, family in shown.groupby("method", sort=False)]
-    enough, needed = (int((shown[shown.method == method].q < FOUND).sum()) for method in ("graft", "revert"))
-    if needed and not enough and {"graft", "revert"} <= set(shown.method):
-        sentences.append("No component alone shows a clear effect (graft); taking one away does (revert).")
-    if (total := total_change(behaviour, metric, domain)) is not None:
-        sums = shown.groupby("method", sort=False).effect.sum()
-        added = listing([f"{signed(value)} by {method}" for method, value in sums.items()])
-        sentences.append(
-            f"The whole change there is {signed(total)}; single effects add up to {added}: where the two differ, "
-            "components work together."
+    sentences = [f"{_kind(shown)} on the {effect_metric_name(metric)} over {_over(shown)}, where it changed most."]
+    if reason := nothing_to_name(shown):
+        sentences.append(f"No component is named: {reason}.")
+    else:
+        sentences[0] = (
+            f"{sentences[0][:-1]}; mean [95 % interval that holds for all of them at once], and, held out, what a "
+            "component of that rank is worth on prompts that did not choose it."
         )
-    if (agreement := graft_revert_agreement(shown)) is not None:
-        rho, size = agreement
-        sentences.append(f"Graft and revert order the {size} components alike with rank correlation {number(rho, 2)}.")
-    others = effects[(effects.domain != domain) & (effects.domain != ALL_DOMAINS) & (effects.q < FOUND)]
-    if domain != ALL_DOMAINS and effects.domain.nunique() > 2:
+        q = pd.Series(benjamini_hochberg(shown.p.astype(float)), shown.index)
+        sentences += [_leading(str(method), family, q) for method, family in shown.groupby("method", sort=False)]
+        if _only_together(shown):
+            sentences.append("No component alone shows a clear effect (graft); taking one away does (revert).")
+        if (total := total_change(behaviour, metric, domain)) is not None:
+            sums = shown.dropna(subset="effect").groupby("method", sort=False).effect.sum()
+            added = listing([f"{signed(value)} by {method}" for method, value in sums.items()])
+            sentences.append(
+                f"The whole change there is {signed(total)}; single effects add up to {added}: where the two differ, "
+                "components work together."
+            )
+        if (agreement := graft_revert_agreement(shown)) is not None:
+            rho, size = agreement
+            sentences.append(
+                f"Graft and revert order the {size} components alike with rank correlation {number(rho, 2)}."
+            )
+    others = effects[(effects.domain != domain) & (effects.domain != ALL_DOMAINS)]
+    if domain != ALL_DOMAINS and len(others) and not effects.n.isna().all():
         sentences.append(_elsewhere(others))
     return sentences
 
 
+def largest_sentence(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
+    """The leading components of all methods in one sentence, for the summary."""
+    metric, domain = str(effects.metric.iloc[0]), shown_domain(effects, behaviour)
+    shown = effects[effects.domain == domain]
+    where = f"on the {effect_metric_name(metric)} on {prompts_of(domain)}"
+    if reason := nothing_to_name(shown):
+        return f"No component has an effect {where} that can be named: {reason}."
+    parts = []
+    for method, family in shown.groupby("method", sort=False):
+        told = [row for _, row in leaders(family).head(NAMED).iterrows()]
+        named = [f"{_name(row)} {signed(row.effect)}{_held_out(row, ' ({})')}" for row in told]
+        parts.append(f"by {method} {listing(named) if named else 'none that can be told from 0'}")
+    total = total_change(behaviour, metric, domain)
+    whole = f" (whole change {signed(total)})" if total is not None else ""
+    return f"Largest effects of single components {where}{whole}: {'; '.join(parts)}."
+
+
+def leaders(effects: pd.DataFrame) -> pd.DataFrame:
+    """The rows that may be named, largest first: told from 0 among all that were measured, and above rounding."""
+    told = (effects.lo_all.astype(float) > 0) | (effects.hi_all.astype(float) < 0)
+    rows = effects[told & ~effects.within_noise.eq(True)]
+    return rows.loc[rows.effect.abs().sort_values(ascending=False, kind="stable").index]
+
+
+def nothing_to_name(effects: pd.DataFrame) -> str:
+    """Why none of these effects could be named, whatever they came to; empty where one could be."""
+    known = effects.dropna(subset="effect")
+    if known.within_noise.eq(True).all():
+        return "none moves it by more than rounding alone can"
+    n = known.n.astype(float).max()
+    if pd.isna(n):
+        return "this run is older than intervals that hold for all at once; `probes attribute` measures them"
+    if n < FEWEST:
+        return too_few([str(known.domain.iloc[0])], [n])
+    if known.lo_all.isna().all() and known.lo.notna().any():
+        return f"{n:.0f} prompts, or clusters of them, are too few to tell one of {len(known)} effects from 0"
+    return ""
+
+
 def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
     """The domain whose metric changed most; where no change was measured, that of the largest effect."""
+    metric = str(effects.metric.iloc[0])
+    by = REPEATS[metric] if REPEATS.get(metric) in set(behaviour.metric) else metric
     changes = {
         str(domain): abs(change)
         for domain in dict.fromkeys(effects.domain)
-        if domain != ALL_DOMAINS
-        and (change := total_change(behaviour, str(effects.metric.iloc[0]), str(domain))) is not None
+        if domain != ALL_DOMAINS and (change := total_change(behaviour, by, str(domain))) is not None
     }
     return max(changes, key=lambda domain: changes[domain]) if changes else focus(effects)
 
@@ -63,35 +124,64 @@ def domains_in(rows: pd.DataFrame, effects: pd.DataFrame, behaviour: pd.DataFram
     return sorted(dict.fromkeys(map(str, rows.domain)), key=lambda domain: (domain != first, domain != ALL_DOMAINS))
 
 
+def _kind(shown: pd.DataFrame) -> str:
+    """What the methods measure: only some are exact."""
+    methods = set(shown.method)
+    if methods == {"path"}:
+        return "Shares of the change (path)"
+    if methods <= {"graft", "revert"}:
+        return "Exact effects"
+    return "Effects of components"
+
+
 def _over(rows: pd.DataFrame) -> str:
-    domain, n = str(rows.domain.iloc[0]), rows.n.iloc[0]
+    domain, n = str(rows.domain.iloc[0]), rows.n.astype(float).max()
     prompts = prompts_of(domain)
     return f"{prompts} (n = {n:.0f})" if pd.notna(n) else prompts
 
 
+def _only_together(shown: pd.DataFrame) -> bool:
+    """Whether graft names nothing, and what revert names lies beyond what graft allows for the same component."""
+    at = ["layer", "component"]
+    alone, away = (leaders(shown[shown.method == method]) for method in ("graft", "revert"))
+    both = away.merge(shown[shown.method == "graft"], on=at, suffixes=("", "_alone"))
+    beyond = (both.lo_all > both.hi_all_alone) | (both.hi_all < both.lo_all_alone)
+    return alone.empty and bool(beyond.any())
+
+
 def _elsewhere(others: pd.DataFrame) -> str:
-    if others.empty:
-        return f"On the other domains no component has an effect with q < {FOUND}."
-    parts = []
-    for _, rows in others.groupby("domain", sort=False):
-        top = rows.loc[rows.effect.abs().idxmax()]
-        parts.append(f"{_over(rows)}: {_effect(top)} ({top.method})")
+    """The largest effect of each other domain, of those that can be told from 0 among all of all other domains."""
+    known = others.dropna(subset="effect")
+    told = leaders(known[known.p.astype(float) < FOUND / max(1, int(known.p.notna().sum()))])
+    if told.empty:
+        return f"On the other domains no component has an effect that can be told from 0, of {len(known)} effects."
+    by_domain = told.groupby("domain", sort=False)
+    parts = [f"{_over(rows)}: {_effect(rows.iloc[0])} ({rows.method.iloc[0]})" for _, rows in by_domain]
     return "Largest effects on the other domains, " + "; ".join(parts) + "."
 
 
-def _leading(method: str, family: pd.DataFrame) -> str:
-    ranked = family.loc[family.effect.abs().sort_values(ascending=False).index]
-    significant = int((ranked.q < FOUND).sum())
-    if not significant:
-        top = _effect(ranked.iloc[0])
-        return f"{method.capitalize()}: none of {len(ranked)} components has q < {FOUND}; the largest is {top}."
-    named = "; ".join(_effect(row) for _, row in ranked[ranked.q < FOUND].head(NAMED).iterrows())
-    return f"{method.capitalize()}: {named}. {significant} of {len(ranked)} components have q < {FOUND}."
+def _leading(method: str, family: pd.DataFrame, q: pd.Series) -> str:
+    told, significant = leaders(family), int((q[family.index] < FOUND).sum())
+    if (reason := nothing_to_name(family)) and told.empty:
+        return f"{method.capitalize()}: {reason}."
+    counted = f"{significant} of {len(family)} components have q < {FOUND}."
+    if told.empty:
+        largest = family.loc[[family.effect.abs().astype(float).idxmax()]].iloc[0]
+        return f"{method.capitalize()}: none can be told from 0 by itself; the largest is {_effect(largest)}. {counted}"
+    named = "; ".join(_effect(row) for _, row in told.head(NAMED).iterrows())
+    return f"{method.capitalize()}: {named}. {counted}"
 
 
 def _effect(row: pd.Series) -> str:
-    name = component_name(row.layer, row.component)
-    return f"{name} {signed(row.effect)} {interval(row.lo, row.hi, signed)}, {q_value(row.q)}"
+    return f"{_name(row)} {estimate(row.effect, row.lo_all, row.hi_all, signed)}{_held_out(row, ', {}')}"
+
+
+def _held_out(row: pd.Series, form: str) -> str:
+    return form.format(f"held out {signed(row.held_out)}") if pd.notna(row.held_out) else ""
+
+
+def _name(row: pd.Series) -> str:
+    return component_name(row.layer, row.component)
 
 
 def total_change(behaviour: pd.DataFrame, metric: str, domain: str) -> float | None:

@@ -7,7 +7,7 @@ import html
 import pandas as pd
 
 from probes.attribution.units import component_name
-from probes.reporting.causes import FOUND
+from probes.reporting.causes import leaders
 from probes.reporting.evidence import TERMS
 from probes.reporting.figures import Plot, layout, plains
 from probes.reporting.words import layer_name, q_value
@@ -105,24 +105,29 @@ def new_directions(ledger: pd.DataFrame) -> Plot:
 
 
 def ranked_effects(effects: pd.DataFrame) -> Plot:
-    """The components with the largest effects, largest on top, with 95 % intervals; filled where q is small."""
+    """The components with the largest effects, largest on top, with what their rank is worth on held-out prompts.
+
+    Bars are the intervals that hold for all at once; dots are filled where they leave 0 out.
+    """
     ranked = effects.loc[effects.effect.abs().sort_values(ascending=False).index].head(RANKED)[::-1]
     names = [component_name(layer, component) for layer, component in zip(ranked.layer, ranked.component, strict=True)]
+    told = set(leaders(ranked).index)
     dots = {
         "type": "scatter",
         "mode": "markers",
+        "name": "all prompts",
         "x": plains(ranked.effect),
         "y": names,
         "marker": {
             "size": 9,
             "color": COLOURS[0],
-            "symbol": ["circle" if significant else "circle-open" for significant in ranked.q < FOUND],
+            "symbol": ["circle" if row in told else "circle-open" for row in ranked.index],
         },
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": plains(ranked.hi - ranked.effect),
-            "arrayminus": plains(ranked.effect - ranked.lo),
+            "array": plains(ranked.hi_all.astype(float) - ranked.effect),
+            "arrayminus": plains(ranked.effect - ranked.lo_all.astype(float)),
             "thickness": 1.4,
             "color": COLOURS[0],
         },
@@ -130,9 +135,19 @@ def ranked_effects(effects: pd.DataFrame) -> Plot:
         "hovertemplate": "%{y}: %{x:.4g}, %{customdata}<extra></extra>",
     }
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1, "color": "#888"}}
+    held_out = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "its rank on held-out prompts",
+        "x": plains(ranked.held_out),
+        "y": names,
+        "marker": {"size": 8, "color": COLOURS[1], "symbol": "x"},
+        "hovertemplate": "%{y}, held out: %{x:.4g}<extra></extra>",
+    }
+    height, axis = 110 + 21 * len(ranked), {"type": "category"}
     return {
-        "data": [dots],
-        "layout": layout(x="effect", height=80 + 21 * len(ranked), yaxis={"type": "category"}, shapes=[zero]),
+        "data": [dots, *([held_out] if ranked.held_out.notna().any() else [])],
+        "layout": layout(x="effect", height=height, legend=True, yaxis=axis, shapes=[zero]),
     }
 
 

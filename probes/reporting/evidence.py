@@ -6,25 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from probes.linking import CAUSAL_MEASURES
 from probes.measures.ledger import CANCELLED
-from probes.reporting.words import METRICS
+from probes.reporting.behaviour import compare_behaviour
 from probes.store.run import Run
-from probes.store.schemas import ALL_DOMAINS, SCHEMAS
-from tv.stats.resampling import bootstrap_mean
+from probes.store.schemas import SCHEMAS
 
 #: The three terms of the ledger.
 TERMS = ("direct", "inherited", "interaction")
 _SHARES = " ".join(f"{term}_share" for term in TERMS)
 _NEW = "new_share new_share_null new_share_of_w new_share_10 new_share_10_of_w"
 _WHOLE = [("head", "==", -1)]
-_COMPARED = [
-    *("domain", "metric", "n", "base", "base_lo", "base_hi", "tuned", "tuned_lo", "tuned_hi"),
-    *("change", "change_lo", "change_hi", "gained", "lost"),
-]
 
 
 @dataclass(frozen=True)
@@ -39,30 +33,30 @@ class Evidence:
     flips: pd.DataFrame  # layer domain flip_rate chance_flip_rate edit_distance chance_edit_distance
     changes: pd.DataFrame  # layer component relative_change cosine
     ledger: pd.DataFrame  # layer module direct inherited interaction (shares of the change) cancelled new_share …
-    behaviour: pd.DataFrame  # a row per domain × metric, base beside tuned
-    effects: pd.DataFrame  # a row per component × method × domain, one metric; n of the domain's prompts
+    behaviour: pd.DataFrame  # a row per domain × metric, base beside tuned: see `compare_behaviour`
+    effects: pd.DataFrame  # a row per component × method × domain, one metric
     link: pd.DataFrame
     correlations: pd.DataFrame
     noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
     checks: pd.DataFrame  # check holds
-    whole: pd.DataFrame  # domain method control metric effect: all of T grafted at once, and control vectors
+    whole: pd.DataFrame  # domain method control metric effect within_noise: all of T grafted, and control vectors
+    control_draws: pd.DataFrame  # domain control draw metric effect: draws of control vectors, grafted whole
     sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
 
 
 def gather(run: Run, tuned: str) -> Evidence:
     """Read what the report shows of `tuned`."""
-    suite, architecture = run.manifest["suite"], run.manifest["architecture"]
+    architecture = run.manifest["architecture"]
     this_model = [("tuned", "==", tuned)]
-    domains = run.df("prompts", columns=["prompt_id", "domain"]) if "prompts" in run.tables else None
-    domain_of = {} if domains is None else domains.set_index("prompt_id").domain.fillna("").to_dict()
+    prompts = rows_of(run, "prompts", "prompt_id domain cluster", [])
+    domain_of = prompts.set_index("prompt_id").domain.fillna("").to_dict()
     shown = [
         *this_model,
         ("granularity", "==", "component"),
         ("control", "==", ""),
         ("method", "in", list(CAUSAL_MEASURES)),
     ]
-    effects = one_metric(rows_of(run, "effects", "domain layer component method metric effect lo hi q", shown))
-    counts = _counts(rows_of(run, "prompt_effects", "metric prompt_id", this_model), effects, domain_of)
+    measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
     return Evidence(
         tuned,
         bool(architecture.get("gated", True)),
@@ -101,11 +95,10 @@ def gather(run: Run, tuned: str) -> Evidence:
         compare_behaviour(
             rows_of(run, "behaviour", "prompt_id model metric value", [("model", "in", ["base", tuned])]),
             tuned,
-            domain_of,
-            suite.get("bootstrap", 1000),
-            suite.get("seed", 0),
+            prompts,
+            floors_of(run),
         ),
-        effects.assign(n=effects.domain.map(counts).astype(float)),
+        one_metric(rows_of(run, "effects", measured, shown)),
         rows_of(run, "link", "", this_model),
         rows_of(
             run,
@@ -116,37 +109,16 @@ def gather(run: Run, tuned: str) -> Evidence:
         rows_of(run, "noise_floor", "precision layer flip_rate", []),
         rows_of(run, "checks", "check holds", this_model),
         one_metric(
-            rows_of(run, "effects", "domain method control metric effect", [*this_model, ("granularity", "==", "all")])
+            rows_of(
+                run,
+                "effects",
+                "domain method control metric effect within_noise",
+                [*this_model, ("granularity", "==", "all")],
+            )
         ),
+        one_metric(rows_of(run, "control_draws", "domain control draw metric effect", this_model)),
         run.manifest.get("sameness", {}).get(tuned, {}),
     )
-
-
-def compare_behaviour(
-    values: pd.DataFrame, tuned: str, domain_of: dict[str, str], draws: int, seed: int
-) -> pd.DataFrame:
-    """Per domain and metric: both models' means and the paired change, each with its 95 % bootstrap over prompts.
-
-    `gained` and `lost` count the prompts that gained or lost exact match. A metric that only the tuned model has (kl)
-    has no base and no change. The domain whose target NLL changed most comes first.
-    """
-    rows: list[dict[str, Any]] = []
-    domains = values.prompt_id.map(domain_of).fillna("")
-    for (domain, metric), part in values.groupby([domains, "metric"], sort=False):
-        wide = part.pivot(index="prompt_id", columns="model", values="value").reindex(columns=["base", tuned])
-        base, after = wide["base"].to_numpy(np.float64), wide[tuned].to_numpy(np.float64)
-        row: dict[str, Any] = {"domain": domain, "metric": metric, "n": int((~np.isnan(after)).sum())}
-        for name, column in (("base", base), ("tuned", after), ("change", after - base)):
-            mean, lo, hi = (float(value) for value in bootstrap_mean(column, draws, seed))
-            row |= {name: mean, f"{name}_lo": lo, f"{name}_hi": hi}
-        if metric == "exact_match":
-            row |= {"gained": int((after > base).sum()), "lost": int((after < base).sum())}
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=_COMPARED)
-    moved = table[table.metric == "target_nll"].set_index("domain").change.abs()
-    order = {name: i for i, name in enumerate(METRICS)}
-    keys = {"_moved": -table.domain.map(moved).astype(float), "_metric": table.metric.map(order)}
-    return table.assign(**keys).sort_values(["_moved", "domain", "_metric"])[_COMPARED].reset_index(drop=True)
 
 
 def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.DataFrame:
@@ -157,18 +129,18 @@ def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.Data
     return run.df(table, columns=names, where=list(where))
 
 
+def floors_of(run: Run) -> dict[tuple[str, str], float]:
+    """The noise floor of behaviour by domain and metric; nothing where the run did not measure it."""
+    rows = rows_of(run, "behaviour_floor", "domain metric floor", [])
+    return {(str(row.domain), str(row.metric)): float(row.floor) for row in rows.itertuples()}
+
+
 def one_metric(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of one metric: logit_diff where it was measured."""
     metrics = list(table.metric.unique())
     return (
         table if len(metrics) < 2 else table[table.metric == ("logit_diff" if "logit_diff" in metrics else metrics[0])]
     )
-
-
-def _counts(prompt_effects: pd.DataFrame, effects: pd.DataFrame, domain_of: dict[str, str]) -> dict[str, int]:
-    """How many prompts stand behind the effects of each domain."""
-    rows = prompt_effects[prompt_effects.metric.isin(set(effects.metric))].drop_duplicates("prompt_id")
-    return {**rows.prompt_id.map(domain_of).value_counts().to_dict(), ALL_DOMAINS: len(rows)}
 
 
 def _flips(gates: pd.DataFrame, domain_of: dict[str, str]) -> pd.DataFrame:

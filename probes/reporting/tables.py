@@ -13,8 +13,7 @@ from probes.linking import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
 from probes.reporting.evidence import Evidence
 from probes.reporting.figures import plain
 from probes.reporting.link_sentences import stands_out
-from probes.reporting.words import MEASURES, METRICS, change_form, interval, metric_name, number, value_form
-from tv.stats.means import FEWEST
+from probes.reporting.words import MEASURES, METRICS, change_form, interval, metric_name, number, p_value, value_form
 
 #: Activation measures in the order they are shown: the direct term comes first.
 SHOWN_MEASURES = (
@@ -30,21 +29,22 @@ def behaviour_rows(behaviour: pd.DataFrame) -> list[dict[str, str]]:
         value, change = value_form(row["metric"]), change_form(row["metric"])
         forms = {"base": value, "tuned": value, "change": change}
         ends = {name: interval(row[f"{name}_lo"], row[f"{name}_hi"], form) for name, form in forms.items()}
-        if row["n"] < FEWEST:
-            ends = dict.fromkeys(forms, "")
-        counts = f"; {row['gained']:.0f} gained, {row['lost']:.0f} lost" if row["metric"] == "exact_match" else ""
+        counts = f"; {row['gained']:.0f} gained, {row['lost']:.0f} lost" if pd.notna(row["gained"]) else ""
         rows.append(
             {
                 "domain": row["domain"],
                 "metric": metric_name(row["metric"]),
                 "unit": METRICS.get(row["metric"], ("", "", None))[1],
-                "n": str(row["n"]),
+                "n": str(row["n"]) if row["units"] == row["n"] else f"{row['n']} in {row['units']}",
                 "base": value(row["base"]),
                 "base_interval": ends["base"],
                 "tuned": value(row["tuned"]),
                 "tuned_interval": ends["tuned"],
                 "change": change(row["change"]),
                 "change_interval": ends["change"] + counts,
+                "p": p_value(row["p_holm"]) if pd.notna(row["p_holm"]) else "",
+                "floor": change(row["floor"]).removeprefix("+"),
+                "said": row["said"],
             }
         )
     return rows

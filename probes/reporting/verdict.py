@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
-from probes.attribution.units import component_name
 from probes.reporting.alignment import GAP, alignment_sentences, raw_gap
-from probes.reporting.causes import FOUND, NAMED, causes_sentences, shown_domain, total_change
+from probes.reporting.behaviour_sentences import (
+    behaviour_headlines,
+    behaviour_sentences,
+    few_sentences,
+    said_of_each,
+    worse_sentences,
+)
+from probes.reporting.causes import causes_sentences, largest_sentence
+from probes.reporting.controls import control_sentence
 from probes.reporting.evidence import Evidence
 from probes.reporting.link_sentences import link_sentences
 from probes.reporting.moved import matrices, moved, place, weights_sentences
 from probes.reporting.own_doing import ledger_sentences
 from probes.reporting.sameness import sameness_sentences
 from probes.reporting.words import (
-    METRICS,
-    change_form,
-    effect_metric_name,
-    interval,
     listing,
-    metric_name,
     number,
     percent,
-    prompts_of,
-    signed,
-    value_form,
 )
-from tv.stats.means import FEWEST
 
-#: With fewer prompts than this in a domain, an interval over them says little.
-FEW = 10
 #: Above this share of a module's move, rounding is worth a warning.
 NOISY = 0.1
 
@@ -44,22 +40,13 @@ class Statement:
     tone: str = ""
 
 
-@dataclass
-class Shifts:
-    """(domain, metric and change), sorted by what the paired change shows."""
-
-    better: list[tuple[str, str]] = field(default_factory=list)
-    worse: list[tuple[str, str]] = field(default_factory=list)
-    unclear: list[tuple[str, str]] = field(default_factory=list)
-
-
 def verdict(evidence: Evidence) -> list[Statement]:
     """The verdict on one tuned model, most important first."""
-    shifts = shifts_of(evidence.behaviour)
+    got_worse = "worse" in said_of_each(evidence.behaviour).said.unique()
     statements = [
         Statement("Sameness", sameness_sentences(evidence.sameness)),
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
-        Statement("Got worse", worse_sentences(shifts), "worse" if shifts.worse else ""),
+        Statement("Got worse", worse_sentences(evidence.behaviour), "worse" if got_worse else ""),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),
         Statement("Weights", weights_sentences(evidence.weights, evidence.n_layers)),
         Statement("Alignment", alignment_sentences(evidence.alignment, matrices(evidence.weights))),
@@ -81,23 +68,11 @@ class Headline:
 
 def headline(evidence: Evidence) -> list[Headline]:
     """At most five sentences: what changed, what got worse, where, by which components, and how sure that is."""
-    graded = evidence.behaviour[evidence.behaviour.base.notna()]
-    texts = []
-    if len(graded):
-        row = graded.iloc[0].to_dict()
-        form = value_form(row["metric"])
-        texts.append(
-            f"On {row['domain']} prompts {metric_name(row['metric'])} went from {form(row['base'])} to "
-            f"{form(row['tuned'])} (n = {row['n']})."
-        )
-        worse = list(dict.fromkeys(domain for domain, _ in shifts_of(evidence.behaviour).worse))
-        none = "Nothing measured got worse beyond its interval."
-        texts.append(f"Something got worse on {listing(worse)} prompts." if worse else none)
-    sentences = [Headline(text, "causes") for text in texts]
+    sentences = [Headline(text, "causes") for text in behaviour_headlines(evidence.behaviour)]
     if where := _where(evidence):
         sentences.append(Headline(where, "flips" if len(evidence.flips) else "weights"))
     if len(evidence.effects):
-        sentences.append(Headline(_largest(evidence), "causes"))
+        sentences.append(Headline(largest_sentence(evidence.effects, evidence.behaviour), "causes"))
         sentences.append(Headline(_how_sure(evidence), "checks" if len(evidence.checks) else "causes"))
     return sentences
 
@@ -124,96 +99,14 @@ def _where(evidence: Evidence) -> str:
 
 
 def _how_sure(evidence: Evidence) -> str:
-    """The checks, and the effect of a control vector beside that of T."""
+    """The checks, and the effects of control vectors beside that of T."""
     parts = []
     if len(evidence.checks):
         failed = int((~evidence.checks.holds.astype(bool)).sum())
         n = len(evidence.checks)
         parts.append(f"all {n} checks hold" if not failed else f"{failed} of {n} checks DO NOT HOLD")
-    domain = shown_domain(evidence.effects, evidence.behaviour)
-    rows = evidence.whole[evidence.whole.domain == domain]
-    rows = rows[rows.method.isin(rows.method.head(1))].drop_duplicates("control")  # graft, where it was requested
-    whole = rows.set_index("control").effect
-    if "" in whole and len(whole) > 1:
-        others = whole.drop("")
-        kind = str(others.abs().idxmax())
-        parts.append(
-            f"all of T moves the {effect_metric_name(str(evidence.effects.metric.iloc[0]))} on {domain} prompts by "
-            f"{signed(whole[''])}, a {kind} vector of its norms by {signed(others[kind])}"
-        )
-    else:
-        parts.append("no control vector was tried")
+    parts.append(control_sentence(evidence))
     return f"How sure: {'; '.join(parts)}; intervals cover prompts, not training seeds."
-
-
-def _largest(evidence: Evidence) -> str:
-    domain, metric = shown_domain(evidence.effects, evidence.behaviour), str(evidence.effects.metric.iloc[0])
-    shown = evidence.effects[evidence.effects.domain == domain]
-    total = total_change(evidence.behaviour, metric, domain)
-    parts = []
-    for method, family in shown.groupby("method", sort=False):
-        significant = family[family.q < FOUND]
-        top = (
-            significant.loc[significant.effect.abs().sort_values(ascending=False).index].head(NAMED).to_dict("records")
-        )
-        names = [f"{component_name(row['layer'], row['component'])} {signed(row['effect'])}" for row in top]
-        parts.append(f"by {method} {listing(names) if names else 'none that can be told from 0'}")
-    whole = f" (whole change {signed(total)})" if total is not None else ""
-    name = effect_metric_name(metric)
-    return f"Largest effects of single components on the {name} on {prompts_of(domain)}{whole}: {'; '.join(parts)}."
-
-
-def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
-    """How behaviour moved, one sentence per domain."""
-    graded = behaviour[behaviour.base.notna()]
-    if graded.empty:
-        return ["Not measured: no prompt of this run has a target, or behaviour was not requested."]
-    sentences = []
-    for domain, rows in graded.groupby("domain", sort=False):
-        parts = [_moved(row) for row in rows.to_dict("records")]
-        sentences.append(f"{domain} (n = {int(rows.n.max())}): {'; '.join(parts)}.")
-    return sentences
-
-
-def _moved(row: dict) -> str:
-    value, change = value_form(row["metric"]), change_form(row["metric"])
-    text = f"{metric_name(row['metric'])} {value(row['base'])} → {value(row['tuned'])}"
-    if row["metric"] == "exact_match":
-        return f"{text} ({row['gained']:.0f} answers gained, {row['lost']:.0f} lost)"
-    return f"{text} ({change(row['change'])} {interval(row['change_lo'], row['change_hi'], change)})"
-
-
-def shifts_of(behaviour: pd.DataFrame) -> Shifts:
-    """Sort every metric of every domain by its paired interval: clearly better, clearly worse, or unclear."""
-    shifts = Shifts()
-    for row in behaviour.to_dict("records"):
-        more_is_better = METRICS.get(row["metric"], ("", "", None))[2]
-        if more_is_better is None or pd.isna(row["change"]):
-            continue
-        form = change_form(row["metric"])
-        ends = interval(row["change_lo"], row["change_hi"], form)
-        text = f"{metric_name(row['metric'])} {form(row['change'])} {ends}".rstrip()
-        if not (row["change_lo"] > 0 or row["change_hi"] < 0) or row["n"] < FEWEST:
-            shifts.unclear.append((row["domain"], text))
-        elif (row["change"] > 0) == more_is_better:
-            shifts.better.append((row["domain"], text))
-        else:
-            shifts.worse.append((row["domain"], text))
-    return shifts
-
-
-def worse_sentences(shifts: Shifts) -> list[str]:
-    """What got worse beyond its interval, one sentence per domain, or that nothing measured did."""
-    if shifts.worse:
-        domains = dict.fromkeys(domain for domain, _ in shifts.worse)
-        return [f"{name}: {listing([text for domain, text in shifts.worse if domain == name])}." for name in domains]
-    if not (shifts.better or shifts.unclear):
-        return []
-    unclear = f" In {len(shifts.unclear)} the interval includes 0." if shifts.unclear else ""
-    return [
-        f"None of the {len(shifts.better) + len(shifts.unclear)} measured domain × metric pairs got worse beyond its "
-        f"interval.{unclear} This holds for these prompts only."
-    ]
 
 
 def gates_sentences(flips: pd.DataFrame, gated: bool) -> list[str]:
@@ -238,11 +131,7 @@ def limits(evidence: Evidence) -> list[str]:
     sentences = []
     if not evidence.gated and len(evidence.flips):
         sentences.append("Gate patterns here are the sign of the MLP's pre-activation: this architecture has no GLU.")
-    graded = evidence.behaviour[evidence.behaviour.base.notna()]
-    few = graded[graded.n < FEW].drop_duplicates("domain")
-    if len(few):
-        names = listing([f"{row.domain} ({row.n})" for row in few.itertuples()])
-        sentences.append(f"Too few prompts for an interval to mean much: {names}.")
+    sentences += few_sentences(evidence.behaviour)
     if len(evidence.weights) and evidence.weights.noise_share.max() > NOISY:
         noisy = int((evidence.weights.noise_share > NOISY).sum())
         sentences.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")

@@ -14,7 +14,7 @@ from tv.prompts.metric import METRICS as REGISTERED
 from tv.stats.means import FEWEST
 
 #: The metrics that come first in a report; other registered ones follow.
-_FIRST = ("exact_match", "target_nll", "logit_diff")
+_FIRST = ("exact_match", "target_nll_per_token", "token_accuracy", "logit_diff")
 #: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
 METRICS: dict[str, tuple[str, str, bool | None]] = {
     **{
@@ -74,14 +74,31 @@ def interval(lo: float | None, hi: float | None, form: Callable[[float | None], 
     return f"[{form(lo)}, {form(hi)}]"
 
 
+def estimate(
+    value: float | None, lo: float | None, hi: float | None, form: Callable[[float | None], str] = number
+) -> str:
+    """value [lo, hi], all written alike: rounded one way, an estimate never leaves its own interval."""
+    return f"{form(value)} {interval(lo, hi, form)}".rstrip()
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, which is written as a percentage."""
+    return METRICS.get(metric, ("", "", None))[1].startswith("share")
+
+
 def value_form(metric: str) -> Callable[[float | None], str]:
     """How a metric's value is written."""
-    return percent if metric == "exact_match" else number
+    return percent if is_share(metric) else number
 
 
 def change_form(metric: str) -> Callable[[float | None], str]:
     """How a metric's change is written."""
-    return points if metric == "exact_match" else signed
+    return points if is_share(metric) else signed
+
+
+def smallest_that_matters(metric: str) -> float:
+    """The smallest mean change of a metric that matters; 0 where every one does."""
+    return REGISTERED[metric].matters if metric in REGISTERED else 0.0
 
 
 def q_value(q: float | None) -> str:
@@ -89,6 +106,13 @@ def q_value(q: float | None) -> str:
     if q is None or not math.isfinite(q):
         return "q –"
     return "q < 0.001" if q < 0.001 else f"q = {q:.2g}"
+
+
+def p_value(p: float | None) -> str:
+    """A p value, never written as 0."""
+    if p is None or not math.isfinite(p):
+        return "p –"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def metric_name(metric: str) -> str:
@@ -119,7 +143,7 @@ def listing(parts: list[str]) -> str:
 def too_few(domains: Iterable[str], counts: Iterable[float]) -> str:
     """Which domains have fewer prompts, or clusters of them, than an interval needs."""
     named = listing([f"{domain} ({n:.0f})" for domain, n in zip(domains, counts, strict=True)])
-    return f"too few prompts or clusters for an interval, which takes {FEWEST}: {named}."
+    return f"too few prompts or clusters for an interval, which takes {FEWEST}: {named}"
 
 
 _NUMBER = re.compile(r"[+−]?\d[\d.,]*\d(?: %)?|[+−]?\d(?: %)?")

@@ -387,10 +387,10 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
         "methods": ["path", "graft", "revert", "patch", "gradient", "depth", "split", "shapley"],
         "granularity": ["component", "module", "head", "kv_head", "expert", "neuron"],
         "controls": ["random", "shuffled", "spectrum"],
-        **{"orders": 1, "curve_points": 3, "curve_draws": 2, "neurons": 3, "most_nodes": 16},
+        **{"orders": 1, "curve_points": 3, "curve_draws": 2, "neurons": 3, "most_nodes": 16, "control_draws": 2},
     }
     run = _run(tmp_path, architecture, None if architecture in WITH_PAGE else NO_REPORT, attribute=wanted)
-    tables = {"token_effects", "neuron_effects", "depth", "curves", "areas"}
+    tables = {"token_effects", "neuron_effects", "depth", "curves", "areas", "control_draws"}
     assert set(run.tables) == TABLES | tables
     effects = run["effects"]
     methods = {*wanted["methods"], "mean", "synergy", "inside", "outside"} - {"split", "depth"}
@@ -398,7 +398,9 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
     kinds = {*wanted["granularity"], "type", "all"} - ({"expert"} if architecture == "llama" else set())
     assert set(effects.granularity) == kinds
     assert set(effects.control) == {"", "random", "shuffled", "spectrum"}
-    assert effects.effect.notna().all()
+    assert effects[effects.method != "path"].effect.notna().all()
+    still = set(effects.domain[effects.effect.isna()])  # where rounding alone moves a mixture as far
+    assert still <= {"math", "general", "medical"} and (architecture == "qwen3_moe" or not still)
     neurons = effects[effects.granularity == "neuron"]
     assert set(neurons.method) == {"graft", "revert", "mean", "synergy"}
     checks = run["checks"]
@@ -424,7 +426,7 @@ def test_a_prompt_set_says_which_prompts_share_a_template(tmp_path: Path) -> Non
     run = probes.run(suite, out=tmp_path / "run", stages=["weights", "capture", "attribute"])
     assert set(run["prompts"].cluster) == {"one"}
     effects = run["effects"]
-    assert np.allclose(effects.lo, effects.hi) and (effects.q == 1).all()
+    assert (effects.n == 1).all() and effects[["lo", "hi", "p", "q"]].isna().all(axis=None)  # one draw has no spread
 
 
 def test_the_manifest_counts_what_was_replaced(runs: Runs, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_every_figure_for_papers(run: probes.Run, name: str, tmp_path: Path) -> 
 def test_a_rank_stays_a_rank_on_paper(tmp_path: Path) -> None:
     """Filled and open dots are drawn apart, and their names keep their order."""
     rows = {"layer": [0, 1, 2, 3], "component": "mlp", "effect": [1.0, 2.0, 3.0, 4.0], "q": [0.9, 0.01, 0.9, 0.01]}
-    plot = ranked_effects(pd.DataFrame(rows).assign(lo=0.5, hi=5.0))
+    rows |= {"lo_all": [-1.0, 0.5, -1.0, 0.5], "within_noise": False, "held_out": 1.0}
+    plot = ranked_effects(pd.DataFrame(rows).assign(hi_all=5.0))
     draw(plot, "ranks", tmp_path / "fig.svg", "svg")
     drawn = (tmp_path / "fig.svg").read_text(encoding="utf-8")
     places = [drawn.index(f">{name}</text>") for name in ("mlp 0", "mlp 1", "mlp 2", "mlp 3")]

@@ -30,7 +30,7 @@ def measures() -> tuple[str, ...]:
 
     Examples:
         >>> measures()[:3]
-        ('loss', 'target_nll', 'logit_diff')
+        ('loss', 'target_nll', 'target_nll_per_token')
     """
     return ("loss", *METRICS)
 
@@ -133,11 +133,9 @@ def behaviour(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, NDA
             ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             values = metrics(logits, batch)
-            losses = values["target_nll"].clone()
+            losses = values["target_nll_per_token"].clone()
             for i, item in enumerate(batch.encoded):
-                if len(item.scored):
-                    losses[i] /= len(item.scored)
-                else:
+                if not len(item.scored):
                     places = positions(item, "after template")
                     nll = token_nll(logits[i, : places.stop], ids[i, : places.stop])
                     losses[i] = nll[max(places.start, 1) :].double().mean()

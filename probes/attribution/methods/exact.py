@@ -1,25 +1,33 @@
-"""Graft and revert: one unit of the weights moved, one forward pass, nothing approximated."""
+"""Graft and revert: one unit of the weights moved, one forward pass, nothing approximated. Controls in T's place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
+import numpy as np
+import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
-from probes.attribution.effects import BACKWARD, FORWARD, Effects
-from probes.attribution.forwards import Swap, from_model, values_under
+from probes.attribution.effects import BACKWARD, FORWARD, Effects, in_domains
+from probes.attribution.forwards import Floats, Swap, from_model, swapped, values as values_of, values_under
 from probes.attribution.units import WHOLE, Unit, components, pieces
-from probes.attribution.work import Work
+from probes.attribution.work import Rows, Work
 from probes.errors import RunError
 from probes.methods import attribution_method
 from probes.store.schemas import ALL_DOMAINS
 from tv.arithmetic.controls import control
 from tv.checkpoints.extraction import extract
+from tv.checkpoints.vector import TuningVector
 from tv.runtime.common_rows import common_rows
+from tv.runtime.seeds import seed_of
 
 _EVERY = ("component", "module", "head", "kv_head", "expert", "neuron")
+Draws = Annotated[
+    int, Field(strict=True, ge=1, le=10_000, description="Draws of each control vector, grafted whole in T's place.")
+]
 Neurons = Annotated[
     int, Field(strict=True, ge=1, le=1_000_000, description="The neurons that are moved one by one: the first of path.")
 ]
@@ -30,17 +38,27 @@ Neurons = Annotated[
     words="graft effect",
     explains="Graft: give the base this one component of the tuned model.",
     granularities=(*_EVERY, "all"),
+    tables=("control_draws",),
     labels={"mean": "mean of graft and revert", "synergy": "revert − graft"},
     link=True,
     order=10,
 )
-def graft(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterator[Effects]:
+def graft(
+    work: Work,
+    units: Sequence[Unit],
+    *,
+    neurons: Neurons = 20,
+    control_draws: Draws = 20,
+    component_controls: Annotated[bool, Field(description="Graft controls component by component too.")] = False,
+) -> Iterator[Effects | Rows]:
     """M(θ_pre + T_c) − M(θ_pre) for every unit c: what it does alone.
 
     Args:
         work: The pair, the prompts and the metric.
         units: The units c, of one granularity; the whole T comes with its controls.
         neurons: Of more neurons than this, only the top ones of path are moved.
+        control_draws: Draws of each control, the whole vector at once; a forward each.
+        component_controls: Graft the first draw of each control component by component too.
 
     Raises:
         RunError: There are more neurons than that, and `path` has not ranked them.
@@ -50,8 +68,10 @@ def graft(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterat
     swaps = [from_model(pair.base, pair.tuned, pair.architecture, [unit]) for unit in moved]
     start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
     yield Effects("graft", FORWARD, tuple(moved), work.prompts, values - start)
-    if WHOLE in units:
-        yield from _controls(work)
+    if WHOLE in units and work.controls:
+        yield from _drawn(work, start, control_draws)
+        if component_controls:
+            yield from _by_component(work)
 
 
 @attribution_method(
@@ -94,16 +114,35 @@ def graft_vector(work: Work, vector: Mapping[str, Tensor], units: Sequence[Unit]
     return Effects("graft", FORWARD, tuple(units), work.prompts, values - start, control)
 
 
-def _controls(work: Work) -> Iterator[Effects]:
-    """Control vectors in place of T, grafted whole and component by component."""
-    if not work.controls:
-        return
-    units = [WHOLE, *components(work.pair.architecture)]
+def _drawn(work: Work, start: Floats, draws: int) -> Iterator[Effects | Rows]:
+    """Control vectors in place of the whole T: the mean effect of every draw, and the first one prompt by prompt."""
+    pair, before = work.pair, dict(work.pair.base.named_parameters())
+    vector = extract(pair.base, pair.tuned)
+    domains = {name: np.isin(work.prompts, sorted(prompts)) for name, prompts in in_domains(work.domains).items()}
+    rows: list[dict[str, object]] = []
+    for kind in work.controls:
+        told = work.named(f"control {kind}").told
+        for draw in range(draws):
+            drawn = control(vector, kind, work.seed if draw == 0 else seed_of(f"{work.seed} {draw}"))
+            whole = Swap(partial(_all_stepped, before, drawn), first=-1)
+            with swapped(pair.base, whole):
+                effects = values_of(pair.base, work.batches, work.metric) - start
+            labels = {"control": kind, "draw": draw}
+            rows += [labels | {"domain": name, "effect": np.nanmean(effects[at])} for name, at in domains.items()]
+            if draw == 0:
+                yield Effects("graft", FORWARD, (WHOLE,), work.prompts, effects[None], kind)
+            if told:
+                told(draw + 1, draws)
+    yield Rows("control_draws", pd.DataFrame(rows))
+
+
+def _by_component(work: Work) -> Iterator[Effects]:
+    """The same controls, grafted component by component."""
     vector = extract(work.pair.base, work.pair.tuned)
     for kind in work.controls:
         drawn = control(vector, kind, work.seed)
         tensors = {name: drawn[name] for name in drawn.names}
-        yield graft_vector(work.named(f"control {kind}"), tensors, units, kind)
+        yield graft_vector(work.named(f"control {kind}"), tensors, components(work.pair.architecture), kind)
 
 
 def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Unit]:
@@ -117,6 +156,10 @@ def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Uni
     first = over_all.loc[over_all.effect.abs().nlargest(neurons).index]
     chosen = set(zip(first.layer, first.expert, first.neuron, strict=True))
     return [unit for unit in units if (unit.layer, unit.expert, unit.neuron) in chosen]
+
+
+def _all_stepped(before: Mapping[str, Tensor], vector: TuningVector) -> dict[str, Tensor]:
+    return {name: _stepped(before[name], vector[name]) for name in vector.names}
 
 
 def _stepped(parameter: Tensor, step: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ al. 2017 (arXiv 1703.01365) name the method and completeness, which is checked h
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -25,7 +24,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from probes.attribution.checks import Check, completeness
-from probes.attribution.effects import Effects
+from probes.attribution.effects import Effects, floor_of
 from probes.attribution.forwards import Swap, frozen, swapped, values
 from probes.attribution.metric import Metric, answers
 from probes.attribution.shares import PathEffects, Shares
@@ -38,9 +37,11 @@ from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.measures import mixture
 from probes.methods import attribution_method
+from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture, Module
 from tv.prompts.encoding import Batch, Encoded
 from tv.runtime.common_rows import common_rows
+from tv.stats.change import LEAST_FLOOR
 
 Told = Callable[[int, int, str], None]
 
@@ -99,11 +100,16 @@ def path(
         nodes=nodes,
         most_nodes=most_nodes,
         tolerance=tolerance,
+        floor=floor_of(work.floors, ALL_DOMAINS),
         told=work.progress,
     )
-    yield from completeness(integrated, work.domains, tolerance)
-    yield Rows("token_effects", integrated.tokens().assign(method="path"))
-    yield Rows("neuron_effects", integrated.neurons(work.domains).assign(method="path"))
+    yield from completeness(integrated, work.domains, tolerance, work.floors)
+    still = integrated.unchanged(work.domains, work.floors)
+    tokens, neurons = integrated.tokens(), integrated.neurons(work.domains)
+    tokens.loc[tokens.prompt_id.map(work.domains).isin(still), "effect"] = np.nan
+    neurons.loc[neurons.domain.isin(still), ["effect", "se"]] = np.nan
+    yield Rows("token_effects", tokens.assign(method="path"))
+    yield Rows("neuron_effects", neurons.assign(method="path"))
     yield from integrated.effects(work.pair.architecture)
 
 
@@ -116,12 +122,14 @@ def path_effects(
     nodes: int = NODES,
     most_nodes: int = MOST_NODES,
     tolerance: float = TOLERANCE,
+    floor: float = LEAST_FLOOR,
     told: Told | None = None,
 ) -> PathEffects:
     """Every prompt's shares, prompts in the order given.
 
     Starts with `nodes` Gauss–Legendre nodes; while the gap is above `tolerance`, the prompts that are off by more than
     their part of it are integrated again with twice as many, up to `most_nodes`. Logs a warning if that is not enough.
+    A change that is not above `floor`, which rounding alone can make, needs no more nodes: nothing is shared out.
     Costs about 4 forward passes a node. Memory: both models, a third copy of the weights at θ(α), and the activations
     of one batch. Raises RunError for a metric without a gradient and for models that are not float32.
     """
@@ -147,16 +155,16 @@ def path_effects(
             if told:
                 told(done, len(todo), f"path, {n} nodes")
         off = {name: abs(shares.total() - change[name]) for name, (shares, _) in integrals.items()}
-        allowed = tolerance * sum(map(abs, change.values()))
-        if sum(off.values()) <= allowed:
+        whole = max(sum(map(abs, change.values())), floor * len(known))
+        allowed = tolerance * whole
+        if sum(off.values()) <= allowed or whole <= floor * len(known):
             break
         missed, last = sum(off.values()), missed
         n *= 2
         if n > most_nodes or missed > HELPS * last:
-            changed = sum(map(abs, change.values()))
             logging.getLogger(__name__).warning(
                 "path: shares miss %.1f%% of the change with %d nodes (wanted: %.1f%%)%s",
-                100 * missed / changed if changed else math.inf,
+                100 * missed / whole,
                 n // 2,
                 100 * tolerance,
                 "; a router's choice jumps along the path" if any(b.router for b in pair.architecture.blocks) else "",

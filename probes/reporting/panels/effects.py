@@ -22,7 +22,7 @@ _FINER = {
     "kv_head": ("head", "kv ", "key-value head"),
     "expert": ("expert", "expert ", "expert"),
 }
-_HOVER = ["lo", "hi", "q"]
+_HOVER = ["lo", "hi", "q", "n", "held_out"]
 
 
 @panel("causes", order=10, needs=["effects"])
@@ -44,7 +44,9 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
         ]
         note = (
             f"{METHODS[method].explains} The effect is how much the {metric} moves towards the tuned model. "
-            "Dots with 95 % intervals over prompts; filled where q < 0.05 among the components shown together."
+            "The largest of many is large by luck too: bars are 95 % intervals that hold for all components and "
+            "methods at once, dots are filled where these leave 0 out, and a cross is what a component of that rank "
+            "is worth on prompts that did not choose it."
         )
         ranked = f"Components ranked by |effect| (at most {charts.RANKED})"
         plots = [
@@ -116,7 +118,17 @@ def finer(chapter: Chapter) -> Iterator[Panel]:
 
 @panel("causes", order=40, needs=["effects"])
 def controls(chapter: Chapter) -> Iterator[Panel]:
-    """The largest effects of T beside those of vectors that only have its norms."""
+    """The whole T, and its largest components, beside vectors that only have its norms."""
+    draws, whole = chapter.evidence.control_draws, chapter.evidence.whole
+    if len(draws):
+        real = whole[(whole.control == "") & (whole.method == "graft")]
+        ordered = domains_in(draws, chapter.evidence.effects, chapter.evidence.behaviour)
+        note = (
+            "All of T grafted into the base, and draws of a vector of the same norms in every matrix and no other "
+            "likeness to T. Where T lies among them, it does what any disturbance of that size does."
+        )
+        figure = Figure("control-draws", "Effect of the whole vector", [cause_charts.among_draws(real, draws, ordered)])
+        yield Panel("T beside its controls", note, [figure])
     rows = one_metric(chapter.rows("effects"))
     rows = rows[rows.granularity == "component"]
     controls = rows[rows.control != ""]

@@ -24,10 +24,10 @@ def agreement(chapter: Chapter) -> Iterator[Panel]:
             row["granularity"],
             row["method"],
             row["reference"],
-            number(row["rho"], 2),
-            interval(row["lo"], row["hi"]),
+            _two_digits(row["rho"]),
+            interval(row["lo"], row["hi"], _two_digits),
             str(row["n"]),
-            number(row["split_half"], 2),
+            _two_digits(row["split_half"]),
         )
         for row in rows.to_dict("records")
     ]
@@ -59,7 +59,12 @@ def checks(chapter: Chapter) -> Iterator[Panel]:
     ]
     note = (
         "Endpoint: moving everything gives the other model. No-op: patching a model with itself changes nothing. "
-        "Completeness: shares sum to the change. Weights restored: the models are bit for bit as they were."
+        "Completeness: shares sum to the change, where there is one. Weights restored: the models are bit for bit as "
+        "they were."
     )
     table = Table("checks", "What was checked, and how it came out", columns, cells)
     yield Panel("Checks", note, [], tables=[table])
+
+
+def _two_digits(value: float | None) -> str:
+    return number(value, 2)

@@ -20,6 +20,7 @@ def waterfall(chapter: Chapter) -> Iterator[Panel]:
     """One bar per component, in the order in which the network computes."""
     evidence, rows = chapter.evidence, one_metric(chapter.rows("effects"))
     rows = rows[(rows.method == "path") & (rows.granularity == "component") & (rows.control == "")]
+    rows = rows.dropna(subset="effect")  # where nothing changed, there are no shares
     if rows.empty:
         return
     metric, plots = str(rows.metric.iloc[0]), {}

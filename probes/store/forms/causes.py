@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from probes.store.forms.declare import table
 from tv.columns import Column, keys
 
@@ -21,7 +23,23 @@ table(
         *_INTERVAL,
         Column("p", "of the mean being 0"),
         Column("q", "the false-discovery rate within its family", words="q"),
+        Column("n", "prompts, or clusters of them, that it is a mean over", "int32", unit="prompts", since=5),
+        Column("lo_all", "the lower end of the interval that holds for all units and methods at once", since=5),
+        Column("hi_all", "the upper end", since=5),
+        Column("held_out", "what its rank is worth on prompts that did not choose it", since=5),
+        Column("within_noise", "whether rounding alone can make an effect of this size", "bool", since=5),
     ),
+)
+table(
+    "control_draws",
+    "draw of a control vector, grafted whole in T's place, and domain",
+    (
+        *keys("tuned control"),
+        Column("draw", "which of the draws", "int16"),
+        *keys("domain metric"),
+        Column("effect", "the mean effect towards the tuned model, in the metric's unit", null=0.0, centre=0.0),
+    ),
+    since=5,
 )
 table(
     "prompt_effects",
@@ -86,6 +104,7 @@ table(
         *keys("direction metric"),
         Column("area", "under the curve, as a share of the whole change"),
         Column("n_enough", "the smallest n that moves 80 % of it", unit="units"),
+        *(replace(end, since=5) for end in _INTERVAL),
     ),
 )
 table(

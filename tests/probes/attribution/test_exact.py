@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from probes.attribution.effects import Effects
 from probes.attribution.forwards import from_model, swapped, values, values_under
 from probes.attribution.methods.exact import graft, graft_vector, revert
 from probes.attribution.units import WHOLE, Unit, components, units_of
@@ -121,3 +122,26 @@ def test_grafting_the_vector_itself_is_grafting_the_tuned_weights(case: Case) ->
     assert np.allclose(real.values, same.values, atol=1e-5)
     nothing = {name: torch.zeros_like(value) for name, value in vector.items()}
     assert (graft_vector(case.work(), nothing, units, "nothing").values == 0).all()
+
+
+def test_controls_of_the_whole_vector_are_drawn_often(case: Case) -> None:
+    work = case.work(controls=("random", "shuffled"))
+    before = checksum(case.pair.base), checksum(case.pair.tuned)
+    real, first, second, rows = graft(work, [WHOLE], control_draws=4)
+    assert (checksum(case.pair.base), checksum(case.pair.tuned)) == before
+    assert [effects.control for effects in (real, first, second)] == ["", "random", "shuffled"]
+    assert rows.table == "control_draws" and len(rows.rows) == 2 * 4 * 4  # kinds, draws, three domains and all
+    table = rows.rows.set_index(["control", "draw", "domain"]).effect
+    assert table["random", 0, "all"] == pytest.approx(first.values.mean())
+    assert table.loc["shuffled", :, "math"].nunique() == 4
+    medical = [i for i, prompt in enumerate(work.prompts) if case.domains[prompt] == "medical"]
+    assert table["shuffled", 0, "medical"] == pytest.approx(second.values[0, medical].mean())
+    again = list(graft(work, [WHOLE], control_draws=2))[-1]
+    assert again.rows.query("control == 'random'").effect.tolist() == table.loc["random"].head(8).tolist()
+
+
+def test_controls_go_component_by_component_where_asked(case: Case) -> None:
+    found = list(graft(case.work(controls=("random",)), [WHOLE], control_draws=1, component_controls=True))
+    units = [effects.units for effects in found if isinstance(effects, Effects)]
+    assert units == [(WHOLE,), (WHOLE,), tuple(components(case.pair.architecture))]
+    assert found[-1].control == "random" and np.abs(found[-1].values).max() > 0

@@ -163,17 +163,29 @@ def test_mean_and_synergy_come_from_both_directions(case: Case) -> None:
 
 def test_summary_is_the_mean_over_prompts_and_clusters_widen_it(case: Case) -> None:
     grafted = list(graft(case.work(), components(case.pair.architecture)))
-    effects = summarise(grafted, "logit_diff", case.domains, draws=200, seed=0)
+    effects = summarise(grafted, "logit_diff", case.domains, seed=0)
     assert set(effects.domain) == {"all", "medical", "math", "general"}
     means = grafted[0].frame("logit_diff").groupby(["layer", "component"]).effect.mean()
-    for row in effects[effects.domain == "all"].itertuples():
+    over_all = effects[effects.domain == "all"]
+    for row in over_all.itertuples():
         assert row.effect == pytest.approx(means[row.layer, row.component])
-        assert row.lo - 1e-9 <= row.effect <= row.hi + 1e-9
-    assert (effects.q >= effects.p).all()
-    same = {prompt: "one" for prompt in case.domains}
-    one = summarise(grafted, "logit_diff", case.domains, draws=200, seed=0, clusters=same)
-    assert np.allclose(one.lo, one.hi)  # one cluster has nothing to be drawn against
-    assert (one.p == 1).all()
+    assert (over_all.n == len(case.encoded)).all() and effects.lo.isna().all()  # five prompts have no interval
+    many = _alike(grafted[0], 12)
+    alone, paired = (_summary(many, {prompt: prompt[:at] for prompt in many.prompts}) for at in (3, 1))
+    assert (alone.lo < alone.effect).all() and (alone.effect < alone.hi).all() and (alone.q >= alone.p).all()
+    assert (alone.n == 24).all() and (paired.n == 12).all()
+    assert (paired.hi - paired.lo > 1.3 * (alone.hi - alone.lo)).all()  # √2 for prompts that say the same twice
+
+
+def _alike(effects: Effects, clusters: int) -> Effects:
+    """Effects of these units on pairs of prompts that say the same: a0, a1, b0, b1 …"""
+    drawn = 1 + np.random.default_rng(4).normal(size=(len(effects.units), clusters))
+    prompts = tuple(f"{chr(97 + i // 2)}{i % 2}" for i in range(2 * clusters))
+    return replace(effects, prompts=prompts, values=np.repeat(drawn, 2, axis=1))
+
+
+def _summary(effects: Effects, clusters: dict[str, str]) -> pd.DataFrame:
+    return summarise([effects], "m", dict.fromkeys(effects.prompts, "one"), seed=0, clusters=clusters)
 
 
 def test_checks_hold_and_can_fail(case: Case) -> None:

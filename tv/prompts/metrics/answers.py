@@ -10,15 +10,28 @@ from tv.prompts.encoding import Encoded
 from tv.prompts.metric import answering, metric
 
 
-@metric("target_nll", words="target NLL", unit="nats", better=False, reads=answering)
+@metric("target_nll", words="target NLL", unit="nats", better=False, reads=answering, matters=0.05)
 def target_nll(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
     """−log p(target | text), nats, summed over the target's tokens."""
-    before, answer = _scored(logits, item)
-    return -before.log_softmax(-1).gather(-1, answer[:, None]).sum()
+    return _token_nll(logits, item).sum()
 
 
 @metric(
-    "logit_diff", words="logit difference", unit="logits, target − foil", better=True, needs="foil", reads=answering
+    "target_nll_per_token", words="NLL per token", unit="nats per token", better=False, reads=answering, matters=0.02
+)
+def target_nll_per_token(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
+    """−log p(target | text), nats, mean over the target's tokens, so that long answers count as much as short ones."""
+    return _token_nll(logits, item).mean()
+
+
+@metric(
+    "logit_diff",
+    words="logit difference",
+    unit="logits, target − foil",
+    better=True,
+    needs="foil",
+    reads=answering,
+    matters=0.1,
 )
 def logit_diff(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
     """logit[target] − logit[foil] at the position where the two part."""
@@ -26,11 +39,40 @@ def logit_diff(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tenso
     return at_answer[item.target_id] - at_answer[item.foil_id]
 
 
-@metric("exact_match", words="exact match", unit="share of prompts", better=True, smooth=False, reads=answering)
+@metric(
+    "exact_match",
+    words="exact match",
+    unit="share of prompts",
+    better=True,
+    smooth=False,
+    reads=answering,
+    matters=0.02,
+)
 def exact_match(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
     """1 if greedy decoding gives the target, else 0."""
     before, answer = _scored(logits, item)
     return (before.argmax(-1) == answer).all().double()
+
+
+@metric(
+    "token_accuracy",
+    words="token accuracy",
+    unit="share of the target's tokens",
+    better=True,
+    smooth=False,
+    reads=answering,
+    matters=0.02,
+)
+def token_accuracy(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
+    """The share of the target's tokens that are the likeliest next one, given the target's tokens before them."""
+    before, answer = _scored(logits, item)
+    return (before.argmax(-1) == answer).double().mean()
+
+
+def _token_nll(logits: Tensor, item: Encoded) -> Tensor:
+    """−log p of each token of the target."""
+    before, answer = _scored(logits, item)
+    return -before.log_softmax(-1).gather(-1, answer[:, None])[:, 0]
 
 
 def _scored(logits: Tensor, item: Encoded) -> tuple[Tensor, Tensor]:
