@@ -459,8 +459,7 @@ def _noise_floor(writer: RunWriter, job: Job) -> None:
     def made() -> dict[str, pd.DataFrame]:
         pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
         if "gates" in suite.measure:
-            options = {"batch_size": size, "draws": suite.bootstrap, "seed": suite.seed}
-            tables["noise_floor"] = noise_floor(pair, job.encoded, **options)
+            tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed)
         if behaves:
             tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size)
         return tables
