@@ -33,6 +33,7 @@ from probes.capture.runner import shards
 from probes.capture.shards import require_sources, run_shards
 from probes.errors import RunError, SuiteError
 from probes.linking import link
+from probes.reporting.power import smallest_changes
 from probes.reporting.report import report
 from probes.store.manifest import STAGES, stages_of
 from probes.store.run import Run, load
@@ -244,6 +245,12 @@ class Job:
         if not self.models.generates:
             return notes
         return notes + ends_by("greedy", self.models.ends, dict.fromkeys(self.models.ends, self.models.tokenizer))[1]
+
+    @cached_property
+    def power(self) -> list[str]:
+        """The smallest change of behaviour that the prompts of each domain can show, a line for as many prompts."""
+        behaves = "behaviour" in self.suite.measure or self.suite.attribute is not None
+        return smallest_changes(self.prompts) if behaves else []
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -586,6 +593,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "gated": architecture.gated,
         },
         "checkpoints": _checkpoints(pairs),
+        "power": job.power,
         "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {
             shard.name: [item.prompt.id for item in shard.encoded]
