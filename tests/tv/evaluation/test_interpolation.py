@@ -231,7 +231,8 @@ def test_the_plane(pair: tuple[Path, Path], prompts: Path, frame: pd.DataFrame) 
     perturb(third, 0.02, seed=5)
     grid = tv.plane(*pair, third, prompts, alphas=(0.3, 1), betas=(0, 1), draws=20)
     assert list(grid.columns) == ["alpha", "beta", "domain", "metric", "value", "lo", "hi", "prompts", "over"]
-    assert set(grid.metric) == {"loss", "target_nll", "logit_diff", "exact_match"}
+    per_token = {"target_nll_per_token", "token_accuracy"}
+    assert set(grid.metric) == {"loss", "target_nll", "logit_diff", "exact_match", *per_token}
     losses = grid[(grid.metric == "loss") & (grid.domain == "all")]
     assert sorted(zip(losses.alpha, losses.beta, strict=True)) == [(a, b) for a in (0, 0.3, 1) for b in (0, 1)]
     for alpha in (0.0, 0.3, 1.0):
