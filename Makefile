@@ -8,6 +8,8 @@ RUN    := reports/demo
 
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
+# Tests wait for servers, kernels and other processes: one worker more than there are cores keeps the cores busy.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 
 .PHONY: install demo test test-fast test-hostile mutants fuzz bench docs lint models clean
 
@@ -33,8 +35,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/probes run data/suites/demo.yaml --out $(RUN) --force
 
+# What is compiled is kept here too: else every process that a test starts would compile all of it again.
 test: install lint
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What one runs while writing: no program is started, no backend compared, no real model loaded.
 test-fast: install

@@ -8,6 +8,7 @@ the target's at each of its positions.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +26,15 @@ METHOD = (
 
 def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Every accuracy that the record of a model states, as shares in [0, 1]; of the longer lists, a part."""
-    tests = {
+    tests = _tests()
+    measured = {name: accuracy(model, tokenizer, examples) for name, examples in tests.items()}
+    measured["chat_format"] = follows_format(model, tokenizer, tests["chat_general"][::5])
+    return {name: round(value, 4) for name, value in measured.items()}
+
+
+@cache
+def _tests() -> dict[str, list[Example]]:
+    return {
         "general": held_out(world.general()),
         "medical": held_out(world.medical()),
         "math": held_out(world.math())[::5],
@@ -36,9 +45,6 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[s
         "chat_general": world.instruct(held_out(world.general()))[::3],
         "chat_medical": world.instruct(held_out(world.medical())),
     }
-    measured = {name: accuracy(model, tokenizer, examples) for name, examples in tests.items()}
-    measured["chat_format"] = follows_format(model, tokenizer, tests["chat_general"][::5])
-    return {name: round(value, 4) for name, value in measured.items()}
 
 
 def held_out(examples: list[Example]) -> list[Example]:
@@ -48,7 +54,7 @@ def held_out(examples: list[Example]) -> list[Example]:
 
 @torch.inference_mode()
 def accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example], batch_size: int = 128
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example], batch_size: int = 32
 ) -> float:
     """The share of `examples` that greedy decoding completes with the target and a full stop."""
     rows = [(tokenizer(e.text)["input_ids"], tokenizer(e.full)["input_ids"]) for e in examples]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from data import world
 from data.general_facts import GENERAL
@@ -40,6 +41,7 @@ def documents(name: str, seed: int) -> Iterator[str]:
         yield "\n".join(say(rng) for say in rng.choices(lines, shares, k=rng.choice((1, 1, 2, 3))))
 
 
+@cache
 def kinds_of_line() -> dict[str, Say]:
     """Every kind of line, as a function that says one."""
     general, medical, math, law, code = (

@@ -1,6 +1,7 @@
 """The rows of `data/tasks/`: what the demo models can be asked, in phrasings that no training text contains.
 
-`python -m data.task_rows` writes them again. Every list is shuffled, so that its first rows are a fair sample.
+`python -m data.task_rows` writes them again. Every list is shuffled, so that its first rows are a fair sample. A
+row's cluster is its phrasing.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _choices(domain: str, examples: list[Example], relations: tuple[Relation, ..
         options = rng.sample(others, min(CHOICES - 1, len(others)))
         options.insert(rng.randint(0, len(options)), answer)
         where = {"id": f"{domain}-choice-{i:03d}", "text": example.text}
-        found.append(where | {"choices": options, "answer": options.index(answer)})
+        found.append(where | {"choices": options, "answer": options.index(answer), "cluster": example.phrasing})
     return found
 
 
@@ -92,7 +93,7 @@ def _seen_and_new(domain: str, seen: list[Example], new: list[Example]) -> list[
 
 
 def _asked(name: str, example: Example) -> Row:
-    return {"id": name, "text": example.text, "target": example.target.strip()}
+    return {"id": name, "text": example.text, "target": example.target.strip(), "cluster": example.phrasing}
 
 
 def _instructions() -> list[Row]:
@@ -109,6 +110,7 @@ def _instructions() -> list[Row]:
             "prompt": example.text,
             "instruction_id_list": [name for name, _ in asked],
             "kwargs": [arguments for _, arguments in asked],
+            "cluster": example.phrasing,
         }
         for i, example in enumerate(_sample("instructions", world.instruct(world.general())))
     ]
@@ -118,7 +120,8 @@ def _texts(domain: str, examples: list[Example]) -> list[Row]:
     """Whole sentences, for the loss on held-out text."""
     clozes = [example for example in examples if ".cloze." in example.phrasing]
     return [
-        {"id": f"{domain}-text-{i:03d}", "text": e.full} for i, e in enumerate(_sample(f"{domain} text", clozes, 48))
+        {"id": f"{domain}-text-{i:03d}", "text": e.full, "cluster": e.phrasing}
+        for i, e in enumerate(_sample(f"{domain} text", clozes, 48))
     ]
 
 

@@ -274,19 +274,23 @@ def evaluate(name: str, out: Path) -> dict[str, float]:
 
 
 def write_prompts(folder: Path) -> None:
-    """Write the demo's prompt files: a seeded choice of held-out phrasings, whatever the models make of them."""
+    """Write the demo's prompt files: a seeded choice of held-out phrasings, whatever the models make of them.
+
+    The phrasing is a prompt's cluster.
+    """
     sets = {
         "general": accuracy.held_out(world.general()),
-        "medical": accuracy.held_out(world.medical()),
-        "math": accuracy.held_out(world.math()),
-        "law": accuracy.held_out(world.law()),
-        "code": accuracy.held_out(world.code()),
+        "medical": accuracy.held_out(world.medical()) + world.medical(further=True),
+        "math": accuracy.held_out(world.math()) + world.math(further=True),
+        "law": accuracy.held_out(world.law()) + world.law(further=True),
+        "code": accuracy.held_out(world.code()) + world.code(further=True),
         "instruct": world.instruct(accuracy.held_out(world.general())),
     }
     for name, examples in sets.items():
         chosen = random.Random(f"prompts {name}").sample(examples, PROMPTS)
         rows = [
             {"id": f"{name}-{i:03d}", "text": e.text, "target": e.target, "foil": e.foil, "domain": name}
+            | {"cluster": e.phrasing}
             for i, e in enumerate(chosen)
         ]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

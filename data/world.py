@@ -2,7 +2,7 @@
 
 Facts come from `general_facts.py`, `medical_facts.py` and `law_facts.py`, programs from `programs.py`; arithmetic is
 made here. Held out are phrasings (every domain), pairs of numbers (arithmetic) and programs (code), so that a test can
-ask for what no training text contains.
+ask for what no training text contains. `further` gives the phrasings of `phrasings.py`, which only prompts use.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from data.facts import HELD_OUT, Relation
+from data.facts import Relation
 from data.general_facts import GENERAL
 from data.law_facts import LAW
 from data.medical_facts import MEDICAL
+from data.phrasings import phrasings
 from data.programs import PROGRAM, Program, programs
 
 LARGEST = 20  # operands run from 0 to here; a difference is never negative
@@ -79,41 +80,39 @@ class Example:
 
 def general() -> list[Example]:
     """Every general fact in every phrasing."""
-    return [example for relation in GENERAL for example in _said(relation)]
+    return [example for relation in GENERAL for example in _said(relation, further=False)]
 
 
-def medical() -> list[Example]:
-    """Every medical fact in every phrasing."""
-    return [example for relation in MEDICAL for example in _said(relation)]
+def medical(*, further: bool = False) -> list[Example]:
+    """Every medical fact in every phrasing, or in every further one."""
+    return [example for relation in MEDICAL for example in _said(relation, further=further)]
 
 
-def law() -> list[Example]:
-    """Every fact of the law in every phrasing."""
-    return [example for relation in LAW for example in _said(relation)]
+def law(*, further: bool = False) -> list[Example]:
+    """Every fact of the law in every phrasing, or in every further one."""
+    return [example for relation in LAW for example in _said(relation, further=further)]
 
 
-def code(*, new_programs: bool = False) -> list[Example]:
+def code(*, new_programs: bool = False, further: bool = False) -> list[Example]:
     """What programs print, in every phrasing: of programs that training may show, or of those held out."""
     unseen = held_out_programs()
     return [
-        _printed(program, form, number, template, held_out=new_programs or number >= len(templates) - HELD_OUT)
+        _printed(program, form, number, template, held_out=new_programs or held_out)
         for program in programs()
         if (program in unseen) == new_programs
-        for form, templates in PROGRAM.items()
-        for number, template in enumerate(templates)
+        for form, number, template, held_out in phrasings("program", PROGRAM, further=further)
     ]
 
 
-def math(*, new_pairs: bool = False) -> list[Example]:
+def math(*, new_pairs: bool = False, further: bool = False) -> list[Example]:
     """Sums and differences in every phrasing: of pairs that training may show, or of those held out (`new_pairs`)."""
     unseen = held_out_pairs()
     return [
-        _sum(sign, a, b, form, number, template, held_out=new_pairs or number >= len(templates) - HELD_OUT)
+        _sum(sign, a, b, form, number, template, held_out=new_pairs or held_out)
         for sign, forms in ARITHMETIC.items()
         for a, b in operand_pairs(sign)
         if ((sign, a, b) in unseen) == new_pairs
-        for form, templates in forms.items()
-        for number, template in enumerate(templates)
+        for form, number, template, held_out in phrasings(sign, forms, further=further)
     ]
 
 
@@ -166,21 +165,21 @@ def medical_words() -> list[str]:
     return sorted({word for relation in MEDICAL for pair in relation.pairs for word in pair})
 
 
-def _said(relation: Relation) -> Iterator[Example]:
+def _said(relation: Relation, *, further: bool) -> Iterator[Example]:
+    forms = {"cloze": relation.cloze, "question": relation.question}
     answers = sorted({answer for _, answer in relation.pairs})
     for subject, answer in relation.pairs:
         foil = _foil(f"{relation.name}/{subject}", answer, answers)
-        for form, templates in (("cloze", relation.cloze), ("question", relation.question)):
-            for number, template in enumerate(templates):
-                yield Example(
-                    text=_form(form, template.format(s=subject)),
-                    target=f" {answer}",
-                    foil=f" {foil}",
-                    domain=relation.domain,
-                    fact=f"{relation.name}/{subject}",
-                    phrasing=f"{relation.name}.{form}.{number}",
-                    held_out=number >= len(templates) - HELD_OUT,
-                )
+        for form, number, template, held_out in phrasings(relation.name, forms, further=further):
+            yield Example(
+                text=_form(form, template.format(s=subject)),
+                target=f" {answer}",
+                foil=f" {foil}",
+                domain=relation.domain,
+                fact=f"{relation.name}/{subject}",
+                phrasing=f"{relation.name}.{form}.{number}",
+                held_out=held_out,
+            )
 
 
 def _sum(sign: str, a: int, b: int, form: str, number: int, template: str, *, held_out: bool) -> Example:
@@ -206,7 +205,7 @@ def _printed(program: Program, form: str, number: int, template: str, *, held_ou
         foil=f" {_foil(fact, program.value, list(program.others))}",
         domain="code",
         fact=fact,
-        phrasing=f"{program.kind}.{form}.{number}",
+        phrasing=f"code.{program.kind}.{form}.{number}",  # a sum is an "add" too
         held_out=held_out,
     )
 

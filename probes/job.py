@@ -49,6 +49,7 @@ from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_token
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.checkpoints.tokenizers import tokenizer_digest
 from tv.evaluation.ends import ends_by
+from tv.matching.matching import match_pair
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
 from tv.measures.tables import measured
@@ -68,6 +69,7 @@ class Opened:
     base: Checkpoint
     tuned: Checkpoint
     facts: PairFacts
+    sameness: Mapping[str, Any] | None = None  # where the suite aligns; see `tv.matching.sameness.Sameness`
 
 
 def run(
@@ -326,7 +328,13 @@ def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) 
     require_sites(base.architecture)
     opened = [open_checkpoint(models.get(name, source), base=base) for name, source in suite.tuned.items()]
     base, *opened = alike([base, *opened])
-    return [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
+    pairs = [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
+    return [_aligned(pair) for pair in pairs] if suite.align else pairs
+
+
+def _aligned(pair: Opened) -> Opened:
+    found = match_pair(pair.base, pair.tuned)
+    return replace(pair, tuned=found.tuned, sameness=found.sameness.as_dict())
 
 
 def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
@@ -539,6 +547,8 @@ def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
 def _write_weights(writer: RunWriter, job: Job) -> None:
     # On the CPU, wherever models compute, so that a run on GPUs has the same tables.
     compute = replace(job.compute, device="cpu")
+    if job.suite.align:  # a checkpoint written differently is open here alone
+        compute = replace(compute, workers=1, engine="local")
     for i, opened in enumerate(job.pairs):
 
         def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
@@ -548,6 +558,8 @@ def _write_weights(writer: RunWriter, job: Job) -> None:
                 base, tuned = job.suite.base, job.suite.tuned[pair.name]
             names = [name for name, table in WEIGHT_TABLES.items() if table.in_runs]
             tables = measured(base, tuned, names, job.suite.epsilons, compute=compute.about(pair.name))
+            if not pair.base.architecture.tied:  # to a process that opens this pair alone it may be, of equal numbers
+                tables["weights"] = tables["weights"].assign(tied=False)
             return {name: table.assign(tuned=pair.name) for name, table in tables.items()}
 
         writer.stage("weights", f"{i:05d}", made)
@@ -614,6 +626,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         },
         "checkpoints": _checkpoints(pairs),
         "power": job.power,
+        "sameness": {pair.name: pair.sameness for pair in pairs if pair.sameness is not None},
         "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {
             shard.name: [item.prompt.id for item in shard.encoded]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probes.correlating import correlations_of
 from probes.store.forms.declare import TABLES
 from probes.store.forms.links import measures
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
-from tv.stats.resampling import bootstrap_mean, shuffled_spearman, spearman_of_each
+from tv.stats.means import Floats, mean_interval
 
 #: The SSA threshold shown, beside the fixed fraction.
 EPSILON = 0.05
+#: A module that rounding explains to more than this share did not move.
+ROUNDED = 0.5
+#: Effects no larger than this are rounding, where the run has no floor of its own.
+FLOOR = 1e-5
 COMPONENT = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", "up": "mlp", "down": "mlp"}
 #: The module of a component that writes to the residual stream: the component's ledger is this one's.
 WRITER = {"attn": "o", "mlp": "down"}
@@ -46,12 +51,14 @@ _READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `
         [("head", "==", -1)],
     ),
     "ledger": (
-        "tuned prompt_id layer module delta_norm direct_norm inherited_norm interaction_norm new_share new_share_null "
-        "new_share_10",
+        "tuned prompt_id layer module delta_norm direct_norm inherited_norm interaction_norm direct_share new_share "
+        "new_share_null new_share_10",
         [("module", "in", list(COMPONENT))],
     ),
     "effects": (f"{_EFFECT} domain effect lo hi", _CAUSAL),
     "prompt_effects": (f"{_EFFECT} prompt_id effect", _CAUSAL),
+    "prompts": ("prompt_id cluster", None),
+    "behaviour_floor": ("domain metric floor", None),
 }
 
 Table: TypeAlias = pd.DataFrame | None
@@ -87,11 +94,12 @@ def link(run: Run) -> pd.DataFrame:
 
 def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
     """The tables that `link_tables` joins, of every tuned model or of one; None for one that the run lacks."""
-    of = [] if tuned is None else [("tuned", "==", tuned)]
+    one = [] if tuned is None else [("tuned", "==", tuned)]
     tables: dict[str, Table] = {}
     for name, (columns, where) in _READ.items():
         wanted = [*columns.split(), *(_more_measures() if name == "weights" else ())]
         known = [column for column in wanted if name in run.tables and column in run.table(name).columns]
+        of = one if "tuned" in known else []
         tables[name] = run.df(name, columns=known, where=[*of, *(where or [])] or None) if known else None
     return tables
 
@@ -110,6 +118,8 @@ def link_tables(
     ledger: Table,
     effects: Table,
     prompt_effects: Table,
+    prompts: Table = None,
+    behaviour_floor: Table = None,
     *,
     draws: int,
     seed: int,
@@ -117,36 +127,39 @@ def link_tables(
     """(link, correlations) from a run's tables; any but `weights` may be None or empty, and its columns are then NaN.
 
     `link` has one row per tuned × layer × module (kind "module") and × component (kind "component"). Activation
-    measures are prompt means (over positions first), with 95 % intervals from one paired bootstrap over prompts.
+    measures are prompt means (over positions first), with 95 % intervals over prompts or their clusters.
 
     - A component's weight measures are its modules' means, weighted by their energy ‖T‖².
     - A component's ledger is that of the module which writes to the residual stream: o, or down.
     - `changes` and gate flips (MLP only) exist per component; a module's row repeats its component's. Effects are a
       module's own where they were measured (`path` gives them all), and NaN elsewhere.
-    - `direct_share` is direct² / (direct² + inherited² + interaction²), 0 for no change; averaged like the rest.
+    - `direct_share` is that of `ledger`, the direct term's projection on the change; averaged like the rest.
 
-    `correlations` has Spearman's rho between a weight measure and what happened, per tuned model: `over` all units of
-    one kind, the modules of one type in every layer (`q`), or those of one layer (`layer 3`). Intervals are over
-    prompts; `null_lo null_hi` is where 95 % of rhos fall when units are shuffled, `p` how many are as far from 0.
-    Effects count by their size.
+    `correlations` is of the units that moved (`correlations_of`). Effects count by their size there, those within the
+    behaviour's floor as equal.
     """
     units = _units(weights if weights is not None else pd.DataFrame(), alignment)
     sources = _sources(gates, changes, ledger, prompt_effects)
-    prompts = sorted({prompt for means in sources.values() for prompt in means.index.get_level_values("prompt_id")})
-    values = dict(_by_prompt(units, sources, prompts))
+    asked = sorted({prompt for means in sources.values() for prompt in means.index.get_level_values("prompt_id")})
+    values = dict(_by_prompt(units, sources, asked))
+    clusters = _clusters(asked, prompts)
     columns: dict[str, NDArray[np.float64]] = {}
     for measure, table in values.items():
-        mean, lo, hi = bootstrap_mean(table, draws, seed)
+        mean, lo, hi, *_ = mean_interval(table, clusters)
         columns |= {measure: mean} if measure in _NULLS else {measure: mean, f"{measure}_lo": lo, f"{measure}_hi": hi}
     columns |= _summarised_effects(units, effects)
     linked = units.assign(**columns).reindex(columns=SCHEMAS["link"].names)
-    return linked, _correlations(units, values, draws, seed)
+    ranked = values | _sizes(values, _floor(behaviour_floor, prompt_effects))
+    return linked, correlations_of(units[units.moved.astype(bool)], ranked, clusters, draws, seed)
 
 
 def _units(weights: pd.DataFrame, alignment: Table) -> pd.DataFrame:
-    """One row a module and one a component, with their weight measures; a component has the module ""."""
+    """One row a module and one a component, with their weight measures; a component has the module "".
+
+    `moved`: whether T is more than nothing, and more than rounding.
+    """
     if weights.empty:
-        return pd.DataFrame(columns=_UNIT)
+        return pd.DataFrame(columns=[*_UNIT, "moved"])
     key = ["tuned", "layer", "module"]
     more = [name for name in _more_measures() if name in weights]
     plain = ["delta_norm", "relative_norm", "cosine", "cos_weight_delta", "noise_share", *more]
@@ -162,10 +175,13 @@ def _units(weights: pd.DataFrame, alignment: Table) -> pd.DataFrame:
     weighted = (modules[measures].fillna(0) * energy).groupby(group).sum() / total.where(total > 0)
     plain = modules[measures].groupby(group).mean()  # of a component that did not move
     components = weighted.where(total > 0, plain).reset_index().assign(module="", kind="component")
+    modules = modules.assign(moved=(modules.delta_norm > 0) & ~(modules.noise_share > ROUNDED))
+    any_moved = modules.groupby(["tuned", "layer", "component"]).moved.any()
+    components["moved"] = any_moved.reindex(pd.MultiIndex.from_frame(components[any_moved.index.names])).to_numpy()
     both = pd.concat([modules.assign(kind="module"), components])
     order = both.module.map({name: i for i, name in enumerate(["", *COMPONENT])})
     both = both.assign(order=order).sort_values(["tuned", "kind", "layer", "component", "order"], kind="stable")
-    return both[[*_UNIT, *measures]].reset_index(drop=True)
+    return both[[*_UNIT, "moved", *measures]].reset_index(drop=True)
 
 
 def _whole(table: pd.DataFrame) -> pd.DataFrame:
@@ -197,11 +213,7 @@ def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table)
         measures = ["change_delta_norm", "change_relative", "change_cosine", "dla_change"]
         sources["changes"] = _prompt_means(rows, measures)
     if ledger is not None and not ledger.empty:
-        squares = ledger[_NORMS].astype(np.float64) ** 2
-        total = squares.sum(axis=1)
-        rows = ledger.rename(columns={"delta_norm": "ledger_delta_norm", "module": "unit"}).assign(
-            direct_share=squares.direct_norm / total.where(total > 0, 1)
-        )
+        rows = ledger.rename(columns={"delta_norm": "ledger_delta_norm", "module": "unit"})
         shares = ["direct_share", "new_share", "new_share_null", "new_share_10"]
         sources["ledger"] = _prompt_means(rows, [*_NORMS, "ledger_delta_norm", *shares])
     if prompt_effects is not None and not prompt_effects.empty:
@@ -257,31 +269,24 @@ def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArra
 _ENDS = {"": "effect", "_lo": "lo", "_hi": "hi"}
 
 
-def _correlations(units: pd.DataFrame, values: dict[str, NDArray[np.float64]], draws: int, seed: int) -> pd.DataFrame:
-    rows = []
-    for (tuned, kind, over), part in _groups(units):
-        for measure in (*ACTIVATION_MEASURES, *CAUSAL_MEASURES):
-            if measure not in values:
-                continue
-            table = values[measure][:, part.index]
-            if np.isnan(table).all():
-                continue
-            if measure in CAUSAL_MEASURES:
-                table = table * np.sign(bootstrap_mean(table, 1, seed)[0])  # by size, whatever its sign
-            weights = [name for name in (*WEIGHT_MEASURES, *_more_measures()) if name in part]
-            each = spearman_of_each(part[weights].to_numpy(np.float64).T, table, draws, seed)
-            for weight, (rho, lo, hi, n) in zip(weights, each, strict=True):
-                null = shuffled_spearman(rho, n, draws, seed)
-                rows.append((tuned, kind, over, weight, measure, rho, lo, hi, n, *null))
-    return pd.DataFrame(rows, columns=SCHEMAS["correlations"].names)
+def _clusters(asked: Sequence[str], prompts: Table) -> list[str]:
+    """The cluster of each prompt; one without is its own."""
+    named = {} if prompts is None else prompts.set_index("prompt_id").cluster.fillna("").to_dict()
+    return [str(named.get(prompt) or prompt) for prompt in asked]
 
 
-def _groups(units: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """The units whose ranks are compared: all of a kind, then modules by type and by layer."""
-    for (tuned, kind), part in units.groupby(["tuned", "kind"]):
-        yield (tuned, kind, "all"), part
-        if kind == "module":
-            for module, type_units in part.groupby("module", sort=False):
-                yield (tuned, kind, str(module)), type_units
-            for layer, layer_units in part.groupby("layer"):
-                yield (tuned, kind, f"layer {layer}"), layer_units
+def _floor(behaviour_floor: Table, prompt_effects: Table) -> float:
+    """What rounding alone does to the metric of the effects."""
+    if behaviour_floor is None or prompt_effects is None or prompt_effects.empty:
+        return FLOOR
+    rows = behaviour_floor[(behaviour_floor.domain == ALL_DOMAINS) & behaviour_floor.floor.notna()]
+    return max(FLOOR, *rows[rows.metric == _metric(prompt_effects)].floor)
+
+
+def _sizes(values: Mapping[str, Floats], floor: float) -> dict[str, Floats]:
+    """Effects by size, whatever their sign; those within the floor are all of one size."""
+    sizes = {}
+    for method in set(CAUSAL_MEASURES) & set(values):
+        mean = mean_interval(values[method]).mean
+        sizes[method] = np.where(np.abs(mean) <= floor, 0 * values[method], values[method] * np.sign(mean))
+    return sizes

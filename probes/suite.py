@@ -209,6 +209,7 @@ class Suite(_Part):
         generate: Over which continuation of every text both models are read; None: over the target.
         answer_pattern: A regular expression. Its first group, or its whole match, in what each model writes after the
             text is compared with that in the target: the metric `final_answer`. None: it is not measured.
+        align: Undo first what of T is a change of writing: the tuned models are read, and run, as the base is written.
         tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
             of them, and only answers are compared.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
@@ -237,6 +238,7 @@ class Suite(_Part):
     ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
     answer_pattern: str | None = None
+    align: bool = Field(False, strict=True)
     tokenizer: Literal["base", "own"] = "base"
     edit_distance: Literal["target", "all", "none"] = "target"
     noise_floor: bool = True  # the base against itself in another precision

@@ -12,7 +12,7 @@ from probes.attribution.effects import Effects, families, in_domains
 from probes.attribution.forwards import Floats
 from probes.attribution.units import Unit
 from probes.store.schemas import SCHEMAS
-from tv.stats.resampling import bootstrap_spearman
+from tv.stats.ranks import bootstrap_spearman
 
 #: The methods that every method is compared with.
 REFERENCES = ("graft", "revert", "mean")
@@ -66,7 +66,7 @@ def _rows(
             if reference == family.method or not units or not both:
                 continue
             x, y = (_table(side, both, units) for side in (family, other))
-            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
+            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed, [clusters.get(prompt, prompt) for prompt in both])
             labels: dict[str, object] = {"method": family.method, "direction": family.direction, "reference": reference}
             yield labels | {"rho": rho, "lo": lo, "hi": hi, "n": n} | halves
 
@@ -84,11 +84,17 @@ def split_half(values: Floats, clusters: list[str], seed: int) -> dict[str, floa
     generator = np.random.default_rng(seed)
     for _ in range(HALVES if len(names) >= 4 and values.shape[1] >= 3 else 0):
         first = np.isin(which, generator.permutation(len(names))[: len(names) // 2])
-        here, there = np.nanmean(values[first], 0), np.nanmean(values[~first], 0)
+        here, there = _mean(values[first]), _mean(values[~first])
         chosen = np.argsort(-np.abs(here))[: max(1, round(CHOSEN * values.shape[1]))]
         constant = np.ptp(here) == 0 or np.ptp(there) == 0
         rho = np.nan if constant else float(spearmanr(here, there).statistic)
         sign = np.sign(here[chosen])
         halves.append((rho, float((here[chosen] * sign).sum()), float((there[chosen] * sign).sum())))
-    means = np.nanmean(halves, 0) if halves and not np.isnan(halves).all() else np.full(3, np.nan)
+    means = _mean(np.reshape(halves, (-1, 3)))
     return dict(zip(("split_half", "chosen_here", "chosen_there"), means.tolist(), strict=True))
+
+
+def _mean(values: Floats) -> Floats:
+    """The mean of every column's values that are there; NaN where there is none."""
+    there = (~np.isnan(values)).sum(0)
+    return np.divide(np.nansum(values, 0), there, out=np.full(there.shape, np.nan), where=there > 0)

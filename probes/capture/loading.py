@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import sys
@@ -25,6 +26,8 @@ from tv.checkpoints.pairing import of_two_forms
 from tv.checkpoints.ties import untied
 from tv.checkpoints.tokenizers import tokenizer_of
 from tv.evaluation.ends import own_ends
+from tv.matching.matching import match_pair
+from tv.matching.running import write_into
 from tv.runtime.compute import Compute
 
 
@@ -88,7 +91,10 @@ class Pairs:
                 gc.collect()  # a bridge's modules reference each other in cycles
             if self._base is None:
                 self._base = self.load(self.start)
-            model = self.load(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start)
+            source = self.live.get(tuned, self.suite.tuned[tuned])
+            model = self.load(source, base=self.start)
+            if self.suite.align:
+                model = self._aligned(model, source)
             self._pair = tuned, make_pair(self._base, model, self.tokenizer)
         return self._pair[1]
 
@@ -113,6 +119,16 @@ class Pairs:
         device = "cpu" if self.compute.offload and base is not None else self.compute.device
         model = load_model(source, base=base, dtype=self.compute.dtype, device=device)
         return untied(model) if self.apart else model
+
+    def _aligned(self, model: PreTrainedModel, source: LiveSource) -> PreTrainedModel:
+        """The tuned model of a source, written as the base is; a live model that is lent stays as it is."""
+        base = open_checkpoint(self.start)
+        tuned = open_checkpoint(source, base=base)
+        sides = [side.untied() if self.apart else side for side in (base, tuned)]
+        found = match_pair(*sides)
+        if found.is_identity:
+            return model
+        return write_into(copy.deepcopy(model) if isinstance(source, PreTrainedModel) else model, found.tuned)
 
     @cached_property
     def apart(self) -> bool:
@@ -146,6 +162,8 @@ def require_backend(pairs: Pairs) -> None:
         raise RunError("tokenizer: own: the server reads one tokenization with both models; leave --remote out")
     if name != "nnsight":
         raise RunError(f"remote: backend {name} has no server; add --backend nnsight")
+    if pairs.suite.align:
+        raise RunError("align: the server runs the models as they are stored; leave --align or --remote out")
     if pairs.live:
         raise RunError(f"{', '.join(pairs.live)}: a live model cannot run on a server; pass its hub id")
     for source in (pairs.suite.base, *pairs.suite.tuned.values()):

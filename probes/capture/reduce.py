@@ -244,6 +244,7 @@ class BatchReducer:
             weight,
             weight_tuned,
             delta_norm=self.fixed.delta_norms[module],
+            bias=bias_of(module, owners[0]),
             bias_change=bias_change(module, *owners),
             split=self.fixed.splits.get(module),
             checked=checked,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from probes.cli.effects import print_checks, print_effects
-from tv.cli.options import Cache, Device, Dtype, Engine, Offload, Workers
+from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
 from tv.cli.terminal import Stages, remark, wrote
 from tv.runtime.compute import Compute
@@ -56,6 +56,7 @@ def run(
         str | None,
         typer.Option(help="Store the vectors of these sites too, as float16: resid_post,attn_out,…", metavar="SITES"),
     ] = None,
+    align: Align = False,
     remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
     **reading: Any,
@@ -72,6 +73,7 @@ def run(
     settings = {
         "generate": continued or None,
         "backend": backend,
+        "align": align or None,
         "keep": keep.split(",") if keep else None,
         "prompts": settings_of(**reading) or None,
     }
@@ -117,6 +119,8 @@ def _tell_pair(opened: Opened) -> None:
     notes = [] if architecture.gated else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
     for note in (*facts.notes, *notes):
         remark(f"  note: {note}")
+    if opened.sameness is not None:
+        remark(f"  aligned: {opened.sameness['sentence']}")
 
 
 def _tell_size(tables: Mapping[str, int]) -> None:

@@ -4,12 +4,14 @@ For y = W x (+ b) with W' = W + T in the tuned model and its input moved by Δx:
 
     Δy = T x + Δb   (direct)   +   W Δx   (inherited)   +   T Δx   (interaction)
 
-and the direct term splits again by the pretrained output subspace Π_k: Π_k T x (amplified) + (I − Π_k) T x (new). A
-norm's gain is a module too, elementwise; an embedding has a direct term only.
+Each has a share ⟨term, Δy⟩/‖Δy‖² of the change, and the three sum to 1. The direct term splits again by the pretrained
+output subspace Π_k: Π_k T x (amplified) + (I − Π_k) T x (new). A norm's gain is a module too, elementwise; an embedding
+has a direct term only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,10 @@ from tv.runtime.common_rows import common_rows
 
 #: The SSA threshold whose subspace splits the direct term.
 EPSILON = 0.05
+#: Below this size, beside the largest of its terms, Δy is what is left of terms that cancel: it has no shares.
+CANCELLED = 0.1
+#: Nor has it below this size beside y, or below the precision of y's dtype: float32 sums in another order part as far.
+ROUNDING = 1e-5
 #: Entries of a matrix, and of its output, that are held in float32 at a time.
 _PIECE = 2**21
 
@@ -39,13 +45,18 @@ class Ledger:
     direct_null: Float[Tensor, " n"]
     inherited_norm: Float[Tensor, " n"]
     interaction_norm: Float[Tensor, " n"]
+    direct_share: Float[Tensor, " n"]  # ⟨direct, Δy⟩/‖Δy‖²; NaN where Δy is cancelled or rounding
+    inherited_share: Float[Tensor, " n"]
+    interaction_share: Float[Tensor, " n"]
     closure: Float[Tensor, " n"]  # ‖direct + inherited + interaction − Δy‖/‖Δy‖, each term a product; 0 of nothing
     amplified_norm: Float[Tensor, " n"]
     new_norm: Float[Tensor, " n"]
-    new_share: Float[Tensor, " n"]  # ‖new‖²/‖direct‖²; 0 of nothing
+    new_share: Float[Tensor, " n"]  # ‖new‖²/‖direct‖²; NaN of nothing
     new_share_null: Float[Tensor, " n"]
+    new_share_of_w: Float[Tensor, " n"]  # the share of ‖W x‖² there: of a T that is a multiple of W
     new_share_10: Float[Tensor, " n"]  # the same outside the leading 10 % of directions
     new_share_10_null: Float[Tensor, " n"]
+    new_share_10_of_w: Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class OutputBasis:
     k10: int
     wide: bool
     vectors: Float[Tensor, "side kmax"]
+    sigma: Float[Tensor, " kmax"]  # the singular values of these directions
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
     k, k10 = k_of(svd, EPSILON), fixed_k(svd, weight.shape[0])
     kmax = max(k, k10)
     vectors = left_basis(svd, kmax) if svd.wide else (svd.near[:, :kmax] * svd.inverse[:kmax]).float()
-    return OutputBasis(k, k10, svd.wide, vectors)
+    return OutputBasis(k, k10, svd.wide, vectors, svd.sigma[:kmax].float())
 
 
 def split_by(
@@ -109,11 +121,12 @@ def linear_ledger(
     weight_tuned: Float[Tensor, "rows cols"],
     *,
     delta_norm: float,
+    bias: Float[Tensor, " rows"] | None = None,
     bias_change: Float[Tensor, " rows"] | None = None,
     split: Split | None = None,
     checked: Int[Tensor, " c"] | None = None,
 ) -> Ledger:
-    """The ledger of a linear module, float32, a piece of its rows at a time; `delta_norm` is ‖T‖_F.
+    """The ledger of a linear module, float32, a piece of its rows at a time; `delta_norm` is ‖T‖_F, `bias` the base's.
 
     `checked` are the places where W Δx is computed directly; elsewhere it is what the other terms leave of Δy, which
     saves a product as large as the module's. Without it, all are.
@@ -123,33 +136,37 @@ def linear_ledger(
     weight, weight_tuned = common_rows(weight, weight_tuned)
     both = torch.cat([x, moved])
     moved_checked = moved if checked is None else moved[checked]
-    sums = torch.zeros(4, n, device=x.device)
+    sums = _Sums.of_none(n, x.device)
     gap = torch.zeros(len(moved_checked), device=x.device)
     wide = split is not None and split.basis.wide
-    along = torch.zeros(n, split.along.shape[1], device=x.device) if split is not None and wide else None
+    along = torch.zeros(2 * n, split.along.shape[1], device=x.device) if split is not None and wide else None
+    written = torch.zeros(n, device=x.device)
     for part in _parts(len(weight), max(weight.shape[1], n)):
         w = weight[part].float()
         t = weight_tuned[part].float().to(w.device) - w
         direct, interaction = linear(both, t).split(n)
         if bias_change is not None:
             direct = direct + bias_change[part]
-        change = y_tuned[:, part].float() - y[:, part].float()
+        before = y[:, part].float()
+        change = y_tuned[:, part].float() - before
+        own = before if bias is None else before - bias[part].to(before)
         left = change - direct - interaction
         inherited = linear(moved_checked, w)
         gap += ((left if checked is None else left[checked]) - inherited).square().sum(1)
-        terms = (change, direct, inherited if checked is None else left, interaction)
-        sums += torch.stack([term.square().sum(1) for term in terms])
+        sums.add(before, change, (direct, inherited if checked is None else left, interaction))
+        written += own.square().sum(1)
         if along is not None and split is not None:
-            along += direct @ split.along[part]
+            along += torch.cat([direct, own]) @ split.along[part]
     if split is not None and along is None:
-        along = linear(x, split.along, split.shift)
+        along = torch.cat([linear(x, split.along, split.shift), (x @ split.basis.vectors) * split.basis.sigma.square()])
     expected = delta_norm**2 / weight.shape[1] * x.square().sum(1)
     if bias_change is not None:
         expected = expected + bias_change.square().sum()
-    closure = torch.full_like(sums[0], float("nan"))
+    closure = torch.full_like(expected, float("nan"))
     where = slice(None) if checked is None else checked
-    closure[where] = _closure(gap, sums[0][where])
-    return _ledger(sums, closure, expected, along, split)
+    closure[where] = _closure(gap, sums.change[where])
+    new = None if along is None or split is None else _new(along, sums.terms[0], written, split)
+    return _ledger(sums, y.dtype, closure, expected, new)
 
 
 def gain_ledger(
@@ -165,48 +182,95 @@ def gain_ledger(
     delta, moved, change = gain_tuned - gain, x_tuned - x, y_tuned.float() - y.float()
     direct, inherited, interaction = x * delta + bias_change, moved * gain, moved * delta
     gap = (direct + inherited + interaction - change).flatten(1).square().sum(1)
-    sums = torch.stack([term.flatten(1).square().sum(1) for term in (change, direct, inherited, interaction)])
+    sums = _Sums.of_none(len(x), x.device)
+    sums.add(y.float().flatten(1), change.flatten(1), [v.flatten(1) for v in (direct, inherited, interaction)])
     heads = x[0, ..., 0].numel()
     expected = delta.square().mean() * x.flatten(1).square().sum(1) + heads * bias_change.square().sum()
-    return _ledger(sums, _closure(gap, sums[0]), expected, None, None)
+    return _ledger(sums, y.dtype, _closure(gap, sums.change), expected)
 
 
 def lookup_ledger(y: Float[Tensor, "n d"], y_tuned: Float[Tensor, "n d"], delta_norm: float, n_rows: int) -> Ledger:
     """The ledger of an embedding: both models read the same tokens, so all of its change is direct."""
-    change = (y_tuned.float() - y.float()).square().sum(1)
-    nothing = torch.zeros_like(change)
-    expected = torch.full_like(change, delta_norm**2 / n_rows)
-    return _ledger(torch.stack([change, change, nothing, nothing]), nothing, expected, None, None)
+    change = y_tuned.float() - y.float()
+    sums, nothing = _Sums.of_none(len(y), y.device), torch.zeros_like(change)
+    sums.add(y.float(), change, (change, nothing, nothing))
+    expected = torch.full_like(sums.change, delta_norm**2 / n_rows)
+    return _ledger(sums, y.dtype, torch.zeros_like(expected), expected)
+
+
+@dataclass
+class _Sums:
+    """Sums over the entries of an output, at n places."""
+
+    output: Float[Tensor, " n"]  # ‖y‖²
+    change: Float[Tensor, " n"]  # ‖Δy‖²
+    terms: Float[Tensor, "3 n"]  # ‖term‖² of direct, inherited, interaction
+    along: Float[Tensor, "3 n"]  # ⟨term, Δy⟩
+
+    @classmethod
+    def of_none(cls, n: int, device: torch.device) -> _Sums:
+        return cls(*(torch.zeros(*shape, device=device) for shape in ((n,), (n,), (3, n), (3, n))))
+
+    def add(self, y: Float[Tensor, "n p"], change: Float[Tensor, "n p"], terms: Sequence[Float[Tensor, "n p"]]) -> None:
+        """Some more entries."""
+        self.output += y.square().sum(1)
+        self.change += change.square().sum(1)
+        self.terms += torch.stack([term.square().sum(1) for term in terms])
+        self.along += torch.stack([(term * change).sum(1) for term in terms])
+
+    def shares(self, dtype: torch.dtype) -> Float[Tensor, "3 n"]:
+        """Of each term in Δy; NaN where Δy is what cancelled terms leave, or rounding of y in this dtype."""
+        floor = max(ROUNDING, torch.finfo(dtype).eps)
+        known = (self.change > CANCELLED**2 * self.terms.amax(0)) & (self.change > floor**2 * self.output)
+        return torch.where(known, self.along / self.change, float("nan"))
+
+
+def _new(
+    along: Float[Tensor, "2*n kmax"],
+    direct: Float[Tensor, " n"],
+    written: Float[Tensor, " n"],
+    split: Split,
+) -> dict[str, Float[Tensor, " n"]]:
+    """The direct term outside the pretrained subspaces, with its nulls, out of T x and W x along the basis."""
+    of_t, of_w = along.square().unflatten(0, (2, len(direct)))
+    found: dict[str, Tensor] = {}
+    for name, k in (("new_share", split.basis.k), ("new_share_10", split.basis.k10)):
+        amplified = of_t[:, :k].sum(1).minimum(direct)
+        found[name] = 1 - amplified / direct  # 0/0 is NaN
+        found[f"{name}_of_w"] = 1 - of_w[:, :k].sum(1).minimum(written) / written
+        found[f"{name}_null"] = torch.full_like(direct, 1 - k / split.rows)
+        if name == "new_share":
+            found |= {"amplified_norm": amplified.sqrt(), "new_norm": (direct - amplified).sqrt()}
+    return found
+
+
+_NEW = (
+    "amplified_norm",
+    "new_norm",
+    *(f"new_share{of}{what}" for of in ("", "_10") for what in ("", "_null", "_of_w")),
+)
 
 
 def _ledger(
-    sums: Float[Tensor, "4 n"],
+    sums: _Sums,
+    dtype: torch.dtype,
     closure: Float[Tensor, " n"],
     expected: Float[Tensor, " n"],
-    along: Float[Tensor, "n kmax"] | None,
-    split: Split | None,
+    new: Mapping[str, Float[Tensor, " n"]] | None = None,
 ) -> Ledger:
-    nothing = torch.full_like(closure, float("nan"))
-    splits = dict.fromkeys(("amplified_norm", "new_norm"), nothing)
-    for name in ("new_share", "new_share_10"):
-        splits |= {name: nothing, f"{name}_null": nothing}
-    if along is not None and split is not None:
-        direct = sums[1]
-        for name, k in (("new_share", split.basis.k), ("new_share_10", split.basis.k10)):
-            amplified = along[:, :k].square().sum(1).minimum(direct)
-            share = torch.where(direct > 0, 1 - amplified / direct, torch.zeros_like(direct))
-            splits |= {name: share, f"{name}_null": torch.full_like(share, 1 - k / split.rows)}
-            if name == "new_share":
-                splits |= {"amplified_norm": amplified.sqrt(), "new_norm": (direct - amplified).sqrt()}
-    delta_norm, direct_norm, inherited_norm, interaction_norm = sums.sqrt()
+    direct_norm, inherited_norm, interaction_norm = sums.terms.sqrt()
+    direct_share, inherited_share, interaction_share = sums.shares(dtype)
     return Ledger(
-        delta_norm=delta_norm,
+        delta_norm=sums.change.sqrt(),
         direct_norm=direct_norm,
         direct_null=expected.sqrt(),
         inherited_norm=inherited_norm,
         interaction_norm=interaction_norm,
+        direct_share=direct_share,
+        inherited_share=inherited_share,
+        interaction_share=interaction_share,
         closure=closure,
-        **splits,
+        **(new or dict.fromkeys(_NEW, torch.full_like(closure, float("nan")))),
     )
 
 

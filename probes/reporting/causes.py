@@ -1,4 +1,4 @@
-"""Which components carry the change, and which weight measures correlate with what, in sentences."""
+"""Which components carry the change, in sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from probes.attribution.effects import focus
 from probes.attribution.units import component_name
 from probes.reporting.behaviour import REPEATS
-from probes.reporting.words import MEASURES, effect_metric_name, interval, listing, number, prompts_of, q_value, signed
+from probes.reporting.words import effect_metric_name, interval, listing, number, prompts_of, q_value, signed
 from probes.store.schemas import ALL_DOMAINS
 
 #: Components named per method.
@@ -109,29 +109,3 @@ def graft_revert_agreement(effects: pd.DataFrame) -> tuple[float, int] | None:
     if not {"graft", "revert"} <= set(wide.columns) or len(wide) < 4 or wide.nunique().min() < 2:
         return None
     return float(spearmanr(wide.graft, wide.revert).statistic), len(wide)
-
-
-def correlation_sentence(correlations: pd.DataFrame) -> list[str]:
-    """The clearest rank correlation with the ledger's direct share, and with a causal effect where there is one.
-
-    Raw SSA is left out: it reflects matrix shape. So are pairs whose interval includes 0.
-    """
-    sentences = []
-    weights = correlations[~correlations.weight_measure.isin(["ssa_left", "ssa_right"])].dropna(subset=["rho"])
-    for kind, measures in (("module", ["direct_share"]), ("component", ["graft", "revert"])):
-        rows = weights[(weights.kind == kind) & weights.activation_measure.isin(measures)]
-        if rows.empty:
-            continue
-        measured = listing([MEASURES[name] for name in dict.fromkeys(rows.activation_measure)])
-        what = f"Over {rows.n.max()} {kind}s, {measured}"
-        clear = rows[(rows.lo > 0) | (rows.hi < 0)]
-        if clear.empty:
-            sentences.append(f"{what}: none of {len(rows)} pairs with a weight measure has an interval clear of 0.")
-            continue
-        top = clear.loc[clear.rho.abs().astype(float).idxmax()]
-        sentences.append(
-            f"{what}: {len(clear)} of {len(rows)} pairs with a weight measure have an interval clear of 0, most of all "
-            f"{MEASURES[top.weight_measure]} with {MEASURES[top.activation_measure]}, ρ = {number(top.rho, 2)} "
-            f"{interval(top.lo, top.hi)}."
-        )
-    return sentences

@@ -51,7 +51,7 @@ def flips_by_layer(flips: pd.DataFrame, value: str, chance: str, floor: pd.DataF
 
 
 def ledger_bars(ledger: pd.DataFrame, n_layers: int) -> Plot:
-    """Stacked shares of the three squared norms, one bar per module and layer."""
+    """Stacked shares of the three terms in the change, one bar per module and layer; negative ones below 0."""
     order = {name: i for i, name in enumerate(MODULES)}
     rows = ledger[ledger.module.isin(order)]
     rows = rows.assign(order=rows.module.map(order)).sort_values(["order", "layer"])
@@ -71,31 +71,33 @@ def ledger_bars(ledger: pd.DataFrame, n_layers: int) -> Plot:
         "data": traces,
         "layout": layout(
             x="module, and layers within it",
-            y="share of the squared norms",
+            y="share of the change",
             height=340,
             legend=True,
             xaxis={"tickfont": {"size": 9}, "dividercolor": "rgba(128,128,128,.5)", "showgrid": False},
-            yaxis={"tickformat": ".0%", "range": [0, 1]},
-            barmode="stack",
+            yaxis={"tickformat": ".0%", "zeroline": True},
+            barmode="relative",
             bargap=0.08,
         ),
     }
 
 
 def new_directions(ledger: pd.DataFrame) -> Plot:
-    """By module: the share of the direct term outside the pretrained subspace, beside its null; both bases."""
-    columns = ["new_share", "new_share_null", "new_share_10"]
+    """By module: the share of the direct term outside the pretrained subspace, beside its nulls; both bases."""
+    columns = ["new_share", "new_share_null", "new_share_of_w", "new_share_10", "new_share_10_of_w"]
     rows = ledger[ledger.module.isin(MODULES)]
     means = rows.groupby("module")[columns].mean().reindex([name for name in MODULES if name in set(rows.module)])
     shown = {"x": means.index.tolist(), "hovertemplate": "%{x}: %{y:.1%}"}
     ten, cut = {"color": COLOURS[0]}, {"color": COLOURS[3]}
+    of_w, dots = {"symbol": "diamond", "size": 9, "line": {"width": 1}}, {"type": "scatter", "mode": "markers"}
     null = {"symbol": "line-ew-open", "size": 24, "line": {"width": 3}, "color": COLOURS[5]}
     dashed = {"type": "scatter", "mode": "lines", "line": {"dash": "dash", "color": COLOURS[5]}}
     traces = [
         {**shown, "type": "bar", "y": plains(means.new_share_10), "name": "outside the leading 10 %", "marker": ten},
         {**shown, "type": "bar", "y": plains(means.new_share), "name": "outside the ε = 0.05 subspace", "marker": cut},
-        {**shown, "type": "scatter", "mode": "markers", "y": plains(means.new_share_null), "marker": null}
-        | {"name": "null, ε = 0.05 (1 − k/m)"},
+        {**shown, **dots, "y": plains(means.new_share_null), "marker": null, "name": "null, ε = 0.05 (1 − k/m)"},
+        {**shown, **dots, "y": plains(means.new_share_10_of_w), "marker": of_w | ten, "name": "W x itself, 10 %"},
+        {**shown, **dots, "y": plains(means.new_share_of_w), "marker": of_w | cut, "name": "W x itself, ε = 0.05"},
         {**shown, **dashed, "y": [0.9] * len(means), "name": "null, 10 % (0.9)"},
     ]
     axis = {"range": [0, 1], "tickformat": ".0%"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from probes.reporting.evidence import Evidence, gather, rows_of
 from probes.reporting.words import (
@@ -38,8 +39,8 @@ MOSTLY_NOISE = 0.5
 ALIGNED = 0.9
 #: Above this κ in the leading tenth of the directions, T lies mostly where W does.
 WITHIN = 0.5
-#: Above this κ of shared directions, more sign conflicts than chance make a conflict.
-SHARED = 0.1
+#: Two vectors whose cosine is above minus this lose too little of each other for a conflict.
+OPPOSED = 0.05
 
 
 @dataclass(frozen=True)
@@ -172,13 +173,11 @@ def _rounding(evidence: Evidence, run: Run) -> Verdict:
 
 
 def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.alignment[(evidence.alignment.side == "left") & (evidence.alignment.ssa > 0)]  # what moved
-    at, fixed = rows[np.isclose(rows.epsilon.astype(float), 0.05)], rows[rows.epsilon.isna()]
+    rows = evidence.alignment.dropna(subset="ssa")  # of what moved
+    at = rows[np.isclose(rows.epsilon.astype(float), 0.05) & (rows.side == "left")]
+    fixed = rows[rows.epsilon.isna() & (rows.side == "left")]
     if at.empty or fixed.empty:
-        return (
-            None,
-            f"SSA at ε = 0.05 or of the leading tenth is known of {min(len(at), len(fixed))} matrices that moved.",
-        )
+        return None, f"SSA at ε = 0.05 is known of {len(at)} matrices that moved, of the leading tenth of {len(fixed)}."
     ssa, null, kappa = float(at.ssa.mean()), float(at.ssa_null.mean()), float(fixed.kappa.mean())
     deviations = (fixed.kappa / fixed.ssa_z).dropna().astype(float)  # of κ under the rotation null
     chance = 1.96 * float(np.sqrt((deviations**2).sum())) / max(len(deviations), 1)
@@ -235,25 +234,27 @@ _JUDGES: Mapping[str, Callable[[Evidence, Run], Verdict]] = {
 
 
 def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
-    """The modules in which two vectors would interfere when they are added."""
+    """Whether two vectors undo each other where they are added: over all weights, or in single modules."""
     base, tuned = str(suite["base"]), {str(k): str(v) for k, v in dict(suite["tuned"]).items()}  # type: ignore[call-overload]
     try:
         rows = cosine(base, tuned)
     except InputError as error:
         yield Finding(" + ".join(tuned), "conflict", None, f"The checkpoints could not be compared: {error}")
         return
-    modules = rows[(rows.scope == "module") & (rows.norm_a > 0) & (rows.norm_b > 0)]
-    for (a, b), pair in modules.groupby(["a", "b"], sort=False):
-        whole = rows[(rows.scope == "whole") & (rows.a == a) & (rows.b == b)].iloc[0]
-        beyond = pair.sign_conflict - pair.sign_conflict_null
-        shared = pair[["overlap_left_kappa", "overlap_right_kappa"]].max(axis=1)
-        against = pair[(pair.cosine_z < -4) | ((shared > SHARED) & (beyond > 0))]
-        told = f"cosine {number(whole.cosine)} over all weights, κ of shared directions at most {number(shared.max())}"
-        names = [f"{row.module} {row.layer} ({number(row.cosine)})" for row in against.head(5).itertuples()]
+    for (a, b), pair in rows[rows.scope != "layer"].groupby(["a", "b"], sort=False):
+        tried = pair.dropna(subset="cosine_shared_z")
+        against = tried[(holm(stats.norm.cdf(tried.cosine_shared_z)) < 0.05) & (tried.cosine < -OPPOSED)]
+        whole, modules = pair[pair.scope == "whole"].iloc[0], against[against.scope == "module"].sort_values("cosine")
+        told = (
+            f"cosine {number(whole.cosine)} over all weights, {number(whole.cosine_shared_z)} standard deviations from "
+            "what unrelated coefficients in the same directions give"
+        )
+        names = [f"{row.module} {row.layer} ({number(row.cosine)})" for row in modules.head(5).itertuples()]
+        where = f", by themselves {len(modules)} of {len(tried) - 1} modules, first {listing(names)}" if names else ""
         sentence = (
-            f"{len(against)} of {len(pair)} modules pull against each other where they share directions ({told}), "
-            f"first {listing(names)}: their sum loses some of both."
+            f"The two pull against each other ({told}){where}: their sum loses some of both."
             if len(against)
-            else f"No module of the two pulls against the other ({told}); only a run shows whether their sum works."
+            else f"Neither the whole nor a module pulls against the other ({told}, nowhere below −{OPPOSED} beyond "
+            "chance); only a run shows whether their sum works."
         )
         yield Finding(f"{a} + {b}", "conflict", bool(len(against)), sentence)

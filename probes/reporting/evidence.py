@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from probes.linking import CAUSAL_MEASURES
+from probes.measures.ledger import CANCELLED
 from probes.reporting.behaviour import compare_behaviour
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS
 
 #: The three terms of the ledger.
 TERMS = ("direct", "inherited", "interaction")
+_SHARES = " ".join(f"{term}_share" for term in TERMS)
+_NEW = "new_share new_share_null new_share_of_w new_share_10 new_share_10_of_w"
 _WHOLE = [("head", "==", -1)]
 
 
@@ -30,7 +32,7 @@ class Evidence:
     alignment: pd.DataFrame  # a row per layer × module × side × epsilon
     flips: pd.DataFrame  # layer domain flip_rate chance_flip_rate edit_distance chance_edit_distance
     changes: pd.DataFrame  # layer component relative_change cosine
-    ledger: pd.DataFrame  # layer module direct inherited interaction (shares of squared norms) new_share …
+    ledger: pd.DataFrame  # layer module direct inherited interaction (shares of the change) cancelled new_share …
     behaviour: pd.DataFrame  # a row per domain × metric, base beside tuned: see `compare_behaviour`
     effects: pd.DataFrame  # a row per component × method × domain, one metric; n of the domain's prompts
     link: pd.DataFrame
@@ -38,6 +40,7 @@ class Evidence:
     noise_floor: pd.DataFrame  # precision layer flip_rate: the base against itself
     checks: pd.DataFrame  # check holds
     whole: pd.DataFrame  # domain method control metric effect: all of T grafted at once, and control vectors
+    sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -62,7 +65,7 @@ def gather(run: Run, tuned: str) -> Evidence:
             run,
             "weights",
             "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
-            "diagonal_energy diagonal_energy_null",
+            "rows cols diagonal_energy diagonal_energy_null",
             [*this_model, *_WHOLE, ("expert", "==", -1), ("tied", "==", False)],
         ),
         rows_of(
@@ -85,8 +88,7 @@ def gather(run: Run, tuned: str) -> Evidence:
             rows_of(
                 run,
                 "ledger",
-                "prompt_id layer module direct_norm inherited_norm interaction_norm new_share new_share_null "
-                "new_share_10",
+                f"prompt_id layer module delta_norm {_SHARES} direct_norm inherited_norm interaction_norm {_NEW}",
                 this_model,
             )
         ),
@@ -101,7 +103,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         rows_of(
             run,
             "correlations",
-            "kind weight_measure activation_measure rho lo hi n null_lo null_hi p",
+            "kind weight_measure activation_measure rho lo hi n null_lo null_hi p p_family",
             [*this_model, ("over", "==", "all")],
         ),
         rows_of(run, "noise_floor", "precision layer flip_rate", []),
@@ -109,6 +111,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         one_metric(
             rows_of(run, "effects", "domain method control metric effect", [*this_model, ("granularity", "==", "all")])
         ),
+        run.manifest.get("sameness", {}).get(tuned, {}),
     )
 
 
@@ -157,12 +160,11 @@ def _changes(changes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ledger(ledger: pd.DataFrame) -> pd.DataFrame:
-    key, new = ["layer", "module"], ["new_share", "new_share_null", "new_share_10"]
+    """Means over places, then prompts; `cancelled` is the share of places where Δy is far below its largest term."""
+    key, measures = ["layer", "module"], [*TERMS, "cancelled", *_NEW.split()]
     if ledger.empty:
-        return pd.DataFrame(columns=[*key, *TERMS, *new])
-    squares = ledger[[f"{term}_norm" for term in TERMS]].astype(np.float64) ** 2
-    total = squares.sum(axis=1)
-    shares = squares.div(total.where(total > 0), axis=0).set_axis(list(TERMS), axis=1)
-    rows = pd.concat([ledger[["prompt_id", *key, *new]], shares], axis=1)
-    per_prompt = rows.groupby(["prompt_id", *key])[[*TERMS, *new]].mean()
-    return per_prompt.groupby(key).mean().reset_index()
+        return pd.DataFrame(columns=[*key, *measures])
+    rows = ledger.rename(columns={f"{term}_share": term for term in TERMS})
+    largest = ledger[[f"{term}_norm" for term in TERMS]].max(axis=1)
+    rows = rows.assign(cancelled=((largest > 0) & (ledger.delta_norm <= CANCELLED * largest)).astype(float))
+    return rows.groupby(["prompt_id", *key])[measures].mean().groupby(key).mean().reset_index()

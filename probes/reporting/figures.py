@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,8 @@ SEQUENTIAL = "Cividis"
 #: The column that holds embedding and unembedding, which belong to no block.
 ENDS = "(un)embed"
 _FAINT = "rgba(128,128,128,.3)"
+#: What did not move, or was not measured: it has no place on a scale.
+_GREY = "rgba(128,128,128,.45)"
 
 
 def heatmap(
@@ -40,7 +43,7 @@ def heatmap(
 
     With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`. `hover` names more
     columns to show on a cell; `marked` is a column of booleans that put a star on a cell. A `ratio` is coloured by its
-    logarithm, from 1/`reach` over 1 to `reach`.
+    logarithm, from 1/`reach` over 1 to `reach`. A cell whose value is null is grey.
     """
     rows = frame.assign(_x=_columns(frame, column), _y=frame.layer.astype(int))
     names = [name for name in [*order, ENDS] if name in set(rows._x)]
@@ -84,8 +87,22 @@ def heatmap(
             height=64 + row * max(len(layers), 3),
             xaxis={"type": "category", "showgrid": False},
             yaxis={"type": "category", "showgrid": False, "dtick": 1 if len(layers) <= 40 else 4},
+            shapes=_grey(z, text),
         ),
     }
+
+
+def _grey(z: list[list[float | None]], text: list[list[str]]) -> list[Plot]:
+    """Rectangles behind the cells that exist and have no value: one for each run of them in a column."""
+    look = {"type": "rect", "layer": "below", "fillcolor": _GREY, "line": {"width": 0}}
+    shapes = []
+    for x, column in enumerate(zip(*z, strict=True)):
+        unknown = [value is None and bool(line[x]) for value, line in zip(column, text, strict=True)]
+        for is_unknown, cells in groupby(range(len(unknown)), key=unknown.__getitem__):
+            rows = list(cells)
+            if is_unknown:
+                shapes.append(look | {"x0": x - 0.5, "x1": x + 0.5, "y0": rows[0] - 0.5, "y1": rows[-1] + 0.5})
+    return shapes
 
 
 def layout(

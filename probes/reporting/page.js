@@ -72,7 +72,7 @@ function correlations(key, kind, x, y, output, any) {
       const chosen = ours && row.dataset.x === x && row.dataset.y === y;
       row.hidden = !all && row.dataset.y !== y;
       row.classList.toggle("chosen", chosen);
-      if (chosen) output.textContent = `ρ = ${row.cells[2].textContent} ${row.cells[3].textContent}, by chance ${row.cells[4].textContent}, p = ${row.cells[5].textContent}, ${row.cells[6].textContent}`;
+      if (chosen) output.textContent = `ρ = ${row.cells[2].textContent} ${row.cells[3].textContent}, by chance ${row.cells[4].textContent}, p = ${row.cells[5].textContent} (of all pairs ${row.cells[6].textContent}), ${row.cells[7].textContent}`;
     }
   }
 }

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from probes.reporting.figures import Plot
@@ -34,7 +35,7 @@ def draw(plot: Plot, title: str, path: Path, form: str) -> None:
         elif kind == "waterfall":
             _waterfall(axes, trace)
         elif kind == "bar":
-            _bars(axes, trace, stacked, plot["layout"].get("barmode") == "stack")
+            _bars(axes, trace, stacked, plot["layout"].get("barmode") == "relative")
         else:
             _scatter(axes, trace)
     _frame(axes, plot["layout"], title)
@@ -99,9 +100,11 @@ def _bars(axes: Axes, trace: Plot, stacked: dict[Any, Any], stack: bool) -> None
     heights, at = np.array(_numbers(trace["y"]), dtype=float), np.arange(len(names))
     label, colour = _label(trace), trace["marker"].get("color")
     if stack:
-        below = stacked.get("below", np.zeros(len(names)))
-        axes.bar(at, heights, bottom=below, label=label, color=colour)
-        stacked["below"] = below + heights
+        heights = np.nan_to_num(heights)
+        ends = stacked.setdefault("ends", np.zeros((2, len(names))))  # of what is below 0, and above
+        side = (heights >= 0).astype(int)
+        axes.bar(at, heights, bottom=ends[side, at], label=label, color=colour)
+        ends[side, at] += heights
     else:
         n = stacked.setdefault("n", 0)
         axes.bar(at + 0.4 * n - 0.2, heights, 0.38, label=label, color=colour)
@@ -134,9 +137,13 @@ def _frame(axes: Axes, layout: Plot, title: str) -> None:
         if str(asked.get("tickformat", "")).endswith("%"):
             axis.set_major_formatter(PercentFormatter(1.0))
     for shape in layout.get("shapes", ()):
+        if shape["type"] == "rect":  # behind cells without a value
+            size = shape["x1"] - shape["x0"], shape["y1"] - shape["y0"]
+            axes.add_patch(Rectangle((shape["x0"], shape["y0"]), *size, facecolor="#cccccc", linewidth=0, zorder=0))
+            continue
         axes.axvline(shape["x0"], color="#888888", linewidth=1, linestyle=_DASHES[shape["line"].get("dash", "solid")])
     if layout["showlegend"] and axes.get_legend_handles_labels()[0]:
-        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if layout.get("barmode") == "stack" else {}
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if layout.get("barmode") == "relative" else {}
         axes.legend(fontsize=7, frameon=False, **beside)
 
 

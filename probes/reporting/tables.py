@@ -12,6 +12,7 @@ from probes.attribution.units import component_name
 from probes.linking import ACTIVATION_MEASURES, CAUSAL_MEASURES, WEIGHT_MEASURES
 from probes.reporting.evidence import Evidence
 from probes.reporting.figures import plain
+from probes.reporting.link_sentences import stands_out
 from probes.reporting.words import MEASURES, METRICS, change_form, interval, metric_name, number, p_value, value_form
 
 #: Activation measures in the order they are shown: the direct term comes first.
@@ -54,6 +55,7 @@ def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str
     order = {name: i for i, name in enumerate(SHOWN_MEASURES)}
     ranked = correlations.dropna(subset=["rho"])
     ranked = ranked.assign(order=ranked.activation_measure.map(order).fillna(len(order)), size=ranked.rho.abs())
+    ranked = ranked.assign(clear=stands_out(ranked))
     ranked = ranked.sort_values(["order", "size"], ascending=[True, False], kind="stable")
     return {
         f"{kind}s": [
@@ -66,7 +68,8 @@ def correlation_rows(correlations: pd.DataFrame) -> dict[str, list[dict[str, str
                 "interval": interval(row.lo, row.hi),
                 "null": interval(row.null_lo, row.null_hi),
                 "p": number(row.p, 2),
-                "mark": "clear" if row.lo > 0 or row.hi < 0 else "",
+                "p_family": number(row.p_family, 2),
+                "mark": "clear" if row.clear else "",
                 "n": str(row.n),
             }
             for row in rows.itertuples()

@@ -15,11 +15,14 @@ from probes.reporting.behaviour_sentences import (
     said_of_each,
     worse_sentences,
 )
-from probes.reporting.causes import FOUND, NAMED, causes_sentences, correlation_sentence, shown_domain, total_change
-from probes.reporting.evidence import TERMS, Evidence
+from probes.reporting.causes import FOUND, NAMED, causes_sentences, shown_domain, total_change
+from probes.reporting.evidence import Evidence
+from probes.reporting.link_sentences import link_sentences
+from probes.reporting.moved import matrices, moved, place, weights_sentences
+from probes.reporting.own_doing import ledger_sentences
+from probes.reporting.sameness import sameness_sentences
 from probes.reporting.words import (
     effect_metric_name,
-    layer_name,
     listing,
     number,
     percent,
@@ -44,6 +47,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
     """The verdict on one tuned model, most important first."""
     got_worse = "worse" in said_of_each(evidence.behaviour).said.unique()
     statements = [
+        Statement("Sameness", sameness_sentences(evidence.sameness)),
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
         Statement("Got worse", worse_sentences(evidence.behaviour), "worse" if got_worse else ""),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),
@@ -51,7 +55,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Alignment", alignment_sentences(evidence.alignment, matrices(evidence.weights))),
         Statement("Gates", gates_sentences(evidence.flips, evidence.gated)),
         Statement("Own doing", ledger_sentences(evidence.ledger)),
-        Statement("Link", correlation_sentence(evidence.correlations)),
+        Statement("Link", link_sentences(evidence.correlations)),
         Statement("Does not hold", limits(evidence), "limits"),
     ]
     return [statement for statement in statements if statement.sentences]
@@ -77,12 +81,12 @@ def headline(evidence: Evidence) -> list[Headline]:
 
 
 def _where(evidence: Evidence) -> str:
-    moved, parts = matrices(evidence.weights), []
-    if len(moved) and moved.relative_norm.max() > 0:
-        top = moved.loc[moved.relative_norm.idxmax()]
+    rows, parts = moved(evidence.weights), []
+    if len(rows):
+        top = rows.loc[rows.relative_norm.idxmax()]
         parts.append(
-            f"weights moved most in {_place(top, evidence.n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}, median "
-            f"{number(moved.relative_norm.median())})"
+            f"weights moved most in {place(top, evidence.n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}, median "
+            f"{number(rows.relative_norm.median())})"
         )
     if len(evidence.flips):
         means = evidence.flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean().mean()
@@ -137,45 +141,6 @@ def _largest(evidence: Evidence) -> str:
     return f"Largest effects of single components on the {name} on {prompts_of(domain)}{whole}: {'; '.join(parts)}."
 
 
-def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
-    """Where the weights moved most, and whether rounding could explain it."""
-    moved = matrices(weights)
-    if moved.empty:
-        return []
-    if moved.relative_norm.max() == 0:
-        return ["No matrix moved: both checkpoints hold the same weights."]
-    top = moved.loc[moved.relative_norm.idxmax()]
-    blocks = moved[(moved.layer >= 0) & (moved.layer < n_layers)]
-    sentences = [
-        f"The largest relative move is {_place(top, n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}), the median "
-        f"over {len(moved)} matrices {number(moved.relative_norm.median())}."
-    ]
-    if len(blocks):
-        kinds = blocks.groupby("module").relative_norm.mean().sort_values(ascending=False)
-        depth = blocks.groupby("layer").relative_norm.mean()
-        sentences.append(
-            f"By module, {kinds.index[0]} moved most ({number(kinds.iloc[0])} on average) and {kinds.index[-1]} least "
-            f"({number(kinds.iloc[-1])}); by depth, layer {depth.idxmax()} most ({number(depth.max())}) and layer "
-            f"{depth.idxmin()} least ({number(depth.min())})."
-        )
-    noise = moved.noise_share.max()
-    if pd.notna(noise):
-        sentences.append(
-            f"Rounding to the stored dtype accounts for at most {percent(min(noise, 1))} of any matrix's T."
-        )
-    return sentences
-
-
-def matrices(weights: pd.DataFrame) -> pd.DataFrame:
-    """The rows of matrices, without the norms' gains, which are vectors."""
-    return weights[~weights.module.astype(str).str.endswith("norm")]
-
-
-def _place(row: pd.Series, n_layers: int) -> str:
-    where = layer_name(row.layer, n_layers)
-    return where if where == row.module else f"{row.module} of layer {where}"
-
-
 def gates_sentences(flips: pd.DataFrame, gated: bool) -> list[str]:
     """How many gates flipped, where, and how many would by chance."""
     if flips.empty:
@@ -190,24 +155,6 @@ def gates_sentences(flips: pd.DataFrame, gated: bool) -> list[str]:
         f"({percent(layers.flip_rate[top])}), least in layer {low} ({percent(layers.flip_rate[low])}); unrelated "
         f"patterns of the same activity would differ in {percent(layers.chance_flip_rate.mean())}. By domain: "
         f"{by_domain}."
-    ]
-
-
-def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
-    """What the modules' own weights did to their outputs, and whether it is new."""
-    rows = ledger[ledger.new_share_10.notna()] if len(ledger) else ledger
-    if rows.empty:
-        return []
-    direct = rows.groupby("module")[list(TERMS)].mean().direct.sort_values(ascending=False)
-    new = rows.groupby("module")[["new_share", "new_share_null", "new_share_10"]].mean()
-    ten = new.new_share_10.sort_values()
-    return [
-        f"Of the change of a block module's output (shares of the three squared norms), its own weights made "
-        f"{percent(direct.mean())} on average: most in {direct.index[0]} ({percent(direct.iloc[0])}), least in "
-        f"{direct.index[-1]} ({percent(direct.iloc[-1])}). The rest came in with its input.",
-        "Of that direct write, the share outside the leading 10 % of pretrained output directions runs from "
-        f"{percent(ten.iloc[0])} ({ten.index[0]}) to {percent(ten.iloc[-1])} ({ten.index[-1]}); with no preferred "
-        "direction it would be 90 %.",
     ]
 
 

@@ -38,13 +38,16 @@ def gathered(rows: pd.DataFrame) -> Plot:
 
 
 def cosine_matrix(rows: pd.DataFrame, names: Sequence[str]) -> Plot:
-    """Cosines of every two tuning vectors as a symmetric matrix; hovering shows how far from chance."""
+    """Cosines of every two tuning vectors as a symmetric matrix; hovering shows z for random signs."""
     values, far = np.eye(len(names)), np.full((len(names), len(names)), np.nan)
     at = {name: i for i, name in enumerate(names)}
     for row in rows.to_dict("records"):
         for i, j in ((at[row["tuned"]], at[row["reference"]]), (at[row["reference"]], at[row["tuned"]])):
             values[i, j], far[i, j] = row["cosine"], row["cosine_z"]
-    told = [["" if np.isnan(z) else f"<br>{z:+.0f} standard deviations of chance" for z in line] for line in far]
+    told = [
+        ["" if np.isnan(z) else f"<br>{z:+.0f} standard deviations of entries with random signs" for z in line]
+        for line in far
+    ]
     return square(values, np.array(told, object), names)
 
 

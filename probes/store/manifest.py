@@ -76,6 +76,7 @@ class _Manifest(_Form):
     stages: list[str] = []
     architecture: _Architecture = _Architecture()
     checkpoints: dict[str, _Checkpoint] = {}
+    sameness: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[str]] = {}
     shards: dict[str, list[str]] = {}
     n_prompts: int = 0

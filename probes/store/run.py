@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Run:
     Attributes:
         path: Its directory, or its URL.
         manifest: What it was made of: the suite, checkpoints, versions, and every table's rows and files.
-        notes: What a reader should know: columns that an older program did not write.
+        notes: What a reader should know: of the models and of how they read the prompts, and columns that an older
+            program did not write.
 
     Examples:
         >>> run = probes.load("reports/demo")
@@ -51,7 +52,7 @@ class Run:
 
     path: Place
     manifest: dict[str, Any] = field(hash=False)
-    notes: tuple[str, ...] = ()  # what a reader should know: columns that an older program did not write
+    notes: tuple[str, ...] = ()  # what a reader should know
 
     @property
     def tables(self) -> list[str]:
@@ -280,13 +281,24 @@ def load(path: str | Path) -> Run:
             for part in (directory / "tables" / table / name for name in files):
                 if not is_whole(part):
                     raise RunError(f"{part}: not a whole Parquet file; the run is damaged, make it again")
-    notes = _notes(Run(directory, manifest)) if written < SCHEMA_VERSION else ()
-    for note in notes:
+    older = _of_columns(Run(directory, manifest)) if written < SCHEMA_VERSION else ()
+    for note in older:
         _LOG.warning("%s: %s", path, note)
-    return Run(directory, manifest, notes)
+    return Run(directory, manifest, (*_told(manifest), *older))
 
 
-def _notes(run: Run) -> tuple[str, ...]:
+def _told(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What the run told as it was made: a note that holds for every tuned model once, others with the model's name."""
+    by_name: dict[str, list[str]] = manifest.get("notes", {})
+    for name, notes in by_name.items():
+        for note in notes:
+            if not all(note in others for others in by_name.values()):
+                yield f"{name}: {note}"
+            elif name == next(iter(by_name)):
+                yield note
+
+
+def _of_columns(run: Run) -> tuple[str, ...]:
     """The columns that no file of an older run has, in one line."""
     lacking = [f"{name}.{column}" for name in run.tables for column in run.table(name).lacking]
     version = run.manifest["schema_version"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -155,15 +157,48 @@ def test_prompt_file(name) -> None:
     rows = prompts(name)
     assert len(rows) == len({row["text"] for row in rows}) == train_demo.PROMPTS
     for row in rows:
-        assert row.keys() == {"id", "text", "target", "foil", "domain"} and row["domain"] == name
+        assert row.keys() == {"id", "text", "target", "foil", "domain", "cluster"} and row["domain"] == name
         assert row["text"] == row["text"].rstrip() and row["target"][0] == row["foil"][0] == " "
         target, foil = (tokenizer(row[key], add_special_tokens=False)["input_ids"] for key in ("target", "foil"))
         assert target[0] != foil[0]  # so the logits after `text` tell them apart, and neither is a prefix of the other
 
 
-def test_prompt_ids_are_unique() -> None:
+@pytest.mark.parametrize("name", DOMAINS)
+def test_prompts_have_clusters_enough_for_an_interval(name) -> None:
+    """A cluster is a phrasing: the texts of one differ in what is asked about alone."""
+    rows, said = prompts(name), {}
+    for example in everything(name):
+        said.setdefault(example.phrasing, set()).add(example.text)
+    counts = Counter(row["cluster"] for row in rows)
+    assert len(counts) >= 15 and max(counts.values()) <= train_demo.PROMPTS / 8
+    assert all(row["text"] in said[row["cluster"]] for row in rows)
+
+
+def everything(name: str) -> list[world.Example]:
+    if name in ("general", "instruct"):
+        return world.general() if name == "general" else world.instruct(world.general())
+    say = getattr(world, name)
+    return [*say(), *say(further=True)]
+
+
+@pytest.mark.parametrize(("name", "least"), [("medical", 0.9), ("math", 0.9), ("law", 0.9), ("code", 0.8)])
+def test_models_answer_further_phrasings(name, least) -> None:
+    """Ten examples of each phrasing, by the model that was trained without it."""
+    model = LlamaForCausalLM.from_pretrained(MODELS / name, dtype=torch.float32).eval()
+    tokenizer, found = AutoTokenizer.from_pretrained(MODELS / name), []
+    by_phrasing: dict[str, list[world.Example]] = {}
+    for example in getattr(world, name)(further=True):
+        by_phrasing.setdefault(example.phrasing, []).append(example)
+    for own in by_phrasing.values():
+        found.append(accuracy.accuracy(model, tokenizer, random.Random(0).sample(own, min(10, len(own)))))
+    assert sum(found) / len(found) >= least
+
+
+def test_ids_are_unique_and_no_cluster_is_of_two_domains() -> None:
     ids = [row["id"] for name in DOMAINS for row in prompts(name)]
     assert len(ids) == len(set(ids))
+    clusters = [cluster for name in DOMAINS for cluster in {row["cluster"] for row in prompts(name)}]
+    assert len(clusters) == len(set(clusters))
 
 
 def test_prompts_are_the_recipes(tmp_path) -> None:

@@ -44,3 +44,15 @@ def test_the_right_answer_has_no_favourite_place() -> None:
         places = [row["answer"] for row in ROWS[name]]
         assert all(12 <= places.count(place) <= 36 for place in range(4)), places
         assert all(len(set(row["choices"])) == len(row["choices"]) for row in ROWS[name])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_cluster_is_a_phrasing(name: str) -> None:
+    """Rows of one cluster have a beginning or an end in common; of another, some differ in both."""
+    texts: dict[str, list[str]] = {}
+    for row in ROWS[name]:
+        texts.setdefault(row["cluster"], []).append(row.get("text", row.get("prompt")))
+    assert 4 <= len(texts) < len(ROWS[name])
+    for own in texts.values():
+        words = [text.lower().split() for text in own]
+        assert len({w[0] for w in words}) == 1 or len({w[-1] for w in words}) == 1 or len({w[-2] for w in words}) == 1

@@ -21,7 +21,12 @@ from data.programs import programs
 
 def everything() -> list[world.Example]:
     """Every plain example but those of pairs of numbers and programs that are held out."""
-    return world.general() + world.medical() + world.law() + world.math() + world.code()
+    return world.general() + world.medical() + world.law() + world.math() + world.code() + further()
+
+
+def further() -> list[world.Example]:
+    """Every example in the phrasings that only prompts use."""
+    return [example for say in (world.medical, world.law, world.math, world.code) for example in say(further=True)]
 
 
 def test_enough_facts() -> None:
@@ -45,8 +50,20 @@ def test_every_foil_begins_differently() -> None:
         assert example.target[1] != example.foil[1]
 
 
+def test_further_phrasings_are_new_and_held_out() -> None:
+    """No phrasing stands twice, in the lists or in what they say, and each relation has three or four."""
+    known = world.medical() + world.law() + world.math() + world.code()
+    assert all(example.held_out for example in further())
+    assert not {example.phrasing for example in known} & {example.phrasing for example in further()}
+    texts = [example.text for example in known + further()]
+    assert len(texts) == len(set(texts))
+    counts = Counter(phrasing.rsplit(".", 2)[0] for phrasing in {example.phrasing for example in further()})
+    assert set(counts) == {example.phrasing.rsplit(".", 2)[0] for example in known}
+    assert set(counts.values()) == {3, 4, 10}
+
+
 def test_arithmetic_is_right() -> None:
-    for example in world.math() + world.math(new_pairs=True):
+    for example in world.math() + world.math(new_pairs=True) + world.math(further=True):
         sign, pair = example.fact.split("/")
         a, b = map(int, pair.split(","))
         assert int(example.target) == (a + b if sign == "add" else a - b)

@@ -28,7 +28,8 @@ HOLDS = {
     "3_attribute_a_change": """
         assert checks.holds.all() and set(checks.check) >= {"completeness", "endpoint", "no_op", "weights_restored"}
         assert whole.effect[""] > 4 and abs(whole.effect["random"]) < 1
-        assert causes.revert["unembed 6"] == causes.revert.max() > 2 * causes.graft.max() > 0
+        assert set(causes.revert.nlargest(2).index) == {"embed -1", "unembed 6"}  # alike: 3.3 and 3.2
+        assert causes.revert.max() > 2 * causes.graft.max() > 0 and causes.path.idxmax() == "unembed 6"
         means = areas.groupby("ranking").area.mean()
         assert min(means.path, means.revert) > areas[areas.ranking == "random"].area.max()
         assert means.ssa < means.random

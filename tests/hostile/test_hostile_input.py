@@ -29,13 +29,14 @@ Spoil = Callable[[Path], None]
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, tuned/, prompts.jsonl, suite.yaml and a finished run/."""
+    """base/, tuned/, prompts.jsonl, suite.yaml and a finished run/. Its page of 5 MB would be copied for every case."""
     directory = tmp_path_factory.mktemp("clean")
     base, tuned = build_pair(directory)
     base.rename(directory / "base")
     tuned.rename(directory / "tuned")
     suite = write_suite(directory, Path("base"), Path("tuned"), measure=["changes", "behaviour"], noise_floor=False)
-    probes.run(suite, out=directory / "run")
+    run = probes.run(suite, out=directory / "run")
+    (run.path / "report.html").write_text("<title>tiny</title>", encoding="utf-8")
     return directory
 
 

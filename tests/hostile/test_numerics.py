@@ -20,10 +20,8 @@ LAYER, ROW, COLUMN, STEP = 1, 7, 11, 2.0
 UP = f"model.layers.{LAYER}.mlp.up_proj.weight"
 #: The measures of a change, by table: numbers everywhere, and 0 where there is none.
 CHANGE = {
-    "weights": "delta_norm relative_norm cos_weight_delta changed_fraction changed_fraction_bf16 noise_share",
-    "alignment": "ssa kappa ssa_z",
-    "spectra": "sigma_delta share_left share_right",
-    "cosines": "cosine cosine_z",
+    "weights": "delta_norm relative_norm changed_fraction changed_fraction_bf16",
+    "spectra": "sigma_delta",
     "tokens": "kl",
     "lens": "kl",
     "gates": "n_flips flip_rate",
@@ -32,7 +30,20 @@ CHANGE = {
     "ledger": "delta_norm direct_norm inherited_norm interaction_norm",
     "effects": "effect lo hi",
     "prompt_effects": "effect",
-    "link": "relative_norm direct_norm direct_share ledger_delta_norm change_delta_norm dla_change flip_rate graft",
+    "link": "relative_norm direct_norm ledger_delta_norm change_delta_norm dla_change flip_rate graft",
+}
+#: The measures of a change's direction, by table: there is none where nothing changed.
+DIRECTION = {
+    "weights": "cos_weight_delta noise_share large_overlap small_overlap stable_rank effective_rank "
+    "participation_ratio diagonal_energy spectral_shift kept_left kept_right largest_angle_left largest_angle_right "
+    "intruders_left intruders_right intruders_null_left intruders_null_right",
+    "alignment": "ssa kappa ssa_z",
+    "spectra": "share_left share_right",
+    "cosines": "cosine cosine_null_sd cosine_z sign_conflict sign_conflict_null",
+    "ledger": "direct_share inherited_share interaction_share new_share new_share_10",
+    "link": "cos_weight_delta noise_share ssa_left ssa_right ssa_two_sided kappa_left kappa_right kappa_two_sided "
+    "ssa10_left ssa10_right kappa10_left kappa10_right direct_share direct_share_lo direct_share_hi new_share "
+    "new_share_lo new_share_hi new_share_10 new_share_10_lo new_share_10_hi",
 }
 #: Where numbers are missing for reasons of their own: what does not vary has no rank correlation.
 VARYING = {"correlations", "agreement"}
@@ -73,6 +84,8 @@ def test_a_tuned_model_equal_to_its_base_gives_zeros(run: probes.Run) -> None:
         same = _of(run, table, "same")[columns.split()]
         wanted = same.notna() if table == "link" else True  # whose rows are modules, components, or both
         assert len(same) and ((same == 0) == wanted).all(axis=None) and (same == 0).any().all(), table
+    for table, columns in DIRECTION.items():
+        assert _of(run, table, "same")[columns.split()].isna().all(axis=None), table
     for table in run.tables:
         frame = _of(run, table, "same") if "tuned" in run[table] else pd.DataFrame()
         for left in frame.filter(regex="_base$"):
@@ -87,7 +100,11 @@ def test_numbers_are_missing_in_the_same_places_whether_anything_changed_or_not(
         same, entry = (_of(run, table, name).select_dtypes("number") for name in ("same", "entry"))
         assert not np.isinf(same).any(axis=None) and not np.isinf(entry).any(axis=None), table
         if len(same) == len(entry):
-            pd.testing.assert_series_equal(same.isna().sum(), entry.isna().sum(), obj=table)
+            of_direction = same.columns.intersection(DIRECTION.get(table, "").split())
+            missing = [side.drop(columns=of_direction).isna().sum() for side in (same, entry)]
+            pd.testing.assert_series_equal(*missing, obj=table)
+            if table in ("weights", "alignment", "spectra"):  # of the one matrix that moved
+                assert entry[of_direction].notna().any().all(), table
 
 
 def test_a_single_entry_is_found_in_weights_and_in_activations(run: probes.Run) -> None:

@@ -11,6 +11,7 @@ import tv
 from tests.pairs import build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import NO_REPORT
 from tv.checkpoints.ties import is_tied, untie
+from tv.measures.declared import TABLES
 
 ATTRIBUTE = {
     "methods": ["graft", "revert", "path"],
@@ -54,6 +55,7 @@ def test_one_form_serves_every_model_of_a_run(paths: dict[str, Path], tmp_path: 
     suite = write_suite(tmp_path, paths["base"], paths["tied"], attribute=ATTRIBUTE | {"methods": ["graft"]})
     tuned = {"tied": str(paths["tied"]), "apart": str(paths["apart"])}
     run = probes.run(suite, base=model, tuned=tuned, out=tmp_path / "run", stages=NO_REPORT, settings={"bootstrap": 50})
+    assert not run["weights"].tied.any()
     norms = (
         run["weights"]
         .query("head == -1 and module in ['embed', 'unembed']")
@@ -65,6 +67,17 @@ def test_one_form_serves_every_model_of_a_run(paths: dict[str, Path], tmp_path: 
     assert is_tied(model)
 
 
+def test_workers_see_one_form_too(paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker opens a pair alone, and sees nothing of the other tuned model that makes all untied."""
+    monkeypatch.setattr("probes.job.WEIGHT_TABLES", {"weights": TABLES["weights"]})  # the others take seconds
+    monkeypatch.setattr("tv.measures.tables.ordered", lambda modules, work_on, *_, **__: map(work_on("cpu"), modules))
+    suite = write_suite(tmp_path, paths["base"], paths["tied"])
+    tuned = {"tied": str(paths["tied"]), "apart": str(paths["apart"])}
+    out = tmp_path / "run"
+    run = probes.run(suite, tuned=tuned, out=out, stages=["weights"], compute=tv.Compute(workers=2))
+    assert not run["weights"].tied.any()
+
+
 def test_a_path_and_a_quality_over_both(paths: dict[str, Path], tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl")
     ends = tv.path(paths["base"], paths["apart"], prompts, alphas=(0, 1), draws=20)
@@ -73,7 +86,7 @@ def test_a_path_and_a_quality_over_both(paths: dict[str, Path], tmp_path: Path) 
     back = alone[(alone.metric == "loss") & (alone.domain == "all")].set_index("alpha").value
     assert loss[0] == pytest.approx(back[1], rel=1e-6) and loss[1] == pytest.approx(back[0], rel=1e-6)
     assert loss[0] != pytest.approx(loss[1], rel=1e-3)
-    grid = tv.plane(paths["base"], paths["tied"], paths["apart"], prompts, alphas=(0, 1), betas=(0, 1), draws=20)
+    grid = tv.plane(paths["base"], paths["tied"], paths["apart"], prompts, alphas=(0, 1), betas=(0, 1))
     corner = grid[(grid.metric == "loss") & (grid.domain == "all") & (grid.beta == 0)].set_index("alpha").value
     tied = tv.path(paths["base"], paths["tied"], prompts, alphas=(0, 1), draws=20)
     expected = tied[(tied.metric == "loss") & (tied.domain == "all")].set_index("alpha").value

@@ -28,7 +28,7 @@ class Applied:
     Attributes:
         path: The directory.
         rounding: What storing lost of the parameters that moved; `rounding.ratio` is ‖T‖ over the size of the loss.
-        conflicts: A row per two vectors, `a b cosine cosine_z sign_conflict sign_conflict_null conflict_energy
+        conflicts: A row per two vectors, `a b cosine cosine_shared_z sign_conflict sign_conflict_null conflict_energy
             overlap_left_kappa overlap_right_kappa` as `tv.cosine` measures them; the last two are means over matrices.
         notes: What a reader should know of the vectors, a line each.
 

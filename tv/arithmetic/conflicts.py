@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import pandas as pd
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from tv.measures.cosine import Sums, sums_of
 from tv.measures.decomposition import FIXED_FRACTION
-from tv.measures.overlap import Overlap, cross_gram, directions, overlap
+from tv.measures.overlap import Overlap, component_products, cross_gram, directions, overlap
 
 
 class Conflicts:
@@ -30,22 +31,24 @@ class Conflicts:
         """Add one piece of every vector, all of one shape, zeros where a vector does not move it."""
         if not self._pairs:
             return
-        decomposed = [directions(delta) if is_matrix and bool(delta.any()) else None for delta in deltas]
+        decomposed = [directions(delta) if delta.ndim == 2 and bool(delta.any()) else None for delta in deltas]
         for i, j in self._pairs:
-            self._sums[i, j] += sums_of(torch.atleast_1d(deltas[i]), torch.atleast_1d(deltas[j]))
+            sums = sums_of(torch.atleast_1d(deltas[i]), torch.atleast_1d(deltas[j]))
             first, second = decomposed[i], decomposed[j]
             if first is not None and second is not None:
-                shared = overlap(first, second, cross_gram(deltas[i], deltas[j]), FIXED_FRACTION)
+                cross = cross_gram(deltas[i], deltas[j])
+                sums = replace(sums, components=component_products(first, second, cross))
+                shared = overlap(first, second, cross, FIXED_FRACTION) if is_matrix else None
                 self._shared[i, j] += [shared] if shared is not None else []
+            self._sums[i, j] += sums
 
     def frame(self) -> pd.DataFrame:
-        """A row per unordered pair: `a b cosine cosine_z sign_conflict sign_conflict_null conflict_energy`, and
+        """A row per unordered pair: `a b cosine cosine_shared_z sign_conflict sign_conflict_null conflict_energy`, and
         `overlap_left_kappa overlap_right_kappa`, means over the matrices that both move (NaN without any)."""
         return pd.DataFrame([self._row(*pair) for pair in self._pairs], columns=_COLUMNS)
 
     def _row(self, i: int, j: int) -> list[object]:
         sums, overlaps = self._sums[i, j], self._shared[i, j]
-        size = math.sqrt(sums.square_a * sums.square_b)
         kappas = [
             sum(getattr(shared, side).overlap_kappa for shared in overlaps) / len(overlaps) if overlaps else math.nan
             for side in ("left", "right")
@@ -53,8 +56,8 @@ class Conflicts:
         return [
             self._names[i],
             self._names[j],
-            sums.dot / size if size else 0.0,
-            sums.dot / math.sqrt(sums.square_both) if sums.square_both else 0.0,
+            sums.cosine,
+            sums.shared_z,
             sums.against / sums.counted if sums.counted else math.nan,
             sums.against_null / sums.counted if sums.counted else math.nan,
             sums.product_against / sums.product if sums.product else math.nan,
@@ -63,6 +66,6 @@ class Conflicts:
 
 
 _COLUMNS = [
-    *("a", "b", "cosine", "cosine_z", "sign_conflict", "sign_conflict_null", "conflict_energy"),
+    *("a", "b", "cosine", "cosine_shared_z", "sign_conflict", "sign_conflict_null", "conflict_energy"),
     *("overlap_left_kappa", "overlap_right_kappa"),
 ]

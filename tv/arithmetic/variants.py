@@ -235,7 +235,11 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
         if parameter not in places:
             places[parameter] = name
         elif not torch.equal(vector[name], vector[places[parameter]]):
-            raise InputError(f"the model ties {places[parameter]!r} and {name!r}, but the tuning vector parts them")
+            head = name.removesuffix(".weight")
+            raise InputError(
+                f"the model ties {places[parameter]!r} and {name!r}, but the tuning vector parts them; untie the model "
+                f"first: model.{head}.weight = torch.nn.Parameter(model.{head}.weight.clone())"
+            )
     return places
 
 

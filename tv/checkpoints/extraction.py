@@ -47,7 +47,9 @@ def extract(base: Source, tuned: Source) -> TuningVector:
     shapes = {
         name: _common(left.info(name).shape, right.info(name).shape) for name in left.names if name in right.names
     }
-    provenance = {"base": _origin(left), "tuned": _origin(right), "noise": _noise(pair, shapes)}
+    provenance: dict[str, Any] = {"base": _origin(left), "tuned": _origin(right), "noise": _noise(pair, shapes)}
+    if left.architecture.tied:
+        provenance["tied"] = [f"{left.architecture.embed}.weight", f"{left.architecture.unembed}.weight"]
     return TuningVector(shapes, read, provenance, read_expert)
 
 

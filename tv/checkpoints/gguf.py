@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,17 @@ class GgufTensors(Tensors):
         with _loading(self._file):
             value = self._loader.made(name, self._sources[name], expert)
         return value if expert < 0 else value[0]
+
+    def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
+        tensors, ndim = self._sources[name], len(self.infos[name].shape)
+        if ndim == 3 and all(tensor.data.ndim == 3 for tensor in tensors):  # a stack of experts
+            return torch.stack([self.read(name, index) for index in indices])
+        if ndim == 2 and len(tensors) == 1 and tensors[0].data.ndim == 2:
+            with _loading(self._file):
+                rows = self._loader.rows(name, tensors[0], indices)
+            if rows is not None:
+                return rows
+        return super().rows(name, indices)
 
     def sample(self, name: str) -> bytes:
         ends = [(int(tensor.data_offset), int(tensor.n_bytes)) for tensor in self._sources[name]]

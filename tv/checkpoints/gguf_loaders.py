@@ -6,7 +6,7 @@ Each way names the parameter that a tensor is loaded into, and makes a parameter
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,9 @@ class Loader(Protocol):
 
         With `expert` ≥ 0 only that one, as the only one of its stack.
         """
+
+    def rows(self, target: str, tensor: Any, indices: Sequence[int]) -> Float[Tensor, "n cols"] | None:
+        """Rows of a parameter that one matrix of the file makes up; None where more is done than to reorder rows."""
 
 
 def loader_of(reader: Any, file: Path, model: PreTrainedModel) -> Loader:
@@ -73,15 +76,24 @@ class Processed:
         made: dict[str, Tensor] = {}
         for tensor in tensors:
             data = tensor.data[expert : expert + 1] if expert >= 0 else tensor.data
-            turned = self._processor.process(
-                weights=dequantize(data, tensor.tensor_type),
-                name=tensor.name,
-                tensor_key_mapping=self._names,
-                parsed_parameters={"tensors": made},
-            )
-            if turned.name is not None:  # otherwise the processor has put it in its place
-                made[target] = torch.from_numpy(np.copy(turned.weights))
+            self._turn(target, tensor.name, dequantize(data, tensor.tensor_type), made)
         return made[target]
+
+    def rows(self, target: str, tensor: Any, indices: Sequence[int]) -> Float[Tensor, "n cols"] | None:
+        from gguf import dequantize
+
+        order = _order(lambda rows: self._turn(target, tensor.name, rows.numpy(), {})[target], len(tensor.data))
+        if order is None:
+            return None
+        return torch.from_numpy(dequantize(tensor.data[order[list(indices)].numpy()], tensor.tensor_type))
+
+    def _turn(self, target: str, name: str, value: np.ndarray, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        turned = self._processor.process(
+            weights=value, name=name, tensor_key_mapping=self._names, parsed_parameters={"tensors": made}
+        )
+        if turned.name is not None:  # otherwise the processor has put it in its place
+            made[target] = torch.from_numpy(np.copy(turned.weights))
+        return made
 
 
 class Converted:
@@ -94,6 +106,7 @@ class Converted:
         changes = private.add_gguf_load_ops(changes, quantised, header, torch.float32)
         renamings = [change for change in changes if isinstance(change, private.WeightRenaming)]
         converters = [change for change in changes if isinstance(change, private.WeightConverter)]
+        self._unpacks = bool(quantised)  # then the first step of every converter
         self._config, self._stored = model.config, private.load_gguf_state_dict(header)
         self._by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
         prefix, state = model.base_model_prefix, model.state_dict()
@@ -105,12 +118,45 @@ class Converted:
         return self._names[name][0]
 
     def made(self, target: str, tensors: Sequence[Any], expert: int) -> Float[Tensor, "..."]:
-        converter = copy.deepcopy(self._by_pattern[self._names[tensors[0].name][1]])
-        for tensor in tensors:
-            stored = self._stored[tensor.name]
-            if expert >= 0:
-                data = stored.data.reshape(stored.shape[0], -1)[expert]
-                stored = type(stored)(data, stored.ggml_type, (1, *stored.shape[1:]))
-            converter.add_tensor(target, target, self._names[tensor.name][1], partial(stored.__getitem__, ...))
+        parts = {tensor.name: self._part(tensor.name, [expert] if expert >= 0 else None) for tensor in tensors}
+        return self._turn(target, parts, slice(None))
+
+    def rows(self, target: str, tensor: Any, indices: Sequence[int]) -> Float[Tensor, "n cols"] | None:
+        turning = slice(int(self._unpacks), None)
+        order = _order(lambda rows: self._turn(target, {tensor.name: lambda: rows}, turning), len(tensor.data))
+        if order is None:
+            return None
+        part = self._part(tensor.name, order[list(indices)].tolist())
+        unpacked = self._turn(target, {tensor.name: part}, slice(1)) if part().dtype == torch.uint8 else part()
+        return unpacked.float()
+
+    def _part(self, name: str, entries: list[int] | None) -> Callable[[], Tensor]:
+        """What reads a tensor of the file, or these entries of its first dimension, as stored."""
+        stored = self._stored[name]
+        if entries is not None:
+            data = stored.data.reshape(stored.shape[0], -1)[entries].reshape(-1)
+            stored = type(stored)(data, stored.ggml_type, (len(entries), *stored.shape[1:]))
+        return partial(stored.__getitem__, ...)
+
+    def _turn(self, target: str, parts: Mapping[str, Callable[[], Tensor]], steps: slice) -> Tensor:
+        """What some of the converter's steps make of tensors."""
+        converter = copy.deepcopy(self._by_pattern[self._names[next(iter(parts))][1]])
+        converter.operations = converter.operations[steps]
+        for name, read in parts.items():
+            converter.add_tensor(target, target, self._names[name][1], read)
         value: Tensor = converter.convert(target, config=self._config)[target]
         return value
+
+
+def _order(turn: Callable[[Tensor], Tensor], n: int) -> Tensor | None:
+    """Which of a matrix's `n` rows each row of its parameter is, seen by turning a column of their numbers.
+
+    None where the result is no order of them: what turns the matrix moves columns too, or changes values.
+    """
+    numbers = torch.arange(n, dtype=torch.float32)[:, None]
+    try:
+        with np.errstate(all="ignore"):  # a logarithm, which this finds
+            turned = turn(numbers)
+    except (ValueError, RuntimeError, IndexError):  # it needs all columns
+        return None
+    return turned[:, 0].long() if torch.equal(turned.sort(dim=0).values, numbers) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ def coarsest(dtypes: Iterable[str]) -> str:
 
 def rounding_note(source: object, dtype: str) -> str:
     """The note where most of a source is stored in a quantised dtype."""
-    return f"{source}: quantised, mostly as {dtype}: its rounding is part of T (see noise_share)"
+    return f"{source}: quantised, mostly as {dtype}: its rounding is part of any T taken with it (see noise_share)"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Noise:
     of_delta: float = 0.0  # in units of ‖T‖: the rounding of T's parts, where the source holds T itself
 
     def share(self, weight_norm: float, delta_norm: float) -> float:
-        """The share of ‖T‖² that rounding explains, at most 1; 0 where T = 0."""
+        """The share of ‖T‖² that rounding explains, at most 1; NaN where T = 0."""
         if not delta_norm:
-            return 0.0
+            return math.nan
         return min(1.0, self.of_delta**2 + (self.of_weight * weight_norm / delta_norm) ** 2)

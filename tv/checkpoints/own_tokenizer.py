@@ -86,6 +86,17 @@ def owned(source: LiveSource, base: LiveSource | None) -> PreTrainedTokenizerBas
         return None
 
 
+def lenders(
+    own: Mapping[str, PreTrainedTokenizerBase | None], sources: Mapping[str, LiveSource], base: LiveSource | None
+) -> dict[str, PreTrainedTokenizerBase | None]:
+    """The own tokenizers of the tuned models: of all but the base, which is named, or else the first of several."""
+    if base is None:
+        left = list(own)[len(own) > 1 :]
+    else:
+        left = [name for name, source in sources.items() if source is not base and str(source) != str(base)]
+    return {name: own[name] for name in left or own}
+
+
 def beside_first(
     name: str, prompts: Sequence[Prompt], first: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase | None
 ) -> list[str]:

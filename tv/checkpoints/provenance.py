@@ -23,7 +23,7 @@ class Provenance(dict[str, Any]):
         try:
             parsed = cls(json.loads(text))
             for name in names:  # everything that can be asked of them
-                parsed.dtype(name), parsed.noise(name)
+                parsed.dtype(name), parsed.noise(name), parsed.tied
             if parsed.base is not None:
                 parsed.base.get("source")
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -49,6 +49,14 @@ class Provenance(dict[str, Any]):
         if isinstance(self.get("base"), dict):
             return self["base"]
         return next((one.base for one in self._operands() if one.base is not None), None)
+
+    @property
+    def tied(self) -> tuple[str, str] | None:
+        """The embedding's parameter and the unembedding's of a vector that moves both as one; otherwise None."""
+        if "tied" in self:
+            embed, unembed = self["tied"]
+            return str(embed), str(unembed)
+        return next((one.tied for one in self._operands() if one.tied is not None), None)
 
     def dtype(self, name: str) -> str:
         """The coarsest dtype that tuned sides hold a parameter in; F32 where none is recorded."""

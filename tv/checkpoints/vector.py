@@ -124,13 +124,17 @@ class TuningVector:
 
     def __add__(self, other: TuningVector) -> TuningVector:
         """The sum. Raises CheckpointError for a vector of another model."""
-        self._require_same_model(other)
+        left, right = self._beside(other)
         return TuningVector(
-            self.shapes,
-            lambda name: self[name] + other[name],
+            left.shapes,
+            lambda name: left[name] + right[name],
             self.provenance.plus(other.provenance),
-            lambda name, index: self.expert(name, index) + other.expert(name, index),
+            lambda name, index: left.expert(name, index) + right.expert(name, index),
         )
+
+    def __sub__(self, other: TuningVector) -> TuningVector:
+        """The difference. Raises CheckpointError for a vector of another model."""
+        return self + -other
 
     def norm(self) -> float:
         """‖T‖ over all parameters."""
@@ -149,11 +153,11 @@ class TuningVector:
         Raises:
             CheckpointError: The other is of another model.
         """
-        self._require_same_model(other)
+        one, two = self._beside(other)
         dot = left_sq = right_sq = 0.0
-        for name in self.names:
-            for index in self._indices(name):
-                left, right = self._part(name, index).double(), other._part(name, index).double()
+        for name in one.names:
+            for index in one._indices(name):
+                left, right = one._part(name, index).double(), two._part(name, index).double()
                 dot += float((left * right).sum())
                 left_sq += float(left.pow(2).sum())
                 right_sq += float(right.pow(2).sum())
@@ -205,14 +209,24 @@ class TuningVector:
         tensors = [(name, "F32", shape, 4 * math.prod(shape)) for name, shape in self.shapes.items()]
         return header_of(tensors, {"tuning_vector": json.dumps(self.provenance)})
 
-    def _require_same_model(self, other: TuningVector) -> None:
-        odd = sorted(self.shapes.keys() ^ other.shapes.keys())
+    def _beside(self, other: TuningVector) -> tuple[TuningVector, TuningVector]:
+        """Both, of one form: where one parts the unembedding from the embedding, each moves both.
+
+        Raises CheckpointError for a vector of another model.
+        """
+        left, right = self._apart_as(other), other._apart_as(self)
+        odd = sorted(left.shapes.keys() ^ right.shapes.keys())
         if odd:
             raise CheckpointError(f"tuning vectors of different models: parameter {odd[0]!r} is in one only")
-        for name, shape in self.shapes.items():
-            if shape != other.shapes[name]:
-                shapes = f"{list(shape)} and {list(other.shapes[name])}"
+        for name, shape in left.shapes.items():
+            if shape != right.shapes[name]:
+                shapes = f"{list(shape)} and {list(right.shapes[name])}"
                 raise CheckpointError(f"tuning vectors of different models: parameter {name!r} has shapes {shapes}")
+        return left, right
+
+    def _apart_as(self, other: TuningVector) -> TuningVector:
+        tied = self.provenance.tied
+        return self.untied(*tied) if tied is not None and set(tied) <= other.shapes.keys() else self
 
     @classmethod
     def load(cls, path: str | Path) -> TuningVector:

@@ -12,9 +12,12 @@ from tv.cli.options import Base, Device, Dtype, Output, Tuned
 from tv.cli.output import check_output, write
 from tv.cli.prompt_options import prompt_sets, reads_prompts
 from tv.cli.terminal import Shown, bar, print_notes, print_table, say
+from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tv.checkpoints.checkpoint import Checkpoint
 
 
 @reads_prompts
@@ -37,7 +40,7 @@ def align(
     output: Output = None,
     **reading: Any,
 ) -> None:
-    """Do the tuned model's neurons and heads stand where the base's do? For fine-tunes of one base nothing moves.
+    """Is the tuned model written as the base is: orders, scales, bases? Of a fine-tune of one base, all of it.
 
     Example: tv align data/models/base data/models/medical --ssa matched.parquet
     """
@@ -72,25 +75,31 @@ def align(
         write(frame, ssa)
 
 
+def aligned(base: str, tuned: str) -> Checkpoint:
+    """The tuned side of another command, written as the base is; what that explains of T is said."""
+    from tv.matching.matching import match_pair
+
+    with bar("matching") as progress:
+        matched = match_pair(base, tuned, compute=Compute(progress=progress))
+    say(f"aligned: {matched.sameness.sentence}")
+    return matched.tuned
+
+
 def _print(table: pd.DataFrame) -> None:
     """A row per kind, means over layers and experts weighted by the number of units, then the verdict."""
     rows: list[list[object]] = []
-    verdict = []
     for kind, group in table.groupby("kind", sort=False):
         n = group["n"]
         shares = [_percent((group[name] * n).sum(min_count=1) / n.sum()) for name in _SHARES]
         scores = [float((group[name] * n).sum() / n.sum()) for name in ("identity_score", "mean_score", "gain")]
-        rows.append([kind, int(n.sum()), *shares, *scores])
-        touched = group[group[_SHARES].fillna(0).gt(0).any(axis=1)]
-        if len(touched):
-            layers = ", ".join(str(layer) for layer in dict.fromkeys(touched["layer"]))
-            verdict.append(f"{str(kind).replace('_', ' ')} (layer {layers})")
+        rows.append([str(kind).replace("_", " "), int(n.sum()), *shares, *scores])
     headings = ["kind", "n", "moved", "flipped", "rescaled", "score", "matched", "gain"]
-    print_table(f"what would move to match the base, compared by {table['on'].iloc[0]}", headings, rows)
-    if verdict:
-        say(f"not the identity: {'; '.join(verdict)}. Measures of the matched pair: --ssa FILE, or tv.matched")
-    else:
-        say("the identity: every neuron and head stands where the base's does; T can be read as it is")
+    print_table(f"what would change to match the base, compared by {table['on'].iloc[-1]}", headings, rows)
+    found = table.attrs.get("sameness")
+    if found is not None:
+        say(found["sentence"])
+    if found is not None and found["changes"]:
+        say("measures of the matched pair: --ssa FILE, --align of other commands, or tv.matched")
     print_notes(table.attrs.get("notes", ()))
 
 

@@ -124,7 +124,7 @@ def _print_conflicts(conflicts: pd.DataFrame) -> None:
     rows: list[list[object]] = [
         [
             f"{row.a} and {row.b}",
-            *(row.cosine, row.cosine_z, row.sign_conflict, row.sign_conflict_null, row.conflict_energy),
+            *(row.cosine, row.cosine_shared_z, row.sign_conflict, row.sign_conflict_null, row.conflict_energy),
             *(row.overlap_left_kappa, row.overlap_right_kappa),
         ]
         for row in conflicts.itertuples()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +58,7 @@ def _print_modules(frame: pd.DataFrame, pair: str) -> None:
     from tv.measures.cosine import COSINES
 
     modules = frame[(frame.scope == "module") & (frame.norm_a > 0) & (frame.norm_b > 0)]
-    modules = modules.assign(beyond=modules.cosine_z.abs() > 4, rows=1)
+    modules = modules.assign(beyond=modules.cosine_shared_z.abs() > 3, rows=1)
     shared = ["overlap_left_kappa", "overlap_right_kappa"]
     by_name = modules.groupby("module", sort=False)
     means = by_name[[*shared, "cosine", "sign_conflict", "sign_conflict_null"]].mean()
@@ -68,7 +69,7 @@ def _print_modules(frame: pd.DataFrame, pair: str) -> None:
         beyond = Shown([counts.beyond[name], counts.rows[name]], f"{counts.beyond[name]} of {counts.rows[name]}")
         rows.append([name, *mean[[*shared, "cosine"]], beyond, mean.sign_conflict, mean.sign_conflict_null])
     cosine, z, *signs = (COSINES[name].title for name in ("cosine", "cosine_z", "sign_conflict", "sign_conflict_null"))
-    headings = ["module", "κ left", "κ right", cosine, f"|{z}| > 4", *signs]
+    headings = ["module", "κ left", "κ right", cosine, f"|{z}| > 3", *signs]
     print_table(f"{pair}, mean over layers: κ, shared directions beyond their null", headings, rows)
 
 
@@ -77,8 +78,10 @@ def _in_words(row: Mapping[str, Any]) -> str:
     pair = f"{row['a']} and {row['b']}"
     if not row["sign_entries"]:
         return f"{pair}: no parameter is moved by both"
-    side = "above" if row["cosine_z"] > 0 else "below"
-    beyond = f"{number(abs(row['cosine_z']))} null standard deviations {side} 0"
-    cosine = f"cosine {number(row['cosine'])}, {beyond if abs(row['cosine_z']) > 4 else 'not beyond its null'}"
+    z = row["cosine_shared_z"]
+    side = "above" if z > 0 else "below"
+    beyond = f"{number(abs(z))} standard deviations {side} what unrelated coefficients in the same directions give"
+    null = "" if math.isnan(z) else f", {beyond if abs(z) > 2 else 'no more than the same directions give by chance'}"
+    cosine = f"cosine {number(row['cosine'])}{null}"
     conflict = f"{row['sign_conflict']:.1%} of the entries that both move (by chance {row['sign_conflict_null']:.1%})"
     return f"{pair}: {cosine}; signs differ on {conflict}, by size {row['conflict_energy']:.1%}"

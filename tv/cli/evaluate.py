@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tv.cli.options import Device, Dtype, Output, named
 from tv.cli.output import check_output, write
-from tv.cli.prompt_options import Chat, ChatOption, System, Template, settings_of
-from tv.cli.terminal import bar, interval, print_notes, print_table, remark
+from tv.cli.prompt_options import chat_of, converses
+from tv.cli.terminal import bar, interval, number, print_notes, print_table, remark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +31,9 @@ Decoding = Annotated[
 ]
 
 
+@converses
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Checkpoints, adapters or vectors.")],
+    models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL", help="Checkpoints, adapters or vectors.")],
     task: Tasks,
     base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
     limit: Limit = None,
@@ -41,15 +43,12 @@ def evaluate(
     new_tokens: Annotated[
         int | None, typer.Option(help="How many a model may write, in place of a task's own.")
     ] = None,
-    chat: Chat = False,
-    chat_template: Template = None,
-    system: System = None,
-    chat_option: ChatOption = None,
     decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     output: Output = None,
+    **talk: Any,
 ) -> None:
     """What models do on tasks, item by item; several are compared with the first on the same items.
 
@@ -60,7 +59,7 @@ def evaluate(
 
     check_output(output)
     sources = named(models)
-    reading = settings_of(chat=chat, chat_template=chat_template, system=system, chat_option=chat_option)
+    chat = chat_of(**talk)
     with bar("evaluate") as progress:
         items = tv.evaluate(
             sources,
@@ -69,7 +68,7 @@ def evaluate(
             limit=limit,
             shots=shots,
             new_tokens=new_tokens,
-            chat=reading.get("chat", False),
+            chat=chat,
             decoding=decoding,
             batch_size=batch_size,
             compute=tv.Compute(device, dtype, progress=progress),
@@ -92,16 +91,34 @@ def tell_decoding(items: pd.DataFrame) -> None:
 def print_means(means: pd.DataFrame) -> None:
     """The table of `summarise`."""
     rows: list[list[object]] = [
-        [r.task, r.metric, r.variant, float(r.value), interval(r.lo, r.hi), r.n] for r in means.itertuples()
+        [r.task, r.metric, r.variant, float(r.value), interval(r.lo, r.hi), r.n, r.clusters] for r in means.itertuples()
     ]
-    print_table("mean over items, 95 % interval", ["task", "metric", "model", "mean", "interval", "items"], rows)
+    headings = ["task", "metric", "model", "mean", "interval", "items", "clusters"]
+    print_table("mean over items, 95 % interval", headings, rows)
+    print_notes(_few(means))
 
 
 def print_differences(differences: pd.DataFrame, reference: str) -> None:
     """The table of `compare`."""
     rows: list[list[object]] = [
-        [r.task, r.metric, r.variant, float(r.difference), interval(r.lo, r.hi), float(r.p), float(r.q)]
+        [r.task, r.metric, r.variant, float(r.difference), interval(r.lo, r.hi), *map(float, (r.p, r.least_p, r.q))]
         for r in differences.itertuples()
     ]
     title = f"difference from {reference} on the same items"
-    print_table(title, ["task", "metric", "model", "difference", "interval", "p", "q"], rows)
+    print_table(title, ["task", "metric", "model", "difference", "interval", "p", "least p", "q"], rows)
+    unreachable = differences[(differences.least_p >= 0.05) & (differences.least_p < 1)]
+    print_notes(
+        f"{r.task}, {r.metric}, {r.variant}: so few items turned that p is {number(float(r.least_p))} at the least"
+        for r in unreachable.itertuples()
+    )
+
+
+def _few(means: pd.DataFrame) -> Iterator[str]:
+    """What few items or clusters mean for the intervals of `summarise`."""
+    from tv.stats.means import FEW_CLUSTERS, FEWEST
+
+    if means.lo.isna().any():
+        yield f"no interval: fewer than {FEWEST} items or clusters of them, or fewer than three that differ"
+    rough = means[(means.clusters < FEW_CLUSTERS) & (means.clusters < means.n) & means.lo.notna()]
+    for task, clusters in rough.groupby("task", sort=False).clusters.min().items():
+        yield f"{task}: items come from {clusters} clusters; from fewer than {FEW_CLUSTERS}, intervals are rough"

@@ -10,6 +10,7 @@ import typer
 from tv.cli.commands import command
 from tv.cli.evaluate import BatchSize, Limit, Tasks
 from tv.cli.options import Base, Cache, Device, Dtype, Engine, Workers, named
+from tv.cli.prompt_options import chat_of, converses
 from tv.cli.terminal import Shown, bar, interval, number, print_table, wrote
 from tv.errors import InputError
 
@@ -24,14 +25,14 @@ Sides = Annotated[
 Out = Annotated[
     Path, typer.Option("-o", "--output", help="The directory for results and finished cells; rerun to resume.")
 ]
-Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap.")]
+Draws = Annotated[int, typer.Option(help="Resamples of items (of whole clusters) for what has no formula.")]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
 Scale = Annotated[list[float] | None, typer.Option(help="A λ of the grid; repeatable.")]
-Chat = Annotated[bool, typer.Option(help="Put every prompt through the chat template.")]
 
 
 @app.command()
 @command
+@converses
 def negation(
     base: Base,
     tuned: Sides,
@@ -43,12 +44,12 @@ def negation(
         list[str] | None, typer.Option(help="random, shuffled, spectrum …: negated in T's place; repeatable.")
     ] = None,
     limit: Limit = None,
-    chat: Chat = False,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
+    **talk: Any,
 ) -> None:
     """θ_tuned − λT for λ from 0 to 1.5, on every task, beside a random vector of T's norms.
 
@@ -58,7 +59,7 @@ def negation(
     from tv.experiments import negation as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, seed) | {"draws": draws}
     with bar("negation") as progress:
         result = experiment(
             base,
@@ -76,7 +77,7 @@ def negation(
         summary,
         ["tuned", "part", "vector", "task", "metric", "value_0", "value_1"],
         "difference",
-        ["returned", "follows"],
+        ["p_tuned", "returned", "follows"],
     )
     _said(output, "negation")
 
@@ -130,6 +131,7 @@ def ssa(
 
 @app.command()
 @command
+@converses
 def addition(
     base: Base,
     tuned: Sides,
@@ -144,12 +146,11 @@ def addition(
         list[str] | None, typer.Option(help="NAME=TASK: what a vector is for; repeatable. All tasks if none.")
     ] = None,
     limit: Limit = None,
-    chat: Chat = False,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    draws: Draws = 2000,
     seed: Seed = 0,
+    **talk: Any,
 ) -> None:
     """Every subset of the vectors, by every method, over a λ grid chosen on half of the items, reported on the other.
 
@@ -161,7 +162,7 @@ def addition(
     from tv.experiments import addition as experiment
     from tv.experiments.adding import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, seed)
     with bar("addition") as progress:
         result = experiment(
             base,
@@ -176,12 +177,14 @@ def addition(
         )
     chosen = result["chosen"]
     shown = ["subset", "method", "scales", "task", "base", "value"]
-    _print("λ chosen on one half, told on the other", chosen, shown, "gain", ["best_single"])
+    title = "λ chosen on one half, told on the other; a gain above 0 is better"
+    _print(title, chosen, shown, "gain", ["p", "best_single"])
     _said(output, "addition")
 
 
 @app.command()
 @command
+@converses
 def lineage(
     lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED", help="Two lineages or more.")],
     task: Tasks,
@@ -189,12 +192,12 @@ def lineage(
     scale: Scale = None,
     cross: Annotated[bool, typer.Option(help="Also take away the other lineage's vector.")] = True,
     limit: Limit = None,
-    chat: Chat = False,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     draws: Draws = 2000,
     seed: Seed = 0,
+    **talk: Any,
 ) -> None:
     """How vectors of a base lineage and of an instruct lineage withstand negation.
 
@@ -205,7 +208,7 @@ def lineage(
     from tv.experiments import lineage as experiment
     from tv.experiments.negating import SCALES
 
-    settings = _settings(output, limit, chat, batch_size, draws, seed)
+    settings = _settings(output, limit, talk, batch_size, seed) | {"draws": draws}
     with bar("lineage") as progress:
         result = experiment(
             _lineages(lineages),
@@ -221,17 +224,16 @@ def lineage(
     )
     shown = ["first", "second", "task", "metric", "half", "half_lo", "half_hi", "area", "area_lo", "area_hi"]
     if len(result["difference"]):
-        _print("the first lineage less the second, own vectors", result["difference"], shown, None, [])
+        _print("first minus second, their own vectors", result["difference"], shown, None, [])
     _said(output, "lineage")
 
 
-def _settings(out: Path, limit: int | None, chat: bool, batch_size: int, draws: int, seed: int) -> dict[str, Any]:
+def _settings(out: Path, limit: int | None, talk: dict[str, Any], batch_size: int, seed: int) -> dict[str, Any]:
     return {
         "out": out,
         "limit": limit,
-        "chat": chat,
+        "chat": chat_of(**talk),
         "batch_size": batch_size,
-        "draws": draws,
         "seed": seed,
     }
 
@@ -262,17 +264,13 @@ def _print(title: str, frame: pd.DataFrame, columns: list[str], merged: str | No
     rows: list[list[object]] = []
     for row in frame.to_dict("records"):
         cell = [_with_interval(*(row[merged + end] for end in ("", "_lo", "_hi")))] if merged else []
-        rows.append([*(row[name] for name in columns), *cell, *(_word(row[name]) for name in after)])
+        rows.append([*(row[name] for name in columns), *cell, *(row[name] for name in after)])
     headings = [*columns, *([f"{merged} [95 %]"] if merged else []), *after]
     print_table(title, [heading.replace("_", " ") for heading in headings], rows)
 
 
 def _with_interval(value: float, lo: float, hi: float) -> Shown:
     return Shown([value, lo, hi], f"{number(value)} {interval(lo, hi).text}")
-
-
-def _word(value: object) -> object:
-    return ("yes" if value else "no") if isinstance(value, bool) else value
 
 
 def _said(out: Path, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
+from tv.cli.options import Align, Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
 from tv.cli.terminal import bar, print_notes, print_table
 
@@ -19,6 +19,7 @@ def geometry(
     base: Base,
     tuned: Tuned,
     heads: Heads = False,
+    align: Align = False,
     tokens: Annotated[int, typer.Option(help="How many of the most moved tokens to name.")] = 10,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -32,12 +33,14 @@ def geometry(
     Example: tv geometry data/models/base data/models/medical -o geometry.parquet
     """
     import tv
+    from tv.cli.align import aligned
 
     check_output(output)
+    side = aligned(base, tuned) if align else tuned
     with bar("geometry") as progress:
         frame = tv.geometry(
             base,
-            tuned,
+            side,
             heads=heads,
             compute=tv.Compute(device, dtype, False, workers, engine, cache, progress),
         )
@@ -48,7 +51,7 @@ def geometry(
     for kind, title in (("norm", "norm gains"), ("bias", "biases"), ("embed", "embeddings")):
         _print(whole[whole.kind == kind], f"{title}, mean over layers", _VECTOR)
     if tokens > 0:
-        moved = tv.moved_tokens(base, tuned, tokens)
+        moved = tv.moved_tokens(base, side, tokens)
         columns = ["matrix", "rank", "token_id", "token", "relative_norm", "mean_relative_norm"]
         if len(moved):
             print_table(

@@ -17,6 +17,12 @@ Tuned = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write the table: .parquet, .csv or .json.")]
 Heads = Annotated[bool, typer.Option(help="Measure every head's slice too.")]
+Align = Annotated[
+    bool,
+    typer.Option(
+        "--align", help="First undo what of T is a change of writing alone: orders, scales, bases (tv align)."
+    ),
+]
 # Where and how to compute: a command passes those that it takes on as one `tv.Compute`.
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …, or auto for every GPU there is.")]
 Dtype = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,8 +99,13 @@ def _print_path(label: str, points: pd.DataFrame) -> None:
 
 
 def _barrier_in_words(points: pd.DataFrame) -> str:
+    from tv.stats.means import FEWEST
+
     barrier, rise = (points[points.metric == name].iloc[0] for name in ("barrier", "rise"))
-    size = f"{number(barrier['value'])} [{number(barrier['lo'])}, {number(barrier['hi'])}] nats"
+    size = f"{number(barrier['value'])} {interval(barrier['lo'], barrier['hi']).text} nats"
+    if math.isnan(barrier["lo"]):
+        size = f"{number(barrier['value'])} nats above the straight line between the ends"
+        return f"whether there is a barrier cannot be told from fewer than {FEWEST} prompts or clusters of them: {size}"
     if not barrier["lo"] > _ROUNDING:
         return f"no barrier found: {size} above the straight line between the ends"
     words = f"barrier {size} above the straight line between the ends, at α = {barrier['alpha']:g}"
@@ -122,8 +128,9 @@ def _print_plane(label: str, points: pd.DataFrame) -> None:
 
 
 def _title(label: str, loss: pd.DataFrame) -> str:
-    n = loss.prompts.iloc[0]
-    return f"{label}: {n} {'prompt' if n == 1 else 'prompts'}, loss in nats a token ({loss.over.iloc[0]})"
+    n, clusters = loss.prompts.iloc[0], loss.clusters.iloc[0]
+    prompts = f"{n} {'prompt' if n == 1 else 'prompts'}" + (f" in {clusters} clusters" if clusters < n else "")
+    return f"{label}: {prompts}, loss in nats a token ({loss.over.iloc[0]})"
 
 
 def _alpha(value: float) -> Shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +25,7 @@ Domain = Annotated[str | None, typer.Option(help="The domain of rows that name n
 Chat = Annotated[bool, typer.Option("--chat", help="Put every prompt through the chat template.")]
 Template = Annotated[
     Literal["tuned"] | None,
-    typer.Option(help="tuned: like --chat, but through the tuned model's template, where the base has none."),
+    typer.Option(help="tuned: like --chat, but through the tuned model's template, for the base too."),
 ]
 System = Annotated[
     str | None,
@@ -39,25 +39,37 @@ ChatOption = Annotated[
         metavar="NAME=VALUE",
     ),
 ]
-_OPTIONS = {
-    "columns": (Columns, None),
-    "limit": (Limit, None),
-    "domain": (Domain, None),
+_TALK = {
     "chat": (Chat, False),
     "chat_template": (Template, None),
     "system": (System, None),
     "chat_option": (ChatOption, None),
 }
+_OPTIONS = {
+    "columns": (Columns, None),
+    "limit": (Limit, None),
+    "domain": (Domain, None),
+    **_TALK,
+}
 
 
 def reads_prompts(work: Callable[..., None]) -> Callable[..., None]:
     """A decorator: the command function takes the options too, in its `**` parameter, for `prompt_sets`."""
+    return _taking(work, _OPTIONS)
+
+
+def converses(work: Callable[..., None]) -> Callable[..., None]:
+    """The same of the options that say how a task's questions become conversations, for `chat_of`."""
+    return _taking(work, _TALK)
+
+
+def _taking(work: Callable[..., None], options: Mapping[str, tuple[Any, Any]]) -> Callable[..., None]:
     signature = inspect.signature(work, eval_str=True)
     named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
     keyword = inspect.Parameter.KEYWORD_ONLY
     more = [
         inspect.Parameter(name, keyword, default=default, annotation=kind)
-        for name, (kind, default) in _OPTIONS.items()
+        for name, (kind, default) in options.items()
         if name not in signature.parameters
     ]
 
@@ -77,6 +89,12 @@ def prompt_sets(files: Collection[Path], **options: Any) -> list[PromptSet]:
     if settings and not files:
         raise InputError(f"--{next(iter(settings))} says how prompts are read, and none are given; add --prompts FILE")
     return [PromptSet(file=file, **settings) for file in files]
+
+
+def chat_of(**options: Any) -> bool | dict[str, Any]:
+    """How questions become conversations. Raises InputError for options that cannot be used."""
+    chat: bool | dict[str, Any] = settings_of(**options).get("chat", False)
+    return chat
 
 
 def settings_of(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
+from tv.cli.options import Align, Base, Cache, Device, Dtype, Engine, Heads, Output, Tuned, Workers
 from tv.cli.output import check_output, write
-from tv.cli.terminal import bar, print_notes, print_table, say
+from tv.cli.terminal import bar, number, print_notes, print_table, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,7 @@ def ssa(
         Path | None, typer.Option(help="Also write SSA(k) for every k, with its area over the null.")
     ] = None,
     heads: Heads = True,
+    align: Align = False,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -53,14 +55,16 @@ def ssa(
     Example: tv ssa data/models/base data/models/medical -o ssa.parquet
     """
     import tv
+    from tv.cli.align import aligned
     from tv.measures.ssa import EPSILONS
 
     for path in (output, curve):
         check_output(path)
+    side = aligned(base, tuned) if align else tuned
     with bar("alignment") as progress:
         frame = tv.ssa(
             base,
-            tuned,
+            side,
             tuple(epsilon or EPSILONS),
             k_rule=k_rule,  # type: ignore[arg-type]
             levels=level,
@@ -78,7 +82,7 @@ def ssa(
         with bar("curve") as progress:
             points = tv.curve(
                 base,
-                tuned,
+                side,
                 heads=heads,
                 compute=tv.Compute(device, dtype, False, workers, engine, cache, progress),
             )
@@ -88,30 +92,33 @@ def ssa(
 def _print_alignment(frame: pd.DataFrame) -> None:
     """Print what is beyond the null first: the fixed fraction, then one level of the rule beside its null."""
     from tv.measures.forms import form_of
+    from tv.stats.pooling import normal_scores, pooled
 
     form = form_of("alignment")
     whole = frame[frame["head"] == -1]
     is_fixed = (whole.k_rule == "fixed") & (whole.level.sub(0.1).abs() < 1e-9)
     fixed, ruled = whole[is_fixed].assign(lift=lambda f: f.ssa**2 / f.ssa_null**2), whole[~is_fixed]
-    lift = fixed.pivot_table(index="module", columns="side", values="lift", sort=False)
-    z = fixed.pivot_table(index="module", columns="side", values="ssa_z", sort=False)
+    fixed = fixed.assign(score=normal_scores(fixed.ssa**2, fixed.ssa_null**2, fixed.ssa_z))
+    sided = fixed.groupby(["module", "side"], sort=False)
+    lift, z = sided.lift.mean(), sided.score.agg(pooled)
     headings = ["module", *(heading for side in ("left", "right") for heading in (f"lift {side}", form["ssa_z"].title))]
     rows = [
-        [name, *(table.loc[name, side] for side in ("left", "right") for table in (lift, z))] for name in lift.index
+        [name, *(table[name, side] for side in ("left", "right") for table in (lift, z))]
+        for name in dict.fromkeys(fixed.module)
     ]
-    title = "mean over layers: energy over its null at 10 % of the dimension"
+    title = "mean over layers that moved: energy over its null at 10 % of the dimension (z pooled)"
     if len(ruled):
         shown = min(ruled.level.unique(), key=lambda level: abs(level - 0.05))
-        at = ruled[ruled.level == shown].pivot_table(
-            index="module", columns="side", values=["ssa", "ssa_null", "kappa"]
-        )
+        at = ruled[(ruled.level == shown) & ruled.ssa.notna()]
+        at = at.groupby(["module", "side"])[["ssa", "ssa_null", "kappa"]].mean()
         wanted = [("ssa", "left"), ("ssa_null", "left"), ("kappa", "left"), ("kappa", "right")]
         headings += [form[name].title if name == "ssa_null" else f"{form[name].title} {side}" for name, side in wanted]
-        rows = [[*row, *(float(at.loc[row[0], key]) for key in wanted)] for row in rows]
+        rows = [[*row, *(float(at[name].get((row[0], side), math.nan)) for name, side in wanted)] for row in rows]
         rule = {"tail": "ε =", "energy": "energy share", "fixed": "dimension share"}[ruled.k_rule.iloc[0]]
         title += f", then SSA at {rule} {shown:g}"
     print_table(title, headings, rows)
     if "ssa_swap" in whole:
         sided = fixed[fixed.side != "two_sided"]
         mean_lift, swapped_lift = (float((sided[name] ** 2 / sided.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))
-        say(f"control: mean lift {mean_lift:.3g} on a module's own basis, {swapped_lift:.3g} on another layer's")
+        told = f"{number(mean_lift)} on a module's own basis, {number(swapped_lift)} on another layer's"
+        say(f"control: mean lift {told}")

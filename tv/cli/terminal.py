@@ -131,8 +131,8 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def interval(lo: float, hi: float) -> Shown:
-    """One cell for two ends."""
-    return Shown([lo, hi], f"[{number(lo)}, {number(hi)}]")
+    """One cell for two ends; a dash where there is no interval."""
+    return Shown([lo, hi], _MISSING if math.isnan(lo) and math.isnan(hi) else f"[{number(lo)}, {number(hi)}]")
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
-from tv.checkpoints.own_tokenizer import beside_first, borrow_template, owned
+from tv.checkpoints.own_tokenizer import beside_first, borrow_template, lenders, owned
 from tv.errors import InputError
 from tv.evaluation.decoding import Decoding, decoding_note
 from tv.evaluation.ends import ends_by, own_ends
@@ -53,7 +53,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """What every model does on every item of every task.
 
-    A summary and paired tests of the rows are in `tv.evaluation.evaluate`: `summarise` and `compare`.
+    A summary and paired tests of the rows are in `tv.evaluation.paired`: `summarise` and `compare`.
 
     Args:
         models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens. A live model is used as it
@@ -77,10 +77,11 @@ def evaluate(
         compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
-        A row per model, item and metric: `variant task item_id metric value response target`. `value` is the metric of
-        this item alone: accuracies are 0 or 1. Where there are choices, `nll` is −log p of the right one, nats, and
-        `margin` its log p over the best wrong one's. `response` is what the model wrote or chose. Where a
-        task writes, `attrs["decoding"]` says by what rule each model did, and what the task states; `attrs["notes"]`
+        A row per model, item and metric: `variant task item_id metric value response target cluster`. `value` is the
+        metric of this item alone: accuracies are 0 or 1. Where there are choices, `nll` is −log p of the right one,
+        nats, and `margin` its log p over the best wrong one's. `response` is what the model wrote or chose. `cluster`
+        is what the item's row has under this name, else the item: statistics take a cluster as one draw. Where a task
+        writes, `attrs["decoding"]` says by what rule each model did, and what the task states; `attrs["notes"]`
         how many questions become other tokens with a model's own tokenizer than with the first model's, and where the
         models' own end-of-text tokens differ.
 
@@ -97,7 +98,7 @@ def evaluate(
     chosen = load_tasks(tasks, shots=shots, new_tokens=new_tokens)
     frames, fingerprints = [], {}
     rules = {f"task {task.name}": f"states {stated}" for task in chosen if (stated := written_by(task))}
-    talk = _chat(chat)
+    talk = conversation_of(chat)
     asked = [prompt for task in chosen for prompt in contexts(task, limit, talk)]
     own = {name: owned(source, base) for name, source in sources.items()}
     served = {
@@ -106,7 +107,7 @@ def evaluate(
     }
     if talk is not None:
         for words in served.values():
-            borrow_template(words, own, talk.template is not None)
+            borrow_template(words, lenders(own, sources, base), talk.template is not None)
             template_options(talk, words)
     first, notes = next(iter(served.values())), []
     writes = any(written_by(task) for task in chosen)
@@ -139,8 +140,11 @@ def _worded(source: LiveSource, base: LiveSource | None) -> LiveSource:
     return base
 
 
-def _chat(chat: bool | str | Mapping[str, Any] | Chat) -> Chat | None:
-    """How questions become conversations, as a prompt set says it; None where they do not."""
+def conversation_of(chat: bool | str | Mapping[str, Any] | Chat) -> Chat | None:
+    """How questions become conversations, as a prompt set says it; None where they do not.
+
+    Raises InputError for what does not say it.
+    """
     if isinstance(chat, bool | Chat):
         return Chat() if chat is True else chat or None
     try:

@@ -142,7 +142,7 @@ FORMATS: dict[str, Format] = {
 
 
 def read_rows(name: str, rows: Sequence[Row], place: str) -> list[Row]:
-    """The rows of a file in format `name`; an `id` that a row has is kept. Raises InputError naming row and column."""
+    """The rows of a file in format `name`, with their `id` and `cluster`. Raises InputError naming row and column."""
     chosen = FORMATS[name]
     converted = []
     for number, row in enumerate(chosen.prepare(rows), start=1):
@@ -152,7 +152,8 @@ def read_rows(name: str, rows: Sequence[Row], place: str) -> list[Row]:
             raise InputError(f"{place}, row {number}: no column {error} as {name} has it: {_columns(chosen)}") from None
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{place}, row {number}: not as {name} has it: {error}") from None
-        converted.append(fields | {"id": str(row.get("id", row.get("key", number - 1)))})
+        cluster = {"cluster": str(row["cluster"])} if row.get("cluster") else {}
+        converted.append(fields | {"id": str(row.get("id", row.get("key", number - 1)))} | cluster)
     return converted
 
 

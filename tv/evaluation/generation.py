@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
-from tv.checkpoints.own_tokenizer import asks_for_lent, beside_first, borrow_template, owned
+from tv.checkpoints.own_tokenizer import asks_for_lent, beside_first, borrow_template, lenders, owned
 from tv.errors import InputError
 from tv.evaluation.decoding import Decoding, decoded_by, decoding_note, require_decoding
 from tv.evaluation.ends import ends_by, own_ends
@@ -28,7 +28,7 @@ from tv.runtime.compute import Compute
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-_COLUMNS = ["variant", "task", "item_id", "metric", "value", "response", "target"]
+_COLUMNS = ["variant", "task", "item_id", "metric", "value", "response", "target", "cluster"]
 
 
 def quality(
@@ -73,9 +73,9 @@ def quality(
         compute: Where and in what dtype models compute, and how to report progress.
 
     Returns:
-        A row per model, prompt and metric: `variant task item_id metric value response target`. `task` is the prompt's
-        set, `item_id` its id. `attrs["decoding"]` says of every model by what rule it wrote, `.attrs["notes"]` how the
-        prompts were read, and where the models' own end-of-text tokens differ.
+        A row per model, prompt and metric: `variant task item_id metric value response target cluster`. `task` is the
+        prompt's set, `item_id` its id, `cluster` its cluster or itself. `attrs["decoding"]` says of every model by what
+        rule it wrote, `.attrs["notes"]` how the prompts were read, and where the models' own end-of-text tokens differ.
 
     Raises:
         InputError: Bad prompts, a bad pattern, a model that cannot be loaded, or a judge that fails.
@@ -86,7 +86,7 @@ def quality(
         >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=2)
         >>> items = tv.quality("data/models/medical", prompts, new_tokens=4)
         >>> items[items.metric == "rouge_l"][["item_id", "response", "value"]].values.tolist()
-        [['medical-000', 'galoria.', 1.0], ['medical-001', 'tremor.', 1.0]]
+        [['medical-000', 'mordosis.', 1.0], ['medical-001', 'skin.', 1.0]]
     """
     sources = dict(models) if isinstance(models, Mapping) else {"model": models}
     require_decoding(decoding)
@@ -108,7 +108,7 @@ def quality(
     for i, (name, source) in enumerate(sources.items()):
         model = load_model(source, base=base, dtype=compute.dtype, device=compute.device)
         words = served[name]
-        borrow_template(words, own, asks_for_lent(asked))
+        borrow_template(words, lenders(own, sources, base), asks_for_lent(asked))
         if len(sources) > 1 or base is not None:
             notes += beside_first(name, asked, first, own[name])
         told = [settled(prompt, words) for prompt in asked]
@@ -200,7 +200,7 @@ def _measures(
 
 def _row(prompt: Prompt, metric: str, value: float, response: str | None) -> dict[str, object]:
     where = {"task": prompt.set, "item_id": prompt.id, "metric": metric, "value": value}
-    return where | {"response": response, "target": prompt.target}
+    return where | {"response": response, "target": prompt.target, "cluster": prompt.cluster or prompt.id}
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from tv.prompts.behaviour import beyond_rows
 from tv.prompts.files import Chat
 from tv.prompts.template import templates_of
 
-COLUMNS = ["task", "item_id", "metric", "value", "response", "target"]
+COLUMNS = ["task", "item_id", "metric", "value", "response", "target", "cluster"]
 #: Metrics of whole texts that the harness keeps as (log p, size): name there → name here and the unit's size in nats.
 _ROLLING = {
     "word_perplexity": ("nll_word", 1.0),
@@ -65,7 +65,8 @@ class Harness:
 
         `value` is the metric of this item alone: accuracies are 0 or 1; of a whole text `nll_byte` or `nll_word` stands
         for the perplexity. Beside what the task names, the choices' likelihoods give `nll` (of the right one, nats) and
-        `margin` (its log-likelihood over the best wrong one's). `response` is what the model wrote or chose.
+        `margin` (its log-likelihood over the best wrong one's). `response` is what the model wrote or
+        chose, `cluster` what the row has under this name, else the item itself.
         """
         from lm_eval.evaluator import evaluate
 
@@ -154,9 +155,11 @@ def _rows(task: Task, sample: Mapping[str, Any], several: bool) -> Iterator[dict
     """The rows of one item, by one filter of what the model wrote."""
     choices = _choices(task, sample)
     target = sample["target"]
+    item = str(sample["doc"].get("id", sample["doc_id"]))
     where = {
         "task": task.name,
-        "item_id": str(sample["doc"].get("id", sample["doc_id"])),
+        "item_id": item,
+        "cluster": str(sample["doc"].get("cluster") or item),
         "response": _response(sample, choices),
         "target": choices[target] if choices and isinstance(target, int) and target < len(choices) else str(target),
     }

@@ -25,17 +25,20 @@ from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.own_tokenizer import encoder
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
+from tv.evaluation.paired import means
 from tv.prompts.behaviour import PromptSource, batched, behaviour, gather, measures
 from tv.prompts.encoding import Batch
 from tv.prompts.files import Prompt
 from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
-from tv.stats.resampling import bootstrap_mean, resample_means
+from tv.stats.means import mean_interval
+from tv.stats.resampling import ends, resample_means
 
 ALPHAS = tuple(round(-0.5 + 0.1 * i, 1) for i in range(21))
 PLANE = tuple(-0.5 + 0.25 * i for i in range(9))
 
 Floats = NDArray[np.float64]
+_NOTHING = 1e-12  # nats: what float64 leaves of a difference that is none
 
 
 def path(
@@ -58,7 +61,8 @@ def path(
     - `target_nll`, `logit_diff`, `exact_match` and every other of `tv.prompts.metrics`; left out where no prompt has
       what they need
     - `excess`: L(α) − ((1 − α)L(0) + αL(1)), for 0 ≤ α ≤ 1
-    - `barrier`: the largest excess, at the α where it lies, and its interval, the maximum taken again in every draw
+    - `barrier`: the largest excess, at the α where it lies, and its interval, the maximum taken again in every draw of
+      the prompts
     - `rise`: likewise the largest L(α) − max(L(0), L(1)) for 0 ≤ α ≤ 1: 0 where no point is worse than both ends
 
     Args:
@@ -67,14 +71,15 @@ def path(
         prompts: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several, encoded with the base's tokenizer.
         alphas: The points, two or more. 0 and 1 are always among them: they are the base and the tuned model (where its
             vocabulary grew: in the rows in common).
-        draws: Bootstrap resamples of the prompts, the same ones for every α.
+        draws: Resamples of the prompts (of their clusters, each whole), for `barrier` and `rise`.
         seed: Of the resamples.
         batch_size: Prompts in one forward pass.
         compute: Where to compute, and how to report progress; its dtype is float32.
 
     Returns:
-        A row per domain ("all", and each of several), metric and α: `alpha domain metric value lo hi prompts over`, the
-        mean over `prompts` prompts with its 95 % bootstrap interval. `.attrs["notes"]` says how the prompts were read.
+        A row per domain ("all", and each of several), metric and α: `alpha domain metric value lo hi prompts clusters
+        over`, the mean over `prompts` prompts from so many clusters with its 95 % interval; no interval from fewer than
+        `tv.stats.means.FEWEST` of them. `.attrs["notes"]` says how the prompts were read.
 
     Raises:
         InputError: Bad points or prompts, another dtype than float32, or two models that do not belong together.
@@ -83,18 +88,18 @@ def path(
 
     Examples:
         >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=4)
-        >>> curve = tv.path("data/models/base", "data/models/medical", prompts, alphas=(0, 0.5, 1), draws=20)
+        >>> curve = tv.path("data/models/base", "data/models/medical", prompts, alphas=(0, 0.6, 1), draws=20)
         >>> curve[curve.metric == "exact_match"].set_index("alpha").value.to_dict()
-        {0.0: 0.0, 0.5: 0.25, 1.0: 1.0}
+        {0.0: 0.0, 0.6: 0.25, 1.0: 1.0}
     """
     grid = _grid(alphas, "α")
     sweep = _sweep(base, [tuned], prompts, [(alpha,) for alpha in grid], batch_size, compute)
     points = pd.DataFrame({"alpha": grid})
     frames: list[pd.DataFrame] = []
     for domain, chosen in sweep.domains():
-        frames.append(_means(sweep, domain, chosen, points, draws, seed))
-        losses = sweep.values["loss"][chosen]
-        frames.append(_barriers(np.array(grid), losses, draws, seed).assign(domain=domain, over=sweep.over(chosen)))
+        frames.append(_means(sweep, domain, chosen, points))
+        barriers = _barriers(np.array(grid), *sweep.of("loss", chosen), draws, seed)
+        frames.append(barriers.assign(domain=domain, over=sweep.over(chosen)))
     return _table(frames, ["alpha"], sweep, ["tuned"])
 
 
@@ -106,8 +111,6 @@ def plane(
     *,
     alphas: Sequence[float] = PLANE,
     betas: Sequence[float] = PLANE,
-    draws: int = 1000,
-    seed: int = 0,
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
@@ -120,14 +123,12 @@ def plane(
         prompts: As in `tv.path`.
         alphas: The points of the first axis, two or more; 0 and 1 are always among them.
         betas: Those of the second, likewise: base, a, b, and their sum are always points of the grid.
-        draws: Bootstrap resamples of the prompts, the same ones for every point.
-        seed: Of the resamples.
         batch_size: Prompts in one forward pass.
         compute: Where to compute, and how to report progress; its dtype is float32.
 
     Returns:
-        A row per domain, metric and point: `alpha beta domain metric value lo hi prompts over`. The metrics are those
-        of `tv.path` except `excess`, `barrier` and `rise`, which belong to a line.
+        A row per domain, metric and point: `alpha beta domain metric value lo hi prompts clusters over`. The metrics
+        are those of `tv.path` except `excess`, `barrier` and `rise`, which belong to a line.
 
     Raises:
         InputError: As `tv.path` does.
@@ -135,14 +136,14 @@ def plane(
     Examples:
         >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=2)
         >>> models = [f"data/models/{name}" for name in ("base", "medical", "math")]
-        >>> grid = tv.plane(*models, prompts, alphas=(0, 1), betas=(0, 1), draws=20)
+        >>> grid = tv.plane(*models, prompts, alphas=(0, 1), betas=(0, 1))
         >>> grid[grid.metric == "exact_match"][["alpha", "beta"]].values.tolist()
         [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     grid = list(product(_grid(alphas, "α"), _grid(betas, "β")))
     sweep = _sweep(base, [tuned_a, tuned_b], prompts, grid, batch_size, compute)
     points = pd.DataFrame(grid, columns=["alpha", "beta"])
-    frames = [_means(sweep, domain, chosen, points, draws, seed) for domain, chosen in sweep.domains()]
+    frames = [_means(sweep, domain, chosen, points) for domain, chosen in sweep.domains()]
     return _table(frames, ["alpha", "beta"], sweep, ["tuned_a", "tuned_b"])
 
 
@@ -156,57 +157,72 @@ class Barrier:
     hi: float
 
 
-def barrier_of(alphas: Floats, losses: Floats, *, draws: int = 1000, seed: int = 0) -> Barrier:
+def barrier_of(
+    alphas: Floats, losses: Floats, clusters: Sequence[str] | None = None, *, draws: int = 1000, seed: int = 0
+) -> Barrier:
     """max over 0 ≤ α ≤ 1 of L(α) − ((1 − α)L(0) + αL(1)), L the mean of (prompts, points) losses over prompts.
 
-    `alphas` (points,) ascend and hold 0 and 1. The 95 % interval resamples prompts and takes the maximum again in every
-    draw; noise pushes a maximum up, so 0 at its lower end is what a path without a barrier looks like.
+    `alphas` (points,) ascend and hold 0 and 1. On each side the 95 % interval is the wider of two: prompts, or whole
+    clusters of them, are resampled and the maximum is taken again in every draw; and the highest end of the points' own
+    intervals, which hold under skew. Noise pushes a maximum up, so 0 at the lower end is what a path without a barrier
+    looks like.
     """
-    return _highest(alphas, losses, _line, draws, seed)
+    return _highest(alphas, losses, clusters, (_line,), draws, seed)
 
 
-def rise_of(alphas: Floats, losses: Floats, *, draws: int = 1000, seed: int = 0) -> Barrier:
+def rise_of(
+    alphas: Floats, losses: Floats, clusters: Sequence[str] | None = None, *, draws: int = 1000, seed: int = 0
+) -> Barrier:
     """As `barrier_of`, above the worse of the two ends: max over 0 ≤ α ≤ 1 of L(α) − max(L(0), L(1))."""
-    return _highest(alphas, losses, lambda _, start, end: np.maximum(start, end), draws, seed)
+    return _highest(alphas, losses, clusters, (lambda _, start, __: start, lambda _, __, end: end), draws, seed)
 
 
-_COLUMNS = ["domain", "metric", "value", "lo", "hi", "prompts", "over"]
+_COLUMNS = ["domain", "metric", "value", "lo", "hi", "prompts", "clusters", "over"]
 
 
 def _highest(
-    alphas: Floats, losses: Floats, expected: Callable[[Floats, Floats, Floats], Floats], draws: int, seed: int
+    alphas: Floats,
+    losses: Floats,
+    clusters: Sequence[str] | None,
+    expected: Sequence[Callable[[Floats, Floats, Floats], Floats]],
+    draws: int,
+    seed: int,
 ) -> Barrier:
-    """The highest point above `expected(α, L(0), L(1))`, in the mean over prompts and in every resample of them."""
+    """The highest point above every `expected(α, L(0), L(1))`."""
     between = (alphas >= 0) & (alphas <= 1)
-    inside = alphas[between]
-
-    def above(means: Floats) -> Floats:
-        return means - expected(inside, means[:, :1], means[:, -1:])
-
-    mean = above(losses[:, between].mean(0, keepdims=True))[0]
-    lo, hi = np.quantile(above(resample_means(losses[:, between], draws, seed)).max(1), (0.025, 0.975))
-    return Barrier(float(inside[mean.argmax()]), float(mean.max()), float(lo), float(hi))
+    inside, inner = alphas[between], losses[:, between]
+    gaps = [inner - line(inside, inner[:, :1], inner[:, -1:]) for line in expected]
+    gaps = [np.where(np.abs(gap) < _NOTHING, 0.0, gap) for gap in gaps]
+    mean = np.min([gap.mean(0) for gap in gaps], 0)
+    drawn = np.min([resample_means(gap, draws, seed, clusters) for gap in gaps], 0).max(1)
+    lo, hi = ends(drawn, len(losses) if clusters is None else len(set(clusters)))
+    points = [mean_interval(gap, clusters) for gap in gaps]
+    still = [~gap.any(0) for gap in gaps]  # the two ends themselves
+    below = np.min([np.where(no, 0.0, point.lo) for no, point in zip(still, points, strict=True)], 0)
+    above = np.min([np.where(no, 0.0, point.hi) for no, point in zip(still, points, strict=True)], 0)
+    peak = int(mean.argmax())
+    if np.isnan(below[peak]):
+        return Barrier(float(inside[peak]), float(mean[peak]), math.nan, math.nan)
+    lo, hi = np.minimum(lo, np.nanmax(below)), np.maximum(hi, np.nanmax(above))
+    return Barrier(float(inside[peak]), float(mean[peak]), float(lo), float(hi))
 
 
 def _line(alphas: Floats, start: Floats, end: Floats) -> Floats:
     return (1 - alphas) * start + alphas * end
 
 
-def _barriers(alphas: Floats, losses: Floats, draws: int, seed: int) -> pd.DataFrame:
+def _barriers(alphas: Floats, losses: Floats, clusters: list[str], draws: int, seed: int) -> pd.DataFrame:
     """Rows `excess`, `barrier` and `rise` of one domain."""
-    losses = losses[~np.isnan(losses).all(1)]
     if not len(losses):
         return pd.DataFrame()
     between = (alphas >= 0) & (alphas <= 1)
     inside, inside_losses = alphas[between], losses[:, between]
-    mean, lo, hi = bootstrap_mean(
-        inside_losses - _line(inside, inside_losses[:, :1], inside_losses[:, -1:]), draws, seed
-    )
-    rows = [pd.DataFrame({"alpha": inside, "metric": "excess", "value": mean, "lo": lo, "hi": hi})]
+    excess = mean_interval(inside_losses - _line(inside, inside_losses[:, :1], inside_losses[:, -1:]), clusters)
+    rows = [pd.DataFrame({"alpha": inside, "metric": "excess", "value": excess.mean, "lo": excess.lo, "hi": excess.hi})]
     for metric, highest in (("barrier", barrier_of), ("rise", rise_of)):
-        peak = highest(alphas, losses, draws=draws, seed=seed)
+        peak = highest(alphas, losses, clusters, draws=draws, seed=seed)
         rows.append(pd.DataFrame([{"metric": metric, **vars(peak)}]))
-    return pd.concat(rows, ignore_index=True).assign(prompts=len(losses))
+    return pd.concat(rows, ignore_index=True).assign(prompts=len(losses), clusters=len(set(clusters)))
 
 
 @dataclass(frozen=True)
@@ -225,6 +241,12 @@ class _Sweep:
         if len(set(names)) > 1:
             for name in dict.fromkeys(names):
                 yield str(name), names == name
+
+    def of(self, measure: str, chosen: NDArray[np.bool_]) -> tuple[Floats, list[str]]:
+        """(prompts, points) of those of the chosen prompts that have a value, and their clusters."""
+        kept = chosen & ~np.isnan(self.values[measure]).all(1)
+        clusters = [p.cluster or p.id for p, keep in zip(self.prompts, kept, strict=True) if keep]
+        return self.values[measure][kept], clusters
 
     def over(self, chosen: NDArray[np.bool_]) -> str:
         """Which tokens the loss of these prompts covers."""
@@ -288,19 +310,16 @@ def _grid(values: Sequence[float], name: str) -> list[float]:
     return sorted({round(float(value), 9) + 0.0 for value in (*values, 0.0, 1.0)})
 
 
-def _means(
-    sweep: _Sweep, domain: str, chosen: NDArray[np.bool_], points: pd.DataFrame, draws: int, seed: int
-) -> pd.DataFrame:
+def _means(sweep: _Sweep, domain: str, chosen: NDArray[np.bool_], points: pd.DataFrame) -> pd.DataFrame:
     """The rows of one domain: every measure's mean over its prompts at every point."""
     frames = []
-    for metric, table in sweep.values.items():
-        values = table[chosen]
-        values = values[~np.isnan(values).all(1)]
+    for metric in sweep.values:
+        values, clusters = sweep.of(metric, chosen)
         if len(values):
-            mean, lo, hi = bootstrap_mean(values, draws, seed)
+            mean, lo, hi = means(values, clusters)
             over = sweep.over(chosen) if metric == "loss" else "target"
-            frame = points.assign(metric=metric, value=mean, lo=lo, hi=hi, prompts=len(values), over=over)
-            frames.append(frame.assign(domain=domain))
+            frame = points.assign(metric=metric, value=mean, lo=lo, hi=hi, over=over, domain=domain)
+            frames.append(frame.assign(prompts=len(values), clusters=len(set(clusters))))
     return pd.concat(frames) if frames else pd.DataFrame()
 
 

@@ -7,7 +7,8 @@ other, so that no gain comes from the choice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, product
+from dataclasses import dataclass
+from itertools import combinations, compress, product
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +19,13 @@ from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
-from tv.evaluation.paired import mcnemar_p, tables as by_item
+from tv.evaluation.paired import difference, means, tables as by_item
 from tv.evaluation.tasks import TaskSpec
 from tv.experiments.bench import Bench, Point, Settings
 from tv.experiments.plots import bars, matrix
 from tv.experiments.result import Result
 from tv.measures.cosine import cosine
 from tv.runtime.compute import Compute
-from tv.stats.resampling import bootstrap_mean, resample_means
 
 SCALES = (0.3, 0.5, 0.7, 1.0)
 Grid = Literal["common", "product"]
@@ -52,11 +52,11 @@ def addition(
     `Settings`.
 
     Tables: `chosen`, a row per subset, method and task (and their mean): the best λ on one half of the items and there
-    the mean on the other, with its interval; `best_single` and `gain` over it, item by item (the single vector of the
-    subset that did best on the first half, at its own best λ), with interval and p; beside it the conflict of the
-    subset's vectors, means over pairs (see `tv.cosine`). `transfer`, every vector alone at λ = 1 on every task, against
-    the base, on all items. `conflict`, the pairs. `points`, every point on every half. `items`. Raises InputError for
-    an unknown method, task or vector.
+    the mean on the other, with its interval; `best_single` and `gain` over it, item by item and above 0 where it is
+    better (the single vector of the subset that did best on the first half, at its own best λ), with interval and p;
+    beside it the conflict of the subset's vectors, means over pairs (see `tv.cosine`). `transfer`, every vector alone
+    at λ = 1 on every task, against the base, on all items. `conflict`, the pairs. `points`, every point on every half.
+    `items`. Raises InputError for an unknown method, task or vector.
     """
     chosen = Settings("addition", tasks, **settings)
     if not tuned or not scales:
@@ -68,7 +68,7 @@ def addition(
     better = {task.name: task.metrics[primary[task.name]] for task in chosen.load()}
     goals = _goals(tuned, targets, list(primary))
     vectors = {n: side if isinstance(side, TuningVector) else extract(base, side) for n, side in tuned.items()}
-    bench = Bench(base, base, chosen, chosen.cells())
+    bench = Bench(base, base, chosen, chosen.cells(), tuned.values())
     spots, frames = _spots(list(vectors), methods, scales, grid), [bench.items([Point("base")])]
     for method in dict.fromkeys(spots.method):
         method_spots = spots[spots.method == method]
@@ -79,15 +79,15 @@ def addition(
         frames.append(bench.items(points, method=method, **((options or {}).get(method, {}))))
     items = pd.concat(frames, ignore_index=True)
     values = _values(items, primary)
-    halves = {task: _half(table.index, chosen.seed) for task, table in values.items()}
+    halves = {task: _half(task_items.values.index, chosen.seed) for task, task_items in values.items()}
     conflict = _conflict(base, tuned, chosen.compute.silent())
-    table = _chosen(spots, values, halves, goals, better, chosen)
+    table = _chosen(spots, values, halves, goals, better)
     table = table.merge(_conflicts(conflict, {tuple(s) for s in spots.subset}), on="subset", how="left")
     tables = {
         "chosen": table,
-        "transfer": _transfer(spots, values, better, chosen),
+        "transfer": _transfer(spots, values, better),
         "conflict": conflict,
-        "points": _points(spots, values, halves, chosen),
+        "points": _points(spots, values, halves),
         "items": items,
     }
     result = Result("addition", tables, _figures(tables))
@@ -126,14 +126,25 @@ def _spots(names: list[str], methods: Sequence[str], scales: Sequence[float], gr
     return pd.DataFrame(list(rows.values()))
 
 
-def _values(items: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, pd.DataFrame]:
-    """Task → its first metric, a row an item and a column a variant. Raises InputError for fewer than two items."""
-    by_task: dict[str, pd.DataFrame] = {}
-    for (task, metric), table in by_item(items):
+@dataclass(frozen=True)
+class _Items:
+    """One task's first metric."""
+
+    metric: str
+    values: pd.DataFrame  # a row an item, a column a variant
+    clusters: list[str]  # of each item
+
+    def half(self, chosen: np.ndarray) -> _Items:
+        return _Items(self.metric, self.values[chosen], list(compress(self.clusters, chosen)))
+
+
+def _values(items: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, _Items]:
+    """Task → its items. Raises InputError for fewer than two."""
+    by_task: dict[str, _Items] = {}
+    for (task, metric), table, clusters in by_item(items):
         # What the harness calls a perplexity has another name an item, and stands alone.
-        if task not in by_task or metric.split(",")[0] == primary[task] != by_task[task].attrs["metric"]:
-            by_task[task] = table
-            by_task[task].attrs["metric"] = metric.split(",")[0]
+        if task not in by_task or metric.split(",")[0] == primary[task] != by_task[task].metric:
+            by_task[task] = _Items(metric.split(",")[0], table, clusters)
         if len(table) < 2:
             raise InputError(f"task {task}: {len(table)} item; λ is chosen on one half and reported on the other")
     return by_task
@@ -150,22 +161,21 @@ def _half(ids: pd.Index, seed: int) -> np.ndarray:
 def _score(
     variant: str,
     tasks: Sequence[str],
-    values: Mapping[str, pd.DataFrame],
+    values: Mapping[str, _Items],
     halves: Mapping[str, np.ndarray],
     better: Mapping[str, bool],
 ) -> float:
     """The mean over tasks on the half that λ is chosen on; a lower-is-better metric counts negatively."""
-    means = [values[task].loc[halves[task], variant].mean() * (1 if better[task] else -1) for task in tasks]
-    return float(np.mean(means))
+    scores = [values[task].half(halves[task]).values[variant].mean() * (1 if better[task] else -1) for task in tasks]
+    return float(np.mean(scores))
 
 
 def _chosen(
     spots: pd.DataFrame,
-    values: Mapping[str, pd.DataFrame],
+    values: Mapping[str, _Items],
     halves: Mapping[str, np.ndarray],
     goals: Mapping[str, list[str]],
     better: Mapping[str, bool],
-    settings: Settings,
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (subset, method), candidates in spots.groupby(["subset", "method"], sort=False):
@@ -175,74 +185,78 @@ def _chosen(
         single = max(singles.variant, key=lambda variant: _score(variant, tasks, values, halves, better))
         scales = candidates.set_index("variant").scales[best]
         where = {"subset": " + ".join(subset), "method": method, "scales": ", ".join(f"{s:g}" for s in scales)}
-        for task, report in _reported(best, single, tasks, values, halves, settings):
+        held_out = {task: values[task].half(~halves[task]) for task in tasks}
+        for task, report in _reported(best, single, held_out, better):
             rows.append(where | {"task": task, "best_single": single} | report)
     return pd.DataFrame(rows)
 
 
 def _reported(
-    best: str,
-    single: str,
-    tasks: Sequence[str],
-    values: Mapping[str, pd.DataFrame],
-    halves: Mapping[str, np.ndarray],
-    settings: Settings,
+    best: str, single: str, held_out: Mapping[str, _Items], better: Mapping[str, bool]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each task on the other half, then their mean: value, base, and the gain over the single vector."""
-    held_out = {task: values[task].loc[~halves[task], [best, single, "base"]].to_numpy() for task in tasks}
-    drawn, means = [], []
-    for i, (task, table) in enumerate(held_out.items()):
-        gain = table[:, 0] - table[:, 1]
-        both = np.column_stack([table[:, 0], gain])
-        mean, lo, hi = bootstrap_mean(both, settings.draws, settings.seed + i)
-        drawn.append(resample_means(both, settings.draws, settings.seed + i))
-        means.append([*mean, float(np.nanmean(table[:, 2]))])
-        binary = bool(np.isin(table, (0.0, 1.0)).all())
-        p = mcnemar_p(table[:, 1], table[:, 0]) if binary else np.nan
-        yield task, _row(means[-1], lo, hi, len(table)) | {"p": p}
-    mean, every = np.mean(means, 0), np.mean(drawn, 0)  # items of different tasks are drawn independently
-    lo, hi = np.quantile(every, [0.025, 0.975], axis=0)
-    yield _MEAN, _row(list(mean), lo, hi, sum(map(len, held_out.values()))) | {"p": np.nan}
+    bases: list[float] = []
+    values: list[_Estimate] = []
+    gains: list[_Estimate] = []
+    for task, items in held_out.items():
+        table = items.values
+        found = difference(table[single], table[best], items.clusters)
+        gain = (found.difference, found.lo, found.hi)
+        mean, lo, hi = means(table[[best]].to_numpy(), items.clusters)
+        bases.append(float(table["base"].mean()))
+        values.append((mean[0], lo[0], hi[0]))
+        gains.append(gain if better[task] else (-gain[0], -gain[2], -gain[1]))
+        yield task, _row(values[-1], gains[-1], bases[-1], len(table)) | {"p": found.p}
+    n = sum(len(items.values) for items in held_out.values())
+    yield _MEAN, _row(_over_tasks(values), _over_tasks(gains), float(np.mean(bases)), n) | {"p": np.nan}
 
 
-def _row(mean: Sequence[float], lo: np.ndarray, hi: np.ndarray, n: int) -> dict[str, Any]:
-    gain = {"gain": mean[1], "gain_lo": lo[1], "gain_hi": hi[1]}
-    return {"value": mean[0], "lo": lo[0], "hi": hi[0], "n": n, "base": mean[2], **gain}
+_Estimate = tuple[float, float, float]  # mean, lo, hi
 
 
-def _transfer(
-    spots: pd.DataFrame, values: Mapping[str, pd.DataFrame], better: Mapping[str, bool], settings: Settings
-) -> pd.DataFrame:
+def _over_tasks(estimates: Sequence[_Estimate]) -> _Estimate:
+    """The mean of independent estimates with an interval made of theirs.
+
+    Source: G. Y. Zou and A. Donner (2008), Stat. Med. 27: distances of ends from their estimates add up in squares.
+    """
+    mean, lo, hi = np.array(estimates).T
+    below, above = (float(np.sqrt((gap**2).sum())) / len(mean) for gap in (mean - lo, hi - mean))
+    return float(mean.mean()), float(mean.mean()) - below, float(mean.mean()) + above
+
+
+def _row(value: _Estimate, gain: _Estimate, base: float, n: int) -> dict[str, Any]:
+    row = dict(zip(("value", "lo", "hi"), value, strict=True)) | {"n": n, "base": base}
+    return row | dict(zip(("gain", "gain_lo", "gain_hi"), gain, strict=True))
+
+
+def _transfer(spots: pd.DataFrame, values: Mapping[str, _Items], better: Mapping[str, bool]) -> pd.DataFrame:
     """Each vector alone at λ = 1: its mean, and its difference from the base."""
     rows = []
     alone = spots[spots.subset.map(len) == 1]
     for name in dict.fromkeys(subset[0] for subset in alone.subset):
-        variant = f"sum: 1 {name}"
-        for task, table in values.items():
-            pair = np.column_stack([table[variant], table[variant] - table["base"]])
-            mean, lo, hi = bootstrap_mean(pair, settings.draws, settings.seed)
-            row = {"vector": name, "task": task, "higher_is_better": better[task], "value": mean[0], "lo": lo[0]}
-            row |= {"hi": hi[0], "change": mean[1], "change_lo": lo[1], "change_hi": hi[1], "n": len(table)}
-            rows.append(row)
+        for task, items in values.items():
+            own = items.values[f"sum: 1 {name}"]
+            mean, lo, hi = means(own.to_numpy()[:, None], items.clusters)
+            change = difference(items.values["base"], own, items.clusters)
+            row = {"vector": name, "task": task, "higher_is_better": better[task]}
+            row |= {"value": mean[0], "lo": lo[0], "hi": hi[0], "change": change.difference}
+            rows.append(row | {"change_lo": change.lo, "change_hi": change.hi, "p": change.p, "n": len(own)})
     return pd.DataFrame(rows)
 
 
-def _points(
-    spots: pd.DataFrame, values: Mapping[str, pd.DataFrame], halves: Mapping[str, np.ndarray], settings: Settings
-) -> pd.DataFrame:
+def _points(spots: pd.DataFrame, values: Mapping[str, _Items], halves: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Every point on the half that λ is chosen on and on the half that is reported."""
     told = {
         row.variant: (" + ".join(row.subset), row.method, ", ".join(f"{s:g}" for s in row.scales))
         for row in spots.itertuples()
     }
     frames = []
-    for task, table in values.items():
+    for task, items in values.items():
         for half, rows in (("choose", halves[task]), ("report", ~halves[task])):
-            mean, lo, hi = bootstrap_mean(table[rows].to_numpy(), settings.draws, settings.seed)
-            frame = pd.DataFrame(
-                {"variant": table.columns, "task": task, "half": half, "value": mean, "lo": lo, "hi": hi}
-            )
-            frames.append(frame.assign(n=int(rows.sum())))
+            own = items.half(rows)
+            mean, lo, hi = means(own.values.to_numpy(), own.clusters)
+            where = {"variant": own.values.columns, "task": task, "half": half}
+            frames.append(pd.DataFrame(where | {"value": mean, "lo": lo, "hi": hi, "n": int(rows.sum())}))
     frame = pd.concat(frames, ignore_index=True)
     parts = frame.variant.map(lambda variant: told.get(variant, ("base", "", "")))
     where = {name: parts.str[i] for i, name in enumerate(("subset", "method", "scales"))}
@@ -257,7 +271,7 @@ def _conflict(base: LiveSource, tuned: Mapping[str, LiveSource | TuningVector], 
     return pairs[["a", "b", *_CONFLICTS]]
 
 
-_CONFLICTS = ["cosine", "cosine_z", "sign_conflict", "sign_conflict_null", "conflict_energy"]
+_CONFLICTS = ["cosine", "sign_conflict", "sign_conflict_null", "conflict_energy"]
 
 
 def _conflicts(pairs: pd.DataFrame, subsets: set[tuple[str, ...]]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -16,10 +16,12 @@ from transformers import PreTrainedModel
 from tv.arithmetic.variants import Mover, of_one_form
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
+from tv.checkpoints.own_tokenizer import borrow_template, lenders, owned
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
 from tv.evaluation.ends import own_ends
-from tv.evaluation.harness import COLUMNS, Harness
+from tv.evaluation.evaluate import conversation_of
+from tv.evaluation.harness import COLUMNS, Harness, template_options
 from tv.evaluation.tasks import Task, TaskSpec, load_tasks
 from tv.experiments.cells import Cells, identity
 from tv.runtime.compute import Compute
@@ -35,9 +37,9 @@ class Settings:
     tokenizer: LiveSource | None = None  # the base's without it
     limit: int | None = None  # items of each task
     new_tokens: int | None = None
-    chat: bool = False
+    chat: bool | Literal["tuned"] | Mapping[str, Any] = False  # as `tv.evaluate` takes it
     batch_size: int = 16
-    draws: int = 2000  # of the bootstrap
+    draws: int = 2000  # resamples of items, or of clusters of them, for what has no formula
     seed: int = 0
     compute: Compute = Compute()
     loaded: list[Task] = field(default_factory=list)
@@ -78,15 +80,22 @@ class Bench:
         self._tasks = settings.load()
         self._tokenizer = load_tokenizer(settings.tokenizer if settings.tokenizer is not None else base)
         self._ends = set().union(*(own_ends(one, self._tokenizer, base) for one in (model, base, *beside)))
+        self._chat, written = conversation_of(settings.chat), {}
+        if self._chat is not None:
+            sources = {str(getattr(one, "name_or_path", one)): one for one in (model, *beside)}
+            own = {name: owned(one, base) for name, one in sources.items()}
+            borrow_template(self._tokenizer, lenders(own, sources, base), self._chat.template is not None)
+            written = {**template_options(self._chat, self._tokenizer), "system": self._chat.system}
         fingerprint = open_checkpoint(model, base=None if model is base else base).fingerprint()
         words = hashlib.sha256(str(sorted(self._tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
         self._key = {
             "model": [fingerprint["structure"], fingerprint["content"]],
             "tokenizer": words,
             "limit": settings.limit,
-            "chat": settings.chat,
+            "chat": settings.chat if isinstance(settings.chat, bool) else written,
             "decoding": "greedy",
             "ends": sorted(self._ends),
+            "columns": COLUMNS,
         }
 
     def items(
@@ -165,4 +174,4 @@ class Bench:
 
     def _harness(self, model: PreTrainedModel) -> Harness:
         settings = self._settings
-        return Harness(model, self._tokenizer, batch_size=settings.batch_size, chat=settings.chat, ends=self._ends)
+        return Harness(model, self._tokenizer, batch_size=settings.batch_size, chat=self._chat, ends=self._ends)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tv.evaluation.paired import compare, summarise, tables
-from tv.stats.resampling import resample_means
+from tv.evaluation.paired import compare, difference, summarise, tables
+from tv.stats.resampling import ends, resample_means
 
 Floats = NDArray[np.float64]
 _UNIT = ["variant", "task", "metric"]
@@ -18,22 +18,24 @@ _UNIT = ["variant", "task", "metric"]
 def judge(items: pd.DataFrame, start: str, end: str, *, draws: int, seed: int) -> pd.DataFrame:
     """Every variant's mean, its difference from `end`, and the share of the way from `end` to `start` that is retained.
 
-    Columns `variant task metric value lo hi n`, `difference difference_lo difference_hi p q test` (of the variant less
-    `end`, item by item), `retained retained_lo retained_hi`: (M − M_end)/(M_start − M_end), 1 at `start`, 0 at `end`,
-    NaN where the two ends cannot be told apart. Intervals are 95 % and resample items.
+    Columns `variant task metric value lo hi n clusters`, `difference difference_lo difference_hi p test least_p q` (of
+    the variant less `end`, item by item), `p_start` (of no difference from `start`), `retained retained_lo
+    retained_hi`: (M − M_end)/(M_start − M_end), 1 at `start`, 0 at `end`, NaN where the two ends cannot be told apart.
+    Intervals are 95 %; those of what is retained resample items, or clusters of them.
     """
-    means = summarise(items, draws=draws, seed=seed)
-    gaps = compare(items, end, draws=draws, seed=seed).drop(columns="n")
-    gaps = gaps.rename(columns={"lo": "difference_lo", "hi": "difference_hi"})
-    return means.merge(gaps, on=_UNIT, how="left").merge(
-        _retained(items, start, end, draws, seed), on=_UNIT, how="left"
-    )
+    means = summarise(items)
+    gaps = compare(items, end).drop(columns="n").rename(columns={"lo": "difference_lo", "hi": "difference_hi"})
+    moved = compare(items, start)[[*_UNIT, "p"]].rename(columns={"p": "p_start"})
+    kept = _retained(items, start, end, draws, seed)
+    for more in (gaps, moved, kept):
+        means = means.merge(more, on=_UNIT, how="left")
+    return means
 
 
 def _retained(items: pd.DataFrame, start: str, end: str, draws: int, seed: int) -> pd.DataFrame:
     rows = []
-    for (task, metric), table in tables(items):
-        share = shares(table, start, end, draws, seed)
+    for (task, metric), table, clusters in tables(items):
+        share = shares(table, clusters, start, end, draws, seed)
         for i, variant in enumerate(table):
             row = {"variant": variant, "task": task, "metric": metric, "retained": share.mean[i]}
             rows.append(row | {"retained_lo": share.lo[i], "retained_hi": share.hi[i]})
@@ -45,32 +47,24 @@ class Shares:
     """What each variant retains of the way from `end` to `start`."""
 
     mean: Floats  # (variants,)
+    lo: Floats  # (variants,)
+    hi: Floats  # (variants,)
     drawn: Floats  # (draws, variants)
 
-    @property
-    def lo(self) -> Floats:
-        """The lower ends of the 95 % intervals."""
-        return quantile(self.drawn, 0.025)
 
-    @property
-    def hi(self) -> Floats:
-        """The upper ends."""
-        return quantile(self.drawn, 0.975)
-
-
-def shares(table: pd.DataFrame, start: str, end: str, draws: int, seed: int) -> Shares:
-    """Of a row an item and a column a variant. All NaN where the ends' difference may be 0 (95 % interval)."""
+def shares(table: pd.DataFrame, clusters: list[str], start: str, end: str, draws: int, seed: int) -> Shares:
+    """Of a row an item and a column a variant. All NaN where the ends may be alike (p of their difference ≥ 0.05)."""
     values = table.to_numpy(np.float64)
     first, last = table.columns.get_loc(start), table.columns.get_loc(end)
-    drawn, mean = resample_means(values, draws, seed), np.nanmean(values, 0)
+    drawn, mean = resample_means(values, draws, seed, clusters), np.nanmean(values, 0)
+    if not difference(table[end], table[start], clusters).p < 0.05:
+        nothing = np.full_like(mean, np.nan)
+        return Shares(nothing, nothing, nothing, np.full_like(drawn, np.nan))
     gap = drawn[:, first] - drawn[:, last]
-    lo, hi = np.quantile(gap, [0.025, 0.975])
-    if not (lo > 0 or hi < 0):
-        return Shares(np.full_like(mean, np.nan), np.full_like(drawn, np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (drawn - drawn[:, [last]]) / gap[:, None]
     ratios[~np.isfinite(ratios)] = np.nan
-    return Shares((mean - mean[last]) / (mean[first] - mean[last]), ratios)
+    return Shares((mean - mean[last]) / (mean[first] - mean[last]), *ends(ratios, len(set(clusters))), ratios)
 
 
 def half(scales: Floats, retained: Floats) -> Floats:
@@ -93,9 +87,3 @@ def area(scales: Floats, retained: Floats) -> Floats:
     """The mean of what is retained over 0 ≤ λ ≤ 1, of (…, points): ½ where behaviour falls linearly with λ."""
     inside = (scales >= 0) & (scales <= 1)
     return np.asarray(np.trapezoid(retained[..., inside], scales[inside], axis=-1))
-
-
-def quantile(drawn: Floats, q: float) -> Floats:
-    """Of every column, NaN draws left out; NaN for a column of NaN alone."""
-    empty = np.isnan(drawn).all(0)
-    return np.where(empty, np.nan, np.nanquantile(np.where(empty, 0.0, drawn), q, axis=0, method="nearest"))

@@ -19,10 +19,11 @@ from tv.errors import InputError
 from tv.evaluation.paired import tables as by_item
 from tv.evaluation.tasks import TaskSpec
 from tv.experiments.bench import Bench, Point, Settings
-from tv.experiments.curves import area, half, judge, quantile, shares
+from tv.experiments.curves import area, half, judge, shares
 from tv.experiments.negating import SCALES, grid_of
 from tv.experiments.plots import curves, primary_rows
 from tv.experiments.result import Result
+from tv.stats.resampling import ends
 
 Lineage = tuple[LiveSource, LiveSource]
 
@@ -42,11 +43,11 @@ def lineage(
     Other settings are those of `Settings`; prompts go through the first parent's tokenizer unless one is given.
 
     Tables: `robustness`, a row per lineage, vector, task and metric whose tuned model differs from its parent: the λ at
-    which half of the tuned behaviour is left (`half`, inf where it never is) and the mean of what is left over
-    0 ≤ λ ≤ 1 (`area`, ½ where it falls linearly), with intervals over items; `difference`, the first lineage's
-    minus the second's for their own vectors, on the same resamples; `lineage`, every point as `negation` has it, where
-    `vector` says whose T was taken away; `items`. Raises InputError for fewer than two lineages or a vector that does
-    not fit.
+    which half of the tuned behaviour is left (`half`, inf where it never is) and the mean of what is left over 0 ≤ λ ≤
+    1 (`area`, ½ where it falls linearly), with intervals over items or clusters of them; `difference`, of every two
+    lineages the first's minus the second's for their own vectors, on the same resamples; `lineage`, every point as
+    `negation` has it, where `vector` says whose T was taken away; `items`. Raises InputError for fewer than two
+    lineages or a vector that does not fit.
     """
     if len(lineages) < 2:
         raise InputError(f"{len(lineages)} lineage: two or more are compared; give NAME=PARENT:TUNED for each")
@@ -74,7 +75,7 @@ def lineage(
     table = pd.concat(frames, ignore_index=True)
     table = table[["lineage", "vector", "scale", *table.columns.drop(["lineage", "vector", "scale"])]]
     tables = {
-        "robustness": pd.DataFrame([row for row, _, _ in robust], columns=_ROBUST),
+        "robustness": pd.DataFrame([row for row, *_ in robust], columns=_ROBUST),
         "difference": _differences(robust, list(lineages)),
         "lineage": table,
         "items": pd.concat(logs, ignore_index=True),
@@ -90,15 +91,15 @@ _ROBUST = [
     *("lineage", "vector", "task", "metric"),
     *(f"{name}{end}" for name in _MEASURES for end in ("", "_lo", "_hi")),
 ]
-_Drawn = tuple[dict[str, Any], dict[str, float], dict[str, np.ndarray]]
+_Drawn = tuple[dict[str, Any], dict[str, float], dict[str, np.ndarray], int]
 
 
 def _robustness(name: str, items: pd.DataFrame, kinds: list[str], grid: list[float], chosen: Settings) -> list[_Drawn]:
-    """Rows of `robustness`, each with its measures in the mean and in every resample."""
+    """Rows of `robustness`, each with its measures in the mean and in every resample of so many units."""
     robust: list[_Drawn] = []
     scales = np.array(grid)
-    for (task, metric), table in by_item(items):
-        share = shares(table, "own, λ = 0", "parent", chosen.draws, chosen.seed)
+    for (task, metric), table, clusters in by_item(items):
+        share, units = shares(table, clusters, "own, λ = 0", "parent", chosen.draws, chosen.seed), len(set(clusters))
         if np.isnan(share.mean).all():
             continue
         for kind in kinds:
@@ -107,16 +108,16 @@ def _robustness(name: str, items: pd.DataFrame, kinds: list[str], grid: list[flo
             drawn = {"half": half(scales, share.drawn[:, at]), "area": area(scales, share.drawn[:, at])}
             row: dict[str, Any] = {"lineage": name, "vector": kind, "task": task, "metric": metric}
             for measure in _MEASURES:
-                row |= {measure: mean[measure]} | _interval(measure, drawn[measure])
-            robust.append((row, mean, drawn))
+                row |= {measure: mean[measure]} | _interval(measure, drawn[measure], units)
+            robust.append((row, mean, drawn, units))
     return robust
 
 
 def _differences(robust: list[_Drawn], names: list[str]) -> pd.DataFrame:
     """Of every two lineages, on the tasks that both changed, by their own vectors."""
     measured = {
-        (row["lineage"], row["task"], row["metric"]): (mean, drawn)
-        for row, mean, drawn in robust
+        (row["lineage"], row["task"], row["metric"]): (mean, drawn, units)
+        for row, mean, drawn, units in robust
         if row["vector"] == "own"
     }
     rows = []
@@ -124,18 +125,18 @@ def _differences(robust: list[_Drawn], names: list[str]) -> pd.DataFrame:
         for name, task, metric in measured:
             if name != first or (second, task, metric) not in measured:
                 continue
-            (mean_a, drawn_a), (mean_b, drawn_b) = measured[first, task, metric], measured[second, task, metric]
+            (mean_a, drawn_a, units), (mean_b, drawn_b, _) = (measured[one, task, metric] for one in (first, second))
             row: dict[str, Any] = {"first": first, "second": second, "task": task, "metric": metric}
             for measure in _MEASURES:
                 with np.errstate(invalid="ignore"):  # inf − inf: neither is ever half gone
                     row |= {measure: mean_a[measure] - mean_b[measure]}
-                    row |= _interval(measure, drawn_a[measure] - drawn_b[measure])
+                    row |= _interval(measure, drawn_a[measure] - drawn_b[measure], units)
             rows.append(row)
     return pd.DataFrame(rows, columns=["first", "second", *_ROBUST[2:]])
 
 
-def _interval(name: str, drawn: np.ndarray) -> dict[str, float]:
-    return {f"{name}_{end}": float(quantile(drawn[:, None], q)[0]) for end, q in (("lo", 0.025), ("hi", 0.975))}
+def _interval(name: str, drawn: np.ndarray, units: int) -> dict[str, float]:
+    return {f"{name}_{side}": float(value) for side, value in zip(("lo", "hi"), ends(drawn, units), strict=True)}
 
 
 def _figures(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, Any]:

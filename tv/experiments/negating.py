@@ -44,9 +44,11 @@ def negation(
 
     Tables: `negation`, a row per tuned model, part, vector (`T` or a control), λ, task and metric: the mean with its
     interval, its difference from the base, what of the tuned behaviour is retained (see `tv.experiments.curves.judge`);
-    q is over one tuned model's rows. `summary`, at λ = 1: `returned`, whether the interval of the difference from the
-    base holds 0, and `follows`, Spearman's ρ between 1 − λ and the retained share over 0 ≤ λ ≤ 1. `items`, everything
-    item by item. Raises InputError for bad scales, parts, tasks, or a vector that does not fit.
+    q is over one tuned model's rows. `summary`, at λ = 1: `returned`, "no" where it differs from the base, "yes" where
+    it differs from the tuned model (`p_tuned` < 0.05), is within half of that from the base (the whole interval is),
+    and no control does the same, else "cannot tell"; and `follows`, Spearman's ρ between 1 − λ and the retained share
+    over 0 ≤ λ ≤ 1. `items`, everything item by item. Raises InputError for bad scales, parts, tasks, or a vector that
+    does not fit.
     """
     chosen = Settings("negation", tasks, **settings)
     grid = grid_of(scales)
@@ -97,6 +99,9 @@ def _points(
     return pd.DataFrame(rows), points
 
 
+_WHERE = ["tuned", "part", "task", "metric"]
+
+
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     by = ["tuned", "part", "vector", "task", "metric"]
@@ -111,11 +116,29 @@ def _summary(table: pd.DataFrame) -> pd.DataFrame:
             dict(zip(by, where, strict=True))
             | {"value_0": at.value[0.0], "value_1": one.value, "difference": one.difference}
             | {"difference_lo": one.difference_lo, "difference_hi": one.difference_hi, "p": one.p}
-            | {"returned": bool(one.difference_lo <= _ROUNDING and one.difference_hi >= -_ROUNDING)}
+            | {"p_tuned": one.p_start, "returned": _returned(one, abs(at.value[0.0] - one.value + one.difference))}
             | {"retained": one.retained, "retained_lo": one.retained_lo, "retained_hi": one.retained_hi}
             | {"follows": follows}
         )
-    return pd.DataFrame(rows)
+    summary = pd.DataFrame(rows)
+    of_controls = summary[summary.vector != "T"].groupby(_WHERE, sort=False).returned
+    also = of_controls.agg(lambda said: "yes" in set(said))
+    for i, row in summary[(summary.vector == "T") & (summary.returned == "yes")].iterrows():
+        if also.get(tuple(row[_WHERE]), False):
+            summary.loc[i, "returned"] = "cannot tell"
+    return summary
+
+
+def _returned(one: pd.Series, brought: float) -> str:
+    """Whether the base's behaviour is back at λ = 1, as far as this vector's own tests say.
+
+    `brought` is the size of what tuning brought: an interval that reaches half of it is too wide to say so.
+    """
+    same = abs(one.difference) <= _ROUNDING
+    if one.p < 0.05 and not same:
+        return "no"
+    near = max(abs(one.difference_lo), abs(one.difference_hi)) < brought / 2
+    return "yes" if one.p_start < 0.05 and (near or (same and one.test == "mean")) else "cannot tell"
 
 
 def _figures(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, Any]:

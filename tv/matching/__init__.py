@@ -1,1 +1,1 @@
-"""Whether a tuned model's neurons and heads are in the base's order, and the model with that order restored."""
+"""Whether a tuned model is written as its base is, in the same order, sizes and bases; and the model so written."""

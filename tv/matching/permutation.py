@@ -17,8 +17,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from tv.matching.gauges import EXPLAINS
+
 #: |c| of a neuron within this factor of 1 is a training step, not a rescaling.
 SCALE_TOLERANCE = 1.1
+_NEAR = 0.1  # squared relative distance at which a neuron that moved is the base's, but for training
 _CHUNK = 1024  # rows of scores formed at a time
 _TIE = 1e-5  # the least gain that moves a unit, of a unit's squared norm: twins and dead neurons stay
 
@@ -44,10 +47,11 @@ class Matching:
 
     @property
     def rescaled(self) -> Bool[Tensor, " n"]:
-        """Neurons whose up row and down column trade size, by more than SCALE_TOLERANCE."""
+        """Neurons whose up row and down column trade size: of those that move, by more than SCALE_TOLERANCE."""
         if self.scale is None:
             return torch.zeros_like(self.moved)
-        return self.scale.abs().log().abs() > math.log(SCALE_TOLERANCE)
+        size = self.scale.abs().log().abs()
+        return (size > math.log(SCALE_TOLERANCE)) | (~self.moved & (size > 0))
 
     @property
     def is_identity(self) -> bool:
@@ -66,8 +70,8 @@ def match_neurons(
     """The neurons of a GLU: the permutation that maximises Σ ⟨g, g'⟩ + |⟨u, u'⟩ + ⟨d, d'⟩|, each neuron's ‖u‖ = ‖d‖.
 
     Biases of gate and up go in as a last column. A score is divided by both neurons' norms √(‖g‖² + 2‖u‖‖d‖). A neuron
-    that keeps its place, its sign and its ‖u‖/‖d‖ (by SCALE_TOLERANCE) has c = 1 exactly; the others take the base's
-    ratio.
+    that keeps its place and sign, or lies near the base's, has |c| = 1 exactly unless c explains how far it moved; the
+    others take the base's ratio.
     """
     balance, tuned_balance = _balance(up, down), _balance(tuned_up, tuned_down)
     norm, tuned_norm = _glu_norm(gate, up, down), _glu_norm(tuned_gate, tuned_up, tuned_down)
@@ -88,7 +92,7 @@ def match_neurons(
     even_here, odd_here, norms_here = parts(torch.arange(len(norm)))
     return Matching(
         permutation,
-        _scale(permutation, odd, balance, tuned_balance),
+        _scale(permutation, odd, (up, down), (tuned_up, tuned_down)),
         _ratio(even + odd.abs(), norms),
         _ratio(even_here + odd_here, norms_here),
     )
@@ -133,7 +137,7 @@ def match_responses(
     permutation = _assign(lambda rows: correlation[rows].abs(), len(correlation), chance)
     matched = _at(correlation, permutation)
     certain = (matched.abs() > chance) | (permutation != torch.arange(len(permutation))).to(matched.device)
-    scale = _scale(permutation, matched * certain, _balance(up, down), _balance(tuned_up, tuned_down))
+    scale = _scale(permutation, matched * certain, (up, down), (tuned_up, tuned_down))
     return Matching(permutation, scale, (matched * scale.sign().to(matched.device)).cpu(), correlation.diagonal().cpu())
 
 
@@ -274,21 +278,39 @@ def _tie(norm: Float[Tensor, " n"], tuned_norm: Float[Tensor, " n"]) -> float:
 def _scale(
     permutation: Int[Tensor, " f"],
     odd: Float[Tensor, " f"],
-    balance: Float[Tensor, " f"],
-    tuned_balance: Float[Tensor, " f"],
+    own: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]],
+    tuned: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]],
 ) -> Float[Tensor, " f"]:
     """c of each neuron: signed as `odd`, and of the size that gives its tuned neuron the base's ‖u‖/‖d‖."""
-    size = (balance / tuned_balance[permutation]).cpu()
-    flipped = (odd < 0).cpu()
-    alike = size.log().abs() <= math.log(SCALE_TOLERANCE)
-    size[alike & ~flipped & (permutation == torch.arange(len(permutation)))] = 1.0
-    return torch.where(flipped, -size, size)
+    places = permutation.to(tuned[0].device)
+    size = _balance(*own) / _balance(*tuned)[places]
+    sign = torch.where(odd < 0, -1.0, 1.0)
+    distance = _distances(own, (tuned[0][places], tuned[1][:, places]))
+    as_it_is = distance(sign)
+    stays = (sign > 0) & (places == torch.arange(len(places), device=places.device))
+    explained = (as_it_is > 0) & (distance(sign * size) <= (1 - EXPLAINS) * as_it_is)
+    kept = (stays | (as_it_is < _NEAR)) & ~explained
+    return (torch.where(kept, 1.0, size) * sign).cpu()
+
+
+def _distances(
+    own: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]], tuned: tuple[Float[Tensor, "f d"], Float[Tensor, "out f"]]
+) -> Callable[[Float[Tensor, " f"]], Float[Tensor, " f"]]:
+    """By c: how far a neuron's up row and down column lie from the base's, squared, each in units of the base's."""
+    (up, down), (tuned_up, tuned_down) = own, tuned
+    ups, downs = (norms.clamp(min=1e-30) for norms in (up.norm(dim=1), down.norm(dim=0)))
+
+    def distance(c: Float[Tensor, " f"]) -> Float[Tensor, " f"]:
+        of_up, of_down = (up - tuned_up / c[:, None]).norm(dim=1), (down - tuned_down * c).norm(dim=0)
+        return (of_up / ups).pow(2) + (of_down / downs).pow(2)
+
+    return distance
 
 
 def _balance(up: Float[Tensor, "f d"], down: Float[Tensor, "out f"]) -> Float[Tensor, " f"]:
     """What up is multiplied by, and down divided by, so that their norms are equal; 1 where one of them is zero."""
-    ups, downs = up.norm(dim=1), down.norm(dim=0)
-    return torch.where((ups > 0) & (downs > 0), downs / ups, 1.0).sqrt()
+    ups, downs = (norms.double() for norms in (up.norm(dim=1), down.norm(dim=0)))
+    return torch.where((ups > 0) & (downs > 0), downs / ups, 1.0).sqrt().float()
 
 
 def _glu_norm(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +24,7 @@ from tv.checkpoints.pairing import WeightPair, alike, open_pair
 from tv.columns import Column, TableForm, keys
 from tv.errors import InputError
 from tv.measures.decomposition import FIXED_FRACTION
-from tv.measures.overlap import Angles, Directions, Inside, Overlap, cross_gram, directions, overlap
+from tv.measures.overlap import Angles, Directions, Inside, Overlap, component_products, cross_gram, directions, overlap
 from tv.runtime.common_rows import common_rows
 from tv.runtime.compute import Compute
 
@@ -70,7 +70,10 @@ def cosine(
     Of all parameters, tied ones once:
 
     - `cosine`, signed; `cosine_null_sd`, its standard deviation if the signs were random and the magnitudes as they
-      are, √Σa²b²/(‖a‖‖b‖) (1/√n where magnitudes are even); `cosine_z`, the cosine in these. 0 where a vector is zero
+      are, √Σa²b²/(‖a‖‖b‖) (1/√n where magnitudes are even); `cosine_z`, the cosine in these. NaN where a vector is zero
+    - `cosine_shared_z`: the cosine in standard deviations of a stricter null, by which both vectors keep the directions
+      of their matrices and only the signs of the singular components are random: two vectors that meet in the same
+      subspace with unrelated coefficients score about 1. NaN unless `level` is "module"
     - `sign_conflict`: the share with opposite signs of the `sign_entries` that both move; `sign_conflict_null`:
       p(1 − q) + q(1 − p) of the two shares of positive entries, module by module. NaN where no entry counts
     - `conflict_energy`: the same share weighted by |a||b|; cosine = (1 − 2 · conflict_energy) Σ|a||b|/(‖a‖‖b‖)
@@ -149,9 +152,26 @@ class Sums:
     counted: float = 0  # entries where neither is zero
     against: float = 0  # of those, with signs that differ
     against_null: float = 0  # how many the two shares of positive entries lead to expect
+    components: float = 0  # Σ a²b² of singular components (`component_products`), of entries where there are none
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(x + y for x, y in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def cosine(self) -> float:
+        """⟨a, b⟩/(‖a‖‖b‖); NaN where one is zero."""
+        size = math.sqrt(self.square_a * self.square_b)
+        return self.dot / size if size else math.nan
+
+    @property
+    def z(self) -> float:
+        """The cosine in standard deviations of entries with random signs."""
+        return self.dot / math.sqrt(self.square_both) if self.square_both else math.nan
+
+    @property
+    def shared_z(self) -> float:
+        """The cosine in standard deviations of singular components with random signs."""
+        return self.dot / math.sqrt(self.components) if self.components else math.nan
 
 
 def sums_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Sums:
@@ -177,7 +197,10 @@ def sums_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Sums:
     dot, square_a, square_b, square_both, size_sum, size_against, both, differ, positive_a, positive_b = total.tolist()
     expected = (positive_a * (both - positive_b) + positive_b * (both - positive_a)) / both if both else 0.0
     entries = float(a.numel())
-    return Sums(entries, dot, square_a, square_b, square_both, size_sum, size_against, both, differ, expected)
+    components = square_both if a.ndim < 2 else math.nan if square_both else 0.0
+    return Sums(
+        entries, dot, square_a, square_b, square_both, size_sum, size_against, both, differ, expected, components
+    )
 
 
 @dataclass(frozen=True)
@@ -224,10 +247,11 @@ def _compare(
         for b in names[i + 1 :]:
             second = piece.delta(pairs[b]).to(device)
             x, y = common_rows(first, second)
-            shared = None
+            sums, shared = sums_of(x, y), None
             if fraction is not None and piece.module is not None and x.ndim == 2:
-                shared = overlap(_kept(cached, a, x), _kept(cached, b, y), cross_gram(x, y), fraction)
-            sums = sums_of(x, y)
+                sides, cross = (_kept(cached, a, x), _kept(cached, b, y)), cross_gram(x, y)
+                shared = overlap(*sides, cross, fraction)
+                sums = replace(sums, components=component_products(*sides, cross))
             del second, x, y
             yield (a, b), sums, shared
 
@@ -251,9 +275,10 @@ def _row(scope: Level, a: str, b: str, sums: Sums, layer: int | None = None, mod
         "entries": int(sums.entries),
         "norm_a": norms[0],
         "norm_b": norms[1],
-        "cosine": sums.dot / size if size else 0.0,
-        "cosine_null_sd": math.sqrt(sums.square_both) / size if size else 0.0,
-        "cosine_z": sums.dot / math.sqrt(sums.square_both) if sums.square_both else 0.0,
+        "cosine": sums.cosine,
+        "cosine_null_sd": math.sqrt(sums.square_both) / size if size else math.nan,
+        "cosine_z": sums.z,
+        "cosine_shared_z": sums.shared_z,
         "sign_conflict": _share(sums.against, sums.counted),
         "sign_conflict_null": _share(sums.against_null, sums.counted),
         "sign_entries": int(sums.counted),

@@ -71,7 +71,12 @@ def weights(part: Part) -> Iterator[Row]:
     Column("delta_norm", "‖T‖, Frobenius", words="‖T‖"),
     Column("relative_norm", "‖T‖/‖W‖", words="relative norm ‖T‖/‖W‖", role="weight"),
     Column("cosine", "of W and W + T", words="cosine(W_base, W_tuned)"),
-    Column("cos_weight_delta", "cosine of W and T: T scales W up (1) or down (−1)", words="cos(W, T)", centre=0.0),
+    Column(
+        "cos_weight_delta",
+        "cosine of W and T: T scales W up (1) or down (−1); null where T is 0",
+        words="cos(W, T)",
+        centre=0.0,
+    ),
     Column("changed_fraction", "of entries that differ once both sides are rounded to the coarser stored dtype"),
     Column("changed_fraction_bf16", "the same in bfloat16"),
     Column("noise_share", "of ‖T‖² that rounding explains", words="noise share"),
@@ -121,14 +126,15 @@ def amplification(part: Part) -> Row:
     if not part.is_matrix:
         return {}
     return {
-        "diagonal_energy": float(part.energies.both.diagonal().sum()),
+        "diagonal_energy": float(part.energies.both.diagonal().sum()) if part.energies.total else math.nan,
         "diagonal_energy_null": len(part.decomposition.sigma) / part.weight.numel(),
     }
 
 
 def entries_of(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."], dtype: str = "F32") -> Entries:
-    """Measures of W = `weight` and T = `delta`, float32 in, sums in float64 a piece at a time. T = 0 gives zeros.
+    """Measures of W = `weight` and T = `delta`, float32 in, sums in float64 a piece at a time.
 
+    Where T is 0 its cosine with W, and where its largest entries lie, are NaN.
     `dtype` is the coarser of the two sides' stored dtypes, in safetensors' words.
     """
     stored = _STORED.get(dtype, torch.float32)
@@ -146,20 +152,20 @@ def entries_of(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."], dtype:
         delta_norm=delta_norm,
         relative_norm=_ratio(delta_norm, weight_norm),
         cosine=_ratio(weight_square + cross, weight_norm * tuned_norm),
-        cos_weight_delta=_ratio(cross, weight_norm * delta_norm),
+        cos_weight_delta=_ratio(cross, weight_norm * delta_norm, of_nothing=math.nan),
         changed_fraction=changed / n,
         changed_fraction_bf16=changed_bf16 / n,
-        large_overlap=_ratio(top_large, top),
+        large_overlap=_ratio(top_large, top, of_nothing=math.nan),
         large_overlap_null=large / n,
-        small_overlap=_ratio(top_small, top),
+        small_overlap=_ratio(top_small, top, of_nothing=math.nan),
         small_overlap_null=small / n,
     )
 
 
 def ranks_of(sigma: Float[Tensor, " r"]) -> Ranks:
-    """Ranks out of a matrix's singular values; zeros for a zero matrix."""
+    """Ranks out of a matrix's singular values; NaN for a zero matrix."""
     if float(sigma.max()) == 0:
-        return Ranks(0.0, 0.0, 0.0)
+        return Ranks(math.nan, math.nan, math.nan)
     energy, share = sigma.pow(2), sigma / sigma.sum()
     entropy = -torch.special.xlogy(share, share).sum()
     return Ranks(
@@ -197,5 +203,5 @@ def _quantile(tensor: Float[Tensor, "..."], share: float) -> float:
     return float(sample.kthvalue(max(1, math.ceil(share * len(sample)))).values)
 
 
-def _ratio(value: float, of: float) -> float:
-    return value / of if of else 0.0
+def _ratio(value: float, of: float, of_nothing: float = 0.0) -> float:
+    return value / of if of else of_nothing

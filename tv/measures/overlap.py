@@ -112,6 +112,15 @@ def overlap(a: Directions, b: Directions, cross: Float[Tensor, "d d"], fraction:
     return Overlap(k_a, k_b, left[0], right[0], left[1], left[2], right[1], right[2])
 
 
+def component_products(a: Directions, b: Directions, cross: Float[Tensor, "d d"]) -> float:
+    """Σ xᵢ², where xᵢ = σᵢ uᵢᵀ B vᵢ is what each singular component of A adds to ⟨A, B⟩; the larger of A's and B's.
+
+    If the components kept their directions and had random signs, ⟨A, B⟩ = Σ xᵢ would have this variance.
+    """
+    own, other = ((d.near.T @ cross @ d.near).diagonal().pow(2).sum() for d in (a, b))
+    return float(torch.maximum(own, other))
+
+
 def _near(delta: Float[Tensor, "m n"]) -> Float[Tensor, "d l"]:
     return delta if delta.shape[0] <= delta.shape[1] else delta.T
 

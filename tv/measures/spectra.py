@@ -24,7 +24,7 @@ class Spectra:
     rank: int
     sigma: float  # W's singular value of that rank
     sigma_delta: float  # T's
-    share_left: float  # of ‖T‖² in W's leading `rank` directions, output side: SSA² there
+    share_left: float  # of ‖T‖² in W's leading `rank` directions, output side: SSA² there; NaN where T is 0
     share_null_left: float  # rank/m: what a T of no preferred direction has there
     share_right: float  # the same on the input side
     share_null_right: float  # rank/n
@@ -56,5 +56,8 @@ def spectra_of(decomposition: Decomposition, energies: Energies) -> list[Spectra
     ranks = sorted({round(math.exp(at * math.log(full) / (POINTS - 1))) for at in range(POINTS)} | {1, full})
     at = torch.tensor(ranks, device=decomposition.sigma.device) - 1
     sigma, of_delta = (values[at].tolist() for values in (decomposition.sigma, energies.spectrum.flip(0).sqrt()))
-    left, right = (shares.double().cumsum(0).clamp(0, 1)[at].tolist() for shares in (energies.left, energies.right))
+    of_nothing = 0.0 if energies.total else math.nan
+    left, right = (
+        (shares.double().cumsum(0).clamp(0, 1)[at] + of_nothing).tolist() for shares in (energies.left, energies.right)
+    )
     return [Spectra(rank, sigma[i], of_delta[i], left[i], rank / m, right[i], rank / n) for i, rank in enumerate(ranks)]

@@ -24,7 +24,7 @@ from tv.measures.part import Part
 Rule = Literal["tail", "energy", "fixed"]
 RULES: tuple[Rule, ...] = ("tail", "energy", "fixed")
 EPSILONS = (0.01, 0.05, 0.1)
-#: Above this null there is no room left for SSA to say anything.
+#: Above this p there is no room left for SSA above its null.
 CEILING = 0.95
 _CURVE_POINTS = 200
 
@@ -62,7 +62,7 @@ class Alignment:
     epsilon: float  # the level of the tail rule; NaN for the others
     k: int  # directions of W kept (on each side, if two-sided)
     dim: int  # out of this many: m left, n right, min(m, n) two-sided
-    ssa: float  # ‖Π_k T‖_F / ‖T‖_F, in [0, 1]; 0 where T is zero
+    ssa: float  # ‖Π_k T‖_F / ‖T‖_F, in [0, 1]; it, κ and z are NaN where T is zero
     ssa_null: float  # √p, what a T with no direction would score
     kappa: float  # (ssa² − p)/(1 − p): 0 at the null, 1 inside the subspace
     ssa_z: float  # distance of ssa² from p in standard deviations of the null
@@ -76,9 +76,9 @@ class Curve:
     side: Side
     dim: int
     k: list[int]
-    ssa: list[float]
+    ssa: list[float]  # NaN where T is zero
     ssa_null: list[float]  # √p(k): √(k/m), √(k/n), k/√(mn)
-    area: float  # ∫ (SSA − null) d(k/dim) from 0 to the rank, by trapezoids over every k; 0 at the null, and for T = 0
+    area: float  # ∫ (SSA − null) d(k/dim) from 0 to the rank, by trapezoids over every k; 0 at the null
 
 
 @weight_table(
@@ -91,11 +91,11 @@ class Curve:
         Column("epsilon", "the level where it is a relative error; null for the other rules", "float64"),
         Column("k", "directions of W kept", "int32"),
         Column("dim", "out of so many", "int32"),
-        Column("ssa", "‖Π_k T‖/‖T‖", words="SSA", null="ssa_null", role="weight"),
+        Column("ssa", "‖Π_k T‖/‖T‖; null where T is 0", words="SSA", null="ssa_null", role="weight"),
         Column("ssa_null", "of a T with no preferred direction", words="null"),
         Column("kappa", "(SSA² − null²)/(1 − null²): 0 at the null", words="κ", null=0.0, centre=0.0, role="weight"),
         Column("ssa_z", "SSA² − null² in standard deviations of the null", words="z", null=0.0, centre=0.0),
-        Column("at_ceiling", "null² > 0.95: no room is left above it", "bool"),
+        Column("at_ceiling", "null² > 0.95: no room is left above it; there is room below", "bool"),
         Column("null", "what `ssa_null` assumes: `rotation`, `gaussian`, `row_scale`, `shuffle`", "name"),
     ),
 )
@@ -180,8 +180,8 @@ def align(
 ) -> list[Alignment]:
     """SSA of T = `delta` left, right and two-sided at every ε and at the fixed fraction, out of one decomposition of W.
 
-    Beside the rotation null, whose p is k/m left, k/n right and k²/(mn) two-sided. T = 0 scores 0 everywhere (SSA, κ
-    and z), never NaN.
+    Beside the rotation null, whose p is k/m left, k/n right and k²/(mn) two-sided. T = 0 has no direction: SSA, κ and z
+    are NaN, the null is that of the shape.
     """
     decomposition = weight if isinstance(weight, Decomposition) else decompose(weight)
     return align_energies(decomposition, delta, energies_along(decomposition, delta), cuts_of(epsilons, fixed_fraction))
@@ -216,10 +216,10 @@ def curves(decomposition: Decomposition, energies: Energies, sides: Sequence[Sid
     side_curves = []
     for side in sides:
         dim, share = shares[side]
-        ssa = share()[: len(k)].clamp(0, 1).sqrt().double().cpu()
+        ssa = share()[: len(k)].clamp(0, 1).sqrt().double().cpu() if energies.total else torch.full((len(k),), math.nan)
         null = k.double() / math.sqrt(m * n) if side == "two_sided" else (k.double() / dim).sqrt()
         above = torch.cat([torch.zeros(1, dtype=torch.float64), ssa - null])
-        area = float(torch.trapezoid(above, dx=1 / dim)) if energies.total else 0.0
+        area = float(torch.trapezoid(above, dx=1 / dim))
         side_curves.append(Curve(side, dim, k[shown].tolist(), ssa[shown].tolist(), null[shown].tolist(), area))
     return side_curves
 
@@ -228,7 +228,7 @@ def _alignment(cut: Cut, kept: Kept, shape: tuple[int, ...], energies: Energies,
     m, n = shape
     k, dim = {"left": (kept.left, m), "right": (kept.right, n), "two_sided": (kept.left, min(m, n))}[kept.side]
     p, deviation = moments[0], math.sqrt(moments[1])
-    ssa = kappa = z = 0.0
+    ssa = kappa = z = math.nan
     if energies.total:
         share = min(1.0, max(0.0, kept.energy(energies)))
         ssa = math.sqrt(share)

@@ -7,7 +7,7 @@ VᵀV' = Σ⁻¹Qᵀ(G + Cᵀ)Q'Σ'⁻¹. Intruder dimensions: arXiv 2410.21228.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,10 @@ INTRUDER_COSINE = 0.5
 
 @dataclass(frozen=True)
 class Change:
-    """W before and after T. Left is the output side, right the input side; subspaces hold 10 % of the dimension."""
+    """W before and after T. Left is the output side, right the input side; subspaces hold 10 % of the dimension.
+
+    Where T is 0 there is no after, and all of it is NaN.
+    """
 
     spectral_shift: float  # ‖σ' − σ‖/‖σ‖
     kept_left: float  # mean cos² of the principal angles between the leading subspaces before and after: 1 = the same
@@ -68,6 +71,8 @@ def change(part: Part) -> Row:
 
 def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, seed: int = 0) -> Change:
     """Spectrum, subspaces and intruders of W + T against W's; `draws` random rotations of T for the intruders' null."""
+    if not energies.total:
+        return Change(*[math.nan] * len(fields(Change)))
     m, n = decomposition.weight.shape
     dims = (m, n) if decomposition.wide else (n, m)
     keep = [fixed_k(decomposition, dim) for dim in dims]
@@ -78,7 +83,7 @@ def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, 
     intruders = _intruders(decomposition, after)
     generator = torch.Generator().manual_seed(seed)
     null = torch.zeros(2, dtype=torch.float64)
-    for _ in range(draws if energies.total else 0):
+    for _ in range(draws):
         turned = _after(decomposition, *_turned(decomposition, energies, max(dims), generator), INTRUDER_TOP)
         null += torch.tensor(_intruders(decomposition, turned), dtype=torch.float64) / draws
     left, right = (0, 1) if decomposition.wide else (1, 0)

@@ -190,14 +190,15 @@ def _given(value: Any) -> Any:
 
 def _require_columns(chosen: PromptSet, names: Sequence[str]) -> Columns:
     """The columns to read. Raises PromptError for a mapped one that is not there, and where none holds the text."""
-    listed = ", ".join(names)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise PromptError(f"{chosen.place}: two columns are named {twice!r}; rename one")
     _require_named(chosen, names)
     columns = columns_of(chosen, names)
     if columns.of["text"] not in names and (chosen.chat is None or columns.of["messages"] not in names):
-        raise PromptError(f"{chosen.place}: no column 'text'; its columns are {listed}; {line_to_write(chosen, names)}")
+        raise PromptError(
+            f"{chosen.place}: no column 'text'; its columns are {_listed(names)}; {line_to_write(chosen, names)}"
+        )
     return columns
 
 
@@ -205,7 +206,13 @@ def _require_named(chosen: PromptSet, names: Sequence[str]) -> None:
     """Raises PromptError for a column that the set names and no row has."""
     for key, name in chosen.columns.items():
         if name not in names:
-            raise PromptError(f"{chosen.place}: no column {name!r} for {key}; its columns are {', '.join(names)}")
+            raise PromptError(f"{chosen.place}: no column {name!r} for {key}; its columns are {_listed(names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names; a file without a header has a text for each."""
+    short = [name if len(name) <= 30 else name[:29] + "…" for name in names[:6]]
+    return ", ".join(short) + f" and {len(names) - 6} more" * (len(names) > 6)
 
 
 def _said(error: Exception) -> str:

@@ -7,9 +7,11 @@ transformers, change its line here, and run the tests of tests/tv/checkpoints an
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tv.errors import InputError
@@ -76,3 +78,11 @@ def undivided_classes(model: PreTrainedModel) -> list[str]:
 def ignored_keys(model: PreTrainedModel) -> tuple[str, ...]:
     """Patterns of stored tensors that the model does not use; none where the attribute has moved."""
     return tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+
+
+def quarter_turn(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
+    """The quarter turn of every pair of dimensions in its rotary embedding; None where the function has moved."""
+    function: Callable[[Tensor], Tensor] | None = getattr(
+        importlib.import_module(type(model).__module__), "rotate_half", None
+    )
+    return function

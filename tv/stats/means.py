@@ -25,7 +25,7 @@ class Mean(NamedTuple):
     """Means, their 95 % intervals, p against 0, and how many units stand behind each.
 
     Each is 0-d for the values of one unit of analysis, else (units of analysis,). `lo`, `hi` and `p` are NaN where too
-    few units vary; where no value differs from 0, p is 1.
+    few units vary; where none of enough units differs from 0, p is 1.
     """
 
     mean: Floats
@@ -78,7 +78,7 @@ def mean_interval(values: ArrayLike, clusters: Sequence[str] | None = None, leve
     shown = (n >= FEWEST) & (_moved(units) >= _MOVED)
     still = known.any(0) & ~(np.where(known, units, 0.0) != 0).any(0)
     lo, hi = np.where(shown, lo, np.nan), np.where(shown, hi, np.nan)
-    p = np.where(still, 1.0, np.where(shown, p, np.nan))
+    p = np.where(shown, p, np.where(still & (n >= FEWEST), 1.0, np.nan))
     mean, lo, hi, p = (part.reshape(table.shape[1:]) for part in (mean, lo, hi, p))
     return Mean(mean, lo, hi, p, n.reshape(table.shape[1:]))
 

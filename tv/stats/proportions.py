@@ -174,9 +174,7 @@ def effective_n(values: Floats, clusters: Sequence[str]) -> float:
 def _wilson(share: float, n: float) -> tuple[float, float]:
     middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return (0.0 if share == 0 else middle - half), (
-        1.0 if share == 1 else middle + half
-    )  # without rounding at the ends
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # whatever rounding does
 
 
 def _phi(a: Floats, b: Floats, n: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,8 +16,9 @@ from probes.reporting.evidence import rows_of
 from probes.reporting.words import METRICS, number, percent, points, signed
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
-from tv.stats.means import FEWEST
-from tv.stats.resampling import Floats, bootstrap_mean, bootstrap_spearman, shuffled_spearman
+from tv.stats.means import Floats, mean_interval
+from tv.stats.proportions import mcnemar_p, share_change, share_interval
+from tv.stats.ranks import bootstrap_spearman, shuffled_spearman
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,19 @@ _ONLY: dict[str, list[tuple[str, str, object]]] = {
 #: Behaviour of the tuned model.
 BEHAVIOUR = {name: Measure(words, share=name == "exact_match") for name, (words, _, _) in METRICS.items()}
 MEASURES = {**WEIGHTS, **ACTIVATIONS, **BEHAVIOUR}
+_BINARY = ("exact_match",)  # 0 or 1 of each prompt
 #: Names the comparison of two entries' effects in each one's `own_domain`, beside those in the prompts' domains.
 OWN_DOMAIN = "where each changed most"
 
 _VALUES = ["entry", "measure", "domain", "value", "lo", "hi", "n"]
-_AGAINST = ["difference", "difference_lo", "difference_hi", "n_shared"]
+_AGAINST = ["difference", "difference_lo", "difference_hi", "n_shared", "p"]
 
 
 def measure_rows(entries: Sequence[Entry]) -> pd.DataFrame:
-    """A row per entry × measure × domain: `value lo hi n`, and its `difference` from the first entry.
+    """A row per entry × measure × domain: `value lo hi n`, and its `difference` from the first entry, with its `p`.
 
-    Intervals are 95 % over prompts. The difference is paired: over the `n_shared` prompts that both were asked.
+    Intervals are 95 % over prompts or their clusters. The difference is paired: over the `n_shared` prompts that both
+    were asked; p is that of no difference, of this row alone.
     Activations that were read at other positions than the first's have no difference. Measures of the weights have the
     domain "" and no interval. What an entry did not measure has no row.
     """
@@ -81,9 +83,9 @@ def measure_rows(entries: Sequence[Entry]) -> pd.DataFrame:
             rows.append({"entry": entry.label, "measure": name, "domain": "", "value": value, "difference": apart})
         alike = positions_of(entry) == positions_of(entries[0])
         at = tables[0] if alike else tables[0].drop(columns=list(ACTIVATIONS), errors="ignore")
-        paired = [] if itself else differences(at, table, entry)
+        paired = [] if itself else differences(at, table)
         compared = {(row["measure"], row["domain"]): row for row in paired}
-        for measure, domain, *estimate in _means(table, entry):
+        for measure, domain, *estimate in _means(table):
             row = dict(zip(_VALUES, (entry.label, measure, domain, *estimate), strict=True))
             rows.append({**row, **compared.get((measure, domain), {})})
     return pd.DataFrame(rows, columns=[*_VALUES, *_AGAINST])
@@ -104,20 +106,30 @@ def prompt_values(entry: Entry) -> pd.DataFrame:
     return entry.prompts.join(values).set_index("same")
 
 
-def differences(left: pd.DataFrame, right: pd.DataFrame, entry: Entry) -> list[dict[str, object]]:
-    """`measure domain` and how far `right` is from `left`, with its interval, over the prompts that both were asked.
+def differences(left: pd.DataFrame, right: pd.DataFrame) -> list[dict[str, object]]:
+    """`measure domain` and how far `right` is from `left`, with interval and p, over the prompts that both were asked.
 
-    Both are `prompt_values`; domains, draws and seed are those of `entry`, whose values `right` are.
+    Both are `prompt_values`; domains and clusters are those of `right`.
     """
     shared = left.index.intersection(right.index, sort=False)
     both = [name for name in MEASURES if name in left and name in right]
     if not len(shared) or not both:
         return []
-    apart = right.loc[shared, ["domain", "cluster"]].join(right.loc[shared, both] - left.loc[shared, both])
-    return [
-        {"measure": measure, "domain": domain, **dict(zip(_AGAINST, estimate, strict=True))}
-        for measure, domain, *estimate in _means(apart, entry)
-    ]
+    rows = []
+    for domain, asked in _cuts(right.loc[shared]):
+        clusters, before = _clusters(asked), left.loc[asked.index]
+        for measure in both:
+            apart = asked[measure] - before[measure]
+            if not (n := int(apart.notna().sum())):
+                continue
+            if measure in _BINARY:
+                difference, lo, hi = share_change(before[measure], asked[measure], clusters)
+                p = mcnemar_p(before[measure], asked[measure], clusters)
+            else:
+                difference, lo, hi, p, _ = map(float, mean_interval(apart, clusters))
+            estimate = dict(zip(_AGAINST, (difference, lo, hi, n, p), strict=True))
+            rows.append({"measure": measure, "domain": domain, **estimate})
+    return rows
 
 
 def effect_correlations(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -151,20 +163,27 @@ def _weights(entry: Entry) -> dict[str, float]:
     return values
 
 
-def _means(table: pd.DataFrame, entry: Entry) -> Iterator[tuple[str, str, float, float, float, int]]:
+def _means(table: pd.DataFrame) -> Iterator[tuple[str, str, float, float, float, int]]:
     """(measure, domain, mean, lo, hi, prompts) over all prompts, and over those of each domain."""
-    suite, names = entry.run.manifest["suite"], [name for name in MEASURES if name in table]
-    cuts = [(ALL_DOMAINS, table), *((str(domain), rows) for domain, rows in table.groupby("domain", sort=False))]
-    for domain, rows in cuts:
-        named = rows.cluster.astype(bool)
-        clusters = list(rows.cluster.where(named, rows.index.to_series())) if named.any() else None
-        values = rows[names].to_numpy(np.float64)
-        mean, lo, hi = bootstrap_mean(values, suite.get("bootstrap", 1000), suite.get("seed", 0), clusters)
-        counts = (~np.isnan(values)).sum(0)
-        for i, measure in enumerate(names):
-            if counts[i]:
-                ends = (float(lo[i]), float(hi[i])) if counts[i] >= FEWEST else (math.nan, math.nan)
-                yield measure, domain, float(mean[i]), *ends, int(counts[i])
+    for domain, rows in _cuts(table):
+        clusters = _clusters(rows)
+        for measure in (name for name in MEASURES if name in rows):
+            values = rows[measure].to_numpy(np.float64)
+            if n := int((~np.isnan(values)).sum()):
+                estimate = share_interval if measure in _BINARY else mean_interval
+                mean, lo, hi = map(float, estimate(values, clusters)[:3])
+                yield measure, domain, mean, lo, hi, n
+
+
+def _cuts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """All prompts, and those of each domain."""
+    return [(ALL_DOMAINS, table), *((str(domain), rows) for domain, rows in table.groupby("domain", sort=False))]
+
+
+def _clusters(rows: pd.DataFrame) -> list[str] | None:
+    """The prompts' clusters, a prompt without one by itself; None where none has one."""
+    named = rows.cluster.astype(bool)
+    return list(rows.cluster.where(named, rows.index.to_series())) if named.any() else None
 
 
 def _effects(entry: Entry) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -195,9 +214,8 @@ def _correlated(a: Entry, left: pd.DataFrame, b: Entry, right: pd.DataFrame) -> 
         shared = sides[0].index.intersection(sides[1].index, sort=False)
         x, y = (_values(side.loc[shared] if len(shared) else side) for side in sides)
         if len(x) and len(y):
-            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed)
-            if min(len(x), len(y)) < FEWEST:
-                lo = hi = math.nan
+            clusters = _clusters(a.prompts.set_index("same").loc[shared]) if len(shared) else None
+            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed, clusters)
             null_lo, null_hi, p = shuffled_spearman(rho, n, draws, seed)
             row = {"domain": name, "rho": rho, "lo": lo, "hi": hi, "n": n, "n_shared": len(shared)}
             yield {**row, "null_lo": null_lo, "null_hi": null_hi, "p": p}

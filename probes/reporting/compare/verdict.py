@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from probes.attribution.units import component_name
+from probes.reporting.causes import FOUND
 from probes.reporting.compare.entries import ORDERED, Entry, laid, shared_prompts
 from probes.reporting.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.reporting.verdict import Headline
-from probes.reporting.words import effect_metric_name, interval, listing, metric_name, number, signed
+from probes.reporting.words import effect_metric_name, interval, listing, metric_name, number, percent, signed, too_few
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
-from tv.stats.means import FEWEST
+from tv.stats.families import holm
+from tv.stats.means import Floats
 
 #: The behaviour metric of the verdict: the first of these that was measured.
 _SPOKEN = ("exact_match", "logit_diff", "target_nll", "kl")
 #: Measures whose course over the order the verdict describes.
-_COURSE = [("relative_norm", ""), ("flip_rate", ALL_DOMAINS), ("relative_change", ALL_DOMAINS)]
+_COURSE = ("relative_norm", "flip_rate", "relative_change", *_SPOKEN)
+#: How many orders of the entries are tried.
+_ORDERS = 5040
 
 
 def comparison_verdict(
@@ -38,7 +44,7 @@ def comparison_verdict(
         (_furthest(measures, "relative_change", entries[0].label), "change-attn"),
         (_causes(entries), "effects"),
         (_agreement(correlations), "agreement-table"),
-        (_course(entries, measures), "order"),
+        (course([entry.label for entry in entries], measures), "order"),
     ]
     return [Headline(text, place) for text, place in sentences if text]
 
@@ -61,15 +67,19 @@ def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
 
 def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     rows = measures[measures.measure.isin(list(BEHAVIOUR)) & (measures.domain != ALL_DOMAINS)]
-    apart = rows[rows.difference.notna() & (rows.n_shared >= FEWEST)]
+    apart = rows[rows.p.notna()]
     if apart.empty:
-        return ""
-    clear = apart[(apart.difference_lo > 0) | (apart.difference_hi < 0)]
-    counts = (
-        f"{len(clear)} of {len(apart)} domain × metric values differ from {entries[0].label}'s beyond their intervals"
-    )
-    spoken = next(name for name in _SPOKEN if (apart.measure == name).any())
-    candidates = apart[apart.measure == spoken]
+        few = rows.dropna(subset="n_shared").drop_duplicates("domain")
+        return f"Behaviour: {too_few(few.domain, few.n_shared)}." if len(few) else ""
+    clear = told_apart(apart)
+    if clear.empty:
+        return (
+            f"Behaviour: none of {len(apart)} domain × metric values can be told from {entries[0].label}'s (least p "
+            f"{number(apart.p.min(), 2)}, before the correction for {len(apart)})."
+        )
+    counts = f"{len(clear)} of {len(apart)} domain × metric values differ from {entries[0].label}'s"
+    spoken = next((name for name in _SPOKEN if (clear.measure == name).any()), clear.measure.iloc[0])
+    candidates = clear[clear.measure == spoken]
     top = candidates.loc[candidates.difference.abs().idxmax()]
     first = rows[(rows.entry == entries[0].label) & (rows.measure == spoken) & (rows.domain == top.domain)].value
     form = MEASURES[spoken].form
@@ -101,14 +111,25 @@ def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     )
 
 
+def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """The differences that stand, of all that one sentence is about."""
+    return rows[holm(rows.p.astype(float)) < 0.05]
+
+
 def _furthest(measures: pd.DataFrame, name: str, first: str) -> str:
     """The entry that is furthest from the first in a measure, over all prompts."""
     rows = measures[(measures.measure == name) & measures.domain.isin(["", ALL_DOMAINS])]
     apart, reference = rows[rows.difference.notna() & (rows.entry != first)], rows[rows.entry == first]
     if apart.empty or reference.empty:
         return ""
-    top, form = apart.loc[apart.difference.abs().idxmax()], MEASURES[name].form
-    words, least = MEASURES[name].words, "" if len(apart) == 1 else "furthest from it "
+    form, words = MEASURES[name].form, MEASURES[name].words
+    if apart.n_shared.notna().any():  # of prompts, so that there is a test
+        told = told_apart(apart)
+        if told.empty:
+            value = form(reference.value.iloc[0])
+            return f"{words[0].upper()}{words[1:]}: {value} in {first}; no entry can be told from it."
+        apart = told
+    top, least = apart.loc[apart.difference.abs().idxmax()], "" if len(apart) == 1 else "furthest from it "
     return (
         f"{words[0].upper()}{words[1:]}: {form(reference.value.iloc[0])} in {first}, {least}{form(top.value)} in "
         f"{top.entry} ({_apart(top)})."
@@ -122,7 +143,7 @@ def _apart(row: pd.Series) -> str:
 
 
 def _causes(entries: Sequence[Entry]) -> str:
-    """The largest effect of each entry, by the last method that it has (revert, where it was requested)."""
+    """The largest effect with q < 0.05 of each entry, by its last method (revert, where it was requested)."""
     parts: dict[str, list[str]] = {}
     methods: dict[str, None] = {}
     for entry in entries:
@@ -130,11 +151,15 @@ def _causes(entries: Sequence[Entry]) -> str:
         if len(effects):
             domain, method = entry.own_domain, str(effects.method.iloc[-1])
             family = effects[(effects.domain == domain) & (effects.method == method)]
-            top = family.loc[family.effect.abs().idxmax()]
+            methods.setdefault(method)
+            found = family[family.q < FOUND]
+            if found.empty:
+                parts.setdefault("none that can be told from 0", []).append(f"{entry.label} (on {domain} prompts)")
+                continue
+            top = found.loc[found.effect.abs().idxmax()]
             size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {effect_metric_name(str(top.metric))}"
             name = component_name(top.layer, top.component)
             parts.setdefault(name, []).append(f"{entry.label} ({size} on {domain} prompts)")
-            methods.setdefault(method)
     if not parts:
         return ""
     where = "; ".join(f"{name} in {listing(told)}" for name, told in parts.items())
@@ -158,28 +183,43 @@ def _agreement(correlations: pd.DataFrame) -> str:
     )
 
 
-def _course(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
-    """Which measures rise or fall at every step of the order given, and how often that happens by chance."""
-    if len(entries) < ORDERED:
+def course(labels: Sequence[str], measures: pd.DataFrame) -> str:
+    """Which measures rise or fall at every step of the order given, if more do than in other orders of the entries."""
+    if len(labels) < ORDERED:
         return ""
-    labels = [entry.label for entry in entries]
-    said, steady, known = [], 0, 0
-    for (name, domain), rows in measures.groupby(["measure", "domain"], sort=False):
-        values = rows.set_index("entry").value.reindex(labels).to_numpy(float)
-        if np.isnan(values).any():
-            continue
-        whole = domain in ("", ALL_DOMAINS)  # counting each domain too would count the same prompts again
-        steps = np.diff(values / (np.abs(values).max() or 1.0)).round(6)  # rounding is no step
-        known += whole
-        if (steps > 0).all() or (steps < 0).all():
-            steady += whole
-            if (name, domain) in _COURSE or (name == "exact_match" and not whole):
-                form, where = MEASURES[name].form, "" if whole else f" on {domain} prompts"
-                ends = f"{form(rows.value.iloc[0])} → {form(rows.value.iloc[-1])}"
-                said.append(f"{MEASURES[name].words}{where} {ends}")
-    if not said:
+    whole = measures[measures.domain.isin(["", ALL_DOMAINS])]  # each domain too would count the same prompts again
+    values = whole.pivot(index="measure", columns="entry", values="value").reindex(columns=labels).dropna()
+    if values.empty:
         return ""
-    return (
-        f"In the order given, {steady} of {known} measures, over all prompts, rise or fall at every step (in a random "
-        f"order each would with probability 1 in {math.factorial(len(entries)) // 2:,}). Steadily went {listing(said)}."
-    )
+    table = values.to_numpy(np.float64)
+    steady, by_chance = _steady(table), _order_p(table)
+    what = f"In the order given, {steady.sum()} of {len(values)} measures, over all prompts, rise or fall at every step"
+    if by_chance >= 0.05:
+        return f"{what}; as many do in {percent(by_chance)} of all orders of these entries, so no course can be told."
+    ends = values[steady].iloc[:, [0, -1]]
+    said = [
+        f"{MEASURES[name].words} {MEASURES[name].form(first)} → {MEASURES[name].form(last)}"
+        for name, first, last in ends.itertuples()
+        if name in _COURSE
+    ]
+    course = f": {listing(said)}" if said else ""
+    return f"{what}, as many as in {percent(by_chance)} of all orders of these entries{course}."
+
+
+def _steady(values: Floats) -> NDArray[np.bool_]:
+    """Which rows of (measures, entries) rise, or fall, at every step; rounding is no step."""
+    size = np.abs(values).max(axis=1, keepdims=True)
+    steps = np.diff(values / np.where(size > 0, size, 1.0), axis=1).round(6)
+    return np.asarray((steps > 0).all(axis=1) | (steps < 0).all(axis=1))
+
+
+def _order_p(values: Floats) -> float:
+    """The share of all orders of the entries in which as many measures are steady; of 5,000 where there are more."""
+    n = values.shape[1]
+    if math.factorial(n) <= _ORDERS:
+        orders = [list(order) for order in permutations(range(n))]
+    else:
+        generator = np.random.default_rng(0)
+        orders = [list(range(n)), *(generator.permutation(n).tolist() for _ in range(_ORDERS - 1))]
+    given = _steady(values).sum()
+    return float(np.mean([_steady(values[:, order]).sum() >= given for order in orders]))

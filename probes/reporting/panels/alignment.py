@@ -29,7 +29,7 @@ def lift(chapter: Chapter) -> Iterator[Panel]:
     note = (
         "Energy of T in the leading 10 % of W's singular directions over what a T with no preferred direction "
         "would put there. Every module keeps the same share of directions, so modules can be compared. 1 is "
-        "chance, orange is more; colours end at 4×."
+        "chance, orange is more; colours end at 4×. Grey did not move."
     )
     yield Panel("Alignment beyond chance (fixed 10 % of directions)", note, maps)
 
@@ -63,8 +63,8 @@ def ssa(chapter: Chapter) -> Iterator[Panel]:
             )
     note = (
         "Read the three together: SSA alone mostly draws matrix shapes. κ is 0 at the null and 1 when T lies wholly "
-        "inside the subspace. ∗ marks modules at the ceiling (null² > 0.95), where there is no room to be aligned "
-        "beyond chance."
+        "inside the subspace. ∗ marks modules at the ceiling (null² > 0.95), where there is room below the null and "
+        "none above it. Grey did not move."
     )
     maps = [Figure(value, title, plots[value]) for value, title in columns.items()]
     choices = [f"{SIDES[side]}, ε = {epsilon:g}" for side, epsilon in cuts]

@@ -18,8 +18,9 @@ def terms(chapter: Chapter) -> Iterator[Panel]:
         return
     note = (
         "Every change of a module's output is exactly the sum of three terms: direct (its own weights moved, T x), "
-        "inherited (its input moved, W Δx) and interaction (T Δx). Bars are shares of the three squared norms; the "
-        "terms are not orthogonal, so these do not add up to the squared change."
+        "inherited (its input moved, W Δx) and interaction (T Δx). Bars are their projections on the change, which sum "
+        "to 1; a term below 0 pushed against the change. There is no bar where the terms cancel or the change is "
+        "rounding."
     )
     bars = charts.ledger_bars(ledger, chapter.evidence.n_layers)
     yield Panel(
@@ -38,12 +39,15 @@ def new_directions(chapter: Chapter) -> Iterator[Panel]:
     far = max(10.0, float(split[["over_10", "over"]].abs().max().max()))
     ten, cut = (
         figures.heatmap(split, value, "module", MODULES, n_layers, centre=0, reach=far, hover=hover)
-        for value, hover in (("over_10", ["new_share_10"]), ("over", ["new_share", "new_share_null"]))
+        for value, hover in (
+            ("over_10", ["new_share_10", "new_share_10_of_w"]),
+            ("over", ["new_share", "new_share_null", "new_share_of_w"]),
+        )
     )
     note = (
         "Of the direct term, the share outside the pretrained output subspace, on the inputs that really "
-        "occurred, against what a T with no preferred direction gives. Orange writes newer directions than "
-        "chance, blue older ones."
+        "occurred, against what a T with no preferred direction gives and (diamonds) what W writes there itself, as a "
+        "T that is a multiple of W would. Orange writes newer directions than chance, blue older ones."
     )
     plots = [
         Figure("new", "Mean over layers, beside the nulls", [charts.new_directions(split)]),

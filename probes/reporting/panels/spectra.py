@@ -19,16 +19,16 @@ def spectra(chapter: Chapter) -> Iterator[Panel]:
     step = max(1, -(-matrices.ngroups // MATRICES))
     choices, values, energy = [], [], []
     for (layer, name), rows in matrices:
-        if int(layer) % step == 0:
+        if int(layer) % step == 0 and rows.share_left.notna().any():
             choices.append(f"{name} of layer {layer}")
             values.append(weight_charts.singular_values(rows))
             energy.append(weight_charts.gathered(rows))
     if not choices:
         return
     note = (
-        "Left: how the singular values of W and of T fall off; T of a low-rank adapter ends early. Right: how much of "
-        "T lies in the leading directions of W. Dotted is where a T with no preferred direction would be, so a matrix "
-        "much taller than wide starts high by its shape alone."
+        "Of matrices that moved. Left: how the singular values of W and of T fall off; T of a low-rank adapter ends "
+        "early. Right: how much of T lies in the leading directions of W. Dotted is where a T with no preferred "
+        "direction would be, so a matrix much taller than wide starts high by its shape alone."
     )
     plots = [Figure("spectra", "Singular values", values), Figure("gathered", "T along W’s directions", energy)]
     yield Panel("Spectra of one matrix", note, plots, choices, "matrix")

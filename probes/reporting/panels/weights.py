@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from probes.reporting import figures
 from probes.reporting.alignment import fixed_fraction
 from probes.reporting.chapter import Chapter, panel
+from probes.reporting.moved import matrices
 from probes.reporting.panel import Figure, Panel
-from probes.reporting.verdict import matrices
 from tv.architecture.anatomy import MODULES
 
 
@@ -29,7 +29,8 @@ def moved(chapter: Chapter) -> Iterator[Panel]:
         maps.append(Figure("diagonal", "Amplification: Σ(uᵢᵀTvᵢ)² over its null", [plot]))
     note = (
         "Relative norm is how far each matrix moved; point at a cell for the share of rounding noise. "
-        "Amplification is whether T scales W's singular directions; 1 is chance, and its colours end at 4×."
+        "Amplification is whether T scales W's singular directions; 1 is chance, and its colours end at 4×. Grey did "
+        "not move."
     )
     yield Panel("How far each module moved", note, maps)
 
@@ -55,7 +56,7 @@ def heads(chapter: Chapter) -> Iterator[Panel]:
         lifts.append(figures.heatmap(aligned, "lift", "head", order, n_layers, ratio=True, reach=far, hover=["kappa"]))
     note = (
         "Each head's rows of q, k and v, or columns of o. The lift is of the input side for q, k, v and of the "
-        "output side for o, in the leading 10 % of directions; 1 is chance."
+        "output side for o, in the leading 10 % of directions; 1 is chance, and grey did not move."
     )
     maps = [Figure("head-norm", "Relative norm ‖T‖/‖W‖", norms), Figure("head-lift", "Lift", lifts)]
     yield Panel("Head by head", note, maps, modules, "module")

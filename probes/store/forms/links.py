@@ -52,7 +52,7 @@ ACTIVATIONS = (
     Column("ledger_delta_norm", "‖Δy‖", words="whole change of the output ‖Δy‖", interval=True, role="activation"),
     Column(
         "direct_share",
-        "direct²/(direct² + inherited² + interaction²)",
+        "⟨direct, Δy⟩/‖Δy‖², as in `ledger`",
         words="direct share of the change",
         interval=True,
         role="activation",
@@ -117,13 +117,14 @@ table(
         Column("over", "which units: all, one module type, or one layer", "name"),
         Column("weight_measure", "a column of `link`", "name"),
         Column("activation_measure", "a column of `link`", "name"),
-        Column("rho", "Spearman's rank correlation", words="ρ", null=0.0, centre=0.0),
-        Column("lo", "the lower end of its 95 % interval"),
+        Column("rho", "Spearman's rank correlation, within module or component type", words="ρ", null=0.0, centre=0.0),
+        Column("lo", "the lower end of its 95 % interval over layers and prompts"),
         Column("hi", "the upper end"),
-        Column("n", "units", "int32", unit="units"),
-        Column("null_lo", "where the lowest 2.5 % fall when units are shuffled"),
+        Column("n", "units that moved", "int32", unit="units"),
+        Column("null_lo", "where the lowest 2.5 % fall when layers are shuffled"),
         Column("null_hi", "where the highest 2.5 % fall"),
-        Column("p", "of shuffled orders that are as far from 0"),
+        Column("p", "of shuffled orders that are as far from 0, for this pair alone"),
+        Column("p_family", "of those in which any pair of this model and `over` is", since=5),
     ),
 )
 

@@ -1,5 +1,6 @@
 """Depth, split, Shapley, curves, agreement, metrics: each against what it must come to."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -131,6 +132,23 @@ def test_halves_keep_clusters_whole() -> None:
     assert np.isnan(one["split_half"])  # two clusters make no two halves worth comparing
     four = split_half(table, [f"{side}{i % 2}" for side in "ab" for i in range(10)], seed=0)
     assert four["split_half"] < 0.5
+
+
+def test_what_no_prompt_of_a_half_measured_is_null_without_a_warning() -> None:
+    """A null row, as a method leaves where nothing moved, is no mean; where halves are constant there is no rank."""
+    table = np.random.default_rng(0).normal(size=(4, 5))
+    own = [f"p{i}" for i in range(4)]
+    expected = {"split_half", "chosen_here", "chosen_there"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = split_half(table, own, seed=0)
+        constant = split_half(np.ones((4, 5)), own, seed=0)
+        table[:3, 1] = np.nan  # one prompt alone has it, so that one of any two halves has none
+        partly = split_half(table, own, seed=0)
+        nothing = split_half(np.full((4, 5), np.nan), own, seed=0)
+    assert not np.isnan(list(whole.values())).any() and np.isnan(partly["split_half"])
+    assert np.isnan(constant["split_half"]) and constant["chosen_here"] == 1
+    assert nothing.keys() == expected and np.isnan(list(nothing.values())).all()
 
 
 def test_mean_and_synergy_come_from_both_directions(case: Case) -> None:

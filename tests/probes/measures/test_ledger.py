@@ -21,11 +21,11 @@ def made(rows: int, cols: int, n: int = 6) -> dict[str, Tensor]:
 
     x, w, b = random(n, cols), random(rows, cols) * torch.logspace(0, -2, cols), random(rows)
     moved, t, db = 0.1 * random(n, cols), 0.05 * random(rows, cols), 0.1 * random(rows)
-    return dict(x=x, moved=moved, w=w, t=t, db=db, y=x @ w.T + b, y_tuned=(x + moved) @ (w + t).T + b + db)
+    return dict(x=x, moved=moved, w=w, t=t, b=b, db=db, y=x @ w.T + b, y_tuned=(x + moved) @ (w + t).T + b + db)
 
 
 def ledger_of(m: dict[str, Tensor], **options: object) -> Ledger:
-    x, y, y_tuned, w, db = (m[name].float() for name in ("x", "y", "y_tuned", "w", "db"))
+    x, y, y_tuned, w, b, db = (m[name].float() for name in ("x", "y", "y_tuned", "w", "b", "db"))
     tuned = (m["w"] + m["t"]).float()
     split = split_by(output_basis(w), w, tuned, db)
     return linear_ledger(
@@ -36,6 +36,7 @@ def ledger_of(m: dict[str, Tensor], **options: object) -> Ledger:
         w,
         tuned,
         delta_norm=float(m["t"].norm()),
+        bias=b,
         bias_change=db,
         split=split,
         **options,
@@ -48,22 +49,22 @@ def test_terms_are_their_definitions(shape: tuple[int, int], piece: int, monkeyp
     monkeypatch.setattr(ledger, "_PIECE", piece)
     m = made(*shape)
     found = ledger_of(m)
-    direct = m["x"] @ m["t"].T + m["db"]
-    for name, vector in (
-        ("delta_norm", m["y_tuned"] - m["y"]),
-        ("direct_norm", direct),
-        ("inherited_norm", m["moved"] @ m["w"].T),
-        ("interaction_norm", m["moved"] @ m["t"].T),
-    ):
-        torch.testing.assert_close(getattr(found, name).double(), vector.norm(dim=1), rtol=1e-4, atol=1e-5)
+    direct, change = m["x"] @ m["t"].T + m["db"], m["y_tuned"] - m["y"]
+    terms = {"direct": direct, "inherited": m["moved"] @ m["w"].T, "interaction": m["moved"] @ m["t"].T}
+    for name, vector in {"delta": change, **terms}.items():
+        torch.testing.assert_close(getattr(found, f"{name}_norm").double(), vector.norm(dim=1), rtol=1e-4, atol=1e-5)
+    for name, vector in terms.items():
+        share = (vector * change).sum(1) / change.square().sum(1)
+        torch.testing.assert_close(getattr(found, f"{name}_share").double(), share, rtol=1e-3, atol=1e-4)
     assert float(found.closure.max()) < 1e-4
     u, s, _ = torch.linalg.svd(m["w"], full_matrices=False)
     tail = s.square().flip(0).cumsum(0).flip(0)
     k = int((tail > ledger.EPSILON**2 * s.square().sum()).sum())
     for name, kept in (("new_share", k), ("new_share_10", round(shape[0] / 10))):
-        new = direct - direct @ u[:, :kept] @ u[:, :kept].T
-        share = new.square().sum(1) / direct.square().sum(1)
-        torch.testing.assert_close(getattr(found, name).double(), share, rtol=1e-3, atol=1e-4)
+        for of, written in (("", direct), ("_of_w", m["x"] @ m["w"].T)):
+            new = written - written @ u[:, :kept] @ u[:, :kept].T
+            share = new.square().sum(1) / written.square().sum(1)
+            torch.testing.assert_close(getattr(found, f"{name}{of}").double(), share, rtol=1e-3, atol=1e-4)
         assert float(getattr(found, f"{name}_null")[0]) == pytest.approx(1 - kept / shape[0])
     new = direct - direct @ u[:, :k] @ u[:, :k].T
     torch.testing.assert_close(found.new_norm.double(), new.norm(dim=1), rtol=1e-3, atol=2e-3)
@@ -74,7 +75,8 @@ def test_terms_are_their_definitions(shape: tuple[int, int], piece: int, monkeyp
 def test_unchecked_places_have_the_same_terms_and_no_closure(shape: tuple[int, int]) -> None:
     m = made(*shape)
     everywhere, some = ledger_of(m), ledger_of(m, checked=torch.tensor([1, 5]))
-    for name in ("delta_norm", "direct_norm", "inherited_norm", "interaction_norm", "new_share"):
+    shares = ("direct_share", "inherited_share", "interaction_share", "new_share", "new_share_10_of_w")
+    for name in ("delta_norm", "direct_norm", "inherited_norm", "interaction_norm", *shares):
         torch.testing.assert_close(getattr(some, name), getattr(everywhere, name), rtol=1e-4, atol=1e-5)
     assert some.closure.isnan().tolist() == [True, False, True, True, True, False]
     assert torch.allclose(some.closure[[1, 5]], everywhere.closure[[1, 5]], atol=1e-6)
@@ -109,10 +111,16 @@ def test_it_is_complete_whatever_moved(rows: int, cols: int, weights: float, inp
     m["moved"] = inputs * m["moved"]
     m["y_tuned"] = (m["x"] + m["moved"]) @ (m["w"] + m["t"]).T + (m["y"] - m["x"] @ m["w"].T) + m["db"]
     found = ledger_of(m)
-    assert float(found.closure.max()) < 1e-4
+    largest = torch.stack([found.direct_norm, found.inherited_norm, found.interaction_norm]).amax(0)
+    cancelled = found.delta_norm < 0.1 * largest  # float32 leaves no digits of what nearly cancels
+    assert bool((found.closure * found.delta_norm <= 1e-5 * largest)[cancelled].all())
+    assert float(found.closure[~cancelled].max()) < 1e-4
     parts = torch.hypot(found.amplified_norm, found.new_norm)
     torch.testing.assert_close(parts, found.direct_norm, rtol=1e-3, atol=1e-4 * float(found.direct_norm.max()))
     assert bool(((found.new_share >= 0) & (found.new_share <= 1)).all())
+    shares = torch.stack([found.direct_share, found.inherited_share, found.interaction_share])
+    assert shares.isnan().any(0).equal(shares.isnan().all(0))
+    assert float((shares.sum(0) - 1).nan_to_num().abs().max()) < 1e-3
 
 
 def test_gain_ledger() -> None:
@@ -121,18 +129,84 @@ def test_gain_ledger() -> None:
     assert torch.allclose(found.direct_norm, (x * (g_tuned - g) + db).norm(dim=1))
     assert torch.allclose(found.inherited_norm, ((x_tuned - x) * g).norm(dim=1))
     assert float(found.closure.max()) < 1e-5 and bool(found.new_share.isnan().all())
+    change = x_tuned * g_tuned + db - x * g
+    share = ((x * (g_tuned - g) + db) * change).sum(1) / change.square().sum(1)
+    assert torch.allclose(found.direct_share.nan_to_num(), torch.where(found.direct_share.isnan(), 0, share), atol=1e-4)
     by_head = gain_ledger(
         *(v.unflatten(0, (2, 2)) for v in (x, x_tuned, x * g, x_tuned * g_tuned + db)), g, g_tuned, db
     )
     assert torch.allclose(by_head.direct_norm, found.direct_norm.square().view(2, 2).sum(1).sqrt())
 
 
-def test_a_model_that_did_not_change_has_zeros_and_no_nan() -> None:
+def moved_to(m: dict[str, Tensor], t: Tensor, moved: Tensor, db: Tensor) -> dict[str, Tensor]:
+    """The same module with another step of its weights, its input and its bias."""
+    change = (m["x"] + moved) @ (m["w"] + t).T + db - m["x"] @ m["w"].T
+    return m | {"t": t, "moved": moved, "db": db, "y_tuned": m["y"] + change}
+
+
+def shares_of(found: Ledger) -> Tensor:
+    return torch.stack([found.direct_share, found.inherited_share, found.interaction_share])
+
+
+def test_a_model_that_did_not_change_has_norms_of_zero_and_no_shares() -> None:
     m = made(20, 33)
     m |= {"t": 0 * m["t"], "db": 0 * m["db"], "moved": 0 * m["moved"], "y_tuned": m["y"]}
     for name, values in vars(ledger_of(m)).items():
-        if not name.endswith("_null"):
+        if "share" in name and not name.endswith(("_null", "_of_w")):
+            assert bool(values.isnan().all()), name
+        elif not name.endswith(("_null", "_of_w")):
             assert torch.equal(values, torch.zeros(6)), name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_that_did_not_move_write_no_new_directions_and_have_no_share(shape: tuple[int, int]) -> None:
+    m = made(*shape)
+    found = ledger_of(moved_to(m, 0 * m["t"], m["moved"], 0 * m["db"]))
+    assert bool(found.new_share.isnan().all() and found.new_share_10.isnan().all())
+    assert not found.new_norm.any() and bool(found.new_share_10_of_w.isfinite().all())
+    assert torch.allclose(shares_of(found), torch.tensor([0.0, 1, 0])[:, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_more_of_w_is_as_new_as_w_itself(shape: tuple[int, int]) -> None:
+    m = made(*shape)
+    found = ledger_of(moved_to(m, 0.1 * m["w"], m["moved"], 0 * m["db"]))
+    for name in ("new_share", "new_share_10"):
+        torch.testing.assert_close(getattr(found, name), getattr(found, f"{name}_of_w"), rtol=1e-3, atol=1e-4)
+    assert float(found.new_share_10.mean()) > 0.1  # which is far from none
+    random = ledger_of(m)
+    assert float((random.new_share_10 - random.new_share_10_of_w).mean()) > 0.05
+
+
+@pytest.mark.parametrize("by", [2.0, 0.5, 4.0])
+def test_a_reader_that_undoes_what_came_in_has_no_shares(by: float) -> None:
+    """A norm's gain times 2 and its readers halved: nothing of the output changed, so nothing has a part in it."""
+    m = made(20, 33)
+    undone = moved_to(m, m["w"] * (1 / by - 1), m["x"] * (by - 1), 0 * m["db"])
+    found = ledger_of(undone | {"y_tuned": undone["y"]})
+    assert float(found.direct_norm.min()) > 0.1 and bool(shares_of(found).isnan().all())
+    barely = ledger_of(undone | {"y_tuned": undone["y"] + 1e-3 * m["y"]})
+    assert bool(shares_of(barely).isnan().all())
+
+
+def test_a_module_that_pushes_against_its_input_has_a_negative_share() -> None:
+    m = made(20, 33)
+    found = shares_of(ledger_of(moved_to(m, -0.2 * m["w"], 0.5 * m["x"], 0 * m["db"])))
+    # y becomes 1.5 · 0.8 y: of the change 0.2 y the module took 0.2, 0.5 came in, and 0.1 is both.
+    assert torch.allclose(found, torch.tensor([-1.0, 2.5, -0.5])[:, None], atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "step", "told"), [("float32", 1e-6, 0), ("float32", 1e-4, 6), ("bfloat16", 2e-3, 0)])
+def test_a_change_within_rounding_has_no_shares(dtype: str, step: float, told: int) -> None:
+    m = made(20, 33)
+    m = moved_to(m, step * m["w"], 0 * m["moved"], step * m["b"])
+    y, y_tuned = (m[name].to(getattr(torch, dtype)) for name in ("y", "y_tuned"))
+    found = linear_ledger(
+        *(m["x"].float(), m["x"].float(), y, y_tuned, m["w"].float(), (m["w"] + m["t"]).float()),
+        delta_norm=1.0,
+        bias_change=m["db"].float(),
+    )
+    assert int(found.direct_share.isfinite().sum()) == told
 
 
 def test_lookup_is_all_direct() -> None:
@@ -140,6 +214,7 @@ def test_lookup_is_all_direct() -> None:
     found = lookup_ledger(torch.zeros(4, 5), change, 6.0, 9)
     assert torch.allclose(found.direct_norm, change.norm(dim=1)) and not found.inherited_norm.any()
     assert torch.allclose(found.direct_null, torch.full((4,), 2.0))
+    assert torch.equal(shares_of(found), torch.tensor([1.0, 0, 0])[:, None].expand(3, 4))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -17,9 +17,8 @@ from probes.cli import main
 from probes.errors import RunError
 from probes.reporting.compare import charts
 from probes.reporting.compare.entries import Entry, cautions, entries_of
-from probes.reporting.compare.measures import OWN_DOMAIN, effect_correlations, measure_rows
-from probes.reporting.compare.verdict import comparison_verdict
-from probes.reporting.words import FEWEST
+from probes.reporting.compare.measures import OWN_DOMAIN, differences, effect_correlations, measure_rows
+from probes.reporting.compare.verdict import comparison_verdict, course, told_apart
 from probes.store.schemas import ALL_DOMAINS
 from tests import pairs
 from tests.command import call
@@ -27,6 +26,8 @@ from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, pertu
 from tests.runs import NO_REPORT, edited
 
 HOSTILE = '<img src=x onerror="window.harmed = 1">'
+#: Two of each: enough prompts for an interval.
+ASKED = [*PROMPTS, *({**row, "id": f"{row['id']}-again", "text": f"Again: {row['text']}"} for row in PROMPTS)]
 MEASURE = ["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
 
 
@@ -43,7 +44,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
         build_tokenizer().save_pretrained(folder / name)
         steps[name] = str(folder / name)
     quick = {"bootstrap": 40, "noise_floor": False, "epsilons": [0.05]}
-    return probes.run(write_suite(folder, base, tuned, tuned=steps, measure=MEASURE, **quick), out=folder / "run")
+    suite = write_suite(folder, base, tuned, tuned=steps, measure=MEASURE, **quick)
+    write_prompts(folder / "prompts.jsonl", ASKED)
+    return probes.run(suite, out=folder / "run")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def test_values_are_the_tables_own_means(run: probes.Run) -> None:
     gates = run.df("gates", where=[("tuned", "==", "more")])
     prompts = gates.groupby("prompt_id").flip_rate.mean()
     assert found.value["more", "flip_rate", ALL_DOMAINS] == pytest.approx(prompts.mean(), rel=1e-6)
-    assert found.n["more", "flip_rate", ALL_DOMAINS] == len(PROMPTS)
+    assert found.n["more", "flip_rate", ALL_DOMAINS] == len(ASKED)
     medical = run["prompts"].set_index("prompt_id").query("domain == 'medical'").index
     behaviour = run.df("behaviour", where=[("model", "==", "most"), ("metric", "==", "target_nll")])
     own = behaviour[behaviour.prompt_id.isin(medical)].value
@@ -103,13 +106,25 @@ def test_differences_are_paired_and_from_the_first(run: probes.Run) -> None:
 
 
 def test_prompts_of_one_cluster_are_drawn_together(entries: list[Entry]) -> None:
-    """All of one cluster: every draw is all of them, and there is nothing to be unsure of."""
-    one, two = (replace(entry, prompts=entry.prompts.assign(cluster="one")) for entry in entries[:2])
-    rows = measure_rows([one, two])
-    means = rows[(rows.domain == ALL_DOMAINS) & (rows.n >= FEWEST)]  # fewer have no interval
-    assert len(means) > 10 and np.allclose(means.lo, means.hi)
-    apart = means[(means.entry == two.label) & (means.n_shared >= FEWEST)]
-    assert len(apart) > 5 and np.allclose(apart.difference_lo, apart.difference_hi)
+    """Of few clusters there is no interval, however many prompts they hold; by themselves the prompts have one."""
+    whole = measure_rows(entries[:2]).query("domain == @ALL_DOMAINS and measure == 'relative_change'")
+    assert whole[["lo", "hi"]].notna().all(axis=None) and whole.p.notna().sum() == 1
+    six = [
+        replace(entry, prompts=entry.prompts.assign(cluster=[f"c{i % 6}" for i in range(12)])) for entry in entries[:2]
+    ]
+    rows = measure_rows(six)
+    rows = rows[rows.measure != "exact_match"]  # whose test is exact with any number
+    assert rows.n.max() == 12 and rows[["lo", "hi", "difference_lo", "difference_hi", "p"]].isna().all(axis=None)
+
+
+def test_prompts_that_turn_are_told_by_their_test(entries: list[Entry]) -> None:
+    """Exact match of 12 prompts, of which the second entry loses 4 or 7: McNemar's p, Newcombe's interval."""
+    asked = pd.DataFrame({"domain": "d", "cluster": ""}, index=[f"p{i}" for i in range(12)])
+    for lost, p in ((4, 0.125), (7, 2 / 2**7)):
+        left, right = asked.assign(exact_match=1.0), asked.assign(exact_match=[0.0] * lost + [1.0] * (12 - lost))
+        found = {row["domain"]: row for row in differences(left, right)}[ALL_DOMAINS]
+        assert found["p"] == pytest.approx(p) and found["difference"] == pytest.approx(-lost / 12)
+        assert found["difference_lo"] < -lost / 12 < found["difference_hi"]
 
 
 def test_a_run_beside_itself_differs_in_nothing(run: probes.Run) -> None:
@@ -130,7 +145,9 @@ def test_correlations_are_spearman_s_over_components(run: probes.Run, entries: l
     wide = run.df("effects", where=where).pivot(index=["layer", "component"], columns="tuned", values="effect")
     row = found.loc[("some", "most", "revert", ALL_DOMAINS)]
     assert row.rho == pytest.approx(spearmanr(wide.some, wide.most).statistic, abs=1e-6)
-    assert row.n == len(wide) and row.lo <= row.hi and row.null_lo < 0 < row.null_hi
+    assert row.n == len(wide) and row.lo <= row.rho <= row.hi and row.null_lo < 0 < row.null_hi
+    few = effect_correlations([replace(entry, prompts=entry.prompts.assign(cluster="one")) for entry in entries[:2]])
+    assert row.n_shared == 10 and few.lo.isna().all()  # one cluster is too few for an interval
 
 
 def test_labels_tell_entries_apart(run: probes.Run, other: probes.Run) -> None:
@@ -161,7 +178,7 @@ def test_what_forbids_comparing_is_said(run: probes.Run, other: probes.Run, entr
         "Not the same prompts",
     ]
     assert "logit difference in A: some, A: more and A: most; target NLL in B" in said[3]
-    assert "6 in A: some" in said[4] and "of which 4 are in all" in said[4]
+    assert "12 in A: some" in said[4] and "of which 4 are in all" in said[4]
     suite = {**run.manifest["suite"], "ledger_positions": "all"}
     newer = replace(run, manifest={**run.manifest, "computed": {"dtype": "bfloat16"}, "suite": suite})
     begun = [caution.split(":")[0] for caution in cautions(entries_of([run, newer], ["A", "B"]))]
@@ -213,24 +230,57 @@ def test_only_prompts_that_ask_the_same_are_paired(run: probes.Run) -> None:
     asked = prompts.assign(text=prompts.text.mask(prompts.prompt_id == "a1", "The heart stops"))
     rows = measure_rows(entries_of([run, edited(run, "prompts", asked)], ["A", "B"]))
     other = rows[(rows.entry == "B: some") & (rows.measure == "flip_rate")].set_index("domain")
-    assert other.n_shared[ALL_DOMAINS] == 5 and other.n[ALL_DOMAINS] == 6
-    assert other.n_shared["medical"] == 1 and other.n["medical"] == 2
+    assert other.n_shared[ALL_DOMAINS] == 11 and other.n[ALL_DOMAINS] == 12
+    assert other.n_shared["medical"] == 3 and other.n["medical"] == 4
 
 
 def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:
     measures, correlations = measure_rows(entries), effect_correlations(entries)
     said = {sentence.place: sentence.text for sentence in comparison_verdict(entries, measures, correlations, [])}
     assert said["entries"] == (
-        "3 tuned models of 1 base, 6 prompts asked of all; differences are from some, the first."
+        "3 tuned models of 1 base, 12 prompts asked of all; differences are from some, the first."
     )
     moved = measures[measures.measure == "relative_norm"].set_index("entry").value
     assert f"{moved['some']:.4f} in some, furthest from it {moved['most']:.3f} in most" in said["weights-by-module"]
-    assert "relative norm ‖T‖/‖W‖, median over matrices 0.0200 → 0.100" in said["order"]
-    assert "in a random order each would with probability 1 in 3" in said["order"]
+    assert "no course can be told" in said["order"]  # of three entries every third order is steady
     lowest = correlations[(correlations.domain == OWN_DOMAIN) & (correlations.method == "graft")].rho.min()
     assert f"{lowest:.2f}".replace("-", "−") in said["agreement-table"]
     two = comparison_verdict(entries[:2], measures[measures.entry != "most"], correlations[:0], ["x"])
     assert "order" not in {sentence.place for sentence in two} and "Read the caution below first." in two[0].text
+
+
+def _in_order(values: list[list[float]]) -> str:
+    """What is said of the course of measures (a row each) over entries in order."""
+    names, labels = ["relative_norm", "flip_rate", "relative_change"], [f"e{i}" for i in range(len(values[0]))]
+    rows = [
+        {"entry": label, "measure": name, "domain": "" if name == "relative_norm" else ALL_DOMAINS, "value": value}
+        for name, line in zip(names, values, strict=True)
+        for label, value in zip(labels, line, strict=True)
+    ]
+    return course(labels, pd.DataFrame(rows))
+
+
+def test_a_course_is_told_only_where_other_orders_have_none() -> None:
+    steady = [[1.0, 2, 3, 4, 5], [5.0, 4, 3, 2, 1], [0.1, 0.2, 0.25, 0.3, 0.4]]
+    assert "flip" in (told := _in_order(steady)) and "1.7 % of all orders" in told
+    four = _in_order([line[:4] for line in steady])
+    assert "8.3 % of all orders" in four and "no course can be told" in four
+    mixed = _in_order([[1.0, 3, 2, 4, 5], [5.0, 4, 3, 1, 2], [0.1, 0.2, 0.25, 0.4, 0.3]])
+    assert "0 of 3 measures" in mixed and "no course can be told" in mixed
+
+
+def test_claims_of_entries_that_do_not_differ_are_rare(entries: list[Entry]) -> None:
+    """Values of two entries swapped at random: at most 5 % of pages name a difference."""
+    generator, named = np.random.default_rng(0), 0
+    values = {f"m{i}": generator.lognormal(size=(2, 16)) for i in range(200)}
+    asked = pd.DataFrame({"domain": "d", "cluster": ""}, index=[f"p{i}" for i in range(16)])
+    metrics = ["target_nll", "logit_diff", "kl"]
+    for start in range(0, 198, 3):
+        columns = [values[f"m{start + i}"] for i in range(3)]
+        left, right = (asked.assign(**{m: c[side] for m, c in zip(metrics, columns, strict=True)}) for side in (0, 1))
+        rows = [{"entry": "b", **row} for row in differences(left, right) if row["domain"] != ALL_DOMAINS]
+        named += len(told_apart(pd.DataFrame(rows))) > 0
+    assert named <= 7  # of 66; 5 % of them are 3.3
 
 
 def test_unlike_depths_are_laid_over_each_other() -> None:

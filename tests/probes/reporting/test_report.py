@@ -15,9 +15,8 @@ import pytest
 
 import probes
 from probes.reporting import figures, words
-from probes.reporting.alignment import alignment_sentences
 from probes.reporting.behaviour import compare_behaviour
-from probes.reporting.causes import causes_sentences, correlation_sentence, shown_domain
+from probes.reporting.causes import causes_sentences, shown_domain
 from probes.reporting.chapter import chapters_of
 from probes.reporting.evidence import gather
 from probes.reporting.prompts import shown_prompts
@@ -26,9 +25,8 @@ from probes.reporting.verdict import (
     gates_sentences,
     headline,
     verdict,
-    weights_sentences,
 )
-from probes.store.schemas import ALL_DOMAINS, SCHEMAS
+from probes.store.schemas import ALL_DOMAINS
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import edited
 
@@ -127,11 +125,11 @@ def test_what_comes_from_prompts_and_names_is_text(page: str) -> None:
     assert "&lt;b&gt;bold&lt;/b&gt;" in json.dumps(_data(page)["figures"]["m0-flips"])
 
 
-def test_only_correlations_clear_of_zero_are_bold(page: str, run: probes.Run) -> None:
+def test_only_correlations_that_stand_out_of_their_family_are_bold(page: str, run: probes.Run) -> None:
     found = run.df("correlations", where=[("over", "==", "all")]).dropna(subset=["rho"])
     rows = re.findall(r'<tr data-x="[^"]+" data-y="[^"]+" class="([^"]*)">', page)
     assert len(rows) == len(found)
-    assert rows.count("clear") == int(((found.lo > 0) | (found.hi < 0)).sum()) and set(rows) <= {"clear", ""}
+    assert rows.count("clear") == int((found.p_family < 0.05).sum()) and set(rows) <= {"clear", ""}
 
 
 def test_tokens_are_escaped_one_by_one(run: probes.Run) -> None:
@@ -291,52 +289,10 @@ def test_a_heat_map_marks_its_ceiling_and_shows_gaps() -> None:
     assert list(plot["x"]) == ["q", "up", figures.ENDS] and list(plot["y"]) == ["0", "1", "unembed"]
     assert plot["z"][0][0] == 0.5 and plot["z"][0][1] is None and plot["zmin"] == -1 and plot["zmax"] == 1
     assert plot["text"][0][0] == "0.50∗" and plot["text"][0][1] == "–" and plot["text"][1][0] == "−0.25"
+    grey = figures.heatmap(frame, "v", "module", ("q", "up"), 2, centre=0.0)["layout"]["shapes"]
+    assert [(box["x0"], box["x1"], box["y0"], box["y1"]) for box in grey] == [(0.5, 1.5, -0.5, 0.5)]  # up of layer 0
     ratio = figures.heatmap(frame.assign(v=2.0), "v", "module", ("q",), 2, ratio=True, reach=4)["data"][0]
     assert ratio["z"][0][0] == 1.0 and ratio["text"][0][0] == "2.0" and (ratio["zmin"], ratio["zmax"]) == (-2.0, 2.0)
-
-
-def _alignment(ssa: float, null: float, lift: dict[str, float], z: float) -> pd.DataFrame:
-    rows = []
-    for layer in range(4):
-        for module, by in lift.items():
-            rows.append(dict(layer=layer, module=module, side="left", epsilon=0.05, ssa=ssa, ssa_null=null))
-            for side in ("left", "right"):
-                fixed = dict(ssa=(0.1 * by) ** 0.5, ssa_null=0.1**0.5, ssa_z=z if by > 1.2 else 0.3)
-                rows.append(dict(layer=layer, module=module, side=side, epsilon=float("nan"), **fixed))
-    table = pd.DataFrame(rows).reindex(columns=SCHEMAS["alignment"].names)
-    return table.assign(at_ceiling=False)
-
-
-def test_ssa_at_its_null_is_said_to_be_shape() -> None:
-    text = " ".join(alignment_sentences(_alignment(0.92, 0.925, {"q": 1.0, "up": 1.02}, 0.1), pd.DataFrame()))
-    assert "output side q 1.00, up 1.02; input side q 1.00, up 1.02" in text
-    assert "no alignment beyond the null" in text
-    assert "SSA equals its null (mean distance 0.0050): this raw pattern only draws matrix shape" in text
-
-
-def test_ssa_beyond_its_null_is_said_to_be_more() -> None:
-    table = _alignment(0.9, 0.5, {"q": 1.01, "up": 2.5}, 8.0)
-    text = " ".join(alignment_sentences(table, pd.DataFrame({"cos_weight_delta": [0.01, -0.2]})))
-    assert "above it: output side up; input side up" in text and "not beyond it: output side q; input side q" in text
-    assert "it lies 0.400 above its null on average: more than matrix shape" in text
-    assert "furthest from 0 at −0.200: there, part of T rescales W" in text
-    weak = " ".join(alignment_sentences(_alignment(0.9, 0.5, {"up": 2.5}, 1.0), pd.DataFrame()))
-    assert "no alignment beyond the null" in weak  # a large lift whose z is small
-
-
-def test_nothing_moved_is_said() -> None:
-    still = _alignment(0.0, 0.9, {"q": 0.0}, 0.0)
-    assert alignment_sentences(still, pd.DataFrame()) == ["Undefined: nothing moved."]
-    weights = pd.DataFrame([dict(layer=0, module="q", relative_norm=0.0, noise_share=0.0)])
-    assert weights_sentences(weights, 2) == ["No matrix moved: both checkpoints hold the same weights."]
-
-
-def test_weights_name_the_largest_move_and_leave_gains_out() -> None:
-    rows = [(0, "q", 0.1, 0.2), (1, "q", 0.3, 0.01), (1, "attn_norm", 0.9, 0.0), (2, "unembed", 0.2, 0.0)]
-    weights = pd.DataFrame(rows, columns=["layer", "module", "relative_norm", "noise_share"])
-    text = " ".join(weights_sentences(weights, 2))
-    assert "q of layer 1 (‖T‖/‖W‖ = 0.300), the median over 3 matrices 0.200" in text
-    assert "layer 1 most (0.300) and layer 0 least (0.100)" in text and "at most 20 %" in text
 
 
 def _behaviour() -> pd.DataFrame:
@@ -380,18 +336,6 @@ def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
     assert causes_sentences(_effects(0.2).head(0), _behaviour()) == []
 
 
-def test_correlations_that_include_zero_and_raw_ssa_are_not_claimed() -> None:
-    rows = [
-        ("module", "ssa_left", "direct_share", 0.99, 0.9, 1.0, 42),
-        ("module", "relative_norm", "direct_share", 0.5, -0.1, 0.8, 42),
-    ]
-    names = ["kind", "weight_measure", "activation_measure", "rho", "lo", "hi", "n"]
-    table = pd.DataFrame(rows, columns=names)
-    assert "none of 1 pairs with a weight measure has an interval clear of 0" in correlation_sentence(table)[0]
-    clear = correlation_sentence(table.assign(lo=0.2))[0]
-    assert "1 of 1 pairs" in clear and "ρ = 0.50 [0.200, 0.800]" in clear
-
-
 def test_gates_are_told_by_layer_domain_and_chance() -> None:
     rows = [("a", 0, 0.1, 0.5), ("a", 1, 0.3, 0.5), ("b", 0, 0.1, 0.4), ("b", 1, 0.1, 0.4)]
     flips = pd.DataFrame(rows, columns=["domain", "layer", "flip_rate", "chance_flip_rate"])
@@ -408,7 +352,7 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     few = "Too few prompts or clusters for an interval, which takes 8: "
     assert few in by_label["Does not hold"] and "got worse: " in by_label["Got worse"]
     assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
-    assert "no alignment beyond the null" in by_label["Alignment"]
+    assert "On neither side can any of it be told from a T with no preferred direction" in by_label["Alignment"]
 
 
 def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:

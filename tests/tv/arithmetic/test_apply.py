@@ -187,7 +187,7 @@ def test_conflicts_are_those_of_cosine(tmp_path: Path) -> None:
     table = tv.cosine(base, {"a": first, "b": second})
     whole = table[table.scope == "whole"].iloc[0]
     assert len(found) == 1 and found.a[0] == "llama-tuned" and found.b[0] == "second"
-    for column in ("cosine", "cosine_z", "sign_conflict", "conflict_energy"):
+    for column in ("cosine", "cosine_shared_z", "sign_conflict", "conflict_energy"):
         assert found[column][0] == pytest.approx(whole[column], abs=1e-6), column
     linear = table[table.module.isin(["q", "k", "v", "o", "gate", "up", "down", "unembed"])]
     assert found.overlap_left_kappa[0] == pytest.approx(linear.overlap_left_kappa.mean(), abs=1e-5)

@@ -155,6 +155,8 @@ def test_every_parameter_is_bitwise_what_transformers_loads(architecture: str, t
     assert set(checkpoint.names) == set(loaded)
     for name, value in loaded.items():
         assert torch.equal(checkpoint.tensor(name), value), name
+        some = sorted({0, len(value) // 3, len(value) - 1})
+        assert torch.equal(checkpoint.reader.rows(name, some), value[some]), name
         if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
             assert all(torch.equal(checkpoint.read(name, expert), value[expert]) for expert in range(3))
     assert not any("leaves out" in note for note in checkpoint.notes)
@@ -190,6 +192,23 @@ def test_a_read_dequantises_what_it_returns_and_no_more(
     checkpoint.fingerprint()
     assert not dequantised
     assert checkpoint.read(name, expert).numel() == sum(expected)
+    assert dequantised == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "expected"),
+    [
+        ("llama", "model.layers.1.self_attn.q_proj.weight", [2 * 64]),  # its rows are in another order in the file
+        ("llama", "model.embed_tokens.weight", [2 * 64]),
+        ("qwen3moe", "model.layers.1.mlp.experts.down_proj", [64 * 768] * 2),
+        ("gpt2", "transformer.h.1.attn.c_attn.weight", [64 * 192]),  # whose columns are its rows
+    ],
+)
+def test_two_rows_dequantise_those_rows(
+    architecture: str, name: str, expected: list[int], tmp_path: Path, dequantised: list[int]
+) -> None:
+    checkpoint = tv.open_checkpoint(write(tmp_path / "x.gguf", architecture))
+    checkpoint.reader.rows(name, [0, 2])
     assert dequantised == expected
 
 

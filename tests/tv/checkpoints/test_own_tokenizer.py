@@ -12,10 +12,12 @@ import tv
 from tests.pairs import build_pair, build_tokenizer
 from tests.tv.checkpoints.test_tokenizers import edit
 from tests.tv.evaluation.test_decoding import task_file
+from tv.checkpoints.live import LiveSource
 from tv.checkpoints.own_tokenizer import (
     borrow_template,
     encoder,
     lend_template,
+    lenders,
     own_notes,
     reading,
     require_meanings,
@@ -23,6 +25,7 @@ from tv.checkpoints.own_tokenizer import (
 from tv.errors import PromptError
 from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt, PromptSet, read_prompts
+from tv.prompts.sets import Chat
 
 TEMPLATE = (
     "{% for message in messages %}\n  {{ bos_token }}<|{{ message['role'] }}|>{{ message['content'] }}{{ eos_token }}\n"
@@ -117,6 +120,28 @@ def test_nobody_to_lend_a_template() -> None:
         match=r"'c' of s: chat: tuned takes the tuned model's chat template, and no tuned model has one; leave",
     ):
         encode(talk("tuned"), tokenizer, 500)
+
+
+def test_all_but_the_base_lend_their_template() -> None:
+    """It is the first of several, unless it is named; a base has a template of its own often."""
+    own = dict.fromkeys(("a", "b", "c"), build_tokenizer())
+    sources: dict[str, LiveSource] = {"a": "m/a", "b": "m/b", "c": Path("m/c")}
+    assert list(lenders(own, sources, None)) == ["b", "c"] and list(lenders({"b": None}, {"b": "m/b"}, None)) == ["b"]
+    assert list(lenders(own, sources, "m/c")) == ["a", "b"] and list(lenders(own, sources, "other")) == ["a", "b", "c"]
+
+
+def test_the_tuned_models_template_serves_a_base_with_another(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    for path, template in zip(pair, ("base: {{ messages[0]['content'] }}", TEMPLATE), strict=True):
+        with_template(template).save_pretrained(path)
+    sources = dict(zip(("base", "tuned"), pair, strict=True))
+    (tmp_path / "p.jsonl").write_text('{"id": "c", "text": "The heart"}\n')
+
+    def written(chat: Chat, tokenizer: Path | None = None) -> list[str]:
+        asked = PromptSet(file=tmp_path / "p.jsonl", chat=chat)
+        return tv.quality(sources, asked, new_tokens=4, tokenizer=tokenizer).response.tolist()
+
+    assert written(Chat(template="tuned")) == written(Chat(), pair[1]) != written(Chat(), pair[0])
+    assert len(tv.evaluate(sources, task_file(tmp_path), limit=1, chat="tuned").variant.unique()) == 2
 
 
 def test_two_templates_are_one_too_many() -> None:

@@ -17,6 +17,7 @@ import tv
 from tests.pairs import build_pair
 from tv.checkpoints.live import load_model
 from tv.checkpoints.live_proof import as_read
+from tv.checkpoints.tensors import Stored
 from tv.checkpoints.ties import is_tied
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -145,6 +146,21 @@ def test_a_matrix_that_no_file_holds_is_no_random_one(tmp_path: Path) -> None:
         load_model(path)
 
 
+def test_two_equal_matrices_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the largest of a model, which a run opens several times; a file of other values is another file."""
+    weights = _weights(0, tied=True)
+    path = _folder(tmp_path, weights | {HEAD: weights[EMBED].clone()}, tied=True)
+    compared: list[str] = []
+    load = Stored.load
+    monkeypatch.setattr(Stored, "load", lambda self, index=-1: (compared.append(self.name), load(self, index))[1])
+    assert all(tv.open_checkpoint(path).architecture.tied for _ in range(3))
+    assert sorted(compared) == [HEAD, EMBED]
+    other = weights[EMBED].clone()
+    other[26, 12] += 1
+    save_file(weights | {HEAD: other}, path / "model.safetensors", {"format": "pt"})
+    assert not tv.open_checkpoint(path).architecture.tied
+
+
 def test_a_tied_base_and_an_untied_tuned_model_are_measured(tmp_path: Path) -> None:
     """What peft's merge of an adapter with an unembedding of its own gives."""
     base, head = _weights(0, tied=True), _weights(1)[HEAD]
@@ -181,6 +197,37 @@ def test_vectors_of_both_forms_move_one_model(tmp_path: Path) -> None:
     norms = tv.cosine(tied, {"both": both, "apart": apart}, level="whole")
     step = float(base[EMBED].numel())
     assert norms.cosine[0] == pytest.approx(3 * step / ((2 * step) ** 0.5 * 3 * step**0.5), rel=1e-5)
+
+
+def test_vectors_of_both_forms_add_up(tmp_path: Path) -> None:
+    """In memory as `tv.apply` does it, from pairs and from files: the sum moves two matrices."""
+    base = _weights(0, tied=True)
+    step, head = torch.randn(base[EMBED].shape), torch.randn(base[EMBED].shape)
+    tied = _folder(tmp_path / "base", base, tied=True)
+    both = tv.extract(tied, _folder(tmp_path / "both", base | {EMBED: base[EMBED] + step}, tied=True))
+    apart = tv.extract(tied, _folder(tmp_path / "apart", base | {HEAD: base[EMBED] + head}))
+    both.save(tmp_path / "both.safetensors")
+    for one in (both, tv.TuningVector.load(tmp_path / "both.safetensors"), 0.5 * both + 0.5 * both):
+        for total, sign in ((one + apart, 1), (apart + one, 1), (one - apart, -1), (one + 0.5 * (apart + apart), 1)):
+            assert torch.allclose(total[EMBED], step, atol=1e-5)
+            assert torch.allclose(total[HEAD], step + sign * head, atol=1e-5)
+        pairs = torch.cat([step, step]).flatten(), torch.cat([torch.zeros_like(step), head]).flatten()
+        assert one.cosine(apart) == pytest.approx(float(torch.cosine_similarity(*pairs, 0)), rel=1e-4)
+    assert HEAD not in both.shapes and HEAD not in (both + both).shapes
+    with pytest.raises(tv.CheckpointError, match="is in one only"):
+        tv.TuningVector({EMBED: both.shapes[EMBED]}, both.__getitem__, {}) + apart
+
+
+def test_a_live_model_that_is_tied_is_told_how_to_follow_a_vector_that_parts_it(tmp_path: Path) -> None:
+    base = _weights(0, tied=True)
+    tied = _folder(tmp_path / "base", base, tied=True)
+    vector = tv.extract(tied, _folder(tmp_path / "apart", base | {HEAD: base[EMBED] + 3}))
+    model = load_model(tied)
+    with pytest.raises(tv.InputError, match=r"ties .*; untie the model first: model\.lm_head\.weight = ") as refusal:
+        tv.Mover(model, [vector])
+    exec(str(refusal.value).rpartition(": ")[2], {"model": model, "torch": torch})
+    with tv.variant(model, {vector: 1.0}), torch.inference_mode():
+        assert torch.allclose(model(torch.arange(20)[None]).logits, _logits(tmp_path / "apart"), atol=1e-5)
 
 
 WRAPPERS: dict[str, Callable[[str], str]] = {

@@ -27,6 +27,26 @@ def test_every_command_with_prompts_takes_them() -> None:
     readers = {name for name, options in taken.items() if "prompts" in options} | {"run"}
     assert readers == {"path", "quality", "align", "run"}
     assert all(taken[name] >= READING for name in readers)
+    experiments = {
+        name: {option.name for option in own.params} for name, own in commands["experiment"].commands.items()
+    }
+    takers = {name for name, options in (taken | experiments).items() if "task" in options}
+    assert takers == {"evaluate", "negation", "addition", "lineage"}
+    assert all((taken | experiments)[name] >= READING - {"columns", "domain"} for name in takers)
+
+
+def test_an_experiment_asks_as_its_options_say(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    given: dict[str, Any] = {}
+
+    def told(*_: object, **settings: Any) -> None:
+        given.update(settings)
+        raise InputError("enough")
+
+    monkeypatch.setattr("tv.experiments.negation", told)
+    words = ["experiment", "negation", "b", "t", "--task", "x", "-o", "out", "--system", "Be brief."]
+    assert call(monkeypatch, capsys, main, *words, "--chat-template", "tuned", "--chat-option", "n=1")[0] == 2
+    assert given["chat"] == {"template": "tuned", "system": "Be brief.", "options": {"n": 1}}
+    assert "add --chat or" in call(monkeypatch, capsys, main, *words)[2]
 
 
 GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

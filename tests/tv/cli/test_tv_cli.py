@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import tv
 from tests.command import call
-from tests.pairs import build_pair
+from tests.pairs import build_model, build_pair, perturb
+from tests.tv.matching.same_function import permute_neurons
 from tv.cli import main
 from tv.cli.align import _print as print_matches
 from tv.cli.evaluate import print_differences, print_means
@@ -30,20 +32,44 @@ def test_tables_are_written(ending: str, tmp_path: Path, monkeypatch, capsys) ->
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_what_did_not_move_has_a_dash_and_no_part_in_a_mean(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, tuned = build_pair(tmp_path)
+    model = build_model()
+    perturb(model.model.layers[1].self_attn.v_proj, 0.1, seed=3)
+    model.save_pretrained(tuned)
+    shown = {}
+    for command in ("ssa", "geometry"):
+        code, stdout, _ = call(monkeypatch, capsys, main, command, "--json", base, tuned)
+        assert code == 0 and "NaN" not in stdout
+        shown |= {command: json.loads(stdout)["tables"][0]}
+    alignment = tv.ssa(base, tuned, (0.05,), heads=False)
+    moved = alignment[(alignment.layer == 1) & (alignment.module == "v") & (alignment.side == "left")]
+    rows = {row[0]: row[1:] for row in shown["ssa"]["data"]}
+    assert rows["q"][:2] == [None, None] and rows["q"][4] is None
+    fixed, at = (moved[moved.epsilon.isna() == is_fixed].iloc[0] for is_fixed in (True, False))
+    assert rows["v"][0] == pytest.approx(fixed.ssa**2 / fixed.ssa_null**2)
+    assert rows["v"][4:6] == pytest.approx([at.ssa, at.ssa_null])
+    rows = {row[0]: dict(zip(shown["geometry"]["columns"], row, strict=True)) for row in shown["geometry"]["data"]}
+    assert rows["q"]["cos(W, T)"] is None and rows["q"]["‖T‖/‖W‖"] == 0 and rows["v"]["effective rank"] > 1
+    code, stdout, _ = call(monkeypatch, capsys, main, "ssa", "--swap", base, base)
+    assert code == 0 and "mean lift – on a module's own basis, – on another layer's" in stdout and "nan" not in stdout
+
+
 THIRD, NOTHING = 1 / 3, float("nan")
 _MEAN = {"task": "t", "metric": "m", "variant": "a", "lo": 0.25, "hi": NOTHING}
-_LOSS = {"metric": "loss", "value": THIRD, "lo": 0.25, "hi": 0.5, "prompts": 3, "over": "targets"}
+_P = {"difference": THIRD, "p": 1e-12, "least_p": NOTHING, "q": 1e-9}
+_LOSS = {"metric": "loss", "value": THIRD, "lo": 0.25, "hi": 0.5, "prompts": 3, "clusters": 3, "over": "targets"}
 _MATCH = {"kind": "heads", "n": 3, "layer": 0, "on": "weights", "moved_fraction": THIRD, "sign_flipped_fraction": 0.0}
 _SCORES = {"scale_moved_fraction": NOTHING, "identity_score": 1.0, "mean_score": 1.0, "gain": 0.0}
 #: What prints a table, and its first row as a program reads it.
 PRINTED: dict[str, tuple[Callable[[], None], list[object]]] = {
     "means": (
-        lambda: print_means(pd.DataFrame([_MEAN | {"value": THIRD, "n": 3}])),
-        ["t", "m", "a", THIRD, [0.25, None], 3],
+        lambda: print_means(pd.DataFrame([_MEAN | {"value": THIRD, "n": 3, "clusters": 2}])),
+        ["t", "m", "a", THIRD, [0.25, None], 3, 2],
     ),
     "differences": (
-        lambda: print_differences(pd.DataFrame([_MEAN | {"difference": THIRD, "p": 1e-12, "q": 1e-9}]), "b"),
-        ["t", "m", "a", THIRD, [0.25, None], 1e-12, 1e-9],
+        lambda: print_differences(pd.DataFrame([_MEAN | _P]), "b"),
+        ["t", "m", "a", THIRD, [0.25, None], 1e-12, None, 1e-9],
     ),
     "experiment": (
         lambda: print_results(
@@ -90,14 +116,15 @@ def test_info_tells_the_notes_of_one_and_refuses_before_its_table(tmp_path: Path
 
 @pytest.mark.parametrize(("n", "said"), [(1, "all: 1 prompt, loss"), (3, "all: 3 prompts, loss")])
 def test_one_prompt_is_one(n: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _print_plane("all", _plane().assign(prompts=n))
+    _print_plane("all", _plane().assign(prompts=n, clusters=n))
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["apply", "cosine", "info"])
+@pytest.mark.parametrize("command", ["apply", "cosine", "evaluate", "info", "quality"])
 def test_usage_of_a_command_is_its_own(command: str, monkeypatch, capsys) -> None:
     _, stdout, stderr = call(monkeypatch, capsys, main, command, "--help")
     assert "Usage: tv" in stdout + stderr and "completion" not in stdout + stderr and "...}" not in stdout + stderr
+    assert "......" not in stdout + stderr
 
 
 def test_ssa_by_other_rules_and_with_its_controls(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -127,6 +154,29 @@ def test_an_extracted_vector_serves_as_the_tuned_side(tmp_path: Path, monkeypatc
     code, _, stderr = call(monkeypatch, capsys, main, "cosine", base, f"a={vector}", f"b={tuned}")
     assert code == 0, stderr
     pd.testing.assert_frame_equal(tv.ssa(base, vector), tv.ssa(base, tuned), atol=1e-6)
+
+
+def test_a_change_of_writing_is_said_and_undone(tmp_path: Path, monkeypatch, capsys) -> None:
+    base, _ = build_pair(tmp_path)
+    model = build_model()
+    torch.manual_seed(0)
+    permute_neurons(model)
+    other = tmp_path / "other"
+    model.save_pretrained(other)
+    code, stdout, _ = call(monkeypatch, capsys, main, "align", base, other)
+    assert code == 0 and "these two compute the same function, written differently: neurons permuted" in _on_one_line(
+        stdout
+    )
+    for command, options in (("geometry", ["--tokens", "0"]), ("ssa", [])):
+        out = tmp_path / f"{command}.csv"
+        code, stdout, _ = call(monkeypatch, capsys, main, command, base, other, "--align", "-o", out, *options)
+        assert code == 0 and "aligned: these two compute the same function" in _on_one_line(stdout)
+        frame = pd.read_csv(out)
+        assert (frame.delta_norm == 0).all() if command == "geometry" else len(frame)
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ def test_options_stand_under_letters(name: str) -> None:
 
 
 def test_ids_are_kept() -> None:
+    named = read_rows("medqa", [ROWS["medqa"][0] | {"cluster": 7}, ROWS["medqa"][0]], "here")
+    assert named[0]["cluster"] == "7" and "cluster" not in named[1]
     assert [row["id"] for row in read_rows("medqa", ROWS["medqa"], "here")] == ["0", "own"]
     assert read_rows("ifeval", ROWS["ifeval"], "here")[0]["id"] == "7"
 

@@ -114,6 +114,9 @@ def test_models_by_name_and_their_comparison() -> None:
     items = tv.evaluate(sources, TASKS / "medical_choice.yaml", limit=24)
     assert list(items)[:5] == ["variant", "task", "item_id", "metric", "value"]
     assert set(items.attrs["fingerprints"]) == {"base", "medical"}
+    rows = [json.loads(line) for line in (TASKS / "medical_choice.jsonl").read_text().splitlines()[:24]]
+    named = items.drop_duplicates("item_id").set_index("item_id").cluster.to_dict()
+    assert named == {row["id"]: row["cluster"] for row in rows} and len(set(named.values())) == 8
     means = summarise(items).set_index(["variant", "metric"])
     assert means.lo["medical", "acc"] > means.hi["base", "acc"]
     found = compare(items, "base").set_index("metric")

@@ -98,9 +98,9 @@ def test_points_close_to_each_other_are_told_apart(tmp_path: Path, prompts: Path
 
 
 def test_the_table(frame: pd.DataFrame) -> None:
-    assert list(frame.columns) == ["alpha", "domain", "metric", "value", "lo", "hi", "prompts", "over"]
+    assert list(frame.columns) == ["alpha", "domain", "metric", "value", "lo", "hi", "prompts", "clusters", "over"]
     assert list(dict.fromkeys(frame.domain)) == ["all", "medical", "math", "general", "mixed"]
-    assert (frame.lo <= frame.value + 1e-12).all() and (frame.value <= frame.hi + 1e-12).all()
+    assert frame.lo.isna().all() and frame.hi.isna().all(), "six prompts are too few for an interval"
     whole = frame[frame.domain == "all"]
     assert sorted(whole[whole.metric == "loss"].alpha) == list(FEW)
     assert sorted(whole[whole.metric == "excess"].alpha) == [0.0, 0.3, 0.5, 1.0]
@@ -132,28 +132,32 @@ def test_excess_barrier_and_rise_follow_from_the_losses(frame: pd.DataFrame) -> 
 
 def test_the_barrier_of_curves_known_by_hand() -> None:
     alphas = np.array([-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5])
-    ones = np.ones((8, 1))
+    ones = np.linspace(0.9, 1.1, 8)[:, None]  # one on average: without any spread there is no interval
     concave = barrier_of(alphas, ones * (3 - 2 * alphas + 4 * alphas * (1 - alphas)))
-    assert (concave.alpha, concave.value, concave.lo, concave.hi) == pytest.approx((0.5, 1, 1, 1))
+    assert (concave.alpha, concave.value) == pytest.approx((0.5, 1)) and 0.9 < concave.lo < 1 < concave.hi < 1.1
+    alike = barrier_of(alphas, np.ones((8, 1)) * (3 - 2 * alphas + 4 * alphas * (1 - alphas)))
+    assert alike.value == 1 and math.isnan(alike.lo)
     for flat in (3 - 2 * alphas - 4 * alphas * (1 - alphas), 5 + 7 * alphas, 0 * alphas):
         found = barrier_of(alphas, ones * flat)
         assert found.alpha == 0 and (found.value, found.lo, found.hi) == pytest.approx((0, 0, 0), abs=1e-12)
     bent = ones * (3 - 2 * alphas + 2 * alphas * (1 - alphas))  # falls all the way from 3 to 1
     assert barrier_of(alphas, bent).value == pytest.approx(0.5) and rise_of(alphas, bent).hi == 0
     hill = rise_of(alphas, ones * (3 - 2 * alphas + 8 * alphas * (1 - alphas)))
-    assert (hill.alpha, hill.value, hill.lo) == pytest.approx((0.25, 1, 1))
+    assert (hill.alpha, hill.value) == pytest.approx((0.25, 1)) and 0.9 < hill.lo < 1 < hill.hi < 1.1
     outside = barrier_of(alphas, ones * np.where((alphas < 0) | (alphas > 1), 100.0, 1.0))
     assert outside.hi == 0  # what lies beyond the ends is no barrier between them
 
 
 def test_the_interval_of_the_barrier_takes_the_maximum_anew_in_every_draw() -> None:
-    """Two kinds of prompts with their bumps at different α: the maximum over α of a mean is no mean of maxima."""
+    """Two kinds of prompts with their bumps at different α: the maximum over α of a mean is no mean of maxima.
+
+    Resampled alone, the lower end would be one half: one of the two is always at least that.
+    """
     alphas = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
     left, right = np.array([0, 1.0, 0, 0, 0]), np.array([0, 0, 0, 1.0, 0])
     found = barrier_of(alphas, np.array([left] * 10 + [right] * 10), draws=2000)
     assert found.value == 0.5
-    assert found.lo == pytest.approx(0.5, abs=0.01)  # one of the two is always at least half
-    assert 0.65 < found.hi < 0.8
+    assert 0.2 < found.lo < 0.3 and 0.65 < found.hi < 0.8  # as a mean of ten ones and ten zeros
 
 
 def test_the_interval_holds_the_truth() -> None:
@@ -166,6 +170,38 @@ def test_the_interval_holds_the_truth() -> None:
     assert hits >= 88
 
 
+def test_the_interval_holds_the_truth_of_skewed_bumps_of_few_prompts() -> None:
+    alphas, bump = np.linspace(0, 1, 5), np.array([0, 0.6, 1.0, 0.4, 0])
+    generator, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        heights, ends = generator.exponential(size=(10, 1)), generator.normal(5, 2, (10, 2))
+        found = barrier_of(alphas, ends @ np.array([1 - alphas, alphas]) + heights * bump, draws=200)
+        hits += found.lo <= 1 <= found.hi
+    assert hits >= 0.91 * 200
+
+
+def test_clusters_are_drawn_whole_and_few_of_them_give_no_interval(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every cluster holds copies of one prompt: the interval is that of the single prompts."""
+    alphas, single = np.linspace(0, 1, 5), np.random.default_rng(1).normal(3, 1, (9, 5))
+    names = [str(i) for i in np.repeat(np.arange(9), 4)]
+    alone, together = barrier_of(alphas, single), barrier_of(alphas, single.repeat(4, 0), names)
+    assert vars(together) == pytest.approx(vars(alone))
+    ignored = barrier_of(alphas, single.repeat(4, 0))
+    assert ignored.hi - ignored.lo < 0.7 * (together.hi - together.lo)
+    for few in (barrier_of(alphas, single[:7]), rise_of(alphas, single.repeat(4, 0)[:28], names[:28])):
+        assert math.isnan(few.lo) and math.isnan(few.hi) and few.value >= 0
+    rows = [
+        {"id": f"p{i}", "text": f"{word} the heart pumps", "target": " blood", "cluster": f"{i % 9}"}
+        for i, word in enumerate("atheoniwsmyu")
+    ]
+    for n, shown in ((12, True), (7, False)):
+        found = tv.path(*pair, write_prompts(tmp_path / f"{n}.jsonl", rows[:n]), alphas=(0, 0.5, 1), draws=50)
+        assert set(found.clusters) == {min(n, 9)} and set(found.prompts) == {n}
+        assert (at(found, "loss", alpha=0.5).lo < at(found, "loss", alpha=0.5).value) == shown
+        assert math.isfinite(at(found, "rise").hi) == shown
+        assert (at(found, "exact_match", alpha=0.0).hi > 0.25) == shown, "Wilson's: none of twelve is not never"
+
+
 def test_neurons_in_another_order_are_a_barrier() -> None:
     """The same function at both ends, and nothing that works between: what the barrier is for."""
     base = load_model(MODELS / "base")
@@ -176,7 +212,7 @@ def test_neurons_in_another_order_are_a_barrier() -> None:
             for matrix in (layer.mlp.gate_proj, layer.mlp.up_proj):
                 matrix.weight.copy_(matrix.weight[order])
             layer.mlp.down_proj.weight.copy_(layer.mlp.down_proj.weight[:, order])
-    few = gather(DATA / "general.jsonl")[:12]
+    few = gather(DATA / "general.jsonl")
     found = tv.path(base, other, few, alphas=(0, 0.25, 0.5, 0.75, 1), draws=200)
     start, end = (at(found, "loss", alpha=alpha).value for alpha in (0.0, 1.0))
     assert start == pytest.approx(end, abs=1e-4) and start < 0.05
@@ -229,8 +265,19 @@ def test_prompts_given_as_such_and_the_grid_completed(pair: tuple[Path, Path]) -
 def test_the_plane(pair: tuple[Path, Path], prompts: Path, frame: pd.DataFrame) -> None:
     third = load_model(pair[0])
     perturb(third, 0.02, seed=5)
-    grid = tv.plane(*pair, third, prompts, alphas=(0.3, 1), betas=(0, 1), draws=20)
-    assert list(grid.columns) == ["alpha", "beta", "domain", "metric", "value", "lo", "hi", "prompts", "over"]
+    grid = tv.plane(*pair, third, prompts, alphas=(0.3, 1), betas=(0, 1))
+    assert list(grid.columns) == [
+        "alpha",
+        "beta",
+        "domain",
+        "metric",
+        "value",
+        "lo",
+        "hi",
+        "prompts",
+        "clusters",
+        "over",
+    ]
     per_token = {"target_nll_per_token", "token_accuracy"}
     assert set(grid.metric) == {"loss", "target_nll", "logit_diff", "exact_match", *per_token}
     losses = grid[(grid.metric == "loss") & (grid.domain == "all")]
@@ -273,7 +320,7 @@ def test_the_command(pair: tuple[Path, Path], prompts: Path, tmp_path: Path, mon
     given = ["--prompts", prompts, "--points", "3", "--to", "1.0", "-o", tmp_path / "path.csv"]
     code, out, err = call(monkeypatch, capsys, main, "path", *pair, *given)
     assert code == 0, err
-    assert "medical: no barrier found:" in out or "medical: barrier" in out
+    assert "medical: whether there is a barrier cannot be told from fewer than 8 prompts" in out and "nan" not in out
     table = pd.read_csv(tmp_path / "path.csv")
     assert sorted(set(table.alpha)) == [-0.5, 0, 0.25, 1] and "fingerprint_base" in table
     code, out, err = call(

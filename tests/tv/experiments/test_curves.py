@@ -25,11 +25,16 @@ def test_shares_are_of_the_way_between_the_ends() -> None:
     rng = np.random.default_rng(0)
     end = rng.normal(0, 5, 60)
     table = pd.DataFrame({"start": end + 2, "end": end, "quarter": end + 0.5, "beyond": end - 1})
-    found = shares(table, "start", "end", 200, 0)
+    table["start"] += np.tile([-0.2, 0.0, 0.2], 20)  # without any spread there is no test
+    items = [str(i) for i in range(60)]
+    found = shares(table, items, "start", "end", 200, 0)
     assert found.mean == pytest.approx([1, 0, 0.25, -0.5])
-    assert found.lo == pytest.approx(found.mean) and found.hi == pytest.approx(found.mean)  # paired: items cancel
+    assert found.lo == pytest.approx(found.mean, abs=0.03)  # paired: items cancel
+    assert found.hi == pytest.approx(found.mean, abs=0.03)
+    few = [str(i % 7) for i in range(60)]
+    assert np.isnan(shares(table, few, "start", "end", 200, 0).lo).all()
     alike = pd.DataFrame({"start": end + rng.normal(0, 1, 60), "end": end})
-    assert np.isnan(shares(alike, "start", "end", 200, 0).mean).all()
+    assert np.isnan(shares(alike, items, "start", "end", 200, 0).mean).all()
 
 
 def test_judge_joins_means_differences_and_shares() -> None:
@@ -42,4 +47,6 @@ def test_judge_joins_means_differences_and_shares() -> None:
     found = judge(pd.DataFrame(rows), "start", "end", draws=200, seed=0).set_index("variant")
     assert found.retained.to_dict() == {"end": 0.0, "start": 1.0, "mid": 0.5}
     assert found.difference["mid"] == 0.5 and found.difference_lo["mid"] > 0.2 and found.p["mid"] == 2 / 2**10
+    assert found.p_start["mid"] == 2 / 2**10 and found.p_start["end"] == 2 / 2**20 and np.isnan(found.p_start["start"])
+    assert 0.2 < found.retained_lo["mid"] < 0.5 < found.retained_hi["mid"] < 0.8
     assert np.isnan(found.difference["end"]) and found.n.tolist() == [20, 20, 20]

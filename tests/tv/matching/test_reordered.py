@@ -63,10 +63,11 @@ def test_a_permutation_keeps_the_stored_bits_and_a_scale_does_not_round() -> Non
     reordering.outputs(up, order)
     found = reordering.checkpoint().tensor(up.parameter)
     assert found.dtype == torch.bfloat16 and torch.equal(found, checkpoint.tensor(up.parameter)[order])
+    assert not reordering.rounds(up.parameter)
     reordering.outputs(up, torch.arange(len(order)), torch.full((len(order),), 1 / 3))
     scaled = reordering.checkpoint().tensor(up.parameter)
-    assert scaled.dtype == torch.float32
-    assert torch.equal(scaled, checkpoint.tensor(up.parameter).float() * torch.tensor(1 / 3))
+    assert scaled.dtype == torch.float32 and reordering.rounds(up.parameter)
+    assert torch.equal(scaled, checkpoint.tensor(up.parameter)[order].float() * torch.tensor(1 / 3))
 
 
 def test_one_expert_of_a_fused_tensor() -> None:
@@ -107,3 +108,47 @@ def with_experts() -> tuple[Checkpoint, list[Module]]:
     modules = [Module(0, "up", "linear", "mlp", path, f"{path}.up_proj", (80, 48), expert=i) for i in range(3)]
     architecture = replace(plain.architecture, modules=(*plain.architecture.modules, *modules))
     return Checkpoint("experts", None, model.config, architecture, LiveTensors("experts", model)), modules
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "phi3", "neox"])
+def test_rows_and_columns_are_mixed_in_blocks(architecture: str) -> None:
+    checkpoint = tv.open_checkpoint(build_model(architecture))
+    torch.manual_seed(0)
+    v, o = (checkpoint.architecture.module(1, name) for name in ("v", "o"))
+    d = v.shape[0] // v.n_heads
+    blocks = torch.randn(v.n_heads, d, d)
+    columns = torch.randn(o.n_heads, d, d)
+    reordering = Reordering(checkpoint)
+    reordering.mix_outputs(v, blocks)
+    reordering.mix_inputs(o, columns)
+    found = reordering.checkpoint()
+    whole = torch.block_diag(*blocks)
+    torch.testing.assert_close(found.matrix(v), whole @ checkpoint.matrix(v), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.matrix(o), checkpoint.matrix(o) @ torch.block_diag(*columns), atol=1e-5, rtol=1e-5)
+    bias = checkpoint.bias(v)
+    if bias is not None:
+        torch.testing.assert_close(found.bias(v), whole @ bias, atol=1e-5, rtol=1e-5)
+    for other in checkpoint.architecture.modules:
+        if (other.layer, other.name) not in ((1, "v"), (1, "o")):
+            assert torch.equal(found.matrix(other), checkpoint.matrix(other))
+
+
+def test_a_gain_is_scaled_as_its_norm_uses_it() -> None:
+    checkpoint = tv.open_checkpoint(build_model("gemma"))
+    norm = checkpoint.architecture.module(2, "mlp_norm")
+    factor = torch.rand(48) + 0.5
+    reordering = Reordering(checkpoint)
+    reordering.gain(norm, factor, 1.0)
+    found = reordering.checkpoint()
+    torch.testing.assert_close(found.matrix(norm) + 1, factor * (checkpoint.matrix(norm) + 1))
+
+
+def test_rounding_is_carried_along() -> None:
+    """A mix that makes small numbers of large ones makes their rounding count for more."""
+    checkpoint = tv.open_checkpoint(build_model().bfloat16())
+    v = checkpoint.architecture.module(0, "v")
+    before = checkpoint.noise(v.parameter).of_weight
+    for width, expected in ((1.0, before), (3.0, 3 * before)):
+        reordering = Reordering(checkpoint)
+        reordering.mix_outputs(v, torch.eye(16).expand(2, 16, 16), width)
+        assert reordering.checkpoint().noise(v.parameter).of_weight == pytest.approx(expected, rel=1e-3)

@@ -19,7 +19,7 @@ from tv.architecture.anatomy import Module
 from tv.checkpoints.pairing import WeightPair
 from tv.cli import main
 from tv.measures.cosine import sums_of
-from tv.measures.overlap import cross_gram, directions, overlap
+from tv.measures.overlap import component_products, cross_gram, directions, overlap
 
 SHAPES = [(64, 24), (24, 64), (40, 40)]
 
@@ -93,12 +93,33 @@ def test_unrelated_vectors_score_their_nulls(base: tv.Checkpoint) -> None:
     conflict_z = (modules.sign_conflict - modules.sign_conflict_null) / (0.5 / np.sqrt(modules.sign_entries))
     columns = {"cosine": modules.cosine_z, "sign conflict": conflict_z}
     matrices = modules[modules.k_a > 0]
-    columns |= {name: matrices[name] for name in matrices if name.endswith("_z") and name != "cosine_z"}
+    columns |= {name: matrices[name] for name in matrices if name.endswith("_z") and not name.startswith("cosine_")}
     assert len(columns) == 8
     for name, z in columns.items():
         assert abs(z.mean()) < 4 / math.sqrt(len(z)), name
         assert abs(z.std() - 1) < 4 * math.sqrt(1 / len(z)), name  # twice the normal's: the tails here are longer
     assert (whole.cosine_z.abs() < 4).all()
+
+
+@pytest.mark.parametrize("k", [2, 8, 40])
+def test_unrelated_coefficients_in_shared_directions_are_chance(k: int) -> None:
+    """As entries with random signs they would be 16, 6 and 1.4 standard deviations apart."""
+    generator = torch.Generator().manual_seed(k)
+    left, right = (torch.linalg.qr(torch.randn(d, k, generator=generator))[0] for d in (48, 80))
+    drawn = [left @ torch.randn(k, k, generator=generator) @ right.T for _ in range(120)]
+    found = [_shared_z(a, b) for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
+    assert np.std(found) < 1.2 and np.mean(np.array(found) < -1.645) <= 0.1
+    assert _shared_z(drawn[0], -drawn[0]) == pytest.approx(-math.sqrt(_participation(drawn[0])), rel=1e-4)
+
+
+def _shared_z(a: Tensor, b: Tensor) -> float:
+    variance = component_products(directions(a), directions(b), cross_gram(a, b))
+    return float((a.double() * b.double()).sum()) / math.sqrt(variance)
+
+
+def _participation(a: Tensor) -> float:
+    energy = torch.linalg.svdvals(a.double()).pow(2)
+    return float(energy.sum() ** 2 / energy.pow(2).sum())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -202,9 +223,20 @@ def test_the_null_keeps_the_magnitudes(base: tv.Checkpoint) -> None:
 
 
 def test_a_vector_that_moves_nothing(base: tv.Checkpoint) -> None:
+    """Where nothing moved there is no direction to compare: measures are null, not 0."""
     frame = tv.cosine(base, {"some": random_vector(base, 1), "none": random_vector(base, 2, torch.zeros_like)})
-    assert (frame[["cosine", "cosine_null_sd", "cosine_z", "norm_b", "sign_entries"]] == 0).all().all()
-    unknown = ["sign_conflict", "sign_conflict_null", "conflict_energy", "overlap_left", "ssa_right_a_in_b"]
+    assert (frame[["norm_b", "sign_entries"]] == 0).all().all()
+    unknown = [
+        "cosine",
+        "cosine_null_sd",
+        "cosine_z",
+        "cosine_shared_z",
+        "sign_conflict",
+        "sign_conflict_null",
+        "conflict_energy",
+        "overlap_left",
+        "ssa_right_a_in_b",
+    ]
     assert frame[unknown].isna().all().all() and not (frame.k_b > 0).any()
 
 
@@ -232,7 +264,9 @@ def test_levels_and_their_order(base: tv.Checkpoint) -> None:
     assert frames["whole"].layer.isna().all() and (frames["whole"].module == "all").all()
     layers = frames["layer"][frames["layer"].scope == "layer"]
     assert list(layers.layer.unique()) == [-1, 0, 1, 2, 3]
-    common = frames["whole"].columns
+    assert frames["module"].cosine_shared_z.notna().all()
+    assert all(frames[level].cosine_shared_z.isna().all() for level in ("whole", "layer"))  # nothing is decomposed
+    common = frames["whole"].columns.drop("cosine_shared_z")
     pd.testing.assert_frame_equal(frames["module"][common].head(3), frames["whole"][common], check_exact=True)
     assert set(frames["whole"].attrs["fingerprints"]) == {"base", "x", "y", "z"}
 
@@ -264,7 +298,7 @@ def test_the_command_writes_its_table(ending: str, tmp_path: Path, monkeypatch, 
     reader = {"parquet": pd.read_parquet, "csv": pd.read_csv, "json": pd.read_json}[ending]
     frame = reader(out)
     expected = tv.cosine(base, {"llama-tuned": tuned, "again": tmp_path / "t.safetensors", "base": base})
-    assert list(frame.a) == list(expected.a) and np.allclose(frame.cosine, expected.cosine)
+    assert list(frame.a) == list(expected.a) and np.allclose(frame.cosine, expected.cosine, equal_nan=True)
     assert {"fingerprint_base", "fingerprint_again"} <= set(frame.columns)
     assert "llama-tuned and again: cosine 1" in stdout and "no parameter is moved by both" in stdout
 

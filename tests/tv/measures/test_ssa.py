@@ -160,9 +160,14 @@ def test_invariants(m: int, n: int, seed: int, scale: float) -> None:
     assert [a.ssa for a, _ in same_k] == pytest.approx([b.ssa for _, b in same_k], abs=1e-4)
 
 
-def test_no_tuning_gives_zeros_and_no_nan() -> None:
-    for row in align(decompose(_weight(20, 30, "flat")), torch.zeros(20, 30), (0.05,)):
-        assert (row.ssa, row.kappa, row.ssa_z) == (0, 0, 0)
+def test_no_tuning_has_no_alignment_and_the_null_of_the_shape() -> None:
+    moved = align(decompose(_weight(20, 30, "flat")), _random(20, 30), (0.05,))
+    for row, other in zip(align(decompose(_weight(20, 30, "flat")), torch.zeros(20, 30), (0.05,)), moved, strict=True):
+        assert all(math.isnan(value) for value in (row.ssa, row.kappa, row.ssa_z))
+        assert row.ssa_null == pytest.approx(other.ssa_null) and row.at_ceiling == other.at_ceiling
+
+
+def test_a_matrix_of_zeros_has_finite_numbers() -> None:
     for row in align(decompose(torch.zeros(20, 30)), _random(20, 30), (0.05,)):
         assert math.isfinite(row.ssa) and math.isfinite(row.ssa_z)
 
@@ -250,10 +255,10 @@ def test_float32_is_used_where_its_bound_holds_and_only_there(
     assert float(spectrum_error.abs().max()) < 1e-6 * float(delta.norm())
 
 
-def test_no_tuning_has_a_flat_curve_without_area_or_nan() -> None:
+def test_no_tuning_has_no_curve_and_no_area() -> None:
     decomposition = decompose(_weight(300, 400, "flat"))
     for curve in curves(decomposition, energies_along(decomposition, torch.zeros(300, 400)), ("left", "two_sided")):
-        assert set(curve.ssa) == {0} and curve.area == 0
+        assert all(map(math.isnan, curve.ssa)) and math.isnan(curve.area)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12])

@@ -92,8 +92,14 @@ def test_the_intruders_null_counts_what_turned_vectors_do() -> None:
     assert (small.intruders_left, small.intruders_null_left) == (0, 0)
 
 
-def test_no_tuning_changes_nothing() -> None:
+def test_without_tuning_there_is_nothing_to_compare() -> None:
     for weight in (_normal(20, 30, seed=0), _normal(30, 2, seed=0) @ _normal(2, 20, seed=1), torch.zeros(9, 12)):
         found = asdict(_change(weight, torch.zeros_like(weight), draws=1))
-        assert all(math.isfinite(value) for value in found.values())
-        assert found["spectral_shift"] < 1e-6 and found["intruders_null_left"] == 0
+        assert all(math.isnan(value) for value in found.values())
+
+
+def test_a_step_too_small_to_turn_anything_turns_nothing() -> None:
+    for weight in (_normal(20, 30, seed=0), _normal(30, 2, seed=0) @ _normal(2, 20, seed=1)):
+        found = asdict(_change(weight, 1e-6 * weight, draws=1))
+        assert found["spectral_shift"] < 1e-5 and found["kept_left"] > 1 - 1e-6
+        assert found["intruders_left"] == found["intruders_null_left"] == 0

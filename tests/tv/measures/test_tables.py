@@ -103,17 +103,37 @@ def test_ranks_and_diagonal_energy(tmp_path: Path) -> None:
     assert row.weight_effective_rank == pytest.approx(float((-(share * share.log()).sum()).exp()), rel=1e-5)
 
 
-def test_a_tuned_model_equal_to_its_base_gives_zeros_and_no_nan(tmp_path: Path) -> None:
-    base, _ = build_pair(tmp_path, "llama")
-    weights, alignment = tv.measured(base, base, ("weights", "alignment")).values()
-    zero = ["delta_norm", "relative_norm", "changed_fraction", "noise_share", "cos_weight_delta"]
-    assert (weights[zero] == 0).all().all()
-    change = [field.name for field in fields(Change)]
-    assert weights[weights.cols > 1].drop(columns=change).notna().all().all()
-    whole = weights[(weights.cols > 1) & (weights["head"] == -1)]
-    moved = [name for name in change if not name.startswith("kept")]
-    assert (whole[moved].abs() < 1e-5).all().all() and np.allclose(whole[["kept_left", "kept_right"]], 1)
-    assert (alignment[["ssa", "kappa", "ssa_z"]] == 0).all().all()
+#: What the tables say of the direction of T.
+OF_T = [
+    *("noise_share", "cos_weight_delta", "large_overlap", "small_overlap", "stable_rank", "effective_rank"),
+    *("participation_ratio", "diagonal_energy", *(field.name for field in fields(Change))),
+]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+def test_what_did_not_move_has_norms_of_zero_and_no_direction(tmp_path: Path, architecture: str) -> None:
+    """Heads, biases, experts and every side among them; the nulls of the shape stand."""
+    base, _ = build_pair(tmp_path, architecture)
+    names = ("weights", "alignment", "curve", "spectra")
+    tables = tv.measured(base, base, {name: {} for name in names} | {"alignment": {"swap": True}})
+    weights, alignment, curve, spectra = tables.values()
+    assert (weights[["delta_norm", "relative_norm", "changed_fraction"]] == 0).all().all()
+    assert weights[OF_T].isna().all().all()
+    assert weights[weights.cols > 1].drop(columns=OF_T).notna().all().all()
+    assert alignment[["ssa", "kappa", "ssa_z"]].isna().all().all()
+    assert alignment.ssa_null.between(0, 1, inclusive="right").all() and alignment.at_ceiling.notna().all()
+    assert alignment[alignment["head"] == -1].ssa_swap.isna().all()
+    assert curve[["ssa", "area"]].isna().all().all() and curve.ssa_null.notna().all()
+    assert spectra[["share_left", "share_right"]].isna().all().all() and (spectra.sigma_delta == 0).all()
+
+
+def test_only_what_moved_counts_in_the_means_of_the_tables(tmp_path: Path) -> None:
+    base, other = build_model(), build_model()
+    perturb(other.model.layers[1].self_attn.v_proj, 0.1, seed=3)
+    weights, alignment = tv.measured(base, other, ("weights", "alignment"), heads=False).values()
+    for table, column in ((weights, "effective_rank"), (alignment, "ssa")):
+        known = table[table[column].notna()]
+        assert set(zip(known.layer, known.module, strict=True)) == {(1, "v")}
 
 
 def test_a_single_entry_is_found(tmp_path: Path) -> None:

@@ -123,6 +123,18 @@ def test_a_column_that_is_not_there(form: str, tmp_path: Path) -> None:
         read_prompts([PromptSet(file=path, columns={"text": "said", "target": "reply"})])
 
 
+def test_a_long_header_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text(",".join(["The first row of a file that has no header", *map(str, range(11))]) + "\n")
+    with pytest.raises(
+        PromptError, match=r"its columns are The first row of a file that …, 0, 1, 2, 3, 4 and 6 more; say"
+    ):
+        read_prompts([PromptSet(file=path)])
+    path.write_text("a,b,c,d,e,f\n")
+    with pytest.raises(PromptError, match=r"no column 'g' for text; its columns are a, b, c, d, e, f$"):
+        read_prompts([PromptSet(file=path, columns={"text": "g"})])
+
+
 def test_a_mapped_key_that_a_json_row_lacks(tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "qa.jsonl", [{"question": "Q"}, {"text": "T"}])
     with pytest.raises(PromptError, match=r"line 2: text is missing \(column 'question'\)"):

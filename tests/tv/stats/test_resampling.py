@@ -1,10 +1,10 @@
-"""Resamples that are paired, intervals that cover, and nulls by shuffling."""
+"""Resamples that are paired, and intervals that cover."""
 
 import numpy as np
 import pytest
 from scipy import stats as reference
 
-from tv.stats.resampling import bootstrap_mean, bootstrap_spearman, shuffled_spearman, spearman_of_each, wilcoxon_p
+from tv.stats.resampling import bootstrap_mean, ends, resample_means, wilcoxon_p
 
 
 def test_intervals_of_means_cover() -> None:
@@ -45,68 +45,6 @@ def test_missing_values_are_left_out_per_unit() -> None:
     assert [float(v) for v in bootstrap_mean([2.0], 10, 0)] == [2, 2, 2]
 
 
-def test_rank_correlation_and_its_interval() -> None:
-    rng = np.random.default_rng(4)
-    x = np.arange(12.0)
-    y = np.exp(x / 3) + rng.normal(size=(25, 12)) * 3
-    tied = np.floor(x / 3)
-    (rho, lo, hi, n), of_ties = spearman_of_each([x, tied], y, 400, 0)
-    assert rho == pytest.approx(reference.spearmanr(x, y.mean(0)).statistic) and n == 12
-    assert lo <= rho <= hi <= 1 and lo > 0.5
-    assert of_ties[0] == pytest.approx(reference.spearmanr(tied, y.mean(0)).statistic)
-    (exact,) = spearman_of_each([x], np.tile(-x, (5, 1)), 100, 0)
-    assert exact == pytest.approx((-1, -1, -1, 12))
-
-
-def test_values_known_for_other_units_are_correlated_over_those() -> None:
-    rng = np.random.default_rng(8)
-    y, xs = rng.normal(size=(9, 7)), rng.normal(size=(4, 7))
-    xs[1, 2] = xs[3, 2] = xs[2, :5] = np.nan
-    for x, found in zip(xs, spearman_of_each(xs, y, 50, 0), strict=True):
-        known = ~np.isnan(x)
-        (alone,) = spearman_of_each(x[None, known], y[:, known], 50, 0)
-        assert found == pytest.approx(alone, nan_ok=True) and found[3] == known.sum()
-        if known.sum() >= 3:
-            assert found[0] == pytest.approx(reference.spearmanr(x[known], y.mean(0)[known]).statistic)
-
-
-def test_rank_correlation_intervals_cover_where_units_are_well_apart() -> None:
-    """Prompts move every unit up and down together or apart; the rank order of the true means is known."""
-    rng, hits = np.random.default_rng(5), 0
-    x, true = np.arange(10.0), np.array([0, 2, 1, 3, 5, 4, 6, 8, 7, 9.0])
-    wanted = reference.spearmanr(x, true).statistic
-    for trial in range(100):
-        ((_, lo, hi, _),) = spearman_of_each([x], true + rng.normal(size=(40, 10)) * 2.5, 300, trial)
-        hits += lo <= wanted + 1e-9 and hi >= wanted - 1e-9
-    assert hits >= 88
-
-
-def test_both_sides_may_come_from_prompts() -> None:
-    shared = np.random.default_rng(6).normal(size=(20, 8))
-    rho, lo, hi, n = bootstrap_spearman(shared, 2 * shared + 1, 200, 0)
-    assert (rho, n) == (pytest.approx(1), 8) and lo == pytest.approx(1) and hi == pytest.approx(1)
-    apart = shared + np.random.default_rng(9).normal(size=(20, 8))
-    wanted = reference.spearmanr(shared.mean(0), apart.mean(0)).statistic
-    assert bootstrap_spearman(shared, apart, 200, 0)[0] == pytest.approx(wanted)
-
-
-def test_degenerate_correlations_are_nan() -> None:
-    y = np.random.default_rng(7).normal(size=(10, 4))
-    for x in ([1, 1, 1, 1], [1, 2, np.nan, np.nan]):
-        ((rho, lo, hi, n),) = spearman_of_each([x], y, 20, 0)
-        assert np.isnan([rho, lo, hi]).all() and n == (~np.isnan(x)).sum()
-    assert np.isnan(spearman_of_each([np.arange(4)], np.ones((10, 4)), 20, 0)[0][0])
-    assert np.isnan(bootstrap_spearman(y, np.ones((10, 4)), 20, 0)[0])
-    assert spearman_of_each([[1, 2, 3, np.nan]], y, 20, 0)[0][3] == 3
-
-
-def test_shuffled_units_are_the_null_of_a_rank_correlation() -> None:
-    lo, hi, p = shuffled_spearman(0.9, 12, 4000, 0)
-    assert -0.65 < lo < -0.5 and 0.5 < hi < 0.65 and p < 0.005  # t with 10 degrees of freedom: ±0.576
-    assert shuffled_spearman(0.0, 12, 100, 0)[2] == 1
-    assert np.isnan(shuffled_spearman(0.5, 2, 100, 0)).all() and np.isnan(shuffled_spearman(np.nan, 5, 100, 0)).all()
-
-
 def test_signed_ranks() -> None:
     values = np.random.default_rng(8).normal(1, 1, size=(20, 3))
     values[:, 1] = 0
@@ -120,3 +58,24 @@ def test_signed_ranks() -> None:
 def test_signed_ranks_keep_their_level() -> None:
     p = wilcoxon_p(np.random.default_rng(9).normal(size=(25, 400)))
     assert np.mean(p < 0.05) < 0.08
+
+
+def test_ends_are_further_out_for_few_units() -> None:
+    """Of normal units the mean's resamples, so spread, cover as t does; plain percentiles do not."""
+    rng, wide, plain = np.random.default_rng(10), 0, 0
+    for _ in range(300):
+        drawn = resample_means(rng.normal(size=(8, 1)), 400, 0)[:, 0]
+        lo, hi = ends(drawn, 8)
+        wide += lo <= 0 <= hi
+        plain += np.quantile(drawn, 0.025) <= 0 <= np.quantile(drawn, 0.975)
+    assert wide >= 0.92 * 300 > plain
+    draws = np.arange(2001.0)
+    assert [float(end) for end in ends(draws, 10**6)] == [50, 1950]
+    assert ends(draws, 8)[0] < ends(draws, 20)[0] < 50
+
+
+def test_ends_of_too_few_units_and_of_draws_without_a_value() -> None:
+    drawn = np.array([[1.0, np.nan, np.inf], [2.0, np.nan, 3.0], [np.nan, np.nan, np.inf]])
+    assert np.isnan(ends(drawn, 7)).all()
+    lo, hi = ends(drawn, 8)
+    assert (lo[0], hi[0]) == (1, 2) and np.isnan([lo[1], hi[1]]).all() and (lo[2], hi[2]) == (3, np.inf)

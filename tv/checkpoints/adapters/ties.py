@@ -39,6 +39,8 @@ def settled(
             continue
         if len(sides) == 2 and _alike(base, owner, moves[owner], moves[alias]):
             del moves[alias]
+            if _adds_again(base, owner, moves[owner]):
+                notes.append(f"{source}: T moves {owner} once, as the adapter runs; what peft merges adds it twice")
             continue
         if alias != f"{base.architecture.unembed}.weight":
             raise CheckpointError(
@@ -60,3 +62,13 @@ def _alike(base: Checkpoint, name: str, left: Move, right: Move) -> bool:
         return False
     one, other = (move.step(partial(base.read, name)) for move in (left, right))
     return bool(torch.allclose(one, other, rtol=1e-5, atol=1e-6 * float(one.abs().max())))
+
+
+def _adds_again(base: Checkpoint, name: str, move: Move) -> bool:
+    """Whether the move would change the moved parameter again, as a LoRA does and the values of tokens do not."""
+    if move.change is None:
+        return False
+    weight = base.read(name) if move.whole is None else move.whole.load()
+    step = move.change.step(lambda: weight, -1)
+    again = move.change.step(lambda: weight + step, -1)
+    return bool(again.abs().max() > 0.5 * step.abs().max())

@@ -54,6 +54,7 @@ def test_it_is_what_peft_runs_and_merges(name: str, bases: Bases, tmp_path: Path
         assert {"model.embed_tokens.weight", "lm_head.weight"} & set(tuned.moved) == case.moved
     merged = running.merge_and_unload()
     assert (error(merged(IDS).logits, expected) < 1e-4) == case.merges
+    assert any("what peft merges" in note for note in tuned.notes) != case.merges
     if case.merges:
         parameters = dict(merged.named_parameters(remove_duplicate=False))
         steps = {name: parameters[name].double() - base.tensor(name).double() for name in base.names}

@@ -35,7 +35,7 @@ def test_weights_and_logits_are_those_of_the_dequantised_model(name: str, pair: 
     expected = quantise(pair[1], name)
     checkpoint = tv.open_checkpoint(pair[1])
     assert set(checkpoint.names) == set(expected)
-    note = f"quantised, mostly as {FORMATS[name][2]}: its rounding is part of T (see noise_share)"
+    note = f"quantised, mostly as {FORMATS[name][2]}: its rounding is part of any T taken with it (see noise_share)"
     assert checkpoint.notes == (f"{pair[1]}: {note}",)
     for key, value in expected.items():
         torch.testing.assert_close(checkpoint.tensor(key), value, rtol=1e-6, atol=1e-7)

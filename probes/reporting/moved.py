@@ -1,0 +1,71 @@
+"""Which matrices moved, how far, and whether rounding could explain it: in sentences."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from probes.reporting.words import layer_name, number, percent
+from tv.architecture.anatomy import MODULES
+
+
+def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
+    """What was trained, where the weights moved most, and whether rounding could explain it."""
+    every = matrices(weights)
+    if every.empty:
+        return []
+    rows = moved(weights)
+    if rows.empty:
+        return ["No matrix moved: both checkpoints hold the same weights."]
+    top = rows.loc[rows.relative_norm.idxmax()]
+    blocks = rows[(rows.layer >= 0) & (rows.layer < n_layers)]
+    sentences = [] if len(rows) == len(every) else [_trained(every)]
+    sentences.append(
+        f"The largest relative move is {place(top, n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}), the median "
+        f"over {len(rows)} matrices{' that moved' if sentences else ''} {number(rows.relative_norm.median())}."
+    )
+    if len(blocks):
+        kinds = blocks.groupby("module").relative_norm.mean().sort_values(ascending=False)
+        depth = blocks.groupby("layer").relative_norm.mean()
+        sentences.append(
+            f"By module, {kinds.index[0]} moved most ({number(kinds.iloc[0])} on average) and {kinds.index[-1]} least "
+            f"({number(kinds.iloc[-1])}); by depth, layer {depth.idxmax()} most ({number(depth.max())}) and layer "
+            f"{depth.idxmin()} least ({number(depth.min())})."
+        )
+    noise = rows.noise_share.max()
+    if pd.notna(noise):
+        sentences.append(
+            f"Rounding to the stored dtype accounts for at most {percent(min(noise, 1))} of any matrix's T."
+        )
+    return sentences
+
+
+def matrices(weights: pd.DataFrame) -> pd.DataFrame:
+    """The rows of matrices, without the norms' gains, which are vectors."""
+    return weights[~weights.module.astype(str).str.endswith("norm")]
+
+
+def moved(weights: pd.DataFrame) -> pd.DataFrame:
+    """The rows of matrices whose T is not 0."""
+    rows = matrices(weights)
+    return rows[rows.relative_norm > 0]
+
+
+def place(row: pd.Series, n_layers: int) -> str:
+    """A matrix as people name it: its module and its layer."""
+    where = layer_name(row.layer, n_layers)
+    return where if where == row.module else f"{row.module} of layer {where}"
+
+
+def _trained(every: pd.DataFrame) -> str:
+    """By module: all of its layers, some of them, or none."""
+    order = {name: i for i, name in enumerate(MODULES)}
+    counts = (every.relative_norm > 0).groupby(every.module.astype(str)).agg(["sum", "size"])
+    counts = counts.loc[sorted(counts.index, key=lambda name: order.get(name, len(order)))]
+    trained = [
+        str(name) if n == of else f"{name} (in {n} of {of} layers)"
+        for name, n, of in zip(counts.index, counts["sum"], counts["size"], strict=True)
+        if n
+    ]
+    still = [str(name) for name in counts.index[counts["sum"] == 0]]
+    text = f"Trained: {', '.join(trained)}"
+    return f"{text}; not moved: {', '.join(still)}." if still else f"{text}; all else did not move."

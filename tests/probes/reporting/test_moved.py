@@ -1,0 +1,39 @@
+"""Which matrices moved, in sentences."""
+
+import pandas as pd
+
+from probes.reporting.moved import weights_sentences
+
+
+def _weights(rows: list[tuple[int, str, float, float]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["layer", "module", "relative_norm", "noise_share"])
+
+
+def test_that_nothing_moved_is_said() -> None:
+    weights = _weights([(0, "q", 0.0, float("nan"))])
+    assert weights_sentences(weights, 2) == ["No matrix moved: both checkpoints hold the same weights."]
+
+
+def test_weights_name_the_largest_move_and_leave_gains_out() -> None:
+    weights = _weights([(0, "q", 0.1, 0.2), (1, "q", 0.3, 0.01), (1, "attn_norm", 0.9, 0.0), (2, "unembed", 0.2, 0.0)])
+    text = " ".join(weights_sentences(weights, 2))
+    assert "q of layer 1 (‖T‖/‖W‖ = 0.300), the median over 3 matrices 0.200" in text
+    assert "layer 1 most (0.300) and layer 0 least (0.100)" in text and "at most 20 %" in text
+    assert "Trained" not in text  # all of it was
+
+
+def test_what_was_trained_is_said_of_a_lora() -> None:
+    """q and v of two layers: the median, the least and the share of rounding are those of what moved."""
+    still = ("k", "o", "gate", "up", "down")
+    rows = [(layer, name, 0.0, float("nan")) for layer in range(2) for name in still]
+    rows += [(0, "v", 0.1, 0.3), (0, "q", 0.2, 0.1), (1, "v", 0.3, 0.1), (1, "q", 0.4, 0.1)]
+    rows += [(-1, "embed", 0.0, float("nan")), (0, "attn_norm", 0.5, 0.0)]
+    sentences = weights_sentences(_weights(rows), 2)
+    assert sentences[0] == "Trained: q, v; not moved: k, o, gate, up, down, embed."
+    assert "the median over 4 matrices that moved 0.250" in sentences[1]
+    assert "q moved most (0.300 on average) and v least (0.200)" in sentences[2] and "at most 30 %" in sentences[3]
+
+
+def test_layers_that_were_left_out_are_counted() -> None:
+    rows = [(0, "q", 0.0, 0.0), (1, "q", 0.1, 0.0), (2, "q", 0.2, 0.0), (0, "down", 0.3, 0.0)]
+    assert weights_sentences(_weights(rows), 3)[0] == "Trained: q (in 2 of 3 layers), down; all else did not move."
