@@ -99,10 +99,7 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
     if len(unsure):
         few = unsure[unsure.units < FEWEST].drop_duplicates("domain")
         why = too_few(few.domain, few.units) if len(few) else f"most, {_most(unsure)}"
-        return (
-            None,
-            f"No metric changed for sure, and of {len(unsure)} of {len(rows)} these prompts cannot tell: {why}.",
-        )
+        return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told: {why}."
     known = rows[(rows.metric == "exact_match") & (rows.base >= ALIGNED)]
     why = (
         f"the base already answers {listing([f'{percent(row.base)} of {row.domain}' for row in known.itertuples()])} "
@@ -149,19 +146,15 @@ def _not_derived(evidence: Evidence, run: Run) -> Verdict:
     )
 
 
-def _median_of_rest(rows: pd.DataFrame) -> float:
-    return float(rows.cosine[rows.cosine >= UNRELATED].median())
-
-
 def _rounding(evidence: Evidence, run: Run) -> Verdict:
-    """Of the matrices that moved; they are all there are, so that their median has no interval."""
+    """Of the modules that moved; they are all there are, so that their median has no interval."""
     moved = evidence.weights[evidence.weights.relative_norm > 0]
     rows = moved.dropna(subset="noise_share")
     if rows.empty:
-        return None, f"{len(moved)} matrices moved, and of none the share of rounding is known."
+        return None, f"{len(moved)} modules moved, and of none the share of rounding is known."
     median, most = float(rows.noise_share.median()), rows.loc[rows.noise_share.idxmax()]
     told = (
-        f"of ‖T‖² in the median of the {len(rows)} matrices that moved (most in {most.module} of layer {most.layer}: "
+        f"of ‖T‖² in the median of the {len(rows)} modules that moved (most in {most.module} of layer {most.layer}: "
         f"{percent(most.noise_share)})"
     )
     if median > MOSTLY_NOISE:
@@ -173,7 +166,7 @@ def _rounding(evidence: Evidence, run: Run) -> Verdict:
 
 
 def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.alignment.dropna(subset="ssa")  # of what moved
+    rows = evidence.alignment[evidence.alignment.ssa > 0]  # what moved
     at = rows[np.isclose(rows.epsilon.astype(float), 0.05) & (rows.side == "left")]
     fixed = rows[rows.epsilon.isna() & (rows.side == "left")]
     if at.empty or fixed.empty:
@@ -195,9 +188,9 @@ def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
 
 def _at_the_floor(evidence: Evidence, run: Run) -> Verdict:
     """Whether flips exceed rounding's in no layer, all layers being one family."""
-    if evidence.flips.empty or "noise_floor" not in run.tables:
+    floor = rows_of(run, "noise_floor", "precision layer flip_rate flip_rate_hi", []).dropna(subset="flip_rate")
+    if evidence.flips.empty or floor.empty:
         return None, "Gate flips or their noise floor were not measured; leave `noise_floor: true` and measure gates."
-    floor = run["noise_floor"].dropna(subset="flip_rate")
     limit = floor.flip_rate_hi.fillna(floor.flip_rate).groupby(floor.layer).max()
     rates, clusters = _rates_of_prompts(run, evidence.tuned)
     rates = rates[[layer for layer in rates if layer in limit.index]]
