@@ -51,9 +51,7 @@ def matrices_of(base: tv.Checkpoint) -> Matrices:
     ]
 
 
-def claims_something(
-    matrices: Matrices, rank: int | None, times: int, generator: torch.Generator
-) -> bool:
+def claims_something(matrices: Matrices, rank: int | None, times: int, generator: torch.Generator) -> bool:
     """Whether the sentences on one random T claim anything."""
     aligned, weights = [], []
     for time in range(times):

@@ -202,23 +202,29 @@ def _named(rng: np.random.Generator) -> bool:
     """Effects of three methods, alike between components and skewed, each prompt with a random sign."""
     shared, n = rng.lognormal(size=24), 24
     signs = rng.choice([-1.0, 1.0], n)
-    values = {
-        method: signs * shared * (0.5 + rng.lognormal(0, 0.5, (14, n))) for method in ("graft", "revert", "path")
-    }
+    values = {method: signs * shared * (0.5 + rng.lognormal(0, 0.5, (14, n))) for method in ("graft", "revert", "path")}
     return len(leaders(_effects_table(values, _components()))) > 0
 
 
 def _linked(rng: np.random.Generator) -> bool:
     """Twelve layers whose modules are alike, with weights that know nothing of the activations."""
     rows = [
-        {"tuned": "t", "kind": "module", "layer": layer, "component": "attn" if name in "qkvo" else "mlp", "module": name}
+        {
+            "tuned": "t",
+            "kind": "module",
+            "layer": layer,
+            "component": "attn" if name in "qkvo" else "mlp",
+            "module": name,
+        }
         for layer in range(12)
         for name in MODULES[:7]
     ]
     units = pd.DataFrame(rows)
     of_layer = np.repeat(rng.normal(size=(2, 12)), 7, axis=1)
     weights, truth = of_layer + rng.normal(size=(2, len(units)))
-    units = units.assign(**{name: weights + rng.normal(size=len(units)) for name in ("relative_norm", "cosine", "kappa10_left")})
+    units = units.assign(
+        **{name: weights + rng.normal(size=len(units)) for name in ("relative_norm", "cosine", "kappa10_left")}
+    )
     values = {name: truth + rng.normal(size=(16, len(units))) for name in ("direct_share", "direct_norm", "graft")}
     found = correlations_of(units, values, [f"p{i}" for i in range(16)], 199, int(rng.integers(2**31)))
     whole = found[found.over == "all"]
@@ -236,16 +242,16 @@ def _apart(rng: np.random.Generator) -> bool:
 def _conflict(base: tv.Checkpoint, generator: torch.Generator) -> bool:
     """Two vectors that move every matrix inside the same eight directions, each in its own way."""
     sides = {
-        module.parameter: [torch.linalg.qr(torch.randn(d, 8, generator=generator))[0] for d in base.matrix(module).shape]
+        module.parameter: [
+            torch.linalg.qr(torch.randn(d, 8, generator=generator))[0] for d in base.matrix(module).shape
+        ]
         for module in base.architecture.modules
         if module.kind == "linear"
     }
     shapes = {name: (left.shape[0], right.shape[0]) for name, (left, right) in sides.items()}
 
     def vector() -> TuningVector:
-        mixed = {
-            name: left @ torch.randn(8, 8, generator=generator) @ right.T for name, (left, right) in sides.items()
-        }
+        mixed = {name: left @ torch.randn(8, 8, generator=generator) @ right.T for name, (left, right) in sides.items()}
         return TuningVector(shapes, mixed.__getitem__, {})
 
     rows = tv.cosine(base, {"a": vector(), "b": vector()})
@@ -344,7 +350,9 @@ def table(rates: Iterable[Rate]) -> str:
     frame = pd.DataFrame([vars(rate) | {"text": f"{rate.rate:.3f}{'' if rate.holds else ' (!)'}"} for rate in rates])
     wide = frame.pivot(index="what", columns="where", values="text")
     wide = wide.loc[frame.what.drop_duplicates(), frame["where"].drop_duplicates()].fillna("")
-    return _markdown(["", *wide.columns], [[str(what), *row] for what, row in zip(wide.index, wide.values, strict=True)])
+    return _markdown(
+        ["", *wide.columns], [[str(what), *row] for what, row in zip(wide.index, wide.values, strict=True)]
+    )
 
 
 def _markdown(heads: list[str], rows: list[list[str]]) -> str:
