@@ -29,6 +29,7 @@ from benchmarks.alignment_null import claims_something, matrices_of
 from probes.attribution.effects import BACKWARD, FORWARD, Effects, summarise
 from probes.attribution.units import Unit
 from probes.correlating import correlations_of
+from probes.linking import COMPONENT
 from probes.reporting.behaviour import compare_behaviour
 from probes.reporting.behaviour_sentences import said_of_each
 from probes.reporting.causes import leaders
@@ -39,7 +40,6 @@ from probes.reporting.evidence import gather
 from probes.reporting.link_sentences import link_sentences, stands_out
 from probes.store.schemas import ALL_DOMAINS
 from tests.tv.matching.same_function import move_gains, permute_neurons, trade_sizes
-from tv.architecture.anatomy import MODULES
 from tv.checkpoints.vector import TuningVector
 from tv.stats.means import mean_interval
 from tv.stats.proportions import share_change, share_interval
@@ -208,23 +208,12 @@ def _named(rng: np.random.Generator) -> bool:
 
 def _linked(rng: np.random.Generator) -> bool:
     """Twelve layers whose modules are alike, with weights that know nothing of the activations."""
-    rows = [
-        {
-            "tuned": "t",
-            "kind": "module",
-            "layer": layer,
-            "component": "attn" if name in "qkvo" else "mlp",
-            "module": name,
-        }
-        for layer in range(12)
-        for name in MODULES[:7]
-    ]
-    units = pd.DataFrame(rows)
+    places = [(layer, COMPONENT[name], name) for layer in range(12) for name in COMPONENT]
+    units = pd.DataFrame(places, columns=["layer", "component", "module"]).assign(tuned="t", kind="module")
     of_layer = np.repeat(rng.normal(size=(2, 12)), 7, axis=1)
     weights, truth = of_layer + rng.normal(size=(2, len(units)))
-    units = units.assign(
-        **{name: weights + rng.normal(size=len(units)) for name in ("relative_norm", "cosine", "kappa10_left")}
-    )
+    for name in ("relative_norm", "cosine", "kappa10_left"):
+        units[name] = weights + rng.normal(size=len(units))
     values = {name: truth + rng.normal(size=(16, len(units))) for name in ("direct_share", "direct_norm", "graft")}
     found = correlations_of(units, values, [f"p{i}" for i in range(16)], 199, int(rng.integers(2**31)))
     whole = found[found.over == "all"]
@@ -239,6 +228,10 @@ def _apart(rng: np.random.Generator) -> bool:
     return len(told_apart(pd.DataFrame(rows))) > 0
 
 
+def _directions(d: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(d, 8, generator=generator))[0]
+
+
 def _conflict(base: tv.Checkpoint, generator: torch.Generator) -> bool:
     """Two vectors that move every matrix inside the same eight directions, each in its own way."""
     sides = {
@@ -248,11 +241,11 @@ def _conflict(base: tv.Checkpoint, generator: torch.Generator) -> bool:
         for module in base.architecture.modules
         if module.kind == "linear"
     }
-    shapes = {name: (left.shape[0], right.shape[0]) for name, (left, right) in sides.items()}
+    shapes = {name: tuple(base.info(name).shape) for name in base.names}
 
     def vector() -> TuningVector:
         mixed = {name: left @ torch.randn(8, 8, generator=generator) @ right.T for name, (left, right) in sides.items()}
-        return TuningVector(shapes, mixed.__getitem__, {})
+        return TuningVector(shapes, lambda name: mixed.get(name, torch.zeros(shapes[name])), {})
 
     rows = tv.cosine(base, {"a": vector(), "b": vector()})
     return conflict_of(rows[rows.scope != "layer"])[0]

@@ -255,6 +255,6 @@ def conflict_of(pair: pd.DataFrame) -> tuple[bool, str]:
     if len(against):
         return True, f"The two pull against each other ({told}){where}: their sum loses some of both."
     return False, (
-        f"Neither the whole nor a module pulls against the other ({told}, nowhere below −{OPPOSED} beyond chance); only "
-        "a run shows whether their sum works."
+        f"Neither the whole nor a module pulls against the other ({told}, nowhere below −{OPPOSED} beyond chance); "
+        "only a run shows whether their sum works."
     )
