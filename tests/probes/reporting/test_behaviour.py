@@ -114,6 +114,7 @@ def test_too_few_prompts_or_clusters_give_no_interval_and_no_claim() -> None:
     assert four.said.tolist() == ["cannot tell"] and four[["base_lo", "tuned_hi", "change_lo"]].isna().all(axis=None)
     assert four.units.tolist() == [4] and behaviour_rows(four)[0]["n"] == "48 in 4"
     twelve = compared(answers, clusters=12)
+    assert behaviour_sentences(twelve)[0].startswith("math (n = 48 in 12 clusters): exact match 100 % → 0 % (−100 pp [")
     assert twelve.said.tolist() == ["changed"]
     assert few_sentences(twelve) == ["Fewer than 20 prompts or clusters make rough intervals: math (12)."]
     assert few_sentences(compared(answers)) == []
