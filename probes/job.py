@@ -26,6 +26,7 @@ from probes.attribution.scores import component_scores
 from probes.capture.behaviour_floor import behaviour_floor
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
+from probes.capture.final_answers import TOKENS, final_answers, require_answers_in
 from probes.capture.loading import Pairs, as_model, require_backend
 from probes.capture.noise_floor import noise_floor
 from probes.capture.own_tokens import own_answers
@@ -34,6 +35,7 @@ from probes.capture.runner import shards
 from probes.capture.shards import require_sources, run_shards
 from probes.errors import RunError, SuiteError
 from probes.linking import link
+from probes.reporting.power import smallest_changes
 from probes.reporting.report import report
 from probes.store.manifest import STAGES, stages_of
 from probes.store.run import Run, load
@@ -174,6 +176,8 @@ def prepare(
     require_backend(models)
     prompts = read_prompts(chosen.prompts)
     _require_domains(prompts)
+    if chosen.answer_pattern is not None:
+        require_answers_in(prompts, chosen.answer_pattern)
     if chosen.attribute is not None and "attribute" in wanted:
         require_metric(chosen.attribute.metric)
         require_answers(prompts, chosen.attribute.metric)
@@ -247,6 +251,12 @@ class Job:
         if not self.models.generates:
             return notes
         return notes + ends_by("greedy", self.models.ends, dict.fromkeys(self.models.ends, self.models.tokenizer))[1]
+
+    @cached_property
+    def power(self) -> list[str]:
+        """The smallest change of behaviour that the prompts of each domain can show, a line for as many prompts."""
+        behaves = "behaviour" in self.suite.measure or self.suite.attribute is not None
+        return smallest_changes(self.prompts) if behaves else []
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -444,6 +454,22 @@ def _capture(writer: RunWriter, job: Job) -> None:
         told(0)
         for row in run_shards(left, job.models, writer.path, compute=job.compute, via=writer.via, progress=told):
             writer.complete("capture", row)
+        if job.suite.answer_pattern is not None:
+            writer.stage("capture", f"{pair.name}-answers", partial(_final_answers, job, pair.name, i == 0))
+
+
+def _final_answers(job: Job, name: str, with_base: bool) -> dict[str, pd.DataFrame]:
+    suite, pair = job.suite, job.models.pair(name)
+    rows = final_answers(
+        pair,
+        name,
+        job.encoded,
+        suite.answer_pattern or "",
+        tokens=(suite.generate and suite.generate.tokens) or TOKENS,
+        ends=set().union(*job.models.ends.values()),
+        with_base=with_base,
+    )
+    return {"behaviour": rows}
 
 
 def _answers(writer: RunWriter, job: Job) -> None:
@@ -468,8 +494,7 @@ def _noise_floor(writer: RunWriter, job: Job) -> None:
     def made() -> dict[str, pd.DataFrame]:
         pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
         if "gates" in suite.measure:
-            options = {"batch_size": size, "draws": suite.bootstrap, "seed": suite.seed}
-            tables["noise_floor"] = noise_floor(pair, job.encoded, **options)
+            tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed)
         if behaves:
             tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size)
         return tables
@@ -554,6 +579,7 @@ def _cosines(pairs: Sequence[Opened], compute: Compute) -> dict[str, pd.DataFram
 def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs) -> dict[str, Any]:
     """Everything that the rows of a run depend on. Which process does the work is not part of it."""
     rows = json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False)
+    writes = models.generates or models.suite.answer_pattern is not None
     return {
         "suite": models.suite.model_dump(mode="json"),
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
@@ -562,7 +588,7 @@ def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs)
             "base": tokenizer_digest(pairs[0].base),
             **{pair.name: tokenizer_digest(pair.tuned) for pair in pairs},
         },
-        **({"ends": {name: sorted(ids) for name, ids in models.ends.items()}} if models.generates else {}),
+        **({"ends": {name: sorted(ids) for name, ids in models.ends.items()}} if writes else {}),
         "computed": models.computed(),
         "versions": _versions(models.suite),
         "schema_version": SCHEMA_VERSION,
@@ -601,6 +627,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "gated": architecture.gated,
         },
         "checkpoints": _checkpoints(pairs),
+        "power": job.power,
         "sameness": {pair.name: pair.sameness for pair in pairs if pair.sameness is not None},
         "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {

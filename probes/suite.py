@@ -207,6 +207,8 @@ class Suite(_Part):
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
         ledger_positions: The places of the ledger and the logit lens.
         generate: Over which continuation of every text both models are read; None: over the target.
+        answer_pattern: A regular expression. Its first group, or its whole match, in what each model writes after the
+            text is compared with that in the target: the metric `final_answer`. None: it is not measured.
         align: Undo first what of T is a change of writing: the tuned models are read, and run, as the base is written.
         tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
             of them, and only answers are compared.
@@ -235,6 +237,7 @@ class Suite(_Part):
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
     generate: Generation | None = Field(None, validate_default=True)
+    answer_pattern: str | None = None
     align: bool = Field(False, strict=True)
     tokenizer: Literal["base", "own"] = "base"
     edit_distance: Literal["target", "all", "none"] = "target"
@@ -288,12 +291,24 @@ class Suite(_Part):
 
     @model_validator(mode="after")
     def _paired_places(self) -> Suite:
-        if self.tokenizer == "own" and (self.measure != ("behaviour",) or self.attribute or self.generate or self.keep):
+        others = self.attribute or self.generate or self.keep or self.answer_pattern
+        if self.tokenizer == "own" and (self.measure != ("behaviour",) or others):
             raise ValueError(
                 "tokenizer: own gives the two models other positions, so that only their answers are compared; set "
-                "measure: [behaviour] and leave out attribute, generate and keep"
+                "measure: [behaviour] and leave out attribute, generate, keep and answer_pattern"
             )
+        if self.answer_pattern and "behaviour" not in self.measure:
+            raise ValueError("answer_pattern is of behaviour; add behaviour to measure, or leave it out")
         return self
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return pattern
 
     @field_validator("generate")
     @classmethod

@@ -20,17 +20,17 @@ from probes.capture.pair import Pair
 from probes.measures.gates import compare_gates, gate_bits, words
 from probes.measures.places import places_of
 from tv.prompts.encoding import Encoded, batches
-from tv.stats.resampling import bootstrap_mean
+from tv.stats.means import mean_interval
 
 #: Prompts that the floor is measured on: a rate over thousands of neurons needs no more.
 PROMPTS = 32
 
 
-def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, draws: int, seed: int) -> pd.DataFrame:
+def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed: int) -> pd.DataFrame:
     """`precision layer n flip_rate flip_rate_lo flip_rate_hi jaccard relative_change`, of the base and its twin.
 
-    Means over prompts, with 95 % bootstrap intervals; `relative_change` is ‖Δresid_post‖/‖resid_post‖. `precision` is
-    the twin's. Layers without one gate for all tokens (a mixture of experts) have a NaN flip rate.
+    Means over prompts, with 95 % intervals over their clusters; `relative_change` is ‖Δresid_post‖/‖resid_post‖.
+    `precision` is the twin's. Layers without one gate for all tokens (a mixture of experts) have a NaN flip rate.
     """
     chosen = some_of_each_domain(encoded, PROMPTS, seed)
     reads = plan(pair.architecture, ("gate", "resid_post"))
@@ -56,13 +56,15 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, draw
             lockstep(both.base, both.tuned, reads, inputs, reduce)
         precision = str(both.tuned.dtype).removeprefix("torch.")
     frame = pd.DataFrame(rows, columns=["layer", "measure", "prompt_id", "value"])
+    clusters = {item.prompt.id: item.prompt.cluster or item.prompt.id for item in chosen}
     layer_rows = []
     for layer, layer_values in frame.groupby("layer"):
         table = layer_values.pivot(index="prompt_id", columns="measure", values="value")
         table = table.reindex(columns=["flip_rate", "jaccard", "relative_change"])
-        mean, lo, hi = bootstrap_mean(table.to_numpy(), draws=draws, seed=seed)
-        row = {"precision": precision, "layer": layer, "n": len(table), **dict(zip(table.columns, mean, strict=True))}
-        layer_rows.append(row | {"flip_rate_lo": lo[0], "flip_rate_hi": hi[0]})
+        means = mean_interval(table.to_numpy(), [clusters[prompt] for prompt in table.index])
+        row = {"precision": precision, "layer": layer, "n": len(table)}
+        row |= dict(zip(table.columns, means.mean, strict=True))
+        layer_rows.append(row | {"flip_rate_lo": means.lo[0], "flip_rate_hi": means.hi[0]})
     return pd.DataFrame(layer_rows)
 
 

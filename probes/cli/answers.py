@@ -35,7 +35,7 @@ def diagnose(
     import probes
 
     for row in probes.diagnose(probes.load(path), conflicts=conflicts).to_dict("records"):
-        mark = {True: "yes", False: "no", None: "not measured"}[row["holds"]]
+        mark = {True: "yes", False: "no", None: "cannot tell"}[row["holds"]]
         say(f"{row['tuned']}: {row['signature']}: {mark}. {row['sentence']}")
 
 

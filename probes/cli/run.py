@@ -96,6 +96,8 @@ def run(
         else:
             for note in job.notes:
                 remark(f"note: {note}")
+            for line in job.power:
+                remark(line)
             if job.sizes:
                 _tell_size(job.sizes)
         result = job.run()

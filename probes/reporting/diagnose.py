@@ -13,15 +13,26 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from probes.reporting.evidence import Evidence, gather
-from probes.reporting.words import interval, listing, metric_name, number, percent, signed
+from probes.reporting.alignment import GAP
+from probes.reporting.evidence import Evidence, gather, rows_of
+from probes.reporting.words import (
+    change_form,
+    interval,
+    listing,
+    metric_name,
+    number,
+    percent,
+    too_few,
+    value_form,
+)
 from probes.store.run import Run
 from tv.architecture.anatomy import MODULES
 from tv.errors import InputError
 from tv.measures.cosine import cosine
 from tv.stats.families import holm
+from tv.stats.means import FEWEST, mean_interval
 
-#: Below this median cosine of W_base and W_tuned the models are unrelated: no fine-tune moves that far.
+#: Below this cosine of W_base and W_tuned the two are unrelated: no fine-tune moves that far.
 UNRELATED = 0.5
 #: Above this share of ‖T‖², rounding explains most of T.
 MOSTLY_NOISE = 0.5
@@ -35,7 +46,7 @@ OPPOSED = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """One signature on one tuned model; `holds` is None where the run did not measure what it needs."""
+    """One signature on one tuned model; `holds` is None where the run cannot tell."""
 
     tuned: str
     signature: str
@@ -55,7 +66,7 @@ def diagnose(run: Run, *, conflicts: bool = True) -> pd.DataFrame:
 
     Returns:
         A row per tuned model (or pair of them) and signature: `tuned signature holds sentence`. `holds` is None where
-        the run did not measure what it needs.
+        the run did not measure what it needs, or its prompts cannot tell.
 
     Source: arXiv 2510.09359, which reports them where tuning vectors fail.
 
@@ -80,21 +91,16 @@ Verdict = tuple[bool | None, str]
 
 def _little_change(evidence: Evidence, run: Run) -> Verdict:
     """Negating a vector can take away no more than the vector brought."""
-    rows = evidence.behaviour.dropna(subset="change")
+    rows = evidence.behaviour[evidence.behaviour.said != ""]
     if rows.empty:
         return None, "Behaviour was not measured; add `behaviour` to measure, and targets to the prompts."
-    still = rows[(rows.change_lo <= 0) & (rows.change_hi >= 0)]
-    top = rows.loc[(rows.change / rows.base.abs().clip(lower=1e-9)).abs().idxmax()]
-    told = (
-        f"{metric_name(top.metric)} on {top.domain} went from {number(top.base)} to {number(top.tuned)}, "
-        f"{signed(top.change)} {interval(top.change_lo, top.change_hi, signed)}"
-    )
-    if len(still) < len(rows):
-        moved = len(rows) - len(still)
-        return (
-            False,
-            f"{moved} of {len(rows)} metrics moved beyond their interval; most, {told}: negation can undo that.",
-        )
+    changed, unsure = rows[rows.said == "changed"], rows[rows.said == "cannot tell"]
+    if len(changed):
+        return False, f"{len(changed)} of {len(rows)} metrics changed; most, {_most(changed)}: negation can undo that."
+    if len(unsure):
+        few = unsure[unsure.units < FEWEST].drop_duplicates("domain")
+        why = too_few(few.domain, few.units) if len(few) else f"most, {_most(unsure)}"
+        return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told: {why}."
     known = rows[(rows.metric == "exact_match") & (rows.base >= ALIGNED)]
     why = (
         f"the base already answers {listing([f'{percent(row.base)} of {row.domain}' for row in known.itertuples()])} "
@@ -102,70 +108,114 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
         if len(known)
         else "either the vector was taken from other checkpoints than the behaviour, or training changed none of it"
     )
-    return True, f"No metric moved beyond its interval ({told}): negation will change little; {why}."
+    most = f"all {len(rows)} are within noise or too small to matter ({_most(rows)})"
+    return True, f"No metric changed: {most}. Negation will change little; {why}."
+
+
+def _most(rows: pd.DataFrame) -> str:
+    """The row that moved most for its size."""
+    top = rows.loc[(rows.change / rows.base.abs().clip(lower=1e-9)).abs().idxmax()]
+    value, change = value_form(top.metric), change_form(top.metric)
+    return (
+        f"{metric_name(top.metric)} on {top.domain} went from {value(top.base)} to {value(top.tuned)}, "
+        f"{change(top.change)} {interval(top.change_lo, top.change_hi, change)}".rstrip()
+    )
 
 
 def _not_derived(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.weights[evidence.weights.module.isin(MODULES)]
+    rows = evidence.weights[evidence.weights.module.isin(MODULES)].dropna(subset="cosine")
     if rows.empty:
         return None, "The weights were not measured."
-    median, relative = float(rows.cosine.median()), float(rows.relative_norm.median())
+    median, others = float(rows.cosine.median()), rows[rows.cosine < UNRELATED]
     if median < UNRELATED:
         return True, (
             f"The median cosine between a matrix of both models is {number(median)} (independent models: 0, and a "
-            f"relative norm of 1.41; here {number(relative)}): this model does not come from this base. "
-            "If its neurons are in another order, `tv align` shows it."
+            f"relative norm of 1.41; here {number(float(rows.relative_norm.median()))}): this model does not come from "
+            "this base. If its neurons are in another order, `tv align` shows it."
         )
-    return False, f"The median cosine between a matrix of both models is {number(median)}: one comes from the other."
+    if len(others):
+        kinds = listing([f"{module} ({n})" for module, n in others.module.value_counts(sort=False).items()])
+        return True, (
+            f"In {len(others)} of {len(rows)} matrices the cosine of both models is at most "
+            f"{number(float(others.cosine.max()))}, and {number(median)} in the median one: {kinds}. These do not come "
+            "from this base, or their neurons or heads are in another order: `tv align` shows which."
+        )
+    least = rows.loc[rows.cosine.idxmin()]
+    return False, (
+        f"The cosine between a matrix of both models is at least {number(float(least.cosine))} ({least.module} of "
+        f"layer {least.layer}), and {number(median)} in the median one: one comes from the other."
+    )
 
 
 def _rounding(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.weights.dropna(subset="noise_share")
+    """Of the modules that moved; they are all there are, so that their median has no interval."""
+    moved = evidence.weights[evidence.weights.relative_norm > 0]
+    rows = moved.dropna(subset="noise_share")
     if rows.empty:
-        moved = int((evidence.weights.relative_norm > 0).sum())
-        return None, f"The share of rounding is not known: {moved} of {len(evidence.weights)} modules moved."
+        return None, f"{len(moved)} modules moved, and of none the share of rounding is known."
     median, most = float(rows.noise_share.median()), rows.loc[rows.noise_share.idxmax()]
-    where = f"{most.module} of layer {most.layer}: {percent(most.noise_share)}"
+    told = (
+        f"of ‖T‖² in the median of the {len(rows)} modules that moved (most in {most.module} of layer {most.layer}: "
+        f"{percent(most.noise_share)})"
+    )
     if median > MOSTLY_NOISE:
         return True, (
-            f"Rounding to the stored dtype explains {percent(median)} of ‖T‖² in the median module ({where}): most of "
-            "this vector is noise; compare checkpoints that were saved in a wider dtype."
+            f"Rounding to the stored dtype explains {percent(median)} {told}: most of this vector is noise; compare "
+            "checkpoints that were saved in a wider dtype."
         )
-    return False, f"Rounding explains {percent(median)} of ‖T‖² in the median module (most in {where})."
+    return False, f"Rounding explains {percent(median)} {told}."
 
 
 def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.alignment.dropna(subset="ssa")  # of what moved
+    rows = evidence.alignment[evidence.alignment.ssa > 0]  # what moved
     at = rows[np.isclose(rows.epsilon.astype(float), 0.05) & (rows.side == "left")]
     fixed = rows[rows.epsilon.isna() & (rows.side == "left")]
     if at.empty or fixed.empty:
-        return None, "SSA at ε = 0.05 was not measured, or nothing moved."
+        return None, f"SSA at ε = 0.05 is known of {len(at)} matrices that moved, of the leading tenth of {len(fixed)}."
     ssa, null, kappa = float(at.ssa.mean()), float(at.ssa_null.mean()), float(fixed.kappa.mean())
+    deviations = (fixed.kappa / fixed.ssa_z).dropna().astype(float)  # of κ under the rotation null
+    chance = 1.96 * float(np.sqrt((deviations**2).sum())) / max(len(deviations), 1)
     told = (
-        f"SSA at ε = 0.05 is {number(ssa)} on average and {number(null)} for a T of no direction; in the leading "
-        f"tenth of the directions κ is {number(kappa)} (0: no direction, 1: nothing outside)"
+        f"Over the {len(at)} matrices that moved, SSA at ε = 0.05 is {number(ssa)} on average and {number(null)} for a "
+        f"T of no direction; in the leading tenth of the directions κ is {number(kappa)} (no direction: 0 ± "
+        f"{number(chance, 2)}; nothing outside: 1)"
     )
-    if kappa > WITHIN:
+    if kappa > max(WITHIN, chance):
         return True, f"{told}: fine-tuning wrote mostly into directions that the base already uses most."
-    if ssa > 0.9:
+    if ssa > 0.9 and ssa - null < GAP:
         return False, f"{told}: the high SSA is that of the matrices' shapes, and says nothing of new directions."
     return False, f"{told}."
 
 
 def _at_the_floor(evidence: Evidence, run: Run) -> Verdict:
-    if evidence.flips.empty or "noise_floor" not in run.tables:
+    """Whether flips exceed rounding's in no layer, all layers being one family."""
+    floor = rows_of(run, "noise_floor", "precision layer flip_rate flip_rate_hi", []).dropna(subset="flip_rate")
+    if evidence.flips.empty or floor.empty:
         return None, "Gate flips or their noise floor were not measured; leave `noise_floor: true` and measure gates."
-    floor = run["noise_floor"]
-    flips = evidence.flips.groupby("layer").flip_rate.mean()
-    limit = floor[floor.layer.isin(flips.index)].groupby("layer").flip_rate_hi.max()
-    above = int((flips.reindex(limit.index) > limit).sum())
+    limit = floor.flip_rate_hi.fillna(floor.flip_rate).groupby(floor.layer).max()
+    rates, clusters = _rates_of_prompts(run, evidence.tuned)
+    rates = rates[[layer for layer in rates if layer in limit.index]]
+    beyond = mean_interval(rates - limit[rates.columns], clusters)
+    above = int(((holm(beyond.p) < 0.05) & (beyond.mean > 0)).sum())
     told = (
-        f"gates flip at {percent(float(flips.mean()))} of places on average, and at {percent(float(limit.mean()))} if "
-        f"the base is computed in {listing(sorted(floor.precision.unique()))}"
+        f"gates flip at {percent(float(rates.mean().mean()))} of places on average, and at "
+        f"{percent(float(limit.mean()))} if the base is computed in {listing(sorted(floor.precision.unique()))}"
     )
-    if above == 0:
+    if above:
+        return False, f"In {above} of {rates.shape[1]} layers more than rounding does: {told}."
+    if (beyond.mean <= 0).all():
         return True, f"In no layer more than rounding does: {told}."
-    return False, f"In {above} of {len(limit)} layers more than rounding does: {told}."
+    units = len(set(clusters))
+    why = too_few(["all prompts"], [units]) if units < FEWEST else "in some layers more than rounding, not for sure"
+    return None, f"These prompts cannot tell ({why}): {told}."
+
+
+def _rates_of_prompts(run: Run, tuned: str) -> tuple[pd.DataFrame, list[str]]:
+    """(prompts × layers, the flip rate of each; the cluster of every prompt)."""
+    gates = rows_of(run, "gates", "prompt_id layer flip_rate", [("tuned", "==", tuned)])
+    rates = gates.pivot_table(index="prompt_id", columns="layer", values="flip_rate", observed=True)
+    prompts = run.df("prompts", columns=["prompt_id", "cluster"]).set_index("prompt_id").cluster
+    return rates, [str(prompt if pd.isna(name) else name) for prompt, name in prompts.reindex(rates.index).items()]
 
 
 _JUDGES: Mapping[str, Callable[[Evidence, Run], Verdict]] = {

@@ -17,6 +17,7 @@ from tv.stats.means import FEWEST
 _FIRST = ("exact_match", "target_nll_per_token", "token_accuracy", "logit_diff")
 #: Every behaviour metric: what it is called, its unit, and whether more of it is better (None: neither).
 METRICS: dict[str, tuple[str, str, bool | None]] = {
+    "final_answer": ("final answer", "share of prompts", True),
     **{
         name: (REGISTERED[name].words, REGISTERED[name].unit, REGISTERED[name].better)
         for name in dict.fromkeys((*_FIRST, *REGISTERED))
@@ -98,6 +99,7 @@ def change_form(metric: str) -> Callable[[float | None], str]:
 
 def smallest_that_matters(metric: str) -> float:
     """The smallest mean change of a metric that matters; 0 where every one does."""
+    metric = "exact_match" if metric == "final_answer" else metric
     return REGISTERED[metric].matters if metric in REGISTERED else 0.0
 
 

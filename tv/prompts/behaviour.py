@@ -30,7 +30,7 @@ def measures() -> tuple[str, ...]:
 
     Examples:
         >>> measures()[:3]
-        ('loss', 'target_nll', 'target_nll_per_token')
+        ('loss', 'target_nll', 'logit_diff')
     """
     return ("loss", *METRICS)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 
 from tv.stats.means import FEWEST, Floats
 
@@ -105,6 +105,35 @@ def mcnemar_p(before: ArrayLike, after: ArrayLike, clusters: Sequence[str] | Non
         chance = (np.roll(chance, total) + np.roll(chance, -total)) / 2
     far = np.abs(np.arange(-reach, reach + 1)) >= abs(sum(sums))
     return float(min(1.0, chance[far].sum()))
+
+
+def detectable_change(n: int, turned: float, power: float = 0.8) -> float:
+    """The smallest change of a share that n paired prompts show (McNemar's exact p < 0.05) with this power.
+
+    Args:
+        n: Prompts, or clusters of them.
+        turned: The share of them that turns, from 0 to 1 or from 1 to 0; where the change is larger, all of it turns.
+        power: How often it should be seen.
+
+    Returns:
+        The change, in (0, 1); NaN below `FEWEST`.
+
+    Examples:
+        >>> round(detectable_change(48, 0.2), 3), round(detectable_change(8, 0.2), 3)
+        (0.179, 0.801)
+    """
+    if n < FEWEST:
+        return math.nan
+    k = np.arange(n + 1)  # prompts that turn
+    needed = stats.binom.isf(0.025, k, 0.5) + 1  # that turn one way, for p < 0.05
+
+    def missing(change: float) -> float:
+        turning = max(turned, change)
+        up = (1 + change / turning) / 2
+        one_way = stats.binom.sf(needed - 1, k, up) + stats.binom.cdf(k - needed, k, up)
+        return float(stats.binom.pmf(k, n, turning) @ one_way) - power
+
+    return float(optimize.brentq(missing, 0.0, 1.0))
 
 
 def effective_n(values: Floats, clusters: Sequence[str]) -> float:

@@ -70,7 +70,7 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     apart = rows[rows.p.notna()]
     if apart.empty:
         few = rows.dropna(subset="n_shared").drop_duplicates("domain")
-        return f"Behaviour: {too_few(few.domain, few.n_shared)}" if len(few) else ""
+        return f"Behaviour: {too_few(few.domain, few.n_shared)}." if len(few) else ""
     clear = told_apart(apart)
     if clear.empty:
         return (

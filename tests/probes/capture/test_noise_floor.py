@@ -1,5 +1,7 @@
 """The base against itself in another precision: a little, and nothing where nothing is rounded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,8 +12,14 @@ from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt
 
 
-def prompts() -> list[Encoded]:
-    rows = [Prompt(row["id"], "s", row.get("domain", "d"), row["text"]) for row in PROMPTS]
+def prompts(rounds: int = 1, clusters: int = 0) -> list[Encoded]:
+    rows = [
+        Prompt(f"{row['id']}{'+' * i}", "s", row.get("domain", "d"), f"{row['text']}{' the' * i}")
+        for i in range(rounds)
+        for row in PROMPTS
+    ]
+    if clusters:
+        rows = [replace(row, cluster=str(i % clusters)) for i, row in enumerate(rows)]
     return encode(rows, build_tokenizer(), 64)
 
 
@@ -19,12 +27,20 @@ def prompts() -> list[Encoded]:
 def test_another_precision_flips_a_few_gates(dtype: torch.dtype, other: str) -> None:
     model = build_model().to(dtype)
     pair = make_pair(model, model, build_tokenizer())
-    floor = noise_floor(pair, prompts(), batch_size=4, draws=200, seed=0)
-    assert floor.layer.tolist() == [0, 1, 2] and set(floor.precision) == {other} and set(floor.n) == {6}
+    floor = noise_floor(pair, prompts(2), batch_size=4, seed=0)
+    assert floor.layer.tolist() == [0, 1, 2] and set(floor.precision) == {other} and set(floor.n) == {12}
     assert (floor.flip_rate > 0).all() and (floor.flip_rate < 0.05).all()
     assert (floor.flip_rate_lo <= floor.flip_rate).all() and (floor.flip_rate <= floor.flip_rate_hi).all()
     assert floor.relative_change.between(1e-4, 0.05).all() and (floor.jaccard < 1).all()
     assert pair.base.dtype == dtype
+
+
+def test_too_few_prompts_or_clusters_have_no_interval() -> None:
+    model = build_model()
+    pair = make_pair(model, model, build_tokenizer())
+    for few in (prompts(), prompts(2, clusters=2)):
+        floor = noise_floor(pair, few, batch_size=16, seed=0)
+        assert (floor.flip_rate > 0).all() and floor[["flip_rate_lo", "flip_rate_hi"]].isna().all(axis=None)
 
 
 def test_the_twin_is_a_copy_and_the_pair_stays() -> None:

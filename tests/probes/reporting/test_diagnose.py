@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 
 import probes
 from probes.cli import main
+from probes.reporting.evidence import gather
+from probes.reporting.verdict import headline, verdict
 from tests.command import call
-from tests.pairs import build_model, build_tokenizer, perturb, write_suite
+from tests.pairs import PROMPTS, build_model, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import NO_REPORT
 
 
@@ -26,11 +28,13 @@ def _diagnosed(tmp_path: Path, **tuned: Callable[[PreTrainedModel], None]) -> pd
         model.save_pretrained(path)
         build_tokenizer().save_pretrained(path)
     del base
+    rows = [{**row, "id": f"{row['id']}-{i}", "text": f"{i} {row['text']}"} for i in range(8) for row in PROMPTS]
     suite = write_suite(
         tmp_path,
         paths["base"],
         paths["base"],
         tuned={name: str(paths[name]) for name in tuned},
+        prompts=[{"file": str(write_prompts(tmp_path / "many.jsonl", rows))}],
         measure=["gates", "behaviour"],
         attribute=None,
         bootstrap=50,
@@ -82,6 +86,55 @@ def test_planted_signatures_are_found(tmp_path: Path) -> None:
         own = found.xs(signature, level="signature").holds
         assert [name for name in ("other", "rounded", "inside", "moved") if own[name]] == names, signature
     assert not found.holds["moved", "gates_at_the_floor"]
+
+
+def _permuted(model: PreTrainedModel) -> None:
+    with torch.no_grad():
+        for layer in model.model.layers:
+            order = torch.randperm(layer.mlp.gate_proj.out_features, generator=torch.Generator().manual_seed(1))
+            for matrix in (layer.mlp.gate_proj, layer.mlp.up_proj):
+                matrix.weight.copy_(matrix.weight[order])
+            layer.mlp.down_proj.weight.copy_(layer.mlp.down_proj.weight[:, order])
+
+
+def _gains(model: PreTrainedModel) -> None:
+    """Norms' gains twice as large, and what reads them half."""
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.input_layernorm.weight.mul_(2)
+            layer.post_attention_layernorm.weight.mul_(2)
+            attn, mlp = layer.self_attn, layer.mlp
+            for reader in (attn.q_proj, attn.k_proj, attn.v_proj, mlp.gate_proj, mlp.up_proj):
+                reader.weight.div_(2)
+
+
+def _scaled(model: PreTrainedModel) -> None:
+    """Values and ups twice as large, and what reads them half."""
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for writer, reader in (("v_proj", "o_proj"), ("up_proj", "down_proj")):
+                part = layer.self_attn if writer == "v_proj" else layer.mlp
+                getattr(part, writer).weight.mul_(2)
+                getattr(part, reader).weight.div_(2)
+
+
+def test_models_of_one_function_changed_in_nothing(tmp_path: Path) -> None:
+    """What moved in the weights is told, and of behaviour nothing is claimed."""
+    same = {"permuted": _permuted, "gains": _gains, "scaled": _scaled, "rounded": _rounded}
+    found = _diagnosed(tmp_path, **same)
+    assert found.xs("little_change", level="signature").holds.tolist() == [True] * 4
+    assert [name for name in same if found.holds[name, "not_derived"]] == ["permuted"]
+    told = found.sentence["permuted", "not_derived"]
+    assert told.startswith("In 9 of 21 matrices") and "gate (3), up (3) and down (3)" in told and "`tv align`" in told
+    assert [name for name in same if found.holds[name, "rounding"]] == ["rounded"]
+    assert found.holds["rounded", "gates_at_the_floor"] and found.holds["gains", "gates_at_the_floor"]
+    run = probes.load(tmp_path / "run")
+    for name in same:
+        evidence = gather(run, name)
+        assert set(evidence.behaviour.said) <= {"within noise", ""}, name
+        (worse,) = [part for part in verdict(evidence) if part.label == "Got worse"]
+        assert worse.tone == "" and "stayed within what rounding does" in worse.sentences[0]
+        assert headline(evidence)[1].text == "No behaviour changed by more than rounding changes it."
 
 
 def test_vectors_that_undo_each_other_conflict(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -278,7 +278,8 @@ def test_the_plane(pair: tuple[Path, Path], prompts: Path, frame: pd.DataFrame) 
         "clusters",
         "over",
     ]
-    assert set(grid.metric) == {"loss", "target_nll", "logit_diff", "exact_match"}
+    per_token = {"target_nll_per_token", "token_accuracy"}
+    assert set(grid.metric) == {"loss", "target_nll", "logit_diff", "exact_match", *per_token}
     losses = grid[(grid.metric == "loss") & (grid.domain == "all")]
     assert sorted(zip(losses.alpha, losses.beta, strict=True)) == [(a, b) for a in (0, 0.3, 1) for b in (0, 1)]
     for alpha in (0.0, 0.3, 1.0):

@@ -17,14 +17,6 @@ def target_nll(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tenso
 
 
 @metric(
-    "target_nll_per_token", words="NLL per token", unit="nats per token", better=False, reads=answering, matters=0.02
-)
-def target_nll_per_token(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
-    """−log p(target | text), nats, mean over the target's tokens, so that long answers count as much as short ones."""
-    return _token_nll(logits, item).mean()
-
-
-@metric(
     "logit_diff",
     words="logit difference",
     unit="logits, target − foil",
@@ -52,6 +44,14 @@ def exact_match(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tens
     """1 if greedy decoding gives the target, else 0."""
     before, answer = _scored(logits, item)
     return (before.argmax(-1) == answer).all().double()
+
+
+@metric(
+    "target_nll_per_token", words="NLL per token", unit="nats per token", better=False, reads=answering, matters=0.02
+)
+def target_nll_per_token(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
+    """−log p(target | text), nats, mean over the target's tokens, so that long answers count as much as short ones."""
+    return _token_nll(logits, item).mean()
 
 
 @metric(
