@@ -16,7 +16,8 @@ from probes.measures.ledger import OutputBasis
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Module
 from tv.prompts.encoding import Batch, Encoded, batches
-from tv.stats.means import mean_interval
+from tv.stats.means import Floats, mean_interval
+from tv.stats.proportions import share_interval
 
 #: Progress callback: (done, total, step).
 Progress = Callable[[int, int, str], None]
@@ -99,9 +100,18 @@ class Work:
             inside = rows[rows.prompt_id.map(self.domains).eq(domain) | (domain == ALL_DOMAINS)]
             table = inside.pivot(index="prompt_id", columns=by, values="value")
             clusters = [self.clusters[str(prompt)] for prompt in table.index]
-            mean, lo, hi, *_ = mean_interval(table.to_numpy(np.float64), clusters)
+            mean, lo, hi = _estimated(table.to_numpy(np.float64), clusters)
             parts.append(table.columns.to_frame(index=False).assign(value=mean, lo=lo, hi=hi, domain=domain))
         return pd.concat(parts, ignore_index=True)
+
+
+def _estimated(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats, Floats]:
+    """(mean, lo, hi) of every column of (prompts, columns): as shares where all that is known is 0 or 1."""
+    if np.isin(values[~np.isnan(values)], (0.0, 1.0)).all():
+        mean, lo, hi = np.array([share_interval(column, clusters) for column in values.T]).T
+        return mean, lo, hi
+    mean, lo, hi, *_ = mean_interval(values, clusters)
+    return mean, lo, hi
 
 
 def _with_label(progress: Progress, label: str, done: int, total: int) -> None:

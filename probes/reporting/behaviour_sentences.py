@@ -36,7 +36,7 @@ def behaviour_headlines(behaviour: pd.DataFrame) -> list[str]:
     else:
         unsure = int((judged.said == "cannot tell").sum())
         second = f"Nothing got worse that these prompts can tell; {unsure} of {len(judged)} changes they cannot."
-    return [f"On {first.domain.iloc[0]} prompts {told} (n = {first.n.iloc[0]}).", second]
+    return [f"On {first.domain.iloc[0]} prompts {told} ({_size(first)}).", second]
 
 
 def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
@@ -45,7 +45,7 @@ def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
     if graded.empty:
         return ["Not measured: no prompt of this run has a target, or behaviour was not requested."]
     return [
-        f"{domain} (n = {int(rows.n.max())}): {'; '.join(_moved(row) for row in leading(rows).to_dict('records'))}."
+        f"{domain} ({_size(rows)}): {'; '.join(_moved(row) for row in leading(rows).to_dict('records'))}."
         for domain, rows in graded.groupby("domain", sort=False)
     ]
 
@@ -96,6 +96,11 @@ def leading(rows: pd.DataFrame) -> pd.DataFrame:
     told = rows[rows.said != ""]
     stuck = (told.base == told.tuned) & told.base.isin([0, 1])
     return pd.concat([told[~stuck], told[stuck]])
+
+
+def _size(rows: pd.DataFrame) -> str:
+    n, units = int(rows.n.max()), int(rows.units.max())
+    return f"n = {n}" if n == units else f"n = {n} in {units} clusters"
 
 
 def _went(row: dict[Any, Any]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from probes.reporting.alignment import GAP
 from probes.reporting.evidence import Evidence, gather, rows_of
 from probes.reporting.words import (
     change_form,
@@ -181,7 +182,7 @@ def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
     )
     if kappa > max(WITHIN, chance):
         return True, f"{told}: fine-tuning wrote mostly into directions that the base already uses most."
-    if ssa > 0.9:
+    if ssa > 0.9 and ssa - null < GAP:
         return False, f"{told}: the high SSA is that of the matrices' shapes, and says nothing of new directions."
     return False, f"{told}."
 

@@ -139,7 +139,7 @@ def limits(evidence: Evidence) -> list[str]:
         sentences.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
     if len(evidence.effects) == 0:
         sentences.append("Nothing here is causal: attribution was not measured in this run.")
-    else:
+    elif set(evidence.effects.method) != {"path"}:
         sentences.append("Single-component effects are not shares of the change: components work together.")
     sentences.append(
         "Intervals cover the choice of prompts, not other training seeds; SSA and norms describe the weights and say "

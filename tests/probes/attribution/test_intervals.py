@@ -1,5 +1,7 @@
 """What is printed of the largest of many: its interval covers, none is named of nothing, and few prompts say so."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,3 +118,13 @@ def test_curve_prompts_are_drawn_by_their_ids(case: Case) -> None:
     for gone in case.encoded:
         left = drawn([item for item in case.encoded if item is not gone])
         assert len(chosen - left) == (gone.prompt.id in chosen)  # only its own place is taken by another
+
+
+def test_means_of_zeros_and_ones_have_the_interval_of_a_share(case: Case) -> None:
+    prompts = [f"p{i}" for i in range(10)]
+    work = replace(case.work(), metric=case.metric("exact_match"))
+    object.__setattr__(work, "domains", dict.fromkeys(prompts, "one"))
+    object.__setattr__(work, "clusters", {prompt: prompt for prompt in prompts})
+    rows = pd.DataFrame({"prompt_id": prompts, "n": 0, "value": 1.0})
+    assert work.means(rows, ["n"])[["value", "lo", "hi"]].iloc[0].tolist() == pytest.approx([1, 0.722, 1], abs=1e-3)
+    assert work.means(rows.assign(value=0.5), ["n"]).lo.isna().all()  # no share, and no spread

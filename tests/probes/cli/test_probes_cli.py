@@ -247,6 +247,7 @@ def test_effects_and_checks_are_numbers_to_a_program(capsys) -> None:
     unit = {"granularity": "component", "layer": 1, "component": "mlp", "module": "", "head": -1, "expert": -1}
     told = {"neuron": -1, "tuned": "a", "domain": "all", "metric": "logit_diff", "control": "", "direction": "to_base"}
     row = unit | told | {"method": "revert", "effect": 1 / 3, "lo": 0.25, "hi": float("nan"), "q": 1e-12}
+    row |= {"n": 24, "held_out": 0.25}
     check = {"tuned": "a", "domain": "all", "method": "path", "check": "gap", "value": 1 / 7, "holds": True}
     begin(quiet=False, json=True)
     print_effects(pd.DataFrame([row]))
@@ -254,9 +255,11 @@ def test_effects_and_checks_are_numbers_to_a_program(capsys) -> None:
     end("probes attribute")
     begin(quiet=False, json=False)
     effects, checks = (table["data"] for table in json.loads(capsys.readouterr().out)["tables"])
-    assert effects == [["a", "all", "revert", "mlp 1", 1 / 3, [0.25, None], 1e-12]]
+    assert effects == [["a", "all", "revert", "mlp 1", 24, 1 / 3, [0.25, None], 1e-12, 0.25]]
     assert checks == [["a", "all", "path gap", 1 / 7, "holds"]]
     print_effects(pd.DataFrame([row]))
-    assert "+0.333 +0.250 … +nan" in " ".join(capsys.readouterr().out.split())
+    assert "24 +0.333 +0.250 … +nan" in " ".join(capsys.readouterr().out.split())
+    print_effects(pd.DataFrame([row | {"lo": float("nan"), "held_out": float("nan"), "q": float("nan")}]))
+    assert "24 +0.333 – – –" in " ".join(capsys.readouterr().out.split())
     print_effects(pd.DataFrame([row | {"metric": "first_divergence"}]))  # whose effects are no count of tokens
     assert "largest effects on logit difference where the models part" in capsys.readouterr().out

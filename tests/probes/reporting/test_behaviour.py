@@ -55,7 +55,8 @@ def test_behaviour_is_paired_counted_and_sorted_by_what_it_did() -> None:
     kl = table[table.metric == "kl"].iloc[0]
     assert kl.tuned == 2.0 and np.isnan(kl.base) and np.isnan(kl.change) and kl.said == ""
     sentences = behaviour_sentences(table)
-    assert sentences[0].startswith("medical (n = 20): exact match 0 % → 95 % (+95 pp [+70.4 pp, +99.1 pp]; 19 gai")
+    exact = "exact match 0 % → 95 % (+95 pp [+70.4 pp, +99.1 pp]; 19 gained, 0 lost)"
+    assert sentences[0].startswith(f"medical (n = 20): {exact}; ")
     assert "target NLL" not in sentences[0] and "NLL per token 5.10 → 1.21 (−3.88 [" in sentences[0]
     assert "general (n = 20): exact match 100 % → 60 % (−40 pp [−61.3 pp, −15.8 pp]; 0 gained, 8 lost)" in sentences[1]
     worse = worse_sentences(table)
@@ -113,9 +114,21 @@ def test_too_few_prompts_or_clusters_give_no_interval_and_no_claim() -> None:
     assert four.said.tolist() == ["cannot tell"] and four[["base_lo", "tuned_hi", "change_lo"]].isna().all(axis=None)
     assert four.units.tolist() == [4] and behaviour_rows(four)[0]["n"] == "48 in 4"
     twelve = compared(answers, clusters=12)
+    assert behaviour_sentences(twelve)[0].startswith("math (n = 48 in 12 clusters): exact match 100 % → 0 % (−100 pp [")
     assert twelve.said.tolist() == ["changed"]
     assert few_sentences(twelve) == ["Fewer than 20 prompts or clusters make rough intervals: math (12)."]
     assert few_sentences(compared(answers)) == []
+
+
+def test_what_one_test_shows_a_family_may_not() -> None:
+    """p of about .03 is a change by itself, and none among three."""
+    shift = np.sin(np.arange(24)) + 0.33
+    answers: Answers = {("math", "logit_diff"): (np.zeros(24), -shift)}
+    alone = compared(answers)
+    assert 0.02 < alone.p.iloc[0] < 0.05 and said_of_each(alone).said.tolist() == ["worse"]
+    still = {(domain, "logit_diff"): (np.zeros(24), np.cos(np.arange(24))) for domain in ("law", "art")}
+    among = compared({**answers, **still}).set_index("domain")
+    assert among.p["math"] < 0.05 < among.p_holm["math"] and among.said["math"] == "cannot tell"
 
 
 def test_clusters_count_once() -> None:
