@@ -9,6 +9,7 @@ sentences are read; models of more layers are the same matrices again, each with
 from __future__ import annotations
 
 import argparse
+from typing import TypeAlias
 
 import pandas as pd
 import torch
@@ -18,6 +19,7 @@ from probes.reporting.alignment import alignment_sentences
 from tv.measures.decomposition import Decomposition, decompose
 from tv.measures.ssa import align
 
+Matrices: TypeAlias = list[tuple[int, str, Decomposition]]
 RANKS: dict[str, int | None] = {"1": 1, "8": 8, "full": None}
 
 
@@ -30,23 +32,26 @@ def main() -> None:
     )
     options = parser.parse_args()
     base = tv.open_checkpoint(options.base)
-    matrices = [
-        (module.layer, module.name, decompose(base.matrix(module).float()))
-        for module in base.architecture.modules
-        if module.kind == "linear" and module.component not in ("embed", "unembed")
-    ]
+    matrices = matrices_of(base)
     n_layers = 1 + max(layer for layer, _, _ in matrices)
     print("| T of rank | layers | reports that claim something |\n| --- | --- | --- |")
     for name, rank in RANKS.items():
         for times in options.times:
             generator = torch.Generator().manual_seed(times)
-            claims = sum(_claims(matrices, rank, times, generator) for _ in range(options.reports))
+            claims = sum(claims_something(matrices, rank, times, generator) for _ in range(options.reports))
             print(f"| {name} | {times * n_layers} | {claims / options.reports:.1%} of {options.reports} |", flush=True)
 
 
-def _claims(
-    matrices: list[tuple[int, str, Decomposition]], rank: int | None, times: int, generator: torch.Generator
-) -> bool:
+def matrices_of(base: tv.Checkpoint) -> Matrices:
+    """Layer, name and decomposition of every matrix of every block."""
+    return [
+        (module.layer, module.name, decompose(base.matrix(module).float()))
+        for module in base.architecture.modules
+        if module.kind == "linear" and module.component not in ("embed", "unembed")
+    ]
+
+
+def claims_something(matrices: Matrices, rank: int | None, times: int, generator: torch.Generator) -> bool:
     """Whether the sentences on one random T claim anything."""
     aligned, weights = [], []
     for time in range(times):

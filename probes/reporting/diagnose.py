@@ -236,19 +236,26 @@ def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(" + ".join(tuned), "conflict", None, f"The checkpoints could not be compared: {error}")
         return
     for (a, b), pair in rows[rows.scope != "layer"].groupby(["a", "b"], sort=False):
-        tried = pair.dropna(subset="cosine_shared_z")
-        against = tried[(holm(stats.norm.cdf(tried.cosine_shared_z)) < 0.05) & (tried.cosine < -OPPOSED)]
-        whole, modules = pair[pair.scope == "whole"].iloc[0], against[against.scope == "module"].sort_values("cosine")
-        told = (
-            f"cosine {number(whole.cosine)} over all weights, {number(whole.cosine_shared_z)} standard deviations from "
-            "what unrelated coefficients in the same directions give"
-        )
-        names = [f"{row.module} {row.layer} ({number(row.cosine)})" for row in modules.head(5).itertuples()]
-        where = f", by themselves {len(modules)} of {len(tried) - 1} modules, first {listing(names)}" if names else ""
-        sentence = (
-            f"The two pull against each other ({told}){where}: their sum loses some of both."
-            if len(against)
-            else f"Neither the whole nor a module pulls against the other ({told}, nowhere below −{OPPOSED} beyond "
-            "chance); only a run shows whether their sum works."
-        )
-        yield Finding(f"{a} + {b}", "conflict", bool(len(against)), sentence)
+        yield Finding(f"{a} + {b}", "conflict", *conflict_of(pair))
+
+
+def conflict_of(pair: pd.DataFrame) -> tuple[bool, str]:
+    """Whether two vectors undo each other, and the sentence: `pair` is `tv.cosine` of them, the whole and its modules.
+
+    One family of tests holds the whole and every module.
+    """
+    tried = pair.dropna(subset="cosine_shared_z")
+    against = tried[(holm(stats.norm.cdf(tried.cosine_shared_z)) < 0.05) & (tried.cosine < -OPPOSED)]
+    whole, modules = pair[pair.scope == "whole"].iloc[0], against[against.scope == "module"].sort_values("cosine")
+    told = (
+        f"cosine {number(whole.cosine)} over all weights, {number(whole.cosine_shared_z)} standard deviations from "
+        "what unrelated coefficients in the same directions give"
+    )
+    names = [f"{row.module} {row.layer} ({number(row.cosine)})" for row in modules.head(5).itertuples()]
+    where = f", by themselves {len(modules)} of {len(tried) - 1} modules, first {listing(names)}" if names else ""
+    if len(against):
+        return True, f"The two pull against each other ({told}){where}: their sum loses some of both."
+    return False, (
+        f"Neither the whole nor a module pulls against the other ({told}, nowhere below −{OPPOSED} beyond chance); "
+        "only a run shows whether their sum works."
+    )
