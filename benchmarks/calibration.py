@@ -101,7 +101,7 @@ def coverage(draws: int, seed: int = 0) -> Iterator[Rate]:
             found = mean_interval(values, [str(i) for i in which])
             yield _covered(f"mean, {name} clusters of 4", where, found.lo, found.hi, float(name == "exponential"))
         yield from _shares(rng, n, draws // 4)
-        yield _leader(rng, n, draws // 10)
+        yield from _leader(rng, n, draws // 10)
 
 
 def _shares(rng: np.random.Generator, n: int, draws: int) -> Iterator[Rate]:
@@ -113,8 +113,8 @@ def _shares(rng: np.random.Generator, n: int, draws: int) -> Iterator[Rate]:
     yield _covered("share that fell by 10 points", f"{n} prompts", *ends, -0.1)
 
 
-def _leader(rng: np.random.Generator, n: int, draws: int) -> Rate:
-    """The interval of the component that a sentence names first, of 14 with small true effects."""
+def _leader(rng: np.random.Generator, n: int, draws: int) -> Iterator[Rate]:
+    """The interval of the component named first, of 14 with small true effects; where prompts are few none is named."""
     units, true = _components(), np.abs(rng.normal(0, 0.5, 14))
     covered = []
     for _ in range(draws):
@@ -123,7 +123,8 @@ def _leader(rng: np.random.Generator, n: int, draws: int) -> Rate:
         if len(told):
             top = told.iloc[0]
             covered.append(top.lo_all <= true[units.index(_unit(top))] <= top.hi_all)
-    return Rate("first component named", f"{n} prompts", float(np.mean(covered or [1])), len(covered), COVERED, True)
+    if covered:
+        yield Rate("first component named", f"{n} prompts", float(np.mean(covered)), len(covered), COVERED, True)
 
 
 def _covered(what: str, where: str, lo: Floats, hi: Floats, true: float) -> Rate:
