@@ -28,7 +28,7 @@ CHANGE = {
     "neurons": "n_flips",
     "changes": "delta_norm relative_change",
     "ledger": "delta_norm direct_norm inherited_norm interaction_norm",
-    "effects": "effect lo hi",
+    "effects": "effect",
     "prompt_effects": "effect",
     "link": "relative_norm direct_norm ledger_delta_norm change_delta_norm dla_change flip_rate graft",
 }

@@ -3,63 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
-from tv.stats.means import FEWEST
-
-Floats = NDArray[np.float64]
-
-
-def bootstrap_mean(
-    values: ArrayLike, draws: int, seed: int, clusters: Sequence[str] | None = None
-) -> tuple[Floats, Floats, Floats]:
-    """(mean, lo, hi) over prompts, with the 95 % percentile interval of `draws` paired resamples of prompts.
-
-    `values` is (prompts,) or (prompts, units); results are 0-d or (units,). NaN is a prompt without a value in that
-    unit, and is left out of it; a unit without any value is NaN. The same resamples serve all units, and every call
-    with as many prompts and the same seed. `clusters` names each prompt's cluster; clusters are drawn whole.
-    """
-    table = np.asarray(values, np.float64)
-    flat = table[:, None] if table.ndim == 1 else table
-    lo, hi = _interval(resample_means(flat, draws, seed, clusters))
-    shape = table.shape[1:]
-    return _mean(flat).reshape(shape), lo.reshape(shape), hi.reshape(shape)
-
-
-def wilcoxon_p(values: ArrayLike) -> Floats:
-    """Two-sided signed-rank p values against zero over prompts: (prompts,) → 0-d, (prompts, units) → (units,).
-
-    NaN is left out. Where nothing moved at all p is 1; where there is no value it is NaN.
-    """
-    table = np.asarray(values, np.float64)
-    flat = table[:, None] if table.ndim == 1 else table
-    p = np.full(flat.shape[1], np.nan)
-    alike = defaultdict[tuple[str, int], list[int]](list)
-    known = [column[~np.isnan(column)] for column in flat.T]
-    for i, column in enumerate(known):
-        if len(column) and not column.any():
-            p[i] = 1.0
-        elif len(column):
-            alike[_signed_rank_method(column), len(column)].append(i)
-    for (method, _), columns in alike.items():  # one call for many units: a call has a high fixed cost
-        for part in [columns] if method != "auto" else [[i] for i in columns]:
-            p[part] = stats.wilcoxon(np.array([known[i] for i in part]), axis=1, method=method).pvalue  # type: ignore[call-overload]
-    return p.reshape(table.shape[1:])
-
-
-def _signed_rank_method(column: Floats) -> Literal["exact", "asymptotic", "auto"]:
-    """The method that scipy chooses for these values alone; "auto" is its permutation test."""
-    sizes = np.abs(column)
-    if not sizes.all() or len(np.unique(sizes)) < len(sizes):
-        return "auto" if len(column) <= 13 else "asymptotic"
-    return "asymptotic" if len(column) > 50 else "exact"
+from tv.stats.means import FEWEST, Floats
 
 
 def resample_means(values: Floats, draws: int, seed: int, clusters: Sequence[str] | None = None) -> Floats:
@@ -116,18 +67,3 @@ def _counts(n: int, draws: int, seed: int) -> Floats:
     if n == 0:
         return np.zeros((draws, 0))
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-
-
-def _mean(values: Floats) -> Floats:
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0.0).sum(0) / known.sum(0)
-
-
-def _interval(draws: Floats) -> tuple[Floats, Floats]:
-    """The 2.5th and 97.5th percentile of every column; NaN draws are left out."""
-    empty = np.isnan(draws)
-    filled = np.where(empty.all(0), 0.0, draws)
-    quantile = np.nanpercentile if empty.any() else np.percentile
-    lo, hi = quantile(filled, [2.5, 97.5], axis=0)
-    return np.where(empty.all(0), np.nan, lo), np.where(empty.all(0), np.nan, hi)

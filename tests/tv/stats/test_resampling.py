@@ -2,62 +2,32 @@
 
 import numpy as np
 import pytest
-from scipy import stats as reference
 
-from tv.stats.resampling import bootstrap_mean, ends, resample_means, wilcoxon_p
-
-
-def test_intervals_of_means_cover() -> None:
-    """400 units are 400 experiments of 40 prompts each, true mean 1; a percentile interval covers 93–95 %."""
-    values = np.random.default_rng(0).exponential(size=(40, 400))
-    mean, lo, hi = bootstrap_mean(values, draws=800, seed=1)
-    assert np.allclose(mean, values.mean(0))
-    assert 0.89 <= np.mean((lo <= 1) & (hi >= 1)) <= 0.97
-    assert np.allclose((hi - lo).mean(), 2 * 1.96 / np.sqrt(40), rtol=0.1)
-
-
-def test_prompts_are_the_unit() -> None:
-    """Intervals widen when the same number of values comes from fewer prompts."""
-    rng = np.random.default_rng(2)
-    _, lo, hi = bootstrap_mean(rng.normal(size=400), 500, 0)
-    _, lo_few, hi_few = bootstrap_mean(rng.normal(size=16), 500, 0)
-    assert hi_few - lo_few > 2 * (hi - lo)
+from tv.stats.resampling import ends, resample_means
 
 
 def test_resamples_are_paired_and_seeded() -> None:
     a = np.random.default_rng(3).normal(size=30)
-    mean, lo, hi = bootstrap_mean(np.stack([a, a, a + 5], 1), 300, 7)
-    assert lo[0] == lo[1] and hi[0] == hi[1] and np.isclose(lo[2], lo[0] + 5)
-    again = bootstrap_mean(np.stack([a, a, a + 5], 1), 300, 7)
-    assert all(np.array_equal(x, y) for x, y in zip((mean, lo, hi), again, strict=True))
-    alone = bootstrap_mean(a, 300, 7)
-    assert alone[0].shape == () and float(alone[1]) == pytest.approx(lo[0])
-    assert not np.array_equal(bootstrap_mean(a, 300, 8)[1], alone[1])
+    drawn = resample_means(np.stack([a, a, a + 5], 1), 300, 7)
+    assert drawn.shape == (300, 3) and np.array_equal(drawn[:, 0], drawn[:, 1])
+    assert np.allclose(drawn[:, 2], drawn[:, 0] + 5) and drawn[:, 0].std() == pytest.approx(a.std() / 30**0.5, rel=0.15)
+    assert np.allclose(resample_means(a[:, None], 300, 7)[:, 0], drawn[:, 0])
+    assert not np.allclose(resample_means(a[:, None], 300, 8)[:, 0], drawn[:, 0])
 
 
 def test_missing_values_are_left_out_per_unit() -> None:
     values = np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan], [5.0, 6.0, np.nan]])
-    mean, lo, hi = bootstrap_mean(values, 200, 0)
-    assert mean[:2].tolist() == [3, 5] and np.isnan([mean[2], lo[2], hi[2]]).all()
-    assert lo[1] == 4 and hi[1] == 6
-    for empty in (np.empty((0, 2)), np.full((1, 2), np.nan)):
-        assert np.isnan(bootstrap_mean(empty, 10, 0)).all()
-    assert [float(v) for v in bootstrap_mean([2.0], 10, 0)] == [2, 2, 2]
+    drawn = resample_means(values, 200, 0)
+    known = drawn[~np.isnan(drawn[:, 1]), 1]
+    assert drawn[:, 0].min() == 1 and drawn[:, 0].max() == 5 and np.isnan(drawn[:, 2]).all()
+    assert set(known) >= {4.0, 5.0, 6.0} and known.min() == 4 and np.isnan(drawn[:, 1]).any()
+    assert np.isnan(resample_means(np.empty((0, 2)), 10, 0)).all()
 
 
-def test_signed_ranks() -> None:
-    values = np.random.default_rng(8).normal(1, 1, size=(20, 3))
-    values[:, 1] = 0
-    values[5:, 2] = np.nan
-    p = wilcoxon_p(values)
-    assert p[0] == pytest.approx(reference.wilcoxon(values[:, 0]).pvalue) and p[1] == 1
-    assert p[2] == pytest.approx(reference.wilcoxon(values[:5, 2]).pvalue)
-    assert float(wilcoxon_p(values[:, 0])) == p[0] and np.isnan(float(wilcoxon_p([np.nan])))
-
-
-def test_signed_ranks_keep_their_level() -> None:
-    p = wilcoxon_p(np.random.default_rng(9).normal(size=(25, 400)))
-    assert np.mean(p < 0.05) < 0.08
+def test_clusters_are_drawn_whole() -> None:
+    """Two clusters: every draw is the mean of one, of the other, or of all."""
+    drawn = resample_means(np.array([[0.0], [1.0], [8.0]]), 100, 0, ["a", "a", "b"])
+    assert set(drawn[:, 0]) == {0.5, 3.0, 8.0}
 
 
 def test_ends_are_further_out_for_few_units() -> None:
