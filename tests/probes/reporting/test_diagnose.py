@@ -79,6 +79,9 @@ def _step(sign: float) -> Callable[[PreTrainedModel], None]:
 
 def test_planted_signatures_are_found(tmp_path: Path) -> None:
     found = _diagnosed(tmp_path, same=_nothing, other=_another, rounded=_rounded, inside=_inside, moved=_step(1.0))
+    still = found.loc["same"].sentence
+    assert "nothing to negate" in still.little_change
+    assert "0 moved" in still.rounding and "0 moved" in still.nothing_new
     assert found.holds["same", "little_change"] and found.holds["same", "gates_at_the_floor"]
     assert [name for name in ("other", "inside", "moved") if found.holds[name, "little_change"]] == []
     wanted = {"not_derived": ["other"], "rounding": ["rounded"], "nothing_new": ["inside"]}
