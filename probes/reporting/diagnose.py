@@ -15,6 +15,7 @@ from scipy import stats
 
 from probes.reporting.alignment import GAP
 from probes.reporting.evidence import Evidence, gather, rows_of
+from probes.reporting.moved import place
 from probes.reporting.words import (
     change_form,
     interval,
@@ -155,7 +156,7 @@ def _rounding(evidence: Evidence, run: Run) -> Verdict:
         return None, f"{len(moved)} modules moved, and of none the share of rounding is known."
     median, most = float(rows.noise_share.median()), rows.loc[rows.noise_share.idxmax()]
     told = (
-        f"of ‖T‖² in the median of the {len(rows)} modules that moved (most in {most.module} of layer {most.layer}: "
+        f"of ‖T‖² in the median of the {len(rows)} modules that moved (most in {place(most, evidence.n_layers)}: "
         f"{percent(most.noise_share)})"
     )
     if median > MOSTLY_NOISE:
@@ -239,12 +240,16 @@ def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(f"{a} + {b}", "conflict", *conflict_of(pair))
 
 
-def conflict_of(pair: pd.DataFrame) -> tuple[bool, str]:
+def conflict_of(pair: pd.DataFrame) -> Verdict:
     """Whether two vectors undo each other, and the sentence: `pair` is `tv.cosine` of them, the whole and its modules.
 
     One family of tests holds the whole and every module.
     """
+    if np.isnan(pair[pair.scope == "whole"].cosine.iloc[0]):
+        return None, "One of the two vectors is 0, so that nothing can pull against it."
     tried = pair.dropna(subset="cosine_shared_z")
+    if tried.empty:
+        return False, "Nothing moved in both, so that neither pulls against the other."
     against = tried[(holm(stats.norm.cdf(tried.cosine_shared_z)) < 0.05) & (tried.cosine < -OPPOSED)]
     whole, modules = pair[pair.scope == "whole"].iloc[0], against[against.scope == "module"].sort_values("cosine")
     told = (

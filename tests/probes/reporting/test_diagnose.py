@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 import probes
 from probes.cli import main
+from probes.reporting.diagnose import conflict_of
 from probes.reporting.evidence import gather
 from probes.reporting.verdict import headline, verdict
 from tests.command import call
@@ -143,6 +145,17 @@ def test_vectors_that_undo_each_other_conflict(tmp_path: Path, monkeypatch, caps
     assert conflict.holds and "pull against each other" in conflict.sentence
     code, out, _ = call(monkeypatch, capsys, main, "diagnose", tmp_path / "run", "--no-conflicts")
     assert code == 0 and "there: little_change: no." in out and "conflict" not in out
+
+
+@pytest.mark.parametrize(
+    ("cosine", "holds", "said"),
+    [(np.nan, None, "One of the two vectors is 0"), (0.0, False, "Nothing moved in both"), (-0.01, False, "Neither")],
+)
+def test_vectors_with_nothing_to_compare_have_no_dash_for_a_number(cosine: float, holds: bool, said: str) -> None:
+    z = -1.0 if said == "Neither" else np.nan
+    pair = pd.DataFrame([dict(scope=scope, cosine=cosine, cosine_shared_z=z) for scope in ("whole", "module")])
+    found, sentence = conflict_of(pair)
+    assert found is holds and sentence.startswith(said) and "–" not in sentence
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
