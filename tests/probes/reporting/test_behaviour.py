@@ -129,6 +129,9 @@ def test_what_one_test_shows_a_family_may_not() -> None:
     still = {(domain, "logit_diff"): (np.zeros(24), np.cos(np.arange(24))) for domain in ("law", "art")}
     among = compared({**answers, **still}).set_index("domain")
     assert among.p["math"] < 0.05 < among.p_holm["math"] and among.said["math"] == "cannot tell"
+    told = {text.split()[0]: text for text in behaviour_sentences(among.reset_index())}
+    assert "−0.0" in told["math"] and told["math"].endswith("; cannot tell, corrected for the number of changes).")
+    assert told["law"].endswith("; cannot tell).")  # its own interval says so
 
 
 def test_clusters_count_once() -> None:
