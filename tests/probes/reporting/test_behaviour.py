@@ -134,6 +134,18 @@ def test_what_one_test_shows_a_family_may_not() -> None:
     assert told["law"].endswith("; cannot tell).")  # its own interval says so
 
 
+def test_prompts_that_changed_both_ways_did_not_stay_within_noise() -> None:
+    """As many answers gained as lost, or ±2 of a logit: their mean of 0 is luck, not what rounding does."""
+    turned = np.arange(48) % 2.0
+    both_ways = {("math", "exact_match"): (turned, 1 - turned), ("math", "logit_diff"): (np.zeros(48), 4 * turned - 2)}
+    table = compared(both_ways)
+    assert (table.change == 0).all() and table.said.tolist() == ["cannot tell"] * 2
+    few = compared({("math", "logit_diff"): (np.zeros(2), np.array([-2.0, 2.0]))})
+    assert few.said.tolist() == ["cannot tell"]
+    rounded = compared({("math", "logit_diff"): (np.zeros(48), 1e-5 * (4 * turned - 2))})  # one by one, above the floor
+    assert rounded.said.tolist() == ["within noise"]
+
+
 def test_clusters_count_once() -> None:
     """Twelve prompts of each of eight templates say no more than eight prompts."""
     shift = np.tile([0.9, -0.4, 0.5, 0.8, -0.2, 0.1, 0.7, -0.3], 12)
