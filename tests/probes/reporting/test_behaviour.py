@@ -207,3 +207,10 @@ def test_nothing_got_worse_where_nothing_changed(n: int) -> None:
         answers = {(domain, name): null(rng, n) for domain in ("a", "b", "c") for name, null in NULLS.items()}
         alarms += "worse" in set(said_of_each(compared(answers)).said)
     assert alarms <= 0.05 * reports
+
+
+def test_headlines_of_a_model_without_values_and_of_one_that_lost_nothing() -> None:
+    gone = compared({("math", "logit_diff"): (np.ones(9), np.full(9, np.nan))})
+    assert behaviour_headlines(gone) == [] and worse_sentences(gone) == []
+    better = compared({("math", "logit_diff"): (np.zeros(9), 3 + np.sin(np.arange(9)))})
+    assert behaviour_headlines(better)[1] == "Nothing got worse by as much as matters."
