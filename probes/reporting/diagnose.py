@@ -101,7 +101,9 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
     if len(unsure):
         few = unsure[unsure.units < FEWEST].drop_duplicates("domain")
         why = too_few(few.domain, few.units) if len(few) else f"most, {_most(unsure)}"
-        return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told: {why}."
+        by_itself = not len(few) and (unsure.p < 0.05).any()  # then an interval in the sentence may leave 0 out
+        corrected = ", corrected for their number" if by_itself else ""
+        return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told{corrected}: {why}."
     known = rows[(rows.metric == "exact_match") & (rows.base >= ALIGNED)]
     why = (
         f"the base already answers {listing([f'{percent(row.base)} of {row.domain}' for row in known.itertuples()])} "
@@ -124,7 +126,7 @@ def _most(rows: pd.DataFrame) -> str:
 
 
 def _not_derived(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.weights[evidence.weights.module.isin(MODULES)].dropna(subset="cosine")
+    rows = evidence.all_weights[evidence.all_weights.module.isin(MODULES)].dropna(subset="cosine")
     if rows.empty:
         return None, "The weights were not measured."
     median, others = float(rows.cosine.median()), rows[rows.cosine < UNRELATED]
@@ -150,7 +152,7 @@ def _not_derived(evidence: Evidence, run: Run) -> Verdict:
 
 def _rounding(evidence: Evidence, run: Run) -> Verdict:
     """Of the modules that moved; they are all there are, so that their median has no interval."""
-    moved = evidence.weights[evidence.weights.relative_norm > 0]
+    moved = evidence.all_weights[evidence.all_weights.relative_norm > 0]
     rows = moved.dropna(subset="noise_share")
     if rows.empty:
         return None, f"{len(moved)} modules moved, and of none the share of rounding is known."

@@ -59,16 +59,21 @@ def moved(weights: pd.DataFrame) -> pd.DataFrame:
 
 def place(row: pd.Series, n_layers: int) -> str:
     """A matrix, or a gain, as people name it: its module, and its layer where it is in a block."""
-    return f"{row.module} of layer {row.layer}" if 0 <= row.layer < n_layers else str(row.module)
+    expert = f"expert {row.expert}'s " if row.get("expert", -1) >= 0 else ""
+    return f"{expert}{row.module} of layer {row.layer}" if 0 <= row.layer < n_layers else str(row.module)
 
 
 def _trained(every: pd.DataFrame) -> str:
     """By module: all of its layers, some of them, or none."""
+    of_experts = set(every.module[every.expert >= 0]) if "expert" in every else set()
     order = {name: i for i, name in enumerate(MODULES)}
     counts = (every.relative_norm > 0).groupby(every.module.astype(str)).agg(["sum", "size"])
     counts = counts.loc[sorted(counts.index, key=lambda name: order.get(name, len(order)))]
+    part = {
+        name: "{} ({} of {} matrices)" if name in of_experts else "{} (in {} of {} layers)" for name in counts.index
+    }
     trained = [
-        str(name) if n == of else f"{name} (in {n} of {of} layers)"
+        str(name) if n == of else part[name].format(name, n, of)
         for name, n, of in zip(counts.index, counts["sum"], counts["size"], strict=True)
         if n
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 import probes
 from probes.cli import main
-from probes.reporting.diagnose import conflict_of
+from probes.reporting.diagnose import _little_change, conflict_of
 from probes.reporting.evidence import gather
 from probes.reporting.verdict import headline, verdict
 from tests.command import call
@@ -180,3 +181,18 @@ def test_checkpoints_that_cannot_be_compared_are_said(tmp_path: Path, damage: st
     found = probes.diagnose(probes.load(tmp_path / "run"))
     conflict = found[found.signature == "conflict"].iloc[0]
     assert conflict.holds is None and "there" in conflict.sentence
+
+
+def test_what_one_metric_shows_and_a_family_does_not_says_so() -> None:
+    rows = pd.DataFrame(
+        [
+            dict(domain="d", metric="logit_diff", base=1.0, tuned=0.9, change=-0.1, change_lo=-0.2, change_hi=-0.01),
+            dict(domain="d", metric="target_nll_per_token", base=1.0, tuned=1.0, change=0.0, change_lo=-1, change_hi=1),
+        ]
+    ).assign(said="cannot tell", units=9, p=[0.03, 0.9])
+    for tried, reason in (
+        (rows, "cannot be told, corrected for their number: most"),
+        (rows[1:], "cannot be told: most"),
+    ):
+        holds, sentence = _little_change(SimpleNamespace(behaviour=tried), None)  # type: ignore[arg-type]
+        assert holds is None and reason in sentence

@@ -51,3 +51,11 @@ def test_biases_are_no_matrices() -> None:
     rows = [(0, "q", 0.1, 0.0), (0, "q_bias", 0.9, 0.0), (0, "attn_norm_bias", 0.5, 0.0)]
     assert list(matrices(_weights(rows)).module) == ["q"]
     assert "the median over 1 matrices 0.100" in " ".join(weights_sentences(_weights(rows), 2))
+
+
+def test_experts_are_matrices_too() -> None:
+    """Of a mixture whose experts alone moved it is not said that both checkpoints hold the same weights."""
+    rows = [(0, "q", 0.0, 0.0), (0, "gate", 0.1, 0.0), (0, "gate", 0.3, 0.0), (0, "up", 0.2, 0.0), (0, "up", 0.0, 0.0)]
+    text = " ".join(weights_sentences(_weights(rows).assign(expert=[-1, 0, 1, 0, 1]), 2))
+    assert text.startswith("Trained: gate, up (1 of 2 matrices); not moved: q.")
+    assert "expert 1's gate of layer 0 (‖T‖/‖W‖ = 0.300), the median over 3 matrices that moved 0.200" in text
