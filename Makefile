@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 # Tests wait for servers, kernels and other processes: one worker more than there are cores keeps the cores busy.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 
-.PHONY: install demo test test-fast test-hostile mutants fuzz bench docs lint models clean
+.PHONY: install demo test suite test-fast test-hostile mutants fuzz bench docs lint models clean
 
 install: $(VENV)/installed
 
@@ -35,8 +35,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/probes run data/suites/demo.yaml --out $(RUN) --force
 
+test: install
+	$(MAKE) --jobs 2 lint suite
+
 # What is compiled is kept here too: else every process that a test starts would compile all of it again.
-test: install lint
+suite: install
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What one runs while writing: no program is started, no backend compared, no real model loaded.

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -20,6 +19,7 @@ from probes.capture.pair import Pair
 from probes.measures.gates import compare_gates, gate_bits, words
 from probes.measures.places import places_of
 from tv.prompts.encoding import Encoded, batches
+from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
 #: Prompts that the floor is measured on: a rate over thousands of neurons needs no more.
@@ -80,11 +80,12 @@ def twin_of(pair: Pair) -> Iterator[Pair]:
 
 
 def some_of_each_domain(encoded: Sequence[Encoded], n: int, seed: int) -> list[Encoded]:
-    """At most `n` prompts, drawn in turn from every domain; the same for the same prompts and seed."""
-    rng = np.random.default_rng(seed)
+    """At most `n` prompts, drawn in turn from every domain by their ids: one prompt more or less changes one place."""
     by_domain: dict[str, list[Encoded]] = {}
     for item in encoded:
         by_domain.setdefault(item.prompt.domain, []).append(item)
-    shuffled = [[prompts[i] for i in rng.permutation(len(prompts))] for prompts in by_domain.values()]
-    turns = [prompts[i] for i in range(max(map(len, shuffled))) for prompts in shuffled if i < len(prompts)]
+    drawn = [
+        sorted(prompts, key=lambda item: seed_of(f"floor {seed} {item.prompt.id}")) for prompts in by_domain.values()
+    ]
+    turns = [prompts[i] for i in range(max(map(len, drawn))) for prompts in drawn if i < len(prompts)]
     return turns[:n]

@@ -56,3 +56,11 @@ def test_every_domain_has_its_turn() -> None:
     assert {item.prompt.domain for item in chosen} == {"medical", "math", "general", "d"}
     assert [item.prompt.id for item in chosen] == [item.prompt.id for item in some_of_each_domain(prompts(), 4, seed=3)]
     assert len(some_of_each_domain(prompts(), 99, seed=0)) == 6
+
+
+def test_a_prompt_less_changes_its_own_place_alone() -> None:
+    every = prompts()
+    chosen = {item.prompt.id for item in some_of_each_domain(every, 5, seed=3)}
+    out = next(item for item in every if item.prompt.id in chosen)
+    rest = [item for item in reversed(every) if item is not out]
+    assert chosen - {out.prompt.id} <= {item.prompt.id for item in some_of_each_domain(rest, 5, seed=3)}
