@@ -249,7 +249,7 @@ def _conflict(base: tv.Checkpoint, generator: torch.Generator) -> bool:
         return TuningVector(shapes, lambda name: mixed.get(name, torch.zeros(shapes[name])), {})
 
     rows = tv.cosine(base, {"a": vector(), "b": vector()})
-    return conflict_of(rows[rows.scope != "layer"])[0]
+    return bool(conflict_of(rows[rows.scope != "layer"])[0])
 
 
 # One function, written differently.

@@ -34,7 +34,7 @@ def alignment_sentences(alignment: pd.DataFrame, weights: pd.DataFrame) -> list[
         return []
     fixed, raw = fixed_fraction(alignment).dropna(subset="ssa"), at_epsilon(alignment, "left").dropna(subset="ssa")
     if fixed.empty and raw.empty:
-        return ["Undefined: nothing moved."]
+        return ["Undefined: no matrix that this is measured of moved."]
     modules = pd.concat([_by_module(fixed, "fixed"), _by_module(raw, "raw")])
     matrices, cosines = _by_matrix(raw), _cosines(weights)
     family = [modules, matrices, cosines]

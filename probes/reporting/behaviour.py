@@ -20,7 +20,7 @@ _SHOWN = ("base", "tuned", "change")
 _COMPARED = [
     *("domain", "metric", "n", "units"),
     *(f"{name}{end}" for name in _SHOWN for end in ("", "_lo", "_hi")),
-    *("p", "p_holm", "floor", "said", "gained", "lost"),
+    *("p", "p_holm", "floor", "size", "said", "gained", "lost"),
 ]
 
 #: (domain, metric) → the size of a mean change that rounding alone can make.
@@ -32,9 +32,10 @@ def compare_behaviour(values: pd.DataFrame, tuned: str, prompts: pd.DataFrame, f
 
     `said` is what may be said of the change (`tv.stats.change.said_of`): by `p_holm`, which is p corrected over all
     rows of which something may be said, by the noise floor, and by the metric's smallest change that matters. `units`
-    counts prompts, or clusters of them. `gained` and `lost` count the prompts that gained or lost a metric of 0 and 1.
-    A metric that only the tuned model has (kl) has no base and no change. Of one that repeats another (the sum over
-    tokens; token accuracy where each answer is one token) nothing more is said.
+    counts prompts, or clusters of them, and `size` is the mean size of a prompt's change. `gained` and `lost` count the
+    prompts that gained or lost a metric of 0 and 1. A metric that only the tuned model has (kl) has no base and no
+    change. Of one that repeats another (the sum over tokens; token accuracy where each answer is one token) nothing
+    more is said.
 
     Args:
         values: `prompt_id model metric value`, of the base and of the tuned model.
@@ -87,7 +88,8 @@ def _compared(base: Floats, tuned: Floats, clusters: list[str], metric: str) -> 
         p = means.p[-1]
     for name, (mean, lo, hi) in ends.items():
         found |= {name: mean, f"{name}_lo": lo, f"{name}_hi": hi}
-    return found | {"p": p}
+    gaps = np.abs(tuned - base)[known & ~np.isnan(base)]
+    return found | {"p": p, "size": gaps.mean() if len(gaps) else np.nan}
 
 
 def _said(row: Mapping[Any, Any]) -> str:
@@ -101,4 +103,6 @@ def _said(row: Mapping[Any, Any]) -> str:
         row["p_holm"],
         floor=row["floor"],
         matters=smallest_that_matters(row["metric"]),
+        # Of n prompts that change by this in either direction, the mean reaches the size over √n.
+        still=row["size"] <= row["floor"] * np.sqrt(row["n"]),
     )

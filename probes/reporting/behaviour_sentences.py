@@ -24,6 +24,8 @@ def behaviour_headlines(behaviour: pd.DataFrame) -> list[str]:
     if graded.empty:
         return []
     first = leading(graded[graded.domain == graded.domain.iloc[0]])
+    if first.empty:  # of the tuned model there is no value
+        return []
     lead = first.metric.iloc[0]
     shown = [lead, "token_accuracy"] if lead == "target_nll_per_token" else [lead]
     told = listing([_went(row) for row in first[first.metric.isin(shown)].to_dict("records")])
@@ -33,9 +35,10 @@ def behaviour_headlines(behaviour: pd.DataFrame) -> list[str]:
         second = f"Something got worse on {listing(worse)} prompts."
     elif len(judged) and (judged.said == "within noise").all():
         second = "No behaviour changed by more than rounding changes it."
-    else:
-        unsure = int((judged.said == "cannot tell").sum())
+    elif unsure := int((judged.said == "cannot tell").sum()):
         second = f"Nothing got worse that these prompts can tell; {unsure} of {len(judged)} changes they cannot."
+    else:
+        second = "Nothing got worse by as much as matters."
     return [f"On {first.domain.iloc[0]} prompts {told} ({_size(first)}).", second]
 
 
@@ -120,4 +123,6 @@ def _change(row: dict[Any, Any]) -> str:
     text = f"{form(row['change'])} {interval(row['change_lo'], row['change_hi'], form)}".rstrip()
     turned = [f"{row['gained']:.0f} gained, {row['lost']:.0f} lost"] if pd.notna(row["gained"]) else []
     unsure = [row["said"]] if row["said"] in ("negligible", "within noise", "cannot tell") else []
+    if row["said"] == "cannot tell" and row["p"] < 0.05:
+        unsure = ["cannot tell, corrected for the number of changes"]
     return "; ".join([text, *turned, *unsure])

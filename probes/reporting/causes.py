@@ -37,7 +37,8 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
         return []
     metric, domain = str(effects.metric.iloc[0]), shown_domain(effects, behaviour)
     shown = effects[effects.domain == domain]
-    sentences = [f"{_kind(shown)} on the {effect_metric_name(metric)} over {_over(shown)}, where it changed most."]
+    most = "" if domain == ALL_DOMAINS else ", where it changed most"
+    sentences = [f"{_kind(shown)} on the {effect_metric_name(metric)} over {_over(shown)}{most}."]
     if reason := nothing_to_name(shown):
         sentences.append(f"No component is named: {reason}.")
     else:
@@ -100,7 +101,8 @@ def nothing_to_name(effects: pd.DataFrame) -> str:
     if pd.isna(n):
         return "this run is older than intervals that hold for all at once; `probes attribute` measures them"
     if n < FEWEST:
-        return too_few([str(known.domain.iloc[0])], [n])
+        domain = str(known.domain.iloc[0])
+        return too_few([prompts_of(domain) if domain == ALL_DOMAINS else domain], [n])
     if known.lo_all.isna().all() and known.lo.notna().any():
         return f"{n:.0f} prompts, or clusters of them, are too few to tell one of {len(known)} effects from 0"
     return ""
@@ -152,6 +154,8 @@ def _only_together(shown: pd.DataFrame) -> bool:
 def _elsewhere(others: pd.DataFrame) -> str:
     """The largest effect of each other domain, of those that can be told from 0 among all of all other domains."""
     known = others.dropna(subset="effect")
+    if (n := known.groupby("domain", sort=False).n.max().astype(float)).max() < FEWEST:
+        return f"On the other domains no effect can be told from 0: {too_few(n.index, n)}."
     told = leaders(known[known.p.astype(float) < FOUND / max(1, int(known.p.notna().sum()))])
     if told.empty:
         return f"On the other domains no component has an effect that can be told from 0, of {len(known)} effects."

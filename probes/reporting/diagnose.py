@@ -15,6 +15,7 @@ from scipy import stats
 
 from probes.reporting.alignment import GAP
 from probes.reporting.evidence import Evidence, gather, rows_of
+from probes.reporting.moved import place
 from probes.reporting.words import (
     change_form,
     interval,
@@ -102,7 +103,9 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
     if len(unsure):
         few = unsure[unsure.units < FEWEST].drop_duplicates("domain")
         why = too_few(few.domain, few.units) if len(few) else f"most, {_most(unsure)}"
-        return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told: {why}."
+        by_itself = not len(few) and (unsure.p < 0.05).any()  # then an interval in the sentence may leave 0 out
+        corrected = ", corrected for their number" if by_itself else ""
+        return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told{corrected}: {why}."
     most = f"all {len(rows)} are within noise or too small to matter ({_most(rows)})"
     if len(evidence.weights) and not (evidence.weights.relative_norm > 0).any():
         return True, f"No metric changed: {most}. Both checkpoints hold the same weights: there is nothing to negate."
@@ -127,7 +130,7 @@ def _most(rows: pd.DataFrame) -> str:
 
 
 def _not_derived(evidence: Evidence, run: Run) -> Verdict:
-    rows = evidence.weights[evidence.weights.module.isin(MODULES)].dropna(subset="cosine")
+    rows = evidence.all_weights[evidence.all_weights.module.isin(MODULES)].dropna(subset="cosine")
     if rows.empty:
         return None, "The weights were not measured."
     median, others = float(rows.cosine.median()), rows[rows.cosine < UNRELATED]
@@ -153,7 +156,7 @@ def _not_derived(evidence: Evidence, run: Run) -> Verdict:
 
 def _rounding(evidence: Evidence, run: Run) -> Verdict:
     """Of the modules that moved; they are all there are, so that their median has no interval."""
-    moved = evidence.weights[evidence.weights.relative_norm > 0]
+    moved = evidence.all_weights[evidence.all_weights.relative_norm > 0]
     rows = moved.dropna(subset="noise_share")
     if moved.empty:
         return None, _STILL.format(len(evidence.weights))
@@ -161,7 +164,7 @@ def _rounding(evidence: Evidence, run: Run) -> Verdict:
         return None, f"{len(moved)} modules moved, and of none the share of rounding is known."
     median, most = float(rows.noise_share.median()), rows.loc[rows.noise_share.idxmax()]
     told = (
-        f"of ‖T‖² in the median of the {len(rows)} modules that moved (most in {most.module} of layer {most.layer}: "
+        f"of ‖T‖² in the median of the {len(rows)} modules that moved (most in {place(most, evidence.n_layers)}: "
         f"{percent(most.noise_share)})"
     )
     if median > MOSTLY_NOISE:
@@ -247,12 +250,16 @@ def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(f"{a} + {b}", "conflict", *conflict_of(pair))
 
 
-def conflict_of(pair: pd.DataFrame) -> tuple[bool, str]:
+def conflict_of(pair: pd.DataFrame) -> Verdict:
     """Whether two vectors undo each other, and the sentence: `pair` is `tv.cosine` of them, the whole and its modules.
 
     One family of tests holds the whole and every module.
     """
+    if np.isnan(pair[pair.scope == "whole"].cosine.iloc[0]):
+        return None, "One of the two vectors is 0, so that nothing can pull against it."
     tried = pair.dropna(subset="cosine_shared_z")
+    if tried.empty:
+        return False, "Nothing moved in both, so that neither pulls against the other."
     against = tried[(holm(stats.norm.cdf(tried.cosine_shared_z)) < 0.05) & (tried.cosine < -OPPOSED)]
     whole, modules = pair[pair.scope == "whole"].iloc[0], against[against.scope == "module"].sort_values("cosine")
     told = (

@@ -28,7 +28,7 @@ class Evidence:
     tuned: str
     gated: bool
     n_layers: int
-    weights: pd.DataFrame  # a row per layer × module
+    weights: pd.DataFrame  # a row per layer × module, without those of experts
     alignment: pd.DataFrame  # a row per layer × module × side × epsilon
     flips: pd.DataFrame  # layer domain flip_rate chance_flip_rate edit_distance chance_edit_distance
     changes: pd.DataFrame  # layer component relative_change cosine
@@ -42,6 +42,12 @@ class Evidence:
     whole: pd.DataFrame  # domain method control metric effect within_noise: all of T grafted, and control vectors
     control_draws: pd.DataFrame  # domain control draw metric effect: draws of control vectors, grafted whole
     sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
+    experts: pd.DataFrame = field(default_factory=pd.DataFrame)  # `weights` of every expert
+
+    @property
+    def all_weights(self) -> pd.DataFrame:
+        """The rows of every module, those of experts among them: whoever says what moved asks all of them."""
+        return pd.concat([self.weights, self.experts], ignore_index=True) if len(self.experts) else self.weights
 
 
 def gather(run: Run, tuned: str) -> Evidence:
@@ -56,18 +62,16 @@ def gather(run: Run, tuned: str) -> Evidence:
         ("control", "==", ""),
         ("method", "in", list(CAUSAL_MEASURES)),
     ]
+    of_weights = (
+        "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
+        "rows cols diagonal_energy diagonal_energy_null"
+    )
     measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
     return Evidence(
         tuned,
         bool(architecture.get("gated", True)),
         int(architecture["n_layers"]),
-        rows_of(
-            run,
-            "weights",
-            "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
-            "rows cols diagonal_energy diagonal_energy_null",
-            [*this_model, *_WHOLE, ("expert", "==", -1), ("tied", "==", False)],
-        ),
+        rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", "==", -1), ("tied", "==", False)]),
         rows_of(
             run,
             "alignment",
@@ -118,6 +122,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         ),
         one_metric(rows_of(run, "control_draws", "domain control draw metric effect", this_model)),
         run.manifest.get("sameness", {}).get(tuned, {}),
+        rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", ">=", 0), ("tied", "==", False)]),
     )
 
 

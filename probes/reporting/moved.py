@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from probes.reporting.words import layer_name, number, percent
+from probes.reporting.words import number, percent
 from tv.architecture.anatomy import MODULES
 
 
@@ -15,7 +15,14 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
         return []
     rows = moved(weights)
     if rows.empty:
-        return ["No matrix moved: both checkpoints hold the same weights."]
+        vectors = weights[weights.relative_norm > 0]
+        if vectors.empty:
+            return ["No matrix moved: both checkpoints hold the same weights."]
+        top = vectors.loc[vectors.relative_norm.idxmax()]
+        return [
+            f"No matrix moved, only gains of norms or biases ({len(vectors)}), most {place(top, n_layers)} (‖T‖/‖W‖ = "
+            f"{number(top.relative_norm)})."
+        ]
     top = rows.loc[rows.relative_norm.idxmax()]
     blocks = rows[(rows.layer >= 0) & (rows.layer < n_layers)]
     sentences = [] if len(rows) == len(every) else [_trained(every)]
@@ -40,8 +47,8 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
 
 
 def matrices(weights: pd.DataFrame) -> pd.DataFrame:
-    """The rows of matrices, without the norms' gains, which are vectors."""
-    return weights[~weights.module.astype(str).str.endswith("norm")]
+    """The rows of matrices, without the norms' gains and without biases, which are vectors."""
+    return weights[~weights.module.astype(str).str.endswith(("norm", "bias"))]
 
 
 def moved(weights: pd.DataFrame) -> pd.DataFrame:
@@ -51,21 +58,25 @@ def moved(weights: pd.DataFrame) -> pd.DataFrame:
 
 
 def place(row: pd.Series, n_layers: int) -> str:
-    """A matrix as people name it: its module and its layer."""
-    where = layer_name(row.layer, n_layers)
-    return where if where == row.module else f"{row.module} of layer {where}"
+    """A matrix, or a gain, as people name it: its module, and its layer where it is in a block."""
+    expert = f"expert {row.expert}'s " if row.get("expert", -1) >= 0 else ""
+    return f"{expert}{row.module} of layer {row.layer}" if 0 <= row.layer < n_layers else str(row.module)
 
 
 def _trained(every: pd.DataFrame) -> str:
     """By module: all of its layers, some of them, or none."""
+    of_experts = set(every.module[every.expert >= 0]) if "expert" in every else set()
     order = {name: i for i, name in enumerate(MODULES)}
     counts = (every.relative_norm > 0).groupby(every.module.astype(str)).agg(["sum", "size"])
     counts = counts.loc[sorted(counts.index, key=lambda name: order.get(name, len(order)))]
+    part = {
+        name: "{} ({} of {} matrices)" if name in of_experts else "{} (in {} of {} layers)" for name in counts.index
+    }
     trained = [
-        str(name) if n == of else f"{name} (in {n} of {of} layers)"
+        str(name) if n == of else part[name].format(name, n, of)
         for name, n, of in zip(counts.index, counts["sum"], counts["size"], strict=True)
         if n
     ]
     still = [str(name) for name in counts.index[counts["sum"] == 0]]
     text = f"Trained: {', '.join(trained)}"
-    return f"{text}; not moved: {', '.join(still)}." if still else f"{text}; all else did not move."
+    return f"{text}; not moved: {', '.join(still)}." if still else f"{text}; no other matrix moved."

@@ -48,7 +48,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
         Statement("Got worse", worse_sentences(evidence.behaviour), "worse" if got_worse else ""),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour)),
-        Statement("Weights", weights_sentences(evidence.weights, evidence.n_layers)),
+        Statement("Weights", weights_sentences(evidence.all_weights, evidence.n_layers)),
         Statement("Alignment", alignment_sentences(evidence.alignment, matrices(evidence.weights))),
         Statement("Gates", gates_sentences(evidence.flips, evidence.gated)),
         Statement("Own doing", ledger_sentences(evidence.ledger)),
@@ -78,7 +78,7 @@ def headline(evidence: Evidence) -> list[Headline]:
 
 
 def _where(evidence: Evidence) -> str:
-    rows, parts = moved(evidence.weights), []
+    rows, parts = moved(evidence.all_weights), []
     if len(rows):
         top = rows.loc[rows.relative_norm.idxmax()]
         parts.append(

@@ -11,10 +11,11 @@ Said = Literal["changed", "negligible", "within noise", "cannot tell"]
 LEAST_FLOOR = 1e-5
 
 
-def said_of(change: float, lo: float, hi: float, p: float, *, floor: float, matters: float) -> Said:
+def said_of(change: float, lo: float, hi: float, p: float, *, floor: float, matters: float, still: bool = True) -> Said:
     """The verdict on a mean change.
 
-    - "within noise": its size, or its whole interval, is at most what another precision of the base does.
+    - "within noise": its size, or its whole interval, is at most what another precision of the base does. Its size
+      alone is not enough where single prompts changed by more, in both directions.
     - "negligible": the whole interval is smaller than what matters (two one-sided tests at 2.5 %).
     - "changed": p < 0.05 and above the floor.
     - "cannot tell": none of these; more prompts would.
@@ -26,6 +27,7 @@ def said_of(change: float, lo: float, hi: float, p: float, *, floor: float, matt
         p: p of no change, corrected for the family of claims that stand in one sentence.
         floor: The size that rounding alone reaches.
         matters: The smallest size that matters; 0 where every size does.
+        still: Whether single prompts changed by no more than rounding changes them.
 
     Returns:
         One of the four.
@@ -38,7 +40,7 @@ def said_of(change: float, lo: float, hi: float, p: float, *, floor: float, matt
         >>> said_of(0.01, -0.02, 0.04, 0.4, floor=1e-5, matters=0.05)
         'negligible'
     """
-    if abs(change) <= floor or max(abs(lo), abs(hi)) <= floor:
+    if (still and abs(change) <= floor) or max(abs(lo), abs(hi)) <= floor:
         return "within noise"
     if max(abs(lo), abs(hi)) < matters:
         return "negligible"

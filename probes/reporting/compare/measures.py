@@ -13,7 +13,7 @@ from probes.linking import CAUSAL_MEASURES
 from probes.reporting.alignment import fixed_fraction
 from probes.reporting.compare.entries import Entry, positions_of
 from probes.reporting.evidence import rows_of
-from probes.reporting.words import METRICS, number, percent, points, signed
+from probes.reporting.words import METRICS, is_share, number, percent, points, signed
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
 from tv.stats.change import LEAST_FLOOR
@@ -40,7 +40,7 @@ class Measure:
 
 #: Measures of the weights, which do not depend on prompts.
 WEIGHTS = {
-    "relative_norm": Measure("relative norm ‖T‖/‖W‖, median over matrices"),
+    "relative_norm": Measure("relative norm ‖T‖/‖W‖, median over matrices that moved"),
     "lift_left": Measure("lift at 10 %, output side, mean over matrices"),
     "lift_right": Measure("lift at 10 %, input side, mean over matrices"),
 }
@@ -56,9 +56,9 @@ _ONLY: dict[str, list[tuple[str, str, object]]] = {
     "ledger": [("module", "in", list(MODULES))],
 }
 #: Behaviour of the tuned model.
-BEHAVIOUR = {name: Measure(words, share=name == "exact_match") for name, (words, _, _) in METRICS.items()}
+BEHAVIOUR = {name: Measure(words, share=is_share(name)) for name, (words, _, _) in METRICS.items()}
 MEASURES = {**WEIGHTS, **ACTIVATIONS, **BEHAVIOUR}
-_BINARY = ("exact_match",)  # 0 or 1 of each prompt
+_BINARY = ("exact_match", "final_answer")  # 0 or 1 of each prompt
 #: Names the comparison of two entries' effects in each one's `own_domain`, beside those in the prompts' domains.
 OWN_DOMAIN = "where each changed most"
 
@@ -126,7 +126,7 @@ def differences(left: pd.DataFrame, right: pd.DataFrame) -> list[dict[str, objec
                 continue
             if measure in _BINARY:
                 difference, lo, hi = share_change(before[measure], asked[measure], clusters)
-                p = mcnemar_p(before[measure], asked[measure], clusters)
+                p = mcnemar_p(before[measure], asked[measure], clusters) if np.isfinite(lo) else np.nan
             else:
                 difference, lo, hi, p, _ = map(float, mean_interval(apart, clusters))
             estimate = dict(zip(_AGAINST, (difference, lo, hi, n, p), strict=True))
@@ -158,7 +158,8 @@ def _weights(entry: Entry) -> dict[str, float]:
     evidence, values = entry.evidence, {}
     moved = evidence.weights[evidence.weights.module.isin(MODULES)] if len(evidence.weights) else evidence.weights
     if len(moved):
-        values["relative_norm"] = float(moved.relative_norm.median())
+        norms = moved.relative_norm[moved.relative_norm > 0]
+        values["relative_norm"] = float(norms.median()) if len(norms) else 0.0
     fixed = fixed_fraction(evidence.alignment) if len(evidence.alignment) else evidence.alignment
     for side, rows in fixed.groupby("side"):
         values[f"lift_{side}"] = float(rows.lift.mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -18,6 +18,7 @@ from probes.reporting.verdict import Headline
 from probes.reporting.words import effect_metric_name, interval, listing, metric_name, number, percent, signed, too_few
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
+from tv.stats.change import LEAST_FLOOR
 from tv.stats.families import holm
 from tv.stats.means import Floats
 
@@ -25,6 +26,8 @@ from tv.stats.means import Floats
 _SPOKEN = ("exact_match", "target_nll_per_token", "logit_diff", "target_nll", "kl")
 #: Measures whose course over the order the verdict describes.
 _COURSE = ("relative_norm", "flip_rate", "relative_change", *_SPOKEN)
+#: (measure, domain) → the size of a difference that rounding alone can make.
+Floors = Mapping[tuple[str, str], float]
 #: How many orders of the entries are tried.
 _ORDERS = 5040
 
@@ -72,7 +75,7 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     if apart.empty:
         few = rows.dropna(subset="n_shared").drop_duplicates("domain")
         return f"Behaviour: {too_few(few.domain, few.n_shared)}." if len(few) else ""
-    clear = told_apart(apart)
+    clear = told_apart(apart, _floors(entries))
     if clear.empty:
         return (
             f"Behaviour: none of {len(apart)} domain × metric values can be told from {entries[0].label}'s (least p "
@@ -105,7 +108,7 @@ def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     wide = weights[weights.module.isin(MODULES)].pivot(
         index=["layer", "module"], columns="entry", values="relative_norm"
     )
-    wide = wide.dropna()
+    wide = wide.where(wide > 0).dropna()  # what did not move in one of them has no rank there
     if not text or len(wide) < 3 or len({entry.evidence.n_layers for entry in entries}) > 1:
         return text
     rho = wide.astype(float).corr("spearman").to_numpy(copy=True)
@@ -120,9 +123,16 @@ def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     )
 
 
-def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
-    """The differences that stand, of all that one sentence is about."""
-    return rows[holm(rows.p.astype(float)) < 0.05]
+def told_apart(rows: pd.DataFrame, floors: Floors | None = None) -> pd.DataFrame:
+    """The differences that stand, of all that one sentence is about, and are larger than what rounding does."""
+    least = [(floors or {}).get((row.measure, row.domain), LEAST_FLOOR) for row in rows.itertuples()]
+    return rows[(holm(rows.p.astype(float)) < 0.05) & (rows.difference.abs() > least)]
+
+
+def _floors(entries: Sequence[Entry]) -> Floors:
+    """By metric and domain, the largest noise floor of behaviour of any entry."""
+    tables = [entry.evidence.behaviour for entry in entries if len(entry.evidence.behaviour)]
+    return pd.concat(tables).groupby(["metric", "domain"]).floor.max().to_dict() if tables else {}
 
 
 def _furthest(measures: pd.DataFrame, name: str, first: str) -> str:

@@ -83,7 +83,7 @@ def test_what_did_not_move_is_left_out() -> None:
     moved = table(30, {"q": 1.15}, 1.2)
     still = table(30, {"k": 1.0}, 0.0).assign(ssa=np.nan, ssa_z=np.nan)
     assert said(pd.concat([moved, still])) == said(moved)
-    assert alignment_sentences(still, pd.DataFrame()) == ["Undefined: nothing moved."]
+    assert alignment_sentences(still, pd.DataFrame()) == ["Undefined: no matrix that this is measured of moved."]
     assert alignment_sentences(still.head(0), pd.DataFrame()) == []
 
 

@@ -129,6 +129,21 @@ def test_what_one_test_shows_a_family_may_not() -> None:
     still = {(domain, "logit_diff"): (np.zeros(24), np.cos(np.arange(24))) for domain in ("law", "art")}
     among = compared({**answers, **still}).set_index("domain")
     assert among.p["math"] < 0.05 < among.p_holm["math"] and among.said["math"] == "cannot tell"
+    told = {text.split()[0]: text for text in behaviour_sentences(among.reset_index())}
+    assert "−0.0" in told["math"] and told["math"].endswith("; cannot tell, corrected for the number of changes).")
+    assert told["law"].endswith("; cannot tell).")  # its own interval says so
+
+
+def test_prompts_that_changed_both_ways_did_not_stay_within_noise() -> None:
+    """As many answers gained as lost, or ±2 of a logit: their mean of 0 is luck, not what rounding does."""
+    turned = np.arange(48) % 2.0
+    both_ways = {("math", "exact_match"): (turned, 1 - turned), ("math", "logit_diff"): (np.zeros(48), 4 * turned - 2)}
+    table = compared(both_ways)
+    assert (table.change == 0).all() and table.said.tolist() == ["cannot tell"] * 2
+    few = compared({("math", "logit_diff"): (np.zeros(2), np.array([-2.0, 2.0]))})
+    assert few.said.tolist() == ["cannot tell"]
+    rounded = compared({("math", "logit_diff"): (np.zeros(48), 1e-5 * (4 * turned - 2))})  # one by one, above the floor
+    assert rounded.said.tolist() == ["within noise"]
 
 
 def test_clusters_count_once() -> None:
@@ -192,3 +207,10 @@ def test_nothing_got_worse_where_nothing_changed(n: int) -> None:
         answers = {(domain, name): null(rng, n) for domain in ("a", "b", "c") for name, null in NULLS.items()}
         alarms += "worse" in set(said_of_each(compared(answers)).said)
     assert alarms <= 0.05 * reports
+
+
+def test_headlines_of_a_model_without_values_and_of_one_that_lost_nothing() -> None:
+    gone = compared({("math", "logit_diff"): (np.ones(9), np.full(9, np.nan))})
+    assert behaviour_headlines(gone) == [] and worse_sentences(gone) == []
+    better = compared({("math", "logit_diff"): (np.zeros(9), 3 + np.sin(np.arange(9)))})
+    assert behaviour_headlines(better)[1] == "Nothing got worse by as much as matters."

@@ -83,3 +83,17 @@ def test_exact_heads_no_shares_and_together_is_said_where_intervals_part() -> No
     assert together not in causes_sentences(rows, _behaviour())
     rows.loc[4, ["lo_all", "hi_all"]] = [4.5, 9.0]
     assert together in causes_sentences(rows, _behaviour())
+
+
+def test_one_domain_is_all_prompts_and_few_prompts_elsewhere_are_said_to_be_few() -> None:
+    alone = _effects(n=5.0, lo=np.nan, lo_all=np.nan).query("domain == @ALL_DOMAINS")
+    first, reason = causes_sentences(alone, _behaviour())
+    assert first == "Exact effects on the logit difference over all prompts (n = 5)."
+    assert reason.endswith("takes 8: all prompts (5).")
+    behaviour = pd.DataFrame([dict(domain="medical", metric="logit_diff", n=48, change=4.0)])
+    few = _effects()
+    few.loc[few.domain == "math", "n"] = 7.0
+    assert causes_sentences(few, behaviour)[-1] == (
+        "On the other domains no effect can be told from 0: too few prompts or clusters for an interval, which takes "
+        "8: math (7)."
+    )

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import PreTrainedModel
 
 import probes
 from probes.cli import main
+from probes.reporting.diagnose import _little_change, conflict_of
 from probes.reporting.evidence import gather
 from probes.reporting.verdict import headline, verdict
 from tests.command import call
@@ -148,6 +151,17 @@ def test_vectors_that_undo_each_other_conflict(tmp_path: Path, monkeypatch, caps
     assert code == 0 and "there: little_change: no." in out and "conflict" not in out
 
 
+@pytest.mark.parametrize(
+    ("cosine", "holds", "said"),
+    [(np.nan, None, "One of the two vectors is 0"), (0.0, False, "Nothing moved in both"), (-0.01, False, "Neither")],
+)
+def test_vectors_with_nothing_to_compare_have_no_dash_for_a_number(cosine: float, holds: bool, said: str) -> None:
+    z = -1.0 if said == "Neither" else np.nan
+    pair = pd.DataFrame([dict(scope=scope, cosine=cosine, cosine_shared_z=z) for scope in ("whole", "module")])
+    found, sentence = conflict_of(pair)
+    assert found is holds and sentence.startswith(said) and "–" not in sentence
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     model = build_model("llama")
     for name in ("base", "tuned"):
@@ -170,3 +184,18 @@ def test_checkpoints_that_cannot_be_compared_are_said(tmp_path: Path, damage: st
     found = probes.diagnose(probes.load(tmp_path / "run"))
     conflict = found[found.signature == "conflict"].iloc[0]
     assert conflict.holds is None and "there" in conflict.sentence
+
+
+def test_what_one_metric_shows_and_a_family_does_not_says_so() -> None:
+    rows = pd.DataFrame(
+        [
+            dict(domain="d", metric="logit_diff", base=1.0, tuned=0.9, change=-0.1, change_lo=-0.2, change_hi=-0.01),
+            dict(domain="d", metric="target_nll_per_token", base=1.0, tuned=1.0, change=0.0, change_lo=-1, change_hi=1),
+        ]
+    ).assign(said="cannot tell", units=9, p=[0.03, 0.9])
+    for tried, reason in (
+        (rows, "cannot be told, corrected for their number: most"),
+        (rows[1:], "cannot be told: most"),
+    ):
+        holds, sentence = _little_change(SimpleNamespace(behaviour=tried), None)  # type: ignore[arg-type]
+        assert holds is None and reason in sentence

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from probes.reporting.moved import weights_sentences
+from probes.reporting.moved import matrices, weights_sentences
 
 
 def _weights(rows: list[tuple[int, str, float, float]]) -> pd.DataFrame:
@@ -12,6 +12,13 @@ def _weights(rows: list[tuple[int, str, float, float]]) -> pd.DataFrame:
 def test_that_nothing_moved_is_said() -> None:
     weights = _weights([(0, "q", 0.0, float("nan"))])
     assert weights_sentences(weights, 2) == ["No matrix moved: both checkpoints hold the same weights."]
+
+
+def test_gains_that_moved_alone_are_not_nothing() -> None:
+    """Behaviour may follow them: checkpoints whose gains differ do not hold the same weights."""
+    weights = _weights([(0, "q", 0.0, float("nan")), (0, "attn_norm", 0.1, 0.0), (2, "final_norm", 0.3, 0.0)])
+    said = ["No matrix moved, only gains of norms or biases (2), most final_norm (‖T‖/‖W‖ = 0.300)."]
+    assert weights_sentences(weights, 2) == said
 
 
 def test_weights_name_the_largest_move_and_leave_gains_out() -> None:
@@ -36,4 +43,19 @@ def test_what_was_trained_is_said_of_a_lora() -> None:
 
 def test_layers_that_were_left_out_are_counted() -> None:
     rows = [(0, "q", 0.0, 0.0), (1, "q", 0.1, 0.0), (2, "q", 0.2, 0.0), (0, "down", 0.3, 0.0)]
-    assert weights_sentences(_weights(rows), 3)[0] == "Trained: q (in 2 of 3 layers), down; all else did not move."
+    assert weights_sentences(_weights(rows), 3)[0] == "Trained: q (in 2 of 3 layers), down; no other matrix moved."
+
+
+def test_biases_are_no_matrices() -> None:
+    """Their cosine with T is wide by chance, and their move is not one of the matrices that a median is over."""
+    rows = [(0, "q", 0.1, 0.0), (0, "q_bias", 0.9, 0.0), (0, "attn_norm_bias", 0.5, 0.0)]
+    assert list(matrices(_weights(rows)).module) == ["q"]
+    assert "the median over 1 matrices 0.100" in " ".join(weights_sentences(_weights(rows), 2))
+
+
+def test_experts_are_matrices_too() -> None:
+    """Of a mixture whose experts alone moved it is not said that both checkpoints hold the same weights."""
+    rows = [(0, "q", 0.0, 0.0), (0, "gate", 0.1, 0.0), (0, "gate", 0.3, 0.0), (0, "up", 0.2, 0.0), (0, "up", 0.0, 0.0)]
+    text = " ".join(weights_sentences(_weights(rows).assign(expert=[-1, 0, 1, 0, 1]), 2))
+    assert text.startswith("Trained: gate, up (1 of 2 matrices); not moved: q.")
+    assert "expert 1's gate of layer 0 (‖T‖/‖W‖ = 0.300), the median over 3 matrices that moved 0.200" in text

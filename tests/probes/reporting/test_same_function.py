@@ -103,4 +103,4 @@ def test_of_a_model_trained_in_part_only_that_part_counts(run: probes.Run) -> No
 def test_nothing_is_said_of_the_base_itself(run: probes.Run) -> None:
     said = _said(run, "same")
     assert said["Weights"] == "No matrix moved: both checkpoints hold the same weights."
-    assert said["Alignment"] == "Undefined: nothing moved." and "Own doing" not in said
+    assert said["Alignment"] == "Undefined: no matrix that this is measured of moved." and "Own doing" not in said

@@ -25,3 +25,8 @@ NAN = math.nan
 )
 def test_said(change: float, lo: float, hi: float, p: float, said: str) -> None:
     assert said_of(change, lo, hi, p, floor=1e-5, matters=0.05) == said
+
+
+def test_a_mean_of_nothing_is_no_noise_where_prompts_changed_both_ways() -> None:
+    assert said_of(0.0, -0.3, 0.3, 1.0, floor=1e-5, matters=0.05, still=False) == "cannot tell"
+    assert said_of(0.0, -5e-6, 5e-6, 1.0, floor=1e-5, matters=0.05, still=False) == "within noise"
