@@ -71,15 +71,15 @@ def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
 def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     rows = measures[measures.measure.isin(list(BEHAVIOUR)) & (measures.domain != ALL_DOMAINS)]
     apart = rows[rows.p.notna()]
-    apart = apart.assign(p=apart.p.mask(_within_noise(entries, apart), 1.0))
     if apart.empty:
         few = rows.dropna(subset="n_shared").drop_duplicates("domain")
         return f"Behaviour: {too_few(few.domain, few.n_shared)}." if len(few) else ""
-    clear = told_apart(apart, _floors(entries))
+    floors = _floors(entries)
+    clear = told_apart(apart, floors)
     if clear.empty:
         return (
             f"Behaviour: none of {len(apart)} domain × metric values can be told from {entries[0].label}'s (least p "
-            f"{number(apart.p.min(), 2)}, before the correction for {len(apart)})."
+            f"{number(_tested(apart, floors).min(), 2)}, before the correction for {len(apart)})."
         )
     counts = f"{len(clear)} of {len(apart)} domain × metric values differ from {entries[0].label}'s"
     spoken = next((name for name in _SPOKEN if (clear.measure == name).any()), clear.measure.iloc[0])
@@ -92,14 +92,6 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
         f"Behaviour: {counts}; furthest apart in {metric_name(spoken)} is {top.entry} on {top.domain} prompts, "
         f"{form(top.value)}{against}: {_apart(top)}."
     )
-
-
-def _within_noise(entries: Sequence[Entry], rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """Of each difference, whether rounding alone can make it: it is no larger than a floor of its domain and metric."""
-    behaviour = laid(entries, lambda entry: entry.evidence.behaviour)
-    floors = behaviour.groupby(["domain", "metric"]).floor.max().to_dict()
-    of_rows = [floors.get((row.domain, row.measure), 0.0) for row in rows.itertuples()]
-    return np.asarray(np.abs(rows.difference.to_numpy(np.float64)) <= np.array(of_rows, np.float64))
 
 
 def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
@@ -124,13 +116,18 @@ def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
 
 
 def told_apart(rows: pd.DataFrame, floors: Floors | None = None) -> pd.DataFrame:
-    """The differences that stand, of all that one sentence is about, and are larger than what rounding does."""
-    least = [(floors or {}).get((row.measure, row.domain), LEAST_FLOOR) for row in rows.itertuples()]
-    return rows[(holm(rows.p.astype(float)) < 0.05) & (rows.difference.abs() > least)]
+    """The differences that stand, of all that one sentence is about; of one that rounding alone can make p is 1."""
+    return rows[holm(_tested(rows, floors or {})) < 0.05]
+
+
+def _tested(rows: pd.DataFrame, floors: Floors) -> Floats:
+    """The p of each difference, 1 where it is no larger than the noise floor of its measure and domain."""
+    least = [floors.get((row.measure, row.domain), LEAST_FLOOR) for row in rows.itertuples()]
+    return rows.p.astype(float).mask(rows.difference.abs() <= least, 1.0).to_numpy()
 
 
 def _floors(entries: Sequence[Entry]) -> Floors:
-    """By metric and domain, the largest noise floor of behaviour of any entry."""
+    """The size of a difference that rounding alone can make, by metric and domain: the largest floor of any entry."""
     tables = [entry.evidence.behaviour for entry in entries if len(entry.evidence.behaviour)]
     return pd.concat(tables).groupby(["metric", "domain"]).floor.max().to_dict() if tables else {}
 
