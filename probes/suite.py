@@ -219,7 +219,7 @@ class Suite(_Part):
         backend: The capture backend: torch, transformer_lens or nnsight.
         batch_size: Prompts in one forward pass, at most.
         epsilons: The levels of SSA's tail rule.
-        bootstrap: Resamples of the prompts for every interval.
+        bootstrap: Resamples for each interval that has no formula, and shuffles of the link.
         seed: Of everything drawn.
 
     Examples:

@@ -27,10 +27,10 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
             for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
                 names = (row["tuned"], row["domain"], row["method"], str(unit))
                 effect = Shown(row["effect"], f"{row['effect']:+.3f}")
-                told = f"{row['lo']:+.3f} … {row['hi']:+.3f}" if row["lo"] == row["lo"] else "–"
-                interval = Shown([row["lo"], row["hi"]], told)
+                told = f"{row['lo_all']:+.3f} … {row['hi_all']:+.3f}" if row["lo_all"] == row["lo_all"] else "–"
+                interval = Shown([row["lo_all"], row["hi_all"]], told)
                 cells.append([*names, row["n"], effect, interval, row["q"], row["held_out"]])
-    headings = ["tuned", "domain", "method", "unit", "n", "effect", "95 % interval", "q", "held out"]
+    headings = ["tuned", "domain", "method", "unit", "n", "effect", "95 % interval of all", "q", "held out"]
     print_table(f"largest effects on {effect_metric_name(effects.metric.iloc[0])}", headings, cells)
 
 

@@ -43,6 +43,8 @@ ALIGNED = 0.9
 WITHIN = 0.5
 #: Two vectors whose cosine is above minus this lose too little of each other for a conflict.
 OPPOSED = 0.05
+#: Said of a pair that holds the same weights.
+_STILL = "Of {} modules 0 moved: both checkpoints hold the same weights."
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,10 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
         by_itself = not len(few) and (unsure.p < 0.05).any()  # then an interval in the sentence may leave 0 out
         corrected = ", corrected for their number" if by_itself else ""
         return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told{corrected}: {why}."
+    most = f"all {len(rows)} are within noise or too small to matter ({_most(rows)})"
+    weights = evidence.all_weights
+    if len(weights) and not (weights.relative_norm > 0).any():
+        return True, f"No metric changed: {most}. Both checkpoints hold the same weights: there is nothing to negate."
     known = rows[(rows.metric == "exact_match") & (rows.base >= ALIGNED)]
     why = (
         f"the base already answers {listing([f'{percent(row.base)} of {row.domain}' for row in known.itertuples()])} "
@@ -111,7 +117,6 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
         if len(known)
         else "either the vector was taken from other checkpoints than the behaviour, or training changed none of it"
     )
-    most = f"all {len(rows)} are within noise or too small to matter ({_most(rows)})"
     return True, f"No metric changed: {most}. Negation will change little; {why}."
 
 
@@ -154,6 +159,8 @@ def _rounding(evidence: Evidence, run: Run) -> Verdict:
     """Of the modules that moved; they are all there are, so that their median has no interval."""
     moved = evidence.all_weights[evidence.all_weights.relative_norm > 0]
     rows = moved.dropna(subset="noise_share")
+    if moved.empty:
+        return None, _STILL.format(len(evidence.all_weights))
     if rows.empty:
         return None, f"{len(moved)} modules moved, and of none the share of rounding is known."
     median, most = float(rows.noise_share.median()), rows.loc[rows.noise_share.idxmax()]
@@ -173,6 +180,8 @@ def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
     rows = evidence.alignment[evidence.alignment.ssa > 0]  # what moved
     at = rows[np.isclose(rows.epsilon.astype(float), 0.05) & (rows.side == "left")]
     fixed = rows[rows.epsilon.isna() & (rows.side == "left")]
+    if len(evidence.all_weights) and not (evidence.all_weights.relative_norm > 0).any():
+        return None, _STILL.format(len(evidence.all_weights))
     if at.empty or fixed.empty:
         return None, f"SSA at ε = 0.05 is known of {len(at)} matrices that moved, of the leading tenth of {len(fixed)}."
     ssa, null, kappa = float(at.ssa.mean()), float(at.ssa_null.mean()), float(fixed.kappa.mean())

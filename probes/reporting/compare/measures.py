@@ -16,6 +16,7 @@ from probes.reporting.evidence import rows_of
 from probes.reporting.words import METRICS, is_share, number, percent, points, signed
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
+from tv.stats.change import LEAST_FLOOR
 from tv.stats.means import Floats, mean_interval
 from tv.stats.proportions import mcnemar_p, share_change, share_interval
 from tv.stats.ranks import bootstrap_spearman, shuffled_spearman
@@ -120,6 +121,7 @@ def differences(left: pd.DataFrame, right: pd.DataFrame) -> list[dict[str, objec
         clusters, before = _clusters(asked), left.loc[asked.index]
         for measure in both:
             apart = asked[measure] - before[measure]
+            apart = apart.mask(apart.abs() < LEAST_FLOOR, 0.0)  # float32 resolves no less
             if not (n := int(apart.notna().sum())):
                 continue
             if measure in _BINARY:

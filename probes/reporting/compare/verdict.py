@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probes.attribution.units import component_name
-from probes.reporting.causes import FOUND
+from probes.reporting.causes import leaders
 from probes.reporting.compare.entries import ORDERED, Entry, laid, shared_prompts
 from probes.reporting.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.reporting.verdict import Headline
@@ -23,7 +23,7 @@ from tv.stats.families import holm
 from tv.stats.means import Floats
 
 #: The behaviour metric of the verdict: the first of these that was measured.
-_SPOKEN = ("exact_match", "logit_diff", "target_nll", "kl")
+_SPOKEN = ("exact_match", "target_nll_per_token", "logit_diff", "target_nll", "kl")
 #: Measures whose course over the order the verdict describes.
 _COURSE = ("relative_norm", "flip_rate", "relative_change", *_SPOKEN)
 #: (measure, domain) → the size of a difference that rounding alone can make.
@@ -71,6 +71,7 @@ def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
 def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
     rows = measures[measures.measure.isin(list(BEHAVIOUR)) & (measures.domain != ALL_DOMAINS)]
     apart = rows[rows.p.notna()]
+    apart = apart.assign(p=apart.p.mask(_within_noise(entries, apart), 1.0))
     if apart.empty:
         few = rows.dropna(subset="n_shared").drop_duplicates("domain")
         return f"Behaviour: {too_few(few.domain, few.n_shared)}." if len(few) else ""
@@ -91,6 +92,14 @@ def _behaviour(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
         f"Behaviour: {counts}; furthest apart in {metric_name(spoken)} is {top.entry} on {top.domain} prompts, "
         f"{form(top.value)}{against}: {_apart(top)}."
     )
+
+
+def _within_noise(entries: Sequence[Entry], rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Of each difference, whether rounding alone can make it: it is no larger than a floor of its domain and metric."""
+    behaviour = laid(entries, lambda entry: entry.evidence.behaviour)
+    floors = behaviour.groupby(["domain", "metric"]).floor.max().to_dict()
+    of_rows = [floors.get((row.domain, row.measure), 0.0) for row in rows.itertuples()]
+    return np.asarray(np.abs(rows.difference.to_numpy(np.float64)) <= np.array(of_rows, np.float64))
 
 
 def _weights(entries: Sequence[Entry], measures: pd.DataFrame) -> str:
@@ -153,7 +162,7 @@ def _apart(row: pd.Series) -> str:
 
 
 def _causes(entries: Sequence[Entry]) -> str:
-    """The largest effect with q < 0.05 of each entry, by its last method (revert, where it was requested)."""
+    """The largest effect of each entry that its own report may name, by its last method (revert, where requested)."""
     parts: dict[str, list[str]] = {}
     methods: dict[str, None] = {}
     for entry in entries:
@@ -162,18 +171,21 @@ def _causes(entries: Sequence[Entry]) -> str:
             domain, method = entry.own_domain, str(effects.method.iloc[-1])
             family = effects[(effects.domain == domain) & (effects.method == method)]
             methods.setdefault(method)
-            found = family[(family.q < FOUND) & ~family.within_noise.eq(True)]
+            found = leaders(family)
             if found.empty:
-                parts.setdefault("none that can be told from 0", []).append(f"{entry.label} (on {domain} prompts)")
+                parts.setdefault("none", []).append(f"{entry.label} (on {domain} prompts)")
                 continue
-            top = found.loc[found.effect.abs().idxmax()]
-            size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {effect_metric_name(str(top.metric))}"
+            top = found.iloc[0]
+            size = (
+                f"{signed(top.effect)} {interval(top.lo_all, top.hi_all, signed)} {effect_metric_name(str(top.metric))}"
+            )
+            size += f", held out {signed(top.held_out)}," if pd.notna(top.held_out) else ""
             name = component_name(top.layer, top.component)
             parts.setdefault(name, []).append(f"{entry.label} ({size} on {domain} prompts)")
     if not parts:
         return ""
     where = "; ".join(f"{name} in {listing(told)}" for name, told in parts.items())
-    return f"The component of the largest single effect by {listing(list(methods))}: {where}."
+    return f"The component of the largest single effect that can be told from 0, by {listing(list(methods))}: {where}."
 
 
 def _agreement(correlations: pd.DataFrame) -> str:

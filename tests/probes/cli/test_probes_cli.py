@@ -246,7 +246,7 @@ def test_sites_to_keep_are_split_at_commas(monkeypatch, capsys) -> None:
 def test_effects_and_checks_are_numbers_to_a_program(capsys) -> None:
     unit = {"granularity": "component", "layer": 1, "component": "mlp", "module": "", "head": -1, "expert": -1}
     told = {"neuron": -1, "tuned": "a", "domain": "all", "metric": "logit_diff", "control": "", "direction": "to_base"}
-    row = unit | told | {"method": "revert", "effect": 1 / 3, "lo": 0.25, "hi": float("nan"), "q": 1e-12}
+    row = unit | told | {"method": "revert", "effect": 1 / 3, "lo_all": 0.25, "hi_all": float("nan"), "q": 1e-12}
     row |= {"n": 24, "held_out": 0.25}
     check = {"tuned": "a", "domain": "all", "method": "path", "check": "gap", "value": 1 / 7, "holds": True}
     begin(quiet=False, json=True)
@@ -259,7 +259,7 @@ def test_effects_and_checks_are_numbers_to_a_program(capsys) -> None:
     assert checks == [["a", "all", "path gap", 1 / 7, "holds"]]
     print_effects(pd.DataFrame([row]))
     assert "24 +0.333 +0.250 … +nan" in " ".join(capsys.readouterr().out.split())
-    print_effects(pd.DataFrame([row | {"lo": float("nan"), "held_out": float("nan"), "q": float("nan")}]))
+    print_effects(pd.DataFrame([row | {"lo_all": float("nan"), "held_out": float("nan"), "q": float("nan")}]))
     assert "24 +0.333 – – –" in " ".join(capsys.readouterr().out.split())
     print_effects(pd.DataFrame([row | {"metric": "first_divergence"}]))  # whose effects are no count of tokens
     assert "largest effects on logit difference where the models part" in capsys.readouterr().out

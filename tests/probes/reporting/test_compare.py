@@ -141,7 +141,8 @@ def test_what_rounding_does_is_no_difference(entries: list[Entry]) -> None:
     for step, told in ((1e-7, 0), (1e-2, 1)):
         moved = asked.assign(target_nll=base + step * (1 + np.sin(np.arange(16)) / 2))
         rows = pd.DataFrame(differences(asked.assign(target_nll=base), moved)).query("domain == 'd'")
-        assert rows.p.iloc[0] < 0.001 and len(told_apart(rows)) == told
+        assert len(told_apart(rows)) == told
+    assert rows.p.iloc[0] < 0.001
     assert told_apart(rows, {("target_nll", "d"): 0.02}).empty  # what the base does in another precision
 
 
@@ -281,6 +282,38 @@ def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:
     assert f"{lowest:.2f}".replace("-", "−") in said["agreement-table"]
     two = comparison_verdict(entries[:2], measures[measures.entry != "most"], correlations[:0], ["x"])
     assert "order" not in {sentence.place for sentence in two} and "Read the caution below first." in two[0].text
+
+
+def test_a_component_is_named_only_as_in_its_own_report(entries: list[Entry]) -> None:
+    """The larger effect has a small q by itself, but not among all that were measured."""
+    rows = pd.DataFrame({"layer": [0, 1], "component": "mlp", "method": "revert", "metric": "logit_diff", "n": 20})
+    rows = rows.assign(effect=[4.0, 3.0], lo=[1.0, 2.5], hi=[9.0, 3.5], p=0.001, q=0.002, within_noise=False)
+    rows = rows.assign(lo_all=[-1.0, 1.5], hi_all=[12.0, 5.0], held_out=[3.0, 2.5], domain=entries[0].own_domain)
+    none = effect_correlations(entries[:2])[:0]
+    named = [replace(entry, evidence=replace(entry.evidence, effects=rows)) for entry in entries[:1]]
+    said = {own.place: own.text for own in comparison_verdict(named, measure_rows(named), none, [])}
+    assert "mlp 1 in some (+3.00 [+1.50, +5.00] logit difference, held out +2.50, on" in said["effects"]
+    few = [replace(named[0], evidence=replace(named[0].evidence, effects=rows.assign(lo_all=np.nan, hi_all=np.nan)))]
+    said = {own.place: own.text for own in comparison_verdict(few, measure_rows(few), none, [])}
+    assert "by revert: none in some" in said["effects"]
+
+
+def test_what_rounding_alone_can_do_tells_no_entries_apart(entries: list[Entry]) -> None:
+    left = pd.DataFrame({"domain": "d", "cluster": "", "relative_change": 0.0}, index=[f"p{i}" for i in range(12)])
+    right = left.assign(relative_change=np.linspace(4e-7, 8e-7, 12))
+    assert {(row["difference"], row["p"]) for row in differences(left, right)} == {(0.0, 1.0)}
+    measures, none = measure_rows(entries[:2]), effect_correlations(entries[:2])[:0]
+    own = measures.domain.eq("medical") & measures.measure.isin(["logit_diff", "target_nll_per_token"])
+    measures.loc[own & measures.difference.notna(), ["difference", "p"]] = [0.02, 1e-6]
+    for floor, told in ((0.01, "differ from"), (0.03, "can be told from")):
+        rounded = [_with_floor(entry, floor) for entry in entries[:2]]
+        quiet = measures.assign(p=measures.p.mask(~own & measures.p.notna(), 1.0))
+        said = {one.place: one.text for one in comparison_verdict(rounded, quiet, none, [])}
+        assert told in said["behaviour-by-domain"]
+
+
+def _with_floor(entry: Entry, floor: float) -> Entry:
+    return replace(entry, evidence=replace(entry.evidence, behaviour=entry.evidence.behaviour.assign(floor=floor)))
 
 
 def _in_order(values: list[list[float]]) -> str:
