@@ -123,6 +123,6 @@ def _change(row: dict[Any, Any]) -> str:
     text = f"{form(row['change'])} {interval(row['change_lo'], row['change_hi'], form)}".rstrip()
     turned = [f"{row['gained']:.0f} gained, {row['lost']:.0f} lost"] if pd.notna(row["gained"]) else []
     unsure = [row["said"]] if row["said"] in ("negligible", "within noise", "cannot tell") else []
-    if row["said"] == "cannot tell" and row["p"] < 0.05:
-        unsure = ["cannot tell, corrected for the number of changes"]
+    if row["said"] == "cannot tell" and (row["change_lo"] > 0 or row["change_hi"] < 0):  # why, although 0 is outside
+        unsure = [f"cannot tell{', corrected for the number of changes' if row['p'] < 0.05 else ' by the exact test'}"]
     return "; ".join([text, *turned, *unsure])

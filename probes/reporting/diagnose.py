@@ -107,7 +107,8 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
         corrected = ", corrected for their number" if by_itself else ""
         return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told{corrected}: {why}."
     most = f"all {len(rows)} are within noise or too small to matter ({_most(rows)})"
-    if len(evidence.weights) and not (evidence.weights.relative_norm > 0).any():
+    weights = evidence.all_weights
+    if len(weights) and not (weights.relative_norm > 0).any():
         return True, f"No metric changed: {most}. Both checkpoints hold the same weights: there is nothing to negate."
     known = rows[(rows.metric == "exact_match") & (rows.base >= ALIGNED)]
     why = (
@@ -159,7 +160,7 @@ def _rounding(evidence: Evidence, run: Run) -> Verdict:
     moved = evidence.all_weights[evidence.all_weights.relative_norm > 0]
     rows = moved.dropna(subset="noise_share")
     if moved.empty:
-        return None, _STILL.format(len(evidence.weights))
+        return None, _STILL.format(len(evidence.all_weights))
     if rows.empty:
         return None, f"{len(moved)} modules moved, and of none the share of rounding is known."
     median, most = float(rows.noise_share.median()), rows.loc[rows.noise_share.idxmax()]
@@ -179,8 +180,8 @@ def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
     rows = evidence.alignment[evidence.alignment.ssa > 0]  # what moved
     at = rows[np.isclose(rows.epsilon.astype(float), 0.05) & (rows.side == "left")]
     fixed = rows[rows.epsilon.isna() & (rows.side == "left")]
-    if len(evidence.alignment) and rows.empty:
-        return None, _STILL.format(len(evidence.weights))
+    if len(evidence.all_weights) and not (evidence.all_weights.relative_norm > 0).any():
+        return None, _STILL.format(len(evidence.all_weights))
     if at.empty or fixed.empty:
         return None, f"SSA at ε = 0.05 is known of {len(at)} matrices that moved, of the leading tenth of {len(fixed)}."
     ssa, null, kappa = float(at.ssa.mean()), float(at.ssa_null.mean()), float(fixed.kappa.mean())

@@ -214,3 +214,10 @@ def test_headlines_of_a_model_without_values_and_of_one_that_lost_nothing() -> N
     assert behaviour_headlines(gone) == [] and worse_sentences(gone) == []
     better = compared({("math", "logit_diff"): (np.zeros(9), 3 + np.sin(np.arange(9)))})
     assert behaviour_headlines(better)[1] == "Nothing got worse by as much as matters."
+
+
+def test_newcombes_interval_may_leave_zero_out_where_mcnemars_test_cannot_tell() -> None:
+    """Five of fourteen lost: p = .0625, and the interval is just below 0."""
+    lost = compared({("math", "exact_match"): (np.ones(14), (np.arange(14) >= 5).astype(float))})
+    assert lost.p.iloc[0] == pytest.approx(0.0625) and lost.change_hi.iloc[0] < 0
+    assert behaviour_sentences(lost)[0].endswith("0 gained, 5 lost; cannot tell by the exact test).")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 import probes
 from probes.cli import main
-from probes.reporting.diagnose import _little_change, conflict_of
+from probes.reporting.diagnose import _little_change, _nothing_new, conflict_of
 from probes.reporting.evidence import gather
 from probes.reporting.verdict import headline, verdict
 from tests.command import call
@@ -199,3 +199,12 @@ def test_what_one_metric_shows_and_a_family_does_not_says_so() -> None:
     ):
         holds, sentence = _little_change(SimpleNamespace(behaviour=tried), None)  # type: ignore[arg-type]
         assert holds is None and reason in sentence
+
+
+def test_a_gain_or_an_unembedding_that_moved_is_not_the_same_weights() -> None:
+    """SSA is measured of neither."""
+    alignment = pd.DataFrame([dict(ssa=np.nan, ssa_null=np.nan, epsilon=0.05, side="left")])
+    for norm, said in ((0.3, "SSA at ε = 0.05 is known of 0 matrices"), (0.0, "Of 1 modules 0 moved")):
+        weights = pd.DataFrame([dict(module="final_norm", relative_norm=norm)])
+        found = _nothing_new(SimpleNamespace(alignment=alignment, all_weights=weights), None)  # type: ignore[arg-type]
+        assert found[0] is None and found[1].startswith(said)
