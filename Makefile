@@ -8,8 +8,6 @@ RUN    := reports/demo
 
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
-# Tests wait for servers, kernels and other processes: one worker more than there are cores keeps the cores busy.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 
 .PHONY: install demo test suite test-fast test-hostile mutants fuzz bench docs lint models clean
 
@@ -40,7 +38,7 @@ test: install
 
 # What is compiled is kept here too: else every process that a test starts would compile all of it again.
 suite: install
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # What one runs while writing: no program is started, no backend compared, no real model loaded.
 test-fast: install
