@@ -14,14 +14,13 @@ from probes.store.forms.declare import TABLES
 from probes.store.forms.links import measures
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
+from tv.stats.change import LEAST_FLOOR
 from tv.stats.means import Floats, mean_interval
 
 #: The SSA threshold shown, beside the fixed fraction.
 EPSILON = 0.05
 #: A module that rounding explains to more than this share did not move.
 ROUNDED = 0.5
-#: Effects no larger than this are rounding, where the run has no floor of its own.
-FLOOR = 1e-5
 COMPONENT = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", "up": "mlp", "down": "mlp"}
 #: The module of a component that writes to the residual stream: the component's ledger is this one's.
 WRITER = {"attn": "o", "mlp": "down"}
@@ -278,9 +277,9 @@ def _clusters(asked: Sequence[str], prompts: Table) -> list[str]:
 def _floor(behaviour_floor: Table, prompt_effects: Table) -> float:
     """What rounding alone does to the metric of the effects."""
     if behaviour_floor is None or prompt_effects is None or prompt_effects.empty:
-        return FLOOR
+        return LEAST_FLOOR
     rows = behaviour_floor[(behaviour_floor.domain == ALL_DOMAINS) & behaviour_floor.floor.notna()]
-    return max(FLOOR, *rows[rows.metric == _metric(prompt_effects)].floor)
+    return max(LEAST_FLOOR, *rows[rows.metric == _metric(prompt_effects)].floor)
 
 
 def _sizes(values: Mapping[str, Floats], floor: float) -> dict[str, Floats]:
