@@ -1,4 +1,4 @@
-"""The noise floor of the metric that effects are measured on: what a run measured of it, by domain."""
+"""The noise floor of behaviour: what a run measured of it, by domain and metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ def floors_of(run: Run, metric: str) -> dict[str, float]:
     Returns:
         The floors by domain, `all` among them, in the metric's unit.
     """
+    return {domain: floor for (domain, name), floor in all_floors(run).items() if name == metric}
+
+
+def all_floors(run: Run) -> dict[tuple[str, str], float]:
+    """The noise floors of behaviour by domain and metric; nothing of a run that did not measure them."""
     if "behaviour_floor" not in run.tables:
         return {}
-    rows = run.df("behaviour_floor", columns=["domain", "floor"], where=[("metric", "==", metric)])
-    return {str(domain): float(floor) for domain, floor in rows.groupby("domain").floor.max().items()}
+    rows = run.df("behaviour_floor", columns=["domain", "metric", "floor"])
+    return {(str(row.domain), str(row.metric)): float(row.floor) for row in rows.itertuples()}

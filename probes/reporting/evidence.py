@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from probes.attribution.floors import all_floors
 from probes.linking import CAUSAL_MEASURES
 from probes.measures.ledger import CANCELLED
 from probes.reporting.behaviour import compare_behaviour
@@ -100,7 +101,7 @@ def gather(run: Run, tuned: str) -> Evidence:
             rows_of(run, "behaviour", "prompt_id model metric value", [("model", "in", ["base", tuned])]),
             tuned,
             prompts,
-            floors_of(run),
+            all_floors(run),
         ),
         one_metric(rows_of(run, "effects", measured, shown)),
         rows_of(run, "link", "", this_model),
@@ -132,12 +133,6 @@ def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.Data
     if table not in run.tables:
         return pd.DataFrame({name: pd.Series(dtype="object") for name in names})
     return run.df(table, columns=names, where=list(where))
-
-
-def floors_of(run: Run) -> dict[tuple[str, str], float]:
-    """The noise floor of behaviour by domain and metric; nothing where the run did not measure it."""
-    rows = rows_of(run, "behaviour_floor", "domain metric floor", [])
-    return {(str(row.domain), str(row.metric)): float(row.floor) for row in rows.itertuples()}
 
 
 def one_metric(table: pd.DataFrame) -> pd.DataFrame:
