@@ -39,7 +39,7 @@ class Piece:
 class Fixed:
     """What the reductions of a pair need and no batch changes."""
 
-    grams: Mapping[int, residual.HeadGrams]  # by layer
+    grams: Mapping[tuple[int, str], residual.HeadGrams]  # by layer and component
     splits: Mapping[Module, ledger.Split]
     delta_norms: Mapping[Module, float]  # ‖T‖_F
     readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
@@ -68,15 +68,15 @@ class BatchReducer:
     def __call__(self, read: Read, base: Seen, tuned: Seen) -> None:
         """The reduction of one hook, for every site that it serves."""
         for site in read.sites:
-            if site.name in self.fixed.keep:
+            if site.kind in self.fixed.keep:
                 self._vectors(site, base, tuned)
-            for measure in self.fixed.measures.get(site.name, ()):
+            for measure in self.fixed.measures.get(site.kind, ()):
                 self._registered(measure, site, base, tuned)
             if site.name == "gate":
                 self._gates(site, base.at(site), tuned.at(site))
-            elif site.name in ("embed_out", "attn_out", "mlp_out"):
+            elif site.kind in ("embed_out", "attn_out", "mlp_out"):
                 self._contribution(site, base.at(site), tuned.at(site))
-            elif site.name == "head_out":
+            elif site.kind == "head_out":
                 self._heads(site, base, tuned)
             elif site.name == "resid_final":
                 form = self.pair.norms[read.path]
@@ -126,7 +126,9 @@ class BatchReducer:
 
     def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
         at_base, at_tuned = self._take(base, tuned)
-        self._compare(site, site.name.removesuffix("_out"), -1, at_base, at_tuned, self.places)
+        factors = (flow.factor(site.layer, site.component) for flow in self.pair.flows)
+        at_base, at_tuned = (scaled(x, factor) for x, factor in zip((at_base, at_tuned), factors, strict=True))
+        self._compare(site, site.component, -1, at_base, at_tuned, self.places)
 
     def _compare(self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
         row = places.rows(base.device)
@@ -135,27 +137,28 @@ class BatchReducer:
 
     def _heads(self, site: Site, base: Seen, tuned: Seen) -> None:
         z, z_tuned = self._take(base.input, tuned.input)
-        post_norm = self.pair.architecture.blocks[site.layer].attn_post_norm
+        writer = self.pair.architecture.blocks[site.layer].writer(site.component)
+        post_norm = None if writer is None else writer.post_norm
         if post_norm is not None:  # heads are seen through the norm that follows the projection, its scale frozen
             form = self.pair.norms[post_norm]
-            out, out_tuned = self._take(base.output, tuned.output)
+            out, out_tuned = self._take(base.output, tuned.output)  # of the projection, which the norm reads
             z, z_tuned = z / form.scale(out.float()), z_tuned / form.scale(out_tuned.float())
         row = self.places.rows(z.device)
-        grams = self.fixed.grams[site.layer]
+        grams = self.fixed.grams[site.layer, site.component]
         heads = residual.compare_heads(z, z_tuned, grams, self.read_base, self.read_tuned, row)
-        self._add("changes", site, {"component": "attn", "expert": -1}, vars(heads), self.places)
+        self._add("changes", site, {"component": site.component, "expert": -1}, vars(heads), self.places)
 
     def _experts(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
         """Every expert at the places that chose it, in either model or (gates and ledger) in both."""
         x, x_tuned = self._take(base.input, tuned.input)
         (index, weights), (index_tuned, weights_tuned) = (
-            tuple(self.places.take(value).to(x.device) for value in seen.rest) for seen in (base, tuned)
+            tuple(self.places.take(value).to(x.device) for value in seen.rest[:2]) for seen in (base, tuned)
         )
         owner, owner_tuned = (model.get_submodule(read.path) for model in (self.pair.base, self.pair.tuned))
         self.overlaps[site.layer] = mixture.overlap(index, index_tuned)
         in_ledger = torch.isin(self.places.flat(x.device), self.ledger_places.flat(x.device))
         for matrices in mixture.experts_of(self.pair.architecture, site.layer):
-            expert = matrices.gate.expert
+            expert = matrices.expert
             by_base, by_tuned = mixture.chose(index, expert), mixture.chose(index_tuned, expert)
             either = (by_base | by_tuned).nonzero()[:, 0]
             if not len(either):
@@ -165,10 +168,14 @@ class BatchReducer:
                 owner_tuned, matrices, x_tuned[either], index_tuned[either], weights_tuned[either]
             )
             places = self.places[either]
-            self._compare(site, "mlp", expert, here.contribution, there.contribution, places)
+            factor, factor_tuned = (flow.experts.get(site.layer) for flow in self.pair.flows)
+            if factor is not None and factor_tuned is not None:
+                added = scaled(here.contribution, factor), scaled(there.contribution, factor_tuned)
+                self._compare(site, "mlp", expert, added[0], added[1], places)
             both = (by_base & by_tuned)[either].nonzero()[:, 0]
             if len(both):
-                bits, bits_tuned = gates.gate_bits(here.gate[both]), gates.gate_bits(there.gate[both])
+                shown = (matrices.pattern.outputs(e.entered[both]) for e in (here, there))
+                bits, bits_tuned = (gates.gate_bits(x) for x in shown)
                 self._patterns(site, expert, bits, bits_tuned, places[both])
             accounted = (by_base & by_tuned & in_ledger)[either].nonzero()[:, 0]
             if len(accounted) and self.fixed.delta_norms:
@@ -185,12 +192,11 @@ class BatchReducer:
         places: Places,
     ) -> None:
         for module, enters, leaves in (
-            (matrices.gate, "x", "gate"),
-            (matrices.up, "x", "up"),
-            (matrices.down, "hidden", "down"),
+            *((module, "x", "entered") for module in matrices.entering),
+            (matrices.down, "hidden", "out"),
         ):
             x, x_tuned = (getattr(part, enters)[index] for part in parts)
-            y, y_tuned = (getattr(part, leaves)[index] for part in parts)
+            y, y_tuned = (module.outputs(getattr(part, leaves)[index]) for part in parts)
             terms = self._linear(module, owners, x, x_tuned, y, y_tuned, None)
             self._add("ledger", site, {"module": module.name, "expert": module.expert}, vars(terms), places)
 
@@ -244,7 +250,7 @@ class BatchReducer:
             weight,
             weight_tuned,
             delta_norm=self.fixed.delta_norms[module],
-            bias=bias_of(module, owners[0]),
+            bias=bias_of(module, owners[0]) if module.expert < 0 else mixture.expert_bias(module, owners[0]),
             bias_change=bias_change(module, *owners),
             split=self.fixed.splits.get(module),
             checked=checked,
@@ -257,9 +263,17 @@ class BatchReducer:
         self.pieces.append(Piece(table, site.layer, labels, dict(columns), chosen, site))
 
 
+def scaled(x: Float[Tensor, "n d_model"], factor: float | Tensor) -> Float[Tensor, "n d_model"]:
+    """What a component computed, as it reaches the stream."""
+    if isinstance(factor, Tensor):
+        return x.float() * factor.to(x.device)
+    return x if factor == 1.0 else x.float() * factor
+
+
 def bias_change(module: Module, base: nn.Module, tuned: nn.Module) -> Float[Tensor, " rows"] | None:
     """Δb of a module, float32, of the rows in common; None where it has no bias."""
-    before, after = bias_of(module, base), bias_of(module, tuned)
+    bias = bias_of if module.expert < 0 else mixture.expert_bias
+    before, after = bias(module, base), bias(module, tuned)
     if before is None or after is None:
         return None
     before, after = common_rows(before, after)

@@ -7,14 +7,14 @@ call's input, choice and weights, which shows what one expert did however the mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from probes.measures.live_weights import matrix_of
+from probes.measures.live_weights import matrix_of, parameter_of
 from tv.architecture.anatomy import Architecture, Module
 
 
@@ -23,27 +23,41 @@ class Expert:
     """One expert at the n places that chose it."""
 
     x: Float[Tensor, "n d_model"]
-    gate: Float[Tensor, "n d_expert"]
-    up: Float[Tensor, "n d_expert"]
+    entered: Float[Tensor, "n rows"]  # what its gate and up matrices make of x, as they are stacked
     hidden: Float[Tensor, "n d_expert"]
-    down: Float[Tensor, "n d_model"]
-    contribution: Float[Tensor, "n d_model"]  # `down` times the router's weight: what it adds to the residual stream
+    out: Float[Tensor, "n d_model"]
+    contribution: Float[Tensor, "n d_model"]  # `out` times the router's weight: what it adds to the experts' sum
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """The three modules of one expert."""
+    """The modules of one expert; without a GLU there is no gate."""
 
-    gate: Module
     up: Module
     down: Module
+    gate: Module | None = None
+
+    @property
+    def expert(self) -> int:
+        """Its index."""
+        return self.down.expert
+
+    @property
+    def pattern(self) -> Module:
+        """The module whose output's sign is the gate pattern."""
+        return self.up if self.gate is None else self.gate
+
+    @property
+    def entering(self) -> tuple[Module, ...]:
+        """The modules that read x."""
+        return (self.up,) if self.gate is None else (self.gate, self.up)
 
 
 def experts_of(architecture: Architecture, layer: int) -> list[Matrices]:
     """Every expert of a layer, in order."""
     by_expert: dict[int, dict[str, Module]] = {}
     for module in architecture.modules:
-        if module.layer == layer and module.expert >= 0:
+        if module.layer == layer and module.expert >= 0 and module.name in ("gate", "up", "down"):
             by_expert.setdefault(module.expert, {})[module.name] = module
     return [Matrices(**by_expert[expert]) for expert in sorted(by_expert)]
 
@@ -67,20 +81,37 @@ def run_expert(
     weights: Float[Tensor, "n top_k"],
 ) -> Expert:
     """One expert on `x`, whose places must all have chosen it."""
-    act: Callable[[Tensor], Tensor] = owner.act_fn  # type: ignore[assignment]
-    gate, up, down = (matrix_of(module, owner) for module in (matrices.gate, matrices.up, matrices.down))
-    opened, carried = linear(x, gate), linear(x, up)
-    hidden = act(opened) * carried
-    out = linear(hidden, down)
-    share = (weights * (index == matrices.gate.expert)).sum(-1, keepdim=True)
-    return Expert(x, opened, carried, hidden, out, out * share.to(out.dtype))
+    whole = replace(matrices.up, ranges=())
+    entered = linear(x, matrix_of(whole, owner), expert_bias(whole, owner))
+    hidden = _hidden(owner, matrices, entered)
+    out = linear(hidden, matrix_of(matrices.down, owner), expert_bias(matrices.down, owner))
+    share = (weights * (index == matrices.expert)).sum(-1, keepdim=True)
+    return Expert(x, entered, hidden, out, out * share.to(out.dtype))
+
+
+def expert_bias(module: Module, owner: nn.Module) -> Float[Tensor, " rows"] | None:
+    """The bias of one expert's matrix; None where the experts have none."""
+    stack = getattr(owner, f"{module.parameter.rpartition('.')[2]}_bias", None)
+    if stack is None:
+        return None
+    return module.outputs(parameter_of(owner, f"{module.parameter.rpartition('.')[2]}_bias")[module.expert])
+
+
+def _hidden(owner: nn.Module, matrices: Matrices, entered: Tensor) -> Tensor:
+    act: Callable[[Tensor], Tensor] = getattr(owner, "act_fn", None)  # type: ignore[assignment]
+    if matrices.gate is None:
+        return act(entered)
+    if hasattr(owner, "_apply_gate"):
+        hidden: Tensor = owner._apply_gate(entered)  # type: ignore[operator]
+        return hidden
+    return act(matrices.gate.outputs(entered)) * matrices.up.outputs(entered)
 
 
 def total(owner: nn.Module, all_experts: list[Matrices], x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """The sum of the experts' contributions at all n places: the module's output, if it works as assumed."""
     out = torch.zeros_like(x)
     for matrices in all_experts:
-        chosen = chose(index, matrices.gate.expert)
+        chosen = chose(index, matrices.expert)
         if bool(chosen.any()):
             out[chosen] += run_expert(owner, matrices, x[chosen], index[chosen], weights[chosen]).contribution
     return out

@@ -126,8 +126,10 @@ def tensors_of(
     args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """(first input, first output, all further tensors among the inputs) of a module's call, by position."""
-    value, *rest = args or (kwargs["hidden_states"],)
-    others = tuple(by_position(other, shape) for other in rest if isinstance(other, Tensor))
+    named = [kwargs["hidden_states"]] if not args and "hidden_states" in kwargs else []
+    given = [x for x in (*args, *named, *kwargs.values()) if isinstance(x, Tensor)]
+    value, rest = given[0], [x for x in given[1:] if x is not given[0]]
+    others = tuple(by_position(other, shape) for other in rest)
     first = output[0] if isinstance(output, tuple) else output
     return by_position(value, shape), by_position(first, shape), others
 
