@@ -88,7 +88,7 @@ class _Proof:
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
-        forms = self._norm_forms()
+        forms = self.forms = self._norm_forms()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -309,7 +309,7 @@ class _Proof:
         if factor:
             experts[block.layer] = factor
         else:
-            self.notes.append("what single experts add is not shown: a norm stands behind their sum")
+            self.notes.append("what single experts add is not shown: their sum is not added as it is")
         return block
 
     def _experts(self, block: Block) -> float | None:
@@ -317,19 +317,19 @@ class _Proof:
         assert block.experts is not None
         owner, calls = self.model.get_submodule(block.experts), self.calls.get(block.experts, [])
         mlp = block.writer("mlp")
-        if len(calls) != 1 or len(calls[0][0].rest) < 2 or mlp is None:
+        if len(calls) != 1 or mlp is None:
             return None
-        call = calls[0][0]
-        matrices = mixture.experts_of(self.of, block.layer)
+        call, shape = calls[0][0], (_PROMPTS, self.n)
         try:
             with torch.inference_mode():
-                x, index, weights = (value.flatten(0, 1) for value in (call.input, *call.rest[:2]))
-                apart = mixture.total(owner, matrices, x, index, weights)
+                routed = mixture.Routed.of(call.input, call.rest, shape, lambda x: x.flatten(0, 1))
+                apart = mixture.total(owner, mixture.experts_of(self.of, block.layer), routed)
         except (RuntimeError, ValueError, IndexError, AttributeError, TypeError):
             return None
-        if not self._same(apart, call.output.flatten(0, 1)):
+        given = call.output.reshape(-1, call.output.shape[-1])
+        if not self._same(apart, given):
             return None
-        if mlp.post_norm is not None:
+        if mlp.post_norm is not None and mlp.post_norm not in self.forms:
             return 0.0
         seen, args, kwargs = self.calls[mlp.path][0]
         handle = owner.register_forward_hook(lambda _m, _a, out: 2 * out)
@@ -340,7 +340,8 @@ class _Proof:
             handle.remove()
         again = again[0] if isinstance(again, tuple) else again
         moved = (again.reshape(seen.output.shape) - seen.output).float()
-        factor, error = _multiple(moved, call.output.float().reshape(moved.shape))
+        summed = given.float().unflatten(0, (-1, moved.shape[0] * moved.shape[1])).sum(0)
+        factor, error = _multiple(moved, summed.reshape(moved.shape))
         return _snapped(factor) if error <= 100 * self.tolerance else 0.0
 
     def _chain(self, blocks: Sequence[Block]) -> None:

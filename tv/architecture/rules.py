@@ -338,10 +338,11 @@ class _Block:
         if kind != "attn":
             return self._mixer_heads(name, size, owner)
         sizes = self._attention_sizes(owner)
-        if name in names.UP_PROJECTIONS or (name == "o" and size != sizes.n_heads * sizes.d_head):
-            return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 and self._latent(owner) else 0
+        if name in names.UP_PROJECTIONS or (name == "o" and self._latent(owner)):
+            return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 else 0
         heads = sizes.heads_of("q" if name == "q_gate" else name)
-        return heads if heads and heads * sizes.d_head == size else 0
+        width = getattr(self._parent(owner), "v_head_dim", None) if name in ("v", "o") else None
+        return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
 
     def _latent(self, owner: nn.Module) -> bool:
         """Whether the attention that holds a matrix compresses keys and values, so that heads have sizes of their own."""
