@@ -32,6 +32,8 @@ from tv.errors import ArchitectureError
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 #: A factor that explains the stream must also leave this little of the smallest term unexplained.
 UNEXPLAINED = 0.02
+#: A factor below it is none: what the stream gets is not this.
+NOTHING = 1e-4
 #: Prompts and positions of the test. The second prompt checks factors that the first one gave.
 _PROMPTS = 2
 
@@ -86,7 +88,7 @@ class _Proof:
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
-        forms = self._norm_forms()
+        forms = self.forms = self._norm_forms()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -163,8 +165,13 @@ class _Proof:
         return [path for path, _ in self.model.named_modules() if path in named or path.startswith(stacks)]
 
     def seen(self, path: str) -> Seen:
-        """What the module at `path` took and gave. Raises ArchitectureError where it was not called once."""
+        """What the module at `path` took and gave. Raises ArchitectureError where it was not called once.
+
+        A final norm that is called before the blocks too counts as it is called last.
+        """
         calls = self.calls.get(path, [])
+        if path == self.of.final_norm:
+            calls = calls[-1:]
         if len(calls) != 1:
             times = "never called" if not calls else f"called {len(calls)} times"
             self._refuse(f"{path} is {times} in a forward pass, where the instrument reads a single call")
@@ -178,7 +185,8 @@ class _Proof:
             self._refuse(
                 f"layer {block.layer} takes {list(pre.shape)} and gives {list(post.shape)}: more than a stream"
             )
-        best: tuple[float, list[str]] = (float("inf"), [])
+        best = float("inf")
+        block = self._without_followers(block)
         options = [self._outs(block, writer) for writer in block.writers]
         for fit in (_ones, _scalars, _vectors):
             for chosen in product(*options):
@@ -187,7 +195,7 @@ class _Proof:
                     continue
                 found = fit(pre, post, terms, self.tolerance)
                 if isinstance(found, float):
-                    best = min(best, (found, list(chosen)))
+                    best = min(best, found)
                     continue
                 carry, factors = found
                 writers = tuple(self._as_read(block, w, path) for w, path in zip(block.writers, chosen, strict=True))
@@ -196,24 +204,58 @@ class _Proof:
                 return replace(block, writers=writers), named, carry
         names = " + ".join(f"{writer.component}_out" for writer in block.writers)
         self._refuse(
-            f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best[0]:.2g}), nor "
+            f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best:.2g}), nor "
             "with a factor for each; this architecture scales or reroutes what it writes to the residual stream"
         )
 
+    def _without_followers(self, block: Block) -> Block:
+        """The block without parts that read what another part computed: they stand behind it, and write in its place.
+
+        The writers come in the order in which they are called.
+        """
+        called = list(self.calls)  # a module is listed as it returns
+        writers = sorted(block.writers, key=lambda writer: called.index(self._called(writer.path)))
+        behind = {path for writer in writers for path in self._behind(block, writer.path)}
+        return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
+
+    def _called(self, path: str) -> str:
+        self.seen(path)
+        return path
+
     def _outs(self, block: Block, writer: Writer) -> list[str]:
-        """What a writer may hand to the stream: as the rules say, itself, or a norm of the block that reads it."""
-        own = self.seen(writer.path).output
-        behind = []
-        for path, calls in self.calls.items():
-            inside = path.removeprefix(f"{block.path}.")
-            if inside != path and "." not in inside and len(calls) == 1 and "norm" in inside.lower():
+        """What a writer may hand to the stream: as the rules say, a part of the block that reads it, or itself.
+
+        Where a component adds the stream to its own output, it is its last matrix.
+        """
+        behind = self._behind(block, writer.path)
+        further = [path for first in behind for path in self._behind(block, first)]
+        last = [writer.head_in] if writer.head_in is not None else []
+        last += [m.path for m in self.of.modules if self._ends(m, block, writer)]
+        said = [writer.out] if len(self.calls.get(writer.out, [])) == 1 else []
+        return list(dict.fromkeys([*said, *further, *behind, writer.path, *last]))
+
+    def _behind(self, block: Block, path: str) -> list[str]:
+        """The parts of the block that read what the module at `path` gives."""
+        own = self.seen(path).output
+        found = []
+        for other, calls in self.calls.items():
+            inside = other.removeprefix(f"{block.path}.")
+            if inside != other and "." not in inside and other != path and len(calls) == 1:
                 taken = calls[0][0].input
                 if taken.shape == own.shape and self._same(taken, own):
-                    behind.append(path)
-        return list(dict.fromkeys([*([writer.out] if writer.out in self.calls else []), *behind, writer.path]))
+                    found.append(other)
+        return found
+
+    @staticmethod
+    def _ends(module: Module, block: Block, writer: Writer) -> bool:
+        """Whether a matrix is the last of a writer's."""
+        here = module.layer == block.layer and module.component == writer.component and module.expert < 0
+        return here and module.name.rstrip("_0123456789") in ("o", "out_proj", "down")
 
     def _as_read(self, block: Block, writer: Writer, out: str) -> Writer:
-        return replace(writer, out=out, post_norm=None if out == writer.path else out)
+        """The writer with what was found to write for it."""
+        behind = out != writer.path and not out.startswith(f"{writer.path}.")
+        return replace(writer, out=out, post_norm=out if behind else None)
 
     def _mids(
         self, writers: Sequence[Writer], stream: Tensor, terms: Sequence[Tensor], factors: Sequence[Factor]
@@ -234,7 +276,8 @@ class _Proof:
         for writer in block.writers:
             head = writer.head_module
             if head is not None and writer.head_in is not None:
-                told = self._linear(head) and self._same(self.seen(head.path).output, self.seen(writer.path).output)
+                whole = writer.path if writer.post_norm is not None else writer.out
+                told = self._linear(head) and self._same(self.seen(head.path).output, self.seen(whole).output)
                 if not told or (writer.post_norm is not None and writer.post_norm not in forms):
                     self.notes.append(f"heads of {writer.component} are not told apart")
                     writer = replace(writer, head_in=None, head_module=None)
@@ -266,7 +309,7 @@ class _Proof:
         if factor:
             experts[block.layer] = factor
         else:
-            self.notes.append("what single experts add is not shown: a norm stands behind their sum")
+            self.notes.append("what single experts add is not shown: their sum is not added as it is")
         return block
 
     def _experts(self, block: Block) -> float | None:
@@ -274,19 +317,19 @@ class _Proof:
         assert block.experts is not None
         owner, calls = self.model.get_submodule(block.experts), self.calls.get(block.experts, [])
         mlp = block.writer("mlp")
-        if len(calls) != 1 or len(calls[0][0].rest) < 2 or mlp is None:
+        if len(calls) != 1 or mlp is None:
             return None
-        call = calls[0][0]
-        matrices = mixture.experts_of(self.of, block.layer)
+        call, shape = calls[0][0], (_PROMPTS, self.n)
         try:
             with torch.inference_mode():
-                x, index, weights = (value.flatten(0, 1) for value in (call.input, *call.rest[:2]))
-                apart = mixture.total(owner, matrices, x, index, weights)
+                routed = mixture.Routed.of(call.input, call.rest, shape, lambda x: x.flatten(0, 1))
+                apart = mixture.total(owner, mixture.experts_of(self.of, block.layer), routed)
         except (RuntimeError, ValueError, IndexError, AttributeError, TypeError):
             return None
-        if not self._same(apart, call.output.flatten(0, 1)):
+        given = call.output.reshape(-1, call.output.shape[-1])
+        if not self._same(apart, given):
             return None
-        if mlp.post_norm is not None:
+        if mlp.post_norm is not None and mlp.post_norm not in self.forms:
             return 0.0
         seen, args, kwargs = self.calls[mlp.path][0]
         handle = owner.register_forward_hook(lambda _m, _a, out: 2 * out)
@@ -297,7 +340,8 @@ class _Proof:
             handle.remove()
         again = again[0] if isinstance(again, tuple) else again
         moved = (again.reshape(seen.output.shape) - seen.output).float()
-        factor, error = _multiple(moved, call.output.float().reshape(moved.shape))
+        summed = given.float().unflatten(0, (-1, moved.shape[0] * moved.shape[1])).sum(0)
+        factor, error = _multiple(moved, summed.reshape(moved.shape))
         return _snapped(factor) if error <= 100 * self.tolerance else 0.0
 
     def _chain(self, blocks: Sequence[Block]) -> None:
@@ -338,8 +382,8 @@ class _Proof:
         paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm}
         for path in paths:
             calls = self.calls.get(path, [])
-            if len(calls) == 1:
-                seen = calls[0][0]
+            if len(calls) == 1 or (calls and path == self.of.final_norm):
+                seen = calls[-1][0]
                 form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
                 if form is not None:
                     forms[path] = form
@@ -448,6 +492,8 @@ def _explains(
     tolerance: float,
 ) -> bool:
     """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
+    if any(float(torch.as_tensor(factor).abs().max()) < NOTHING for factor in factors):
+        return False
     smallest = min(float((factor * term).norm()) for factor, term in zip(factors, terms, strict=True))
     return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest
 
@@ -461,7 +507,8 @@ def _multiple(left: Tensor, right: Tensor) -> tuple[float, float]:
 def _snapped(value: float) -> float:
     """`value`, or the number of few digits that it is next to: what a configuration says."""
     rounded = float(f"{value:.4g}")
-    return rounded if abs(value - rounded) <= 2e-6 * max(abs(value), 1e-3) else value
+    near = abs(value - rounded) <= 2e-6 * max(abs(value), 1e-3)
+    return rounded if near else float(f"{value:.7g}")
 
 
 def _test_length(architecture: Architecture) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import sys
 import time
 from typing import Any
@@ -25,101 +26,44 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGE_TEXT,
 )
 
+from tests.architectures.sizes import OVERRIDES, TEXT, TOWER, VOCABULARY
+
 #: Every type with a causal class.
 TYPES: tuple[str, ...] = tuple(CAUSAL)
 #: Image-text types without a causal class.
 WRAPPERS: tuple[str, ...] = tuple(name for name in IMAGE_TEXT if name not in CAUSAL)
 #: The language models among the causal types that are decoders and nothing else.
-DECODERS: tuple[str, ...] = ()
+DECODERS: tuple[str, ...] = tuple(
+    """
+    qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe_text qwen3_5_moe gpt_oss gemma3 gemma3_text gemma3n_text gemma4
+    gemma4_text gemma4_unified gemma4_unified_text deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 llama4_text
+    llama4 glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa kimi_linear minimax minimax_m2 minimax_m3_vl_text mistral
+    ministral ministral3 granite granitemoe granitemoeshared granitemoehybrid granite_swa granitemoe_swa smollm3
+    phi3 phi phimoe olmo olmo2 olmo3 olmo_hybrid olmoe flex_olmo falcon_h1 falcon_mamba falcon mamba mamba2
+    jamba bamba lfm2 lfm2_moe lfm3 ernie4_5 ernie4_5_moe hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 exaone4
+    exaone_moe seed_oss apertus bitnet cohere cohere2 cohere2_moe nemotron nemotron_h qwen4_exp_text qwen4_exp
+    arcee afmoe dots1 solar_open longcat_flash mimo_v2_flash nanochat mellum laguna zaya zamba zamba2 youtu
+    vaultgemma recurrent_gemma helium jais2 hyperclovax inkling_text inkling2_text kolibri1 flint cwm diffllama
+    doge axk1 axk2 bailing_hybrid beam aria_text cohere_compass_text dots3_note_text minicpm3 internlm3
+    iquestcoder hrm_text xlstm dbrx jetmoe stablelm starcoder2 qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2
+    llama mixtral gpt2 gpt_neox gptj gpt_neo gpt_bigcode codegen bloom mpt opt persimmon moshi rwkv
+    modernbert-decoder
+    """.split()
+)
 
-VOCABULARY = 211
 #: Ids from here on are special tokens of some type; those below are plain text in all.
 TEXT_IDS = VOCABULARY - 20
 
-_TEXT: dict[str, Any] = {
-    **dict.fromkeys(["vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input"], VOCABULARY),
-    # widths
-    **dict.fromkeys(["hidden_size", "d_model", "n_embd", "emb_dim", "embedding_dim", "word_embed_proj_dim"], 48),
-    "embedding_size": 36,
-    # feed-forward
-    **dict.fromkeys(["intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "dff", "d_ff"], 80),
-    **dict.fromkeys(["dim_ff", "ffn_hidden_size", "d_inner", "feed_forward_size", "intermediate_size_mlp"], 80),
-    **dict.fromkeys(["moe_intermediate_size", "expert_ffn_hidden_size"], 24),
-    **dict.fromkeys(["shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim"], 40),
-    **dict.fromkeys(["moe_shared_expert_intermediate_size", "shared_experts_intermediate_size"], 40),
-    **dict.fromkeys(["dense_intermediate_size", "prefix_dense_intermediate_size"], 88),
-    # experts
-    **dict.fromkeys(["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"], 5),
-    **dict.fromkeys(["num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k"], 2),
-    "top_k_experts": 2,
-    **dict.fromkeys(["n_group", "topk_group", "num_expert_group", "first_k_dense_replace", "num_dense_layers"], 1),
-    # attention
-    **dict.fromkeys(["num_attention_heads", "n_head", "n_heads", "attention_heads", "decoder_attention_heads"], 4),
-    **dict.fromkeys(["encoder_attention_heads", "num_heads"], 4),
-    **dict.fromkeys(["num_encoder_attention_heads", "num_decoder_attention_heads", "swa_num_attention_heads"], 4),
-    **dict.fromkeys(["num_key_value_heads", "swa_num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"], 2),
-    **dict.fromkeys(["head_dim", "swa_head_dim", "kv_channels", "d_kv", "d_head", "dim_head", "rotary_dim"], 16),
-    "rotary_dim": 6,
-    "query_pre_attn_scalar": 16,
-    **dict.fromkeys(["qk_nope_head_dim", "v_head_dim"], 12),
-    "v_head_dim": 10,
-    "qk_rope_head_dim": 8,
-    "kv_lora_rank": 20,
-    "q_lora_rank": 28,
-    "o_lora_rank": 18,
-    **dict.fromkeys(["index_head_dim", "indexer_head_dim"], 16),
-    **dict.fromkeys(["index_n_heads", "indexer_n_heads"], 3),
-    **dict.fromkeys(["sliding_window", "sliding_window_size", "window_size", "attention_window_size"], 5),
-    **dict.fromkeys(["attention_chunk_size", "local_attention"], 6),
-    "index_topk": 6,
-    # linear attention and state spaces
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 12,
-    "linear_value_head_dim": 14,
-    "linear_num_heads": 3,
-    "linear_head_dim": 12,
-    **dict.fromkeys(["mamba_n_heads", "mamba_num_heads"], 6),
-    **dict.fromkeys(["mamba_d_head", "mamba_head_dim"], 16),
-    **dict.fromkeys(["mamba_d_state", "ssm_state_size", "state_size"], 9),
-    **dict.fromkeys(["mamba_dt_rank", "time_step_rank"], 7),
-    **dict.fromkeys(["mamba_n_groups", "n_groups"], 2),
-    **dict.fromkeys(["mamba_chunk_size", "chunk_size"], 8),
-    # depth
-    **dict.fromkeys(["num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "decoder_layers"], 2),
-    **dict.fromkeys(["encoder_layers", "num_decoder_layers", "num_encoder_layers", "layers"], 2),
-    # positions
-    **dict.fromkeys(["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions"], 128),
-    **dict.fromkeys(["original_max_position_embeddings", "model_max_length", "context_length"], 128),
-    **dict.fromkeys(["rotary_pct", "partial_rotary_factor"], 0.5),
-    # other
-    **dict.fromkeys(["hidden_size_per_layer_input", "laurel_rank"], 14),
-    "laurel_rank": 11,
-    "initializer_range": 0.02,
-}
-_TOWER: dict[str, Any] = {
-    **_TEXT,
-    **dict.fromkeys(["hidden_size", "d_model", "n_embd", "embed_dim", "width", "encoder_hidden_size"], 32),
-    **dict.fromkeys(["intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "mlp_dim", "d_ff"], 44),
-    **dict.fromkeys(["depth", "num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "layers"], 1),
-    **dict.fromkeys(["num_attention_heads", "num_heads", "encoder_attention_heads", "num_key_value_heads"], 4),
-    **dict.fromkeys(["head_dim", "attention_head_dim", "d_kv"], 8),
-    "out_hidden_size": 48,
-    "image_size": 28,
-    "patch_size": 14,
-    "num_mel_bins": 12,
-    "max_source_positions": 20,
-}
-#: What a type needs besides; a dictionary under a configuration's name goes into that configuration.
-OVERRIDES: dict[str, dict[str, Any]] = {}
-#: Types that cannot be built or run on text alone, and why.
-NOT_BUILT: dict[str, str] = {}
+_TOWER = re.compile("vision|audio|qformer|vq|encoder|vit|dit|sam|adapter")
+_TOKEN = re.compile("(token_(id|index)|(patch|start|end|newline)_id)$")
+_MLA = {"num_key_value_heads": "num_attention_heads", "head_dim": "qk_rope_head_dim"}
 
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
     """The configuration of a tiny model of this type."""
     cls = CONFIG_MAPPING[model_type]
-    return _shrunk(cls, cls.__dict__.get("_tiny_default") or _default(cls), OVERRIDES.get(model_type, {}), _TEXT, {})
+    decoder = {"is_decoder": True} if model_type in CAUSAL and "is_decoder" in _fields(cls) else {}
+    return _shrunk(cls, cls(), TEXT, decoder, {})
 
 
 def tiny_model(model_type: str, seed: int = 0) -> PreTrainedModel:
@@ -131,7 +75,8 @@ def tiny_model(model_type: str, seed: int = 0) -> PreTrainedModel:
     config = tiny_config(model_type)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _model_class(model_type)(config)
+        cls = _model_class(model_type)
+        model = cls(_own_part(cls, config))
         with torch.no_grad():
             for tensor in _stored(model):
                 tensor.nan_to_num_(0, 0, 0).add_(_noise(tensor))
@@ -176,39 +121,48 @@ def _noise(tensor: Tensor) -> Tensor:
     return size * (2 * torch.randint(2, tensor.shape) - 1)
 
 
-def _default(cls: type[PreTrainedConfig]) -> PreTrainedConfig:
-    return cls()
+def _own_part(cls: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a composite configuration that this class takes: Qwen3_5ForCausalLM takes the text part."""
+    parts = [part for part in vars(config).values() if isinstance(part, cls.config_class)]
+    return config if isinstance(config, cls.config_class) or not parts else parts[0]
 
 
 def _shrunk(
     cls: type[PreTrainedConfig],
     default: PreTrainedConfig,
-    overrides: dict[str, Any],
     sizes: dict[str, Any],
+    overrides: dict[str, Any],
     ids: dict[str, int],
 ) -> PreTrainedConfig:
-    names = {field.name for field in dataclasses.fields(cls)}
+    names = _fields(cls)
+    overrides = OVERRIDES.get(cls.model_type, {}) | overrides
     arguments = {name: value for name, value in sizes.items() if name in names}
-    arguments |= _layers(default, names)
-    arguments |= {name: _special(name, ids) for name in sorted(names) if _names_a_token(name)}
-    for name, sub in vars(default).items():
-        wanted = overrides.get(name)
-        if isinstance(sub, PreTrainedConfig):
-            kind = _TEXT if _is_text(name) else _TOWER
-            arguments[name] = _shrunk(type(sub), sub, wanted or {}, kind, ids)
-        elif name in cls.sub_configs and isinstance(wanted, dict):
-            sub_cls = cls.sub_configs[name]
-            arguments[name] = _shrunk(sub_cls, sub_cls(), wanted, _TEXT if _is_text(name) else _TOWER, ids)
-    arguments |= {name: value for name, value in overrides.items() if name not in cls.sub_configs or value is None}
-    return cls(**arguments)
+    arguments |= _mla(names) | _rotary(default) | _layers(default, names - arguments.keys())
+    arguments |= {name: _special(name, ids) for name in sorted(names) if _TOKEN.search(name)}
+    for name in cls.sub_configs:
+        part, wanted = getattr(default, name, None), overrides.get(name)
+        if part is None and isinstance(wanted, dict):
+            part = cls.sub_configs[name]()
+        if isinstance(part, PreTrainedConfig):
+            arguments[name] = _shrunk(type(part), part, TOWER if _TOWER.search(name) else TEXT, wanted or {}, ids)
+    return cls(**arguments | {name: value for name, value in overrides.items() if name not in cls.sub_configs})
 
 
-def _is_text(name: str) -> bool:
-    return not any(word in name for word in ("vision", "audio", "qformer", "vq", "encoder", "vit", "dit"))
+def _fields(cls: type[PreTrainedConfig]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
 
 
-def _names_a_token(name: str) -> bool:
-    return name.endswith(("_token_id", "_token_index"))
+def _mla(names: set[str]) -> dict[str, Any]:
+    """Multi-head latent attention: as many key heads as heads, and head_dim names their rotary part."""
+    if "kv_lora_rank" not in names:
+        return {}
+    return {name: TEXT[size] for name, size in _MLA.items() if name in names}
+
+
+def _rotary(default: PreTrainedConfig) -> dict[str, Any]:
+    """Rotary parameters whose part of a head stays even in tiny heads."""
+    rope = getattr(default, "rope_parameters", None)
+    return {"rope_parameters": rope | {"partial_rotary_factor": 0.5}} if rope and "partial_rotary_factor" in rope else {}
 
 
 def _special(name: str, ids: dict[str, int]) -> int:
@@ -222,7 +176,7 @@ def _layers(default: PreTrainedConfig, names: set[str]) -> dict[str, Any]:
     lists = {
         name: list(value)
         for name, value in vars(default).items()
-        if name in names and isinstance(value, (list, tuple)) and len(value) == depth
+        if name in names and isinstance(value, (list, tuple)) and len(value) == depth and list(value) != list(range(depth))
     }
     if not lists:
         return {}
