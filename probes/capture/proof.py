@@ -383,7 +383,7 @@ class _Proof:
         if len(calls) != 1:
             return False
         owner, seen = self.model.get_submodule(module.path), calls[0][0]
-        if not hasattr(owner, "weight") or module.parameter != f"{module.path}.weight" and not module.tied:
+        if not hasattr(owner, "weight") or (module.parameter != f"{module.path}.weight" and not module.tied):
             return False
         try:
             with torch.inference_mode():
