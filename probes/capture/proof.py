@@ -198,6 +198,13 @@ class _Proof:
                     best = min(best, found)
                     continue
                 carry, factors = found
+                nothing = [_is_nothing(factor) for factor in factors]
+                if any(nothing):
+                    kept = tuple(w for w, none in zip(block.writers, nothing, strict=True) if not none)
+                    if not kept:
+                        continue
+                    self._feeds(w.component for w, none in zip(block.writers, nothing, strict=True) if none)
+                    return self._block(replace(block, writers=kept), forms)
                 writers = tuple(self._as_read(block, w, path) for w, path in zip(block.writers, chosen, strict=True))
                 writers = self._mids(writers, pre * carry, terms, factors)
                 named = {w.component: f for w, f in zip(writers, factors, strict=True)}
@@ -214,9 +221,19 @@ class _Proof:
         The writers come in the order in which they are called.
         """
         called = list(self.calls)  # a module is listed as it returns
-        writers = sorted(block.writers, key=lambda writer: called.index(self._called(writer.path)))
+        once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
+        if len(once) < len(block.writers):  # a part that several blocks share, or that text never enters
+            self._feeds(writer.component for writer in block.writers if writer not in once)
+        if not once:
+            self._called(block.writers[0].path)
+        writers = sorted(once, key=lambda writer: called.index(writer.path))
         behind = {path for writer in writers for path in self._behind(block, writer.path)}
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
+
+    def _feeds(self, components: Iterable[Component]) -> None:
+        self.notes += [
+            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
+        ]
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -366,7 +383,7 @@ class _Proof:
         if len(calls) != 1:
             return False
         owner, seen = self.model.get_submodule(module.path), calls[0][0]
-        if not hasattr(owner, "weight") or module.parameter != f"{module.path}.weight" and not module.tied:
+        if not hasattr(owner, "weight") or (module.parameter != f"{module.path}.weight" and not module.tied):
             return False
         try:
             with torch.inference_mode():
@@ -492,10 +509,15 @@ def _explains(
     tolerance: float,
 ) -> bool:
     """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
-    if any(float(torch.as_tensor(factor).abs().max()) < NOTHING for factor in factors):
+    if _is_nothing(carry):  # a term that is the stream itself explains it, and no component
         return False
-    smallest = min(float((factor * term).norm()) for factor, term in zip(factors, terms, strict=True))
+    terms = [factor * term for factor, term in zip(factors, terms, strict=True) if not _is_nothing(factor)]
+    smallest = min((float(term.norm()) for term in terms), default=0.0)
     return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest
+
+
+def _is_nothing(factor: Factor) -> bool:
+    return float(torch.as_tensor(factor).abs().max()) < NOTHING
 
 
 def _multiple(left: Tensor, right: Tensor) -> tuple[float, float]:
