@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 import probes
 from tests.architectures.independent import Added, Bench
-from tests.architectures.whole_job import PROMPTS, word_tokenizer
+from tests.architectures.files import PROMPTS, word_tokenizer
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.resolve import resolve
 from tv.checkpoints.opening import open_checkpoint

@@ -1,4 +1,4 @@
-"""The whole job on a tiny pair of any type, from the files that transformers writes."""
+"""A tiny pair as files, and a suite of the whole job on them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-import probes
 
 PROMPTS = (
     {"id": "a1", "text": "the heart pumps", "target": " blood", "foil": " light", "domain": "medical"},
@@ -44,13 +42,13 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
 
 
-def whole_job(base: PreTrainedModel, tuned: PreTrainedModel, directory: Path, /, **changes: object) -> probes.Run:
-    """Save the pair in `directory` and run every stage on the files; `changes` override keys of SUITE."""
+def written(base: PreTrainedModel, tuned: PreTrainedModel, directory: Path) -> Path:
+    """The pair, its prompts and a suite of the whole job as files in `directory`; the suite's path."""
     for name, model in (("base", base), ("tuned", tuned)):
         model.save_pretrained(directory / name)
         word_tokenizer().save_pretrained(directory / name)
     (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS), encoding="utf-8")
-    models_of = {"base": str(directory / "base"), "tuned": {"moved": str(directory / "tuned")}}
+    pair = {"base": str(directory / "base"), "tuned": {"moved": str(directory / "tuned")}}
     suite = directory / "suite.yaml"
-    suite.write_text(json.dumps({**SUITE, **models_of, **changes}), encoding="utf-8")  # JSON is YAML
-    return probes.run(suite, out=directory / "run")
+    suite.write_text(json.dumps(SUITE | pair), encoding="utf-8")  # JSON is YAML
+    return suite
