@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import probes
+from tests.architectures.files import PROMPTS, answers
 from tests.architectures.independent import Added, Bench
-from tests.architectures.files import PROMPTS, word_tokenizer
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.resolve import resolve
 from tv.checkpoints.opening import open_checkpoint
@@ -69,9 +69,7 @@ def _changes(table: pd.DataFrame, benches: Sequence[Bench], prompt: dict[str, st
         added, error = bench.added([key for key in rows])
         errors["sum"] = max(errors["sum"], error)
         found.append(added)
-    words = word_tokenizer().get_vocab()
-    target, foil = (words[prompt[name].strip()] for name in ("target", "foil"))
-    pushes = [bench.pushes(added, target, foil) for bench, added in zip(benches, found, strict=True)]
+    pushes = [bench.pushes(added, *answers(prompt)) for bench, added in zip(benches, found, strict=True)]
     whole = {key for key in found[0] if key[2:] == (-1, -1)}
     if whole != {key for key in rows if key[2:] == (-1, -1)}:
         errors["contributions"] = float("inf")
@@ -115,7 +113,9 @@ def _gates(table: pd.DataFrame, benches: Sequence[Bench], errors: dict[str, floa
 
 
 def _packed(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    base, changed = (np.stack([np.frombuffer(row, np.uint8) for row in part[name]]) for name in ("gate_base", "gate_xor"))
+    base, changed = (
+        np.stack([np.frombuffer(row, np.uint8) for row in part[name]]) for name in ("gate_base", "gate_xor")
+    )
     return base, base ^ changed
 
 
@@ -169,17 +169,20 @@ def _grafts(
     owned = [name for name in names if architecture.component_of(name) == (last.layer, writer.component)]
     if not {*inside} <= {*owned}:
         yield float("inf")
-    yield _graft(run, effects, base, tuned, {name: None for name in owned}, ("component", last.layer, writer.component))
+    whole = ("component", last.layer, writer.component)
+    yield _graft(run, effects, base, tuned, {name: None for name in owned}, whole)
     matrices = [m for m in architecture.modules if m.kind == "linear" and m.component not in ("embed", "unembed")]
     matrix = matrices[len(matrices) // 2]
     parts: dict[str, Module | None] = {matrix.parameter: matrix}
     bias = f"{matrix.path}.bias" if matrix.expert < 0 else f"{matrix.parameter}_bias"
     parts |= {bias: matrix} if bias in names else {}
-    yield _graft(run, effects, base, tuned, parts, ("module", matrix.layer, matrix.component, matrix.name, matrix.expert))
+    yield _graft(
+        run, effects, base, tuned, parts, ("module", matrix.layer, matrix.component, matrix.name, matrix.expert)
+    )
     vectors = [m for m in architecture.others if m.kind == "vector"]
     for other in vectors[len(vectors) // 2 :][:1]:
-        where = ("module", other.layer, other.component, other.name, -1)
-        yield _graft(run, effects, base, tuned, {other.parameter: None}, where)
+        own = ("module", other.layer, other.component, other.name, -1)
+        yield _graft(run, effects, base, tuned, {other.parameter: None}, own)
     for group in architecture.groups[:1]:
         below = {name: None for name in names if name.startswith(f"{group.parameter}.")}
         yield _graft(run, effects, base, tuned, below, ("component", -1, group.component))
@@ -222,15 +225,15 @@ def _graft(
 
 def _by_prompt(run: probes.Run, model: PreTrainedModel) -> np.ndarray:
     """The logit difference of every prompt."""
-    words, answers = word_tokenizer().get_vocab(), run["prompts"].set_index("prompt_id").answer_pos
     tokens, values = run["tokens"], []
+    place = run["prompts"].set_index("prompt_id").answer_pos
     for prompt in PROMPTS:
         rows = tokens[tokens.prompt_id == prompt["id"]].sort_values("pos")
         with torch.no_grad():
             ids = torch.tensor([rows.token_id.tolist()])
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
-        at = logits[int(answers[prompt["id"]])].double()
-        values.append(float(at[words[prompt["target"].strip()]] - at[words[prompt["foil"].strip()]]))
+        at, (target, foil) = logits[int(place[prompt["id"]])].double(), answers(prompt)
+        values.append(float(at[target] - at[foil]))
     return np.array(values)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PROMPTS = (
@@ -13,6 +14,7 @@ PROMPTS = (
     {"id": "a2", "text": "the liver cleans all of the", "target": " blood", "foil": " room", "domain": "medical"},
     {"id": "b1", "text": "two and two and then two make in all", "target": " six", "foil": " four", "domain": "math"},
 )
+_ANSWERS = ("target", "foil")
 SUITE = {
     "name": "tiny",
     "prompts": [{"file": "prompts.jsonl"}],
@@ -32,14 +34,29 @@ SUITE = {
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A token a word: the ids of all prompts lie below any tiny vocabulary's special tokens."""
-    words = " ".join(" ".join((row["text"], row["target"], row["foil"])) for row in PROMPTS).split()
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<bos>", "<eos>", "<pad>", "<unk>", *words]))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    """A token a word of the prompts: all ids lie below any tiny vocabulary's special tokens.
+
+    Byte-level BPE, as most types' own tokenizer classes are, which some load it as.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    trainer = trainers.BpeTrainer(vocab_size=180, special_tokens=list(special.values()), show_progress=False)
+    tokenizer.train_from_iterator([" ".join(part for row in PROMPTS for part in _texts(row))] * 4, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
-    special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
+
+
+def answers(prompt: Mapping[str, str]) -> tuple[int, int]:
+    """The ids of a prompt's target and foil, a token each."""
+    of_target, of_foil = (word_tokenizer()(prompt[name], add_special_tokens=False).input_ids for name in _ANSWERS)
+    assert len(of_target) == len(of_foil) == 1
+    return of_target[0], of_foil[0]
+
+
+def _texts(prompt: Mapping[str, str]) -> tuple[str, str, str]:
+    return prompt["text"], prompt["text"] + prompt["target"], prompt["text"] + prompt["foil"]
 
 
 def written(base: PreTrainedModel, tuned: PreTrainedModel, directory: Path) -> Path:

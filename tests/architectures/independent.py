@@ -54,7 +54,7 @@ class Bench:
         return out
 
     def arriving(self, given: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """What the final norm reads when components give this, by path, and all others nothing: (given, pos, d_model)."""
+        """What the final norm reads, (given, pos, d_model), when components give this and all others nothing."""
         edits = {}
         for _, writer in self.writers:
             own = self.written(writer.path)

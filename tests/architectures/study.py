@@ -79,9 +79,7 @@ def study(model_type: str, stages: Sequence[str] = STAGES, backends: Sequence[st
     return record
 
 
-def _compare(
-    record: Record, run: probes.Run, base: PreTrainedModel, tuned: PreTrainedModel, directory: Path
-) -> None:
+def _compare(record: Record, run: probes.Run, base: PreTrainedModel, tuned: PreTrainedModel, directory: Path) -> None:
     record.rows = _in_no_row(run["weights"], base)
     record.components = " ".join(dict.fromkeys(run["changes"].sort_values("layer").component))
     checks = run["checks"]
@@ -118,7 +116,7 @@ def _by_backend(backend: str, suite: Path, run: probes.Run, directory: Path) -> 
     try:
         other = probes.run(suite, out=directory / backend, stages=["capture"], settings=settings)
     except InputError as error:
-        return _line(error)
+        return _line(error).replace(f"{directory}/", "")
     except Exception as error:
         return f"traceback: {type(error).__name__}: {_line(error)} [{_where(error)}]"
     for table in ("gates", "changes", "ledger"):
