@@ -374,8 +374,9 @@ class _Proof:
         calls = self.calls.get(module.path, [])
         if len(calls) != 1:
             return False
+        ends = (calls[0][0].input,) if module.kind == "embed" else (calls[0][0].input, calls[0][0].output)
         axis = forms[module.path].position_dim if module.path in forms else 1
-        if not all(self._by_place(x, axis) for x in calls[0][0][: 1 if module.kind == "embed" else 2]):
+        if not all(self._by_place(x, axis) for x in ends):
             return False
         if module.kind == "norm":
             return module.path in forms
