@@ -137,7 +137,7 @@ def _shrunk(
     names = _fields(cls)
     overrides = OVERRIDES.get(cls.model_type, {}) | overrides
     arguments = {name: value for name, value in sizes.items() if name in names}
-    arguments |= _mla(names) | _rotary(default) | _layers(default, names - arguments.keys())
+    arguments |= (_mla(names) or _rotary(default)) | _layers(default, names - arguments.keys())
     arguments |= {name: _special(name, ids) for name in sorted(names) if _TOKEN.search(name)}
     for name in cls.sub_configs:
         part, wanted = getattr(default, name, None), overrides.get(name)
