@@ -60,7 +60,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "swa_v_head_dim": 14,
     },
     "dots3_note": {"vision_config": {"adapter_in_dim": 32}, "audio_config": {"adapter_input_size": 32}},
-    "emu3": {"vq_config": _VQ | {"codebook_size": 16}},
+    "emu3": {
+        "vocabulary_map": {"<image>": 200, "<|extra_200|>": 199, "<|visual token 000000|>": 198},
+        "vq_config": _VQ | {"codebook_size": 16},
+    },
     "ernie4_5_vl_moe_text": {
         "moe_intermediate_size": [24, 22],
         "rope_parameters": _ROPE | {"mrope_section": [2, 2, 2]},
@@ -154,6 +157,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "laguna": {"layer_types": [_FULL, _SLIDING], "num_attention_heads_per_layer": [4, 6]},
     "lfm2": {"layer_types": ["conv", _FULL], "block_multiple_of": 8},
     "lfm2_moe": {"num_hidden_layers": 3, "layer_types": ["conv", _FULL, "conv"]},
+    "llama4_vision_model": {
+        "intermediate_size": 128,  # four pixels of its width
+        "projector_input_dim": 40,
+        "projector_output_dim": 40,
+        "vision_output_dim": 40,
+    },
     "llama4_text": {
         "layer_types": ["chunked_attention", _FULL],
         "no_rope_layers": [1, 0],
@@ -182,6 +191,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "index_topk_blocks": 2,
     },
     "mllama_text_model": {"num_hidden_layers": 3, "cross_attention_layers": [1]},
+    "mllama_vision_model": {"num_global_layers": 1, "intermediate_layers_indices": [0], "vision_output_dim": 64},
     "molmo2": {
         "vision_config": {"image_size": [28, 28]},
         "adapter_config": {"vision_feature_layer": [0], "text_hidden_size": 48},
@@ -219,6 +229,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "shape_vocab_size": VOCABULARY,
     },
     "unlimited_ocr_sam_vision_model": {"downsample_channels": [20, 32]},
+    "xlm": {"causal": True},
     "xglm": _PADDED_POSITIONS,
     "xlm-roberta": _PADDED_POSITIONS,
     "xlm-roberta-xl": _PADDED_POSITIONS,
