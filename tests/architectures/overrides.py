@@ -8,6 +8,8 @@ from tests.architectures.sizes import VOCABULARY
 
 _FULL, _SLIDING, _LINEAR = "full_attention", "sliding_attention", "linear_attention"
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+#: Published configurations give it, although the class has no field of the name.
+_HEAD_DIM = {"head_dim": 16}
 #: A position table that has a place for pad_token_id and those after it.
 _PADDED_POSITIONS = {"max_position_embeddings": 300}
 _BIGBIRD = {"attention_type": "original_full"}
@@ -48,7 +50,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v2": _GROUPS | {"topk_method": "group_limited_greedy"},
     "deepseek_v3": _GROUPS,
     "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4}},
-    "dots1": {"n_shared_experts": 1},
+    "dots1": _HEAD_DIM | {"n_shared_experts": 1},
     "dots3_note_text": {
         "head_dim": 20,
         "swa_num_attention_heads": 3,
@@ -75,6 +77,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "resampler_heads": 2,
         "resampler_num_latents": 4,
     },
+    "exaone4": _HEAD_DIM,
+    "exaone_moe": _HEAD_DIM,
     "falcon_h1": {
         "mamba_d_ssm": 96,
         "lm_head_multiplier": 0.7,
@@ -125,7 +129,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_text": _GEMMA4,
     "gemma4_unified": {"vision_config": {}, "audio_config": {}},
     "gemma4_unified_text": {"global_head_dim": 24},
-    "glm4v_moe_text": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 1]}},
+    "glm4_moe": _HEAD_DIM,
+    "glm4v_moe_text": _HEAD_DIM
+    | {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}},
     "glm4v_text": {"rope_parameters": _ROPE | {"mrope_section": [2, 2, 2]}},
     "glm5_next_text": {"qk_rope_head_dim": 0, "head_dim": 0, "index_kpool": 2},
     "glm_ocr_text": {"rope_parameters": _ROPE | {"mrope_section": [2, 2, 2]}},
@@ -206,6 +212,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_thinker": {"vision_start_token_id": 192},
     "qwen2_5_vl_text": {"rope_parameters": _ROPE | {"mrope_section": [2, 2, 2]}},
     "qwen2_vl_text": {"rope_parameters": _ROPE | {"mrope_section": [2, 2, 2]}},
+    "qwen3_moe": _HEAD_DIM,
+    "qwen3_omni_moe_text": _HEAD_DIM,
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 192},
     "qwen4_exp_text": {
         "indexer_kv_heads": 1,
