@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit, pieces, replaced
+from probes.capture.skipping import recording, skipping
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
@@ -109,40 +110,6 @@ def values_under(
                 if told:
                     told(b * len(swaps) + i + 1, len(batches) * len(swaps))
     return _joined(plain), np.stack([_joined(row) for row in under]) if swaps else np.zeros((0, len(_joined(plain))))
-
-
-@contextmanager
-def recording(model: nn.Module, architecture: Architecture, outputs: dict[int, Any]) -> Iterator[None]:
-    """Every block's output, as the block returns it, by layer."""
-    handles = []
-    try:
-        for block in architecture.blocks:
-
-            def hook(_module: nn.Module, _args: Any, output: Any, layer: int = block.layer) -> None:
-                outputs[layer] = output
-
-            handles.append(model.get_submodule(block.path).register_forward_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def skipping(model: nn.Module, architecture: Architecture, outputs: Mapping[int, Any], first: int) -> Iterator[None]:
-    """Blocks before `first` return what they returned before, without computing it."""
-    skipped = [(model.get_submodule(block.path), block.layer) for block in architecture.blocks if block.layer < first]
-    kept = [(module, module.__dict__.get("forward")) for module, _ in skipped]  # accelerate may have set one
-    try:
-        for module, layer in skipped:
-            module.forward = lambda *_args, _output=outputs[layer], **_kwargs: _output
-        yield
-    finally:
-        for module, forward in kept:
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = forward
 
 
 def _joined(parts: Sequence[Tensor]) -> Floats:

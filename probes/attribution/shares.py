@@ -28,6 +28,7 @@ class Shares:
     modules: dict[Module, Float[Tensor, "batch pos"]] = field(default_factory=dict)
     heads: dict[Module, Float[Tensor, "batch head"]] = field(default_factory=dict)
     neurons: dict[tuple[int, int], Float[Tensor, "batch d_ff"]] = field(default_factory=dict)  # by layer, expert
+    wholes: dict[Module, Float[Tensor, " batch"]] = field(default_factory=dict)  # of parameters that tokens do not cut
 
     def add(self, other: Shares, weight: float = 1.0) -> None:
         """Add `weight` times the other's, in place."""
@@ -41,15 +42,16 @@ class Shares:
             {module: value[i, :n].clone() for module, value in self.modules.items()},
             {module: value[i].clone() for module, value in self.heads.items()},
             {place: value[i].clone() for place, value in self.neurons.items()},
+            {module: value[i].clone() for module, value in self.wholes.items()},
         )
 
     def total(self) -> float:
         """Σ over every module and token."""
-        return sum(float(value.double().sum()) for value in self.modules.values())
+        return sum(float(value.double().sum()) for value in (*self.modules.values(), *self.wholes.values()))
 
     @property
     def _all(self) -> tuple[dict[Any, Tensor], ...]:
-        return self.modules, self.heads, self.neurons
+        return self.modules, self.heads, self.neurons, self.wholes
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,13 @@ def _summed(shares: Shares, granularity: Granularity, architecture: Architecture
                 for head, value in enumerate(values.tolist()):
                     sums[Unit(granularity, module.layer, module.component, head=head)] += value
     else:
-        for module, tokens in shares.modules.items():
+        for module, tokens in (*shares.modules.items(), *shares.wholes.items()):
             place = module.layer, str(module.component)
             if granularity == "component":
                 unit = Unit("component", *place)
             elif granularity == "module":
+                if module.kind == "group":
+                    continue
                 unit = Unit("module", *place, module.name, expert=module.expert)
             elif module.expert >= 0:
                 unit = Unit("expert", *place, expert=module.expert)

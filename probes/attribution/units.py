@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tv.architecture.anatomy import COMPONENTS, Architecture, Module
+from tv.architecture.anatomy import Architecture, Module
 
 Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron", "type", "all"]
-#: A module's rows (True) or columns (False) belong to neurons of the MLP.
+#: A module's rows (True) or columns (False) belong to neurons of the MLP, or of the expert that all tokens share.
 _NEURON_ROWS = {"gate": True, "up": True, "down": False}
+_NEURON_ROWS |= {f"shared_{name}": rows for name, rows in _NEURON_ROWS.items()}
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Piece:
 
 def components(architecture: Architecture) -> list[Unit]:
     """All components, by depth. Every parameter belongs to exactly one."""
-    blocks = [Unit("component", block.layer, name) for block in architecture.blocks for name in COMPONENTS]
-    return [Unit("component", -1, "embed"), *blocks, Unit("component", architecture.n_layers, "unembed")]
+    places = {(-1, group.component): None for group in architecture.groups} | {(-1, "embed"): None}
+    places |= {(block.layer, writer.component): None for block in architecture.blocks for writer in block.writers}
+    places |= {(module.layer, module.component): None for module in (*architecture.others, *architecture.modules)}
+    return [Unit("component", *place) for place in sorted(places, key=lambda place: place[0])]
 
 
 def component_name(layer: int, component: str) -> str:
@@ -76,10 +79,16 @@ def units_of(architecture: Architecture, granularity: Granularity) -> list[Unit]
     if granularity == "component":
         return components(architecture)
     units: dict[Unit, None] = {}  # in order, once
-    for module in architecture.modules:
+    for module in _all(architecture):
         for unit in _units(module, granularity, architecture):
             units.setdefault(unit)
     return list(units)
+
+
+def _all(architecture: Architecture) -> list[Module]:
+    """Its modules and other parameters, by depth; a group is a component and no module."""
+    others = [module for module in architecture.others if module.kind != "group"]
+    return sorted((*architecture.modules, *others), key=lambda module: module.layer)
 
 
 def _units(module: Module, granularity: Granularity, architecture: Architecture) -> Iterator[Unit]:
@@ -91,7 +100,7 @@ def _units(module: Module, granularity: Granularity, architecture: Architecture)
     elif granularity == head_granularity(module, architecture):
         for head in range(module.n_heads):
             yield Unit(granularity, *place, head=head)
-    elif granularity == "neuron" and module.name == "down":
+    elif granularity == "neuron" and module.name in ("down", "shared_down"):
         for neuron in range(module.shape[1]):
             yield Unit("neuron", *place, expert=module.expert, neuron=neuron)
 
@@ -100,7 +109,16 @@ def head_granularity(module: Module, architecture: Architecture) -> Granularity 
     """Whether a module splits by heads, or by key-value heads that several heads share; None for neither."""
     if not module.n_heads:
         return None
-    return "kv_head" if module.name in ("k", "v") and architecture.n_kv_heads < architecture.n_heads else "head"
+    shares = module.name in ("k", "v") and _query_heads(module, architecture) > module.n_heads
+    return "kv_head" if shares else "head"
+
+
+def _query_heads(module: Module, architecture: Architecture) -> int:
+    """The heads of the queries that a layer's keys or values serve."""
+    try:
+        return architecture.module(module.layer, "q").n_heads
+    except KeyError:
+        return module.n_heads
 
 
 def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) -> list[Piece]:
@@ -112,7 +130,7 @@ def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) ->
         return [Piece(name) for name in parameters if architecture.component_of(name) == place]
     names = set(parameters)
     unit_pieces: list[Piece] = []
-    for module in architecture.modules:
+    for module in _all(architecture):
         if module.layer == unit.layer and module.component == unit.component and not module.tied:
             unit_pieces += _pieces(architecture, unit, module, names)
     return unit_pieces
@@ -132,7 +150,7 @@ def _pieces(architecture: Architecture, unit: Unit, module: Module, names: set[s
         cols, which = belongs and not rows, torch.tensor([unit.neuron])
     else:
         belongs = head_granularity(module, architecture) == unit.granularity
-        rows = belongs and module.name != "o"
+        rows = belongs and not module.from_heads
         cols, which = belongs and not rows, None
         if belongs:
             size = module.shape[0 if rows else 1] // module.n_heads
@@ -140,19 +158,18 @@ def _pieces(architecture: Architecture, unit: Unit, module: Module, names: set[s
     if rows:
         index = _rows(module, which)
         yield Piece(module.parameter, module.expert, 1 if module.transposed else 0, index)
-        bias = f"{module.path}.bias"
-        if bias in names and module.expert < 0:
-            yield Piece(bias, index=index)
+        bias = f"{module.path}.bias" if module.expert < 0 else f"{module.parameter}_bias"
+        if bias in names and module.kind in ("linear", "norm"):
+            yield Piece(bias, module.expert, 0, index)
     elif cols:
         yield Piece(module.parameter, module.expert, 0 if module.transposed else 1, which)
 
 
 def _rows(module: Module, which: Int[Tensor, " k"] | None) -> Int[Tensor, " k"] | None:
     """Rows of a module as rows of the parameter that holds it; None for all of them."""
-    if not module.ranges:
+    if module.rows is None:
         return which
-    stored_rows = torch.cat([torch.arange(start, stop) for start, stop in module.ranges])
-    return stored_rows if which is None else stored_rows[which]
+    return module.rows if which is None else module.rows[which]
 
 
 def replaced(

@@ -45,14 +45,21 @@ def estimate(
     n_tuned, n_layers = len(suite.tuned), architecture.n_layers
     domains = len({item.prompt.domain for item in encoded})
     n_mixtures = sum(block.experts is not None for block in architecture.blocks)
-    widths = [  # of every gate pattern of a place
-        architecture.module(block.layer, "up", expert).shape[0]
+    widths = [block.gate.shape[0] for block in architecture.blocks if block.gate is not None]
+    widths += [  # of every gate pattern of a place
+        architecture.module(block.layer, "up", 0).shape[0]
         for block in architecture.blocks
-        for expert in ([-1] if block.gate is not None else [0] * experts_per_token)
+        if block.experts is not None
+        for _ in range(experts_per_token)
     ]
     neurons = sum(module.shape[0] for module in architecture.modules if module.name == "up")
-    parts = {"attn_out": 1, "head_out": architecture.n_heads, "mlp_out": 1}
-    components = 1 + n_layers * sum(parts.get(site, 0) for site in suite.sites)
+    writers = [writer for block in architecture.blocks for writer in block.writers]
+    parts = {
+        "attn_out": sum(writer.component != "mlp" for writer in writers),
+        "head_out": sum(writer.head_module.n_heads for writer in writers if writer.head_module is not None),
+        "mlp_out": sum(writer.component == "mlp" for writer in writers),
+    }
+    components = 1 + sum(parts.get(site, 0) for site in suite.sites)
     components += n_mixtures * experts_per_token * ("mlp_out" in suite.sites)
     modules = sum(module.expert < 0 for module in architecture.modules) + 3 * n_mixtures * experts_per_token
     rows = {
@@ -106,7 +113,10 @@ def _width(site: str, architecture: Architecture) -> int:
     """Entries of one vector of a site."""
     if site in ("gate", "gate_act", "up"):
         return max((module.shape[0] for module in architecture.modules if module.name == "up"), default=0)
-    return architecture.n_heads * architecture.d_head if site == "head_out" else architecture.d_model
+    if site == "head_out":
+        heads = [writer.head_module for block in architecture.blocks for writer in block.writers]
+        return max((module.shape[1] for module in heads if module is not None), default=0)
+    return architecture.d_model
 
 
 def _gigabytes(size: int) -> str:

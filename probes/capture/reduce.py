@@ -39,7 +39,7 @@ class Piece:
 class Fixed:
     """What the reductions of a pair need and no batch changes."""
 
-    grams: Mapping[int, residual.HeadGrams]  # by layer
+    grams: Mapping[tuple[int, str], residual.HeadGrams]  # by layer and component
     splits: Mapping[Module, ledger.Split]
     delta_norms: Mapping[Module, float]  # ‖T‖_F
     readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
@@ -63,24 +63,27 @@ class BatchReducer:
     pieces: list[Piece] = field(default_factory=list)
     counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain
     scales: tuple[Tensor, Tensor] | None = None  # of the final norm, at `places`, base and tuned
+    waiting: list[tuple[Site, int, Tensor, Tensor, Tensor]] = field(default_factory=list)  # of experts before a norm
     overlaps: dict[int, Tensor] = field(default_factory=dict)  # of the chosen experts, by layer, at `places`
 
     def __call__(self, read: Read, base: Seen, tuned: Seen) -> None:
         """The reduction of one hook, for every site that it serves."""
         for site in read.sites:
-            if site.name in self.fixed.keep:
+            if site.kind in self.fixed.keep:
                 self._vectors(site, base, tuned)
-            for measure in self.fixed.measures.get(site.name, ()):
+            for measure in self.fixed.measures.get(site.kind, ()):
                 self._registered(measure, site, base, tuned)
             if site.name == "gate":
                 self._gates(site, base.at(site), tuned.at(site))
-            elif site.name in ("embed_out", "attn_out", "mlp_out"):
+            elif site.kind in ("embed_out", "attn_out", "mlp_out"):
+                if self.waiting and site.component == "mlp":
+                    self._through_norm(read, base, tuned)
                 self._contribution(site, base.at(site), tuned.at(site))
-            elif site.name == "head_out":
+            elif site.kind == "head_out":
                 self._heads(site, base, tuned)
             elif site.name == "resid_final":
-                form = self.pair.norms[read.path]
-                at_base, at_tuned = (x.float() for x in self._take(base.input, tuned.input))
+                form = self.pair.norms[self.pair.architecture.final_norm]
+                at_base, at_tuned = (x.float() for x in self._take(base.at(site), tuned.at(site)))
                 self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
             elif site.name == "resid_post" and self.fixed.readers:
                 at_base, at_tuned = (self.ledger_places.take(seen.at(site)) for seen in (base, tuned))
@@ -126,7 +129,9 @@ class BatchReducer:
 
     def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
         at_base, at_tuned = self._take(base, tuned)
-        self._compare(site, site.name.removesuffix("_out"), -1, at_base, at_tuned, self.places)
+        factors = (flow.factor(site.layer, site.component) for flow in self.pair.flows)
+        at_base, at_tuned = (scaled(x, factor) for x, factor in zip((at_base, at_tuned), factors, strict=True))
+        self._compare(site, site.component, -1, at_base, at_tuned, self.places)
 
     def _compare(self, site: Site, component: str, expert: int, base: Tensor, tuned: Tensor, places: Places) -> None:
         row = places.rows(base.device)
@@ -135,45 +140,72 @@ class BatchReducer:
 
     def _heads(self, site: Site, base: Seen, tuned: Seen) -> None:
         z, z_tuned = self._take(base.input, tuned.input)
-        post_norm = self.pair.architecture.blocks[site.layer].attn_post_norm
+        writer = self.pair.architecture.blocks[site.layer].writer(site.component)
+        post_norm = None if writer is None else writer.post_norm
         if post_norm is not None:  # heads are seen through the norm that follows the projection, its scale frozen
             form = self.pair.norms[post_norm]
-            out, out_tuned = self._take(base.output, tuned.output)
+            out, out_tuned = self._take(base.output, tuned.output)  # of the projection, which the norm reads
             z, z_tuned = z / form.scale(out.float()), z_tuned / form.scale(out_tuned.float())
         row = self.places.rows(z.device)
-        grams = self.fixed.grams[site.layer]
+        grams = self.fixed.grams[site.layer, site.component]
         heads = residual.compare_heads(z, z_tuned, grams, self.read_base, self.read_tuned, row)
-        self._add("changes", site, {"component": "attn", "expert": -1}, vars(heads), self.places)
+        self._add("changes", site, {"component": site.component, "expert": -1}, vars(heads), self.places)
 
     def _experts(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
         """Every expert at the places that chose it, in either model or (gates and ledger) in both."""
-        x, x_tuned = self._take(base.input, tuned.input)
-        (index, weights), (index_tuned, weights_tuned) = (
-            tuple(self.places.take(value).to(x.device) for value in seen.rest) for seen in (base, tuned)
+        device = base.input.device
+        routed, routed_tuned = (
+            mixture.Routed.of(seen.input, seen.rest, self.places.shape, self.places.take).to(device)
+            for seen in (base, tuned)
         )
-        owner, owner_tuned = (model.get_submodule(read.path) for model in (self.pair.base, self.pair.tuned))
-        self.overlaps[site.layer] = mixture.overlap(index, index_tuned)
-        in_ledger = torch.isin(self.places.flat(x.device), self.ledger_places.flat(x.device))
-        for matrices in mixture.experts_of(self.pair.architecture, site.layer):
-            expert = matrices.gate.expert
-            by_base, by_tuned = mixture.chose(index, expert), mixture.chose(index_tuned, expert)
+        owner, owner_tuned = (model.get_submodule(read.path) for model in self.pair.models)
+        all_experts = mixture.experts_of(self.pair.architecture, site.layer)
+        self.overlaps[site.layer] = mixture.overlap(routed, routed_tuned, [m.expert for m in all_experts])
+        in_ledger = torch.isin(self.places.flat(device), self.ledger_places.flat(device))
+        for matrices in all_experts:
+            expert = matrices.expert
+            by_base, by_tuned = routed.chosen(expert), routed_tuned.chosen(expert)
             either = (by_base | by_tuned).nonzero()[:, 0]
             if not len(either):
                 continue
-            here = mixture.run_expert(owner, matrices, x[either], index[either], weights[either])
+            here = mixture.run_expert(owner, matrices, routed.into(expert, either), routed.share(expert, either))
             there = mixture.run_expert(
-                owner_tuned, matrices, x_tuned[either], index_tuned[either], weights_tuned[either]
+                owner_tuned, matrices, routed_tuned.into(expert, either), routed_tuned.share(expert, either)
             )
             places = self.places[either]
-            self._compare(site, "mlp", expert, here.contribution, there.contribution, places)
+            if all(site.layer in flow.experts for flow in self.pair.flows):
+                self._add_expert(site, expert, either, here.contribution, there.contribution)
             both = (by_base & by_tuned)[either].nonzero()[:, 0]
             if len(both):
-                bits, bits_tuned = gates.gate_bits(here.gate[both]), gates.gate_bits(there.gate[both])
+                shown = (matrices.pattern.outputs(e.entered[both]) for e in (here, there))
+                bits, bits_tuned = (gates.gate_bits(x) for x in shown)
                 self._patterns(site, expert, bits, bits_tuned, places[both])
             accounted = (by_base & by_tuned & in_ledger)[either].nonzero()[:, 0]
             if len(accounted) and self.fixed.delta_norms:
                 owners = owner, owner_tuned
                 self._expert_ledger(site, matrices, owners, (here, there), accounted, places[accounted])
+
+    def _add_expert(self, site: Site, expert: int, index: Int[Tensor, " m"], base: Tensor, tuned: Tensor) -> None:
+        """What one expert adds: now, or once the norm behind the experts' sum has been seen."""
+        added = [scaled(x, flow.experts[site.layer]) for x, flow in zip((base, tuned), self.pair.flows, strict=True)]
+        mlp = self.pair.architecture.blocks[site.layer].writer("mlp")
+        if mlp is not None and mlp.post_norm is not None:
+            self.waiting.append((site, expert, index, added[0], added[1]))
+        else:
+            self._compare(site, "mlp", expert, added[0], added[1], self.places[index])
+
+    def _through_norm(self, read: Read, base: Seen, tuned: Seen) -> None:
+        """The experts that waited for the norm behind their sum, seen through it with its scale frozen."""
+        form, waiting, self.waiting = self.pair.norms[read.path], self.waiting, []
+        entering = self._take(base.input, tuned.input)
+        for site, expert, index, *added in waiting:
+            seen = [
+                (x.float() - form.mean(x.float())) / form.scale(whole[index].float()) * form.gain(norm).to(x.device)
+                for x, whole, norm in zip(
+                    added, entering, (m.get_submodule(read.path) for m in self.pair.models), strict=True
+                )
+            ]
+            self._compare(site, "mlp", expert, seen[0], seen[1], self.places[index])
 
     def _expert_ledger(
         self,
@@ -185,12 +217,11 @@ class BatchReducer:
         places: Places,
     ) -> None:
         for module, enters, leaves in (
-            (matrices.gate, "x", "gate"),
-            (matrices.up, "x", "up"),
-            (matrices.down, "hidden", "down"),
+            *((module, "x", "entered") for module in matrices.entering),
+            (matrices.down, "hidden", "out"),
         ):
             x, x_tuned = (getattr(part, enters)[index] for part in parts)
-            y, y_tuned = (getattr(part, leaves)[index] for part in parts)
+            y, y_tuned = (module.outputs(getattr(part, leaves)[index]) for part in parts)
             terms = self._linear(module, owners, x, x_tuned, y, y_tuned, None)
             self._add("ledger", site, {"module": module.name, "expert": module.expert}, vars(terms), places)
 
@@ -244,7 +275,7 @@ class BatchReducer:
             weight,
             weight_tuned,
             delta_norm=self.fixed.delta_norms[module],
-            bias=bias_of(module, owners[0]),
+            bias=bias_of(module, owners[0]) if module.expert < 0 else mixture.expert_bias(module, owners[0]),
             bias_change=bias_change(module, *owners),
             split=self.fixed.splits.get(module),
             checked=checked,
@@ -257,9 +288,17 @@ class BatchReducer:
         self.pieces.append(Piece(table, site.layer, labels, dict(columns), chosen, site))
 
 
+def scaled(x: Float[Tensor, "n d_model"], factor: float | Tensor) -> Float[Tensor, "n d_model"]:
+    """What a component computed, as it reaches the stream."""
+    if isinstance(factor, Tensor):
+        return x.float() * factor.to(x.device)
+    return x if factor == 1.0 else x.float() * factor
+
+
 def bias_change(module: Module, base: nn.Module, tuned: nn.Module) -> Float[Tensor, " rows"] | None:
     """Δb of a module, float32, of the rows in common; None where it has no bias."""
-    before, after = bias_of(module, base), bias_of(module, tuned)
+    bias = bias_of if module.expert < 0 else mixture.expert_bias
+    before, after = bias(module, base), bias(module, tuned)
     if before is None or after is None:
         return None
     before, after = common_rows(before, after)

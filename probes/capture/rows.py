@@ -83,7 +83,7 @@ class ShardTables:
         """Write the collected columns of one table, layer and site; return the number of rows."""
         table, layer, site = key
         parts = self.parts[key]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns = {name: _stacked([part[name] for part in parts]) for name in parts[0]}
         if layer is not None or table == "tokens":
             order = np.lexsort([columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns])
             columns = {name: values[order] for name, values in columns.items()}
@@ -134,7 +134,7 @@ class ShardTables:
             chosen = [set(positions(item, self.suite.edit_distance)) for item in batch.encoded]
             places = zip(piece.places.row.tolist(), piece.places.pos.tolist(), strict=True)
             at = np.array([pos in chosen[row] for row, pos in places], dtype=bool)
-            d_ff = self.architecture.module(piece.layer, "up", int(piece.labels["expert"])).shape[0]
+            d_ff = self._neurons(piece.layer, int(piece.labels["expert"]))
             base, xor = (unpack(packed[name][at], d_ff) for name in ("gate_base", "gate_xor"))
             columns["edit_distance"][at], columns["chance_edit_distance"][at] = edit_distances(
                 base, base ^ xor, self.suite.seed
@@ -142,6 +142,11 @@ class ShardTables:
         with np.errstate(divide="ignore", invalid="ignore"):
             columns["edit_kappa"] = 1 - columns["edit_distance"] / columns["chance_edit_distance"]
         return columns
+
+    def _neurons(self, layer: int, expert: int) -> int:
+        """The neurons of a layer's MLP, or of one expert."""
+        gate = self.architecture.blocks[layer].gate if expert < 0 else None
+        return (gate or self.architecture.module(layer, "up", expert)).shape[0]
 
     def _by_model(self, changes: Columns) -> list[Columns]:
         """The same rows as `contributions`, one set a model."""
@@ -167,6 +172,14 @@ class ShardTables:
             "n_active_base": base,
             "n_active_tuned": tuned,
         }
+
+
+def _stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Parts of a column, one after the other; bit patterns of several widths end in zeros."""
+    width = max((part.shape[1] for part in parts if part.ndim == 2), default=0)
+    if width:
+        parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+    return np.concatenate(parts)
 
 
 def fetched(pieces: Sequence[Piece]) -> list[dict[str, NDArray[Any]]]:

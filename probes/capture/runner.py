@@ -30,7 +30,7 @@ from probes.measures.losses import likeliest, token_losses
 from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams
 from probes.suite import MEASUREMENTS, Suite
-from tv.architecture.anatomy import COMPONENTS, Architecture, Module
+from tv.architecture.anatomy import Architecture, Module
 from tv.prompts import behaviour
 from tv.prompts.encoding import Batch, Encoded, batches, positions
 from tv.runtime.common_rows import common_rows
@@ -81,9 +81,13 @@ class Session:
         if "ledger" in suite.measure:
             bases = output_bases(pair) if bases is None else bases
             splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in bases.items()}
-            norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in pair.architecture.modules}
+            read = [module for module in pair.architecture.modules if module not in pair.architecture.unread]
+            norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in read}
         form = pair.norms[pair.architecture.final_norm]
-        readers = [Reader.of(model, pair.architecture, form) for model in (pair.base, pair.tuned)]
+        readers = [
+            Reader.of(model, pair.architecture, form, flow.logit_scale)
+            for model, flow in zip(pair.models, pair.flows, strict=True)
+        ]
         fixed = Fixed(
             grams, splits, norms, readers if "lens" in suite.measure else (), frozenset(suite.keep), _by_site(suite)
         )
@@ -158,7 +162,8 @@ def output_bases(pair: Pair) -> Bases:
     return {
         module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
         for module in pair.architecture.modules
-        if module.kind == "linear" and module.component in COMPONENTS
+        if module.kind == "linear" and 0 <= module.layer < pair.architecture.n_layers
+        if module not in pair.architecture.unread
     }
 
 
@@ -182,6 +187,10 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
         torch.tensor([getattr(item, f"{name}_id") for item in batch.encoded]) for name in ("target", "foil")
     )
     form = pair.norms[pair.architecture.final_norm]
+    read_base, read_tuned = (
+        readout(model, pair.architecture, form, target, foil, flow.logit_scale)
+        for model, flow in zip(pair.models, pair.flows, strict=True)
+    )
     ledger_places = places_of(batch, suite.ledger_positions)
     reducer = BatchReducer(
         pair,
@@ -190,8 +199,8 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
         ledger_places,
         _following(batch, ledger_places),
         [item.prompt.domain for item in batch.encoded],
-        readout(pair.base, pair.architecture, form, target, foil),
-        readout(pair.tuned, pair.architecture, form, target, foil),
+        read_base,
+        read_tuned,
         check_all=suite.ledger_positions != "all",
     )
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -219,16 +228,22 @@ def _following(batch: Batch, places: Places) -> Tensor:
     return after[places.row, places.pos]
 
 
-def _grams(pair: Pair) -> dict[int, HeadGrams]:
+def _grams(pair: Pair) -> dict[tuple[int, str], HeadGrams]:
+    """Of every writer with heads: what its output projection, the norm behind it and its factor make of z."""
     grams = {}
     for block in pair.architecture.blocks:
-        module = pair.architecture.module(block.layer, "o")
-        matrices = [matrix.float() for matrix in _weights(pair, module)[:2]]
-        if block.attn_post_norm is not None:
-            form = pair.norms[block.attn_post_norm]
-            gains = [form.gain(model.get_submodule(block.attn_post_norm)) for model in (pair.base, pair.tuned)]
-            matrices = [matrix * gain[:, None] for matrix, gain in zip(matrices, gains, strict=True)]
-        grams[block.layer] = head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
+        for writer in block.writers:
+            module = writer.head_module
+            if module is None:
+                continue
+            matrices = []
+            for matrix, model, flow in zip(_weights(pair, module)[:2], pair.models, pair.flows, strict=True):
+                gain: float | Tensor = flow.factor(block.layer, writer.component)
+                if writer.post_norm is not None:
+                    gain = gain * pair.norms[writer.post_norm].gain(model.get_submodule(writer.post_norm))
+                matrices.append(matrix.float() * (gain[:, None] if isinstance(gain, Tensor) and gain.ndim else gain))
+            place = block.layer, writer.component
+            grams[place] = head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
     return grams
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from probes.measures.norms import NormForm
@@ -52,8 +52,11 @@ def readout(
     form: NormForm,
     target: Int[Tensor, " prompt"],
     foil: Int[Tensor, " prompt"],
+    scale: tuple[float, float] = (1.0, 1.0),
 ) -> Readout:
     """The direction that separates `target` from `foil`; ids below 0 mean that the prompt has none.
+
+    `scale` multiplies what the unembedding reads, and the logits behind it.
 
     The logits are those before a soft cap, where a model has one.
     """
@@ -62,9 +65,15 @@ def readout(
     known = (target >= 0) & (foil >= 0)
     t, f = (ids.clamp(min=0).to(matrix.device) for ids in (target, foil))
     difference = matrix[t].float() - matrix[f].float()
-    difference = difference.to(norm.weight.device)
-    constant = difference @ form.bias(norm)
+    difference = difference.to(_device(norm, matrix)) * (scale[0] * scale[1])
+    bias = form.bias(norm)
+    constant = difference @ bias.expand(difference.shape[1])
     if getattr(unembed, "bias", None) is not None:
-        constant = constant + (unembed.bias[t] - unembed.bias[f]).float().to(constant.device)
+        constant = constant + scale[1] * (unembed.bias[t] - unembed.bias[f]).float().to(constant.device)
     has_target = torch.where(known, 1.0, float("nan"))
     return Readout(form.readout(norm, difference), constant, has_target)
+
+
+def _device(norm: nn.Module, matrix: Tensor) -> torch.device:
+    """Where a norm computes: where its gain lies, or without one where the unembedding does."""
+    return next((parameter.device for parameter in norm.parameters()), matrix.device)

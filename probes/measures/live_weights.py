@@ -10,17 +10,17 @@ from tv.architecture.anatomy import Module
 
 def matrix_of(module: Module, owner: nn.Module) -> Float[Tensor, "rows cols"]:
     """The live matrix of `module`, (out, in), a view of the weight of the Hugging Face module that owns it."""
-    return module.matrix(_parameter(owner, module.parameter.rpartition(".")[2] if module.expert >= 0 else "weight"))
+    return module.matrix(parameter_of(owner, module.parameter.rpartition(".")[2] if module.expert >= 0 else "weight"))
 
 
 def bias_of(module: Module, owner: nn.Module) -> Float[Tensor, " rows"] | None:
     """The live bias of `module`; None where it has none."""
     if getattr(owner, "bias", None) is None:
         return None
-    return module.outputs(_parameter(owner, "bias"), dim=0)
+    return module.outputs(parameter_of(owner, "bias"), dim=0)
 
 
-def _parameter(owner: nn.Module, name: str) -> Tensor:
+def parameter_of(owner: nn.Module, name: str) -> Tensor:
     """A parameter's values, also where accelerate offloads them until the module's forward."""
     parameter = owner.get_parameter(name).detach()
     if parameter.is_meta:

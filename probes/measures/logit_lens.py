@@ -43,12 +43,15 @@ class Reader:
     norm: nn.Module
     unembed: nn.Module
     form: NormForm
+    scale: tuple[float, float]  # of what the unembedding reads, and of the logits behind it
 
     @classmethod
-    def of(cls, model: PreTrainedModel, architecture: Architecture, form: NormForm) -> Reader:
+    def of(
+        cls, model: PreTrainedModel, architecture: Architecture, form: NormForm, scale: tuple[float, float]
+    ) -> Reader:
         """The model's final norm and unembedding."""
         norm, unembed = (model.get_submodule(path) for path in (architecture.final_norm, architecture.unembed))
-        return cls(model, norm, unembed, form)
+        return cls(model, norm, unembed, form, scale)
 
     def logits(self, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """The logits that the model computes from this residual stream, soft cap included, float32."""
@@ -57,7 +60,8 @@ class Reader:
         normed = self.form.normalised(x) * self.form.gain(self.norm).to(x.device) + self.form.bias(self.norm).to(
             x.device
         )
-        logits = linear(normed.to(weight.dtype), weight, bias).float()
+        before, behind = self.scale
+        logits = linear((normed * before).to(weight.dtype), weight, bias).float() * behind
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else cap * (logits / cap).tanh()
 

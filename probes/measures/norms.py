@@ -32,12 +32,13 @@ class NormForm:
 
     def gain(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The gain of `norm`, float32."""
-        return norm.get_parameter("weight").detach().float() + self.offset
+        weight = getattr(norm, "weight", None)
+        return weight.detach().float() + self.offset if isinstance(weight, Tensor) else torch.ones(())
 
     def bias(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The bias of `norm`, float32, zero where it has none."""
         if getattr(norm, "bias", None) is None:
-            return torch.zeros_like(norm.get_parameter("weight"), dtype=torch.float32)
+            return torch.zeros_like(self.gain(norm))
         return norm.get_parameter("bias").detach().float()
 
     def readout(self, norm: nn.Module, direction: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -55,7 +56,11 @@ def find_form(
 ) -> NormForm | None:
     """The form that turns x into y as `norm` did, or None. `n_positions` must differ from the model's head counts."""
     x, y = x.float(), y.float()
-    eps = next((float(getattr(norm, n)) for n in ("variance_epsilon", "eps") if hasattr(norm, n)), 0.0)
+    width = getattr(getattr(norm, "weight", None), "shape", x.shape[-1:])[-1]
+    if x.shape != y.shape or width != x.shape[-1]:
+        return None
+    names = ("variance_epsilon", "eps", "norm_eps", "epsilon")
+    eps = next((float(value) for n in names if isinstance(value := getattr(norm, n, None), float)), 0.0)
     position_dim = 1 if x.shape[1] == n_positions else 2
     for centred in (False, True):
         for offset in (0.0, 1.0):

@@ -7,36 +7,46 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-Component: TypeAlias = Literal["embed", "attn", "mlp", "unembed", "other"]
+#: `embed`, `unembed`, what a block writes (out of COMPONENTS, or a name of the model's own), a part beside the text
+#: model (`vision_tower`), or `other`.
+Component: TypeAlias = str
+#: A matrix, a norm's gain, an embedding; of other parameters: a vector (or any array), or a group of parameters.
+Kind: TypeAlias = Literal["linear", "norm", "embed", "vector", "group"]
 #: Where the roles of matrices come from: tv's rules, TransformerLens's adapter, or nowhere.
 Roles: TypeAlias = Literal["rules", "adapter", "unknown"]
 
+#: What mixes positions: attention, linear attention, a state space, a convolution, a recurrence.
+MIXERS: tuple[Component, ...] = ("attn", "linear_attn", "ssm", "conv", "rnn")
 #: The components of a block, in the order in which it computes.
-COMPONENTS: tuple[Component, ...] = ("attn", "mlp")
+COMPONENTS: tuple[Component, ...] = (*MIXERS, "mlp")
 #: The matrices of a block with dense attention and a GLU, in that order.
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
+#: The matrices whose columns, not rows, are cut by heads: they read z.
+FROM_HEADS = ("o", "out_proj")
 
 
 @dataclass(frozen=True)
 class Module:
-    """One weight matrix of the model, norm gains included.
+    """One weight matrix or norm gain of the model, or another parameter that is a row of `weights` and no more.
 
     `layer` is −1 for the embedding and `n_layers` for the final norm and the unembedding, so that it orders by depth.
+    A `group` is all parameters below a path (a vision tower), as one row of sums.
     """
 
     layer: int
-    name: str  # embed pos_embed q k v o gate up down unembed, router shared_gate …, or a norm: attn_norm q_norm …
-    kind: Literal["linear", "norm", "embed"]
+    name: str  # embed q k v o gate up down unembed router …, a norm: attn_norm q_norm …, or its own: in_proj, sinks
+    kind: Kind
     component: Component
     path: str  # of the Hugging Face module that owns the weight
     parameter: str  # of the weight in a checkpoint (the embedding's, where the unembedding is tied to it)
-    shape: tuple[int, ...]  # (rows, cols) = (out, in); (d,) for a norm gain
+    shape: tuple[int, ...]  # (rows, cols) = (out, in); (d,) for a norm gain; as stored for other parameters
     ranges: tuple[tuple[int, int], ...] = ()  # output rows of a fused matrix that are this module's; () = all
+    step: int = 1  # of each range every how many rows: 2 where gate and up rows alternate
     transposed: bool = False  # stored (in, out), as GPT-2's Conv1D is
-    n_heads: int = 0  # heads it is cut into: by rows for q, k, v, by columns for o; 0 = none
+    n_heads: int = 0  # heads it is cut into: by columns for FROM_HEADS, by rows for all others; 0 = none
     tied: bool = False
     expert: int = -1  # index into a fused tensor of experts (expert, rows, cols); −1 = none
 
@@ -52,28 +62,62 @@ class Module:
         """This module's share of a fused output: its slice of `tensor` along `dim` (the bias, or what a hook saw)."""
         if not self.ranges:
             return tensor
-        parts = [tensor.narrow(dim, start, stop - start) for start, stop in self.ranges]
+        dim = dim % tensor.ndim
+        every = (slice(None),) * dim
+        parts = [tensor[(*every, slice(start, stop, self.step))] for start, stop in self.ranges]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
+    @property
+    def rows(self) -> Int[Tensor, " rows"] | None:
+        """The rows of the parameter that are this module's; None = all."""
+        if not self.ranges:
+            return None
+        return torch.cat([torch.arange(start, stop, self.step) for start, stop in self.ranges])
+
     def heads(self, matrix: Float[Tensor, "rows cols"]) -> list[Float[Tensor, "rows_h cols_h"]]:
-        """The per-head slices of `matrix`: rows of q, k, v; columns of o."""
-        return list(matrix.chunk(self.n_heads, dim=1 if self.name == "o" else 0)) if self.n_heads else []
+        """The per-head slices of `matrix`: columns of FROM_HEADS, rows of all others."""
+        return list(matrix.chunk(self.n_heads, dim=1 if self.from_heads else 0)) if self.n_heads else []
+
+    @property
+    def from_heads(self) -> bool:
+        """Whether it reads z, heads side by side, so that its columns are cut by heads."""
+        return self.name.rstrip("_0123456789") in FROM_HEADS
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A component of a block: one thing that it adds to the residual stream. Paths are of modules."""
+
+    component: Component
+    path: str  # computes it
+    out: str  # its output reaches the stream, times a factor that the proof finds: of `path`, or of a norm behind it
+    reads: str | None  # its input is the stream that the component sees; None where it sees resid_pre, as in parallel
+    head_in: str | None = None  # the output projection: its input is z, heads side by side; None without heads
+    head_module: Module | None = None  # the same as a module
+    post_norm: str | None = None  # a norm between the component and the stream (sandwich norms): then it is `out`
 
 
 @dataclass(frozen=True)
 class Block:
-    """Where hooks read in one transformer block; every field is a module path."""
+    """Where hooks read in one block; every path is a module's."""
 
     layer: int
     path: str  # input = resid_pre, output = resid_post
-    attn_out: str  # its output is what attention adds to the residual stream
-    mlp_out: str  # its output is what the MLP adds
-    mid: str | None  # its input is resid_mid; None where attention and MLP run in parallel
-    gate: str | None  # the activation module: its input is the gate (or an MLP's pre-activation); None with experts
-    router: str | None  # its output scores the experts; None where there are none
-    experts: str | None  # runs all experts of the block in one call, given the chosen ones; None where there are none
-    head_in: str  # the output projection: its input is z, heads side by side
-    attn_post_norm: str | None  # a norm between the projection and the residual stream (sandwich norms)
+    writers: tuple[Writer, ...]  # in the order in which they compute
+    act: str | None = None  # the activation module: its output is gate_act; None where there is none, and with experts
+    gate: Module | None = None  # the sign of its output is the gate pattern: of the MLP, or of the shared expert
+    up: Module | None = None
+    router: str | None = None  # its output scores the experts; None where there are none
+    experts: str | None = None  # runs all experts of the block in one call, given the chosen ones; None without any
+
+    def writer(self, component: Component) -> Writer | None:
+        """The writer of this name; None where the block has none."""
+        return next((writer for writer in self.writers if writer.component == component), None)
+
+    @property
+    def mid(self) -> str | None:
+        """The module whose input is the stream between mixer and MLP; None where they run in parallel or alone."""
+        return self.writers[-1].reads if len(self.writers) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -93,13 +137,19 @@ class Architecture:
     vocab_size: int
     context: int
     gated: bool  # the MLPs are GLUs; otherwise the sign of the pre-activation stands in for the gate pattern
-    modules: tuple[Module, ...]
+    modules: tuple[Module, ...]  # matrices and norm gains
     blocks: tuple[Block, ...]
     final_norm: str
     embed: str
     unembed: str
     roles: Roles = "rules"
     note: str = ""
+    #: Rows of `weights` for all parameters that are no module nor the bias of one: sinks, kernels, scalars, groups.
+    others: tuple[Module, ...] = ()
+    #: Modules that the ledger leaves out: their output is not what their weights alone make of their input.
+    unread: frozenset[Module] = frozenset()
+    #: Whether a block passes on its output alone, so that the first blocks can be skipped once they have computed.
+    chained: bool = True
 
     def module(self, layer: int, name: str, expert: int = -1) -> Module:
         """The module `name` of `layer` (of one expert). Raises KeyError where there is none."""
@@ -119,6 +169,18 @@ class Architecture:
         """Whether the unembedding is the embedding's matrix."""
         return any(module.tied for module in self.modules)
 
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The names of what its blocks write, in the order in which a block computes."""
+        found = dict.fromkeys(writer.component for block in self.blocks for writer in block.writers)
+        known = [name for name in COMPONENTS if name in found]
+        return (*known, *(name for name in found if name not in known))
+
+    @property
+    def groups(self) -> tuple[Module, ...]:
+        """The parts beside the text model, each a component of its own."""
+        return tuple(module for module in self.others if module.kind == "group")
+
     def component_of(self, parameter: str) -> tuple[int, Component]:
         """The component (layer, name) that a parameter of the model belongs to. Every parameter has exactly one."""
         place = parameter
@@ -133,8 +195,11 @@ class Architecture:
     @cached_property
     def _by_path(self) -> dict[str, tuple[int, Component]]:
         components: dict[str, tuple[int, Component]] = {}
-        for module in self.modules:
+        for module in (*self.others, *self.modules):
             place = module.path if module.tied else module.parameter
+            if module.kind == "group":
+                components[place] = (module.layer, module.component)
+                continue
             while place:
                 components.setdefault(place, (module.layer, module.component))
                 place = place.rpartition(".")[0]

@@ -1,80 +1,157 @@
 """The rules for a mixture of experts: a module per expert and matrix, the router, and an expert that all tokens share.
 
-transformers keeps the experts of a layer in two parameters, `gate_up_proj` (expert, gate rows above up rows, in) and
-`down_proj` (expert, out, in), and declares where an architecture uses another layout. Such a layout is refused here:
-shapes do not tell interleaved rows from halves.
+transformers keeps the experts of a layer in stacks, `gate_up_proj` (expert, gate and up rows, in) and `down_proj`
+(expert, out, in), both transposed in some architectures; without gates it is `up_proj` and `down_proj`. Shapes tell
+whether they are transposed. Which rows are the gate's is read off what the experts do with them. A stack of another
+form is a matrix per expert under its own name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tv.architecture.anatomy import Module
-from tv.errors import ArchitectureError
-from tv.runtime.transformers_private import USUAL_GATE
 
 #: What the module that scores the experts is called.
 ROUTER = ("gate", "router")
-_SHARED = ("shared_expert", "shared_experts")
+#: What holds all experts of a layer.
+EXPERTS = ("experts",)
+SHARED = ("shared_expert", "shared_experts", "shared_mlp")
+_SHARED_MATRICES = {"gate": "shared_gate", "up": "shared_up", "down": "shared_down"}
 _SHARED_ROUTER = "shared_expert_gate"
-_SHARED_MATRICES = {"gate_proj": "shared_gate", "up_proj": "shared_up", "down_proj": "shared_down"}
-#: Execution order inside the block, before the experts' gate, up and down.
-EXPERT_ORDER = ("router", *_SHARED_MATRICES.values(), "shared_router")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the experts of a layer are stacked."""
+
+    count: int
+    d_model: int
+    d_expert: int
+    transposed: bool  # stored (expert, in, out)
+    gated: bool
+    interleaved: bool = False  # gate and up rows alternate
+    gate_first: bool = True
+
+    def rows(self, name: str) -> tuple[tuple[tuple[int, int], ...], int]:
+        """The rows of `gate` or `up` among those of the fused stack, and their step."""
+        if not self.gated:
+            return (), 1
+        second = (name == "gate") != self.gate_first
+        if self.interleaved:
+            return ((int(second), 2 * self.d_expert),), 2
+        return ((self.d_expert * second, self.d_expert * (1 + second)),), 1
 
 
 def is_mixture(mlp: nn.Module) -> bool:
     """Whether the MLP of a block is a mixture of experts."""
-    return any("expert" in name for name, _ in mlp.named_children())
+    return any("expert" in name for name, _ in mlp.named_modules())
 
 
-def expert_modules(kind: str, layer: int, path: str, mixture: nn.Module) -> Iterator[Module]:
-    """The modules of the mixture at `path`. Raises ArchitectureError where its experts lie in an unknown layout."""
-    children = dict(mixture.named_children())
-    for name in ROUTER:
-        if name in children:
-            yield from _matrix(layer, "router", f"{path}.{name}", children[name])
-    for name in _SHARED:
-        for leaf, child in children[name].named_children() if name in children else ():
-            if leaf in _SHARED_MATRICES:
-                yield from _matrix(layer, _SHARED_MATRICES[leaf], f"{path}.{name}.{leaf}", child)
-    if _SHARED_ROUTER in children:
-        yield from _matrix(layer, "shared_router", f"{path}.{_SHARED_ROUTER}", children[_SHARED_ROUTER])
-    if "experts" not in children or not has_known_layout(children["experts"]):
-        raise ArchitectureError(f"{kind}: experts in a layout that no rule knows in {path}")
-    yield from _fused(layer, f"{path}.experts", children["experts"])
+def layout_of(experts: nn.Module) -> Layout | None:
+    """How `experts` stacks its matrices; None where it has no stacks of a known form."""
+    shapes = {name: tuple(value.shape) for name, value in experts.named_parameters(recurse=False)}
+    gated = "gate_up_proj" in shapes
+    into, down = shapes.get("gate_up_proj" if gated else "up_proj", ()), shapes.get("down_proj", ())
+    if len(into) != 3 or len(down) != 3 or "gate_proj" in shapes:
+        return None
+    fold = 2 if gated else 1
+    if into == (down[0], fold * down[2], down[1]):
+        plain = Layout(down[0], down[1], down[2], transposed=False, gated=gated)
+    elif into == (down[0], down[2], fold * down[1]):
+        plain = Layout(down[0], down[2], down[1], transposed=True, gated=gated)
+    else:
+        return None
+    if not gated and getattr(experts, "is_transposed", False) and into[1] == into[2]:
+        return None
+    return _probed(experts, plain) if gated and hasattr(experts, "_apply_gate") else plain
 
 
-def _matrix(layer: int, name: str, path: str, owner: nn.Module) -> Iterator[Module]:
-    weight = getattr(owner, "weight", None)
-    if isinstance(weight, Tensor) and weight.ndim == 2:
-        yield Module(layer, name, "linear", "mlp", path, f"{path}.weight", tuple(weight.shape))
+def _probed(experts: Any, plain: Layout) -> Layout | None:
+    """The order of gate and up rows, from what moves what in the experts' own function of them.
 
-
-def _fused(layer: int, path: str, experts: nn.Module) -> Iterator[Module]:
-    count, d_model, d_ff = experts.get_parameter("down_proj").shape
-    gate_up, down = f"{path}.gate_up_proj", f"{path}.down_proj"
-    for i in range(count):
-        for name, start in (("gate", 0), ("up", d_ff)):
-            rows = ((start, start + d_ff),)
-            yield Module(layer, name, "linear", "mlp", path, gate_up, (d_ff, d_model), ranges=rows, expert=i)
-        yield Module(layer, "down", "linear", "mlp", path, down, (d_model, d_ff), expert=i)
-
-
-def has_known_layout(experts: nn.Module) -> bool:
-    """Whether transformers says, and the shapes agree, that gate rows stand above up rows and nothing is transposed.
-
-    An architecture that overrides `_apply_gate` may take the halves in another order.
+    The output is linear in an entry of up, and not in one of gate.
     """
-    parameters = {name: tuple(value.shape) for name, value in experts.named_parameters()}
-    gate_up, down = parameters.get("gate_up_proj", ()), parameters.get("down_proj", ())
-    if len(gate_up) != 3 or len(down) != 3 or gate_up != (down[0], 2 * down[2], down[1]):
-        return False
-    apply_gate = getattr(type(experts), "_apply_gate", None)
-    return (
-        getattr(experts, "is_concatenated", True)
-        and getattr(experts, "has_gate", True)
-        and not getattr(experts, "is_transposed", False)
-        and (apply_gate is None or apply_gate.__module__ == USUAL_GATE)
-    )
+    d = plain.d_expert
+    start = torch.linspace(0.3, 0.7, 2 * d, dtype=torch.float64)
+    start[[0, 1, d]] = 0.1  # a step of 0.2 crosses 0, where a ReLU bends
+    try:
+        with torch.device("cpu"), torch.no_grad():
+
+            def out(index: int, step: float) -> Tensor:
+                moved = start.clone()
+                moved[index] += step
+                return experts._apply_gate(moved[None])[0]
+
+            rest = out(0, 0.0)
+            partner = 1 if bool((out(0, 0.2) != rest)[0]) and bool((out(1, 0.2) != rest)[0]) else d
+            for index, other in ((0, partner), (2, 3) if partner == 1 and d > 1 else (d - 1, 2 * d - 1)):
+                at = index // 2 if partner == 1 else index
+                touched = [(out(i, 0.2) != rest).nonzero()[:, 0].tolist() for i in (index, other)]
+                if touched != [[at], [at]]:
+                    return None
+            bend = [float((out(i, 0.2) - 2 * rest + out(i, -0.2))[0].abs()) for i in (0, partner)]
+    except Exception:  # another architecture's function may expect anything
+        return None
+    if min(bend) > 1e-9 or max(bend) < 1e-9:
+        return None
+    return Layout(plain.count, plain.d_model, d, plain.transposed, True, partner == 1, bend[0] > bend[1])
+
+
+def stacked_modules(layer: int, path: str, experts: nn.Module) -> Iterator[Module]:
+    """The modules of all experts in `experts`, one expert after the other; nothing where there is no known stack."""
+    layout = layout_of(experts)
+    if layout is None:
+        return
+    d, d_expert = layout.d_model, layout.d_expert
+    into = f"{path}.gate_up_proj" if layout.gated else f"{path}.up_proj"
+    for i in range(layout.count):
+        for name in ("gate", "up") if layout.gated else ("up",):
+            rows, step = layout.rows(name)
+            yield Module(
+                *(layer, name, "linear", "mlp", path, into, (d_expert, d)),
+                ranges=rows,
+                step=step,
+                transposed=layout.transposed,
+                expert=i,
+            )
+        yield Module(
+            *(layer, "down", "linear", "mlp", path, f"{path}.down_proj", (d, d_expert)),
+            transposed=layout.transposed,
+            expert=i,
+        )
+
+
+def own_stack(
+    layer: int, name: str, component: str, path: str, parameter: str, stack: Tensor, transposed: bool
+) -> Iterator[Module]:
+    """A stack of another form: one matrix per expert, under the name it has."""
+    shape = tuple(stack.shape[1:])
+    for i in range(len(stack)):
+        yield Module(
+            *(layer, name, "linear", component, path, parameter, shape[::-1] if transposed else shape),
+            transposed=transposed,
+            expert=i,
+        )
+
+
+def shared_name(role: str) -> str:
+    """The name of a matrix of the expert that all tokens share, from its role in an MLP."""
+    return _SHARED_MATRICES.get(role, f"shared_{role}")
+
+
+def is_shared(segments: list[str]) -> bool:
+    """Whether a path below the MLP leads into an expert that all tokens share."""
+    return any(segment in SHARED for segment in segments)
+
+
+def own_role(segments: list[str]) -> str | None:
+    """The role of a matrix of the mixture itself: its router, or the one of the shared expert."""
+    if segments[0] in ROUTER or segments[-2:-1] == ["router"]:
+        return "router"
+    return "shared_router" if segments[0] == _SHARED_ROUTER else None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.architecture.anatomy import Architecture, Component, Module, Roles
-from tv.architecture.experts import expert_modules, has_known_layout
+from tv.architecture.experts import layout_of, stacked_modules
 from tv.architecture.sizes import Sizes, sizes_of
 from tv.errors import ArchitectureError, first_line
 
@@ -243,8 +243,8 @@ def _mixtures(model: PreTrainedModel, tree: _Tree) -> dict[str, Sequence[Module]
     mixtures: dict[str, list[Module]] = defaultdict(list)
     for path, parent in model.named_modules():
         experts = getattr(parent, "experts", None)
-        if isinstance(experts, nn.Module) and has_known_layout(experts):
-            for module in expert_modules(tree.kind, layers[f"{path}.experts.down_proj"], path, parent):
+        if isinstance(experts, nn.Module) and layout_of(experts) is not None:
+            for module in stacked_modules(layers[f"{path}.experts.down_proj"], f"{path}.experts", experts):
                 mixtures[module.parameter].append(module)
     return dict(mixtures)
 

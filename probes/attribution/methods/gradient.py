@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
 from probes.attribution.forwards import frozen
-from probes.attribution.methods.patch import GRANULARITIES, SITES
+from probes.attribution.methods.patch import GRANULARITIES, SITES, is_written
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
-from probes.capture.hooks.plan import Read, Seen, plan
+from probes.capture.hooks.plan import Read, Seen, head_site, plan
 from probes.capture.hooks.torch_backend import capture, run_hooked
 from probes.errors import RunError
 from probes.methods import attribution_method
@@ -49,7 +49,7 @@ def gradient(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     if not work.metric.smooth:
         raise RunError(f"gradient: {work.metric.name} is a step function and has no gradient; use graft and revert")
     pair, small = work.pair, work.small_batches
-    patched = tuple(unit for unit in units if unit.granularity in GRANULARITIES and unit.component != "unembed")
+    patched = tuple(unit for unit in units if is_written(unit, pair.architecture))
     prompts = tuple(item.prompt.id for batch in small for item in batch.encoded)
     for direction, model, other, sign in ((FORWARD, pair.base, pair.tuned, 1), (BACKWARD, pair.tuned, pair.base, -1)):
         parts = []
@@ -101,10 +101,12 @@ def _batch(
 
 
 def _of(unit: Unit, products: dict[tuple[str, int], Tensor], architecture: Architecture, n: int) -> Tensor:
-    site = "head_out" if unit.granularity == "head" else f"{unit.component}_out"
+    writer = architecture.blocks[unit.layer].writer(unit.component) if unit.layer >= 0 else None
+    site = f"{unit.component}_out" if writer is None or unit.granularity != "head" else head_site(writer)
     product = products.get((site, unit.layer))
     if product is None:  # no gradient arrived
         return torch.zeros(n)
     if unit.granularity == "head":
-        product = product.unflatten(-1, (architecture.n_heads, -1))[..., unit.head, :]
+        assert writer is not None and writer.head_module is not None
+        product = product.unflatten(-1, (writer.head_module.n_heads, -1))[..., unit.head, :]
     return product.flatten(1).sum(1)

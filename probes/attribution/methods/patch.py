@@ -18,12 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
-from probes.attribution.forwards import Floats, Told, recording, skipping
+from probes.attribution.forwards import Floats, Told
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
 from probes.capture.hooks.plan import Seen, plan
 from probes.capture.hooks.torch_backend import capture
+from probes.capture.skipping import recording, skipping
 from probes.methods import attribution_method
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
@@ -49,12 +50,22 @@ def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
         units: Components or heads; the unembedding writes no residual stream and is left out.
     """
     pair = work.pair
-    patched = tuple(unit for unit in units if unit.granularity in GRANULARITIES and unit.component != "unembed")
+    patched = tuple(unit for unit in units if is_written(unit, pair.architecture))
     prompts = tuple(item.prompt.id for batch in work.small_batches for item in batch.encoded)
     for direction, model, source in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
         start, values = _under(model, source, pair.architecture, patched, work.small_batches, work.metric, work.told)
         effects = values - start if direction == FORWARD else start - values
         yield Effects("patch", direction, patched, prompts, effects)
+
+
+def is_written(unit: Unit, architecture: Architecture) -> bool:
+    """Whether a unit writes into the residual stream where hooks read it: a component, a head, the embedding."""
+    if unit.granularity not in GRANULARITIES or not unit.layer < architecture.n_layers:
+        return False
+    if unit.layer < 0:
+        return unit.component == "embed"
+    writer = architecture.blocks[unit.layer].writer(unit.component)
+    return writer is not None and (unit.granularity == "component" or writer.head_in is not None)
 
 
 def patched_with_itself(work: Work, unit: Unit) -> float:
@@ -103,8 +114,10 @@ def _patched(
     """`model` with the output of one component, or of one head, taken from another model."""
     handle: RemovableHandle
     if unit.granularity == "head":
-        path = of["head_out", unit.layer]
-        z, width = seen[path].input, seen[path].input.shape[-1] // architecture.n_heads
+        writer = architecture.blocks[unit.layer].writer(unit.component)
+        assert writer is not None and writer.head_module is not None
+        path = writer.head_module.path
+        z, width = seen[path].input, seen[path].input.shape[-1] // writer.head_module.n_heads
         columns = slice(unit.head * width, (unit.head + 1) * width)
 
         def edit(value: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from probes.attribution.units import Unit
 from probes.attribution.work import Rows, Work
 from probes.capture.halving import within_memory
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
-from probes.capture.hooks.torch_backend import by_position
+from probes.capture.hooks.torch_backend import by_position, tensors_of
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.measures import mixture
@@ -202,7 +202,8 @@ class _Sweep:
         _require_in_memory(self.before, after)
         self.after = after
         self.reads = plan(self.architecture, (MODULE, EXPERTS))
-        _require_covered(self.architecture, self.before)
+        self.direct = _direct(self.architecture, self.before)
+        self.sharing = True  # whether a backward pass is the one that hooks share out
 
     def integrate(self, batch: Batch, nodes: int) -> Shares:
         """The integral over the path, of every prompt of a batch."""
@@ -244,40 +245,74 @@ class _Sweep:
     def _gradients(self, model: PreTrainedModel, batch: Batch) -> Shares:
         """The integrand at one α."""
         integrand = Shares()
+        moved = {name: delta for name in self.direct if (delta := self._step(name)) is not None}
         ids = batch.input_ids.to(self.pair.base.device)
         extra = {}
         if any(module.name == "pos_embed" for module in self.architecture.modules):
             # otherwise all prompts share one row of positions, and its gradient is that of all together
             extra["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        parameters = dict(model.named_parameters())
+        leaves = {name: parameters[name].requires_grad_() for name in moved}
         with torch.enable_grad():
             with ExitStack() as hooks:
                 for read in self.reads:
-                    hook = self._hook(read, tuple(ids.shape), integrand)
+                    hook = self._hook(read, (ids.shape[0], ids.shape[1]), integrand)
                     handle = model.get_submodule(read.path).register_forward_hook(hook, with_kwargs=True)
                     hooks.callback(handle.remove)
                 logits = answers(model, batch, self.metric.reads, **extra)
             value = self.metric.values(logits, batch)
             known = ~value.isnan()
+            if moved and bool(known.any()):
+                integrand.add(self._by_gradient(value, leaves, moved))
             if bool(known.any()):
                 value[known].sum().backward()
+        for leaf in leaves.values():
+            leaf.grad = None
+            leaf.requires_grad_(False)
         return integrand
 
-    def _hook(self, read: Read, shape: tuple[int, ...], integrand: Shares) -> Callable[..., None]:
+    def _step(self, name: str) -> Tensor | None:
+        """T of a parameter; None where it did not move."""
+        delta = self.delta(name)
+        return delta if delta is not None and bool(delta.any()) else None
+
+    def _by_gradient(
+        self, value: Float[Tensor, " batch"], leaves: Mapping[str, Tensor], moved: Mapping[str, Tensor]
+    ) -> Shares:
+        """The shares of parameters whose output is no product of theirs: ⟨T, ∂M/∂θ⟩, prompt by prompt."""
+        modules = dict.fromkeys(module for name in moved for module in self.direct[name])
+        rows = {module: [0.0] * len(value) for module in modules}
+        self.sharing = False
+        try:
+            for i, one in enumerate(value):
+                if one.isnan():
+                    continue
+                gradients = torch.autograd.grad(one, list(leaves.values()), retain_graph=True, allow_unused=True)
+                for (name, delta), gradient in zip(moved.items(), gradients, strict=True):
+                    if gradient is not None:
+                        for module in self.direct[name]:
+                            rows[module][i] += float(_own(module, name, gradient * delta).double().sum())
+        finally:
+            self.sharing = True
+        return Shares(wholes={module: torch.tensor(shares) for module, shares in rows.items()})
+
+    def _hook(self, read: Read, shape: tuple[int, int], integrand: Shares) -> Callable[..., None]:
         def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            value, *others = args or (kwargs["hidden_states"],)
             out = output[0] if isinstance(output, tuple) else output
             if not out.requires_grad:
                 out.requires_grad_()  # the first operation on the tokens
-            x = by_position(value.detach(), shape)
-            rest = tuple(by_position(other.detach(), shape) for other in others if isinstance(other, Tensor))
+            value, _, others = tensors_of(args, kwargs, out, shape)
+            x, rest = value.detach(), tuple(other.detach() for other in others)
 
             def receive(gradient: Tensor) -> None:
+                if not self.sharing:
+                    return
                 with torch.no_grad():
                     delta = by_position(gradient, shape)
                     for site in read.sites:
                         if site.name == EXPERTS:
-                            self._experts(owner, site.layer, x, rest, delta, integrand)
-                        elif site.module is not None:
+                            self._experts(owner, site.layer, x, rest, delta, shape, integrand)
+                        elif site.module is not None and site.module.parameter not in self.direct:
                             self._module(owner, site.module, x, delta, integrand)
 
             out.register_hook(receive)
@@ -316,7 +351,7 @@ class _Sweep:
             tokens[at] = (delta[at] * step).sum(-1)
             integrand.add(Shares({self.architecture.owner(module): tokens}))  # a tied one's are the embedding's
             return
-        if module.name in ("o", "down"):
+        if module.from_heads or module.name in ("down", "shared_down"):
             parts = (delta @ matrix) * x
             tokens = parts.sum(-1) if bias is None else parts.sum(-1) + delta @ bias
         else:
@@ -325,7 +360,7 @@ class _Sweep:
         integrand.modules[module] = tokens
         if module.n_heads:
             integrand.heads[module] = parts.sum(1).unflatten(-1, (module.n_heads, -1)).sum(-1)
-        elif module.name in ("gate", "up", "down"):
+        elif module.name.removeprefix("shared_") in ("gate", "up", "down"):
             integrand.add(Shares(neurons={(module.layer, module.expert): parts.sum(1)}))
 
     def _experts(
@@ -335,36 +370,34 @@ class _Sweep:
         x: Tensor,
         rest: tuple[Tensor, ...],
         delta: Tensor,
+        shape: tuple[int, int],
         integrand: Shares,
     ) -> None:
         """Run each expert again, alone, and take its gradient."""
-        index, weights = (value.flatten(0, 1) for value in rest)
-        flat, prompt = x.flatten(0, 1), torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
-        at_output = delta.flatten(0, 1)
+        routing = mixture.Routed.of(x, rest, shape, lambda value: value.flatten(0, 1))
+        n, length = shape
+        prompt = torch.arange(n, device=x.device).repeat_interleave(length)
+        at_outputs = delta.reshape(-1, n * length, delta.shape[-1])
         for matrices in mixture.experts_of(self.architecture, layer):
-            routed = mixture.chose(index, matrices.gate.expert).nonzero()[:, 0]
+            routed = routing.chosen(matrices.expert).nonzero()[:, 0]
+            at_output = at_outputs[matrices.expert if routing.index is None else 0]
             if not len(routed):
                 continue
             with torch.enable_grad():
-                entering = flat[routed].requires_grad_()
-                expert = mixture.run_expert(owner, matrices, entering, index[routed], weights[routed])
-                gradients = torch.autograd.grad(
-                    expert.contribution, (expert.gate, expert.up, expert.down), at_output[routed]
-                )
-            for module, value, gradient in zip(
-                (matrices.gate, matrices.up, matrices.down),
-                (entering, entering, expert.hidden),
-                gradients,
-                strict=True,
-            ):
-                matrix, into = module.matrix(self._weight(module)), value.detach()
-                if module.name == "down":
-                    parts = (gradient @ matrix) * into
+                entering = routing.into(matrices.expert, routed).requires_grad_()
+                expert = mixture.run_expert(owner, matrices, entering, routing.share(matrices.expert, routed))
+                entered, out = torch.autograd.grad(expert.contribution, (expert.entered, expert.out), at_output[routed])
+            for module in (*matrices.entering, matrices.down):
+                matrix, bias = module.matrix(self._weight(module)), self._expert_bias(module)
+                if module is matrices.down:
+                    parts, gradient = (out @ matrix) * expert.hidden.detach(), out
                 else:
-                    parts = gradient * linear(into, matrix)
-                tokens = parts.new_zeros(len(flat)).index_copy_(0, routed, parts.sum(-1)).view(x.shape[:2])
+                    gradient = module.outputs(entered)
+                    parts = gradient * linear(entering.detach(), matrix, bias)
+                of_bias = gradient @ bias if module is matrices.down and bias is not None else 0.0
+                tokens = parts.new_zeros(n * length).index_copy_(0, routed, parts.sum(-1) + of_bias).view(n, length)
                 integrand.modules[module] = tokens
-                neurons = parts.new_zeros(len(x), parts.shape[-1]).index_add_(0, prompt[routed], parts)
+                neurons = parts.new_zeros(n, parts.shape[-1]).index_add_(0, prompt[routed], parts)
                 integrand.add(Shares(neurons={(layer, module.expert): neurons}))
 
     def _weight(self, module: Module) -> Tensor:
@@ -372,6 +405,10 @@ class _Sweep:
         delta = self.delta(module.parameter)
         assert delta is not None
         return delta
+
+    def _expert_bias(self, module: Module) -> Tensor | None:
+        bias = self.delta(f"{module.parameter}_bias")
+        return None if bias is None else module.outputs(bias[module.expert])
 
     def _bias(self, module: Module) -> Tensor | None:
         bias = self.delta(f"{module.path}.bias")
@@ -402,12 +439,30 @@ def _require_in_memory(before: Mapping[str, Tensor], after: Mapping[str, Tensor]
             raise RunError(f"path: parameter {name!r} is not in memory (offloaded?); give the models one device")
 
 
-def _require_covered(architecture: Architecture, parameters: Mapping[str, Tensor]) -> None:
-    """Raise RunError unless every parameter is a module's weight or bias: the shares would not add up."""
-    known = {module.parameter for module in architecture.modules}
-    known |= {f"{module.path}.bias" for module in architecture.modules}
-    if odd := sorted(parameters.keys() - known):
-        raise RunError(
-            f"path: parameter {odd[0]!r} belongs to no module that the instrument knows, so the shares would not add "
-            "up; use graft and revert"
-        )
+def _direct(architecture: Architecture, parameters: Mapping[str, Tensor]) -> dict[str, list[Module]]:
+    """The parameters whose shares come of their own gradient, with the modules or other rows that they are.
+
+    They are those that are not the weight, or bias, of a product that a hook reads.
+    """
+    by_parameter: dict[str, list[Module]] = {}
+    read: dict[str, bool] = {}
+    for module in architecture.modules:
+        bias = f"{module.path}.bias" if module.expert < 0 else f"{module.parameter}_bias"
+        for name in (module.parameter, bias):
+            if not module.tied:
+                by_parameter.setdefault(name, []).append(module)
+            read[name] = read.get(name, True) and module not in architecture.unread
+    for module in architecture.others:
+        if module.kind != "group" and not read.get(module.parameter):
+            by_parameter[module.parameter] = [module]
+    groups = architecture.groups
+    for name in parameters.keys() - by_parameter.keys():
+        by_parameter[name] = [next(group for group in groups if name.startswith(f"{group.parameter}."))]
+    return {name: by_parameter[name] for name in parameters if not read.get(name, False)}
+
+
+def _own(module: Module, name: str, product: Tensor) -> Tensor:
+    """A module's part of an array like its parameter, or its bias."""
+    if name != module.parameter or module.kind in ("vector", "group"):
+        return module.outputs(product, 0) if name == f"{module.path}.bias" else product
+    return module.matrix(product) if product.ndim > 1 else product

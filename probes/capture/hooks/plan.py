@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.anatomy import COMPONENTS, Architecture, Block, Component, Module, Writer
 
-#: Sites of the whole model and of each block; `embed_out` is what the first block reads.
+#: Sites of the whole model and of each block; `embed_out` is what the first block reads. `attn_out` asks for what
+#: every mixer adds: that of a state space is called `ssm_out`.
 SITES = (
     "embed_out",
     "resid_pre",
@@ -33,7 +34,7 @@ EXPERTS = "experts"
 
 _WHOLE_MODEL = ("embed_out", "resid_final", "logits")
 _BOTH = {"head_out", MODULE, EXPERTS}
-_OUTPUTS = {"attn_out", "router", "gate_act", "up", "mlp_out", "resid_post", "logits", EXPERTS}
+_INPUTS = {"embed_out", "resid_pre", "head_out", "resid_mid"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,20 @@ class Site:
     name: str
     layer: int
     module: Module | None = None  # whose input and output it is, or whose slice of a fused output
+    component: Component = ""  # that writes what is read here
 
     def __str__(self) -> str:
         if self.name in _WHOLE_MODEL:
             return self.name
         name = self.module.name if self.name == MODULE and self.module is not None else self.name
         return f"{name} of layer {self.layer}"
+
+    @property
+    def kind(self) -> str:
+        """The name in SITES that a suite asks for it by."""
+        if self.component in ("", "embed"):
+            return self.name
+        return "head_out" if self.name.endswith("head_out") else _site_of(self.component)
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,9 @@ class Read:
     @property
     def ends(self) -> tuple[bool, bool]:
         """Whether its sites look at the input, and whether at the output."""
-        names = {site.name for site in self.sites}
+        names = {site.kind for site in self.sites}
         both = bool(names & _BOTH)
-        return both or bool(names - _OUTPUTS), both or bool(names & _OUTPUTS)
+        return both or bool(names & _INPUTS), both or bool(names - _INPUTS)
 
 
 class Seen(NamedTuple):
@@ -75,7 +84,7 @@ class Seen(NamedTuple):
 
     def at(self, site: Site) -> Tensor:
         """The tensor that `site` means: an input for some sites, an output for the others."""
-        if site.name not in _OUTPUTS:
+        if site.kind in _INPUTS or site.kind == MODULE:
             return self.input
         return self.output if site.module is None else site.module.outputs(self.output)
 
@@ -90,35 +99,56 @@ def plan(architecture: Architecture, sites: Collection[str]) -> tuple[Read, ...]
         raise ValueError(f"unknown sites {sorted(unknown)}; there are {', '.join((*SITES, MODULE, EXPERTS))}")
     at: dict[str, list[Site]] = {}
 
-    def add(path: str | None, name: str, layer: int, module: Module | None = None) -> None:
-        if path is not None and name in sites:
-            at.setdefault(path, []).append(Site(name, layer, module))
+    def add(path: str | None, site: Site) -> None:
+        if path is not None and site.kind in sites:
+            at.setdefault(path, []).append(site)
 
-    def add_modules(layer: int) -> None:
+    def add_modules(layer: int, component: Component | None = None) -> None:
         for module in architecture.modules:
-            if module.layer == layer and module.expert < 0:
-                add(module.path, MODULE, layer, module)
+            here = module.layer == layer and component in (None, module.component)
+            if here and module.expert < 0 and module not in architecture.unread:
+                add(module.path, Site(MODULE, layer, module))
 
     add_modules(-1)
     for block in architecture.blocks:
         # A block's hook fires on return and reads the input too, so it comes last.
         layer = block.layer
-        add(block.head_in, "head_out", layer)
+        for writer in block.writers:
+            add(writer.head_in, Site(head_site(writer), layer, component=writer.component))
         add_modules(layer)
-        add(block.attn_out, "attn_out", layer)
-        add(block.mid, "resid_mid", layer)
-        add(block.router, "router", layer)
-        add(block.experts, EXPERTS, layer)
-        add(block.gate, "gate", layer)
-        add(block.gate, "gate_act", layer)
-        if block.gate is not None:
-            up = architecture.module(layer, "up")
-            add(up.path, "up", layer, up)
-        add(block.mlp_out, "mlp_out", layer)
-        add(block.path if layer == 0 else None, "embed_out", -1)
-        add(block.path, "resid_pre", layer)
-        add(block.path, "resid_post", layer)
-    add(architecture.final_norm, "resid_final", architecture.n_layers)
+        for writer in block.writers:
+            if writer.component == "mlp":
+                _add_mlp(add, block)
+            add(writer.out, Site(f"{writer.component}_out", layer, component=writer.component))
+        add(block.mid, Site("resid_mid", layer))
+        if block.writer("mlp") is None:
+            _add_mlp(add, block)
+        add(block.path if layer == 0 else None, Site("embed_out", -1, component="embed"))
+        add(block.path, Site("resid_pre", layer))
+        add(block.path, Site("resid_post", layer))
+        add(block.path if block is architecture.blocks[-1] else None, Site("resid_final", architecture.n_layers))
     add_modules(architecture.n_layers)
-    add(architecture.unembed, "logits", architecture.n_layers)
+    add(architecture.unembed, Site("logits", architecture.n_layers))
     return tuple(Read(path, tuple(served)) for path, served in at.items())
+
+
+def head_site(writer: Writer) -> str:
+    """The name of the site of a writer's heads: `head_out` of attention, else with the component's name."""
+    return "head_out" if writer.component == "attn" else f"{writer.component}_head_out"
+
+
+def _add_mlp(add, block: Block) -> None:  # type: ignore[no-untyped-def]
+    layer = block.layer
+    add(block.router, Site("router", layer))
+    add(block.experts, Site(EXPERTS, layer))
+    if block.gate is not None:
+        add(block.gate.path, Site("gate", layer, block.gate))
+        up = block.gate if block.up is None else block.up
+        add(up.path, Site("up", layer, up))
+    add(block.act, Site("gate_act", layer))
+
+
+def _site_of(component: Component) -> str:
+    """The site that a suite asks for to have what a component adds: all mixers go by `attn_out`."""
+    mixer = component in COMPONENTS and component != "mlp"
+    return "attn_out" if mixer or component.startswith("attn") else "mlp_out"

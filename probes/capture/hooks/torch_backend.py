@@ -126,13 +126,17 @@ def tensors_of(
     args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """(first input, first output, all further tensors among the inputs) of a module's call, by position."""
-    value, *rest = args or (kwargs["hidden_states"],)
-    others = tuple(by_position(other, shape) for other in rest if isinstance(other, Tensor))
+    named = [kwargs["hidden_states"]] if not args and "hidden_states" in kwargs else []
+    given = [x for x in (*args, *named, *kwargs.values()) if isinstance(x, Tensor)]
+    value, rest = given[0], [x for x in given[1:] if x is not given[0]]
+    others = tuple(by_position(other, shape) for other in rest)
     first = output[0] if isinstance(output, tuple) else output
     return by_position(value, shape), by_position(first, shape), others
 
 
 def by_position(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`value` as (batch, pos, …), also where a module gets all tokens of a batch on one axis."""
+    """`value` as (batch, pos, …), also where a module gets all tokens of a batch on one axis, or as one head's."""
+    if value.ndim == 4 and value.shape[:3] == (shape[0], 1, shape[1]):
+        return value[:, 0]
     flat = value.ndim == 2 and len(value) == shape[0] * shape[1] and value.shape != shape
     return value.unflatten(0, shape) if flat else value

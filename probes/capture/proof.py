@@ -1,0 +1,549 @@
+"""The proof that an architecture reads from a live model what it says, and what only the live model tells.
+
+One forward of a few random tokens shows what every module of the blocks computed. On every layer, what the components
+write must sum to the residual stream. The factor that a component's output is multiplied by on its way (a residual
+multiplier, a layer's scale) is solved for and must then explain the stream; where names leave open which norm stands
+behind a component, or whether two run in parallel, the sums decide. What fails is refused in words, or, where it is
+only a finer cut (heads, experts, one matrix's product), left out and noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from probes.capture.hooks.plan import Seen
+from probes.capture.hooks.torch_backend import seen_of
+from probes.capture.skipping import recording, skipping
+from probes.measures import mixture
+from probes.measures.live_weights import bias_of, matrix_of
+from probes.measures.norms import NormForm, find_form
+from tv.architecture.anatomy import Architecture, Block, Component, Module, Writer
+from tv.errors import ArchitectureError
+
+#: Relative error below which two sums of a forward pass count as the same, by the dtype the model computes in.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+#: A factor that explains the stream must also leave this little of the smallest term unexplained.
+UNEXPLAINED = 0.02
+#: A factor below it is none: what the stream gets is not this.
+NOTHING = 1e-4
+#: Prompts and positions of the test. The second prompt checks factors that the first one gave.
+_PROMPTS = 2
+
+Factor = float | Tensor
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How what the components of one live model compute reaches its last residual stream and its logits.
+
+    A factor is a number, or a value per dimension of the stream; it is 1 where none is named.
+    """
+
+    norms: Mapping[str, NormForm] = field(default_factory=dict)  # by module path
+    writes: Mapping[tuple[int, Component], Factor] = field(default_factory=dict)
+    experts: Mapping[int, Factor] = field(default_factory=dict)  # of layers whose experts can be told apart
+    logit_scale: tuple[float, float] = (1.0, 1.0)  # between final norm and unembedding, and behind it
+    notes: tuple[str, ...] = ()
+
+    def factor(self, layer: int, component: Component) -> Factor:
+        """What this component's output is multiplied by on its way to the last residual stream."""
+        return self.writes.get((layer, component), 1.0)
+
+
+def prove(model: PreTrainedModel, architecture: Architecture) -> tuple[Architecture, Flow]:
+    """Prove it on `model`.
+
+    Args:
+        model: Live, with the weights to be measured.
+        architecture: What the rules say of it.
+
+    Returns:
+        The architecture as the model bears it out, and how its components reach the stream.
+
+    Raises:
+        ArchitectureError: The first layer and sum that fails.
+    """
+    return _Proof(model, architecture).run()
+
+
+class _Proof:
+    """One model's test forward and what follows from it."""
+
+    def __init__(self, model: PreTrainedModel, architecture: Architecture) -> None:
+        self.model, self.of = model, architecture
+        self.tolerance = TOLERANCE[model.dtype]
+        self.n = _test_length(architecture)
+        self.notes: list[str] = []
+        self.calls: dict[str, list[tuple[Seen, Any, Any]]] = {}
+        self.inputs = self._inputs()
+        self.logits = self._forward()
+
+    def run(self) -> tuple[Architecture, Flow]:
+        """Every test, layer by layer."""
+        forms = self.forms = self._norm_forms()
+        writes: dict[tuple[int, Component], Factor] = {}
+        carries: list[Factor] = []
+        experts: dict[int, Factor] = {}
+        blocks = []
+        for block in self.of.blocks:
+            proved, factors, carry = self._block(block, forms)
+            proved = self._mlp(self._heads(proved, forms), experts)
+            blocks.append(proved)
+            writes |= {(block.layer, component): factor for component, factor in factors.items()}
+            carries.append(carry)
+        self._chain(blocks)
+        later: Factor = 1.0
+        for block, carry in zip(reversed(blocks), reversed(carries), strict=True):
+            for writer in block.writers:
+                place = block.layer, writer.component
+                writes[place] = writes.get(place, 1.0) * later
+            if block.layer in experts:
+                mlp = block.writer("mlp")
+                experts[block.layer] = experts[block.layer] * writes[block.layer, "mlp"] if mlp else 1.0
+            later = later * carry
+        writes[-1, "embed"] = later
+        unread = frozenset(module for module in self.of.modules if not self._is_read(module, forms))
+        architecture = replace(self.of, blocks=tuple(blocks), unread=unread)
+        architecture = replace(architecture, chained=self._is_chained(architecture))
+        own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
+        return architecture, Flow(forms, own, experts, self._logit_scale(), tuple(dict.fromkeys(self.notes)))
+
+    def _inputs(self) -> dict[str, Tensor]:
+        config = self.model.config
+        special = {
+            value
+            for part in (config, config.get_text_config())
+            for name, value in vars(part).items()
+            if "token" in name and isinstance(value, int)
+        }
+        plain = torch.tensor([i for i in range(min(self.of.vocab_size, 4096)) if i not in special])
+        chosen = torch.randint(len(plain), (_PROMPTS, self.n), generator=torch.Generator().manual_seed(0))
+        ids = plain[chosen]
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def _forward(self) -> Tensor:
+        """One forward; what every module called in it took and gave, copied."""
+        shape = tuple(self.inputs["input_ids"].shape)
+        handles = []
+
+        def hook_of(path: str) -> Any:
+            def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+                try:
+                    seen = seen_of(args, kwargs, output, shape)
+                except (TypeError, LookupError, AttributeError):  # it takes or gives no tensor
+                    return
+                self.calls.setdefault(path, []).append(
+                    (Seen(seen.input.clone(), seen.output.clone(), seen.rest), args, kwargs)
+                )
+
+            return hook
+
+        for path in self._watched():
+            handles.append(self.model.get_submodule(path).register_forward_hook(hook_of(path), with_kwargs=True))
+        try:
+            with torch.inference_mode():
+                logits: Tensor = self.model(**self.inputs, use_cache=False).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits
+
+    def _watched(self) -> Iterable[str]:
+        """The blocks' modules, and those that the architecture names outside them."""
+        stacks = tuple(f"{block.path}." for block in self.of.blocks)
+        named = {module.path for module in self.of.modules} | {self.of.final_norm, self.of.unembed}
+        named |= {block.path for block in self.of.blocks}
+        return [path for path, _ in self.model.named_modules() if path in named or path.startswith(stacks)]
+
+    def seen(self, path: str) -> Seen:
+        """What the module at `path` took and gave. Raises ArchitectureError where it was not called once.
+
+        A final norm that is called before the blocks too counts as it is called last.
+        """
+        calls = self.calls.get(path, [])
+        if path == self.of.final_norm:
+            calls = calls[-1:]
+        if len(calls) != 1:
+            times = "never called" if not calls else f"called {len(calls)} times"
+            self._refuse(f"{path} is {times} in a forward pass, where the instrument reads a single call")
+        return calls[0][0]
+
+    def _block(self, block: Block, forms: Mapping[str, NormForm]) -> tuple[Block, dict[Component, Factor], Factor]:
+        """The block with what its sums decide, each writer's factor, and what resid_pre is multiplied by."""
+        whole = self.seen(block.path)
+        pre, post = whole.input.float(), whole.output.float()
+        if pre.shape != post.shape or pre.ndim != 3:
+            self._refuse(
+                f"layer {block.layer} takes {list(pre.shape)} and gives {list(post.shape)}: more than a stream"
+            )
+        best = float("inf")
+        block = self._without_followers(block)
+        options = [self._outs(block, writer) for writer in block.writers]
+        for fit in (_ones, _scalars, _vectors):
+            for chosen in product(*options):
+                terms = [self.seen(path).output.float() for path in chosen]
+                if any(term.shape != post.shape for term in terms):
+                    continue
+                found = fit(pre, post, terms, self.tolerance)
+                if isinstance(found, float):
+                    best = min(best, found)
+                    continue
+                carry, factors = found
+                nothing = [_is_nothing(factor) for factor in factors]
+                if any(nothing):
+                    kept = tuple(w for w, none in zip(block.writers, nothing, strict=True) if not none)
+                    if not kept:
+                        continue
+                    self._feeds(w.component for w, none in zip(block.writers, nothing, strict=True) if none)
+                    return self._block(replace(block, writers=kept), forms)
+                writers = tuple(self._as_read(block, w, path) for w, path in zip(block.writers, chosen, strict=True))
+                writers = self._mids(writers, pre * carry, terms, factors)
+                named = {w.component: f for w, f in zip(writers, factors, strict=True)}
+                return replace(block, writers=writers), named, carry
+        names = " + ".join(f"{writer.component}_out" for writer in block.writers)
+        self._refuse(
+            f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best:.2g}), nor "
+            "with a factor for each; this architecture scales or reroutes what it writes to the residual stream"
+        )
+
+    def _without_followers(self, block: Block) -> Block:
+        """The block without parts that read what another part computed: they stand behind it, and write in its place.
+
+        The writers come in the order in which they are called.
+        """
+        called = list(self.calls)  # a module is listed as it returns
+        once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
+        if len(once) < len(block.writers):  # a part that several blocks share, or that text never enters
+            self._feeds(writer.component for writer in block.writers if writer not in once)
+        if not once:
+            self._called(block.writers[0].path)
+        writers = sorted(once, key=lambda writer: called.index(writer.path))
+        behind = {path for writer in writers for path in self._behind(block, writer.path)}
+        return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
+
+    def _feeds(self, components: Iterable[Component]) -> None:
+        self.notes += [
+            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
+        ]
+
+    def _called(self, path: str) -> str:
+        self.seen(path)
+        return path
+
+    def _outs(self, block: Block, writer: Writer) -> list[str]:
+        """What a writer may hand to the stream: as the rules say, a part of the block that reads it, or itself.
+
+        Where a component adds the stream to its own output, it is its last matrix.
+        """
+        behind = self._behind(block, writer.path)
+        further = [path for first in behind for path in self._behind(block, first)]
+        last = [writer.head_in] if writer.head_in is not None else []
+        last += [m.path for m in self.of.modules if self._ends(m, block, writer)]
+        said = [writer.out] if len(self.calls.get(writer.out, [])) == 1 else []
+        return list(dict.fromkeys([*said, *further, *behind, writer.path, *last]))
+
+    def _behind(self, block: Block, path: str) -> list[str]:
+        """The parts of the block that read what the module at `path` gives."""
+        own = self.seen(path).output
+        found = []
+        for other, calls in self.calls.items():
+            inside = other.removeprefix(f"{block.path}.")
+            if inside != other and "." not in inside and other != path and len(calls) == 1:
+                taken = calls[0][0].input
+                if taken.shape == own.shape and self._same(taken, own):
+                    found.append(other)
+        return found
+
+    @staticmethod
+    def _ends(module: Module, block: Block, writer: Writer) -> bool:
+        """Whether a matrix is the last of a writer's."""
+        here = module.layer == block.layer and module.component == writer.component and module.expert < 0
+        return here and module.name.rstrip("_0123456789") in ("o", "out_proj", "down")
+
+    def _as_read(self, block: Block, writer: Writer, out: str) -> Writer:
+        """The writer with what was found to write for it."""
+        behind = out != writer.path and not out.startswith(f"{writer.path}.")
+        return replace(writer, out=out, post_norm=out if behind else None)
+
+    def _mids(
+        self, writers: Sequence[Writer], stream: Tensor, terms: Sequence[Tensor], factors: Sequence[Factor]
+    ) -> tuple[Writer, ...]:
+        """The writers, each with the module that reads the stream before it, where one does."""
+        found = []
+        for i, writer in enumerate(writers):
+            reads = writer.reads
+            if i and reads is not None and not (reads in self.calls and self._same(self.seen(reads).input, stream)):
+                reads = None
+            found.append(replace(writer, reads=reads if i else None))
+            stream = stream + factors[i] * terms[i]
+        return tuple(found)
+
+    def _heads(self, block: Block, forms: Mapping[str, NormForm]) -> Block:
+        """The block without heads of writers whose output is not that of their output projection alone."""
+        writers = []
+        for writer in block.writers:
+            head = writer.head_module
+            if head is not None and writer.head_in is not None:
+                whole = writer.path if writer.post_norm is not None else writer.out
+                told = self._linear(head) and self._same(self.seen(head.path).output, self.seen(whole).output)
+                if not told or (writer.post_norm is not None and writer.post_norm not in forms):
+                    self.notes.append(f"heads of {writer.component} are not told apart")
+                    writer = replace(writer, head_in=None, head_module=None)
+            writers.append(writer)
+        return replace(block, writers=tuple(writers))
+
+    def _mlp(self, block: Block, experts: dict[int, Factor]) -> Block:
+        """The block without an activation module, gates or experts that do not compute what they should."""
+        if block.gate is not None and not self._linear(block.gate):
+            self.notes.append("gates are not shown: the gate's matrix alone does not make its output")
+            block = replace(block, gate=None, up=None, act=None)
+        if block.up is not None and not self._linear(block.up):
+            block = replace(block, up=None)
+        if block.act is not None:
+            calls = self.calls.get(block.act, [])
+            gate = block.gate.outputs(self.seen(block.gate.path).output) if block.gate is not None else None
+            if gate is None or len(calls) != 1 or not self._same(calls[0][0].input, gate):
+                block = replace(block, act=None)
+        if block.router is not None and len(self.calls.get(block.router, [])) != 1:
+            block = replace(block, router=None)
+        if block.experts is None:
+            if block.router is not None:
+                self.notes.append("experts are not told apart")
+            return block
+        factor = self._experts(block)
+        if factor is None:
+            self.notes.append("experts are not told apart")
+            return replace(block, experts=None)
+        if factor:
+            experts[block.layer] = factor
+        else:
+            self.notes.append("what single experts add is not shown: their sum is not added as it is")
+        return block
+
+    def _experts(self, block: Block) -> float | None:
+        """What the experts' sum is multiplied by in the MLP's output; 0 where by no number; None where they differ."""
+        assert block.experts is not None
+        owner, calls = self.model.get_submodule(block.experts), self.calls.get(block.experts, [])
+        mlp = block.writer("mlp")
+        if len(calls) != 1 or mlp is None:
+            return None
+        call, shape = calls[0][0], (_PROMPTS, self.n)
+        try:
+            with torch.inference_mode():
+                routed = mixture.Routed.of(call.input, call.rest, shape, lambda x: x.flatten(0, 1))
+                apart = mixture.total(owner, mixture.experts_of(self.of, block.layer), routed)
+        except (RuntimeError, ValueError, IndexError, AttributeError, TypeError):
+            return None
+        given = call.output.reshape(-1, call.output.shape[-1])
+        if not self._same(apart, given):
+            return None
+        if mlp.post_norm is not None and mlp.post_norm not in self.forms:
+            return 0.0
+        seen, args, kwargs = self.calls[mlp.path][0]
+        handle = owner.register_forward_hook(lambda _m, _a, out: 2 * out)
+        try:
+            with torch.inference_mode():
+                again = self.model.get_submodule(mlp.path)(*args, **kwargs)
+        finally:
+            handle.remove()
+        again = again[0] if isinstance(again, tuple) else again
+        moved = (again.reshape(seen.output.shape) - seen.output).float()
+        summed = given.float().unflatten(0, (-1, moved.shape[0] * moved.shape[1])).sum(0)
+        factor, error = _multiple(moved, summed.reshape(moved.shape))
+        return _snapped(factor) if error <= 100 * self.tolerance else 0.0
+
+    def _chain(self, blocks: Sequence[Block]) -> None:
+        """Each block starts where the one before it ended, and the final norm reads the last."""
+        for block, after in zip(blocks, [*(b.path for b in blocks[1:]), self.of.final_norm], strict=True):
+            post, then = self.seen(block.path).output, self.seen(after).input
+            if post.shape != then.shape or not self._same(then, post):
+                self._refuse(f"what follows layer {block.layer} ({after}) reads something else than its resid_post")
+
+    def _is_read(self, module: Module, forms: Mapping[str, NormForm]) -> bool:
+        if module.expert >= 0:
+            return any(block.layer == module.layer and block.experts == module.path for block in self.of.blocks)
+        calls = self.calls.get(module.path, [])
+        if len(calls) != 1:
+            return False
+        ends = (calls[0][0].input,) if module.kind == "embed" else (calls[0][0].input, calls[0][0].output)
+        axis = forms[module.path].position_dim if module.path in forms else 1
+        if not all(self._by_place(x, axis) for x in ends):
+            return False
+        if module.kind == "norm":
+            return module.path in forms
+        return module.kind == "embed" or self._linear(module)
+
+    def _by_place(self, x: Tensor, axis: int) -> bool:
+        """Whether a tensor has prompts and positions as axes: a batch of 1 stands for all prompts."""
+        return x.ndim > axis and x.shape[0] in (1, _PROMPTS) and x.shape[axis] == self.n
+
+    def _linear(self, module: Module) -> bool:
+        """Whether a matrix, with its bias, makes its module's output of its input."""
+        calls = self.calls.get(module.path, [])
+        if len(calls) != 1:
+            return False
+        owner, seen = self.model.get_submodule(module.path), calls[0][0]
+        if not hasattr(owner, "weight") or (module.parameter != f"{module.path}.weight" and not module.tied):
+            return False
+        try:
+            with torch.inference_mode():
+                matrix, bias = matrix_of(module, owner), bias_of(module, owner)
+                made = linear(seen.input.to(matrix), matrix, None if bias is None else bias.to(matrix))
+        except (RuntimeError, AttributeError):
+            return False
+        given = module.outputs(seen.output)
+        return made.shape == given.shape and self._same(made, given)
+
+    def _norm_forms(self) -> dict[str, NormForm]:
+        forms = {}
+        paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm}
+        for path in paths:
+            calls = self.calls.get(path, [])
+            if len(calls) == 1 or (calls and path == self.of.final_norm):
+                seen = calls[-1][0]
+                form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
+                if form is not None:
+                    forms[path] = form
+        if self.of.final_norm not in forms:
+            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
+        return forms
+
+    def _logit_scale(self) -> tuple[float, float]:
+        """What the final norm's output is multiplied by before the unembedding, and the logits behind it.
+
+        A soft cap is no factor: the logits before it are read.
+        """
+        normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
+        entering = last.input.float()
+        if entering.shape != normed.shape:
+            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
+        before, error = _multiple(entering, normed)
+        if error > self.tolerance:
+            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
+        logits, given = self.logits.float(), last.output.float()
+        if logits.shape != given.shape:
+            return _snapped(before), 1.0
+        behind, error = _multiple(logits, given)
+        return _snapped(before), _snapped(behind) if error <= self.tolerance else 1.0
+
+    def _is_chained(self, architecture: Architecture) -> bool:
+        """Whether blocks pass on their output alone, so that the first ones can be skipped."""
+        outputs: dict[int, Any] = {}
+        try:
+            with torch.inference_mode():
+                with recording(self.model, architecture, outputs):
+                    plain = self.model(**self.inputs, use_cache=False).logits
+                with skipping(self.model, architecture, outputs, architecture.n_layers - 1):
+                    skipped = self.model(**self.inputs, use_cache=False).logits
+        except Exception:  # a block that misses what another one passes on may raise anything
+            return False
+        return bool(torch.equal(plain, skipped))
+
+    def _same(self, left: Tensor, right: Tensor) -> bool:
+        left, right = left.float(), right.float().to(left.device)
+        if left.shape != right.shape:
+            return False
+        return bool((left - right).norm() <= self.tolerance * right.norm())
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ArchitectureError(f"{self.of.name}: {what}; tv measures its weights, but probes cannot run on it")
+
+
+def _ones(pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float) -> tuple[Factor, list[Factor]] | float:
+    """Factors of 1; the relative error where they do not do."""
+    error = float((pre + sum(terms) - post).norm() / post.norm())
+    return (1.0, [1.0] * len(terms)) if error <= tolerance else error
+
+
+def _scalars(
+    pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float
+) -> tuple[Factor, list[Factor]] | float:
+    """A number for each writer, solved for on the first prompt and tested on all; then one for resid_pre too."""
+    error = float("inf")
+    for carried in (False, True):
+        columns = [*([pre] if carried else []), *terms]
+        goal = post if carried else post - pre
+        a = torch.stack([column[0].flatten() for column in columns], 1).double().cpu()
+        solution = torch.linalg.lstsq(a, goal[0].flatten().double().cpu()[:, None]).solution[:, 0].tolist()
+        found = [_snapped(value) for value in solution]
+        carry, factors = (found[0], found[1:]) if carried else (1.0, found)
+        error = _error(pre, post, terms, carry, factors)
+        if _explains(error, post, pre, terms, carry, factors, tolerance):
+            return carry, list(factors)
+    return error
+
+
+def _vectors(
+    pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float
+) -> tuple[Factor, list[Factor]] | float:
+    """A number for each writer and each dimension of the stream, with one for resid_pre or without."""
+    error = float("inf")
+    for carried in (False, True):
+        columns = [*([pre] if carried else []), *terms]
+        goal = post if carried else post - pre
+        a = torch.stack([column[0].T for column in columns], -1).double().cpu()  # (d_model, pos, writers)
+        b = goal[0].T[..., None].double().cpu()
+        solution = torch.linalg.lstsq(a, b).solution[..., 0].float().to(pre.device)  # (d_model, writers)
+        found: list[Factor] = list(solution.unbind(-1))
+        carry, factors = (found[0], found[1:]) if carried else (1.0, found)
+        error = _error(pre, post, terms, carry, factors)
+        if _explains(error, post, pre, terms, carry, factors, tolerance):
+            return carry, factors
+    return error
+
+
+def _error(pre: Tensor, post: Tensor, terms: Sequence[Tensor], carry: Factor, factors: Sequence[Factor]) -> float:
+    made = pre * carry
+    for factor, term in zip(factors, terms, strict=True):
+        made = made + factor * term
+    return float((made - post).norm() / post.norm())
+
+
+def _explains(
+    error: float,
+    post: Tensor,
+    pre: Tensor,
+    terms: Sequence[Tensor],
+    carry: Factor,
+    factors: Sequence[Factor],
+    tolerance: float,
+) -> bool:
+    """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
+    if _is_nothing(carry):  # a term that is the stream itself explains it, and no component
+        return False
+    terms = [factor * term for factor, term in zip(factors, terms, strict=True) if not _is_nothing(factor)]
+    smallest = min((float(term.norm()) for term in terms), default=0.0)
+    return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest
+
+
+def _is_nothing(factor: Factor) -> bool:
+    return float(torch.as_tensor(factor).abs().max()) < NOTHING
+
+
+def _multiple(left: Tensor, right: Tensor) -> tuple[float, float]:
+    """The number that makes `left` of `right`, and the relative error that it leaves."""
+    scale = float((left * right).sum() / right.square().sum().clamp(min=torch.finfo(right.dtype).tiny))
+    return scale, float((left - scale * right).norm() / left.norm().clamp(min=torch.finfo(left.dtype).tiny))
+
+
+def _snapped(value: float) -> float:
+    """`value`, or the number of few digits that it is next to: what a configuration says."""
+    rounded = float(f"{value:.4g}")
+    near = abs(value - rounded) <= 2e-6 * max(abs(value), 1e-3)
+    return rounded if near else float(f"{value:.7g}")
+
+
+def _test_length(architecture: Architecture) -> int:
+    """A few positions, but not as many as heads, so that a norm's input tells positions from heads."""
+    taken = {architecture.n_heads, architecture.n_kv_heads, 1}
+    taken |= {module.n_heads for module in architecture.modules}
+    return next(n for n in range(7, 40) if n not in taken)

@@ -1,0 +1,66 @@
+"""Rows for every parameter that is no module and no bias of one: sinks, kernels, scalars, and parts beside the text.
+
+So no parameter is in no row. A part beside the text model (a vision tower, a projector) is one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from tv.architecture.anatomy import Module
+from tv.architecture.trunk import Trunk
+
+
+def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -> tuple[Module, ...]:
+    """Of each such parameter the row, in the order of the model; of each group one."""
+    known = {module.parameter for module in modules}
+    known |= {f"{module.path}.bias" for module in modules if module.expert < 0}
+    near: dict[str, Module] = {}
+    for module in modules:
+        place = module.path
+        while place:
+            near.setdefault(place, module)
+            place = place.rpartition(".")[0]
+    paths = {module.path for module in modules}
+    rows, groups = list[Module](), dict[str, Module]()
+    for name, value in model.named_parameters():
+        if name in known:
+            continue
+        path = name.rpartition(".")[0]
+        layer, inside = _place(name, trunk.stack)
+        if layer is None and not (name.startswith(f"{trunk.path}.") or path in paths or "." not in name):
+            group = _group(name, trunk)
+            label = group.rpartition(".")[2]
+            groups.setdefault(group, Module(-1, label, "group", label, group, group, ()))
+            continue
+        place = path
+        while place and place not in near:
+            place = place.rpartition(".")[0]
+        owner = near.get(place)
+        if layer is None:
+            at, component = (owner.layer, owner.component) if path in paths and owner else (-1, "embed")
+        else:
+            at, component = layer, owner.component if owner is not None and owner.layer == layer else "other"
+        rows.append(Module(at, inside, "vector", component, path, name, tuple(value.shape)))
+    return (*rows, *groups.values())
+
+
+def _place(parameter: str, stack: str) -> tuple[int | None, str]:
+    """The block that a parameter lies in, and its name there; outside the blocks None and its own name."""
+    inside = parameter.removeprefix(f"{stack}.")
+    number, _, rest = inside.partition(".")
+    if inside == parameter or not number.isdigit():
+        return None, parameter.removesuffix(".weight")
+    return int(number), rest.removesuffix(".weight")
+
+
+def _group(parameter: str, trunk: Trunk) -> str:
+    """The largest part that holds this parameter and not the text model."""
+    segments = parameter.split(".")
+    for depth in range(1, len(segments)):
+        path = ".".join(segments[:depth])
+        if not f"{trunk.path}.".startswith(f"{path}."):
+            return path
+    return segments[0]

@@ -1,0 +1,68 @@
+"""The trunk of a language model: embedding, list of blocks, final norm, unembedding, also inside a wrapper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tv.architecture import names
+from tv.architecture.sizes import Sizes
+from tv.errors import ArchitectureError
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What carries the residual stream of text."""
+
+    path: str  # of the module that runs the blocks, embedding and final norm included
+    stack: str  # of the list of blocks
+    blocks: nn.ModuleList
+    embed: nn.Module
+    positions: nn.Module | None  # an embedding of positions, added to that of tokens
+    final_norm: nn.Module
+    unembed: nn.Module
+
+
+def trunk_of(model: PreTrainedModel, sizes: Sizes) -> Trunk:
+    """Find it. Raises ArchitectureError where a part of it is missing."""
+    kind = type(model).__name__
+    paths = {module: path for path, module in model.named_modules()}
+    embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
+    if not _is_matrix(embed) or not _is_matrix(unembed):
+        raise ArchitectureError(f"{kind}: no embedding or no unembedding found in the module tree")
+    lists = [(path, part) for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
+    lists = [(path, part) for path, part in lists if next(part.parameters(), None) is not None]
+    near = [
+        (_shared(path, paths[embed]), len(part) == sizes.n_layers, len(part), -path.count("."), path, part)
+        for path, part in lists
+    ]
+    fitting = [row for row in near if row[1]] or near
+    if not fitting:
+        raise ArchitectureError(f"{kind}: no list of its blocks found in the module tree")
+    *_, stack, blocks = max(fitting, key=lambda row: row[:4])
+    path = stack.rpartition(".")[0]
+    trunk = model.get_submodule(path)
+    final_norm = next(
+        (getattr(trunk, n) for n in names.FINAL_NORMS if isinstance(getattr(trunk, n, None), nn.Module)), None
+    )
+    if final_norm is None:
+        raise ArchitectureError(f"{kind}: no final norm found in {path or 'the module tree'}")
+    positions = next((getattr(trunk, n) for n in names.POSITIONS if _is_matrix(getattr(trunk, n, None))), None)
+    return Trunk(path, stack, blocks, embed, positions, final_norm, unembed)
+
+
+def _is_matrix(module: object) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(module, nn.Module) and isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def _shared(path: str, other: str) -> int:
+    """How many leading segments two paths have in common."""
+    count = 0
+    for one, two in zip(path.split("."), other.split("."), strict=False):
+        if one != two:
+            break
+        count += 1
+    return count
