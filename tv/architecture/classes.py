@@ -39,7 +39,7 @@ def loader_of(config: PretrainedConfig) -> Any:
         >>> loader_of(LlamaConfig(architectures=["LlamaForCausalLM"])).__name__
         'LlamaForCausalLM'
     """
-    named = getattr(transformers, (config.architectures or [""])[0] or "", None)
+    named: Any = getattr(transformers, (config.architectures or [""])[0] or "", None)
     known = [auto for auto in _AUTO if type(config) in auto._model_mapping]
     for auto in known:
         mapped = auto._model_mapping[type(config)]
