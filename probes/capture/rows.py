@@ -83,7 +83,7 @@ class ShardTables:
         """Write the collected columns of one table, layer and site; return the number of rows."""
         table, layer, site = key
         parts = self.parts[key]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns = {name: _stacked([part[name] for part in parts]) for name in parts[0]}
         if layer is not None or table == "tokens":
             order = np.lexsort([columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns])
             columns = {name: values[order] for name, values in columns.items()}
@@ -172,6 +172,14 @@ class ShardTables:
             "n_active_base": base,
             "n_active_tuned": tuned,
         }
+
+
+def _stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Parts of a column, one after the other; bit patterns of several widths end in zeros."""
+    width = max((part.shape[1] for part in parts if part.ndim == 2), default=0)
+    if width:
+        parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+    return np.concatenate(parts)
 
 
 def fetched(pieces: Sequence[Piece]) -> list[dict[str, NDArray[Any]]]:
