@@ -93,6 +93,7 @@ class _Tree:
     sizes: Sizes
     vocabulary: tuple[Module, ...]  # embedding and unembedding: transformers itself says which they are
     weights: tuple[_Weight, ...]  # all others, in the order of the model
+    parameters: Mapping[str, tuple[int, str, tuple[int, ...]]]  # of every parameter its layer, name there, and shape
 
 
 def by_adapter(model: PreTrainedModel, why: str) -> Architecture | None:
@@ -137,7 +138,17 @@ def _architecture(
         unembed=paths.get("unembed", ""),
         roles=role_source,
         note=f"{tree.kind}: {note}",
+        others=tuple(_others(tree, modules)),
     )
+
+
+def _others(tree: _Tree, modules: Sequence[Module]) -> Iterator[Module]:
+    """A row for every parameter that is no module and no bias of one."""
+    known = {module.parameter for module in modules}
+    known |= {f"{module.path}.bias" for module in modules if module.expert < 0}
+    for parameter, (layer, name, shape) in tree.parameters.items():
+        if parameter not in known:
+            yield Module(layer, name, "vector", "other", parameter.rpartition(".")[0], parameter, shape)
 
 
 def _modules(weight: _Weight, role: _Role | None, sizes: Sizes) -> Iterator[Module]:
@@ -255,7 +266,9 @@ def _read(model: PreTrainedModel) -> _Tree:
     vocabulary = tuple(_vocabulary(model, sizes))
     taken = {module.parameter for module in vocabulary}
     weights = tuple(weight for weight in _parameters(model, sizes) if weight.parameter not in taken)
-    return _Tree(type(model).__name__, sizes, vocabulary, weights)
+    places = _places(model, sizes)
+    parameters = {name: (*places[name], tuple(value.shape)) for name, value in model.named_parameters()}
+    return _Tree(type(model).__name__, sizes, vocabulary, weights, parameters)
 
 
 def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
@@ -274,18 +287,25 @@ def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
 
 def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[_Weight]:
     """Matrices, stacks of experts and gains of norms, in the order of the model; no convolutions, no biases."""
+    places = _places(model, sizes)
+    for name, tensor in model.named_parameters():
+        path = name.rpartition(".")[0]
+        owner = model.get_submodule(path)
+        if _is_measured(name, tensor, owner):
+            yield _Weight(name, tensor, path, owner, *places[name])
+
+
+def _places(model: PreTrainedModel, sizes: Sizes) -> dict[str, tuple[int, str]]:
+    """Of every parameter the layer that it lies in, and its name there; the whole name where two would have one."""
     lists = {path: len(module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     depth = sizes.n_layers or max(lists.values(), default=0)
     stacks = [path for path, length in lists.items() if length == depth]
     places = {name: _place(name, stacks) for name, _ in model.named_parameters()}
     count = Counter(places.values())
-    for name, tensor in model.named_parameters():
-        path = name.rpartition(".")[0]
-        owner = model.get_submodule(path)
-        if _is_measured(name, tensor, owner):
-            layer, rest = places[name]
-            unique = rest if count[layer, rest] == 1 else name.removesuffix(".weight")
-            yield _Weight(name, tensor, path, owner, layer, unique)
+    return {
+        name: (layer, rest if count[layer, rest] == 1 else name.removesuffix(".weight"))
+        for name, (layer, rest) in places.items()
+    }
 
 
 def _place(parameter: str, stacks: Sequence[str]) -> tuple[int, str]:
