@@ -32,6 +32,8 @@ from tv.errors import ArchitectureError
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 #: A factor that explains the stream must also leave this little of the smallest term unexplained.
 UNEXPLAINED = 0.02
+#: A factor below it is none: what the stream gets is not this.
+NOTHING = 1e-4
 #: Prompts and positions of the test. The second prompt checks factors that the first one gave.
 _PROMPTS = 2
 
@@ -163,8 +165,13 @@ class _Proof:
         return [path for path, _ in self.model.named_modules() if path in named or path.startswith(stacks)]
 
     def seen(self, path: str) -> Seen:
-        """What the module at `path` took and gave. Raises ArchitectureError where it was not called once."""
+        """What the module at `path` took and gave. Raises ArchitectureError where it was not called once.
+
+        A final norm that is called before the blocks too counts as it is called last.
+        """
         calls = self.calls.get(path, [])
+        if path == self.of.final_norm:
+            calls = calls[-1:]
         if len(calls) != 1:
             times = "never called" if not calls else f"called {len(calls)} times"
             self._refuse(f"{path} is {times} in a forward pass, where the instrument reads a single call")
@@ -178,7 +185,8 @@ class _Proof:
             self._refuse(
                 f"layer {block.layer} takes {list(pre.shape)} and gives {list(post.shape)}: more than a stream"
             )
-        best: tuple[float, list[str]] = (float("inf"), [])
+        best = float("inf")
+        block = self._without_followers(block)
         options = [self._outs(block, writer) for writer in block.writers]
         for fit in (_ones, _scalars, _vectors):
             for chosen in product(*options):
@@ -187,7 +195,7 @@ class _Proof:
                     continue
                 found = fit(pre, post, terms, self.tolerance)
                 if isinstance(found, float):
-                    best = min(best, (found, list(chosen)))
+                    best = min(best, found)
                     continue
                 carry, factors = found
                 writers = tuple(self._as_read(block, w, path) for w, path in zip(block.writers, chosen, strict=True))
@@ -196,24 +204,58 @@ class _Proof:
                 return replace(block, writers=writers), named, carry
         names = " + ".join(f"{writer.component}_out" for writer in block.writers)
         self._refuse(
-            f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best[0]:.2g}), nor "
+            f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best:.2g}), nor "
             "with a factor for each; this architecture scales or reroutes what it writes to the residual stream"
         )
 
+    def _without_followers(self, block: Block) -> Block:
+        """The block without parts that read what another part computed: they stand behind it, and write in its place.
+
+        The writers come in the order in which they are called.
+        """
+        called = list(self.calls)  # a module is listed as it returns
+        writers = sorted(block.writers, key=lambda writer: called.index(self._called(writer.path)))
+        behind = {path for writer in writers for path in self._behind(block, writer.path)}
+        return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
+
+    def _called(self, path: str) -> str:
+        self.seen(path)
+        return path
+
     def _outs(self, block: Block, writer: Writer) -> list[str]:
-        """What a writer may hand to the stream: as the rules say, itself, or a norm of the block that reads it."""
-        own = self.seen(writer.path).output
-        behind = []
-        for path, calls in self.calls.items():
-            inside = path.removeprefix(f"{block.path}.")
-            if inside != path and "." not in inside and len(calls) == 1 and "norm" in inside.lower():
+        """What a writer may hand to the stream: as the rules say, a part of the block that reads it, or itself.
+
+        Where a component adds the stream to its own output, it is its last matrix.
+        """
+        behind = self._behind(block, writer.path)
+        further = [path for first in behind for path in self._behind(block, first)]
+        last = [writer.head_in] if writer.head_in is not None else []
+        last += [m.path for m in self.of.modules if self._ends(m, block, writer)]
+        said = [writer.out] if len(self.calls.get(writer.out, [])) == 1 else []
+        return list(dict.fromkeys([*said, *further, *behind, writer.path, *last]))
+
+    def _behind(self, block: Block, path: str) -> list[str]:
+        """The parts of the block that read what the module at `path` gives."""
+        own = self.seen(path).output
+        found = []
+        for other, calls in self.calls.items():
+            inside = other.removeprefix(f"{block.path}.")
+            if inside != other and "." not in inside and other != path and len(calls) == 1:
                 taken = calls[0][0].input
                 if taken.shape == own.shape and self._same(taken, own):
-                    behind.append(path)
-        return list(dict.fromkeys([*([writer.out] if writer.out in self.calls else []), *behind, writer.path]))
+                    found.append(other)
+        return found
+
+    @staticmethod
+    def _ends(module: Module, block: Block, writer: Writer) -> bool:
+        """Whether a matrix is the last of a writer's."""
+        here = module.layer == block.layer and module.component == writer.component and module.expert < 0
+        return here and module.name.rstrip("_0123456789") in ("o", "out_proj", "down")
 
     def _as_read(self, block: Block, writer: Writer, out: str) -> Writer:
-        return replace(writer, out=out, post_norm=None if out == writer.path else out)
+        """The writer with what was found to write for it."""
+        behind = out != writer.path and not out.startswith(f"{writer.path}.")
+        return replace(writer, out=out, post_norm=out if behind else None)
 
     def _mids(
         self, writers: Sequence[Writer], stream: Tensor, terms: Sequence[Tensor], factors: Sequence[Factor]
@@ -234,7 +276,8 @@ class _Proof:
         for writer in block.writers:
             head = writer.head_module
             if head is not None and writer.head_in is not None:
-                told = self._linear(head) and self._same(self.seen(head.path).output, self.seen(writer.path).output)
+                whole = writer.path if writer.post_norm is not None else writer.out
+                told = self._linear(head) and self._same(self.seen(head.path).output, self.seen(whole).output)
                 if not told or (writer.post_norm is not None and writer.post_norm not in forms):
                     self.notes.append(f"heads of {writer.component} are not told apart")
                     writer = replace(writer, head_in=None, head_module=None)
@@ -338,8 +381,8 @@ class _Proof:
         paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm}
         for path in paths:
             calls = self.calls.get(path, [])
-            if len(calls) == 1:
-                seen = calls[0][0]
+            if len(calls) == 1 or (calls and path == self.of.final_norm):
+                seen = calls[-1][0]
                 form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
                 if form is not None:
                     forms[path] = form
@@ -448,6 +491,8 @@ def _explains(
     tolerance: float,
 ) -> bool:
     """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
+    if any(float(torch.as_tensor(factor).abs().max()) < NOTHING for factor in factors):
+        return False
     smallest = min(float((factor * term).norm()) for factor, term in zip(factors, terms, strict=True))
     return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest
 
@@ -461,7 +506,8 @@ def _multiple(left: Tensor, right: Tensor) -> tuple[float, float]:
 def _snapped(value: float) -> float:
     """`value`, or the number of few digits that it is next to: what a configuration says."""
     rounded = float(f"{value:.4g}")
-    return rounded if abs(value - rounded) <= 2e-6 * max(abs(value), 1e-3) else value
+    near = abs(value - rounded) <= 2e-6 * max(abs(value), 1e-3)
+    return rounded if near else float(f"{value:.7g}")
 
 
 def _test_length(architecture: Architecture) -> int:

@@ -79,8 +79,8 @@ class BatchReducer:
             elif site.kind == "head_out":
                 self._heads(site, base, tuned)
             elif site.name == "resid_final":
-                form = self.pair.norms[read.path]
-                at_base, at_tuned = (x.float() for x in self._take(base.input, tuned.input))
+                form = self.pair.norms[self.pair.architecture.final_norm]
+                at_base, at_tuned = (x.float() for x in self._take(base.at(site), tuned.at(site)))
                 self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
             elif site.name == "resid_post" and self.fixed.readers:
                 at_base, at_tuned = (self.ledger_places.take(seen.at(site)) for seen in (base, tuned))

@@ -51,6 +51,8 @@ MLP = {
     "up_proj": ("up",),
     "down_proj": ("down",),
     "gate_up_proj": ("gate", "up"),
+    "input_linear": ("gate", "up"),
+    "output_linear": ("down",),
     "w1": ("gate",),
     "w3": ("up",),
     "w2": ("down",),

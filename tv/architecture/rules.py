@@ -20,6 +20,7 @@ from tv.architecture.anatomy import FROM_HEADS, Architecture, Block, Component, 
 from tv.architecture.experts import (
     EXPERTS,
     ROUTER,
+    SHARED,
     is_mixture,
     is_shared,
     layout_of,
@@ -113,7 +114,7 @@ class _Block:
     def __init__(self, resolver: _Resolver, layer: int, path: str, block: nn.Module) -> None:
         self.of, self.layer, self.path, self.tree = resolver, layer, path, block
         self.children = [(name, child) for name, child in block.named_children() if _has_weights(child)]
-        self.parts = list(self._parts())
+        self.parts = sorted(self._parts(), key=lambda part: _is_mlp(part[0]))
         if not self.parts:
             resolver.refuse("no attention or other mixer and no MLP found", path)
         self.norms = {name: child for name, child in self.children if is_norm(child)}
@@ -125,7 +126,7 @@ class _Block:
         mlp = next((part for name, part in self.parts if name == "mlp"), None)
         act = gate = up = router = experts = None
         if mlp is not None:
-            by_name = {m.name: m for m in self.modules if m.component == "mlp" and m.expert < 0}
+            by_name = {m.name: m for m in self.modules if _is_mlp(m.component) and m.expert < 0}
             prefix = "shared_" if is_mixture(mlp) else ""
             up, gate = by_name.get(f"{prefix}up"), by_name.get(f"{prefix}gate")
             if gate is None:
@@ -143,11 +144,13 @@ class _Block:
         """Its components, by name. A second one of a kind is numbered."""
         seen: dict[Component, int] = {}
         loose = [child for name, child in self.children if name in names.MLP and "weight" in dict(child._parameters)]
+        several = sum(_kind(name, child, self.tree) == "mlp" for name, child in self.children) > 1
         for name, child in self.children:
             if is_norm(child) or child in loose:
                 continue
             for inner in child if isinstance(child, nn.ModuleList) else [child]:
                 kind = _kind(name, inner, self.tree) or name
+                kind = name if several and name in SHARED else kind
                 seen[kind] = seen.get(kind, 0) + 1
                 yield (kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"), inner
         if loose and "mlp" not in seen:
@@ -224,8 +227,9 @@ class _Block:
         return sorted(found, key=lambda module: (order.index(module.component), *_place(module)))
 
     def _inside(self, component: Component, part: nn.Module) -> Iterator[Module]:
-        kind, _, number = component.partition("_") if component.partition("_")[2].isdigit() else (component, "", "")
+        kind, _, number = component.rpartition("_") if component.rpartition("_")[2].isdigit() else (component, "", "")
         base = self.of.names[part]
+        kind = "mlp" if kind in SHARED else kind
         held = self._child(part, EXPERTS) if kind == "mlp" else None
         stacked = held if held is not None and layout_of(held) is not None else None
         if stacked is not None:
@@ -243,10 +247,10 @@ class _Block:
             if is_norm(owner) and segments[-1] == "weight" and value.ndim == 1:
                 name = names.INNER_NORMS.get(segments[-2]) or _own_name(segments)
                 yield self.of.norm(self.layer, _numbered(name, number), component, owner)
-            elif value.ndim == 2 and not _is_bias(segments[-1]):
+            elif value.ndim == 2 and segments[-1] == "weight":
                 for module in self._matrix(kind, component, f"{base}.{parameter}", path, owner, segments, value, taken):
                     yield replace(module, name=_numbered(module.name, number))
-            elif value.ndim == 3 and kind == "mlp" and not _is_bias(segments[-1]):
+            elif value.ndim == 3 and _is_stack(kind, segments, value):
                 transposed = bool(getattr(owner, "is_transposed", False))
                 own = _own_name(segments)
                 yield from own_stack(self.layer, own, component, path, f"{base}.{parameter}", value, transposed)
@@ -265,7 +269,7 @@ class _Block:
         """One matrix, or the slices of a fused one."""
         transposed = type(owner).__name__ == "Conv1D"
         rows, cols = reversed(weight.shape) if transposed else weight.shape
-        slices = self._roles(kind, owner, segments, rows, transposed)
+        slices = self._roles(kind, component, owner, segments, rows, transposed)
         if any(name in taken for name, _ in slices):
             slices = [(_own_name(segments), ())]
         taken |= {name for name, _ in slices}
@@ -278,7 +282,9 @@ class _Block:
                 n_heads=self._heads(kind, name, cols if name in FROM_HEADS else count, owner),
             )
 
-    def _roles(self, kind: str, owner: nn.Module, segments: Sequence[str], rows: int, transposed: bool) -> _Slices:
+    def _roles(
+        self, kind: str, component: Component, owner: nn.Module, segments: Sequence[str], rows: int, transposed: bool
+    ) -> _Slices:
         """What a matrix is, by its name: its role, or roles and the rows of each; else its own name."""
         *inside, leaf = [part for part in segments if part not in ("weight", "linear")] or [segments[0]]
         own: _Slices = [(_own_name(segments), ())]
@@ -291,7 +297,7 @@ class _Block:
         if (role := own_role([*inside, leaf])) is not None:
             return [(role, ())]
         roles = names.MLP.get(leaf, ())
-        if is_shared([*inside]):
+        if is_shared([component, *inside]):
             roles = tuple(shared_name(role) for role in roles)
         elif inside and inside[0] in EXPERTS:
             roles = ()
@@ -408,11 +414,18 @@ def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:
     own, around = type(module).__name__, type(block).__name__
     if own in names.CLASSES:
         return names.CLASSES[own]
-    for text in (own.removeprefix(commonprefix([own, around])), name):
+    family = commonprefix([own, around])
+    while family and not own[len(family) : len(family) + 1].isupper():  # a word that both begin with, not a letter
+        family = family[:-1]
+    for text in (own.removeprefix(family), name):
         for pattern, component in names.KINDS:
             if pattern.search(text):
                 return component
     return None
+
+
+def _is_mlp(component: Component) -> bool:
+    return component.rstrip("_0123456789") == "mlp" or component in SHARED
 
 
 def _has_weights(module: nn.Module) -> bool:
@@ -428,8 +441,10 @@ def _heads_by(weight: Tensor | None, dim: int, d_head: int) -> int:
     return weight.shape[dim] // d_head if isinstance(weight, Tensor) and weight.ndim == 2 and d_head else 0
 
 
-def _is_bias(leaf: str) -> bool:
-    return "bias" in leaf
+def _is_stack(kind: str, segments: Sequence[str], value: Tensor) -> bool:
+    """Whether an array holds one matrix per expert; the kernel of a convolution has one input channel."""
+    inside = kind == "mlp" or any("expert" in part for part in segments)
+    return inside and value.shape[1] > 1 and "bias" not in segments[-1]
 
 
 def _own_name(segments: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ EXPERTS = "experts"
 
 _WHOLE_MODEL = ("embed_out", "resid_final", "logits")
 _BOTH = {"head_out", MODULE, EXPERTS}
-_INPUTS = {"embed_out", "resid_pre", "head_out", "resid_mid", "resid_final"}
+_INPUTS = {"embed_out", "resid_pre", "head_out", "resid_mid"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def plan(architecture: Architecture, sites: Collection[str]) -> tuple[Read, ...]
         add(block.path if layer == 0 else None, Site("embed_out", -1, component="embed"))
         add(block.path, Site("resid_pre", layer))
         add(block.path, Site("resid_post", layer))
-    add(architecture.final_norm, Site("resid_final", architecture.n_layers))
+        add(block.path if block is architecture.blocks[-1] else None, Site("resid_final", architecture.n_layers))
     add_modules(architecture.n_layers)
     add(architecture.unembed, Site("logits", architecture.n_layers))
     return tuple(Read(path, tuple(served)) for path, served in at.items())
