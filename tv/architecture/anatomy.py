@@ -15,8 +15,8 @@ from torch import Tensor
 Component: TypeAlias = str
 #: A matrix, a norm's gain, an embedding; of other parameters: a vector (or any array), or a group of parameters.
 Kind: TypeAlias = Literal["linear", "norm", "embed", "vector", "group"]
-#: Where the roles of matrices come from: tv's rules, TransformerLens's adapter, or nowhere.
-Roles: TypeAlias = Literal["rules", "adapter", "unknown"]
+#: Where the roles of matrices come from: tv's rules, or nowhere.
+Roles: TypeAlias = Literal["rules", "unknown"]
 
 #: What mixes positions: attention, linear attention, a state space, a convolution, a recurrence.
 MIXERS: tuple[Component, ...] = ("attn", "linear_attn", "ssm", "conv", "rnn")
