@@ -88,7 +88,7 @@ class _Proof:
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
-        forms = self._norm_forms()
+        forms = self.forms = self._norm_forms()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -198,6 +198,13 @@ class _Proof:
                     best = min(best, found)
                     continue
                 carry, factors = found
+                nothing = [_is_nothing(factor) for factor in factors]
+                if any(nothing):
+                    kept = tuple(w for w, none in zip(block.writers, nothing, strict=True) if not none)
+                    if not kept:
+                        continue
+                    self._feeds(w.component for w, none in zip(block.writers, nothing, strict=True) if none)
+                    return self._block(replace(block, writers=kept), forms)
                 writers = tuple(self._as_read(block, w, path) for w, path in zip(block.writers, chosen, strict=True))
                 writers = self._mids(writers, pre * carry, terms, factors)
                 named = {w.component: f for w, f in zip(writers, factors, strict=True)}
@@ -214,9 +221,19 @@ class _Proof:
         The writers come in the order in which they are called.
         """
         called = list(self.calls)  # a module is listed as it returns
-        writers = sorted(block.writers, key=lambda writer: called.index(self._called(writer.path)))
+        once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
+        if len(once) < len(block.writers):  # a part that several blocks share, or that text never enters
+            self._feeds(writer.component for writer in block.writers if writer not in once)
+        if not once:
+            self._called(block.writers[0].path)
+        writers = sorted(once, key=lambda writer: called.index(writer.path))
         behind = {path for writer in writers for path in self._behind(block, writer.path)}
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
+
+    def _feeds(self, components: Iterable[Component]) -> None:
+        self.notes += [
+            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
+        ]
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -309,7 +326,7 @@ class _Proof:
         if factor:
             experts[block.layer] = factor
         else:
-            self.notes.append("what single experts add is not shown: a norm stands behind their sum")
+            self.notes.append("what single experts add is not shown: their sum is not added as it is")
         return block
 
     def _experts(self, block: Block) -> float | None:
@@ -317,19 +334,19 @@ class _Proof:
         assert block.experts is not None
         owner, calls = self.model.get_submodule(block.experts), self.calls.get(block.experts, [])
         mlp = block.writer("mlp")
-        if len(calls) != 1 or len(calls[0][0].rest) < 2 or mlp is None:
+        if len(calls) != 1 or mlp is None:
             return None
-        call = calls[0][0]
-        matrices = mixture.experts_of(self.of, block.layer)
+        call, shape = calls[0][0], (_PROMPTS, self.n)
         try:
             with torch.inference_mode():
-                x, index, weights = (value.flatten(0, 1) for value in (call.input, *call.rest[:2]))
-                apart = mixture.total(owner, matrices, x, index, weights)
+                routed = mixture.Routed.of(call.input, call.rest, shape, lambda x: x.flatten(0, 1))
+                apart = mixture.total(owner, mixture.experts_of(self.of, block.layer), routed)
         except (RuntimeError, ValueError, IndexError, AttributeError, TypeError):
             return None
-        if not self._same(apart, call.output.flatten(0, 1)):
+        given = call.output.reshape(-1, call.output.shape[-1])
+        if not self._same(apart, given):
             return None
-        if mlp.post_norm is not None:
+        if mlp.post_norm is not None and mlp.post_norm not in self.forms:
             return 0.0
         seen, args, kwargs = self.calls[mlp.path][0]
         handle = owner.register_forward_hook(lambda _m, _a, out: 2 * out)
@@ -340,7 +357,8 @@ class _Proof:
             handle.remove()
         again = again[0] if isinstance(again, tuple) else again
         moved = (again.reshape(seen.output.shape) - seen.output).float()
-        factor, error = _multiple(moved, call.output.float().reshape(moved.shape))
+        summed = given.float().unflatten(0, (-1, moved.shape[0] * moved.shape[1])).sum(0)
+        factor, error = _multiple(moved, summed.reshape(moved.shape))
         return _snapped(factor) if error <= 100 * self.tolerance else 0.0
 
     def _chain(self, blocks: Sequence[Block]) -> None:
@@ -491,10 +509,15 @@ def _explains(
     tolerance: float,
 ) -> bool:
     """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
-    if any(float(torch.as_tensor(factor).abs().max()) < NOTHING for factor in factors):
+    if _is_nothing(carry):  # a term that is the stream itself explains it, and no component
         return False
-    smallest = min(float((factor * term).norm()) for factor, term in zip(factors, terms, strict=True))
+    terms = [factor * term for factor, term in zip(factors, terms, strict=True) if not _is_nothing(factor)]
+    smallest = min((float(term.norm()) for term in terms), default=0.0)
     return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest
+
+
+def _is_nothing(factor: Factor) -> bool:
+    return float(torch.as_tensor(factor).abs().max()) < NOTHING
 
 
 def _multiple(left: Tensor, right: Tensor) -> tuple[float, float]:

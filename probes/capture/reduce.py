@@ -63,6 +63,7 @@ class BatchReducer:
     pieces: list[Piece] = field(default_factory=list)
     counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain
     scales: tuple[Tensor, Tensor] | None = None  # of the final norm, at `places`, base and tuned
+    waiting: list[tuple[Site, int, Tensor, Tensor, Tensor]] = field(default_factory=list)  # of experts before a norm
     overlaps: dict[int, Tensor] = field(default_factory=dict)  # of the chosen experts, by layer, at `places`
 
     def __call__(self, read: Read, base: Seen, tuned: Seen) -> None:
@@ -75,6 +76,8 @@ class BatchReducer:
             if site.name == "gate":
                 self._gates(site, base.at(site), tuned.at(site))
             elif site.kind in ("embed_out", "attn_out", "mlp_out"):
+                if self.waiting and site.component == "mlp":
+                    self._through_norm(read, base, tuned)
                 self._contribution(site, base.at(site), tuned.at(site))
             elif site.kind == "head_out":
                 self._heads(site, base, tuned)
@@ -150,28 +153,28 @@ class BatchReducer:
 
     def _experts(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
         """Every expert at the places that chose it, in either model or (gates and ledger) in both."""
-        x, x_tuned = self._take(base.input, tuned.input)
-        (index, weights), (index_tuned, weights_tuned) = (
-            tuple(self.places.take(value).to(x.device) for value in seen.rest[:2]) for seen in (base, tuned)
+        device = base.input.device
+        routed, routed_tuned = (
+            mixture.Routed.of(seen.input, seen.rest, self.places.shape, self.places.take).to(device)
+            for seen in (base, tuned)
         )
-        owner, owner_tuned = (model.get_submodule(read.path) for model in (self.pair.base, self.pair.tuned))
-        self.overlaps[site.layer] = mixture.overlap(index, index_tuned)
-        in_ledger = torch.isin(self.places.flat(x.device), self.ledger_places.flat(x.device))
-        for matrices in mixture.experts_of(self.pair.architecture, site.layer):
+        owner, owner_tuned = (model.get_submodule(read.path) for model in self.pair.models)
+        all_experts = mixture.experts_of(self.pair.architecture, site.layer)
+        self.overlaps[site.layer] = mixture.overlap(routed, routed_tuned, [m.expert for m in all_experts])
+        in_ledger = torch.isin(self.places.flat(device), self.ledger_places.flat(device))
+        for matrices in all_experts:
             expert = matrices.expert
-            by_base, by_tuned = mixture.chose(index, expert), mixture.chose(index_tuned, expert)
+            by_base, by_tuned = routed.chosen(expert), routed_tuned.chosen(expert)
             either = (by_base | by_tuned).nonzero()[:, 0]
             if not len(either):
                 continue
-            here = mixture.run_expert(owner, matrices, x[either], index[either], weights[either])
+            here = mixture.run_expert(owner, matrices, routed.into(expert, either), routed.share(expert, either))
             there = mixture.run_expert(
-                owner_tuned, matrices, x_tuned[either], index_tuned[either], weights_tuned[either]
+                owner_tuned, matrices, routed_tuned.into(expert, either), routed_tuned.share(expert, either)
             )
             places = self.places[either]
-            factor, factor_tuned = (flow.experts.get(site.layer) for flow in self.pair.flows)
-            if factor is not None and factor_tuned is not None:
-                added = scaled(here.contribution, factor), scaled(there.contribution, factor_tuned)
-                self._compare(site, "mlp", expert, added[0], added[1], places)
+            if all(site.layer in flow.experts for flow in self.pair.flows):
+                self._add_expert(site, expert, either, here.contribution, there.contribution)
             both = (by_base & by_tuned)[either].nonzero()[:, 0]
             if len(both):
                 shown = (matrices.pattern.outputs(e.entered[both]) for e in (here, there))
@@ -181,6 +184,28 @@ class BatchReducer:
             if len(accounted) and self.fixed.delta_norms:
                 owners = owner, owner_tuned
                 self._expert_ledger(site, matrices, owners, (here, there), accounted, places[accounted])
+
+    def _add_expert(self, site: Site, expert: int, index: Int[Tensor, " m"], base: Tensor, tuned: Tensor) -> None:
+        """What one expert adds: now, or once the norm behind the experts' sum has been seen."""
+        added = [scaled(x, flow.experts[site.layer]) for x, flow in zip((base, tuned), self.pair.flows, strict=True)]
+        mlp = self.pair.architecture.blocks[site.layer].writer("mlp")
+        if mlp is not None and mlp.post_norm is not None:
+            self.waiting.append((site, expert, index, added[0], added[1]))
+        else:
+            self._compare(site, "mlp", expert, added[0], added[1], self.places[index])
+
+    def _through_norm(self, read: Read, base: Seen, tuned: Seen) -> None:
+        """The experts that waited for the norm behind their sum, seen through it with its scale frozen."""
+        form, waiting, self.waiting = self.pair.norms[read.path], self.waiting, []
+        entering = self._take(base.input, tuned.input)
+        for site, expert, index, *added in waiting:
+            seen = [
+                (x.float() - form.mean(x.float())) / form.scale(whole[index].float()) * form.gain(norm).to(x.device)
+                for x, whole, norm in zip(
+                    added, entering, (m.get_submodule(read.path) for m in self.pair.models), strict=True
+                )
+            ]
+            self._compare(site, "mlp", expert, seen[0], seen[1], self.places[index])
 
     def _expert_ledger(
         self,

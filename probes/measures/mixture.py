@@ -6,7 +6,7 @@ call's input, choice and weights, which shows what one expert did however the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,30 +62,71 @@ def experts_of(architecture: Architecture, layer: int) -> list[Matrices]:
     return [Matrices(**by_expert[expert]) for expert in sorted(by_expert)]
 
 
-def chose(index: Int[Tensor, "n top_k"], expert: int) -> Bool[Tensor, " n"]:
-    """Which places chose `expert`."""
-    return (index == expert).any(-1)
+@dataclass(frozen=True)
+class Routed:
+    """What goes into the experts of a layer at n places, and to which of them.
+
+    Most architectures give every place its chosen experts with weights. Llama 4 runs all experts on all places, each
+    on inputs that the router has scaled: to 0 where it is not chosen.
+    """
+
+    x: Float[Tensor, "n d_model"] | Float[Tensor, "experts n d_model"]
+    index: Int[Tensor, "n top_k"] | None = None
+    weights: Float[Tensor, "n top_k"] | None = None
+
+    @classmethod
+    def of(
+        cls, entering: Tensor, rest: Sequence[Tensor], shape: tuple[int, int], take: Callable[[Tensor], Tensor]
+    ) -> Routed:
+        """The routing in a call of the experts on a batch of this shape, at the places that `take` takes.
+
+        Raises ValueError where the call has another form.
+        """
+        if len(rest) > 1 and entering.ndim == 3 and not rest[0].is_floating_point():
+            return cls(take(entering), *(take(value) for value in rest[:2]))
+        if rest or entering.ndim != 2 or len(entering) % (shape[0] * shape[1]):
+            raise ValueError("the experts are called in another form")
+        return cls(torch.stack([take(x) for x in entering.unflatten(0, (-1, *shape))]))
+
+    def to(self, device: torch.device) -> Routed:
+        """The same on a device."""
+        moved = (None if value is None else value.to(device) for value in (self.index, self.weights))
+        return Routed(self.x.to(device), *moved)
+
+    def chosen(self, expert: int) -> Bool[Tensor, " n"]:
+        """Which places chose `expert`."""
+        if self.index is None:
+            return self.x[expert].ne(0).any(-1)
+        return (self.index == expert).any(-1)
+
+    def into(self, expert: int, rows: Int[Tensor, " m"]) -> Float[Tensor, "m d_model"]:
+        """What enters `expert` at some of the places."""
+        return (self.x[expert] if self.index is None else self.x)[rows]
+
+    def share(self, expert: int, rows: Int[Tensor, " m"]) -> Float[Tensor, "m 1"]:
+        """The weight of `expert` at some of the places."""
+        if self.index is None or self.weights is None:
+            return self.x.new_ones(len(rows), 1)
+        return (self.weights[rows] * (self.index[rows] == expert)).sum(-1, keepdim=True)
 
 
-def overlap(base: Int[Tensor, "n top_k"], tuned: Int[Tensor, "n top_k"]) -> Float[Tensor, " n"]:
+def overlap(base: Routed, tuned: Routed, experts: Sequence[int]) -> Float[Tensor, " n"]:
     """The share of chosen experts that the two models have in common, |A ∩ B| / |A ∪ B|."""
-    both = (base[:, :, None] == tuned[:, None, :]).any(-1).sum(-1).float()
-    return both / (base.shape[1] + tuned.shape[1] - both)
+    masks = [torch.stack([routed.chosen(expert) for expert in experts]) for routed in (base, tuned)]
+    return (masks[0] & masks[1]).sum(0).float() / (masks[0] | masks[1]).sum(0).float()
 
 
 def run_expert(
     owner: nn.Module,
     matrices: Matrices,
     x: Float[Tensor, "n d_model"],
-    index: Int[Tensor, "n top_k"],
-    weights: Float[Tensor, "n top_k"],
+    share: Float[Tensor, "n 1"],
 ) -> Expert:
-    """One expert on `x`, whose places must all have chosen it."""
+    """One expert on `x`; `share` is its weight at each place."""
     whole = replace(matrices.up, ranges=())
     entered = linear(x, matrix_of(whole, owner), expert_bias(whole, owner))
     hidden = _hidden(owner, matrices, entered)
     out = linear(hidden, matrix_of(matrices.down, owner), expert_bias(matrices.down, owner))
-    share = (weights * (index == matrices.expert)).sum(-1, keepdim=True)
     return Expert(x, entered, hidden, out, out * share.to(out.dtype))
 
 
@@ -107,11 +148,13 @@ def _hidden(owner: nn.Module, matrices: Matrices, entered: Tensor) -> Tensor:
     return act(matrices.gate.outputs(entered)) * matrices.up.outputs(entered)
 
 
-def total(owner: nn.Module, all_experts: list[Matrices], x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """The sum of the experts' contributions at all n places: the module's output, if it works as assumed."""
-    out = torch.zeros_like(x)
-    for matrices in all_experts:
-        chosen = chose(index, matrices.expert)
-        if bool(chosen.any()):
-            out[chosen] += run_expert(owner, matrices, x[chosen], index[chosen], weights[chosen]).contribution
-    return out
+def total(owner: nn.Module, all_experts: list[Matrices], routed: Routed) -> Tensor:
+    """What the experts give at all n places, each computed by itself: their sum, or of all of them one by one."""
+    d_model = routed.x.shape[-1]
+    parts = [routed.x.new_zeros(routed.x.shape[-2], d_model) for _ in all_experts]
+    for part, matrices in zip(parts, all_experts, strict=True):
+        rows = routed.chosen(matrices.expert).nonzero()[:, 0]
+        if len(rows):
+            into, share = routed.into(matrices.expert, rows), routed.share(matrices.expert, rows)
+            part[rows] += run_expert(owner, matrices, into, share).contribution
+    return torch.cat(parts) if routed.index is None else torch.stack(parts).sum(0)

@@ -22,6 +22,8 @@ KINDS = tuple(
 )
 #: Classes whose names say something else.
 CLASSES = {"RwkvSelfAttention": "rnn"}
+#: Matrices that lie in the block itself and make up a component.
+LOOSE = {"per_layer_input_gate": "per_layer", "per_layer_projection": "per_layer"}
 #: Leaf names of attention's matrices. A fused leaf lists its slices in the order in which they are stored.
 ATTENTION = {
     "q_proj": ("q",),

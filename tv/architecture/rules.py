@@ -113,7 +113,7 @@ class _Block:
 
     def __init__(self, resolver: _Resolver, layer: int, path: str, block: nn.Module) -> None:
         self.of, self.layer, self.path, self.tree = resolver, layer, path, block
-        self.children = [(name, child) for name, child in block.named_children() if _has_weights(child)]
+        self.children = list(_children(block))
         self.parts = sorted(self._parts(), key=lambda part: _is_mlp(part[0]))
         if not self.parts:
             resolver.refuse("no attention or other mixer and no MLP found", path)
@@ -127,16 +127,17 @@ class _Block:
         act = gate = up = router = experts = None
         if mlp is not None:
             by_name = {m.name: m for m in self.modules if _is_mlp(m.component) and m.expert < 0}
-            prefix = "shared_" if is_mixture(mlp) else ""
+            mixture = is_mixture(mlp) or any(self._beside(name) for name, _ in self.children)
+            prefix = "shared_" if mixture and "shared_down" in by_name else ""
             up, gate = by_name.get(f"{prefix}up"), by_name.get(f"{prefix}gate")
             if gate is None:
                 up, gate = None, up
             act = self._activation(mlp, gate)
-            if is_mixture(mlp):
+            if mixture:
                 router = next((m.path for m in self.modules if m.name == "router"), None)
-                scores = self._child(mlp, ROUTER)
+                scores = self._child(mlp, ROUTER) or self._child(self.tree, ("router",))
                 router = self.of.names[scores] if scores is not None else router
-                held = self._child(mlp, EXPERTS)
+                held = self._child(mlp, EXPERTS) or self._child(self.tree, EXPERTS)
                 experts = self.of.names[held] if held is not None and layout_of(held) is not None else None
         return Block(self.layer, self.path, tuple(self._writers()), act, gate, up, router, experts)
 
@@ -146,15 +147,22 @@ class _Block:
         loose = [child for name, child in self.children if name in names.MLP and "weight" in dict(child._parameters)]
         several = sum(_kind(name, child, self.tree) == "mlp" for name, child in self.children) > 1
         for name, child in self.children:
-            if is_norm(child) or child in loose:
+            elsewhere = not self.of.names[child].startswith(f"{self.path}.")  # a block's that shares it
+            if is_norm(child) or child in loose or elsewhere or self._beside(name):
                 continue
-            for inner in child if isinstance(child, nn.ModuleList) else [child]:
-                kind = _kind(name, inner, self.tree) or name
-                kind = name if several and name in SHARED else kind
-                seen[kind] = seen.get(kind, 0) + 1
-                yield (kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"), inner
+            kind = names.LOOSE.get(name) or _kind(name, child, self.tree) or name
+            kind = name if several and name in SHARED else kind
+            if name in names.LOOSE and kind in seen:
+                continue
+            seen[kind] = seen.get(kind, 0) + 1
+            part = self.tree if name in names.LOOSE else child
+            yield (kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"), part
         if loose and "mlp" not in seen:
             yield "mlp", self.tree  # its matrices lie in the block itself
+
+    def _beside(self, name: str) -> bool:
+        """Whether a child is the router, or the experts, of an MLP that has a module of its own."""
+        return name in ("router", *EXPERTS) and any(child_name == "mlp" for child_name, _ in self.children)
 
     def _writers(self) -> Iterator[Writer]:
         first = True
@@ -163,11 +171,11 @@ class _Block:
             own = self.modules_of(component)
             head = next((m for m in own if m.n_heads and m.from_heads), None)
             loose = part is self.tree
-            path = next(m.path for m in own if m.name == "down") if loose else self.of.names[part]
+            path = own[-1].path if loose else self.of.names[part]
             norm = self._pre_norm(component)
             reads = self.of.names[norm] if norm is not None else path
             if loose and norm is None:
-                reads = next(m.path for m in own if m.name in ("gate", "up"))
+                reads = own[0].path
             yield Writer(
                 component,
                 path,
@@ -200,10 +208,11 @@ class _Block:
         return {}
 
     def _pre_norm(self, component: Component) -> nn.Module | None:
-        taken = list(self.post.values())
+        taken, number = list(self.post.values()), _number(component)
         known = names.MLP_NORMS if component.startswith("mlp") else names.PRE_NORMS
         if component == "mlp" and len(self.parts) == 1:
             known = (*known, *names.PRE_NORMS)
+        known = tuple(f"{name}.{number - 1}" for name in known) + known
         return next((self.norms[name] for name in known if name in self.norms and self.norms[name] not in taken), None)
 
     def modules_of(self, component: Component) -> list[Module]:
@@ -220,33 +229,39 @@ class _Block:
                     found.append(self.of.norm(self.layer, name, component, norm))
                     placed.add(norm)
             found += self._inside(component, part)
+            if component == "mlp":
+                for name, child in self.children:
+                    if self._beside(name):
+                        found += self._inside(component, child, name)
         for name, norm in self.norms.items():
             if norm not in placed and _gain(norm) is not None:
                 found.append(self.of.norm(self.layer, name, "other", norm))
         order = [component for component, _ in self.parts] + ["other"]
         return sorted(found, key=lambda module: (order.index(module.component), *_place(module)))
 
-    def _inside(self, component: Component, part: nn.Module) -> Iterator[Module]:
+    def _inside(self, component: Component, part: nn.Module, name: str = "") -> Iterator[Module]:
+        """The modules of one part; `name` is that of a part beside the component's own."""
         kind, _, number = component.rpartition("_") if component.rpartition("_")[2].isdigit() else (component, "", "")
         base = self.of.names[part]
         kind = "mlp" if kind in SHARED else kind
-        held = self._child(part, EXPERTS) if kind == "mlp" else None
+        held = self._child(part, EXPERTS) or self._child(self.tree, EXPERTS) if kind == "mlp" else None
         stacked = held if held is not None and layout_of(held) is not None else None
+        if stacked is not None and not f"{self.of.names[stacked]}.".startswith(f"{base}."):
+            stacked = None
         if stacked is not None:
             yield from stacked_modules(self.layer, self.of.names[stacked], stacked)
         taken: set[str] = set()
         for parameter, value in part.named_parameters():
             path = f"{base}.{parameter}".rpartition(".")[0]
             owner = self.of.model.get_submodule(path)
-            segments = parameter.split(".")
-            loose = part is self.tree
-            if loose and segments[0] not in names.MLP:
+            segments = [*([name] if name else []), *parameter.split(".")]
+            if part is self.tree and not (names.LOOSE.get(segments[0]) == kind or self._is_loose(kind, segments)):
                 continue
             if owner is stacked or (stacked is not None and self.of.names[stacked] + "." in f"{path}."):
                 continue
             if is_norm(owner) and segments[-1] == "weight" and value.ndim == 1:
-                name = names.INNER_NORMS.get(segments[-2]) or _own_name(segments)
-                yield self.of.norm(self.layer, _numbered(name, number), component, owner)
+                norm = names.INNER_NORMS.get(path.rpartition(".")[2]) or _own_name(segments)
+                yield self.of.norm(self.layer, _numbered(norm, number), component, owner)
             elif value.ndim == 2 and segments[-1] == "weight":
                 for module in self._matrix(kind, component, f"{base}.{parameter}", path, owner, segments, value, taken):
                     yield replace(module, name=_numbered(module.name, number))
@@ -254,6 +269,10 @@ class _Block:
                 transposed = bool(getattr(owner, "is_transposed", False))
                 own = _own_name(segments)
                 yield from own_stack(self.layer, own, component, path, f"{base}.{parameter}", value, transposed)
+
+    def _is_loose(self, kind: str, segments: Sequence[str]) -> bool:
+        """Whether a parameter of the block itself is of an MLP without a module."""
+        return kind == "mlp" and segments[0] in names.MLP
 
     def _matrix(
         self,
@@ -293,7 +312,8 @@ class _Block:
             cut = self._attention_slices(table.get(leaf, ()), leaf, rows, owner, transposed)
             return cut or own
         if kind != "mlp":
-            return [("o" if leaf == "o_proj" else leaf, ())] if not inside else own
+            alone = sum(f".{path}".endswith(f".{leaf}.weight") for path in self._matrices_of(component)) == 1
+            return [("o" if leaf == "o_proj" else leaf, ())] if alone else own
         if (role := own_role([*inside, leaf])) is not None:
             return [(role, ())]
         roles = names.MLP.get(leaf, ())
@@ -306,6 +326,11 @@ class _Block:
         if len(roles) == 1:
             return [(roles[0], ())]
         return [(roles[0], ((0, rows // 2),)), (roles[1], ((rows // 2, rows),))]
+
+    def _matrices_of(self, component: Component) -> list[str]:
+        """The parameters of one component that are matrices, by their paths in it."""
+        part = next(part for name, part in self.parts if name == component)
+        return [path for path, value in part.named_parameters() if value.ndim == 2 and path.endswith(".weight")]
 
     def _attention_slices(
         self, roles: Sequence[str], leaf: str, rows: int, owner: nn.Module, transposed: bool
@@ -338,10 +363,11 @@ class _Block:
         if kind != "attn":
             return self._mixer_heads(name, size, owner)
         sizes = self._attention_sizes(owner)
-        if name in names.UP_PROJECTIONS or (name == "o" and size != sizes.n_heads * sizes.d_head):
-            return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 and self._latent(owner) else 0
+        if name in names.UP_PROJECTIONS or (name == "o" and self._latent(owner)):
+            return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 else 0
         heads = sizes.heads_of("q" if name == "q_gate" else name)
-        return heads if heads and heads * sizes.d_head == size else 0
+        width = getattr(self._parent(owner), "v_head_dim", None) if name in ("v", "o") else None
+        return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
 
     def _latent(self, owner: nn.Module) -> bool:
         """Whether the attention that holds a matrix compresses keys and values, so that heads have sizes of their own."""
@@ -405,8 +431,8 @@ class _Block:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm, by its class."""
-    return "norm" in type(module).__name__.lower()
+    """Whether a module is a norm, by its class; one that holds other modules with weights is none."""
+    return "norm" in type(module).__name__.lower() and not any(map(_has_weights, module.children()))
 
 
 def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:
@@ -422,6 +448,19 @@ def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:
             if pattern.search(text):
                 return component
     return None
+
+
+def _children(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a block that have weights, those in a list one by one."""
+    for name, child in block.named_children():
+        inner = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
+        yield from ((f"{name}.{i}".rstrip("."), part) for i, part in inner if _has_weights(part))
+
+
+def _number(component: Component) -> int:
+    """Which of its kind in a block, from 1."""
+    last = component.rpartition("_")[2]
+    return int(last) if last.isdigit() else 1
 
 
 def _is_mlp(component: Component) -> bool:

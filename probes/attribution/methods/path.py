@@ -256,7 +256,7 @@ class _Sweep:
         with torch.enable_grad():
             with ExitStack() as hooks:
                 for read in self.reads:
-                    hook = self._hook(read, tuple(ids.shape), integrand)
+                    hook = self._hook(read, (ids.shape[0], ids.shape[1]), integrand)
                     handle = model.get_submodule(read.path).register_forward_hook(hook, with_kwargs=True)
                     hooks.callback(handle.remove)
                 logits = answers(model, batch, self.metric.reads, **extra)
@@ -296,7 +296,7 @@ class _Sweep:
             self.sharing = True
         return Shares(wholes={module: torch.tensor(shares) for module, shares in rows.items()})
 
-    def _hook(self, read: Read, shape: tuple[int, ...], integrand: Shares) -> Callable[..., None]:
+    def _hook(self, read: Read, shape: tuple[int, int], integrand: Shares) -> Callable[..., None]:
         def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             out = output[0] if isinstance(output, tuple) else output
             if not out.requires_grad:
@@ -311,7 +311,7 @@ class _Sweep:
                     delta = by_position(gradient, shape)
                     for site in read.sites:
                         if site.name == EXPERTS:
-                            self._experts(owner, site.layer, x, rest, delta, integrand)
+                            self._experts(owner, site.layer, x, rest, delta, shape, integrand)
                         elif site.module is not None and site.module.parameter not in self.direct:
                             self._module(owner, site.module, x, delta, integrand)
 
@@ -370,19 +370,22 @@ class _Sweep:
         x: Tensor,
         rest: tuple[Tensor, ...],
         delta: Tensor,
+        shape: tuple[int, int],
         integrand: Shares,
     ) -> None:
         """Run each expert again, alone, and take its gradient."""
-        index, weights = (value.flatten(0, 1) for value in rest[:2])
-        flat, prompt = x.flatten(0, 1), torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
-        at_output = delta.flatten(0, 1)
+        routing = mixture.Routed.of(x, rest, shape, lambda value: value.flatten(0, 1))
+        n, length = shape
+        prompt = torch.arange(n, device=x.device).repeat_interleave(length)
+        at_outputs = delta.reshape(-1, n * length, delta.shape[-1])
         for matrices in mixture.experts_of(self.architecture, layer):
-            routed = mixture.chose(index, matrices.expert).nonzero()[:, 0]
+            routed = routing.chosen(matrices.expert).nonzero()[:, 0]
+            at_output = at_outputs[matrices.expert if routing.index is None else 0]
             if not len(routed):
                 continue
             with torch.enable_grad():
-                entering = flat[routed].requires_grad_()
-                expert = mixture.run_expert(owner, matrices, entering, index[routed], weights[routed])
+                entering = routing.into(matrices.expert, routed).requires_grad_()
+                expert = mixture.run_expert(owner, matrices, entering, routing.share(matrices.expert, routed))
                 entered, out = torch.autograd.grad(expert.contribution, (expert.entered, expert.out), at_output[routed])
             for module in (*matrices.entering, matrices.down):
                 matrix, bias = module.matrix(self._weight(module)), self._expert_bias(module)
@@ -392,9 +395,9 @@ class _Sweep:
                     gradient = module.outputs(entered)
                     parts = gradient * linear(entering.detach(), matrix, bias)
                 of_bias = gradient @ bias if module is matrices.down and bias is not None else 0.0
-                tokens = parts.new_zeros(len(flat)).index_copy_(0, routed, parts.sum(-1) + of_bias).view(x.shape[:2])
+                tokens = parts.new_zeros(n * length).index_copy_(0, routed, parts.sum(-1) + of_bias).view(n, length)
                 integrand.modules[module] = tokens
-                neurons = parts.new_zeros(len(x), parts.shape[-1]).index_add_(0, prompt[routed], parts)
+                neurons = parts.new_zeros(n, parts.shape[-1]).index_add_(0, prompt[routed], parts)
                 integrand.add(Shares(neurons={(layer, module.expert): neurons}))
 
     def _weight(self, module: Module) -> Tensor:
