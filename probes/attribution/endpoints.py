@@ -8,7 +8,7 @@ import numpy as np
 
 from probes.attribution.checks import Check
 from probes.attribution.forwards import from_model, values_under
-from probes.attribution.methods.patch import patched_with_itself
+from probes.attribution.methods.patch import is_written, patched_with_itself
 from probes.attribution.units import components
 from probes.attribution.work import Work
 from probes.store.schemas import ALL_DOMAINS
@@ -28,6 +28,6 @@ def endpoints(work: Work) -> list[Check]:
         wanted, _ = values_under(other, pair.architecture, [], work.batches, work.metric)
         off = float(np.nanmax(np.abs(moved[0] - wanted), initial=0.0))
         checks.append(Check("endpoint", method, ALL_DOMAINS, off, EXACT))
-    attn = next(unit for unit in units if unit.component == "attn")
-    off = patched_with_itself(replace(work, batches=work.batches[:1]), attn)
+    first = next(unit for unit in units if unit.layer >= 0 and is_written(unit, pair.architecture))
+    off = patched_with_itself(replace(work, batches=work.batches[:1]), first)
     return [*checks, Check("no_op", "patch", ALL_DOMAINS, off, EXACT)]

@@ -371,11 +371,19 @@ class _Proof:
     def _is_read(self, module: Module, forms: Mapping[str, NormForm]) -> bool:
         if module.expert >= 0:
             return any(block.layer == module.layer and block.experts == module.path for block in self.of.blocks)
+        calls = self.calls.get(module.path, [])
+        if len(calls) != 1:
+            return False
+        axis = forms[module.path].position_dim if module.path in forms else 1
+        if not all(self._by_place(x, axis) for x in calls[0][0][: 1 if module.kind == "embed" else 2]):
+            return False
         if module.kind == "norm":
             return module.path in forms
-        if module.kind == "embed":
-            return len(self.calls.get(module.path, [])) == 1
-        return self._linear(module)
+        return module.kind == "embed" or self._linear(module)
+
+    def _by_place(self, x: Tensor, axis: int) -> bool:
+        """Whether a tensor has prompts and positions as axes: a batch of 1 stands for all prompts."""
+        return x.ndim > axis and x.shape[0] in (1, _PROMPTS) and x.shape[axis] == self.n
 
     def _linear(self, module: Module) -> bool:
         """Whether a matrix, with its bias, makes its module's output of its input."""
@@ -383,7 +391,7 @@ class _Proof:
         if len(calls) != 1:
             return False
         owner, seen = self.model.get_submodule(module.path), calls[0][0]
-        if not hasattr(owner, "weight") or module.parameter != f"{module.path}.weight" and not module.tied:
+        if not hasattr(owner, "weight") or (module.parameter != f"{module.path}.weight" and not module.tied):
             return False
         try:
             with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -26,6 +27,13 @@ COMPONENTS: tuple[Component, ...] = (*MIXERS, "mlp")
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 #: The matrices whose columns, not rows, are cut by heads: they read z.
 FROM_HEADS = ("o", "out_proj")
+
+
+def in_order(components: Iterable[Component]) -> tuple[Component, ...]:
+    """Each once: those of COMPONENTS in the order in which a block computes, then all others as they come."""
+    found = dict.fromkeys(components)
+    known = [name for name in COMPONENTS if name in found]
+    return (*known, *(name for name in found if name not in known))
 
 
 @dataclass(frozen=True)
@@ -172,9 +180,7 @@ class Architecture:
     @property
     def components(self) -> tuple[Component, ...]:
         """The names of what its blocks write, in the order in which a block computes."""
-        found = dict.fromkeys(writer.component for block in self.blocks for writer in block.writers)
-        known = [name for name in COMPONENTS if name in found]
-        return (*known, *(name for name in found if name not in known))
+        return in_order(writer.component for block in self.blocks for writer in block.writers)
 
     @property
     def groups(self) -> tuple[Module, ...]:

@@ -7,9 +7,10 @@ the live model before it is used (`probes.capture.proof`). A rule refuses only w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from os.path import commonprefix
+from itertools import takewhile
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -209,7 +210,7 @@ class _Block:
 
     def _pre_norm(self, component: Component) -> nn.Module | None:
         taken, number = list(self.post.values()), _number(component)
-        known = names.MLP_NORMS if component.startswith("mlp") else names.PRE_NORMS
+        known: tuple[str, ...] = names.MLP_NORMS if component.startswith("mlp") else names.PRE_NORMS
         if component == "mlp" and len(self.parts) == 1:
             known = (*known, *names.PRE_NORMS)
         known = tuple(f"{name}.{number - 1}" for name in known) + known
@@ -370,7 +371,7 @@ class _Block:
         return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
 
     def _latent(self, owner: nn.Module) -> bool:
-        """Whether the attention that holds a matrix compresses keys and values, so that heads have sizes of their own."""
+        """Whether a matrix's attention compresses keys and values, so that heads have sizes of their own."""
         parent = self._parent(owner)
         return any(name in ("kv_b_proj", "q_b_proj", "kv_a_proj_with_mqa") for name, _ in parent.named_children())
 
@@ -397,13 +398,8 @@ class _Block:
             field: next((v for a in attributes if isinstance(v := getattr(parent, a, None), int) and v > 0), 0)
             for field, attributes in own.items()
         }
-        out = next(
-            (
-                getattr(child, "weight", None)
-                for n, child in parent.named_children()
-                if names.ATTENTION.get(n) == ("o",)
-            ),
-            None,
+        out = getattr(
+            next((c for n, c in parent.named_children() if names.ATTENTION.get(n) == ("o",)), None), "weight", None
         )
         d_head = found["d_head"] or sizes.d_head
         key = getattr(getattr(parent, "k_proj", None), "weight", None)
@@ -440,10 +436,9 @@ def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:
     own, around = type(module).__name__, type(block).__name__
     if own in names.CLASSES:
         return names.CLASSES[own]
-    family = commonprefix([own, around])
-    while family and not own[len(family) : len(family) + 1].isupper():  # a word that both begin with, not a letter
-        family = family[:-1]
-    for text in (own.removeprefix(family), name):
+    words = [re.findall(r"[A-Z][^A-Z]*|^[^A-Z]+", text) for text in (own, around)]
+    family = [one for one, two in takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False))]
+    for text in ("".join(words[0][len(family) :]), name):
         for pattern, component in names.KINDS:
             if pattern.search(text):
                 return component

@@ -49,11 +49,19 @@ def config_differences(base: PretrainedConfig, tuned: PretrainedConfig) -> list[
 def _differing(base: PretrainedConfig, tuned: PretrainedConfig, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     left, right = base.to_dict(), tuned.to_dict()
     for key in sorted(left.keys() | right.keys()):
-        parts = getattr(base, key, None), getattr(tuned, key, None)
+        parts = _value(base, key), _value(tuned, key)
         if isinstance(parts[0], PretrainedConfig) and isinstance(parts[1], PretrainedConfig):
             yield from _differing(*parts, f"{prefix}{key}.")
         elif not _alike(left.get(key), right.get(key)) and (_is_read(key, base) or _is_read(key, tuned)):
             yield prefix + key, left.get(key), right.get(key)
+
+
+def _value(config: PretrainedConfig, key: str) -> Any:
+    """A setting; None where it is not one for all layers, which transformers refuses to give."""
+    try:
+        return getattr(config, key, None)
+    except RuntimeError:
+        return None
 
 
 def _is_read(key: str, config: PretrainedConfig) -> bool:

@@ -139,6 +139,8 @@ def tensors_of(
 
 
 def by_position(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`value` as (batch, pos, …), also where a module gets all tokens of a batch on one axis."""
+    """`value` as (batch, pos, …), also where a module gets all tokens of a batch on one axis, or as one head's."""
+    if value.ndim == 4 and value.shape[:3] == (shape[0], 1, shape[1]):
+        return value[:, 0]
     flat = value.ndim == 2 and len(value) == shape[0] * shape[1] and value.shape != shape
     return value.unflatten(0, shape) if flat else value
