@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects, in_domains
-from probes.attribution.forwards import Floats, Swap, from_model, swapped, values as values_of, values_under
+from probes.attribution.forwards import Floats, Swap, from_model, swapped, values, values_under
 from probes.attribution.units import WHOLE, Unit, components, pieces
 from probes.attribution.work import Rows, Work
 from probes.errors import RunError
@@ -127,7 +127,7 @@ def _drawn(work: Work, start: Floats, draws: int) -> Iterator[Effects | Rows]:
             drawn = control(vector, kind, work.seed if draw == 0 else seed_of(f"{work.seed} {draw}"))
             whole = Swap(partial(_all_stepped, before, drawn), first=-1)
             with swapped(pair.base, whole):
-                effects = values_of(pair.base, work.batches, work.metric) - start
+                effects = values(pair.base, work.batches, work.metric) - start
             labels = {"control": kind, "draw": draw}
             rows += [labels | {"domain": name, "effect": np.nanmean(effects[at])} for name, at in domains.items()]
             if draw == 0:
