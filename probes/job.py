@@ -278,6 +278,8 @@ class Job:
         """
         if self.there is not None and self.is_done:
             return self.there
+        if {"capture", "noise_floor", "attribute"} & set(self.stages):
+            self.models.prove()
         with RunWriter(self.out, force=self.force, extends=self.there) as writer:
             writer.begin(self.identity)
             require_space(writer.path, sum(self.sizes.values()))

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from tv.architecture.anatomy import Architecture, Component, Module, Roles
 from tv.architecture.experts import layout_of, stacked_modules
 from tv.architecture.sizes import Sizes, sizes_of
+from tv.architecture.trunk import ends_of
 from tv.errors import ArchitectureError, first_line
 
 #: The versions of TransformerLens whose interface this is.
@@ -260,7 +261,7 @@ def _read(model: PreTrainedModel) -> _Tree:
 def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
     paths = {part: path for path, part in model.named_modules()}
     names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix is listed once
-    embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
+    embed, unembed = ends_of(model)
     embed_name = names.get(id(getattr(embed, "weight", None)))
     if embed_name is not None:
         yield Module(-1, "embed", "embed", "embed", paths[embed], embed_name, tuple(embed.weight.shape))
