@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.capture.proof import Flow, prove
+from probes.capture.refusals import without_trunk
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve
@@ -55,8 +56,10 @@ def make_pair(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrain
     if is_tied(base) != is_tied(tuned):
         base, tuned = untied(base), untied(tuned)
     architecture, other = resolve(base), resolve(tuned)
-    require_sites(architecture)
-    require_sites(other)
+    for model, found in ((base, architecture), (tuned, other)):
+        if not found.blocks:
+            found = replace(found, note=without_trunk(model, found.note))
+        require_sites(found)
     architecture, flow = prove(base, architecture)
     other, flow_tuned = prove(tuned, other)
     if architecture.blocks != other.blocks:
