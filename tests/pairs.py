@@ -54,12 +54,12 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "qwen2_moe": ("Qwen2MoeConfig", {**_MOE, "shared_expert_intermediate_size": 56, "mlp_only_layers": [1]}),
     "qwen3_moe": ("Qwen3MoeConfig", {**_MOE, "tie_word_embeddings": True}),
     "gpt_oss": ("GptOssConfig", {**_SIZES, "num_local_experts": 3, "num_experts_per_tok": 2}),
-    "ctrl": ("CTRLConfig", {**_GPT2, "dff": 80}),
+    "openai-gpt": ("OpenAIGPTConfig", _GPT2),
 }
 #: Mixtures of experts.
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
 #: Architectures that no rule of tv's names.
-BY_NAME = ["ctrl"]
+BY_NAME = ["openai-gpt"]
 #: Architectures without experts that the whole job runs on.
 SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *BY_NAME)]
 #: Architectures whose modules tv names by its own rules.

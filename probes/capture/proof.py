@@ -36,6 +36,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, tor
 UNEXPLAINED = 0.02
 #: A factor below it is none: what the stream gets is not this.
 NOTHING = 1e-4
+#: Columns whose directions come closer to dependence than this give no factors.
+SEPARATE = 1e-5
 #: Prompts and positions of the test. The second prompt checks factors that the first one gave.
 _PROMPTS = 2
 
@@ -264,7 +266,7 @@ class _Proof:
 
     def _feeds(self, components: Iterable[Component]) -> None:
         self.notes += [
-            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
+            f"{component} writes nothing to the stream itself" for component in components
         ]
 
     def _called(self, path: str) -> str:
@@ -304,6 +306,9 @@ class _Proof:
     def _as_read(self, block: Block, writer: Writer, out: str) -> Writer:
         """The writer with what was found to write for it."""
         behind = out != writer.path and not out.startswith(f"{writer.path}.")
+        form = self._form(out, self.seen(out)) if behind and out not in self.forms else None
+        if form is not None:  # a norm without a gain is no module
+            self.forms[out] = form
         return replace(writer, out=out, post_norm=out if behind else None)
 
     def _mids(
@@ -441,11 +446,13 @@ class _Proof:
         for path in paths:
             calls = self.calls.get(path, [])
             if len(calls) == 1 or (calls and path == self.of.final_norm):
-                seen = calls[-1][0]
-                form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
+                form = self._form(path, calls[-1][0])
                 if form is not None:
                     forms[path] = form
         return forms
+
+    def _form(self, path: str, seen: Seen) -> NormForm | None:
+        return find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
 
     def _logit_scale(self) -> tuple[float, float]:
         """What the final norm's output is multiplied by before the unembedding, and the logits behind it.
@@ -512,6 +519,8 @@ def _scalars(
         columns = [*([pre] if carried else []), *terms]
         goal = post if carried else post - pre
         a = torch.stack([column[0].flatten() for column in columns], 1).double().cpu()
+        if not _independent(a[None]):
+            continue
         solution = torch.linalg.lstsq(a, goal[0].flatten().double().cpu()[:, None]).solution[:, 0].tolist()
         found = [_snapped(value) for value in solution]
         carry, factors = (found[0], found[1:]) if carried else (1.0, found)
@@ -530,6 +539,8 @@ def _vectors(
         columns = [*([pre] if carried else []), *terms]
         goal = post if carried else post - pre
         a = torch.stack([column[0].T for column in columns], -1).double().cpu()  # (d_model, pos, writers)
+        if not _independent(a):
+            continue
         b = goal[0].T[..., None].double().cpu()
         solution = torch.linalg.lstsq(a, b).solution[..., 0].float().to(pre.device)  # (d_model, writers)
         found: list[Factor] = list(solution.unbind(-1))
@@ -538,6 +549,12 @@ def _vectors(
         if _explains(error, post, pre, terms, carry, factors, tolerance):
             return carry, factors
     return error
+
+
+def _independent(columns: Tensor) -> bool:
+    """Whether the factors are determined: no column, (dimension, value, column), is made of the others."""
+    spectra = torch.linalg.svdvals(columns / columns.norm(dim=1, keepdim=True).clamp(min=1e-30))
+    return bool(spectra[:, -1].median() > SEPARATE)
 
 
 def _error(pre: Tensor, post: Tensor, terms: Sequence[Tensor], carry: Factor, factors: Sequence[Factor]) -> float:
