@@ -95,8 +95,13 @@ class Pairs:
             model = self.load(source, base=self.start)
             if self.suite.align:
                 model = self._aligned(model, source)
-            self._pair = tuned, make_pair(self._base, model, self.tokenizer)
+            self._pair = tuned, make_pair(self._base, model, self.tokenizer, tuned)
         return self._pair[1]
+
+    def release(self) -> None:
+        """Let the loaded models go; they are loaded again on next use."""
+        self._pair = self._session = self._base = None
+        gc.collect()
 
     def bases(self) -> Bases:
         """The base's output subspaces. Only while a pair is loaded."""

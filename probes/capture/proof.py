@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from probes.capture.hooks.plan import Seen
 from probes.capture.hooks.torch_backend import seen_of
 from probes.capture.skipping import recording, skipping
+from probes.errors import ActivationError
 from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
@@ -70,6 +71,7 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> tuple[Architect
 
     Raises:
         ArchitectureError: The first layer and sum that fails.
+        ActivationError: The first component whose output is not finite, or the logits.
     """
     return _Proof(model, architecture).run()
 
@@ -88,6 +90,7 @@ class _Proof:
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
+        self._require_finite()
         forms = self.forms = self._norm_forms()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
@@ -115,6 +118,15 @@ class _Proof:
         architecture = replace(architecture, chained=self._is_chained(architecture))
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
         return architecture, Flow(forms, own, experts, self._logit_scale(), tuple(dict.fromkeys(self.notes)))
+
+    def _require_finite(self) -> None:
+        for block in self.of.blocks:
+            for writer in block.writers:
+                calls = self.calls.get(writer.path, [])
+                if not all(bool(seen.output.isfinite().all()) for seen, *_ in calls):
+                    raise ActivationError(f"{writer.component}_out of layer {block.layer} is NaN or Inf")
+        if not bool(self.logits.isfinite().all()):
+            raise ActivationError("logits is NaN or Inf")
 
     def _inputs(self) -> dict[str, Tensor]:
         config = self.model.config

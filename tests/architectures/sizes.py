@@ -22,7 +22,9 @@ TEXT: dict[str, Any] = {
     **_all(36, "embedding_size", "input_embedding_size"),
     "output_embedding_size": 44,
     # feed-forward
-    **_all(80, "intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "dff", "d_ff", "dim_ff"),
+    **_all(
+        80, "intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "dff", "d_ff", "dim_ff"
+    ),
     **_all(80, "ffn_hidden_size", "d_inner", "feed_forward_size", "intermediate_size_mlp"),
     **_all(24, "moe_intermediate_size", "expert_ffn_hidden_size"),
     **_all(40, "shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim"),
@@ -141,7 +143,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v3": _GROUPS,
     "dots1": {"n_shared_experts": 1},
     "emu3": {"vq_config": _VQ | {"codebook_size": 16}},
-    "ernie4_5_vl_moe_text": {"moe_intermediate_size": [24, 22], "rope_parameters": _ROPE | {"mrope_section": [2, 2, 2]}},
+    "ernie4_5_vl_moe_text": {
+        "moe_intermediate_size": [24, 22],
+        "rope_parameters": _ROPE | {"mrope_section": [2, 2, 2]},
+    },
     "falcon_h1": {
         "mamba_d_ssm": 96,
         "lm_head_multiplier": 0.7,

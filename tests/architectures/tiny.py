@@ -162,7 +162,9 @@ def _mla(names: set[str]) -> dict[str, Any]:
 def _rotary(default: PreTrainedConfig) -> dict[str, Any]:
     """Rotary parameters whose part of a head stays even in tiny heads."""
     rope = getattr(default, "rope_parameters", None)
-    return {"rope_parameters": rope | {"partial_rotary_factor": 0.5}} if rope and "partial_rotary_factor" in rope else {}
+    return (
+        {"rope_parameters": rope | {"partial_rotary_factor": 0.5}} if rope and "partial_rotary_factor" in rope else {}
+    )
 
 
 def _special(name: str, ids: dict[str, int]) -> int:
@@ -176,7 +178,10 @@ def _layers(default: PreTrainedConfig, names: set[str]) -> dict[str, Any]:
     lists = {
         name: list(value)
         for name, value in vars(default).items()
-        if name in names and isinstance(value, (list, tuple)) and len(value) == depth and list(value) != list(range(depth))
+        if name in names
+        and isinstance(value, (list, tuple))
+        and len(value) == depth
+        and list(value) != list(range(depth))
     }
     if not lists:
         return {}
@@ -209,13 +214,17 @@ def _report(model_type: str) -> str:
             same = torch.equal(logits, model(**inputs).logits)
     except Exception as error:
         tb = error.__traceback__
-        while tb.tb_next: tb = tb.tb_next
+        while tb.tb_next:
+            tb = tb.tb_next
         return f"not run: {type(error).__name__}: {' '.join(str(error).split())[:300]} [{tb.tb_frame.f_code.co_filename.split('/')[-1]}:{tb.tb_lineno}]"
     size = sum(p.numel() for p in model.parameters()) * 4 / 2**20
     text = f"ok {size:.2f} MB, built {built:.2f} s, ran {ran:.2f} s, std {logits.std():.2f}, layers {getattr(model.config.get_text_config(), 'num_hidden_layers', '?')}"
-    if not logits.isfinite().all(): text = "NOT FINITE " + text
-    if not same: text = "NOT DETERMINISTIC " + text
-    if tuple(logits.shape[:2]) != (2, 9): text = f"SHAPE {tuple(logits.shape)}" + text
+    if not logits.isfinite().all():
+        text = "NOT FINITE " + text
+    if not same:
+        text = "NOT DETERMINISTIC " + text
+    if tuple(logits.shape[:2]) != (2, 9):
+        text = f"SHAPE {tuple(logits.shape)}" + text
     return text
 
 
