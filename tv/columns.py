@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 #: What a column holds: one of few names, a text, an index, a count, a number, a truth value, or packed bytes.
-Kind = Literal["name", "text", "int16", "int32", "float32", "float64", "bool", "bytes"]
+Kind = Literal["name", "text", "int16", "int32", "int64", "float32", "float64", "bool", "bytes"]
 #: Whether `link` compares a column with others, and as what.
 Role = Literal["", "weight", "activation", "cause"]
 
@@ -72,7 +72,11 @@ KEYS: Mapping[str, Column] = {
         Column("pos", "a place in a prompt, counted from its first token (0)", "int32"),
         Column("layer", "from 0; −1 is the embedding, `n_layers` the final norm and the unembedding", "int16"),
         Column("component", "a writer into the residual stream: `attn`, `mlp`, `embed`", "name"),
-        Column("module", "one weight matrix: `embed q k v o gate up down router unembed`, a norm, a bias", "name"),
+        Column(
+            "module",
+            "one weight matrix: `embed q k v o gate up down router unembed`, a norm, a bias, another parameter, a group",
+            "name",
+        ),
         Column("head", "a head's index, or −1: all of them together", "int16"),
         Column("expert", "an expert's index, or −1: all of them together", "int16"),
         Column("neuron", "a neuron's index, or −1: all of them together", "int32"),

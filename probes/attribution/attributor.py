@@ -25,6 +25,7 @@ from probes.errors import RunError
 from probes.methods import METHODS, AttributionMethod, all_methods, tables_of_methods
 from probes.store.schemas import ALL_DOMAINS
 from probes.suite import Attribution
+from tv.architecture.values import values_of
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
 from tv.runtime.seeds import seed_of
@@ -180,7 +181,7 @@ def _scores(work: Work, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:
 
 def _norms(pair: Pair, units: Sequence[Unit]) -> dict[Unit, float]:
     """‖T‖ of every unit."""
-    before, after = (dict(model.named_parameters()) for model in (pair.base, pair.tuned))
+    before, after = (values_of(model) for model in (pair.base, pair.tuned))
 
     def square(name: str) -> float:
         left, right = common_rows(before[name].detach(), after[name].detach())

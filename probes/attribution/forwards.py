@@ -21,6 +21,7 @@ from probes.attribution.metric import Metric
 from probes.attribution.units import Unit, pieces, replaced
 from probes.capture.skipping import recording, skipping
 from tv.architecture.anatomy import Architecture
+from tv.architecture.values import values_of
 from tv.prompts.encoding import Batch
 
 Floats = NDArray[np.float64]
@@ -40,11 +41,11 @@ def from_model(
     model: PreTrainedModel, other: PreTrainedModel, architecture: Architecture, units: Sequence[Unit]
 ) -> Swap:
     """`model` with these units' weights taken from `other`."""
-    names = dict(model.named_parameters())
+    names = values_of(model)
     wanted = [piece for unit in units for piece in pieces(architecture, unit, names)]
 
     def tensors() -> dict[str, Tensor]:
-        return replaced(dict(model.named_parameters()), dict(other.named_parameters()), wanted)
+        return replaced(values_of(model), values_of(other), wanted)
 
     return Swap(tensors, min((unit.layer for unit in units), default=architecture.n_layers))
 
@@ -55,7 +56,7 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
 
     Parameters are swapped, not copied over: leaving the context puts the same tensors back.
     """
-    parameters = dict(model.named_parameters())
+    parameters = values_of(model)
     kept = []
     try:
         for name, value in swap.tensors().items():

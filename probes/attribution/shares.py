@@ -125,8 +125,8 @@ class PathEffects:
                 columns = {"neuron": np.arange(table.shape[1]), "effect": table.mean(0), "se": se}
                 labels = {"domain": domain, "layer": layer, "expert": expert, "n": len(in_domain)}
                 parts.append(pd.DataFrame({**labels, **columns}))
-        none = pd.DataFrame(columns=["domain", "layer", "expert", "n", "neuron", "effect", "se"])
-        return pd.concat(parts, ignore_index=True) if parts else none
+        names = ("domain", "layer", "expert", "n", "neuron", "effect", "se")
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
 def gap_of(shares: Sequence[Shares], change: Floats, floor: float) -> float:

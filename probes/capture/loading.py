@@ -98,10 +98,22 @@ class Pairs:
             self._pair = tuned, make_pair(self._base, model, self.tokenizer, tuned)
         return self._pair[1]
 
-    def release(self) -> None:
-        """Let the loaded models go; they are loaded again on next use."""
-        self._pair = self._session = self._base = None
-        gc.collect()
+    def prove(self) -> list[str]:
+        """Prove the first pair before any work; what the proof leaves out of the tables, a line each.
+
+        It stays loaded, unless other processes do the work.
+
+        Raises ArchitectureError where the models are not read as their architecture says, and InputError where one
+        cannot be loaded.
+        """
+        if self.remote:
+            return []
+        first, *_ = self.suite.tuned
+        left_out = self.pair(first).left_out
+        if self.compute.elsewhere:
+            self._pair = self._session = self._base = None
+            gc.collect()
+        return left_out
 
     def bases(self) -> Bases:
         """The base's output subspaces. Only while a pair is loaded."""

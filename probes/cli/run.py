@@ -98,9 +98,8 @@ def run(
                 remark(f"note: {note}")
             for line in job.power:
                 remark(line)
-            for name, lines in job.left_out.items():
-                for line in lines:
-                    remark(f"{name}: {line}")
+            for line in job.left_out:
+                remark(f"left out: {line}")
             if job.sizes:
                 _tell_size(job.sizes)
         result = job.run()

@@ -26,6 +26,7 @@ _TYPES: Mapping[Kind, pa.DataType] = {
     "text": TEXT,
     "int16": SMALL,
     "int32": INT,
+    "int64": pa.int64(),
     "float32": REAL,
     "float64": pa.float64(),
     "bool": pa.bool_(),

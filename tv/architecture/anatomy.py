@@ -158,6 +158,8 @@ class Architecture:
     unread: frozenset[Module] = frozenset()
     #: Whether a block passes on its output alone, so that the first blocks can be skipped once they have computed.
     chained: bool = True
+    #: Whether a prompt's outputs are the same beside padding, so that prompts of several lengths make a batch.
+    padded: bool = True
 
     def module(self, layer: int, name: str, expert: int = -1) -> Module:
         """The module `name` of `layer` (of one expert). Raises KeyError where there is none."""

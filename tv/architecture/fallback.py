@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from tv.architecture.anatomy import Architecture, Component, Kind, Module
 from tv.architecture.sizes import Sizes, sizes_of
+from tv.architecture.trunk import ends_of
 
 #: Path segments that name attention or an MLP.
 _ATTENTION, _MLP = re.compile(r"attn|attention"), re.compile(r"mlp|ffn|feed_forward|moe|experts")
@@ -52,7 +53,7 @@ def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
     """Embedding and unembedding: transformers itself says which they are."""
     paths = {part: path for path, part in model.named_modules()}
     names = {id(value): name for name, value in model.named_parameters()}  # a tied matrix is listed once
-    embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
+    embed, unembed = ends_of(model)
     embed_name = names.get(id(getattr(embed, "weight", None)))
     if embed_name is not None:
         yield Module(-1, "embed", "embed", "embed", paths[embed], embed_name, tuple(embed.weight.shape))

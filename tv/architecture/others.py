@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from tv.architecture.anatomy import Module
 from tv.architecture.trunk import Trunk
+from tv.architecture.values import values_of
 
 
 def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -> tuple[Module, ...]:
@@ -25,7 +26,7 @@ def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -
             place = place.rpartition(".")[0]
     paths = {module.path for module in modules}
     rows, groups = list[Module](), dict[str, Module]()
-    for name, value in model.named_parameters():
+    for name, value in values_of(model).items():
         if name in known:
             continue
         path = name.rpartition(".")[0]
@@ -42,7 +43,8 @@ def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -
         if layer is None:
             at, component = (owner.layer, owner.component) if path in paths and owner else (-1, "embed")
         else:
-            at, component = layer, owner.component if owner is not None and owner.layer == layer else "other"
+            inner = owner is not None and owner.layer == layer and place != f"{trunk.stack}.{layer}"
+            at, component = layer, owner.component if inner and owner is not None else "other"
         rows.append(Module(at, inside, "vector", component, path, name, tuple(value.shape)))
     return (*rows, *groups.values())
 

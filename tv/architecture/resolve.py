@@ -7,9 +7,10 @@ proved when a model is loaded (`probes.capture.proof`). Where they find no trunk
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Roles
+from tv.architecture.classes import built
 from tv.architecture.fallback import by_name
 from tv.architecture.rules import by_rules
 from tv.errors import ArchitectureError
@@ -19,13 +20,8 @@ __all__ = ["Architecture", "Block", "Component", "Module", "Roles", "resolve", "
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
     """The model's module tree on the meta device: names and shapes, no weights."""
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        raise ArchitectureError(
-            f"model type {config.model_type!r}: transformers has no causal language model of it; name one that has"
-        ) from error
+    with torch.device("meta"):
+        return built(config)
 
 
 def resolve(model: PreTrainedModel) -> Architecture:

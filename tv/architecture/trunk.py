@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ def trunk_of(model: PreTrainedModel, sizes: Sizes) -> Trunk:
     """Find it. Raises ArchitectureError where a part of it is missing."""
     kind = type(model).__name__
     paths = {module: path for path, module in model.named_modules()}
-    embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
+    embed, unembed = ends_of(model)
     if not _is_matrix(embed) or not _is_matrix(unembed):
         raise ArchitectureError(f"{kind}: no embedding or no unembedding found in the module tree")
     lists = [(path, part) for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
@@ -51,6 +52,14 @@ def trunk_of(model: PreTrainedModel, sizes: Sizes) -> Trunk:
         raise ArchitectureError(f"{kind}: no final norm found in {path or 'the module tree'}")
     positions = next((getattr(trunk, n) for n in names.POSITIONS if _is_matrix(getattr(trunk, n, None))), None)
     return Trunk(path, stack, blocks, embed, positions, final_norm, unembed)
+
+
+def ends_of(model: PreTrainedModel) -> tuple[Any, Any]:
+    """Embedding and unembedding; None where the model does not say which they are."""
+    try:
+        return model.get_input_embeddings(), model.get_output_embeddings()
+    except NotImplementedError:
+        return None, None
 
 
 def _is_matrix(module: object) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class Checkpoint:
     def names(self) -> tuple[str, ...]:
         """Names of the model's parameters, as the live model has them."""
         return tuple(self.reader.infos)
+
+    @property
+    def outside(self) -> Mapping[str, TensorInfo]:
+        """Tensors of its files that no module of the model takes, by name: outside the forward pass."""
+        return self.reader.outside
 
     @property
     def converted(self) -> Sequence[Sequence[str]]:
@@ -126,9 +131,10 @@ class Checkpoint:
 
     def info(self, name: str) -> TensorInfo:
         """Shape and stored dtype of `name`. Raises CheckpointError where there is no such tensor."""
-        if name not in self.reader.infos:
+        found = self.reader.infos.get(name) or self.reader.outside.get(name)
+        if found is None:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing; the checkpoint is incomplete")
-        return self.reader.infos[name]
+        return found
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         """A parameter as stored, or one expert of it alone, on the CPU.

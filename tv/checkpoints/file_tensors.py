@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tv.checkpoints.leftovers import is_left_over
+from tv.checkpoints.leftovers import is_ignored, is_left_over
 from tv.checkpoints.noise import PLAIN, ROUNDING, coarsest
 from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
 from tv.checkpoints.quantised.parts import ADVICE
@@ -119,10 +119,20 @@ class FileTensors(Tensors):
         self.converted = tuple(makers.values())
         keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
         self._buffers = {key: stored[key] for key in keys}
-        unknown = [key for name in files if name not in known for key in files[name].keys]
-        self.notes = tuple(self._notes([key for key in unknown if not is_left_over(key, model)], model))
+        others = {
+            name if len(of.keys) == 1 else key: stored[key]
+            for name, of in files.items()
+            for key in of.keys
+            if name not in known and not is_left_over(key)
+        }
+        self._outside = {name: tensor for name, tensor in others.items() if tensor.dtype in ROUNDING}
+        self.outside = {name: TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self._outside.items()}
+        unread = [tensor.name for name, tensor in others.items() if name not in self.outside]
+        self.notes = tuple(self._notes([key for key in unread if not is_ignored(key, model)], model))
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
+        if name in self._outside:
+            return self._outside[name].load(expert)
         return self._parameters[name].read(expert)
 
     def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
@@ -201,9 +211,8 @@ class FileTensors(Tensors):
             )
         return piece
 
-    def _notes(self, unknown: Sequence[str], model: PreTrainedModel) -> Iterable[str]:
-        if unknown:
-            yield (
-                f"{self._source}: {len(unknown)} of its tensors ({unknown[0]!r} first) are in no module of "
-                f"{type(model).__name__} as config.json describes it, and are left out"
-            )
+    def _notes(self, unread: Sequence[str], model: PreTrainedModel) -> Iterable[str]:
+        what = f"no module of {type(model).__name__} as config.json describes it"
+        for keys, end in ((list(self.outside), "outside the forward pass"), (unread, "left out")):
+            if keys:
+                yield f"{self._source}: {len(keys)} of its tensors ({keys[0]!r} first) are in {what}: {end}"

@@ -13,6 +13,11 @@ _LEFT_OVER = re.compile(
 )
 
 
-def is_left_over(key: str, model: PreTrainedModel) -> bool:
-    """Whether a tensor of a model's files that is in no module needs no word."""
-    return bool(_LEFT_OVER.search(key)) or any(re.search(pattern, key) for pattern in ignored_keys(model))
+def is_left_over(key: str) -> bool:
+    """Whether a stored tensor is no weight: a mask, positions, or the scale of a quantised one."""
+    return bool(_LEFT_OVER.search(key))
+
+
+def is_ignored(key: str, model: PreTrainedModel) -> bool:
+    """Whether the model's class says that it does not use a stored tensor."""
+    return any(re.search(pattern, key) for pattern in ignored_keys(model))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tv.architecture.classes import built, loader_of
 from tv.checkpoints.adapters.directory import adapter_base
 from tv.checkpoints.adapters.live import as_model, holds_adapter, runs_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
@@ -127,7 +129,10 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
 def _load(place: Path | HubId, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     name, revision = for_transformers(place)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loader = AutoModelForCausalLM
+        if not trust_remote_code:
+            loader = loader_of(AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False))
+        model = loader.from_pretrained(
             name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
@@ -149,7 +154,7 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
 
 def _from_here(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The model of files that transformers does not load as they are, with the tensors as the checkpoint reads them."""
-    model = AutoModelForCausalLM.from_config(checkpoint.config, dtype=dtype)
+    model = built(checkpoint.config, dtype=dtype)
     model.config.name_or_path = str(checkpoint.path)
     with suppress(OSError, ValueError):  # a checkpoint may have none
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)

@@ -24,7 +24,7 @@ from tv.errors import CheckpointError
 def as_read(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
     """The model, proved to hold what the checkpoint reads.
 
-    Every parameter is compared by name, shape and three entries of its first dimension, bit for bit in the model's
+    Every parameter is compared by name, shape and a few entries of its first dimension, bit for bit in the model's
     dtype. Where the checkpoint holds an unembedding apart from the embedding, and rounding made the two equal, the
     model's are untied.
 
@@ -61,6 +61,8 @@ def with_own_code(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 
 def _prove(model: PreTrainedModel, source: str, read: Tensors) -> None:
     parameters = dict(model.named_parameters())
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    pad = pad if isinstance(pad, int) else 0
     missing = next((name for name in parameters if name not in read.infos), None)
     if missing is not None:
         raise CheckpointError(f"{source}: tensor {missing!r} is missing; the checkpoint is incomplete")
@@ -71,20 +73,21 @@ def _prove(model: PreTrainedModel, source: str, read: Tensors) -> None:
             "transformers, save it again, and pass that"
         )
     for name, parameter in parameters.items():
-        if tuple(parameter.shape) != read.infos[name].shape or _differs(parameter.detach(), name, read):
+        if tuple(parameter.shape) != read.infos[name].shape or _differs(parameter.detach(), name, read, pad):
             raise CheckpointError(
                 f"{source}: transformers loads other values of {name!r} than its files hold by that name; "
                 "load the model with transformers, save it again, and pass that"
             )
 
 
-def _differs(loaded: Tensor, name: str, read: Tensors) -> bool:
+def _differs(loaded: Tensor, name: str, read: Tensors, pad: int) -> bool:
     if not read.native:  # it was filled by this very reader
         return False
     if not loaded.ndim:
         value = read.read(name)
     else:
-        indices = sorted({0, len(loaded) // 2, max(len(loaded) - 1, 0)}) if len(loaded) else []
+        chosen = {0, len(loaded) // 2, len(loaded) - 1, pad}  # some classes set the padding token's row to 0
+        indices = sorted(index for index in chosen if 0 <= index < len(loaded))
         value, loaded = (read.rows(name, indices), loaded[indices]) if indices else (loaded, loaded)
     # NaN is equal here: what reads T says where it is.
     return not torch.allclose(value.to(loaded.dtype), loaded.cpu(), rtol=0, atol=0, equal_nan=True)

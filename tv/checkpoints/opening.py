@@ -15,6 +15,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve, skeleton
+from tv.architecture.sizes import sizes_of
 from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
 from tv.checkpoints.adapters.live import adapted, as_model, holds_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
@@ -87,8 +88,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     config, quantisation = _config(path)
     files = weight_files(path, getattr(config, "transformers_weights", None))
     stored = dequantised(str(source), stored_tensors(files), quantisation)
-    layers = config.get_text_config().num_hidden_layers
-    if isinstance(layers, int) and layers > len(stored):  # checked before a tree of so many is built
+    layers = sizes_of(config).n_layers
+    if layers > len(stored):  # checked before a tree of so many is built
         raise CheckpointError(f"{path}: its config declares {layers:,} layers, but it stores {len(stored):,} tensors")
     model = _tree(config, path / "config.json")
     plain, notes = unwrapped(str(source), stored, model)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,8 +14,10 @@ from tv.architecture.anatomy import Module
 from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.config_differences import config_differences
+from tv.checkpoints.coverage import Coverage, coverage
 from tv.checkpoints.noise import PLAIN, Noise
 from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.outside import groups_outside, members, outside_notes
 from tv.checkpoints.tokenizers import TokenizerWord, compare_tokenizers
 from tv.errors import CheckpointError
 
@@ -33,6 +36,7 @@ class PairFacts:
         tokenizer: "same"; "grown" where one has more tokens; "renamed" where reserved ids have other tokens;
             "other rules" where the same text or chat can become other tokens; "not compared" where one side has none.
         notes: What a reader should know of the pair, a line each.
+        coverage: What of the two is in no row of the weight tables.
 
     Examples:
         >>> tv.open_pair("data/models/base", "data/models/medical").facts.dtype_base
@@ -47,6 +51,7 @@ class PairFacts:
     vocab_tuned: int
     tokenizer: TokenizerWord
     notes: tuple[str, ...]
+    coverage: Coverage
 
     @property
     def common_rows(self) -> int:
@@ -77,6 +82,19 @@ class WeightPair:
     def modules(self) -> tuple[Module, ...]:
         """The modules of both, in execution order."""
         return self.base.architecture.modules
+
+    @cached_property
+    def rows(self) -> tuple[Module, ...]:
+        """Everything that the table `weights` has a row of: the modules, every other parameter, groups of them."""
+        outside = groups_outside(self.base, self.tuned)
+        return (*self.modules, *self.base.architecture.others, *outside)
+
+    def parameters(self, group: Module) -> Iterator[tuple[Tensor, Tensor, str, Noise]]:
+        """Of every parameter of a group W and T, float32, the tuned side's stored dtype, and the rounding in T."""
+        for name in members(self.base, group):
+            if name in self.tuned.names or name in self.tuned.outside:
+                delta = self.tuned.delta(name, self.base)
+                yield self.base.tensor(name).float(), delta, self.tuned.info(name).dtype, self.noise(name)
 
     def weight(self, module: Module) -> Float[Tensor, "rows cols"]:
         """W of the base, float32; of a grown vocabulary the rows in common."""
@@ -195,9 +213,13 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
     plain = all(side.base is None and side.dtype in PLAIN for side in (base, tuned))
     if plain and base.dtype != tuned.dtype:
         notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
+    notes += outside_notes(base, tuned)
+    covered = coverage(base, tuned)
+    notes += [covered.note] * bool(covered.note)
     sizes = base.fingerprint()
     return PairFacts(
-        sizes["tensors"], sizes["parameters"], base.dtype, tuned.dtype, vocab_base, vocab_tuned, tokenizer, tuple(notes)
+        *(sizes["tensors"], sizes["parameters"], base.dtype, tuned.dtype, vocab_base, vocab_tuned, tokenizer),
+        *(tuple(notes), covered),
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tv.architecture.trunk import ends_of
 from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import Place, TensorInfo, Tensors
 from tv.checkpoints.tensors import Readable, Stored
@@ -45,7 +46,7 @@ def other_names(model: PreTrainedModel) -> dict[str, list[str]]:
 
 def is_tied(model: PreTrainedModel) -> bool:
     """Whether the unembedding of a model is its embedding."""
-    weights = [getattr(end, "weight", None) for end in _ends(model)]
+    weights = [getattr(end, "weight", None) for end in ends_of(model)]
     return weights[0] is not None and weights[0] is weights[1]
 
 
@@ -58,14 +59,10 @@ def untie_apart(model: PreTrainedModel, stored: Mapping[str, Readable]) -> None:
     """
     if not is_tied(model):
         return
-    ends = [f"{path}.weight" for path, module in model.named_modules() if module in _ends(model)]
+    ends = [f"{path}.weight" for path, module in model.named_modules() if module in ends_of(model)]
     held = [stored[name] for name in ends if name in stored]
     if len(held) == 2 and not _equal(*held):
         untie(model)
-
-
-def _ends(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
-    return model.get_input_embeddings(), model.get_output_embeddings()
 
 
 def _equal(one: Readable, other: Readable) -> bool:
@@ -120,7 +117,7 @@ class UntiedTensors(Tensors):
     def __init__(self, tensors: Tensors, embed: str, unembed: str, names: Iterable[str]) -> None:
         """`names` are the parameters of the untied model, in its order."""
         self._tensors, self._stored_as = tensors, {unembed: embed}
-        self.notes, self.converted = tensors.notes, tensors.converted
+        self.notes, self.converted, self.outside = tensors.notes, tensors.converted, tensors.outside
         self.base = None if tensors.base is None else tensors.base.untied()
         infos = {name: tensors.infos.get(self._stored_as.get(name, name)) for name in names}
         self.infos = {name: TensorInfo(name, info.shape, info.dtype) for name, info in infos.items() if info}

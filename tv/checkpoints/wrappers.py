@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tv.checkpoints.leftovers import is_left_over
+from tv.checkpoints.leftovers import is_ignored, is_left_over
 from tv.checkpoints.tensors import Readable
 from tv.checkpoints.ties import other_names
 from tv.checkpoints.transformers_names import ModelNames
@@ -80,7 +80,7 @@ def _misfit(stored: Mapping[str, Readable], model: PreTrainedModel) -> str:
         return f"{missing!r} is missing"
     known = model.state_dict().keys()
     others = [key for name, files in held.items() if name not in known for key in files.keys]
-    odd = next((key for key in others if not is_left_over(key, model)), None)
+    odd = next((key for key in others if not (is_left_over(key) or is_ignored(key, model))), None)
     return "" if odd is None else f"{odd!r} is in no module"
 
 

@@ -49,11 +49,19 @@ class Ranks:
 
 @weight_table(
     "weights",
-    rows="module, head of a module, or bias",
+    rows="module, head of a module, bias, other parameter, or group of parameters",
     columns=(
-        Column("kind", "a matrix or a vector: `linear`, `embedding`, `norm`, `bias`", "name"),
-        Column("rows", "of W: the output side", "int32"),
-        Column("cols", "of W: the input side; 1 for a vector", "int32"),
+        Column(
+            "kind",
+            "a matrix, `linear` or `embed`; `norm`, `bias`; another parameter, `vector`; all of a part, `group`",
+            "name",
+        ),
+        Column(
+            "rows", "of W: the output side; a `vector`'s first dimension; of a `group` how many numbers", "int64"
+        ),
+        Column(
+            "cols", "of W: the input side; a `vector`'s other dimensions as one; 1 where there is none", "int32"
+        ),
         Column("tied", "the same parameter as the embedding's: one matrix, whose effects are `embed`'s", "bool"),
     ),
 )

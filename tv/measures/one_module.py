@@ -1,4 +1,4 @@
-"""Every wanted weight table of one module: its parts through each table's function."""
+"""Every wanted weight table of one row's module: its parts through each table's function, or a group's sums."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from tv.architecture.anatomy import Module
 from tv.checkpoints.pairing import WeightPair
 from tv.measures.declared import TABLES
+from tv.measures.group import group_row
 from tv.measures.part import parts_of
 
 #: Rows by table.
@@ -28,8 +29,12 @@ class Wanted:
 
 
 def measure_module(pair: WeightPair, module: Module, wanted: Wanted) -> Rows:
-    """The rows of a module, its heads and its bias, by table."""
+    """The rows of a module, its heads and its bias, by table. Of a group only `weights` has one, of sums."""
     rows: Rows = {name: [] for name in wanted.tables}
+    if module.kind == "group":
+        if "weights" in rows:
+            rows["weights"].append(group_row(pair, module, wanted.device))
+        return rows
     for part in parts_of(pair, module, heads=wanted.heads, seed=wanted.seed, device=wanted.device, cache=wanted.cache):
         for name, options in wanted.tables.items():
             table = TABLES[name]

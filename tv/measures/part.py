@@ -1,4 +1,4 @@
-"""A part of the model that is measured: a module, one head's slice of it, or a bias."""
+"""A part of the model that is measured: a module, one head's slice of it, a bias, or another parameter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,8 +45,8 @@ class Part:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has singular directions: a gain and a bias have none."""
-        return self.weight.ndim == 2
+        """Whether it has singular directions: a gain, a bias and a parameter that is no module have none."""
+        return self.weight.ndim == 2 and self.kind != "vector"
 
     @property
     def is_whole(self) -> bool:
@@ -94,8 +95,8 @@ def parts_of(
     device: str = "cpu",
     cache: Path | None = None,
 ) -> Iterator[Part]:
-    """A module, then its heads where `heads`, then its bias."""
-    weight, delta = pair.weight(module).to(device), pair.delta(module).to(device)
+    """A module, then its heads where `heads`, then its bias; another parameter alone."""
+    weight, delta = (_flat(module, tensor).to(device) for tensor in (pair.weight(module), pair.delta(module)))
     dtype, noise = pair.dtype(module), pair.noise(module.parameter)
     with _decomposer(pair, module, cache) as decompose_part:
 
@@ -113,6 +114,13 @@ def parts_of(
             yield bias
 
 
+def _flat(module: Module, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The tensor; of another parameter all dimensions after the first as one (a kernel), and a scalar as one entry."""
+    if module.kind != "vector":
+        return tensor
+    return tensor.flatten(1) if tensor.ndim > 2 else torch.atleast_1d(tensor)
+
+
 def _decomposer(pair: WeightPair, module: Module, cache: Path | None) -> AbstractContextManager[Decompose]:
     """How the parts of a module are decomposed: from the cache, where there is one."""
     if cache is None:
@@ -124,7 +132,7 @@ def _decomposer(pair: WeightPair, module: Module, cache: Path | None) -> Abstrac
 def _bias(pair: WeightPair, module: Module, decompose_part: Decompose) -> Part | None:
     """A module's bias (or a layer norm's). An expert's is left out: one tensor holds those of all experts."""
     name = f"{module.path}.bias"
-    if name not in pair.base.names or module.expert >= 0:
+    if name not in pair.base.names or module.expert >= 0 or module.kind == "vector":
         return None
     bias, delta = (
         module.outputs(tensor, dim=0).float() for tensor in (pair.base.tensor(name), pair.tuned.delta(name, pair.base))

@@ -259,8 +259,8 @@ def _tables(
     for i, of_module in enumerate(_measured(pair, base, tuned, wanted, compute)):
         for name, more in of_module.items():
             rows[name] += more
-        module = pair.modules[i]
-        compute.tell(stage, i + 1, len(pair.modules), _said(module))
+        module = pair.rows[i]
+        compute.tell(stage, i + 1, len(pair.rows), _said(module))
     fingerprints = {"base": pair.base.fingerprint()["content"], "tuned": pair.tuned.fingerprint()["content"]}
     frames = {name: _frame(name, of_table) for name, of_table in rows.items()}
     for frame in frames.values():
@@ -281,7 +281,7 @@ def _directory(compute: Compute) -> Path | None:
 
 def _measured(pair: WeightPair, base: Source, tuned: Source, wanted: Wanted, compute: Compute) -> Iterator[Rows]:
     if not compute.elsewhere:
-        return ordered(pair.modules, lambda device: partial(_measure, pair, wanted), compute, name=_said)
+        return ordered(pair.rows, lambda device: partial(_measure, pair, wanted), compute, name=_said)
     for source in (base, tuned):
         if not isinstance(source, str | Path):
             raise InputError(
@@ -292,7 +292,7 @@ def _measured(pair: WeightPair, base: Source, tuned: Source, wanted: Wanted, com
     def work_on(device: str) -> _Elsewhere:
         return _Elsewhere(str(base), str(tuned), replace(wanted, device=replace(compute, device=device).tensor_device))
 
-    return ordered(pair.modules, work_on, compute, name=_said)
+    return ordered(pair.rows, work_on, compute, name=_said)
 
 
 def _said(module: Module) -> str:

@@ -12,12 +12,13 @@ from pydantic import Field
 from torch import Tensor
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects, in_domains
-from probes.attribution.forwards import Floats, Swap, from_model, swapped, values as values_of, values_under
+from probes.attribution.forwards import Floats, Swap, from_model, swapped, values, values_under
 from probes.attribution.units import WHOLE, Unit, components, pieces
 from probes.attribution.work import Rows, Work
 from probes.errors import RunError
 from probes.methods import attribution_method
 from probes.store.schemas import ALL_DOMAINS
+from tv.architecture.values import values_of
 from tv.arithmetic.controls import control
 from tv.checkpoints.extraction import extract
 from tv.checkpoints.vector import TuningVector
@@ -103,7 +104,7 @@ def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Itera
 def graft_vector(work: Work, vector: Mapping[str, Tensor], units: Sequence[Unit], control: str) -> Effects:
     """Graft another tuning vector in T's place, given by parameter: M(θ_pre + R_c) − M(θ_pre)."""
     pair = work.pair
-    before = dict(pair.base.named_parameters())
+    before = values_of(pair.base)
 
     def swap(unit: Unit) -> Swap:
         names = [piece.parameter for piece in pieces(pair.architecture, unit, before) if piece.parameter in vector]
@@ -116,7 +117,7 @@ def graft_vector(work: Work, vector: Mapping[str, Tensor], units: Sequence[Unit]
 
 def _drawn(work: Work, start: Floats, draws: int) -> Iterator[Effects | Rows]:
     """Control vectors in place of the whole T: the mean effect of every draw, and the first one prompt by prompt."""
-    pair, before = work.pair, dict(work.pair.base.named_parameters())
+    pair, before = work.pair, values_of(work.pair.base)
     vector = extract(pair.base, pair.tuned)
     domains = {name: np.isin(work.prompts, sorted(prompts)) for name, prompts in in_domains(work.domains).items()}
     rows: list[dict[str, object]] = []
@@ -126,7 +127,7 @@ def _drawn(work: Work, start: Floats, draws: int) -> Iterator[Effects | Rows]:
             drawn = control(vector, kind, work.seed if draw == 0 else seed_of(f"{work.seed} {draw}"))
             whole = Swap(partial(_all_stepped, before, drawn), first=-1)
             with swapped(pair.base, whole):
-                effects = values_of(pair.base, work.batches, work.metric) - start
+                effects = values(pair.base, work.batches, work.metric) - start
             labels = {"control": kind, "draw": draw}
             rows += [labels | {"domain": name, "effect": np.nanmean(effects[at])} for name, at in domains.items()]
             if draw == 0:

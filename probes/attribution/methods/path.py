@@ -39,6 +39,7 @@ from probes.measures import mixture
 from probes.methods import attribution_method
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.values import values_of
 from tv.prompts.encoding import Batch, Encoded
 from tv.runtime.common_rows import common_rows
 from tv.stats.change import LEAST_FLOOR
@@ -198,8 +199,8 @@ class _Sweep:
     def __init__(self, pair: Pair, metric: Metric) -> None:
         self.pair, self.metric = pair, metric
         self.architecture = pair.architecture
-        self.before = {name: p.detach() for name, p in pair.base.named_parameters()}
-        after = {name: p.detach() for name, p in pair.tuned.named_parameters()}
+        self.before = {name: p.detach() for name, p in values_of(pair.base).items()}
+        after = {name: p.detach() for name, p in values_of(pair.tuned).items()}
         _require_in_memory(self.before, after)
         self.after = after
         self.reads = plan(self.architecture, (MODULE, EXPERTS))
@@ -252,7 +253,7 @@ class _Sweep:
         if any(module.name == "pos_embed" for module in self.architecture.modules):
             # otherwise all prompts share one row of positions, and its gradient is that of all together
             extra["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        parameters = dict(model.named_parameters())
+        parameters = values_of(model)
         leaves = {name: parameters[name].requires_grad_() for name in moved}
         with torch.enable_grad():
             with ExitStack() as hooks:

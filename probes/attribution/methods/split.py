@@ -21,6 +21,7 @@ from probes.capture.pair import Pair
 from probes.measures.live_weights import matrix_of
 from probes.methods import attribution_method
 from tv.architecture.anatomy import Module
+from tv.architecture.values import values_of
 
 
 @attribution_method(
@@ -67,7 +68,7 @@ def _parameters(
 ) -> dict[str, Tensor]:
     """The base's parameters with one part of these modules' T added; biases stay."""
     moved: dict[str, Tensor] = {}
-    before = dict(pair.base.named_parameters())
+    before = values_of(pair.base)
     for module, part in _parts(pair, bases, modules, inside, control, seed):
         if module.parameter not in moved:
             moved[module.parameter] = before[module.parameter].detach().clone()
