@@ -23,6 +23,7 @@ from tv.architecture.anatomy import Architecture, Component, Module, Roles
 from tv.architecture.experts import layout_of, stacked_modules
 from tv.architecture.sizes import Sizes, sizes_of
 from tv.architecture.trunk import ends_of
+from tv.architecture.values import values_of
 from tv.errors import ArchitectureError, first_line
 
 #: The versions of TransformerLens whose interface this is.
@@ -267,7 +268,7 @@ def _read(model: PreTrainedModel) -> _Tree:
     taken = {module.parameter for module in vocabulary}
     weights = tuple(weight for weight in _parameters(model, sizes) if weight.parameter not in taken)
     places = _places(model, sizes)
-    parameters = {name: (*places[name], tuple(value.shape)) for name, value in model.named_parameters()}
+    parameters = {name: (*places[name], tuple(value.shape)) for name, value in values_of(model).items()}
     return _Tree(type(model).__name__, sizes, vocabulary, weights, parameters)
 
 
@@ -300,7 +301,7 @@ def _places(model: PreTrainedModel, sizes: Sizes) -> dict[str, tuple[int, str]]:
     lists = {path: len(module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     depth = sizes.n_layers or max(lists.values(), default=0)
     stacks = [path for path, length in lists.items() if length == depth]
-    places = {name: _place(name, stacks) for name, _ in model.named_parameters()}
+    places = {name: _place(name, stacks) for name in values_of(model)}
     count = Counter(places.values())
     return {
         name: (layer, rest if count[layer, rest] == 1 else name.removesuffix(".weight"))
