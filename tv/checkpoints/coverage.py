@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
+from tv.errors import WARNING
 
 _NAMED = 3  # names that the note gives
 
@@ -39,14 +40,14 @@ class Coverage:
 
     @property
     def note(self) -> str:
-        """One line for a reader; empty where every number is in a row."""
+        """One line for a reader; a warning where they differ; empty where there are none."""
         if not self.n_unrowed:
             return ""
         names = ", ".join(self.names[:_NAMED])
         more = f" and {len(self.names) - _NAMED} more" if len(self.names) > _NAMED else ""
         share = 100 * self.n_unrowed / max(1, self.n_parameters)
-        changed = f"; of these {self.n_changed:,} differ between the two" if self.n_changed else ""
-        return f"{self.n_unrowed:,} parameters ({share:.2g} %) are in no row: {names}{more}{changed}"
+        text = f"{self.n_unrowed:,} parameters ({share:.2g} %) are in no row: {names}{more}"
+        return f"{WARNING}{text}; of these {self.n_changed:,} differ between the two" if self.n_changed else text
 
 
 def coverage(base: Checkpoint, tuned: Checkpoint | None = None) -> Coverage:

@@ -19,7 +19,8 @@ from tv.measures.subspaces import Change
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
     weights, alignment = tv.measured(base, tuned, ("weights", "alignment"), (0.05,)).values()
-    modules = tv.open_checkpoint(base).architecture.modules
+    architecture = tv.open_checkpoint(base).architecture
+    modules = (*architecture.modules, *architecture.others)
     whole = weights[(weights["head"] == -1) & (weights.kind != "bias")]
     places = zip(whole.layer, whole.module, whole.expert, strict=True)
     assert list(places) == [(m.layer, m.name, m.expert) for m in modules]
