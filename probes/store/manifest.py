@@ -81,6 +81,7 @@ class _Manifest(_Form):
     sameness: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[str]] = {}
     left_out: list[str] = []
+    coverage: dict[str, dict[str, Any]] = {}
     shards: dict[str, list[str]] = {}
     n_prompts: int = 0
     n_tokens: int = 0
