@@ -42,6 +42,7 @@ from probes.store.run import Run, load
 from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
 from probes.store.writer import RunWriter, finished, require_place
 from probes.suite import Suite, load_suite
+from tv.architecture.anatomy import Architecture
 from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
@@ -279,6 +280,8 @@ class Job:
         """
         if self.there is not None and self.is_done:
             return self.there
+        if {"capture", "noise_floor", "attribute"} & set(self.stages):
+            self.models.prove()
         with RunWriter(self.out, force=self.force, extends=self.there) as writer:
             writer.begin(self.identity)
             require_space(writer.path, sum(self.sizes.values()))
@@ -626,6 +629,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "n_heads": architecture.n_heads,
             "n_kv_heads": architecture.n_kv_heads,
             "gated": architecture.gated,
+            "parts": _parts(architecture),
         },
         "checkpoints": _checkpoints(pairs),
         "power": job.power,
@@ -643,6 +647,15 @@ def _manifest(job: Job) -> dict[str, Any]:
         "n_prompts": len(encoded),
         "n_tokens": sum(len(item.ids) for item in encoded),
     }
+
+
+def _parts(architecture: Architecture) -> list[dict[str, list[str]]]:
+    """Of every block its components, in order, with their matrices; those of experts are not named."""
+    parts: list[dict[str, list[str]]] = [{} for _ in range(architecture.n_layers)]
+    for module in architecture.modules:
+        if module.kind == "linear" and module.expert < 0 and 0 <= module.layer < architecture.n_layers:
+            parts[module.layer].setdefault(module.component, []).append(module.name)
+    return parts
 
 
 def _live_models(

@@ -21,9 +21,10 @@ from tv.stats.means import Floats, mean_interval
 EPSILON = 0.05
 #: A module that rounding explains to more than this share did not move.
 ROUNDED = 0.5
+#: Modules that write to the residual stream: the ledger of a component is that of its own.
+WRITERS = ("o", "out_proj", "down")
+#: The components of matrices in runs whose manifest does not name them.
 COMPONENT = {"q": "attn", "k": "attn", "v": "attn", "o": "attn", "gate": "mlp", "up": "mlp", "down": "mlp"}
-#: The module of a component that writes to the residual stream: the component's ledger is this one's.
-WRITER = {"attn": "o", "mlp": "down"}
 
 WEIGHT_MEASURES = measures("weight")
 #: Activation changes: the module's direct part and its share, beside the whole change.
@@ -45,14 +46,11 @@ _READ: dict[str, tuple[str, list[tuple[str, str, object]] | None]] = {  # what `
     "weights": ("tuned layer module head expert delta_norm relative_norm cosine cos_weight_delta noise_share", _WHOLE),
     "alignment": ("tuned layer module head expert side epsilon ssa ssa_null kappa", _WHOLE),
     "gates": ("tuned prompt_id layer flip_rate chance_flip_rate", None),
-    "changes": (
-        "tuned prompt_id layer component head delta_norm relative_change cosine dla_base dla_tuned",
-        [("head", "==", -1)],
-    ),
+    "changes": ("tuned prompt_id layer component head delta_norm relative_change cosine dla_base dla_tuned", _WHOLE),
     "ledger": (
         "tuned prompt_id layer module delta_norm direct_norm inherited_norm interaction_norm direct_share new_share "
         "new_share_null new_share_10",
-        [("module", "in", list(COMPONENT))],
+        [("expert", "==", -1)],
     ),
     "effects": (f"{_EFFECT} domain effect lo hi", _CAUSAL),
     "prompt_effects": (f"{_EFFECT} prompt_id effect", _CAUSAL),
@@ -100,7 +98,24 @@ def read_tables(run: Run, tuned: str | None = None) -> dict[str, Table]:
         known = [column for column in wanted if name in run.tables and column in run.table(name).columns]
         of = one if "tuned" in known else []
         tables[name] = run.df(name, columns=known, where=[*of, *(where or [])] or None) if known else None
+    if (weights := tables["weights"]) is not None:
+        tables["weights"] = weights.assign(component=_components(run, weights))
     return tables
+
+
+def _components(run: Run, weights: pd.DataFrame) -> pd.Series:
+    """The component of every row's matrix; null for all else."""
+    parts = run.manifest.get("architecture", {}).get("parts")
+    if parts is None:
+        return weights.module.map(COMPONENT)
+    of = {
+        (layer, module): component
+        for layer, part in enumerate(parts)
+        for component, modules in part.items()
+        for module in modules
+    }
+    places = zip(weights.layer, weights.module, strict=True)
+    return pd.Series([of.get(place) for place in places], weights.index, dtype=object)
 
 
 def _more_measures() -> list[str]:
@@ -125,11 +140,12 @@ def link_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(link, correlations) from a run's tables; any but `weights` may be None or empty, and its columns are then NaN.
 
-    `link` has one row per tuned × layer × module (kind "module") and × component (kind "component"). Activation
-    measures are prompt means (over positions first), with 95 % intervals over prompts or their clusters.
+    `weights` has the component of each module that is linked. `link` has one row per tuned × layer × module (kind
+    "module") and × component (kind "component"). Activation measures are prompt means (over positions first), with 95 %
+    intervals over prompts or their clusters.
 
     - A component's weight measures are its modules' means, weighted by their energy ‖T‖².
-    - A component's ledger is that of the module which writes to the residual stream: o, or down.
+    - A component's ledger is that of the module which writes to the residual stream: o, out_proj, or down.
     - `changes` and gate flips (MLP only) exist per component; a module's row repeats its component's. Effects are a
       module's own where they were measured (`path` gives them all), and NaN elsewhere.
     - `direct_share` is that of `ledger`, the direct term's projection on the change; averaged like the rest.
@@ -162,10 +178,9 @@ def _units(weights: pd.DataFrame, alignment: Table) -> pd.DataFrame:
     key = ["tuned", "layer", "module"]
     more = [name for name in _more_measures() if name in weights]
     plain = ["delta_norm", "relative_norm", "cosine", "cos_weight_delta", "noise_share", *more]
-    modules = _whole(weights)[[*key, *plain]]
+    modules = _whole(weights)[[*key, "component", *plain]].dropna(subset="component")
     if alignment is not None and not alignment.empty:
         modules = modules.merge(_aligned(alignment), on=key, how="left")
-    modules = modules.assign(component=modules.module.map(COMPONENT)).dropna(subset="component")
     measures = [name for name in modules if name in SCHEMAS["link"].names and name not in _UNIT]
     energy = modules.delta_norm.to_numpy(np.float64)[:, None] ** 2
     known = modules[measures].notna()
@@ -178,7 +193,7 @@ def _units(weights: pd.DataFrame, alignment: Table) -> pd.DataFrame:
     any_moved = modules.groupby(["tuned", "layer", "component"]).moved.any()
     components["moved"] = any_moved.reindex(pd.MultiIndex.from_frame(components[any_moved.index.names])).to_numpy()
     both = pd.concat([modules.assign(kind="module"), components])
-    order = both.module.map({name: i for i, name in enumerate(["", *COMPONENT])})
+    order = both.module.map({name: i for i, name in enumerate(["", *dict.fromkeys(modules.module)])})
     both = both.assign(order=order).sort_values(["tuned", "kind", "layer", "component", "order"], kind="stable")
     return both[[*_UNIT, "moved", *measures]].reset_index(drop=True)
 
@@ -204,7 +219,7 @@ def _sources(gates: Table, changes: Table, ledger: Table, prompt_effects: Table)
     if gates is not None and not gates.empty:
         sources["gates"] = _prompt_means(gates.assign(unit="mlp"), ["flip_rate", "chance_flip_rate"])
     if changes is not None and not changes.empty:
-        rows = changes[(changes["head"] == -1) & changes.component.isin(list(WRITER))]
+        rows = changes[changes["head"] == -1]
         rows = rows.rename(columns={"cosine": "change_cosine", "component": "unit"}).assign(
             dla_change=rows.dla_tuned - rows.dla_base
         )
@@ -229,6 +244,14 @@ def _prompt_means(rows: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
     return rows.groupby(["tuned", "layer", "unit", "prompt_id"])[measures].mean().astype(np.float64)
 
 
+def _writers(units: pd.DataFrame) -> pd.Series:
+    """The module by which each unit's component writes to the residual stream; null where no one matrix does."""
+    place = ["tuned", "layer", "component"]
+    writing = units[units.module.str.rstrip("_0123456789").isin(WRITERS)].drop_duplicates(place)
+    by_place = writing.set_index(place).module
+    return pd.Series(by_place.reindex(pd.MultiIndex.from_frame(units[place])).to_numpy(), units.index)
+
+
 def _metric(table: pd.DataFrame) -> str:
     """The one metric that effects are shown in: logit_diff where it was measured."""
     metrics = list(table.metric.unique())
@@ -239,7 +262,7 @@ def _by_prompt(
     units: pd.DataFrame, sources: dict[str, pd.DataFrame], prompts: list[str]
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Every measure as (prompts, units), NaN where a unit or a prompt has none."""
-    writes = units.module.where(units.module != "", units.component.map(WRITER))
+    writes = units.module.where(units.module != "", _writers(units))
     for name, means in sources.items():
         names = writes if name == "ledger" else units.component
         if name in CAUSAL_MEASURES:

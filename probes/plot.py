@@ -25,7 +25,7 @@ from probes.reporting.figures import Plot
 from probes.reporting.words import MEASURES, effect_metric_name, metric_name
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
-from tv.architecture.anatomy import COMPONENTS, MODULES
+from tv.architecture.anatomy import MODULES, in_order
 from tv.runtime.atomic import replacing
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def heatmap(
     rows, column, across = _mapped(run, name, measure, side, epsilon, domain)
     if rows.empty or rows[column].isna().all():
         raise RunError(f"{run.path}: {measure} was not measured of {name}")
-    order = MODULES if across == "module" else COMPONENTS if across == "component" else list(rows[across].unique())
+    order = MODULES if across == "module" else in_order(rows[across])
     plot = figures.heatmap(rows, column, across, order, _layers(run), centre=_centre(column))
     return _figure(plot, f"{measure}, {name}", save)
 

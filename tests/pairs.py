@@ -48,20 +48,20 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "starcoder2": ("Starcoder2Config", _SIZES),
     "gpt2": ("GPT2Config", _GPT2),
     "neox": ("GPTNeoXConfig", _NEOX),
-    "granite": ("GraniteConfig", {**_SIZES, "residual_multiplier": 0.3}),  # scales its residual writes: refused
+    "granite": ("GraniteConfig", {**_SIZES, "residual_multiplier": 0.3, "logits_scaling": 4.0}),
+    "falcon": ("FalconConfig", {**_NEOX, "ffn_hidden_size": 80}),  # one norm, attention and MLP in parallel
     "mixtral": ("MixtralConfig", {**_SIZES, "num_local_experts": 3}),
     "qwen2_moe": ("Qwen2MoeConfig", {**_MOE, "shared_expert_intermediate_size": 56, "mlp_only_layers": [1]}),
     "qwen3_moe": ("Qwen3MoeConfig", {**_MOE, "tie_word_embeddings": True}),
-    "falcon": ("FalconConfig", {**_NEOX, "ffn_hidden_size": 80}),  # no rule of ours; TransformerLens knows it
-    "gpt_oss": ("GptOssConfig", {**_SIZES, "num_local_experts": 3, "num_experts_per_tok": 2}),  # likewise
-    "ctrl": ("CTRLConfig", {**_GPT2, "dff": 80}),  # neither names its matrices
+    "gpt_oss": ("GptOssConfig", {**_SIZES, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    "ctrl": ("CTRLConfig", {**_GPT2, "dff": 80}),
 }
-#: Mixtures of experts, which tv measures by its own rules but probes does not run on yet.
-MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe"]
+#: Mixtures of experts.
+MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
 #: Architectures that no rule of tv's names.
-BY_ADAPTER, BY_NAME = ["falcon", "gpt_oss"], ["ctrl"]
-#: Architectures that the whole job runs on.
-SUPPORTED = [name for name in CONFIGS if name not in ("granite", *MIXTURES, *BY_ADAPTER, *BY_NAME)]
+BY_NAME = ["ctrl"]
+#: Architectures without experts that the whole job runs on.
+SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *BY_NAME)]
 #: Architectures whose modules tv names by its own rules.
 MEASURED = SUPPORTED + MIXTURES
 

@@ -98,6 +98,20 @@ class Pairs:
             self._pair = tuned, make_pair(self._base, model, self.tokenizer)
         return self._pair[1]
 
+    def prove(self) -> None:
+        """Prove the first pair before any work. It stays loaded, unless other processes do the work.
+
+        Raises ArchitectureError where the models are not read as their architecture says, and InputError where one
+        cannot be loaded.
+        """
+        if self.remote:
+            return
+        first, *_ = self.suite.tuned
+        self.pair(first)
+        if self.compute.elsewhere:
+            self._pair = self._session = self._base = None
+            gc.collect()
+
     def bases(self) -> Bases:
         """The base's output subspaces. Only while a pair is loaded."""
         if self._bases is None:

@@ -37,7 +37,12 @@ class Pair:
 
     @property
     def pad_id(self) -> int:
-        """The id that pads a batch on the right. Any id serves: the attention mask hides it."""
+        """The id that pads a batch on the right; −1 where the model reads padding although the mask hides it.
+
+        Any id serves the others.
+        """
+        if not self.architecture.padded:
+            return -1
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
 

@@ -112,7 +112,7 @@ class _Proof:
         writes[-1, "embed"] = later
         unread = frozenset(module for module in self.of.modules if not self._is_read(module, forms))
         architecture = replace(self.of, blocks=tuple(blocks), unread=unread)
-        architecture = replace(architecture, chained=self._is_chained(architecture))
+        architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
         return architecture, Flow(forms, own, experts, self._logit_scale(), tuple(dict.fromkeys(self.notes)))
 
@@ -447,6 +447,16 @@ class _Proof:
         except Exception:  # a block that misses what another one passes on may raise anything
             return False
         return bool(torch.equal(plain, skipped))
+
+    def _is_padded(self) -> bool:
+        """Whether the logits of a prompt are the same beside padding as without."""
+        n, ids = self.n - 2, self.inputs["input_ids"]
+        with torch.inference_mode():
+            alone = self.model(input_ids=ids[:1, :n], attention_mask=torch.ones_like(ids[:1, :n]), use_cache=False)
+            mask = torch.ones_like(ids)
+            mask[0, n:] = 0
+            beside = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return self._same(beside.logits[:1, :n], alone.logits)
 
     def _same(self, left: Tensor, right: Tensor) -> bool:
         left, right = left.float(), right.float().to(left.device)

@@ -175,10 +175,10 @@ class ShardTables:
 
 
 def _stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Parts of a column, one after the other; bit patterns of several widths end in zeros."""
-    width = max((part.shape[1] for part in parts if part.ndim == 2), default=0)
-    if width:
-        parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+    """All rows of a column. Patterns of a shared expert and of chosen ones may differ in width: zeros fill them up."""
+    widths = {part.shape[1] for part in parts if part.ndim == 2}
+    if len(widths) > 1:
+        parts = [np.pad(part, ((0, 0), (0, max(widths) - part.shape[1]))) for part in parts]
     return np.concatenate(parts)
 
 

@@ -28,6 +28,16 @@ METRICS: dict[str, tuple[str, str, bool | None]] = {
 _OF_EFFECTS = {"kl": "KL(tuned ‖ model)", "first_divergence": "logit difference where the models part"}
 #: Measures of the link, in words.
 MEASURES = {column.name: column.title for column in (*WEIGHTS, *ACTIVATIONS, *CAUSES) if column.role}
+#: What components are called in a sentence; one of another name has that of its module.
+COMPONENTS = {
+    "embed": "the embedding",
+    "attn": "attention",
+    "linear_attn": "linear attention",
+    "ssm": "a state space",
+    "conv": "a short convolution",
+    "rnn": "a recurrence",
+    "mlp": "the MLP",
+}
 SIDES = {"left": "output side", "right": "input side", "two_sided": "both sides"}
 
 
@@ -130,6 +140,14 @@ def effect_metric_name(metric: str) -> str:
 def prompts_of(domain: str) -> str:
     """The prompts of a domain, or all of them."""
     return "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
+
+
+def components_in_words(components: Iterable[str]) -> str:
+    """What short names of components mean; nothing where all are of an ordinary block, attention and MLP."""
+    told = {name: words for name, words in COMPONENTS.items() if name in set(components)}
+    if not set(told) - {"embed", "attn", "mlp"}:
+        return ""
+    return f"Here {listing([f'{name} is {words}' for name, words in told.items() if name != 'embed'])}."
 
 
 def layer_name(layer: int, n_layers: int) -> str:

@@ -58,6 +58,7 @@ class _Architecture(_Form):
     n_heads: int = 0
     n_kv_heads: int = 0
     gated: bool = True
+    parts: list[dict[str, list[str]]] = []
 
 
 class _Checkpoint(_Form):

@@ -25,7 +25,8 @@ def _weights() -> pd.DataFrame:
         for m, i in {**MODULES, "unembed": 99}.items()
         for head in ((-1, 0) if m == "q" else (-1,))
     ]
-    return pd.DataFrame(rows).assign(cosine=0.9, cos_weight_delta=0.01, noise_share=0.2)
+    table = pd.DataFrame(rows).assign(cosine=0.9, cos_weight_delta=0.01, noise_share=0.2)
+    return table.assign(component=table.module.map(COMPONENT))
 
 
 def _size(layer: int, i: int) -> float:
@@ -341,5 +342,7 @@ def test_a_run_is_linked_in_place(tmp_path: Path) -> None:
 
 
 def _filler(table: str, column: str) -> object:
+    if column == "expert":
+        return -1
     kind = str(SCHEMAS[table].field(column).type)
     return b"x" if "binary" in kind else "" if "string" in kind else False if kind == "bool" else 0

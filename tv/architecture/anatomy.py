@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -15,8 +16,8 @@ from torch import Tensor
 Component: TypeAlias = str
 #: A matrix, a norm's gain, an embedding; of other parameters: a vector (or any array), or a group of parameters.
 Kind: TypeAlias = Literal["linear", "norm", "embed", "vector", "group"]
-#: Where the roles of matrices come from: tv's rules, TransformerLens's adapter, or nowhere.
-Roles: TypeAlias = Literal["rules", "adapter", "unknown"]
+#: Where the roles of matrices come from: tv's rules, or nowhere.
+Roles: TypeAlias = Literal["rules", "unknown"]
 
 #: What mixes positions: attention, linear attention, a state space, a convolution, a recurrence.
 MIXERS: tuple[Component, ...] = ("attn", "linear_attn", "ssm", "conv", "rnn")
@@ -26,6 +27,13 @@ COMPONENTS: tuple[Component, ...] = (*MIXERS, "mlp")
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 #: The matrices whose columns, not rows, are cut by heads: they read z.
 FROM_HEADS = ("o", "out_proj")
+
+
+def in_order(components: Iterable[Component]) -> tuple[Component, ...]:
+    """Each once: those of COMPONENTS in the order in which a block computes, then all others as they come."""
+    found = dict.fromkeys(components)
+    known = [name for name in COMPONENTS if name in found]
+    return (*known, *(name for name in found if name not in known))
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,8 @@ class Architecture:
     unread: frozenset[Module] = frozenset()
     #: Whether a block passes on its output alone, so that the first blocks can be skipped once they have computed.
     chained: bool = True
+    #: Whether a prompt's outputs are the same beside padding, so that prompts of several lengths make a batch.
+    padded: bool = True
 
     def module(self, layer: int, name: str, expert: int = -1) -> Module:
         """The module `name` of `layer` (of one expert). Raises KeyError where there is none."""
@@ -172,9 +182,7 @@ class Architecture:
     @property
     def components(self) -> tuple[Component, ...]:
         """The names of what its blocks write, in the order in which a block computes."""
-        found = dict.fromkeys(writer.component for block in self.blocks for writer in block.writers)
-        known = [name for name in COMPONENTS if name in found]
-        return (*known, *(name for name in found if name not in known))
+        return in_order(writer.component for block in self.blocks for writer in block.writers)
 
     @property
     def groups(self) -> tuple[Module, ...]:

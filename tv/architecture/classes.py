@@ -48,7 +48,7 @@ def loader_of(config: PretrainedConfig) -> Any:
                 return cls
     if known:
         return known[0]
-    if isinstance(named, type) and issubclass(named, PreTrainedModel) and named.config_class is type(config):
+    if named is not None and getattr(named, "config_class", None) is type(config):
         return named  # of a type that transformers lists nowhere
     raise ArchitectureError(
         f"model type {config.model_type!r}: transformers has no causal language model of it; name one that has"

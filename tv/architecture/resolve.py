@@ -1,8 +1,7 @@
 """Modules and sites of an architecture, read off the Hugging Face module tree.
 
-Names and shapes alone are read, so the tree may live on the meta device: no weight is loaded. tv's rules come first;
-the sites that they name are verified when a model is loaded (`probes.pair`). Where no rule fits, TransformerLens's
-adapter gives the roles of matrices; where it does not know them either, matrices go by name alone.
+Names and shapes alone are read, so the tree may live on the meta device: no weight is loaded. What tv's rules say is
+proved when a model is loaded (`probes.capture.proof`). Where they find no trunk, matrices go by name alone.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Roles
 from tv.architecture.classes import built
-from tv.architecture.fallback import by_adapter, by_name
+from tv.architecture.fallback import by_name
 from tv.architecture.rules import by_rules
 from tv.errors import ArchitectureError
 
@@ -26,12 +25,11 @@ def skeleton(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def resolve(model: PreTrainedModel) -> Architecture:
-    """Name every module of `model` (live, or a `skeleton`), and every site where tv's rules fit.
+    """Name every module of `model` (live, or a `skeleton`), and every site where tv's rules find its blocks.
 
     `Architecture.roles` says where the names come from, and `Architecture.note` how to read them.
     """
     try:
         return by_rules(model)
     except ArchitectureError as refusal:
-        why = str(refusal).partition(": ")[2]
-        return by_adapter(model, why) or by_name(model, why)
+        return by_name(model, str(refusal).partition(": ")[2])

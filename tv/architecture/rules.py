@@ -427,8 +427,8 @@ class _Block:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm, by its class; one that holds other modules with weights is none."""
-    return "norm" in type(module).__name__.lower() and not any(map(_has_weights, module.children()))
+    """Whether a module is a norm, by its class; one that holds other norms is none."""
+    return "norm" in type(module).__name__.lower() and not any(map(is_norm, module.children()))
 
 
 def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:

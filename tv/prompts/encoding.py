@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -141,9 +142,15 @@ def encode_continuations(
 
 
 def batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
-    """Prompts of similar length together, shortest first; equal lengths keep their order."""
+    """Prompts of similar length together, shortest first; equal lengths keep their order.
+
+    A `pad_id` below 0 is none: then a batch has prompts of one length.
+    """
     ordered = sorted(encoded, key=lambda item: len(item.ids))
-    return [_batch(tuple(ordered[i : i + batch_size]), pad_id) for i in range(0, len(ordered), batch_size)]
+    groups = [list(group) for _, group in groupby(ordered, lambda item: len(item.ids))] if pad_id < 0 else [ordered]
+    return [
+        _batch(tuple(group[i : i + batch_size]), pad_id) for group in groups for i in range(0, len(group), batch_size)
+    ]
 
 
 def positions(encoded: Encoded, which: Positions) -> range:

@@ -129,12 +129,13 @@ def _patched(
     elif unit.component == "embed":
         path = of["embed_out", -1]
         handle = model.get_submodule(path).register_forward_pre_hook(
-            _entering(lambda value: seen[path].input.to(value)), with_kwargs=True
+            _entering(lambda value: seen[path].input.to(value, copy=True)), with_kwargs=True
         )
     else:
         path = of[f"{unit.component}_out", unit.layer]
         handle = model.get_submodule(path).register_forward_hook(
-            _leaving(lambda value: seen[path].output.to(value).view_as(value))
+            # a copy: Falcon adds attention to what its MLP returns in place
+            _leaving(lambda value: seen[path].output.to(value, copy=True).view_as(value))
         )
     try:
         yield

@@ -81,8 +81,12 @@ class _Unwound(BaseException):
 def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tuple[dict[str, Seen], Tensor]:
     """Everything the reads see in one model, by path, and the logits. Keeps whole tensors: for small inputs only."""
     seen: dict[str, Seen] = {}
+
+    def keep(read: Read, value: Seen) -> None:  # a copy: Falcon adds attention to the MLP's output in place
+        seen[read.path] = Seen(value.input.clone(), value.output.clone(), value.rest)
+
     with torch.inference_mode():
-        logits = run_hooked(model, reads, inputs, lambda read, value: seen.__setitem__(read.path, value))
+        logits = run_hooked(model, reads, inputs, keep)
     return seen, logits
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from probes.reporting import figures
 from probes.reporting.chapter import Chapter, panel
 from probes.reporting.panel import Figure, Panel
-from tv.architecture.anatomy import COMPONENTS
+from probes.reporting.words import components_in_words
+from tv.architecture.anatomy import in_order
 
 
 @panel("activations", order=20, needs=["changes"])
@@ -16,13 +17,14 @@ def contribution_change(chapter: Chapter) -> Iterator[Panel]:
     changes, n_layers = chapter.evidence.changes, chapter.evidence.n_layers
     if changes.empty:
         return
+    order = in_order(changes.component)
     away = changes.assign(away=1 - changes.cosine)
-    relative = figures.heatmap(changes, "relative_change", "component", COMPONENTS, n_layers)
-    turned = figures.heatmap(away, "away", "component", COMPONENTS, n_layers, hover=["cosine"])
+    relative = figures.heatmap(changes, "relative_change", "component", order, n_layers)
+    turned = figures.heatmap(away, "away", "component", order, n_layers, hover=["cosine"])
     note = (
         "What each component adds to the residual stream, tuned against base, mean over positions and prompts. A "
         "component can change without its own weights moving: its input changed. The ledger below tells the two "
-        "apart."
+        f"apart. {components_in_words(order)}"
     )
     maps = [
         Figure("relative", "Relative change ‖Δ‖/‖base‖", [relative]),

@@ -13,7 +13,7 @@ from probes.reporting.chapter import Chapter, panel
 from probes.reporting.evidence import one_metric
 from probes.reporting.panel import Figure, Panel
 from probes.reporting.words import effect_metric_name, prompts_of
-from tv.architecture.anatomy import COMPONENTS
+from tv.architecture.anatomy import in_order
 
 #: The column that names a unit of each finer granularity, its prefix in a map, and its word.
 _FINER = {
@@ -38,7 +38,13 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
         families = [cut[cut.method == method] for cut in cuts.values()]
         maps = [
             figures.heatmap(
-                family, "effect", "component", COMPONENTS, chapter.evidence.n_layers, centre=0, hover=_HOVER
+                family,
+                "effect",
+                "component",
+                in_order(family.component),
+                chapter.evidence.n_layers,
+                centre=0,
+                hover=_HOVER,
             )
             for family in families
         ]
@@ -71,7 +77,7 @@ def other_methods(chapter: Chapter) -> Iterator[Panel]:
                 family[family.domain == domain],
                 "effect",
                 "component",
-                COMPONENTS,
+                in_order(family.component),
                 chapter.evidence.n_layers,
                 centre=0,
                 hover=_HOVER,
@@ -112,7 +118,7 @@ def finer(chapter: Chapter) -> Iterator[Panel]:
             for domain in domains
         ]
         maps.append(Figure(f"{method}-{granularity}", f"{str(method).capitalize()}, layer × {word}", plots))
-    note = "The same effects, cut finer. What a component's map says of “attn” or “mlp” is spread over these."
+    note = "The same effects, cut finer. What a component's map says of it is spread over these."
     yield Panel("Finer: modules, heads, experts", note, maps, list(map(prompts_of, domains)), "prompts", wide=True)
 
 

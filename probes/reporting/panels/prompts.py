@@ -12,7 +12,7 @@ from probes.reporting.chapter import Chapter, panel
 from probes.reporting.evidence import rows_of
 from probes.reporting.panel import Figure, Panel
 from probes.reporting.prompts import scale_top
-from tv.architecture.anatomy import COMPONENTS
+from tv.architecture.anatomy import in_order
 
 
 @panel("prompts", order=10, needs=["prompts", "tokens"])
@@ -25,7 +25,7 @@ def prompt_maps(chapter: Chapter) -> Iterator[Panel]:
     for column, title, rows, centre in _maps(chapter, [("prompt_id", "in", prompts)]):
         by_prompt = dict(list(rows.groupby("prompt_id")))
         top = scale_top(rows[column].abs())
-        order = [*COMPONENTS, *sorted(set(rows.component) - set(COMPONENTS))]
+        order = in_order(rows.component)
         plots = [
             figures.heatmap(
                 by_prompt.get(prompt, rows.head(0)),

@@ -71,7 +71,7 @@ table(
     "place of a prompt, layer and expert",
     (
         *keys(f"{_PLACE} expert"),
-        Column("gate_base", "the base's open gates, a bit a neuron, the most significant first", "bytes"),
+        Column("gate_base", "the base's open gates, a bit a neuron, the most significant first, then zeros", "bytes"),
         Column("gate_xor", "the gates that flipped, packed alike: `probes.measures.gates.unpack`", "bytes"),
         Column("n_flips", "gates that flipped", "int32", unit="neurons", words="gates flipped"),
         Column(

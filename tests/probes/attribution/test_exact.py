@@ -35,13 +35,13 @@ def test_blocks_that_cannot_change_are_not_computed_and_it_makes_no_difference(a
         pair.base.get_submodule(b.path).register_forward_pre_hook(lambda m, _a: calls.append(m))
         for b in pair.architecture.blocks
     ]
-    inner = pair.base.get_submodule(pair.architecture.blocks[0].mlp_out).register_forward_pre_hook(
+    inner = pair.base.get_submodule(pair.architecture.blocks[0].writer("mlp").path).register_forward_pre_hook(
         lambda m, _a: calls.append(m)
     )
     units = [Unit("component", layer, "mlp")]
     swap = from_model(pair.base, pair.tuned, pair.architecture, units)
     plain, found = values_under(pair.base, pair.architecture, [swap], case.batches, metric)
-    ran = calls.count(pair.base.get_submodule(pair.architecture.blocks[0].mlp_out))
+    ran = calls.count(pair.base.get_submodule(pair.architecture.blocks[0].writer("mlp").path))
     for handle in (*counted, inner):
         handle.remove()
     assert ran == len(case.batches)  # by the plain pass alone

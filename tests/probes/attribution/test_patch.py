@@ -20,6 +20,16 @@ def test_a_models_own_output_changes_nothing(architecture: str) -> None:
         assert patched_with_itself(case.work(), unit) <= 1e-6, unit
 
 
+@pytest.mark.parametrize("architecture", ["llama", "falcon"])
+def test_what_was_patched_before_makes_no_difference(architecture: str) -> None:
+    """Falcon adds to what its MLP returns, in place."""
+    case = Case(architecture)
+    unit = Unit("component", 1, "mlp")
+    alone = patch(case.work(), [unit])
+    for found, once in zip(patch(case.work(), [Unit("component", 1, "attn"), unit, unit]), alone, strict=True):
+        assert np.array_equal(found.values[1], once.values[0]) and np.array_equal(found.values[2], once.values[0])
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
 def test_the_embedding_is_all_that_differs(architecture: str) -> None:
     """With only the embedding tuned, its output taken over is the tuned model, and no other output changes as much."""

@@ -34,11 +34,11 @@ def test_shares_are_those_of_the_weight_gradients(architecture: str) -> None:
     expected = _by_weight_gradients(case, metric)
     by_parameter: dict[str, float] = {}
     for shares in found.shares:
-        for module, value in shares.modules.items():
+        for module, value in (*shares.modules.items(), *shares.wholes.items()):
             by_parameter[module.parameter] = by_parameter.get(module.parameter, 0.0) + float(value.double().sum())
     biases = {name: value for name, value in expected.items() if name not in by_parameter}
     for name in biases:  # a bias is in its module's share
-        owner = next(m for m in pair.architecture.modules if name == f"{m.path}.bias")
+        owner = next(m for m in pair.architecture.modules if name in (f"{m.path}.bias", f"{m.parameter}_bias"))
         expected[owner.parameter] += expected.pop(name)
     scale = max(abs(value) for value in expected.values())
     assert by_parameter.keys() == expected.keys()

@@ -127,7 +127,7 @@ def test_a_read_says_which_of_its_ends_are_looked_at() -> None:
     def ends(*sites: str) -> set[tuple[bool, bool]]:
         return {read.ends for read in plan(arch, sites)}
 
-    assert ends("gate") == ends("resid_pre") == {(True, False)}
-    assert ends("gate_act") == ends("attn_out") == {(False, True)}
+    assert ends("resid_pre") == ends("embed_out") == {(True, False)}
+    assert ends("gate") == ends("gate_act") == ends("attn_out") == {(False, True)}
     assert ends("head_out") == ends("module") == {(True, True)}
     assert ends("resid_pre", "resid_post") == {(True, True)}

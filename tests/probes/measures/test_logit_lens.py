@@ -5,7 +5,7 @@ import torch
 
 from probes.capture.hooks.plan import plan
 from probes.capture.hooks.torch_backend import capture
-from probes.capture.pair import prove
+from probes.capture.proof import prove
 from probes.measures import logit_lens
 from probes.measures.logit_lens import Lens, Reader, compare_lenses
 from tests.pairs import MEASURED, build_model, perturb
@@ -19,14 +19,14 @@ TARGET = torch.cat([IDS[:, 1:], torch.full((2, 1), -1)], dim=1).flatten()
 def lens_of(architecture: str, layer: int) -> tuple[Lens, torch.Tensor, torch.Tensor]:
     base, tuned = build_model(architecture), build_model(architecture)
     perturb(tuned, 0.1, seed=5)
-    arch = resolve(base)
-    form = prove(base, arch)[arch.final_norm]
+    arch, flow = prove(base, resolve(base))
+    form = flow.norms[arch.final_norm]
     streams, logits = [], []
     for model in (base, tuned):
         seen, out = capture(model, plan(arch, ["resid_post"]), INPUTS)
         streams.append(seen[arch.blocks[layer].path].output.flatten(0, 1))
         logits.append(out.flatten(0, 1).float())
-    readers = [Reader.of(model, arch, form) for model in (base, tuned)]
+    readers = [Reader.of(model, arch, form, flow.logit_scale) for model in (base, tuned)]
     with torch.inference_mode():
         return compare_lenses(*streams, readers, TARGET), *logits
 

@@ -8,7 +8,7 @@ from probes.reporting.compare import charts
 from probes.reporting.compare.arranging import FROM_ZERO
 from probes.reporting.compare.comparison import Comparison, compare_panel
 from probes.reporting.panel import Figure, Panel
-from tv.architecture.anatomy import COMPONENTS
+from tv.architecture.anatomy import in_order
 
 
 @compare_panel("activations", order=20, needs=["changes"])
@@ -23,7 +23,7 @@ def contribution_change(compared: Comparison) -> Iterator[Panel]:
             f"{component}: relative change ‖Δ‖/‖base‖",
             [charts.by_depth(rows, "relative_change", compared.layers, title="‖Δ‖/‖base‖", axis=FROM_ZERO)],
         )
-        for component in COMPONENTS
+        for component in in_order(changes[changes.layer >= 0].component)
         if len(rows := changes[changes.component == component])
     ]
     note = (

@@ -16,7 +16,7 @@ from probes.reporting.figures import Plot
 from probes.reporting.panel import Figure, Panel, Table
 from probes.reporting.words import effect_metric_name, interval, listing, number, prompts_of
 from probes.store.schemas import ALL_DOMAINS
-from tv.architecture.anatomy import COMPONENTS
+from tv.architecture.anatomy import in_order
 
 #: Components that are shown one by one: those of the largest effects in any entry.
 SHOWN = 14
@@ -30,7 +30,9 @@ def effects(compared: Comparison) -> list[Panel]:
         return []
     cuts = _cuts(compared, shown)
     maps = [
-        side_by_side(compared, rows, "effect", "component", COMPONENTS, centre=0.0, hover=["lo", "hi", "q"])
+        side_by_side(
+            compared, rows, "effect", "component", in_order(rows.component), centre=0.0, hover=["lo", "hi", "q"]
+        )
         for rows in cuts.values()
     ]
     dots = [_largest(rows, compared.labels) for rows in cuts.values()]
