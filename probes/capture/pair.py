@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.capture.proof import Flow, prove
+from probes.capture.refusals import without_trunk
 from probes.errors import ActivationError
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
@@ -71,8 +72,10 @@ def make_pair(
     if is_tied(base) != is_tied(tuned):
         base, tuned = untied(base), untied(tuned)
     architecture, other = resolve(base), resolve(tuned)
-    require_sites(architecture)
-    require_sites(other)
+    for model, found in ((base, architecture), (tuned, other)):
+        if not found.blocks:
+            found = replace(found, note=without_trunk(model, found.note))
+        require_sites(found)
     architecture, flow = _proved("base", base, architecture)
     other, flow_tuned = _proved(name, tuned, other)
     if architecture.blocks != other.blocks:

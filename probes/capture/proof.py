@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Seen
 from probes.capture.hooks.torch_backend import seen_of
+from probes.capture.refusals import no_sum, reads_otherwise, told
 from probes.capture.skipping import recording, skipping
 from probes.capture.sums import Factor, Sums, is_nothing, multiple, snapped
 from probes.errors import ActivationError
@@ -28,6 +29,7 @@ from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Writer
+from tv.architecture.rules import is_norm
 from tv.architecture.values import values_of
 from tv.errors import ArchitectureError
 
@@ -88,6 +90,9 @@ class _Proof:
         """Every test, layer by layer."""
         self._require_finite()
         forms = self.forms = self._norm_forms()
+        for block in self.of.blocks:
+            self._one_stream(block)
+        scale = self._logit_scale()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -99,6 +104,8 @@ class _Proof:
             writes |= {(block.layer, component): factor for component, factor in factors.items()}
             carries.append(carry)
         self._chain(blocks)
+        if self.of.final_norm not in forms:
+            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
         later: Factor = 1.0
         for block, carry in zip(reversed(blocks), reversed(carries), strict=True):
             for writer in block.writers:
@@ -113,7 +120,7 @@ class _Proof:
         architecture = replace(self.of, blocks=tuple(blocks), unread=unread)
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
-        return architecture, Flow(forms, own, experts, self._logit_scale(), tuple(dict.fromkeys(self.notes)))
+        return architecture, Flow(forms, own, experts, scale, tuple(dict.fromkeys(self.notes)))
 
     def _require_finite(self) -> None:
         for block in self.of.blocks:
@@ -160,6 +167,8 @@ class _Proof:
         try:
             with torch.inference_mode():
                 logits: Tensor = self.model(**self.inputs, use_cache=False).logits
+        except Exception as error:  # a model that needs more than a text may raise anything
+            self._refuse(told(error))
         finally:
             for handle in handles:
                 handle.remove()
@@ -181,18 +190,23 @@ class _Proof:
         if path == self.of.final_norm:
             calls = calls[-1:]
         if len(calls) != 1:
+            if calls and path in {block.path for block in self.of.blocks}:
+                self._refuse(f"{path} runs {len(calls)} times in a forward pass (recurrent depth), and one run is read")
             times = "never called" if not calls else f"called {len(calls)} times"
-            self._refuse(f"{path} is {times} in a forward pass, where the instrument reads a single call")
+            self._refuse(f"{path} is {times} in a forward pass on text, where the instrument reads a single call")
         return calls[0][0]
+
+    def _one_stream(self, block: Block) -> None:
+        """Refuse a block whose input and output are not one residual stream."""
+        seen, plain = self.seen(block.path), (_PROMPTS, self.n, self.of.d_model)
+        before, after = tuple(seen.input.shape), tuple(seen.output.shape)
+        if (before, after) != (plain, plain):
+            self._refuse(f"layer {block.layer} {reads_otherwise(before, after, plain)}")
 
     def _block(self, block: Block, forms: Mapping[str, NormForm]) -> tuple[Block, dict[Component, Factor], Factor]:
         """The block with what its sums decide, each writer's factor, and what resid_pre is multiplied by."""
         whole = self.seen(block.path)
         pre, post = whole.input.float(), whole.output.float()
-        if pre.shape != post.shape or pre.ndim != 3:
-            self._refuse(
-                f"layer {block.layer} takes {list(pre.shape)} and gives {list(post.shape)}: more than a stream"
-            )
         best = float("inf")
         block = self._without_followers(block)
         options = [self._outs(block, writer) for writer in block.writers]
@@ -217,6 +231,10 @@ class _Proof:
                 writers = self._mids(writers, pre * found.carry, terms, found.factors)
                 named = {w.component: f for w, f in zip(writers, found.factors, strict=True)}
                 return replace(block, writers=writers), named, found.carry
+        outputs = [[self.seen(path).output.float() for path in paths] for paths in options]
+        reason = no_sum(pre, post, outputs, self._norms_in(block), self._explained, self._same)
+        if reason is not None:
+            self._refuse(f"layer {block.layer} {reason}")
         names = " + ".join(f"{writer.component}_out" for writer in block.writers)
         self._refuse(
             f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best:.2g}), nor "
@@ -231,6 +249,17 @@ class _Proof:
         said += [float(value) for value in held if value.numel() == 1 and not value.is_meta]
         return (1.0, *(v for number in said if number for v in (number, 1 / number)))
 
+    def _norms_in(self, block: Block) -> dict[str, Tensor]:
+        """What every norm of a block gives."""
+        return {
+            path: calls[0][0].output.float()
+            for path, calls in self.calls.items()
+            if path.startswith(f"{block.path}.") and is_norm(self.model.get_submodule(path)) and len(calls) == 1
+        }
+
+    def _explained(self, pre: Tensor, post: Tensor, terms: Sequence[Tensor]) -> bool:
+        return bool(terms) and Sums(pre, post, self.tolerance).scalars(terms).explains
+
     def _without_followers(self, block: Block) -> Block:
         """The block without parts that read what another part computed: they stand behind it, and write in its place.
 
@@ -238,8 +267,11 @@ class _Proof:
         """
         called = list(self.calls)  # a module is listed as it returns
         once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
-        if len(once) < len(block.writers):  # a part that several blocks share, or that text never enters
-            self._feeds(writer.component for writer in block.writers if writer not in once)
+        for writer in block.writers:
+            if writer.path not in self.calls:
+                self.notes.append(f"{writer.component} computes nothing of a text")
+        # a part that several blocks share
+        self._feeds(writer.component for writer in block.writers if writer not in once and writer.path in self.calls)
         if not once:
             self._called(block.writers[0].path)
         writers = sorted(once, key=lambda writer: called.index(writer.path))
@@ -264,8 +296,8 @@ class _Proof:
         further = [path for first in behind for path in self._behind(block, first)]
         last = [writer.head_in] if writer.head_in is not None else []
         last += [m.path for m in self.of.modules if self._ends(m, block, writer)]
-        said = [writer.out] if len(self.calls.get(writer.out, [])) == 1 else []
-        return list(dict.fromkeys([*said, *further, *behind, writer.path, *last]))
+        found = dict.fromkeys([writer.out, *further, *behind, writer.path, *last])
+        return [path for path in found if len(self.calls.get(path, [])) == 1]
 
     def _behind(self, block: Block, path: str) -> list[str]:
         """The parts of the block that read what the module at `path` gives."""
@@ -430,8 +462,6 @@ class _Proof:
                 form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
                 if form is not None:
                     forms[path] = form
-        if self.of.final_norm not in forms:
-            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
         return forms
 
     def _logit_scale(self) -> tuple[float, float]:
@@ -441,11 +471,10 @@ class _Proof:
         """
         normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
         entering = last.input.float()
-        if entering.shape != normed.shape:
-            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
-        before, error = multiple(entering, normed)
+        same = entering.shape == normed.shape
+        before, error = multiple(entering, normed) if same else (1.0, float("inf"))
         if error > self.tolerance:
-            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
+            self._refuse(f"{self.of.unembed} reads something else than what {self.of.final_norm} gives")
         logits, given = self.logits.float(), last.output.float()
         if logits.shape != given.shape:
             return snapped(before), 1.0

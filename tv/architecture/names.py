@@ -137,6 +137,12 @@ FINAL_NORMS = (
     "final_norm",
     "ln_out",
     "out_norm",
+    "layer_norm",
+    "layernorm",
+    "LayerNorm",
+    "ln",
+    "output_layernorm",
+    "hyper_connection_mixer",
 )
 #: What an activation module is called.
 ACTIVATION = re.compile(r"act|act_fn|activation_fn|activation")
