@@ -43,6 +43,7 @@ from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
 from probes.store.writer import RunWriter, finished, require_place
 from probes.suite import Suite, load_suite
 from tv.architecture.anatomy import Architecture
+from tv.architecture.sizes import experts_per_token
 from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
@@ -264,9 +265,8 @@ class Job:
         """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
         if "capture" not in self.stages or self.suite.tokenizer == "own":
             return {}
-        config = self.pairs[0].base.config.get_text_config()
-        per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
-        return estimate(self.suite, self.pairs[0].base.architecture, self.encoded, per_token)
+        base = self.pairs[0].base
+        return estimate(self.suite, base.architecture, self.encoded, experts_per_token(base.config))
 
     def run(self) -> Run:
         """Do what is missing.

@@ -99,14 +99,19 @@ def _incomplete(checkpoint: Checkpoint) -> Iterator[str]:
 def _free(checkpoint: Checkpoint, name: str) -> Int[Tensor, " n"]:
     """The places in a parameter, counted through, that no slice of it covers."""
     shape = checkpoint.info(name).shape
-    index = torch.arange(math.prod(shape)).reshape(shape)
+    owners = [module for module in checkpoint.architecture.modules if module.parameter == name and not module.tied]
+    # A slice is whole rows, so one column stands for all: a stack of experts may have billions of places.
+    one = list(shape)
+    if owners and len(shape) > 1:
+        one[-2 if owners[0].transposed else -1] = 1
+    index = torch.arange(math.prod(one)).reshape(one)
     free = torch.ones(index.numel(), dtype=torch.bool)
+    for module in owners:
+        free[module.matrix(index).flatten()] = False
     for module in checkpoint.architecture.modules:
-        if module.parameter == name and not module.tied:
-            free[module.matrix(index).flatten()] = False
-        elif _is_bias(module, name):
+        if _is_bias(module, name):
             free[module.outputs(index, dim=0).flatten()] = False
-    return free.nonzero().flatten()
+    return free.reshape(one).expand(shape).flatten().nonzero().flatten() if bool(free.any()) else free.nonzero()[:, 0]
 
 
 def _is_bias(module: Module, name: str) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
-from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.location import place_of
+from tv.checkpoints.opening import Source, open_checkpoint, outline
+from tv.checkpoints.outline import is_outline
 
 
 def info(source: Source) -> pd.DataFrame:
     """What a checkpoint consists of, read off its headers.
 
     Args:
-        source: Whatever `open_checkpoint` opens.
+        source: Whatever `open_checkpoint` opens, or a configuration without weights: its directory or its file.
 
     Returns:
         A row per module, norm gains and embeddings included, in execution order: `layer module expert kind component
@@ -25,7 +30,7 @@ def info(source: Source) -> pd.DataFrame:
         >>> modules[modules.layer == 0].module.tolist()
         ['attn_norm', 'q', 'k', 'v', 'o', 'mlp_norm', 'gate', 'up', 'down']
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = described(source)
     frame = pd.DataFrame(
         [
             {
@@ -46,3 +51,10 @@ def info(source: Source) -> pd.DataFrame:
     )
     frame.attrs["fingerprints"] = {"model": checkpoint.fingerprint()["content"]}
     return frame
+
+
+def described(source: Source) -> Checkpoint:
+    """A checkpoint; where there is a configuration without weights, the model that it describes."""
+    if isinstance(source, str | Path) and isinstance(place := place_of(source), Path) and is_outline(place):
+        return outline(source)
+    return open_checkpoint(source)

@@ -23,15 +23,17 @@ def info(
     Example: tv info data/models/base data/models/medical
     """
     import tv
+    from tv.architecture.composition import composition
+    from tv.checkpoints.info import described
 
     check_output(output)
-    checkpoint = tv.open_checkpoint(path)
+    checkpoint = described(path)
     facts = None if other is None else tv.open_pair(checkpoint, other).facts  # a refusal comes before any table
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
     frame = tv.info(checkpoint)
     say(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
     say(
-        f"{architecture.n_layers} layers, d_model {architecture.d_model}, {architecture.n_heads} heads, "
+        f"{composition(architecture)}; d_model {architecture.d_model}, {architecture.n_heads} heads, "
         f"{architecture.n_kv_heads} key-value heads, {'GLU' if architecture.gated else 'no GLU'}"
     )
     say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
