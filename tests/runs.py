@@ -15,6 +15,12 @@ def edited(run: probes.Run, table: str, rows: pd.DataFrame) -> probes.Run:
 
     class Edited(probes.Run):
         def df(self, name: str, columns: Any = None, where: Any = None) -> pd.DataFrame:
-            return rows[list(columns)] if name == table else super().df(name, columns, where)
+            if name != table:
+                return super().df(name, columns, where)
+            kept = rows
+            for column, operator, value in where or ():
+                assert operator == "==", operator
+                kept = kept[kept[column] == value]
+            return kept if columns is None else kept[list(columns)]
 
     return Edited(run.path, run.manifest)

@@ -51,6 +51,13 @@ def agreement(run: probes.Run, base: PreTrainedModel, tuned: PreTrainedModel, di
     return dict(errors)
 
 
+def stored(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What a checkpoint of the model holds: parameters, each once, and saved buffers of floats."""
+    buffers = dict(model.named_buffers())
+    saved = {name: buffers[name] for name in model.state_dict() if name in buffers}
+    return dict(model.named_parameters()) | {name: b for name, b in saved.items() if b.is_floating_point()}
+
+
 def worst(found: Any, expected: Any) -> float:
     """The largest relative error."""
     found, expected = (np.asarray(x, np.float64) for x in (found, expected))
@@ -164,7 +171,7 @@ def _grafts(
     effects = run.df("prompt_effects", where=[("method", "==", "graft")])
     last = architecture.blocks[-1]
     writer = last.writers[0]
-    names = [name for name, _ in base.named_parameters()]
+    names = list(stored(base))
     inside = [name for name in names if name.startswith(f"{writer.path}.")]
     owned = [name for name in names if architecture.component_of(name) == (last.layer, writer.component)]
     if not {*inside} <= {*owned}:
@@ -201,9 +208,9 @@ def _graft(
         chosen = chosen[(chosen.module == where[3]) & (chosen.expert == where[4])]
     if chosen.empty:
         return float("inf")
-    moved, source = copy.deepcopy(base), dict(tuned.named_parameters())
+    moved, source = copy.deepcopy(base), stored(tuned)
     with torch.no_grad():
-        for name, parameter in moved.named_parameters():
+        for name, parameter in stored(moved).items():
             if name not in parts:
                 continue
             of, into, out_of = parts[name], parameter, source[name]
@@ -238,9 +245,9 @@ def _by_prompt(run: probes.Run, model: PreTrainedModel) -> np.ndarray:
 
 
 def _weights(table: pd.DataFrame, base: PreTrainedModel, tuned: PreTrainedModel) -> float:
-    """Squares of all norms, of rows that are whole, against those of all parameters: none is missing, none twice."""
+    """Squares of the norms of whole rows against those of all that is stored: none is missing, none is there twice."""
     whole = table[(table["head"] == -1) & ~table.tied.astype(bool)]
-    pairs = zip(base.parameters(), tuned.parameters(), strict=True)
+    pairs = zip(stored(base).values(), stored(tuned).values(), strict=True)
     squares = [(p.double().square().sum().item(), (q.double() - p.double()).square().sum().item()) for p, q in pairs]
     expected = np.array(squares).sum(0)
     return worst([(whole.weight_norm**2).sum(), (whole.delta_norm**2).sum()], expected)
@@ -250,7 +257,7 @@ def _from_files(directory: Path, base: PreTrainedModel, tuned: PreTrainedModel) 
     wrong = 0
     for name, model in (("base", base), ("tuned", tuned)):
         checkpoint = open_checkpoint(directory / name)
-        parameters = dict(model.named_parameters())
+        parameters = stored(model)
         wrong += len(parameters.keys() ^ set(checkpoint.names))
         for key in parameters.keys() & set(checkpoint.names):
             wrong += not torch.equal(checkpoint.tensor(key), parameters[key].detach())

@@ -39,7 +39,7 @@ class Bench:
 
     @cached_property
     def seen(self) -> dict[str, tuple[Tensor | None, Tensor | None]]:
-        """Each module's first tensor in and out, by path; of modules that run once."""
+        """Each module's first tensor in and out, by path; of modules that run once, and the final norm's last call."""
         return self._record()[0]
 
     @cached_property
@@ -56,10 +56,10 @@ class Bench:
     def arriving(self, given: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """What the final norm reads, (given, pos, d_model), when components give this and all others nothing."""
         edits = {}
-        for _, writer in self.writers:
-            own = self.written(writer.path)
-            each = [one.get(writer.path, torch.zeros_like(own)).reshape(own.shape) for one in given]
-            edits[writer.path] = torch.cat(each)
+        for path in self.ends.values():
+            own = self.written(path)
+            each = [one.get(path, torch.zeros_like(own)).reshape(own.shape) for one in given]
+            edits[path] = torch.cat(each)
         caught: list[Tensor] = []
 
         def catch(_module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -112,7 +112,8 @@ class Bench:
         finally:
             for handle in handles:
                 handle.remove()
-        return {path: call[0] for path, call in calls.items() if len(call) == 1}, logits
+        last = self.architecture.final_norm
+        return {path: call[-1] for path, call in calls.items() if len(call) == 1 or path == last}, logits
 
     def again(self, path: str) -> Tensor:
         """What the module at `path` gives now, after surgery on the weights."""
@@ -120,49 +121,52 @@ class Bench:
         assert out is not None
         return out
 
+    @cached_property
+    def ends(self) -> dict[str, str]:
+        """By the path of each writer the last module that its output goes through: itself, or a norm behind it."""
+        return {
+            writer.path: writer.out if writer.out != writer.path else self._norm_behind(block, writer) or writer.path
+            for block, writer in self.writers
+        }
+
+    def _norm_behind(self, block: Block, writer: Writer) -> str | None:
+        own = self.written(writer.path)
+        for path, (taken, given) in self.seen.items():
+            inside = path.removeprefix(f"{block.path}.")
+            if inside == path or "." in inside or path == writer.path or taken is None or given is None:
+                continue
+            if taken.shape == given.shape == own.shape and torch.equal(taken, own):
+                norm = self.model.get_submodule(path)
+                with torch.no_grad():  # a norm does not see the size
+                    if torch.allclose(norm(2 * own), given, rtol=1e-3, atol=1e-4):
+                        return path
+        return None
+
+    def _reads_alone(self, end: str, path: str) -> bool:
+        """Whether what the module at `path` gives reaches `end` as it is, with nothing beside it."""
+        taken = self.seen[end][0]
+        return end == path or (taken is not None and torch.equal(taken, self.written(path)))
+
     def added(self, wanted: Container[Place]) -> tuple[Added, float]:
         """What each component adds, each expert and some heads of those wanted; the relative error of the sum."""
         bare = self.arriving([{}])[0]
-        whole = [{writer.path: self.written(writer.path)} for _, writer in self.writers]
-        parts = self.arriving(whole) - bare
+        parts = self.arriving([{end: self.written(end)} for end in self.ends.values()]) - bare
         real = self.seen[self.architecture.final_norm][0]
         assert real is not None
         error = float((bare + parts.sum(0) - real[0]).norm() / real.norm())
         found: Added = {(-1, "embed", -1, -1): bare}
         for (block, writer), part in zip(self.writers, parts, strict=True):
-            found[block.layer, writer.component, -1, -1] = part
-        for block, writer in self.writers:
+            place = block.layer, writer.component
+            found[*place, -1, -1] = part
             finer = {**self._experts(block, writer), **self._heads(writer)}
-            finer = {cut: lost for cut, lost in finer.items() if (block.layer, writer.component, *cut) in wanted}
-            if not finer:
-                continue
-            end, through = self._way(block, writer)
-            parts = [through(step) for step in finer.values()]
-            steps = self._behind(end, parts) if end != writer.path else self.arriving([{end: p} for p in parts]) - bare
-            for (expert, head), step in zip(finer, steps, strict=True):
-                found[block.layer, writer.component, expert, head] = step
+            finer = {cut: lost for cut, lost in finer.items() if (*place, *cut) in wanted}
+            if finer and self._reads_alone(self.ends[writer.path], writer.path):
+                end, own = self.ends[writer.path], self.written(writer.path)
+                through = frozen(self.model.get_submodule(end), own) if end != writer.path else None
+                given = [{end: lost if through is None else through(lost)} for lost in finer.values()]
+                for cut, step in zip(finer, self.arriving(given) - bare, strict=True):
+                    found[*place, *cut] = step
         return found, error
-
-    def _way(self, block: Block, writer: Writer) -> tuple[str, Callable[[Tensor], Tensor]]:
-        """Where a part of what a writer computes is put in: behind a norm, through the norm with its scale frozen."""
-        own = self.written(writer.path)
-        for path, (taken, given) in self.seen.items():
-            inside = path.removeprefix(f"{block.path}.")
-            if inside == path or "." in inside or taken is None or given is None or path == writer.path:
-                continue
-            if "norm" in inside.lower() and taken.shape == own.shape and torch.equal(taken, own):
-                twice, once = self.arriving([{writer.path: 2 * own}, {writer.path: own}])
-                if torch.allclose(twice, once, rtol=1e-3, atol=1e-4):  # a norm does not see the size
-                    return path, frozen(self.model.get_submodule(path), own)
-        return writer.path, lambda step: step
-
-    def _behind(self, norm: str, steps: Sequence[Tensor]) -> Tensor:
-        """What arrives of each where a norm behind a component gives it."""
-        rows = []
-        for step in (torch.zeros_like(steps[0]), *steps):
-            with self._outputs({norm: step}):
-                rows.append(self.arriving([{}])[0])
-        return torch.stack(rows[1:]) - rows[0]
 
     def _experts(self, block: Block, writer: Writer) -> dict[tuple[int, int], Tensor]:
         """Of each expert, by its index, what the component loses without its last matrix."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 import probes
 from probes.capture.pair import make_pair
 from probes.store.manifest import STAGES
-from tests.architectures.agreement import TOLERANCE, agreement
+from tests.architectures.agreement import TOLERANCE, agreement, stored
 from tests.architectures.files import word_tokenizer, written
 from tests.architectures.tiny import tiny_pair
 from tv.architecture.resolve import resolve
@@ -95,7 +95,7 @@ def _compare(record: Record, run: probes.Run, base: PreTrainedModel, tuned: PreT
 
 
 def _in_no_row(weights: pd.DataFrame, model: PreTrainedModel) -> str:
-    """How many parameters, and buffers that a checkpoint stores, are in no row of `weights`."""
+    """How many parameters and saved buffers are in no row of `weights`."""
     architecture = resolve(model)
     rows = set(zip(weights.layer, weights.module, weights.expert, strict=True))
     covered: set[str] = set()
@@ -105,7 +105,7 @@ def _in_no_row(weights: pd.DataFrame, model: PreTrainedModel) -> str:
         if (module.layer, f"{module.name}_bias", module.expert) in rows:
             covered |= {f"{module.path}.bias", f"{module.parameter}_bias"}
     groups = tuple(f"{module.parameter}." for module in architecture.groups if module.parameter in covered)
-    names = [name for name, _ in model.named_parameters()]
+    names = list(stored(model))
     missing = [name for name in names if name not in covered and not name.startswith(groups)]
     return f"{len(missing)} of {len(names)} in no row" if missing else f"all {len(names)}"
 

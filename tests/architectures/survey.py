@@ -1,8 +1,9 @@
 """Every type that transformers knows, through `study`: the table of docs/architectures.md.
 
-`python -m tests.architectures.survey [type …] [--minutes N] [--write]` studies the types that have no record of the
-code as it is, each in one of two processes, and prints the table. Records are lines of reports/architectures.jsonl:
-what is stopped goes on where it was. `--write` writes the page of the newest records.
+`python -m tests.architectures.survey [type …] [--minutes N] [--backends] [--write]` studies the types that have no
+record of the code as it is, in two processes, and prints the table. Records are lines of reports/architectures.jsonl:
+the same command goes on where it was stopped. `--backends` runs the other backends too; `--write` writes the page out
+of the newest records.
 """
 
 from __future__ import annotations
@@ -38,18 +39,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("types", nargs="*", default=ALL)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--backends", action="store_const", const=BACKENDS, default=())
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
-    survey(asked.types, asked.minutes)
+    if unknown := set(asked.types) - set(ALL):
+        parser.error(f"no such types: {', '.join(sorted(unknown))}")
+    survey(asked.types, asked.backends, asked.minutes)
     print(table(asked.types))
     if asked.write:
         PAGE.write_text(page(), encoding="utf-8")
 
 
-def survey(types: Iterable[str], minutes: float) -> None:
+def survey(types: Iterable[str], backends: Sequence[str], minutes: float) -> None:
     """Study what has no record of this code yet, for so long."""
     code, end = digest(), time.monotonic() + 60 * minutes
-    done = {name for name, record in records().items() if record["code"] == code}
+    done = {name for name, known in records().items() if known["code"] == code and _asked(known, backends)}
     left = [name for name in types if name not in done]
     if not left:
         return
@@ -60,7 +64,7 @@ def survey(types: Iterable[str], minutes: float) -> None:
         while (left and time.monotonic() < end) or running:
             while left and len(running) < 3 and time.monotonic() < end:
                 name = left.pop(0)
-                running[pool.submit(_bounded, name)] = name
+                running[pool.submit(_bounded, name, backends)] = name
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 record = future.result()
@@ -68,6 +72,15 @@ def survey(types: Iterable[str], minutes: float) -> None:
                 with RECORDS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"code": code, **record.as_dict()}) + "\n")
                 print(f"{record.type}: {record.result}", flush=True)
+
+
+def _asked(known: dict[str, Any], backends: Sequence[str]) -> bool:
+    """Whether a record says of all these backends what there is to say."""
+    return not Record(**_fields(known)).works or set(backends) <= known["backends"].keys()
+
+
+def _fields(known: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in known.items() if name != "code"}
 
 
 def records() -> dict[str, dict[str, Any]]:
@@ -99,33 +112,33 @@ def page() -> str:
 def table(types: Iterable[str]) -> str:
     """A line a type, those without a record left out, and their sums."""
     known = records()
-    made = [Record(**{k: v for k, v in known[name].items() if k != "code"}) for name in types if name in known]
-    lines = [row(record) for record in made]
+    made = [Record(**_fields(known[name])) for name in types if name in known]
+    lines = [f"| {' | '.join(cells(record))} |" for record in made]
     sums = [_sum("decoder language models", made, DECODERS), _sum("wrappers", made, WRAPPERS)]
     return "\n".join((*sums, "", _HEAD, "|" + " --- |" * (_HEAD.count("|") - 1), *lines))
 
 
-def row(record: Record) -> str:
-    """A line of the table."""
+def cells(record: Record) -> tuple[str, ...]:
+    """A line of the table, cell by cell."""
     worst = max(record.errors.items(), key=lambda item: item[1], default=None)
     agree = "" if worst is None else f"{len(record.errors)} kinds, at most {worst[1]:.0e} ({worst[0]})"
-    backends = "; ".join(f"{'yes' if said == 'yes' else said}" for said in record.backends.values())
-    cells = (record.type, record.cls, record.rows, record.result, record.components, agree, record.path, backends)
-    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
+    backends = "; ".join(dict.fromkeys(record.backends.values()))
+    found = (record.type, record.cls, record.rows, record.result, record.components, agree, record.path, backends)
+    return tuple(cell.replace("|", "/") for cell in found)
 
 
 def _sum(what: str, made: Sequence[Record], types: Sequence[str]) -> str:
     return f"The whole job runs on {sum(r.works for r in made if r.type in types)} of {len(types)} {what}.  "
 
 
-def _bounded(model_type: str) -> Record:
+def _bounded(model_type: str, backends: Sequence[str]) -> Record:
     def stop(_signal: int, _frame: object) -> None:
         raise TimeoutError(f"more than {_SECONDS} s")
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(_SECONDS)
     try:
-        return study(model_type, backends=BACKENDS)
+        return study(model_type, backends=backends)
     except TimeoutError as error:
         return Record(model_type, result=f"traceback: {error}")
     finally:

@@ -27,7 +27,7 @@ def by_name(model: PreTrainedModel, why: str) -> Architecture:
     sizes = sizes_of(model.config)
     modules = list(_vocabulary(model, sizes))
     vocabulary = {module.parameter for module in modules}
-    others = []
+    others: list[Module] = []
     for module in _parameters(model, sizes):
         if module.parameter not in vocabulary:
             (others if module.kind == "vector" else modules).append(module)

@@ -19,8 +19,11 @@ from tv.measures.subspaces import Change
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
     weights, alignment = tv.measured(base, tuned, ("weights", "alignment"), (0.05,)).values()
-    modules = tv.open_checkpoint(base).architecture.modules
-    whole = weights[(weights["head"] == -1) & (weights.kind != "bias")]
+    architecture = tv.open_checkpoint(base).architecture
+    modules = architecture.modules
+    others = weights[weights.kind.isin(["vector", "group"])]
+    assert others.module.tolist() == [module.name for module in architecture.others]
+    whole = weights[(weights["head"] == -1) & ~weights.kind.isin(["bias", "vector", "group"])]
     places = zip(whole.layer, whole.module, whole.expert, strict=True)
     assert list(places) == [(m.layer, m.name, m.expert) for m in modules]
     biases = {f"{m.layer} {m.name}_bias" for m in modules if f"{m.path}.bias" in tv.open_checkpoint(base).names}
