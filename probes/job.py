@@ -28,7 +28,7 @@ from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.final_answers import TOKENS, final_answers, require_answers_in
 from probes.capture.loading import Pairs, as_model, require_backend
-from probes.capture.noise_floor import noise_floor
+from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
@@ -488,17 +488,16 @@ def _answers(writer: RunWriter, job: Job) -> None:
 
 
 def _noise_floor(writer: RunWriter, job: Job) -> None:
-    """How far the base is from itself in another precision; skipped where it is spread over devices, as no copy is."""
+    """How far the base is from itself in another precision."""
     suite = job.suite
-    behaves = "behaviour" in suite.measure or suite.attribute is not None
-    if not suite.noise_floor or not (behaves or "gates" in suite.measure) or job.compute.device == "auto":
+    if not has_noise_floor(suite, job.compute.device):
         return
 
     def made() -> dict[str, pd.DataFrame]:
         pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
         if "gates" in suite.measure:
             tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed)
-        if behaves:
+        if "behaviour" in suite.measure or suite.attribute is not None:
             tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size)
         return tables
 

@@ -14,26 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from probes.attribution.attributor import require_precision, steps
+from probes.attribution.curves import sizes_tried
 from probes.attribution.metric import require_answers, require_metric
+from probes.attribution.scores import SCORES
 from probes.attribution.units import components
 from probes.capture.estimate import estimate
 from probes.capture.hooks.plan import plan as reads_of
 from probes.capture.loading import Pairs
+from probes.capture.noise_floor import has_noise_floor
 from probes.capture.pair import require_sites
 from probes.capture.runner import sites_of, with_bases
 from probes.measures.ledger import most_bytes
 from probes.methods import Cost
 from probes.suite import Suite, load_suite
-from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.anatomy import Architecture
 from tv.architecture.composition import composition
 from tv.architecture.sizes import experts_per_token
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.coverage import Coverage, coverage
+from tv.checkpoints.location import place_of
 from tv.checkpoints.opening import outline
-from tv.errors import InputError
-from tv.prompts.encoding import Batch, Encoded, batches, encode
+from tv.checkpoints.tokenizers import tokenizer_digest
+from tv.errors import CheckpointError, InputError
+from tv.prompts.encoding import Encoded, batches, encode
 from tv.prompts.files import Prompt, read_prompts
 from tv.runtime.compute import Compute
 
@@ -89,7 +95,7 @@ class Plan:
 
 
 #: What is held in turn, not at once.
-_PHASES = ("capture of a batch", "attribution of a batch", "path")
+_PHASES = ("capture of a batch", "noise floor", "attribution of a batch", "path")
 
 
 def plan(
@@ -106,7 +112,7 @@ def plan(
     Args:
         suite: As in `probes.run`, and so are base, tuned, settings and compute.
         base: A directory with a config.json, that file, or a hub id. Weights and tokenizer may be absent.
-        tuned: Taken to be of the base's architecture; nothing of it is opened.
+        tuned: Taken to be of the base's architecture; its weights are not read.
         settings: Keys that win over the suite's.
         tokens: The tokens of each prompt, where the base has no tokenizer.
         compute: The dtype that models compute in.
@@ -158,7 +164,7 @@ def _encoded(
     """The prompts as tokens, or of the given length; none where neither is known."""
     notes = []
     try:
-        encoded = encode(prompts, Pairs(suite).tokenizer, base.architecture.context) if tokens is None else []
+        encoded = encode(prompts, _tokenizer(suite, base), base.architecture.context) if tokens is None else []
     except InputError as error:
         encoded = []
         notes.append(f"the prompts' lengths are unknown ({error}); --tokens N takes N tokens for each")
@@ -173,6 +179,14 @@ def _encoded(
     return encoded, notes
 
 
+def _tokenizer(suite: Suite, base: Checkpoint) -> PreTrainedTokenizerBase:
+    """The base's. Raises CheckpointError where a directory has none: transformers would make one of no vocabulary."""
+    here = isinstance(place_of(suite.base), Path)
+    if here and (base.path is None or not tokenizer_digest(base)):
+        raise CheckpointError(f"{suite.base}: no tokenizer lies there")
+    return Pairs(suite).tokenizer
+
+
 def _parameters(base: Checkpoint, covered: Coverage) -> Iterator[tuple[str, int]]:
     sizes = {name: math.prod(info.shape) for name, info in base.reader.infos.items()}
     groups = {
@@ -185,13 +199,14 @@ def _parameters(base: Checkpoint, covered: Coverage) -> Iterator[tuple[str, int]
     yield "in no row", covered.n_unrowed
 
 
-def _memory(
-    suite: Suite, base: Checkpoint, encoded: Sequence[Encoded], compute: Compute
-) -> Iterator[tuple[str, int]]:
+def _memory(suite: Suite, base: Checkpoint, encoded: Sequence[Encoded], compute: Compute) -> Iterator[tuple[str, int]]:
     """Bytes by what takes them. Activations are an estimate, the ledger's bases a bound."""
     size = torch.empty((), dtype=getattr(torch, compute.dtype)).element_size()
     weights = sum(math.prod(info.shape) for info in base.reader.infos.values()) * size
-    yield ("the base (the tuned model on the CPU)" if compute.offload else "two models"), weights * (2 - compute.offload)
+    yield (
+        ("the base (the tuned model on the CPU)" if compute.offload else "two models"),
+        weights * (2 - compute.offload),
+    )
     architecture = base.architecture
     if "ledger" in suite.measure and suite.tokenizer == "base":
         yield "ledger bases, at most", sum(most_bytes(*module.shape) for module in with_bases(architecture))
@@ -199,7 +214,11 @@ def _memory(
         return
     block = _COPIES * max(_widths(architecture, experts_per_token(base.config)))
     # Logits of both models, as they are computed and in float32.
-    yield "capture of a batch", _most(encoded, suite.batch_size) * 2 * (architecture.vocab_size * (size + 4) + block * size)
+    logits = architecture.vocab_size * (size + 4)
+    batch = _most(encoded, suite.batch_size) * 2 * (logits + block * size)
+    yield "capture of a batch", batch
+    if has_noise_floor(suite, compute.device):  # its twin starts as a copy, and is float32 of any other dtype
+        yield "noise floor", weights // size * 4 + batch
     if suite.attribute is None:
         return
     several = _most(encoded, 4 * suite.batch_size)
@@ -231,6 +250,8 @@ def _forwards(suite: Suite, architecture: Architecture) -> Iterator[tuple[str, C
     yield "capture", Cost(2 * n)
     if suite.generate is not None and suite.generate.source != "given":
         yield "continuations", Cost(suite.generate.tokens or 1)
+    if has_noise_floor(suite, "cpu"):
+        yield "noise floor", Cost(2 + 2 * ("gates" in suite.measure))
     if suite.attribute is None:
         return
     for methods, granularity, units in steps(suite.attribute, architecture):
@@ -238,6 +259,7 @@ def _forwards(suite: Suite, architecture: Architecture) -> Iterator[tuple[str, C
             cost = method.costs(architecture, units, suite.attribute)
             if cost is not None:
                 yield f"{method.name} {granularity}".strip(), _times(cost, n)
+    yield "endpoints", Cost(6 * n)
     if suite.attribute.curves:
         yield "curves", _times(_curves(suite, architecture), n)
 
@@ -246,9 +268,6 @@ def _curves(suite: Suite, architecture: Architecture) -> Cost:
     """At most: every ranking and random order in both directions, each value of n a set of its own."""
     wanted = suite.attribute
     assert wanted is not None
-    from probes.attribution.curves import sizes_tried
-    from probes.attribution.scores import SCORES
-
     n = len(components(architecture))
     orders = 2 * len(wanted.methods) + 1 + len(SCORES) + wanted.curve_draws
     points = len(sizes_tried(n, wanted.curve_points)) - 1

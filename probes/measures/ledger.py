@@ -93,7 +93,7 @@ def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
 
 
 def most_bytes(rows: int, cols: int) -> int:
-    """Bytes that the basis of a matrix takes at most, with one tuned model's T along it. They take less where W's energy is in few directions."""
+    """Bytes that the basis of a matrix and one tuned model's T along it take, where it needs every direction."""
     side = min(rows, cols)
     return 4 * side * side * (1 if rows <= cols else 2)
 

@@ -25,6 +25,7 @@ def info(
     import tv
     from tv.architecture.composition import composition
     from tv.checkpoints.info import described
+    from tv.checkpoints.outline import OutlineTensors
 
     check_output(output)
     checkpoint = described(path)
@@ -36,7 +37,8 @@ def info(
         f"{composition(architecture)}; d_model {architecture.d_model}, {architecture.n_heads} heads, "
         f"{architecture.n_kv_heads} key-value heads, {'GLU' if architecture.gated else 'no GLU'}"
     )
-    say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
+    if not isinstance(checkpoint.reader, OutlineTensors):
+        say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
     kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).size()
     print_table(
         "modules", ["module", "kind", "rows", "cols", "stored", "how many"], [[*at, n] for at, n in kinds.items()]

@@ -25,7 +25,6 @@ from probes.methods import Cost, attribution_method
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.values import values_of
 
-
 #: Inside the subspace or outside; T, or a control in its place.
 _PARTS = [(inside, control) for inside in (True, False) for control in ("", "random")]
 
