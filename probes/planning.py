@@ -188,7 +188,7 @@ def _tokenizer(suite: Suite, base: Checkpoint) -> PreTrainedTokenizerBase:
 
 
 def _parameters(base: Checkpoint, covered: Coverage) -> Iterator[tuple[str, int]]:
-    sizes = {name: math.prod(info.shape) for name, info in base.reader.infos.items()}
+    sizes = {name: math.prod(base.info(name).shape) for name in base.names}
     groups = {
         group.path: sum(size for name, size in sizes.items() if f"{name}.".startswith(f"{group.path}."))
         for group in base.architecture.groups
@@ -202,7 +202,7 @@ def _parameters(base: Checkpoint, covered: Coverage) -> Iterator[tuple[str, int]
 def _memory(suite: Suite, base: Checkpoint, encoded: Sequence[Encoded], compute: Compute) -> Iterator[tuple[str, int]]:
     """Bytes by what takes them. Activations are an estimate, the ledger's bases a bound."""
     size = torch.empty((), dtype=getattr(torch, compute.dtype)).element_size()
-    weights = sum(math.prod(info.shape) for info in base.reader.infos.values()) * size
+    weights = sum(math.prod(base.info(name).shape) for name in (*base.names, *base.beside)) * size
     yield (
         ("the base (the tuned model on the CPU)" if compute.offload else "two models"),
         weights * (2 - compute.offload),

@@ -16,7 +16,6 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve, skeleton
 from tv.architecture.sizes import sizes_of
-from tv.architecture.values import values_of
 from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
 from tv.checkpoints.adapters.live import adapted, as_model, holds_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
@@ -129,7 +128,7 @@ def outline(source: str | Path, revision: str | None = None) -> Checkpoint:
     config = _config(file)
     model = _tree(config, file)
     path = file.parent if file.name == "config.json" else None
-    tensors = OutlineTensors(str(source), values_of(model), config)
+    tensors = OutlineTensors(str(source), model)
     return Checkpoint(str(source), path, model.config, _resolved(model, file), tensors)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
+from tv.architecture.values import values_of
 from tv.checkpoints.parameters import DTYPES, TensorInfo, Tensors
 from tv.errors import CheckpointError
 
@@ -23,10 +23,12 @@ class OutlineTensors(Tensors):
 
     native = False
 
-    def __init__(self, source: str, values: Mapping[str, Tensor], config: PretrainedConfig) -> None:
+    def __init__(self, source: str, model: PreTrainedModel) -> None:
         self.source = source
-        dtype = _dtype(config)
-        self.infos = {name: TensorInfo(name, tuple(value.shape), dtype) for name, value in values.items()}
+        dtype, parameters = _dtype(model.config), dict(model.named_parameters())
+        found = {name: TensorInfo(name, tuple(value.shape), dtype) for name, value in values_of(model).items()}
+        self.infos = {name: info for name, info in found.items() if name in parameters}
+        self.beside = {name: info for name, info in found.items() if name not in parameters}
         self.notes = (f"{source}: a configuration without weights; this is the model that it describes",)
 
     def read(self, name: str, expert: int = -1) -> NoReturn:
