@@ -31,7 +31,7 @@ from probes.measures.ledger import most_bytes
 from probes.methods import Cost
 from probes.suite import Suite, load_suite
 from tv.architecture.anatomy import Architecture
-from tv.architecture.composition import composition
+from tv.architecture.in_words import composition
 from tv.architecture.sizes import experts_per_token
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.coverage import Coverage, coverage
@@ -70,7 +70,7 @@ class Plan:
     Examples:
         >>> plan = probes.plan("data/suites/demo.yaml")
         >>> plan.blocks, plan.parameters["total"] == plan.parameters["text model"]
-        ('4 layers: 4 × attn + mlp', True)
+        ('6 layers: 6 × attn + mlp', True)
     """
 
     architecture: Architecture
@@ -126,7 +126,7 @@ def plan(
     Examples:
         >>> plan = probes.plan("data/suites/demo.yaml", settings={"measure": ["gates"]})
         >>> dict(plan.sites), sorted(plan.tables)
-        ({'gate': 4}, ['gates', 'neurons', 'tokens'])
+        ({'gate': 6}, ['gates', 'neurons', 'tokens'])
     """
     chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
     prompts = read_prompts(chosen.prompts)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tv.architecture.composition import composition
+from tv.architecture.in_words import composition
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.coverage import Coverage, coverage
 from tv.checkpoints.opening import outline

@@ -122,7 +122,7 @@ def outline(source: str | Path, revision: str | None = None) -> Checkpoint:
 
     Examples:
         >>> outline("data/models/base").architecture.n_layers
-        4
+        6
     """
     file = locate_config(source, revision)
     config = _config(file)

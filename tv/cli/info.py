@@ -23,7 +23,7 @@ def info(
     Example: tv info data/models/base data/models/medical
     """
     import tv
-    from tv.architecture.composition import composition
+    from tv.architecture.in_words import in_words
     from tv.checkpoints.info import described
     from tv.checkpoints.outline import OutlineTensors
 
@@ -33,10 +33,7 @@ def info(
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
     frame = tv.info(checkpoint)
     say(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
-    say(
-        f"{composition(architecture)}; d_model {architecture.d_model}, {architecture.n_heads} heads, "
-        f"{architecture.n_kv_heads} key-value heads, {'GLU' if architecture.gated else 'no GLU'}"
-    )
+    say(in_words(architecture))
     if not isinstance(checkpoint.reader, OutlineTensors):
         say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
     kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).size()
