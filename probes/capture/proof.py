@@ -23,25 +23,20 @@ from probes.capture.hooks.plan import Seen
 from probes.capture.hooks.torch_backend import seen_of
 from probes.capture.refusals import no_sum, reads_otherwise, told
 from probes.capture.skipping import recording, skipping
+from probes.capture.sums import Factor, Sums, is_nothing, multiple, snapped
+from probes.errors import ActivationError
 from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Writer
 from tv.architecture.rules import is_norm
+from tv.architecture.values import values_of
 from tv.errors import ArchitectureError
 
 #: Relative error below which two sums of a forward pass count as the same, by the dtype the model computes in.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-#: A factor that explains the stream must also leave this little of the smallest term unexplained.
-UNEXPLAINED = 0.02
-#: A factor below it is none: what the stream gets is not this.
-NOTHING = 1e-4
-#: Columns whose directions come closer to dependence than this give no factors.
-SEPARATE = 1e-5
 #: Prompts and positions of the test. The second prompt checks factors that the first one gave.
 _PROMPTS = 2
-
-Factor = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,7 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> tuple[Architect
 
     Raises:
         ArchitectureError: The first layer and sum that fails.
+        ActivationError: The first component whose output is not finite, or the logits.
     """
     return _Proof(model, architecture).run()
 
@@ -92,6 +88,7 @@ class _Proof:
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
+        self._require_finite()
         forms = self.forms = self._norm_forms()
         for block in self.of.blocks:
             self._one_stream(block)
@@ -124,6 +121,15 @@ class _Proof:
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
         return architecture, Flow(forms, own, experts, scale, tuple(dict.fromkeys(self.notes)))
+
+    def _require_finite(self) -> None:
+        for block in self.of.blocks:
+            for writer in block.writers:
+                calls = self.calls.get(writer.path, [])
+                if not all(bool(seen.output.isfinite().all()) for seen, *_ in calls):
+                    raise ActivationError(f"{writer.component}_out of layer {block.layer} is NaN or Inf")
+        if not bool(self.logits.isfinite().all()):
+            raise ActivationError("logits is NaN or Inf")
 
     def _inputs(self) -> dict[str, Tensor]:
         config = self.model.config
@@ -204,17 +210,17 @@ class _Proof:
         best = float("inf")
         block = self._without_followers(block)
         options = [self._outs(block, writer) for writer in block.writers]
-        for fit in (_ones, _scalars, _vectors):
+        sums = Sums(pre, post, self.tolerance, self._known(block))
+        for fit in (sums.ones, sums.scalars, sums.vectors):
             for chosen in product(*options):
                 terms = [self.seen(path).output.float() for path in chosen]
                 if any(term.shape != post.shape for term in terms):
                     continue
-                found = fit(pre, post, terms, self.tolerance)
-                if isinstance(found, float):
-                    best = min(best, found)
+                found = fit(terms)
+                if not found.explains:
+                    best = min(best, found.error)
                     continue
-                carry, factors = found
-                nothing = [_is_nothing(factor) for factor in factors]
+                nothing = [is_nothing(factor) for factor in found.factors]
                 if any(nothing):
                     kept = tuple(w for w, none in zip(block.writers, nothing, strict=True) if not none)
                     if not kept:
@@ -222,9 +228,9 @@ class _Proof:
                     self._feeds(w.component for w, none in zip(block.writers, nothing, strict=True) if none)
                     return self._block(replace(block, writers=kept), forms)
                 writers = tuple(self._as_read(block, w, path) for w, path in zip(block.writers, chosen, strict=True))
-                writers = self._mids(writers, pre * carry, terms, factors)
-                named = {w.component: f for w, f in zip(writers, factors, strict=True)}
-                return replace(block, writers=writers), named, carry
+                writers = self._mids(writers, pre * found.carry, terms, found.factors)
+                named = {w.component: f for w, f in zip(writers, found.factors, strict=True)}
+                return replace(block, writers=writers), named, found.carry
         outputs = [[self.seen(path).output.float() for path in paths] for paths in options]
         reason = no_sum(pre, post, outputs, self._norms_in(block), self._explained, self._same)
         if reason is not None:
@@ -235,6 +241,14 @@ class _Proof:
             "with a factor for each; this architecture scales or reroutes what it writes to the residual stream"
         )
 
+    def _known(self, block: Block) -> tuple[float, ...]:
+        """Numbers that a factor may be: 1, the configuration's and their inverses, and what the block holds as one."""
+        config = self.model.config
+        said = [v for part in (config, config.get_text_config()) for v in vars(part).values() if isinstance(v, float)]
+        held = values_of(self.model.get_submodule(block.path)).values()
+        said += [float(value) for value in held if value.numel() == 1 and not value.is_meta]
+        return (1.0, *(v for number in said if number for v in (number, 1 / number)))
+
     def _norms_in(self, block: Block) -> dict[str, Tensor]:
         """What every norm of a block gives."""
         return {
@@ -244,7 +258,7 @@ class _Proof:
         }
 
     def _explained(self, pre: Tensor, post: Tensor, terms: Sequence[Tensor]) -> bool:
-        return bool(terms) and not isinstance(_scalars(pre, post, terms, self.tolerance), float)
+        return bool(terms) and Sums(pre, post, self.tolerance).scalars(terms).explains
 
     def _without_followers(self, block: Block) -> Block:
         """The block without parts that read what another part computed: they stand behind it, and write in its place.
@@ -265,9 +279,7 @@ class _Proof:
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
 
     def _feeds(self, components: Iterable[Component]) -> None:
-        self.notes += [
-            f"{component} writes nothing to the stream itself" for component in components
-        ]
+        self.notes += [f"{component} writes nothing to the stream itself" for component in components]
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -304,12 +316,13 @@ class _Proof:
         return here and module.name.rstrip("_0123456789") in ("o", "out_proj", "down")
 
     def _as_read(self, block: Block, writer: Writer, out: str) -> Writer:
-        """The writer with what was found to write for it."""
-        behind = out != writer.path and not out.startswith(f"{writer.path}.")
-        form = self._form(out, self.seen(out)) if behind and out not in self.forms else None
+        """The writer with what was found to write for it: a part behind it, or its last matrix alone."""
+        if out == writer.path or out.startswith(f"{writer.path}."):
+            return replace(writer, path=out, out=out, post_norm=None)
+        form = self._form(out, self.seen(out)) if out not in self.forms else None
         if form is not None:  # a norm without a gain is no module
             self.forms[out] = form
-        return replace(writer, out=out, post_norm=out if behind else None)
+        return replace(writer, out=out, post_norm=out)
 
     def _mids(
         self, writers: Sequence[Writer], stream: Tensor, terms: Sequence[Tensor], factors: Sequence[Factor]
@@ -395,8 +408,8 @@ class _Proof:
         again = again[0] if isinstance(again, tuple) else again
         moved = (again.reshape(seen.output.shape) - seen.output).float()
         summed = given.float().unflatten(0, (-1, moved.shape[0] * moved.shape[1])).sum(0)
-        factor, error = _multiple(moved, summed.reshape(moved.shape))
-        return _snapped(factor) if error <= 100 * self.tolerance else 0.0
+        factor, error = multiple(moved, summed.reshape(moved.shape))
+        return snapped(factor) if error <= 100 * self.tolerance else 0.0
 
     def _chain(self, blocks: Sequence[Block]) -> None:
         """Each block starts where the one before it ended, and the final norm reads the last."""
@@ -462,14 +475,14 @@ class _Proof:
         normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
         entering = last.input.float()
         same = entering.shape == normed.shape
-        before, error = _multiple(entering, normed) if same else (1.0, float("inf"))
+        before, error = multiple(entering, normed) if same else (1.0, float("inf"))
         if error > self.tolerance:
             self._refuse(f"{self.of.unembed} reads something else than what {self.of.final_norm} gives")
         logits, given = self.logits.float(), last.output.float()
         if logits.shape != given.shape:
-            return _snapped(before), 1.0
-        behind, error = _multiple(logits, given)
-        return _snapped(before), _snapped(behind) if error <= self.tolerance else 1.0
+            return snapped(before), 1.0
+        behind, error = multiple(logits, given)
+        return snapped(before), snapped(behind) if error <= self.tolerance else 1.0
 
     def _is_chained(self, architecture: Architecture) -> bool:
         """Whether blocks pass on their output alone, so that the first ones can be skipped."""
@@ -482,7 +495,7 @@ class _Proof:
                     skipped = self.model(**self.inputs, use_cache=False).logits
         except Exception:  # a block that misses what another one passes on may raise anything
             return False
-        return bool(torch.equal(plain, skipped))
+        return self._same(skipped, plain)
 
     def _is_padded(self) -> bool:
         """Whether the logits of a prompt are the same beside padding as without."""
@@ -502,100 +515,6 @@ class _Proof:
 
     def _refuse(self, what: str) -> NoReturn:
         raise ArchitectureError(f"{self.of.name}: {what}; tv measures its weights, but probes cannot run on it")
-
-
-def _ones(pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float) -> tuple[Factor, list[Factor]] | float:
-    """Factors of 1; the relative error where they do not do."""
-    error = float((pre + sum(terms) - post).norm() / post.norm())
-    return (1.0, [1.0] * len(terms)) if error <= tolerance else error
-
-
-def _scalars(
-    pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float
-) -> tuple[Factor, list[Factor]] | float:
-    """A number for each writer, solved for on the first prompt and tested on all; then one for resid_pre too."""
-    error = float("inf")
-    for carried in (False, True):
-        columns = [*([pre] if carried else []), *terms]
-        goal = post if carried else post - pre
-        a = torch.stack([column[0].flatten() for column in columns], 1).double().cpu()
-        if not _independent(a[None]):
-            continue
-        solution = torch.linalg.lstsq(a, goal[0].flatten().double().cpu()[:, None]).solution[:, 0].tolist()
-        found = [_snapped(value) for value in solution]
-        carry, factors = (found[0], found[1:]) if carried else (1.0, found)
-        error = _error(pre, post, terms, carry, factors)
-        if _explains(error, post, pre, terms, carry, factors, tolerance):
-            return carry, list(factors)
-    return error
-
-
-def _vectors(
-    pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float
-) -> tuple[Factor, list[Factor]] | float:
-    """A number for each writer and each dimension of the stream, with one for resid_pre or without."""
-    error = float("inf")
-    for carried in (False, True):
-        columns = [*([pre] if carried else []), *terms]
-        goal = post if carried else post - pre
-        a = torch.stack([column[0].T for column in columns], -1).double().cpu()  # (d_model, pos, writers)
-        if not _independent(a):
-            continue
-        b = goal[0].T[..., None].double().cpu()
-        solution = torch.linalg.lstsq(a, b).solution[..., 0].float().to(pre.device)  # (d_model, writers)
-        found: list[Factor] = list(solution.unbind(-1))
-        carry, factors = (found[0], found[1:]) if carried else (1.0, found)
-        error = _error(pre, post, terms, carry, factors)
-        if _explains(error, post, pre, terms, carry, factors, tolerance):
-            return carry, factors
-    return error
-
-
-def _independent(columns: Tensor) -> bool:
-    """Whether the factors are determined: no column, (dimension, value, column), is made of the others."""
-    spectra = torch.linalg.svdvals(columns / columns.norm(dim=1, keepdim=True).clamp(min=1e-30))
-    return bool(spectra[:, -1].median() > SEPARATE)
-
-
-def _error(pre: Tensor, post: Tensor, terms: Sequence[Tensor], carry: Factor, factors: Sequence[Factor]) -> float:
-    made = pre * carry
-    for factor, term in zip(factors, terms, strict=True):
-        made = made + factor * term
-    return float((made - post).norm() / post.norm())
-
-
-def _explains(
-    error: float,
-    post: Tensor,
-    pre: Tensor,
-    terms: Sequence[Tensor],
-    carry: Factor,
-    factors: Sequence[Factor],
-    tolerance: float,
-) -> bool:
-    """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
-    if _is_nothing(carry):  # a term that is the stream itself explains it, and no component
-        return False
-    terms = [factor * term for factor, term in zip(factors, terms, strict=True) if not _is_nothing(factor)]
-    smallest = min((float(term.norm()) for term in terms), default=0.0)
-    return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest
-
-
-def _is_nothing(factor: Factor) -> bool:
-    return float(torch.as_tensor(factor).abs().max()) < NOTHING
-
-
-def _multiple(left: Tensor, right: Tensor) -> tuple[float, float]:
-    """The number that makes `left` of `right`, and the relative error that it leaves."""
-    scale = float((left * right).sum() / right.square().sum().clamp(min=torch.finfo(right.dtype).tiny))
-    return scale, float((left - scale * right).norm() / left.norm().clamp(min=torch.finfo(left.dtype).tiny))
-
-
-def _snapped(value: float) -> float:
-    """`value`, or the number of few digits that it is next to: what a configuration says."""
-    rounded = float(f"{value:.4g}")
-    near = abs(value - rounded) <= 2e-6 * max(abs(value), 1e-3)
-    return rounded if near else float(f"{value:.7g}")
 
 
 def _test_length(architecture: Architecture) -> int:

@@ -27,7 +27,7 @@ class Evidence:
     """One tuned model's tables, reduced. A table that the run lacks is an empty frame with its columns."""
 
     tuned: str
-    gated: bool
+    gated: bool  # false where signs of pre-activations stand in for gate patterns
     n_layers: int
     weights: pd.DataFrame  # a row per layer × module, without those of experts
     alignment: pd.DataFrame  # a row per layer × module × side × epsilon
@@ -43,6 +43,7 @@ class Evidence:
     whole: pd.DataFrame  # domain method control metric effect within_noise: all of T grafted, and control vectors
     control_draws: pd.DataFrame  # domain control draw metric effect: draws of control vectors, grafted whole
     sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
+    unseen: str = ""  # what differs between the two models and is in no row of any table, in a line
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)  # `weights` of every expert
 
     @property
@@ -64,13 +65,13 @@ def gather(run: Run, tuned: str) -> Evidence:
         ("method", "in", list(CAUSAL_MEASURES)),
     ]
     of_weights = (
-        "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
-        "rows cols diagonal_energy diagonal_energy_null"
+        "layer module head expert kind delta_norm relative_norm cosine changed_fraction noise_share stable_rank "
+        "cos_weight_delta rows cols diagonal_energy diagonal_energy_null"
     )
     measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
     return Evidence(
         tuned,
-        bool(architecture.get("gated", True)),
+        bool(architecture.get("gated", True)) or "gates" not in run.tables,
         int(architecture["n_layers"]),
         rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", "==", -1), ("tied", "==", False)]),
         rows_of(
@@ -88,12 +89,14 @@ def gather(run: Run, tuned: str) -> Evidence:
             ),
             domain_of,
         ),
-        _changes(rows_of(
+        _changes(
+            rows_of(
                 run,
                 "changes",
                 "prompt_id layer component relative_change cosine",
                 [*this_model, *_WHOLE, ("expert", "==", -1)],
-            )),
+            )
+        ),
         _ledger(
             rows_of(
                 run,
@@ -128,8 +131,13 @@ def gather(run: Run, tuned: str) -> Evidence:
         ),
         one_metric(rows_of(run, "control_draws", "domain control draw metric effect", this_model)),
         run.manifest.get("sameness", {}).get(tuned, {}),
+        _unseen(run.manifest.get("coverage", {}).get(tuned, {})),
         rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", ">=", 0), ("tied", "==", False)]),
     )
+
+
+def _unseen(coverage: Mapping[str, Any]) -> str:
+    return coverage["note"] if coverage.get("n_changed") else ""
 
 
 def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.DataFrame:

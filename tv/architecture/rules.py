@@ -443,7 +443,7 @@ class _Block:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm, by its class; what holds norms is none, but one around a single norm (a gated one)."""
+    """Whether a module is a norm, by its class; what holds norms is none, but for a gated norm around one."""
     name, inside = type(module).__name__.lower(), sum(map(is_norm, module.children()))
     return "norm" in name and (inside == 0 or (inside == 1 and name.endswith("norm")))
 

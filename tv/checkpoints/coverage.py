@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.runtime.common_rows import common_rows
+from tv.errors import WARNING
 
 _NAMED = 3  # names that the note gives
 
@@ -24,7 +24,7 @@ class Coverage:
     Attributes:
         n_parameters: Numbers in the model's parameters.
         n_unrowed: Those that are in no row.
-        names: The parameters, and the buffers that differ, that they lie in.
+        names: The parameters that they lie in.
         n_changed: How many of them differ between the two models; 0 of one model alone.
 
     Examples:
@@ -40,14 +40,14 @@ class Coverage:
 
     @property
     def note(self) -> str:
-        """One line for a reader; empty where every number is in a row."""
+        """One line for a reader; a warning where they differ; empty where there are none."""
         if not self.n_unrowed:
             return ""
         names = ", ".join(self.names[:_NAMED])
         more = f" and {len(self.names) - _NAMED} more" if len(self.names) > _NAMED else ""
         share = 100 * self.n_unrowed / max(1, self.n_parameters)
-        changed = f"; of these {self.n_changed:,} differ between the two" if self.n_changed else ""
-        return f"{self.n_unrowed:,} parameters ({share:.2g} %) are in no row: {names}{more}{changed}"
+        text = f"{self.n_unrowed:,} parameters ({share:.2g} %) are in no row: {names}{more}"
+        return f"{WARNING}{text}; of these {self.n_changed:,} differ between the two" if self.n_changed else text
 
 
 def coverage(base: Checkpoint, tuned: Checkpoint | None = None) -> Coverage:
@@ -68,7 +68,8 @@ def coverage(base: Checkpoint, tuned: Checkpoint | None = None) -> Coverage:
         ()
     """
     total = sum(math.prod(base.info(name).shape) for name in base.names)
-    free = {name: _free(base, name) for name in _incomplete(base)}
+    parts = _parts(base)
+    free = {name: _free(base, name, *parts.get(name, ([], []))) for name in _incomplete(base)}
     unrowed, names, changed = 0, list[str](), 0
     for name, places in free.items():
         if not len(places):
@@ -78,9 +79,6 @@ def coverage(base: Checkpoint, tuned: Checkpoint | None = None) -> Coverage:
         if tuned is not None:
             delta = tuned.delta(name, base).flatten()
             changed += int(torch.count_nonzero(delta[places[places < len(delta)]]))
-    for name, count in _moved_buffers(base, tuned):
-        names.append(name)
-        unrowed, changed = unrowed + count, changed + count
     return Coverage(total, unrowed, tuple(names), changed)
 
 
@@ -96,30 +94,29 @@ def _incomplete(checkpoint: Checkpoint) -> Iterator[str]:
     return (name for name in checkpoint.names if name not in whole and not name.startswith(starts))
 
 
-def _free(checkpoint: Checkpoint, name: str) -> Int[Tensor, " n"]:
+def _parts(checkpoint: Checkpoint) -> dict[str, tuple[list[Module], list[Module]]]:
+    """By parameter, the modules whose slices of it are rows, and those whose bias it is."""
+    parts: dict[str, tuple[list[Module], list[Module]]] = {}
+    for module in checkpoint.architecture.modules:
+        if not module.tied:
+            parts.setdefault(module.parameter, ([], []))[0].append(module)
+        if module.expert < 0:
+            parts.setdefault(f"{module.path}.bias", ([], []))[1].append(module)
+    return parts
+
+
+def _free(checkpoint: Checkpoint, name: str, slices: list[Module], biases: list[Module]) -> Int[Tensor, " n"]:
     """The places in a parameter, counted through, that no slice of it covers."""
     shape = checkpoint.info(name).shape
-    index = torch.arange(math.prod(shape)).reshape(shape)
+    one = list(shape)
+    if slices and len(shape) > 1:  # a slice is whole rows, so one column stands for all of billions in a stack
+        one[-2 if slices[0].transposed else -1] = 1
+    index = torch.arange(math.prod(one)).reshape(one)
     free = torch.ones(index.numel(), dtype=torch.bool)
-    for module in checkpoint.architecture.modules:
-        if module.parameter == name and not module.tied:
-            free[module.matrix(index).flatten()] = False
-        elif _is_bias(module, name):
-            free[module.outputs(index, dim=0).flatten()] = False
-    return free.nonzero().flatten()
-
-
-def _is_bias(module: Module, name: str) -> bool:
-    return module.expert < 0 and name == f"{module.path}.bias"
-
-
-def _moved_buffers(base: Checkpoint, tuned: Checkpoint | None) -> Iterator[tuple[str, int]]:
-    """Stored buffers of floats that differ, each with the number of its entries that do."""
-    if tuned is None:
-        return
-    after = tuned.buffers
-    for name, value in base.buffers.items():
-        if name in after and value.is_floating_point():
-            one, other = common_rows(value, after[name])
-            if one.shape == other.shape and (count := int((one != other.to(one.dtype)).sum())):
-                yield name, count
+    for module in slices:
+        free[module.matrix(index).flatten()] = False
+    for module in biases:
+        free[module.outputs(index, dim=0).flatten()] = False
+    if not bool(free.any()):
+        return index.new_empty(0)
+    return free.reshape(one).expand(shape).flatten().nonzero().flatten()

@@ -56,19 +56,15 @@ class Ranks:
             "a matrix, `linear` or `embed`; `norm`, `bias`; another parameter, `vector`; all of a part, `group`",
             "name",
         ),
-        Column(
-            "rows", "of W: the output side; a `vector`'s first dimension; of a `group` how many numbers", "int64"
-        ),
-        Column(
-            "cols", "of W: the input side; a `vector`'s other dimensions as one; 1 where there is none", "int32"
-        ),
+        Column("rows", "of W: the output side; a `vector`'s first dimension; of a `group` how many numbers", "int64"),
+        Column("cols", "of W: the input side; a `vector`'s other dimensions as one; 1 where there is none", "int32"),
         Column("tied", "the same parameter as the embedding's: one matrix, whose effects are `embed`'s", "bool"),
     ),
 )
 def weights(part: Part) -> Iterator[Row]:
     """Every registered measure of a part, in one row."""
     rows, cols = (*part.weight.shape, 1)[:2]
-    row = {"kind": part.kind, "rows": rows, "cols": cols, "tied": part.of.tied}
+    row = {"kind": part.kind, "rows": rows, "cols": cols, "tied": part.of.tied and part.kind != "bias"}
     for measure in MEASURES.values():
         row |= measure.function(part)
     yield row

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from probes.capture.proof import _independent, prove
+from probes.capture.proof import prove
 from probes.capture.refusals import without_trunk
+from probes.capture.sums import Sums
 from tests.architectures.tiny import tiny_model
 from tv.architecture.anatomy import Module
 from tv.architecture.resolve import resolve
@@ -71,11 +72,13 @@ def test_gates_of_the_stream_itself_are_factors_and_no_components() -> None:
 
 
 def test_a_component_whose_output_is_the_stream_gives_no_factors() -> None:
-    """Its output, the stream before it and the other component are no three columns: any numbers would do."""
-    pre, other = torch.randn(2, 7, 5).double()
-    columns = torch.stack([pre.T, (pre + 2 * other).T, other.T], -1)
-    assert not _independent(columns)
-    assert _independent(columns[..., :2])
+    """Its output, the stream before it and the other component are no three terms: any numbers would do."""
+    pre, other, mlp = torch.randn(3, 2, 7, 5)
+    scale = torch.rand(5) + 0.5
+    stream = scale * pre + other / scale
+    post = scale * stream + mlp * scale
+    assert Sums(pre, post, 1e-4).vectors([other, mlp]).explains
+    assert not Sums(pre, post, 1e-4).vectors([other, stream, mlp]).explains
 
 
 MOVES = ["codegen", "falcon", "gpt_bigcode", "bloom", "mpt", "persimmon", "phi3", "qwen3_5_text", "deepseek_v3"]
