@@ -43,6 +43,7 @@ from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
 from probes.store.writer import RunWriter, finished, require_place
 from probes.suite import Suite, load_suite
 from tv.architecture.anatomy import Architecture
+from tv.architecture.in_words import in_words
 from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
@@ -261,6 +262,15 @@ class Job:
         return smallest_changes(self.prompts) if behaves else []
 
     @cached_property
+    def left_out(self) -> list[str]:
+        """What no table shows, as the proof on the live models finds, a line each. It loads the first pair.
+
+        Raises ArchitectureError where the models do not compute what their architecture says.
+        """
+        runs = {"capture", "noise_floor", "attribute"} & set(self.stages)
+        return self.models.prove() if runs else []
+
+    @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
         if "capture" not in self.stages or self.suite.tokenizer == "own":
@@ -280,8 +290,7 @@ class Job:
         """
         if self.there is not None and self.is_done:
             return self.there
-        if {"capture", "noise_floor", "attribute"} & set(self.stages):
-            self.models.prove()
+        left_out = self.left_out  # proved before any work
         with RunWriter(self.out, force=self.force, extends=self.there) as writer:
             writer.begin(self.identity)
             require_space(writer.path, sum(self.sizes.values()))
@@ -293,7 +302,7 @@ class Job:
                     _capture(writer, self)
             if "noise_floor" in self.stages:
                 _noise_floor(writer, self)
-            manifest = _manifest(self)
+            manifest = {**_manifest(self), "left_out": left_out}
             if "attribute" in self.stages:
                 _attribute(writer, self, manifest)
             unpublished = writer.finish(manifest)
@@ -630,6 +639,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "n_kv_heads": architecture.n_kv_heads,
             "gated": architecture.gated,
             "parts": _parts(architecture),
+            "in_words": in_words(architecture),
         },
         "checkpoints": _checkpoints(pairs),
         "power": job.power,

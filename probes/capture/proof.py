@@ -23,6 +23,7 @@ from probes.capture.hooks.plan import Seen
 from probes.capture.hooks.torch_backend import seen_of
 from probes.capture.skipping import recording, skipping
 from probes.capture.sums import Factor, Sums, is_nothing, multiple, snapped
+from probes.errors import ActivationError
 from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
@@ -66,6 +67,7 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> tuple[Architect
 
     Raises:
         ArchitectureError: The first layer and sum that fails.
+        ActivationError: The first component whose output is not finite, or the logits.
     """
     return _Proof(model, architecture).run()
 
@@ -84,6 +86,7 @@ class _Proof:
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
+        self._require_finite()
         forms = self.forms = self._norm_forms()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
@@ -111,6 +114,15 @@ class _Proof:
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
         return architecture, Flow(forms, own, experts, self._logit_scale(), tuple(dict.fromkeys(self.notes)))
+
+    def _require_finite(self) -> None:
+        for block in self.of.blocks:
+            for writer in block.writers:
+                calls = self.calls.get(writer.path, [])
+                if not all(bool(seen.output.isfinite().all()) for seen, *_ in calls):
+                    raise ActivationError(f"{writer.component}_out of layer {block.layer} is NaN or Inf")
+        if not bool(self.logits.isfinite().all()):
+            raise ActivationError("logits is NaN or Inf")
 
     def _inputs(self) -> dict[str, Tensor]:
         config = self.model.config

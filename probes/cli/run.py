@@ -98,6 +98,8 @@ def run(
                 remark(f"note: {note}")
             for line in job.power:
                 remark(line)
+            for line in job.left_out:
+                remark(f"left out: {line}")
             if job.sizes:
                 _tell_size(job.sizes)
         result = job.run()
@@ -111,12 +113,19 @@ def run(
 
 
 def _tell_pair(opened: Opened) -> None:
+    from tv.architecture.in_words import in_words
+
     facts, architecture = opened.facts, opened.base.architecture
     remark(
-        f"{opened.name}: {architecture.name}, {architecture.n_layers} layers, {facts.n_parameters:,} parameters, "
+        f"{opened.name}: {architecture.name}, {in_words(architecture)}, {facts.n_parameters:,} parameters, "
         f"stored {facts.dtype_base} and {facts.dtype_tuned}, tokenizer {facts.tokenizer}"
     )
-    notes = [] if architecture.gated else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
+    patterned = any(block.gate is not None or block.experts is not None for block in architecture.blocks)
+    notes = (
+        []
+        if architecture.gated or not patterned
+        else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
+    )
     for note in (*facts.notes, *notes):
         remark(f"  note: {note}")
     if opened.sameness is not None:

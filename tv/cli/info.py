@@ -23,6 +23,7 @@ def info(
     Example: tv info data/models/base data/models/medical
     """
     import tv
+    from tv.architecture.in_words import in_words
 
     check_output(output)
     checkpoint = tv.open_checkpoint(path)
@@ -30,10 +31,7 @@ def info(
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
     frame = tv.info(checkpoint)
     say(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
-    say(
-        f"{architecture.n_layers} layers, d_model {architecture.d_model}, {architecture.n_heads} heads, "
-        f"{architecture.n_kv_heads} key-value heads, {'GLU' if architecture.gated else 'no GLU'}"
-    )
+    say(in_words(architecture))
     say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
     kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).size()
     print_table(

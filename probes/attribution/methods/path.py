@@ -110,7 +110,8 @@ def path(
     tokens.loc[tokens.prompt_id.map(work.domains).isin(still), "effect"] = np.nan
     neurons.loc[neurons.domain.isin(still), ["effect", "se"]] = np.nan
     yield Rows("token_effects", tokens.assign(method="path"))
-    yield Rows("neuron_effects", neurons.assign(method="path"))
+    if len(neurons):  # a model without an MLP has none
+        yield Rows("neuron_effects", neurons.assign(method="path"))
     yield from integrated.effects(work.pair.architecture)
 
 
