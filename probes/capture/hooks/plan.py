@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -140,7 +140,7 @@ def head_site(writer: Writer) -> str:
     return "head_out" if writer.component == "attn" else f"{writer.component}_head_out"
 
 
-def _add_mlp(add, block: Block) -> None:  # type: ignore[no-untyped-def]
+def _add_mlp(add: Callable[[str | None, Site], None], block: Block) -> None:
     layer = block.layer
     add(block.router, Site("router", layer))
     add(block.experts, Site(EXPERTS, layer))
