@@ -23,7 +23,8 @@ def info(source: Source) -> pd.DataFrame:
 
     Returns:
         A row per module, norm gains and embeddings included, in execution order, then one per other parameter and per
-        part beside the language model: `layer module expert kind component rows cols numbers heads dtype tied parameter`.
+        part beside the language model: `layer module expert kind component rows cols numbers heads dtype tied
+        parameter`.
         `attrs["notes"]` says what is in no row.
 
     Raises:
