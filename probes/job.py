@@ -28,7 +28,7 @@ from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.final_answers import TOKENS, final_answers, require_answers_in
 from probes.capture.loading import Pairs, as_model, require_backend
-from probes.capture.noise_floor import noise_floor
+from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
@@ -44,6 +44,7 @@ from probes.store.writer import RunWriter, finished, require_place
 from probes.suite import Suite, load_suite
 from tv.architecture.anatomy import Architecture
 from tv.architecture.in_words import in_words
+from tv.architecture.sizes import experts_per_token
 from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
@@ -275,9 +276,8 @@ class Job:
         """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
         if "capture" not in self.stages or self.suite.tokenizer == "own":
             return {}
-        config = self.pairs[0].base.config.get_text_config()
-        per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
-        return estimate(self.suite, self.pairs[0].base.architecture, self.encoded, per_token)
+        base = self.pairs[0].base
+        return estimate(self.suite, base.architecture, self.encoded, experts_per_token(base.config))
 
     def run(self) -> Run:
         """Do what is missing.
@@ -498,17 +498,16 @@ def _answers(writer: RunWriter, job: Job) -> None:
 
 
 def _noise_floor(writer: RunWriter, job: Job) -> None:
-    """How far the base is from itself in another precision; skipped where it is spread over devices, as no copy is."""
+    """How far the base is from itself in another precision."""
     suite = job.suite
-    behaves = "behaviour" in suite.measure or suite.attribute is not None
-    if not suite.noise_floor or not (behaves or "gates" in suite.measure) or job.compute.device == "auto":
+    if not has_noise_floor(suite, job.compute.device):
         return
 
     def made() -> dict[str, pd.DataFrame]:
         pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
         if "gates" in suite.measure:
             tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed)
-        if behaves:
+        if "behaviour" in suite.measure or suite.attribute is not None:
             tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size)
         return tables
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.capture.proof import Flow, prove
+from probes.capture.refusals import without_trunk
 from probes.errors import ActivationError
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
@@ -71,8 +72,10 @@ def make_pair(
     if is_tied(base) != is_tied(tuned):
         base, tuned = untied(base), untied(tuned)
     architecture, other = resolve(base), resolve(tuned)
-    require_sites(architecture)
-    require_sites(other)
+    for model, found in ((base, architecture), (tuned, other)):
+        if not found.blocks:
+            found = replace(found, note=without_trunk(model, found.note))
+        require_sites(found)
     architecture, flow = _proved("base", base, architecture)
     other, flow_tuned = _proved(name, tuned, other)
     if architecture.blocks != other.blocks:
@@ -84,9 +87,9 @@ def _proved(name: str, model: PreTrainedModel, architecture: Architecture) -> tu
     try:
         return prove(model, architecture)
     except ActivationError as error:
-        raise ActivationError(
-            f"model {name!r}: {error} on random tokens; check that checkpoint (an overflow in its weights)"
-        ) from error
+        bad = next((at for at, value in model.named_parameters() if not bool(value.isfinite().all())), None)
+        what = f"{error} on random tokens" if bad is None else f"{bad} holds NaN or Inf"
+        raise ActivationError(f"model {name!r}: {what}; check that checkpoint (an overflow in its weights)") from error
 
 
 def require_sites(architecture: Architecture) -> None:

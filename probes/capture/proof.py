@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Seen
 from probes.capture.hooks.torch_backend import seen_of
+from probes.capture.refusals import no_sum, reads_otherwise, told
 from probes.capture.skipping import recording, skipping
 from probes.capture.sums import Factor, Sums, is_nothing, multiple, snapped
 from probes.errors import ActivationError
@@ -28,6 +29,7 @@ from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Writer
+from tv.architecture.rules import is_norm
 from tv.architecture.values import values_of
 from tv.errors import ArchitectureError
 
@@ -48,6 +50,7 @@ class Flow:
     writes: Mapping[tuple[int, Component], Factor] = field(default_factory=dict)
     experts: Mapping[int, Factor] = field(default_factory=dict)  # of layers whose experts can be told apart
     logit_scale: tuple[float, float] = (1.0, 1.0)  # between final norm and unembedding, and behind it
+    cap: float | None = None  # of a soft cap behind the unembedding: logits are cap · tanh(x / cap)
     notes: tuple[str, ...] = ()
 
     def factor(self, layer: int, component: Component) -> Factor:
@@ -88,6 +91,9 @@ class _Proof:
         """Every test, layer by layer."""
         self._require_finite()
         forms = self.forms = self._norm_forms()
+        for block in self.of.blocks:
+            self._one_stream(block)
+        scale, cap = self._logit_scale()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -99,6 +105,8 @@ class _Proof:
             writes |= {(block.layer, component): factor for component, factor in factors.items()}
             carries.append(carry)
         self._chain(blocks)
+        if self.of.final_norm not in forms:
+            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
         later: Factor = 1.0
         for block, carry in zip(reversed(blocks), reversed(carries), strict=True):
             for writer in block.writers:
@@ -113,7 +121,7 @@ class _Proof:
         architecture = replace(self.of, blocks=tuple(blocks), unread=unread)
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
-        return architecture, Flow(forms, own, experts, self._logit_scale(), tuple(dict.fromkeys(self.notes)))
+        return architecture, Flow(forms, own, experts, scale, cap, tuple(dict.fromkeys(self.notes)))
 
     def _require_finite(self) -> None:
         for block in self.of.blocks:
@@ -160,6 +168,8 @@ class _Proof:
         try:
             with torch.inference_mode():
                 logits: Tensor = self.model(**self.inputs, use_cache=False).logits
+        except Exception as error:  # a model that needs more than a text may raise anything
+            self._refuse(told(error))
         finally:
             for handle in handles:
                 handle.remove()
@@ -181,18 +191,23 @@ class _Proof:
         if path == self.of.final_norm:
             calls = calls[-1:]
         if len(calls) != 1:
+            if calls and path in {block.path for block in self.of.blocks}:
+                self._refuse(f"{path} runs {len(calls)} times in a forward pass (recurrent depth), and one run is read")
             times = "never called" if not calls else f"called {len(calls)} times"
-            self._refuse(f"{path} is {times} in a forward pass, where the instrument reads a single call")
+            self._refuse(f"{path} is {times} in a forward pass on text, where the instrument reads a single call")
         return calls[0][0]
+
+    def _one_stream(self, block: Block) -> None:
+        """Refuse a block whose input and output are not one residual stream."""
+        seen, plain = self.seen(block.path), (_PROMPTS, self.n, self.of.d_model)
+        before, after = tuple(seen.input.shape), tuple(seen.output.shape)
+        if (before, after) != (plain, plain):
+            self._refuse(f"layer {block.layer} {reads_otherwise(before, after, plain)}")
 
     def _block(self, block: Block, forms: Mapping[str, NormForm]) -> tuple[Block, dict[Component, Factor], Factor]:
         """The block with what its sums decide, each writer's factor, and what resid_pre is multiplied by."""
         whole = self.seen(block.path)
         pre, post = whole.input.float(), whole.output.float()
-        if pre.shape != post.shape or pre.ndim != 3:
-            self._refuse(
-                f"layer {block.layer} takes {list(pre.shape)} and gives {list(post.shape)}: more than a stream"
-            )
         best = float("inf")
         block = self._without_followers(block)
         options = [self._outs(block, writer) for writer in block.writers]
@@ -217,6 +232,10 @@ class _Proof:
                 writers = self._mids(writers, pre * found.carry, terms, found.factors)
                 named = {w.component: f for w, f in zip(writers, found.factors, strict=True)}
                 return replace(block, writers=writers), named, found.carry
+        outputs = [[self.seen(path).output.float() for path in paths] for paths in options]
+        reason = no_sum(pre, post, outputs, self._norms_in(block), self._explained, self._same)
+        if reason is not None:
+            self._refuse(f"layer {block.layer} {reason}")
         names = " + ".join(f"{writer.component}_out" for writer in block.writers)
         self._refuse(
             f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best:.2g}), nor "
@@ -225,11 +244,27 @@ class _Proof:
 
     def _known(self, block: Block) -> tuple[float, ...]:
         """Numbers that a factor may be: 1, the configuration's and their inverses, and what the block holds as one."""
-        config = self.model.config
-        said = [v for part in (config, config.get_text_config()) for v in vars(part).values() if isinstance(v, float)]
+        said = self._said()
         held = values_of(self.model.get_submodule(block.path)).values()
         said += [float(value) for value in held if value.numel() == 1 and not value.is_meta]
         return (1.0, *(v for number in said if number for v in (number, 1 / number)))
+
+    def _norms_in(self, block: Block) -> dict[str, Tensor]:
+        """What every norm of a block gives."""
+        return {
+            path: calls[0][0].output.float()
+            for path, calls in self.calls.items()
+            if path.startswith(f"{block.path}.") and is_norm(self.model.get_submodule(path)) and len(calls) == 1
+        }
+
+    def _explained(self, pre: Tensor, post: Tensor, terms: Sequence[Tensor]) -> bool:
+        return bool(terms) and Sums(pre, post, self.tolerance).scalars(terms).explains
+
+    def _said(self) -> list[float]:
+        """The numbers of the configuration."""
+        config = self.model.config
+        values = [v for part in (config, config.get_text_config()) for v in vars(part).values()]
+        return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
 
     def _without_followers(self, block: Block) -> Block:
         """The block without parts that read what another part computed: they stand behind it, and write in its place.
@@ -238,8 +273,11 @@ class _Proof:
         """
         called = list(self.calls)  # a module is listed as it returns
         once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
-        if len(once) < len(block.writers):  # a part that several blocks share, or that text never enters
-            self._feeds(writer.component for writer in block.writers if writer not in once)
+        for writer in block.writers:
+            if writer.path not in self.calls:
+                self.notes.append(f"{writer.component} computes nothing of a text")
+        # a part that several blocks share
+        self._feeds(writer.component for writer in block.writers if writer not in once and writer.path in self.calls)
         if not once:
             self._called(block.writers[0].path)
         writers = sorted(once, key=lambda writer: called.index(writer.path))
@@ -247,9 +285,7 @@ class _Proof:
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
 
     def _feeds(self, components: Iterable[Component]) -> None:
-        self.notes += [
-            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
-        ]
+        self.notes += [f"{component} writes nothing to the stream itself" for component in components]
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -264,8 +300,8 @@ class _Proof:
         further = [path for first in behind for path in self._behind(block, first)]
         last = [writer.head_in] if writer.head_in is not None else []
         last += [m.path for m in self.of.modules if self._ends(m, block, writer)]
-        said = [writer.out] if len(self.calls.get(writer.out, [])) == 1 else []
-        return list(dict.fromkeys([*said, *further, *behind, writer.path, *last]))
+        found = dict.fromkeys([writer.out, *further, *behind, writer.path, *last])
+        return [path for path in found if len(self.calls.get(path, [])) == 1]
 
     def _behind(self, block: Block, path: str) -> list[str]:
         """The parts of the block that read what the module at `path` gives."""
@@ -289,6 +325,9 @@ class _Proof:
         """The writer with what was found to write for it: a part behind it, or its last matrix alone."""
         if out == writer.path or out.startswith(f"{writer.path}."):
             return replace(writer, path=out, out=out, post_norm=None)
+        form = self._form(out, self.seen(out)) if out not in self.forms else None
+        if form is not None:  # a norm without a gain is no module
+            self.forms[out] = form
         return replace(writer, out=out, post_norm=out)
 
     def _mids(
@@ -426,31 +465,35 @@ class _Proof:
         for path in paths:
             calls = self.calls.get(path, [])
             if len(calls) == 1 or (calls and path == self.of.final_norm):
-                seen = calls[-1][0]
-                form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
+                form = self._form(path, calls[-1][0])
                 if form is not None:
                     forms[path] = form
-        if self.of.final_norm not in forms:
-            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
         return forms
 
-    def _logit_scale(self) -> tuple[float, float]:
-        """What the final norm's output is multiplied by before the unembedding, and the logits behind it.
+    def _form(self, path: str, seen: Seen) -> NormForm | None:
+        return find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
 
-        A soft cap is no factor: the logits before it are read.
+    def _logit_scale(self) -> tuple[tuple[float, float], float | None]:
+        """What the final norm's output is multiplied by before the unembedding, and the logits behind it; and a cap.
+
+        The cap is one of the configuration's numbers.
         """
         normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
         entering = last.input.float()
-        if entering.shape != normed.shape:
-            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
-        before, error = multiple(entering, normed)
+        same = entering.shape == normed.shape
+        before, error = multiple(entering, normed) if same else (1.0, float("inf"))
         if error > self.tolerance:
-            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
+            self._refuse(f"{self.of.unembed} reads something else than what {self.of.final_norm} gives")
         logits, given = self.logits.float(), last.output.float()
         if logits.shape != given.shape:
-            return snapped(before), 1.0
+            return (snapped(before), 1.0), None
         behind, error = multiple(logits, given)
-        return snapped(before), snapped(behind) if error <= self.tolerance else 1.0
+        if error <= self.tolerance:
+            return (snapped(before), snapped(behind)), None
+        for cap in self._said():
+            if cap > 0 and self._same(cap * (given / cap).tanh(), logits):
+                return (snapped(before), 1.0), cap
+        self._refuse(f"its logits are no multiple of what {self.of.unembed} gives, nor a soft cap of it")
 
     def _is_chained(self, architecture: Architecture) -> bool:
         """Whether blocks pass on their output alone, so that the first ones can be skipped."""
