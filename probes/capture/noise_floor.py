@@ -93,7 +93,7 @@ def twin_of(pair: Pair) -> Iterator[tuple[Pair, str]]:
 
 
 def _runs(model: PreTrainedModel) -> bool:
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    ids = torch.zeros(1, 32, dtype=torch.long, device=model.device)  # more than one chunk of a scan, too
     try:
         with torch.inference_mode():
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -285,9 +285,7 @@ class _Proof:
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
 
     def _feeds(self, components: Iterable[Component]) -> None:
-        self.notes += [
-            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
-        ]
+        self.notes += [f"{component} writes nothing to the stream itself" for component in components]
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -327,6 +325,9 @@ class _Proof:
         """The writer with what was found to write for it: a part behind it, or its last matrix alone."""
         if out == writer.path or out.startswith(f"{writer.path}."):
             return replace(writer, path=out, out=out, post_norm=None)
+        form = self._form(out, self.seen(out)) if out not in self.forms else None
+        if form is not None:  # a norm without a gain is no module
+            self.forms[out] = form
         return replace(writer, out=out, post_norm=out)
 
     def _mids(
@@ -464,11 +465,13 @@ class _Proof:
         for path in paths:
             calls = self.calls.get(path, [])
             if len(calls) == 1 or (calls and path == self.of.final_norm):
-                seen = calls[-1][0]
-                form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
+                form = self._form(path, calls[-1][0])
                 if form is not None:
                     forms[path] = form
         return forms
+
+    def _form(self, path: str, seen: Seen) -> NormForm | None:
+        return find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
 
     def _logit_scale(self) -> tuple[tuple[float, float], float | None]:
         """What the final norm's output is multiplied by before the unembedding, and the logits behind it; and a cap.
