@@ -169,7 +169,8 @@ def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
 
 def _described(model: PreTrainedModel) -> PretrainedConfig:
     """A live model's configuration, which says whether its embedding and unembedding are one."""
-    if is_tied(model) or not model.config.get_text_config().tie_word_embeddings:
+    parts = (model.config, model.config.get_text_config())  # Qwen2-VL's text part does not say it
+    if is_tied(model) or not any(getattr(part, "tie_word_embeddings", False) for part in parts):
         return model.config
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
