@@ -27,21 +27,26 @@ class Piece:
     is_matrix: bool = False  # of a linear map: an embedding, a norm's gain and a bias are none
     expert: int = -1
     ranges: tuple[tuple[int, int], ...] = ()
+    step: int = 1  # every other row where gate and up are interleaved
     transposed: bool = False
 
     def take(self, stored: Tensor) -> Tensor:
         """This piece of the parameter (or of its expert), (out, in) where it is a matrix."""
         view = self._view(stored)
-        return torch.cat([view[start:stop] for start, stop in self.ranges]) if self.ranges else view
+        return torch.cat([view[rows] for rows in self._slices()]) if self.ranges else view
 
     def put(self, stored: Tensor, value: Tensor) -> None:
         """Write it back."""
         view, at = self._view(stored), 0
         if not self.ranges:
             view.copy_(value)
-        for start, stop in self.ranges:
-            view[start:stop] = value[at : at + stop - start]
-            at += stop - start
+        for rows in self._slices():
+            n = len(view[rows])
+            view[rows] = value[at : at + n]
+            at += n
+
+    def _slices(self) -> list[slice]:
+        return [slice(start, stop, self.step) for start, stop in self.ranges]
 
     def _view(self, stored: Tensor) -> Tensor:
         view = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
@@ -56,15 +61,15 @@ def layout(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> di
         if not module.tied:
             weights[module.parameter].append(module)
             biases[f"{module.path}.bias"].append(module)
+    of_experts = {f"{module.parameter}_bias" for module in architecture.modules if module.expert >= 0}
     pieces_by_name = {}
     for name, shape in shapes.items():
         pieces = [_weight(module, len(shape)) for module in weights[name]]
         pieces = pieces or [_bias(name, module) for module in biases[name] if len(shape) == 1]
         whole = len(pieces) == 1 and not pieces[0].ranges and pieces[0].expert < 0
         entries = sum(math.prod(module.shape) for module in weights[name]) if len(shape) > 1 else _rows(pieces)
-        pieces_by_name[name] = (
-            pieces if whole or (pieces and entries == math.prod(shape)) else _unnamed(architecture, name, shape)
-        )
+        named = whole or (pieces and entries == math.prod(shape))
+        pieces_by_name[name] = pieces if named else _unnamed(architecture, name, shape, name in of_experts)
     return pieces_by_name
 
 
@@ -79,22 +84,23 @@ def _weight(module: Module, ndim: int) -> Piece:
         is_matrix,
         module.expert,
         module.ranges,
+        module.step,
         module.transposed,
     )
 
 
 def _bias(name: str, module: Module) -> Piece:
-    return Piece(name, module.layer, module.name, module.component, module.path, ranges=module.ranges)
+    return Piece(name, module.layer, module.name, module.component, module.path, ranges=module.ranges, step=module.step)
 
 
 def _rows(pieces: list[Piece]) -> int:
-    return sum(stop - start for piece in pieces for start, stop in piece.ranges)
+    return sum(len(range(start, stop, piece.step)) for piece in pieces for start, stop in piece.ranges)
 
 
-def _unnamed(architecture: Architecture, name: str, shape: tuple[int, ...]) -> list[Piece]:
+def _unnamed(architecture: Architecture, name: str, shape: tuple[int, ...], stacked_bias: bool) -> list[Piece]:
     """A parameter that modules cover only in part or not at all: whole, but split by expert."""
     layer, component = architecture.component_of(name)
     path = name.rpartition(".")[0]
     experts = range(shape[0]) if len(shape) == 3 else range(-1, 0)
-    is_matrix = len(shape) in (2, 3) and path != architecture.embed
+    is_matrix = len(shape) in (2, 3) and path != architecture.embed and not stacked_bias
     return [Piece(name, layer, "other", component, path, is_matrix, expert) for expert in experts]
