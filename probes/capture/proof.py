@@ -50,6 +50,7 @@ class Flow:
     writes: Mapping[tuple[int, Component], Factor] = field(default_factory=dict)
     experts: Mapping[int, Factor] = field(default_factory=dict)  # of layers whose experts can be told apart
     logit_scale: tuple[float, float] = (1.0, 1.0)  # between final norm and unembedding, and behind it
+    cap: float | None = None  # of a soft cap behind the unembedding: logits are cap · tanh(x / cap)
     notes: tuple[str, ...] = ()
 
     def factor(self, layer: int, component: Component) -> Factor:
@@ -82,6 +83,7 @@ class _Proof:
         self.tolerance = TOLERANCE[model.dtype]
         self.n = _test_length(architecture)
         self.notes: list[str] = []
+        self.shared = _shared(model) - {f"{architecture.embed}.weight", f"{architecture.unembed}.weight"}
         self.calls: dict[str, list[tuple[Seen, Any, Any]]] = {}
         self.inputs = self._inputs()
         self.logits = self._forward()
@@ -92,7 +94,7 @@ class _Proof:
         forms = self.forms = self._norm_forms()
         for block in self.of.blocks:
             self._one_stream(block)
-        scale = self._logit_scale()
+        scale, cap = self._logit_scale()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -120,7 +122,7 @@ class _Proof:
         architecture = replace(self.of, blocks=tuple(blocks), unread=unread)
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
-        return architecture, Flow(forms, own, experts, scale, tuple(dict.fromkeys(self.notes)))
+        return architecture, Flow(forms, own, experts, scale, cap, tuple(dict.fromkeys(self.notes)))
 
     def _require_finite(self) -> None:
         for block in self.of.blocks:
@@ -243,8 +245,7 @@ class _Proof:
 
     def _known(self, block: Block) -> tuple[float, ...]:
         """Numbers that a factor may be: 1, the configuration's and their inverses, and what the block holds as one."""
-        config = self.model.config
-        said = [v for part in (config, config.get_text_config()) for v in vars(part).values() if isinstance(v, float)]
+        said = self._said()
         held = values_of(self.model.get_submodule(block.path)).values()
         said += [float(value) for value in held if value.numel() == 1 and not value.is_meta]
         return (1.0, *(v for number in said if number for v in (number, 1 / number)))
@@ -260,6 +261,12 @@ class _Proof:
     def _explained(self, pre: Tensor, post: Tensor, terms: Sequence[Tensor]) -> bool:
         return bool(terms) and Sums(pre, post, self.tolerance).scalars(terms).explains
 
+    def _said(self) -> list[float]:
+        """The numbers of the configuration."""
+        config = self.model.config
+        values = [v for part in (config, config.get_text_config()) for v in vars(part).values()]
+        return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+
     def _without_followers(self, block: Block) -> Block:
         """The block without parts that read what another part computed: they stand behind it, and write in its place.
 
@@ -267,11 +274,12 @@ class _Proof:
         """
         called = list(self.calls)  # a module is listed as it returns
         once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
-        for writer in block.writers:
-            if writer.path not in self.calls:
-                self.notes.append(f"{writer.component} computes nothing of a text")
+        idle = [writer for writer in block.writers if writer.path not in self.calls]
+        idle += [writer for writer in once if self._same(self.seen(writer.path).output, self.seen(writer.path).input)]
+        self.notes += [f"{writer.component} computes nothing of a text" for writer in idle]
         # a part that several blocks share
-        self._feeds(writer.component for writer in block.writers if writer not in once and writer.path in self.calls)
+        self._feeds(writer.component for writer in block.writers if writer not in (*once, *idle))
+        once = [writer for writer in once if writer not in idle]
         if not once:
             self._called(block.writers[0].path)
         writers = sorted(once, key=lambda writer: called.index(writer.path))
@@ -279,9 +287,7 @@ class _Proof:
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
 
     def _feeds(self, components: Iterable[Component]) -> None:
-        self.notes += [
-            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
-        ]
+        self.notes += [f"{component} writes nothing to the stream itself" for component in components]
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -321,6 +327,9 @@ class _Proof:
         """The writer with what was found to write for it: a part behind it, or its last matrix alone."""
         if out == writer.path or out.startswith(f"{writer.path}."):
             return replace(writer, path=out, out=out, post_norm=None)
+        form = self._form(out, self.seen(out)) if out not in self.forms else None
+        if form is not None:  # a norm without a gain is no module
+            self.forms[out] = form
         return replace(writer, out=out, post_norm=out)
 
     def _mids(
@@ -421,7 +430,7 @@ class _Proof:
         if module.expert >= 0:
             return any(block.layer == module.layer and block.experts == module.path for block in self.of.blocks)
         calls = self.calls.get(module.path, [])
-        if len(calls) != 1:
+        if len(calls) != 1 or module.parameter in self.shared:
             return False
         ends = (calls[0][0].input,) if module.kind == "embed" else (calls[0][0].input, calls[0][0].output)
         axis = forms[module.path].position_dim if module.path in forms else 1
@@ -458,16 +467,18 @@ class _Proof:
         for path in paths:
             calls = self.calls.get(path, [])
             if len(calls) == 1 or (calls and path == self.of.final_norm):
-                seen = calls[-1][0]
-                form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
+                form = self._form(path, calls[-1][0])
                 if form is not None:
                     forms[path] = form
         return forms
 
-    def _logit_scale(self) -> tuple[float, float]:
-        """What the final norm's output is multiplied by before the unembedding, and the logits behind it.
+    def _form(self, path: str, seen: Seen) -> NormForm | None:
+        return find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
 
-        A soft cap is no factor: the logits before it are read.
+    def _logit_scale(self) -> tuple[tuple[float, float], float | None]:
+        """What the final norm's output is multiplied by before the unembedding, and the logits behind it; and a cap.
+
+        The cap is one of the configuration's numbers.
         """
         normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
         entering = last.input.float()
@@ -477,9 +488,14 @@ class _Proof:
             self._refuse(f"{self.of.unembed} reads something else than what {self.of.final_norm} gives")
         logits, given = self.logits.float(), last.output.float()
         if logits.shape != given.shape:
-            return snapped(before), 1.0
+            return (snapped(before), 1.0), None
         behind, error = multiple(logits, given)
-        return snapped(before), snapped(behind) if error <= self.tolerance else 1.0
+        if error <= self.tolerance:
+            return (snapped(before), snapped(behind)), None
+        for cap in self._said():
+            if cap > 0 and self._same(cap * (given / cap).tanh(), logits):
+                return (snapped(before), 1.0), cap
+        self._refuse(f"its logits are no multiple of what {self.of.unembed} gives, nor a soft cap of it")
 
     def _is_chained(self, architecture: Architecture) -> bool:
         """Whether blocks pass on their output alone, so that the first ones can be skipped."""
@@ -512,6 +528,12 @@ class _Proof:
 
     def _refuse(self, what: str) -> NoReturn:
         raise ArchitectureError(f"{self.of.name}: {what}; tv measures its weights, but probes cannot run on it")
+
+
+def _shared(model: nn.Module) -> set[str]:
+    """The parameters that several modules use, by their first names."""
+    first = {value: name for name, value in model.named_parameters()}
+    return {first[value] for name, value in model.named_parameters(remove_duplicate=False) if first[value] != name}
 
 
 def _test_length(architecture: Architecture) -> int:
