@@ -122,5 +122,6 @@ def _add(module: Module, stored: Tensor, part: Float[Tensor, "rows cols"]) -> No
     into = into.T if module.transposed else into
     start = 0
     for first, stop in module.ranges or ((0, into.shape[0]),):
-        into[first:stop] += part[start : start + stop - first].to(into)
-        start += stop - first
+        rows = len(range(first, stop, module.step))
+        into[first : stop : module.step] += part[start : start + rows].to(into)
+        start += rows
