@@ -52,6 +52,7 @@ class _Resolver:
         self.sizes = sizes_of(model.config)
         self.trunk: Trunk = trunk_of(model, self.sizes)
         self.names = {module: name for name, module in model.named_modules()}
+        self.parameters = {value: name for name, value in model.named_parameters()}  # a shared one by its first name
         self.counts: dict[tuple[int, str, int], int] = {}
 
     def architecture(self) -> Architecture:
@@ -256,6 +257,8 @@ class _Block:
             path = f"{base}.{parameter}".rpartition(".")[0]
             owner = self.of.model.get_submodule(path)
             segments = [*([name] if name else []), *parameter.split(".")]
+            if self.of.parameters[value] != f"{base}.{parameter}":  # a block before this one has it
+                continue
             if part is self.tree and not (names.LOOSE.get(segments[0]) == kind or self._is_loose(kind, segments)):
                 continue
             if owner is stacked or (stacked is not None and self.of.names[stacked] + "." in f"{path}."):
@@ -352,8 +355,10 @@ class _Block:
             return [("q", queries), ("q_gate", tuple((stop, stop + d) for _, stop in queries))]
         if len(roles) < 2:
             return [(role, ()) for role in roles]
+        by_head = leaf in names.INTERLEAVED
         if leaf == "c_attn" and not transposed and kv == n:  # only GPT-2's is q, k, v one after the other
-            kv = 1 if rows == (n + 2) * d else 0
+            kv = 1 if rows == (n + 2) * d else kv
+            by_head = kv == n
         if not (n and kv and d) or rows != (n + 2 * kv) * d:
             return [("qkv", ())]
         if (stored := names.PARTED.get(type(self._parent(owner)).__name__)) is not None:
@@ -361,7 +366,7 @@ class _Block:
             width = n * d // parts
             starts = {name: [(3 * part + i) * width for part in range(parts)] for i, name in enumerate(order)}
             return [(name, tuple((start, start + width) for start in starts[name])) for name in roles]
-        if leaf in names.INTERLEAVED:
+        if by_head:
             per = n // kv
             group = (per + 2) * d
             return [
