@@ -27,41 +27,23 @@ class Piece:
     is_matrix: bool = False  # of a linear map: an embedding, a norm's gain and a bias are none
     expert: int = -1
     ranges: tuple[tuple[int, int], ...] = ()
-<<<<<<< HEAD
-    step: int = 1  # every other row where gate and up are interleaved
-=======
     step: int = 1  # of each range every how many rows
->>>>>>> main
     transposed: bool = False
 
     def take(self, stored: Tensor) -> Tensor:
         """This piece of the parameter (or of its expert), (out, in) where it is a matrix."""
         view = self._view(stored)
-<<<<<<< HEAD
-        return torch.cat([view[rows] for rows in self._slices()]) if self.ranges else view
-=======
         return torch.cat([view[start : stop : self.step] for start, stop in self.ranges]) if self.ranges else view
->>>>>>> main
 
     def put(self, stored: Tensor, value: Tensor) -> None:
         """Write it back."""
         view, at = self._view(stored), 0
         if not self.ranges:
             view.copy_(value)
-<<<<<<< HEAD
-        for rows in self._slices():
-            n = len(view[rows])
-            view[rows] = value[at : at + n]
-            at += n
-
-    def _slices(self) -> list[slice]:
-        return [slice(start, stop, self.step) for start, stop in self.ranges]
-=======
         for start, stop in self.ranges:
             n = len(range(start, stop, self.step))
             view[start : stop : self.step] = value[at : at + n]
             at += n
->>>>>>> main
 
     def _view(self, stored: Tensor) -> Tensor:
         view = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
