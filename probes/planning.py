@@ -139,7 +139,7 @@ def plan(
     require_sites(architecture)
     encoded, notes = _encoded(chosen, prompts, checkpoint, tokens)
     covered = coverage(checkpoint)
-    sites = Counter(site.kind for read in reads_of(architecture, sites_of(chosen, architecture)) for site in read.sites)
+    sites = Counter(site.name for read in reads_of(architecture, sites_of(chosen, architecture)) for site in read.sites)
     tables = estimate(chosen, architecture, encoded, experts_per_token(checkpoint.config)) if encoded else {}
     return Plan(
         architecture,

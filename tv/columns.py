@@ -71,7 +71,7 @@ KEYS: Mapping[str, Column] = {
         Column("prompt_id", "a prompt", "name"),
         Column("pos", "a place in a prompt, counted from its first token (0)", "int32"),
         Column("layer", "from 0; −1 is the embedding, `n_layers` the final norm and the unembedding", "int16"),
-        Column("component", "a writer into the residual stream: `attn`, `mlp`, `embed`", "name"),
+        Column("component", "what writes to the residual stream: `attn linear_attn ssm conv rnn mlp embed`, …", "name"),
         Column(
             "module",
             "one weight matrix: `embed q k v o gate up down router unembed`, a norm, a bias, …",

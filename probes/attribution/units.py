@@ -35,9 +35,9 @@ class Unit:
     neuron: int = -1
 
     def __str__(self) -> str:
-        """Its readable name: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`."""
+        """Its readable name: `mlp 3`, `q 3`, `attn 3 head 2`, `embed`, `vision_tower`."""
         name = self.module or self.component
-        if self.granularity not in ("type", "all") and name not in ("embed", "unembed"):
+        if self.granularity not in ("type", "all") and self.layer >= 0 and name != "unembed":
             name += f" {self.layer}"
         for part in ("expert", "head", "neuron"):
             if (index := getattr(self, part)) >= 0:

@@ -45,8 +45,8 @@ class Pair:
         if unread:
             names = ", ".join(dict.fromkeys(module.name for module in unread))
             notes[
-                f"not in the ledger, as what they give is not what their weights alone make of their input: {names} "
-                f"({len(unread)} modules)"
+                f"not in the ledger, as their output is not simply their weights applied to their input: {names} "
+                f"({len(unread)} module{'s' * (len(unread) > 1)})"
             ] = None
         return list(notes)
 

@@ -18,11 +18,7 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
         others = weights[moves(weights)]
         if others.empty:
             return ["No matrix moved: both checkpoints hold the same weights."]
-        top = others.loc[others.relative_norm.idxmax()]
-        return [
-            f"No matrix{' of the language model' * bool(groups(others))} moved, only {_named(others)}, most "
-            f"{place(top, n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)})."
-        ]
+        return [f"No matrix{' of the language model' * bool(groups(others))} moved, only {_largest(others, n_layers)}."]
     top = rows.loc[rows.relative_norm.idxmax()]
     blocks = rows[(rows.layer >= 0) & (rows.layer < n_layers)]
     sentences = [] if len(rows) == len(every) else [_trained(every)]
@@ -32,11 +28,7 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
     )
     besides = weights[moves(weights) & is_other(weights)]
     if len(besides):
-        top = besides.loc[besides.relative_norm.idxmax()]
-        sentences.append(
-            f"Beside matrices moved {_named(besides)}, most {place(top, n_layers)} (‖T‖/‖W‖ = "
-            f"{number(top.relative_norm)})."
-        )
+        sentences.append(f"Beside matrices moved {_largest(besides, n_layers)}.")
     if len(blocks):
         kinds = blocks.groupby("module").relative_norm.mean().sort_values(ascending=False)
         depth = blocks.groupby("layer").relative_norm.mean()
@@ -84,6 +76,13 @@ def place(row: pd.Series, n_layers: int) -> str:
     """A matrix, or a gain, as people name it: its module, and its layer where it is in a block."""
     expert = f"expert {row.expert}'s " if row.get("expert", -1) >= 0 else ""
     return f"{expert}{row.module} of layer {row.layer}" if 0 <= row.layer < n_layers else str(row.module)
+
+
+def _largest(rows: pd.DataFrame, n_layers: int) -> str:
+    """What is no matrix, by name, and how far the one moved that moved most."""
+    top = rows.loc[rows.relative_norm.idxmax()]
+    most = f", most {place(top, n_layers)}" * (len(rows) > 1)
+    return f"{_named(rows)}{most} (‖T‖/‖W‖ = {number(top.relative_norm)})"
 
 
 def _named(rows: pd.DataFrame) -> str:

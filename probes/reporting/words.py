@@ -166,7 +166,8 @@ def too_few(domains: Iterable[str], counts: Iterable[float]) -> str:
     return f"too few prompts or clusters for an interval, which takes {FEWEST}: {named}"
 
 
-_NUMBER = re.compile(r"[+−]?\d[\d.,]*\d(?: %)?|[+−]?\d(?: %)?")
+#: A number, and no digit inside a name: conv1d, q_2.
+_NUMBER = re.compile(r"(?<!\w)[+−]?(?:\d[\d.,]*\d|\d)(?: %)?")
 
 
 def linked(text: str, place: str) -> Markup:

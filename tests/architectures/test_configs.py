@@ -28,6 +28,7 @@ TOTALS = {
 }
 BLOCKS = {
     "deepseek-v3": "61 layers: 58 × attn + mlp of 256 experts, 3 × attn + mlp",
+    "gemma-4-e4b": "42 layers: 42 × attn + mlp + per_layer",
     "gpt-oss-20b": "24 layers: 24 × attn + mlp of 32 experts",
     "llama-4-scout": "48 layers: 48 × attn + mlp of 16 experts",
     "mistral-small-3.1": "40 layers: 40 × attn + mlp",

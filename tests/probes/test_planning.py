@@ -195,6 +195,8 @@ def test_on_the_command_line(
     assert result["said"][0].endswith("64 layers: 48 × linear_attn + mlp, 16 × attn + mlp")
     titles = [table["title"] for table in result["tables"]]
     assert titles == ["723 modules", "sites", "forwards per prompt", "memory in bfloat16", "disk"]
+    sites = dict(result["tables"][1]["data"])
+    assert (sites["attn_out"], sites["linear_attn_out"]) == (16, 48)  # each by its own name
     assert ["two models", "109.4 GB"] in result["tables"][3]["data"]
     status, _, err = call(monkeypatch, capsys, main, "run", suite, "--tokens", 9)
     assert (status, err) == (2, "error: --tokens is of --plan; a run counts its tokens itself\n")

@@ -111,7 +111,7 @@ class _Block:
     def __init__(self, resolver: _Resolver, layer: int, path: str, block: nn.Module) -> None:
         self.of, self.layer, self.path, self.tree = resolver, layer, path, block
         self.children = list(children_of(block))
-        self.parts = sorted(self._parts(), key=lambda part: is_mlp(part[0]))
+        self.parts = sorted(self._parts(), key=lambda part: (part[0] == "per_layer", is_mlp(part[0])))
         if not self.parts:
             resolver.refuse("no attention or other mixer and no MLP found", path)
         self.norms = {name: child for name, child in self.children if is_norm(child)}

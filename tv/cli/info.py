@@ -36,9 +36,14 @@ def info(
     say(in_words(architecture))
     if not isinstance(checkpoint.reader, OutlineTensors):
         say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
-    kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).size()
+    kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).numbers.agg(["size", "sum"])
     print_table(
-        "modules", ["module", "kind", "rows", "cols", "stored", "how many"], [[*at, n] for at, n in kinds.items()]
+        "modules",
+        ["module", "kind", "rows", "cols", "stored", "how many", "numbers"],
+        [
+            [name, kind, *((None, None) if kind == "group" else size), dtype, n, numbers]
+            for (name, kind, *size, dtype), (n, numbers) in zip(kinds.index, kinds.to_numpy().tolist(), strict=True)
+        ],
     )
     if facts is not None:
         say(f"{other}: fits; tokenizer {facts.tokenizer}")

@@ -117,6 +117,8 @@ def _print_alignment(frame: pd.DataFrame) -> None:
         rule = {"tail": "ε =", "energy": "energy share", "fixed": "dimension share"}[ruled.k_rule.iloc[0]]
         title += f", then SSA at {rule} {shown:g}"
     print_table(title, headings, rows)
+    if len(fixed) and fixed.ssa.isna().all():
+        say("no matrix of a block moved; embeddings, norms and parts beside the language model are in `tv geometry`")
     if "ssa_swap" in whole:
         sided = fixed[fixed.side != "two_sided"]
         mean_lift, swapped_lift = (float((sided[name] ** 2 / sided.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))

@@ -2,7 +2,7 @@
 
 import torch
 
-from probes.attribution.units import head_granularity, pieces, units_of
+from probes.attribution.units import component_name, head_granularity, pieces, units_of
 from tests.architectures.tiny import tiny_model
 from tv.architecture.resolve import resolve
 from tv.architecture.values import values_of
@@ -46,3 +46,8 @@ def test_two_mixers_in_a_layer_count_their_heads_each_for_itself() -> None:
     for matrix in ("q_proj.weight", "o_proj.weight", "out_proj.weight"):
         own = [count for name, count in counts.items() if name.endswith(matrix)]
         assert own and all(bool((count == 1).all()) for count in own)
+
+
+def test_what_lies_in_no_layer_is_named_without_one() -> None:
+    named = [component_name(*place) for place in ((-1, "vision_tower"), (-1, "embed"), (3, "unembed"), (2, "ssm"))]
+    assert named == ["vision_tower", "embed", "unembed", "ssm 2"]

@@ -69,7 +69,7 @@ def _others(*rows: tuple[int, str, str, float, float]) -> pd.DataFrame:
 def test_a_vision_tower_that_moved_alone_is_named() -> None:
     still = (0, "q", "linear", 0.0, 0.0)
     weights = _others(still, (-1, "vision_tower", "group", 0.3, 0.05), (-1, "projector", "group", 0.0, 0.0))
-    said = ["No matrix of the language model moved, only vision_tower, most vision_tower (‖T‖/‖W‖ = 0.0500)."]
+    said = ["No matrix of the language model moved, only vision_tower (‖T‖/‖W‖ = 0.0500)."]
     assert weights_sentences(weights, 2) == said and list(matrices(weights).module) == ["q"]
 
 

@@ -40,7 +40,7 @@ def test_what_did_not_move_has_a_dash_and_no_part_in_a_mean(tmp_path: Path, monk
     shown = {}
     for command in ("ssa", "geometry"):
         code, stdout, _ = call(monkeypatch, capsys, main, command, "--json", base, tuned)
-        assert code == 0 and "NaN" not in stdout
+        assert code == 0 and "NaN" not in stdout and "no matrix of a block moved" not in stdout
         shown |= {command: json.loads(stdout)["tables"][0]}
     alignment = tv.ssa(base, tuned, (0.05,), heads=False)
     moved = alignment[(alignment.layer == 1) & (alignment.module == "v") & (alignment.side == "left")]
@@ -53,6 +53,7 @@ def test_what_did_not_move_has_a_dash_and_no_part_in_a_mean(tmp_path: Path, monk
     assert rows["q"]["cos(W, T)"] is None and rows["q"]["‖T‖/‖W‖"] == 0 and rows["v"]["effective rank"] > 1
     code, stdout, _ = call(monkeypatch, capsys, main, "ssa", "--swap", base, base)
     assert code == 0 and "mean lift – on a module's own basis, – on another layer's" in stdout and "nan" not in stdout
+    assert "no matrix of a block moved" in stdout
 
 
 THIRD, NOTHING = 1 / 3, float("nan")
@@ -102,6 +103,15 @@ def test_info_and_extract(tmp_path: Path, monkeypatch, capsys) -> None:
     assert code == 0 and "LlamaForCausalLM" in stdout and "fits" in stdout
     assert call(monkeypatch, capsys, main, "extract", *pair, "-o", tmp_path / "t.safetensors")[0] == 0
     assert tv.TuningVector.load(tmp_path / "t.safetensors").norm() == pytest.approx(tv.extract(*pair).norm())
+
+
+def test_info_counts_the_numbers_of_each_kind_of_row(monkeypatch, capsys) -> None:
+    config = Path(__file__).parents[2] / "architectures" / "configs" / "mistral-small-3.1.json"
+    code, stdout, _ = call(monkeypatch, capsys, main, "info", "--json", config)
+    rows = json.loads(stdout)["tables"][0]["data"]
+    assert code == 0 and sum(row[-1] for row in rows) == 24_011_361_280
+    assert ["vision_tower", "group", None, None, "unknown", 1, 403_305_472] in rows  # no matrix: a sum over many
+    assert ["gate", "linear", 32768, 5120, "unknown", 40, 40 * 32768 * 5120] in rows
 
 
 def test_info_tells_the_notes_of_one_and_refuses_before_its_table(tmp_path: Path, monkeypatch, capsys) -> None:
