@@ -19,12 +19,14 @@ from probes.attribution.methods.depth import cuts
 from probes.attribution.methods.exact import graft, revert
 from probes.attribution.methods.path import path_effects
 from probes.attribution.methods.shapley import shapley
-from probes.attribution.methods.split import projected, split
+from probes.attribution.methods.split import _add, projected, split
 from probes.attribution.metric import answerable, answers, metric_of
 from probes.attribution.units import WHOLE, Unit, components
 from probes.capture.runner import output_bases
 from probes.errors import RunError
+from tests.pairs import build_model
 from tests.probes.attribution.conftest import Case
+from tv.architecture.resolve import resolve
 
 
 def test_depth_runs_from_one_model_to_the_other(case: Case) -> None:
@@ -246,6 +248,24 @@ def test_prompts_without_a_foil_cannot_answer_by_it(case: Case) -> None:
     with pytest.raises(RunError, match=r"no prompt has a target and a foil; .* choose the metric target_nll"):
         answerable(without, "logit_diff")
     assert answerable(without, "kl") == without
+
+
+def test_a_part_of_t_goes_where_its_rows_are() -> None:
+    """Of GPT-OSS every other row of an expert's stack is gate's; of GPT-2 a third of the columns is q's."""
+    for kind in ("gpt_oss", "gpt2"):
+        model = build_model(kind)
+        held = dict(model.named_parameters())
+        moved = {name: torch.zeros_like(value) for name, value in held.items()}
+        modules = [module for module in resolve(model).modules if module.kind == "linear" and not module.tied]
+        with torch.no_grad():
+            for module in modules:
+                _add(module, moved[module.parameter], module.matrix(_expert(held[module.parameter], module.expert)))
+        for name in {module.parameter for module in modules}:
+            assert torch.equal(moved[name], held[name]), name
+
+
+def _expert(stored: torch.Tensor, expert: int) -> torch.Tensor:
+    return stored[expert] if expert >= 0 and stored.ndim == 3 else stored
 
 
 def test_kl_is_zero_at_the_tuned_model(case: Case) -> None:
