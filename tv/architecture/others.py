@@ -25,13 +25,14 @@ def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -
             near.setdefault(place, module)
             place = place.rpartition(".")[0]
     paths = {module.path for module in modules}
+    towers = _towers(model, trunk)
     rows, groups = list[Module](), dict[str, Module]()
     for name, value in values_of(model).items():
         if name in known:
             continue
         path = name.rpartition(".")[0]
         layer, inside = _place(name, trunk.stack)
-        group = None if layer is not None or path in paths else _group(name, trunk)
+        group = None if layer is not None or path in paths else _group(name, trunk, towers)
         if group is not None:
             label = group.rpartition(".")[2]
             groups.setdefault(group, Module(-1, label, "group", label, group, group, ()))
@@ -58,10 +59,21 @@ def _place(parameter: str, stack: str) -> tuple[int | None, str]:
     return int(number), rest.removesuffix(".weight")
 
 
-def _group(parameter: str, trunk: Trunk) -> str | None:
+def _towers(model: PreTrainedModel, trunk: Trunk) -> set[str]:
+    """The parts of the trunk that are models of their own, by the depth of what they hold: a tower of its pictures."""
+    found = set()
+    for name, _ in model.named_parameters():
+        inside = name.removeprefix(f"{trunk.path}.")
+        part, *rest = inside.split(".")
+        if inside != name and len(rest) > 2 and f"{trunk.path}.{part}" != trunk.stack:
+            found.add(f"{trunk.path}.{part}")
+    return found
+
+
+def _group(parameter: str, trunk: Trunk, towers: set[str]) -> str | None:
     """The largest part that holds this parameter and not the text model; None where it lies beside or in that."""
     if parameter.startswith(f"{trunk.path}."):
-        return None
+        return next((tower for tower in towers if parameter.startswith(f"{tower}.")), None)
     segments = parameter.split(".")
     places = (".".join(segments[:depth]) for depth in range(1, len(segments)))
     return next((place for place in places if not f"{trunk.path}.".startswith(f"{place}.")), None)

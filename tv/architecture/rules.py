@@ -355,8 +355,10 @@ class _Block:
             return [("q", queries), ("q_gate", tuple((stop, stop + d) for _, stop in queries))]
         if len(roles) < 2:
             return [(role, ()) for role in roles]
+        by_head = leaf in names.INTERLEAVED
         if leaf == "c_attn" and not transposed and kv == n:  # only GPT-2's is q, k, v one after the other
-            kv = 1 if rows == (n + 2) * d else 0
+            kv = 1 if rows == (n + 2) * d else kv
+            by_head = kv == n
         if not (n and kv and d) or rows != (n + 2 * kv) * d:
             return [("qkv", ())]
         if (stored := names.PARTED.get(type(self._parent(owner)).__name__)) is not None:
@@ -364,7 +366,7 @@ class _Block:
             width = n * d // parts
             starts = {name: [(3 * part + i) * width for part in range(parts)] for i, name in enumerate(order)}
             return [(name, tuple((start, start + width) for start in starts[name])) for name in roles]
-        if leaf in names.INTERLEAVED:
+        if by_head:
             per = n // kv
             group = (per + 2) * d
             return [

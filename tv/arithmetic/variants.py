@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.architecture.resolve import resolve
+from tv.architecture.trunk import ends_of
 from tv.architecture.values import values_of
 from tv.arithmetic.methods.compose import check_method, compose
 from tv.arithmetic.methods.layout import Piece, layout
@@ -206,9 +207,7 @@ def of_one_form(model: PreTrainedModel, vectors: Sequence[TuningVector]) -> tupl
         (the model, or a copy that shares all tensors but the unembedding; the vectors, each moving both).
     """
     paths = {id(module): path for path, module in model.named_modules()}
-    embed, unembed = (
-        f"{paths.get(id(end), '')}.weight" for end in (model.get_input_embeddings(), model.get_output_embeddings())
-    )
+    embed, unembed = (f"{paths.get(id(end), '')}.weight" for end in ends_of(model))
     if not is_tied(model) or not any({embed, unembed} <= vector.shapes.keys() for vector in vectors):
         return model, list(vectors)
     return untied(model), [vector.untied(embed, unembed) for vector in vectors]
@@ -262,8 +261,7 @@ def _rows_of(value: Tensor, delta: Tensor) -> Tensor:
 
 def _vocabulary(model: PreTrainedModel) -> set[nn.Parameter]:
     """The parameters with a row a token."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {parameter for end in ends if isinstance(end, nn.Module) for parameter in end.parameters()}
+    return {parameter for end in ends_of(model) if isinstance(end, nn.Module) for parameter in end.parameters()}
 
 
 def _add(value: Tensor, delta: Tensor, scale: float) -> None:

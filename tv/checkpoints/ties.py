@@ -86,7 +86,7 @@ def _identity(file: Path) -> tuple[int, ...]:
 
 def untie(model: PreTrainedModel) -> None:
     """Give a tied model an unembedding of its own, with the embedding's values, in place."""
-    head = model.get_output_embeddings()
+    _, head = ends_of(model)
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
     name = next(name for name, module in model.named_modules() if module is head) + ".weight"
     (model.all_tied_weights_keys or {}).pop(name, None)
