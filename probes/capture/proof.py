@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from itertools import product
 from typing import Any, NoReturn
 
@@ -26,7 +27,8 @@ from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Writer
-from tv.errors import ArchitectureError
+from tv.architecture.rules import is_norm
+from tv.errors import ArchitectureError, first_line
 
 #: Relative error below which two sums of a forward pass count as the same, by the dtype the model computes in.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -83,12 +85,17 @@ class _Proof:
         self.n = _test_length(architecture)
         self.notes: list[str] = []
         self.calls: dict[str, list[tuple[Seen, Any, Any]]] = {}
+        if getattr(model.config, "is_encoder_decoder", False):
+            self._refuse("an encoder reads the prompt, and its logits are a decoder's")
         self.inputs = self._inputs()
         self.logits = self._forward()
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
         forms = self.forms = self._norm_forms()
+        for block in self.of.blocks:
+            self._require_one_stream(block.layer, self.seen(block.path))
+        scale = self._logit_scale() if self.of.final_norm in forms else (1.0, 1.0)
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -99,6 +106,7 @@ class _Proof:
             blocks.append(proved)
             writes |= {(block.layer, component): factor for component, factor in factors.items()}
             carries.append(carry)
+        self._require_final_norm()
         self._chain(blocks)
         later: Factor = 1.0
         for block, carry in zip(reversed(blocks), reversed(carries), strict=True):
@@ -114,7 +122,7 @@ class _Proof:
         architecture = replace(self.of, blocks=tuple(blocks), unread=unread)
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
-        return architecture, Flow(forms, own, experts, self._logit_scale(), tuple(dict.fromkeys(self.notes)))
+        return architecture, Flow(forms, own, experts, scale, tuple(dict.fromkeys(self.notes)))
 
     def _inputs(self) -> dict[str, Tensor]:
         config = self.model.config
@@ -152,15 +160,30 @@ class _Proof:
         try:
             with torch.inference_mode():
                 logits: Tensor = self.model(**self.inputs, use_cache=False).logits
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a model that text is not enough for may raise anything
+            self._refuse(self._no_text(error))
         finally:
             for handle in handles:
                 handle.remove()
+        if tuple(logits.shape[:2]) != shape:
+            self._refuse(f"its logits {list(logits.shape)} are not those of the {list(shape)} tokens it is given")
         return logits
+
+    def _no_text(self, error: Exception) -> str:
+        """Why a text alone does not run: what the forward pass demands besides, or what it says."""
+        arguments = signature(type(self.model).forward).parameters.values()
+        needed = [a.name for a in arguments if a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD]
+        missing = [name for name in needed if name not in ("self", *self.inputs)]
+        if missing:
+            return f"its forward needs {' and '.join(missing)}: it has no text-only pass"
+        return f"its forward pass on a text fails ({type(error).__name__}: {first_line(error)})"
 
     def _watched(self) -> Iterable[str]:
         """The blocks' modules, and those that the architecture names outside them."""
         stacks = tuple(f"{block.path}." for block in self.of.blocks)
-        named = {module.path for module in self.of.modules} | {self.of.final_norm, self.of.unembed}
+        named = {module.path for module in self.of.modules} | {self.of.final_norm, self.of.unembed} - {""}
         named |= {block.path for block in self.of.blocks}
         return [path for path, _ in self.model.named_modules() if path in named or path.startswith(stacks)]
 
@@ -173,22 +196,18 @@ class _Proof:
         if path == self.of.final_norm:
             calls = calls[-1:]
         if len(calls) != 1:
-            times = "never called" if not calls else f"called {len(calls)} times"
-            self._refuse(f"{path} is {times} in a forward pass, where the instrument reads a single call")
+            times = "never called where the prompt is a text" if not calls else f"called {len(calls)} times"
+            self._refuse(f"{path} is {times}, and the instrument reads the one call of a forward pass")
         return calls[0][0]
 
     def _block(self, block: Block, forms: Mapping[str, NormForm]) -> tuple[Block, dict[Component, Factor], Factor]:
         """The block with what its sums decide, each writer's factor, and what resid_pre is multiplied by."""
         whole = self.seen(block.path)
         pre, post = whole.input.float(), whole.output.float()
-        if pre.shape != post.shape or pre.ndim != 3:
-            self._refuse(
-                f"layer {block.layer} takes {list(pre.shape)} and gives {list(post.shape)}: more than a stream"
-            )
         best = float("inf")
         block = self._without_followers(block)
         options = [self._outs(block, writer) for writer in block.writers]
-        for fit in (_ones, _scalars, _vectors):
+        for fit in _FITS:
             for chosen in product(*options):
                 terms = [self.seen(path).output.float() for path in chosen]
                 if any(term.shape != post.shape for term in terms):
@@ -209,11 +228,53 @@ class _Proof:
                 writers = self._mids(writers, pre * carry, terms, factors)
                 named = {w.component: f for w, f in zip(writers, factors, strict=True)}
                 return replace(block, writers=writers), named, carry
+        self._refuse_other_streams(block, pre, post)
         names = " + ".join(f"{writer.component}_out" for writer in block.writers)
         self._refuse(
             f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best:.2g}), nor "
             "with a factor for each; this architecture scales or reroutes what it writes to the residual stream"
         )
+
+    def _require_one_stream(self, layer: int, seen: Seen) -> None:
+        pre, post = seen.input, seen.output
+        shape = list(pre.shape)
+        if pre.ndim == 4 and pre.shape == post.shape:
+            streams = shape[2] if shape[:2] == [_PROMPTS, self.n] else shape[0]
+            self._refuse(f"it keeps {streams} residual streams side by side (layer {layer} takes {shape})")
+        if pre.shape != post.shape or shape[:2] != [_PROMPTS, self.n] or pre.ndim != 3:
+            self._refuse(
+                f"layer {layer} takes {shape} and gives {list(post.shape)}, where {_PROMPTS} prompts of {self.n} "
+                "tokens have one stream each"
+            )
+
+    def _refuse_other_streams(self, block: Block, pre: Tensor, post: Tensor) -> None:
+        """Refuse a block whose stream is known to be no sum, by what it is."""
+        where = f"in layer {block.layer}"
+        normed = [pre]
+        for path in self._norms(block):
+            seen = self.seen(path)
+            if self._same(seen.output, post):
+                self._refuse(f"it normalises its residual stream behind what it adds ({path} {where}): no sum is left")
+            if self._same(seen.input, pre) and seen.output.shape == pre.shape:
+                normed.append(seen.output.float())
+        for chosen in product(*(self._outs(block, writer) for writer in block.writers)):
+            terms = [self.seen(path).output.float() for path in chosen]
+            wide, narrow = post.shape[-1], max(term.shape[-1] for term in terms)
+            if wide > narrow and wide % narrow == 0:
+                self._refuse(f"it keeps {wide // narrow} residual streams side by side ({where})")
+            if any(term.shape != post.shape for term in terms):
+                continue
+            if any(not isinstance(fit(x, post, terms, self.tolerance), float) for x in normed[1:] for fit in _FITS[:2]):
+                self._refuse(f"it normalises its residual stream and adds to that ({where})")
+            if self._same(sum(terms[1:], terms[0]), post):
+                self._refuse(f"it does not carry its residual stream on: {where} it begins a new one")
+            if not isinstance(_vectors(pre, post, [*terms, torch.ones_like(post)], self.tolerance), float):
+                self._refuse(f"it adds a constant to its residual stream beside what its components compute ({where})")
+
+    def _norms(self, block: Block) -> list[str]:
+        """The norms in a block that are called once."""
+        once = [path for path, calls in self.calls.items() if path.startswith(f"{block.path}.") and len(calls) == 1]
+        return [path for path in once if is_norm(self.model.get_submodule(path))]
 
     def _without_followers(self, block: Block) -> Block:
         """The block without parts that read what another part computed: they stand behind it, and write in its place.
@@ -222,10 +283,15 @@ class _Proof:
         """
         called = list(self.calls)  # a module is listed as it returns
         once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
-        if len(once) < len(block.writers):  # a part that several blocks share, or that text never enters
-            self._feeds(writer.component for writer in block.writers if writer not in once)
+        for writer in block.writers:
+            if writer not in once:  # a part that several blocks share, or that text never enters
+                self._feeds([writer.component]) if self.calls.get(writer.path) else self._idle(writer.component)
         if not once:
             self._called(block.writers[0].path)
+        for writer in once:
+            if len(once) > 1 and self._same(self.seen(writer.path).output, self.seen(writer.path).input):
+                self._idle(writer.component)
+                once = [other for other in once if other is not writer]
         writers = sorted(once, key=lambda writer: called.index(writer.path))
         behind = {path for writer in writers for path in self._behind(block, writer.path)}
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
@@ -234,6 +300,9 @@ class _Proof:
         self.notes += [
             f"{component} writes nothing to the stream itself: it feeds another part" for component in components
         ]
+
+    def _idle(self, component: Component) -> None:
+        self.notes.append(f"{component} adds nothing where the prompt is a text")
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -248,8 +317,8 @@ class _Proof:
         further = [path for first in behind for path in self._behind(block, first)]
         last = [writer.head_in] if writer.head_in is not None else []
         last += [m.path for m in self.of.modules if self._ends(m, block, writer)]
-        said = [writer.out] if len(self.calls.get(writer.out, [])) == 1 else []
-        return list(dict.fromkeys([*said, *further, *behind, writer.path, *last]))
+        said = list(dict.fromkeys([writer.out, *further, *behind, writer.path, *last]))
+        return [path for path in said if len(self.calls.get(path, [])) == 1]
 
     def _behind(self, block: Block, path: str) -> list[str]:
         """The parts of the block that read what the module at `path` gives."""
@@ -405,7 +474,7 @@ class _Proof:
 
     def _norm_forms(self) -> dict[str, NormForm]:
         forms = {}
-        paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm}
+        paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm} - {""}
         for path in paths:
             calls = self.calls.get(path, [])
             if len(calls) == 1 or (calls and path == self.of.final_norm):
@@ -413,9 +482,13 @@ class _Proof:
                 form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
                 if form is not None:
                     forms[path] = form
-        if self.of.final_norm not in forms:
-            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
         return forms
+
+    def _require_final_norm(self) -> None:
+        if not self.of.final_norm:
+            self._refuse("no final norm found between its blocks and its unembedding")
+        if self.of.final_norm not in self.forms:
+            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
 
     def _logit_scale(self) -> tuple[float, float]:
         """What the final norm's output is multiplied by before the unembedding, and the logits behind it.
@@ -424,11 +497,12 @@ class _Proof:
         """
         normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
         entering = last.input.float()
+        other = f"{self.of.unembed} reads something else than the output of {self.of.final_norm}: more stands between"
         if entering.shape != normed.shape:
-            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
+            self._refuse(other)
         before, error = _multiple(entering, normed)
         if error > self.tolerance:
-            self._refuse(f"{self.of.unembed} reads something else than the final norm's output")
+            self._refuse(other)
         logits, given = self.logits.float(), last.output.float()
         if logits.shape != given.shape:
             return _snapped(before), 1.0
@@ -486,7 +560,8 @@ def _scalars(
         solution = torch.linalg.lstsq(a, goal[0].flatten().double().cpu()[:, None]).solution[:, 0].tolist()
         found = [_snapped(value) for value in solution]
         carry, factors = (found[0], found[1:]) if carried else (1.0, found)
-        error = _error(pre, post, terms, carry, factors)
+        # a term that is the stream itself explains it, and no component
+        error = float("inf") if _is_nothing(carry) else _error(pre, post, terms, carry, factors)
         if _explains(error, post, pre, terms, carry, factors, tolerance):
             return carry, list(factors)
     return error
@@ -505,10 +580,15 @@ def _vectors(
         solution = torch.linalg.lstsq(a, b).solution[..., 0].float().to(pre.device)  # (d_model, writers)
         found: list[Factor] = list(solution.unbind(-1))
         carry, factors = (found[0], found[1:]) if carried else (1.0, found)
-        error = _error(pre, post, terms, carry, factors)
+        # a term that is the stream itself explains it, and no component
+        error = float("inf") if _is_nothing(carry) else _error(pre, post, terms, carry, factors)
         if _explains(error, post, pre, terms, carry, factors, tolerance):
             return carry, factors
     return error
+
+
+#: How what a block writes may reach the stream, the simplest way first.
+_FITS = (_ones, _scalars, _vectors)
 
 
 def _error(pre: Tensor, post: Tensor, terms: Sequence[Tensor], carry: Factor, factors: Sequence[Factor]) -> float:
@@ -528,8 +608,6 @@ def _explains(
     tolerance: float,
 ) -> bool:
     """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
-    if _is_nothing(carry):  # a term that is the stream itself explains it, and no component
-        return False
     terms = [factor * term for factor, term in zip(factors, terms, strict=True) if not _is_nothing(factor)]
     smallest = min((float(term.norm()) for term in terms), default=0.0)
     return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest

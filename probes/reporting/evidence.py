@@ -88,12 +88,14 @@ def gather(run: Run, tuned: str) -> Evidence:
             ),
             domain_of,
         ),
-        _changes(rows_of(
+        _changes(
+            rows_of(
                 run,
                 "changes",
                 "prompt_id layer component relative_change cosine",
                 [*this_model, *_WHOLE, ("expert", "==", -1)],
-            )),
+            )
+        ),
         _ledger(
             rows_of(
                 run,

@@ -22,7 +22,7 @@ class Trunk:
     blocks: nn.ModuleList
     embed: nn.Module
     positions: nn.Module | None  # an embedding of positions, added to that of tokens
-    final_norm: nn.Module
+    final_norm: nn.Module | None  # None where the blocks normalise the stream themselves
     unembed: nn.Module
 
 
@@ -45,17 +45,20 @@ def trunk_of(model: PreTrainedModel, sizes: Sizes) -> Trunk:
     *_, stack, blocks = max(fitting, key=lambda row: row[:4])
     path = stack.rpartition(".")[0]
     trunk = model.get_submodule(path)
-    final_norm = next(
-        (getattr(trunk, n) for n in names.FINAL_NORMS if isinstance(getattr(trunk, n, None), nn.Module)), None
-    )
-    if final_norm is None:
-        raise ArchitectureError(f"{kind}: no final norm found in {path or 'the module tree'}")
+    around = [trunk, model.get_submodule(path.rpartition(".")[0])]
+    ends = (getattr(part, name, None) for part in around for name in names.FINAL_NORMS)
+    final_norm = next((norm for norm in ends if isinstance(norm, nn.Module)), None)
     positions = next((getattr(trunk, n) for n in names.POSITIONS if _is_matrix(getattr(trunk, n, None))), None)
     return Trunk(path, stack, blocks, embed, positions, final_norm, unembed)
 
 
 def ends_of(model: PreTrainedModel) -> tuple[Any, Any]:
-    """Embedding and unembedding; None where the model does not say which they are."""
+    """Embedding and unembedding, of a wrapper that says neither those of a part; None where nothing says it."""
+    ends = [_said(part) for part in model.modules() if isinstance(part, PreTrainedModel)]
+    return next((pair for pair in ends if all(map(_is_matrix, pair))), ends[0])
+
+
+def _said(model: PreTrainedModel) -> tuple[Any, Any]:
     try:
         return model.get_input_embeddings(), model.get_output_embeddings()
     except NotImplementedError:

@@ -56,12 +56,8 @@ class Ranks:
             "a matrix, `linear` or `embed`; `norm`, `bias`; another parameter, `vector`; all of a part, `group`",
             "name",
         ),
-        Column(
-            "rows", "of W: the output side; a `vector`'s first dimension; of a `group` how many numbers", "int64"
-        ),
-        Column(
-            "cols", "of W: the input side; a `vector`'s other dimensions as one; 1 where there is none", "int32"
-        ),
+        Column("rows", "of W: the output side; a `vector`'s first dimension; of a `group` how many numbers", "int64"),
+        Column("cols", "of W: the input side; a `vector`'s other dimensions as one; 1 where there is none", "int32"),
         Column("tied", "the same parameter as the embedding's: one matrix, whose effects are `embed`'s", "bool"),
     ),
 )
