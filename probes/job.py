@@ -50,6 +50,7 @@ from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_tokens
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.checkpoints.tokenizers import tokenizer_digest
+from tv.errors import WARNING
 from tv.evaluation.ends import ends_by
 from tv.matching.matching import match_pair
 from tv.measures.cosine import cosine
@@ -633,6 +634,10 @@ def _manifest(job: Job) -> dict[str, Any]:
         "checkpoints": _checkpoints(pairs),
         "power": job.power,
         "sameness": {pair.name: pair.sameness for pair in pairs if pair.sameness is not None},
+        "coverage": {
+            pair.name: asdict(pair.facts.coverage) | {"note": pair.facts.coverage.note.removeprefix(WARNING)}
+            for pair in pairs
+        },
         "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {
             shard.name: [item.prompt.id for item in shard.encoded]

@@ -191,6 +191,7 @@ def _mapped(
         rows = rows[rows.epsilon.isna() if epsilon is None else (rows.epsilon - epsilon).abs() < 1e-9]
     else:
         by = ["prompt_id"] * ("prompt_id" in SCHEMAS[source].names)
+        where += [("kind", "not in", ["vector", "group"])] * (source == "weights")  # they have no place in a block
         rows = run.df(source, columns=[*by, "layer", across, *asked], where=where)
     if "prompt_id" in rows:
         rows = (

@@ -94,8 +94,8 @@ def build_model(architecture: str = "llama", *, seed: int = 0) -> PreTrainedMode
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     generator = torch.Generator().manual_seed(seed + 1000)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or name.endswith("bias"):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
     return model
 

@@ -74,7 +74,7 @@ KEYS: Mapping[str, Column] = {
         Column("component", "a writer into the residual stream: `attn`, `mlp`, `embed`", "name"),
         Column(
             "module",
-            "one weight matrix: `embed q k v o gate up down router unembed`, a norm, a bias, another parameter, a group",
+            "one weight matrix: `embed q k v o gate up down router unembed`, a norm, a bias, …",
             "name",
         ),
         Column("head", "a head's index, or −1: all of them together", "int16"),

@@ -2,6 +2,8 @@
 
 #: The longest message: what it quotes from a file can be of any length.
 _MOST_CHARACTERS = 2_000
+#: What a note begins with that no reader may miss.
+WARNING = "warning: "
 
 
 class InputError(Exception):

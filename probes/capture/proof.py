@@ -339,9 +339,10 @@ class _Proof:
         return here and module.name.rstrip("_0123456789") in ("o", "out_proj", "down")
 
     def _as_read(self, block: Block, writer: Writer, out: str) -> Writer:
-        """The writer with what was found to write for it."""
-        behind = out != writer.path and not out.startswith(f"{writer.path}.")
-        return replace(writer, out=out, post_norm=out if behind else None)
+        """The writer with what was found to write for it: a part behind it, or its last matrix alone."""
+        if out == writer.path or out.startswith(f"{writer.path}."):
+            return replace(writer, path=out, out=out, post_norm=None)
+        return replace(writer, out=out, post_norm=out)
 
     def _mids(
         self, writers: Sequence[Writer], stream: Tensor, terms: Sequence[Tensor], factors: Sequence[Factor]

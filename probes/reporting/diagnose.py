@@ -15,7 +15,7 @@ from scipy import stats
 
 from probes.reporting.alignment import GAP
 from probes.reporting.evidence import Evidence, gather, rows_of
-from probes.reporting.moved import place
+from probes.reporting.moved import moves, place
 from probes.reporting.words import (
     change_form,
     interval,
@@ -108,7 +108,7 @@ def _little_change(evidence: Evidence, run: Run) -> Verdict:
         return None, f"No metric changed for sure, and {len(unsure)} of {len(rows)} cannot be told{corrected}: {why}."
     most = f"all {len(rows)} are within noise or too small to matter ({_most(rows)})"
     weights = evidence.all_weights
-    if len(weights) and not (weights.relative_norm > 0).any():
+    if len(weights) and not moves(weights).any():
         return True, f"No metric changed: {most}. Both checkpoints hold the same weights: there is nothing to negate."
     known = rows[(rows.metric == "exact_match") & (rows.base >= ALIGNED)]
     why = (
@@ -157,7 +157,7 @@ def _not_derived(evidence: Evidence, run: Run) -> Verdict:
 
 def _rounding(evidence: Evidence, run: Run) -> Verdict:
     """Of the modules that moved; they are all there are, so that their median has no interval."""
-    moved = evidence.all_weights[evidence.all_weights.relative_norm > 0]
+    moved = evidence.all_weights[moves(evidence.all_weights)]
     rows = moved.dropna(subset="noise_share")
     if moved.empty:
         return None, _STILL.format(len(evidence.all_weights))
@@ -180,7 +180,7 @@ def _nothing_new(evidence: Evidence, run: Run) -> Verdict:
     rows = evidence.alignment[evidence.alignment.ssa > 0]  # what moved
     at = rows[np.isclose(rows.epsilon.astype(float), 0.05) & (rows.side == "left")]
     fixed = rows[rows.epsilon.isna() & (rows.side == "left")]
-    if len(evidence.all_weights) and not (evidence.all_weights.relative_norm > 0).any():
+    if len(evidence.all_weights) and not moves(evidence.all_weights).any():
         return None, _STILL.format(len(evidence.all_weights))
     if at.empty or fixed.empty:
         return None, f"SSA at ε = 0.05 is known of {len(at)} matrices that moved, of the leading tenth of {len(fixed)}."

@@ -43,6 +43,7 @@ class Evidence:
     whole: pd.DataFrame  # domain method control metric effect within_noise: all of T grafted, and control vectors
     control_draws: pd.DataFrame  # domain control draw metric effect: draws of control vectors, grafted whole
     sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
+    unseen: str = ""  # what differs between the two models and is in no row of any table, in a line
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)  # `weights` of every expert
 
     @property
@@ -64,8 +65,8 @@ def gather(run: Run, tuned: str) -> Evidence:
         ("method", "in", list(CAUSAL_MEASURES)),
     ]
     of_weights = (
-        "layer module head expert relative_norm cosine changed_fraction noise_share stable_rank cos_weight_delta "
-        "rows cols diagonal_energy diagonal_energy_null"
+        "layer module head expert kind delta_norm relative_norm cosine changed_fraction noise_share stable_rank "
+        "cos_weight_delta rows cols diagonal_energy diagonal_energy_null"
     )
     measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
     return Evidence(
@@ -130,8 +131,13 @@ def gather(run: Run, tuned: str) -> Evidence:
         ),
         one_metric(rows_of(run, "control_draws", "domain control draw metric effect", this_model)),
         run.manifest.get("sameness", {}).get(tuned, {}),
+        _unseen(run.manifest.get("coverage", {}).get(tuned, {})),
         rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", ">=", 0), ("tied", "==", False)]),
     )
+
+
+def _unseen(coverage: Mapping[str, Any]) -> str:
+    return coverage["note"] if coverage.get("n_changed") else ""
 
 
 def rows_of(run: Run, table: str, columns: str, where: Sequence[Any]) -> pd.DataFrame:

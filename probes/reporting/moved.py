@@ -1,10 +1,10 @@
-"""Which matrices moved, how far, and whether rounding could explain it: in sentences."""
+"""Which matrices and other parameters moved, how far, and whether rounding could explain it: in sentences."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from probes.reporting.words import number, percent
+from probes.reporting.words import listing, number, percent
 from tv.architecture.anatomy import MODULES
 
 
@@ -15,13 +15,13 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
         return []
     rows = moved(weights)
     if rows.empty:
-        vectors = weights[weights.relative_norm > 0]
-        if vectors.empty:
+        others = weights[moves(weights)]
+        if others.empty:
             return ["No matrix moved: both checkpoints hold the same weights."]
-        top = vectors.loc[vectors.relative_norm.idxmax()]
+        top = others.loc[others.relative_norm.idxmax()]
         return [
-            f"No matrix moved, only gains of norms or biases ({len(vectors)}), most {place(top, n_layers)} (‖T‖/‖W‖ = "
-            f"{number(top.relative_norm)})."
+            f"No matrix{' of the language model' * bool(groups(others))} moved, only {_named(others)}, most "
+            f"{place(top, n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)})."
         ]
     top = rows.loc[rows.relative_norm.idxmax()]
     blocks = rows[(rows.layer >= 0) & (rows.layer < n_layers)]
@@ -30,6 +30,13 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
         f"The largest relative move is {place(top, n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}), the median "
         f"over {len(rows)} matrices{' that moved' if sentences else ''} {number(rows.relative_norm.median())}."
     )
+    besides = weights[moves(weights) & is_other(weights)]
+    if len(besides):
+        top = besides.loc[besides.relative_norm.idxmax()]
+        sentences.append(
+            f"Beside matrices moved {_named(besides)}, most {place(top, n_layers)} (‖T‖/‖W‖ = "
+            f"{number(top.relative_norm)})."
+        )
     if len(blocks):
         kinds = blocks.groupby("module").relative_norm.mean().sort_values(ascending=False)
         depth = blocks.groupby("layer").relative_norm.mean()
@@ -47,14 +54,30 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
 
 
 def matrices(weights: pd.DataFrame) -> pd.DataFrame:
-    """The rows of matrices, without the norms' gains and without biases, which are vectors."""
-    return weights[~weights.module.astype(str).str.endswith(("norm", "bias"))]
+    """The rows of matrices: no norm's gain, no bias, no other parameter, no group."""
+    return weights[~weights.module.astype(str).str.endswith(("norm", "bias")) & ~is_other(weights)]
+
+
+def is_other(weights: pd.DataFrame) -> pd.Series:
+    """Which rows are of a parameter that is no module, or of a group of parameters."""
+    kind = weights["kind"] if "kind" in weights else pd.Series("", weights.index)
+    return kind.isin(("vector", "group"))
+
+
+def groups(weights: pd.DataFrame) -> list[str]:
+    """The groups among the rows, by name: parts beside the language model, or outside the forward pass."""
+    return list(weights.module[weights.kind == "group"]) if "kind" in weights else []
+
+
+def moves(weights: pd.DataFrame) -> pd.Series:
+    """Which rows have a T that is not 0; of a W that is 0, as a new bias is, the relative norm cannot tell."""
+    return weights["delta_norm" if "delta_norm" in weights else "relative_norm"] > 0
 
 
 def moved(weights: pd.DataFrame) -> pd.DataFrame:
     """The rows of matrices whose T is not 0."""
     rows = matrices(weights)
-    return rows[rows.relative_norm > 0]
+    return rows[moves(rows)]
 
 
 def place(row: pd.Series, n_layers: int) -> str:
@@ -63,11 +86,21 @@ def place(row: pd.Series, n_layers: int) -> str:
     return f"{expert}{row.module} of layer {row.layer}" if 0 <= row.layer < n_layers else str(row.module)
 
 
+def _named(rows: pd.DataFrame) -> str:
+    """What is no matrix, by name, with the number of its rows where there are several; gains and biases as one."""
+    others = is_other(rows)
+    counts = rows.module[others].astype(str).value_counts(sort=False)
+    named = [f"{name} ({n} layers)" if n > 1 else name for name, n in counts.items()]
+    if len(rest := rows[~others]):
+        named.append(f"gains of norms or biases ({len(rest)})")
+    return listing(named)
+
+
 def _trained(every: pd.DataFrame) -> str:
     """By module: all of its layers, some of them, or none."""
     of_experts = set(every.module[every.expert >= 0]) if "expert" in every else set()
     order = {name: i for i, name in enumerate(MODULES)}
-    counts = (every.relative_norm > 0).groupby(every.module.astype(str)).agg(["sum", "size"])
+    counts = moves(every).groupby(every.module.astype(str)).agg(["sum", "size"])
     counts = counts.loc[sorted(counts.index, key=lambda name: order.get(name, len(order)))]
     part = {
         name: "{} ({} of {} matrices)" if name in of_experts else "{} (in {} of {} layers)" for name in counts.index

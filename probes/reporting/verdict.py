@@ -18,7 +18,7 @@ from probes.reporting.causes import causes_sentences, largest_sentence
 from probes.reporting.controls import control_sentence
 from probes.reporting.evidence import Evidence
 from probes.reporting.link_sentences import link_sentences
-from probes.reporting.moved import matrices, moved, place, weights_sentences
+from probes.reporting.moved import groups, matrices, moved, moves, place, weights_sentences
 from probes.reporting.own_doing import ledger_sentences
 from probes.reporting.sameness import sameness_sentences
 from probes.reporting.words import (
@@ -44,6 +44,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
     """The verdict on one tuned model, most important first."""
     got_worse = "worse" in said_of_each(evidence.behaviour).said.unique()
     statements = [
+        Statement("Unseen", unseen_sentences(evidence.unseen), "worse"),
         Statement("Sameness", sameness_sentences(evidence.sameness)),
         Statement("Behaviour", behaviour_sentences(evidence.behaviour)),
         Statement("Got worse", worse_sentences(evidence.behaviour), "worse" if got_worse else ""),
@@ -56,6 +57,11 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Does not hold", limits(evidence), "limits"),
     ]
     return [statement for statement in statements if statement.sentences]
+
+
+def unseen_sentences(unseen: str) -> list[str]:
+    """A warning where the two models differ in what no table shows."""
+    return [f"{unseen}: what they do to behaviour is attributed to nothing."] if unseen else []
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ def _where(evidence: Evidence) -> str:
             f"weights moved most in {place(top, evidence.n_layers)} (‖T‖/‖W‖ = {number(top.relative_norm)}, median "
             f"{number(rows.relative_norm.median())})"
         )
+    elif names := groups(evidence.all_weights[moves(evidence.all_weights)]):
+        parts.append(f"no matrix of the language model moved, only {listing(names)}")
     if len(evidence.flips):
         means = evidence.flips.groupby("layer")[["flip_rate", "chance_flip_rate"]].mean().mean()
         floor = evidence.noise_floor.flip_rate.mean() if len(evidence.noise_floor) else float("nan")

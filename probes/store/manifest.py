@@ -79,6 +79,7 @@ class _Manifest(_Form):
     checkpoints: dict[str, _Checkpoint] = {}
     sameness: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[str]] = {}
+    coverage: dict[str, dict[str, Any]] = {}
     shards: dict[str, list[str]] = {}
     n_prompts: int = 0
     n_tokens: int = 0

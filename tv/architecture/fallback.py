@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tv.architecture.anatomy import Architecture, Component, Kind, Module
 from tv.architecture.sizes import Sizes, sizes_of
 from tv.architecture.trunk import ends_of
+from tv.architecture.values import values_of
 
 #: Path segments that name attention or an MLP.
 _ATTENTION, _MLP = re.compile(r"attn|attention"), re.compile(r"mlp|ffn|feed_forward|moe|experts")
@@ -69,9 +70,10 @@ def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
     lists = {path: len(module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     depth = sizes.n_layers or max(lists.values(), default=0)
     stacks = [path for path, length in lists.items() if length == depth]
-    places = {name: _place(name, stacks) for name, _ in model.named_parameters()}
+    values = values_of(model)
+    places = {name: _place(name, stacks) for name in values}
     count = Counter(places.values())
-    for parameter, tensor in model.named_parameters():
+    for parameter, tensor in values.items():
         path = parameter.rpartition(".")[0]
         owner = model.get_submodule(path)
         layer, rest = places[parameter]

@@ -31,8 +31,8 @@ def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -
             continue
         path = name.rpartition(".")[0]
         layer, inside = _place(name, trunk.stack)
-        if layer is None and not (name.startswith(f"{trunk.path}.") or path in paths or "." not in name):
-            group = _group(name, trunk)
+        group = None if layer is not None or path in paths else _group(name, trunk)
+        if group is not None:
             label = group.rpartition(".")[2]
             groups.setdefault(group, Module(-1, label, "group", label, group, group, ()))
             continue
@@ -58,11 +58,10 @@ def _place(parameter: str, stack: str) -> tuple[int | None, str]:
     return int(number), rest.removesuffix(".weight")
 
 
-def _group(parameter: str, trunk: Trunk) -> str:
-    """The largest part that holds this parameter and not the text model."""
+def _group(parameter: str, trunk: Trunk) -> str | None:
+    """The largest part that holds this parameter and not the text model; None where it lies beside or in that."""
+    if parameter.startswith(f"{trunk.path}."):
+        return None
     segments = parameter.split(".")
-    for depth in range(1, len(segments)):
-        path = ".".join(segments[:depth])
-        if not f"{trunk.path}.".startswith(f"{path}."):
-            return path
-    return segments[0]
+    places = (".".join(segments[:depth]) for depth in range(1, len(segments)))
+    return next((place for place in places if not f"{trunk.path}.".startswith(f"{place}.")), None)

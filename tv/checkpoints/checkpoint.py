@@ -60,9 +60,9 @@ class Checkpoint:
         return tuple(self.reader.infos)
 
     @property
-    def outside(self) -> Mapping[str, TensorInfo]:
-        """Tensors of its files that no module of the model takes, by name: outside the forward pass."""
-        return self.reader.outside
+    def beside(self) -> Mapping[str, TensorInfo]:
+        """Stored floats that are no parameters, by name: saved buffers, and what no module of the model takes."""
+        return self.reader.beside
 
     @property
     def converted(self) -> Sequence[Sequence[str]]:
@@ -131,13 +131,13 @@ class Checkpoint:
 
     def info(self, name: str) -> TensorInfo:
         """Shape and stored dtype of `name`. Raises CheckpointError where there is no such tensor."""
-        found = self.reader.infos.get(name) or self.reader.outside.get(name)
+        found = self.reader.infos.get(name) or self.reader.beside.get(name)
         if found is None:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing; the checkpoint is incomplete")
         return found
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
-        """A parameter as stored, or one expert of it alone, on the CPU.
+        """A parameter (or one of `beside`) as stored, or one expert of it alone, on the CPU.
 
         A quantised weight is dequantised to float32. Raises CheckpointError where it is missing, damaged, or not
         finite.
@@ -204,6 +204,8 @@ class Checkpoint:
         return difference(view(self.read(name, expert)), view(base.read(name, expert)))
 
     def _finite(self, name: str, value: Tensor) -> Tensor:
+        if name not in self.reader.infos:  # a buffer may be a bound that is not finite
+            return value
         for piece in value.flatten().split(_PIECE):
             if not bool(torch.isfinite(piece.double().sum())) and not bool(torch.isfinite(piece.double()).all()):
                 where = (~torch.isfinite(value.double())).nonzero()[0].tolist()

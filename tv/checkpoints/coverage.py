@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.runtime.common_rows import common_rows
+from tv.errors import WARNING
 
 _NAMED = 3  # names that the note gives
 
@@ -24,7 +24,7 @@ class Coverage:
     Attributes:
         n_parameters: Numbers in the model's parameters.
         n_unrowed: Those that are in no row.
-        names: The parameters, and the buffers that differ, that they lie in.
+        names: The parameters that they lie in.
         n_changed: How many of them differ between the two models; 0 of one model alone.
 
     Examples:
@@ -40,14 +40,14 @@ class Coverage:
 
     @property
     def note(self) -> str:
-        """One line for a reader; empty where every number is in a row."""
+        """One line for a reader; a warning where they differ; empty where there are none."""
         if not self.n_unrowed:
             return ""
         names = ", ".join(self.names[:_NAMED])
         more = f" and {len(self.names) - _NAMED} more" if len(self.names) > _NAMED else ""
         share = 100 * self.n_unrowed / max(1, self.n_parameters)
-        changed = f"; of these {self.n_changed:,} differ between the two" if self.n_changed else ""
-        return f"{self.n_unrowed:,} parameters ({share:.2g} %) are in no row: {names}{more}{changed}"
+        text = f"{self.n_unrowed:,} parameters ({share:.2g} %) are in no row: {names}{more}"
+        return f"{WARNING}{text}; of these {self.n_changed:,} differ between the two" if self.n_changed else text
 
 
 def coverage(base: Checkpoint, tuned: Checkpoint | None = None) -> Coverage:
@@ -78,9 +78,6 @@ def coverage(base: Checkpoint, tuned: Checkpoint | None = None) -> Coverage:
         if tuned is not None:
             delta = tuned.delta(name, base).flatten()
             changed += int(torch.count_nonzero(delta[places[places < len(delta)]]))
-    for name, count in _moved_buffers(base, tuned):
-        names.append(name)
-        unrowed, changed = unrowed + count, changed + count
     return Coverage(total, unrowed, tuple(names), changed)
 
 
@@ -111,15 +108,3 @@ def _free(checkpoint: Checkpoint, name: str) -> Int[Tensor, " n"]:
 
 def _is_bias(module: Module, name: str) -> bool:
     return module.expert < 0 and name == f"{module.path}.bias"
-
-
-def _moved_buffers(base: Checkpoint, tuned: Checkpoint | None) -> Iterator[tuple[str, int]]:
-    """Stored buffers of floats that differ, each with the number of its entries that do."""
-    if tuned is None:
-        return
-    after = tuned.buffers
-    for name, value in base.buffers.items():
-        if name in after and value.is_floating_point():
-            one, other = common_rows(value, after[name])
-            if one.shape == other.shape and (count := int((one != other.to(one.dtype)).sum())):
-                yield name, count

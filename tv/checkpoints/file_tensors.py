@@ -5,7 +5,7 @@ Files may name a parameter otherwise, or keep each expert of a fused tensor apar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -119,20 +119,22 @@ class FileTensors(Tensors):
         self.converted = tuple(makers.values())
         keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
         self._buffers = {key: stored[key] for key in keys}
-        others = {
+        beside = {
             name if len(of.keys) == 1 else key: stored[key]
             for name, of in files.items()
             for key in of.keys
-            if name not in known and not is_left_over(key)
+            if name not in tied and not is_left_over(key)
         }
-        self._outside = {name: tensor for name, tensor in others.items() if tensor.dtype in ROUNDING}
-        self.outside = {name: TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self._outside.items()}
-        unread = [tensor.name for name, tensor in others.items() if name not in self.outside]
-        self.notes = tuple(self._notes([key for key in unread if not is_ignored(key, model)], model))
+        self._beside = {name: tensor for name, tensor in beside.items() if tensor.dtype in ROUNDING}
+        self.beside = {name: TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self._beside.items()}
+        unused = {name: tensor.name for name, tensor in beside.items() if name not in known}
+        outside = [key for name, key in unused.items() if name in self.beside]
+        unread = [key for name, key in unused.items() if name not in self.beside and not is_ignored(key, model)]
+        self.notes = tuple(self._notes(type(model).__name__, {"outside the forward pass": outside, "left out": unread}))
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
-        if name in self._outside:
-            return self._outside[name].load(expert)
+        if name in self._beside:
+            return self._beside[name].load(expert)
         return self._parameters[name].read(expert)
 
     def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
@@ -211,8 +213,10 @@ class FileTensors(Tensors):
             )
         return piece
 
-    def _notes(self, unread: Sequence[str], model: PreTrainedModel) -> Iterable[str]:
-        what = f"no module of {type(model).__name__} as config.json describes it"
-        for keys, end in ((list(self.outside), "outside the forward pass"), (unread, "left out")):
+    def _notes(self, model: str, unused: Mapping[str, Sequence[str]]) -> Iterator[str]:
+        for what, keys in unused.items():
             if keys:
-                yield f"{self._source}: {len(keys)} of its tensors ({keys[0]!r} first) are in {what}: {end}"
+                yield (
+                    f"{self._source}: {len(keys)} of its tensors ({keys[0]!r} first) are in no module of {model} as "
+                    f"config.json describes it: {what}"
+                )

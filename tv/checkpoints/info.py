@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from typing import Any
+
 import pandas as pd
 
+from tv.architecture.anatomy import Module
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.coverage import coverage
 from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.outside import groups_outside, members
 
 
 def info(source: Source) -> pd.DataFrame:
@@ -14,8 +22,9 @@ def info(source: Source) -> pd.DataFrame:
         source: Whatever `open_checkpoint` opens.
 
     Returns:
-        A row per module, norm gains and embeddings included, in execution order: `layer module expert kind component
-        rows cols heads dtype tied parameter`.
+        A row per module, norm gains and embeddings included, in execution order, then one per other parameter and per
+        part beside the language model: `layer module expert kind component rows cols heads dtype tied parameter`.
+        `attrs["notes"]` says what is in no row.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
@@ -26,23 +35,34 @@ def info(source: Source) -> pd.DataFrame:
         ['attn_norm', 'q', 'k', 'v', 'o', 'mlp_norm', 'gate', 'up', 'down']
     """
     checkpoint = open_checkpoint(source)
-    frame = pd.DataFrame(
-        [
-            {
-                "layer": module.layer,
-                "module": module.name,
-                "expert": module.expert,
-                "kind": module.kind,
-                "component": module.component,
-                "rows": module.shape[0],
-                "cols": module.shape[1] if len(module.shape) > 1 else 1,
-                "heads": module.n_heads,
-                "dtype": checkpoint.info(module.parameter).dtype,
-                "tied": module.tied,
-                "parameter": module.parameter,
-            }
-            for module in checkpoint.architecture.modules
-        ]
-    )
+    architecture = checkpoint.architecture
+    rows = (*architecture.modules, *architecture.others, *groups_outside(checkpoint, checkpoint))
+    frame = pd.DataFrame([_row(checkpoint, module) for module in rows])
     frame.attrs["fingerprints"] = {"model": checkpoint.fingerprint()["content"]}
+    covered = coverage(checkpoint)
+    frame.attrs["notes"] = [*checkpoint.notes, *filter(None, [architecture.note, covered.note])]
     return frame
+
+
+def _row(checkpoint: Checkpoint, module: Module) -> dict[str, Any]:
+    shape, names = module.shape, [module.parameter]
+    if module.kind == "group":
+        names = members(checkpoint, module)
+        shape = (sum(math.prod(checkpoint.info(name).shape) for name in names),)
+    held = [checkpoint.info(name) for name in names if name in checkpoint.names or name in checkpoint.beside]
+    sizes = Counter[str]()
+    for info in held:
+        sizes[info.dtype] += math.prod(info.shape)
+    return {
+        "layer": module.layer,
+        "module": module.name,
+        "expert": module.expert,
+        "kind": module.kind,
+        "component": module.component,
+        "rows": shape[0] if shape else 1,
+        "cols": math.prod(shape[1:]),
+        "heads": module.n_heads,
+        "dtype": max(sizes, key=lambda dtype: sizes[dtype], default=""),
+        "tied": module.tied,
+        "parameter": module.parameter,
+    }

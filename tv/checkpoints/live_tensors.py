@@ -19,6 +19,11 @@ class LiveTensors(Tensors):
         self._parameters = dict(model.named_parameters())
         others = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
         self._buffers = {name: model.get_buffer(name).cpu() for name in sorted(others)}
+        self.beside = {
+            name: TensorInfo(name, tuple(value.shape), DTYPES[value.dtype])
+            for name, value in self._buffers.items()
+            if value.dtype in DTYPES
+        }
         for name, value in self._parameters.items():
             if value.is_meta:
                 raise CheckpointError(f"{source}: parameter {name!r} is not in memory (offloaded?); pass its directory")
@@ -31,7 +36,7 @@ class LiveTensors(Tensors):
         self.infos = infos
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
-        value = self._parameters[name].detach()
+        value = self._buffers[name] if name in self.beside else self._parameters[name].detach()
         return (value if expert < 0 else value[expert]).cpu()
 
     def sample(self, name: str) -> bytes:

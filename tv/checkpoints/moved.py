@@ -25,7 +25,7 @@ class MovedTensors(Tensors):
     def __init__(self, base: Checkpoint, moved: Mapping[str, TensorInfo], notes: tuple[str, ...]) -> None:
         self.base, self.notes, self._moved = base, notes, moved
         self.infos = {name: moved.get(name, base.info(name)) for name in base.names}
-        self.converted, self.outside = base.converted, base.outside
+        self.converted, self.beside = base.converted, base.beside
 
     @property
     def moved(self) -> Collection[str]:
@@ -47,7 +47,7 @@ class MovedTensors(Tensors):
         """T of a parameter, or of one expert of it, float32; of a grown vocabulary the rows in common."""
         if name in self._moved:
             return self.step(name, expert)
-        shape = (self.infos.get(name) or self.outside[name]).shape
+        shape = (self.infos.get(name) or self.beside[name]).shape
         return torch.zeros(shape if expert < 0 else shape[1:])
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:

@@ -86,15 +86,16 @@ class WeightPair:
     @cached_property
     def rows(self) -> tuple[Module, ...]:
         """Everything that the table `weights` has a row of: the modules, every other parameter, groups of them."""
-        outside = groups_outside(self.base, self.tuned)
-        return (*self.modules, *self.base.architecture.others, *outside)
+        held = [{*side.names, *side.beside} for side in (self.base, self.tuned)]
+        others = [m for m in self.base.architecture.others if m.kind == "group" or all(m.parameter in h for h in held)]
+        return (*self.modules, *others, *groups_outside(self.base, self.tuned))
 
     def parameters(self, group: Module) -> Iterator[tuple[Tensor, Tensor, str, Noise]]:
         """Of every parameter of a group W and T, float32, the tuned side's stored dtype, and the rounding in T."""
         for name in members(self.base, group):
-            if name in self.tuned.names or name in self.tuned.outside:
-                delta = self.tuned.delta(name, self.base)
-                yield self.base.tensor(name).float(), delta, self.tuned.info(name).dtype, self.noise(name)
+            if name in self.tuned.names or name in self.tuned.beside:
+                weight, delta = without_bounds(self.base.tensor(name).float(), self.tuned.delta(name, self.base))
+                yield weight, delta, self.tuned.info(name).dtype, self.noise(name)
 
     def weight(self, module: Module) -> Float[Tensor, "rows cols"]:
         """W of the base, float32; of a grown vocabulary the rows in common."""
@@ -119,6 +120,14 @@ class WeightPair:
     def noise_share(self, module: Module, weight_norm: float, delta_norm: float) -> float:
         """The share of ‖T‖² that rounding explains, of a module whose W and T have these norms; at most 1."""
         return self.noise(module.parameter).share(weight_norm, delta_norm)
+
+
+def without_bounds(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."]) -> tuple[Tensor, Tensor]:
+    """W and T with 0 wherever W is infinite and T, so, NaN: a buffer may be a bound that neither model has."""
+    if weight.isfinite().all():
+        return weight, delta
+    unset = weight.isinf() & delta.isnan()
+    return weight.masked_fill(unset, 0), delta.masked_fill(unset, 0)
 
 
 def open_pair(base: Source, tuned: Source) -> WeightPair:

@@ -45,7 +45,7 @@ class Tensors(ABC):
     """Where a checkpoint's parameters come from. A source defines how it reads, and overrides other defaults."""
 
     infos: Mapping[str, TensorInfo]  # what is known of each parameter
-    outside: Mapping[str, TensorInfo] = MappingProxyType({})  # stored, but of no module: a head for further tokens
+    beside: Mapping[str, TensorInfo] = MappingProxyType({})  # floats that are no parameters: buffers, unused heads
     converted: Sequence[Sequence[str]] = ()  # parameters that transformers makes of other tensors, by what they share
     notes: tuple[str, ...] = ()  # what a reader should know of them
     native: bool = True  # transformers loads these files itself; otherwise a live model is filled from here
@@ -74,7 +74,7 @@ class Tensors(ABC):
 
     def noise(self, name: str) -> Noise:
         """What rounding a parameter carries."""
-        return Noise(of_weight=ROUNDING.get((self.infos.get(name) or self.outside[name]).dtype, 0.0))
+        return Noise(of_weight=ROUNDING.get((self.infos.get(name) or self.beside[name]).dtype, 0.0))
 
     def places(self) -> list[Place]:
         """The tensors of its files that make up its parameters, or would if they were written."""

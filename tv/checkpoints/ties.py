@@ -117,7 +117,7 @@ class UntiedTensors(Tensors):
     def __init__(self, tensors: Tensors, embed: str, unembed: str, names: Iterable[str]) -> None:
         """`names` are the parameters of the untied model, in its order."""
         self._tensors, self._stored_as = tensors, {unembed: embed}
-        self.notes, self.converted, self.outside = tensors.notes, tensors.converted, tensors.outside
+        self.notes, self.converted, self.beside = tensors.notes, tensors.converted, tensors.beside
         self.base = None if tensors.base is None else tensors.base.untied()
         infos = {name: tensors.infos.get(self._stored_as.get(name, name)) for name in names}
         self.infos = {name: TensorInfo(name, info.shape, info.dtype) for name, info in infos.items() if info}

@@ -41,5 +41,5 @@ def info(
     )
     if facts is not None:
         say(f"{other}: fits; tokenizer {facts.tokenizer}")
-    print_notes(facts.notes if facts is not None else [*checkpoint.notes, *filter(None, [architecture.note])])
+    print_notes(facts.notes if facts is not None else frame.attrs["notes"])
     write(frame, output)

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from tv.errors import printable
+from tv.errors import WARNING, printable
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,12 @@ def wrote(path: object, what: str) -> None:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """What a reader should know of a result, a line each."""
+    """What a reader should know of a result, a line each; warnings on stderr, also with --quiet."""
     for note in notes:
         if _speech.json:
             _speech.result["notes"].append(note)
+        elif note.startswith(WARNING):
+            typer.echo(printable(note), err=True)
         elif not _speech.quiet:
             typer.echo(f"note: {printable(note)}")
 

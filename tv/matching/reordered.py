@@ -196,7 +196,7 @@ class ReorderedTensors(Tensors):
     def __init__(self, checkpoint: Checkpoint, steps: dict[tuple[str, int], tuple[_Step, ...]]) -> None:
         self._checkpoint, self._steps = checkpoint, steps
         self.infos = {name: checkpoint.info(name) for name in checkpoint.names}
-        self.converted, self.outside = checkpoint.converted, checkpoint.outside
+        self.converted, self.beside = checkpoint.converted, checkpoint.beside
         self.notes = checkpoint.notes
         self._experts = {name: self.infos[name].shape[0] for name, expert in steps if expert >= 0}
 

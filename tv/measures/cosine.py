@@ -118,15 +118,20 @@ def cosine(
     pieces = _pieces(list(pairs.values()))
     sums: dict[tuple[str, str], dict[int, Sums]] = {names: {} for names in combinations(pairs, 2)}
     rows: list[Row] = []
+    others: dict[tuple[str, str, Module | None], Sums] = {}  # of parameters that are no module, by their rows
     for i, piece in enumerate(pieces):
         for (a, b), piece_sums, shared in _compare(
             pairs, piece, fraction if level == "module" else None, compute.tensor_device
         ):
             layers = sums[a, b]
             layers[piece.layer] = layers.get(piece.layer, Sums()) + piece_sums
-            if piece.module is not None:
+            if piece.is_other:
+                place = a, b, piece.module
+                others[place] = others.get(place, Sums()) + piece_sums
+            elif piece.module is not None:
                 rows.append(_row("module", a, b, piece_sums, piece.layer, piece.module) | _shared(shared))
         compute.tell("cosine", i + 1, len(pieces), piece.label)
+    rows += [_row("module", a, b, of, row.layer, row) | _shared(None) for (a, b, row), of in others.items() if row]
     whole = [_row("whole", a, b, sum(layers.values(), Sums())) for (a, b), layers in sums.items()]
     by_layer = [_row("layer", a, b, layers[at], at) for (a, b), layers in sums.items() for at in sorted(layers)]
     scopes = (whole, by_layer, rows)[: LEVELS.index(level) + 1]
@@ -205,7 +210,7 @@ def sums_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Sums:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A module, or (with none) a parameter outside of every module: a bias. Together they are each parameter once."""
+    """A module or another row, or (with none) a parameter outside of every row: a bias; each parameter once."""
 
     layer: int
     parameter: str
@@ -216,8 +221,12 @@ class _Piece:
     def label(self) -> str:
         return f"{self.module.name} {self.layer}" if self.module is not None else self.parameter
 
+    @property
+    def is_other(self) -> bool:
+        return self.module is not None and self.module.kind in ("vector", "group")
+
     def delta(self, pair: WeightPair) -> Float[Tensor, "..."]:
-        if self.module is not None:
+        if self.module is not None and not self.is_other:
             return pair.delta(self.module)
         return torch.atleast_1d(pair.tuned.delta(self.parameter, pair.base, self.expert))
 
@@ -230,9 +239,11 @@ def _pieces(pairs: list[WeightPair]) -> list[_Piece]:
     readable = set(first.base.names).intersection(*(pair.tuned.names for pair in pairs))
     others = [name for name in first.base.names if name in readable and name not in covered]
     pieces = [_Piece(module.layer, module.parameter, module) for module in modules]
+    rows = first.base.architecture.others
     for name in others:
         layer, shape = first.base.architecture.component_of(name)[0], first.base.info(name).shape
-        pieces += [_Piece(layer, name, expert=i) for i in (range(shape[0]) if len(shape) > 2 else [-1])]
+        row = next((row for row in rows if f"{name}.".startswith(f"{row.parameter}.")), None)
+        pieces += [_Piece(layer, name, row, expert=i) for i in (range(shape[0]) if len(shape) > 2 else [-1])]
     return pieces
 
 
@@ -248,7 +259,7 @@ def _compare(
             second = piece.delta(pairs[b]).to(device)
             x, y = common_rows(first, second)
             sums, shared = sums_of(x, y), None
-            if fraction is not None and piece.module is not None and x.ndim == 2:
+            if fraction is not None and piece.module is not None and not piece.is_other and x.ndim == 2:
                 sides, cross = (_kept(cached, a, x), _kept(cached, b, y)), cross_gram(x, y)
                 shared = overlap(*sides, cross, fraction)
                 sums = replace(sums, components=component_products(*sides, cross))

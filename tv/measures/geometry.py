@@ -64,7 +64,7 @@ class Ranks:
 def weights(part: Part) -> Iterator[Row]:
     """Every registered measure of a part, in one row."""
     rows, cols = (*part.weight.shape, 1)[:2]
-    row = {"kind": part.kind, "rows": rows, "cols": cols, "tied": part.of.tied}
+    row = {"kind": part.kind, "rows": rows, "cols": cols, "tied": part.of.tied and part.kind != "bias"}
     for measure in MEASURES.values():
         row |= measure.function(part)
     yield row

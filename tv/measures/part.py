@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.noise import Noise
-from tv.checkpoints.pairing import WeightPair
+from tv.checkpoints.pairing import WeightPair, without_bounds
 from tv.measures.cache import Decompose, DecompositionCache
 from tv.measures.decomposition import Decomposition, Energies, decompose, energies_along
 
@@ -96,7 +96,10 @@ def parts_of(
     cache: Path | None = None,
 ) -> Iterator[Part]:
     """A module, then its heads where `heads`, then its bias; another parameter alone."""
-    weight, delta = (_flat(module, tensor).to(device) for tensor in (pair.weight(module), pair.delta(module)))
+    weight, delta = pair.weight(module), pair.delta(module)
+    if module.kind == "vector":
+        weight, delta = (_flat(tensor) for tensor in without_bounds(weight, delta))
+    weight, delta = weight.to(device), delta.to(device)
     dtype, noise = pair.dtype(module), pair.noise(module.parameter)
     with _decomposer(pair, module, cache) as decompose_part:
 
@@ -114,10 +117,8 @@ def parts_of(
             yield bias
 
 
-def _flat(module: Module, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The tensor; of another parameter all dimensions after the first as one (a kernel), and a scalar as one entry."""
-    if module.kind != "vector":
-        return tensor
+def _flat(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Another parameter with all dimensions after the first as one (a kernel), a scalar as one entry."""
     return tensor.flatten(1) if tensor.ndim > 2 else torch.atleast_1d(tensor)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from probes.reporting import figures
 from probes.reporting.alignment import fixed_fraction
 from probes.reporting.chapter import Chapter, panel
-from probes.reporting.moved import matrices
-from probes.reporting.panel import Figure, Panel
+from probes.reporting.moved import is_other, matrices, moves
+from probes.reporting.panel import Figure, Panel, Table
+from probes.reporting.words import number, percent
 from tv.architecture.anatomy import MODULES
 
 
@@ -33,6 +34,33 @@ def moved(chapter: Chapter) -> Iterator[Panel]:
         "not move."
     )
     yield Panel("How far each module moved", note, maps)
+
+
+@panel("weights", order=15, needs=["weights"])
+def others(chapter: Chapter) -> Iterator[Panel]:
+    """Parameters that are no matrix, gain or bias, and whole parts beside the language model: one line a name."""
+    weights = chapter.evidence.weights
+    rows = weights[is_other(weights)]
+    if rows.empty:
+        return
+    named = rows.assign(moved=moves(rows), numbers=rows["rows"].astype(float) * rows.cols).groupby("module", sort=False)
+    cells = [
+        (
+            str(name),
+            f"{len(of)}",
+            f"{of.numbers.sum():,.0f}",
+            f"{of.moved.sum()}",
+            number(of.relative_norm.max()),
+            percent(of.noise_share.max()) if of.noise_share.notna().any() else "–",
+        )
+        for name, of in named
+    ]
+    note = (
+        "Sinks, kernels, scalars and the like, and in one line each part beside the language model or outside its "
+        "forward pass: with its matrices, it is one sum over all of its numbers."
+    )
+    columns = ("name", "rows", "numbers", "rows that moved", "largest ‖T‖/‖W‖", "most rounding")
+    yield Panel("Other parameters", note, [], tables=[Table("others", "", columns, cells)])
 
 
 @panel("weights", order=40, needs=["weights"])

@@ -59,3 +59,29 @@ def test_experts_are_matrices_too() -> None:
     text = " ".join(weights_sentences(_weights(rows).assign(expert=[-1, 0, 1, 0, 1]), 2))
     assert text.startswith("Trained: gate, up (1 of 2 matrices); not moved: q.")
     assert "expert 1's gate of layer 0 (‖T‖/‖W‖ = 0.300), the median over 3 matrices that moved 0.200" in text
+
+
+def _others(*rows: tuple[int, str, str, float, float]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["layer", "module", "kind", "delta_norm", "relative_norm"])
+    return frame.assign(noise_share=0.0)
+
+
+def test_a_vision_tower_that_moved_alone_is_named() -> None:
+    still = (0, "q", "linear", 0.0, 0.0)
+    weights = _others(still, (-1, "vision_tower", "group", 0.3, 0.05), (-1, "projector", "group", 0.0, 0.0))
+    said = ["No matrix of the language model moved, only vision_tower, most vision_tower (‖T‖/‖W‖ = 0.0500)."]
+    assert weights_sentences(weights, 2) == said and list(matrices(weights).module) == ["q"]
+
+
+def test_sinks_that_moved_beside_matrices_are_named() -> None:
+    rows = [(layer, "sinks", "vector", 0.1, 0.2 + layer) for layer in range(2)]
+    rows += [(0, "q", "linear", 0.1, 0.3), (1, "q", "linear", 0.0, 0.0), (-1, "mtp", "group", 0.1, 0.01)]
+    text = " ".join(weights_sentences(_others(*rows), 2))
+    assert "Beside matrices moved sinks (2 layers) and mtp, most sinks of layer 1 (‖T‖/‖W‖ = 1.20)." in text
+    assert "the median over 1 matrices that moved 0.300" in text
+
+
+def test_a_bias_that_was_zero_moved() -> None:
+    """Its relative norm is 0, for W is 0."""
+    weights = _others((0, "q", "linear", 0.0, 0.0), (0, "q_bias", "bias", 0.2, 0.0))
+    assert weights_sentences(weights, 2)[0].startswith("No matrix moved, only gains of norms or biases (1)")

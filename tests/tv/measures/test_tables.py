@@ -9,17 +9,18 @@ import pytest
 import torch
 
 import tv
-from tests.pairs import BY_NAME, MEASURED, build_model, build_pair, perturb
+from tests.pairs import BY_ADAPTER, BY_NAME, MEASURED, build_model, build_pair, perturb
 from tv.measures.decomposition import decompose
 from tv.measures.ssa import align
 from tv.measures.subspaces import Change
 
 
-@pytest.mark.parametrize("architecture", [*MEASURED, *BY_NAME])
+@pytest.mark.parametrize("architecture", [*MEASURED, *BY_ADAPTER, *BY_NAME])
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
     weights, alignment = tv.measured(base, tuned, ("weights", "alignment"), (0.05,)).values()
-    modules = tv.open_checkpoint(base).architecture.modules
+    architecture = tv.open_checkpoint(base).architecture
+    modules = (*architecture.modules, *architecture.others)
     whole = weights[(weights["head"] == -1) & (weights.kind != "bias")]
     places = zip(whole.layer, whole.module, whole.expert, strict=True)
     assert list(places) == [(m.layer, m.name, m.expert) for m in modules]
