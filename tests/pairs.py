@@ -55,13 +55,14 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "qwen3_moe": ("Qwen3MoeConfig", {**_MOE, "tie_word_embeddings": True}),
     "gpt_oss": ("GptOssConfig", {**_SIZES, "num_local_experts": 3, "num_experts_per_tok": 2}),
     "ctrl": ("CTRLConfig", {**_GPT2, "dff": 80}),
+    "openai-gpt": ("OpenAIGPTConfig", {key: value for key, value in _GPT2.items() if key != "n_inner"}),
 }
 #: Mixtures of experts.
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
-#: Architectures that no rule of tv's names.
-BY_NAME = ["ctrl"]
-#: Architectures without experts that the whole job runs on.
-SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *BY_NAME)]
+#: Architectures whose residual stream is no sum, so that probes cannot run on them.
+NO_SUM = ["openai-gpt"]
+#: Architectures without experts that every part of the instrument knows; CTRL adds positions that nothing learns.
+SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *NO_SUM, "ctrl")]
 #: Architectures whose modules tv names by its own rules.
 MEASURED = SUPPORTED + MIXTURES
 

@@ -76,6 +76,8 @@ MLP = {
     "proj_up_gate": ("gate",),
     "proj_up": ("up",),
     "proj_down": ("down",),
+    "0": ("up",),  # of a sequence: matrix, activation, matrix
+    "2": ("down",),
 }
 #: Matrices of attention whose rows are cut by heads, besides q, k and v.
 UP_PROJECTIONS = ("q_b", "kv_b")
@@ -157,8 +159,8 @@ FINAL_NORMS = (
 )
 #: What reads the stream itself and writes a new one of it: no component, but a factor of those before it.
 STREAM = re.compile(r"residual", re.IGNORECASE)
-#: What an activation module is called.
-ACTIVATION = re.compile(r"act|act_fn|activation_fn|activation")
+#: What an activation module is called, or where it stands in a sequence.
+ACTIVATION = re.compile(r"act|act_fn|activation_fn|activation|1")
 #: Execution order inside a block; a matrix of its own name comes before the output projection, or before the gate.
 ORDER = (
     ("norm", "q_a", "q_a_norm", "q_b", "kv_a", "kv_a_norm", "kv_b", "q", "q_gate", "k", "v", "q_norm", "k_norm"),

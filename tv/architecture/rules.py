@@ -326,7 +326,7 @@ class _Block:
             return [("o" if leaf == "o_proj" else leaf, ())] if alone else own
         if (role := own_role([*inside, leaf])) is not None:
             return [(role, ())]
-        roles = names.MLP.get(leaf, ())
+        roles = names.MLP.get(leaf, ()) if not (inside and leaf.isdigit()) else ()
         if is_shared([component, *inside]):
             roles = tuple(shared_name(role) for role in roles)
         elif inside and inside[0] in EXPERTS:

@@ -450,7 +450,7 @@ def _direct(architecture: Architecture, parameters: Mapping[str, Tensor]) -> dic
     for module in architecture.modules:
         bias = f"{module.path}.bias" if module.expert < 0 else f"{module.parameter}_bias"
         for name in (module.parameter, bias):
-            if not module.tied:
+            if not module.tied or name == bias:
                 by_parameter.setdefault(name, []).append(module)
             read[name] = read.get(name, True) and module not in architecture.unread
     for module in architecture.others:
