@@ -9,7 +9,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test suite test-fast test-hostile mutants fuzz bench docs lint models clean
+.PHONY: install demo test suite test-fast test-hostile test-architectures mutants fuzz bench docs lint models clean
 
 install: $(VENV)/installed
 
@@ -51,6 +51,12 @@ mutants: install
 # The kill test at full length: runs on embedded models, killed 48 times.
 test-hostile: install
 	HOSTILE_KILLS=48 $(BIN)/python -m pytest tests/hostile/test_kill.py
+
+# Every type that transformers knows, end to end beside independent hooks, and the table of docs/architectures.md; what
+# is stopped goes on where it was.
+ARCHITECTURE_MINUTES ?= 120
+test-architectures: install
+	$(BIN)/python -m tests.architectures.survey --backends --minutes $(ARCHITECTURE_MINUTES) --write
 
 # Every reader of a stranger's file, each for so many seconds; what breaks one lies in reports/fuzz/ afterwards.
 FUZZ_SECONDS ?= 60

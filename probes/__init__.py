@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
     from probes.job import Job as Job, attribute as attribute, prepare as prepare, run as run
     from probes.linking import link as link
+    from probes.planning import Plan as Plan, plan as plan
     from probes.reporting.compare.page import compare as compare, comparison as comparison
     from probes.reporting.diagnose import diagnose as diagnose
     from probes.reporting.report import report as report
@@ -37,6 +38,10 @@ _EXPORTS = {
         "run",
     ),
     "probes.linking": ("link",),
+    "probes.planning": (
+        "Plan",
+        "plan",
+    ),
     "probes.reporting.compare.page": (
         "compare",
         "comparison",

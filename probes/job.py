@@ -28,7 +28,7 @@ from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.final_answers import TOKENS, final_answers, require_answers_in
 from probes.capture.loading import Pairs, as_model, require_backend
-from probes.capture.noise_floor import noise_floor
+from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
 from probes.capture.runner import shards
@@ -43,6 +43,8 @@ from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
 from probes.store.writer import RunWriter, finished, require_place
 from probes.suite import Suite, load_suite
 from tv.architecture.anatomy import Architecture
+from tv.architecture.in_words import in_words
+from tv.architecture.sizes import experts_per_token
 from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource
@@ -261,13 +263,21 @@ class Job:
         return smallest_changes(self.prompts) if behaves else []
 
     @cached_property
+    def left_out(self) -> list[str]:
+        """What no table shows, as the proof on the live models finds, a line each. It loads the first pair.
+
+        Raises ArchitectureError where the models do not compute what their architecture says.
+        """
+        runs = {"capture", "noise_floor", "attribute"} & set(self.stages)
+        return self.models.prove() if runs else []
+
+    @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
         if "capture" not in self.stages or self.suite.tokenizer == "own":
             return {}
-        config = self.pairs[0].base.config.get_text_config()
-        per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
-        return estimate(self.suite, self.pairs[0].base.architecture, self.encoded, per_token)
+        base = self.pairs[0].base
+        return estimate(self.suite, base.architecture, self.encoded, experts_per_token(base.config))
 
     def run(self) -> Run:
         """Do what is missing.
@@ -280,8 +290,7 @@ class Job:
         """
         if self.there is not None and self.is_done:
             return self.there
-        if {"capture", "noise_floor", "attribute"} & set(self.stages):
-            self.models.prove()
+        left_out = self.left_out  # proved before any work
         with RunWriter(self.out, force=self.force, extends=self.there) as writer:
             writer.begin(self.identity)
             require_space(writer.path, sum(self.sizes.values()))
@@ -293,7 +302,7 @@ class Job:
                     _capture(writer, self)
             if "noise_floor" in self.stages:
                 _noise_floor(writer, self)
-            manifest = _manifest(self)
+            manifest = {**_manifest(self), "left_out": left_out}
             if "attribute" in self.stages:
                 _attribute(writer, self, manifest)
             unpublished = writer.finish(manifest)
@@ -489,17 +498,16 @@ def _answers(writer: RunWriter, job: Job) -> None:
 
 
 def _noise_floor(writer: RunWriter, job: Job) -> None:
-    """How far the base is from itself in another precision; skipped where it is spread over devices, as no copy is."""
+    """How far the base is from itself in another precision."""
     suite = job.suite
-    behaves = "behaviour" in suite.measure or suite.attribute is not None
-    if not suite.noise_floor or not (behaves or "gates" in suite.measure) or job.compute.device == "auto":
+    if not has_noise_floor(suite, job.compute.device):
         return
 
     def made() -> dict[str, pd.DataFrame]:
         pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
         if "gates" in suite.measure:
             tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed)
-        if behaves:
+        if "behaviour" in suite.measure or suite.attribute is not None:
             tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size)
         return tables
 
@@ -630,6 +638,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "n_kv_heads": architecture.n_kv_heads,
             "gated": architecture.gated,
             "parts": _parts(architecture),
+            "in_words": in_words(architecture),
         },
         "checkpoints": _checkpoints(pairs),
         "power": job.power,

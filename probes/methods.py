@@ -18,6 +18,15 @@ Function = Callable[..., Iterable[Any]]
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Forward passes per prompt of the metric, of either model."""
+
+    forwards: int
+    backwards: int = 0  # so many of the forwards have a backward pass, which takes about two more
+    most: int | None = None  # forwards at most, where it may go on
+
+
+@dataclass(frozen=True)
 class AttributionMethod:
     """A registered method, and what others need to know before it runs."""
 
@@ -33,6 +42,7 @@ class AttributionMethod:
     float32: bool = False  # whether it needs float32
     order: int = 90  # of running and of rows; methods of one ten take turns, granularity by granularity
     require: Callable[..., None] | None = None  # raises ValueError where its options contradict each other
+    cost: Callable[..., Cost] | None = None  # (architecture, units, settings) → what it costs; None: nobody says
 
     @property
     def options(self) -> dict[str, FieldInfo]:
@@ -42,6 +52,10 @@ class AttributionMethod:
     def chosen(self, settings: Any) -> dict[str, Any]:
         """Its options with the values of the attributes of `settings`."""
         return {name: getattr(settings, name) for name in self.options}
+
+    def costs(self, architecture: Any, units: Any, settings: Any) -> Cost | None:
+        """What it costs on these units with a suite's attribution settings; None where it does not say."""
+        return None if self.cost is None else self.cost(architecture, units, settings)
 
 
 METHODS: Registry[AttributionMethod] = Registry("attribution method", "probes.attribution.methods")

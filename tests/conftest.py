@@ -29,6 +29,7 @@ _LONG = (
     *("cli/test_probes_cli", "measures/test_tables", "measures/test_cosine", "measures/test_nulls"),
     *("arithmetic/test_apply", "arithmetic/test_lora", "attribution/test_path", "capture/test_estimate"),
     *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports", "runtime/test_scheduler"),
+    *("architectures/test_agreement", "architectures/test_representatives"),
 )
 #: Folders whose tests start programs, train or load real models, or compare backends.
 _SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extending")

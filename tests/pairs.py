@@ -35,6 +35,10 @@ _SIZES = dict(
 _MOE = {**_SIZES, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 _GPT2 = dict(n_embd=48, n_layer=3, n_head=4, n_inner=80, n_positions=64, vocab_size=307, bos_token_id=0, eos_token_id=1)
 _NEOX = {key: value for key, value in _SIZES.items() if key not in ("head_dim", "num_key_value_heads")}
+_ENDS = dict(vocab_size=307, bos_token_id=0, eos_token_id=1, pad_token_id=2, initializer_range=0.15)
+_DELTA = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=12, linear_value_head_dim=14)
+_QWEN3_NEXT = {**_MOE, **_DELTA, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_SSM = dict(mamba_d_ssm=96, mamba_n_heads=6, mamba_d_head=16, mamba_n_groups=2, mamba_d_state=9, mamba_chunk_size=8)
 CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("LlamaConfig", _SIZES),
     "mistral": ("MistralConfig", _SIZES),
@@ -54,15 +58,22 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "qwen2_moe": ("Qwen2MoeConfig", {**_MOE, "shared_expert_intermediate_size": 56, "mlp_only_layers": [1]}),
     "qwen3_moe": ("Qwen3MoeConfig", {**_MOE, "tie_word_embeddings": True}),
     "gpt_oss": ("GptOssConfig", {**_SIZES, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    "qwen3_next": (
+        "Qwen3NextConfig",
+        {**_QWEN3_NEXT, "shared_expert_intermediate_size": 56, "mlp_only_layers": [0]},
+    ),
+    "falcon_h1": ("FalconH1Config", {**_SIZES, **_SSM, "ssm_out_multiplier": 0.5, "lm_head_multiplier": 0.7}),
+    "mamba": ("MambaConfig", {**_ENDS, "hidden_size": 48, "num_hidden_layers": 3, "state_size": 9}),
     "ctrl": ("CTRLConfig", {**_GPT2, "dff": 80}),
-    "openai-gpt": ("OpenAIGPTConfig", {key: value for key, value in _GPT2.items() if key != "n_inner"}),
 }
 #: Mixtures of experts.
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
-#: Architectures whose residual stream is no sum, so that probes cannot run on them.
-NO_SUM = ["openai-gpt"]
-#: Architectures without experts that every part of the instrument knows; CTRL adds positions that nothing learns.
-SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *NO_SUM, "ctrl")]
+#: Architectures with mixers other than attention: beside it from layer to layer, in one block with it, or alone.
+HYBRIDS = ["qwen3_next", "falcon_h1", "mamba"]
+#: Architectures that no rule of tv's names.
+BY_NAME = ["ctrl"]
+#: Architectures without experts that the whole job runs on.
+SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *HYBRIDS, *BY_NAME)]
 #: Architectures whose modules tv names by its own rules.
 MEASURED = SUPPORTED + MIXTURES
 

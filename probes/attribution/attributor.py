@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from probes.errors import RunError
 from probes.methods import METHODS, AttributionMethod, all_methods, tables_of_methods
 from probes.store.schemas import ALL_DOMAINS
 from probes.suite import Attribution
+from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
@@ -49,6 +50,27 @@ def require_precision(wanted: Attribution, dtype: str) -> None:
         raise RunError(
             f"{needs} needs float32, not {dtype}; leave out --dtype, or set attribute: {{methods: [graft, revert]}}"
         )
+
+
+def steps(
+    wanted: Attribution, architecture: Architecture
+) -> Iterator[tuple[list[AttributionMethod], Granularity | Literal[""], list[Unit]]]:
+    """What an attribution runs in turn: methods, and the granularity and the units that they are given.
+
+    Methods whose orders share a ten take turns, granularity by granularity. Those without granularities, "", make their
+    units themselves.
+    """
+    asked = [method for method in all_methods() if method.name in wanted.methods]
+    for _, family in groupby(asked, key=lambda method: method.order // 10):
+        members = list(family)
+        if alone := [method for method in members if not method.granularities]:
+            yield alone, "", []
+        every: tuple[Granularity, ...] = (*wanted.granularity, "all")
+        for granularity in every:
+            able = [method for method in members if granularity in method.granularities]
+            units = ([WHOLE] if granularity == "all" else units_of(architecture, granularity)) if able else []
+            if units:
+                yield able, granularity, units
 
 
 class Attributor:
@@ -119,20 +141,16 @@ class Attributor:
         return tables
 
     def _results(self, work: Work) -> Iterator[Effects | Rows | Check]:
-        """The methods' results, in order; methods whose orders share a ten take turns, granularity by granularity."""
-        asked = [method for method in all_methods() if method.name in self.wanted.methods]
-        for _, family in groupby(asked, key=lambda method: method.order // 10):
-            members = list(family)
-            yield from (each for method in members if not method.granularities for each in self._run(method, work, []))
-            asked_of: tuple[Granularity, ...] = (*self.wanted.granularity, "all")
-            for granularity in asked_of:
-                able = [method for method in members if granularity in method.granularities]
-                units = [WHOLE] if granularity == "all" else units_of(work.pair.architecture, granularity)
-                if able and units:
-                    named = work.named(granularity)
-                    results = [each for method in able for each in self._run(method, named, units)]
-                    yield from results
-                    yield from both_ways([each for each in results if isinstance(each, Effects)])
+        """The methods' results, in order, with what graft and revert give together."""
+        for methods, granularity, units in steps(self.wanted, work.pair.architecture):
+            named = work.named(granularity)
+            results = (each for method in methods for each in self._run(method, named, units))
+            if not granularity:
+                yield from results
+                continue
+            measured = list(results)
+            yield from measured
+            yield from both_ways([each for each in measured if isinstance(each, Effects)])
 
     def _run(self, method: AttributionMethod, work: Work, units: Sequence[Unit]) -> Iterator[Effects | Rows | Check]:
         named = work.named(f"{method.name} {work.label}".strip())

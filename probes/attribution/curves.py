@@ -68,7 +68,7 @@ def curves(
     shuffled = [[units[i] for i in generator.permutation(len(units))] for _ in range(draws)]
     orders = [(name, 0, list(order)) for name, order in rankings.items()]
     orders += [(RANDOM, draw, order) for draw, order in enumerate(shuffled)]
-    sizes = _sizes(len(units), points)
+    sizes = sizes_tried(len(units), points)
     sets = list(dict.fromkeys(frozenset(order[:n]) for _, _, order in orders for n in sizes if n))
     curve = pd.MultiIndex.from_tuples(
         [(name, draw, n) for name, draw, _ in orders for n in sizes], names=["ranking", "draw", "n"]
@@ -113,7 +113,8 @@ def areas_of(
     return pd.DataFrame(rows, columns=["ranking", "draw", "direction", "area", "lo", "hi", "n_enough"])
 
 
-def _sizes(n: int, points: int | None) -> list[int]:
+def sizes_tried(n: int, points: int | None) -> list[int]:
+    """How many of n units are moved together, from none to all: `points` values besides none, or every one."""
     if points is None or points >= n:
         return list(range(n + 1))
     spaced = np.unique(np.rint(np.geomspace(1, n, points)).astype(int))

@@ -131,11 +131,7 @@ def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) ->
     names = set(parameters)
     unit_pieces: list[Piece] = []
     for module in _all(architecture):
-        if module.tied:  # its matrix is its owner's, and so is its bias
-            owner, bias = architecture.owner(module), f"{module.path}.bias"
-            if bias in names and unit == Unit("module", owner.layer, owner.component, owner.name):
-                unit_pieces.append(Piece(bias))
-        elif module.layer == unit.layer and module.component == unit.component:
+        if module.layer == unit.layer and module.component == unit.component and not module.tied:
             unit_pieces += _pieces(architecture, unit, module, names)
     return unit_pieces
 

@@ -95,22 +95,25 @@ class Pairs:
             model = self.load(source, base=self.start)
             if self.suite.align:
                 model = self._aligned(model, source)
-            self._pair = tuned, make_pair(self._base, model, self.tokenizer)
+            self._pair = tuned, make_pair(self._base, model, self.tokenizer, tuned)
         return self._pair[1]
 
-    def prove(self) -> None:
-        """Prove the first pair before any work. It stays loaded, unless other processes do the work.
+    def prove(self) -> list[str]:
+        """Prove the first pair before any work; what the proof leaves out of the tables, a line each.
+
+        It stays loaded, unless other processes do the work.
 
         Raises ArchitectureError where the models are not read as their architecture says, and InputError where one
         cannot be loaded.
         """
         if self.remote:
-            return
+            return []
         first, *_ = self.suite.tuned
-        self.pair(first)
+        left_out = self.pair(first).left_out
         if self.compute.elsewhere:
             self._pair = self._session = self._base = None
             gc.collect()
+        return left_out
 
     def bases(self) -> Bases:
         """The base's output subspaces. Only while a pair is loaded."""

@@ -18,12 +18,19 @@ from probes.capture.hooks.torch_backend import lockstep
 from probes.capture.pair import Pair
 from probes.measures.gates import compare_gates, gate_bits, words
 from probes.measures.places import places_of
+from probes.suite import Suite
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
 #: Prompts that the floor is measured on: a rate over thousands of neurons needs no more.
 PROMPTS = 32
+
+
+def has_noise_floor(suite: Suite, device: str) -> bool:
+    """Whether a run has one: it is skipped where the base is spread over devices, as no copy is."""
+    behaves = "behaviour" in suite.measure or suite.attribute is not None
+    return suite.noise_floor and (behaves or "gates" in suite.measure) and device != "auto"
 
 
 def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed: int) -> pd.DataFrame:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.capture.proof import Flow, prove
+from probes.capture.refusals import without_trunk
+from probes.errors import ActivationError
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve
@@ -36,6 +38,19 @@ class Pair:
         return self.flows[0].norms
 
     @property
+    def left_out(self) -> list[str]:
+        """What the proofs leave out of the tables, a line each."""
+        notes = dict.fromkeys(note for flow in self.flows for note in flow.notes)
+        unread = [module for module in self.architecture.modules if module in self.architecture.unread]
+        if unread:
+            names = ", ".join(dict.fromkeys(module.name for module in unread))
+            notes[
+                f"not in the ledger, as what they give is not what their weights alone make of their input: {names} "
+                f"({len(unread)} modules)"
+            ] = None
+        return list(notes)
+
+    @property
     def pad_id(self) -> int:
         """The id that pads a batch on the right; −1 where the model reads padding although the mask hides it.
 
@@ -47,21 +62,34 @@ class Pair:
         return 0 if pad is None else int(pad)
 
 
-def make_pair(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pair:
-    """Put two live models together after proving both (see `prove`).
+def make_pair(
+    base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "tuned"
+) -> Pair:
+    """Put two live models together after proving both (see `prove`); `name` is the tuned one's.
 
     Where the unembedding of one is its embedding and that of the other is not, both have one of their own.
     """
     if is_tied(base) != is_tied(tuned):
         base, tuned = untied(base), untied(tuned)
     architecture, other = resolve(base), resolve(tuned)
-    require_sites(architecture)
-    require_sites(other)
-    architecture, flow = prove(base, architecture)
-    other, flow_tuned = prove(tuned, other)
+    for model, found in ((base, architecture), (tuned, other)):
+        if not found.blocks:
+            found = replace(found, note=without_trunk(model, found.note))
+        require_sites(found)
+    architecture, flow = _proved("base", base, architecture)
+    other, flow_tuned = _proved(name, tuned, other)
     if architecture.blocks != other.blocks:
         raise ArchitectureError(f"{architecture.name}: the two models do not wire their blocks alike")
     return Pair(base, tuned, tokenizer, architecture, (flow, flow_tuned))
+
+
+def _proved(name: str, model: PreTrainedModel, architecture: Architecture) -> tuple[Architecture, Flow]:
+    try:
+        return prove(model, architecture)
+    except ActivationError as error:
+        raise ActivationError(
+            f"model {name!r}: {error} on random tokens; check that checkpoint (an overflow in its weights)"
+        ) from error
 
 
 def require_sites(architecture: Architecture) -> None:

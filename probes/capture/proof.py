@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from itertools import product
 from typing import Any, NoReturn
 
@@ -22,24 +21,22 @@ from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Seen
 from probes.capture.hooks.torch_backend import seen_of
+from probes.capture.refusals import no_sum, reads_otherwise, told
 from probes.capture.skipping import recording, skipping
+from probes.capture.sums import Factor, Sums, is_nothing, multiple, snapped
+from probes.errors import ActivationError
 from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Writer
 from tv.architecture.rules import is_norm
-from tv.errors import ArchitectureError, first_line
+from tv.architecture.values import values_of
+from tv.errors import ArchitectureError
 
 #: Relative error below which two sums of a forward pass count as the same, by the dtype the model computes in.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-#: A factor that explains the stream must also leave this little of the smallest term unexplained.
-UNEXPLAINED = 0.02
-#: A factor below it is none: what the stream gets is not this.
-NOTHING = 1e-4
 #: Prompts and positions of the test. The second prompt checks factors that the first one gave.
 _PROMPTS = 2
-
-Factor = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,7 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> tuple[Architect
 
     Raises:
         ArchitectureError: The first layer and sum that fails.
+        ActivationError: The first component whose output is not finite, or the logits.
     """
     return _Proof(model, architecture).run()
 
@@ -85,17 +83,16 @@ class _Proof:
         self.n = _test_length(architecture)
         self.notes: list[str] = []
         self.calls: dict[str, list[tuple[Seen, Any, Any]]] = {}
-        if getattr(model.config, "is_encoder_decoder", False):
-            self._refuse("an encoder reads the prompt, and its logits are a decoder's")
         self.inputs = self._inputs()
         self.logits = self._forward()
 
     def run(self) -> tuple[Architecture, Flow]:
         """Every test, layer by layer."""
+        self._require_finite()
         forms = self.forms = self._norm_forms()
         for block in self.of.blocks:
-            self._require_one_stream(block.layer, self.seen(block.path))
-        scale = self._logit_scale() if self.of.final_norm in forms else (1.0, 1.0)
+            self._one_stream(block)
+        scale = self._logit_scale()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -106,8 +103,9 @@ class _Proof:
             blocks.append(proved)
             writes |= {(block.layer, component): factor for component, factor in factors.items()}
             carries.append(carry)
-        self._require_final_norm()
         self._chain(blocks)
+        if self.of.final_norm not in forms:
+            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
         later: Factor = 1.0
         for block, carry in zip(reversed(blocks), reversed(carries), strict=True):
             for writer in block.writers:
@@ -123,6 +121,15 @@ class _Proof:
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
         return architecture, Flow(forms, own, experts, scale, tuple(dict.fromkeys(self.notes)))
+
+    def _require_finite(self) -> None:
+        for block in self.of.blocks:
+            for writer in block.writers:
+                calls = self.calls.get(writer.path, [])
+                if not all(bool(seen.output.isfinite().all()) for seen, *_ in calls):
+                    raise ActivationError(f"{writer.component}_out of layer {block.layer} is NaN or Inf")
+        if not bool(self.logits.isfinite().all()):
+            raise ActivationError("logits is NaN or Inf")
 
     def _inputs(self) -> dict[str, Tensor]:
         config = self.model.config
@@ -160,30 +167,17 @@ class _Proof:
         try:
             with torch.inference_mode():
                 logits: Tensor = self.model(**self.inputs, use_cache=False).logits
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # a model that text is not enough for may raise anything
-            self._refuse(self._no_text(error))
+        except Exception as error:  # a model that needs more than a text may raise anything
+            self._refuse(told(error))
         finally:
             for handle in handles:
                 handle.remove()
-        if tuple(logits.shape[:2]) != shape:
-            self._refuse(f"its logits {list(logits.shape)} are not those of the {list(shape)} tokens it is given")
         return logits
-
-    def _no_text(self, error: Exception) -> str:
-        """Why a text alone does not run: what the forward pass demands besides, or what it says."""
-        arguments = signature(type(self.model).forward).parameters.values()
-        needed = [a.name for a in arguments if a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD]
-        missing = [name for name in needed if name not in ("self", *self.inputs)]
-        if missing:
-            return f"its forward needs {' and '.join(missing)}: it has no text-only pass"
-        return f"its forward pass on a text fails ({type(error).__name__}: {first_line(error)})"
 
     def _watched(self) -> Iterable[str]:
         """The blocks' modules, and those that the architecture names outside them."""
         stacks = tuple(f"{block.path}." for block in self.of.blocks)
-        named = {module.path for module in self.of.modules} | {self.of.final_norm, self.of.unembed} - {""}
+        named = {module.path for module in self.of.modules} | {self.of.final_norm, self.of.unembed}
         named |= {block.path for block in self.of.blocks}
         return [path for path, _ in self.model.named_modules() if path in named or path.startswith(stacks)]
 
@@ -196,9 +190,18 @@ class _Proof:
         if path == self.of.final_norm:
             calls = calls[-1:]
         if len(calls) != 1:
-            times = "never called where the prompt is a text" if not calls else f"called {len(calls)} times"
-            self._refuse(f"{path} is {times}, and the instrument reads the one call of a forward pass")
+            if calls and path in {block.path for block in self.of.blocks}:
+                self._refuse(f"{path} runs {len(calls)} times in a forward pass (recurrent depth), and one run is read")
+            times = "never called" if not calls else f"called {len(calls)} times"
+            self._refuse(f"{path} is {times} in a forward pass on text, where the instrument reads a single call")
         return calls[0][0]
+
+    def _one_stream(self, block: Block) -> None:
+        """Refuse a block whose input and output are not one residual stream."""
+        seen, plain = self.seen(block.path), (_PROMPTS, self.n, self.of.d_model)
+        before, after = tuple(seen.input.shape), tuple(seen.output.shape)
+        if (before, after) != (plain, plain):
+            self._refuse(f"layer {block.layer} {reads_otherwise(before, after, plain)}")
 
     def _block(self, block: Block, forms: Mapping[str, NormForm]) -> tuple[Block, dict[Component, Factor], Factor]:
         """The block with what its sums decide, each writer's factor, and what resid_pre is multiplied by."""
@@ -207,17 +210,17 @@ class _Proof:
         best = float("inf")
         block = self._without_followers(block)
         options = [self._outs(block, writer) for writer in block.writers]
-        for fit in _FITS:
+        sums = Sums(pre, post, self.tolerance, self._known(block))
+        for fit in (sums.ones, sums.scalars, sums.vectors):
             for chosen in product(*options):
                 terms = [self.seen(path).output.float() for path in chosen]
                 if any(term.shape != post.shape for term in terms):
                     continue
-                found = fit(pre, post, terms, self.tolerance)
-                if isinstance(found, float):
-                    best = min(best, found)
+                found = fit(terms)
+                if not found.explains:
+                    best = min(best, found.error)
                     continue
-                carry, factors = found
-                nothing = [_is_nothing(factor) for factor in factors]
+                nothing = [is_nothing(factor) for factor in found.factors]
                 if any(nothing):
                     kept = tuple(w for w, none in zip(block.writers, nothing, strict=True) if not none)
                     if not kept:
@@ -225,56 +228,37 @@ class _Proof:
                     self._feeds(w.component for w, none in zip(block.writers, nothing, strict=True) if none)
                     return self._block(replace(block, writers=kept), forms)
                 writers = tuple(self._as_read(block, w, path) for w, path in zip(block.writers, chosen, strict=True))
-                writers = self._mids(writers, pre * carry, terms, factors)
-                named = {w.component: f for w, f in zip(writers, factors, strict=True)}
-                return replace(block, writers=writers), named, carry
-        self._refuse_other_streams(block, pre, post)
+                writers = self._mids(writers, pre * found.carry, terms, found.factors)
+                named = {w.component: f for w, f in zip(writers, found.factors, strict=True)}
+                return replace(block, writers=writers), named, found.carry
+        outputs = [[self.seen(path).output.float() for path in paths] for paths in options]
+        reason = no_sum(pre, post, outputs, self._norms_in(block), self._explained, self._same)
+        if reason is not None:
+            self._refuse(f"layer {block.layer} {reason}")
         names = " + ".join(f"{writer.component}_out" for writer in block.writers)
         self._refuse(
             f"resid_pre + {names} = resid_post does not hold in layer {block.layer} (relative error {best:.2g}), nor "
             "with a factor for each; this architecture scales or reroutes what it writes to the residual stream"
         )
 
-    def _require_one_stream(self, layer: int, seen: Seen) -> None:
-        pre, post = seen.input, seen.output
-        shape = list(pre.shape)
-        if pre.ndim == 4 and pre.shape == post.shape:
-            streams = shape[2] if shape[:2] == [_PROMPTS, self.n] else shape[0]
-            self._refuse(f"it keeps {streams} residual streams side by side (layer {layer} takes {shape})")
-        if pre.shape != post.shape or shape[:2] != [_PROMPTS, self.n] or pre.ndim != 3:
-            self._refuse(
-                f"layer {layer} takes {shape} and gives {list(post.shape)}, where {_PROMPTS} prompts of {self.n} "
-                "tokens have one stream each"
-            )
+    def _known(self, block: Block) -> tuple[float, ...]:
+        """Numbers that a factor may be: 1, the configuration's and their inverses, and what the block holds as one."""
+        config = self.model.config
+        said = [v for part in (config, config.get_text_config()) for v in vars(part).values() if isinstance(v, float)]
+        held = values_of(self.model.get_submodule(block.path)).values()
+        said += [float(value) for value in held if value.numel() == 1 and not value.is_meta]
+        return (1.0, *(v for number in said if number for v in (number, 1 / number)))
 
-    def _refuse_other_streams(self, block: Block, pre: Tensor, post: Tensor) -> None:
-        """Refuse a block whose stream is known to be no sum, by what it is."""
-        where = f"in layer {block.layer}"
-        normed = [pre]
-        for path in self._norms(block):
-            seen = self.seen(path)
-            if self._same(seen.output, post):
-                self._refuse(f"it normalises its residual stream behind what it adds ({path} {where}): no sum is left")
-            if self._same(seen.input, pre) and seen.output.shape == pre.shape:
-                normed.append(seen.output.float())
-        for chosen in product(*(self._outs(block, writer) for writer in block.writers)):
-            terms = [self.seen(path).output.float() for path in chosen]
-            wide, narrow = post.shape[-1], max(term.shape[-1] for term in terms)
-            if wide > narrow and wide % narrow == 0:
-                self._refuse(f"it keeps {wide // narrow} residual streams side by side ({where})")
-            if any(term.shape != post.shape for term in terms):
-                continue
-            if any(not isinstance(fit(x, post, terms, self.tolerance), float) for x in normed[1:] for fit in _FITS[:2]):
-                self._refuse(f"it normalises its residual stream and adds to that ({where})")
-            if self._same(sum(terms[1:], terms[0]), post):
-                self._refuse(f"it does not carry its residual stream on: {where} it begins a new one")
-            if not isinstance(_vectors(pre, post, [*terms, torch.ones_like(post)], self.tolerance), float):
-                self._refuse(f"it adds a constant to its residual stream beside what its components compute ({where})")
+    def _norms_in(self, block: Block) -> dict[str, Tensor]:
+        """What every norm of a block gives."""
+        return {
+            path: calls[0][0].output.float()
+            for path, calls in self.calls.items()
+            if path.startswith(f"{block.path}.") and is_norm(self.model.get_submodule(path)) and len(calls) == 1
+        }
 
-    def _norms(self, block: Block) -> list[str]:
-        """The norms in a block that are called once."""
-        once = [path for path, calls in self.calls.items() if path.startswith(f"{block.path}.") and len(calls) == 1]
-        return [path for path in once if is_norm(self.model.get_submodule(path))]
+    def _explained(self, pre: Tensor, post: Tensor, terms: Sequence[Tensor]) -> bool:
+        return bool(terms) and Sums(pre, post, self.tolerance).scalars(terms).explains
 
     def _without_followers(self, block: Block) -> Block:
         """The block without parts that read what another part computed: they stand behind it, and write in its place.
@@ -284,14 +268,12 @@ class _Proof:
         called = list(self.calls)  # a module is listed as it returns
         once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
         for writer in block.writers:
-            if writer not in once:  # a part that several blocks share, or that text never enters
-                self._feeds([writer.component]) if self.calls.get(writer.path) else self._idle(writer.component)
+            if writer.path not in self.calls:
+                self.notes.append(f"{writer.component} computes nothing of a text")
+        # a part that several blocks share
+        self._feeds(writer.component for writer in block.writers if writer not in once and writer.path in self.calls)
         if not once:
             self._called(block.writers[0].path)
-        for writer in once:
-            if len(once) > 1 and self._same(self.seen(writer.path).output, self.seen(writer.path).input):
-                self._idle(writer.component)
-                once = [other for other in once if other is not writer]
         writers = sorted(once, key=lambda writer: called.index(writer.path))
         behind = {path for writer in writers for path in self._behind(block, writer.path)}
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
@@ -300,9 +282,6 @@ class _Proof:
         self.notes += [
             f"{component} writes nothing to the stream itself: it feeds another part" for component in components
         ]
-
-    def _idle(self, component: Component) -> None:
-        self.notes.append(f"{component} adds nothing where the prompt is a text")
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -317,8 +296,8 @@ class _Proof:
         further = [path for first in behind for path in self._behind(block, first)]
         last = [writer.head_in] if writer.head_in is not None else []
         last += [m.path for m in self.of.modules if self._ends(m, block, writer)]
-        said = list(dict.fromkeys([writer.out, *further, *behind, writer.path, *last]))
-        return [path for path in said if len(self.calls.get(path, [])) == 1]
+        found = dict.fromkeys([writer.out, *further, *behind, writer.path, *last])
+        return [path for path in found if len(self.calls.get(path, [])) == 1]
 
     def _behind(self, block: Block, path: str) -> list[str]:
         """The parts of the block that read what the module at `path` gives."""
@@ -428,8 +407,8 @@ class _Proof:
         again = again[0] if isinstance(again, tuple) else again
         moved = (again.reshape(seen.output.shape) - seen.output).float()
         summed = given.float().unflatten(0, (-1, moved.shape[0] * moved.shape[1])).sum(0)
-        factor, error = _multiple(moved, summed.reshape(moved.shape))
-        return _snapped(factor) if error <= 100 * self.tolerance else 0.0
+        factor, error = multiple(moved, summed.reshape(moved.shape))
+        return snapped(factor) if error <= 100 * self.tolerance else 0.0
 
     def _chain(self, blocks: Sequence[Block]) -> None:
         """Each block starts where the one before it ended, and the final norm reads the last."""
@@ -475,7 +454,7 @@ class _Proof:
 
     def _norm_forms(self) -> dict[str, NormForm]:
         forms = {}
-        paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm} - {""}
+        paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm}
         for path in paths:
             calls = self.calls.get(path, [])
             if len(calls) == 1 or (calls and path == self.of.final_norm):
@@ -485,12 +464,6 @@ class _Proof:
                     forms[path] = form
         return forms
 
-    def _require_final_norm(self) -> None:
-        if not self.of.final_norm:
-            self._refuse("no final norm found between its blocks and its unembedding")
-        if self.of.final_norm not in self.forms:
-            self._refuse(f"{self.of.final_norm} is neither an RMS norm nor a layer norm")
-
     def _logit_scale(self) -> tuple[float, float]:
         """What the final norm's output is multiplied by before the unembedding, and the logits behind it.
 
@@ -498,17 +471,15 @@ class _Proof:
         """
         normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
         entering = last.input.float()
-        other = f"{self.of.unembed} reads something else than the output of {self.of.final_norm}: more stands between"
-        if entering.shape != normed.shape:
-            self._refuse(other)
-        before, error = _multiple(entering, normed)
+        same = entering.shape == normed.shape
+        before, error = multiple(entering, normed) if same else (1.0, float("inf"))
         if error > self.tolerance:
-            self._refuse(other)
+            self._refuse(f"{self.of.unembed} reads something else than what {self.of.final_norm} gives")
         logits, given = self.logits.float(), last.output.float()
         if logits.shape != given.shape:
-            return _snapped(before), 1.0
-        behind, error = _multiple(logits, given)
-        return _snapped(before), _snapped(behind) if error <= self.tolerance else 1.0
+            return snapped(before), 1.0
+        behind, error = multiple(logits, given)
+        return snapped(before), snapped(behind) if error <= self.tolerance else 1.0
 
     def _is_chained(self, architecture: Architecture) -> bool:
         """Whether blocks pass on their output alone, so that the first ones can be skipped."""
@@ -521,7 +492,7 @@ class _Proof:
                     skipped = self.model(**self.inputs, use_cache=False).logits
         except Exception:  # a block that misses what another one passes on may raise anything
             return False
-        return bool(torch.equal(plain, skipped))
+        return self._same(skipped, plain)
 
     def _is_padded(self) -> bool:
         """Whether the logits of a prompt are the same beside padding as without."""
@@ -541,94 +512,6 @@ class _Proof:
 
     def _refuse(self, what: str) -> NoReturn:
         raise ArchitectureError(f"{self.of.name}: {what}; tv measures its weights, but probes cannot run on it")
-
-
-def _ones(pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float) -> tuple[Factor, list[Factor]] | float:
-    """Factors of 1; the relative error where they do not do."""
-    error = float((pre + sum(terms) - post).norm() / post.norm())
-    return (1.0, [1.0] * len(terms)) if error <= tolerance else error
-
-
-def _scalars(
-    pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float
-) -> tuple[Factor, list[Factor]] | float:
-    """A number for each writer, solved for on the first prompt and tested on all; then one for resid_pre too."""
-    error = float("inf")
-    for carried in (False, True):
-        columns = [*([pre] if carried else []), *terms]
-        goal = post if carried else post - pre
-        a = torch.stack([column[0].flatten() for column in columns], 1).double().cpu()
-        solution = torch.linalg.lstsq(a, goal[0].flatten().double().cpu()[:, None]).solution[:, 0].tolist()
-        found = [_snapped(value) for value in solution]
-        carry, factors = (found[0], found[1:]) if carried else (1.0, found)
-        # a term that is the stream itself explains it, and no component
-        error = float("inf") if _is_nothing(carry) else _error(pre, post, terms, carry, factors)
-        if _explains(error, post, pre, terms, carry, factors, tolerance):
-            return carry, list(factors)
-    return error
-
-
-def _vectors(
-    pre: Tensor, post: Tensor, terms: Sequence[Tensor], tolerance: float
-) -> tuple[Factor, list[Factor]] | float:
-    """A number for each writer and each dimension of the stream, with one for resid_pre or without."""
-    error = float("inf")
-    for carried in (False, True):
-        columns = [*([pre] if carried else []), *terms]
-        goal = post if carried else post - pre
-        a = torch.stack([column[0].T for column in columns], -1).double().cpu()  # (d_model, pos, writers)
-        b = goal[0].T[..., None].double().cpu()
-        solution = torch.linalg.lstsq(a, b).solution[..., 0].float().to(pre.device)  # (d_model, writers)
-        found: list[Factor] = list(solution.unbind(-1))
-        carry, factors = (found[0], found[1:]) if carried else (1.0, found)
-        # a term that is the stream itself explains it, and no component
-        error = float("inf") if _is_nothing(carry) else _error(pre, post, terms, carry, factors)
-        if _explains(error, post, pre, terms, carry, factors, tolerance):
-            return carry, factors
-    return error
-
-
-#: How what a block writes may reach the stream, the simplest way first.
-_FITS = (_ones, _scalars, _vectors)
-
-
-def _error(pre: Tensor, post: Tensor, terms: Sequence[Tensor], carry: Factor, factors: Sequence[Factor]) -> float:
-    made = pre * carry
-    for factor, term in zip(factors, terms, strict=True):
-        made = made + factor * term
-    return float((made - post).norm() / post.norm())
-
-
-def _explains(
-    error: float,
-    post: Tensor,
-    pre: Tensor,
-    terms: Sequence[Tensor],
-    carry: Factor,
-    factors: Sequence[Factor],
-    tolerance: float,
-) -> bool:
-    """Whether what is left is rounding, and small beside the smallest term, so that its factor is known."""
-    terms = [factor * term for factor, term in zip(factors, terms, strict=True) if not _is_nothing(factor)]
-    smallest = min((float(term.norm()) for term in terms), default=0.0)
-    return error <= tolerance and error * float(post.norm()) <= UNEXPLAINED * smallest
-
-
-def _is_nothing(factor: Factor) -> bool:
-    return float(torch.as_tensor(factor).abs().max()) < NOTHING
-
-
-def _multiple(left: Tensor, right: Tensor) -> tuple[float, float]:
-    """The number that makes `left` of `right`, and the relative error that it leaves."""
-    scale = float((left * right).sum() / right.square().sum().clamp(min=torch.finfo(right.dtype).tiny))
-    return scale, float((left - scale * right).norm() / left.norm().clamp(min=torch.finfo(left.dtype).tiny))
-
-
-def _snapped(value: float) -> float:
-    """`value`, or the number of few digits that it is next to: what a configuration says."""
-    rounded = float(f"{value:.4g}")
-    near = abs(value - rounded) <= 2e-6 * max(abs(value), 1e-3)
-    return rounded if near else float(f"{value:.7g}")
 
 
 def _test_length(architecture: Architecture) -> int:

@@ -158,13 +158,21 @@ def _by_site(suite: Suite) -> dict[str, list[ActivationMeasure]]:
 
 
 def output_bases(pair: Pair) -> Bases:
-    """The pretrained output subspaces that the ledger splits by, for every matrix of every block."""
+    """The pretrained output subspaces that the ledger splits by."""
     return {
         module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
-        for module in pair.architecture.modules
-        if module.kind == "linear" and 0 <= module.layer < pair.architecture.n_layers
-        if module not in pair.architecture.unread
+        for module in with_bases(pair.architecture)
     }
+
+
+def with_bases(architecture: Architecture) -> list[Module]:
+    """The modules of which the ledger splits the output: every matrix of every block that it reads."""
+    return [
+        module
+        for module in architecture.modules
+        if module.kind == "linear" and 0 <= module.layer < architecture.n_layers
+        if module not in architecture.unread
+    ]
 
 
 def _weights(pair: Pair, module: Module) -> tuple[Tensor, Tensor, Tensor | None]:

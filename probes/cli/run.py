@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from probes.cli.effects import print_checks, print_effects
+from probes.cli.plan import print_plan
 from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
 from tv.cli.terminal import Stages, remark, wrote
+from tv.errors import InputError
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
@@ -59,16 +61,28 @@ def run(
     align: Align = False,
     remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what the run would read, hold and compute; a config.json is enough.")
+    ] = False,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --plan: every prompt has N tokens, without a tokenizer.", metavar="N"),
+    ] = None,
     **reading: Any,
 ) -> None:
     """The main job: measure weights, capture activations, attribute, link, report.
 
     Rerun the same command to resume a run that was killed. What is said of prompts holds for every set of the suite.
 
+    With --plan nothing runs, no weight is loaded, and what the run would take is said.
+
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
+    import probes
     from probes.job import prepare
 
+    if tokens is not None and not plan:
+        raise InputError("--tokens is of --plan; a run counts its tokens itself")
     continued = {key: value for key, value in (("tokens", generate), ("from", continuation)) if value is not None}
     settings = {
         "generate": continued or None,
@@ -77,6 +91,18 @@ def run(
         "keep": keep.split(",") if keep else None,
         "prompts": settings_of(**reading) or None,
     }
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if plan:
+        return print_plan(
+            probes.plan(
+                suite,
+                base=base,
+                tuned=tuned,
+                settings=settings,
+                tokens=tokens,
+                compute=Compute("auto" if device == "auto" else "cpu", dtype, offload),
+            )
+        )
     with Stages() as progress:
         job = prepare(
             suite,
@@ -85,7 +111,7 @@ def run(
             out=out,
             force=force,
             stages=stages.split(",") if stages else None,
-            settings={key: value for key, value in settings.items() if value is not None},
+            settings=settings,
             remote=remote,
             compute=Compute(device, dtype, offload, workers, engine, cache, progress.update),
         )
@@ -98,6 +124,8 @@ def run(
                 remark(f"note: {note}")
             for line in job.power:
                 remark(line)
+            for line in job.left_out:
+                remark(f"left out: {line}")
             if job.sizes:
                 _tell_size(job.sizes)
         result = job.run()
@@ -111,12 +139,19 @@ def run(
 
 
 def _tell_pair(opened: Opened) -> None:
+    from tv.architecture.in_words import in_words
+
     facts, architecture = opened.facts, opened.base.architecture
     remark(
-        f"{opened.name}: {architecture.name}, {architecture.n_layers} layers, {facts.n_parameters:,} parameters, "
+        f"{opened.name}: {architecture.name}, {in_words(architecture)}, {facts.n_parameters:,} parameters, "
         f"stored {facts.dtype_base} and {facts.dtype_tuned}, tokenizer {facts.tokenizer}"
     )
-    notes = [] if architecture.gated else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
+    patterned = any(block.gate is not None or block.experts is not None for block in architecture.blocks)
+    notes = (
+        []
+        if architecture.gated or not patterned
+        else ["no GLU: gate patterns are the signs of the MLP's pre-activations"]
+    )
     for note in (*facts.notes, *notes):
         remark(f"  note: {note}")
     if opened.sameness is not None:

@@ -92,6 +92,12 @@ def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
     return OutputBasis(k, k10, svd.wide, vectors, svd.sigma[:kmax].float())
 
 
+def most_bytes(rows: int, cols: int) -> int:
+    """Bytes that the basis of a matrix and one tuned model's T along it take, where it needs every direction."""
+    side = min(rows, cols)
+    return 4 * side * side * (1 if rows <= cols else 2)
+
+
 def split_by(
     basis: OutputBasis,
     weight: Float[Tensor, "rows cols"],

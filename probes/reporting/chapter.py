@@ -70,6 +70,11 @@ class Chapter:
     evidence: Evidence
     prompts: Sequence[ShownPrompt]
 
+    @property
+    def left_out(self) -> str:
+        """What the proof on the live models left out of the tables, in a line; empty where nothing."""
+        return "; ".join(self.run.manifest.get("left_out", []))
+
     def rows(self, table: str, columns: str = "", where: Sequence[tuple[str, str, object]] = ()) -> pd.DataFrame:
         """The rows of a table for this tuned model.
 

@@ -27,7 +27,7 @@ class Evidence:
     """One tuned model's tables, reduced. A table that the run lacks is an empty frame with its columns."""
 
     tuned: str
-    gated: bool
+    gated: bool  # false where signs of pre-activations stand in for gate patterns
     n_layers: int
     weights: pd.DataFrame  # a row per layer × module, without those of experts
     alignment: pd.DataFrame  # a row per layer × module × side × epsilon
@@ -71,7 +71,7 @@ def gather(run: Run, tuned: str) -> Evidence:
     measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
     return Evidence(
         tuned,
-        bool(architecture.get("gated", True)),
+        bool(architecture.get("gated", True)) or "gates" not in run.tables,
         int(architecture["n_layers"]),
         rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", "==", -1), ("tied", "==", False)]),
         rows_of(

@@ -70,6 +70,7 @@ def _shown(chapter: Chapter) -> dict[str, Any]:
     panels = REPORT.drawn(chapter, chapter.run.tables)
     return {
         "key": chapter.key,
+        "left_out": chapter.left_out,
         "evidence": evidence,
         "headline": headline(evidence),
         "verdict": verdict(evidence),

@@ -59,6 +59,7 @@ class _Architecture(_Form):
     n_kv_heads: int = 0
     gated: bool = True
     parts: list[dict[str, list[str]]] = []
+    in_words: str = ""
 
 
 class _Checkpoint(_Form):
@@ -79,6 +80,7 @@ class _Manifest(_Form):
     checkpoints: dict[str, _Checkpoint] = {}
     sameness: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[str]] = {}
+    left_out: list[str] = []
     coverage: dict[str, dict[str, Any]] = {}
     shards: dict[str, list[str]] = {}
     n_prompts: int = 0

@@ -18,7 +18,6 @@ import probes
 from tests.architectures.files import PROMPTS, answers
 from tests.architectures.independent import Added, Bench
 from tv.architecture.anatomy import Architecture, Module
-from tv.architecture.resolve import resolve
 from tv.checkpoints.opening import open_checkpoint
 
 #: Errors above this are disagreements.
@@ -29,14 +28,17 @@ _FLOOR = 1e-2
 _UNSURE = 1e-4
 
 
-def agreement(run: probes.Run, base: PreTrainedModel, tuned: PreTrainedModel, directory: Path) -> dict[str, float]:
+def agreement(
+    run: probes.Run, base: PreTrainedModel, tuned: PreTrainedModel, architecture: Architecture, directory: Path
+) -> dict[str, float]:
     """Errors by what is compared; what a model does not have is not there. A missing row is an infinite error.
+
+    Of `architecture`, which a live model bore out, only the names of modules are taken.
 
     sum: the components and the embedding against the last residual stream. contributions, dla, heads, experts: the
     table `changes`. gates: the share of bits that differ. graft: the table `prompt_effects`. weights: squares of norms
     against the parameters'. files: parameters that the files do not give back bit by bit.
     """
-    architecture = resolve(base)
     errors: dict[str, float] = defaultdict(float)
     for prompt in PROMPTS[1:]:
         of_prompt = [("prompt_id", "==", prompt["id"])]
@@ -52,10 +54,11 @@ def agreement(run: probes.Run, base: PreTrainedModel, tuned: PreTrainedModel, di
 
 
 def stored(model: PreTrainedModel) -> dict[str, Tensor]:
-    """What a checkpoint of the model holds: parameters, each once, and saved buffers of floats."""
+    """What a checkpoint of the model holds: parameters, each once, and saved buffers of floats (±∞ is a bound)."""
     buffers = dict(model.named_buffers())
     saved = {name: buffers[name] for name in model.state_dict() if name in buffers}
-    return dict(model.named_parameters()) | {name: b for name, b in saved.items() if b.is_floating_point()}
+    floats = {name: b for name, b in saved.items() if b.is_floating_point() and bool(b.isfinite().all())}
+    return dict(model.named_parameters()) | floats
 
 
 def worst(found: Any, expected: Any) -> float:
@@ -257,8 +260,6 @@ def _from_files(directory: Path, base: PreTrainedModel, tuned: PreTrainedModel) 
     wrong = 0
     for name, model in (("base", base), ("tuned", tuned)):
         checkpoint = open_checkpoint(directory / name)
-        parameters = stored(model)
-        wrong += len(parameters.keys() ^ set(checkpoint.names))
-        for key in parameters.keys() & set(checkpoint.names):
-            wrong += not torch.equal(checkpoint.tensor(key), parameters[key].detach())
+        wrong += len(dict(model.named_parameters()).keys() - set(checkpoint.names))
+        wrong += sum(not torch.equal(checkpoint.tensor(key), value.detach()) for key, value in stored(model).items())
     return wrong

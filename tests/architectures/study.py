@@ -85,11 +85,11 @@ def _compare(record: Record, run: probes.Run, base: PreTrainedModel, tuned: PreT
     checks = run["checks"]
     gaps = checks[(checks.check == "completeness") & (checks.method == "path")]
     record.path = "adds up" if gaps.holds.all() else f"said not to add up ({gaps.value.max():.2g})"
-    record.errors = agreement(run, base, tuned, directory)
+    pair = make_pair(base, tuned, word_tokenizer())
+    record.errors = agreement(run, base, tuned, pair.architecture, directory)
     failed = checks[~checks.holds.astype(bool) & (checks.method != "path")]
     wrong = [f"check {row.check} {row.method}: {row.value:.2g}" for row in failed.itertuples()]
     wrong += [f"{name} {error:.2g}" for name, error in record.errors.items() if not error <= TOLERANCE]
-    pair = make_pair(base, tuned, word_tokenizer())
     notes = list(dict.fromkeys(note for flow in pair.flows for note in flow.notes))
     record.result = f"disagrees: {'; '.join(wrong)}" if wrong else "; ".join(["works", *notes])
 

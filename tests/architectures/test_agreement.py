@@ -11,11 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 import probes
+from probes.capture.pair import make_pair
 from tests.architectures.agreement import TOLERANCE, agreement
-from tests.architectures.files import written
+from tests.architectures.files import word_tokenizer, written
 from tests.architectures.independent import Bench, frozen
 from tests.architectures.tiny import tiny_pair
 from tests.runs import edited
+from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve
 
 
@@ -25,11 +27,12 @@ class Finished(NamedTuple):
     run: probes.Run
     base: PreTrainedModel
     tuned: PreTrainedModel
+    architecture: Architecture
     directory: Path
 
     def errors(self, table: str, rows: pd.DataFrame) -> set[str]:
         """The kinds of numbers that disagree once `rows` stand in place of a table."""
-        found = agreement(edited(self.run, table, rows), self.base, self.tuned, self.directory)
+        found = agreement(edited(self.run, table, rows), self.base, self.tuned, self.architecture, self.directory)
         return {name for name, error in found.items() if not error <= TOLERANCE}
 
 
@@ -42,11 +45,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     grafts = {"methods": ["graft"], "granularity": ["component", "module"], "controls": [], "curves": False}
     settings = {"attribute": grafts, "bootstrap": 2}
     run = probes.run(suite, out=directory / "run", stages=("weights", "capture", "attribute"), settings=settings)
-    return Finished(run, base, tuned, directory)
+    architecture = make_pair(base, tuned, word_tokenizer()).architecture
+    return Finished(run, base, tuned, architecture, directory)
 
 
 def test_agrees_with_the_run_as_it_is(finished: Finished) -> None:
-    found = agreement(finished.run, finished.base, finished.tuned, finished.directory)
+    found = agreement(finished.run, *finished[1:])
     assert found.keys() == {
         *("sum", "contributions", "dla", "heads", "experts", "gates", "graft", "weights", "files"),
     }
@@ -90,7 +94,7 @@ def test_a_parameter_of_the_files_that_moved_is_seen(finished: Finished) -> None
     with torch.no_grad():
         next(finished.base.parameters())[0, 0] += 1e-6
     try:
-        found = agreement(finished.run, finished.base, finished.tuned, finished.directory)
+        found = agreement(finished.run, *finished[1:])
     finally:
         with torch.no_grad():
             next(finished.base.parameters())[0, 0] -= 1e-6

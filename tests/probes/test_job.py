@@ -228,16 +228,25 @@ def test_kept_vectors_are_the_models_own(tmp_path: Path) -> None:
     assert {len(vector) for vector in gates.vector_base} == {2 * 80}
 
 
-@pytest.mark.parametrize(("parameter", "site"), [("lm_head", "logits"), ("model.layers.1.mlp.down_proj", "mlp_out")])
-def test_numbers_too_large_for_the_model_are_refused(parameter: str, site: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("parameter", "rows", "site", "on"),
+    [
+        ("lm_head", slice(None), "logits", "random tokens"),
+        ("model.layers.1.mlp.down_proj", slice(None), "mlp_out of layer 1", "random tokens"),
+        ("model.embed_tokens", 274, "embed_out", "prompt 'a1'"),  # a token of that prompt alone
+    ],
+)
+def test_numbers_too_large_for_the_model_are_refused(
+    parameter: str, rows: slice | int, site: str, on: str, tmp_path: Path
+) -> None:
     """Finite weights whose products are not, in the tuned model: which one, where, and on which prompt."""
     base, tuned = build_pair(tmp_path, "llama")
     model = AutoModelForCausalLM.from_pretrained(tuned, dtype=torch.float32)
     with torch.no_grad():
-        model.get_submodule(parameter).weight.mul_(1e38)
+        model.get_submodule(parameter).weight[rows].mul_(1e38)
     model.save_pretrained(tuned)
     suite = write_suite(tmp_path, base, tuned, measure=["changes", "behaviour"], noise_floor=False, attribute=None)
-    with pytest.raises(probes.ActivationError, match=rf"model 'moved': {site}.* is NaN or Inf on prompt 'a1'"):
+    with pytest.raises(probes.ActivationError, match=rf"model 'moved': {site} is NaN or Inf on {on}"):
         probes.run(suite, out=tmp_path / "run", stages=["capture"])
 
 

@@ -110,9 +110,9 @@ def stacked_modules(layer: int, path: str, experts: nn.Module) -> Iterator[Modul
         return
     d, d_expert = layout.d_model, layout.d_expert
     into = f"{path}.gate_up_proj" if layout.gated else f"{path}.up_proj"
+    entering = [(name, *layout.rows(name)) for name in (("gate", "up") if layout.gated else ("up",))]
     for i in range(layout.count):
-        for name in ("gate", "up") if layout.gated else ("up",):
-            rows, step = layout.rows(name)
+        for name, rows, step in entering:
             yield Module(
                 *(layer, name, "linear", "mlp", path, into, (d_expert, d)),
                 ranges=rows,

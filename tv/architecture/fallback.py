@@ -66,11 +66,11 @@ def _vocabulary(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
 
 
 def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
-    """Every parameter in the order of the model, one module for each expert of a stack."""
+    """Every parameter in the order of the model, one module for each expert of a stack; then saved buffers."""
     lists = {path: len(module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     depth = sizes.n_layers or max(lists.values(), default=0)
     stacks = [path for path, length in lists.items() if length == depth]
-    values = values_of(model)
+    trained, values = dict(model.named_parameters()), values_of(model)
     places = {name: _place(name, stacks) for name in values}
     count = Counter(places.values())
     for parameter, tensor in values.items():
@@ -78,7 +78,7 @@ def _parameters(model: PreTrainedModel, sizes: Sizes) -> Iterator[Module]:
         owner = model.get_submodule(path)
         layer, rest = places[parameter]
         name = rest if count[layer, rest] == 1 else parameter.removesuffix(".weight")
-        kind, shape = _kind(parameter, tensor, owner), tuple(tensor.shape)
+        kind, shape = _kind(parameter, tensor, owner) if parameter in trained else "vector", tuple(tensor.shape)
         component = _component(name) if layer >= 0 else "other"
         if kind != "linear":
             yield Module(layer, name, kind, component, path, parameter, shape)

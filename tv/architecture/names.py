@@ -46,9 +46,6 @@ ATTENTION = {
     "c_attn": ("q", "k", "v"),
     "query_key_value": ("q", "k", "v"),
     "Wqkv": ("q", "k", "v"),
-    "Wq": ("q",),
-    "Wk": ("k",),
-    "Wv": ("v",),
 }
 #: Leaf names of an MLP's matrices.
 MLP = {
@@ -73,20 +70,11 @@ MLP = {
     "dense_4h_to_h": ("down",),
     "lin_1": ("up",),
     "lin_2": ("down",),
-    "proj_up_gate": ("gate",),
-    "proj_up": ("up",),
-    "proj_down": ("down",),
-    "0": ("up",),  # of a sequence: matrix, activation, matrix
-    "2": ("down",),
 }
 #: Matrices of attention whose rows are cut by heads, besides q, k and v.
 UP_PROJECTIONS = ("q_b", "kv_b")
 #: Fused leaves that are stored head by head: q, k, v of head 0, then of head 1, …
 INTERLEAVED = ("query_key_value",)
-#: Attention whose fused matrix is stored in as many shards, each with the roles of its heads in this order.
-SHARDED = {"CodeGenAttention": (4, ("q", "v", "k"))}
-#: Attention whose heads of queries work in pairs: a head of z is what a pair makes.
-PAIRED = ("DiffLlamaAttention",)
 #: What an output projection of a mixer is called, whose input is z.
 OUT = ("o", "out_proj")
 #: Norms inside attention.
@@ -103,7 +91,6 @@ INNER_NORMS = {
 #: Norms that a mixer, or the whole block, reads through.
 PRE_NORMS = (
     "input_layernorm",
-    "layernorm1",
     "attention_layernorm",
     "ln_1",
     "ln1",
@@ -133,7 +120,6 @@ MLP_NORMS = (
     "channel_pre_norm",
     "final_layer_norm",
     "norm_ffn",
-    "layernorm2",
 )
 #: Pairs of norms between the components and the residual stream (sandwich norms), after attention and after the MLP.
 POST_NORMS = (
@@ -153,14 +139,13 @@ FINAL_NORMS = (
     "out_norm",
     "layer_norm",
     "layernorm",
-    "output_layernorm",
-    "ln",
     "LayerNorm",
+    "ln",
+    "output_layernorm",
+    "hyper_connection_mixer",
 )
-#: What reads the stream itself and writes a new one of it: no component, but a factor of those before it.
-STREAM = re.compile(r"residual", re.IGNORECASE)
-#: What an activation module is called, or where it stands in a sequence.
-ACTIVATION = re.compile(r"act|act_fn|activation_fn|activation|1")
+#: What an activation module is called.
+ACTIVATION = re.compile(r"act|act_fn|activation_fn|activation")
 #: Execution order inside a block; a matrix of its own name comes before the output projection, or before the gate.
 ORDER = (
     ("norm", "q_a", "q_a_norm", "q_b", "kv_a", "kv_a_norm", "kv_b", "q", "q_gate", "k", "v", "q_norm", "k_norm"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import product, takewhile
+from itertools import takewhile
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class _Resolver:
             modules += found.modules
         n_layers = len(blocks)
         final_norm = trunk.final_norm
-        if final_norm is not None and _gain(final_norm) is not None:
+        if isinstance(getattr(final_norm, "weight", None), Tensor):
             modules.append(self.norm(n_layers, "final_norm", "unembed", final_norm))
         modules.append(self._unembedding(n_layers))
         modules = _unique(modules)
@@ -82,7 +82,7 @@ class _Resolver:
             gated=gated,
             modules=tuple(modules),
             blocks=tuple(blocks),
-            final_norm="" if final_norm is None else self.names[final_norm],
+            final_norm=self.names[final_norm],
             embed=self.names[trunk.embed],
             unembed=self.names[trunk.unembed],
             others=others_of(self.model, modules, trunk),
@@ -118,7 +118,7 @@ class _Block:
         self.parts = sorted(self._parts(), key=lambda part: _is_mlp(part[0]))
         if not self.parts:
             resolver.refuse("no attention or other mixer and no MLP found", path)
-        self.norms = {name: child for name, child in self.children if is_norm(child) or _is_gated_norm(child)}
+        self.norms = {name: child for name, child in self.children if is_norm(child)}
         self.post = self._post_norms()
         self.modules = self._modules()
 
@@ -149,8 +149,7 @@ class _Block:
         several = sum(_kind(name, child, self.tree) == "mlp" for name, child in self.children) > 1
         for name, child in self.children:
             elsewhere = not self.of.names[child].startswith(f"{self.path}.")  # a block's that shares it
-            stream = names.STREAM.search(type(child).__name__)
-            if is_norm(child) or _is_gated_norm(child) or stream or child in loose or elsewhere or self._beside(name):
+            if is_norm(child) or child in loose or elsewhere or self._beside(name):
                 continue
             kind = names.LOOSE.get(name) or _kind(name, child, self.tree) or name
             kind = name if several and name in SHARED else kind
@@ -227,8 +226,8 @@ class _Block:
         for component, part in self.parts:
             pre, post = self._pre_norm(component), self.post.get(component)
             for norm, name in ((pre, f"{component}_norm"), (post, f"{component}_post_norm")):
-                if norm is not None and norm not in placed:
-                    found += self._norm_rows(norm, name, component)
+                if norm is not None and norm not in placed and _gain(norm) is not None:
+                    found.append(self.of.norm(self.layer, name, component, norm))
                     placed.add(norm)
             found += self._inside(component, part)
             if component == "mlp":
@@ -236,18 +235,10 @@ class _Block:
                     if self._beside(name):
                         found += self._inside(component, child, name)
         for name, norm in self.norms.items():
-            if norm not in placed:
-                found += self._norm_rows(norm, name, "other")
+            if norm not in placed and _gain(norm) is not None:
+                found.append(self.of.norm(self.layer, name, "other", norm))
         order = [component for component, _ in self.parts] + ["other"]
         return sorted(found, key=lambda module: (order.index(module.component), *_place(module)))
-
-    def _norm_rows(self, norm: nn.Module, name: str, component: Component) -> Iterator[Module]:
-        """The gain of a norm before or behind a component; of one with a gate, its matrices too."""
-        if _gain(norm) is not None:
-            yield self.of.norm(self.layer, name, component, norm)
-        elif _is_gated_norm(norm):
-            inside = self._inside("other", norm, _name_in(self.tree, norm))
-            yield from (replace(module, component=component) for module in inside)
 
     def _inside(self, component: Component, part: nn.Module, name: str = "") -> Iterator[Module]:
         """The modules of one part; `name` is that of a part beside the component's own."""
@@ -272,7 +263,7 @@ class _Block:
             if is_norm(owner) and segments[-1] == "weight" and value.ndim == 1:
                 norm = names.INNER_NORMS.get(path.rpartition(".")[2]) or _own_name(segments)
                 yield self.of.norm(self.layer, _numbered(norm, number), component, owner)
-            elif value.ndim == 2 and segments[-1] == "weight" and not is_norm(owner):
+            elif value.ndim == 2 and segments[-1] == "weight":
                 for module in self._matrix(kind, component, f"{base}.{parameter}", path, owner, segments, value, taken):
                     yield replace(module, name=_numbered(module.name, number))
             elif value.ndim == 3 and _is_stack(kind, segments, value):
@@ -326,7 +317,7 @@ class _Block:
             return [("o" if leaf == "o_proj" else leaf, ())] if alone else own
         if (role := own_role([*inside, leaf])) is not None:
             return [(role, ())]
-        roles = names.MLP.get(leaf, ()) if not (inside and leaf.isdigit()) else ()
+        roles = names.MLP.get(leaf, ())
         if is_shared([component, *inside]):
             roles = tuple(shared_name(role) for role in roles)
         elif inside and inside[0] in EXPERTS:
@@ -339,9 +330,7 @@ class _Block:
 
     def _matrices_of(self, component: Component) -> list[str]:
         """The parameters of one component that are matrices, by their paths in it."""
-        part = next((part for name, part in self.parts if name == component), None)
-        if part is None:
-            return []
+        part = next(part for name, part in self.parts if name == component)
         return [path for path, value in part.named_parameters() if value.ndim == 2 and path.endswith(".weight")]
 
     def _attention_slices(
@@ -354,12 +343,6 @@ class _Block:
             return [("q", queries), ("q_gate", tuple((stop, stop + d) for _, stop in queries))]
         if len(roles) < 2:
             return [(role, ()) for role in roles]
-        shards, order = names.SHARDED.get(type(self._parent(owner)).__name__, (0, ()))
-        if shards and rows == 3 * n * d and n % shards == 0:
-            own = n // shards * d
-            starts = [(3 * shard + order.index(role)) * own for role in roles for shard in range(shards)]
-            cut = [(start, start + own) for start in starts]
-            return [(role, tuple(cut[i * shards : (i + 1) * shards])) for i, role in enumerate(roles)]
         if leaf == "c_attn" and not transposed and kv == n:  # only GPT-2's is q, k, v one after the other
             kv = 1 if rows == (n + 2) * d else 0
         if not (n and kv and d) or rows != (n + 2 * kv) * d:
@@ -381,11 +364,9 @@ class _Block:
         if kind != "attn":
             return self._mixer_heads(name, size, owner)
         sizes = self._attention_sizes(owner)
-        if name in names.UP_PROJECTIONS or (name in ("q", "o") and self._latent(owner)):
+        if name in names.UP_PROJECTIONS or (name == "o" and self._latent(owner)):
             return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 else 0
         heads = sizes.heads_of("q" if name == "q_gate" else name)
-        if name == "o" and type(self._parent(owner)).__name__ in names.PAIRED:
-            return heads // 2 if size == heads * sizes.d_head else 0
         width = getattr(self._parent(owner), "v_head_dim", None) if name in ("v", "o") else None
         return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
 
@@ -399,9 +380,8 @@ class _Block:
         if name not in FROM_HEADS:
             return 0
         parent = self._parent(owner)
-        attributes = ("num_v_heads", "num_heads", "n_heads", "num_attention_heads", "n_mamba_heads")
-        for holder, attribute in product((parent, *parent.children()), attributes):
-            heads = getattr(holder, attribute, None)
+        for attribute in ("num_v_heads", "num_heads", "n_heads", "num_attention_heads"):
+            heads = getattr(parent, attribute, None)
             if isinstance(heads, int) and heads > 1 and size % heads == 0:
                 return heads
         return 0
@@ -426,8 +406,9 @@ class _Block:
         query = getattr(getattr(parent, "q_proj", None), "weight", None)
         n_heads = found["n_heads"] or sizes.n_heads or _heads_by(out, -1, d_head) or _heads_by(query, 0, d_head)
         groups = getattr(parent, "num_key_value_groups", 0)
-        by_groups = n_heads // groups if isinstance(groups, int) and groups > 0 else 0
-        n_kv = found["n_kv_heads"] or by_groups or sizes.n_kv_heads or _heads_by(key, 0, d_head)
+        n_kv = found["n_kv_heads"] or sizes.n_kv_heads or _heads_by(key, 0, d_head)
+        if not n_kv and isinstance(groups, int) and groups:
+            n_kv = n_heads // groups
         return replace(sizes, n_heads=n_heads, n_kv_heads=n_kv or n_heads, d_head=d_head)
 
     def _parent(self, owner: nn.Module) -> nn.Module:
@@ -448,12 +429,6 @@ class _Block:
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a norm, by its class; one that holds other norms is none."""
     return "norm" in type(module).__name__.lower() and not any(map(is_norm, module.children()))
-
-
-def _is_gated_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm with a gate of its own behind it: it holds norms, and no component by its class."""
-    name = type(module).__name__
-    return "norm" in name.lower() and not is_norm(module) and not any(kind.search(name) for kind, _ in names.KINDS)
 
 
 def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:

@@ -11,6 +11,10 @@ UNBOUNDED = 2**31 - 1
 _GLOBAL = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
 
 
+#: What configurations call the number of experts that a token is routed to.
+_ACTIVE = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k", "moe_k")
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes that hold for every layer; 0 where the configuration gives none."""
@@ -39,6 +43,12 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
         d_head=_size(text, "head_dim", d_model // n_heads if n_heads else 0),
         context=_size(text, "max_position_embeddings", UNBOUNDED),
     )
+
+
+def experts_per_token(config: PretrainedConfig) -> int:
+    """How many experts of a layer a token is routed to; 0 where the configuration does not say."""
+    text = config.get_text_config()
+    return next((size for name in _ACTIVE if (size := _size(text, name))), 0)
 
 
 def _size(config: PretrainedConfig, name: str, default: int = 0) -> int:

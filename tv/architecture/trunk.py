@@ -22,13 +22,15 @@ class Trunk:
     blocks: nn.ModuleList
     embed: nn.Module
     positions: nn.Module | None  # an embedding of positions, added to that of tokens
-    final_norm: nn.Module | None  # None where the blocks normalise the stream themselves
+    final_norm: nn.Module
     unembed: nn.Module
 
 
 def trunk_of(model: PreTrainedModel, sizes: Sizes) -> Trunk:
     """Find it. Raises ArchitectureError where a part of it is missing."""
     kind = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ArchitectureError(f"{kind}: an encoder reads the prompt, not the blocks that write the answer")
     paths = {module: path for path, module in model.named_modules()}
     embed, unembed = ends_of(model)
     if not _is_matrix(embed) or not _is_matrix(unembed):
@@ -44,25 +46,26 @@ def trunk_of(model: PreTrainedModel, sizes: Sizes) -> Trunk:
         raise ArchitectureError(f"{kind}: no list of its blocks found in the module tree")
     *_, stack, blocks = max(fitting, key=lambda row: row[:4])
     path = stack.rpartition(".")[0]
-    trunk = model.get_submodule(path)
-    around = [trunk, model.get_submodule(path.rpartition(".")[0])]
-    ends = (getattr(part, name, None) for part in around for name in names.FINAL_NORMS)
-    final_norm = next((norm for norm in ends if isinstance(norm, nn.Module)), None)
+    trunk, around = model.get_submodule(path), model.get_submodule(path.rpartition(".")[0])
+    behind = [getattr(part, name, None) for part in (trunk, around) for name in names.FINAL_NORMS]
+    final_norm = next((norm for norm in behind if isinstance(norm, nn.Module)), None)
+    if final_norm is None:
+        raise ArchitectureError(f"{kind}: no final norm found in {path or 'the module tree'}")
     positions = next((getattr(trunk, n) for n in names.POSITIONS if _is_matrix(getattr(trunk, n, None))), None)
     return Trunk(path, stack, blocks, embed, positions, final_norm, unembed)
 
 
 def ends_of(model: PreTrainedModel) -> tuple[Any, Any]:
-    """Embedding and unembedding, of a wrapper that says neither those of a part; None where nothing says it."""
-    ends = [_said(part) for part in model.modules() if isinstance(part, PreTrainedModel)]
-    return next((pair for pair in ends if all(map(_is_matrix, pair))), ends[0])
-
-
-def _said(model: PreTrainedModel) -> tuple[Any, Any]:
-    try:
-        return model.get_input_embeddings(), model.get_output_embeddings()
-    except NotImplementedError:
-        return None, None
+    """Embedding and unembedding; None where neither the model nor a language model in it says which they are."""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            try:
+                ends = part.get_input_embeddings(), part.get_output_embeddings()
+            except NotImplementedError:
+                continue
+            if None not in ends:
+                return ends
+    return None, None
 
 
 def _is_matrix(module: object) -> bool:

@@ -68,7 +68,8 @@ def coverage(base: Checkpoint, tuned: Checkpoint | None = None) -> Coverage:
         ()
     """
     total = sum(math.prod(base.info(name).shape) for name in base.names)
-    free = {name: _free(base, name) for name in _incomplete(base)}
+    parts = _parts(base)
+    free = {name: _free(base, name, *parts.get(name, ([], []))) for name in _incomplete(base)}
     unrowed, names, changed = 0, list[str](), 0
     for name, places in free.items():
         if not len(places):
@@ -93,18 +94,29 @@ def _incomplete(checkpoint: Checkpoint) -> Iterator[str]:
     return (name for name in checkpoint.names if name not in whole and not name.startswith(starts))
 
 
-def _free(checkpoint: Checkpoint, name: str) -> Int[Tensor, " n"]:
+def _parts(checkpoint: Checkpoint) -> dict[str, tuple[list[Module], list[Module]]]:
+    """By parameter, the modules whose slices of it are rows, and those whose bias it is."""
+    parts: dict[str, tuple[list[Module], list[Module]]] = {}
+    for module in checkpoint.architecture.modules:
+        if not module.tied:
+            parts.setdefault(module.parameter, ([], []))[0].append(module)
+        if module.expert < 0:
+            parts.setdefault(f"{module.path}.bias", ([], []))[1].append(module)
+    return parts
+
+
+def _free(checkpoint: Checkpoint, name: str, slices: list[Module], biases: list[Module]) -> Int[Tensor, " n"]:
     """The places in a parameter, counted through, that no slice of it covers."""
     shape = checkpoint.info(name).shape
-    index = torch.arange(math.prod(shape)).reshape(shape)
+    one = list(shape)
+    if slices and len(shape) > 1:  # a slice is whole rows, so one column stands for all of billions in a stack
+        one[-2 if slices[0].transposed else -1] = 1
+    index = torch.arange(math.prod(one)).reshape(one)
     free = torch.ones(index.numel(), dtype=torch.bool)
-    for module in checkpoint.architecture.modules:
-        if module.parameter == name and not module.tied:
-            free[module.matrix(index).flatten()] = False
-        elif _is_bias(module, name):
-            free[module.outputs(index, dim=0).flatten()] = False
-    return free.nonzero().flatten()
-
-
-def _is_bias(module: Module, name: str) -> bool:
-    return module.expert < 0 and name == f"{module.path}.bias"
+    for module in slices:
+        free[module.matrix(index).flatten()] = False
+    for module in biases:
+        free[module.outputs(index, dim=0).flatten()] = False
+    if not bool(free.any()):
+        return index.new_empty(0)
+    return free.reshape(one).expand(shape).flatten().nonzero().flatten()

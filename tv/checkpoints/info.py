@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,9 @@ import pandas as pd
 from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.coverage import coverage
-from tv.checkpoints.opening import Source, open_checkpoint
+from tv.checkpoints.location import place_of
+from tv.checkpoints.opening import Source, open_checkpoint, outline
+from tv.checkpoints.outline import is_outline
 from tv.checkpoints.outside import groups_outside, members
 
 
@@ -19,7 +22,7 @@ def info(source: Source) -> pd.DataFrame:
     """What a checkpoint consists of, read off its headers.
 
     Args:
-        source: Whatever `open_checkpoint` opens.
+        source: Whatever `open_checkpoint` opens, or a configuration without weights: its directory or its file.
 
     Returns:
         A row per module, norm gains and embeddings included, in execution order, then one per other parameter and per
@@ -34,7 +37,7 @@ def info(source: Source) -> pd.DataFrame:
         >>> modules[modules.layer == 0].module.tolist()
         ['attn_norm', 'q', 'k', 'v', 'o', 'mlp_norm', 'gate', 'up', 'down']
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = described(source)
     architecture = checkpoint.architecture
     rows = (*architecture.modules, *architecture.others, *groups_outside(checkpoint, checkpoint))
     frame = pd.DataFrame([_row(checkpoint, module) for module in rows])
@@ -44,12 +47,19 @@ def info(source: Source) -> pd.DataFrame:
     return frame
 
 
+def described(source: Source) -> Checkpoint:
+    """A checkpoint; where there is a configuration without weights, the model that it describes."""
+    if isinstance(source, str | Path) and isinstance(place := place_of(source), Path) and is_outline(place):
+        return outline(source)
+    return open_checkpoint(source)
+
+
 def _row(checkpoint: Checkpoint, module: Module) -> dict[str, Any]:
     shape, names = module.shape, [module.parameter]
     if module.kind == "group":
         names = members(checkpoint, module)
         shape = (sum(math.prod(checkpoint.info(name).shape) for name in names),)
-    held = [checkpoint.info(name) for name in names if name in checkpoint.names or name in checkpoint.beside]
+    held = [checkpoint.info(name) for name in names if name in checkpoint.reader.infos or name in checkpoint.beside]
     sizes = Counter[str]()
     for info in held:
         sizes[info.dtype] += math.prod(info.shape)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from tv.checkpoints.tensors import holds_weights
@@ -75,13 +77,30 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     place = place_of(source, revision)
     if isinstance(place, Path):
         return place
+    patterns = {"allow_patterns": list(_DOWNLOADED), "ignore_patterns": list(_LEFT)}
+    return _fetched(place, source, partial(snapshot_download, **patterns))
+
+
+def locate_config(source: str | Path, revision: str | None = None) -> Path:
+    """The configuration of a source: the file itself, that in a directory, or that of a hub id, alone of its files.
+
+    Raises CheckpointError where there is none.
+    """
+    place = place_of(source, revision)
+    if isinstance(place, HubId):
+        return _fetched(place, source, partial(hf_hub_download, filename="config.json"))
+    file = place if place.is_file() else place / "config.json"
+    if file.suffix != ".json" or not file.is_file():
+        raise CheckpointError(f"{source}: no config.json; pass a model's directory, its config.json, or a hub id")
+    return file
+
+
+def _fetched(place: HubId, source: str | Path, fetch: Callable[..., str]) -> Path:
     name, revision = for_transformers(place)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{source}: no such directory")
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_LEFT))
-        )
+        return Path(fetch(name, revision=revision))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{source}: no such directory, and it cannot be had from the hub ({first_line(error)}); check the name"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,9 +22,10 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
-from tv.checkpoints.location import HubId, kind_of, locate, place_of
+from tv.checkpoints.location import HubId, kind_of, locate, locate_config, place_of
 from tv.checkpoints.moved import MovedTensors
 from tv.checkpoints.noise import PLAIN, rounding_note
+from tv.checkpoints.outline import OutlineTensors
 from tv.checkpoints.quantised.declaration import IN_CONFIG, declaration
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.quantised.parts import Quantised
@@ -85,7 +86,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
         config = gguf_config(file)
         model = _tree(config, file)
         return Checkpoint(str(source), None, config, _resolved(model, file), GgufTensors(file, model))
-    config, quantisation = _config(path)
+    config, quantisation = _config(path), declaration(path)
     files = weight_files(path, getattr(config, "transformers_weights", None))
     stored = dequantised(str(source), stored_tensors(files), quantisation)
     layers = sizes_of(config).n_layers
@@ -104,6 +105,31 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     quantised = quantisation or any(isinstance(tensor, Quantised) for tensor in stored.values())
     tensors.native = not (notes or quantised or of_ranks(path))
     return Checkpoint(str(source), path, model.config, _resolved(model, path / "config.json"), tensors)
+
+
+def outline(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """Open what a configuration alone says of a model: no weight is read, and none has to be there.
+
+    Args:
+        source: A directory with a config.json, such a file, or a hub id, of which only the configuration is fetched.
+        revision: Of a hub id.
+
+    Returns:
+        Names and shapes of the parameters, as transformers builds them; reading one raises CheckpointError.
+
+    Raises:
+        CheckpointError: There is no configuration, or it describes no model.
+
+    Examples:
+        >>> outline("data/models/base").architecture.n_layers
+        6
+    """
+    file = locate_config(source, revision)
+    config = _config(file)
+    model = _tree(config, file)
+    path = file.parent if file.name == "config.json" else None
+    tensors = OutlineTensors(str(source), model)
+    return Checkpoint(str(source), path, model.config, _resolved(model, file), tensors)
 
 
 def _rounded(source: str, tensors: FileTensors) -> Iterator[str]:
@@ -167,18 +193,18 @@ def _of_config(step: Callable[[Any], Any], given: Any, file: Path) -> Any:
         raise CheckpointError(f"{file}: describes no model: {first_line(error)}") from error
 
 
-def _config(path: Path) -> tuple[PretrainedConfig, Mapping[str, Any]]:
-    """A model's configuration without its quantisation, and the quantisation settings."""
-    if not (path / "config.json").is_file():
+def _config(path: Path) -> PretrainedConfig:
+    """A model's configuration, of its directory or file, without its quantisation."""
+    file = path if path.is_file() else path / "config.json"
+    if not file.is_file():
         raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
-        raise CheckpointError(f"{path / 'config.json'}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{file}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path / 'config.json'}: cannot be read: {first_line(error)}") from error
-    declared = declaration(path)
+        raise CheckpointError(f"{file}: cannot be read: {first_line(error)}") from error
     for key in IN_CONFIG:
         if hasattr(config, key):
             delattr(config, key)
-    return config, declared
+    return config

@@ -23,18 +23,19 @@ def info(
     Example: tv info data/models/base data/models/medical
     """
     import tv
+    from tv.architecture.in_words import in_words
+    from tv.checkpoints.info import described
+    from tv.checkpoints.outline import OutlineTensors
 
     check_output(output)
-    checkpoint = tv.open_checkpoint(path)
+    checkpoint = described(path)
     facts = None if other is None else tv.open_pair(checkpoint, other).facts  # a refusal comes before any table
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
     frame = tv.info(checkpoint)
     say(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
-    say(
-        f"{architecture.n_layers} layers, d_model {architecture.d_model}, {architecture.n_heads} heads, "
-        f"{architecture.n_kv_heads} key-value heads, {'GLU' if architecture.gated else 'no GLU'}"
-    )
-    say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
+    say(in_words(architecture))
+    if not isinstance(checkpoint.reader, OutlineTensors):
+        say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
     kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).size()
     print_table(
         "modules", ["module", "kind", "rows", "cols", "stored", "how many"], [[*at, n] for at, n in kinds.items()]

@@ -26,6 +26,8 @@ _READERS = {
     "mlp_norm": ("gate", "up", "router", "shared_gate", "shared_up", "shared_router"),
     "final_norm": ("unembed",),
 }
+#: The matrices of a block of attention and MLP; any other beside them might read a norm too.
+_KNOWN = {"o", "down", "shared_down", *_READERS["attn_norm"], *_READERS["mlp_norm"]}
 
 
 class Conventions:
@@ -87,7 +89,10 @@ class Conventions:
         if self._tree is None or norm.name not in _READERS:
             return ()
         modules = [module for module in self._architecture.modules if module.layer == norm.layer]
-        if norm.name != "final_norm" and not {"attn_norm", "mlp_norm"} <= {module.name for module in modules}:
+        names = {module.name for module in modules if module.kind == "linear"}
+        if norm.name != "final_norm" and (
+            not {"attn_norm", "mlp_norm"} <= {module.name for module in modules} or names - _KNOWN
+        ):
             return ()
         readers = [module for module in modules if module.name in _READERS[norm.name]]
         return () if any(module.tied or module.shape[1:] != norm.shape for module in readers) else readers

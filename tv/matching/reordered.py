@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeAlias
@@ -93,32 +92,32 @@ class Reordering:
         self, module: Module, permutation: Int[Tensor, " rows"], scale: Float[Tensor, " rows"] | None = None
     ) -> None:
         """Row i of the module's matrix (and bias) becomes `scale[i]` × its row `permutation[i]`."""
-        self._order(module.parameter, module, 1 if module.transposed else 0, permutation, scale, module.ranges)
+        self._order(module.parameter, module, 1 if module.transposed else 0, permutation, scale, module.rows)
         if (bias := self._bias(module)) is not None:
-            self._order(bias, module, 0, permutation, scale, module.ranges)
+            self._order(bias, module, 0, permutation, scale, module.rows)
 
     def inputs(
         self, module: Module, permutation: Int[Tensor, " cols"], scale: Float[Tensor, " cols"] | None = None
     ) -> None:
         """Column i of the module's matrix becomes `scale[i]` × its column `permutation[i]`; not of a fused slice."""
-        self._order(module.parameter, module, 0 if module.transposed else 1, permutation, scale, ())
+        self._order(module.parameter, module, 0 if module.transposed else 1, permutation, scale, None)
 
     def gain(self, module: Module, scale: Float[Tensor, " d"], offset: float) -> None:
         """The gain of a norm, stored + offset, and its bias are multiplied by `scale`."""
         everything = torch.arange(len(scale))
-        self._order(module.parameter, module, 0, everything, scale, (), offset)
+        self._order(module.parameter, module, 0, everything, scale, None, offset)
         if (bias := self._bias(module)) is not None:
-            self._order(bias, module, 0, everything, scale, ())
+            self._order(bias, module, 0, everything, scale, None)
 
     def mix_outputs(self, module: Module, blocks: Float[Tensor, "blocks d d"], spread: float = 1.0) -> None:
         """Each block of d rows R of the module's matrix (and bias) becomes its block of `blocks` times R."""
-        self._mix(module.parameter, module, 1 if module.transposed else 0, blocks, spread, module.ranges)
+        self._mix(module.parameter, module, 1 if module.transposed else 0, blocks, spread, module.rows)
         if (bias := self._bias(module)) is not None:
-            self._mix(bias, module, 0, blocks, spread, module.ranges)
+            self._mix(bias, module, 0, blocks, spread, module.rows)
 
     def mix_inputs(self, module: Module, blocks: Float[Tensor, "blocks d d"], spread: float = 1.0) -> None:
         """Each block of d columns C of the module's matrix becomes C times its block; not of a fused slice."""
-        self._mix(module.parameter, module, 0 if module.transposed else 1, blocks.mT, spread, ())
+        self._mix(module.parameter, module, 0 if module.transposed else 1, blocks.mT, spread, None)
 
     def touches(self, name: str) -> bool:
         """Whether a parameter is read otherwise than it is stored."""
@@ -150,11 +149,11 @@ class Reordering:
         dim: int,
         permutation: Int[Tensor, " n"],
         scale: Float[Tensor, " n"] | None,
-        ranges: tuple[tuple[int, int], ...],
+        rows: Int[Tensor, " rows"] | None,
         offset: float = 0.0,
     ) -> None:
         size = self._size(name, module, dim)
-        places = _places(size, ranges)
+        places = torch.arange(size) if rows is None else rows
         index, factor = torch.arange(size), torch.ones(size, dtype=torch.float32 if scale is None else scale.dtype)
         index[places] = places[permutation]
         if scale is not None:
@@ -168,9 +167,9 @@ class Reordering:
         dim: int,
         blocks: Float[Tensor, "blocks d d"],
         spread: float,
-        ranges: tuple[tuple[int, int], ...],
+        rows: Int[Tensor, " rows"] | None,
     ) -> None:
-        places = _places(self._size(name, module, dim), ranges)
+        places = torch.arange(self._size(name, module, dim)) if rows is None else rows
         self._add(name, module, _Mix(dim, places.reshape(len(blocks), -1), blocks.double(), spread))
 
     def _size(self, name: str, module: Module, dim: int) -> int:
@@ -184,10 +183,6 @@ class Reordering:
 def _coarse(values: Tensor) -> bytes:
     """Bytes that do not depend on the last bits, in which another number of threads may differ."""
     return values.half().numpy().tobytes()
-
-
-def _places(size: int, ranges: Sequence[tuple[int, int]]) -> Int[Tensor, " n"]:
-    return torch.cat([torch.arange(*pair) for pair in ranges]) if ranges else torch.arange(size)
 
 
 class ReorderedTensors(Tensors):

@@ -201,8 +201,10 @@ def _problem(unit: Neurons | Heads, base: Checkpoint) -> str | None:
         return "a position bias of its own for each head (ALiBi)"
     down = unit.modules[-1] if isinstance(unit, Neurons) else unit.o
     room = down.path if down.expert >= 0 else down.path.rpartition(".")[0]
-    modules = [module for module in base.architecture.modules if module.name in _ROLES]
-    known = {name for module in modules for name in (module.parameter, f"{module.path}.bias")}
+    known, foreign = set[str](), set[str]()
+    for module in base.architecture.modules:  # a parameter may hold a module of either kind
+        (known if module.name in _ROLES else foreign).update((module.parameter, f"{module.path}.bias"))
+    known -= foreign
     unknown = next((name for name in base.names if name.startswith(f"{room}.") and name not in known), None)
     return None if unknown is None else f"{unknown!r} may belong to them one by one, and no rule knows it"
 

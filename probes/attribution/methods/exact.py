@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ from probes.attribution.forwards import Floats, Swap, from_model, swapped, value
 from probes.attribution.units import WHOLE, Unit, components, pieces
 from probes.attribution.work import Rows, Work
 from probes.errors import RunError
-from probes.methods import attribution_method
+from probes.methods import Cost, attribution_method
 from probes.store.schemas import ALL_DOMAINS
+from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
 from tv.arithmetic.controls import control
 from tv.checkpoints.extraction import extract
@@ -34,6 +35,16 @@ Neurons = Annotated[
 ]
 
 
+def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> Cost:
+    """The model as it is and with every unit moved; with the whole T, its controls."""
+    many = units[0].granularity == "neuron" and len(units) > settings.neurons
+    moved = settings.neurons if many else len(units)
+    if WHOLE not in units or "graft" not in settings.methods:
+        return Cost(1 + moved)
+    by_component = (1 + len(components(architecture))) * bool(getattr(settings, "component_controls", False))
+    return Cost(1 + moved + len(settings.controls) * (settings.control_draws + by_component))
+
+
 @attribution_method(
     "graft",
     words="graft effect",
@@ -43,6 +54,7 @@ Neurons = Annotated[
     labels={"mean": "mean of graft and revert", "synergy": "revert − graft"},
     link=True,
     order=10,
+    cost=_cost,
 )
 def graft(
     work: Work,
@@ -82,6 +94,7 @@ def graft(
     granularities=_EVERY,
     link=True,
     order=11,
+    cost=_cost,
 )
 def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterator[Effects]:
     """M(θ_ft) − M(θ_ft − T_c) for every unit c: what the tuned model loses without it.

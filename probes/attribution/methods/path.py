@@ -36,7 +36,7 @@ from probes.capture.hooks.torch_backend import by_position, tensors_of
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.measures import mixture
-from probes.methods import attribution_method
+from probes.methods import Cost, attribution_method
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.values import values_of
@@ -57,6 +57,14 @@ TOLERANCE = 0.01
 Nodes = Annotated[int, Field(strict=True, ge=1, le=256)]
 
 
+def _cost(_architecture: Architecture, _units: Sequence[Unit], settings: Any) -> Cost:
+    """Both ends, and a forward with its backward at every node; the nodes may double."""
+    doubled, every = settings.nodes, 0
+    while doubled <= settings.most_nodes:
+        every, doubled = every + doubled, 2 * doubled
+    return Cost(2 + settings.nodes, settings.nodes, 2 + every)
+
+
 def _enough_nodes(nodes: int, most_nodes: int, **_others: object) -> None:
     if most_nodes < nodes:
         raise ValueError(f"most_nodes {most_nodes} is below nodes {nodes}")
@@ -72,6 +80,7 @@ def _enough_nodes(nodes: int, most_nodes: int, **_others: object) -> None:
     float32=True,
     order=0,
     require=_enough_nodes,
+    cost=_cost,
 )
 def path(
     work: Work,
@@ -110,7 +119,8 @@ def path(
     tokens.loc[tokens.prompt_id.map(work.domains).isin(still), "effect"] = np.nan
     neurons.loc[neurons.domain.isin(still), ["effect", "se"]] = np.nan
     yield Rows("token_effects", tokens.assign(method="path"))
-    yield Rows("neuron_effects", neurons.assign(method="path"))
+    if len(neurons):  # a model without an MLP has none
+        yield Rows("neuron_effects", neurons.assign(method="path"))
     yield from integrated.effects(work.pair.architecture)
 
 
@@ -450,7 +460,7 @@ def _direct(architecture: Architecture, parameters: Mapping[str, Tensor]) -> dic
     for module in architecture.modules:
         bias = f"{module.path}.bias" if module.expert < 0 else f"{module.parameter}_bias"
         for name in (module.parameter, bias):
-            if not module.tied or name == bias:
+            if not module.tied:
                 by_parameter.setdefault(name, []).append(module)
             read[name] = read.get(name, True) and module not in architecture.unread
     for module in architecture.others:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,10 +19,19 @@ from probes.attribution.forwards import Swap, values_under
 from probes.attribution.units import WHOLE, Unit
 from probes.attribution.work import Bases, Work
 from probes.capture.pair import Pair
+from probes.capture.runner import with_bases
 from probes.measures.live_weights import matrix_of
-from probes.methods import attribution_method
-from tv.architecture.anatomy import Module
+from probes.methods import Cost, attribution_method
+from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.values import values_of
+
+#: Inside the subspace or outside; T, or a control in its place.
+_PARTS = [(inside, control) for inside in (True, False) for control in ("", "random")]
+
+
+def _cost(architecture: Architecture, _units: Sequence[Unit], settings: Any) -> Cost:
+    """The base as it is, and with each part of every group of matrices."""
+    return Cost(1 + len(_PARTS) * len(_groups(with_bases(architecture), "module" in settings.granularity)))
 
 
 @attribution_method(
@@ -30,6 +40,7 @@ from tv.architecture.values import values_of
     explains="Split: graft only the part of T inside, or outside, the pretrained matrix's own subspace.",
     labels={"inside": "T inside W's own subspace", "outside": "T outside W's own subspace"},
     order=40,
+    cost=_cost,
 )
 def split(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """M(θ_pre + part of T) − M(θ_pre): methods `inside`, `outside`, each also with the control `random`.
@@ -42,25 +53,29 @@ def split(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
         units: None; the method makes them.
     """
     pair, bases = work.pair, work.make_bases()
-    modules = list(bases)
-    groups: dict[Unit, list[Module]] = {WHOLE: modules}
-    for module in modules:
-        groups.setdefault(Unit("type", -1, module.component, module.name), []).append(module)
-    if "module" in work.granularity:
-        groups |= {Unit("module", m.layer, m.component, m.name, expert=m.expert): [m] for m in modules}
-    wanted = [(inside, control) for inside in (True, False) for control in ("", "random")]
+    groups = _groups(list(bases), "module" in work.granularity)
     swaps = [
         Swap(
             partial(_parameters, pair, bases, group, inside, control, work.seed),
             min(module.layer for module in group),
         )
-        for inside, control in wanted
+        for inside, control in _PARTS
         for group in groups.values()
     ]
     start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
-    for i, (inside, control) in enumerate(wanted):
+    for i, (inside, control) in enumerate(_PARTS):
         part = values[i * len(groups) : (i + 1) * len(groups)] - start
         yield Effects("inside" if inside else "outside", FORWARD, tuple(groups), work.prompts, part, control)
+
+
+def _groups(modules: Sequence[Module], one_by_one: bool) -> dict[Unit, list[Module]]:
+    """All matrices at once, all of one name, and each of them."""
+    groups: dict[Unit, list[Module]] = {WHOLE: list(modules)}
+    for module in modules:
+        groups.setdefault(Unit("type", -1, module.component, module.name), []).append(module)
+    if one_by_one:
+        groups |= {Unit("module", m.layer, m.component, m.name, expert=m.expert): [m] for m in modules}
+    return groups
 
 
 def _parameters(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,11 +103,14 @@ def plan(architecture: Architecture, sites: Collection[str]) -> tuple[Read, ...]
         if path is not None and site.kind in sites:
             at.setdefault(path, []).append(site)
 
-    def add_modules(layer: int, component: Component | None = None) -> None:
-        for module in architecture.modules:
-            here = module.layer == layer and component in (None, module.component)
-            if here and module.expert < 0 and module not in architecture.unread:
-                add(module.path, Site(MODULE, layer, module))
+    by_layer: dict[int, list[Module]] = {}
+    for module in architecture.modules:
+        if module.expert < 0 and module not in architecture.unread:
+            by_layer.setdefault(module.layer, []).append(module)
+
+    def add_modules(layer: int) -> None:
+        for module in by_layer.get(layer, ()):
+            add(module.path, Site(MODULE, layer, module))
 
     add_modules(-1)
     for block in architecture.blocks:
@@ -137,7 +140,7 @@ def head_site(writer: Writer) -> str:
     return "head_out" if writer.component == "attn" else f"{writer.component}_head_out"
 
 
-def _add_mlp(add, block: Block) -> None:  # type: ignore[no-untyped-def]
+def _add_mlp(add: Callable[[str | None, Site], None], block: Block) -> None:
     layer = block.layer
     add(block.router, Site("router", layer))
     add(block.experts, Site(EXPERTS, layer))

@@ -134,7 +134,7 @@ def tensors_of(
     given = [x for x in (*args, *named, *kwargs.values()) if isinstance(x, Tensor)]
     value, rest = given[0], [x for x in given[1:] if x is not given[0]]
     others = tuple(by_position(other, shape) for other in rest)
-    first = output[0] if isinstance(output, (tuple, list)) else output
+    first = output[0] if isinstance(output, tuple) else output
     return by_position(value, shape), by_position(first, shape), others
 
 

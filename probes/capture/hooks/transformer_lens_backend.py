@@ -63,6 +63,8 @@ def open_bridges(base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: PreTr
 
 def bridge_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
     """A bridge on the model's raw weights, in the model's dtype. The model stays unchanged."""
+    if model.config.get_text_config() is not model.config:  # pip would replace torch under a running job
+        raise _refused(model, "installs packages to make a bridge of a model with parts beside the text model")
     wrapped, tokenizer_copy = shell(model), copy.deepcopy(tokenizer)
     wrapped.config.architectures = [type(model).__name__]
     name = str(model.config.name_or_path or type(model).__name__)
@@ -77,16 +79,27 @@ def bridge_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tra
 
 
 def prove_bridge(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[Read]) -> Axes:
-    """Run a model and its bridge on a few tokens: the logits must be the same. Returns the reads to turn."""
+    """Run a model and its bridge on a few tokens: logits and reads must be the same. Returns the reads to turn."""
     (few, turned_few), (more, turned_more) = (_shapes(model, bridge, reads, n) for n in (2, 3))
     axes = {path: (_grown(turned_few[path], turned_more[path]), _grown(few[path], more[path])) for path in few}
-    return {path: both for path, both in axes.items() if len(few[path]) == 4 and both[0] != both[1]}
+    turned = {path: both for path, both in axes.items() if len(few[path]) == 4 and both[0] != both[1]}
+    inputs = _tokens(3)
+    expected, _ = capture(model, reads, inputs)
+
+    def compare(read: Read, seen: Seen) -> None:
+        for looked_at, own, theirs in zip(read.ends, seen[:2], expected[read.path][:2], strict=True):
+            if looked_at and not (
+                own.shape == theirs.shape and _off(own, theirs) <= torch.finfo(model.dtype).eps ** 0.5
+            ):
+                raise _refused(model, f"shows something else than the model at {read.path}")
+
+    run_bridged(bridge, reads, inputs, compare, axes=turned)
+    return turned
 
 
 def _shapes(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[Read], n: int) -> tuple[Shapes, Shapes]:
     """The shape of every read's input on n tokens, in the model and in its bridge."""
-    ids = torch.arange(n)[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = _tokens(n)
     model_seen, expected = capture(model, reads, inputs)
     shapes: dict[str, torch.Size] = {}
 
@@ -97,12 +110,21 @@ def _shapes(model: PreTrainedModel, bridge: TransformerBridge, reads: Sequence[R
         logits = run_bridged(bridge, reads, inputs, receive)
     except Exception as error:  # as above
         raise _refused(model, f"cannot run its bridge in {str(model.dtype)[6:]} ({first_line(error)})") from error
-    off = float((logits - expected).float().norm() / expected.float().norm())
+    off = _off(logits, expected)
     if not off <= torch.finfo(model.dtype).eps ** 0.5:
         raise _refused(model, f"does not compute what the model does (logits off by {off:.2g})")
     if missing := model_seen.keys() - shapes.keys():
         raise _refused(model, f"never calls {min(missing)}")
     return {path: seen.input.shape for path, seen in model_seen.items()}, shapes
+
+
+def _tokens(n: int) -> Inputs:
+    ids = torch.arange(n)[None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _off(own: Tensor, expected: Tensor) -> float:
+    return float((own - expected).float().norm() / expected.float().norm())
 
 
 def _grown(few: torch.Size, more: torch.Size) -> int:
@@ -159,7 +181,7 @@ def _parts(model: nn.Module, read: Read) -> dict[Module | None, nn.Module]:
     """What the bridge has in place of the read's module: one module, or each part of a fused matrix."""
     cut = {site.module.name: site.module for site in read.sites if site.module is not None and site.module.ranges}
     owner = model.get_submodule(read.path.rpartition(".")[0])
-    if cut and all(isinstance(getattr(owner, _PARTS[name], None), GeneralizedComponent) for name in cut):
+    if cut and all(isinstance(getattr(owner, _PARTS.get(name, name), None), GeneralizedComponent) for name in cut):
         return {module: getattr(owner, _PARTS[name]) for name, module in cut.items()}
     return {None: model.get_submodule(read.path)}
 

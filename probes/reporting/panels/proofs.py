@@ -62,6 +62,7 @@ def checks(chapter: Chapter) -> Iterator[Panel]:
         "Completeness: shares sum to the change, where there is one. Weights restored: the models are bit for bit as "
         "they were."
     )
+    note += f" Left out, as it could not be proved on these models: {chapter.left_out}." if chapter.left_out else ""
     table = Table("checks", "What was checked, and how it came out", columns, cells)
     yield Panel("Checks", note, [], tables=[table])
 

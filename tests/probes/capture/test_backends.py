@@ -105,6 +105,18 @@ def test_the_command_refuses_a_local_directory_on_a_server(
     assert done[0] == 2 and "llama-base: what lies here cannot run on a server" in done[2] and not out.exists()
 
 
+def test_a_bridge_that_would_install_packages_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TransformerLens runs pip for the processor of a model of images and text."""
+    pytest.importorskip("transformer_lens")
+    monkeypatch.setattr("subprocess.check_call", lambda *_: pytest.fail("a package is installed"))
+    model = build_model()
+    monkeypatch.setattr(model.config, "get_text_config", lambda *_, **__: type(model.config)())
+    with pytest.raises(
+        ActivationError, match=r"\(LlamaForCausalLM\): TransformerLens installs packages .*backend: torch"
+    ):
+        open_backend("transformer_lens", model, model, build_tokenizer())
+
+
 def test_a_shell_shares_the_tensors_and_nothing_else() -> None:
     model = build_model("qwen2")  # its embedding is tied
     own = shell(model)

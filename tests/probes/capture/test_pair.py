@@ -9,8 +9,8 @@ from probes.capture.pair import make_pair
 from probes.capture.proof import prove
 from probes.job import run
 from tests.pairs import (
+    BY_NAME,
     MEASURED,
-    NO_SUM,
     build_model,
     build_pair,
     build_tokenizer,
@@ -132,12 +132,10 @@ def test_a_matrix_whose_product_is_not_its_output_is_not_read() -> None:
     assert flow.notes == ("gates are not shown: the gate's matrix alone does not make its output",)
 
 
-@pytest.mark.parametrize("architecture", NO_SUM)
-def test_a_model_whose_stream_is_no_sum_is_refused_before_any_work(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", BY_NAME)
+def test_a_model_whose_sites_are_unknown_is_refused_before_any_work(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
-    with pytest.raises(
-        ArchitectureError, match=r"normalises its residual .*; tv measures its weights, but probes cannot"
-    ) as caught:
+    with pytest.raises(ArchitectureError, match=r"roles are .*; tv measures its weights, but probes cannot") as caught:
         run(write_suite(tmp_path, base, tuned), out=tmp_path / "out", compute=Compute(progress=_no_work))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

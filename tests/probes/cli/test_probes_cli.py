@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from probes.cli import main
 from probes.cli.effects import print_checks, print_effects
@@ -152,10 +153,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, mon
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_scaled_residual_writes_are_refused_in_words(tmp_path: Path, monkeypatch, capsys) -> None:
-    suite = write_suite(tmp_path, *build_pair(tmp_path, "granite"))
+def test_a_stream_that_no_sum_explains_is_refused_in_words(tmp_path: Path, monkeypatch, capsys) -> None:
+    suite = write_suite(tmp_path, *build_pair(tmp_path))
+    original = LlamaDecoderLayer.forward
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", lambda self, *args, **more: original(self, *args, **more).abs())
     code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")
-    assert code == 2 and "resid_pre + attn_out = resid_mid" in stderr
+    assert code == 2 and "resid_pre + attn_out + mlp_out = resid_post does not hold in layer 0" in stderr
 
 
 def test_a_foreign_directory_is_not_overwritten(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -14,7 +14,7 @@ from tests.probes.measures.captured import FOIL, INPUTS, PROMPTS, TARGET, captur
 
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_embedding_and_contributions_sum_to_the_final_residual(architecture: str) -> None:
-    _, arch, _, terms, final, _ = captured(architecture)
+    _, _, _, terms, final, _ = captured(architecture)
     assert set(terms) == {(-1, "embed")} | {(layer, name) for layer in range(3) for name in ("attn", "mlp")}
     total = torch.stack(list(terms.values())).sum(0)
     assert float((total - final).norm() / final.norm()) < 1e-4

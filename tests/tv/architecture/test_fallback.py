@@ -6,23 +6,15 @@ from torch import nn
 from transformers import CamembertConfig
 
 import tv
-from tests.pairs import build_model, build_pair
+from tests.pairs import BY_NAME, build_model, build_pair
 from tv.architecture.anatomy import Architecture
 from tv.architecture.fallback import by_name
 from tv.architecture.resolve import resolve, skeleton
-from tv.errors import ArchitectureError
 
 
-@pytest.fixture(autouse=True)
-def _no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(model: nn.Module) -> Architecture:
-        raise ArchitectureError(f"{type(model).__name__}: no trunk found")
-
-    monkeypatch.setattr("tv.architecture.resolve.by_rules", refuse)
-
-
-def test_every_matrix_stands_once() -> None:
-    model = build_model("ctrl")
+@pytest.mark.parametrize("architecture", BY_NAME)
+def test_every_matrix_stands_once(architecture: str) -> None:
+    model = build_model(architecture)
     arch = resolve(model)
     assert arch == resolve(skeleton(model.config))
     matrices = {name for name, value in model.named_parameters() if value.ndim > 1 and "bias" not in name}
@@ -41,7 +33,7 @@ def test_every_matrix_stands_once() -> None:
 def test_what_nobody_knows_stands_under_its_own_name() -> None:
     arch = resolve(build_model("ctrl"))
     assert arch.roles == "unknown"
-    assert "roles are unknown (no trunk found)" in arch.note and "\n" not in arch.note
+    assert "roles are unknown (no final norm found in transformer)" in arch.note and "\n" not in arch.note
     module = arch.module(2, "multi_head_attention.Wq")
     assert (module.kind, module.component, module.n_heads) == ("linear", "attn", 0)
     assert arch.module(2, "ffn.0").component == "mlp"
@@ -86,8 +78,9 @@ def test_an_embedding_that_is_tied_to_the_unembedding_is_still_one() -> None:
     assert (arch.embed, arch.module(3, "unembed").tied) == ("roberta.embeddings.word_embeddings", True)
 
 
-def test_their_weights_are_measured(tmp_path) -> None:
-    base, tuned = build_pair(tmp_path, "ctrl")
+@pytest.mark.parametrize("architecture", BY_NAME)
+def test_their_weights_are_measured(architecture: str, tmp_path) -> None:
+    base, tuned = build_pair(tmp_path, architecture)
     arch: Architecture = tv.open_checkpoint(base).architecture
     assert set(tv.info(base).module) == {module.name for module in arch.modules}
     ssa = tv.ssa(base, tuned)

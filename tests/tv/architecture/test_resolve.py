@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import transformers
 
-from tests.pairs import MEASURED, build_model
+from tests.pairs import BY_NAME, MEASURED, build_model
 from tv.architecture.resolve import resolve, skeleton
 from tv.errors import ArchitectureError
 
@@ -40,12 +40,11 @@ def test_thirty_billion_parameters_in_experts_are_named_in_seconds() -> None:
     assert count == {"gate": 48 * 128, "up": 48 * 128, "down": 48 * 128}
 
 
-def test_what_no_rule_names_falls_back_and_says_so() -> None:
-    model = build_model("ctrl")
-    model.get_output_embeddings = lambda: None
-    arch = resolve(model)
-    assert (arch.roles, arch.blocks) == ("unknown", ())
-    assert arch.note.startswith(f"{arch.name}: roles are unknown (no embedding or no unembedding found")
+@pytest.mark.parametrize("architecture", BY_NAME)
+def test_what_no_rule_names_falls_back_and_says_so(architecture: str) -> None:
+    arch = resolve(build_model(architecture))
+    assert arch.roles == "unknown"
+    assert arch.note.startswith(f"{arch.name}: roles are unknown (")
 
 
 def test_a_model_type_without_a_language_model_is_named() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairs import MEASURED, SUPPORTED, build_model
+from tests.pairs import BY_NAME, MEASURED, SUPPORTED, build_model
 from tv.architecture.resolve import resolve
 from tv.architecture.rules import by_rules
 from tv.errors import ArchitectureError
@@ -95,11 +95,10 @@ def test_heads_are_cut_only_where_the_shapes_allow_it() -> None:
     assert arch.blocks[1].writer("attn").head_module is None
 
 
-def test_a_model_without_an_unembedding_is_refused_by_the_rules() -> None:
-    model = build_model("ctrl")
-    model.get_output_embeddings = lambda: None
-    with pytest.raises(ArchitectureError, match="CTRLLMHeadModel: no embedding or no unembedding found"):
-        by_rules(model)
+@pytest.mark.parametrize("architecture", BY_NAME)
+def test_what_no_rule_names_is_refused_by_the_rules(architecture: str) -> None:
+    with pytest.raises(ArchitectureError, match="CTRLLMHeadModel: no final norm found in transformer"):
+        by_rules(build_model(architecture))
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)

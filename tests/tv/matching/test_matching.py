@@ -50,7 +50,11 @@ def _says(model: PreTrainedModel) -> torch.Tensor:
         return model(torch.arange(3, 15)[None]).logits
 
 
-@pytest.mark.parametrize("architecture", MEASURED)
+#: GPT-OSS has a sink of its own for each head, and biases for each expert's neurons.
+MATCHED = [name for name in MEASURED if name != "gpt_oss"]
+
+
+@pytest.mark.parametrize("architecture", MATCHED)
 def test_another_order_is_the_same_function_and_is_undone(architecture: str) -> None:
     base = build_model(architecture)
     shuffled = _shuffled(base)
@@ -64,7 +68,8 @@ def test_another_order_is_the_same_function_and_is_undone(architecture: str) -> 
 
     table = tv.align(base, shuffled)
     rewritten = table.kind.isin(["norms", "values", "keys"])
-    assert (table[~rewritten & (table.kind != "queries")].moved_fraction > 0).all()
+    still = (table.kind == "queries") | ((table.kind == "kv_groups") & (architecture == "falcon"))  # one of them
+    assert (table[~rewritten & ~still].moved_fraction > 0).all()
     assert (table[rewritten].moved_fraction == 0).all()
     assert table.mean_score.min() > 0.999 and table.gain.max() > 0.1
     back = tv.matched(base, shuffled)
@@ -72,7 +77,24 @@ def test_another_order_is_the_same_function_and_is_undone(architecture: str) -> 
         torch.testing.assert_close(back.read(name), dict(base.named_parameters())[name].detach())
 
 
-@pytest.mark.parametrize("architecture", MEASURED)
+@pytest.mark.parametrize(("architecture", "what"), [("gpt_oss", "self_attn.sinks'"), ("mamba", ""), ("qwen3_next", "")])
+def test_what_heads_or_neurons_have_beside_known_matrices_keeps_them_in_their_order(
+    architecture: str, what: str
+) -> None:
+    """A gate beside each head's query, which no rule reorders with it; a mixer that has no heads."""
+    base = build_model(architecture)
+    tuned = copy.deepcopy(base)
+    perturb(tuned, 0.02, seed=1)
+    if architecture == "qwen3_next":  # its MLPs can be matched
+        table = tv.align(base, tuned)
+        assert {"neurons", "shared_neurons"} <= set(table.kind) and "queries" not in set(table.kind)
+        assert not (table[table.kind == "norms"].layer < 3).any()
+        return
+    with pytest.raises(tv.InputError, match=f"no FFN or attention whose roles are known.*{what}"):
+        tv.align(base, tuned)
+
+
+@pytest.mark.parametrize("architecture", MATCHED)
 def test_a_fine_tune_stays_where_it_is(architecture: str) -> None:
     base = build_model(architecture)
     tuned = copy.deepcopy(base)

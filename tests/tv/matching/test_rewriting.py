@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import tv
-from tests.pairs import MEASURED, build_model, perturb
+from tests.pairs import build_model, perturb
+from tests.tv.matching.test_matching import MATCHED
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.pairing import open_pair
 from tv.matching.conventions import Conventions
@@ -77,7 +78,7 @@ def _says(model: PreTrainedModel) -> Tensor:
         return torch.as_tensor(model(torch.arange(3, 15)[None]).logits)
 
 
-@pytest.mark.parametrize("architecture", MEASURED)
+@pytest.mark.parametrize("architecture", MATCHED)
 def test_another_writing_is_the_same_function_and_is_undone(architecture: str) -> None:
     base = build_model(architecture)
     checkpoint, kinds = _rewritten(base)
@@ -112,7 +113,7 @@ def test_what_each_architecture_can_be_written_in() -> None:
     assert pairs["gpt2"].shape == (0, 2) and len(pairs["neox"]) < 8
 
 
-@pytest.mark.parametrize(("architecture", "step"), [("llama", 0.002), *((name, 0.3) for name in MEASURED)])
+@pytest.mark.parametrize(("architecture", "step"), [("llama", 0.002), *((name, 0.3) for name in MATCHED)])
 def test_training_is_no_change_of_writing(architecture: str, step: float) -> None:
     base = build_model(architecture)
     tuned = copy.deepcopy(base)

@@ -9,19 +9,21 @@ import pytest
 import torch
 
 import tv
-from tests.pairs import MEASURED, NO_SUM, build_model, build_pair, perturb
+from tests.pairs import BY_NAME, MEASURED, build_model, build_pair, perturb
 from tv.measures.decomposition import decompose
 from tv.measures.ssa import align
 from tv.measures.subspaces import Change
 
 
-@pytest.mark.parametrize("architecture", [*MEASURED, *NO_SUM])
+@pytest.mark.parametrize("architecture", [*MEASURED, *BY_NAME])
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
     weights, alignment = tv.measured(base, tuned, ("weights", "alignment"), (0.05,)).values()
     architecture = tv.open_checkpoint(base).architecture
-    modules = (*architecture.modules, *architecture.others)
-    whole = weights[(weights["head"] == -1) & (weights.kind != "bias")]
+    modules = architecture.modules
+    others = weights[weights.kind.isin(["vector", "group"])]
+    assert others.module.tolist() == [module.name for module in architecture.others]
+    whole = weights[(weights["head"] == -1) & ~weights.kind.isin(["bias", "vector", "group"])]
     places = zip(whole.layer, whole.module, whole.expert, strict=True)
     assert list(places) == [(m.layer, m.name, m.expert) for m in modules]
     biases = {f"{m.layer} {m.name}_bias" for m in modules if f"{m.path}.bias" in tv.open_checkpoint(base).names}
