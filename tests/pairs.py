@@ -64,14 +64,14 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "falcon_h1": ("FalconH1Config", {**_SIZES, **_SSM, "ssm_out_multiplier": 0.5, "lm_head_multiplier": 0.7}),
     "mamba": ("MambaConfig", {**_ENDS, "hidden_size": 48, "num_hidden_layers": 3, "state_size": 9}),
-    "ctrl": ("CTRLConfig", {**_GPT2, "dff": 80}),
+    "openai-gpt": ("OpenAIGPTConfig", _GPT2),
 }
 #: Mixtures of experts.
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
 #: Architectures with mixers other than attention: beside it from layer to layer, in one block with it, or alone.
 HYBRIDS = ["qwen3_next", "falcon_h1", "mamba"]
 #: Architectures that no rule of tv's names.
-BY_NAME = ["ctrl"]
+BY_NAME = ["openai-gpt"]
 #: Architectures without experts that the whole job runs on.
 SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *HYBRIDS, *BY_NAME)]
 #: Architectures whose modules tv names by its own rules.

@@ -27,7 +27,7 @@ def dla_completeness(pair: Pair, run: Run, tuned: str, encoded: Sequence[Encoded
     """
     suite = run.manifest["suite"]
     measured = {"attn_out", "mlp_out"} <= set(suite["sites"]) and {"changes", "behaviour"} <= set(run.tables)
-    capped = getattr(pair.base.config.get_text_config(), "final_logit_softcapping", None)
+    capped = any(flow.cap is not None for flow in pair.flows)
     biased = getattr(pair.base.get_submodule(pair.architecture.final_norm), "bias", None) is not None
     if not measured or suite["generate"] is not None or capped or biased:
         return []

@@ -130,8 +130,8 @@ def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) ->
         return [Piece(name) for name in parameters if architecture.component_of(name) == place]
     names = set(parameters)
     unit_pieces: list[Piece] = []
-    for module in _all(architecture):
-        if module.layer == unit.layer and module.component == unit.component and not module.tied:
+    for module in architecture.rows_of(unit.layer, unit.component):
+        if not module.tied:
             unit_pieces += _pieces(architecture, unit, module, names)
     return unit_pieces
 

@@ -33,7 +33,7 @@ def behaviour_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int) 
     its interval, whichever is larger; where there is no interval, the mean size of a prompt's change.
     """
     changes: dict[str, dict[str, float]] = {}  # by metric, then prompt
-    with twin_of(pair) as both:
+    with twin_of(pair) as (both, precision):
 
         def compared(batch: Batch) -> dict[str, list[float]]:
             base, twin = (_logits(model, batch) for model in (both.base, both.tuned))
@@ -44,7 +44,6 @@ def behaviour_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int) 
         for batch, moved in within_memory(encoded, batch_size, pair.pad_id, compared):
             for metric, values in moved.items():
                 changes.setdefault(metric, {}).update(zip((i.prompt.id for i in batch.encoded), values, strict=True))
-        precision = str(both.tuned.dtype).removeprefix("torch.")
     prompts = [item.prompt for item in encoded]
     rows = []
     for domain in dict.fromkeys([*(prompt.domain for prompt in prompts), ALL_DOMAINS]):

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Read, Seen, plan
 from probes.capture.hooks.torch_backend import lockstep
@@ -42,7 +43,7 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed
     chosen = some_of_each_domain(encoded, PROMPTS, seed)
     reads = plan(pair.architecture, ("gate", "resid_post"))
     rows = []
-    with twin_of(pair) as both:
+    with twin_of(pair) as (both, precision):
         for batch in batches(chosen, batch_size, pair.pad_id):
             places = places_of(batch, "all")
 
@@ -61,7 +62,6 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed
 
             inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
             lockstep(both.base, both.tuned, reads, inputs, reduce)
-        precision = str(both.tuned.dtype).removeprefix("torch.")
     frame = pd.DataFrame(rows, columns=["layer", "measure", "prompt_id", "value"])
     clusters = {item.prompt.id: item.prompt.cluster or item.prompt.id for item in chosen}
     layer_rows = []
@@ -76,14 +76,30 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed
 
 
 @contextmanager
-def twin_of(pair: Pair) -> Iterator[Pair]:
-    """The base beside a copy of itself in the other precision: bfloat16 for float32, float32 for any other."""
+def twin_of(pair: Pair) -> Iterator[tuple[Pair, str]]:
+    """The base beside a copy of itself in the other precision: bfloat16 for float32, float32 for any other.
+
+    Where the model cannot compute in bfloat16, its weights alone are rounded to it.
+    """
     other = torch.bfloat16 if pair.base.dtype == torch.float32 else torch.float32
+    precision = str(other).removeprefix("torch.")
     twin = copy.deepcopy(pair.base).to(other)
+    if not _runs(twin):
+        twin, precision = twin.to(pair.base.dtype), f"{precision} weights"
     try:
-        yield replace(pair, tuned=twin)
+        yield replace(pair, tuned=twin), precision
     finally:
         del twin
+
+
+def _runs(model: PreTrainedModel) -> bool:
+    ids = torch.zeros(1, 32, dtype=torch.long, device=model.device)  # more than one chunk of a scan, too
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    except RuntimeError:  # a part of it computes in float32 whatever the others do
+        return False
+    return True
 
 
 def some_of_each_domain(encoded: Sequence[Encoded], n: int, seed: int) -> list[Encoded]:

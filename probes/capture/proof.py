@@ -50,6 +50,7 @@ class Flow:
     writes: Mapping[tuple[int, Component], Factor] = field(default_factory=dict)
     experts: Mapping[int, Factor] = field(default_factory=dict)  # of layers whose experts can be told apart
     logit_scale: tuple[float, float] = (1.0, 1.0)  # between final norm and unembedding, and behind it
+    cap: float | None = None  # of a soft cap behind the unembedding: logits are cap · tanh(x / cap)
     notes: tuple[str, ...] = ()
 
     def factor(self, layer: int, component: Component) -> Factor:
@@ -92,7 +93,7 @@ class _Proof:
         forms = self.forms = self._norm_forms()
         for block in self.of.blocks:
             self._one_stream(block)
-        scale = self._logit_scale()
+        scale, cap = self._logit_scale()
         writes: dict[tuple[int, Component], Factor] = {}
         carries: list[Factor] = []
         experts: dict[int, Factor] = {}
@@ -121,7 +122,7 @@ class _Proof:
         architecture = replace(self.of, unread=unread)
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
-        return architecture, Flow(forms, own, experts, scale, tuple(dict.fromkeys(self.notes)))
+        return architecture, Flow(forms, own, experts, scale, cap, tuple(dict.fromkeys(self.notes)))
 
     def _require_finite(self) -> None:
         for block in self.of.blocks:
@@ -244,8 +245,7 @@ class _Proof:
 
     def _known(self, block: Block) -> tuple[float, ...]:
         """Numbers that a factor may be: 1, the configuration's and their inverses, and what the block holds as one."""
-        config = self.model.config
-        said = [v for part in (config, config.get_text_config()) for v in vars(part).values() if isinstance(v, float)]
+        said = self._said()
         held = values_of(self.model.get_submodule(block.path)).values()
         said += [float(value) for value in held if value.numel() == 1 and not value.is_meta]
         return (1.0, *(v for number in said if number for v in (number, 1 / number)))
@@ -260,6 +260,12 @@ class _Proof:
 
     def _explained(self, pre: Tensor, post: Tensor, terms: Sequence[Tensor]) -> bool:
         return bool(terms) and Sums(pre, post, self.tolerance).scalars(terms).explains
+
+    def _said(self) -> list[float]:
+        """The numbers of the configuration."""
+        config = self.model.config
+        values = [v for part in (config, config.get_text_config()) for v in vars(part).values()]
+        return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
 
     def _without_followers(self, block: Block) -> Block:
         """The block without parts that read what another part computed: they stand behind it, and write in its place.
@@ -280,9 +286,7 @@ class _Proof:
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
 
     def _feeds(self, components: Iterable[Component]) -> None:
-        self.notes += [
-            f"{component} writes nothing to the stream itself: it feeds another part" for component in components
-        ]
+        self.notes += [f"{component} writes nothing to the stream itself" for component in components]
 
     def _called(self, path: str) -> str:
         self.seen(path)
@@ -322,6 +326,9 @@ class _Proof:
         """The writer with what was found to write for it: a part behind it, or its last matrix alone."""
         if out == writer.path or out.startswith(f"{writer.path}."):
             return replace(writer, path=out, out=out, post_norm=None)
+        form = self._form(out, self.seen(out)) if out not in self.forms else None
+        if form is not None:  # a norm without a gain is no module
+            self.forms[out] = form
         return replace(writer, out=out, post_norm=out)
 
     def _mids(
@@ -460,16 +467,18 @@ class _Proof:
         for path in paths:
             calls = self.calls.get(path, [])
             if len(calls) == 1 or (calls and path == self.of.final_norm):
-                seen = calls[-1][0]
-                form = find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
+                form = self._form(path, calls[-1][0])
                 if form is not None:
                     forms[path] = form
         return forms
 
-    def _logit_scale(self) -> tuple[float, float]:
-        """What the final norm's output is multiplied by before the unembedding, and the logits behind it.
+    def _form(self, path: str, seen: Seen) -> NormForm | None:
+        return find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
 
-        A soft cap is no factor: the logits before it are read.
+    def _logit_scale(self) -> tuple[tuple[float, float], float | None]:
+        """What the final norm's output is multiplied by before the unembedding, and the logits behind it; and a cap.
+
+        The cap is one of the configuration's numbers.
         """
         normed, last = self.seen(self.of.final_norm).output.float(), self.seen(self.of.unembed)
         entering = last.input.float()
@@ -479,9 +488,14 @@ class _Proof:
             self._refuse(f"{self.of.unembed} reads something else than what {self.of.final_norm} gives")
         logits, given = self.logits.float(), last.output.float()
         if logits.shape != given.shape:
-            return snapped(before), 1.0
+            return (snapped(before), 1.0), None
         behind, error = multiple(logits, given)
-        return snapped(before), snapped(behind) if error <= self.tolerance else 1.0
+        if error <= self.tolerance:
+            return (snapped(before), snapped(behind)), None
+        for cap in self._said():
+            if cap > 0 and self._same(cap * (given / cap).tanh(), logits):
+                return (snapped(before), 1.0), cap
+        self._refuse(f"its logits are no multiple of what {self.of.unembed} gives, nor a soft cap of it")
 
     def _is_chained(self, architecture: Architecture) -> bool:
         """Whether blocks pass on their output alone, so that the first ones can be skipped."""

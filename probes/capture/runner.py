@@ -85,7 +85,7 @@ class Session:
             norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in read}
         form = pair.norms[pair.architecture.final_norm]
         readers = [
-            Reader.of(model, pair.architecture, form, flow.logit_scale)
+            Reader.of(model, pair.architecture, form, flow.logit_scale, flow.cap)
             for model, flow in zip(pair.models, pair.flows, strict=True)
         ]
         fixed = Fixed(

@@ -7,7 +7,7 @@ rounded sum shows: in bfloat16 a small component with a wrong factor would pass 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,8 @@ NOTHING = 1e-4
 UNEXPLAINED = 0.02
 #: A factor is a known number where that lies within so many standard errors of it, or this close.
 _ERRORS, _CLOSE = 5.0, 2e-6
+#: Terms, each of length 1, that come closer to dependence than this give no factors.
+_DEPENDENT = 1e-5
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Sums:
             return fit
         estimates, errors = _solved([self.pre, *terms], self.post)
         carry, *factors = (self._named(f, e) for f, e in zip(estimates, errors, strict=True))
-        return self._fit(carry, factors, terms)
+        return self._determined(self._fit(carry, factors, terms), [x.flatten()[None] for x in (self.pre, *terms)])
 
     def vectors(self, terms: Sequence[Tensor]) -> Fit:
         """A number for each term and dimension, solved for on the first prompt and tested on all."""
@@ -75,7 +77,14 @@ class Sums:
         if fit.explains:
             return fit
         carry, *factors = _by_dimension([self.pre, *terms], self.post)
-        return self._fit(carry, factors, terms)
+        return self._determined(self._fit(carry, factors, terms), [x[0].T for x in (self.pre, *terms)])
+
+    @staticmethod
+    def _determined(fit: Fit, columns: Sequence[Float[Tensor, "dim value"]]) -> Fit:
+        """The fit, which explains nothing where one term is made of the others: any factors would do."""
+        a = torch.stack([column for column in columns if bool(column.any())], -1).double().cpu()
+        spectra = torch.linalg.svdvals(a / a.norm(dim=1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny))
+        return replace(fit, explains=fit.explains and bool(spectra[:, -1].median() > _DEPENDENT))
 
     def _named(self, estimate: float, error: float) -> float:
         """The known number that an estimate is, or the number itself."""

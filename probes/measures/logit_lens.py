@@ -39,19 +39,24 @@ class Lens:
 class Reader:
     """How a model turns its last residual stream into logits. Its modules are not called, so that no hook fires."""
 
-    model: PreTrainedModel
     norm: nn.Module
     unembed: nn.Module
     form: NormForm
     scale: tuple[float, float]  # of what the unembedding reads, and of the logits behind it
+    cap: float | None  # of a soft cap of the logits
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, architecture: Architecture, form: NormForm, scale: tuple[float, float]
+        cls,
+        model: PreTrainedModel,
+        architecture: Architecture,
+        form: NormForm,
+        scale: tuple[float, float] = (1.0, 1.0),
+        cap: float | None = None,
     ) -> Reader:
         """The model's final norm and unembedding."""
         norm, unembed = (model.get_submodule(path) for path in (architecture.final_norm, architecture.unembed))
-        return cls(model, norm, unembed, form, scale)
+        return cls(norm, unembed, form, scale, cap)
 
     def logits(self, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """The logits that the model computes from this residual stream, soft cap included, float32."""
@@ -62,8 +67,7 @@ class Reader:
         )
         before, behind = self.scale
         logits = linear((normed * before).to(weight.dtype), weight, bias).float() * behind
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return logits if cap is None else cap * (logits / cap).tanh()
+        return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
 
 
 def compare_lenses(

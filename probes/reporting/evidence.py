@@ -66,7 +66,7 @@ def gather(run: Run, tuned: str) -> Evidence:
     ]
     of_weights = (
         "layer module head expert kind delta_norm relative_norm cosine changed_fraction noise_share stable_rank "
-        "cos_weight_delta rows cols diagonal_energy diagonal_energy_null"
+        "cos_weight_delta rows cols numbers diagonal_energy diagonal_energy_null"
     )
     measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
     return Evidence(

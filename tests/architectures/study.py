@@ -26,6 +26,8 @@ from tv.runtime.compute import Compute
 
 #: How far a backend's numbers may be from those of our own hooks.
 _SAME = 1e-4
+#: What says what a row is about.
+_KEYS = ("prompt_id", "pos", "layer", "module", "component", "expert", "head")
 
 
 @dataclass
@@ -81,11 +83,11 @@ def study(model_type: str, stages: Sequence[str] = STAGES, backends: Sequence[st
 
 def _compare(record: Record, run: probes.Run, base: PreTrainedModel, tuned: PreTrainedModel, directory: Path) -> None:
     record.rows = _in_no_row(run["weights"], base)
-    record.components = " ".join(dict.fromkeys(run["changes"].sort_values("layer").component))
     checks = run["checks"]
     gaps = checks[(checks.check == "completeness") & (checks.method == "path")]
     record.path = "adds up" if gaps.holds.all() else f"said not to add up ({gaps.value.max():.2g})"
     pair = make_pair(base, tuned, word_tokenizer())
+    record.components = " ".join(pair.architecture.components)
     record.errors = agreement(run, base, tuned, pair.architecture, directory)
     failed = checks[~checks.holds.astype(bool) & (checks.method != "path")]
     wrong = [f"check {row.check} {row.method}: {row.value:.2g}" for row in failed.itertuples()]
@@ -130,6 +132,10 @@ def _by_backend(backend: str, suite: Path, run: probes.Run, directory: Path) -> 
 def _same(left: pd.DataFrame, right: pd.DataFrame) -> bool:
     if len(left) != len(right):
         return False
+    keys = [name for name in _KEYS if name in left]  # a backend may call modules in another order
+    left, right = (t.astype(dict.fromkeys(keys, str)).sort_values(keys, ignore_index=True) for t in (left, right))
+    if "new_norm" in left:  # the root of a difference of squares, and as exact as these
+        left, right = (t.assign(new_norm=t.new_norm**2) for t in (left, right))
     numbers = left.select_dtypes("number").columns
     near = [np.allclose(left[n], right[n], rtol=_SAME, atol=_SAME, equal_nan=True) for n in numbers]
     others = [left[n].astype(object).equals(right[n].astype(object)) for n in left.columns.difference(numbers)]

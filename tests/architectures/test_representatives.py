@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.architectures.study import study
-from tests.architectures.survey import ALL, PAGE, cells, types_digest
+from tests.architectures.survey import ALL, PAGE, cells, committed, types_digest
 from tests.runs import NO_REPORT
 
 #: Of dense models, linear attention, state spaces, mixtures with sinks, latent attention, and wrappers.
@@ -19,17 +19,10 @@ def test_the_whole_job_agrees_with_independent_hooks(model_type: str) -> None:
     record = study(model_type, NO_REPORT)
     assert record.works, record.result
     assert {"sum", "contributions", "dla", "graft", "weights", "files"} <= record.errors.keys()
-    assert cells(record)[_SURE] == _committed()[model_type][_SURE], "run python -m tests.architectures.survey --write"
+    assert cells(record)[_SURE] == committed()[model_type][_SURE], "run python -m tests.architectures.survey --write"
 
 
 def test_the_page_is_of_the_installed_types() -> None:
-    assert _committed().keys() == set(ALL)
+    assert committed().keys() == set(ALL)
     said = PAGE.read_text(encoding="utf-8").split("<!-- types: ")[1].split(" -->")[0]
     assert said == types_digest(), "run python -m tests.architectures.survey --write"
-
-
-def _committed() -> dict[str, tuple[str, ...]]:
-    """The page's table by type."""
-    lines = PAGE.read_text(encoding="utf-8").split("<!-- types: ")[1].splitlines()
-    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("| ")]
-    return {row[0]: row for row in rows if row[0] != "type" and "---" not in row[0]}

@@ -189,6 +189,18 @@ class Architecture:
         """The parts beside the text model, each a component of its own."""
         return tuple(module for module in self.others if module.kind == "group")
 
+    def rows_of(self, layer: int, component: Component) -> list[Module]:
+        """The modules and other parameters of one component, in order; a group is a component and no module."""
+        return self._rows.get((layer, component), [])
+
+    @cached_property
+    def _rows(self) -> dict[tuple[int, Component], list[Module]]:
+        rows: dict[tuple[int, Component], list[Module]] = {}
+        for module in (*self.modules, *self.others):
+            if module.kind != "group":
+                rows.setdefault((module.layer, module.component), []).append(module)
+        return rows
+
     def component_of(self, parameter: str) -> tuple[int, Component]:
         """The component (layer, name) that a parameter of the model belongs to. Every parameter has exactly one."""
         place = parameter

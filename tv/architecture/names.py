@@ -38,6 +38,9 @@ ATTENTION = {
     "dense": ("o",),
     "wo": ("o",),
     "Wo": ("o",),
+    "Wq": ("q",),
+    "Wk": ("k",),
+    "Wv": ("v",),
     "q_a_proj": ("q_a",),
     "q_b_proj": ("q_b",),
     "kv_a_proj_with_mqa": ("kv_a",),
@@ -68,6 +71,9 @@ MLP = {
     "ff_out": ("down",),
     "dense_h_to_4h": ("up",),
     "dense_4h_to_h": ("down",),
+    "proj_up_gate": ("gate",),
+    "proj_up": ("up",),
+    "proj_down": ("down",),
     "lin_1": ("up",),
     "lin_2": ("down",),
 }
@@ -75,6 +81,10 @@ MLP = {
 UP_PROJECTIONS = ("q_b", "kv_b")
 #: Fused leaves that are stored head by head: q, k, v of head 0, then of head 1, …
 INTERLEAVED = ("query_key_value",)
+#: Fused matrices that are stored in parts, each with slices in this order.
+PARTED = {"CodeGenAttention": (4, ("q", "v", "k"))}
+#: What attention has that subtracts the second half of its heads from the first: z holds one of two heads each.
+DIFFERENTIAL = "lambda_q1"
 #: What an output projection of a mixer is called, whose input is z.
 OUT = ("o", "out_proj")
 #: Norms inside attention.

@@ -151,7 +151,7 @@ class _Block:
         several = sum(_kind(name, child, self.tree) == "mlp" for name, child in self.children) > 1
         for name, child in self.children:
             elsewhere = not self.of.names[child].startswith(f"{self.path}.")  # a block's that shares it
-            if is_norm(child) or child in loose or elsewhere or self._beside(name):
+            if is_norm(child) or child in loose or elsewhere or self._beside(name) or not _has_matrices(child):
                 continue
             kind = names.LOOSE.get(name) or _kind(name, child, self.tree) or name
             kind = name if several and name in SHARED else kind
@@ -328,9 +328,18 @@ class _Block:
             roles = ()
         if not roles:
             return own
+        if len(roles) == 1 and roles[0].endswith("up") and rows == 2 * self._down_inputs(owner):
+            roles = (roles[0].replace("up", "gate"), roles[0])
         if len(roles) == 1:
             return [(roles[0], ())]
         return [(roles[0], ((0, rows // 2),)), (roles[1], ((rows // 2, rows),))]
+
+    def _down_inputs(self, owner: nn.Module) -> int:
+        """How many inputs the down projection beside a matrix has; 0 where there is none."""
+        beside = self._parent(owner).named_children()
+        down = next((child for name, child in beside if names.MLP.get(name) == ("down",)), None)
+        weight = getattr(down, "weight", None)
+        return weight.shape[-1] if isinstance(weight, Tensor) and weight.ndim == 2 else 0
 
     def _matrices_of(self, component: Component) -> list[str]:
         """The parameters of one component that are matrices, by their paths in it."""
@@ -351,6 +360,11 @@ class _Block:
             kv = 1 if rows == (n + 2) * d else 0
         if not (n and kv and d) or rows != (n + 2 * kv) * d:
             return [("qkv", ())]
+        if (stored := names.PARTED.get(type(self._parent(owner)).__name__)) is not None:
+            parts, order = stored
+            width = n * d // parts
+            starts = {name: [(3 * part + i) * width for part in range(parts)] for i, name in enumerate(order)}
+            return [(name, tuple((start, start + width) for start in starts[name])) for name in roles]
         if leaf in names.INTERLEAVED:
             per = n // kv
             group = (per + 2) * d
@@ -368,9 +382,12 @@ class _Block:
         if kind != "attn":
             return self._mixer_heads(name, size, owner)
         sizes = self._attention_sizes(owner)
-        if name in names.UP_PROJECTIONS or (name == "o" and self._latent(owner)):
+        if name in names.UP_PROJECTIONS or (name in ("q", "o") and self._latent(owner)):
             return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 else 0
         heads = sizes.heads_of("q" if name == "q_gate" else name)
+        if name == "o" and hasattr(self._parent(owner), names.DIFFERENTIAL):
+            heads //= 2
+            return heads if heads and size % heads == 0 else 0
         width = getattr(self._parent(owner), "v_head_dim", None) if name in ("v", "o") else None
         return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
 
@@ -410,9 +427,8 @@ class _Block:
         query = getattr(getattr(parent, "q_proj", None), "weight", None)
         n_heads = found["n_heads"] or sizes.n_heads or _heads_by(out, -1, d_head) or _heads_by(query, 0, d_head)
         groups = getattr(parent, "num_key_value_groups", 0)
-        n_kv = found["n_kv_heads"] or sizes.n_kv_heads or _heads_by(key, 0, d_head)
-        if not n_kv and isinstance(groups, int) and groups:
-            n_kv = n_heads // groups
+        grouped = n_heads // groups if isinstance(groups, int) and groups else 0
+        n_kv = found["n_kv_heads"] or grouped or sizes.n_kv_heads or _heads_by(key, 0, d_head)
         return replace(sizes, n_heads=n_heads, n_kv_heads=n_kv or n_heads, d_head=d_head)
 
     def _parent(self, owner: nn.Module) -> nn.Module:
@@ -431,8 +447,9 @@ class _Block:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm, by its class; one that holds other norms is none."""
-    return "norm" in type(module).__name__.lower() and not any(map(is_norm, module.children()))
+    """Whether a module is a norm, by its class; what holds norms is none, but for a gated norm around one."""
+    name, inside = type(module).__name__.lower(), sum(map(is_norm, module.children()))
+    return "norm" in name and (inside == 0 or (inside == 1 and name.endswith("norm")))
 
 
 def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:
@@ -468,6 +485,11 @@ def _is_mlp(component: Component) -> bool:
 
 def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
+
+
+def _has_matrices(module: nn.Module) -> bool:
+    """Whether it can compute more than a scale."""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def _gain(norm: nn.Module) -> Tensor | None:

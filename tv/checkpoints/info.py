@@ -26,7 +26,8 @@ def info(source: Source) -> pd.DataFrame:
 
     Returns:
         A row per module, norm gains and embeddings included, in execution order, then one per other parameter and per
-        part beside the language model: `layer module expert kind component rows cols heads dtype tied parameter`.
+        part beside the language model: `layer module expert kind component rows cols numbers heads dtype tied
+        parameter`.
         `attrs["notes"]` says what is in no row.
 
     Raises:
@@ -58,7 +59,7 @@ def _row(checkpoint: Checkpoint, module: Module) -> dict[str, Any]:
     shape, names = module.shape, [module.parameter]
     if module.kind == "group":
         names = members(checkpoint, module)
-        shape = (sum(math.prod(checkpoint.info(name).shape) for name in names),)
+        shape = (len(names),)
     held = [checkpoint.info(name) for name in names if name in checkpoint.reader.infos or name in checkpoint.beside]
     sizes = Counter[str]()
     for info in held:
@@ -71,6 +72,7 @@ def _row(checkpoint: Checkpoint, module: Module) -> dict[str, Any]:
         "component": module.component,
         "rows": shape[0] if shape else 1,
         "cols": math.prod(shape[1:]),
+        "numbers": sum(math.prod(info.shape) for info in held) if module.kind == "group" else math.prod(shape),
         "heads": module.n_heads,
         "dtype": max(sizes, key=lambda dtype: sizes[dtype], default=""),
         "tied": module.tied,

@@ -56,15 +56,17 @@ class Ranks:
             "a matrix, `linear` or `embed`; `norm`, `bias`; another parameter, `vector`; all of a part, `group`",
             "name",
         ),
-        Column("rows", "of W: the output side; a `vector`'s first dimension; of a `group` how many numbers", "int64"),
+        Column("rows", "of W: the output side; a `vector`'s first dimension; of a `group` how many tensors", "int32"),
         Column("cols", "of W: the input side; a `vector`'s other dimensions as one; 1 where there is none", "int32"),
         Column("tied", "the same parameter as the embedding's: one matrix, whose effects are `embed`'s", "bool"),
+        Column("numbers", "how many entries W has; of a `group` those of all its tensors", "int64", since=6),
     ),
 )
 def weights(part: Part) -> Iterator[Row]:
     """Every registered measure of a part, in one row."""
     rows, cols = (*part.weight.shape, 1)[:2]
     row = {"kind": part.kind, "rows": rows, "cols": cols, "tied": part.of.tied and part.kind != "bias"}
+    row["numbers"] = part.weight.numel()
     for measure in MEASURES.values():
         row |= measure.function(part)
     yield row

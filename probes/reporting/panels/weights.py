@@ -43,7 +43,7 @@ def others(chapter: Chapter) -> Iterator[Panel]:
     rows = weights[is_other(weights)]
     if rows.empty:
         return
-    named = rows.assign(moved=moves(rows), numbers=rows["rows"].astype(float) * rows.cols).groupby("module", sort=False)
+    named = rows.assign(moved=moves(rows)).groupby("module", sort=False)
     cells = [
         (
             str(name),

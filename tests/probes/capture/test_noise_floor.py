@@ -46,7 +46,8 @@ def test_too_few_prompts_or_clusters_have_no_interval() -> None:
 def test_the_twin_is_a_copy_and_the_pair_stays() -> None:
     model = build_model()
     pair = make_pair(model, model, build_tokenizer())
-    with twin_of(pair) as both:
+    with twin_of(pair) as (both, precision):
+        assert precision == "bfloat16"
         assert both.base is model and both.tuned is not model and both.tuned.dtype == torch.bfloat16
     assert model.dtype == torch.float32
 

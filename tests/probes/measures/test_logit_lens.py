@@ -26,7 +26,7 @@ def lens_of(architecture: str, layer: int) -> tuple[Lens, torch.Tensor, torch.Te
         seen, out = capture(model, plan(arch, ["resid_post"]), INPUTS)
         streams.append(seen[arch.blocks[layer].path].output.flatten(0, 1))
         logits.append(out.flatten(0, 1).float())
-    readers = [Reader.of(model, arch, form, flow.logit_scale) for model in (base, tuned)]
+    readers = [Reader.of(model, arch, form, flow.logit_scale, flow.cap) for model in (base, tuned)]
     with torch.inference_mode():
         return compare_lenses(*streams, readers, TARGET), *logits
 

@@ -18,6 +18,7 @@ from probes.reporting import figures, words
 from probes.reporting.causes import shown_domain
 from probes.reporting.chapter import chapters_of
 from probes.reporting.evidence import gather
+from probes.reporting.panels import weights as weights_panels
 from probes.reporting.prompts import shown_prompts
 from probes.reporting.report import report_page
 from probes.reporting.verdict import (
@@ -311,6 +312,30 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     assert few in by_label["Does not hold"] and "got worse: " in by_label["Got worse"]
     assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
     assert "On neither side can any of it be told from a T with no preferred direction" in by_label["Alignment"]
+
+
+def test_what_changed_unseen_begins_the_verdict(run: probes.Run) -> None:
+    nothing = {"n_unrowed": 0, "names": [], "n_changed": 0, "note": ""}
+    assert nothing.items() <= run.manifest["coverage"]["moved"].items()
+    assert "Unseen" not in {statement.label for statement in verdict(gather(run, "moved"))}
+    note = "7 parameters (0.1 %) are in no row: a.b; of these 2 differ between the two"
+    told = dict(run.manifest["coverage"]["moved"]) | {"n_unrowed": 7, "n_changed": 2, "note": note}
+    manifest = {**run.manifest, "coverage": {"moved": told}}
+    first = verdict(gather(replace(run, manifest=manifest), "moved"))[0]
+    assert (first.label, first.tone) == ("Unseen", "worse") and first.sentences[0].startswith(note)
+
+
+def test_other_parameters_are_listed_and_leave_maps_alone(run: probes.Run) -> None:
+    evidence = gather(run, "moved")
+    sinks = evidence.weights[evidence.weights.module == "q"].assign(module="sinks", kind="vector")
+    tower = sinks.head(1).assign(module="vision_tower", kind="group", layer=-1, numbers=12_345)
+    more = replace(evidence, weights=pd.concat([evidence.weights, sinks, tower], ignore_index=True))
+    chapter = next(chapter for chapter in chapters_of(run) if chapter.evidence.tuned == "moved")
+    (panel,) = weights_panels.others(replace(chapter, evidence=more))
+    assert [(row[0], row[1]) for row in panel.tables[0].rows] == [("sinks", "3"), ("vision_tower", "1")]
+    assert panel.tables[0].rows[1][2] == "12,345"
+    maps = [list(weights_panels.moved(replace(chapter, evidence=one)))[0].figures for one in (evidence, more)]
+    assert maps[0] == maps[1] and not list(weights_panels.others(chapter))
 
 
 def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:

@@ -31,26 +31,26 @@ def test_every_matrix_stands_once(architecture: str) -> None:
 
 
 def test_what_nobody_knows_stands_under_its_own_name() -> None:
-    arch = resolve(build_model("ctrl"))
+    arch = resolve(build_model("openai-gpt"))
     assert arch.roles == "unknown"
     assert "roles are unknown (no final norm found in transformer)" in arch.note and "\n" not in arch.note
-    module = arch.module(2, "multi_head_attention.Wq")
+    module = arch.module(2, "attn.c_attn")
     assert (module.kind, module.component, module.n_heads) == ("linear", "attn", 0)
-    assert arch.module(2, "ffn.0").component == "mlp"
-    assert (arch.module(2, "layernorm1").kind, arch.module(2, "layernorm1").component) == ("norm", "other")
+    assert arch.module(2, "mlp.c_fc").component == "mlp"
+    assert (arch.module(2, "ln_1").kind, arch.module(2, "ln_1").component) == ("norm", "other")
     assert (arch.module(-1, "embed").kind, arch.module(3, "unembed").tied) == ("embed", True)
     assert arch.others == ()
 
 
 @pytest.mark.parametrize("turned", [True, False])
 def test_experts_stand_one_by_one_and_every_other_parameter_is_a_row(turned: bool) -> None:
-    model = build_model("ctrl")
+    model = build_model("openai-gpt")
     experts, sinks = nn.Module(), nn.Parameter(torch.randn(4))
     experts.gate_up_proj = nn.Parameter(torch.randn(3, 48, 160) if turned else torch.randn(3, 160, 48))
     experts.gate_up_proj_bias = nn.Parameter(torch.randn(3, 160))
     experts.is_transposed = turned
     model.transformer.h[1].experts = experts
-    model.transformer.h[1].multi_head_attention.sinks = sinks
+    model.transformer.h[1].attn.sinks = sinks
     arch = resolve(model)
     fused = arch.module(1, "experts.gate_up_proj", expert=2)
     assert (fused.shape, fused.component, fused.transposed) == ((160, 48), "mlp", turned)
@@ -59,16 +59,16 @@ def test_experts_stand_one_by_one_and_every_other_parameter_is_a_row(turned: boo
     assert torch.equal(fused.matrix(stored[2]), stored[2].T if turned else stored[2])
     assert {(row.layer, row.name, row.shape) for row in arch.others} == {
         (1, "experts.gate_up_proj_bias", (3, 160)),
-        (1, "multi_head_attention.sinks", (4,)),
+        (1, "attn.sinks", (4,)),
     }
 
 
 def test_stacks_of_one_depth_do_not_share_names() -> None:
-    model = build_model("ctrl")
-    model.add_module("other", nn.ModuleList(nn.ModuleDict({"layernorm1": nn.LayerNorm(48)}) for _ in range(3)))
+    model = build_model("openai-gpt")
+    model.add_module("other", nn.ModuleList(nn.ModuleDict({"ln_1": nn.LayerNorm(48)}) for _ in range(3)))
     arch = by_name(model, "a test")
     names = {module.name for module in arch.modules if module.layer == 1 and module.kind == "norm"}
-    assert names == {"layernorm2", "transformer.h.1.layernorm1", "other.1.layernorm1"}
+    assert names == {"ln_2", "transformer.h.1.ln_1", "other.1.ln_1"}
 
 
 def test_an_embedding_that_is_tied_to_the_unembedding_is_still_one() -> None:
@@ -84,7 +84,7 @@ def test_their_weights_are_measured(architecture: str, tmp_path) -> None:
     arch: Architecture = tv.open_checkpoint(base).architecture
     assert set(tv.info(base).module) == {module.name for module in arch.modules}
     ssa = tv.ssa(base, tuned)
-    inside = {(m.layer, m.name, m.expert) for m in arch.modules if m.layer in range(3) and m.kind == "linear"}
+    inside = {(m.layer, m.name, m.expert) for m in arch.modules if m.layer in range(-1, 3) and m.kind == "linear"}
     assert set(zip(ssa.layer, ssa.module, ssa.expert, strict=True)) == inside
     assert ssa.ssa.between(0, 1).all()
     weights = tv.geometry(base, tuned)

@@ -97,7 +97,7 @@ def test_heads_are_cut_only_where_the_shapes_allow_it() -> None:
 
 @pytest.mark.parametrize("architecture", BY_NAME)
 def test_what_no_rule_names_is_refused_by_the_rules(architecture: str) -> None:
-    with pytest.raises(ArchitectureError, match="CTRLLMHeadModel: no final norm found in transformer"):
+    with pytest.raises(ArchitectureError, match="OpenAIGPTLMHeadModel: no final norm found in transformer"):
         by_rules(build_model(architecture))
 
 

@@ -24,7 +24,7 @@ def test_rows_hold_every_number_once(kind: str) -> None:
     weights = tv.geometry(base, tuned, heads=False)
     weights = weights[~weights.tied]
     before, after = ({name: value.detach() for name, value in values_of(side).items()} for side in (base, tuned))
-    assert int((weights["rows"] * weights.cols).sum()) == sum(value.numel() for value in before.values())
+    assert int(weights.numbers.sum()) == sum(value.numel() for value in before.values())
     energy = sum(float((after[name].double() - value.double()).square().sum()) for name, value in before.items())
     assert float((weights.delta_norm**2).sum()) == pytest.approx(energy, rel=1e-4)
     assert weights.attrs["notes"] == [note for note in weights.attrs["notes"] if "in no row" not in note]
@@ -94,7 +94,7 @@ def test_only_a_vision_tower_moves() -> None:
         torch.cat([part.flatten() for part in parts]) for parts in zip(*((b, a - b) for b, a in inside), strict=True)
     )
     row = moved.iloc[0]
-    assert (row.kind, row["rows"], row.cols) == ("group", len(w), 1)
+    assert (row.kind, row["rows"], row.cols, row.numbers) == ("group", len(inside), 1, len(w))
     assert row.delta_norm == pytest.approx(float(t.norm()), rel=1e-5)
     assert row.cosine == pytest.approx(float(w @ (w + t) / w.norm() / (w + t).norm()), rel=1e-6)
     assert row.cos_weight_delta == pytest.approx(float(w @ t / w.norm() / t.norm()), abs=1e-6)
