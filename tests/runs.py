@@ -19,8 +19,8 @@ def edited(run: probes.Run, table: str, rows: pd.DataFrame) -> probes.Run:
                 return super().df(name, columns, where)
             kept = rows
             for column, operator, value in where or ():
-                assert operator == "==", operator
-                kept = kept[kept[column] == value]
+                assert operator in ("==", "in"), operator
+                kept = kept[kept[column].isin(value if operator == "in" else [value])]
             return kept if columns is None else kept[list(columns)]
 
     return Edited(run.path, run.manifest)

@@ -274,11 +274,12 @@ class _Proof:
         """
         called = list(self.calls)  # a module is listed as it returns
         once = [writer for writer in block.writers if len(self.calls.get(writer.path, [])) == 1]
-        for writer in block.writers:
-            if writer.path not in self.calls:
-                self.notes.append(f"{writer.component} computes nothing of a text")
+        idle = [writer for writer in block.writers if writer.path not in self.calls]
+        idle += [writer for writer in once if self._same(self.seen(writer.path).output, self.seen(writer.path).input)]
+        self.notes += [f"{writer.component} computes nothing of a text" for writer in idle]
         # a part that several blocks share
-        self._feeds(writer.component for writer in block.writers if writer not in once and writer.path in self.calls)
+        self._feeds(writer.component for writer in block.writers if writer not in (*once, *idle))
+        once = [writer for writer in once if writer not in idle]
         if not once:
             self._called(block.writers[0].path)
         writers = sorted(once, key=lambda writer: called.index(writer.path))

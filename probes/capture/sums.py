@@ -64,24 +64,26 @@ class Sums:
         """A number for each term; where that does not do, one for the stream before too."""
         estimates, errors = _solved(terms, self.post - self.pre)
         factors = [self._named(f, e) for f, e in zip(estimates, errors, strict=True)]
+        columns = [term.flatten()[None] for term in (self.pre, *terms)]
         fit = self._fit(1.0, factors, terms)
         if fit.explains:
-            return fit
+            return self._determined(fit, columns)
         estimates, errors = _solved([self.pre, *terms], self.post)
         carry, *factors = (self._named(f, e) for f, e in zip(estimates, errors, strict=True))
-        return self._determined(self._fit(carry, factors, terms), [x.flatten()[None] for x in (self.pre, *terms)])
+        return self._determined(self._fit(carry, factors, terms), columns)
 
     def vectors(self, terms: Sequence[Tensor]) -> Fit:
         """A number for each term and dimension, solved for on the first prompt and tested on all."""
+        columns = [term[0].T for term in (self.pre, *terms)]
         fit = self._fit(1.0, _by_dimension(terms, self.post - self.pre), terms)
         if fit.explains:
-            return fit
+            return self._determined(fit, columns)
         carry, *factors = _by_dimension([self.pre, *terms], self.post)
-        return self._determined(self._fit(carry, factors, terms), [x[0].T for x in (self.pre, *terms)])
+        return self._determined(self._fit(carry, factors, terms), columns)
 
     @staticmethod
     def _determined(fit: Fit, columns: Sequence[Float[Tensor, "dim value"]]) -> Fit:
-        """The fit, which explains nothing where one term is made of the others: any factors would do."""
+        """The fit, which explains nothing where the stream or a term is made of the others: any factors would do."""
         a = torch.stack([column for column in columns if bool(column.any())], -1).double().cpu()
         spectra = torch.linalg.svdvals(a / a.norm(dim=1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny))
         return replace(fit, explains=fit.explains and bool(spectra[:, -1].median() > _DEPENDENT))

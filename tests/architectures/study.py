@@ -72,7 +72,7 @@ def study(model_type: str, stages: Sequence[str] = STAGES, backends: Sequence[st
             _compare(record, run, base, tuned, directory)
         except InputError as error:
             late = f" (late, after {begun[-1]})" if begun else ""
-            record.result = f"refused{late}: {_line(error)}"
+            record.result = f"refused{late}: {_line(error)}".replace(f"{directory}/", "")
         except Exception as error:
             record.result = f"traceback: {type(error).__name__}: {_line(error)} [{_where(error)}]"
         if record.works:

@@ -54,7 +54,8 @@ class Layout:
 
 def is_mixture(mlp: nn.Module) -> bool:
     """Whether the MLP of a block is a mixture of experts."""
-    return any("expert" in name for name, _ in mlp.named_modules())
+    names = [name for name, _ in mlp.named_modules()]
+    return "router" in names or any("expert" in name for name in names)
 
 
 def layout_of(experts: nn.Module) -> Layout | None:

@@ -48,7 +48,7 @@ def geometry(
     matrices = whole[whole.kind == "linear"]
     _print(matrices, "tuning vector by module: matrices, mean over layers (and experts)", _MATRIX)
     _print(matrices, "what it changed in W's own spectrum and leading subspaces", _SUBSPACES)
-    for kind, title in (("norm", "norm gains"), ("bias", "biases"), ("embed", "embeddings")):
+    for kind, title in _VECTORS.items():
         _print(whole[whole.kind == kind], f"{title}, mean over layers", _VECTOR)
     if tokens > 0:
         moved = tv.moved_tokens(base, side, tokens)
@@ -63,6 +63,14 @@ def geometry(
     write(frame, output)
 
 
+#: What is no matrix of a block, by kind.
+_VECTORS = {
+    "norm": "norm gains",
+    "bias": "biases",
+    "embed": "embeddings",
+    "vector": "other parameters",
+    "group": "parts beside the language model, or outside its forward pass",
+}
 #: The columns shown of what has entries, and of what has directions too.
 _VECTOR = ("relative_norm", "cos_weight_delta", "changed_fraction", "noise_share", "large_overlap")
 _MATRIX = (*_VECTOR, "effective_rank")

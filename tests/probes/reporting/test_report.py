@@ -334,7 +334,7 @@ def test_other_parameters_are_listed_and_leave_maps_alone(run: probes.Run) -> No
     (panel,) = weights_panels.others(replace(chapter, evidence=more))
     assert [(row[0], row[1]) for row in panel.tables[0].rows] == [("sinks", "3"), ("vision_tower", "1")]
     assert panel.tables[0].rows[1][2] == "12,345"
-    maps = [list(weights_panels.moved(replace(chapter, evidence=one)))[0].figures for one in (evidence, more)]
+    maps = [next(weights_panels.moved(replace(chapter, evidence=one))).figures for one in (evidence, more)]
     assert maps[0] == maps[1] and not list(weights_panels.others(chapter))
 
 

@@ -19,7 +19,7 @@ from tv.architecture.resolve import resolve
             "qwen3_next",
             "3 layers (2 × linear_attn + mlp, 1 × attn + mlp), d_model 48, 4 heads, 2 key-value heads, GLU",
         ),
-        ("ctrl", "3 layers, d_model 48, 4 heads, 4 key-value heads"),
+        ("openai-gpt", "3 layers, d_model 48, 4 heads, 4 key-value heads"),
     ],
 )
 def test_what_a_model_consists_of(architecture: str, said: str) -> None:

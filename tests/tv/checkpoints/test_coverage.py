@@ -101,3 +101,12 @@ def test_only_a_vision_tower_moves() -> None:
     assert row.changed_fraction == pytest.approx(float((t != 0).double().mean()))
     perturb(tuned.model.language_model.layers[0].mlp.down_proj, 0.1, seed=5)
     assert (tv.ssa(base, tuned, heads=False).module != "vision_tower").all()
+
+
+def test_a_command_names_the_tower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, model in zip(("base", "tuned"), tiny_pair("gemma3"), strict=True):
+        model.save_pretrained(tmp_path / name)
+    status, out, _ = call(monkeypatch, capsys, main, "geometry", tmp_path / "base", tmp_path / "tuned", "--tokens", "0")
+    assert status == 0 and "vision_tower" in out and "parts beside the language model" in out
