@@ -371,6 +371,9 @@ class _Proof:
             gate = block.gate.outputs(self.seen(block.gate.path).output) if block.gate is not None else None
             if gate is None or len(calls) != 1 or not self._same(calls[0][0].input, gate):
                 block = replace(block, act=None)
+        unshown = [writer.component for writer in block.writers if writer.component.startswith("mlp_")]
+        if unshown:
+            self.notes.append(f"gates are shown of one MLP of a block, not of {', '.join(unshown)}")
         if block.router is not None and len(self.calls.get(block.router, [])) != 1:
             block = replace(block, router=None)
         if block.experts is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from tv.architecture.anatomy import Module
@@ -25,13 +26,15 @@ def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -
             near.setdefault(place, module)
             place = place.rpartition(".")[0]
     paths = {module.path for module in modules}
+    inside_trunk = model.get_submodule(trunk.path).named_children()
+    towers = {f"{trunk.path}.{name}" for name, part in inside_trunk if _holds_a_model(part)} - {trunk.stack}
     rows, groups = list[Module](), dict[str, Module]()
     for name, value in values_of(model).items():
         if name in known:
             continue
         path = name.rpartition(".")[0]
         layer, inside = _place(name, trunk.stack)
-        group = None if layer is not None or path in paths else _group(name, trunk)
+        group = None if layer is not None or path in paths else _group(name, trunk, towers)
         if group is not None:
             label = group.rpartition(".")[2]
             groups.setdefault(group, Module(-1, label, "group", label, group, group, ()))
@@ -58,10 +61,17 @@ def _place(parameter: str, stack: str) -> tuple[int | None, str]:
     return int(number), rest.removesuffix(".weight")
 
 
-def _group(parameter: str, trunk: Trunk) -> str | None:
-    """The largest part that holds this parameter and not the text model; None where it lies beside or in that."""
+def _holds_a_model(part: nn.Module) -> bool:
+    return any(isinstance(module, PreTrainedModel) for module in part.modules())
+
+
+def _group(parameter: str, trunk: Trunk, towers: set[str]) -> str | None:
+    """The largest part that holds this parameter and not the text model; None where it lies beside or in that.
+
+    `towers` are models that hang on the text model's own module.
+    """
     if parameter.startswith(f"{trunk.path}."):
-        return None
+        return next((tower for tower in towers if parameter.startswith(f"{tower}.")), None)
     segments = parameter.split(".")
     places = (".".join(segments[:depth]) for depth in range(1, len(segments)))
     return next((place for place in places if not f"{trunk.path}.".startswith(f"{place}.")), None)

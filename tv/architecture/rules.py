@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -266,7 +266,7 @@ class _Block:
             if is_norm(owner) and segments[-1] == "weight" and value.ndim == 1:
                 norm = names.INNER_NORMS.get(path.rpartition(".")[2]) or _own_name(segments)
                 yield self.of.norm(self.layer, _numbered(norm, number), component, owner)
-            elif value.ndim == 2 and segments[-1] == "weight":
+            elif value.ndim == 2 and segments[-1] == "weight" and not is_norm(owner):  # a gain for each head is none
                 for module in self._matrix(kind, component, f"{base}.{parameter}", path, owner, segments, value, taken):
                     yield replace(module, name=_numbered(module.name, number))
             elif value.ndim == 3 and _is_stack(kind, segments, value):
@@ -321,7 +321,7 @@ class _Block:
             return [("o" if leaf == "o_proj" else leaf, ())] if alone else own
         if (role := own_role([*inside, leaf])) is not None:
             return [(role, ())]
-        roles = names.MLP.get(leaf, ())
+        roles = () if inside and leaf in names.SEQUENCE else (names.MLP | names.SEQUENCE).get(leaf, ())
         if is_shared([component, *inside]):
             roles = tuple(shared_name(role) for role in roles)
         elif inside and inside[0] in EXPERTS:
@@ -385,9 +385,9 @@ class _Block:
         if name in names.UP_PROJECTIONS or (name in ("q", "o") and self._latent(owner)):
             return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 else 0
         heads = sizes.heads_of("q" if name == "q_gate" else name)
-        if name == "o" and hasattr(self._parent(owner), names.DIFFERENTIAL):
+        if hasattr(self._parent(owner), names.DIFFERENTIAL):  # a head of z is of two queries that lie apart
             heads //= 2
-            return heads if heads and size % heads == 0 else 0
+            return heads if name == "o" and heads and size % heads == 0 else 0
         width = getattr(self._parent(owner), "v_head_dim", None) if name in ("v", "o") else None
         return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
 
@@ -401,8 +401,8 @@ class _Block:
         if name not in FROM_HEADS:
             return 0
         parent = self._parent(owner)
-        for attribute in ("num_v_heads", "num_heads", "n_heads", "num_attention_heads"):
-            heads = getattr(parent, attribute, None)
+        for holder, attribute in product((parent, *parent.children()), names.MIXER_HEADS):  # xLSTM's norm counts them
+            heads = getattr(holder, attribute, None)
             if isinstance(heads, int) and heads > 1 and size % heads == 0:
                 return heads
         return 0
