@@ -308,11 +308,12 @@ class _Sweep:
             self.sharing = True
         return Shares(wholes={module: torch.tensor(shares) for module, shares in rows.items()})
 
-    def _hook(self, read: Read, shape: tuple[int, int], integrand: Shares) -> Callable[..., None]:
-        def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _hook(self, read: Read, shape: tuple[int, int], integrand: Shares) -> Callable[..., Any]:
+        def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             out = output[0] if isinstance(output, tuple) else output
-            if not out.requires_grad:
-                out.requires_grad_()  # the first operation on the tokens
+            first = not out.requires_grad  # the first operation on the tokens
+            if first:
+                out = out.requires_grad_().clone()  # a model may go on in place, which is not allowed of a leaf
             value, _, others = tensors_of(args, kwargs, out, shape)
             x, rest = value.detach(), tuple(other.detach() for other in others)
 
@@ -328,6 +329,9 @@ class _Sweep:
                             self._module(owner, site.module, x, delta, integrand)
 
             out.register_hook(receive)
+            if first:
+                return (out, *output[1:]) if isinstance(output, tuple) else out
+            return None
 
         return hook
 

@@ -50,7 +50,7 @@ def test_a_gain_for_each_head_is_no_matrix() -> None:
     arch = resolve(tiny_model("chameleon"))
     assert not any(module.name in ("q_norm", "k_norm") for module in arch.modules)
     rows = {row.name: row.shape for row in arch.others if row.layer == 0}
-    assert rows["self_attn.q_norm"] == (4, 16) and rows["self_attn.k_norm"] == (2, 16)
+    assert rows["self_attn.q_norm"] == (4, 12) and rows["self_attn.k_norm"] == (2, 12)
 
 
 @pytest.mark.parametrize(
