@@ -83,6 +83,7 @@ class _Proof:
         self.tolerance = TOLERANCE[model.dtype]
         self.n = _test_length(architecture)
         self.notes: list[str] = []
+        self.shared = _shared(model) - {f"{architecture.embed}.weight", f"{architecture.unembed}.weight"}
         self.calls: dict[str, list[tuple[Seen, Any, Any]]] = {}
         self.inputs = self._inputs()
         self.logits = self._forward()
@@ -434,7 +435,7 @@ class _Proof:
         if module.expert >= 0:
             return any(block.layer == module.layer and block.experts == module.path for block in self.of.blocks)
         calls = self.calls.get(module.path, [])
-        if len(calls) != 1:
+        if len(calls) != 1 or module.parameter in self.shared:
             return False
         ends = (calls[0][0].input,) if module.kind == "embed" else (calls[0][0].input, calls[0][0].output)
         axis = forms[module.path].position_dim if module.path in forms else 1
@@ -532,6 +533,12 @@ class _Proof:
 
     def _refuse(self, what: str) -> NoReturn:
         raise ArchitectureError(f"{self.of.name}: {what}; tv measures its weights, but probes cannot run on it")
+
+
+def _shared(model: nn.Module) -> set[str]:
+    """The parameters that several modules use, by their first names."""
+    first = {value: name for name, value in model.named_parameters()}
+    return {first[value] for name, value in model.named_parameters(remove_duplicate=False) if first[value] != name}
 
 
 def _test_length(architecture: Architecture) -> int:

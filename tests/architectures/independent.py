@@ -73,7 +73,7 @@ class Bench:
     def logits(self, normed: Tensor) -> Tensor:
         """The logits (given, pos, vocab) where the final norm gives this."""
         with self._outputs({self.architecture.final_norm: normed}):
-            return self._forward(1)
+            return self._forward(len(normed))
 
     def _forward(self, times: int) -> Tensor:
         ids = self.ids.repeat(times, 1)

@@ -53,6 +53,7 @@ class _Resolver:
         self.sizes = sizes_of(model.config)
         self.trunk: Trunk = trunk_of(model, self.sizes)
         self.names = {module: name for name, module in model.named_modules()}
+        self.parameters = {value: name for name, value in model.named_parameters()}  # a shared one by its first name
         self.counts: dict[tuple[int, str, int], int] = {}
 
     def architecture(self) -> Architecture:
@@ -259,6 +260,8 @@ class _Block:
             path = f"{base}.{parameter}".rpartition(".")[0]
             owner = self.of.model.get_submodule(path)
             segments = [*([name] if name else []), *parameter.split(".")]
+            if self.of.parameters[value] != f"{base}.{parameter}":  # a block before this one has it
+                continue
             if part is self.tree and not (names.LOOSE.get(segments[0]) == kind or self._is_loose(kind, segments)):
                 continue
             if owner is stacked or (stacked is not None and self.of.names[stacked] + "." in f"{path}."):

@@ -169,7 +169,8 @@ def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
 
 def _described(model: PreTrainedModel) -> PretrainedConfig:
     """A live model's configuration, which says whether its embedding and unembedding are one."""
-    if is_tied(model) or not model.config.get_text_config().tie_word_embeddings:
+    flags = (model.config, model.config.get_text_config())  # of a wrapper either may have one
+    if is_tied(model) or not any(getattr(of, "tie_word_embeddings", False) for of in flags):
         return model.config
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False

@@ -17,7 +17,9 @@ from tv.checkpoints.coverage import coverage
 from tv.cli import main
 
 
-@pytest.mark.parametrize("kind", ["gpt_oss", "gemma3", "llava_next", "mamba", "apertus", "bloom", "modernbert-decoder"])
+@pytest.mark.parametrize(
+    "kind", ["gpt_oss", "gemma3", "llava_next", "mamba", "apertus", "bloom", "modernbert-decoder", "qwen2_vl"]
+)
 def test_rows_hold_every_number_once(kind: str) -> None:
     """Sinks and expert biases, towers, a stray parameter, kernels, saved buffers, norms of embeddings, a tied bias."""
     base, tuned = tiny_pair(kind)
