@@ -62,6 +62,7 @@ from tv.prompts.behaviour import require_rows
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, read_prompts
 from tv.prompts.notes import prompt_notes
+from tv.prompts.placeholders import placeholders_of, require_text
 from tv.runtime.compute import Compute
 from tv.runtime.workers import ray_cluster
 
@@ -354,8 +355,8 @@ def _aligned(pair: Opened) -> Opened:
 def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
     """The pair, with notes of what the tuned model's own tokenizer makes of the prompts.
 
-    Raises PromptError for a prompt with an id that is another token to the tuned model or that is no row of a model's
-    embedding, and SuiteError where each is to read its own tokens and one has no tokenizer.
+    Raises PromptError for a prompt with an id that is another token to the tuned model, that is no row of a model's
+    embedding or that stands for a picture, and SuiteError where each is to read its own tokens and one has none.
     """
     if pair.facts.tokenizer == "not compared" and models.suite.tokenizer == "own":
         raise SuiteError(f"tokenizer: own: {pair.facts.notes[0]}")
@@ -363,8 +364,10 @@ def _noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
     shared, own = models.tokenizer, models.own_tokenizer(pair.name)
     for model, words in ((pair.base, shared), (pair.tuned, own if alone else shared)):
         rows = model.architecture.vocab_size
-        if max(words.get_vocab().values(), default=0) >= rows:
-            require_rows(encode(prompts, words, sys.maxsize), words, rows)
+        if max(words.get_vocab().values(), default=0) >= rows or placeholders_of(model.config):
+            encoded = encode(prompts, words, sys.maxsize)
+            require_rows(encoded, words, rows)
+            require_text(encoded, words, model.config)
     if pair.facts.tokenizer in ("same", "not compared"):
         return pair
     if not alone:

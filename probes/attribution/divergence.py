@@ -12,6 +12,7 @@ from probes.capture.continuations import with_continuations
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.suite import Generation
+from tv.architecture.trunk import ends_of
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
 
@@ -27,7 +28,7 @@ def parted(pair: Pair, encoded: Sequence[Encoded], batch_size: int, tokens: int 
     """
     followed = with_continuations(pair, encoded, Generation.model_validate({"tokens": tokens, "from": "base"}))
     cut: dict[str, Encoded] = {}
-    shared = len(common_rows(*(model.get_output_embeddings().weight for model in (pair.base, pair.tuned)))[0])
+    shared = len(common_rows(*(ends_of(model)[1].weight for model in (pair.base, pair.tuned)))[0])
     for batch in batches(followed, batch_size, pair.pad_id):
         with torch.inference_mode():
             choices = answers(pair.tuned, batch)[..., :shared].argmax(-1).cpu()

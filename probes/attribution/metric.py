@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from probes.errors import RunError
 from probes.suite import OWN_METRIC, metric_names
+from tv.architecture.trunk import ends_of
 from tv.errors import first_line
 from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
@@ -142,7 +143,7 @@ def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator
     wanted = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
     for i, item in enumerate(batch.encoded):
         wanted[i, list(reads(item))] = True
-    head = model.get_output_embeddings()
+    _, head = ends_of(model)
     kept, run = head.__dict__.get("forward"), head.forward
 
     def forward(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,9 @@ Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuro
 #: A module's rows (True) or columns (False) belong to neurons of the MLP, or of the expert that all tokens share.
 _NEURON_ROWS = {"gate": True, "up": True, "down": False}
 _NEURON_ROWS |= {f"shared_{name}": rows for name, rows in _NEURON_ROWS.items()}
+
+#: Behind the names of a second attention's matrices: q_2.
+_NUMBER = re.compile(r"_\d+$")
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def units_of(architecture: Architecture, granularity: Granularity) -> list[Unit]
 
 
 def _all(architecture: Architecture) -> list[Module]:
-    """Its modules and other parameters, by depth; a group is a component and no module."""
-    others = [module for module in architecture.others if module.kind != "group"]
+    """Its modules and other parameters, by depth; a group is a component, and the bias of an expert is its matrix's."""
+    biases = {f"{module.parameter}_bias" for module in architecture.modules if module.expert >= 0}
+    others = [row for row in architecture.others if row.kind != "group" and row.parameter not in biases]
     return sorted((*architecture.modules, *others), key=lambda module: module.layer)
 
 
@@ -106,19 +111,27 @@ def _units(module: Module, granularity: Granularity, architecture: Architecture)
 
 
 def head_granularity(module: Module, architecture: Architecture) -> Granularity | None:
-    """Whether a module splits by heads, or by key-value heads that several heads share; None for neither."""
+    """Whether a module splits by heads, or by key-value heads that several heads share; None for neither.
+
+    Where q and o count heads differently, no rows and columns are one head's (DiffLlama's heads read two queries).
+    """
     if not module.n_heads:
         return None
-    shares = module.name in ("k", "v") and _query_heads(module, architecture) > module.n_heads
-    return "kv_head" if shares else "head"
+    number = _NUMBER.search(module.name)
+    suffix = number[0] if number else ""
+    q, o = (_heads(module, f"{name}{suffix}", architecture) for name in ("q", "o"))
+    if module.name in (f"k{suffix}", f"v{suffix}") and q > module.n_heads:
+        return "kv_head"
+    return "head" if {q, o} == {module.n_heads} else None
 
 
-def _query_heads(module: Module, architecture: Architecture) -> int:
-    """The heads of the queries that a layer's keys or values serve."""
+def _heads(module: Module, name: str, architecture: Architecture) -> int:
+    """The heads of the matrix of this name in a module's component; the module's own where there is no such one."""
     try:
-        return architecture.module(module.layer, "q").n_heads
+        beside = architecture.module(module.layer, name)
     except KeyError:
         return module.n_heads
+    return beside.n_heads if beside.n_heads and beside.component == module.component else module.n_heads
 
 
 def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) -> list[Piece]:

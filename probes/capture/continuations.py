@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from probes.capture.pair import Pair
 from probes.suite import Generation
+from tv.architecture.trunk import ends_of
 from tv.errors import PromptError
 from tv.evaluation.greedy import continue_greedily
 from tv.prompts.behaviour import require_rows
@@ -22,7 +23,7 @@ def with_continuations(
     encoded with the text. Raises PromptError naming a prompt that has no continuation, or no room for one.
     """
     context = pair.architecture.context
-    shared = len(common_rows(*(m.get_input_embeddings().weight for m in (pair.base, pair.tuned)))[0])
+    shared = len(common_rows(*(ends_of(m)[0].weight for m in (pair.base, pair.tuned)))[0])
     if generation.source == "given":
         given = encode_continuations(encoded, pair.tokenizer, context, generation.tokens)
         require_rows(given, pair.tokenizer, shared)

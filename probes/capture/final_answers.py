@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from probes.capture.pair import Pair
 from probes.errors import SuiteError
+from tv.architecture.trunk import ends_of
 from tv.evaluation.greedy import continue_greedily
 from tv.prompts.encoding import Encoded
 from tv.prompts.files import Prompt
@@ -58,7 +59,7 @@ def final_answers(
     asked = [item for item in encoded if item.prompt.target and answer(pattern, item.prompt.target) is not None]
     room = pair.architecture.context - max((item.n_text for item in asked), default=0)
     texts = [item.ids[: item.n_text] for item in asked]
-    shared = len(common_rows(*(m.get_input_embeddings().weight for m in (pair.base, pair.tuned)))[0])
+    shared = len(common_rows(*(ends_of(m)[0].weight for m in (pair.base, pair.tuned)))[0])
     rows = []
 
     def ask(model: PreTrainedModel, name: str) -> None:

@@ -42,6 +42,7 @@ class Fixed:
     grams: Mapping[tuple[int, str], residual.HeadGrams]  # by layer and component
     splits: Mapping[Module, ledger.Split]
     delta_norms: Mapping[Module, float]  # ‖T‖_F
+    changes: frozenset[str] = frozenset()  # sites of the table `changes`; others may be read for other tables
     readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
     keep: frozenset[str] = frozenset()  # sites whose vectors are kept
     measures: Mapping[str, Sequence[ActivationMeasure]] = field(default_factory=dict)  # registered ones, by site
@@ -75,12 +76,8 @@ class BatchReducer:
                 self._registered(measure, site, base, tuned)
             if site.name == "gate":
                 self._gates(site, base.at(site), tuned.at(site))
-            elif site.kind in ("embed_out", "attn_out", "mlp_out"):
-                if self.waiting and site.component == "mlp":
-                    self._through_norm(read, base, tuned)
-                self._contribution(site, base.at(site), tuned.at(site))
-            elif site.kind == "head_out":
-                self._heads(site, base, tuned)
+            elif site.kind in self.fixed.changes:
+                self._changes(read, site, base, tuned)
             elif site.name == "resid_final":
                 form = self.pair.norms[self.pair.architecture.final_norm]
                 at_base, at_tuned = (x.float() for x in self._take(base.at(site), tuned.at(site)))
@@ -126,6 +123,15 @@ class BatchReducer:
                 index = of.nonzero()[:, 0].to(words.device)
                 domain_words, domain_words_tuned = words[index], words_tuned[index]
             self.counts[site.layer, expert, domain] = gates.count_neurons(domain_words, domain_words_tuned, d_ff)
+
+    def _changes(self, read: Read, site: Site, base: Seen, tuned: Seen) -> None:
+        """What a component adds, or its heads."""
+        if site.kind == "head_out":
+            self._heads(site, base, tuned)
+            return
+        if self.waiting and site.component == "mlp":
+            self._through_norm(read, base, tuned)
+        self._contribution(site, base.at(site), tuned.at(site))
 
     def _contribution(self, site: Site, base: Tensor, tuned: Tensor) -> None:
         at_base, at_tuned = self._take(base, tuned)
@@ -175,7 +181,7 @@ class BatchReducer:
                 owner_tuned, matrices, routed_tuned.into(expert, either), routed_tuned.share(expert, either)
             )
             places = self.places[either]
-            if all(site.layer in flow.experts for flow in self.pair.flows):
+            if "mlp_out" in self.fixed.changes and all(site.layer in flow.experts for flow in self.pair.flows):
                 self._add_expert(site, expert, either, here.contribution, there.contribution)
             both = (by_base & by_tuned)[either].nonzero()[:, 0]
             if len(both):

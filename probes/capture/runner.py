@@ -76,7 +76,8 @@ class Session:
         With `remote`, the hub ids of both, the models run on nnsight's server.
         """
         sites = sites_of(suite, pair.architecture)
-        grams = _grams(pair) if "head_out" in sites else {}
+        changes = _sites_of_changes(suite)
+        grams = _grams(pair) if "head_out" in changes else {}
         splits, norms = {}, {}
         if "ledger" in suite.measure:
             bases = output_bases(pair) if bases is None else bases
@@ -89,7 +90,13 @@ class Session:
             for model, flow in zip(pair.models, pair.flows, strict=True)
         ]
         fixed = Fixed(
-            grams, splits, norms, readers if "lens" in suite.measure else (), frozenset(suite.keep), _by_site(suite)
+            grams,
+            splits,
+            norms,
+            changes,
+            readers if "lens" in suite.measure else (),
+            frozenset(suite.keep),
+            _by_site(suite),
         )
         lockstep = open_backend(suite.backend, pair.base, pair.tuned, pair.tokenizer, remote)
         return cls(pair, suite, plan(pair.architecture, sites), fixed, lockstep)
@@ -138,15 +145,21 @@ def sites_of(suite: Suite, architecture: Architecture) -> set[str]:
     experts = any(block.experts is not None for block in architecture.blocks)
     if "gates" in suite.measure and "gate" in suite.sites:
         sites |= {"gate", EXPERTS} if experts else {"gate"}
-    if {"contributions", "changes"} & set(suite.measure):
-        sites |= {"embed_out", "resid_final", *(set(suite.sites) - {"gate"})}
-        sites |= {EXPERTS} if experts and "mlp_out" in suite.sites else set()
+    if changes := _sites_of_changes(suite):
+        sites |= {"resid_final", *changes}
+        sites |= {EXPERTS} if experts and "mlp_out" in changes else set()
     if "ledger" in suite.measure:
         sites |= {MODULE, EXPERTS} if experts else {MODULE}
     if "lens" in suite.measure:
         sites.add("resid_post")
     sites |= set(_by_site(suite))
     return sites
+
+
+def _sites_of_changes(suite: Suite) -> frozenset[str]:
+    """The sites whose contributions are compared; none where no table shows them."""
+    shown = {"contributions", "changes"} & set(suite.measure)
+    return frozenset({"embed_out", *suite.sites} - {"gate"}) if shown else frozenset()
 
 
 def _by_site(suite: Suite) -> dict[str, list[ActivationMeasure]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from tv.architecture.anatomy import Module
@@ -26,8 +25,7 @@ def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -
             near.setdefault(place, module)
             place = place.rpartition(".")[0]
     paths = {module.path for module in modules}
-    inside_trunk = model.get_submodule(trunk.path).named_children()
-    towers = {f"{trunk.path}.{name}" for name, part in inside_trunk if _holds_a_model(part)} - {trunk.stack}
+    towers = _towers(model, trunk)
     rows, groups = list[Module](), dict[str, Module]()
     for name, value in values_of(model).items():
         if name in known:
@@ -61,15 +59,19 @@ def _place(parameter: str, stack: str) -> tuple[int | None, str]:
     return int(number), rest.removesuffix(".weight")
 
 
-def _holds_a_model(part: nn.Module) -> bool:
-    return any(isinstance(module, PreTrainedModel) for module in part.modules())
+def _towers(model: PreTrainedModel, trunk: Trunk) -> set[str]:
+    """The parts of the trunk that are models of their own, by the depth of what they hold: a tower of its pictures."""
+    found = set()
+    for name, _ in model.named_parameters():
+        inside = name.removeprefix(f"{trunk.path}.")
+        part, *rest = inside.split(".")
+        if inside != name and len(rest) > 2 and f"{trunk.path}.{part}" != trunk.stack:
+            found.add(f"{trunk.path}.{part}")
+    return found
 
 
 def _group(parameter: str, trunk: Trunk, towers: set[str]) -> str | None:
-    """The largest part that holds this parameter and not the text model; None where it lies beside or in that.
-
-    `towers` are models that hang on the text model's own module.
-    """
+    """The largest part that holds this parameter and not the text model; None where it lies beside or in that."""
     if parameter.startswith(f"{trunk.path}."):
         return next((tower for tower in towers if parameter.startswith(f"{tower}.")), None)
     segments = parameter.split(".")

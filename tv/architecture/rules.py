@@ -359,8 +359,10 @@ class _Block:
             return [("q", queries), ("q_gate", tuple((stop, stop + d) for _, stop in queries))]
         if len(roles) < 2:
             return [(role, ()) for role in roles]
+        by_head = leaf in names.INTERLEAVED
         if leaf == "c_attn" and not transposed and kv == n:  # only GPT-2's is q, k, v one after the other
-            kv = 1 if rows == (n + 2) * d else 0
+            kv = 1 if rows == (n + 2) * d else kv
+            by_head = kv == n
         if not (n and kv and d) or rows != (n + 2 * kv) * d:
             return [("qkv", ())]
         if (stored := names.PARTED.get(type(self._parent(owner)).__name__)) is not None:
@@ -368,7 +370,7 @@ class _Block:
             width = n * d // parts
             starts = {name: [(3 * part + i) * width for part in range(parts)] for i, name in enumerate(order)}
             return [(name, tuple((start, start + width) for start in starts[name])) for name in roles]
-        if leaf in names.INTERLEAVED:
+        if by_head:
             per = n // kv
             group = (per + 2) * d
             return [
@@ -388,9 +390,9 @@ class _Block:
         if name in names.UP_PROJECTIONS or (name in ("q", "o") and self._latent(owner)):
             return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 else 0
         heads = sizes.heads_of("q" if name == "q_gate" else name)
-        if hasattr(self._parent(owner), names.DIFFERENTIAL):  # a head of z is of two queries that lie apart
+        if name == "o" and hasattr(self._parent(owner), names.DIFFERENTIAL):
             heads //= 2
-            return heads if name == "o" and heads and size % heads == 0 else 0
+            return heads if heads and size % heads == 0 else 0
         width = getattr(self._parent(owner), "v_head_dim", None) if name in ("v", "o") else None
         return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
 

@@ -100,6 +100,9 @@ class AdapterWriter:
                 yield Part(name, path, layer, kind, delta, not isinstance(owner, nn.Linear))
             if progress:
                 progress("adapter", i + 1, len(names), name)
+        for name in set(self._checkpoint.values) - set(self._checkpoint.names):  # buffers, which no adapter holds
+            if name in self._brought.vector.shapes and bool((delta := self._brought.vector[name]).any()):
+                self._energies[name] = float(delta.double().pow(2).sum())
 
     def add_factors(self, part: Part, down: Float[Tensor, "r cols"], up: Float[Tensor, "rows r"]) -> None:
         """Hold a matrix as B·A."""

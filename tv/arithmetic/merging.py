@@ -15,7 +15,7 @@ from torch import Tensor
 from tv.arithmetic.conflicts import Conflicts
 from tv.arithmetic.methods.compose import check_method, compose
 from tv.arithmetic.methods.layout import layout
-from tv.arithmetic.rounding import Rounding, stored
+from tv.arithmetic.rounding import Rounding, stored, stored_dtype
 from tv.arithmetic.selection import select
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.extraction import extract
@@ -122,7 +122,7 @@ class Merged:
             raise InputError("stochastic rounding is for bfloat16: in float32 there is next to nothing to round")
         self.checkpoint, self.method, self.options = checkpoint, method, taken
         self._terms = [(one, scale) for one, scale in zip(brought, scales, strict=True) if scale]
-        shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
+        shapes = {name: checkpoint.info(name).shape for name in checkpoint.values}
         self.pieces = select(layout(checkpoint.architecture, shapes), only, exclude)
         self._dtype, self._stochastic, self._seed = dtype, stochastic, seed
         ends = checkpoint.architecture.embed, checkpoint.architecture.unembed
@@ -132,12 +132,12 @@ class Merged:
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         """W + T of a parameter, or of one expert of it, in the dtype to store; W alone where nothing moves."""
-        weight = self.checkpoint.read(name, expert)
+        weight, dtype = self.checkpoint.read(name, expert), stored_dtype(self.checkpoint, name, self._dtype)
         delta = self._delta(name, expert, weight.float())
         if delta is None:
-            return weight.to(self._dtype)
-        key = f"rounding {self._seed} {name} {expert}" if self._stochastic else None
-        value, lost = stored(weight, delta, self._dtype, key)
+            return weight.to(dtype)
+        key = f"rounding {self._seed} {name} {expert}" if self._stochastic and dtype == torch.bfloat16 else None
+        value, lost = stored(weight, delta, dtype, key)
         self.rounding += lost
         return value
 
@@ -168,7 +168,7 @@ def _label(source: Source) -> str:
 
 def _require_fit(label: str, vector: TuningVector, checkpoint: Checkpoint) -> None:
     ends = checkpoint.architecture.embed, checkpoint.architecture.unembed
-    names = set(checkpoint.names)
+    names = set(checkpoint.values)
     for name, shape in vector.shapes.items():
         if name not in names:
             raise CheckpointError(

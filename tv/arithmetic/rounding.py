@@ -8,8 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.parameters import DTYPES
 from tv.runtime.seeds import seed_of
 
+_OF_WORD = {word: dtype for dtype, word in DTYPES.items()}
 _PIECE = 2**20  # entries that are taken to float64 at a time
 
 
@@ -27,6 +30,13 @@ class Rounding:
     def ratio(self) -> float:
         """‖T‖/‖error‖: the signal-to-noise ratio in amplitude; infinite where nothing was lost."""
         return (self.signal / self.error) ** 0.5 if self.error else float("inf")
+
+
+def stored_dtype(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that a tensor is written in: for a buffer its own where that is the finer one, as models keep them."""
+    if name in checkpoint.names:
+        return dtype
+    return torch.promote_types(dtype, _OF_WORD.get(checkpoint.info(name).dtype, dtype))
 
 
 def stored(

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tv.architecture.resolve import skeleton
+from tv.arithmetic.rounding import stored_dtype
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import load_tokenizer
 from tv.checkpoints.location import BESIDE
@@ -58,7 +59,7 @@ class Entry:
 
 
 def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entry]:
-    """Every tensor of the checkpoint's files: parameters by way of `read`, buffers as they are."""
+    """Every tensor of the checkpoint's files: those of floats by way of `read`, others as they are."""
     last: dict[tuple[str, int], Tensor] = {}
 
     def once(name: str, expert: int) -> Tensor:
@@ -82,7 +83,8 @@ def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entr
         shape = checkpoint.info(place.name).shape
         entry_shape = shape if place.expert < 0 else shape[1:]
         entry_shape = entry_shape if place.rows is None else (place.rows[1] - place.rows[0], *entry_shape[1:])
-        tensors.append(Entry(place.key, dtype, entry_shape, partial(values, place, shape)))
+        of_place = stored_dtype(checkpoint, place.name, dtype)
+        tensors.append(Entry(place.key, of_place, entry_shape, partial(values, place, shape)))
     tensors += _reverted(checkpoint, read, dtype)
     for key, buffer in checkpoint.buffers.items():
         tensors.append(Entry(key, buffer.dtype, tuple(buffer.shape), partial(iter, [buffer])))

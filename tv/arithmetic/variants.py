@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.architecture.resolve import resolve
+from tv.architecture.trunk import ends_of
+from tv.architecture.values import values_of
 from tv.arithmetic.methods.compose import check_method, compose
 from tv.arithmetic.methods.layout import Piece, layout
 from tv.arithmetic.methods.terms import Merge
@@ -126,8 +128,8 @@ class Mover:
         self.model, self.method, self.seed = model, method, seed
         self.options = check_method(method, options)
         self._places = {vector: _places(model, vector) for vector in vectors}
-        self._kept: dict[nn.Parameter, Tensor] = {}
-        self._merges: dict[nn.Parameter, tuple[list[TuningVector], Merge]] = {}
+        self._kept: dict[Tensor, Tensor] = {}
+        self._merges: dict[Tensor, tuple[list[TuningVector], Merge]] = {}
         self._plain = method == "sum" and not only and not exclude
         self._pieces = {} if self._plain else _pieces(model, only, exclude)
 
@@ -169,7 +171,7 @@ class Mover:
                 lost += _norm2(parameter - exact)
         return (lost / step) ** 0.5 if step else 0.0
 
-    def _move(self, value: Tensor, parameter: nn.Parameter, active: list[TuningVector], scales: list[float]) -> None:
+    def _move(self, value: Tensor, parameter: Tensor, active: list[TuningVector], scales: list[float]) -> None:
         """Add what the active vectors make together at these scales to `value`, the parameter as it was."""
         if self._plain:
             total = torch.zeros_like(value)
@@ -205,19 +207,17 @@ def of_one_form(model: PreTrainedModel, vectors: Sequence[TuningVector]) -> tupl
         (the model, or a copy that shares all tensors but the unembedding; the vectors, each moving both).
     """
     paths = {id(module): path for path, module in model.named_modules()}
-    embed, unembed = (
-        f"{paths.get(id(end), '')}.weight" for end in (model.get_input_embeddings(), model.get_output_embeddings())
-    )
+    embed, unembed = (f"{paths.get(id(end), '')}.weight" for end in ends_of(model))
     if not is_tied(model) or not any({embed, unembed} <= vector.shapes.keys() for vector in vectors):
         return model, list(vectors)
     return untied(model), [vector.untied(embed, unembed) for vector in vectors]
 
 
-def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, str]:
-    """The model's parameters that the vector moves, with their names in it. Raises InputError where one misfits."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+def _places(model: PreTrainedModel, vector: TuningVector) -> dict[Tensor, str]:
+    """The parameters and buffers that the vector moves, with their names in it. Raises InputError where one misfits."""
+    parameters = values_of(model) | dict(model.named_parameters(remove_duplicate=False))
     vocabulary = _vocabulary(model)
-    places: dict[nn.Parameter, str] = {}
+    places: dict[Tensor, str] = {}
     for name, shape in vector.shapes.items():
         parameter = parameters.get(name)
         if parameter is None:
@@ -243,9 +243,9 @@ def _places(model: PreTrainedModel, vector: TuningVector) -> dict[nn.Parameter, 
     return places
 
 
-def _pieces(model: PreTrainedModel, only: Sequence[str], exclude: Sequence[str]) -> dict[nn.Parameter, list[Piece]]:
+def _pieces(model: PreTrainedModel, only: Sequence[str], exclude: Sequence[str]) -> dict[Tensor, list[Piece]]:
     """The matrices that each parameter consists of, whatever its names; only those that the patterns leave."""
-    parameters = dict(model.named_parameters())
+    parameters = values_of(model)
     pieces = layout(resolve(model), {name: tuple(value.shape) for name, value in parameters.items()})
     return {parameters[name]: chosen for name, chosen in select(pieces, only, exclude).items()}
 
@@ -261,8 +261,7 @@ def _rows_of(value: Tensor, delta: Tensor) -> Tensor:
 
 def _vocabulary(model: PreTrainedModel) -> set[nn.Parameter]:
     """The parameters with a row a token."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {parameter for end in ends if isinstance(end, nn.Module) for parameter in end.parameters()}
+    return {parameter for end in ends_of(model) if isinstance(end, nn.Module) for parameter in end.parameters()}
 
 
 def _add(value: Tensor, delta: Tensor, scale: float) -> None:

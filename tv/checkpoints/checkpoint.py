@@ -65,6 +65,11 @@ class Checkpoint:
         return self.reader.beside
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """Names of all that training can change: the parameters, and the buffers that its files keep beside them."""
+        return (*self.names, *(name for name in self.beside if name not in self.reader.outside))
+
+    @property
     def converted(self) -> Sequence[Sequence[str]]:
         """Parameters that transformers makes of the tensors in the files by more steps than stacking experts.
 
@@ -89,17 +94,17 @@ class Checkpoint:
 
     @property
     def moved(self) -> tuple[str, ...]:
-        """Names of the parameters that an adapter or a tuning vector moves; for a full model, all."""
+        """Names of the parameters and buffers that an adapter or a tuning vector moves; for a full model, all."""
         return tuple(self.reader.moved)
 
     @property
     def places(self) -> list[Place]:
-        """The tensors of its files and which parameter each holds, for code that writes such files."""
+        """The tensors of its files and which parameter or buffer each holds, for code that writes such files."""
         return self.reader.places()
 
     @property
     def buffers(self) -> dict[str, Tensor]:
-        """What its files hold besides parameters, by name in the files, as stored."""
+        """What its files hold of the model besides floats, by name in the files, as stored."""
         return self.reader.buffers()
 
     def untied(self) -> Checkpoint:
@@ -182,7 +187,8 @@ class Checkpoint:
         """A hash of names, shapes and dtypes, and one of a fixed sample of bytes: the ends of every stored tensor."""
         if not self._fingerprint:
             structure, content = hashlib.sha256(), hashlib.sha256()
-            for name, info in sorted(self.reader.infos.items()):
+            for name in sorted(self.values):
+                info = self.info(name)
                 structure.update(f"{name} {info.shape} {info.dtype}\n".encode())
                 content.update(self.reader.sample(name))
             self._fingerprint = {
@@ -201,7 +207,12 @@ class Checkpoint:
         tensors = self.reader
         if tensors.base is not None and (tensors.base is base or tensors.base.fingerprint() == base.fingerprint()):
             return view(self._finite(name, tensors.delta(name, expert)))
-        return difference(view(self.read(name, expert)), view(base.read(name, expert)))
+        before = view(base.read(name, expert))
+        delta = difference(view(self.read(name, expert)), before)
+        if name in self.reader.infos or bool(delta.isfinite().all()):
+            return delta
+        unset = before[: len(delta)] if delta.ndim else before  # a buffer may be a bound that neither model has
+        return delta.masked_fill(delta.isnan() & unset.isinf(), 0)
 
     def _finite(self, name: str, value: Tensor) -> Tensor:
         if name not in self.reader.infos:  # a buffer may be a bound that is not finite

@@ -13,10 +13,14 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.opening import Source
 from tv.checkpoints.pairing import WeightPair, open_pair
 from tv.checkpoints.vector import TuningVector
+from tv.errors import CheckpointError
 
 
 def extract(base: Source, tuned: Source) -> TuningVector:
     """The tuning vector T = θ_tuned − θ_base, one parameter at a time, read on demand.
+
+    It moves what training can change: parameters, and buffers that the files of both keep (a layer's scale, a router's
+    correction). What the files hold outside the model, such as heads that predict further tokens, stays the base's.
 
     Args:
         base: The pretrained model: whatever `open_checkpoint` opens.
@@ -26,7 +30,7 @@ def extract(base: Source, tuned: Source) -> TuningVector:
         T in float32; of a grown vocabulary, the rows that both models have.
 
     Raises:
-        CheckpointError: The two do not belong together.
+        CheckpointError: The two do not belong together. Reading T raises it where a tensor holds NaN or Inf.
 
     Source: arXiv 2212.04089 §2.
 
@@ -39,13 +43,18 @@ def extract(base: Source, tuned: Source) -> TuningVector:
     left, right = pair.base, pair.tuned
 
     def read(name: str) -> Tensor:
-        return right.delta(name, left)
+        delta = right.delta(name, left)
+        if name not in left.names and not bool(delta.isfinite().all()):  # parameters are checked as they are read
+            raise CheckpointError(
+                f"{right.source}: {name!r} is finite on one side and not on the other, so it has no T"
+            )
+        return delta
 
     def read_expert(name: str, index: int) -> Tensor:
         return right.delta(name, left, index)
 
     shapes = {
-        name: _common(left.info(name).shape, right.info(name).shape) for name in left.names if name in right.names
+        name: _common(left.info(name).shape, right.info(name).shape) for name in left.values if name in right.values
     }
     provenance: dict[str, Any] = {"base": _origin(left), "tuned": _origin(right), "noise": _noise(pair, shapes)}
     if left.architecture.tied:
@@ -67,6 +76,6 @@ def _noise(pair: WeightPair, names: Iterable[str]) -> dict[str, Any]:
 
 def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
     """Where a side came from. `other_dtypes` names the tensors that are stored in another dtype than most."""
-    others = {name: checkpoint.info(name).dtype for name in checkpoint.names}
+    others = {name: checkpoint.info(name).dtype for name in checkpoint.values}
     others = {name: dtype for name, dtype in others.items() if dtype != checkpoint.dtype}
     return {"source": checkpoint.source, **checkpoint.fingerprint(), "other_dtypes": others}

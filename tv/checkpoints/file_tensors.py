@@ -117,18 +117,18 @@ class FileTensors(Tensors):
             if isinstance(parameter, _Made):
                 makers.setdefault(tuple(piece.name for piece in parameter.pieces), []).append(name)
         self.converted = tuple(makers.values())
-        keys = [key for name in sorted(known - tied) if name in files for key in files[name].keys]
-        self._buffers = {key: stored[key] for key in keys}
         beside = {
             name if len(of.keys) == 1 else key: stored[key]
             for name, of in files.items()
             for key in of.keys
-            if name not in tied and not is_left_over(key)
+            if name not in tied and (name in known or not is_left_over(key))
         }
         self._beside = {name: tensor for name, tensor in beside.items() if tensor.dtype in ROUNDING}
         self.beside = {name: TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self._beside.items()}
+        self._buffers = {of.name: of for name, of in beside.items() if name in known and name not in self.beside}
         unused = {name: tensor.name for name, tensor in beside.items() if name not in known}
-        outside = [key for name, key in unused.items() if name in self.beside]
+        self.outside = [name for name in unused if name in self.beside]
+        outside = [unused[name] for name in self.outside]
         unread = [key for name, key in unused.items() if name not in self.beside and not is_ignored(key, model)]
         self.notes = tuple(self._notes(type(model).__name__, {"outside the forward pass": outside, "left out": unread}))
 
@@ -138,7 +138,9 @@ class FileTensors(Tensors):
         return self._parameters[name].read(expert)
 
     def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
-        parameter = self._parameters[name]
+        parameter = self._parameters.get(name)
+        if parameter is None:
+            return self.read(name)[list(indices)]
         if isinstance(parameter, _Made) or parameter.info.dtype not in FLOATS:
             return parameter.read(-1)[list(indices)]
         if not parameter.stacked and isinstance(whole := parameter.experts[0][0], Stored):
@@ -146,10 +148,12 @@ class FileTensors(Tensors):
         return torch.stack([parameter.read(index) for index in indices])
 
     def sample(self, name: str) -> bytes:
-        return b"".join(piece.sample() for piece in self._parameters[name].pieces)
+        pieces = [self._beside[name]] if name in self._beside else self._parameters[name].pieces
+        return b"".join(piece.sample() for piece in pieces)
 
     def places(self) -> list[Place]:
-        return [place for name, parameter in self._parameters.items() for place in parameter.places(name)]
+        places = [place for name, parameter in self._parameters.items() for place in parameter.places(name)]
+        return [*places, *(Place(stored.name, name) for name, stored in self._beside.items())]
 
     def buffers(self) -> dict[str, Tensor]:
         return {key: stored.load() for key, stored in self._buffers.items()}

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from tv.architecture.classes import built, loader_of
+from tv.architecture.values import values_of
 from tv.checkpoints.adapters.directory import adapter_base
 from tv.checkpoints.adapters.live import as_model, holds_adapter, runs_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
@@ -160,12 +161,12 @@ def _from_here(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
     names = ModelNames(model)
     model.load_state_dict({names.of(key)[0]: buffer for key, buffer in checkpoint.buffers.items()}, strict=False)
-    return _filled(model, checkpoint, checkpoint.names)
+    return _filled(model, checkpoint, checkpoint.values)
 
 
 def _filled(model: PreTrainedModel, checkpoint: Checkpoint, names: tuple[str, ...]) -> PreTrainedModel:
-    parameters = dict(model.named_parameters())
+    values = values_of(model)
     with torch.no_grad():
         for name in names:
-            parameters[name].copy_(checkpoint.tensor(name))
+            values[name].copy_(checkpoint.tensor(name))
     return model.eval()

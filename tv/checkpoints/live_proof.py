@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tv.architecture.values import values_of
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.parameters import Tensors
@@ -24,9 +25,9 @@ from tv.errors import CheckpointError
 def as_read(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
     """The model, proved to hold what the checkpoint reads.
 
-    Every parameter is compared by name, shape and a few entries of its first dimension, bit for bit in the model's
-    dtype. Where the checkpoint holds an unembedding apart from the embedding, and rounding made the two equal, the
-    model's are untied.
+    Every parameter and saved buffer is compared by name, shape and a few entries of its first dimension, bit for bit in
+    the model's dtype. Where the checkpoint holds an unembedding apart from the embedding, and rounding made the two
+    equal, the model's are untied.
 
     Args:
         model: Just loaded from the checkpoint's files; not in use anywhere else.
@@ -60,7 +61,7 @@ def with_own_code(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 
 
 def _prove(model: PreTrainedModel, source: str, read: Tensors) -> None:
-    parameters = dict(model.named_parameters())
+    parameters, values = dict(model.named_parameters()), values_of(model)
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     pad = pad if isinstance(pad, int) else 0
     missing = next((name for name in parameters if name not in read.infos), None)
@@ -72,8 +73,11 @@ def _prove(model: PreTrainedModel, source: str, read: Tensors) -> None:
             f"{source}: its files hold {unknown!r}, and transformers loads a model without it; load the model with "
             "transformers, save it again, and pass that"
         )
-    for name, parameter in parameters.items():
-        if tuple(parameter.shape) != read.infos[name].shape or _differs(parameter.detach(), name, read, pad):
+    held = {**read.beside, **read.infos}
+    for name, value in values.items():
+        if name not in held:  # a buffer that older files lack
+            continue
+        if tuple(value.shape) != held[name].shape or _differs(value.detach(), name, read, pad):
             raise CheckpointError(
                 f"{source}: transformers loads other values of {name!r} than its files hold by that name; "
                 "load the model with transformers, save it again, and pass that"

@@ -18,11 +18,11 @@ class LiveTensors(Tensors):
         infos: dict[str, TensorInfo] = {}
         self._parameters = dict(model.named_parameters())
         others = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
-        self._buffers = {name: model.get_buffer(name).cpu() for name in sorted(others)}
+        buffers = {name: model.get_buffer(name).cpu() for name in sorted(others)}
+        self._beside = {name: value for name, value in buffers.items() if value.dtype in DTYPES}
+        self._buffers = {name: value for name, value in buffers.items() if name not in self._beside}
         self.beside = {
-            name: TensorInfo(name, tuple(value.shape), DTYPES[value.dtype])
-            for name, value in self._buffers.items()
-            if value.dtype in DTYPES
+            name: TensorInfo(name, tuple(value.shape), DTYPES[value.dtype]) for name, value in self._beside.items()
         }
         for name, value in self._parameters.items():
             if value.is_meta:
@@ -36,12 +36,15 @@ class LiveTensors(Tensors):
         self.infos = infos
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
-        value = self._buffers[name] if name in self.beside else self._parameters[name].detach()
+        value = self._value(name)
         return (value if expert < 0 else value[expert]).cpu()
 
     def sample(self, name: str) -> bytes:
-        flat = self._parameters[name].detach().contiguous().flatten()
+        flat = self._value(name).contiguous().flatten()
         return torch.cat([flat[:1024], flat[-1024:]]).float().cpu().numpy().tobytes()
 
     def buffers(self) -> dict[str, Tensor]:
         return self._buffers
+
+    def _value(self, name: str) -> Tensor:
+        return self._beside[name] if name in self._beside else self._parameters[name].detach()

@@ -25,7 +25,8 @@ class MovedTensors(Tensors):
     def __init__(self, base: Checkpoint, moved: Mapping[str, TensorInfo], notes: tuple[str, ...]) -> None:
         self.base, self.notes, self._moved = base, notes, moved
         self.infos = {name: moved.get(name, base.info(name)) for name in base.names}
-        self.converted, self.beside = base.converted, base.beside
+        self.beside = {name: moved.get(name, info) for name, info in base.beside.items()}
+        self.outside, self.converted = base.reader.outside, base.converted
 
     @property
     def moved(self) -> Collection[str]:

@@ -160,7 +160,8 @@ def _running(model: PreTrainedModel, base: Source | None) -> Checkpoint:
 def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
     """The base as an adapter or a tuning vector moves it. Where it has no tokenizer, the base's is used."""
     base = tensors.base
-    rows = tensors.infos[f"{base.architecture.embed}.weight"].shape[0]
+    embed = tensors.infos.get(f"{base.architecture.embed}.weight")  # where no rule finds one, none grows
+    rows = base.architecture.vocab_size if embed is None else embed.shape[0]
     config = copy.deepcopy(base.config)
     config.get_text_config().vocab_size = rows
     tokenizer_path = path if path is not None and (path / "tokenizer.json").is_file() else base.path

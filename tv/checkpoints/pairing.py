@@ -94,8 +94,8 @@ class WeightPair:
         """Of every parameter of a group W and T, float32, the tuned side's stored dtype, and the rounding in T."""
         for name in members(self.base, group):
             if name in self.tuned.names or name in self.tuned.beside:
-                weight, delta = without_bounds(self.base.tensor(name).float(), self.tuned.delta(name, self.base))
-                yield weight, delta, self.tuned.info(name).dtype, self.noise(name)
+                weight = without_bounds(self.base.tensor(name).float())
+                yield weight, self.tuned.delta(name, self.base), self.tuned.info(name).dtype, self.noise(name)
 
     def weight(self, module: Module) -> Float[Tensor, "rows cols"]:
         """W of the base, float32; of a grown vocabulary the rows in common."""
@@ -122,12 +122,9 @@ class WeightPair:
         return self.noise(module.parameter).share(weight_norm, delta_norm)
 
 
-def without_bounds(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."]) -> tuple[Tensor, Tensor]:
-    """W and T with 0 wherever W is infinite and T, so, NaN: a buffer may be a bound that neither model has."""
-    if weight.isfinite().all():
-        return weight, delta
-    unset = weight.isinf() & delta.isnan()
-    return weight.masked_fill(unset, 0), delta.masked_fill(unset, 0)
+def without_bounds(weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """W with 0 wherever it is infinite: a buffer may be a bound that the model does not have."""
+    return weight.masked_fill(weight.isinf(), 0)
 
 
 def open_pair(base: Source, tuned: Source) -> WeightPair:
@@ -222,7 +219,7 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
     plain = all(side.base is None and side.dtype in PLAIN for side in (base, tuned))
     if plain and base.dtype != tuned.dtype:
         notes.append(f"stored as {base.dtype} and {tuned.dtype}: the coarser one's rounding is part of T")
-    notes += outside_notes(base, tuned)
+    notes += [*_lacking(base, tuned), *outside_notes(base, tuned)]
     covered = coverage(base, tuned)
     notes += [covered.note] * bool(covered.note)
     sizes = base.fingerprint()
@@ -230,6 +227,17 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
         *(sizes["tensors"], sizes["parameters"], base.dtype, tuned.dtype, vocab_base, vocab_tuned, tokenizer),
         *(tuple(notes), covered),
     )
+
+
+def _lacking(base: Checkpoint, tuned: Checkpoint) -> Iterator[str]:
+    """A line for a side whose files lack buffers that the other's hold."""
+    for one, other in ((base, tuned), (tuned, base)):
+        lacking = [name for name in other.values if name not in one.values]
+        if lacking:
+            yield (
+                f"{one.source}: lacks {len(lacking)} buffers ({lacking[0]!r} first) that {other.source} holds, so they "
+                "have no T"
+            )
 
 
 def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[int]) -> None:
@@ -242,6 +250,7 @@ def _require_same_tensors(base: Checkpoint, tuned: Checkpoint, vocab_sizes: set[
         for checkpoint, other in ((base, tuned), (tuned, base)):
             if name not in checkpoint.names:
                 raise CheckpointError(f"{checkpoint.source}: has no tensor {name!r}, which {other.source} has")
+    for name in (name for name in base.values if name in tuned.values):
         left, right = base.info(name).shape, tuned.info(name).shape
         grown = name in vocab_tensors and left[1:] == right[1:] and {left[0], right[0]} <= vocab_sizes
         if left != right and not grown:

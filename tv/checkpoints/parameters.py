@@ -24,7 +24,7 @@ FLOATS = frozenset(DTYPES.values())
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One parameter of the model, as a checkpoint holds it."""
+    """One parameter or buffer of the model, as a checkpoint holds it."""
 
     name: str  # in the model
     shape: tuple[int, ...]  # in the model
@@ -33,10 +33,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of a model's files, and what it holds: a parameter, an expert of it, or some rows of that."""
+    """A tensor of a model's files, and what it holds: a parameter or buffer, an expert of it, or rows of that."""
 
     key: str  # its name in the files
-    name: str  # of the parameter
+    name: str  # of the parameter or buffer
     expert: int = -1
     rows: tuple[int, int] | None = None
 
@@ -46,6 +46,7 @@ class Tensors(ABC):
 
     infos: Mapping[str, TensorInfo]  # what is known of each parameter
     beside: Mapping[str, TensorInfo] = MappingProxyType({})  # floats that are no parameters: buffers, unused heads
+    outside: Collection[str] = ()  # those of them that no module takes
     converted: Sequence[Sequence[str]] = ()  # parameters that transformers makes of other tensors, by what they share
     notes: tuple[str, ...] = ()  # what a reader should know of them
     native: bool = True  # transformers loads these files itself; otherwise a live model is filled from here
@@ -77,9 +78,9 @@ class Tensors(ABC):
         return Noise(of_weight=ROUNDING.get((self.infos.get(name) or self.beside[name]).dtype, 0.0))
 
     def places(self) -> list[Place]:
-        """The tensors of its files that make up its parameters, or would if they were written."""
-        return [Place(name, name) for name in self.infos]
+        """The tensors of its files that make up its parameters and `beside`, or would if they were written."""
+        return [Place(name, name) for name in (*self.infos, *self.beside)]
 
     def buffers(self) -> dict[str, Tensor]:
-        """What the model needs from its files besides parameters."""
+        """What the model needs from its files besides numbers that training changes: tables of integers, masks."""
         return {}

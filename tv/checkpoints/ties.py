@@ -86,7 +86,7 @@ def _identity(file: Path) -> tuple[int, ...]:
 
 def untie(model: PreTrainedModel) -> None:
     """Give a tied model an unembedding of its own, with the embedding's values, in place."""
-    head = model.get_output_embeddings()
+    _, head = ends_of(model)
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
     name = next(name for name, module in model.named_modules() if module is head) + ".weight"
     (model.all_tied_weights_keys or {}).pop(name, None)
@@ -117,7 +117,8 @@ class UntiedTensors(Tensors):
     def __init__(self, tensors: Tensors, embed: str, unembed: str, names: Iterable[str]) -> None:
         """`names` are the parameters of the untied model, in its order."""
         self._tensors, self._stored_as = tensors, {unembed: embed}
-        self.notes, self.converted, self.beside = tensors.notes, tensors.converted, tensors.beside
+        self.notes, self.converted = tensors.notes, tensors.converted
+        self.beside, self.outside = tensors.beside, tensors.outside
         self.base = None if tensors.base is None else tensors.base.untied()
         infos = {name: tensors.infos.get(self._stored_as.get(name, name)) for name in names}
         self.infos = {name: TensorInfo(name, info.shape, info.dtype) for name, info in infos.items() if info}
@@ -130,7 +131,8 @@ class UntiedTensors(Tensors):
 
     @property
     def moved(self) -> list[str]:
-        return [name for name in self.infos if self._stored_as.get(name, name) in self._tensors.moved]
+        names = (*self.infos, *self.beside)
+        return [name for name in names if self._stored_as.get(name, name) in self._tensors.moved]
 
     def delta(self, name: str, expert: int = -1) -> Tensor:
         return self._tensors.delta(self._stored_as.get(name, name), expert)

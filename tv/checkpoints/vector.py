@@ -293,11 +293,11 @@ class VectorTensors(MovedTensors):
 
 def base_of(vector: TuningVector, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint in the form that a vector moves: untied where it moves an unembedding by itself."""
-    return checkpoint if vector.shapes.keys() <= set(checkpoint.names) else checkpoint.untied()
+    return checkpoint if vector.shapes.keys() <= set(checkpoint.values) else checkpoint.untied()
 
 
 def _require_fit(source: str, vector: TuningVector, base: Checkpoint) -> None:
-    odd = sorted(vector.shapes.keys() ^ set(base.names))
+    odd = sorted((vector.shapes.keys() - set(base.values)) | (set(base.names) - vector.shapes.keys()))
     if odd:
         side = "only the tuning vector has" if odd[0] in vector.shapes else "the tuning vector has not"
         raise CheckpointError(f"{source}: of another model than {base.source}: {side} parameter {odd[0]!r}")

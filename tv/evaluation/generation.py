@@ -22,6 +22,7 @@ from tv.prompts.behaviour import PromptSource, batched, behaviour, gather, requi
 from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt
 from tv.prompts.notes import prompt_notes
+from tv.prompts.placeholders import require_text
 from tv.prompts.template import settled
 from tv.runtime.compute import Compute
 
@@ -148,6 +149,7 @@ def write(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
     encoded = encode(prompts, tokenizer, context - new_tokens)
     require_rows(encoded, tokenizer, model.get_input_embeddings().weight.shape[0])
+    require_text(encoded, tokenizer, model.config)
     texts = [item.ids[: item.n_text] for item in encoded]
     ends = end_ids(model, tokenizer) if ends is None else ends
     if decoding == "checkpoint":

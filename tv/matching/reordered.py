@@ -192,6 +192,7 @@ class ReorderedTensors(Tensors):
         self._checkpoint, self._steps = checkpoint, steps
         self.infos = {name: checkpoint.info(name) for name in checkpoint.names}
         self.converted, self.beside = checkpoint.converted, checkpoint.beside
+        self.outside = checkpoint.reader.outside
         self.notes = checkpoint.notes
         self._experts = {name: self.infos[name].shape[0] for name, expert in steps if expert >= 0}
 

@@ -98,7 +98,7 @@ def parts_of(
     """A module, then its heads where `heads`, then its bias; another parameter alone."""
     weight, delta = pair.weight(module), pair.delta(module)
     if module.kind == "vector":
-        weight, delta = (_flat(tensor) for tensor in without_bounds(weight, delta))
+        weight, delta = _flat(without_bounds(weight)), _flat(delta)
     weight, delta = weight.to(device), delta.to(device)
     dtype, noise = pair.dtype(module), pair.noise(module.parameter)
     with _decomposer(pair, module, cache) as decompose_part:

@@ -18,6 +18,7 @@ from tv.errors import InputError, PromptError
 from tv.prompts.encoding import Batch, Encoded, Prompt, PromptSet, batches, encode, positions, read_prompts
 from tv.prompts.files import Prompts
 from tv.prompts.metric import METRICS, BehaviourMetric
+from tv.prompts.placeholders import require_text
 from tv.prompts.template import place
 from tv.runtime.common_rows import common_rows
 
@@ -99,6 +100,7 @@ def batched(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
     encoded = encode(prompts, tokenizer, context)
     require_rows(encoded, tokenizer, model.get_input_embeddings().weight.shape[0])
+    require_text(encoded, tokenizer, model.config)
     return batches(encoded, batch_size, tokenizer.pad_token_id or 0)
 
 

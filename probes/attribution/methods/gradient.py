@@ -93,7 +93,6 @@ def _batch(
             seen.at(site).register_hook(keep)
 
     embed = model.get_submodule(architecture.embed)
-    # CTRL scales what its embedding gives in place, which is not allowed of a leaf: so it gets a copy
     handle = embed.register_forward_hook(lambda _module, _args, output: output.requires_grad_().clone())
     try:
         with frozen(model), torch.enable_grad():

@@ -308,12 +308,12 @@ class _Sweep:
             self.sharing = True
         return Shares(wholes={module: torch.tensor(shares) for module, shares in rows.items()})
 
-    def _hook(self, read: Read, shape: tuple[int, int], integrand: Shares) -> Callable[..., Any]:
-        def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _hook(self, read: Read, shape: tuple[int, int], integrand: Shares) -> Callable[..., Tensor | None]:
+        def hook(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
             out = output[0] if isinstance(output, tuple) else output
             first = not out.requires_grad  # the first operation on the tokens
             if first:
-                out = out.requires_grad_().clone()  # a model may go on in place, which is not allowed of a leaf
+                out.requires_grad_()
             value, _, others = tensors_of(args, kwargs, out, shape)
             x, rest = value.detach(), tuple(other.detach() for other in others)
 
@@ -329,9 +329,7 @@ class _Sweep:
                             self._module(owner, site.module, x, delta, integrand)
 
             out.register_hook(receive)
-            if first:
-                return (out, *output[1:]) if isinstance(output, tuple) else out
-            return None
+            return out.clone() if first and out is output else None  # a model may change it in place
 
         return hook
 
@@ -465,7 +463,7 @@ def _direct(architecture: Architecture, parameters: Mapping[str, Tensor]) -> dic
     for module in architecture.modules:
         bias = f"{module.path}.bias" if module.expert < 0 else f"{module.parameter}_bias"
         for name in (module.parameter, bias):
-            if not module.tied or name == bias:
+            if not module.tied or name == bias:  # an unembedding that shares its matrix may have a bias of its own
                 by_parameter.setdefault(name, []).append(module)
             read[name] = read.get(name, True) and module not in architecture.unread
     for module in architecture.others:

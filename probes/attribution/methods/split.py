@@ -120,7 +120,7 @@ def _add(module: Module, stored: Tensor, part: Float[Tensor, "rows cols"]) -> No
     """Add to a module's matrix in the parameter that holds it, fused, transposed or stacked."""
     into = stored[module.expert] if module.expert >= 0 and stored.ndim == 3 else stored
     into = into.T if module.transposed else into
-    start = 0
-    for first, stop in module.ranges or ((0, into.shape[0]),):
-        into[first:stop] += part[start : start + stop - first].to(into)
-        start += stop - first
+    if module.rows is None:
+        into += part.to(into)
+    else:
+        into.index_add_(0, module.rows.to(into.device), part.to(into))

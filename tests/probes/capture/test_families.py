@@ -5,11 +5,12 @@ import re
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from probes.capture.proof import prove
 from probes.capture.refusals import without_trunk
 from probes.capture.sums import Sums
-from tests.architectures.tiny import tiny_model
+from tests.architectures.tiny import tiny_config, tiny_model
 from tv.architecture.anatomy import Module
 from tv.architecture.resolve import resolve
 from tv.errors import ArchitectureError
@@ -85,10 +86,31 @@ MOVES = ["codegen", "falcon", "gpt_bigcode", "bloom", "mpt", "persimmon", "phi3"
 MOVES += ["bailing_hybrid", "mimo_v2_flash", "moshi"]
 
 
+#: Layouts of one type that its configuration chooses from.
+LAYOUTS: list[tuple[str, dict[str, object]]] = [
+    ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    ("falcon", {"multi_query": False, "num_kv_heads": 4}),
+    ("gpt_bigcode", {"multi_query": False}),
+    ("mpt", {"no_bias": False}),
+]
+
+
 @pytest.mark.parametrize("model_type", MOVES)
 def test_heads_are_what_one_heads_rows_move(model_type: str) -> None:
-    model = tiny_model(model_type)
+    _require_heads(tiny_model(model_type))
+
+
+@pytest.mark.parametrize(("model_type", "chosen"), LAYOUTS)
+def test_heads_in_every_layout_of_a_type(model_type: str, chosen: dict[str, object]) -> None:
+    config = tiny_config(model_type)
+    for name, value in chosen.items():
+        setattr(config, name, value)
+    _require_heads(AutoModelForCausalLM.from_config(config).eval())
+
+
+def _require_heads(model: PreTrainedModel) -> None:
     found, _ = prove(model, resolve(model))
+    cut = 0
     for block in found.blocks:
         writer = block.writer("attn")
         if writer is None:
@@ -104,6 +126,8 @@ def test_heads_are_what_one_heads_rows_move(model_type: str) -> None:
                     wanted = set(range(head * group, (head + 1) * group))
                     touched = set((moved.amax(1) > 0).nonzero()[:, 0].tolist())
                     assert touched and touched <= wanted, (block.layer, module.name, head)
+                    cut += 1
+    assert cut
 
 
 @pytest.mark.parametrize("model_type", ["phi3", "glm", "moshi", "dbrx", "solar_open", "granitemoeshared", "zamba2"])

@@ -27,12 +27,13 @@ class Piece:
     is_matrix: bool = False  # of a linear map: an embedding, a norm's gain and a bias are none
     expert: int = -1
     ranges: tuple[tuple[int, int], ...] = ()
+    step: int = 1  # of each range every how many rows
     transposed: bool = False
 
     def take(self, stored: Tensor) -> Tensor:
         """This piece of the parameter (or of its expert), (out, in) where it is a matrix."""
         view = self._view(stored)
-        return torch.cat([view[start:stop] for start, stop in self.ranges]) if self.ranges else view
+        return torch.cat([view[start : stop : self.step] for start, stop in self.ranges]) if self.ranges else view
 
     def put(self, stored: Tensor, value: Tensor) -> None:
         """Write it back."""
@@ -40,8 +41,9 @@ class Piece:
         if not self.ranges:
             view.copy_(value)
         for start, stop in self.ranges:
-            view[start:stop] = value[at : at + stop - start]
-            at += stop - start
+            n = len(range(start, stop, self.step))
+            view[start : stop : self.step] = value[at : at + n]
+            at += n
 
     def _view(self, stored: Tensor) -> Tensor:
         view = stored[self.expert] if self.expert >= 0 and stored.ndim == 3 else stored
@@ -79,16 +81,17 @@ def _weight(module: Module, ndim: int) -> Piece:
         is_matrix,
         module.expert,
         module.ranges,
+        module.step,
         module.transposed,
     )
 
 
 def _bias(name: str, module: Module) -> Piece:
-    return Piece(name, module.layer, module.name, module.component, module.path, ranges=module.ranges)
+    return Piece(name, module.layer, module.name, module.component, module.path, ranges=module.ranges, step=module.step)
 
 
 def _rows(pieces: list[Piece]) -> int:
-    return sum(stop - start for piece in pieces for start, stop in piece.ranges)
+    return sum(len(range(start, stop, piece.step)) for piece in pieces for start, stop in piece.ranges)
 
 
 def _unnamed(architecture: Architecture, name: str, shape: tuple[int, ...]) -> list[Piece]:
