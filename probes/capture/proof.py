@@ -29,7 +29,7 @@ from probes.measures import mixture
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.norms import NormForm, find_form
 from tv.architecture.anatomy import Architecture, Block, Component, Module, Writer
-from tv.architecture.rules import is_norm
+from tv.architecture.parts import is_norm
 from tv.architecture.values import values_of
 from tv.errors import ArchitectureError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tv.architecture.rules import is_norm
+from tv.architecture.parts import is_norm
 
 _Same = Callable[[Tensor, Tensor], bool]
 #: Whether factors make one stream of another one and of terms.

@@ -7,10 +7,8 @@ the live model before it is used (`probes.capture.proof`). A rule refuses only w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import product, takewhile
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -24,19 +22,16 @@ from tv.architecture.experts import (
     ROUTER,
     SHARED,
     is_mixture,
-    is_shared,
     layout_of,
-    own_role,
     own_stack,
-    shared_name,
     stacked_modules,
 )
+from tv.architecture.matrices import Host, own_name
 from tv.architecture.others import others_of
-from tv.architecture.sizes import Sizes, sizes_of
+from tv.architecture.parts import children_of, has_matrices, is_mlp, is_norm, kind_of, number_of
+from tv.architecture.sizes import sizes_of
 from tv.architecture.trunk import Trunk, trunk_of
 from tv.errors import ArchitectureError
-
-_Slices = list[tuple[str, tuple[tuple[int, int], ...]]]
 
 
 def by_rules(model: PreTrainedModel) -> Architecture:
@@ -116,8 +111,8 @@ class _Block:
 
     def __init__(self, resolver: _Resolver, layer: int, path: str, block: nn.Module) -> None:
         self.of, self.layer, self.path, self.tree = resolver, layer, path, block
-        self.children = list(_children(block))
-        self.parts = sorted(self._parts(), key=lambda part: _is_mlp(part[0]))
+        self.children = list(children_of(block))
+        self.parts = sorted(self._parts(), key=lambda part: is_mlp(part[0]))
         if not self.parts:
             resolver.refuse("no attention or other mixer and no MLP found", path)
         self.norms = {name: child for name, child in self.children if is_norm(child)}
@@ -129,7 +124,7 @@ class _Block:
         mlp = next((part for name, part in self.parts if name == "mlp"), None)
         act = gate = up = router = experts = None
         if mlp is not None:
-            by_name = {m.name: m for m in self.modules if _is_mlp(m.component) and m.expert < 0}
+            by_name = {m.name: m for m in self.modules if is_mlp(m.component) and m.expert < 0}
             mixture = is_mixture(mlp) or any(self._beside(name) for name, _ in self.children)
             prefix = "shared_" if mixture and "shared_down" in by_name else ""
             up, gate = by_name.get(f"{prefix}up"), by_name.get(f"{prefix}gate")
@@ -149,12 +144,12 @@ class _Block:
         """Its components, by name. A second one of a kind is numbered."""
         seen: dict[Component, int] = {}
         loose = [child for name, child in self.children if name in names.MLP and "weight" in dict(child._parameters)]
-        several = sum(_kind(name, child, self.tree) == "mlp" for name, child in self.children) > 1
+        several = sum(kind_of(name, child, self.tree) == "mlp" for name, child in self.children) > 1
         for name, child in self.children:
             elsewhere = not self.of.names[child].startswith(f"{self.path}.")  # a block's that shares it
-            if is_norm(child) or child in loose or elsewhere or self._beside(name) or not _has_matrices(child):
+            if is_norm(child) or child in loose or elsewhere or self._beside(name) or not has_matrices(child):
                 continue
-            kind = names.LOOSE.get(name) or _kind(name, child, self.tree) or name
+            kind = names.LOOSE.get(name) or kind_of(name, child, self.tree) or name
             kind = name if several and name in SHARED else kind
             if name in names.LOOSE and kind in seen:
                 continue
@@ -212,7 +207,7 @@ class _Block:
         return {}
 
     def _pre_norm(self, component: Component) -> nn.Module | None:
-        taken, number = list(self.post.values()), _number(component)
+        taken, number = list(self.post.values()), number_of(component)
         known: tuple[str, ...] = names.MLP_NORMS if component.startswith("mlp") else names.PRE_NORMS
         if component == "mlp" and len(self.parts) == 1:
             known = (*known, *names.PRE_NORMS)
@@ -267,7 +262,7 @@ class _Block:
             if owner is stacked or (stacked is not None and self.of.names[stacked] + "." in f"{path}."):
                 continue
             if is_norm(owner) and segments[-1] == "weight" and value.ndim == 1:
-                norm = names.INNER_NORMS.get(path.rpartition(".")[2]) or _own_name(segments)
+                norm = names.INNER_NORMS.get(path.rpartition(".")[2]) or own_name(segments)
                 yield self.of.norm(self.layer, _numbered(norm, number), component, owner)
             elif value.ndim == 2 and segments[-1] == "weight" and not is_norm(owner):  # a gain for each head is none
                 for module in self._matrix(kind, component, f"{base}.{parameter}", path, owner, segments, value, taken):
@@ -275,7 +270,7 @@ class _Block:
             elif value.ndim == 3 and _is_stack(kind, segments, value):
                 transposed = bool(getattr(owner, "is_transposed", False))
                 roles = names.MLP.get(segments[0]) if kind == "mlp" and segments[1:] == ["weight"] else None
-                own = roles or (_own_name(segments),)
+                own = roles or (own_name(segments),)
                 yield from own_stack(self.layer, own, component, path, f"{base}.{parameter}", value, transposed)
 
     def _is_loose(self, kind: str, segments: Sequence[str]) -> bool:
@@ -296,9 +291,11 @@ class _Block:
         """One matrix, or the slices of a fused one."""
         transposed = type(owner).__name__ == "Conv1D"
         rows, cols = reversed(weight.shape) if transposed else weight.shape
-        slices = self._roles(kind, component, owner, segments, rows, transposed)
+        host = self._host(owner)
+        alone = self._is_alone(component, path)
+        slices = host.roles(kind, component, segments, rows, transposed, alone)
         if any(name in taken for name, _ in slices):
-            slices = [(_own_name(segments), ())]
+            slices = [(own_name(segments), ())]
         taken |= {name for name, _ in slices}
         for name, ranges in slices:
             count = sum(stop - start for start, stop in ranges) or rows
@@ -306,143 +303,23 @@ class _Block:
                 *(self.layer, name, "linear", component, path, parameter, (count, cols)),
                 ranges=ranges,
                 transposed=transposed,
-                n_heads=self._heads(kind, name, cols if name in FROM_HEADS else count, owner),
+                n_heads=host.heads(kind, name, cols if name in FROM_HEADS else count),
             )
 
-    def _roles(
-        self, kind: str, component: Component, owner: nn.Module, segments: Sequence[str], rows: int, transposed: bool
-    ) -> _Slices:
-        """What a matrix is, by its name: its role, or roles and the rows of each; else its own name."""
-        *inside, leaf = [part for part in segments if part not in ("weight", "linear")] or [segments[0]]
-        own: _Slices = [(_own_name(segments), ())]
-        if kind == "attn":
-            table = names.ATTENTION if len(inside) <= 1 and "indexer" not in inside else {}
-            cut = self._attention_slices(table.get(leaf, ()), leaf, rows, owner, transposed)
-            return cut or own
-        if kind != "mlp":
-            alone = sum(f".{path}".endswith(f".{leaf}.weight") for path in self._matrices_of(component)) == 1
-            return [("o" if leaf == "o_proj" else leaf, ())] if alone else own
-        if (role := own_role([*inside, leaf])) is not None:
-            return [(role, ())]
-        roles = () if inside and leaf in names.SEQUENCE else (names.MLP | names.SEQUENCE).get(leaf, ())
-        if is_shared([component, *inside]):
-            roles = tuple(shared_name(role) for role in roles)
-        elif inside and inside[0] in EXPERTS:
-            roles = ()
-        if not roles:
-            return own
-        if len(roles) == 1 and roles[0].endswith("up") and rows == 2 * self._down_inputs(owner):
-            roles = (roles[0].replace("up", "gate"), roles[0])
-        if len(roles) == 1:
-            return [(roles[0], ())]
-        return [(roles[0], ((0, rows // 2),)), (roles[1], ((rows // 2, rows),))]
-
-    def _down_inputs(self, owner: nn.Module) -> int:
-        """How many inputs the down projection beside a matrix has; 0 where there is none."""
-        beside = self._parent(owner).named_children()
-        down = next((child for name, child in beside if names.MLP.get(name) == ("down",)), None)
-        weight = getattr(down, "weight", None)
-        return weight.shape[-1] if isinstance(weight, Tensor) and weight.ndim == 2 else 0
-
-    def _matrices_of(self, component: Component) -> list[str]:
-        """The parameters of one component that are matrices, by their paths in it."""
+    def _is_alone(self, component: Component, path: str) -> bool:
+        """Whether no other matrix of a component lies in a module of this name."""
+        leaf = path.rpartition(".")[2]
         part = next(part for name, part in self.parts if name == component)
-        return [path for path, value in part.named_parameters() if value.ndim == 2 and path.endswith(".weight")]
+        matrices = [name for name, value in part.named_parameters() if value.ndim == 2 and name.endswith(".weight")]
+        return sum(f".{name}".endswith(f".{leaf}.weight") for name in matrices) == 1
 
-    def _attention_slices(
-        self, roles: Sequence[str], leaf: str, rows: int, owner: nn.Module, transposed: bool
-    ) -> _Slices:
-        sizes, d = self._attention_sizes(owner), self._attention_sizes(owner).d_head
-        n, kv = sizes.n_heads, sizes.n_kv_heads
-        if roles == ("q",) and n and d and rows == 2 * n * d:  # a gate beside each head's query
-            queries = tuple((2 * h * d, (2 * h + 1) * d) for h in range(n))
-            return [("q", queries), ("q_gate", tuple((stop, stop + d) for _, stop in queries))]
-        if len(roles) < 2:
-            return [(role, ()) for role in roles]
-        by_head = leaf in names.INTERLEAVED
-        if leaf == "c_attn" and not transposed and kv == n:  # only GPT-2's is q, k, v one after the other
-            kv = 1 if rows == (n + 2) * d else kv
-            by_head = kv == n
-        if not (n and kv and d) or rows != (n + 2 * kv) * d:
-            return [("qkv", ())]
-        if (stored := names.PARTED.get(type(self._parent(owner)).__name__)) is not None:
-            parts, order = stored
-            width = n * d // parts
-            starts = {name: [(3 * part + i) * width for part in range(parts)] for i, name in enumerate(order)}
-            return [(name, tuple((start, start + width) for start in starts[name])) for name in roles]
-        if by_head:
-            per = n // kv
-            group = (per + 2) * d
-            return [
-                ("q", tuple((g * group, g * group + per * d) for g in range(kv))),
-                *(
-                    (name, tuple((g * group + (per + i) * d, g * group + (per + i + 1) * d) for g in range(kv)))
-                    for i, name in enumerate(("k", "v"))
-                ),
-            ]
-        return [("q", ((0, n * d),)), ("k", ((n * d, (n + kv) * d),)), ("v", (((n + kv) * d, (n + 2 * kv) * d),))]
-
-    def _heads(self, kind: str, name: str, size: int, owner: nn.Module) -> int:
-        """The heads that a matrix is cut into; 0 where the shapes say none."""
-        if kind != "attn":
-            return self._mixer_heads(name, size, owner)
-        sizes = self._attention_sizes(owner)
-        if name in names.UP_PROJECTIONS or (name in ("q", "o") and self._latent(owner)):
-            return sizes.n_heads if sizes.n_heads and size % sizes.n_heads == 0 else 0
-        heads = sizes.heads_of("q" if name == "q_gate" else name)
-        if name == "o" and hasattr(self._parent(owner), names.DIFFERENTIAL):
-            heads //= 2
-            return heads if heads and size % heads == 0 else 0
-        width = getattr(self._parent(owner), "v_head_dim", None) if name in ("v", "o") else None
-        return heads if heads and size in (heads * sizes.d_head, heads * (width or 0)) else 0
-
-    def _latent(self, owner: nn.Module) -> bool:
-        """Whether a matrix's attention compresses keys and values, so that heads have sizes of their own."""
-        parent = self._parent(owner)
-        return any(name in ("kv_b_proj", "q_b_proj", "kv_a_proj_with_mqa") for name, _ in parent.named_children())
-
-    def _mixer_heads(self, name: str, size: int, owner: nn.Module) -> int:
-        """The heads of another mixer's output projection: those that its module counts."""
-        if name not in FROM_HEADS:
-            return 0
-        parent = self._parent(owner)
-        for holder, attribute in product((parent, *parent.children()), names.MIXER_HEADS):  # xLSTM's norm counts them
-            heads = getattr(holder, attribute, None)
-            if isinstance(heads, int) and heads > 1 and size % heads == 0:
-                return heads
-        return 0
-
-    def _attention_sizes(self, owner: nn.Module) -> Sizes:
-        """Heads of one layer: what its attention says, else the configuration."""
-        parent, sizes = self._parent(owner), self.of.sizes
-        own = {
-            "n_heads": ("num_heads", "num_attention_heads", "n_heads", "n_head"),
-            "n_kv_heads": ("num_key_value_heads", "num_kv_heads", "n_kv_heads"),
-            "d_head": ("head_dim", "head_size", "attention_head_size"),
-        }
-        found = {
-            field: next((v for a in attributes if isinstance(v := getattr(parent, a, None), int) and v > 0), 0)
-            for field, attributes in own.items()
-        }
-        out = getattr(
-            next((c for n, c in parent.named_children() if names.ATTENTION.get(n) == ("o",)), None), "weight", None
-        )
-        d_head = found["d_head"] or sizes.d_head
-        key = getattr(getattr(parent, "k_proj", None), "weight", None)
-        query = getattr(getattr(parent, "q_proj", None), "weight", None)
-        n_heads = found["n_heads"] or sizes.n_heads or _heads_by(out, -1, d_head) or _heads_by(query, 0, d_head)
-        groups = getattr(parent, "num_key_value_groups", 0)
-        grouped = n_heads // groups if isinstance(groups, int) and groups else 0
-        n_kv = found["n_kv_heads"] or grouped or sizes.n_kv_heads or _heads_by(key, 0, d_head)
-        return replace(sizes, n_heads=n_heads, n_kv_heads=n_kv or n_heads, d_head=d_head)
-
-    def _parent(self, owner: nn.Module) -> nn.Module:
+    def _host(self, owner: nn.Module) -> Host:
         """The module that runs a matrix's module."""
         path = self.of.names[owner].rpartition(".")[0]
         parent = self.of.model.get_submodule(path)
-        return (
-            self.of.model.get_submodule(path.rpartition(".")[0]) if type(parent).__name__ == "MoshiLinear" else parent
-        )
+        if type(parent).__name__ == "MoshiLinear":
+            parent = self.of.model.get_submodule(path.rpartition(".")[0])
+        return Host(parent, self.of.sizes)
 
     @staticmethod
     def _child(parent: nn.Module, wanted: Sequence[str]) -> nn.Module | None:
@@ -451,70 +328,15 @@ class _Block:
         )
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm, by its class; what holds norms is none, but for a gated norm around one."""
-    name, inside = type(module).__name__.lower(), sum(map(is_norm, module.children()))
-    return "norm" in name and (inside == 0 or (inside == 1 and name.endswith("norm")))
-
-
-def _kind(name: str, module: nn.Module, block: nn.Module) -> Component | None:
-    """What a child of a block computes: by its class, else by its name; None where neither says."""
-    own, around = type(module).__name__, type(block).__name__
-    if own in names.CLASSES:
-        return names.CLASSES[own]
-    words = [re.findall(r"[A-Z][^A-Z]*|^[^A-Z]+", text) for text in (own, around)]
-    family = [one for one, two in takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False))]
-    for text in ("".join(words[0][len(family) :]), name):
-        for pattern, component in names.KINDS:
-            if pattern.search(text):
-                return component
-    return None
-
-
-def _children(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a block that have weights, those in a list one by one."""
-    for name, child in block.named_children():
-        inner = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
-        yield from ((f"{name}.{i}".rstrip("."), part) for i, part in inner if _has_weights(part))
-
-
-def _number(component: Component) -> int:
-    """Which of its kind in a block, from 1."""
-    last = component.rpartition("_")[2]
-    return int(last) if last.isdigit() else 1
-
-
-def _is_mlp(component: Component) -> bool:
-    return component.rstrip("_0123456789") == "mlp" or component in SHARED
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
-
-
-def _has_matrices(module: nn.Module) -> bool:
-    """Whether it can compute more than a scale."""
-    return any(parameter.ndim > 1 for parameter in module.parameters())
-
-
 def _gain(norm: nn.Module) -> Tensor | None:
     gain = getattr(norm, "weight", None)
     return gain if isinstance(gain, Tensor) else None
-
-
-def _heads_by(weight: Tensor | None, dim: int, d_head: int) -> int:
-    return weight.shape[dim] // d_head if isinstance(weight, Tensor) and weight.ndim == 2 and d_head else 0
 
 
 def _is_stack(kind: str, segments: Sequence[str], value: Tensor) -> bool:
     """Whether an array holds one matrix per expert; the kernel of a convolution has one input channel."""
     inside = kind == "mlp" or any("expert" in part for part in segments)
     return inside and value.shape[1] > 1 and "bias" not in segments[-1]
-
-
-def _own_name(segments: Sequence[str]) -> str:
-    kept = [part for part in segments if part != "weight"]
-    return ".".join(kept) or segments[-1]
 
 
 def _numbered(name: str, number: str) -> str:

@@ -19,12 +19,18 @@ from probes.attribution.methods.depth import cuts
 from probes.attribution.methods.exact import graft, revert
 from probes.attribution.methods.path import path_effects
 from probes.attribution.methods.shapley import shapley
-from probes.attribution.methods.split import projected, split
+from probes.attribution.methods.split import _parameters, projected, split
 from probes.attribution.metric import answerable, answers, metric_of
 from probes.attribution.units import WHOLE, Unit, components
+from probes.capture.pair import make_pair
 from probes.capture.runner import output_bases
 from probes.errors import RunError
+from probes.measures.ledger import output_basis
+from probes.measures.live_weights import matrix_of
+from tests.architectures.tiny import tiny_model, tuned
+from tests.pairs import build_tokenizer
 from tests.probes.attribution.conftest import Case
+from tv.architecture.values import values_of
 
 
 def test_depth_runs_from_one_model_to_the_other(case: Case) -> None:
@@ -59,6 +65,18 @@ def test_the_parts_of_a_split_are_grafted_apart(case: Case) -> None:
     assert np.abs(outside.values).max() < 1e-4 < np.abs(inside_random.values).max()
     assert (inside.method, outside_random.control) == ("inside", "random")
     assert any(unit.granularity == "type" for unit in inside.units)
+
+
+def test_the_parts_of_a_split_make_up_t_where_rows_are_interleaved() -> None:
+    """GPT-OSS's gate and up have every other row of one parameter."""
+    base = tiny_model("gpt_oss")
+    pair = make_pair(base, tuned(base), build_tokenizer())
+    gate, up = (pair.architecture.module(0, name, expert=1) for name in ("gate", "up"))
+    bases = {m: output_basis(matrix_of(m, base.get_submodule(m.path))) for m in (gate, up)}
+    before, after = (values_of(model)[gate.parameter] for model in pair.models)
+    steps = [_parameters(pair, bases, (gate, up), inside, "", 0)[gate.parameter] - before for inside in (True, False)]
+    assert torch.allclose(sum(steps)[1], (after - before)[1], atol=1e-6)
+    assert not any(bool(step[[0, *range(2, len(step))]].any()) for step in steps)
 
 
 def test_projections_are_complementary() -> None:

@@ -58,15 +58,15 @@ def layout(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> di
         if not module.tied:
             weights[module.parameter].append(module)
             biases[f"{module.path}.bias"].append(module)
+    of_experts = {f"{module.parameter}_bias" for module in architecture.modules if module.expert >= 0}
     pieces_by_name = {}
     for name, shape in shapes.items():
         pieces = [_weight(module, len(shape)) for module in weights[name]]
         pieces = pieces or [_bias(name, module) for module in biases[name] if len(shape) == 1]
         whole = len(pieces) == 1 and not pieces[0].ranges and pieces[0].expert < 0
         entries = sum(math.prod(module.shape) for module in weights[name]) if len(shape) > 1 else _rows(pieces)
-        pieces_by_name[name] = (
-            pieces if whole or (pieces and entries == math.prod(shape)) else _unnamed(architecture, name, shape)
-        )
+        named = whole or (pieces and entries == math.prod(shape))
+        pieces_by_name[name] = pieces if named else _unnamed(architecture, name, shape, name in of_experts)
     return pieces_by_name
 
 
@@ -94,10 +94,10 @@ def _rows(pieces: list[Piece]) -> int:
     return sum(len(range(start, stop, piece.step)) for piece in pieces for start, stop in piece.ranges)
 
 
-def _unnamed(architecture: Architecture, name: str, shape: tuple[int, ...]) -> list[Piece]:
+def _unnamed(architecture: Architecture, name: str, shape: tuple[int, ...], stacked_bias: bool) -> list[Piece]:
     """A parameter that modules cover only in part or not at all: whole, but split by expert."""
     layer, component = architecture.component_of(name)
     path = name.rpartition(".")[0]
     experts = range(shape[0]) if len(shape) == 3 else range(-1, 0)
-    is_matrix = len(shape) in (2, 3) and path != architecture.embed
+    is_matrix = len(shape) in (2, 3) and path != architecture.embed and not stacked_bias
     return [Piece(name, layer, "other", component, path, is_matrix, expert) for expert in experts]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tv
+from tests.architectures.tiny import tiny_model
 from tests.pairs import CONFIGS, build_model
 from tests.tv.arithmetic.methods.test_elementwise import draws
 from tv.architecture.resolve import resolve
@@ -40,6 +41,22 @@ def test_pieces_cover_every_entry_once(architecture: str) -> None:
                 assert torch.equal(piece.take(value[piece.expert]), piece.take(value))
     kinds = Counter(piece.is_matrix for pieces in found.values() for piece in pieces)
     assert kinds[True] and kinds[False]
+
+
+def test_interleaved_rows_and_stacked_biases_of_experts_are_cut_as_they_lie() -> None:
+    """GPT-OSS: gate and up have every other row, and a bias of all experts is two-dimensional but no matrix."""
+    model = tiny_model("gpt_oss")
+    stack = "model.layers.0.mlp.experts.gate_up_proj"
+    parameters = dict(model.named_parameters())
+    found = layout(resolve(model), {name: tuple(value.shape) for name, value in parameters.items()})
+    value = parameters[stack].detach()
+    gate, up = (piece for piece in found[stack] if piece.expert == 1)
+    assert torch.equal(gate.take(value), value[1, :, ::2].T) and torch.equal(up.take(value), value[1, :, 1::2].T)
+    again = torch.zeros_like(value)
+    for piece in found[stack]:
+        piece.put(again, piece.take(value))
+    assert torch.equal(again, value)
+    assert not any(piece.is_matrix for piece in found[f"{stack}_bias"])
 
 
 def test_a_fused_matrix_is_merged_as_if_it_were_apart() -> None:
