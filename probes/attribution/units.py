@@ -143,6 +143,9 @@ def pieces(architecture: Architecture, unit: Unit, parameters: Iterable[str]) ->
         return [Piece(name) for name in parameters if architecture.component_of(name) == place]
     names = set(parameters)
     unit_pieces: list[Piece] = []
+    if (unit.layer, unit.module) == (-1, "embed"):  # the matrix of a tied unembedding is here, and so is its bias
+        tied = (f"{m.path}.bias" for m in architecture.rows_of(architecture.n_layers, "unembed") if m.tied)
+        unit_pieces += [Piece(bias) for bias in tied if bias in names]
     for module in architecture.rows_of(unit.layer, unit.component):
         if not module.tied:
             unit_pieces += _pieces(architecture, unit, module, names)

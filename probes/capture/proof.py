@@ -118,8 +118,9 @@ class _Proof:
                 experts[block.layer] = experts[block.layer] * writes[block.layer, "mlp"] if mlp else 1.0
             later = later * carry
         writes[-1, "embed"] = later
+        self.of = replace(self.of, blocks=tuple(blocks))  # of what is not told apart nothing is read
         unread = frozenset(module for module in self.of.modules if not self._is_read(module, forms))
-        architecture = replace(self.of, blocks=tuple(blocks), unread=unread)
+        architecture = replace(self.of, unread=unread)
         architecture = replace(architecture, chained=self._is_chained(architecture), padded=self._is_padded())
         own = {place: factor for place, factor in writes.items() if isinstance(factor, Tensor) or factor != 1.0}
         return architecture, Flow(forms, own, experts, scale, cap, tuple(dict.fromkeys(self.notes)))
@@ -371,10 +372,13 @@ class _Proof:
             gate = block.gate.outputs(self.seen(block.gate.path).output) if block.gate is not None else None
             if gate is None or len(calls) != 1 or not self._same(calls[0][0].input, gate):
                 block = replace(block, act=None)
+        unshown = [writer.component for writer in block.writers if writer.component.startswith("mlp_")]
+        if unshown:
+            self.notes.append(f"gates are shown of one MLP of a block, not of {', '.join(unshown)}")
         if block.router is not None and len(self.calls.get(block.router, [])) != 1:
             block = replace(block, router=None)
         if block.experts is None:
-            if block.router is not None:
+            if any(module.layer == block.layer and module.name == "router" for module in self.of.modules):
                 self.notes.append("experts are not told apart")
             return block
         factor = self._experts(block)
@@ -398,7 +402,8 @@ class _Proof:
         try:
             with torch.inference_mode():
                 routed = mixture.Routed.of(call.input, call.rest, shape, lambda x: x.flatten(0, 1))
-                apart = mixture.total(owner, mixture.experts_of(self.of, block.layer), routed)
+                others = mixture.passing(self.of, block.layer)
+                apart = mixture.total(owner, mixture.experts_of(self.of, block.layer), routed, others)
         except (RuntimeError, ValueError, IndexError, AttributeError, TypeError):
             return None
         given = call.output.reshape(-1, call.output.shape[-1])

@@ -166,7 +166,9 @@ class BatchReducer:
         )
         owner, owner_tuned = (model.get_submodule(read.path) for model in self.pair.models)
         all_experts = mixture.experts_of(self.pair.architecture, site.layer)
-        self.overlaps[site.layer] = mixture.overlap(routed, routed_tuned, [m.expert for m in all_experts])
+        others = mixture.passing(self.pair.architecture, site.layer)
+        known = [*(matrices.expert for matrices in all_experts), *others]
+        self.overlaps[site.layer] = mixture.overlap(routed, routed_tuned, known)
         in_ledger = torch.isin(self.places.flat(device), self.ledger_places.flat(device))
         for matrices in all_experts:
             expert = matrices.expert
@@ -190,6 +192,11 @@ class BatchReducer:
             if len(accounted) and self.fixed.delta_norms:
                 owners = owner, owner_tuned
                 self._expert_ledger(site, matrices, owners, (here, there), accounted, places[accounted])
+        for expert in others:
+            either = (routed.chosen(expert) | routed_tuned.chosen(expert)).nonzero()[:, 0]
+            if len(either) and all(site.layer in flow.experts for flow in self.pair.flows):
+                added = (mixture.passed_on(one, expert, either) for one in (routed, routed_tuned))
+                self._add_expert(site, expert, either, *added)
 
     def _add_expert(self, site: Site, expert: int, index: Int[Tensor, " m"], base: Tensor, tuned: Tensor) -> None:
         """What one expert adds: now, or once the norm behind the experts' sum has been seen."""

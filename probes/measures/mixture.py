@@ -110,6 +110,19 @@ class Routed:
         return (self.weights[rows] * (self.index[rows] == expert)).sum(-1, keepdim=True)
 
 
+def passing(architecture: Architecture, layer: int) -> list[int]:
+    """The experts of a layer that give what they read: they have no down projection."""
+    held = {module.expert for module in architecture.modules if module.layer == layer and module.expert >= 0}
+    computing = {matrices.expert for matrices in experts_of(architecture, layer)}
+    return sorted(held - computing) if computing else []
+
+
+def passed_on(routed: Routed, expert: int, rows: Int[Tensor, " m"]) -> Float[Tensor, "m d_model"]:
+    """What an expert that gives what it reads adds to the experts' sum, at some of the places."""
+    into = routed.into(expert, rows)
+    return into * routed.share(expert, rows).to(into.dtype)
+
+
 def overlap(base: Routed, tuned: Routed, experts: Sequence[int]) -> Float[Tensor, " n"]:
     """The share of chosen experts that the two models have in common, |A ∩ B| / |A ∪ B|."""
     masks = [torch.stack([routed.chosen(expert) for expert in experts]) for routed in (base, tuned)]
@@ -148,8 +161,11 @@ def _hidden(owner: nn.Module, matrices: Matrices, entered: Tensor) -> Tensor:
     return act(matrices.gate.outputs(entered)) * matrices.up.outputs(entered)
 
 
-def total(owner: nn.Module, all_experts: list[Matrices], routed: Routed) -> Tensor:
-    """What the experts give at all n places, each computed by itself: their sum, or of all of them one by one."""
+def total(owner: nn.Module, all_experts: list[Matrices], routed: Routed, others: Sequence[int] = ()) -> Tensor:
+    """What the experts give at all n places, each computed by itself: their sum, or of all of them one by one.
+
+    `others` are the experts that give what they read.
+    """
     d_model = routed.x.shape[-1]
     parts = [routed.x.new_zeros(routed.x.shape[-2], d_model) for _ in all_experts]
     for part, matrices in zip(parts, all_experts, strict=True):
@@ -157,4 +173,5 @@ def total(owner: nn.Module, all_experts: list[Matrices], routed: Routed) -> Tens
         if len(rows):
             into, share = routed.into(matrices.expert, rows), routed.share(matrices.expert, rows)
             part[rows] += run_expert(owner, matrices, into, share).contribution
+    parts += [passed_on(routed, expert, torch.arange(len(routed.x), device=routed.x.device)) for expert in others]
     return torch.cat(parts) if routed.index is None else torch.stack(parts).sum(0)

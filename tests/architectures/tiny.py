@@ -119,7 +119,9 @@ def _own_part(cls: type[PreTrainedModel], config: PreTrainedConfig) -> PreTraine
 
 def _trained(model: PreTrainedModel) -> Iterator[Tensor]:
     yield from model.parameters()
-    yield from (buffer for name, buffer in model.named_buffers() if _TRAINED_BUFFERS.search(name))
+    for name, buffer in model.named_buffers():
+        if _TRAINED_BUFFERS.search(name):
+            yield buffer[:-1] if name.endswith("balancing_biases") else buffer  # the last of these is a constant
 
 
 def _noise(tensor: Tensor) -> Tensor:

@@ -216,11 +216,11 @@ class Architecture:
     def _by_path(self) -> dict[str, tuple[int, Component]]:
         components: dict[str, tuple[int, Component]] = {}
         for module in (*self.others, *self.modules):
-            place = module.path if module.tied else module.parameter
+            place, owner = module.path if module.tied else module.parameter, self.owner(module)
             if module.kind == "group":
                 components[place] = (module.layer, module.component)
                 continue
             while place:
-                components.setdefault(place, (module.layer, module.component))
+                components.setdefault(place, (owner.layer, owner.component))
                 place = place.rpartition(".")[0]
         return components

@@ -8,8 +8,9 @@ form is a matrix per expert under its own name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from tv.architecture.anatomy import Module
 ROUTER = ("gate", "router")
 #: What holds all experts of a layer.
 EXPERTS = ("experts",)
+#: What holds router and experts of text, beside those of pictures.
+OF_TEXT = ("text_moe",)
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 _SHARED_MATRICES = {"gate": "shared_gate", "up": "shared_up", "down": "shared_down"}
 _SHARED_ROUTER = "shared_expert_gate"
@@ -37,6 +40,7 @@ class Layout:
     gated: bool
     interleaved: bool = False  # gate and up rows alternate
     gate_first: bool = True
+    passing: int = 0  # experts behind these that give what they read; the fused stack holds rows for them
 
     def rows(self, name: str) -> tuple[tuple[tuple[int, int], ...], int]:
         """The rows of `gate` or `up` among those of the fused stack, and their step."""
@@ -62,6 +66,8 @@ def layout_of(experts: nn.Module) -> Layout | None:
     if len(into) != 3 or len(down) != 3 or "gate_proj" in shapes:
         return None
     fold = 2 if gated else 1
+    passing = into[0] - down[0] if gated and hasattr(experts, "identity_expert") else 0
+    into = (into[0] - passing, *into[1:])
     if into == (down[0], fold * down[2], down[1]):
         plain = Layout(down[0], down[1], down[2], transposed=False, gated=gated)
     elif into == (down[0], down[2], fold * down[1]):
@@ -70,7 +76,8 @@ def layout_of(experts: nn.Module) -> Layout | None:
         return None
     if not gated and getattr(experts, "is_transposed", False) and into[1] == into[2]:
         return None
-    return _probed(experts, plain) if gated and hasattr(experts, "_apply_gate") else plain
+    found = _probed(experts, plain) if gated and hasattr(experts, "_apply_gate") else plain
+    return None if found is None else replace(found, passing=passing)
 
 
 def _probed(experts: Any, plain: Layout) -> Layout | None:
@@ -126,16 +133,24 @@ def stacked_modules(layer: int, path: str, experts: nn.Module) -> Iterator[Modul
             transposed=layout.transposed,
             expert=i,
         )
+    for i in range(layout.count, layout.count + layout.passing):
+        yield Module(
+            *(layer, "gate_up_proj", "linear", "mlp", path, into, (2 * d_expert, d)),
+            transposed=layout.transposed,
+            expert=i,
+        )
 
 
 def own_stack(
-    layer: int, name: str, component: str, path: str, parameter: str, stack: Tensor, transposed: bool
+    layer: int, names: Sequence[str], component: str, path: str, parameter: str, stack: Tensor, transposed: bool
 ) -> Iterator[Module]:
-    """A stack of another form: one matrix per expert, under the name it has."""
-    shape = tuple(stack.shape[1:])
-    for i in range(len(stack)):
+    """A stack of another form: of each expert a matrix, or as many as names, one after the other in its rows."""
+    rows, cols = reversed(stack.shape[1:]) if transposed else stack.shape[1:]
+    count = rows // len(names)
+    for i, (k, name) in product(range(len(stack)), enumerate(names)):
         yield Module(
-            *(layer, name, "linear", component, path, parameter, shape[::-1] if transposed else shape),
+            *(layer, name, "linear", component, path, parameter, (count, cols)),
+            ranges=((k * count, (k + 1) * count),) if len(names) > 1 else (),
             transposed=transposed,
             expert=i,
         )
@@ -153,6 +168,7 @@ def is_shared(segments: list[str]) -> bool:
 
 def own_role(segments: list[str]) -> str | None:
     """The role of a matrix of the mixture itself: its router, or the one of the shared expert."""
+    segments = segments[1:] if segments[0] in OF_TEXT else segments
     if segments[0] in ROUTER or segments[-2:-1] == ["router"]:
         return "router"
     return "shared_router" if segments[0] == _SHARED_ROUTER else None

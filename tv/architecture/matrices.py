@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ class Host:
             return [("o" if leaf == "o_proj" else leaf, ())] if alone else own
         if (role := own_role([*inside, leaf])) is not None:
             return [(role, ())]
-        roles = names.MLP.get(leaf, ())
+        roles = () if inside and leaf in names.SEQUENCE else (names.MLP | names.SEQUENCE).get(leaf, ())
         if is_shared([component, *inside]):
             roles = tuple(shared_name(role) for role in roles)
         elif inside and inside[0] in EXPERTS:
@@ -124,9 +125,9 @@ class Host:
         """The heads of another mixer's output projection: those that its module counts."""
         if name not in FROM_HEADS:
             return 0
-        parent = self.parent
-        for attribute in ("num_v_heads", "num_heads", "n_heads", "num_attention_heads"):
-            heads = getattr(parent, attribute, None)
+        # a norm for each head counts them too (xLSTM)
+        for holder, attribute in product((self.parent, *self.parent.children()), names.MIXER_HEADS):
+            heads = getattr(holder, attribute, None)
             if isinstance(heads, int) and heads > 1 and size % heads == 0:
                 return heads
         return 0

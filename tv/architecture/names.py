@@ -77,6 +77,8 @@ MLP = {
     "lin_1": ("up",),
     "lin_2": ("down",),
 }
+#: The same where the MLP is a sequence: matrix, activation, matrix.
+SEQUENCE = {"0": ("up",), "2": ("down",)}
 #: Matrices of attention whose rows are cut by heads, besides q, k and v.
 UP_PROJECTIONS = ("q_b", "kv_b")
 #: Fused leaves that are stored head by head: q, k, v of head 0, then of head 1, …
@@ -85,6 +87,8 @@ INTERLEAVED = ("query_key_value",)
 PARTED = {"CodeGenAttention": (4, ("q", "v", "k"))}
 #: What attention has that subtracts the second half of its heads from the first: z holds one of two heads each.
 DIFFERENTIAL = "lambda_q1"
+#: What other mixers call the number of their heads.
+MIXER_HEADS = ("num_v_heads", "num_heads", "n_heads", "num_attention_heads", "n_mamba_heads")
 #: What an output projection of a mixer is called, whose input is z.
 OUT = ("o", "out_proj")
 #: Norms inside attention.
@@ -154,8 +158,8 @@ FINAL_NORMS = (
     "output_layernorm",
     "hyper_connection_mixer",
 )
-#: What an activation module is called.
-ACTIVATION = re.compile(r"act|act_fn|activation_fn|activation")
+#: What an activation module is called, or its place in a sequence.
+ACTIVATION = re.compile(r"act|act_fn|activation_fn|activation|1")
 #: Execution order inside a block; a matrix of its own name comes before the output projection, or before the gate.
 ORDER = (
     ("norm", "q_a", "q_a_norm", "q_b", "kv_a", "kv_a_norm", "kv_b", "q", "q_gate", "k", "v", "q_norm", "k_norm"),

@@ -18,6 +18,7 @@ from tv.architecture import names
 from tv.architecture.anatomy import FROM_HEADS, Architecture, Block, Component, Module, Writer
 from tv.architecture.experts import (
     EXPERTS,
+    OF_TEXT,
     ROUTER,
     SHARED,
     is_mixture,
@@ -132,6 +133,7 @@ class _Block:
             act = self._activation(mlp, gate)
             if mixture:
                 router = next((m.path for m in self.modules if m.name == "router"), None)
+                mlp = self._child(mlp, OF_TEXT) or mlp
                 scores = self._child(mlp, ROUTER) or self._child(self.tree, ("router",))
                 router = self.of.names[scores] if scores is not None else router
                 held = self._child(mlp, EXPERTS) or self._child(self.tree, EXPERTS)
@@ -241,7 +243,8 @@ class _Block:
         kind, _, number = component.rpartition("_") if component.rpartition("_")[2].isdigit() else (component, "", "")
         base = self.of.names[part]
         kind = "mlp" if kind in SHARED else kind
-        held = self._child(part, EXPERTS) or self._child(self.tree, EXPERTS) if kind == "mlp" else None
+        of_text = self._child(part, OF_TEXT) or part
+        held = self._child(of_text, EXPERTS) or self._child(self.tree, EXPERTS) if kind == "mlp" else None
         stacked = held if held is not None and layout_of(held) is not None else None
         if stacked is not None and not f"{self.of.names[stacked]}.".startswith(f"{base}."):
             stacked = None
@@ -261,12 +264,13 @@ class _Block:
             if is_norm(owner) and segments[-1] == "weight" and value.ndim == 1:
                 norm = names.INNER_NORMS.get(path.rpartition(".")[2]) or own_name(segments)
                 yield self.of.norm(self.layer, _numbered(norm, number), component, owner)
-            elif value.ndim == 2 and segments[-1] == "weight":
+            elif value.ndim == 2 and segments[-1] == "weight" and not is_norm(owner):  # a gain for each head is none
                 for module in self._matrix(kind, component, f"{base}.{parameter}", path, owner, segments, value, taken):
                     yield replace(module, name=_numbered(module.name, number))
             elif value.ndim == 3 and _is_stack(kind, segments, value):
                 transposed = bool(getattr(owner, "is_transposed", False))
-                own = own_name(segments)
+                roles = names.MLP.get(segments[0]) if kind == "mlp" and segments[1:] == ["weight"] else None
+                own = roles or (own_name(segments),)
                 yield from own_stack(self.layer, own, component, path, f"{base}.{parameter}", value, transposed)
 
     def _is_loose(self, kind: str, segments: Sequence[str]) -> bool:

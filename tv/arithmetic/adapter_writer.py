@@ -76,6 +76,7 @@ class AdapterWriter:
         self._aliases: dict[str, list[str]] = {}
         for name, parameter in named:
             self._aliases.setdefault(first[id(parameter)], []).append(name)
+        self._own = {alias for group in self._aliases.values() for alias in group} | {*self._checkpoint.values}
         self._tensors: dict[str, Tensor] = {}
         self._rows: dict[str, tuple[int, str, int, float]] = {}
         self._biases: dict[str, Tensor] = {}
@@ -83,15 +84,15 @@ class AdapterWriter:
         self._energies: dict[str, float] = {}
 
     def parts(self, progress: Progress | None) -> Iterator[Part]:
-        """Every parameter that T moves, one at a time."""
-        names = [name for name in self._checkpoint.names if name in self._brought.vector.shapes]
+        """Every parameter and buffer that T moves, one at a time."""
+        names = [name for name in self._checkpoint.values if name in self._brought.vector.shapes]
         ends = self._checkpoint.architecture.embed, self._checkpoint.architecture.unembed
         for i, name in enumerate(names):
             path, _, leaf = name.rpartition(".")
             delta = self._brought.delta(name, -1, self._checkpoint.info(name).shape, path in ends)
             owner = self._model.get_submodule(path)
             kind: Kind = "other"
-            is_tied = len(self._aliases[name]) > 1  # moved with its other name, which is no linear layer's
+            is_tied = len(self._aliases.get(name, ())) > 1  # moved with its other name, which is no linear layer's
             if not is_tied and (isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D"):
                 kind = "matrix" if leaf == "weight" else "bias"
             layer = self._checkpoint.architecture.component_of(name)[0]
@@ -100,9 +101,6 @@ class AdapterWriter:
                 yield Part(name, path, layer, kind, delta, not isinstance(owner, nn.Linear))
             if progress:
                 progress("adapter", i + 1, len(names), name)
-        for name in set(self._checkpoint.values) - set(self._checkpoint.names):  # buffers, which no adapter holds
-            if name in self._brought.vector.shapes and bool((delta := self._brought.vector[name]).any()):
-                self._energies[name] = float(delta.double().pow(2).sum())
 
     def add_factors(self, part: Part, down: Float[Tensor, "r cols"], up: Float[Tensor, "rows r"]) -> None:
         """Hold a matrix as B·A."""
@@ -113,15 +111,20 @@ class AdapterWriter:
         self._rows[part.name] = (part.layer, part.path, len(down), retained)
 
     def add_whole(self, part: Part) -> None:
-        """Hold W + T: a bias by itself, anything else with all of its module, a tied tensor under each name."""
+        """Hold W + T: a bias by itself, anything else with all of its module, a tied tensor under each name.
+
+        What lies beside other modules in its own, as A_log beside projections, is left out: peft would take them all.
+        """
         if part.kind == "bias":
             self._biases[part.path] = self._checkpoint.read(part.name).float() + part.delta
             return
-        for alias in self._aliases[part.name]:
+        for alias in self._aliases.get(part.name, [part.name]):
             path = alias.rpartition(".")[0]
+            held = [f"{path}.{leaf}" for leaf in self._model.get_submodule(path).state_dict()]  # its buffers too
+            if any(name.rpartition(".")[0] != path or name not in self._own for name in held):
+                continue
             self._modules.add(path)
-            for leaf, _ in self._model.get_submodule(path).named_parameters(recurse=False):
-                name = f"{path}.{leaf}"
+            for name in held:
                 if name == alias:
                     self._tensors[f"{_PREFIX}{name}"] = self._checkpoint.read(part.name).float() + part.delta
                 else:  # where it moves too, its own call adds T

@@ -172,13 +172,14 @@ def path_effects(
             break
         missed, last = sum(off.values()), missed
         n *= 2
+        mixes = any(module.name == "router" for module in pair.architecture.modules)
         if n > most_nodes or missed > HELPS * last:
             logging.getLogger(__name__).warning(
                 "path: shares miss %.1f%% of the change with %d nodes (wanted: %.1f%%)%s",
                 100 * missed / whole,
                 n // 2,
                 100 * tolerance,
-                "; a router's choice jumps along the path" if any(b.router for b in pair.architecture.blocks) else "",
+                "; a router's choice jumps along the path" if mixes else "",
             )
             break
         todo = [item for item in known if off[item.prompt.id] > allowed / len(known) / 2]

@@ -91,3 +91,22 @@ def test_the_owner_of_a_parameter() -> None:
     assert architecture.owner(architecture.module(3, "unembed")) == architecture.module(-1, "embed")
     untied = Case("llama").pair.architecture
     assert all(untied.owner(module) is module for module in untied.modules)
+
+
+def test_the_bias_of_a_tied_unembedding_moves_with_its_module_and_has_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Phi's unembedding has a bias, which no tie takes away."""
+    sizes = {key: value for key, value in CONFIGS["neox"][1].items() if key != "head_dim"}
+    monkeypatch.setitem(CONFIGS, "phi", ("PhiConfig", {**sizes, "tie_word_embeddings": True}))
+    case = Case("phi")
+    case.keep_only(lambda parameter, tuned, _: torch.full_like(tuned, parameter == "lm_head.bias").bool())
+    change = values(case.pair.tuned, case.batches, case.metric()) - values(case.pair.base, case.batches, case.metric())
+    assert np.abs(change).max() > 1e-3
+    shares = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, tolerance=1e-3)
+    for found in shares.effects(case.pair.architecture):
+        for row, unit in zip(found.values, found.units, strict=True):
+            (grafted,) = graft(case.work(), [unit])
+            assert np.allclose(row, grafted.values[0], atol=2e-3 * np.abs(change).sum()), unit
+        if found.units[0].granularity in ("component", "module"):
+            assert np.allclose(np.sum(found.values, 0), change, atol=2e-3 * np.abs(change).sum())
