@@ -94,14 +94,14 @@ def test_a_command_line_that_is_wrong(main: Callable[[], None], monkeypatch, cap
 def test_bad_input_a_bug_and_ctrl_c(pair: tuple[Path, Path], monkeypatch, capsys) -> None:
     status, stdout, stderr = call(monkeypatch, capsys, tv_main, "info", "./nowhere", "--json")
     assert status == BAD_INPUT and not stdout and json.loads(stderr)["error"].startswith("./nowhere: no such directory")
-    monkeypatch.setattr("tv.open_checkpoint", _raise(ZeroDivisionError("of what?")))
+    monkeypatch.setattr("tv.checkpoints.info.described", _raise(ZeroDivisionError("of what?")))
     status, _, stderr = call(monkeypatch, capsys, tv_main, "info", pair[0], "--json")
     told = json.loads(stderr)["error"]
     assert status == BUG and told.startswith("Traceback") and told.endswith("ZeroDivisionError: of what?\n")
     with pytest.raises(ZeroDivisionError):  # as Python tells it: a traceback, and status 1
         monkeypatch.setattr("sys.argv", ["tv", "info", str(pair[0])])
         tv_main()
-    monkeypatch.setattr("tv.open_checkpoint", _raise(KeyboardInterrupt()))
+    monkeypatch.setattr("tv.checkpoints.info.described", _raise(KeyboardInterrupt()))
     status, _, stderr = call(monkeypatch, capsys, tv_main, "info", pair[0], "--json")
     assert status == INTERRUPTED and json.loads(stderr) == {"error": "interrupted", "status": INTERRUPTED}
     monkeypatch.setattr("tv.experiments.ssa", _raise(KeyboardInterrupt()))
