@@ -282,17 +282,13 @@ class _Proof:
         self._feeds(writer.component for writer in block.writers if writer not in (*once, *idle))
         once = [writer for writer in once if writer not in idle]
         if not once:
-            self._called(block.writers[0].path)
+            self.seen(block.writers[0].path)  # which refuses
         writers = sorted(once, key=lambda writer: called.index(writer.path))
         behind = {path for writer in writers for path in self._behind(block, writer.path)}
         return replace(block, writers=tuple(writer for writer in writers if writer.path not in behind))
 
     def _feeds(self, components: Iterable[Component]) -> None:
         self.notes += [f"{component} writes nothing to the stream itself" for component in components]
-
-    def _called(self, path: str) -> str:
-        self.seen(path)
-        return path
 
     def _outs(self, block: Block, writer: Writer) -> list[str]:
         """What a writer may hand to the stream: as the rules say, a part of the block that reads it, or itself.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -36,18 +36,7 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
     metric = effect_metric_name(str(shown.metric.iloc[0]))
     for method in dict.fromkeys(shown.method):
         families = [cut[cut.method == method] for cut in cuts.values()]
-        maps = [
-            figures.heatmap(
-                family,
-                "effect",
-                "component",
-                in_order(family.component),
-                chapter.evidence.n_layers,
-                centre=0,
-                hover=_HOVER,
-            )
-            for family in families
-        ]
+        maps = [_map(family, "component", in_order(family.component), chapter) for family in families]
         note = (
             f"{METHODS[method].explains} The effect is how much the {metric} moves towards the tuned model. "
             "The largest of many is large by luck too: bars are 95 % intervals that hold for all components and "
@@ -72,18 +61,8 @@ def other_methods(chapter: Chapter) -> Iterator[Panel]:
     domains = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour)
     maps = []
     for i, ((method, direction), family) in enumerate(rows.groupby(["method", "direction"], sort=False)):
-        plots = [
-            figures.heatmap(
-                family[family.domain == domain],
-                "effect",
-                "component",
-                in_order(family.component),
-                chapter.evidence.n_layers,
-                centre=0,
-                hover=_HOVER,
-            )
-            for domain in domains
-        ]
+        order = in_order(family.component)
+        plots = [_map(family[family.domain == domain], "component", order, chapter) for domain in domains]
         maps.append(Figure(f"method-{i}", f"{str(method).capitalize()}, {direction}", plots))
     note = (
         f"How much each component moves the {effect_metric_name(str(rows.metric.iloc[0]))} towards the tuned model, as "
@@ -105,18 +84,7 @@ def finer(chapter: Chapter) -> Iterator[Panel]:
         column, prefix, word = _FINER[str(granularity)]
         family = family.assign(place=prefix + family[column].astype(str))
         order = list(dict.fromkeys((family if column == "module" else family.sort_values(column)).place))
-        plots = [
-            figures.heatmap(
-                family[family.domain == domain],
-                "effect",
-                "place",
-                order,
-                chapter.evidence.n_layers,
-                centre=0,
-                hover=_HOVER,
-            )
-            for domain in domains
-        ]
+        plots = [_map(family[family.domain == domain], "place", order, chapter) for domain in domains]
         maps.append(Figure(f"{method}-{granularity}", f"{str(method).capitalize()}, layer × {word}", plots))
     note = "The same effects, cut finer. What a component's map says of it is spread over these."
     yield Panel("Finer: modules, heads, experts", note, maps, list(map(prompts_of, domains)), "prompts", wide=True)
@@ -160,3 +128,9 @@ def _prompts(domain: str, effects: pd.DataFrame) -> str:
     n = effects[effects.domain == domain].n.iloc[0]
     name = prompts_of(domain)
     return f"{name} (n = {n:.0f})" if pd.notna(n) else name
+
+
+def _map(effects: pd.DataFrame, column: str, order: Sequence[str], chapter: Chapter) -> figures.Plot:
+    """Effects by layer and `column`."""
+    n_layers = chapter.evidence.n_layers
+    return figures.heatmap(effects, "effect", column, order, n_layers, centre=0, hover=_HOVER)
