@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -15,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from tv.errors import PromptError
 from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
 from tv.prompts.roles import Role, own_words, text_roles
+from tv.prompts.sets import Positions
 from tv.prompts.template import before_reply, place as _place, settled
 
 __all__ = [
@@ -30,8 +30,6 @@ __all__ = [
     "positions",
     "read_prompts",
 ]
-
-Positions = Literal["all", "last", "target", "generated", "after template", "from user", "from answer"]
 
 
 @dataclass(frozen=True)

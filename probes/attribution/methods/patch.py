@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from probes.attribution.declared.patch import GRANULARITIES
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
 from probes.attribution.forwards import Floats, Told
 from probes.attribution.metric import Metric
@@ -25,29 +26,13 @@ from probes.attribution.work import Work
 from probes.capture.hooks.plan import Seen, plan
 from probes.capture.hooks.torch_backend import capture
 from probes.capture.skipping import recording, skipping
-from probes.methods import Cost, attribution_method
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
-#: The granularities it supports; the unembedding writes no residual stream.
-GRANULARITIES = ("component", "head")
 SITES = ("embed_out", "head_out", "attn_out", "mlp_out")
 Edit = Callable[[Tensor], Tensor]
 
 
-def _cost(architecture: Architecture, units: Sequence[Unit], _settings: Any) -> Cost:
-    """Both ways: the other model once, this one as it is, and with every output replaced."""
-    return Cost(2 * (2 + sum(is_written(unit, architecture) for unit in units)))
-
-
-@attribution_method(
-    "patch",
-    words="patch effect",
-    explains="Patch: run one model with this component's output taken from the other.",
-    granularities=GRANULARITIES,
-    order=20,
-    cost=_cost,
-)
 def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """M(base with a_tuned) − M(base) and M(tuned) − M(tuned with a_base), for components and heads.
 

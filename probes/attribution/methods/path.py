@@ -13,17 +13,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from probes.attribution.checks import Check, completeness
+from probes.attribution.declared.path import MOST_NODES, NODES, TOLERANCE
 from probes.attribution.effects import Effects, floor_of
 from probes.attribution.forwards import Swap, frozen, swapped, values
 from probes.attribution.metric import Metric, answers
@@ -36,7 +36,6 @@ from probes.capture.hooks.torch_backend import by_position, tensors_of
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.measures import mixture
-from probes.methods import Cost, attribution_method
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.values import values_of
@@ -46,49 +45,17 @@ from tv.stats.change import LEAST_FLOOR
 
 Told = Callable[[int, int, str], None]
 
-#: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to MOST_NODES.
-NODES, MOST_NODES = 8, 64
 #: Doubling the nodes must shrink the gap to this part of it, or path stops: no number of nodes integrates a jump.
 HELPS = 0.7
-#: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
-TOLERANCE = 0.01
 
 
-Nodes = Annotated[int, Field(strict=True, ge=1, le=256)]
-
-
-def _cost(_architecture: Architecture, _units: Sequence[Unit], settings: Any) -> Cost:
-    """Both ends, and a forward with its backward at every node; the nodes may double."""
-    doubled, every = settings.nodes, 0
-    while doubled <= settings.most_nodes:
-        every, doubled = every + doubled, 2 * doubled
-    return Cost(2 + settings.nodes, settings.nodes, 2 + every)
-
-
-def _enough_nodes(nodes: int, most_nodes: int, **_others: object) -> None:
-    if most_nodes < nodes:
-        raise ValueError(f"most_nodes {most_nodes} is below nodes {nodes}")
-
-
-@attribution_method(
-    "path",
-    words="path effect",
-    explains="Path: what this component's own step added along the way from base to tuned; the shares sum to the whole "
-    "change.",
-    tables=("token_effects", "neuron_effects"),
-    link=True,
-    float32=True,
-    order=0,
-    require=_enough_nodes,
-    cost=_cost,
-)
 def path(
     work: Work,
     units: Sequence[Unit],
     *,
-    nodes: Annotated[Nodes, Field(description="Nodes of the path's integral, to begin with.")] = NODES,
-    most_nodes: Annotated[Nodes, Field(description="Nodes at most, where the shares do not add up.")] = MOST_NODES,
-    tolerance: Annotated[float, Field(gt=0, lt=1, description="The completeness gap that is good enough.")] = TOLERANCE,
+    nodes: int = NODES,
+    most_nodes: int = MOST_NODES,
+    tolerance: float = TOLERANCE,
 ) -> Iterator[Effects | Rows | Check]:
     """Shares of every granularity at once, of tokens and neurons too, and whether they add up; see `path_effects`.
 
