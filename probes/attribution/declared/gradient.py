@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from probes.attribution.declared.patch import GRANULARITIES
+from probes.attribution.written import GRANULARITIES
 from probes.methods import Cost, attribution_method
 
 if TYPE_CHECKING:

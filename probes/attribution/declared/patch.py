@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from probes.attribution.written import GRANULARITIES, is_written
 from probes.methods import Cost, attribution_method
 
 if TYPE_CHECKING:
@@ -13,14 +14,9 @@ if TYPE_CHECKING:
     from probes.attribution.work import Work
     from tv.architecture.anatomy import Architecture
 
-#: The granularities it supports; the unembedding writes no residual stream.
-GRANULARITIES = ("component", "head")
-
 
 def _cost(architecture: Architecture, units: Sequence[Unit], _settings: Any) -> Cost:
     """Both ways: the other model once, this one as it is, and with every output replaced."""
-    from probes.attribution.methods.patch import is_written
-
     return Cost(2 * (2 + sum(is_written(unit, architecture) for unit in units)))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from probes.attribution.nodes import MOST_NODES, NODES, TOLERANCE
 from probes.methods import Cost, attribution_method
 
 if TYPE_CHECKING:
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
     from probes.attribution.units import Unit
     from probes.attribution.work import Rows, Work
     from tv.architecture.anatomy import Architecture
-
-#: Nodes to begin with; a prompt whose shares do not add up gets twice as many, up to MOST_NODES.
-NODES, MOST_NODES = 8, 64
-#: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
-TOLERANCE = 0.01
 
 Nodes = Annotated[int, Field(strict=True, ge=1, le=256)]
 

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
 from probes.attribution.forwards import frozen
-from probes.attribution.methods.patch import SITES, is_written
+from probes.attribution.methods.patch import SITES
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
+from probes.attribution.written import is_written
 from probes.capture.hooks.plan import Read, Seen, head_site, plan
 from probes.capture.hooks.torch_backend import capture, run_hooked
 from probes.errors import RunError

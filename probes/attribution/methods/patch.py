@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from probes.attribution.declared.patch import GRANULARITIES
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
 from probes.attribution.forwards import Floats, Told
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
+from probes.attribution.written import is_written
 from probes.capture.hooks.plan import Seen, plan
 from probes.capture.hooks.torch_backend import capture
 from probes.capture.skipping import recording, skipping
@@ -47,16 +47,6 @@ def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
         start, values = _under(model, source, pair.architecture, patched, work.small_batches, work.metric, work.told)
         effects = values - start if direction == FORWARD else start - values
         yield Effects("patch", direction, patched, prompts, effects)
-
-
-def is_written(unit: Unit, architecture: Architecture) -> bool:
-    """Whether a unit writes into the residual stream where hooks read it: a component, a head, the embedding."""
-    if unit.granularity not in GRANULARITIES or not unit.layer < architecture.n_layers:
-        return False
-    if unit.layer < 0:
-        return unit.component == "embed"
-    writer = architecture.blocks[unit.layer].writer(unit.component)
-    return writer is not None and (unit.granularity == "component" or writer.head_in is not None)
 
 
 def patched_with_itself(work: Work, unit: Unit) -> float:

@@ -23,10 +23,10 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from probes.attribution.checks import Check, completeness
-from probes.attribution.declared.path import MOST_NODES, NODES, TOLERANCE
 from probes.attribution.effects import Effects, floor_of
 from probes.attribution.forwards import Swap, frozen, swapped, values
 from probes.attribution.metric import Metric, answers
+from probes.attribution.nodes import MOST_NODES, NODES, TOLERANCE
 from probes.attribution.shares import PathEffects, Shares
 from probes.attribution.units import Unit
 from probes.attribution.work import Rows, Work
