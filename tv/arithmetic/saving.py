@@ -14,11 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tv.architecture.resolve import skeleton
 from tv.arithmetic.rounding import stored_dtype
@@ -31,6 +30,9 @@ from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
 from tv.runtime.transformers_private import revert_weight_conversion
+
+if TYPE_CHECKING:
+    pass
 
 #: (parameter, expert or −1) → its new value, in the dtype to store.
 Read: TypeAlias = Callable[[str, int], Tensor]
@@ -164,8 +166,8 @@ def write_surroundings(directory: Path, source: Source, checkpoint: Checkpoint, 
             shutil.copyfile(file, target)
     if places:
         return
-    if isinstance(source, PreTrainedModel) and source.generation_config is not None:
+    if is_live(source) and source.generation_config is not None:
         source.generation_config.save_pretrained(directory)
-    if isinstance(source, PreTrainedModel | str | Path):
+    if is_live(source) or isinstance(source, str | Path):
         with suppress(CheckpointError):  # a live model may have no tokenizer anywhere; it loads without
             load_tokenizer(source).save_pretrained(directory)
