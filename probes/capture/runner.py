@@ -128,9 +128,9 @@ def run_shard(
     """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
 
     Batches that a killed process put aside there are taken up, and those put aside here are left there until the
-    caller has taken down that the shard is whole. `progress` gets the number of prompts that each batch had. Writing it again replaces
-    the same files with the same bytes. Raises ActivationError, naming model, site and prompt, where an activation is
-    not finite.
+    caller has taken down that the shard is whole. `progress` gets the number of prompts of each batch that is done.
+    Writing a shard again replaces the same files with the same bytes. Raises ActivationError, naming model, site and
+    prompt, where an activation is not finite.
     """
     ids = [item.prompt.id for item in shard.encoded]
     aside = BatchFiles(directory / BATCHES / shard.name)

@@ -34,7 +34,8 @@ def run_shards(
     """The manifest row of every shard, as it is finished; its files are below `directory` then.
 
     Workers on Ray write to `directory` too, which the machines of a cluster must share, or to `via`, from where files
-    are fetched. `progress` gets the number of prompts done, besides those of batches that were kept. Raises as `tv.runtime.scheduler.finished` does.
+    are fetched. `progress` gets the number of prompts done, those of batches that were kept left out. Raises as
+    `tv.runtime.scheduler.finished` does.
     """
     place = via if via and compute.engine == "ray" else directory
     here = None if compute.elsewhere else progress

@@ -94,7 +94,7 @@ def test_a_run_that_is_stopped_keeps_its_batches(tmp_path: Path) -> None:
     )
     stages, alone = ["capture"], tmp_path / "alone" / "run"
     probes.run(suite, out=alone, stages=stages)
-    for left, told, options in ((4, [4, 5, 6], {}), (2, [2, 6], {"workers": 2})):
+    for left, told, workers in ((4, [4, 5, 6], 1), (2, [2, 6], 2)):
         out = tmp_path / str(left) / "run"
 
         def interrupted(_stage: str, done: int, *_: object, at: int = left) -> None:
@@ -104,8 +104,12 @@ def test_a_run_that_is_stopped_keeps_its_batches(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             probes.run(suite, out=out, stages=stages, compute=Compute(progress=interrupted))
         assert out.with_name("run.partial").is_dir()
-        heard: list[int] = []
-        compute = Compute(progress=lambda _, done, *__: heard.append(done), **options)  # type: ignore[arg-type]
+        heard = list[int]()
+
+        def hear(_stage: str, done: int, *_: object, heard: list[int] = heard) -> None:
+            heard.append(done)
+
+        compute = Compute(progress=hear, workers=workers)
         probes.run(suite, out=out, stages=stages, compute=compute)
         assert heard == told
         assert tree(out.parent) == tree(alone.parent)
