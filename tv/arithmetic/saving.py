@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,10 +29,8 @@ from tv.checkpoints.parameters import Place
 from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
+from tv.runtime.live_models import is_live
 from tv.runtime.transformers_private import revert_weight_conversion
-
-if TYPE_CHECKING:
-    pass
 
 #: (parameter, expert or −1) → its new value, in the dtype to store.
 Read: TypeAlias = Callable[[str, int], Tensor]

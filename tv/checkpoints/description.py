@@ -95,9 +95,8 @@ class Description:
         if self._place is None or (self.known and self._layouts == len(self.tree.layouts)):
             return
         if type(self.model).__module__.startswith("transformers."):
-            parts = {"tree": self.tree, "settings": self.settings}
-            plain = {name: part.to_json() for name, part in parts.items()}
-            write_cached(self._place, {**plain, "architecture": to_json(self.architecture)})
+            parts = {"tree": self.tree.to_json(), "settings": self.settings.to_json()}
+            write_cached(self._place, {**parts, "architecture": to_json(self.architecture)})
 
 
 def of_config(step: Callable[[Any], Any], given: Any, file: Path) -> Any:
