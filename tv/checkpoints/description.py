@@ -39,7 +39,7 @@ class Description:
         if not self.file.is_file():
             raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
         self._place = _place(self.file)
-        self._layouts = 0
+        self.known, self._layouts = False, 0  # whether its model has been described before, and of how many files
         kept = None if self._place is None else read_cached(self._place)
         if kept is not None:
             try:
@@ -48,12 +48,8 @@ class Description:
             except (KeyError, TypeError, ValueError, IndexError, AttributeError):
                 return  # it is made again
             # cached properties that need not be computed any more
-            self.tree, (self.architecture, self.settings), self._layouts = tree, found, len(tree.layouts)
-
-    @property
-    def known(self) -> bool:
-        """Whether its model has been described before, so that its tree need not be built."""
-        return "tree" in vars(self)
+            self.tree, (self.architecture, self.settings) = tree, found
+            self.known, self._layouts = True, len(tree.layouts)
 
     @cached_property
     def config(self) -> PretrainedConfig:
