@@ -43,9 +43,8 @@ def main() -> None:
             runs = [("import torch", "now", ["-c", "import torch"])]
             runs += [(name, side, ["-m", *command]) for name, command in commands.items() for side in sides]
             for name, side, arguments in runs:
-                seconds = _timed(
-                    arguments, sides[side], Path(folder) / side, 2 if name == "probes run, a mistake" else 0
-                )
+                status = 2 if name == _MISTAKE else 0
+                seconds = _timed(arguments, sides[side], Path(folder) / side, status)
                 shutil.rmtree(Path(folder) / "out", ignore_errors=True)
                 if turn >= 0:
                     taken[name, side].append(seconds)
@@ -81,10 +80,9 @@ def _timed(arguments: list[str], root: Path, own: Path, status: int) -> tuple[fl
     environment |= {"PYTHONPATH": str(root), "PYTHONPYCACHEPREFIX": str(own / "bytecode"), "OMP_NUM_THREADS": "1"}
     environment |= {"TUNING_PROBES_CACHE": str(own / "cache"), "HF_HUB_OFFLINE": "1"}
     begun = time.perf_counter()
-    with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=nowhere, stderr=nowhere
-        )
+    with open(os.devnull, "w") as nowhere:  # a module is looked for in the working directory first
+        command = [sys.executable, *arguments]
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=nowhere, stderr=nowhere)
     _, ended, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(ended)

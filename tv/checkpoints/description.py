@@ -78,10 +78,18 @@ class Description:
     @cached_property
     def settings(self) -> Settings:
         """What of the configuration is compared with another."""
-        return settings_of(self.config)
+        return settings_of(self.get_config())
+
+    @property
+    def weights(self) -> str | None:
+        """The file that the configuration names as that of its weights."""
+        if self.known:
+            return self.settings.values.get("transformers_weights")
+        return getattr(self.config, "transformers_weights", None)
 
     def get_config(self) -> PretrainedConfig:
-        return self.config
+        """The configuration as its model has it: some classes change theirs."""
+        return self.model.config
 
     def get_model(self) -> PreTrainedModel:
         return self.model

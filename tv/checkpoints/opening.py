@@ -79,8 +79,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if kind == "gguf":
         return _open_gguf(str(source), path)
     described = Description(path)
-    settings, quantisation = described.settings, declaration(path)
-    files = weight_files(path, settings.values.get("transformers_weights"))
+    named, quantisation = described.weights, declaration(path)
+    files = weight_files(path, named)
     stored = dequantised(str(source), stored_tensors(files), quantisation)
     layers = described.architecture.n_layers if described.known else sizes_of(described.config).n_layers
     if layers > len(stored):  # checked before a tree of so many is built
@@ -99,7 +99,7 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if tensors.tree is not described.tree:
         return _open_untied(str(source), path, tensors)
     described.keep()
-    return Checkpoint(str(source), path, described.get_config, described.architecture, tensors, settings)
+    return Checkpoint(str(source), path, described.get_config, described.architecture, tensors, described.settings)
 
 
 def outline(source: str | Path, revision: str | None = None) -> Checkpoint:

@@ -84,6 +84,14 @@ def test_every_kind_of_tree_comes_back(model_type: str, tmp_path: Path, cache: P
     assert len(list(cache.iterdir())) == 1 and _facts(warm) == _facts(cold)
 
 
+def test_a_configuration_that_its_class_changes_is_the_changed_one(tmp_path: Path, cache: Path) -> None:
+    """A decoder alone says that it is none of an encoder's once it is built."""
+    tiny_config("bart").save_pretrained(tmp_path / "model")
+    cold, warm = (outline(tmp_path / "model") for _ in range(2))
+    assert not cold.config.is_encoder_decoder
+    assert warm.config.to_dict() == cold.config.to_dict() and warm.settings == cold.settings
+
+
 @pytest.mark.parametrize("path", [path for path in _PUBLISHED if path.stem in ("gemma-4-e4b", "mistral-small-3.1")])
 def test_a_published_configuration_comes_back(path: Path) -> None:
     described = Description(path)
