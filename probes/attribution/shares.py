@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,6 +22,12 @@ from tv.architecture.anatomy import Architecture, Module
 from tv.stats.change import LEAST_FLOOR
 
 
+#: What a prompt's vector of shares holds, in order: the kind (a field of `Shares`), the key, and how many numbers; 0 for
+#: as many as the prompt has tokens.
+Layout = tuple[tuple[int, Any, int], ...]
+_NEURONS, _WHOLES = 2, 3
+
+
 @dataclass
 class Shares:
     """What the weights added to the metric, by place: of a batch of prompts, or of one, without the axis `batch`."""
@@ -30,20 +37,36 @@ class Shares:
     neurons: dict[tuple[int, int], Float[Tensor, "batch d_ff"]] = field(default_factory=dict)  # by layer, expert
     wholes: dict[Module, Float[Tensor, " batch"]] = field(default_factory=dict)  # of parameters that tokens do not cut
 
-    def add(self, other: Shares, weight: float = 1.0) -> None:
-        """Add `weight` times the other's, in place."""
+    def put(self, other: Shares) -> None:
+        """Add the other's, in place."""
         for kept, added in zip(self._all, other._all, strict=True):
             for key, value in added.items():
-                kept[key] = kept[key].add_(value, alpha=weight) if key in kept else value * weight
+                kept[key] = kept[key] + value if key in kept else value
 
-    def prompt(self, i: int, n: int) -> Shares:
-        """The shares of prompt i, which has n tokens."""
-        return Shares(
-            {module: value[i, :n].clone() for module, value in self.modules.items()},
-            {module: value[i].clone() for module, value in self.heads.items()},
-            {place: value[i].clone() for place, value in self.neurons.items()},
-            {module: value[i].clone() for module, value in self.wholes.items()},
-        )
+    def flat(self, lengths: Sequence[int]) -> tuple[Layout, list[Float[Tensor, " size"]]]:
+        """One vector for each prompt of a batch, which have these numbers of tokens, in host memory."""
+        n = len(lengths)
+        keys = [(kind, key, value) for kind, own in enumerate(self._all) for key, value in own.items()]
+        layout = tuple((kind, key, value[0].numel() if kind else 0) for kind, key, value in keys)
+        tokens = torch.stack(list(self.modules.values()), 1).cpu() if self.modules else torch.zeros(n, 0)
+        others = [value.reshape(n, -1).cpu() for own in self._all[1:] for value in own.values()]
+        rest = torch.cat(others, 1).cpu() if others else torch.zeros(n, 0)
+        return layout, [torch.cat([tokens[i, ..., :k].flatten(), rest[i]]) for i, k in enumerate(lengths)]
+
+    @classmethod
+    def of(cls, layout: Layout, vector: Float[Tensor, " size"], n_tokens: int) -> Shares:
+        """What `flat` made a vector of: views of it."""
+        shares, start = cls(), 0
+        for kind, key, size in layout:
+            size = size if kind else n_tokens
+            value = vector[start : start + size]
+            shares._all[kind][key] = value if kind < _WHOLES else value[0]
+            start += size
+        return shares
+
+    def alone(self) -> Shares:
+        """One prompt's shares as those of a batch of one."""
+        return Shares(*({key: value[None] for key, value in own.items()} for own in self._all))
 
     def total(self) -> float:
         """Σ over every module and token."""
@@ -52,6 +75,48 @@ class Shares:
     @property
     def _all(self) -> tuple[dict[Any, Tensor], ...]:
         return self.modules, self.heads, self.neurons, self.wholes
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """The finished integral of one prompt, as data that can be stored and given back."""
+
+    prompt: str
+    nodes: int
+    n_tokens: int
+    layout: Layout
+    vector: Float[Tensor, " size"]
+
+    @property
+    def shares(self) -> Shares:
+        """Its shares."""
+        return Shares.of(self.layout, self.vector, self.n_tokens)
+
+    def arrays(self, architecture: Architecture) -> dict[str, NDArray[Any]]:
+        """As arrays: `nodes`, `n_tokens`, `layout` (kind, place of the module or layer, expert, size), `values`."""
+        place = {module: i for i, module in enumerate((*architecture.modules, *architecture.others))}
+        rows = [
+            (kind, *(key if kind == _NEURONS else (place[key], -1)), size)  # by layer and expert
+            for kind, key, size in self.layout
+        ]
+        layout = np.array(rows, np.int32).reshape(-1, 4)
+        return {
+            "nodes": np.array(self.nodes),
+            "n_tokens": np.array(self.n_tokens),
+            "layout": layout,
+            "values": self.vector.numpy(),
+        }
+
+    @classmethod
+    def of(cls, prompt: str, arrays: Mapping[str, NDArray[Any]], architecture: Architecture) -> Integrated:
+        """What `arrays` was made of."""
+        modules = (*architecture.modules, *architecture.others)
+        layout = tuple(
+            (kind, (place, expert) if kind == _NEURONS else modules[place], size)
+            for kind, place, expert, size in arrays["layout"].tolist()
+        )
+        vector = torch.from_numpy(np.array(arrays["values"], np.float32))
+        return cls(prompt, int(arrays["nodes"]), int(arrays["n_tokens"]), layout, vector)
 
 
 @dataclass(frozen=True)
@@ -127,6 +192,13 @@ class PathEffects:
                 parts.append(pd.DataFrame({**labels, **columns}))
         names = ("domain", "layer", "expert", "n", "neuron", "effect", "se")
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+
+
+def total_of(layout: Layout, vector: Float[Tensor, " size"], n_tokens: int) -> float:
+    """Σ over every module and token of a prompt's vector."""
+    of_tokens = n_tokens * sum(kind == 0 for kind, *_ in layout)
+    wholes = sum(kind == _WHOLES for kind, *_ in layout)
+    return float(vector[:of_tokens].double().sum() + vector[len(vector) - wholes :].double().sum())
 
 
 def gap_of(shares: Sequence[Shares], change: Floats, floor: float) -> float:
