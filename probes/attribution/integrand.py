@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from probes.attribution.forwards import Swap, frozen, swapped
-from probes.attribution.metric import Metric, answers
+from probes.attribution.metric import Metric, answers, positions_read
 from probes.attribution.shares import Shares
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
 from probes.capture.hooks.torch_backend import by_position, tensors_of
@@ -32,6 +32,8 @@ from tv.runtime.common_rows import common_rows
 
 #: T is kept for all nodes where it takes no more bytes than this; otherwise it is formed for each product.
 KEPT = 256 * 2**20
+#: Products are made where there is a gradient alone, if that is less than this part of all places.
+FEW = 0.8
 
 
 class Integrand:
@@ -51,7 +53,8 @@ class Integrand:
         self.kept: dict[Module, Tensor] = {}
         self.theta: dict[str, Tensor] = {}
         self.shape = (0, 0)  # of the running batch
-        self.found = Shares()  # of the running batch
+        self.read = torch.empty(0)  # where the metric may read its logits
+        self.found = Shares()
         self.sharing = True  # whether a backward pass is the one that hooks share out
 
     @contextmanager
@@ -80,6 +83,7 @@ class Integrand:
         model, self.found = self.pair.base, Shares()
         ids = batch.input_ids.to(model.device)
         self.shape = (ids.shape[0], ids.shape[1])
+        self.read = positions_read(batch, self.metric.reads).to(model.device)
         extra = {}
         if any(module.name == "pos_embed" for module in self.architecture.modules):
             # otherwise all prompts share one row of positions, and its gradient is that of all together
@@ -173,7 +177,7 @@ class Integrand:
         self, module: Module, x: Float[Tensor, "batch pos d_model"], delta: Float[Tensor, "batch pos vocab"]
     ) -> None:
         """Most positions' logits are never read, and of many metrics those of two words alone."""
-        at = delta.ne(0).any(-1)
+        at = self.read
         delta, x = delta[at], x[at]
         words = delta.ne(0).any(0).nonzero()[:, 0]
         tokens = delta.new_zeros(self.shape)
@@ -194,7 +198,7 @@ class Integrand:
         by_columns = module.from_heads or module.name in ("down", "shared_down")
         x, delta = x.flatten(0, 1), delta.flatten(0, 1)
         at = _places(delta)
-        if len(at) < len(delta):
+        if at is not None:
             x, delta = x[at], delta[at]
         if matrix is None:  # only its bias moved, or nothing did
             parts = delta.new_zeros(len(delta), module.shape[1 if by_columns else 0])
@@ -212,7 +216,9 @@ class Integrand:
         tokens = parts.sum(-1)
         if by_columns and bias is not None:
             tokens += delta @ bias
-        found.modules[module] = tokens.new_zeros(n * length).index_put_((at,), tokens).view(n, length)
+        if at is not None:
+            tokens = tokens.new_zeros(n * length).index_put_((at,), tokens)
+        found.modules[module] = tokens.view(n, length)
         self.found.put(found)
 
     def _experts(
@@ -286,13 +292,19 @@ class Integrand:
         return ends[0] - ends[1]
 
 
-def _places(delta: Float[Tensor, "n rows"]) -> Tensor:
-    """Where there is a gradient: none on padding, nor behind the last position that the metric reads."""
-    return delta.ne(0).any(-1).nonzero()[:, 0]
+def _places(delta: Float[Tensor, "n rows"]) -> Tensor | None:
+    """Where there is a gradient, if that is not nearly everywhere.
+
+    There is none on padding, behind the last position that the metric reads, and in the last block but where it reads.
+    """
+    at = torch.linalg.vector_norm(delta, dim=-1).nonzero()[:, 0]
+    return at if len(at) < FEW * len(delta) else None
 
 
-def _by_prompt(parts: Float[Tensor, "k cols"], at: Tensor, n: int, length: int) -> Float[Tensor, "batch cols"]:
+def _by_prompt(parts: Float[Tensor, "k cols"], at: Tensor | None, n: int, length: int) -> Float[Tensor, "batch cols"]:
     """Sums over the tokens of each prompt, of values at these places."""
+    if at is None:
+        return parts.unflatten(0, (n, length)).sum(1)
     own = parts.new_zeros(n, len(at))
     own[at // length, torch.arange(len(at), device=at.device)] = 1.0
     return own @ parts
