@@ -79,7 +79,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _started(build: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(build), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", str(HERE / "benchmarks" / "path_speed.py"), *sys.argv[1:], "--serve"]
+    command = [sys.executable, str(HERE / "benchmarks" / "path_speed.py"), *sys.argv[1:], "--serve"]
     return subprocess.Popen(
         command, env=environment, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,9 +1,9 @@
 """The integrand of `path` at one place between the two models: what every weight's step adds to a metric there.
 
 With θ(α) = θ_pre + αT, the slope of the metric is ⟨T, ∂M/∂θ⟩. For a linear module y = Wx + b that is Σ_tokens
-δ·(T x + T_b) with δ = ∂M/∂y, so one backward pass to the activations gives the shares of all modules, heads, neurons and
-tokens at once, and no weight gradient is formed. Norm gains: δ·(x̂ ∘ T_γ + T_β); embeddings: δ·T[id]; a tied matrix has
-one share, the embedding's, of both its places.
+δ·(T x + T_b) with δ = ∂M/∂y, so one backward pass to the activations gives the shares of all modules, heads, neurons
+and tokens at once, and no weight gradient is formed. Norm gains: δ·(x̂ ∘ T_γ + T_β); embeddings: δ·T[id]; a tied matrix
+has one share, the embedding's, of both its places.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ class Integrand:
 
     def _logits(self, module: Module, x: Float[Tensor, "n d_model"], words: Tensor) -> Float[Tensor, "n words"]:
         """T x + T_b of these words."""
-        matrix = self._matrix(module, words) if module.parameter in self.moved else x.new_zeros(len(words), x.shape[1])
-        bias = self._bias(module)
+        matrix, bias = self._matrix(module, words), self._bias(module)
+        matrix = x.new_zeros(len(words), x.shape[1]) if matrix is None else matrix
         return linear(x, matrix, None if bias is None else bias[words])
 
     def _linear(

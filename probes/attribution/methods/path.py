@@ -160,7 +160,7 @@ def path_effects(
     else:
         base, tuned = ends
     at = np.flatnonzero(~np.isnan(base + tuned))
-    known, base, tuned = [encoded[i] for i in at], base[at], tuned[at]
+    known, base, tuned = [encoded[i] for i in at.tolist()], base[at], tuned[at]
     whole = float(np.abs(tuned - base).sum())
     still = whole <= floor * len(known)
     allowed = np.inf if still else tolerance * whole / len(known)
