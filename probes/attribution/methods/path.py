@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from probes.attribution.checks import Check, completeness
 from probes.attribution.effects import Effects, floor_of
-from probes.attribution.forwards import Floats, Variant, values
+from probes.attribution.forwards import Floats, Model, Variant, values
 from probes.attribution.integrand import Integrand
 from probes.attribution.metric import Metric
 from probes.attribution.quadrature import Integral
@@ -99,7 +99,7 @@ def path(
         nodes=nodes,
         most_nodes=most_nodes,
         tolerance=tolerance,
-        ends=(work.under([Variant("base")])[0], work.under([Variant("tuned")])[0]),
+        ends=(_end(work, "base"), _end(work, "tuned")),
         floor=floor_of(work.floors, ALL_DOMAINS),
         told=work.progress,
     )
@@ -203,6 +203,16 @@ def _require_gradients(pair: Pair, metric: Metric) -> None:
         )
     if {pair.base.dtype, pair.tuned.dtype} != {torch.float32}:
         raise RunError("path: gradients along the path need float32; leave out --dtype, or use graft and revert")
+
+
+def _end(work: Work, name: Model) -> Floats:
+    """The metric of every prompt under one model as it is, which other methods may have read."""
+    own = Variant(name)
+    if not work.known.has(own, work.prompts):
+        model = work.pair.base if name == "base" else work.pair.tuned
+        value = _by_prompt(model, work.encoded, work.batch_size, work.pair.pad_id, work.metric)
+        work.known.keep(work.prompts, {own: value})
+    return work.known.of(own, work.prompts)
 
 
 def _by_prompt(model: nn.Module, encoded: Sequence[Encoded], batch_size: int, pad_id: int, metric: Metric) -> Floats:
