@@ -21,11 +21,8 @@ Nodes = Annotated[int, Field(strict=True, ge=1, le=256)]
 
 
 def _cost(_architecture: Architecture, _units: Sequence[Unit], settings: Any) -> Cost:
-    """Both ends, and a forward with its backward at every node; the nodes may double."""
-    doubled, every = settings.nodes, 0
-    while doubled <= settings.most_nodes:
-        every, doubled = every + doubled, 2 * doubled
-    return Cost(2 + settings.nodes, settings.nodes, 2 + every)
+    """Both ends, and a forward with its backward at every node; a prompt that needs more keeps those it has."""
+    return Cost(2 + settings.nodes, settings.nodes, 2 + settings.most_nodes)
 
 
 def _enough_nodes(nodes: int, most_nodes: int, **_others: object) -> None:
