@@ -64,15 +64,14 @@ class Reading:
             missing = [each for each in some if not known.has(each, prompts)]
             done += len(some) * len(which)
             yield prompts, self._read(missing, which) if missing else {}, done, total
-        for several in (
-            [each for each in others if not each.control],
-            *([each] for each in others if each.control),
-        ):
+        for several in ([each for each in others if not each.control], *([each] for each in others if each.control)):
             for batch in self._batches if several else ():
                 prompts = tuple(item.prompt.id for item in batch.encoded)
                 missing = [each for each in several if not known.has(each, prompts)]
-                done += len(several)
-                yield prompts, self._one_by_one(missing, batch) if missing else {}, done, total
+                done += len(several) - len(missing)
+                for variant, found in self._one_by_one(missing, batch):
+                    done += 1
+                    yield prompts, {variant: found}, done, total
 
     def _read(self, variants: Sequence[Variant], which: Sequence[int]) -> dict[Variant, Floats]:
         model: Model = variants[0].model
@@ -81,11 +80,11 @@ class Reading:
         found = values_of_variants(self._model(model), rows, levels, self._swaps.at, self._metric)
         return dict(zip(variants, found, strict=True))
 
-    def _one_by_one(self, variants: Sequence[Variant], batch: Batch) -> dict[Variant, Floats]:
-        model = self._model(variants[0].model)
-        swaps = [self._swaps.of(variant) for variant in variants]
-        _, found = values_under(model, self._pair.architecture, swaps, [batch], self._metric)
-        return dict(zip(variants, found, strict=True))
+    def _one_by_one(self, variants: Sequence[Variant], batch: Batch) -> Iterator[tuple[Variant, Floats]]:
+        if variants:
+            model, architecture = self._model(variants[0].model), self._pair.architecture
+            swaps = [self._swaps.of(variant) for variant in variants]
+            yield from zip(variants, values_under(model, architecture, swaps, batch, self._metric), strict=True)
 
     def _model(self, name: Model) -> PreTrainedModel:
         return self._pair.base if name == "base" else self._pair.tuned

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes.attribution.forwards import Variant, from_model, values_under
+from probes.attribution.forwards import Model, Variant
 from probes.attribution.packing import packs
 from probes.attribution.units import Unit, components, units_of
 from tests.pairs import HYBRIDS, MEASURED
@@ -20,18 +20,18 @@ RECURRENT = {"qwen3_next", "falcon_h1", "mamba"}
 @pytest.mark.parametrize("architecture", MEASURED + HYBRIDS)
 def test_stacked_values_are_those_of_one_forward_each(architecture: str) -> None:
     case = Case(architecture)
-    pair, metric = case.pair, case.metric()
+    pair, _metric = case.pair, case.metric()
     all_units = components(pair.architecture)
     sets: list[list[Unit]] = [[unit] for unit in all_units]
     for granularity in ("module", "head", "kv_head", "expert", "neuron"):
         units = units_of(pair.architecture, granularity)
         sets += [[unit] for unit in units[:: max(1, len(units) // 3)]]
     sets += [all_units[:3], all_units[1:4], all_units[::2], all_units]
-    for name, model, other in (("base", pair.base, pair.tuned), ("tuned", pair.tuned, pair.base)):
+    models: tuple[Model, ...] = ("base", "tuned")
+    for name in models:
         work = case.work()
         start, found = work.under([Variant(name, tuple(units)) for units in sets])
-        swaps = [from_model(model, other, pair.architecture, units) for units in sets]
-        wanted_start, wanted = values_under(model, pair.architecture, swaps, case.batches, metric)
+        wanted_start, *wanted = case.one_by_one(name, [[], *sets])
         assert np.allclose(start, wanted_start, rtol=0, atol=2e-5)
         assert np.allclose(found, wanted, rtol=0, atol=2e-5)
         assert work.reading.stacked(name) == (architecture not in RECURRENT)
@@ -39,10 +39,8 @@ def test_stacked_values_are_those_of_one_forward_each(architecture: str) -> None
 
 @pytest.mark.parametrize("metric", ["kl", "target_nll", "exact_match"])
 def test_every_metric_reads_the_positions_that_are_its_own(case: Case, metric: str) -> None:
-    pair, work = case.pair, case.work(metric)
-    units = components(pair.architecture)
-    swaps = [from_model(pair.base, pair.tuned, pair.architecture, [unit]) for unit in units]
-    _, wanted = values_under(pair.base, pair.architecture, swaps, case.batches, case.metric(metric))
+    work, units = case.work(metric), components(case.pair.architecture)
+    wanted = case.one_by_one("base", [[unit] for unit in units], metric)
     _, found = work.under([Variant("base", (unit,)) for unit in units])
     assert np.allclose(found, wanted, rtol=0, atol=2e-5) and work.reading.stacked("base")
 
@@ -114,8 +112,7 @@ def test_a_model_that_takes_no_mask_is_read_one_by_one(case: Case, monkeypatch: 
     work, units = case.work(), components(pair.architecture)
     start, found = work.under([Variant("base", (unit,)) for unit in units])
     assert not work.reading.stacked("base")
-    swaps = [from_model(pair.base, pair.tuned, pair.architecture, [unit]) for unit in units]
-    plain, wanted = values_under(pair.base, pair.architecture, swaps, case.batches, case.metric())
+    plain, *wanted = case.one_by_one("base", [[], *([unit] for unit in units)])
     assert np.array_equal(found, wanted) and np.array_equal(start, plain)
 
 
