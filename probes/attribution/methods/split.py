@@ -7,16 +7,14 @@ part is compared with a random step of the same norm in the same subspace, becau
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from probes.attribution.effects import FORWARD, Effects
-from probes.attribution.forwards import Variant
+from probes.attribution.forwards import Part, Variant
 from probes.attribution.subspaces import groups_of
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
 from probes.capture.runner import with_bases
 
-Part = Literal["inside", "outside"]
 _INSIDE: Part = "inside"
 _OUTSIDE: Part = "outside"
 #: Inside the subspace or outside; T, or a control in its place.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tv.prompts.metric import answering, metric
+from tv.prompts.metric import answering, metric, parting
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +25,7 @@ def target_nll(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tenso
     unit="logits, target − foil",
     better=True,
     needs="foil",
-    reads=answering,
+    reads=parting,
     matters=0.1,
 )
 def logit_diff(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
