@@ -27,7 +27,7 @@ from probes.capture.behaviour_floor import behaviour_floor
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.final_answers import TOKENS, final_answers, require_answers_in
-from probes.capture.loading import Pairs, as_model, require_backend
+from probes.capture.loading import Pairs, as_model, require_backend, require_streamable
 from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
@@ -179,6 +179,7 @@ def prepare(
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)
+    require_streamable(models)
     prompts = read_prompts(chosen.prompts)
     _require_domains(prompts)
     if chosen.answer_pattern is not None:

@@ -81,6 +81,8 @@ class Weights:
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint, self.device = checkpoint, device
         self.reads = 0  # bytes in the model's dtype that were read so far
+        self._dtype = model.dtype
+        self._then: tuple[torch.dtype, ...] = ()  # what a parameter is rounded to once it is read
         self._empty: dict[str, nn.Parameter] = dict(model.named_parameters())
         missing = next((name for name in self._empty if name not in checkpoint.reader.infos), None)
         if missing is not None:
@@ -101,6 +103,14 @@ class Weights:
     def largest(self) -> int:
         """Bytes of the largest part, a block or a matrix outside them."""
         return max(sum(self._empty[name].nbytes for name in names) for names in self._parts.values())
+
+    def rounded(self, *dtypes: torch.dtype) -> PreTrainedModel:
+        """Another streamed model of the same checkpoint, rounded to each of these dtypes in turn."""
+        model = streamed(self.checkpoint, self._dtype, str(self.device))
+        for dtype in dtypes:
+            model = model.to(dtype)
+        model.weights._then = dtypes
+        return model
 
     def enter(self, module: nn.Module) -> None:
         """Read what a module needs, unless it is there. Other parts go first, unless a block is running."""
@@ -129,7 +139,10 @@ class Weights:
         """A parameter in the model's dtype, a copy. It is checked to be finite the first time."""
         stored = self.checkpoint.reader.read(name) if name in self._checked else self.checkpoint.tensor(name)
         self._checked.add(name)
-        return stored.to(self.device, self._dtypes[name], copy=True).contiguous()
+        value = stored.to(self.device, self._dtypes[name], copy=True).contiguous()
+        for dtype in self._then:
+            value = value.to(dtype)
+        return value
 
     def _put(self, name: str, parameter: nn.Parameter) -> None:
         for owner, leaf in self._homes[name]:
