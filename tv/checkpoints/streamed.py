@@ -136,10 +136,14 @@ class Weights:
                 self._held.add(name)
 
     def _value(self, name: str) -> Tensor:
-        """A parameter in the model's dtype, a copy. It is checked to be finite the first time."""
+        """A parameter in the model's dtype, checked to be finite the first time.
+
+        It stays in the mapped file where it is stored so, as in a model that transformers loads: short products depend
+        on how a matrix lies in memory, in their last bit.
+        """
         stored = self.checkpoint.reader.read(name) if name in self._checked else self.checkpoint.tensor(name)
         self._checked.add(name)
-        value = stored.to(self.device, self._dtypes[name], copy=True).contiguous()
+        value = stored.to(self.device, self._dtypes[name])
         for dtype in self._then:
             value = value.to(dtype)
         return value

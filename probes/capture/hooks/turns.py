@@ -7,6 +7,7 @@ hands over to those that are not there yet. What waits meanwhile lies in memory 
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,6 @@ from heapq import heappop, heappush
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
@@ -184,7 +184,7 @@ class Shelf:
         """Let it wait. The result brings it back: the same tensor, with all its views."""
         storage = value.untyped_storage()
         n = storage.nbytes()
-        if self.held + n <= self.bound or value.device.type != "cpu":
+        if self.held + n <= self.bound or value.device.type != "cpu" or not storage.resizable():
             self.held += n
 
             def release() -> None:
@@ -197,14 +197,14 @@ class Shelf:
         offset = spare.pop() if spare else self._end
         self._end = max(self._end, offset + n)
         self._file.seek(offset)
-        self._file.write(_bytes(value).data)
+        self._file.write(_bytes(storage))
         self.written += n
         storage.resize_(0)
 
         def back() -> None:
             storage.resize_(n)
             self._file.seek(offset)
-            self._file.readinto(_bytes(value).data)
+            self._file.readinto(_bytes(storage))
             spare.append(offset)
 
         return back
@@ -215,9 +215,9 @@ class Shelf:
             self._file.close()
 
 
-def _bytes(value: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    whole = torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage())
-    return whole.numpy()
+def _bytes(storage: torch.UntypedStorage) -> Any:
+    """The bytes themselves. Not by numpy, after which a storage cannot be resized."""
+    return (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr())
 
 
 def unwind(tasks: Iterable[greenlet]) -> None:
