@@ -159,18 +159,9 @@ class Attributor:
     def _curves(self, work: Work, effects: pd.DataFrame, scores: Scores) -> Tables:
         units = components(work.pair.architecture)
         rankings = rankings_of({**_scores(work, effects), "norm": _norms(work.pair, units), **scores}, units)
-        moved = curves(
-            work.pair,
-            rankings,
-            batches(_drawn(work, self.wanted.curve_prompts), 4 * work.batch_size, work.pair.pad_id),
-            work.metric,
-            draws=self.wanted.curve_draws,
-            points=self.wanted.curve_points,
-            seed=work.seed,
-            clusters=work.clusters,
-            floor=floor_of(work.floors, ALL_DOMAINS),
-            told=work.named("curves").told,
-        )
+        drawn = batches(_drawn(work, self.wanted.curve_prompts), 4 * work.batch_size, work.pair.pad_id)
+        on_these = replace(work.named("curves"), batches=drawn)
+        moved = curves(on_these, rankings, draws=self.wanted.curve_draws, points=self.wanted.curve_points)
         points = work.means(moved.points, ["ranking", "draw", "direction", "n"])
         return {
             name: rows.assign(metric=work.metric.name) for name, rows in (("curves", points), ("areas", moved.areas))

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probes.attribution.effects import BACKWARD, FORWARD
-from probes.attribution.forwards import Told, from_model, values_under
-from probes.attribution.metric import Metric
+from probes.attribution.effects import BACKWARD, FORWARD, floor_of
+from probes.attribution.forwards import Model, Variant
 from probes.attribution.units import Unit
-from probes.capture.pair import Pair
-from tv.prompts.encoding import Batch
+from probes.attribution.work import Work
+from probes.store.schemas import ALL_DOMAINS
 from tv.stats.change import LEAST_FLOOR
 from tv.stats.means import mean_interval
 
@@ -44,45 +43,29 @@ def rankings_of(scores: Mapping[str, Mapping[Unit, float]], units: Sequence[Unit
     }
 
 
-def curves(
-    pair: Pair,
-    rankings: Mapping[str, Sequence[Unit]],
-    batches: Sequence[Batch],
-    metric: Metric,
-    *,
-    draws: int = 5,
-    points: int | None = None,
-    seed: int = 0,
-    clusters: Mapping[str, str] | None = None,
-    floor: float = LEAST_FLOOR,
-    told: Told | None = None,
-) -> Curves:
+def curves(work: Work, rankings: Mapping[str, Sequence[Unit]], *, draws: int = 5, points: int | None = None) -> Curves:
     """Every ranking of the same units, and `draws` random orders, cumulatively in both directions.
 
     `points` bounds how many values of n are tried besides 0 and all: evenly on a log scale, so that the head of a
-    ranking is seen in full. A set of units that several curves share is evaluated once. `clusters` and `floor` are
-    those of `areas_of`.
+    ranking is seen in full. A set of units that several curves share is evaluated once.
     """
     units = list(next(iter(rankings.values())))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(work.seed)
     shuffled = [[units[i] for i in generator.permutation(len(units))] for _ in range(draws)]
     orders = [(name, 0, list(order)) for name, order in rankings.items()]
     orders += [(RANDOM, draw, order) for draw, order in enumerate(shuffled)]
     sizes = sizes_tried(len(units), points)
-    sets = list(dict.fromkeys(frozenset(order[:n]) for _, _, order in orders for n in sizes if n))
     curve = pd.MultiIndex.from_tuples(
         [(name, draw, n) for name, draw, _ in orders for n in sizes], names=["ranking", "draw", "n"]
     )
-    prompts, parts = pd.Index([item.prompt.id for batch in batches for item in batch.encoded], name="prompt_id"), []
-    for direction, model, other in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
-        swaps = [from_model(model, other, pair.architecture, sorted(subset, key=str)) for subset in sets]
-        start, moved = values_under(model, pair.architecture, swaps, batches, metric, told)
-        value = {subset: moved[i] for i, subset in enumerate(sets)} | {frozenset(): start}
-        table = np.stack([value[frozenset(order[:n])] for _, _, order in orders for n in sizes])
+    prompts, parts = pd.Index(work.prompts, name="prompt_id"), []
+    models: tuple[tuple[str, Model], ...] = ((FORWARD, "base"), (BACKWARD, "tuned"))
+    for direction, model in models:
+        _, table = work.under([Variant(model, tuple(order[:n])) for _, _, order in orders for n in sizes])
         long = pd.DataFrame(table, curve, prompts).stack().rename("value").reset_index()
         parts.append(long.assign(direction=direction))
     every = pd.concat(parts, ignore_index=True).dropna(subset="value")
-    return Curves(every, areas_of(every, clusters, floor))
+    return Curves(every, areas_of(every, work.clusters, floor_of(work.floors, ALL_DOMAINS)))
 
 
 def areas_of(

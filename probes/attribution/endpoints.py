@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from probes.attribution.checks import Check
-from probes.attribution.forwards import from_model, values_under
+from probes.attribution.forwards import Variant
 from probes.attribution.methods.patch import is_written, patched_with_itself
 from probes.attribution.units import components
 from probes.attribution.work import Work
@@ -19,15 +19,13 @@ EXACT = 1e-5
 
 def endpoints(work: Work) -> list[Check]:
     """Grafting all components gives the tuned model, reverting all the base; self-patching changes nothing."""
-    pair = work.pair
-    units = components(pair.architecture)
+    units = components(work.pair.architecture)
+    base, all_grafted = work.under([Variant("base", tuple(units))])
+    tuned, all_reverted = work.under([Variant("tuned", tuple(units))])
     checks = []
-    for method, model, other in (("graft", pair.base, pair.tuned), ("revert", pair.tuned, pair.base)):
-        everything = from_model(model, other, pair.architecture, units)
-        _, moved = values_under(model, pair.architecture, [everything], work.batches, work.metric)
-        wanted, _ = values_under(other, pair.architecture, [], work.batches, work.metric)
-        off = float(np.nanmax(np.abs(moved[0] - wanted), initial=0.0))
+    for method, moved, wanted in (("graft", all_grafted[0], tuned), ("revert", all_reverted[0], base)):
+        off = float(np.nanmax(np.abs(moved - wanted), initial=0.0))
         checks.append(Check("endpoint", method, ALL_DOMAINS, off, EXACT))
-    first = next(unit for unit in units if unit.layer >= 0 and is_written(unit, pair.architecture))
+    first = next(unit for unit in units if unit.layer >= 0 and is_written(unit, work.pair.architecture))
     off = patched_with_itself(replace(work, batches=work.batches[:1]), first)
     return [*checks, Check("no_op", "patch", ALL_DOMAINS, off, EXACT)]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,8 +25,29 @@ from tv.architecture.values import values_of
 from tv.prompts.encoding import Batch
 
 Floats = NDArray[np.float64]
+#: Of a pair.
+Model = Literal["base", "tuned"]
 #: Progress callback: (forwards over the prompts done, total).
 Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model whose metric is wanted, as data: it can be compared, pickled and named in a journal.
+
+    It starts from one model of the pair. The weights of `units` are taken from the other. With a `control`, they are
+    moved by that draw of a control vector instead; with a `part`, only by what of T (or of the control) lies inside or
+    outside the pretrained subspaces. Without units it is the model as it is. The order of units does not matter.
+    """
+
+    model: Model
+    units: tuple[Unit, ...] = ()
+    control: str = ""
+    draw: int = 0
+    part: Literal["", "inside", "outside"] = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", tuple(sorted(self.units, key=astuple)))
 
 
 @dataclass(frozen=True)

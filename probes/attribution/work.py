@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 
-from probes.attribution.forwards import Told
+from probes.attribution.forwards import Told, Variant, values_under
+from probes.attribution.known import Known
 from probes.attribution.metric import Metric
+from probes.attribution.subspaces import Bases
+from probes.attribution.swaps import Swaps
 from probes.capture.pair import Pair
-from probes.measures.ledger import OutputBasis
 from probes.store.schemas import ALL_DOMAINS
-from tv.architecture.anatomy import Module
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.stats.means import Floats, mean_interval
 from tv.stats.proportions import share_interval
 
 #: Progress callback: (done, total, step).
 Progress = Callable[[int, int, str], None]
-#: The pretrained output subspace of every matrix.
-Bases = Mapping[Module, OutputBasis]
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Work:
     floors: Mapping[str, float] = field(default_factory=dict)  # of the metric by domain: what rounding alone can do
     make_bases: Callable[[], Bases] = dict  # of the pretrained weights; costly, so made on demand
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of earlier methods, by name
+    known: Known = field(default_factory=Known)  # values of the metric, shared by all methods
     progress: Progress | None = None
     label: str = ""  # of the running step: "graft component"
 
@@ -74,6 +74,42 @@ class Work:
     def clusters(self) -> dict[str, str]:
         """Each prompt's cluster, by its id; the id itself where it has none."""
         return {item.prompt.id: item.prompt.cluster or item.prompt.id for item in self.encoded}
+
+    @cached_property
+    def swaps(self) -> Swaps:
+        """The weights of every variant."""
+        return Swaps(self.pair, self.seed, self.make_bases)
+
+    def under(self, variants: Sequence[Variant]) -> tuple[Floats, Floats]:
+        """The metric of variants of one model. What is known is not computed again, and what is computed is kept.
+
+        Args:
+            variants: All of them start from the same model.
+
+        Returns:
+            Of that model as it is, (prompts,), and under each variant, (variants, prompts), in the order of `prompts`.
+        """
+        start = Variant(variants[0].model)
+        wanted = list(dict.fromkeys((start, *variants)))
+        todo = [(several, batch) for several in _together(wanted) for batch in self.batches]
+        done, total = 0, len(wanted) * len(self.batches)
+        for several, batch in todo:
+            prompts = [item.prompt.id for item in batch.encoded]
+            missing = [variant for variant in several if not self.known.has(variant, prompts)]
+            if missing:
+                self.known.keep(prompts, self._read(missing, batch))
+            done += len(several)
+            if self.told:
+                self.told(done, total)
+        found = [self.known.of(variant, self.prompts) for variant in (start, *variants)]
+        return found[0], np.stack(found[1:])
+
+    def _read(self, variants: Sequence[Variant], batch: Batch) -> dict[Variant, Floats]:
+        """The metric of a batch's prompts under variants of one model."""
+        model = self.pair.base if variants[0].model == "base" else self.pair.tuned
+        swaps = [self.swaps.of(variant) for variant in variants]
+        _, under = values_under(model, self.pair.architecture, swaps, [batch], self.metric)
+        return dict(zip(variants, under, strict=True))
 
     @property
     def told(self) -> Told | None:
@@ -103,6 +139,12 @@ class Work:
             mean, lo, hi = _estimated(table.to_numpy(np.float64), clusters)
             parts.append(table.columns.to_frame(index=False).assign(value=mean, lo=lo, hi=hi, domain=domain))
         return pd.concat(parts, ignore_index=True)
+
+
+def _together(variants: Sequence[Variant]) -> Iterator[list[Variant]]:
+    """Variants that are read on one batch before the next. A control is made anew each time, so it is read alone."""
+    yield [variant for variant in variants if not variant.control]
+    yield from ([variant] for variant in variants if variant.control)
 
 
 def _estimated(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats, Floats]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from probes.attribution.forwards import from_model, values_under
+from probes.attribution.forwards import Variant
 from probes.attribution.units import Unit, components
 from probes.attribution.work import Rows, Work
 from probes.methods import Cost, attribution_method
@@ -48,15 +48,14 @@ def cuts(work: Work) -> pd.DataFrame:
     `late`'s. At every cut the four rows base/base, base/tuned, tuned/base, tuned/tuned make a 2 × 2 table: where the
     upstream change alone moves the metric, the base can already read it.
     """
-    pair, architecture = work.pair, work.pair.architecture
+    architecture = work.pair.architecture
     units = components(architecture)
     layers = range(architecture.n_layers + 1)
     # With the late layers from the other model, everything before the cut is reused.
     late = [[unit for unit in units if unit.layer >= cut] for cut in layers]
     plain, crossed = {}, {}
-    for name, model, other in (("base", pair.base, pair.tuned), ("tuned", pair.tuned, pair.base)):
-        swaps = [from_model(model, other, architecture, moved) for moved in late]
-        plain[name], crossed[name] = values_under(model, architecture, swaps, work.batches, work.metric, work.told)
+    plain["base"], crossed["base"] = work.under([Variant("base", tuple(moved)) for moved in late])
+    plain["tuned"], crossed["tuned"] = work.under([Variant("tuned", tuple(moved)) for moved in late])
     rows = []
     for cut in layers:
         for upstream, last, value in (

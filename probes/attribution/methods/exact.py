@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from torch import Tensor
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects, in_domains
-from probes.attribution.forwards import Floats, Swap, from_model, swapped, values, values_under
-from probes.attribution.units import WHOLE, Unit, components, pieces
+from probes.attribution.forwards import Variant
+from probes.attribution.units import WHOLE, Unit, components
 from probes.attribution.work import Rows, Work
 from probes.errors import RunError
 from probes.methods import Cost, attribution_method
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture
-from tv.architecture.values import values_of
-from tv.arithmetic.controls import control
-from tv.checkpoints.extraction import extract
-from tv.checkpoints.vector import TuningVector
-from tv.runtime.common_rows import common_rows
-from tv.runtime.seeds import seed_of
 
 _EVERY = ("component", "module", "head", "kv_head", "expert", "neuron")
 Draws = Annotated[
@@ -76,13 +68,11 @@ def graft(
     Raises:
         RunError: There are more neurons than that, and `path` has not ranked them.
     """
-    pair = work.pair
     moved = _one_by_one(work, units, neurons)
-    swaps = [from_model(pair.base, pair.tuned, pair.architecture, [unit]) for unit in moved]
-    start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
+    start, values = work.under([Variant("base", (unit,)) for unit in moved])
     yield Effects("graft", FORWARD, tuple(moved), work.prompts, values - start)
     if WHOLE in units and work.controls:
-        yield from _drawn(work, start, control_draws)
+        yield from _drawn(work, control_draws)
         if component_controls:
             yield from _by_component(work)
 
@@ -107,56 +97,31 @@ def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Itera
     Raises:
         RunError: There are more neurons than that, and `path` has not ranked them.
     """
-    pair = work.pair
     moved = _one_by_one(work, units, neurons)
-    swaps = [from_model(pair.tuned, pair.base, pair.architecture, [unit]) for unit in moved]
-    start, values = values_under(pair.tuned, pair.architecture, swaps, work.batches, work.metric, work.told)
+    start, values = work.under([Variant("tuned", (unit,)) for unit in moved])
     yield Effects("revert", BACKWARD, tuple(moved), work.prompts, start - values)
 
 
-def graft_vector(work: Work, vector: Mapping[str, Tensor], units: Sequence[Unit], control: str) -> Effects:
-    """Graft another tuning vector in T's place, given by parameter: M(θ_pre + R_c) − M(θ_pre)."""
-    pair = work.pair
-    before = values_of(pair.base)
-
-    def swap(unit: Unit) -> Swap:
-        names = [piece.parameter for piece in pieces(pair.architecture, unit, before) if piece.parameter in vector]
-        return Swap(lambda: {name: _stepped(before[name], vector[name]) for name in names}, unit.layer)
-
-    swaps = [swap(unit) for unit in units]
-    start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
-    return Effects("graft", FORWARD, tuple(units), work.prompts, values - start, control)
-
-
-def _drawn(work: Work, start: Floats, draws: int) -> Iterator[Effects | Rows]:
+def _drawn(work: Work, draws: int) -> Iterator[Effects | Rows]:
     """Control vectors in place of the whole T: the mean effect of every draw, and the first one prompt by prompt."""
-    pair, before = work.pair, values_of(work.pair.base)
-    vector = extract(pair.base, pair.tuned)
     domains = {name: np.isin(work.prompts, sorted(prompts)) for name, prompts in in_domains(work.domains).items()}
     rows: list[dict[str, object]] = []
     for kind in work.controls:
-        told = work.named(f"control {kind}").told
-        for draw in range(draws):
-            drawn = control(vector, kind, work.seed if draw == 0 else seed_of(f"{work.seed} {draw}"))
-            whole = Swap(partial(_all_stepped, before, drawn), first=-1)
-            with swapped(pair.base, whole):
-                effects = values(pair.base, work.batches, work.metric) - start
+        drawn = [Variant("base", (WHOLE,), kind, draw) for draw in range(draws)]
+        start, values = work.named(f"control {kind}").under(drawn)
+        for draw, effects in enumerate(values - start):
             labels = {"control": kind, "draw": draw}
             rows += [labels | {"domain": name, "effect": np.nanmean(effects[at])} for name, at in domains.items()]
-            if draw == 0:
-                yield Effects("graft", FORWARD, (WHOLE,), work.prompts, effects[None], kind)
-            if told:
-                told(draw + 1, draws)
+        yield Effects("graft", FORWARD, (WHOLE,), work.prompts, values[:1] - start, kind)
     yield Rows("control_draws", pd.DataFrame(rows))
 
 
 def _by_component(work: Work) -> Iterator[Effects]:
     """The same controls, grafted component by component."""
-    vector = extract(work.pair.base, work.pair.tuned)
+    units = tuple(components(work.pair.architecture))
     for kind in work.controls:
-        drawn = control(vector, kind, work.seed)
-        tensors = {name: drawn[name] for name in drawn.names}
-        yield graft_vector(work.named(f"control {kind}"), tensors, components(work.pair.architecture), kind)
+        start, values = work.named(f"control {kind}").under([Variant("base", (unit,), kind) for unit in units])
+        yield Effects("graft", FORWARD, units, work.prompts, values - start, kind)
 
 
 def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Unit]:
@@ -170,15 +135,3 @@ def _one_by_one(work: Work, units: Sequence[Unit], neurons: int) -> Sequence[Uni
     first = over_all.loc[over_all.effect.abs().nlargest(neurons).index]
     chosen = set(zip(first.layer, first.expert, first.neuron, strict=True))
     return [unit for unit in units if (unit.layer, unit.expert, unit.neuron) in chosen]
-
-
-def _all_stepped(before: Mapping[str, Tensor], vector: TuningVector) -> dict[str, Tensor]:
-    return {name: _stepped(before[name], vector[name]) for name in vector.names}
-
-
-def _stepped(parameter: Tensor, step: Tensor) -> Tensor:
-    """parameter + step; with a grown vocabulary, only in the rows that both have."""
-    moved = parameter.detach().clone()
-    there, step = common_rows(moved, step)
-    there += step.to(there)
-    return moved

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from probes.attribution.effects import FORWARD, Effects
-from probes.attribution.forwards import from_model, values_under
+from probes.attribution.forwards import Variant
 from probes.attribution.units import Unit, components
 from probes.attribution.work import Work
 from probes.methods import Cost, attribution_method
@@ -45,15 +45,13 @@ def shapley(work: Work, units: Sequence[Unit], *, orders: Orders = 10) -> Iterat
         units: What is moved; all components where none are given.
         orders: Random orders.
     """
-    pair = work.pair
-    units = units or components(pair.architecture)
+    units = units or components(work.pair.architecture)
     generator = np.random.default_rng(work.seed)
     n = len(units)
     drawn = [generator.permutation(n) for _ in range(orders)]
     paths = [order for one in drawn for order in (one, one[::-1])]
     sets = list(dict.fromkeys(frozenset(path[:size].tolist()) for path in paths for size in range(1, n + 1)))
-    swaps = [from_model(pair.base, pair.tuned, pair.architecture, [units[i] for i in sorted(some)]) for some in sets]
-    start, values = values_under(pair.base, pair.architecture, swaps, work.batches, work.metric, work.told)
+    start, values = work.under([Variant("base", tuple(units[i] for i in some)) for some in sets])
     value = {some: values[i] for i, some in enumerate(sets)} | {frozenset(): start}
     total = np.zeros((n, len(start)))
     for path in paths:

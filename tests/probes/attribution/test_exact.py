@@ -1,15 +1,18 @@
 """Grafts and reverts are exact, complete at every granularity, and leave the models bit for bit as they were."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from probes.attribution.effects import Effects
-from probes.attribution.forwards import from_model, swapped, values, values_under
-from probes.attribution.methods.exact import graft, graft_vector, revert
+from probes.attribution.forwards import Variant, from_model, swapped, values, values_under
+from probes.attribution.methods.exact import graft, revert
 from probes.attribution.units import WHOLE, Unit, components, units_of
 from tests.pairs import MEASURED
 from tests.probes.attribution.conftest import Case, checksum
+from tv.arithmetic.controls import CONTROLS, control_vector
 
 
 @pytest.mark.parametrize("architecture", MEASURED)
@@ -112,16 +115,29 @@ def test_a_planted_cause_is_found_alone(case: Case, cause: tuple[int, str]) -> N
             assert np.array_equal(effect, whole if (unit.layer, unit.component) == cause else 0 * whole)
 
 
-def test_grafting_the_vector_itself_is_grafting_the_tuned_weights(case: Case) -> None:
-    pair = case.pair
-    after = dict(pair.tuned.named_parameters())
-    vector = {name: after[name].detach() - value.detach() for name, value in pair.base.named_parameters()}
-    units = [WHOLE, *components(pair.architecture)]
-    (real,) = graft(case.work(), units)
-    same = graft_vector(case.work(), vector, units, "itself")
-    assert np.allclose(real.values, same.values, atol=1e-5)
-    nothing = {name: torch.zeros_like(value) for name, value in vector.items()}
-    assert (graft_vector(case.work(), nothing, units, "nothing").values == 0).all()
+def test_grafting_the_vector_itself_is_grafting_the_tuned_weights(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "random" in CONTROLS  # its files are imported
+    monkeypatch.setattr(CONTROLS, "_entries", dict(CONTROLS._entries))
+    control_vector("itself")(lambda step, _generator: step)
+    control_vector("nothing")(lambda step, _generator: torch.zeros_like(step))
+    units, work = [WHOLE, *components(case.pair.architecture)], case.work()
+    (real,) = graft(work, units)
+    for control, wanted in (("itself", real.values), ("nothing", 0 * real.values)):
+        start, found = work.under([Variant("base", (unit,), control) for unit in units])
+        assert np.allclose(found - start, wanted, rtol=0, atol=1e-5 * (control == "itself"))
+
+
+def test_variants_are_data_and_none_is_read_twice(case: Case) -> None:
+    work, units = case.work(), tuple(components(case.pair.architecture)[:3])
+    one = Variant("base", units)
+    assert one == Variant("base", units[::-1]) and pickle.loads(pickle.dumps(one)) == one
+    start, values = work.under([one, Variant("base"), one])
+    assert np.array_equal(values[0], values[2]) and np.array_equal(values[1], start)
+    with torch.no_grad():  # were it read again, it would answer otherwise
+        case.pair.base.get_output_embeddings().weight.zero_()
+    again = work.named("again").under([one])
+    assert np.array_equal(again[0], start) and np.array_equal(again[1][0], values[0])
+    assert not np.array_equal(work.under([Variant("base", units[:2])])[1][0], values[0])
 
 
 def test_controls_of_the_whole_vector_are_drawn_often(case: Case) -> None:

@@ -19,8 +19,9 @@ from probes.attribution.methods.depth import cuts
 from probes.attribution.methods.exact import graft, revert
 from probes.attribution.methods.path import path_effects
 from probes.attribution.methods.shapley import shapley
-from probes.attribution.methods.split import _parameters, projected, split
+from probes.attribution.methods.split import split
 from probes.attribution.metric import answerable, answers, metric_of
+from probes.attribution.subspaces import projected, with_parts
 from probes.attribution.units import WHOLE, Unit, components
 from probes.capture.pair import make_pair
 from probes.capture.runner import output_bases
@@ -74,7 +75,7 @@ def test_the_parts_of_a_split_make_up_t_where_rows_are_interleaved() -> None:
     gate, up = (pair.architecture.module(0, name, expert=1) for name in ("gate", "up"))
     bases = {m: output_basis(matrix_of(m, base.get_submodule(m.path))) for m in (gate, up)}
     before, after = (values_of(model)[gate.parameter] for model in pair.models)
-    steps = [_parameters(pair, bases, (gate, up), inside, "", 0)[gate.parameter] - before for inside in (True, False)]
+    steps = [with_parts(pair, bases, (gate, up), inside, "", 0)[gate.parameter] - before for inside in (True, False)]
     assert torch.allclose(sum(steps)[1], (after - before)[1], atol=1e-6)
     assert not any(bool(step[[0, *range(2, len(step))]].any()) for step in steps)
 
@@ -100,12 +101,12 @@ def test_shapley_values_sum_to_the_change_and_the_planted_one_has_it_all(case: C
 
 
 def test_curves_go_from_nothing_to_everything_and_reward_the_right_order(case: Case) -> None:
-    pair, metric = case.pair, case.metric()
+    pair = case.pair
     case.keep_only(lambda name, tuned, _: (tuned == tuned) & (pair.architecture.component_of(name) == (1, "mlp")))
     units = components(pair.architecture)
     cause = Unit("component", 1, "mlp")
     scores = {"right": {cause: 1.0}, "wrong": {unit: float(unit != cause) for unit in units}}
-    found = curves(pair, rankings_of(scores, units), case.batches, metric, draws=5, seed=0)
+    found = curves(case.work(), rankings_of(scores, units), draws=5)
     areas = found.areas.set_index(["ranking", "draw", "direction"])
     n = len(units)
     for direction in ("base→tuned", "tuned→base"):
@@ -114,7 +115,7 @@ def test_curves_go_from_nothing_to_everything_and_reward_the_right_order(case: C
         assert areas.n_enough["right", 0, direction] == 1
         assert areas.n_enough["wrong", 0, direction] == n
     assert found.areas.ranking.eq("random").sum() == 10
-    few = curves(pair, rankings_of(scores, units), case.batches, metric, draws=1, points=3, seed=0)
+    few = curves(case.work(), rankings_of(scores, units), draws=1, points=3)
     assert few.points.n.nunique() <= 4 and {0, 1, n} <= set(few.points.n)
 
 
