@@ -23,9 +23,7 @@ class ByLayer(Mapping[Key, Value]):
         (9, [2, 3], None)
     """
 
-    def __init__(
-        self, keys: Collection[Key], make: Callable[[Key], Value], *, layer_of: Callable[[Key], int]
-    ) -> None:
+    def __init__(self, keys: Collection[Key], make: Callable[[Key], Value], *, layer_of: Callable[[Key], int]) -> None:
         self._keys, self._make, self._layer_of = dict.fromkeys(keys), make, layer_of
         self._made: dict[Key, Value] = {}
         self._layer: int | None = None

@@ -197,6 +197,16 @@ def require_streamable(pairs: Pairs) -> None:
         raise RunError(f"stream: {reason}")
 
 
+def attributing(compute: Compute) -> Compute:
+    """The same for a run that attributes. Raises RunError where it is to be streamed: variants need whole models."""
+    if compute.stream:
+        raise RunError(
+            "stream: attribution needs both models in memory; name the other stages with --stages, or leave --stream "
+            "out"
+        )
+    return replace(compute, stream=False)
+
+
 def why_not_streamed(pairs: Pairs) -> str | None:
     """Why the models of a run cannot be read a layer at a time, and what to do; None where they can."""
     suite, compute = pairs.suite, pairs.compute

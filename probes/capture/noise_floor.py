@@ -79,7 +79,8 @@ def _compared(both: Pair, reads: Sequence[Read], batch: Batch) -> list[tuple[int
                     value = float(values[places.row.to(values.device) == i].mean())
                     rows.append((site.layer, name, item.prompt.id, value))
 
-    lockstep(both.base, both.tuned, reads, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}, reduce)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    lockstep(both.base, both.tuned, reads, inputs, reduce)
     return rows
 
 

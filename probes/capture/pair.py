@@ -87,7 +87,8 @@ def _proved(name: str, model: PreTrainedModel, architecture: Architecture) -> tu
     try:
         return prove(model, architecture)
     except ActivationError as error:
-        bad = next((at for at, value in model.named_parameters() if not (value.is_meta or bool(value.isfinite().all()))), None)
+        held = {at: value for at, value in model.named_parameters() if not value.is_meta}
+        bad = next((at for at, value in held.items() if not bool(value.isfinite().all())), None)
         what = f"{error} on random tokens" if bad is None else f"{bad} holds NaN or Inf"
         raise ActivationError(f"model {name!r}: {what}; check that checkpoint (an overflow in its weights)") from error
 

@@ -92,7 +92,7 @@ def quarter_turn(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
 def make_buffers(model: PreTrainedModel, device: torch.device) -> None:
     """Make the buffers of a model on the meta device as its class initialises them; its parameters stay there."""
     for parameter in model.parameters():
-        parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # so that initialising leaves them alone
+        parameter._is_hf_initialized = True  # so that initialising leaves them alone
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:

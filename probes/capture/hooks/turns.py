@@ -61,11 +61,11 @@ def _alone(gate: Gate, value: Tensor) -> None:
 
 
 #: Of a forward pass that keeps step with another one: what brings both to the gate.
-_meeting: dict[greenlet, Callable[[Gate, Tensor], Any]] = {}
+_meeting: dict[greenlet, Callable[..., Any]] = {}
 
 
 @contextmanager
-def meeting(at_gate: Callable[[Gate, Tensor], Any]) -> Iterator[None]:
+def meeting(at_gate: Callable[..., Any]) -> Iterator[None]:
     """Call `at_gate` where the forward pass of this greenlet comes to a gate; it waits for the other pass there."""
     _meeting[getcurrent()] = at_gate
     try:
@@ -192,7 +192,7 @@ class Shelf:
 
             return release
         if self._file is None:
-            self._file = TemporaryFile()
+            self._file = TemporaryFile()  # noqa: SIM115  (`close` closes it)
         spare = self._free.setdefault(n, [])
         offset = spare.pop() if spare else self._end
         self._end = max(self._end, offset + n)
