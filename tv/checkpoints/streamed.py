@@ -179,6 +179,8 @@ class Weights:
 
     def _entered(self, block: bool) -> Callable[..., None]:
         def hook(module: nn.Module, _args: Any) -> None:
+            if "forward" in module.__dict__:  # replaced by what needs no weights: a block that is skipped
+                return
             if block:
                 self._inside = None
             self.enter(module)
