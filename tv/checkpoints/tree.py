@@ -97,7 +97,7 @@ def tree_of(model: PreTrainedModel) -> Tree:
         >>> from tv.architecture.resolve import skeleton
         >>> tree = tree_of(skeleton(tv.open_checkpoint("data/models/base").config))
         >>> tree.kind, tree.tied
-        ('LlamaForCausalLM', True)
+        ('LlamaForCausalLM', False)
     """
     from tv.architecture.trunk import ends_of
     from tv.architecture.values import values_of
