@@ -27,8 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO, SHAPE = 2.2, 2.5
 
 #: Run by either build, so it stands on what both have.
-_ONCE = (
-    """
+_ONCE = """
 import json, resource, sys, time
 import probes
 cpu = lambda: sum(getattr(resource.getrusage(who), key) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -48,10 +47,9 @@ for key, part in real.groupby(["tuned", "method", "direction"]):
     top = part.reindex(part.effect.abs().sort_values(ascending=False).index)[:5]
     leading[" ".join(key)] = [f"{c} {l}" for c, l in zip(top.component, top.layer)]
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "cpu": cpu(), "wall": time.perf_counter() - began, "MiB": peak, "leading": leading}))
+wall = time.perf_counter() - began
+print(json.dumps({"seconds": seconds, "cpu": cpu(), "wall": wall, "MiB": peak, "leading": leading}))
 """
-    % _LEADING
-)
 
 
 def main() -> None:
