@@ -16,11 +16,13 @@ from probes.errors import RunError
 from probes.store.journal import append_line, whole_lines
 from tv.runtime.atomic import replacing
 
+_PROMPTS = "prompts"  # the ids, in the order of the numbers that the other names begin with
+
 
 class Kept(Known):
     """Values of the metric, in a folder: a line for all that one reading gave, so that it is read whole or again.
 
-    What a method computes by prompt and is no value of the metric, such as the shares of `path`, has a file of its own.
+    What a method computes by prompt and is no value of the metric, such as the shares of `path`, has files of its own.
     """
 
     def __init__(self, folder: Path, earlier: frozenset[str] = frozenset()) -> None:
@@ -37,21 +39,23 @@ class Kept(Known):
             values = [(_name(variant), values.tolist()) for variant, values in found.items()]
             append_line(self._file, {"prompts": list(prompts), "values": values})
 
-    def arrays(self, method: str) -> Iterator[tuple[str, Arrays]]:
-        """What `keep_arrays` kept for a method, by prompt."""
-        for path in sorted((self.folder / method).glob("*.npz")):
+    def arrays(self, label: str) -> Iterator[tuple[str, Arrays]]:
+        """By prompt, what `keep_arrays` kept under a label."""
+        for path in sorted((self.folder / label).glob("*.npz")):
             with np.load(path, allow_pickle=False) as kept:
-                named = {name: kept[name] for name in kept.files}
-            yield str(named.pop("prompt_id")), named
+                prompts = kept[_PROMPTS].tolist()
+                for i, prompt in enumerate(prompts):
+                    names = {name: name.partition(" ")[2] for name in kept.files if name.startswith(f"{i} ")}
+                    yield prompt, {own: kept[name] for name, own in names.items()}
 
-    def keep_arrays(self, method: str, prompt: str, arrays: Arrays) -> None:
-        """Keep what a method computed of a prompt. Raises RunError where the disk refuses."""
-        folder = self.folder / method
+    def keep_arrays(self, label: str, found: Mapping[str, Arrays]) -> None:
+        """Keep what a method computed by prompt, in one file. Raises RunError where the disk refuses."""
+        folder = self.folder / label
         self._make(folder)
+        named = {f"{i} {name}": values for i, own in enumerate(found.values()) for name, values in own.items()}
         number = sum(1 for _ in folder.glob("*.npz"))
         with replacing(folder / f"{number:06d}.npz", RunError) as temporary, open(temporary, "wb") as file:
-            named: dict[str, Any] = {**arrays, "prompt_id": np.array(prompt)}
-            np.savez(file, **named)
+            np.savez(file, **{**named, _PROMPTS: np.array(list(found))})  # type: ignore[arg-type]
 
     @property
     def words(self) -> str:
@@ -59,8 +63,8 @@ class Kept(Known):
         values = sum(map(len, self._values.values()))
         counts = [(values, f"{values:,} values of {len(self._values):,} variants")]
         for folder in sorted(path for path in self.folder.glob("*") if path.is_dir()):
-            n = sum(1 for _ in folder.glob("*.npz"))
-            counts.append((n, f"{n:,} prompts of {folder.name}"))
+            n = sum(1 for _ in self.arrays(folder.name))
+            counts.append((n, f"{n:,} prompts of {folder.name.partition(' ')[0]}"))
         return " and ".join(words for n, words in counts if n)
 
     @property

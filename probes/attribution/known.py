@@ -38,9 +38,9 @@ class Known:
         for variant, values in found.items():
             self._values.setdefault(variant, {}).update(zip(prompts, values.tolist(), strict=True))
 
-    def arrays(self, method: str) -> Iterator[tuple[str, Arrays]]:
-        """By prompt, what a method computed of it that is no value of the metric; nothing is kept in memory."""
+    def arrays(self, label: str) -> Iterator[tuple[str, Arrays]]:
+        """By prompt, what `keep_arrays` kept under a label; nothing is kept in memory."""
         return iter(())
 
-    def keep_arrays(self, method: str, prompt: str, arrays: Arrays) -> None:
-        """Keep what a method computed of a prompt, for a run that goes on."""
+    def keep_arrays(self, label: str, found: Mapping[str, Arrays]) -> None:
+        """Keep what a method computed by prompt and is no value of the metric, for a run that goes on."""

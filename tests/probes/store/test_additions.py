@@ -14,12 +14,13 @@ import pytest
 import probes
 from probes.attribution import work
 from probes.attribution.forwards import Variant
+from probes.attribution.integrand import Integrand
 from probes.attribution.kept import Kept
+from probes.attribution.methods import path
 from probes.attribution.units import WHOLE, Unit
 from probes.capture import runner
 from probes.errors import RunError
 from probes.store.additions import Added, added
-from tests.hostile.forked import tree
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 from tests.runs import NO_REPORT
 
@@ -159,7 +160,7 @@ def test_attribution_that_is_killed_ends_with_the_same_tables_and_repeats_one_re
 ) -> None:
     """It dies before or after values are on disk, in several methods, and its report of the kept ones is right."""
     options = {"measure": ["behaviour", "changes"], "noise_floor": False, "bootstrap": 5}
-    wanted = {**QUICK, "methods": ["graft", "revert", "depth"], "controls": ["random"], "control_draws": 3}
+    wanted = {**QUICK, "methods": ["path", "graft", "revert", "depth"], "controls": ["random"], "control_draws": 3}
     suite = _write(tmp_path, pair, PROMPTS, wanted, **options)
     stages = ["weights", "capture", "attribute"]
     whole = probes.run(suite, out=tmp_path / "whole" / "run", stages=stages)
@@ -187,7 +188,42 @@ def test_attribution_that_is_killed_ends_with_the_same_tables_and_repeats_one_re
     assert run.manifest["tables"] == whole.manifest["tables"]
     for table in run.tables:
         pd.testing.assert_frame_equal(run[table], whole[table], check_exact=True)
-    assert tree(out) == tree(whole.path)
+    values = Path("kept", "moved", "values.jsonl")
+    assert (out / values).read_bytes() == (whole.path / values).read_bytes()
+
+
+def test_path_goes_on_after_the_prompts_that_are_kept(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"measure": ["behaviour", "changes"], "noise_floor": False, "bootstrap": 5}
+    suite = _write(tmp_path, pair, PROMPTS, {**QUICK, "methods": ["path"]}, **options)
+    stages = ["weights", "capture", "attribute"]
+    monkeypatch.setattr(path, "WINDOW", 2)
+    whole, out = probes.run(suite, out=tmp_path / "whole", stages=stages), tmp_path / "run"
+    read, shares, keep = list[str](), Integrand.shares, Kept.keep_arrays
+
+    def reading(self: Integrand, batch: Any) -> Any:
+        read.extend(item.prompt.id for item in batch.encoded)
+        return shares(self, batch)
+
+    def dying(self: Kept, label: str, found: Any) -> None:
+        keep(self, label, found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Integrand, "shares", reading)
+    seen = list[set[str]]()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Kept, "keep_arrays", dying)
+            with pytest.raises(KeyboardInterrupt):
+                probes.run(suite, out=out, stages=stages)
+        seen.append({*read})
+        read.clear()
+    run = probes.run(suite, out=out, stages=stages)
+    seen.append({*read})
+    assert all(len(each) <= 2 for each in seen) and sum(map(len, seen)) == len(set.union(*seen)) == 5
+    for table in run.tables:
+        pd.testing.assert_frame_equal(run[table], whole[table], check_exact=True)
 
 
 def test_what_is_no_addition_is_refused_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -233,17 +269,18 @@ def test_values_and_arrays_come_back_and_a_line_cut_short_does_not(tmp_path: Pat
     drawn = Variant("base", (WHOLE,), "random", 4)
     kept.keep(("p", "q"), {one: np.array([1 / 3, np.nan]), drawn: np.array([-0.0, 2.0])})
     kept.keep(("r",), {one: np.array([7.0])})
-    kept.keep_arrays("path", "p/1", {"values": np.arange(5, dtype=np.float32)})
-    path = tmp_path / "of" / "values.jsonl"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
+    kept.keep_arrays("path 8", {"p/1": {"values": np.arange(5, dtype=np.float32)}, "q": {"nodes": np.array(3)}})
+    file = tmp_path / "of" / "values.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
     again = Kept(tmp_path / "of")
     assert again.has(one, ("p", "q")) and not again.has(one, ("r",)) and not again.has(drawn, ("r",))
     np.testing.assert_array_equal(again.of(one, ("q", "p")), [np.nan, 1 / 3])
     assert np.signbit(again.of(drawn, ("p",))[0])
-    assert again.words == "4 values of 2 variants and 1 prompts of path"
-    ((prompt, arrays),) = again.arrays("path")
+    assert again.words == "4 values of 2 variants and 2 prompts of path"
+    (prompt, arrays), (other, numbers) = again.arrays("path 8")
+    assert other == "q" and int(numbers["nodes"]) == 3 and not list(again.arrays("path 9"))
     assert prompt == "p/1" and arrays["values"].dtype == np.float32 and arrays["values"].tolist() == [0, 1, 2, 3, 4]
-    lines = path.read_text().splitlines()
+    lines = file.read_text().splitlines()
     assert len(lines) == 1 and json.loads(lines[0])["prompts"] == ["p", "q"]
     assert Kept(tmp_path / "none").words == ""
