@@ -192,13 +192,15 @@ def _sums(
     size, top = weight.abs(), delta.abs() > moved
     large, small = size > limits[0], size <= limits[1]
     tuned = weight + delta
+    changed_bf16 = weight.bfloat16() != tuned.bfloat16()
+    changed = changed_bf16 if stored == torch.bfloat16 else weight.to(stored) != tuned.to(stored)
     counts = (
-        weight.to(stored) != tuned.to(stored),
-        weight.bfloat16() != tuned.bfloat16(),
+        *(changed, changed_bf16),
         *(large, small, top, top & large, top & small),
     )
     w, t = weight.double(), delta.double()
-    return torch.stack([(w * w).sum(), (t * t).sum(), (w * t).sum(), *(c.sum(dtype=torch.float64) for c in counts)])
+    products = torch.stack([w.dot(w), t.dot(t), w.dot(t)])
+    return torch.cat([products, torch.stack([c.count_nonzero() for c in counts]).double()])
 
 
 def _quantiles(tensor: Float[Tensor, "..."], *shares: float) -> list[float]:

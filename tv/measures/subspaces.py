@@ -20,6 +20,7 @@ from tv.measures.decomposition import (
     Energies,
     eigenvectors,
     fixed_k,
+    gram,
     inverse_of,
     leading_eigenvectors,
 )
@@ -120,8 +121,8 @@ def _after(
     decomposition: Decomposition, delta_gram: Float[Tensor, "r r"], cross: Float[Tensor, "r r"], top: int
 ) -> _After:
     q, sigma = decomposition.near, decomposition.sigma
-    gram = (q * sigma.pow(2)) @ q.T + cross + cross.T + delta_gram
-    values, vectors = eigenvectors(gram)
+    after = (q * sigma.pow(2)) @ q.T + cross + cross.T + delta_gram
+    values, vectors = eigenvectors(after)
     leading = vectors.flip(1)[:, :top]
     return _cosines(decomposition, values.flip(0), q.T @ leading, q.T @ (cross.T @ leading))
 
@@ -161,29 +162,41 @@ def _after_turning(decomposition: Decomposition, energies: Energies, n: int, gen
     matters, an r × r piece of an n × n one. With Z (n × r) standard normal, ZᵀV is normal, ZᵀZ − (ZᵀV)(ZᵀV)ᵀ is an
     independent Wishart matrix of n − r degrees, and V' = Z L⁻ᵀ with ZᵀZ = LLᵀ is uniform.
     """
-    sigma, r, device = decomposition.sigma, len(decomposition.sigma), decomposition.sigma.device
+    turned, cross = _turned(decomposition, energies, n, generator)
+    sigma = decomposition.sigma
+    unit = float(torch.maximum(sigma.max().square(), turned.diagonal().max()))
+    after = (sigma.square().diag() + cross + cross.T + turned) / unit
+    values, near = leading_eigenvectors(after.float(), INTRUDER_TOP)  # of so few, float32 is enough
+    return _cosines(decomposition, values.double() * unit, near.double(), cross.T @ near.double())
+
+
+def _turned(
+    decomposition: Decomposition, energies: Energies, n: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "r r"], Float[Tensor, "r r"]]:
+    """QᵀHQ and QᵀCQ of a turned T; their large products are float32, with T's and W's sizes put on afterwards."""
+    r, device = len(decomposition.sigma), decomposition.sigma.device
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
 
-    u, triangle = torch.linalg.qr(normal(r, r))
-    u = decomposition.near.T @ (u * triangle.diagonal().sign())
+    u, triangle = torch.linalg.qr(normal(r, r).float())
+    u = decomposition.near.float().T @ (u * triangle.diagonal().sign())
     inside = normal(r, r)
-    square = inside @ inside.T + _wishart(r, n - r, generator).to(device)
+    square = gram(inside, inside) + _wishart(r, n - r, generator).to(device)
     overlap = torch.linalg.solve_triangular(torch.linalg.cholesky(square), inside, upper=False)
-    scaled = u * energies.spectrum.sqrt()
-    cross = scaled @ overlap * sigma
-    values, vectors = leading_eigenvectors(sigma.pow(2).diag() + cross + cross.T + scaled @ scaled.T, INTRUDER_TOP)
-    return _cosines(decomposition, values, vectors, cross.T @ vectors)
+    size = math.sqrt(float(energies.spectrum.max()))
+    scaled = u * (energies.spectrum.sqrt() / size).float()
+    cross = (scaled @ overlap.float()).double() * size * decomposition.sigma
+    return gram(scaled, scaled, torch.float32).double() * size**2, cross
 
 
 def _wishart(r: int, degrees: int, generator: torch.Generator) -> Float[Tensor, "r r"]:
     """ZᵀZ for Z (degrees × r) standard normal: by Bartlett's decomposition where Z would be tall."""
     if degrees < r:
         z = torch.randn(degrees, r, generator=generator, dtype=torch.float64)
-        return z.T @ z
+        return gram(z.T, z.T)
     lower = torch.randn(r, r, generator=generator, dtype=torch.float64).tril(-1)
     shape = (degrees - torch.arange(r, dtype=torch.float64)) / 2
     chi_square = 2 * torch._standard_gamma(shape, generator=generator)
     lower.diagonal().copy_(chi_square.sqrt())
-    return lower @ lower.T
+    return gram(lower, lower)
