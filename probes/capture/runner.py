@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from probes.capture.rows import Columns, ShardTables
 from probes.errors import ActivationError
 from probes.measures.declared import MEASURES, ActivationMeasure
 from probes.measures.dla import readout
-from probes.measures.ledger import OutputBasis, output_basis, split_by
+from probes.measures.ledger import OutputBasis, basis_of, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
@@ -31,12 +32,14 @@ from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture, Module
+from tv.measures.cache import Decompose, afresh
 from tv.prompts import behaviour
 from tv.prompts.encoding import Batch, Encoded, batches, positions
 from tv.runtime.common_rows import common_rows
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[Module, OutputBasis]
+Decomposing = Callable[[Module], AbstractContextManager[Decompose]]
 
 #: A shard is closed at the end of the batch that brings it to this many rows, which bounds memory.
 ROWS_PER_SHARD = 2_000_000
@@ -170,12 +173,13 @@ def _by_site(suite: Suite) -> dict[str, list[ActivationMeasure]]:
     }
 
 
-def output_bases(pair: Pair) -> Bases:
-    """The pretrained output subspaces that the ledger splits by."""
-    return {
-        module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
-        for module in with_bases(pair.architecture)
-    }
+def output_bases(pair: Pair, decomposing: Decomposing = afresh) -> Bases:
+    """The pretrained output subspaces that the ledger splits by. `decomposing` opens each module of the base."""
+    bases = {}
+    for module in with_bases(pair.architecture):
+        with decomposing(module) as decompose:
+            bases[module] = basis_of(decompose("-1", matrix_of(module, pair.base.get_submodule(module.path)).float()))
+    return bases
 
 
 def with_bases(architecture: Architecture) -> list[Module]:
