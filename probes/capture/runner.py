@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from probes.capture.batch_files import BatchFiles
 from probes.capture.halving import within_memory
 from probes.capture.hooks.backends import open_backend
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
@@ -30,6 +31,7 @@ from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
 from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams
+from probes.store.journal import BATCHES
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture, Module
 from tv.measures.cache import Decompose, afresh
@@ -128,15 +130,22 @@ def run_shard(
 ) -> dict[str, Any]:
     """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
 
-    `progress` gets the number of prompts done. Writing it again replaces the same files with the same bytes. Raises
-    ActivationError, naming model, site and prompt, where an activation is not finite.
+    Batches that a killed process put aside there are taken up, and those put aside here are left there until the
+    caller has taken down that the shard is whole. `progress` gets the number of prompts of each batch that is done.
+    Writing a shard again replaces the same files with the same bytes. Raises ActivationError, naming model, site and
+    prompt, where an activation is not finite.
     """
     ids = [item.prompt.id for item in shard.encoded]
-    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base)
+    aside = BatchFiles(directory / BATCHES / shard.name)
+    done = aside.prompts
+    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base, aside)
     run = partial(_run_batch, session, shard.tuned)
-    for batch, reduced in within_memory(shard.encoded, session.suite.batch_size, session.pair.pad_id, run):
+    for batch, reduced in within_memory(shard.encoded[done:], session.suite.batch_size, session.pair.pad_id, run):
         tables.add(*reduced, batch)
         del reduced  # else it stays on the device beside the next batch
+        done += len(batch.encoded)
+        if done < len(shard.encoded):
+            tables.put_aside(len(batch.encoded))
         if progress:
             progress(len(batch.encoded))
     return {"shard": shard.name, "prompts": len(shard.encoded), "tables": tables.write(directory, shard.name)}
