@@ -127,7 +127,7 @@ def _reader(file: Path) -> Any:
 
 
 def _opened(file: Path, model: PreTrainedModel) -> tuple[Loader, list[Any], Any]:
-    """How transformers loads the file, the tensors that its header declares, whose data stays on the disk, and its map."""
+    """How transformers loads the file; the tensors that its header declares, their data still on the disk; its map."""
     reader = _reader(file)
     return loader_of(reader, file, model), list(reader.tensors), reader.data.base
 

@@ -190,7 +190,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pyt
 def test_nothing_of_the_file_stays_in_memory(tmp_path: Path) -> None:
     """However large the file, what was read of it does not count as this process's memory."""
     file = write_gguf(build_model(), tmp_path / "model.gguf")
-    checkpoint = open_checkpoint(file)
+    checkpoint = tv.open_checkpoint(file)
     for name in checkpoint.names:
         checkpoint.tensor(name)
     maps = Path("/proc/self/smaps").read_text(encoding="utf-8").split(f"{file}\n")[1:]
