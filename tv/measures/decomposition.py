@@ -8,12 +8,14 @@ taken in pieces.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 #: The share of the dimension that the fixed-fraction version keeps on each side.
@@ -197,7 +199,8 @@ def eigenvectors(symmetric: Float[Tensor, "r r"]) -> tuple[Float[Tensor, " r"], 
     """
     if symmetric.device.type != "cpu":
         return torch.linalg.eigh(symmetric)
-    values, vectors = np.linalg.eigh(symmetric.numpy())
+    with _torchs_threads("numpy"):
+        values, vectors = np.linalg.eigh(symmetric.numpy())
     return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
@@ -211,8 +214,20 @@ def leading_eigenvectors(
         return values[first:].flip(0), vectors[:, first:].flip(1)
     from scipy.linalg import eigh  # only for this, and slow to import
 
-    values, vectors = map(torch.from_numpy, eigh(symmetric.numpy(), subset_by_index=[first, len(symmetric) - 1]))
+    with _torchs_threads("scipy"):
+        values, vectors = map(torch.from_numpy, eigh(symmetric.numpy(), subset_by_index=[first, len(symmetric) - 1]))
     return values.flip(0), vectors.flip(1)
+
+
+def _torchs_threads(package: str) -> AbstractContextManager[object]:
+    """As many threads as torch has: the BLAS of an imported package knows nothing of torch's, nor a worker's share."""
+    return _threads_of(package).limit(limits=torch.get_num_threads(), user_api="blas")
+
+
+@cache
+def _threads_of(package: str) -> ThreadpoolController:
+    """What is loaded once the package is; looking for it takes milliseconds."""
+    return ThreadpoolController()
 
 
 def eigenvalues(symmetric: Float[Tensor, "r r"]) -> Float[Tensor, " r"]:
