@@ -91,6 +91,7 @@ def path(
         RunError: The metric has no gradient, or the models are not float32.
     """
     _require_gradients(work.pair, work.metric)
+    architecture, label = work.pair.architecture, f"path {nodes} {most_nodes} {tolerance:g}"
     integrated = path_effects(
         work.pair,
         work.encoded,
@@ -101,6 +102,10 @@ def path(
         tolerance=tolerance,
         ends=(_end(work, "base"), _end(work, "tuned")),
         floor=floor_of(work.floors, ALL_DOMAINS),
+        done={prompt: Integrated.of(prompt, arrays, architecture) for prompt, arrays in work.known.arrays(label)},
+        keep=lambda found: work.known.keep_arrays(
+            label, {prompt: integrated.arrays(architecture) for prompt, integrated in found.items()}
+        ),
         told=work.progress,
     )
     yield from completeness(integrated, work.domains, tolerance, work.floors)
@@ -126,7 +131,7 @@ def path_effects(
     floor: float = LEAST_FLOOR,
     ends: tuple[Floats, Floats] | None = None,
     done: Mapping[str, Integrated] | None = None,
-    keep: Callable[[Integrated], None] | None = None,
+    keep: Callable[[Mapping[str, Integrated]], None] | None = None,
     told: Told | None = None,
 ) -> PathEffects:
     """Every prompt's shares, prompts in the order given.
@@ -148,7 +153,7 @@ def path_effects(
         floor: The size of a change that rounding alone can make.
         ends: The metric of every prompt under the base and under the tuned model, where it is known.
         done: By prompt, integrals that are there already.
-        keep: Called with every integral as soon as it is finished.
+        keep: Called with the integrals of prompts that went through the models together, by prompt.
         told: Called with (prompts done, all, a label).
 
     Raises:
@@ -173,12 +178,13 @@ def path_effects(
     todo.sort(key=lambda prompt: len(prompt.item.ids))
     integrand = Integrand(pair, metric)
     for first in range(0, len(todo), WINDOW * batch_size):
+        together: dict[str, Integrated] = {}
         for integrated in _integrated(integrand, todo[first : first + WINDOW * batch_size], batch_size):
-            integrals[integrated.prompt] = integrated
-            if keep:
-                keep(integrated)
+            integrals[integrated.prompt] = together[integrated.prompt] = integrated
             if told:
                 told(len(known) - len(todo) + len(integrals) - len(done or {}), len(known), "path")
+        if keep:  # all at once: prompts that are read beside others are the same to the bit only beside these
+            keep(together)
     found = [integrals[item.prompt.id] for item in known]
     n_nodes = np.array([integrated.nodes for integrated in found], np.int64)
     ids = tuple(item.prompt.id for item in known)
