@@ -97,9 +97,7 @@ class Reading:
         other._proofs = self._proofs
         return other
 
-    def of(
-        self, variants: Sequence[Variant], known: Known, each: Each
-    ) -> Iterator[tuple[Prompts, Found, int, int]]:
+    def of(self, variants: Sequence[Variant], known: Known, each: Each) -> Iterator[tuple[Prompts, Found, int, int]]:
         """Values of variants of one model as they are computed, none that is known.
 
         Yields prompts, their values by variant, and how much is done and will be, in variants on batches of prompts.

@@ -62,6 +62,16 @@ class Work:
         return [item for batch in self.batches for item in batch.encoded]
 
     @cached_property
+    def items(self) -> dict[str, Encoded]:
+        """The same by the prompts' ids."""
+        return {item.prompt.id: item for item in self.encoded}
+
+    def batch(self, prompts: Sequence[str]) -> Batch:
+        """A batch again, from the ids of its prompts."""
+        (batch,) = batches([self.items[prompt] for prompt in prompts], len(prompts), self.pair.pad_id)
+        return batch
+
+    @cached_property
     def small_batches(self) -> list[Batch]:
         """The same prompts in batches of `batch_size`, for methods that keep activations."""
         return batches(self.encoded, self.batch_size, self.pair.pad_id)
@@ -119,6 +129,15 @@ class Work:
             yield from ((task, task(self)) for task in tasks)
         else:
             yield from self.team.finished(tasks, relief="use fewer --workers or a smaller batch_size")
+
+    def results(self, tasks: Sequence[Task]) -> list[Any]:
+        """The results of different tasks, in the order of the tasks."""
+        found = {}
+        for done, (task, result) in enumerate(self.each(tasks), 1):
+            found[task] = result
+            if self.told:
+                self.told(done, len(tasks))
+        return [found[task] for task in tasks]
 
     @property
     def told(self) -> Told | None:

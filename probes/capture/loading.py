@@ -35,7 +35,7 @@ from tv.runtime.compute import Compute
 class Pairs:
     """A suite's models, loaded on first use: the base stays, the tuned models come one at a time.
 
-    It can be sent to another process before anything is loaded, if it has no live models.
+    It can be sent to another process, which loads them itself, if it has no live models.
     """
 
     suite: Suite
@@ -47,6 +47,9 @@ class Pairs:
     _pair: tuple[str, Pair] | None = field(default=None, repr=False)
     _session: tuple[str, Session] | None = field(default=None, repr=False)
     _bases: Bases | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> tuple[type[Pairs], tuple[Any, ...]]:
+        return type(self), (self.suite, self.compute, self.live, self.remote)
 
     @property
     def start(self) -> LiveSource:
