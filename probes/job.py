@@ -354,11 +354,11 @@ class Job:
                     _write_weights(writer, self)
                 if "capture" in self.stages:
                     _capture(writer, self)
-            if "noise_floor" in self.stages:
-                _noise_floor(writer, self)
-            manifest = {**_manifest(self), "left_out": left_out}
-            if "attribute" in self.stages:
-                _attribute(writer, self, manifest)
+                if "noise_floor" in self.stages:
+                    _noise_floor(writer, self)
+                manifest = {**_manifest(self), "left_out": left_out}
+                if "attribute" in self.stages:
+                    _attribute(writer, self, manifest)
             unpublished = writer.finish(manifest)
             for name, step in (("link", link), ("report", report)):
                 if name in self.stages:
