@@ -218,9 +218,10 @@ class _Prompt:
 
     def add(self, alpha: float, metric: float, layout: Layout, vector: NDArray[np.float32]) -> None:
         """What a pass at a node gave."""
-        slope = total_of(layout, torch.from_numpy(vector), len(self.item.ids))
+        own = torch.from_numpy(vector if vector.flags.writeable else vector.copy())  # Ray lends its arrays
+        slope = total_of(layout, own, len(self.item.ids))
         self.integral.known[alpha] = metric, slope
-        self.found[alpha] = layout, torch.from_numpy(vector)
+        self.found[alpha] = layout, own
 
     def integrated(self) -> Integrated:
         """The sum over its nodes."""
