@@ -79,13 +79,22 @@ Each = Callable[[Sequence[Any]], Iterator[tuple[Any, Any]]]
 
 
 class Reading:
-    """One pair, metric and prompts, to be read under variants of either model."""
+    """One pair, metric and prompts, to be read under variants of either model.
+
+    The prompts in `earlier`, of a run that others were added to, are in no pack with these.
+    """
 
     def __init__(
-        self, pair: Pair, metric: Metric, encoded: Sequence[Encoded], batches: Sequence[Batch], swaps: Swaps
+        self,
+        pair: Pair,
+        metric: Metric,
+        encoded: Sequence[Encoded],
+        batches: Sequence[Batch],
+        swaps: Swaps,
+        earlier: frozenset[str] = frozenset(),
     ) -> None:
         self._pair, self._metric, self._batches, self._swaps = pair, metric, batches, swaps
-        self._encoded = {item.prompt.id: item for item in encoded}
+        self._encoded, self._earlier = {item.prompt.id: item for item in encoded}, earlier
         self._made: dict[Prompts, Pack] = {}
         self._rows: dict[tuple[Model, Prompts], Row] = {}
         self._plain: tuple[Any, dict[int, Any]] = (None, {})  # block outputs of a model on the last batch
@@ -93,7 +102,7 @@ class Reading:
 
     def on(self, encoded: Sequence[Encoded], batches: Sequence[Batch]) -> Reading:
         """The same on other prompts; what is proved of the models is so there too."""
-        other = Reading(self._pair, self._metric, encoded, batches, self._swaps)
+        other = Reading(self._pair, self._metric, encoded, batches, self._swaps, self._earlier)
         other._proofs = self._proofs
         return other
 
@@ -152,9 +161,12 @@ class Reading:
 
     @cached_property
     def _packs(self) -> tuple[Prompts, ...]:
-        made = packs(list(self._encoded.values()), self._metric.reads)
-        self._made |= {tuple(item.prompt.id for item in pack.encoded): pack for pack in made}
-        return tuple(self._made)
+        encoded = self._encoded.values()
+        groups = ([item for item in encoded if (item.prompt.id in self._earlier) == old] for old in (True, False))
+        made = [pack for group in groups if group for pack in packs(group, self._metric.reads)]
+        named = {tuple(item.prompt.id for item in pack.encoded): pack for pack in made}
+        self._made |= named
+        return tuple(named)
 
     def _row(self, name: Model, prompts: Prompts) -> Row:
         if prompts not in self._made:  # named by another process
