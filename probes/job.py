@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import platform
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -351,6 +352,8 @@ class Job:
                 _LOG.warning(kept)
             require_space(writer.path, sum(self.sizes.values()))
             _write_prompts(writer, self.encoded)
+            if self._decomposes_again:
+                self.models.keep_decompositions(writer.path / _DECOMPOSITIONS)
             with ray_cluster(self.compute.workers) if self.compute.engine == "ray" else nullcontext():
                 if "weights" in self.stages:
                     _write_weights(writer, self)
@@ -361,6 +364,7 @@ class Job:
             manifest = {**_manifest(self), "left_out": left_out}
             if "attribute" in self.stages:
                 _attribute(writer, self, manifest)
+            shutil.rmtree(writer.path / _DECOMPOSITIONS, ignore_errors=True)
             unpublished = writer.finish(manifest)
             for name, step in (("link", link), ("report", report)):
                 if name in self.stages:
@@ -369,7 +373,16 @@ class Job:
                     self.compute.tell(name, 1, 1)
         return load(writer.directory)
 
+    @property
+    def _decomposes_again(self) -> bool:
+        """Whether the base's matrices are needed by more than one stage, tuned model or process, all on this disk."""
+        split = "capture" in self.stages and "ledger" in self.suite.measure
+        needed = ("weights" in self.stages) * len(self.pairs) + split * self.compute.workers
+        return needed > 1 and self.compute.engine == "local"
 
+
+#: Where a run keeps the base's decompositions while it is made.
+_DECOMPOSITIONS = "decompositions"
 #: The stages whose tables a stage reads.
 _NEEDS = {"attribute": ("weights", "capture"), "link": ("weights", "capture"), "report": ("weights", "capture", "link")}
 
@@ -656,7 +669,7 @@ def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
 
 def _write_weights(writer: RunWriter, job: Job) -> None:
     # On the CPU, wherever models compute, so that a run on GPUs has the same tables.
-    compute = replace(job.compute, device="cpu")
+    compute = replace(job.compute, device="cpu", cache=job.models.compute.cache)
     if job.suite.align:  # a checkpoint written differently is open here alone
         compute = replace(compute, workers=1, engine="local")
     for i, opened in enumerate(job.pairs):
