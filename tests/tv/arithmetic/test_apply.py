@@ -183,7 +183,8 @@ def test_bfloat16_says_what_it_loses_and_is_loadable(tmp_path: Path) -> None:
 
 def test_conflicts_are_those_of_cosine(tmp_path: Path) -> None:
     base, first, second = family(tmp_path)
-    found = tv.apply(base, {first: 1.0, second: 1.0}, out=tmp_path / "out", method="ties").conflicts
+    sources, out = {first: 1.0, second: 1.0}, tmp_path / "out"
+    found = tv.apply(base, sources, out=out, method="ties", directions=True).conflicts
     table = tv.cosine(base, {"a": first, "b": second})
     whole = table[table.scope == "whole"].iloc[0]
     assert len(found) == 1 and found.a[0] == "llama-tuned" and found.b[0] == "second"
