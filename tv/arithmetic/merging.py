@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.arithmetic.conflicts import Conflicts
-from tv.arithmetic.methods.compose import check_method, compose, is_sum
+from tv.arithmetic.methods.compose import check_method, compose, is_entrywise, is_sum
 from tv.arithmetic.methods.layout import Piece, layout
 from tv.arithmetic.methods.terms import moves, weighted
 from tv.arithmetic.rounding import Rounding, stored, stored_dtype
@@ -153,7 +153,11 @@ class Merged:
         if not pieces or not any(name in one.vector.shapes for one, _ in self._terms):
             yield weight.to(dtype)
         elif self._by_rows(weight, pieces):
-            yield from self._rows(name, expert, weight, pieces, dtype)
+            with one_thread():
+                yield from self._rows(name, expert, weight, pieces, dtype)
+        elif is_entrywise(self.method) and not self.conflicts.whole:
+            with one_thread():
+                yield self._whole(name, expert, weight, pieces, dtype)
         else:
             yield self._whole(name, expert, weight, pieces, dtype)
 
@@ -179,18 +183,17 @@ class Merged:
 
         count = max(1, PIECE // math.prod(weight.shape[1:]))
         spans = [(start, min(start + count, len(weight))) for start in range(0, len(weight), count)]
-        with one_thread():
-            # An entry that is −0 stays so only in a parameter that nothing moves.
-            moved = any(moves(weighted(parts)(scales)) for span in spans for _, _, parts in deltas(*span))
-            for start, stop in spans:
-                rows = weight[start:stop]
-                total = torch.zeros(rows.shape)
-                for piece, share, parts in deltas(start, stop):
-                    self.conflicts.add(piece, parts)
-                    share.put(total, weighted(parts)(scales))
-                value, lost = stored(rows, total, dtype) if moved else (rows.to(dtype), Rounding())
-                self.rounding += lost
-                yield value
+        # An entry that is −0 stays so only in a parameter that nothing moves.
+        moved = any(moves(weighted(parts)(scales)) for span in spans for _, _, parts in deltas(*span))
+        for start, stop in spans:
+            rows = weight[start:stop]
+            total = torch.zeros(rows.shape)
+            for piece, share, parts in deltas(start, stop):
+                self.conflicts.add(piece, parts)
+                share.put(total, weighted(parts)(scales))
+            value, lost = stored(rows, total, dtype) if moved else (rows.to(dtype), Rounding())
+            self.rounding += lost
+            yield value
 
     def _whole(
         self, name: str, expert: int, weight: Float[Tensor, "..."], pieces: Sequence[Piece], dtype: torch.dtype

@@ -25,6 +25,7 @@ from tv.checkpoints.tensors import difference
 from tv.checkpoints.ties import UntiedTensors, untied
 from tv.errors import CheckpointError
 from tv.runtime.common_rows import common_rows
+from tv.runtime.threads import one_thread
 
 _PIECE = 2**16  # entries whose sum is taken at a time
 
@@ -228,13 +229,14 @@ class Checkpoint:
     def _finite(self, name: str, value: Tensor) -> Tensor:
         if name not in self.reader.infos:  # a buffer may be a bound that is not finite
             return value
-        for piece in value.flatten().split(_PIECE):
-            wide = piece if piece.dtype == torch.float64 else piece.float()
-            # A sum that is finite has finite terms; one that is not may have outgrown its dtype.
-            if not bool(torch.isfinite(wide.sum())) and not bool(torch.isfinite(wide).all()):
-                where = (~torch.isfinite(value.double())).nonzero()[0].tolist()
-                raise CheckpointError(
-                    f"{self.source}: tensor {name!r} holds NaN or Inf, first at {where}; "
-                    "the checkpoint is damaged or its training diverged"
-                )
+        with one_thread():
+            for piece in value.flatten().split(_PIECE):
+                wide = piece if piece.dtype == torch.float64 else piece.float()
+                # A sum that is finite has finite terms; one that is not may have outgrown its dtype.
+                if not bool(torch.isfinite(wide.sum())) and not bool(torch.isfinite(wide).all()):
+                    where = (~torch.isfinite(value.double())).nonzero()[0].tolist()
+                    raise CheckpointError(
+                        f"{self.source}: tensor {name!r} holds NaN or Inf, first at {where}; "
+                        "the checkpoint is damaged or its training diverged"
+                    )
         return value

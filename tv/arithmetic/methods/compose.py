@@ -77,5 +77,10 @@ def is_sum(method: str, pieces: Sequence[Piece]) -> bool:
     return all(_method_of(piece, method) is addition for piece in pieces)
 
 
+def is_entrywise(method: str) -> bool:
+    """Whether a method treats matrices as it does all else: it decomposes none."""
+    return for_no_matrix(METHODS[method]) is METHODS[method]
+
+
 def _method_of(piece: Piece, method: str) -> Method:
     return METHODS[method] if piece.is_matrix else for_no_matrix(METHODS[method])
