@@ -27,6 +27,8 @@ from tv.prompts.encoding import Batch
 Floats = NDArray[np.float64]
 #: Of a pair.
 Model = Literal["base", "tuned"]
+#: What of T lies inside the pretrained subspaces, or outside them.
+Part = Literal["inside", "outside"]
 #: Progress callback: (forwards over the prompts done, total).
 Told = Callable[[int, int], None]
 
@@ -44,7 +46,7 @@ class Variant:
     units: tuple[Unit, ...] = ()
     control: str = ""
     draw: int = 0
-    part: Literal["", "inside", "outside"] = ""
+    part: Part | Literal[""] = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", tuple(sorted(self.units, key=astuple)))
@@ -77,12 +79,13 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
 
     Parameters are swapped, not copied over: leaving the context puts the same tensors back.
     """
-    parameters = values_of(model)
     kept = []
     try:
         for name, value in swap.tensors().items():
-            kept.append((parameters[name], parameters[name].data))
-            parameters[name].data = value
+            path, _, own = name.rpartition(".")
+            parameter = getattr(model.get_submodule(path), own)
+            kept.append((parameter, parameter.data))
+            parameter.data = value
         yield
     finally:
         for parameter, data in kept:
@@ -107,31 +110,21 @@ def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> 
         return _joined([metric.of(model, batch) for batch in batches])
 
 
+@torch.inference_mode()
 def values_under(
-    model: PreTrainedModel,
-    architecture: Architecture,
-    swaps: Sequence[Swap],
-    batches: Sequence[Batch],
-    metric: Metric,
-    told: Told | None = None,
-) -> tuple[Floats, Floats]:
-    """The metric of every prompt as the model is, (prompts,), and under each swap, (swaps, prompts).
+    model: PreTrainedModel, architecture: Architecture, swaps: Sequence[Swap], batch: Batch, metric: Metric
+) -> Iterator[Floats]:
+    """The metric of a batch's prompts under each swap, (prompts,), as it is computed.
 
-    In the order of the batches. Memory: the block outputs of one batch, beside the model.
+    Memory: the block outputs of the batch, beside the model.
     """
-    plain: list[Tensor] = []
-    under: list[list[Tensor]] = [[] for _ in swaps]
-    with torch.inference_mode():
-        for b, batch in enumerate(batches):
-            outputs: dict[int, Any] = {}
-            with recording(model, architecture, outputs):
-                plain.append(metric.of(model, batch))
-            for i, swap in enumerate(swaps):
-                with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
-                    under[i].append(metric.of(model, batch))
-                if told:
-                    told(b * len(swaps) + i + 1, len(batches) * len(swaps))
-    return _joined(plain), np.stack([_joined(row) for row in under]) if swaps else np.zeros((0, len(_joined(plain))))
+    outputs: dict[int, Any] = {}
+    with recording(model, architecture, outputs):
+        metric.of(model, batch)
+    for swap in swaps:
+        with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
+            values = metric.of(model, batch)
+        yield values.double().cpu().numpy()
 
 
 def _joined(parts: Sequence[Tensor]) -> Floats:

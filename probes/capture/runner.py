@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from probes.capture.batch_files import BatchFiles
+from probes.capture.by_layer import ByLayer
 from probes.capture.halving import within_memory
 from probes.capture.hooks.backends import open_backend
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
 from probes.capture.hooks.torch_backend import Lockstep
+from probes.capture.hooks.turns import together
 from probes.capture.pair import Pair
 from probes.capture.reduce import BatchReducer, Fixed, Piece, bias_change
 from probes.capture.rows import Columns, ShardTables
 from probes.errors import ActivationError
 from probes.measures.declared import MEASURES, ActivationMeasure
 from probes.measures.dla import readout
-from probes.measures.ledger import OutputBasis, output_basis, split_by
+from probes.measures.ledger import OutputBasis, Split, output_basis, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
 from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams
+from probes.store.journal import BATCHES
 from probes.suite import MEASUREMENTS, Suite
-from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.anatomy import Architecture, Module, Writer
+from tv.checkpoints.streamed import is_streamed
 from tv.prompts import behaviour
 from tv.prompts.encoding import Batch, Encoded, batches, positions
 from tv.runtime.common_rows import common_rows
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[Module, OutputBasis]
+Made = TypeVar("Made")
 
 #: A shard is closed at the end of the batch that brings it to this many rows, which bounds memory.
 ROWS_PER_SHARD = 2_000_000
@@ -78,12 +84,13 @@ class Session:
         sites = sites_of(suite, pair.architecture)
         changes = _sites_of_changes(suite)
         grams = _grams(pair) if "head_out" in changes else {}
-        splits, norms = {}, {}
+        splits: Mapping[Module, Split] = {}
+        norms: Mapping[Module, float] = {}
         if "ledger" in suite.measure:
             bases = output_bases(pair) if bases is None else bases
-            splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in bases.items()}
+            splits = _of_modules(pair, bases, lambda module: split_by(bases[module], *_weights(pair, module)))
             read = [module for module in pair.architecture.modules if module not in pair.architecture.unread]
-            norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in read}
+            norms = _of_modules(pair, read, lambda module: _delta_norm(*_weights(pair, module)[:2]))
         form = pair.norms[pair.architecture.final_norm]
         readers = [
             Reader.of(model, pair.architecture, form, flow.logit_scale, flow.cap)
@@ -125,15 +132,23 @@ def run_shard(
 ) -> dict[str, Any]:
     """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
 
-    `progress` gets the number of prompts done. Writing it again replaces the same files with the same bytes. Raises
-    ActivationError, naming model, site and prompt, where an activation is not finite.
+    Batches that a killed process put aside there are taken up, and those put aside here are left there until the
+    caller has taken down that the shard is whole. `progress` gets the number of prompts of each batch that is done.
+    Writing a shard again replaces the same files with the same bytes. Raises ActivationError, naming model, site and
+    prompt, where an activation is not finite.
     """
     ids = [item.prompt.id for item in shard.encoded]
-    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base)
+    aside = BatchFiles(directory / BATCHES / shard.name)
+    done = aside.prompts
+    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base, aside)
     run = partial(_run_batch, session, shard.tuned)
-    for batch, reduced in within_memory(shard.encoded, session.suite.batch_size, session.pair.pad_id, run):
+    size, pair = session.suite.batch_size, session.pair
+    for batch, reduced in within_memory(shard.encoded[done:], size, pair.pad_id, run, together(pair.base)):
         tables.add(*reduced, batch)
         del reduced  # else it stays on the device beside the next batch
+        done += len(batch.encoded)
+        if done < len(shard.encoded):
+            tables.put_aside(len(batch.encoded))
         if progress:
             progress(len(batch.encoded))
     return {"shard": shard.name, "prompts": len(shard.encoded), "tables": tables.write(directory, shard.name)}
@@ -172,10 +187,18 @@ def _by_site(suite: Suite) -> dict[str, list[ActivationMeasure]]:
 
 def output_bases(pair: Pair) -> Bases:
     """The pretrained output subspaces that the ledger splits by."""
-    return {
-        module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
-        for module in with_bases(pair.architecture)
-    }
+    return _of_modules(
+        pair,
+        with_bases(pair.architecture),
+        lambda module: output_basis(matrix_of(module, pair.base.get_submodule(module.path))),
+    )
+
+
+def _of_modules(pair: Pair, modules: Collection[Module], make: Callable[[Module], Made]) -> Mapping[Module, Made]:
+    """A value of each module; of a streamed pair made when its layer's weights are in memory."""
+    if is_streamed(pair.base):
+        return ByLayer(modules, make, layer_of=lambda module: module.layer)
+    return {module: make(module) for module in modules}
 
 
 def with_bases(architecture: Architecture) -> list[Module]:
@@ -226,6 +249,7 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
     )
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     logits = session.lockstep(session.reads, inputs, reducer, _looked_at(batch, reducer))
+    reducer.read_late()
     tokens = _token_columns(pair, batch, reducer.places, *logits)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
@@ -249,23 +273,34 @@ def _following(batch: Batch, places: Places) -> Tensor:
     return after[places.row, places.pos]
 
 
-def _grams(pair: Pair) -> dict[tuple[int, str], HeadGrams]:
-    """Of every writer with heads: what its output projection, the norm behind it and its factor make of z."""
-    grams = {}
-    for block in pair.architecture.blocks:
-        for writer in block.writers:
-            module = writer.head_module
-            if module is None:
-                continue
-            matrices = []
-            for matrix, model, flow in zip(_weights(pair, module)[:2], pair.models, pair.flows, strict=True):
-                gain: float | Tensor = flow.factor(block.layer, writer.component)
-                if writer.post_norm is not None:
-                    gain = gain * pair.norms[writer.post_norm].gain(model.get_submodule(writer.post_norm))
-                matrices.append(matrix.float() * (gain[:, None] if isinstance(gain, Tensor) and gain.ndim else gain))
-            place = block.layer, writer.component
-            grams[place] = head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
-    return grams
+def _grams(pair: Pair) -> Mapping[tuple[int, str], HeadGrams]:
+    """By layer and component, of every writer with heads; of a streamed pair when its layer is in memory."""
+    writers = {
+        (block.layer, writer.component): writer
+        for block in pair.architecture.blocks
+        for writer in block.writers
+        if writer.head_module is not None
+    }
+
+    def make(place: tuple[int, str]) -> HeadGrams:
+        return _gram(pair, place[0], writers[place])
+
+    if is_streamed(pair.base):
+        return ByLayer(writers, make, layer_of=lambda place: place[0])
+    return {place: make(place) for place in writers}
+
+
+def _gram(pair: Pair, layer: int, writer: Writer) -> HeadGrams:
+    """What a writer's output projection, the norm behind it and its factor make of z."""
+    module = writer.head_module
+    assert module is not None
+    matrices = []
+    for matrix, model, flow in zip(_weights(pair, module)[:2], pair.models, pair.flows, strict=True):
+        gain: float | Tensor = flow.factor(layer, writer.component)
+        if writer.post_norm is not None:
+            gain = gain * pair.norms[writer.post_norm].gain(model.get_submodule(writer.post_norm))
+        matrices.append(matrix.float() * (gain[:, None] if isinstance(gain, Tensor) and gain.ndim else gain))
+    return head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
 
 
 def _finished(piece: Piece, reducer: BatchReducer) -> Piece:

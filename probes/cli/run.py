@@ -10,7 +10,7 @@ import typer
 
 from probes.cli.effects import print_checks, print_effects
 from probes.cli.plan import print_plan
-from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Workers
+from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Stream, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
 from tv.cli.terminal import Stages, remark, wrote
 from tv.errors import InputError
@@ -40,6 +40,7 @@ def run(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,
+    stream: Stream = None,
     workers: Workers = 1,
     engine: Engine = "local",
     cache: Cache = None,
@@ -113,7 +114,7 @@ def run(
             stages=stages.split(",") if stages else None,
             settings=settings,
             remote=remote,
-            compute=Compute(device, dtype, offload, workers, engine, cache, progress.update),
+            compute=Compute(device, dtype, offload, workers, engine, cache, progress.update, stream),
         )
         for pair in job.pairs:
             _tell_pair(pair)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
+from tv.checkpoints.streamed import in_memory
 from tv.runtime.common_rows import common_rows
 
 #: Logits that are held at a time, of each model.
@@ -60,7 +61,7 @@ class Reader:
 
     def logits(self, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """The logits that the model computes from this residual stream, soft cap included, float32."""
-        weight, bias = self.unembed.get_parameter("weight"), getattr(self.unembed, "bias", None)
+        weight, bias = in_memory(self.unembed).get_parameter("weight"), getattr(self.unembed, "bias", None)
         x = resid.float().to(weight.device)
         normed = self.form.normalised(x) * self.form.gain(self.norm).to(x.device) + self.form.bias(self.norm).to(
             x.device

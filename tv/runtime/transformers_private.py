@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -86,3 +87,24 @@ def quarter_turn(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
         importlib.import_module(type(model).__module__), "rotate_half", None
     )
     return function
+
+
+def make_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Make the buffers of a model on the meta device as its class initialises them; its parameters stay there."""
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # so that initialising leaves them alone
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.zeros_like(buffer, device=device)
+    model.initialize_weights()
+
+
+def kept_in_float32(model: PreTrainedModel) -> tuple[str, ...]:
+    """Parts of names of the parameters that are loaded as float32, whatever the dtype; none where it has moved."""
+    if model.dtype not in (torch.float16, torch.bfloat16):
+        return ()
+    found = list(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if model.dtype == torch.float16:
+        found += list(getattr(model, "_keep_in_fp32_modules", None) or ())
+    return tuple(found)
