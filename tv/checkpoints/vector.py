@@ -126,7 +126,7 @@ class TuningVector:
         Examples:
             >>> medical = tv.extract("data/models/base", "data/models/medical")
             >>> tuple(medical.rows("model.embed_tokens.weight")(2, 5).shape)
-            (3, 128)
+            (3, 160)
         """
         return self._open_rows(name, index) if self._open_rows is not None else rows_of(self._part(name, index))
 
