@@ -17,6 +17,7 @@ from probes.attribution.divergence import parted
 from probes.attribution.effects import Effects, both_ways, floor_of, summarise, units_in
 from probes.attribution.endpoints import endpoints
 from probes.attribution.forwards import values
+from probes.attribution.known import Known
 from probes.attribution.metric import answerable, metric_of
 from probes.attribution.units import WHOLE, Granularity, Unit, components, pieces, units_of
 from probes.attribution.work import Bases, Progress, Rows, Work
@@ -85,12 +86,18 @@ class Attributor:
         batch_size: int,
         seed: int,
         floors: Mapping[str, float] | None = None,
+        known: Known | None = None,
     ) -> None:
-        """`floors` are the metric's noise floors by domain. Raises RunError if no prompt has what the metric needs."""
+        """`floors` are the metric's noise floors by domain; `known` keeps what is computed.
+
+        Raises RunError if no prompt has what the metric needs.
+        """
         usable = answerable(encoded, wanted.metric)
         if wanted.metric == "first_divergence":
             usable = parted(pair, usable, batch_size)
-        several = batches(usable, 4 * batch_size, pair.pad_id)
+        known = Known() if known is None else known
+        groups = ([item for item in usable if (item.prompt.id in known.earlier) == old] for old in (True, False))
+        several = [batch for group in groups for batch in batches(group, 4 * batch_size, pair.pad_id)]
         self.wanted = wanted
         self.work = Work(
             pair,
@@ -101,6 +108,7 @@ class Attributor:
             granularity=wanted.granularity,
             controls=wanted.controls,
             floors=floors or {},
+            known=known,
         )
 
     def tables(

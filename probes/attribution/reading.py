@@ -26,19 +26,28 @@ NEAR = 1e-4
 
 
 class Reading:
-    """One pair, metric and prompts, to be read under variants of either model."""
+    """One pair, metric and prompts, to be read under variants of either model.
+
+    The prompts in `earlier`, of a run that others were added to, are in no pack with these.
+    """
 
     def __init__(
-        self, pair: Pair, metric: Metric, encoded: Sequence[Encoded], batches: Sequence[Batch], swaps: Swaps
+        self,
+        pair: Pair,
+        metric: Metric,
+        encoded: Sequence[Encoded],
+        batches: Sequence[Batch],
+        swaps: Swaps,
+        earlier: frozenset[str] = frozenset(),
     ) -> None:
         self._pair, self._metric, self._batches, self._swaps = pair, metric, batches, swaps
-        self._encoded = encoded
+        self._encoded, self._earlier = encoded, earlier
         self._rows: dict[tuple[Model, int], Row] = {}
         self._proofs: dict[Model, bool] = {}
 
     def on(self, encoded: Sequence[Encoded], batches: Sequence[Batch]) -> Reading:
         """The same on other prompts; what is proved of the models is so there too."""
-        other = Reading(self._pair, self._metric, encoded, batches, self._swaps)
+        other = Reading(self._pair, self._metric, encoded, batches, self._swaps, self._earlier)
         other._proofs = self._proofs
         return other
 
@@ -91,7 +100,8 @@ class Reading:
 
     @cached_property
     def _packs(self) -> list[Pack]:
-        return packs(self._encoded, self._metric.reads)
+        groups = ([item for item in self._encoded if (item.prompt.id in self._earlier) == old] for old in (True, False))
+        return [pack for group in groups if group for pack in packs(group, self._metric.reads)]
 
     def _row(self, name: Model, i: int) -> Row:
         if (name, i) not in self._rows:

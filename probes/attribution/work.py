@@ -84,7 +84,7 @@ class Work:
     @cached_property
     def reading(self) -> Reading:
         """How the metric of a variant is read."""
-        return Reading(self.pair, self.metric, self.encoded, self.batches, self.swaps)
+        return Reading(self.pair, self.metric, self.encoded, self.batches, self.swaps, self.known.earlier)
 
     def under(self, variants: Sequence[Variant]) -> tuple[Floats, Floats]:
         """The metric of variants of one model. What is known is not computed again, and what is computed is kept.

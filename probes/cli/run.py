@@ -79,8 +79,8 @@ def run(
 
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
-    import probes
-    from probes.job import prepare
+    from probes.suite import load_suite
+    from tv.prompts.files import read_prompts
 
     if tokens is not None and not plan:
         raise InputError("--tokens is of --plan; a run counts its tokens itself")
@@ -93,6 +93,11 @@ def run(
         "prompts": settings_of(**reading) or None,
     }
     settings = {key: value for key, value in settings.items() if value is not None}
+    chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
+    read_prompts([prompts for prompts in chosen.prompts if prompts.file is not None])
+    import probes  # only now: a mistake in the suite or in a file of prompts is told before torch is imported
+    from probes.job import prepare
+
     if plan:
         return print_plan(
             probes.plan(

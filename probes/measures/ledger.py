@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tv.measures.decomposition import decompose, fixed_k, k_of, left_basis
+from tv.measures.decomposition import Decomposition, decompose, fixed_k, k_of, left_basis
 from tv.runtime.common_rows import common_rows
 
 #: The SSA threshold whose subspace splits the direct term.
@@ -85,8 +85,12 @@ class Split:
 
 def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
     """The pretrained output subspaces of one matrix."""
-    svd = decompose(weight.float())
-    k, k10 = k_of(svd, EPSILON), fixed_k(svd, weight.shape[0])
+    return basis_of(decompose(weight.float()))
+
+
+def basis_of(svd: Decomposition) -> OutputBasis:
+    """The same of a matrix that is decomposed already."""
+    k, k10 = k_of(svd, EPSILON), fixed_k(svd, svd.weight.shape[0])
     kmax = max(k, k10)
     vectors = left_basis(svd, kmax) if svd.wide else (svd.near[:, :kmax] * svd.inverse[:kmax]).float()
     return OutputBasis(k, k10, svd.wide, vectors, svd.sigma[:kmax].float())

@@ -7,15 +7,17 @@ transformers, change its line here, and run the tests of tests/tv/checkpoints an
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from tv.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 #: The versions whose private names these are.
 KNOWN = "5.23"
@@ -56,6 +58,8 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
     except (ImportError, AttributeError) as error:
+        import transformers
+
         raise InputError(
             f"transformers {transformers.__version__} has no {_HOMES[name]}.{name}; known to work: {KNOWN}; "
             f"install one of these: pip install 'transformers=={KNOWN}.*'"
@@ -69,6 +73,16 @@ def converts_gguf(architecture: str) -> bool:
     except (ImportError, AttributeError):
         return False
     return bool(supported(architecture))
+
+
+def classes_registered() -> bool:
+    """Whether this process has added classes of its own to those that transformers finds by configuration."""
+    auto = "transformers.models.auto"
+    mappings = [(f"{auto}.configuration_auto", "CONFIG_MAPPING")]
+    kinds = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")
+    mappings += [(f"{auto}.modeling_auto", f"MODEL_FOR_{kind}_MAPPING") for kind in kinds]
+    found = (getattr(sys.modules.get(module), name, None) for module, name in mappings)
+    return any(getattr(mapping, "_extra_content", None) for mapping in found)
 
 
 def undivided_classes(model: PreTrainedModel) -> list[str]:
