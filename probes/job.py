@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from probes.attribution.attributor import Attributor, attribution_tables, require_precision
 from probes.attribution.dla import dla_completeness
+from probes.attribution.elsewhere import helped
 from probes.attribution.floors import floors_of
 from probes.attribution.kept import Kept
 from probes.attribution.known import Known
@@ -359,11 +360,11 @@ class Job:
                     _write_weights(writer, self)
                 if "capture" in self.stages:
                     _capture(writer, self)
-            if "noise_floor" in self.stages:
-                _noise_floor(writer, self)
-            manifest = {**_manifest(self), "left_out": left_out}
-            if "attribute" in self.stages:
-                _attribute(writer, self, manifest)
+                if "noise_floor" in self.stages:
+                    _noise_floor(writer, self)
+                manifest = {**_manifest(self), "left_out": left_out}
+                if "attribute" in self.stages:
+                    _attribute(writer, self, manifest)
             shutil.rmtree(writer.path / _DECOMPOSITIONS, ignore_errors=True)
             unpublished = writer.finish(manifest)
             for name, step in (("link", link), ("report", report)):
@@ -641,12 +642,15 @@ def _effects(
         floors=floors,
         known=known or Known(),
     )
-    tables = work.tables(
-        bootstrap=suite.bootstrap,
-        bases=models.bases,
-        scores=component_scores(run, name) if suite.attribute.curves else {},
-        progress=partial(compute.tell, f"attribute {name}"),
-    )
+    scores = component_scores(run, name) if suite.attribute.curves else {}
+    with helped(work.work, models, name) as team:
+        tables = work.tables(
+            bootstrap=suite.bootstrap,
+            bases=models.bases,
+            scores=scores,
+            team=team,
+            progress=partial(compute.tell, f"attribute {name}"),
+        )
     sums = [check.row("logit_diff") for check in dla_completeness(pair, run, name, encoded)]
     tables["checks"] = pd.concat([tables["checks"], pd.DataFrame(sums)], ignore_index=True)
     return {table: rows.assign(tuned=name) for table, rows in tables.items()}

@@ -30,6 +30,7 @@ from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
+from tv.runtime.scheduler import Team
 from tv.runtime.seeds import seed_of
 
 Tables = dict[str, pd.DataFrame]
@@ -112,7 +113,13 @@ class Attributor:
         )
 
     def tables(
-        self, *, bootstrap: int, bases: Callable[[], Bases], scores: Scores, progress: Progress | None = None
+        self,
+        *,
+        bootstrap: int,
+        bases: Callable[[], Bases],
+        scores: Scores,
+        team: Team | None = None,
+        progress: Progress | None = None,
     ) -> Tables:
         """Run every requested method.
 
@@ -120,12 +127,13 @@ class Attributor:
             bootstrap: Draws for each interval that has no formula.
             bases: Makes the pretrained subspaces that `split` needs.
             scores: Other rankings of the components that get curves too.
+            team: Workers that do the methods' tasks, see `probes.attribution.elsewhere`.
             progress: Called at each step.
 
         Returns:
             `prompt_effects effects checks agreement`, `curves areas` where wanted, and the tables that methods declare.
         """
-        work = replace(self.work, make_bases=bases, progress=progress, tables={})
+        work = replace(self.work, make_bases=bases, team=team, progress=progress, tables={})
         untouched = Untouched(work.pair)
         checks, effects = endpoints(work), list[Effects]()
         for result in self._results(work):

@@ -42,7 +42,7 @@ from tv.runtime.memory import free_memory
 class Pairs:
     """A suite's models, loaded on first use: the base stays, the tuned models come one at a time.
 
-    It can be sent to another process before anything is loaded, if it has no live models.
+    It can be sent to another process, which loads them itself, if it has no live models.
     """
 
     suite: Suite
@@ -54,6 +54,9 @@ class Pairs:
     _pair: tuple[str, Pair] | None = field(default=None, repr=False)
     _session: tuple[str, Session] | None = field(default=None, repr=False)
     _bases: Bases | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_base": None, "_pair": None, "_session": None, "_bases": None}
 
     @property
     def start(self) -> LiveSource:
