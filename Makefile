@@ -64,10 +64,10 @@ fuzz: install
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	for target in $$($(BIN)/python -c 'import fuzz; print(*fuzz.NAMES)'); do $(BIN)/python -m fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
-# Its models are large enough for every core.
+# Its models are large enough for every core. BEFORE=FOLDER compares the whole job with a checkout of another build.
 bench: export OMP_NUM_THREADS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 bench: install $(VENV)-mergekit/installed
-	$(BIN)/python benchmarks/table.py --mergekit $(VENV)-mergekit/bin/python
+	$(BIN)/python benchmarks/table.py --mergekit $(VENV)-mergekit/bin/python $(if $(BEFORE),--before $(BEFORE))
 
 # mergekit needs older libraries than this project: an environment of its own.
 $(VENV)-mergekit/installed:
