@@ -16,6 +16,7 @@ from probes.measures.declared import ActivationMeasure
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.logit_lens import Reader, compare_lenses
 from probes.measures.places import Places
+from probes.measures.tall import Tall
 from tv.architecture.anatomy import Module
 from tv.runtime.common_rows import common_rows
 
@@ -42,6 +43,7 @@ class Fixed:
     grams: Mapping[tuple[int, str], residual.HeadGrams]  # by layer and component
     splits: Mapping[Module, ledger.Split]
     delta_norms: Mapping[Module, float]  # ‖T‖_F
+    tall: Mapping[Module, Tall] = field(default_factory=dict)  # modules whose ledger is read in fewer coordinates
     changes: frozenset[str] = frozenset()  # sites of the table `changes`; others may be read for other tables
     readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
     keep: frozenset[str] = frozenset()  # sites whose vectors are kept
@@ -292,6 +294,7 @@ class BatchReducer:
             bias_change=bias_change(module, *owners),
             split=self.fixed.splits.get(module),
             checked=checked,
+            tall=self.fixed.tall.get(module),
         )
 
     def _add(

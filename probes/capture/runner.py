@@ -29,6 +29,7 @@ from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
 from probes.measures.places import Places, places_of
 from probes.measures.residual import HeadGrams, head_grams
+from probes.measures.tall import TALL, Tall, tall_of
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture, Module
 from tv.prompts import behaviour
@@ -78,12 +79,13 @@ class Session:
         sites = sites_of(suite, pair.architecture)
         changes = _sites_of_changes(suite)
         grams = _grams(pair) if "head_out" in changes else {}
-        splits, norms = {}, {}
+        splits, norms, tall = {}, {}, {}
         if "ledger" in suite.measure:
             bases = output_bases(pair) if bases is None else bases
             splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in bases.items()}
             read = [module for module in pair.architecture.modules if module not in pair.architecture.unread]
             norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in read}
+            tall = _tall(pair, suite)
         form = pair.norms[pair.architecture.final_norm]
         readers = [
             Reader.of(model, pair.architecture, form, flow.logit_scale, flow.cap)
@@ -93,6 +95,7 @@ class Session:
             grams,
             splits,
             norms,
+            tall,
             changes,
             readers if "lens" in suite.measure else (),
             frozenset(suite.keep),
@@ -186,6 +189,20 @@ def with_bases(architecture: Architecture) -> list[Module]:
         if module.kind == "linear" and 0 <= module.layer < architecture.n_layers
         if module not in architecture.unread
     ]
+
+
+def _tall(pair: Pair, suite: Suite) -> dict[Module, Tall]:
+    """Coordinates of the modules with many rows, where the ledger reads so many places that it is worth making them."""
+    found: dict[Module, Tall] = {}
+    if suite.ledger_positions in ("target", "last", "generated"):
+        return found
+    for module in pair.architecture.modules:
+        if module.kind == "linear" and module.expert < 0 and module not in pair.architecture.unread:
+            base, tuned, bias = _weights(pair, module)
+            base, tuned = common_rows(base, tuned)
+            if len(base) >= TALL * base.shape[1] and base.dtype == tuned.dtype == torch.float32:
+                found[module] = tall_of(base, tuned, bias)
+    return found
 
 
 def _weights(pair: Pair, module: Module) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from probes.measures import ledger
+from probes.measures import ledger, tall
 from probes.measures.ledger import Ledger, gain_ledger, linear_ledger, lookup_ledger, output_basis, split_by
 
 torch.manual_seed(0)
@@ -46,7 +46,7 @@ def ledger_of(m: dict[str, Tensor], **options: object) -> Ledger:
 @pytest.mark.parametrize("piece", [2**21, 64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_terms_are_their_definitions(shape: tuple[int, int], piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "_PIECE", piece)
+    monkeypatch.setattr(tall, "_PIECE", piece)
     m = made(*shape)
     found = ledger_of(m)
     direct, change = m["x"] @ m["t"].T + m["db"], m["y_tuned"] - m["y"]
