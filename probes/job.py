@@ -23,6 +23,7 @@ from probes.attribution.dla import dla_completeness
 from probes.attribution.floors import floors_of
 from probes.attribution.metric import require_answers, require_metric
 from probes.attribution.scores import component_scores
+from probes.capture.batch_files import kept_prompts
 from probes.capture.behaviour_floor import behaviour_floor
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
@@ -460,7 +461,7 @@ def _capture(writer: RunWriter, job: Job) -> None:
     for i, pair in enumerate(job.pairs):
         work = shards(encoded, job.suite, pair.name, pair.base.architecture, with_base=i == 0)
         left = [shard for shard in work if not writer.has("capture", shard.name)]
-        done = len(encoded) - sum(len(shard.encoded) for shard in left)
+        done = len(encoded) - sum(len(shard.encoded) - kept_prompts(writer.path, shard.name) for shard in left)
 
         def told(prompts: int, name: str = pair.name) -> None:
             nonlocal done

@@ -107,31 +107,21 @@ def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> 
         return _joined([metric.of(model, batch) for batch in batches])
 
 
+@torch.inference_mode()
 def values_under(
-    model: PreTrainedModel,
-    architecture: Architecture,
-    swaps: Sequence[Swap],
-    batches: Sequence[Batch],
-    metric: Metric,
-    told: Told | None = None,
-) -> tuple[Floats, Floats]:
-    """The metric of every prompt as the model is, (prompts,), and under each swap, (swaps, prompts).
+    model: PreTrainedModel, architecture: Architecture, swaps: Sequence[Swap], batch: Batch, metric: Metric
+) -> Iterator[Floats]:
+    """The metric of a batch's prompts under each swap, (prompts,), as it is computed.
 
-    In the order of the batches. Memory: the block outputs of one batch, beside the model.
+    Memory: the block outputs of the batch, beside the model.
     """
-    plain: list[Tensor] = []
-    under: list[list[Tensor]] = [[] for _ in swaps]
-    with torch.inference_mode():
-        for b, batch in enumerate(batches):
-            outputs: dict[int, Any] = {}
-            with recording(model, architecture, outputs):
-                plain.append(metric.of(model, batch))
-            for i, swap in enumerate(swaps):
-                with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
-                    under[i].append(metric.of(model, batch))
-                if told:
-                    told(b * len(swaps) + i + 1, len(batches) * len(swaps))
-    return _joined(plain), np.stack([_joined(row) for row in under]) if swaps else np.zeros((0, len(_joined(plain))))
+    outputs: dict[int, Any] = {}
+    with recording(model, architecture, outputs):
+        metric.of(model, batch)
+    for swap in swaps:
+        with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
+            values = metric.of(model, batch)
+        yield values.double().cpu().numpy()
 
 
 def _joined(parts: Sequence[Tensor]) -> Floats:

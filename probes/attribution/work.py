@@ -96,20 +96,23 @@ class Work:
         for several, batch in todo:
             prompts = [item.prompt.id for item in batch.encoded]
             missing = [variant for variant in several if not self.known.has(variant, prompts)]
-            if missing:
-                self.known.keep(prompts, self._read(missing, batch))
-            done += len(several)
-            if self.told:
-                self.told(done, total)
+            done += len(several) - len(missing)
+            for variant, values in self._read(missing, batch):
+                self.known.keep(prompts, {variant: values})
+                done += 1
+                if self.told:
+                    self.told(done, total)
         found = [self.known.of(variant, self.prompts) for variant in (start, *variants)]
         return found[0], np.stack(found[1:])
 
-    def _read(self, variants: Sequence[Variant], batch: Batch) -> dict[Variant, Floats]:
-        """The metric of a batch's prompts under variants of one model."""
-        model = self.pair.base if variants[0].model == "base" else self.pair.tuned
-        swaps = [self.swaps.of(variant) for variant in variants]
-        _, under = values_under(model, self.pair.architecture, swaps, [batch], self.metric)
-        return dict(zip(variants, under, strict=True))
+    def _read(self, variants: Sequence[Variant], batch: Batch) -> Iterator[tuple[Variant, Floats]]:
+        """The metric of a batch's prompts under variants of one model, each as it is computed."""
+        if variants:
+            model = self.pair.base if variants[0].model == "base" else self.pair.tuned
+            swaps = [self.swaps.of(variant) for variant in variants]
+            yield from zip(
+                variants, values_under(model, self.pair.architecture, swaps, batch, self.metric), strict=True
+            )
 
     @property
     def told(self) -> Told | None:

@@ -58,7 +58,8 @@ class BatchReducer:
     fixed: Fixed
     places: Places
     ledger_places: Places
-    following: Int[Tensor, " n"]  # the token after each of `ledger_places`, −1 where there is none
+    lens_places: Places
+    following: Int[Tensor, " n"]  # the token after each of `lens_places`, −1 where there is none
     domains: Sequence[str]  # of the prompts of the batch
     read_base: dla.Readout
     read_tuned: dla.Readout
@@ -85,9 +86,9 @@ class BatchReducer:
                 at_base, at_tuned = (x.float() for x in self._take(base.at(site), tuned.at(site)))
                 self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
             elif site.name == "resid_post" and self.fixed.readers:
-                at_base, at_tuned = (self.ledger_places.take(seen.at(site)) for seen in (base, tuned))
+                at_base, at_tuned = (self.lens_places.take(seen.at(site)) for seen in (base, tuned))
                 lens = compare_lenses(at_base, at_tuned, self.fixed.readers, self.following)
-                self._add("lens", site, {}, vars(lens), self.ledger_places)
+                self._add("lens", site, {}, vars(lens), self.lens_places)
             elif site.name == EXPERTS:
                 self._experts(read, site, base, tuned)
             elif site.name == MODULE and site.module is not None:

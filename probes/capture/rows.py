@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probes.capture.batch_files import BatchFiles, Columns, Key
 from probes.capture.reduce import BatchReducer, Piece
 from probes.measures.edit_distance import edit_distances
 from probes.measures.gates import NeuronCounts, unpack
@@ -25,7 +26,6 @@ from probes.suite import Suite
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch, positions
 
-Columns = dict[str, NDArray[Any]]
 #: Rows and files of each table.
 Counts = dict[str, dict[str, int]]
 
@@ -35,18 +35,23 @@ _OF_BOTH = ("contributions", "behaviour")  # tables that name a model, not a pai
 
 @dataclass
 class ShardTables:
-    """Collects columns by table and layer; `write` sorts each by prompt and writes it as one file."""
+    """Collects columns by table and layer; `write` sorts each by prompt and writes it as one file.
+
+    `put_aside` moves what was collected to disk, from where `write` takes it back: there is never more than a batch and
+    a table's layer in memory, and a killed run begins after the last batch that was put aside.
+    """
 
     suite: Suite
     tuned: str
     architecture: Architecture
     prompt_ids: Sequence[str]  # of the shard
     with_base: bool  # the base's rows too
-    parts: dict[tuple[str, int | None, str], list[Columns]] = field(default_factory=lambda: defaultdict(list))
+    aside: BatchFiles
+    parts: dict[Key, list[Columns]] = field(default_factory=lambda: defaultdict(list))
     counts: dict[tuple[int, int, str], NeuronCounts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.names = {"prompt_id": sorted(self.prompt_ids)}
+        self.names = {"prompt_id": sorted(self.prompt_ids), **self.aside.names}
         self.codes = {name: code for code, name in enumerate(self.names["prompt_id"])}
 
     def add(self, reduced: BatchReducer, tokens: Columns, answers: Columns, batch: Batch) -> None:
@@ -66,23 +71,37 @@ class ShardTables:
             keep = np.array([self.with_base or model != "base" for model in answers["model"]], dtype=bool)
             self.parts["behaviour", None, ""].append({name: values[keep] for name, values in answers.items()})
 
+    def put_aside(self, prompts: int) -> None:
+        """Move what was collected, of so many prompts, to disk."""
+        self.aside.write(prompts, self.parts, self.counts, self.names)
+        self.parts.clear()
+        self.counts.clear()
+
     def write(self, directory: Path, shard: str) -> Counts:
         """Write every table below `directory`, each layer one file: the same bytes for the same prompts."""
         written: Counts = {}
-        for key, count in sorted(self.counts.items()):
+        for key, count in sorted(self._all_counts().items()):
             self.parts["neurons", None, ""].append(self._neuron_rows(*key, count))
+        keys = list(dict.fromkeys([*self.aside.keys, *self.parts]))
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the models do not compute meanwhile
-            rows_of = pool.map(partial(self._file, directory, shard), self.parts)
-            for (table, _, _), rows in zip(self.parts, rows_of, strict=True):
+            rows_of = pool.map(partial(self._file, directory, shard), keys)
+            for (table, _, _), rows in zip(keys, rows_of, strict=True):
                 table_counts = written.setdefault(table, {"rows": 0, "files": 0})
                 table_counts["rows"] += rows
                 table_counts["files"] += 1
         return written
 
-    def _file(self, directory: Path, shard: str, key: tuple[str, int | None, str]) -> int:
+    def _all_counts(self) -> dict[tuple[int, int, str], NeuronCounts]:
+        total: dict[tuple[int, int, str], NeuronCounts] = {}
+        for counts in (*self.aside.neurons(), self.counts):
+            for key, count in counts.items():
+                total[key] = total[key] + count if key in total else count
+        return total
+
+    def _file(self, directory: Path, shard: str, key: Key) -> int:
         """Write the collected columns of one table, layer and site; return the number of rows."""
         table, layer, site = key
-        parts = self.parts[key]
+        parts = [*self.aside.columns(key), *self.parts.get(key, ())]
         columns = {name: _stacked([part[name] for part in parts]) for name in parts[0]}
         if layer is not None or table == "tokens":
             order = np.lexsort([columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns])

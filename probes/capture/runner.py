@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from probes.capture.batch_files import BatchFiles
 from probes.capture.halving import within_memory
 from probes.capture.hooks.backends import open_backend
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
@@ -27,9 +28,10 @@ from probes.measures.ledger import OutputBasis, output_basis, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
-from probes.measures.places import Places, places_of
+from probes.measures.places import Places, places_of, sample_of
 from probes.measures.residual import HeadGrams, head_grams
 from probes.measures.tall import TALL, Tall, tall_of
+from probes.store.journal import BATCHES
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture, Module
 from tv.prompts import behaviour
@@ -128,15 +130,22 @@ def run_shard(
 ) -> dict[str, Any]:
     """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
 
-    `progress` gets the number of prompts done. Writing it again replaces the same files with the same bytes. Raises
-    ActivationError, naming model, site and prompt, where an activation is not finite.
+    Batches that a killed process put aside there are taken up, and those put aside here are left there until the
+    caller has taken down that the shard is whole. `progress` gets the number of prompts of each batch that is done.
+    Writing a shard again replaces the same files with the same bytes. Raises ActivationError, naming model, site and
+    prompt, where an activation is not finite.
     """
     ids = [item.prompt.id for item in shard.encoded]
-    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base)
+    aside = BatchFiles(directory / BATCHES / shard.name)
+    done = aside.prompts
+    tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base, aside)
     run = partial(_run_batch, session, shard.tuned)
-    for batch, reduced in within_memory(shard.encoded, session.suite.batch_size, session.pair.pad_id, run):
+    for batch, reduced in within_memory(shard.encoded[done:], session.suite.batch_size, session.pair.pad_id, run):
         tables.add(*reduced, batch)
         del reduced  # else it stays on the device beside the next batch
+        done += len(batch.encoded)
+        if done < len(shard.encoded):
+            tables.put_aside(len(batch.encoded))
         if progress:
             progress(len(batch.encoded))
     return {"shard": shard.name, "prompts": len(shard.encoded), "tables": tables.write(directory, shard.name)}
@@ -192,9 +201,9 @@ def with_bases(architecture: Architecture) -> list[Module]:
 
 
 def _tall(pair: Pair, suite: Suite) -> dict[Module, Tall]:
-    """Coordinates of the modules with many rows, where the ledger reads so many places that it is worth making them."""
+    """Coordinates of the float32 modules with many rows, where the ledger reads all places and so pays for them."""
     found: dict[Module, Tall] = {}
-    if suite.ledger_positions in ("target", "last", "generated"):
+    if suite.ledger_positions != "all":
         return found
     for module in pair.architecture.modules:
         if module.kind == "linear" and module.expert < 0 and module not in pair.architecture.unread:
@@ -230,12 +239,14 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
         for model, flow in zip(pair.models, pair.flows, strict=True)
     )
     ledger_places = places_of(batch, suite.ledger_positions)
+    lens_places = sample_of(batch, suite.ledger_positions, suite.lens_places)
     reducer = BatchReducer(
         pair,
         session.fixed,
         places_of(batch, suite.positions),
         ledger_places,
-        _following(batch, ledger_places),
+        lens_places,
+        _following(batch, lens_places),
         [item.prompt.domain for item in batch.encoded],
         read_base,
         read_tuned,
@@ -246,7 +257,7 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
     tokens = _token_columns(pair, batch, reducer.places, *logits)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
-    return reducer, tokens, _behaviour_columns(batch, tuned, *logits)
+    return reducer, tokens, _behaviour_columns(batch, tuned, *logits) if "behaviour" in suite.measure else {}
 
 
 def _looked_at(batch: Batch, reducer: BatchReducer) -> Bool[Tensor, "batch pos"]:

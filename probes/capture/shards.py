@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from probes.capture.batch_files import kept_prompts
 from probes.capture.loading import Pairs
 from probes.capture.runner import Shard, run_shard
 from probes.errors import RunError
@@ -33,10 +34,12 @@ def run_shards(
     """The manifest row of every shard, as it is finished; its files are below `directory` then.
 
     Workers on Ray write to `directory` too, which the machines of a cluster must share, or to `via`, from where files
-    are fetched. `progress` gets the number of prompts done. Raises as `tv.runtime.scheduler.finished` does.
+    are fetched. `progress` gets the number of prompts done, those of batches that were kept left out. Raises as
+    `tv.runtime.scheduler.finished` does.
     """
     place = via if via and compute.engine == "ray" else directory
     here = None if compute.elsewhere else progress
+    kept = {shard.name: kept_prompts(directory, shard.name) for shard in shards}
     for _, row in finished(
         shards,
         lambda device: Capture(pairs.on(device), place, here),
@@ -46,7 +49,7 @@ def run_shards(
     ):
         fetch(row.pop("files", {}), directory)
         if progress and compute.elsewhere:
-            progress(row["prompts"])
+            progress(row["prompts"] - kept[row["shard"]])
         yield row
 
 

@@ -1,7 +1,8 @@
 """A tall module's outputs in few coordinates: norms and products of W Δx, T x and T Δx without their many entries.
 
 All of W x, T x and Δb lies in a space of 2·cols + 1 dimensions, whatever the number of rows. With the Gram of
-[W T Δb] = RᵀR (Cholesky), R's columns are W's, T's and Δb in an orthonormal basis of that space: norms and inner products
+[W T Δb] = RᵀR (Cholesky), the columns of R are those of W, T and Δb in an orthonormal basis of that space: norms and
+inner products
 are the same, and products with R cost as its few rows do. The Gram is float64, so that what it loses is below float32's
 rounding of the products themselves.
 """

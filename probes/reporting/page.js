@@ -1,5 +1,5 @@
 "use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
+let data = null; // figures and links, once `ready`
 const config = { responsive: true, displayModeBar: false, doubleClick: "reset" };
 const palette = ["#2a86c8", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a00"];
 const symbols = ["circle", "square", "diamond", "cross", "x", "triangle-up", "star"];
@@ -8,25 +8,45 @@ const drawn = new Set();
 
 function ink() { return getComputedStyle(document.body).color; }
 
-function draw(id) {
-  const plot = shownPlot(id);
-  plot.layout.font.color = ink();
-  Plotly.react(id, plot.data, plot.layout, config);
-  drawn.add(id);
+// Text and tables come first: the numbers of the figures and what draws them are unpacked after the page is shown.
+async function unpack(id) {
+  const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
-function drawVisible() {
-  for (const place of document.querySelectorAll("article:not([hidden]) .plot")) {
-    if (drawn.has(place.id)) Plotly.Plots.resize(place); else draw(place.id);
-  }
+let library = null;
+function plotly() {
+  library ??= unpack("plotly").then((source) => {
+    document.head.append(Object.assign(document.createElement("script"), { textContent: source }));
+  });
+  return library;
 }
+
+async function draw(id) {
+  drawn.add(id);
+  await plotly();
+  const plot = shownPlot(id), place = document.getElementById(id);
+  plot.layout.font.color = ink();
+  await Plotly.react(id, plot.data, plot.layout, config);
+  place.style.minHeight = "";
+}
+
+function redraw(id) { return drawn.has(id) ? draw(id) : undefined; }
+
+// A figure is drawn when it is about to come into view, and fitted when it comes back after its place has changed.
+const view = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    if (!drawn.has(target.id)) draw(target.id); else if (target.querySelector(".main-svg")) Plotly.Plots.resize(target);
+  }
+}, { rootMargin: "50% 0px" });
 
 // A panel's choice switches all of its figures.
 for (const select of document.querySelectorAll("select[data-switch]")) {
   select.addEventListener("change", () => {
     for (const place of select.closest(".panel").querySelectorAll(".plot")) {
       version[place.id] = Number(select.value);
-      draw(place.id);
+      redraw(place.id);
     }
   });
 }
@@ -55,7 +75,7 @@ function scatter(form) {
   plot.layout.xaxis.title.text = form.x.selectedOptions[0].text;
   plot.layout.yaxis.title.text = form.y.selectedOptions[0].text;
   plot.layout.xaxis.autorange = plot.layout.yaxis.autorange = true;
-  if (!form.closest("article").hidden) draw(key + "-scatter");
+  redraw(key + "-scatter");
   correlations(key, kind, x, y, form.querySelector("output"), plot.data.length > 0);
 }
 
@@ -77,12 +97,12 @@ function correlations(key, kind, x, y, output, any) {
   }
 }
 
-for (const form of document.querySelectorAll("form[data-link]")) {
+function offer(form) {
   const link = data.links[form.dataset.link];
   for (const kind of Object.keys(link.kinds).sort().reverse()) form.kind.add(new Option(kind + "s", kind));
   for (const axis of ["x", "y"]) for (const [name, label] of link[axis]) form[axis].add(new Option(label, name));
   const ready = form.x.options.length && form.y.options.length;
-  if (!ready) continue;
+  if (!ready) return;
   form.addEventListener("change", () => scatter(form));
   document.querySelector(`input[data-all="${form.dataset.link}"]`)?.addEventListener("change", () => scatter(form));
   scatter(form);
@@ -123,7 +143,6 @@ function show(tab) {
     other.tabIndex = other === tab ? 0 : -1;
     document.getElementById(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
-  drawVisible();
 }
 tabs.forEach((tab, i) => {
   tab.addEventListener("click", () => show(tab));
@@ -138,10 +157,21 @@ tabs.forEach((tab, i) => {
 });
 function follow() {
   const place = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const chapter = place && place.closest("article[hidden]");
-  if (chapter) { show(document.getElementById("tab-" + chapter.id)); place.scrollIntoView(); }
+  if (!place) return;
+  const chapter = place.closest("article[hidden]"), fold = place.closest("details") ?? place.querySelector("details");
+  if (chapter) show(document.getElementById("tab-" + chapter.id));
+  if (fold) fold.open = true;
+  if (chapter || fold) place.scrollIntoView();
 }
 window.addEventListener("hashchange", follow);
+for (const link of document.querySelectorAll('a[href^="#"]')) link.addEventListener("click", () => setTimeout(follow));
+// On a phone a reader opens the sections one by one; on paper all are open, and every figure of theirs is drawn.
+const folds = document.querySelectorAll("details.fold");
+if (window.matchMedia("(max-width: 760px)").matches) for (const fold of folds) fold.open = false;
+window.addEventListener("beforeprint", () => {
+  for (const fold of folds) fold.open = true;
+  for (const place of document.querySelectorAll(".plot")) if (!drawn.has(place.id)) draw(place.id);
+});
 // Light or dark: as the system says, until the reader does.
 const system = window.matchMedia("(prefers-color-scheme: dark)");
 system.addEventListener("change", () => drawn.forEach(draw));
@@ -187,6 +217,7 @@ function save(name, url) { Object.assign(document.createElement("a"), { href: ur
 
 for (const button of document.querySelectorAll("button[data-save]")) {
   button.addEventListener("click", async () => {
+    await ready;
     const id = button.dataset.of, plot = shownPlot(id);
     if (button.dataset.save === "csv") {
       const text = numbers(plot).map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
@@ -195,8 +226,14 @@ for (const button of document.querySelectorAll("button[data-save]")) {
     }
     const place = document.getElementById(id), paper = getComputedStyle(document.body).backgroundColor;
     const size = { width: place.clientWidth, height: place.clientHeight, scale: 2, format: "png" };
+    await plotly();
     save(id + ".png", await Plotly.toImage({ data: plot.data, layout: { ...plot.layout, paper_bgcolor: paper } }, size));
   });
 }
-drawVisible();
 follow();
+const ready = unpack("data").then((text) => {
+  data = JSON.parse(text);
+  document.querySelectorAll("form[data-link]").forEach(offer);
+  for (const place of document.querySelectorAll(".plot")) view.observe(place);
+});
+ready.catch(() => { document.getElementById("old").hidden = false; });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,8 +37,8 @@ def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **v
         **values,
         style=_file("style.css"),
         script=_file("page.js"),
-        plotly=Markup(get_plotlyjs()),
-        data=_embedded({"figures": figures, "links": links}),
+        plotly=_packed(get_plotlyjs()),
+        data=_packed(json.dumps({"figures": figures, "links": links}, separators=(",", ":"), allow_nan=False)),
     )
 
 
@@ -44,7 +46,9 @@ def _file(name: str) -> Markup:
     return Markup((_HERE / name).read_text(encoding="utf-8"))
 
 
-def _embedded(content: Mapping[str, Any]) -> Markup:
-    """JSON that is safe inside a script element: `&`, `<` and `>` are escaped."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+def _packed(text: str) -> Markup:
+    """Compressed, as base64: a third of the size, and nothing in it can end a script element.
+
+    The same text gives the same bytes: no time is written.
+    """
+    return Markup(base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode())

@@ -13,6 +13,8 @@ from probes.errors import RunError
 
 #: The record of one finished piece of work: at least `shard`, and `tables` with their rows and files.
 Row = dict[str, Any]
+#: The directory inside a run's that holds what is there of unfinished shards, a folder each.
+BATCHES = "batches"
 
 
 def digest(identity: Mapping[str, Any] | None) -> str:

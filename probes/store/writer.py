@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from probes.errors import RunError
 from probes.store import remote
-from probes.store.journal import Journal, Row, digest
+from probes.store.journal import BATCHES, Journal, Row, digest
 from probes.store.manifest import MANIFEST, STAGES, read_manifest, stages_of, suite_name, write_manifest
 from probes.store.neurons import SHARES, summed
 from probes.store.parquet import Columns, write_part
@@ -21,7 +21,7 @@ from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
 from tv.errors import InputError
 
 _LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
-_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES)  # the writer's files beside a run while it is built
+_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES, BATCHES)  # the writer's files beside a run while it is built
 _NEEDED = (_JOURNAL, SHARES)  # those that a run keeps while it lacks stages, so that these can be added
 
 
@@ -79,7 +79,7 @@ class RunWriter:
         self._lock = _claim(self.path, self.directory)
         require_place(directory, force=force, extends=extends)  # again: a run that a killed writer moved is back
         self._journal = Journal(self.path / _JOURNAL)
-        self._resumed = bool(self._journal.rows)
+        self._resumed = self._holds_work
         self._left = _files_by_name(self.path)
 
     def __enter__(self) -> RunWriter:
@@ -145,6 +145,7 @@ class RunWriter:
         """Record a piece of a stage whose files are on disk: `row` names its shard, and rows and files by table."""
         self._journal.append(stage, row)
         self.record(row["tables"])
+        shutil.rmtree(self.path / BATCHES / row["shard"], ignore_errors=True)
 
     def stage(self, stage: str, shard: str, make: Callable[[], Mapping[str, Columns]]) -> None:
         """Write the tables that `make` returns, each as one file. Skip what a killed process had finished."""
@@ -205,7 +206,12 @@ class RunWriter:
     def _worth_keeping(self, error: BaseException | None) -> bool:
         """Whether the next process can resume from what is there. Bad input leaves nothing of a new run."""
         bad_input = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
-        return bool(self._journal.rows) and error is not None and (self._resumed or not bad_input)
+        return self._holds_work and error is not None and (self._resumed or not bad_input)
+
+    @property
+    def _holds_work(self) -> bool:
+        """Whether anything of the run is done: pieces of it, or parts of one."""
+        return bool(self._journal.rows) or any((self.path / BATCHES).glob("*/*"))
 
     def _publish(self) -> None:
         if isinstance(self.directory, Url):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,13 +151,19 @@ def plain(value: Any) -> Any:
 
 
 class Stages:
-    """One progress bar a stage, on stderr; with --json a line a step."""
+    """How far each stage is, and how long it will take yet, on stderr.
 
-    def __init__(self, *, transient: bool = False) -> None:
+    A bar each on a terminal, a line now and then where there is none, with --json a line a step.
+    """
+
+    def __init__(self, *, transient: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """`transient` stages leave nothing behind on a terminal, and say nothing elsewhere unless they take long."""
         name = TextColumn("{task.description:<24}", markup=False)
-        columns = name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        columns = name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}")
         self.progress = Progress(*columns, console=Console(stderr=True), transient=transient)
+        self.transient, self.clock = transient, clock
         self.tasks: dict[str, TaskID] = {}
+        self.stages: dict[str, _Stage] = {}
 
     def __enter__(self) -> Stages:
         return self
@@ -167,15 +174,67 @@ class Stages:
 
     def update(self, stage: str, done: int = 0, total: int | None = None, label: str = "") -> None:
         """`done` of `total` parts of `stage` are done; `label` names the last."""
-        if stage not in self.tasks:
-            self.tasks[stage] = self.progress.add_task(printable(stage), total=total)
+        now = self.clock()
+        known = self.stages.setdefault(stage, _Stage(now, done, now + _FIRST))
+        elapsed, left = now - known.began, known.left(now, done, total)
         if _speech.quiet:
             return
         if _speech.json:
-            _line(sys.stderr, stage=stage, done=done, total=total, label=label)
-            return
+            _line(sys.stderr, stage=stage, done=done, total=total, label=label, elapsed=elapsed, left=left)
+        elif self.progress.console.is_terminal:
+            self._draw(stage, done, total, "" if left is None else f"{duration(left)} left")
+        elif known.is_due(now, done, total, self.transient):
+            rest = "" if left is None or done == total else f", about {duration(left)} left"
+            parts = f" {done}/{total}" if total else ""
+            print(f"{printable(stage)}{parts}, {duration(elapsed)}{rest}", file=sys.stderr, flush=True)
+
+    def _draw(self, stage: str, done: int, total: int | None, left: str) -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(printable(stage), total=total, left="")
         self.progress.start()
-        self.progress.update(self.tasks[stage], completed=done, total=total)
+        self.progress.update(self.tasks[stage], completed=done, total=total, left="" if done == total else left)
+
+
+#: Seconds until a stage says something where no bar can be drawn, and between that and the next.
+_FIRST, _EVERY = 5.0, 15.0
+
+
+@dataclass
+class _Stage:
+    """When a stage began, with how many of its parts done already, and when it says something next."""
+
+    began: float
+    first: int
+    due: float
+    over: bool = False
+
+    def left(self, now: float, done: int, total: int | None) -> float | None:
+        """Seconds until it is done, at the pace so far; None where nobody knows."""
+        if total is None or done <= self.first:
+            return None
+        return (now - self.began) / (done - self.first) * (total - done)
+
+    def is_due(self, now: float, done: int, total: int | None, transient: bool) -> bool:
+        """Whether a line is to be said now: after a while, then now and then, and once at the end."""
+        ends = total is not None and done >= total and not self.over
+        self.over = self.over or ends
+        late = now >= self.due
+        if late:
+            self.due = now + _EVERY
+        return late or (ends and (not transient or now - self.began >= _FIRST))
+
+
+def duration(seconds: float) -> str:
+    """A time in words: `12 s`, `4 min`, `2 h 10 min`.
+
+    Examples:
+        >>> duration(12.4), duration(250), duration(7800)
+        ('12 s', '4 min', '2 h 10 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

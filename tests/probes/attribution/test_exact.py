@@ -5,9 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from probes.attribution.effects import Effects
-from probes.attribution.forwards import Variant, from_model, swapped, values, values_under
+from probes.attribution.forwards import Floats, Swap, Variant, from_model, swapped, values, values_under
 from probes.attribution.methods.exact import graft, revert
 from probes.attribution.units import WHOLE, Unit, components, units_of
 from tests.pairs import MEASURED
@@ -24,8 +25,13 @@ def test_moving_everything_is_the_other_model_at_every_granularity(architecture:
     for units in (components(pair.architecture), units_of(pair.architecture, "module"), [WHOLE]):
         for model, other, wanted in ((pair.base, pair.tuned, tuned), (pair.tuned, pair.base, base)):
             swap = from_model(model, other, pair.architecture, units)
-            _, found = values_under(model, pair.architecture, [swap], case.batches, metric)
-            assert np.array_equal(found[0], wanted)
+            assert np.array_equal(_under(case, model, swap), wanted)
+
+
+def _under(case: Case, model: PreTrainedModel, swap: Swap) -> Floats:
+    """The metric of every prompt under one swap."""
+    read = (values_under(model, case.pair.architecture, [swap], batch, case.metric()) for batch in case.batches)
+    return np.concatenate([values for each in read for values in each])
 
 
 @pytest.mark.parametrize("architecture", MEASURED)
@@ -43,14 +49,13 @@ def test_blocks_that_cannot_change_are_not_computed_and_it_makes_no_difference(a
     )
     units = [Unit("component", layer, "mlp")]
     swap = from_model(pair.base, pair.tuned, pair.architecture, units)
-    plain, found = values_under(pair.base, pair.architecture, [swap], case.batches, metric)
+    found = _under(case, pair.base, swap)
     ran = calls.count(pair.base.get_submodule(pair.architecture.blocks[0].writer("mlp").path))
     for handle in (*counted, inner):
         handle.remove()
     assert ran == len(case.batches)  # by the plain pass alone
     with swapped(pair.base, swap):
-        assert np.array_equal(values(pair.base, case.batches, metric), found[0])
-    assert np.array_equal(values(pair.base, case.batches, metric), plain)
+        assert np.array_equal(values(pair.base, case.batches, metric), found)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox", "phi3", "mixtral"])

@@ -22,6 +22,7 @@ from probes.reporting.compare.verdict import comparison_verdict, course, told_ap
 from probes.store.schemas import ALL_DOMAINS
 from tests import pairs
 from tests.command import call
+from tests.pages import data_of, drawn
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import NO_REPORT, edited
 
@@ -378,7 +379,7 @@ def test_what_an_entry_lacks_leaves_a_note(mixed: Path) -> None:
     assert own.count("Not measured of &lt;img src=x") >= 3  # gates, ledger, lens
     assert "not correlated" in own and "relative depth" in own
     assert HOSTILE not in page and "<img" not in own.replace("&lt;img", "")
-    figures = json.loads(page.split('id="data">')[1].split("</script>")[0])["figures"]
+    figures = data_of(page)["figures"]
     assert set(re.findall(r'class="plot" id="([^"]+)"', page)) == set(figures)
     assert "not measured" in json.dumps(figures["effects-map-3"])
 
@@ -421,8 +422,9 @@ def page(browser: Any, mixed: Path) -> Iterator[Any]:
 
 
 def test_a_browser_draws_it(page: Any, tmp_path: Path, fits: Callable[[Any, int], bool]) -> None:
-    places = page.locator(".plot").count()
-    assert places >= 20 and page.locator(".plot:has(.main-svg)").count() == places
+    places = page.locator(".plot").evaluate_all("all => all.map((one) => one.id)")
+    assert len(places) >= 20 and page.locator(".plot:has(.main-svg)").count() < len(places)  # those in view
+    assert all(drawn(page, name).locator(".main-svg").count() for name in places)
     assert page.evaluate("window.harmed") is None and HOSTILE in page.locator("body").inner_text()
     panel = page.locator(".panel", has_text="Effects by component").first
     panel.locator("select").select_option(label="revert, all prompts")

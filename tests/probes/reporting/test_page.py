@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import probes
+from tests.pages import drawn
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 
 HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1"]
@@ -38,14 +39,29 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
     opened.close()
 
 
-def _drawn(page: Any) -> int:
-    return page.locator(".plot .main-svg").count()
+def test_every_figure_is_drawn_when_it_comes_into_view(page: Any) -> None:
+    places = page.locator(".plot").evaluate_all("all => all.map((one) => one.id)")
+    assert len(places) >= 15 and page.locator(".plot:has(.main-svg)").count() < len(places) / 2
+    assert all(drawn(page, name).locator(".main-svg").count() for name in places)
 
 
-def test_every_figure_is_drawn(page: Any) -> None:
-    places = page.locator(".plot").count()
-    assert places >= 15
-    assert page.locator(".plot:has(.main-svg)").count() == places
+def test_a_reader_of_the_verdict_does_not_wait_for_what_draws(page: Any) -> None:
+    assert page.locator("#m0-verdict .headline").is_visible() and page.evaluate("typeof Plotly") == "undefined"
+    drawn(page, "m0-flips")
+    assert page.evaluate("typeof Plotly") == "object"
+
+
+def test_on_a_phone_sections_open_one_by_one(browser: Any, report: Path) -> None:
+    phone = browser.new_page(viewport={"width": 390, "height": 844})
+    phone.goto(report.as_uri())
+    closed = phone.evaluate("document.documentElement.scrollHeight")
+    assert phone.locator("details.fold[open]").count() == 0 and phone.locator("#m0-verdict").is_visible()
+    phone.locator("nav a[href='#m0-causes']").first.click()
+    phone.wait_for_selector("#m0-causes details[open]")
+    assert phone.locator("details.fold[open]").count() == 1
+    phone.evaluate("document.querySelectorAll('details.fold').forEach((fold) => { fold.open = true; })")
+    assert phone.evaluate("document.documentElement.scrollHeight") > 2 * closed
+    phone.close()
 
 
 def test_what_prompts_say_is_text(page: Any) -> None:
@@ -56,11 +72,13 @@ def test_what_prompts_say_is_text(page: Any) -> None:
 
 def test_choices_switch_the_figures(page: Any) -> None:
     panel = page.locator(".panel", has_text="SSA beside its null").first
+    drawn(page, panel.locator(".plot").first.get_attribute("id"))
     before = panel.locator(".plot").first.inner_text()
     panel.locator("select[data-switch]").select_option(index=2)
     assert panel.locator(".plot").first.inner_text() != before
     form = page.locator("form[data-link]")
     form.locator("select[name=x]").select_option("kappa_left")
+    drawn(page, "m0-scatter")
     assert "κ" in page.locator("#m0-scatter .xtitle").text_content()
 
 
@@ -111,6 +129,7 @@ def test_light_and_dark(page: Any) -> None:
             "[getComputedStyle(document.body).color, document.querySelector('#m0-flips .xtick text').style.fill]"
         )
 
+    drawn(page, "m0-flips")
     light = colours()
     page.locator("#theme").focus()
     page.keyboard.press("Enter")

@@ -1,6 +1,5 @@
 """A panel is one function: where it stands, when it is left out, and that it shows by itself on its page."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from probes.reporting.chapter import REPORT, Chapter, panel
 from probes.reporting.compare.comparison import COMPARISON, Comparison, compare_panel
 from probes.reporting.figures import layout
 from probes.reporting.panel import Figure, Panel, Panels, Section, Table
+from tests.pages import data_of
 from tests.pairs import build_pair, write_suite
 from tests.runs import NO_REPORT
 
@@ -91,7 +91,7 @@ def test_a_panel_shows_in_every_chapter_by_itself(run: probes.Run, tmp_path: Pat
         return [_toy(f"{len(rows)} rows of {chapter.evidence.tuned}")]
 
     page = probes.report(run, to=tmp_path / "r.html").read_text(encoding="utf-8")
-    figures = json.loads(page.split('id="data">')[1].split("</script>")[0])["figures"]
+    figures = data_of(page)["figures"]
     assert {"m0-toy", "m1-toy"} <= set(figures)
     rows = run.df("weights", where=[("tuned", "==", "two")])
     assert f"<h4>{len(rows)} rows of two</h4>" in page and 'class="plot" id="m1-toy"' in page

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import numpy as np
@@ -105,7 +105,7 @@ def test_json_can_be_said_in_any_encoding(capsys: pytest.CaptureFixture[str]) ->
 def _speak() -> None:
     remark("opened")
     with Stages() as stages:
-        stages.update("capture", 1, 2, "batch 1")
+        stages.update("capture", 2, 2, "batch 2")
     with bar("link") as progress:
         progress("link", 1, 1, "")
     print_table("sizes", ["name", "size"], [["a", np.float32(0.5)], ["b", math.nan], ["c", np.int64(3)]])
@@ -137,9 +137,11 @@ def test_json_is_an_object_a_line_on_the_same_streams(capsys: pytest.CaptureFixt
     _speak()
     fail("it broke", 2)
     told = capsys.readouterr()
-    assert [json.loads(line) for line in told.err.splitlines()] == [
+    lines = [json.loads(line) for line in told.err.splitlines()]
+    assert all(line.pop("elapsed") < 60 and (line.pop("left") or 0) < 60 for line in lines if "stage" in line)
+    assert lines == [
         {"remark": "opened"},
-        {"stage": "capture", "done": 1, "total": 2, "label": "batch 1"},
+        {"stage": "capture", "done": 2, "total": 2, "label": "batch 2"},
         {"stage": "link", "done": 0, "total": None, "label": ""},
         {"stage": "link", "done": 1, "total": 1, "label": ""},
         {"error": "it broke", "status": 2},
@@ -152,3 +154,44 @@ def test_json_is_an_object_a_line_on_the_same_streams(capsys: pytest.CaptureFixt
         "said": ["all is well", "out.csv: 3 rows"],
         "notes": ["rounded"],
     }
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[list[tuple[float, int]], bool], list[str]]]:
+    """What stages of 100 parts say on a stderr that is no terminal, by (seconds, parts done)."""
+    begin(quiet=False, json=False)
+
+    def run(steps: list[tuple[float, int]], transient: bool) -> list[str]:
+        now = iter([seconds for seconds, _ in steps])
+        with Stages(transient=transient, clock=lambda: next(now)) as stages:
+            for _, done in steps:
+                stages.update("capture", done, 100)
+        return capsys.readouterr().err.splitlines()
+
+    yield run
+
+
+def test_without_a_terminal_a_stage_says_how_long_it_will_take_yet(told: Callable[..., list[str]]) -> None:
+    steps = [(0.0, 0), (4.0, 4), (6.0, 6), (12.0, 12), (22.0, 22), (100.0, 100), (100.0, 100)]
+    said = ["capture 6/100, 6 s, about 2 min left"]
+    said += ["capture 22/100, 22 s, about 78 s left", "capture 100/100, 2 min"]
+    assert told(steps, False) == said
+
+
+def test_what_was_done_before_a_restart_does_not_count_as_speed(told: Callable[..., list[str]]) -> None:
+    assert told([(0.0, 50), (10.0, 60)], False) == ["capture 60/100, 10 s, about 40 s left"]
+
+
+def test_a_short_stage_of_a_small_command_says_nothing(told: Callable[..., list[str]]) -> None:
+    assert told([(0.0, 0), (1.0, 100)], True) == [] and told([(0.0, 0), (1.0, 100)], False) == ["capture 100/100, 1 s"]
+    assert len(told([(0.0, 0), (30.0, 50), (31.0, 100)], True)) == 2
+
+
+def test_with_json_every_step_has_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    begin(quiet=False, json=True)
+    now = iter([0.0, 2.0])
+    with Stages(clock=lambda: next(now)) as stages:
+        stages.update("capture", 0, 4)
+        stages.update("capture", 1, 4, "a")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["elapsed"], line["left"]) for line in lines] == [(0.0, None), (2.0, 6.0)]
