@@ -61,9 +61,9 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Cut:
-    """How an orthonormal basis is read to tell what lies outside its first `k`, and outside its first `k10`, directions.
+    """How an orthonormal basis is read to tell what lies outside its first `k` directions, and outside its first `k10`.
 
-    Directions `k` and on are read in place of the first `k` where that is less: the two shares are one.
+    Those from `k` on are read in place of the first `k` where they are fewer: both make up the whole.
     """
 
     k: int
@@ -100,10 +100,15 @@ class OutputBasis:
     """
 
     wide: bool
-    cut: Cut  # of U
-    vectors: Float[Tensor, "side read"]
-    cut_of_w: Cut  # W x lies in the span of U, so that what Π_k leaves of it can always be read from the other end
-    reads_w: Float[Tensor, "side read"] | None  # of a tall W: U'W x is x times these
+    cut: Cut  # of U, for T x
+    vectors: Float[Tensor, "side r"]  # the first k and the first k10 at least
+    cut_of_w: Cut  # for W x, which lies in the span of U
+    reads_w: Float[Tensor, "side read"] | None  # of a tall W: UᵀW x is x times these
+
+    @property
+    def k(self) -> int:
+        """The directions that span Π_k."""
+        return self.cut.k
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
     k, k10 = k_of(svd, EPSILON), fixed_k(svd, weight.shape[0])
     if svd.wide:
         cut = Cut(k, k10, len(weight))
-        return OutputBasis(True, cut, cut.of(svd.near).float(), cut, None)
+        return OutputBasis(True, cut, svd.near.float(), cut, None)
     cut, cut_of_w = Cut(k, k10), Cut(k, k10, weight.shape[1])
     vectors = cut.of(svd.near * svd.inverse).float()
     return OutputBasis(False, cut, vectors, cut_of_w, cut_of_w.of(svd.near * svd.sigma).float())
@@ -131,7 +136,7 @@ def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
 def most_bytes(rows: int, cols: int) -> int:
     """Bytes that the basis of a matrix and one tuned model's T along it take, where it needs every direction."""
     side = min(rows, cols)
-    return 4 * side * side * (1 if rows <= cols else 3)
+    return 4 * side * side * (2 if rows <= cols else 3)
 
 
 def split_by(
@@ -143,7 +148,7 @@ def split_by(
     """How one tuned model's T lies along `basis`."""
     rows, cols = weight.shape
     if basis.wide:
-        return Split(basis, rows, basis.vectors)
+        return Split(basis, rows, basis.cut.of(basis.vectors))
     cross = torch.zeros(cols, cols, device=weight.device)
     shift = torch.zeros(cols, device=weight.device)
     for part in parts(rows, cols):
@@ -176,7 +181,7 @@ def linear_ledger(
     for the checked places alone, and the others' terms are read in fewer coordinates; float32 outputs only, since a
     coarser one's rounding, a part of Δy, is in no term.
     """
-    x, n = x.float(), len(x)
+    x = x.float()
     moved = x_tuned.float() - x
     weight, weight_tuned = common_rows(weight, weight_tuned)
     step = _Step(weight, weight_tuned, bias, bias_change)

@@ -2,9 +2,8 @@
 
 All of W x, T x and Δb lies in a space of 2·cols + 1 dimensions, whatever the number of rows. With the Gram of
 [W T Δb] = RᵀR (Cholesky), the columns of R are those of W, T and Δb in an orthonormal basis of that space: norms and
-inner products
-are the same, and products with R cost as its few rows do. The Gram is float64, so that what it loses is below float32's
-rounding of the products themselves.
+inner products are the same, and products with R cost as its few rows do. The Gram is float64, so that what it loses is
+below float32's rounding of the products themselves.
 """
 
 from __future__ import annotations
