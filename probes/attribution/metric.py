@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -140,9 +140,7 @@ def answers(
 @contextmanager
 def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator[None]:
     """Run the unembedding at some positions only: with a large vocabulary, it is much of a small model's work."""
-    wanted = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
-    for i, item in enumerate(batch.encoded):
-        wanted[i, list(reads(item))] = True
+    wanted = positions_read(batch, reads)
     _, head = ends_of(model)
     kept, run = head.__dict__.get("forward"), head.forward
 
@@ -159,6 +157,15 @@ def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator
             del head.forward
         else:
             head.forward = kept
+
+
+def positions_read(batch: Batch, reads: Reads | None) -> Bool[Tensor, "batch pos"]:
+    """The positions whose logits a metric reads; all where it may read any."""
+    wanted = torch.full(batch.input_ids.shape, reads is None, dtype=torch.bool)
+    if reads is not None:
+        for i, item in enumerate(batch.encoded):
+            wanted[i, list(reads(item))] = True
+    return wanted
 
 
 def _imported(name: str) -> Values:

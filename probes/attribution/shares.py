@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +21,11 @@ from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture, Module
 from tv.stats.change import LEAST_FLOOR
 
+#: What a prompt's vector of shares holds, in order: the kind (a field of `Shares`), the key, how many numbers; 0 for
+#: as many as the prompt has tokens.
+Layout = tuple[tuple[int, Any, int], ...]
+_NEURONS, _WHOLES = 2, 3
+
 
 @dataclass
 class Shares:
@@ -30,28 +36,100 @@ class Shares:
     neurons: dict[tuple[int, int], Float[Tensor, "batch d_ff"]] = field(default_factory=dict)  # by layer, expert
     wholes: dict[Module, Float[Tensor, " batch"]] = field(default_factory=dict)  # of parameters that tokens do not cut
 
-    def add(self, other: Shares, weight: float = 1.0) -> None:
-        """Add `weight` times the other's, in place."""
+    def put(self, other: Shares) -> None:
+        """Add the other's, in place."""
         for kept, added in zip(self._all, other._all, strict=True):
             for key, value in added.items():
-                kept[key] = kept[key].add_(value, alpha=weight) if key in kept else value * weight
+                kept[key] = kept[key] + value if key in kept else value
 
-    def prompt(self, i: int, n: int) -> Shares:
-        """The shares of prompt i, which has n tokens."""
-        return Shares(
-            {module: value[i, :n].clone() for module, value in self.modules.items()},
-            {module: value[i].clone() for module, value in self.heads.items()},
-            {place: value[i].clone() for place, value in self.neurons.items()},
-            {module: value[i].clone() for module, value in self.wholes.items()},
-        )
+    def flat(self, lengths: Sequence[int]) -> tuple[Layout, list[Float[Tensor, " size"]]]:
+        """One vector for each prompt of a batch, which have these numbers of tokens, in host memory."""
+        n = len(lengths)
+        keys = [(kind, key, value) for kind, own in enumerate(self._all) for key, value in own.items()]
+        layout = tuple((kind, key, value[0].numel() if kind else 0) for kind, key, value in keys)
+        tokens = torch.stack(list(self.modules.values()), 1).cpu() if self.modules else torch.zeros(n, 0)
+        others = [value.reshape(n, -1).cpu() for own in self._all[1:] for value in own.values()]
+        rest = torch.cat(others, 1).cpu() if others else torch.zeros(n, 0)
+        return layout, [torch.cat([tokens[i, ..., :k].flatten(), rest[i]]) for i, k in enumerate(lengths)]
+
+    @classmethod
+    def of(cls, layout: Layout, vector: Float[Tensor, " size"], n_tokens: int) -> Shares:
+        """What `flat` made a vector of: views of it."""
+        shares, start = cls(), 0
+        for kind, key, size in layout:
+            size = size if kind else n_tokens
+            value = vector[start : start + size]
+            shares._all[kind][key] = value if kind < _WHOLES else value[0]
+            start += size
+        return shares
+
+    def alone(self) -> Shares:
+        """One prompt's shares as those of a batch of one."""
+        return Shares(*({key: value[None] for key, value in own.items()} for own in self._all))
 
     def total(self) -> float:
         """Σ over every module and token."""
-        return sum(float(value.double().sum()) for value in (*self.modules.values(), *self.wholes.values()))
+        return sum(self.by_module().values())
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the prompt has."""
+        return max((value.shape[-1] for value in self.modules.values()), default=0)
+
+    def by_module(self) -> dict[Module, float]:
+        """One prompt's shares summed over its tokens."""
+        sums = {module: float(value) for module, value in self.wholes.items()}
+        if self.modules:
+            of_tokens = torch.stack(list(self.modules.values())).double().sum(1)
+            for module, value in zip(self.modules, of_tokens.tolist(), strict=True):
+                sums[module] = sums.get(module, 0.0) + value
+        return sums
 
     @property
     def _all(self) -> tuple[dict[Any, Tensor], ...]:
         return self.modules, self.heads, self.neurons, self.wholes
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """The finished integral of one prompt, as data that can be stored and given back."""
+
+    prompt: str
+    nodes: int
+    n_tokens: int
+    layout: Layout
+    vector: Float[Tensor, " size"]
+
+    @property
+    def shares(self) -> Shares:
+        """Its shares."""
+        return Shares.of(self.layout, self.vector, self.n_tokens)
+
+    def arrays(self, architecture: Architecture) -> dict[str, NDArray[Any]]:
+        """As arrays: `nodes`, `n_tokens`, `layout` (kind, place of the module or layer, expert, size), `values`."""
+        place = {module: i for i, module in enumerate((*architecture.modules, *architecture.others))}
+        rows = [
+            (kind, *(key if kind == _NEURONS else (place[key], -1)), size)  # by layer and expert
+            for kind, key, size in self.layout
+        ]
+        layout = np.array(rows, np.int32).reshape(-1, 4)
+        return {
+            "nodes": np.array(self.nodes),
+            "n_tokens": np.array(self.n_tokens),
+            "layout": layout,
+            "values": self.vector.numpy(),
+        }
+
+    @classmethod
+    def of(cls, prompt: str, arrays: Mapping[str, NDArray[Any]], architecture: Architecture) -> Integrated:
+        """What `arrays` was made of."""
+        modules = (*architecture.modules, *architecture.others)
+        layout = tuple(
+            (kind, (place, expert) if kind == _NEURONS else modules[place], size)
+            for kind, place, expert, size in arrays["layout"].tolist()
+        )
+        vector = torch.from_numpy(np.array(arrays["values"], np.float32))
+        return cls(prompt, int(arrays["nodes"]), int(arrays["n_tokens"]), layout, vector)
 
 
 @dataclass(frozen=True)
@@ -76,11 +154,16 @@ class PathEffects:
 
     def effects(self, architecture: Architecture) -> Iterator[Effects]:
         """The effects at every granularity that the model has."""
+        of_modules = [shares.by_module() for shares in self.shares]
+        of_heads = [{module: values.tolist() for module, values in shares.heads.items()} for shares in self.shares]
         for granularity in ("component", "module", "head", "kv_head", "expert"):
-            summed = [dict(_summed(shares, granularity, architecture)) for shares in self.shares]
-            units = tuple(dict.fromkeys(unit for by_unit in summed for unit in by_unit))
+            if granularity in ("head", "kv_head"):
+                found = _of_heads(of_heads, granularity, architecture)
+            else:
+                found = _of_modules(of_modules, granularity)
+            units = tuple(dict.fromkeys(unit for by_unit in found for unit in by_unit))
             if units:
-                values = np.array([[by_unit.get(unit, 0.0) for by_unit in summed] for unit in units])
+                values = np.array([[by_unit.get(unit, 0.0) for by_unit in found] for unit in units])
                 yield Effects("path", FORWARD, units, self.prompts, values, change=self.change)
 
     def unchanged(self, domains: Mapping[str, str], floors: Mapping[str, float]) -> set[str]:
@@ -90,43 +173,60 @@ class PathEffects:
         return {name for name, at in inside.items() if not changed(self.change[at], floor_of(floors, name))}
 
     def tokens(self) -> pd.DataFrame:
-        """`prompt_id pos layer component effect`: what the weights of a component did at each token."""
-        parts = []
-        for prompt, shares in zip(self.prompts, self.shares, strict=True):
-            by_component: dict[tuple[int, str], Tensor] = {}
-            for module, value in shares.modules.items():
-                place = module.layer, module.component
-                by_component[place] = by_component[place] + value if place in by_component else value
-            table = np.stack([value.double().cpu().numpy() for value in by_component.values()])
-            places = pd.MultiIndex.from_tuples(by_component, names=["layer", "component"])
-            long = pd.DataFrame(table, places, pd.RangeIndex(table.shape[1], name="pos")).stack().rename("effect")
-            parts.append(long.reset_index().assign(prompt_id=prompt))
-        return pd.concat(parts, ignore_index=True)
+        """`layer component pos effect prompt_id`: what the weights of a component did at each token."""
+        places: dict[tuple[int, str], int] = {}
+        of_prompt, of_place, of_token, effect = [], [], [], []
+        for i, shares in enumerate(self.shares):
+            own = [places.setdefault((module.layer, module.component), len(places)) for module in shares.modules]
+            used = np.array(list(dict.fromkeys(own)), np.int64)
+            table = np.zeros((len(places), shares.n_tokens))
+            np.add.at(table, own, torch.stack(list(shares.modules.values())).double().cpu().numpy())
+            effect.append(table[used].ravel())
+            of_place.append(np.repeat(used, shares.n_tokens))
+            of_token.append(np.tile(np.arange(shares.n_tokens), len(used)))
+            of_prompt.append(np.full(table[used].size, i))
+        place, prompt = np.concatenate(of_place), np.concatenate(of_prompt)
+        layers, components = (np.array(names) for names in zip(*places, strict=True))
+        return pd.DataFrame(
+            {
+                "layer": layers[place],
+                "component": components.astype(object)[place],
+                "pos": np.concatenate(of_token),
+                "effect": np.concatenate(effect),
+                "prompt_id": np.array(self.prompts, object)[prompt],
+            }
+        )
 
     def neurons(self, domains: Mapping[str, str]) -> pd.DataFrame:
-        """`domain layer expert neuron n effect se`: means over prompts with their standard errors."""
-        parts = []
-        for domain in (ALL_DOMAINS, *dict.fromkeys(domains[name] for name in self.prompts)):
-            in_domain = [
-                shares
-                for name, shares in zip(self.prompts, self.shares, strict=True)
-                if domain in (ALL_DOMAINS, domains[name])
-            ]
-            for layer, expert in dict.fromkeys(place for shares in in_domain for place in shares.neurons):
-                wide = next(shares.neurons[layer, expert] for shares in in_domain if (layer, expert) in shares.neurons)
-                table = np.stack(
-                    [shares.neurons.get((layer, expert), 0 * wide).double().cpu().numpy() for shares in in_domain]
-                )
-                se = (
-                    table.std(0, ddof=1) / np.sqrt(len(in_domain))
-                    if len(in_domain) > 1
-                    else np.full(table.shape[1], np.nan)
-                )
-                columns = {"neuron": np.arange(table.shape[1]), "effect": table.mean(0), "se": se}
-                labels = {"domain": domain, "layer": layer, "expert": expert, "n": len(in_domain)}
-                parts.append(pd.DataFrame({**labels, **columns}))
+        """`domain layer expert n neuron effect se`: means over prompts with their standard errors."""
+        of_prompts = np.array([domains[name] for name in self.prompts], object)
+        inside = {ALL_DOMAINS: np.ones(len(of_prompts), bool)}
+        inside |= {name: of_prompts == name for name in dict.fromkeys(of_prompts.tolist())}
+        parts: dict[str, list[pd.DataFrame]] = {name: [] for name in inside}
+        for place in dict.fromkeys(place for shares in self.shares for place in shares.neurons):
+            own = [shares.neurons.get(place) for shares in self.shares]
+            nothing = torch.zeros_like(next(row for row in own if row is not None))
+            table = torch.stack([nothing if row is None else row for row in own]).double().cpu().numpy()
+            known = np.array([row is not None for row in own])
+            for name, at in inside.items():
+                if (known & at).any():
+                    parts[name].append(_means(table[at], {"domain": name, "layer": place[0], "expert": place[1]}))
         names = ("domain", "layer", "expert", "n", "neuron", "effect", "se")
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+        every = [part for own in parts.values() for part in own]
+        return pd.concat(every, ignore_index=True) if every else pd.DataFrame(columns=names)
+
+
+def _means(table: Float[NDArray[np.float64], "prompts neurons"], labels: Mapping[str, object]) -> pd.DataFrame:
+    n, width = table.shape
+    se = table.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(width, np.nan)
+    return pd.DataFrame({**labels, "n": n, "neuron": np.arange(width), "effect": table.mean(0), "se": se})
+
+
+def total_of(layout: Layout, vector: Float[Tensor, " size"], n_tokens: int) -> float:
+    """Σ over every module and token of a prompt's vector."""
+    of_tokens = n_tokens * sum(kind == 0 for kind, *_ in layout)
+    wholes = sum(kind == _WHOLES for kind, *_ in layout)
+    return float(vector[:of_tokens].double().sum() + vector[len(vector) - wholes :].double().sum())
 
 
 def gap_of(shares: Sequence[Shares], change: Floats, floor: float) -> float:
@@ -135,26 +235,41 @@ def gap_of(shares: Sequence[Shares], change: Floats, floor: float) -> float:
     return float(off / max(np.abs(change).sum(), floor * len(change))) if len(change) else 0.0
 
 
-def _summed(shares: Shares, granularity: Granularity, architecture: Architecture) -> Iterator[tuple[Unit, float]]:
-    """One prompt's shares by unit of one granularity. Norms and biases of o belong to no head."""
+def _of_modules(of_modules: Sequence[Mapping[Module, float]], granularity: Granularity) -> list[dict[Unit, float]]:
+    """By prompt, the shares of components, modules or experts, by depth."""
+    unit_of = {module: _unit(module, granularity) for module in dict.fromkeys(m for own in of_modules for m in own)}
+    return [_by_unit((unit_of[module], value) for module, value in own.items()) for own in of_modules]
+
+
+def _of_heads(
+    of_heads: Sequence[Mapping[Module, Sequence[float]]], granularity: Granularity, architecture: Architecture
+) -> list[dict[Unit, float]]:
+    """By prompt, the shares of heads, by depth. Norms and biases of o belong to no head."""
+    units = {
+        module: [Unit(granularity, module.layer, module.component, head=head) for head in range(module.n_heads)]
+        for module in dict.fromkeys(module for own in of_heads for module in own)
+        if head_granularity(module, architecture) == granularity
+    }
+    return [
+        _by_unit(
+            pair for module, row in own.items() if module in units for pair in zip(units[module], row, strict=True)
+        )
+        for own in of_heads
+    ]
+
+
+def _by_unit(found: Iterable[tuple[Unit | None, float]]) -> dict[Unit, float]:
     sums: dict[Unit, float] = defaultdict(float)
-    if granularity in ("head", "kv_head"):
-        for module, values in shares.heads.items():
-            if head_granularity(module, architecture) == granularity:
-                for head, value in enumerate(values.tolist()):
-                    sums[Unit(granularity, module.layer, module.component, head=head)] += value
-    else:
-        for module, tokens in (*shares.modules.items(), *shares.wholes.items()):
-            place = module.layer, str(module.component)
-            if granularity == "component":
-                unit = Unit("component", *place)
-            elif granularity == "module":
-                if module.kind == "group":
-                    continue
-                unit = Unit("module", *place, module.name, expert=module.expert)
-            elif module.expert >= 0:
-                unit = Unit("expert", *place, expert=module.expert)
-            else:
-                continue
-            sums[unit] += float(tokens.double().sum())
-    yield from sorted(sums.items(), key=lambda item: item[0].layer)
+    for unit, value in found:
+        if unit is not None:
+            sums[unit] += value
+    return dict(sorted(sums.items(), key=lambda item: item[0].layer))
+
+
+def _unit(module: Module, granularity: Granularity) -> Unit | None:
+    place = module.layer, str(module.component)
+    if granularity == "component":
+        return Unit("component", *place)
+    if granularity == "module":
+        return None if module.kind == "group" else Unit("module", *place, module.name, expert=module.expert)
+    return Unit("expert", *place, expert=module.expert) if module.expert >= 0 else None

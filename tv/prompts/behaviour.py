@@ -54,9 +54,10 @@ def metric_values(
 ) -> Float[Tensor, " batch"]:
     """One metric of every prompt, float64; NaN where the prompt lacks what the metric needs."""
     values = torch.full((len(batch.encoded),), float("nan"), dtype=torch.float64)
-    for i, item in enumerate(batch.encoded):
+    # Rows are taken all at once: a row alone would have a gradient as large as all logits.
+    for i, (row, item) in enumerate(zip(logits, batch.encoded, strict=True)):
         if metric.has(item):
-            values[i] = metric.of(logits[i], item)
+            values[i] = metric.of(row, item)
     return values
 
 

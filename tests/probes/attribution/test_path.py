@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from probes.attribution.forwards import values
+from probes.attribution.integrand import Integrand
 from probes.attribution.methods.path import path_effects
 from probes.attribution.metric import Metric
+from probes.attribution.shares import Integrated
 from probes.attribution.units import Unit, units_of
 from probes.errors import RunError
 from tests.pairs import MEASURED, MIXTURES, SUPPORTED
@@ -187,3 +189,66 @@ def test_a_grown_vocabulary_moves_in_the_rows_in_common() -> None:
     found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
     assert found.gap < 1e-3
     assert {type(module) for shares in found.shares for module in shares.modules} == {Module}
+
+
+def test_it_is_what_many_nodes_give(case: Case) -> None:
+    """The adaptive rule agrees with one that has far more nodes, unit by unit, within the tolerance."""
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+    exact = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, nodes=24, most_nodes=24)
+    assert found.nodes.mean() < 12 and (exact.nodes == 24).all()
+    whole = np.abs(exact.change).mean()
+    for own, wanted in zip(found.effects(case.pair.architecture), exact.effects(case.pair.architecture), strict=True):
+        assert own.units == wanted.units
+        assert np.abs(own.values.mean(1) - wanted.values.mean(1)).max() <= 0.01 * whole
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_finished_integrals_are_given_back(architecture: str) -> None:
+    """What was kept of a killed run, as arrays, is not computed again; the rest is, and all is as without."""
+    case, kept = Case(architecture), {}
+    pair, metric = case.pair, case.metric()
+    whole = path_effects(
+        pair, case.encoded, metric, batch_size=1, keep=lambda own: kept.setdefault(own.prompt, own) and None
+    )
+    assert set(kept) == set(whole.prompts)
+    some = list(kept)[:2]
+    stored = {name: kept[name].arrays(pair.architecture) for name in some}
+    done = {name: Integrated.of(name, arrays, pair.architecture) for name, arrays in stored.items()}
+    again: list[str] = []
+    found = path_effects(pair, case.encoded, metric, batch_size=1, done=done, keep=lambda own: again.append(own.prompt))
+    assert sorted([*again, *some]) == sorted(whole.prompts)
+    assert (found.nodes == whole.nodes).all()
+    for own, wanted in zip(found.shares, whole.shares, strict=True):
+        assert own.modules.keys() == wanted.modules.keys() and own.wholes.keys() == wanted.wholes.keys()
+        assert all(torch.allclose(own.modules[m], value, atol=1e-6) for m, value in wanted.modules.items())
+        assert all(torch.allclose(own.heads[m], value, atol=1e-6) for m, value in wanted.heads.items())
+        assert all(torch.allclose(own.neurons[at], value, atol=1e-6) for at, value in wanted.neurons.items())
+
+
+def test_the_ends_that_are_known_are_not_read_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+    monkeypatch.setattr("probes.attribution.methods.path._by_prompt", None)
+    ends = whole.base, whole.tuned
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, ends=ends)
+    assert np.allclose([own.total() for own in found.shares], [own.total() for own in whole.shares])
+
+
+def test_what_did_not_move_has_shares_of_nothing_and_forms_no_step(case: Case) -> None:
+    only = case.pair.architecture.module(1, "up")
+    case.keep_only(lambda name, tuned, _: (tuned == tuned) & (name == only.parameter))
+    integrand = Integrand(case.pair, case.metric())
+    assert integrand.moved == {only.parameter}
+    with integrand.along():
+        assert set(integrand.theta) == {only.parameter}
+    found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+    effects = {own.units[0].granularity: own for own in found.effects(case.pair.architecture)}["module"]
+    assert set(effects.units) == set(units_of(case.pair.architecture, "module"))
+    for unit, own in zip(effects.units, effects.values, strict=True):
+        assert (np.abs(own).max() > 0) == (unit.layer == 1 and unit.module == "up")
+
+
+def test_a_step_that_is_not_kept_is_the_same(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+    monkeypatch.setattr("probes.attribution.integrand.KEPT", 0)
+    formed = path_effects(case.pair, case.encoded, case.metric(), batch_size=3)
+    assert [own.total() for own in formed.shares] == [own.total() for own in kept.shares]
