@@ -160,7 +160,7 @@ class Attributor:
         units = components(work.pair.architecture)
         rankings = rankings_of({**_scores(work, effects), "norm": _norms(work.pair, units), **scores}, units)
         drawn = batches(_drawn(work, self.wanted.curve_prompts), 4 * work.batch_size, work.pair.pad_id)
-        on_these = replace(work.named("curves"), batches=drawn)
+        on_these = work.named("curves").on(drawn)
         moved = curves(on_these, rankings, draws=self.wanted.curve_draws, points=self.wanted.curve_points)
         points = work.means(moved.points, ["ranking", "draw", "direction", "n"])
         return {

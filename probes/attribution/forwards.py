@@ -27,6 +27,8 @@ from tv.prompts.encoding import Batch
 Floats = NDArray[np.float64]
 #: Of a pair.
 Model = Literal["base", "tuned"]
+#: What of T lies inside the pretrained subspaces, or outside them.
+Part = Literal["inside", "outside"]
 #: Progress callback: (forwards over the prompts done, total).
 Told = Callable[[int, int], None]
 
@@ -44,7 +46,7 @@ class Variant:
     units: tuple[Unit, ...] = ()
     control: str = ""
     draw: int = 0
-    part: Literal["", "inside", "outside"] = ""
+    part: Part | Literal[""] = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", tuple(sorted(self.units, key=astuple)))
@@ -77,12 +79,13 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
 
     Parameters are swapped, not copied over: leaving the context puts the same tensors back.
     """
-    parameters = values_of(model)
     kept = []
     try:
         for name, value in swap.tensors().items():
-            kept.append((parameters[name], parameters[name].data))
-            parameters[name].data = value
+            path, _, own = name.rpartition(".")
+            parameter = getattr(model.get_submodule(path), own)
+            kept.append((parameter, parameter.data))
+            parameter.data = value
         yield
     finally:
         for parameter, data in kept:

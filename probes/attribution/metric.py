@@ -22,7 +22,7 @@ from tv.errors import first_line
 from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
 from tv.prompts.files import Prompt
-from tv.prompts.metric import METRICS, answering
+from tv.prompts.metric import METRICS, parting
 from tv.runtime.common_rows import common_rows
 
 #: The positions of a prompt that a metric reads.
@@ -91,7 +91,7 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Me
         registered = METRICS[name]
         return Metric(name, partial(metric_values, registered), registered.smooth, registered.reads)
     if name == "first_divergence":
-        return Metric(name, partial(metric_values, METRICS["logit_diff"]), reads=answering)
+        return Metric(name, partial(metric_values, METRICS["logit_diff"]), reads=parting)
     if name == "kl":
         return Metric(name, partial(_kl, _reference(tuned, batches)), reads=_predicting)
     if not OWN_METRIC.fullmatch(name):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.attribution.forwards import Swap, Variant
+from probes.attribution.forwards import Part
 from probes.attribution.units import WHOLE, Unit
 from probes.capture.pair import Pair
 from probes.measures.ledger import OutputBasis
@@ -31,27 +30,16 @@ def groups_of(modules: Sequence[Module], one_by_one: bool) -> dict[Unit, list[Mo
     return groups
 
 
-def moved_within(pair: Pair, bases: Bases, variant: Variant, seed: int) -> Swap:
-    """The base with one part of the T of one unit's matrices, see `groups_of`, or of a control in its place."""
-    (unit,) = variant.units
-    modules = groups_of(list(bases), one_by_one=True)[unit]
-    inside = variant.part == "inside"
-    return Swap(
-        partial(with_parts, pair, bases, modules, inside, variant.control, seed),
-        min(module.layer for module in modules),
-    )
-
-
 def with_parts(
-    pair: Pair, bases: Bases, modules: Sequence[Module], inside: bool, control: str, seed: int
+    pair: Pair, bases: Bases, modules: Sequence[Module], part: Part, control: str, seed: int
 ) -> dict[str, Tensor]:
     """The base's parameters with one part of these modules' T added; biases stay."""
     moved: dict[str, Tensor] = {}
     before = values_of(pair.base)
-    for module, part in _parts(pair, bases, modules, inside, control, seed):
+    for module, step in _parts(pair, bases, modules, part == "inside", control, seed):
         if module.parameter not in moved:
             moved[module.parameter] = before[module.parameter].detach().clone()
-        _add(module, moved[module.parameter], part)
+        _add(module, moved[module.parameter], step)
     return moved
 
 

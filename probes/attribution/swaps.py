@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from probes.attribution.forwards import Swap, Variant, from_model
-from probes.attribution.subspaces import Bases, moved_within
-from probes.attribution.units import pieces
+from probes.attribution.forwards import Swap, Variant
+from probes.attribution.subspaces import Bases, groups_of, with_parts
+from probes.attribution.units import Piece, Unit, pieces, replaced
 from probes.capture.pair import Pair
+from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.values import values_of
 from tv.arithmetic.controls import control
 from tv.checkpoints.extraction import extract
@@ -27,21 +31,82 @@ class Swaps:
 
     def of(self, variant: Variant) -> Swap:
         """The parameters that it changes, made on demand."""
-        if variant.part:
-            return moved_within(self._pair, self._bases, variant, self._seed)
-        if variant.control:
-            return self._by_control(variant)
-        models = self._pair.models if variant.model == "base" else self._pair.models[::-1]
-        return from_model(*models, self._pair.architecture, variant.units)
+        return Swap(partial(self._tensors, variant), self._first(variant))
 
-    def _by_control(self, variant: Variant) -> Swap:
-        """The base, moved by a control vector; a draw is made from its number alone."""
-        before = values_of(self._pair.base)
-        seed = self._seed if variant.draw == 0 else seed_of(f"{self._seed} {variant.draw}")
-        vector = control(self._vector, variant.control, seed)
-        moved = [piece.parameter for unit in variant.units for piece in pieces(self._pair.architecture, unit, before)]
-        names = [name for name in dict.fromkeys(moved) if name in vector.shapes]
-        return Swap(partial(_stepped, before, vector, names), min(unit.layer for unit in variant.units))
+    def levels(self, variant: Variant) -> dict[int, Variant] | None:
+        """By level where its weights act, see `levels_of`, the variant with only the units that act there.
+
+        Units that fine-tuning did not move change nothing. None where some of the weights act nobody knows where.
+        """
+        acting: dict[int, list[Unit]] = {}
+        for unit in variant.units:
+            for name in self._names(variant, unit):
+                levels = self._levels[name]
+                if levels is None:
+                    return None
+                for level in levels:
+                    acting.setdefault(level, []).append(unit)
+        return {level: replace(variant, units=tuple(dict.fromkeys(units))) for level, units in acting.items()}
+
+    def at(self, level: int, variant: Variant) -> Mapping[str, Tensor]:
+        """The parameters that a variant changes at one level."""
+        return self._tensors(variant, level)
+
+    def _tensors(self, variant: Variant, level: int | None = None) -> dict[str, Tensor]:
+        def acts(name: str) -> bool:
+            return level is None or level in (self._levels[name] or ())
+
+        if variant.part:
+            (unit,) = variant.units
+            modules = [module for module in self._within[unit] if acts(module.parameter)]
+            return with_parts(self._pair, self._bases, modules, variant.part, variant.control, self._seed)
+        names = dict.fromkeys(name for unit in variant.units for name in self._names(variant, unit) if acts(name))
+        if variant.control:
+            # A draw is made from its number alone.
+            seed = self._seed if variant.draw == 0 else seed_of(f"{self._seed} {variant.draw}")
+            return _stepped(self._values["base"], control(self._vector, variant.control, seed), names)
+        own, other = self._values["base"], self._values["tuned"]
+        if variant.model == "tuned":
+            own, other = other, own
+        wanted = [piece for unit in variant.units for piece in self._pieces(unit) if piece.parameter in names]
+        return replaced(own, other, wanted)
+
+    def _names(self, variant: Variant, unit: Unit) -> list[str]:
+        """The parameters of a unit that a variant changes."""
+        if variant.part:
+            return [module.parameter for module in self._within[unit]]
+        names = [piece.parameter for piece in self._pieces(unit) if piece.parameter in self._moved]
+        return [name for name in names if name in self._vector.shapes] if variant.control else names
+
+    def _first(self, variant: Variant) -> int:
+        """No block before it has any of the parameters."""
+        n_layers = self._pair.architecture.n_layers
+        if variant.part:
+            return min(module.layer for unit in variant.units for module in self._within[unit])
+        return min((unit.layer for unit in variant.units), default=n_layers)
+
+    def _pieces(self, unit: Unit) -> list[Piece]:
+        if unit not in self._known_pieces:
+            self._known_pieces[unit] = pieces(self._pair.architecture, unit, self._values["base"])
+        return self._known_pieces[unit]
+
+    @cached_property
+    def _known_pieces(self) -> dict[Unit, list[Piece]]:
+        return {}
+
+    @cached_property
+    def _values(self) -> dict[str, dict[str, Tensor]]:
+        return {"base": values_of(self._pair.base), "tuned": values_of(self._pair.tuned)}
+
+    @cached_property
+    def _moved(self) -> set[str]:
+        """The parameters that fine-tuning moved."""
+        base, tuned = self._values["base"], self._values["tuned"]
+        return {name for name in base if not torch.equal(base[name], tuned[name].to(base[name].device))}
+
+    @cached_property
+    def _levels(self) -> dict[str, tuple[int, ...] | None]:
+        return levels_of(self._pair.base, self._pair.architecture)
 
     @cached_property
     def _vector(self) -> TuningVector:
@@ -51,8 +116,32 @@ class Swaps:
     def _bases(self) -> Bases:
         return self._make_bases()
 
+    @cached_property
+    def _within(self) -> dict[Unit, list[Module]]:
+        return groups_of(list(self._bases), one_by_one=True)
 
-def _stepped(before: Mapping[str, Tensor], vector: TuningVector, names: list[str]) -> dict[str, Tensor]:
+
+def levels_of(model: PreTrainedModel, architecture: Architecture) -> dict[str, tuple[int, ...] | None]:
+    """Where every parameter acts: −1 before the blocks, a block's layer, n_layers behind them; None: nobody knows.
+
+    A tied matrix acts before the blocks and behind them, and one that blocks share in each.
+    """
+    places = {f"{block.path}.": block.layer for block in architecture.blocks}
+    positions = {module.path for module in architecture.modules if module.name == "pos_embed"}
+    places |= {f"{path}.": -1 for path in (architecture.embed, *positions)}
+    places |= {f"{path}.": architecture.n_layers for path in (architecture.final_norm, architecture.unembed)}
+    acting: dict[int, set[int | None]] = {}
+    for name, value in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
+        level = next((level for path, level in places.items() if name.startswith(path)), None)
+        acting.setdefault(id(value), set()).add(level)
+    found: dict[str, tuple[int, ...] | None] = {}
+    for name, value in values_of(model).items():
+        levels = [level for level in acting[id(value)] if level is not None]
+        found[name] = tuple(sorted(levels)) if len(levels) == len(acting[id(value)]) else None
+    return found
+
+
+def _stepped(before: Mapping[str, Tensor], vector: TuningVector, names: Iterable[str]) -> dict[str, Tensor]:
     """Each parameter + its step; with a grown vocabulary, only in the rows that both have."""
     after = {}
     for name in names:

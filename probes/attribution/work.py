@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 
-from probes.attribution.forwards import Told, Variant, values_under
+from probes.attribution.forwards import Told, Variant
 from probes.attribution.known import Known
 from probes.attribution.metric import Metric
+from probes.attribution.reading import Reading
 from probes.attribution.subspaces import Bases
 from probes.attribution.swaps import Swaps
 from probes.capture.pair import Pair
@@ -80,6 +81,11 @@ class Work:
         """The weights of every variant."""
         return Swaps(self.pair, self.seed, self.make_bases)
 
+    @cached_property
+    def reading(self) -> Reading:
+        """How the metric of a variant is read."""
+        return Reading(self.pair, self.metric, self.encoded, self.batches, self.swaps)
+
     def under(self, variants: Sequence[Variant]) -> tuple[Floats, Floats]:
         """The metric of variants of one model. What is known is not computed again, and what is computed is kept.
 
@@ -91,28 +97,12 @@ class Work:
         """
         start = Variant(variants[0].model)
         wanted = list(dict.fromkeys((start, *variants)))
-        todo = [(several, batch) for several in _together(wanted) for batch in self.batches]
-        done, total = 0, len(wanted) * len(self.batches)
-        for several, batch in todo:
-            prompts = [item.prompt.id for item in batch.encoded]
-            missing = [variant for variant in several if not self.known.has(variant, prompts)]
-            done += len(several) - len(missing)
-            for variant, values in self._read(missing, batch):
-                self.known.keep(prompts, {variant: values})
-                done += 1
-                if self.told:
-                    self.told(done, total)
-        found = [self.known.of(variant, self.prompts) for variant in (start, *variants)]
-        return found[0], np.stack(found[1:])
-
-    def _read(self, variants: Sequence[Variant], batch: Batch) -> Iterator[tuple[Variant, Floats]]:
-        """The metric of a batch's prompts under variants of one model, each as it is computed."""
-        if variants:
-            model = self.pair.base if variants[0].model == "base" else self.pair.tuned
-            swaps = [self.swaps.of(variant) for variant in variants]
-            yield from zip(
-                variants, values_under(model, self.pair.architecture, swaps, batch, self.metric), strict=True
-            )
+        missing = [variant for variant in wanted if not self.known.has(variant, self.prompts)]
+        for prompts, found, done, total in self.reading.of(missing, self.known):
+            self.known.keep(prompts, found)
+            if self.told:
+                self.told(done, total)
+        return self.known.of(start, self.prompts), np.stack([self.known.of(each, self.prompts) for each in variants])
 
     @property
     def told(self) -> Told | None:
@@ -121,7 +111,16 @@ class Work:
 
     def named(self, label: str) -> Work:
         """The same work, with its progress under another label."""
-        return replace(self, label=label)
+        return self._sharing(replace(self, label=label), self.reading)
+
+    def on(self, batches: Sequence[Batch]) -> Work:
+        """The same work on some of its prompts."""
+        some = replace(self, batches=batches)
+        return self._sharing(some, self.reading.on(some.encoded, batches))
+
+    def _sharing(self, other: Work, reading: Reading) -> Work:
+        vars(other).update(swaps=self.swaps, reading=reading)  # what was proved and looked up is so there too
+        return other
 
     def means(self, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         """Means of `value` over prompts, with intervals, over all prompts and by domain.
@@ -142,12 +141,6 @@ class Work:
             mean, lo, hi = _estimated(table.to_numpy(np.float64), clusters)
             parts.append(table.columns.to_frame(index=False).assign(value=mean, lo=lo, hi=hi, domain=domain))
         return pd.concat(parts, ignore_index=True)
-
-
-def _together(variants: Sequence[Variant]) -> Iterator[list[Variant]]:
-    """Variants that are read on one batch before the next. A control is made anew each time, so it is read alone."""
-    yield [variant for variant in variants if not variant.control]
-    yield from ([variant] for variant in variants if variant.control)
 
 
 def _estimated(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats, Floats]:

@@ -76,3 +76,8 @@ def metric(name: str, **said: Any) -> Callable[[Reading], Reading]:
 def answering(item: Encoded) -> list[int]:
     """The positions at which a prompt's answer is read: where target and foil part, before the target's tokens."""
     return [item.answer_pos, *item.scored]
+
+
+def parting(item: Encoded) -> list[int]:
+    """The position at which target and foil part."""
+    return [item.answer_pos]

@@ -7,10 +7,10 @@ part is compared with a random step of the same norm in the same subspace, becau
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from probes.attribution.effects import FORWARD, Effects
-from probes.attribution.forwards import Variant
+from probes.attribution.forwards import Part, Variant
 from probes.attribution.subspaces import groups_of
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
@@ -18,7 +18,6 @@ from probes.capture.runner import with_bases
 from probes.methods import Cost, attribution_method
 from tv.architecture.anatomy import Architecture
 
-Part = Literal["inside", "outside"]
 _INSIDE: Part = "inside"
 _OUTSIDE: Part = "outside"
 #: Inside the subspace or outside; T, or a control in its place.

@@ -1,14 +1,17 @@
 """A tiny pair, its prompts and a metric, by architecture."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from probes.attribution.forwards import Floats, Model, from_model, values_under
 from probes.attribution.metric import Metric, metric_of
+from probes.attribution.units import Unit
 from probes.attribution.work import Work
 from probes.capture.pair import Pair, make_pair
 from tests.pairs import PROMPTS, build_model, build_tokenizer, perturb
@@ -40,6 +43,14 @@ class Case:
     def work(self, metric: str = "logit_diff", **more: Any) -> Work:
         """What a method is given: batches of three, all alike."""
         return Work(self.pair, self.metric(metric), self.batches, 3, **more)
+
+    def one_by_one(self, name: Model, sets: Sequence[Sequence[Unit]], metric: str = "logit_diff") -> Floats:
+        """The metric of every prompt with each set of units moved, (sets, prompts), a forward pass each."""
+        model, other = self.pair.models if name == "base" else self.pair.models[::-1]
+        swaps = [from_model(model, other, self.pair.architecture, units) for units in sets]
+        own = self.metric(metric)
+        read = [list(values_under(model, self.pair.architecture, swaps, batch, own)) for batch in self.batches]
+        return np.concatenate(read, axis=1)
 
     def keep_only(self, wanted: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         """Put the base's values into the tuned model but for where `wanted(name, tuned, base)` says."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.prompts.encoding import Encoded
-from tv.prompts.metric import answering, metric
+from tv.prompts.metric import answering, metric, parting
 
 
 @metric("target_nll", words="target NLL", unit="nats", better=False, reads=answering, matters=0.05)
@@ -22,7 +22,7 @@ def target_nll(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tenso
     unit="logits, target − foil",
     better=True,
     needs="foil",
-    reads=answering,
+    reads=parting,
     matters=0.1,
 )
 def logit_diff(logits: Float[Tensor, "pos vocab"], item: Encoded) -> Float[Tensor, ""]:
