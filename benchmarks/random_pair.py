@@ -36,6 +36,7 @@ class Shape:
         return replace(self, layers=layers or self.layers, vocab=vocab or self.vocab, heads=heads, **sizes)
 
 
+SMOLLM2_135M = Shape(576, 1536, 30, 9, 3, 49152, True)
 QWEN2_05B = Shape(896, 4864, 24, 14, 2, 151936, True)
 QWEN2_7B = Shape(3584, 18944, 28, 28, 4, 152064, False)
 
@@ -44,6 +45,20 @@ def live_pair(
     shape: Shape, *, dtype: torch.dtype = torch.float32, device: str = "cpu", step: float = 0.02
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """A random base, and the same with every parameter moved by `step` × its norm in a random direction."""
+    config = config_of(shape)
+    torch.manual_seed(0)
+    with torch.device(device):
+        base = Qwen2ForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
+    tuned = copy.deepcopy(base)
+    for parameter in tuned.parameters():
+        for row in parameter.split(8192):  # in pieces: no second embedding is held
+            noise = torch.randn_like(row)
+            row.add_(noise, alpha=float(step * row.float().norm() / noise.float().norm()))
+    return base, tuned
+
+
+def config_of(shape: Shape) -> Qwen2Config:
+    """The configuration of a Qwen2 of these sizes."""
     config = Qwen2Config(
         hidden_size=shape.d_model,
         intermediate_size=shape.d_ff,
@@ -54,15 +69,7 @@ def live_pair(
         tie_word_embeddings=shape.tied,
     )
     config.architectures = [Qwen2ForCausalLM.__name__]
-    torch.manual_seed(0)
-    with torch.device(device):
-        base = Qwen2ForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
-    tuned = copy.deepcopy(base)
-    for parameter in tuned.parameters():
-        for row in parameter.split(8192):  # in pieces: no second embedding is held
-            noise = torch.randn_like(row)
-            row.add_(noise, alpha=float(step * row.float().norm() / noise.float().norm()))
-    return base, tuned
+    return config
 
 
 def word_tokenizer(vocab: int) -> PreTrainedTokenizerFast:

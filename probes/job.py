@@ -28,7 +28,7 @@ from probes.capture.behaviour_floor import behaviour_floor
 from probes.capture.continuations import with_continuations
 from probes.capture.estimate import estimate, require_space
 from probes.capture.final_answers import TOKENS, final_answers, require_answers_in
-from probes.capture.loading import Pairs, as_model, require_backend
+from probes.capture.loading import Pairs, as_model, attributing, require_backend, require_streamable
 from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
@@ -177,9 +177,12 @@ def prepare(
     base = base_beside(base, *sides)
     live = _live_models(base, tuned)
     chosen = load_suite(suite, base=_name(base), tuned=_names(tuned), settings=settings)
+    if chosen.attribute is not None and "attribute" in wanted:
+        compute = attributing(compute)
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)
+    require_streamable(models)
     prompts = read_prompts(chosen.prompts)
     _require_domains(prompts)
     if chosen.answer_pattern is not None:
@@ -423,7 +426,7 @@ def attribute(
     if suite.attribute is not None:
         require_answers(prompts_of(run), suite.attribute.metric)
     _require_its_checkpoints(run, suite)
-    models = Pairs(suite, compute.silent())
+    models = Pairs(suite, attributing(compute).silent())
     by_pair = [_effects(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # its tables are no longer those of its identity
     for table in attribution_tables() - {name for tables in by_pair for name in tables}:

@@ -58,7 +58,9 @@ class AttributionMethod:
         return None if self.cost is None else self.cost(architecture, units, settings)
 
 
-METHODS: Registry[AttributionMethod] = Registry("attribution method", "probes.attribution.methods")
+METHODS: Registry[AttributionMethod] = Registry(
+    "attribution method", "probes.attribution.declared", "probes.attribution.methods", by="attribution_method"
+)
 
 
 def attribution_method(name: str, **said: Any) -> Callable[[Function], Function]:

@@ -26,9 +26,10 @@ from pydantic_core import PydanticCustomError
 from probes.errors import SuiteError
 from probes.measures.declared import MEASURES
 from probes.methods import METHODS, all_methods, all_options
-from tv.prompts.encoding import Positions
+from tv.arithmetic.controls import CONTROLS
 from tv.prompts.files import Chat, PromptSet
 from tv.prompts.metric import METRICS
+from tv.prompts.sets import Positions
 from tv.runtime.yaml_file import YamlFile, read_yaml
 
 #: The default measurements of a suite. Others register themselves: `probes.measures.declared`.
@@ -86,8 +87,6 @@ def _method(name: str) -> str:
 
 
 def _control(name: str) -> str:
-    from tv.arithmetic.controls import CONTROLS  # here: it imports torch
-
     if name not in CONTROLS:
         raise _none_of(CONTROLS)
     return name

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TUNING_PROBES_CACHE", "off")  # what one test keeps, no other finds
 
 import torch
 import transformers

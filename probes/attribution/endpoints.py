@@ -8,9 +8,10 @@ import numpy as np
 
 from probes.attribution.checks import Check
 from probes.attribution.forwards import Variant
-from probes.attribution.methods.patch import is_written, patched_with_itself
+from probes.attribution.methods.patch import patched_with_itself
 from probes.attribution.units import components
 from probes.attribution.work import Work
+from probes.attribution.written import is_written
 from probes.store.schemas import ALL_DOMAINS
 
 #: How far apart values of the metric that must be equal may be.

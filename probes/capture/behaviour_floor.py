@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.capture.halving import within_memory
+from probes.capture.hooks.turns import together
 from probes.capture.noise_floor import twin_of
 from probes.capture.pair import Pair
 from probes.store.schemas import ALL_DOMAINS
@@ -41,7 +42,7 @@ def behaviour_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int) 
             moved = {name: (after[name] - before[name]).tolist() for name in before}
             return moved | {"kl": _divergences(base, twin, batch)}
 
-        for batch, moved in within_memory(encoded, batch_size, pair.pad_id, compared):
+        for batch, moved in within_memory(encoded, batch_size, pair.pad_id, compared, together(pair.base)):
             for metric, values in moved.items():
                 changes.setdefault(metric, {}).update(zip((i.prompt.id for i in batch.encoded), values, strict=True))
     prompts = [item.prompt for item in encoded]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
 
+from probes.capture.hooks.turns import one_by_one
 from probes.errors import ActivationError
 from tv.errors import first_line
 from tv.prompts.encoding import Batch, Encoded, batches
@@ -20,17 +22,23 @@ _SAYS = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FA
 
 
 def within_memory(
-    encoded: Sequence[Encoded], size: int, pad_id: int, run: Callable[[Batch], Result]
+    encoded: Sequence[Encoded],
+    size: int,
+    pad_id: int,
+    run: Callable[[Batch], Result],
+    together: Callable[[Sequence[Callable[[], Result]]], Iterator[Result]] = one_by_one,
 ) -> Iterator[tuple[Batch, Result]]:
     """`run` over batches of `size` prompts, or of fewer from where memory ran out; every prompt once.
 
-    Logs every halving. Raises ActivationError where one prompt alone is too much.
+    `together` runs the batches and gives their results in order. Logs every halving. Raises ActivationError where one
+    prompt alone is too much.
     """
     waiting = deque(batches(encoded, size, pad_id))
+    results = together([partial(run, batch) for batch in waiting])
     while waiting:
         batch = waiting[0]
         try:
-            result = run(batch)
+            result = next(results)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -52,6 +60,7 @@ def within_memory(
         logging.getLogger(__name__).warning("out of memory on %d prompts at once; going on with %d", n, n // 2)
         left = [item for later in waiting for item in later.encoded]
         waiting = deque(batches(left, n // 2, pad_id))
+        results = together([partial(run, batch) for batch in waiting])
 
 
 def _is_out_of_memory(error: Exception) -> bool:

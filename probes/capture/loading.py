@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.capture.hooks.backends import require_installed
+from probes.capture.hooks.turns import take_turns
 from probes.capture.pair import Pair, make_pair
 from probes.capture.runner import Bases, Session, output_bases
 from probes.errors import RunError
@@ -23,12 +26,14 @@ from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.own_tokenizer import borrow_template, reading
 from tv.checkpoints.pairing import of_two_forms
+from tv.checkpoints.streamed import streamed
 from tv.checkpoints.ties import untied
 from tv.checkpoints.tokenizers import tokenizer_of
 from tv.evaluation.ends import own_ends
 from tv.matching.matching import match_pair
 from tv.matching.running import write_into
 from tv.runtime.compute import Compute
+from tv.runtime.memory import free_memory
 
 
 @dataclass
@@ -133,6 +138,12 @@ class Pairs:
 
     def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
         """The base model, or with `base` given, the tuned model over it."""
+        if self.streams:
+            checkpoint = open_checkpoint(source, base=None if base is None else open_checkpoint(base))
+            checkpoint = checkpoint.untied() if self.apart else checkpoint
+            streams = streamed(checkpoint, getattr(torch, self.compute.dtype), self.compute.device)
+            take_turns(streams, checkpoint.architecture)
+            return streams
         device = "cpu" if self.compute.offload and base is not None else self.compute.device
         model = load_model(source, base=base, dtype=self.compute.dtype, device=device)
         return untied(model) if self.apart else model
@@ -154,6 +165,18 @@ class Pairs:
         tuned = [open_checkpoint(self.live.get(name, source), base=base) for name, source in self.suite.tuned.items()]
         return of_two_forms([base, *tuned])
 
+    @cached_property
+    def streams(self) -> bool:
+        """Whether the models' weights are read a layer at a time: as asked for, or where two models do not fit."""
+        if self.compute.stream is not None:
+            return self.compute.stream
+        if self.compute.device != "cpu" or self.live or why_not_streamed(self) is not None:
+            return False
+        base = open_checkpoint(self.start)
+        width = getattr(torch, self.compute.dtype).itemsize
+        one = width * sum(math.prod(base.info(name).shape) for name in base.names)
+        return 2 * one > free_memory()
+
     def on(self, device: str) -> Pairs:
         """The same work on a device; nothing is loaded there unless it is the device already in use."""
         if device == self.compute.device:
@@ -165,6 +188,44 @@ class Pairs:
         compute = self.compute
         named = {"device": compute.device, "dtype": compute.dtype, "offload": compute.offload}
         return {**named, "remote": self.remote}
+
+
+def require_streamable(pairs: Pairs) -> None:
+    """Raise RunError, before any work, where a run is to be streamed that cannot be."""
+    reason = why_not_streamed(pairs) if pairs.compute.stream else None
+    if reason is not None:
+        raise RunError(f"stream: {reason}")
+
+
+def attributing(compute: Compute) -> Compute:
+    """The same for a run that attributes. Raises RunError where it is to be streamed: variants need whole models."""
+    if compute.stream:
+        raise RunError(
+            "stream: attribution needs both models in memory; name the other stages with --stages, or leave --stream "
+            "out"
+        )
+    return replace(compute, stream=False)
+
+
+def why_not_streamed(pairs: Pairs) -> str | None:
+    """Why the models of a run cannot be read a layer at a time, and what to do; None where they can."""
+    suite, compute = pairs.suite, pairs.compute
+    if pairs.live:
+        return f"{', '.join(pairs.live)}: a live model is in memory already; pass its path, or leave --stream out"
+    if suite.backend != "torch":
+        return f"backend {suite.backend} runs whole models; use backend: torch, or leave --stream out"
+    if pairs.remote:
+        return "the server holds the models; leave --stream or --remote out"
+    if compute.device == "auto" or compute.offload:
+        return "the models are read to one device; name it, and leave --offload out"
+    if suite.align:
+        return "a model that is written differently is rewritten as a whole; leave --align or --stream out"
+    if pairs.generates or suite.answer_pattern is not None:
+        return (
+            "a continuation would read both models once per token; give the continuations (from: given), leave "
+            "answer_pattern out, or leave --stream out"
+        )
+    return None
 
 
 def require_backend(pairs: Pairs) -> None:

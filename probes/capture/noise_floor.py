@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -16,11 +17,13 @@ from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Read, Seen, plan
 from probes.capture.hooks.torch_backend import lockstep
+from probes.capture.hooks.turns import take_turns, together
 from probes.capture.pair import Pair
 from probes.measures.gates import compare_gates, gate_bits, words
 from probes.measures.places import places_of
 from probes.suite import Suite
-from tv.prompts.encoding import Encoded, batches
+from tv.checkpoints.streamed import is_streamed
+from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
@@ -42,26 +45,9 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed
     """
     chosen = some_of_each_domain(encoded, PROMPTS, seed)
     reads = plan(pair.architecture, ("gate", "resid_post"))
-    rows = []
     with twin_of(pair) as (both, precision):
-        for batch in batches(chosen, batch_size, pair.pad_id):
-            places = places_of(batch, "all")
-
-            def reduce(read: Read, base: Seen, tuned: Seen, places=places, batch=batch) -> None:  # type: ignore[no-untyped-def]
-                for site in read.sites:
-                    a, b = places.take(base.at(site)), places.take(tuned.at(site))
-                    if site.name == "gate":
-                        patterns = compare_gates(words(gate_bits(a)), words(gate_bits(b)), a.shape[-1])
-                        measures = {"flip_rate": patterns.flip_rate, "jaccard": patterns.jaccard}
-                    else:
-                        measures = {"relative_change": (b.float() - a.float()).norm(dim=1) / a.float().norm(dim=1)}
-                    for name, values in measures.items():
-                        for i, item in enumerate(batch.encoded):
-                            value = float(values[places.row.to(values.device) == i].mean())
-                            rows.append((site.layer, name, item.prompt.id, value))
-
-            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-            lockstep(both.base, both.tuned, reads, inputs, reduce)
+        work = [partial(_compared, both, reads, batch) for batch in batches(chosen, batch_size, pair.pad_id)]
+        rows = [row for of_batch in together(pair.base)(work) for row in of_batch]
     frame = pd.DataFrame(rows, columns=["layer", "measure", "prompt_id", "value"])
     clusters = {item.prompt.id: item.prompt.cluster or item.prompt.id for item in chosen}
     layer_rows = []
@@ -75,6 +61,29 @@ def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed
     return pd.DataFrame(layer_rows)
 
 
+def _compared(both: Pair, reads: Sequence[Read], batch: Batch) -> list[tuple[int, str, str, float]]:
+    """(layer, measure, prompt, mean) of one batch."""
+    places = places_of(batch, "all")
+    rows = []
+
+    def reduce(read: Read, base: Seen, tuned: Seen) -> None:
+        for site in read.sites:
+            a, b = places.take(base.at(site)), places.take(tuned.at(site))
+            if site.name == "gate":
+                patterns = compare_gates(words(gate_bits(a)), words(gate_bits(b)), a.shape[-1])
+                measures = {"flip_rate": patterns.flip_rate, "jaccard": patterns.jaccard}
+            else:
+                measures = {"relative_change": (b.float() - a.float()).norm(dim=1) / a.float().norm(dim=1)}
+            for name, values in measures.items():
+                for i, item in enumerate(batch.encoded):
+                    value = float(values[places.row.to(values.device) == i].mean())
+                    rows.append((site.layer, name, item.prompt.id, value))
+
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    lockstep(both.base, both.tuned, reads, inputs, reduce)
+    return rows
+
+
 @contextmanager
 def twin_of(pair: Pair) -> Iterator[tuple[Pair, str]]:
     """The base beside a copy of itself in the other precision: bfloat16 for float32, float32 for any other.
@@ -83,13 +92,25 @@ def twin_of(pair: Pair) -> Iterator[tuple[Pair, str]]:
     """
     other = torch.bfloat16 if pair.base.dtype == torch.float32 else torch.float32
     precision = str(other).removeprefix("torch.")
-    twin = copy.deepcopy(pair.base).to(other)
+    twin = _copied(pair, other)
     if not _runs(twin):
-        twin, precision = twin.to(pair.base.dtype), f"{precision} weights"
+        twin, precision = _copied(pair, other, pair.base.dtype), f"{precision} weights"
     try:
         yield replace(pair, tuned=twin), precision
     finally:
         del twin
+
+
+def _copied(pair: Pair, *dtypes: torch.dtype) -> PreTrainedModel:
+    """A copy of the base, rounded to each of these dtypes in turn."""
+    if is_streamed(pair.base):
+        twin = pair.base.weights.rounded(*dtypes)
+        take_turns(twin, pair.architecture)
+        return twin
+    twin = copy.deepcopy(pair.base)
+    for dtype in dtypes:
+        twin = twin.to(dtype)
+    return twin
 
 
 def _runs(model: PreTrainedModel) -> bool:

@@ -13,6 +13,7 @@ from probes.errors import ActivationError
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
 from tv.architecture.resolve import resolve
+from tv.checkpoints.streamed import is_streamed
 from tv.checkpoints.ties import is_tied, untied
 from tv.errors import ArchitectureError
 
@@ -85,11 +86,15 @@ def make_pair(
 
 def _proved(name: str, model: PreTrainedModel, architecture: Architecture) -> tuple[Architecture, Flow]:
     try:
-        return prove(model, architecture)
+        proved = prove(model, architecture)
     except ActivationError as error:
-        bad = next((at for at, value in model.named_parameters() if not bool(value.isfinite().all())), None)
+        held = {at: value for at, value in model.named_parameters() if not value.is_meta}
+        bad = next((at for at, value in held.items() if not bool(value.isfinite().all())), None)
         what = f"{error} on random tokens" if bad is None else f"{bad} holds NaN or Inf"
         raise ActivationError(f"model {name!r}: {what}; check that checkpoint (an overflow in its weights)") from error
+    if is_streamed(model):  # the other model is proved next
+        model.weights.leave()
+    return proved
 
 
 def require_sites(architecture: Architecture) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Seen
 from probes.capture.hooks.torch_backend import seen_of
+from probes.capture.hooks.turns import together
 from probes.capture.refusals import no_sum, reads_otherwise, told
 from probes.capture.skipping import recording, skipping
 from probes.capture.sums import Factor, Sums, is_nothing, multiple, snapped
@@ -85,6 +87,10 @@ class _Proof:
         self.notes: list[str] = []
         self.shared = _shared(model) - {f"{architecture.embed}.weight", f"{architecture.unembed}.weight"}
         self.calls: dict[str, list[tuple[Seen, Any, Any]]] = {}
+        # What needs the weights is found as a module is called: a streamed model has them in memory just then.
+        self.linear: dict[Module, bool] = {}
+        self.form_of: dict[str, NormForm | None] = {}
+        self.outputs: dict[int, Any] = {}  # of the blocks
         self.inputs = self._inputs()
         self.logits = self._forward()
 
@@ -152,6 +158,11 @@ class _Proof:
         """One forward; what every module called in it took and gave, copied."""
         shape = tuple(self.inputs["input_ids"].shape)
         handles = []
+        matrices: dict[str, list[Module]] = {}
+        for module in self.of.modules:
+            if module.kind == "linear" and module.expert < 0:
+                matrices.setdefault(module.path, []).append(module)
+        norms = self._norm_paths()
 
         def hook_of(path: str) -> Any:
             def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -162,13 +173,17 @@ class _Proof:
                 self.calls.setdefault(path, []).append(
                     (Seen(seen.input.clone(), seen.output.clone(), seen.rest), args, kwargs)
                 )
+                if path in norms:
+                    self.form_of[path] = self._form(path, self.calls[path][-1][0])
+                for module in matrices.get(path, ()):
+                    self.linear[module] = self._multiplies(module)
 
             return hook
 
         for path in self._watched():
             handles.append(self.model.get_submodule(path).register_forward_hook(hook_of(path), with_kwargs=True))
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), recording(self.model, self.of, self.outputs):
                 logits: Tensor = self.model(**self.inputs, use_cache=False).logits
         except Exception as error:  # a model that needs more than a text may raise anything
             self._refuse(told(error))
@@ -446,11 +461,11 @@ class _Proof:
         return x.ndim > axis and x.shape[0] in (1, _PROMPTS) and x.shape[axis] == self.n
 
     def _linear(self, module: Module) -> bool:
-        """Whether a matrix, with its bias, makes its module's output of its input."""
-        calls = self.calls.get(module.path, [])
-        if len(calls) != 1:
-            return False
-        owner, seen = self.model.get_submodule(module.path), calls[0][0]
+        """Whether a matrix, with its bias, makes its module's output of its input, in the one call there is."""
+        return len(self.calls.get(module.path, [])) == 1 and self.linear[module]
+
+    def _multiplies(self, module: Module) -> bool:
+        owner, seen = self.model.get_submodule(module.path), self.calls[module.path][-1][0]
         if not hasattr(owner, "weight") or (module.parameter != f"{module.path}.weight" and not module.tied):
             return False
         try:
@@ -464,14 +479,14 @@ class _Proof:
 
     def _norm_forms(self) -> dict[str, NormForm]:
         forms = {}
-        paths = {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm}
-        for path in paths:
-            calls = self.calls.get(path, [])
-            if len(calls) == 1 or (calls and path == self.of.final_norm):
-                form = self._form(path, calls[-1][0])
-                if form is not None:
-                    forms[path] = form
+        for path in self._norm_paths():
+            calls, form = self.calls.get(path, []), self.form_of.get(path)
+            if form is not None and (len(calls) == 1 or path == self.of.final_norm):
+                forms[path] = form
         return forms
+
+    def _norm_paths(self) -> set[str]:
+        return {module.path for module in self.of.modules if module.kind == "norm"} | {self.of.final_norm}
 
     def _form(self, path: str, seen: Seen) -> NormForm | None:
         return find_form(self.model.get_submodule(path), seen.input, seen.output, self.n, self.tolerance)
@@ -500,26 +515,29 @@ class _Proof:
 
     def _is_chained(self, architecture: Architecture) -> bool:
         """Whether blocks pass on their output alone, so that the first ones can be skipped."""
-        outputs: dict[int, Any] = {}
+        last = architecture.n_layers - 1
         try:
-            with torch.inference_mode():
-                with recording(self.model, architecture, outputs):
-                    plain = self.model(**self.inputs, use_cache=False).logits
-                with skipping(self.model, architecture, outputs, architecture.n_layers - 1):
-                    skipped = self.model(**self.inputs, use_cache=False).logits
+            with torch.inference_mode(), skipping(self.model, architecture, self.outputs, last):
+                skipped = self.model(**self.inputs, use_cache=False).logits
         except Exception:  # a block that misses what another one passes on may raise anything
             return False
-        return self._same(skipped, plain)
+        return self._same(skipped, self.logits)
 
     def _is_padded(self) -> bool:
         """Whether the logits of a prompt are the same beside padding as without."""
         n, ids = self.n - 2, self.inputs["input_ids"]
-        with torch.inference_mode():
-            alone = self.model(input_ids=ids[:1, :n], attention_mask=torch.ones_like(ids[:1, :n]), use_cache=False)
-            mask = torch.ones_like(ids)
-            mask[0, n:] = 0
-            beside = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return self._same(beside.logits[:1, :n], alone.logits)
+        mask = torch.ones_like(ids)
+        mask[0, n:] = 0
+
+        def logits(some: Tensor, seen: Tensor) -> Tensor:
+            with torch.inference_mode():
+                found: Tensor = self.model(input_ids=some, attention_mask=seen, use_cache=False).logits
+            return found
+
+        short = ids[:1, :n]
+        work = [partial(logits, short, torch.ones_like(short)), partial(logits, ids, mask)]
+        alone, beside = together(self.model)(work)
+        return self._same(beside[:1, :n], alone)
 
     def _same(self, left: Tensor, right: Tensor) -> bool:
         left, right = left.float(), right.float().to(left.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, Seen, Site
+from probes.capture.hooks.turns import kept
 from probes.capture.pair import Pair
 from probes.measures import dla, gates, ledger, mixture, residual
 from probes.measures.declared import ActivationMeasure
@@ -18,6 +19,7 @@ from probes.measures.logit_lens import Reader, compare_lenses
 from probes.measures.places import Places
 from probes.measures.tall import Tall
 from tv.architecture.anatomy import Module
+from tv.checkpoints.streamed import is_streamed
 from tv.runtime.common_rows import common_rows
 
 #: The key columns of a piece's rows besides their places: a component or a module, an expert.
@@ -68,6 +70,7 @@ class BatchReducer:
     counts: dict[tuple[int, int, str], gates.NeuronCounts] = field(default_factory=dict)  # by layer, expert, domain
     scales: tuple[Tensor, Tensor] | None = None  # of the final norm, at `places`, base and tuned
     waiting: list[tuple[Site, int, Tensor, Tensor, Tensor]] = field(default_factory=list)  # of experts before a norm
+    unread: list[tuple[Site, Callable[[], Tensor], Callable[[], Tensor]]] = field(default_factory=list)  # by the lens
     overlaps: dict[int, Tensor] = field(default_factory=dict)  # of the chosen experts, by layer, at `places`
 
     def __call__(self, read: Read, base: Seen, tuned: Seen) -> None:
@@ -87,12 +90,20 @@ class BatchReducer:
                 self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
             elif site.name == "resid_post" and self.fixed.readers:
                 at_base, at_tuned = (self.lens_places.take(seen.at(site)) for seen in (base, tuned))
-                lens = compare_lenses(at_base, at_tuned, self.fixed.readers, self.following)
-                self._add("lens", site, {}, vars(lens), self.lens_places)
+                self.unread.append((site, kept(at_base), kept(at_tuned)))
+                if not is_streamed(self.pair.base):  # of which the unembedding is not in memory here
+                    self.read_late()
             elif site.name == EXPERTS:
                 self._experts(read, site, base, tuned)
             elif site.name == MODULE and site.module is not None:
                 self._ledger(site, site.module, base, tuned)
+
+    def read_late(self) -> None:
+        """Read through the lens what still waits for the unembedding, after the forward."""
+        for site, base, tuned in self.unread:
+            lens = compare_lenses(base(), tuned(), self.fixed.readers, self.following)
+            self._add("lens", site, {}, vars(lens), self.lens_places)
+        self.unread = []
 
     def _take(self, base: Tensor, tuned: Tensor, places: Places | None = None, dim: int = 1) -> tuple[Tensor, Tensor]:
         """Both models' values at the places, on the base's device."""

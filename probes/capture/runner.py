@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,17 +14,19 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from probes.capture.batch_files import BatchFiles
+from probes.capture.by_layer import ByLayer
 from probes.capture.halving import within_memory
 from probes.capture.hooks.backends import open_backend
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
 from probes.capture.hooks.torch_backend import Lockstep
+from probes.capture.hooks.turns import together
 from probes.capture.pair import Pair
 from probes.capture.reduce import BatchReducer, Fixed, Piece, bias_change
 from probes.capture.rows import Columns, ShardTables
 from probes.errors import ActivationError
 from probes.measures.declared import MEASURES, ActivationMeasure
 from probes.measures.dla import readout
-from probes.measures.ledger import OutputBasis, output_basis, split_by
+from probes.measures.ledger import OutputBasis, Split, output_basis, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
@@ -33,13 +35,15 @@ from probes.measures.residual import HeadGrams, head_grams
 from probes.measures.tall import TALL, Tall, tall_of
 from probes.store.journal import BATCHES
 from probes.suite import MEASUREMENTS, Suite
-from tv.architecture.anatomy import Architecture, Module
+from tv.architecture.anatomy import Architecture, Module, Writer
+from tv.checkpoints.streamed import is_streamed
 from tv.prompts import behaviour
 from tv.prompts.encoding import Batch, Encoded, batches, positions
 from tv.runtime.common_rows import common_rows
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[Module, OutputBasis]
+Made = TypeVar("Made")
 
 #: A shard is closed at the end of the batch that brings it to this many rows, which bounds memory.
 ROWS_PER_SHARD = 2_000_000
@@ -81,13 +85,15 @@ class Session:
         sites = sites_of(suite, pair.architecture)
         changes = _sites_of_changes(suite)
         grams = _grams(pair) if "head_out" in changes else {}
-        splits, norms, tall = {}, {}, {}
+        splits: Mapping[Module, Split] = {}
+        norms: Mapping[Module, float] = {}
+        tall: Mapping[Module, Tall] = {}
         if "ledger" in suite.measure:
             bases = output_bases(pair) if bases is None else bases
-            splits = {module: split_by(basis, *_weights(pair, module)) for module, basis in bases.items()}
+            splits = _of_modules(pair, bases, lambda module: split_by(bases[module], *_weights(pair, module)))
             read = [module for module in pair.architecture.modules if module not in pair.architecture.unread]
-            norms = {module: _delta_norm(*_weights(pair, module)[:2]) for module in read}
-            tall = _tall(pair, suite)
+            norms = _of_modules(pair, read, lambda module: _delta_norm(*_weights(pair, module)[:2]))
+            tall = _of_modules(pair, _tall(pair, suite), lambda module: _coordinates(*_weights(pair, module)))
         form = pair.norms[pair.architecture.final_norm]
         readers = [
             Reader.of(model, pair.architecture, form, flow.logit_scale, flow.cap)
@@ -140,7 +146,8 @@ def run_shard(
     done = aside.prompts
     tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base, aside)
     run = partial(_run_batch, session, shard.tuned)
-    for batch, reduced in within_memory(shard.encoded[done:], session.suite.batch_size, session.pair.pad_id, run):
+    size, pair = session.suite.batch_size, session.pair
+    for batch, reduced in within_memory(shard.encoded[done:], size, pair.pad_id, run, together(pair.base)):
         tables.add(*reduced, batch)
         del reduced  # else it stays on the device beside the next batch
         done += len(batch.encoded)
@@ -184,10 +191,18 @@ def _by_site(suite: Suite) -> dict[str, list[ActivationMeasure]]:
 
 def output_bases(pair: Pair) -> Bases:
     """The pretrained output subspaces that the ledger splits by."""
-    return {
-        module: output_basis(matrix_of(module, pair.base.get_submodule(module.path)))
-        for module in with_bases(pair.architecture)
-    }
+    return _of_modules(
+        pair,
+        with_bases(pair.architecture),
+        lambda module: output_basis(matrix_of(module, pair.base.get_submodule(module.path))),
+    )
+
+
+def _of_modules(pair: Pair, modules: Collection[Module], make: Callable[[Module], Made]) -> Mapping[Module, Made]:
+    """A value of each module; of a streamed pair made when its layer's weights are in memory."""
+    if is_streamed(pair.base):
+        return ByLayer(modules, make, layer_of=lambda module: module.layer)
+    return {module: make(module) for module in modules}
 
 
 def with_bases(architecture: Architecture) -> list[Module]:
@@ -200,18 +215,17 @@ def with_bases(architecture: Architecture) -> list[Module]:
     ]
 
 
-def _tall(pair: Pair, suite: Suite) -> dict[Module, Tall]:
-    """Coordinates of the float32 modules with many rows, where the ledger reads all places and so pays for them."""
-    found: dict[Module, Tall] = {}
-    if suite.ledger_positions != "all":
-        return found
-    for module in pair.architecture.modules:
-        if module.kind == "linear" and module.expert < 0 and module not in pair.architecture.unread:
-            base, tuned, bias = _weights(pair, module)
-            base, tuned = common_rows(base, tuned)
-            if len(base) >= TALL * base.shape[1] and base.dtype == tuned.dtype == torch.float32:
-                found[module] = tall_of(base, tuned, bias)
-    return found
+def _tall(pair: Pair, suite: Suite) -> list[Module]:
+    """The float32 modules with many rows, of which coordinates are made where the ledger reads all places."""
+    if suite.ledger_positions != "all" or any(model.dtype != torch.float32 for model in pair.models):
+        return []
+    architecture = pair.architecture
+    linear = [module for module in architecture.modules if module.kind == "linear" and module.expert < 0]
+    return [m for m in linear if m not in architecture.unread and m.shape[0] >= TALL * m.shape[1]]
+
+
+def _coordinates(base: Tensor, tuned: Tensor, bias_change: Tensor | None) -> Tall:
+    return tall_of(*common_rows(base, tuned), bias_change)
 
 
 def _weights(pair: Pair, module: Module) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -254,6 +268,7 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
     )
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     logits = session.lockstep(session.reads, inputs, reducer, _looked_at(batch, reducer))
+    reducer.read_late()
     tokens = _token_columns(pair, batch, reducer.places, *logits)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
@@ -277,23 +292,34 @@ def _following(batch: Batch, places: Places) -> Tensor:
     return after[places.row, places.pos]
 
 
-def _grams(pair: Pair) -> dict[tuple[int, str], HeadGrams]:
-    """Of every writer with heads: what its output projection, the norm behind it and its factor make of z."""
-    grams = {}
-    for block in pair.architecture.blocks:
-        for writer in block.writers:
-            module = writer.head_module
-            if module is None:
-                continue
-            matrices = []
-            for matrix, model, flow in zip(_weights(pair, module)[:2], pair.models, pair.flows, strict=True):
-                gain: float | Tensor = flow.factor(block.layer, writer.component)
-                if writer.post_norm is not None:
-                    gain = gain * pair.norms[writer.post_norm].gain(model.get_submodule(writer.post_norm))
-                matrices.append(matrix.float() * (gain[:, None] if isinstance(gain, Tensor) and gain.ndim else gain))
-            place = block.layer, writer.component
-            grams[place] = head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
-    return grams
+def _grams(pair: Pair) -> Mapping[tuple[int, str], HeadGrams]:
+    """By layer and component, of every writer with heads; of a streamed pair when its layer is in memory."""
+    writers = {
+        (block.layer, writer.component): writer
+        for block in pair.architecture.blocks
+        for writer in block.writers
+        if writer.head_module is not None
+    }
+
+    def make(place: tuple[int, str]) -> HeadGrams:
+        return _gram(pair, place[0], writers[place])
+
+    if is_streamed(pair.base):
+        return ByLayer(writers, make, layer_of=lambda place: place[0])
+    return {place: make(place) for place in writers}
+
+
+def _gram(pair: Pair, layer: int, writer: Writer) -> HeadGrams:
+    """What a writer's output projection, the norm behind it and its factor make of z."""
+    module = writer.head_module
+    assert module is not None
+    matrices = []
+    for matrix, model, flow in zip(_weights(pair, module)[:2], pair.models, pair.flows, strict=True):
+        gain: float | Tensor = flow.factor(layer, writer.component)
+        if writer.post_norm is not None:
+            gain = gain * pair.norms[writer.post_norm].gain(model.get_submodule(writer.post_norm))
+        matrices.append(matrix.float() * (gain[:, None] if isinstance(gain, Tensor) and gain.ndim else gain))
+    return head_grams(matrices[0], matrices[1].to(matrices[0].device), module.n_heads)
 
 
 def _finished(piece: Piece, reducer: BatchReducer) -> Piece:

@@ -10,7 +10,7 @@ import typer
 
 from probes.cli.effects import print_checks, print_effects
 from probes.cli.plan import print_plan
-from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Workers
+from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Stream, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
 from tv.cli.terminal import Stages, remark, wrote
 from tv.errors import InputError
@@ -40,6 +40,7 @@ def run(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,
+    stream: Stream = None,
     workers: Workers = 1,
     engine: Engine = "local",
     cache: Cache = None,
@@ -78,8 +79,8 @@ def run(
 
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
-    import probes
-    from probes.job import prepare
+    from probes.suite import load_suite
+    from tv.prompts.files import read_prompts
 
     if tokens is not None and not plan:
         raise InputError("--tokens is of --plan; a run counts its tokens itself")
@@ -92,6 +93,11 @@ def run(
         "prompts": settings_of(**reading) or None,
     }
     settings = {key: value for key, value in settings.items() if value is not None}
+    chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
+    read_prompts([prompts for prompts in chosen.prompts if prompts.file is not None])
+    import probes  # only now: a mistake in the suite or in a file of prompts is told before torch is imported
+    from probes.job import prepare
+
     if plan:
         return print_plan(
             probes.plan(
@@ -113,7 +119,7 @@ def run(
             stages=stages.split(",") if stages else None,
             settings=settings,
             remote=remote,
-            compute=Compute(device, dtype, offload, workers, engine, cache, progress.update),
+            compute=Compute(device, dtype, offload, workers, engine, cache, progress.update, stream),
         )
         for pair in job.pairs:
             _tell_pair(pair)

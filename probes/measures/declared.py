@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from tv.columns import Column, TableForm, keys
 from tv.runtime.registry import Registry
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
 #: At which of the suite's places a measure is taken.
 At = Literal["positions", "ledger_positions"]
 #: Both models' vectors at the places → a column's values, one a place.
-ComparePlaces: TypeAlias = Callable[
-    [Float[Tensor, "places width"], Float[Tensor, "places width"]], Mapping[str, Float[Tensor, " places"]]
-]
-F = TypeVar("F", bound=ComparePlaces)
+ComparePlaces: TypeAlias = (
+    'Callable[[Float[Tensor, "places width"], Float[Tensor, "places width"]], Mapping[str, Float[Tensor, " places"]]]'
+)
+F = TypeVar("F", bound="ComparePlaces")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ActivationMeasure:
     function: ComparePlaces
 
 
-MEASURES: Registry[ActivationMeasure] = Registry("measurement", "probes.measures")
+MEASURES: Registry[ActivationMeasure] = Registry("measurement", "probes.measures", by="activation_measure")
 
 
 def activation_measure(

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
+from tv.checkpoints.streamed import in_memory
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def readout(
     The logits are those before a soft cap, where a model has one.
     """
     norm, unembed = model.get_submodule(architecture.final_norm), model.get_submodule(architecture.unembed)
-    matrix = unembed.weight.detach()
+    matrix = in_memory(unembed).get_parameter("weight").detach()
     known = (target >= 0) & (foil >= 0)
     t, f = (ids.clamp(min=0).to(matrix.device) for ids in (target, foil))
     difference = matrix[t].float() - matrix[f].float()
@@ -76,4 +77,4 @@ def readout(
 
 def _device(norm: nn.Module, matrix: Tensor) -> torch.device:
     """Where a norm computes: where its gain lies, or without one where the unembedding does."""
-    return next((parameter.device for parameter in norm.parameters()), matrix.device)
+    return next((parameter.device for parameter in in_memory(norm).parameters()), matrix.device)

@@ -1,4 +1,4 @@
-"""The weights of live modules, also of those that are fused, stacked or offloaded."""
+"""The weights of live modules, also of those that are fused, stacked, offloaded or streamed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tv.architecture.anatomy import Module
+from tv.checkpoints.streamed import in_memory
 
 
 def matrix_of(module: Module, owner: nn.Module) -> Float[Tensor, "rows cols"]:
@@ -21,8 +22,8 @@ def bias_of(module: Module, owner: nn.Module) -> Float[Tensor, " rows"] | None:
 
 
 def parameter_of(owner: nn.Module, name: str) -> Tensor:
-    """A parameter's values, also where accelerate offloads them until the module's forward."""
-    parameter = owner.get_parameter(name).detach()
+    """A parameter's values, also where they are read, or loaded by accelerate, for the module's forward alone."""
+    parameter = in_memory(owner).get_parameter(name).detach()
     if parameter.is_meta:
         held: Tensor = owner._hf_hook.weights_map[name]  # type: ignore[union-attr, index]
         return held.detach()

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from probes.measures.losses import divergence, weighed
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
+from tv.checkpoints.streamed import in_memory
 
 #: Logits that are held at a time, of each model: so many that a product reads the unembedding seldom.
 _PIECE = 2**24
@@ -62,7 +63,7 @@ class Reader:
 
     def logits(self, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """The logits that the model computes from this residual stream, soft cap included, float32."""
-        weight, bias = self.unembed.get_parameter("weight"), getattr(self.unembed, "bias", None)
+        weight, bias = in_memory(self.unembed).get_parameter("weight"), getattr(self.unembed, "bias", None)
         x = resid.float().to(weight.device)
         normed = self.form.normalised(x) * self.form.gain(self.norm).to(x.device) + self.form.bias(self.norm).to(
             x.device

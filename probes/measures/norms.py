@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tv.checkpoints.streamed import in_memory
+
 
 @dataclass(frozen=True)
 class NormForm:
@@ -32,14 +34,14 @@ class NormForm:
 
     def gain(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The gain of `norm`, float32."""
-        weight = getattr(norm, "weight", None)
+        weight = getattr(in_memory(norm), "weight", None)
         return weight.detach().float() + self.offset if isinstance(weight, Tensor) else torch.ones(())
 
     def bias(self, norm: nn.Module) -> Float[Tensor, " d"]:
         """The bias of `norm`, float32, zero where it has none."""
         if getattr(norm, "bias", None) is None:
             return torch.zeros_like(self.gain(norm))
-        return norm.get_parameter("bias").detach().float()
+        return in_memory(norm).get_parameter("bias").detach().float()
 
     def readout(self, norm: nn.Module, direction: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The vector u with u·x / scale(x) = direction·(gain ∘ x̂): a direction pulled back through the norm."""

@@ -10,14 +10,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.architecture.anatomy import Architecture, Component, Kind, Module
 from tv.architecture.sizes import Sizes, sizes_of
 from tv.architecture.trunk import ends_of
 from tv.architecture.values import values_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: Path segments that name attention or an MLP.
 _ATTENTION, _MLP = re.compile(r"attn|attention"), re.compile(r"mlp|ffn|feed_forward|moe|experts")

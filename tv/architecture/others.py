@@ -6,12 +6,14 @@ So no parameter is in no row. A part beside the text model (a vision tower, a pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from tv.architecture.anatomy import Module
 from tv.architecture.trunk import Trunk
 from tv.architecture.values import values_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def others_of(model: PreTrainedModel, modules: Sequence[Module], trunk: Trunk) -> tuple[Module, ...]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.architecture import names
 from tv.architecture.anatomy import FROM_HEADS, Architecture, Block, Component, Module, Writer
@@ -32,6 +31,9 @@ from tv.architecture.parts import children_of, has_matrices, is_mlp, is_norm, ki
 from tv.architecture.sizes import sizes_of
 from tv.architecture.trunk import Trunk, trunk_of
 from tv.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def by_rules(model: PreTrainedModel) -> Architecture:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transformers import PretrainedConfig
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 UNBOUNDED = 2**31 - 1
 #: Sizes of layers with global attention, which transformers before 5.18 keeps beside those of the others.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.architecture import names
 from tv.architecture.sizes import Sizes
 from tv.errors import ArchitectureError
+from tv.runtime.live_models import is_live
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def trunk_of(model: PreTrainedModel, sizes: Sizes) -> Trunk:
 def ends_of(model: PreTrainedModel) -> tuple[Any, Any]:
     """Embedding and unembedding; None where neither the model nor a language model in it says which they are."""
     for part in model.modules():
-        if isinstance(part, PreTrainedModel):
+        if is_live(part):
             try:
                 ends = part.get_input_embeddings(), part.get_output_embeddings()
             except NotImplementedError:

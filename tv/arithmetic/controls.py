@@ -7,21 +7,22 @@ from the seed and the parameter's name alone: neither the order of reading nor t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
-
-from tv.checkpoints.vector import TuningVector
 from tv.runtime.registry import Registry
 from tv.runtime.seeds import seed_of
 
+if TYPE_CHECKING:  # a suite is checked by the names of controls alone, before torch is there
+    from jaxtyping import Float
+    from torch import Generator, Tensor
+
+    from tv.checkpoints.vector import TuningVector
+
 #: T of one parameter, or of one expert of it, and its generator → its replacement.
-Draw: TypeAlias = Callable[[Tensor, Generator], Tensor]
+Draw: TypeAlias = "Callable[[Tensor, Generator], Tensor]"
 
 #: The controls by name.
-CONTROLS: Registry[Draw] = Registry("control", "tv.arithmetic")
+CONTROLS: Registry[Draw] = Registry("control", "tv.arithmetic", by="control_vector")
 
 
 def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
@@ -44,6 +45,10 @@ def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
         >>> tv.control(ones, "shuffled", seed=0)["w"].tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
+    import torch
+
+    from tv.checkpoints.vector import TuningVector
+
     draw = CONTROLS.one(kind)
 
     def drawn(delta: Tensor, name: str, index: int) -> Tensor:
@@ -84,6 +89,8 @@ def control_vector(name: str) -> Callable[[Draw], Draw]:
 @control_vector("random")
 def random(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
     """A random direction of T's norm in every parameter: Gaussian entries, rescaled."""
+    import torch
+
     noise = torch.randn(delta.shape, generator=generator)
     return noise * (_norm(delta) / _norm(noise))
 
@@ -91,6 +98,8 @@ def random(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "
 @control_vector("shuffled")
 def shuffled(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor, "..."]:
     """T's entries in a random order within every parameter: its norm and its magnitudes, none of its structure."""
+    import torch
+
     return delta.flatten()[torch.randperm(delta.numel(), generator=generator)].reshape(delta.shape)
 
 
@@ -100,6 +109,8 @@ def spectrum(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor,
 
     The rotation null of SSA, drawn. It takes a singular value decomposition of each matrix.
     """
+    import torch
+
     if delta.ndim < 2 or min(delta.shape) < 2:
         return random(delta, generator)
     matrix = delta.reshape(delta.shape[0], -1)
@@ -110,13 +121,19 @@ def spectrum(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor,
 
 def _haar(size: int, columns: int, generator: Generator) -> Float[Tensor, "size columns"]:
     """Random orthonormal columns; the signs of R's diagonal make QR's choice uniform (arXiv math-ph/0609050)."""
+    import torch
+
     q, r = torch.linalg.qr(torch.randn(size, columns, generator=generator))
     return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
 
 
 def _generator(key: str) -> Generator:
+    from torch import Generator
+
     return Generator().manual_seed(seed_of(key))
 
 
 def _norm(value: Tensor) -> float:
+    import torch
+
     return float(torch.linalg.vector_norm(value, dtype=torch.float64))

@@ -18,7 +18,6 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tv.architecture.resolve import skeleton
 from tv.arithmetic.rounding import stored_dtype
@@ -30,6 +29,7 @@ from tv.checkpoints.parameters import Place
 from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
+from tv.runtime.live_models import is_live
 from tv.runtime.transformers_private import revert_weight_conversion
 
 #: (parameter, expert or −1) → its new value, in the dtype to store.
@@ -164,8 +164,8 @@ def write_surroundings(directory: Path, source: Source, checkpoint: Checkpoint, 
             shutil.copyfile(file, target)
     if places:
         return
-    if isinstance(source, PreTrainedModel) and source.generation_config is not None:
+    if is_live(source) and source.generation_config is not None:
         source.generation_config.save_pretrained(directory)
-    if isinstance(source, PreTrainedModel | str | Path):
+    if is_live(source) or isinstance(source, str | Path):
         with suppress(CheckpointError):  # a live model may have no tokenizer anywhere; it loads without
             load_tokenizer(source).save_pretrained(directory)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.architecture.resolve import resolve
 from tv.architecture.trunk import ends_of
@@ -21,6 +21,9 @@ from tv.checkpoints.ties import is_tied, untied
 from tv.checkpoints.vector import TuningVector
 from tv.errors import InputError
 from tv.runtime.common_rows import common_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager

@@ -10,20 +10,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from tv.architecture.anatomy import Architecture, Module
-from tv.architecture.resolve import resolve, skeleton
+from tv.checkpoints.config_differences import Settings, settings_of
 from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import Place, TensorInfo, Tensors
 from tv.checkpoints.tensors import difference
 from tv.checkpoints.ties import UntiedTensors, untied
 from tv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _PIECE = 2**20  # entries whose sum is taken in float64 at a time
 
@@ -34,9 +36,10 @@ class Checkpoint:
     Args:
         source: Where it comes from, as messages name it.
         path: The directory in which its tokenizer may lie; None for a live model and a GGUF file.
-        config: The model's configuration, of transformers.
+        config: The model's configuration, of transformers, or what reads it when it is first asked for.
         architecture: Its modules by role, in execution order.
         reader: What reads its parameters; each kind of source has its own.
+        settings: The configuration as plain values, where they are known.
 
     Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")
@@ -45,14 +48,34 @@ class Checkpoint:
     """
 
     def __init__(
-        self, source: str, path: Path | None, config: PretrainedConfig, architecture: Architecture, reader: Tensors
+        self,
+        source: str,
+        path: Path | None,
+        config: PretrainedConfig | Callable[[], PretrainedConfig],
+        architecture: Architecture,
+        reader: Tensors,
+        settings: Settings | None = None,
     ) -> None:
-        self.source, self.path, self.config, self.architecture = source, path, config, architecture
-        self.reader = reader
+        self.source, self.path, self._config, self.architecture = source, path, config, architecture
+        self.reader, self._settings = reader, settings
         self._fingerprint: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.source!r}, {len(self.names)} tensors)"
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The model's configuration, of transformers."""
+        if callable(self._config):
+            self._config = self._config()
+        return self._config
+
+    @property
+    def settings(self) -> Settings:
+        """The same as plain values, for comparing it with another."""
+        if self._settings is None:
+            self._settings = settings_of(self.config)
+        return self._settings
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,6 +143,8 @@ class Checkpoint:
         """
         if not self.architecture.tied:
             return self
+        from tv.architecture.resolve import resolve, skeleton  # here: they import transformers
+
         model = untied(skeleton(self.config))
         architecture = replace(resolve(model), vocab_size=self.architecture.vocab_size)
         embed, unembed = f"{architecture.embed}.weight", f"{architecture.unembed}.weight"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from transformers import GenerationConfig, PretrainedConfig
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 #: Who wrote a configuration, in which precision, and which kernels run it.
 _ORIGIN = {
@@ -38,7 +41,54 @@ _READ_AFTER_ALL = {
 }
 
 
-def config_differences(base: PretrainedConfig, tuned: PretrainedConfig) -> list[str]:
+@dataclass(frozen=True)
+class Settings:
+    """A configuration as plain values, and what says which of them the forward pass reads."""
+
+    model_type: str
+    values: dict[str, Any]
+    parts: dict[str, Settings]  # configurations in it
+    declared: list[str]  # the settings of its class
+    generation: list[str]  # what old files keep beside them
+    length_is_read: bool  # whether the longest context is
+
+    def is_read(self, key: str) -> bool:
+        """Whether the forward pass in evaluation may depend on a setting. One that nobody knows here may."""
+        if key in _READ_AFTER_ALL and _READ_AFTER_ALL[key].fullmatch(self.model_type):
+            return True
+        if key in _BESIDE_THE_POINT or _BESIDE_THE_POINT_TOO.search(key):
+            return False
+        if key == "max_position_embeddings":
+            return self.length_is_read
+        return key not in self.generation or key in self.declared
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values that JSON holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, rows: dict[str, Any]) -> Settings:
+        """What `to_json` was called on."""
+        return cls(**rows | {"parts": {key: cls.from_json(part) for key, part in rows["parts"].items()}})
+
+
+def settings_of(config: PretrainedConfig) -> Settings:
+    """The settings of a configuration, each as its file would hold it."""
+    from transformers import GenerationConfig, PretrainedConfig
+
+    values = json.loads(json.dumps(config.to_dict(), default=str))
+    parts = {key: part for key in values if isinstance(part := _value(config, key), PretrainedConfig)}
+    return Settings(
+        model_type=config.model_type,
+        values=values,
+        parts={key: settings_of(part) for key, part in parts.items()},
+        declared=list(type(config).__dataclass_fields__),
+        generation=list(GenerationConfig().to_dict()),
+        length_is_read=_length_is_read(config),
+    )
+
+
+def config_differences(base: Settings, tuned: Settings) -> list[str]:
     """A note for each setting that makes the same weights compute something else."""
     return [
         f"the configurations differ in {key} ({left} and {right}): more changed than weights"
@@ -46,13 +96,12 @@ def config_differences(base: PretrainedConfig, tuned: PretrainedConfig) -> list[
     ]
 
 
-def _differing(base: PretrainedConfig, tuned: PretrainedConfig, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    left, right = base.to_dict(), tuned.to_dict()
+def _differing(base: Settings, tuned: Settings, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    left, right = base.values, tuned.values
     for key in sorted(left.keys() | right.keys()):
-        parts = _value(base, key), _value(tuned, key)
-        if isinstance(parts[0], PretrainedConfig) and isinstance(parts[1], PretrainedConfig):
-            yield from _differing(*parts, f"{prefix}{key}.")
-        elif not _alike(left.get(key), right.get(key)) and (_is_read(key, base) or _is_read(key, tuned)):
+        if key in base.parts and key in tuned.parts:
+            yield from _differing(base.parts[key], tuned.parts[key], f"{prefix}{key}.")
+        elif not _alike(left.get(key), right.get(key)) and (base.is_read(key) or tuned.is_read(key)):
             yield prefix + key, left.get(key), right.get(key)
 
 
@@ -62,21 +111,6 @@ def _value(config: PretrainedConfig, key: str) -> Any:
         return getattr(config, key, None)
     except RuntimeError:
         return None
-
-
-def _is_read(key: str, config: PretrainedConfig) -> bool:
-    """Whether the forward pass in evaluation may depend on a setting. One that nobody knows here may."""
-    if key in _READ_AFTER_ALL and _READ_AFTER_ALL[key].fullmatch(config.model_type):
-        return True
-    if key in _BESIDE_THE_POINT or _BESIDE_THE_POINT_TOO.search(key):
-        return False
-    if key == "max_position_embeddings":
-        return _length_is_read(config)
-    return key not in _GENERATION or key in type(config).__dataclass_fields__
-
-
-#: Old files keep these beside the model's settings.
-_GENERATION = GenerationConfig().to_dict().keys()
 
 
 def _length_is_read(config: PretrainedConfig) -> bool:

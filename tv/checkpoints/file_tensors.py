@@ -12,15 +12,15 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from tv.checkpoints.layout import Files
 from tv.checkpoints.leftovers import is_ignored, is_left_over
 from tv.checkpoints.noise import PLAIN, ROUNDING, coarsest
 from tv.checkpoints.parameters import FLOATS, Place, TensorInfo, Tensors
 from tv.checkpoints.quantised.parts import ADVICE
 from tv.checkpoints.tensors import Readable, Stored
-from tv.checkpoints.ties import other_names, untie_apart
-from tv.checkpoints.transformers_names import Files, ModelNames
+from tv.checkpoints.ties import are_apart
+from tv.checkpoints.tree import Tree
 from tv.errors import CheckpointError, first_line
 
 
@@ -82,25 +82,26 @@ class _Made:
 
 
 class FileTensors(Tensors):
-    """The parameters of `model` (a skeleton) from the tensors of its files, each read on demand.
+    """The parameters of a model, of which `tree` is known, from the tensors of its files, each read on demand.
 
     `stored` has quantised weights as they are without quantisation, and `quantisation` is what the checkpoint declares
-    of it. Where they hold an unembedding and an embedding that differ, `model` is untied. Raises CheckpointError where
-    the tensors are not weights of this model's shapes: quantised otherwise than declared, or of another model.
+    of it. Where they hold an unembedding and an embedding that differ, its own `tree` is the untied one. Raises
+    CheckpointError where the tensors are not weights of this model's shapes: quantised otherwise than declared, or of
+    another model.
     """
 
     def __init__(
-        self, source: str, stored: Mapping[str, Readable], model: PreTrainedModel, quantisation: Mapping[str, object]
+        self, source: str, stored: Mapping[str, Readable], tree: Tree, quantisation: Mapping[str, object]
     ) -> None:
         self._source, self._quantisation = source, quantisation
         self._parameters: dict[str, _Parameter | _Made] = {}
         self._last: tuple[object, Mapping[str, Tensor]] = (None, {})  # what was made last: others of it are read next
-        files = ModelNames(model).sort(stored)
-        untie_apart(model, {name: stored[of.keys[0]] for name, of in files.items()})
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        known, aliases = model.state_dict().keys(), other_names(model)
+        files = tree.sort(stored)
+        apart = are_apart(tree, {name: stored[of.keys[0]] for name, of in files.items()})
+        self.tree = tree = tree.untied() if apart else tree
+        shapes, known, aliases = tree.parameters, set(tree.state), tree.aliases
         tied = {name for names in aliases.values() for name in names}
-        self._turned = {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
+        self._turned = set(tree.turned)
         for name, shape in shapes.items():
             held = next((other for other in aliases[name] if other in files), None)  # a tied one under any of its names
             if held is not None:
@@ -129,8 +130,8 @@ class FileTensors(Tensors):
         unused = {name: tensor.name for name, tensor in beside.items() if name not in known}
         self.outside = [name for name in unused if name in self.beside]
         outside = [unused[name] for name in self.outside]
-        unread = [key for name, key in unused.items() if name not in self.beside and not is_ignored(key, model)]
-        self.notes = tuple(self._notes(type(model).__name__, {"outside the forward pass": outside, "left out": unread}))
+        unread = [key for name, key in unused.items() if name not in self.beside and not is_ignored(key, tree)]
+        self.notes = tuple(self._notes(tree.kind, {"outside the forward pass": outside, "left out": unread}))
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         if name in self._beside:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tv.architecture.anatomy import Module
 from tv.checkpoints.checkpoint import Checkpoint
@@ -16,6 +14,9 @@ from tv.checkpoints.location import place_of
 from tv.checkpoints.opening import Source, open_checkpoint, outline
 from tv.checkpoints.outline import is_outline
 from tv.checkpoints.outside import groups_outside, members
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def info(source: Source) -> pd.DataFrame:
@@ -38,14 +39,25 @@ def info(source: Source) -> pd.DataFrame:
         >>> modules[modules.layer == 0].module.tolist()
         ['attn_norm', 'q', 'k', 'v', 'o', 'mlp_norm', 'gate', 'up', 'down']
     """
+    import pandas as pd  # here: the command prints the rows without it
+
     checkpoint = described(source)
-    architecture = checkpoint.architecture
-    rows = (*architecture.modules, *architecture.others, *groups_outside(checkpoint, checkpoint))
-    frame = pd.DataFrame([_row(checkpoint, module) for module in rows])
+    frame = pd.DataFrame(info_rows(checkpoint))
     frame.attrs["fingerprints"] = {"model": checkpoint.fingerprint()["content"]}
-    covered = coverage(checkpoint)
-    frame.attrs["notes"] = [*checkpoint.notes, *filter(None, [architecture.note, covered.note])]
+    frame.attrs["notes"] = info_notes(checkpoint)
     return frame
+
+
+def info_rows(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The rows of `info`."""
+    architecture = checkpoint.architecture
+    modules = (*architecture.modules, *architecture.others, *groups_outside(checkpoint, checkpoint))
+    return [_row(checkpoint, module) for module in modules]
+
+
+def info_notes(checkpoint: Checkpoint) -> list[str]:
+    """What a reader of the rows should know."""
+    return [*checkpoint.notes, *filter(None, [checkpoint.architecture.note, coverage(checkpoint).note])]
 
 
 def described(source: Source) -> Checkpoint:

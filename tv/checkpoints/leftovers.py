@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from transformers import PreTrainedModel
-
-from tv.runtime.transformers_private import ignored_keys
+from tv.checkpoints.tree import Tree
 
 _LEFT_OVER = re.compile(
     r"(rotary_emb\.inv_freq|masked_bias|\.position_ids|(attn|attention)\.bias|_scale(_inv)?|_zero_point)$"
@@ -18,6 +16,6 @@ def is_left_over(key: str) -> bool:
     return bool(_LEFT_OVER.search(key))
 
 
-def is_ignored(key: str, model: PreTrainedModel) -> bool:
+def is_ignored(key: str, tree: Tree) -> bool:
     """Whether the model's class says that it does not use a stored tensor."""
-    return any(re.search(pattern, key) for pattern in ignored_keys(model))
+    return any(re.search(pattern, key) for pattern in tree.ignored)

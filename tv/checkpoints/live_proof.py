@@ -7,10 +7,10 @@ ties, each table would be right and their comparison wrong.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tv.architecture.values import values_of
 from tv.checkpoints.checkpoint import Checkpoint
@@ -19,7 +19,11 @@ from tv.checkpoints.parameters import Tensors
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.tensors import stored_tensors, weight_files
 from tv.checkpoints.ties import is_tied, untie
+from tv.checkpoints.tree import tree_of
 from tv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def as_read(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
@@ -56,7 +60,11 @@ def with_own_code(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     if getattr(model.config, "quantization_config", None) is None:
         stored = stored_tensors(weight_files(directory, getattr(model.config, "transformers_weights", None)))
         plain = dequantised(str(directory), stored, {})
-        _prove(model, str(directory), FileTensors(str(directory), plain, model, {}))
+        tree = tree_of(model)
+        tensors = FileTensors(str(directory), plain, tree, {})
+        if tensors.tree is not tree:
+            untie(model)
+        _prove(model, str(directory), tensors)
     return model
 
 

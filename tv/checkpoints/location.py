@@ -9,9 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from tv.checkpoints.tensors import holds_weights
 from tv.errors import CheckpointError, first_line
 
@@ -77,6 +74,8 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
     place = place_of(source, revision)
     if isinstance(place, Path):
         return place
+    from huggingface_hub import snapshot_download  # here, as below: what lies on the disk needs no hub
+
     patterns = {"allow_patterns": list(_DOWNLOADED), "ignore_patterns": list(_LEFT)}
     return _fetched(place, source, partial(snapshot_download, **patterns))
 
@@ -88,6 +87,8 @@ def locate_config(source: str | Path, revision: str | None = None) -> Path:
     """
     place = place_of(source, revision)
     if isinstance(place, HubId):
+        from huggingface_hub import hf_hub_download
+
         return _fetched(place, source, partial(hf_hub_download, filename="config.json"))
     file = place if place.is_file() else place / "config.json"
     if file.suffix != ".json" or not file.is_file():
@@ -99,6 +100,8 @@ def _fetched(place: HubId, source: str | Path, fetch: Callable[..., str]) -> Pat
     name, revision = for_transformers(place)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{source}: no such directory")
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     try:
         return Path(fetch(name, revision=revision))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:

@@ -5,37 +5,36 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-
-from tv.architecture.anatomy import Architecture
-from tv.architecture.resolve import resolve, skeleton
 from tv.architecture.sizes import sizes_of
-from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
 from tv.checkpoints.adapters.live import adapted, as_model, holds_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.description import Description, of_config
 from tv.checkpoints.file_tensors import FileTensors
-from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
 from tv.checkpoints.live_tensors import LiveTensors
 from tv.checkpoints.location import HubId, kind_of, locate, locate_config, place_of
 from tv.checkpoints.moved import MovedTensors
 from tv.checkpoints.noise import PLAIN, rounding_note
 from tv.checkpoints.outline import OutlineTensors
-from tv.checkpoints.quantised.declaration import IN_CONFIG, declaration
+from tv.checkpoints.quantised.declaration import declaration
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.quantised.parts import Quantised
 from tv.checkpoints.tensors import of_ranks, passed_over, stored_tensors, weight_files
 from tv.checkpoints.ties import is_tied
 from tv.checkpoints.vector import TuningVector, VectorTensors
 from tv.checkpoints.wrappers import unwrapped
-from tv.errors import CheckpointError, InputError, first_line
+from tv.errors import CheckpointError
+from tv.runtime.live_models import is_live
 
-Source: TypeAlias = str | Path | PreTrainedModel | Checkpoint | TuningVector
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Source: TypeAlias = "str | Path | PreTrainedModel | Checkpoint | TuningVector"
 
 
 def open_checkpoint(source: Source, revision: str | None = None, *, base: Source | None = None) -> Checkpoint:
@@ -65,11 +64,8 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if isinstance(source, Checkpoint):
         return source
     source = as_model(source)
-    if isinstance(source, PreTrainedModel):
-        if holds_adapter(source):
-            return _running(source, base)
-        name = str(source.config.name_or_path or type(source).__name__)
-        return Checkpoint(name, None, _described(source), resolve(source), LiveTensors(name, source))
+    if is_live(source):
+        return _running(source, base) if holds_adapter(source) else _open_live(source)
     if isinstance(source, TuningVector):
         return _open_vector("tuning vector", source, base)
     path = locate(source, revision)
@@ -79,32 +75,31 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if kind == "vector":
         return _open_vector(str(source), TuningVector.load(path), base)
     if kind == "adapter":
-        under = open_checkpoint(base) if base is not None else open_checkpoint(*adapter_base(path))
-        return _over(str(source), path, adapter_tensors(path, under))
+        return _open_adapter(str(source), path, base)
     if kind == "gguf":
-        file = gguf_file(path)
-        config = gguf_config(file)
-        model = _tree(config, file)
-        return Checkpoint(str(source), None, config, _resolved(model, file), GgufTensors(file, model))
-    config, quantisation = _config(path), declaration(path)
-    files = weight_files(path, getattr(config, "transformers_weights", None))
+        return _open_gguf(str(source), path)
+    described = Description(path)
+    named, quantisation = described.weights, declaration(path)
+    files = weight_files(path, named)
     stored = dequantised(str(source), stored_tensors(files), quantisation)
-    layers = sizes_of(config).n_layers
+    layers = described.architecture.n_layers if described.known else sizes_of(described.config).n_layers
     if layers > len(stored):  # checked before a tree of so many is built
         raise CheckpointError(f"{path}: its config declares {layers:,} layers, but it stores {len(stored):,} tensors")
-    model = _tree(config, path / "config.json")
-    plain, notes = unwrapped(str(source), stored, model)
-    tensors = FileTensors(str(source), plain, model, quantisation)
+    plain, notes = unwrapped(str(source), stored, described.tree)
+    tensors = FileTensors(str(source), plain, described.tree, quantisation)
     if not tensors.infos:
         first = next(iter(stored), "none")
         raise CheckpointError(
-            f"{source}: none of its tensors ({first!r} first) is a parameter of {type(model).__name__}; the files and "
+            f"{source}: none of its tensors ({first!r} first) is a parameter of {tensors.tree.kind}; the files and "
             "config.json are of two models"
         )
     tensors.notes = (*passed_over(path, files), *notes, *_rounded(str(source), tensors), *tensors.notes)
     quantised = quantisation or any(isinstance(tensor, Quantised) for tensor in stored.values())
     tensors.native = not (notes or quantised or of_ranks(path))
-    return Checkpoint(str(source), path, model.config, _resolved(model, path / "config.json"), tensors)
+    if tensors.tree is not described.tree:
+        return _open_untied(str(source), path, tensors)
+    described.keep()
+    return Checkpoint(str(source), path, described.get_config, described.architecture, tensors, described.settings)
 
 
 def outline(source: str | Path, revision: str | None = None) -> Checkpoint:
@@ -125,11 +120,11 @@ def outline(source: str | Path, revision: str | None = None) -> Checkpoint:
         6
     """
     file = locate_config(source, revision)
-    config = _config(file)
-    model = _tree(config, file)
+    described = Description(file)
     path = file.parent if file.name == "config.json" else None
-    tensors = OutlineTensors(str(source), model)
-    return Checkpoint(str(source), path, model.config, _resolved(model, file), tensors)
+    tensors, architecture = OutlineTensors(str(source), described.tree), described.architecture
+    described.keep()
+    return Checkpoint(str(source), path, described.get_config, architecture, tensors, described.settings)
 
 
 def _rounded(source: str, tensors: FileTensors) -> Iterator[str]:
@@ -139,6 +134,38 @@ def _rounded(source: str, tensors: FileTensors) -> Iterator[str]:
             sizes[info.dtype] += math.prod(info.shape)
     if sizes:
         yield rounding_note(source, sizes.most_common(1)[0][0])
+
+
+def _open_live(model: PreTrainedModel) -> Checkpoint:
+    from tv.architecture.resolve import resolve  # here, as below: it imports transformers
+
+    name = str(model.config.name_or_path or type(model).__name__)
+    return Checkpoint(name, None, _described(model), resolve(model), LiveTensors(name, model))
+
+
+def _open_adapter(source: str, path: Path, base: Source | None) -> Checkpoint:
+    from tv.checkpoints.adapters.directory import adapter_base, adapter_tensors
+
+    under = open_checkpoint(base) if base is not None else open_checkpoint(*adapter_base(path))
+    return _over(source, path, adapter_tensors(path, under))
+
+
+def _open_gguf(source: str, path: Path) -> Checkpoint:
+    from tv.architecture.resolve import resolve, skeleton
+    from tv.checkpoints.gguf import GgufTensors, gguf_config, gguf_file
+
+    file = gguf_file(path)
+    config = gguf_config(file)
+    model = of_config(skeleton, config, file)
+    return Checkpoint(source, None, config, of_config(resolve, model, file), GgufTensors(file, model))
+
+
+def _open_untied(source: str, path: Path, tensors: FileTensors) -> Checkpoint:
+    """Files whose embedding and unembedding differ, though the configuration ties them."""
+    from tv.architecture.resolve import resolve
+
+    model = tensors.tree.get_model()
+    return Checkpoint(source, path, model.config, resolve(model), tensors)
 
 
 def _open_vector(source: str, vector: TuningVector, base: Source | None) -> Checkpoint:
@@ -162,10 +189,16 @@ def _over(source: str, path: Path | None, tensors: MovedTensors) -> Checkpoint:
     base = tensors.base
     embed = tensors.infos.get(f"{base.architecture.embed}.weight")  # where no rule finds one, none grows
     rows = base.architecture.vocab_size if embed is None else embed.shape[0]
+    tokenizer_path = path if path is not None and (path / "tokenizer.json").is_file() else base.path
+    architecture = replace(base.architecture, vocab_size=rows)
+    return Checkpoint(source, tokenizer_path, partial(_grown, base, rows), architecture, tensors, base.settings)
+
+
+def _grown(base: Checkpoint, rows: int) -> PretrainedConfig:
+    """The base's configuration with a vocabulary of its own."""
     config = copy.deepcopy(base.config)
     config.get_text_config().vocab_size = rows
-    tokenizer_path = path if path is not None and (path / "tokenizer.json").is_file() else base.path
-    return Checkpoint(source, tokenizer_path, config, replace(base.architecture, vocab_size=rows), tensors)
+    return config
 
 
 def _described(model: PreTrainedModel) -> PretrainedConfig:
@@ -175,38 +208,4 @@ def _described(model: PreTrainedModel) -> PretrainedConfig:
         return model.config
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
-    return config
-
-
-def _tree(config: PretrainedConfig, file: Path) -> PreTrainedModel:
-    return _of_config(skeleton, config, file)
-
-
-def _resolved(model: PreTrainedModel, file: Path) -> Architecture:
-    return _of_config(resolve, model, file)
-
-
-def _of_config(step: Callable[[Any], Any], given: Any, file: Path) -> Any:
-    try:
-        return step(given)
-    except InputError:
-        raise
-    except Exception as error:  # numbers that describe no model can make transformers raise anything
-        raise CheckpointError(f"{file}: describes no model: {first_line(error)}") from error
-
-
-def _config(path: Path) -> PretrainedConfig:
-    """A model's configuration, of its directory or file, without its quantisation."""
-    file = path if path.is_file() else path / "config.json"
-    if not file.is_file():
-        raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except StrictDataclassError as error:  # it names the field on its first line, and what is wrong on the next
-        raise CheckpointError(f"{file}: {' '.join(str(error).split())}") from error
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {first_line(error)}") from error
-    for key in IN_CONFIG:
-        if hasattr(config, key):
-            delattr(config, key)
     return config

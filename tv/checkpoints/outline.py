@@ -6,16 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-from transformers import PretrainedConfig, PreTrainedModel
-
-from tv.architecture.values import values_of
-from tv.checkpoints.parameters import DTYPES, TensorInfo, Tensors
+from tv.checkpoints.parameters import TensorInfo, Tensors
+from tv.checkpoints.tree import Tree
 from tv.errors import CheckpointError
 
 #: Endings of files that may hold a model.
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".index.json")
-UNKNOWN = "unknown"
 
 
 class OutlineTensors(Tensors):
@@ -23,12 +19,10 @@ class OutlineTensors(Tensors):
 
     native = False
 
-    def __init__(self, source: str, model: PreTrainedModel) -> None:
+    def __init__(self, source: str, tree: Tree) -> None:
         self.source = source
-        dtype, parameters = _dtype(model.config), dict(model.named_parameters())
-        found = {name: TensorInfo(name, tuple(value.shape), dtype) for name, value in values_of(model).items()}
-        self.infos = {name: info for name, info in found.items() if name in parameters}
-        self.beside = {name: info for name, info in found.items() if name not in parameters}
+        self.infos = {name: TensorInfo(name, shape, tree.dtype) for name, shape in tree.parameters.items()}
+        self.beside = {name: TensorInfo(name, shape, tree.dtype) for name, shape in tree.buffers.items()}
         self.notes = (f"{source}: a configuration without weights; this is the model that it describes",)
 
     def read(self, name: str, expert: int = -1) -> NoReturn:
@@ -48,12 +42,3 @@ def is_outline(place: Path) -> bool:
 
 def _any_weights(names: Iterable[str]) -> bool:
     return any(name.endswith(_WEIGHTS) for name in names)
-
-
-def _dtype(config: PretrainedConfig) -> str:
-    """The dtype that the configuration says the weights are stored in."""
-    for part in (config, config.get_text_config()):
-        dtype = getattr(part, "dtype", None)
-        if isinstance(dtype, torch.dtype):
-            return DTYPES.get(dtype, str(dtype))
-    return UNKNOWN

@@ -7,8 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource, load_tokenizer
@@ -19,6 +18,9 @@ from tv.prompts.conversation import Conversation
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt
 from tv.prompts.template import before_reply, place, templates_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def encoder(

@@ -213,7 +213,7 @@ def check_pair(base: Checkpoint, tuned: Checkpoint) -> PairFacts:
             f"the vocabularies have {vocab_base} and {vocab_tuned} rows: the first {min(vocab_base, vocab_tuned)} are "
             f"compared, the other {abs(vocab_base - vocab_tuned)} are left out"
         )
-    notes += config_differences(base.config, tuned.config)
+    notes += config_differences(base.settings, tuned.settings)
     notes += [note for checkpoint in (base, tuned) for note in checkpoint.notes]
     notes += [base.architecture.note] * bool(base.architecture.note)
     plain = all(side.base is None and side.dtype in PLAIN for side in (base, tuned))

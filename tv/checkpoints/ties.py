@@ -12,15 +12,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.architecture.trunk import ends_of
 from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import Place, TensorInfo, Tensors
 from tv.checkpoints.tensors import Readable, Stored
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tv.checkpoints.tree import Tree
 
 
 def other_names(model: PreTrainedModel) -> dict[str, list[str]]:
@@ -50,19 +55,15 @@ def is_tied(model: PreTrainedModel) -> bool:
     return weights[0] is not None and weights[0] is weights[1]
 
 
-def untie_apart(model: PreTrainedModel, stored: Mapping[str, Readable]) -> None:
-    """Untie a skeleton in place where its files hold an unembedding and an embedding that differ, as transformers does.
+def are_apart(tree: Tree, stored: Mapping[str, Readable]) -> bool:
+    """Whether the files of a tied model hold an unembedding and an embedding that differ: transformers unties it then.
 
     Args:
-        model: A skeleton.
+        tree: Of the model.
         stored: The tensors of its files by the model's names.
     """
-    if not is_tied(model):
-        return
-    ends = [f"{path}.weight" for path, module in model.named_modules() if module in ends_of(model)]
-    held = [stored[name] for name in ends if name in stored]
-    if len(held) == 2 and not _equal(*held):
-        untie(model)
+    held = [stored[name] for name in tree.ends if name in stored] if tree.tied else []
+    return len(held) == 2 and not _equal(*held)
 
 
 def _equal(one: Readable, other: Readable) -> bool:

@@ -7,14 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.checkpoints.live import load_tokenizer
 from tv.checkpoints.location import kind_of
 from tv.errors import CheckpointError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TokenizerWord: TypeAlias = Literal["same", "grown", "renamed", "other rules", "not compared"]
 
@@ -41,6 +41,8 @@ def compare_tokenizers(base: Checkpoint, tuned: Checkpoint) -> tuple[TokenizerWo
         return "not compared", [f"tokenizers not compared: none lies beside {', '.join(missing)}"]
     if before == after or (_content(before) and _content(before) == _content(after)):
         return "same", []
+    from tv.checkpoints.live import load_tokenizer  # here: most pairs have identical files, and it imports transformers
+
     try:
         left, right = load_tokenizer(before), load_tokenizer(after)
     except Exception as error:  # files of strangers can make a loader raise anything
@@ -69,6 +71,8 @@ def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
 
     None also where it cannot be loaded: `compare_tokenizers` says why.
     """
+    from tv.checkpoints.live import load_tokenizer
+
     place = _place(checkpoint)
     try:
         return None if place is None else load_tokenizer(place)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from tv.checkpoints.layout import Files, Read
 from tv.runtime.transformers_private import (
     Concatenate,
     MergeModulelist,
@@ -21,19 +20,8 @@ from tv.runtime.transformers_private import (
     rename_source_key,
 )
 
-#: A stored name → its tensor.
-Read: TypeAlias = Callable[[str], Tensor]
-
-
-@dataclass
-class Files:
-    """The stored tensors that make up one parameter."""
-
-    keys: list[str]
-    grid: list[list[str]]  # of each expert, its tensors in the order of its rows; empty where one is missing
-    stacked: bool = False
-    form: str = ""  # the steps by which transformers makes it of them, where they are more than stacking experts
-    convert: Callable[[Read], Mapping[str, Tensor]] | None = None  # these steps; they may make other parameters too
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class ModelNames:

@@ -77,8 +77,10 @@ def entry(app: typer.Typer, name: str, resumes: str) -> None:
 
 def _hush() -> None:
     """Silence libraries' progress bars and warnings; the command itself says what a person should know."""
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "huggingface_hub" in sys.modules:  # it has read its variable already
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
     warnings.filterwarnings("ignore")

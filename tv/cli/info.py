@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,28 +24,32 @@ def info(
     """
     import tv
     from tv.architecture.in_words import in_words
-    from tv.checkpoints.info import described
+    from tv.checkpoints.info import described, info_notes, info_rows
     from tv.checkpoints.outline import OutlineTensors
 
     check_output(output)
     checkpoint = described(path)
     facts = None if other is None else tv.open_pair(checkpoint, other).facts  # a refusal comes before any table
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()
-    frame = tv.info(checkpoint)
     say(f"{checkpoint.source}: {architecture.name}, {fingerprint['parameters']:,} parameters, {checkpoint.dtype}")
     say(in_words(architecture))
     if not isinstance(checkpoint.reader, OutlineTensors):
         say(f"fingerprint {fingerprint['structure'][:12]} {fingerprint['content'][:12]}")
-    kinds = frame.groupby(["module", "kind", "rows", "cols", "dtype"], sort=False).numbers.agg(["size", "sum"])
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for row in info_rows(checkpoint):
+        kinds.setdefault(tuple(row[key] for key in ("module", "kind", "rows", "cols", "dtype")), []).append(
+            row["numbers"]
+        )
     print_table(
         "modules",
         ["module", "kind", "rows", "cols", "stored", "how many", "numbers"],
         [
-            [name, kind, *((None, None) if kind == "group" else size), dtype, n, numbers]
-            for (name, kind, *size, dtype), (n, numbers) in zip(kinds.index, kinds.to_numpy().tolist(), strict=True)
+            [name, kind, *((None, None) if kind == "group" else size), dtype, len(numbers), sum(numbers)]
+            for (name, kind, *size, dtype), numbers in kinds.items()
         ],
     )
     if facts is not None:
         say(f"{other}: fits; tokenizer {facts.tokenizer}")
-    print_notes(facts.notes if facts is not None else frame.attrs["notes"])
-    write(frame, output)
+    print_notes(facts.notes if facts is not None else info_notes(checkpoint))
+    if output is not None:
+        write(tv.info(checkpoint), output)

@@ -30,6 +30,14 @@ Dtype = Annotated[
     typer.Option(help="What models compute in; weights are always measured in float64."),
 ]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep the tuned model on the CPU.")]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Read the models a layer at a time, for pairs larger than memory. [where two models do not fit]",
+        show_default=False,
+    ),
+]
 Workers = Annotated[int, typer.Option(help="Processes that share the work; the tables are the same.")]
 Engine = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray for more than one machine.")]
 Cache = Annotated[Path | None, typer.Option(help="A directory that keeps the base's decompositions for the next run.")]

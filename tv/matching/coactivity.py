@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.prompts.encoding import Batch, positions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Sums(Protocol):

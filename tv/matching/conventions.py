@@ -10,16 +10,19 @@ import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.resolve import skeleton
 from tv.errors import ArchitectureError
 from tv.runtime.transformers_private import quarter_turn
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _READERS = {
     "attn_norm": ("q", "k", "v"),

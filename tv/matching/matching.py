@@ -10,11 +10,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.checkpoint import Checkpoint
@@ -33,6 +32,9 @@ from tv.prompts.behaviour import PromptSource, batched, gather
 from tv.prompts.files import Prompts
 from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 On = Literal["weights", "activations"]
 

@@ -84,7 +84,7 @@ def sameness(pair: WeightPair, order: Reordering, changes: Mapping[str, list[int
     """
     written = WeightPair(pair.base, order.checkpoint(), pair.facts)
     before, after = [], []
-    rounding = not config_differences(pair.base.config, pair.tuned.config)
+    rounding = not config_differences(pair.base.settings, pair.tuned.settings)
     for name in pair.base.names:
         before.append(_energy(pair.tuned.delta(name, pair.base)))
         touched = order.touches(name)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tv.errors import InputError, PromptError
 from tv.prompts.encoding import Batch, Encoded, Prompt, PromptSet, batches, encode, positions, read_prompts
@@ -21,6 +20,9 @@ from tv.prompts.metric import METRICS, BehaviourMetric
 from tv.prompts.placeholders import require_text
 from tv.prompts.template import place
 from tv.runtime.common_rows import common_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Prompt files, prompt sets with their settings, or prompts themselves.
 PromptSource: TypeAlias = str | Path | PromptSet | Prompt

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from tv.errors import PromptError
 from tv.prompts.files import Chat, Prompt, PromptSet, read_prompts
 from tv.prompts.roles import Role, own_words, text_roles
+from tv.prompts.sets import Positions
 from tv.prompts.template import before_reply, place as _place, settled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Batch",
@@ -30,8 +33,6 @@ __all__ = [
     "positions",
     "read_prompts",
 ]
-
-Positions = Literal["all", "last", "target", "generated", "after template", "from user", "from answer"]
 
 
 @dataclass(frozen=True)

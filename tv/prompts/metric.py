@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from jaxtyping import Float
-from torch import Tensor
-
-from tv.prompts.encoding import Encoded
-from tv.prompts.files import Prompt
+from tv.prompts.sets import Prompt
 from tv.runtime.registry import Registry
 
+if TYPE_CHECKING:  # a suite is checked by the names of metrics alone, before torch is there
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tv.prompts.encoding import Encoded
+
 #: The metric of one prompt from its logits, as a tensor of one number.
-Reading = Callable[[Float[Tensor, "pos vocab"], Encoded], Float[Tensor, ""]]
+Reading: TypeAlias = 'Callable[[Float[Tensor, "pos vocab"], Encoded], Float[Tensor, ""]]'
 #: What a prompt must have: nothing but its text, a target, or a target and a foil.
 Needs = Literal["text", "target", "foil"]
 
@@ -47,7 +49,7 @@ class BehaviourMetric:
         return {"text": "a text", "target": "a target", "foil": "a target and a foil"}[self.needs]
 
 
-METRICS: Registry[BehaviourMetric] = Registry("behaviour metric", "tv.prompts.metrics")
+METRICS: Registry[BehaviourMetric] = Registry("behaviour metric", "tv.prompts.metrics", by="metric")
 
 
 def metric(name: str, **said: Any) -> Callable[[Reading], Reading]:

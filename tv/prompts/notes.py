@@ -8,13 +8,15 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from tv.prompts.conversation import Conversation, Message, besides, text_of
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, Prompts
 from tv.prompts.template import before_reply, dates, place, write
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def prompt_notes(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from tv.errors import PromptError
 from tv.prompts.encoding import Encoded
 from tv.prompts.template import place
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 _FIELD = re.compile("(image|video|audio)_token_(id|index)")
 

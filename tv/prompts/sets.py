@@ -26,6 +26,8 @@ KEYS: tuple[Key, ...] = get_args(Key)
 #: The keys of what a chat template is given.
 CHAT_KEYS: tuple[Key, ...] = ("messages", "tools", "documents", "chat_template_kwargs")
 Name = Annotated[str, Field(min_length=1)]
+#: The places of a prompt at which something is measured.
+Positions = Literal["all", "last", "target", "generated", "after template", "from user", "from answer"]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from tv.errors import PromptError
 from tv.prompts.columns import Columns, columns_of, line_to_write
 from tv.prompts.sets import CHAT_KEYS, PromptSet
@@ -134,6 +131,9 @@ def _without_blanks(text: str, delimiter: str) -> str:
 
 
 def _of_parquet(chosen: PromptSet, path: Path) -> Table:
+    import pyarrow as pa  # here: no other kind of file needs it
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             columns = _require_columns(chosen, file.schema_arrow.names)

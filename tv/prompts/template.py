@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from tv.errors import PromptError, first_line
 from tv.prompts.conversation import Conversation, Message, text_of
 from tv.prompts.sets import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _MARK = "\ue000"  # of private use, so that no template writes it by itself
 

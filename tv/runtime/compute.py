@@ -51,6 +51,8 @@ class Compute:
             one of `workers` processes here.
         cache: A directory that keeps the base's decompositions for the next tuned model.
         progress: Called as work advances.
+        stream: Read the models' weights a layer at a time, for pairs larger than memory; without it, where two models
+            do not fit in the memory that is free.
 
     Raises:
         InputError: An unknown dtype or engine, a device that is not there, or fewer than one worker.
@@ -67,6 +69,7 @@ class Compute:
     engine: Engine = "local"
     cache: str | Path | None = None
     progress: Progress | None = None
+    stream: bool | None = None
 
     def __post_init__(self) -> None:
         require_dtype(self.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -58,10 +59,11 @@ def validated(function: Callable[..., Any], given: Mapping[str, Any], what: str)
 
 
 def _model(function: Callable[..., Any]) -> type[BaseModel]:
-    hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {
-        name: (hints.get(name, Any), parameter.default)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
+    given = inspect.signature(function).parameters
+    defaults = {name: one.default for name, one in given.items() if one.default is not inspect.Parameter.empty}
+    # The types of its other parameters may not be imported before it runs.
+    declared = {name: hint for name, hint in inspect.get_annotations(function).items() if name in defaults}
+    options = SimpleNamespace(__annotations__=declared, __wrapped__=function)
+    hints = get_type_hints(options, include_extras=True)
+    fields: dict[str, Any] = {name: (hints.get(name, Any), default) for name, default in defaults.items()}
     return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)

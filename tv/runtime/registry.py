@@ -1,7 +1,7 @@
 """Extension by one file: functions register themselves by name where they are defined.
 
-A registry imports the files of its rooms when it is first asked. Another package adds entries by an entry point
-of the group "tuning_probes", whose value is the module to import.
+A registry imports the files of its rooms that use its decorator, when it is first asked. Another package adds entries
+by an entry point of the group "tuning_probes", whose value is the module to import.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from tv.errors import InputError
@@ -23,12 +24,13 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """The entries of one kind by name, in the order of their files and of their lines in a file."""
 
-    def __init__(self, kind: str, *rooms: str) -> None:
+    def __init__(self, kind: str, *rooms: str, by: str = "") -> None:
         """Args:
         kind: What an entry is, for messages: "merge method".
         rooms: Packages whose modules register entries, such as "tv.arithmetic.methods".
+        by: The decorator that registers: files that do not name it are not imported. Without it, all are.
         """
-        self.kind, self._rooms = kind, rooms
+        self.kind, self._rooms, self._by = kind, rooms, by
         self._entries: dict[str, tuple[str, T]] = {}  # name → (module, entry)
         self._loaded = False
 
@@ -86,6 +88,12 @@ class Registry(Mapping[str, T], Generic[T]):
         self._loaded = True  # set first: modules may ask for entries while they are imported
         for room in self._rooms:
             for module in pkgutil.iter_modules(import_module(room).__path__):
-                import_module(f"{room}.{module.name}")
+                if self._registers(module):
+                    import_module(f"{room}.{module.name}")
         for point in entry_points(group=GROUP):
             import_module(point.value)
+
+    def _registers(self, module: pkgutil.ModuleInfo) -> bool:
+        """Whether a module may register entries: it names the decorator, or its text is not at hand."""
+        file = Path(getattr(module.module_finder, "path", ""), f"{module.name}.py")
+        return not self._by or not file.is_file() or self._by in file.read_text(encoding="utf-8")

@@ -7,14 +7,17 @@ transformers, change its line here, and run the tests of tests/tv/checkpoints an
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import transformers
-from torch import Tensor
-from transformers import PreTrainedModel
+import torch
 
 from tv.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 #: The versions whose private names these are.
 KNOWN = "5.23"
@@ -55,6 +58,8 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
     except (ImportError, AttributeError) as error:
+        import transformers
+
         raise InputError(
             f"transformers {transformers.__version__} has no {_HOMES[name]}.{name}; known to work: {KNOWN}; "
             f"install one of these: pip install 'transformers=={KNOWN}.*'"
@@ -68,6 +73,16 @@ def converts_gguf(architecture: str) -> bool:
     except (ImportError, AttributeError):
         return False
     return bool(supported(architecture))
+
+
+def classes_registered() -> bool:
+    """Whether this process has added classes of its own to those that transformers finds by configuration."""
+    auto = "transformers.models.auto"
+    mappings = [(f"{auto}.configuration_auto", "CONFIG_MAPPING")]
+    kinds = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")
+    mappings += [(f"{auto}.modeling_auto", f"MODEL_FOR_{kind}_MAPPING") for kind in kinds]
+    found = (getattr(sys.modules.get(module), name, None) for module, name in mappings)
+    return any(getattr(mapping, "_extra_content", None) for mapping in found)
 
 
 def undivided_classes(model: PreTrainedModel) -> list[str]:
@@ -86,3 +101,24 @@ def quarter_turn(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
         importlib.import_module(type(model).__module__), "rotate_half", None
     )
     return function
+
+
+def make_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Make the buffers of a model on the meta device as its class initialises them; its parameters stay there."""
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # so that initialising leaves them alone
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.zeros_like(buffer, device=device)
+    model.initialize_weights()
+
+
+def kept_in_float32(model: PreTrainedModel) -> tuple[str, ...]:
+    """Parts of names of the parameters that are loaded as float32, whatever the dtype; none where it has moved."""
+    if model.dtype not in (torch.float16, torch.bfloat16):
+        return ()
+    found = list(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if model.dtype == torch.float16:
+        found += list(getattr(model, "_keep_in_fp32_modules", None) or ())
+    return tuple(found)

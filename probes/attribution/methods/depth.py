@@ -6,31 +6,14 @@ Two checkpoints of one lineage can be joined because their residual streams are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pandas as pd
 
 from probes.attribution.forwards import Variant
 from probes.attribution.units import Unit, components
 from probes.attribution.work import Rows, Work
-from probes.methods import Cost, attribution_method
-from tv.architecture.anatomy import Architecture
 
 
-def _cost(architecture: Architecture, _units: Sequence[Unit], _settings: Any) -> Cost:
-    """Either model as it is, and cut before every layer and after the last."""
-    return Cost(2 * (2 + architecture.n_layers))
-
-
-@attribution_method(
-    "depth",
-    words="depth",
-    explains="Depth: the first layers of one model, followed by the rest of the other.",
-    tables=("depth",),
-    effects=False,
-    order=30,
-    cost=_cost,
-)
 def depth(work: Work, units: Sequence[Unit]) -> Iterator[Rows]:
     """Means over prompts of what `cuts` reads: the table `depth`.
 

@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects, in_domains
 from probes.attribution.forwards import Variant
 from probes.attribution.units import WHOLE, Unit, components
 from probes.attribution.work import Rows, Work
 from probes.errors import RunError
-from probes.methods import Cost, attribution_method
 from probes.store.schemas import ALL_DOMAINS
-from tv.architecture.anatomy import Architecture
-
-_EVERY = ("component", "module", "head", "kv_head", "expert", "neuron")
-Draws = Annotated[
-    int, Field(strict=True, ge=1, le=10_000, description="Draws of each control vector, grafted whole in T's place.")
-]
-Neurons = Annotated[
-    int, Field(strict=True, ge=1, le=1_000_000, description="The neurons that are moved one by one: the first of path.")
-]
 
 
-def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> Cost:
-    """The model as it is and with every unit moved; with the whole T, its controls."""
-    many = units[0].granularity == "neuron" and len(units) > settings.neurons
-    moved = settings.neurons if many else len(units)
-    if WHOLE not in units or "graft" not in settings.methods:
-        return Cost(1 + moved)
-    by_component = (1 + len(components(architecture))) * bool(getattr(settings, "component_controls", False))
-    return Cost(1 + moved + len(settings.controls) * (settings.control_draws + by_component))
-
-
-@attribution_method(
-    "graft",
-    words="graft effect",
-    explains="Graft: give the base this one component of the tuned model.",
-    granularities=(*_EVERY, "all"),
-    tables=("control_draws",),
-    labels={"mean": "mean of graft and revert", "synergy": "revert − graft"},
-    link=True,
-    order=10,
-    cost=_cost,
-)
 def graft(
     work: Work,
     units: Sequence[Unit],
     *,
-    neurons: Neurons = 20,
-    control_draws: Draws = 20,
-    component_controls: Annotated[bool, Field(description="Graft controls component by component too.")] = False,
+    neurons: int = 20,
+    control_draws: int = 20,
+    component_controls: bool = False,
 ) -> Iterator[Effects | Rows]:
     """M(θ_pre + T_c) − M(θ_pre) for every unit c: what it does alone.
 
@@ -77,16 +44,7 @@ def graft(
             yield from _by_component(work)
 
 
-@attribution_method(
-    "revert",
-    words="revert effect",
-    explains="Revert: take this one component away from the tuned model.",
-    granularities=_EVERY,
-    link=True,
-    order=11,
-    cost=_cost,
-)
-def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterator[Effects]:
+def revert(work: Work, units: Sequence[Unit], *, neurons: int = 20) -> Iterator[Effects]:
     """M(θ_ft) − M(θ_ft − T_c) for every unit c: what the tuned model loses without it.
 
     Args:

@@ -7,7 +7,6 @@ Source: Nanda 2023, "Attribution Patching"; Syed, Rager & Conmy 2023 (arXiv 2310
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,31 +15,18 @@ from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
 from probes.attribution.forwards import frozen
-from probes.attribution.methods.patch import GRANULARITIES, SITES, is_written
+from probes.attribution.methods.patch import SITES
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
+from probes.attribution.written import is_written
 from probes.capture.hooks.plan import Read, Seen, head_site, plan
 from probes.capture.hooks.torch_backend import capture, run_hooked
 from probes.errors import RunError
-from probes.methods import Cost, attribution_method
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
 
-def _cost(_architecture: Architecture, _units: Sequence[Unit], _settings: Any) -> Cost:
-    """Both ways: the other model once, and this one with a backward pass."""
-    return Cost(4, 2)
-
-
-@attribution_method(
-    "gradient",
-    words="gradient effect",
-    explains="Gradient: the change of this component's output, times the metric's gradient there.",
-    granularities=GRANULARITIES,
-    order=21,
-    cost=_cost,
-)
 def gradient(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """Σ_tokens ∇_a M · (a_tuned − a_base) for components and heads, with the base's gradient and with the tuned one's.
 

@@ -22,32 +22,17 @@ from probes.attribution.forwards import Floats, Told
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
+from probes.attribution.written import is_written
 from probes.capture.hooks.plan import Seen, plan
 from probes.capture.hooks.torch_backend import capture
 from probes.capture.skipping import recording, skipping
-from probes.methods import Cost, attribution_method
 from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
-#: The granularities it supports; the unembedding writes no residual stream.
-GRANULARITIES = ("component", "head")
 SITES = ("embed_out", "head_out", "attn_out", "mlp_out")
 Edit = Callable[[Tensor], Tensor]
 
 
-def _cost(architecture: Architecture, units: Sequence[Unit], _settings: Any) -> Cost:
-    """Both ways: the other model once, this one as it is, and with every output replaced."""
-    return Cost(2 * (2 + sum(is_written(unit, architecture) for unit in units)))
-
-
-@attribution_method(
-    "patch",
-    words="patch effect",
-    explains="Patch: run one model with this component's output taken from the other.",
-    granularities=GRANULARITIES,
-    order=20,
-    cost=_cost,
-)
 def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """M(base with a_tuned) − M(base) and M(tuned) − M(tuned with a_base), for components and heads.
 
@@ -62,16 +47,6 @@ def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
         start, values = _under(model, source, pair.architecture, patched, work.small_batches, work.metric, work.told)
         effects = values - start if direction == FORWARD else start - values
         yield Effects("patch", direction, patched, prompts, effects)
-
-
-def is_written(unit: Unit, architecture: Architecture) -> bool:
-    """Whether a unit writes into the residual stream where hooks read it: a component, a head, the embedding."""
-    if unit.granularity not in GRANULARITIES or not unit.layer < architecture.n_layers:
-        return False
-    if unit.layer < 0:
-        return unit.component == "embed"
-    writer = architecture.blocks[unit.layer].writer(unit.component)
-    return writer is not None and (unit.granularity == "component" or writer.head_in is not None)
 
 
 def patched_with_itself(work: Work, unit: Unit) -> float:

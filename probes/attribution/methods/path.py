@@ -10,11 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from probes.attribution.checks import Check, completeness
@@ -22,6 +20,7 @@ from probes.attribution.effects import Effects, floor_of
 from probes.attribution.forwards import Floats, Model, Variant, values
 from probes.attribution.integrand import Integrand
 from probes.attribution.metric import Metric
+from probes.attribution.nodes import MOST_NODES, NODES, TOLERANCE
 from probes.attribution.quadrature import Integral
 from probes.attribution.shares import Integrated, Layout, PathEffects, Shares, gap_of, total_of
 from probes.attribution.units import Unit
@@ -29,54 +28,23 @@ from probes.attribution.work import Rows, Work
 from probes.capture.halving import within_memory
 from probes.capture.pair import Pair
 from probes.errors import RunError
-from probes.methods import Cost, attribution_method
 from probes.store.schemas import ALL_DOMAINS
-from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Encoded
 from tv.stats.change import LEAST_FLOOR
 
 Told = Callable[[int, int, str], None]
 
-#: Nodes to begin with; a prompt whose shares do not add up gets more, one by one, up to MOST_NODES.
-NODES, MOST_NODES = 4, 64
 #: So many batches of prompts are integrated side by side, so that those that need the same node share a forward.
 WINDOW = 4
-#: The completeness gap that is good enough: Σ_prompts |Σ shares − change| / Σ_prompts |change|.
-TOLERANCE = 0.01
 
 
-Nodes = Annotated[int, Field(strict=True, ge=1, le=256)]
-
-
-def _cost(_architecture: Architecture, _units: Sequence[Unit], settings: Any) -> Cost:
-    """Both ends, and a forward with its backward at every node; a prompt that needs more keeps those it has."""
-    return Cost(2 + settings.nodes, settings.nodes, 2 + settings.most_nodes)
-
-
-def _enough_nodes(nodes: int, most_nodes: int, **_others: object) -> None:
-    if most_nodes < nodes:
-        raise ValueError(f"most_nodes {most_nodes} is below nodes {nodes}")
-
-
-@attribution_method(
-    "path",
-    words="path effect",
-    explains="Path: what this component's own step added along the way from base to tuned; the shares sum to the whole "
-    "change.",
-    tables=("token_effects", "neuron_effects"),
-    link=True,
-    float32=True,
-    order=0,
-    require=_enough_nodes,
-    cost=_cost,
-)
 def path(
     work: Work,
     units: Sequence[Unit],
     *,
-    nodes: Annotated[Nodes, Field(description="Nodes of the path's integral, to begin with.")] = NODES,
-    most_nodes: Annotated[Nodes, Field(description="Nodes at most, where the shares do not add up.")] = MOST_NODES,
-    tolerance: Annotated[float, Field(gt=0, lt=1, description="The completeness gap that is good enough.")] = TOLERANCE,
+    nodes: int = NODES,
+    most_nodes: int = MOST_NODES,
+    tolerance: float = TOLERANCE,
 ) -> Iterator[Effects | Rows | Check]:
     """Shares of every granularity at once, of tokens and neurons too, and whether they add up; see `path_effects`.
 

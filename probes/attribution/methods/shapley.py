@@ -7,35 +7,16 @@ in every sampled order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
 
 from probes.attribution.effects import FORWARD, Effects
 from probes.attribution.forwards import Variant
 from probes.attribution.units import Unit, components
 from probes.attribution.work import Work
-from probes.methods import Cost, attribution_method
-from tv.architecture.anatomy import Architecture
-
-Orders = Annotated[int, Field(strict=True, ge=1, le=1_000_000, description="Orders drawn, each taken both ways.")]
 
 
-def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> Cost:
-    """The empty set, the whole one, and those between of every order, both ways; some sets may be drawn twice."""
-    n = len(units or components(architecture))
-    return Cost(2 + 2 * settings.orders * (n - 1))
-
-
-@attribution_method(
-    "shapley",
-    words="Shapley effect",
-    explains="Shapley: what this component adds on average, whichever others were moved before it.",
-    order=50,
-    cost=_cost,
-)
-def shapley(work: Work, units: Sequence[Unit], *, orders: Orders = 10) -> Iterator[Effects]:
+def shapley(work: Work, units: Sequence[Unit], *, orders: int = 10) -> Iterator[Effects]:
     """Mean marginal effects over `orders` random orders, each taken forwards and backwards.
 
     Costs orders × 2 × (units − 1) forwards over the prompts; a set that several orders share is run once.

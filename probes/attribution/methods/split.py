@@ -7,7 +7,6 @@ part is compared with a random step of the same norm in the same subspace, becau
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from probes.attribution.effects import FORWARD, Effects
 from probes.attribution.forwards import Part, Variant
@@ -15,28 +14,13 @@ from probes.attribution.subspaces import groups_of
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
 from probes.capture.runner import with_bases
-from probes.methods import Cost, attribution_method
-from tv.architecture.anatomy import Architecture
 
 _INSIDE: Part = "inside"
 _OUTSIDE: Part = "outside"
 #: Inside the subspace or outside; T, or a control in its place.
-_PARTS = [(part, control) for part in (_INSIDE, _OUTSIDE) for control in ("", "random")]
+PARTS = [(part, control) for part in (_INSIDE, _OUTSIDE) for control in ("", "random")]
 
 
-def _cost(architecture: Architecture, _units: Sequence[Unit], settings: Any) -> Cost:
-    """The base as it is, and with each part of every group of matrices."""
-    return Cost(1 + len(_PARTS) * len(groups_of(with_bases(architecture), "module" in settings.granularity)))
-
-
-@attribution_method(
-    "split",
-    words="split effect",
-    explains="Split: graft only the part of T inside, or outside, the pretrained matrix's own subspace.",
-    labels={"inside": "T inside W's own subspace", "outside": "T outside W's own subspace"},
-    order=40,
-    cost=_cost,
-)
 def split(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """M(θ_pre + part of T) − M(θ_pre): methods `inside`, `outside`, each also with the control `random`.
 
@@ -48,8 +32,8 @@ def split(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
         units: None; the method makes them.
     """
     groups = groups_of(with_bases(work.pair.architecture), "module" in work.granularity)
-    variants = [Variant("base", (unit,), control, part=part) for part, control in _PARTS for unit in groups]
+    variants = [Variant("base", (unit,), control, part=part) for part, control in PARTS for unit in groups]
     start, values = work.under(variants)
-    for i, (part, control) in enumerate(_PARTS):
+    for i, (part, control) in enumerate(PARTS):
         effects = values[i * len(groups) : (i + 1) * len(groups)] - start
         yield Effects(part, FORWARD, tuple(groups), work.prompts, effects, control)

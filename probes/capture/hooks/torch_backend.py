@@ -8,7 +8,7 @@ its module's forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Read, Seen
+from probes.capture.hooks.turns import START, Gate, meeting, turn, unwind
 
 Inputs = Mapping[str, Tensor]
 Receive = Callable[[Read, Seen], None]
@@ -38,10 +39,21 @@ def lockstep(
     """
 
     def forward(model: PreTrainedModel) -> Forward:
-        return lambda receive: run_hooked(model, reads, inputs, receive)
+        def run(receive: Receive) -> Tensor:
+            with meeting(receive):
+                return run_hooked(model, reads, inputs, receive)
 
+        return run
+
+    def at(read: Read | Gate, base_seen: Any, tuned_seen: Any) -> None:
+        if isinstance(read, Gate):
+            turn(read.place, base_seen, tuned_seen)
+        else:
+            reduce(read, base_seen, tuned_seen)
+
+    turn(START)
     with torch.inference_mode():
-        return in_step(forward(base), forward(tuned), reduce)
+        return in_step(forward(base), forward(tuned), at)
 
 
 def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, Tensor]:
@@ -67,15 +79,8 @@ def in_step(base: Forward, tuned: Forward, reduce: ReducePair) -> tuple[Tensor, 
             del here, base_seen, tuned_seen  # nothing outlives its module's forward
             here = [waiting[i].switch() for i in range(2)]
     finally:
-        for paused in waiting:
-            if not paused.dead:
-                with suppress(_Unwound):
-                    paused.throw(_Unwound)  # through the whole forward, which takes its hooks away
+        unwind(waiting)  # through the whole forward, which takes its hooks away
     return here[0], here[1]
-
-
-class _Unwound(BaseException):
-    """Thrown into an abandoned forward. Not GreenletExit, which would end its greenlet alone."""
 
 
 def capture(model: PreTrainedModel, reads: Sequence[Read], inputs: Inputs) -> tuple[dict[str, Seen], Tensor]:
@@ -115,8 +120,11 @@ def _hooks(model: PreTrainedModel, reads: Sequence[Read], shape: tuple[int, ...]
 
 
 def _hook(read: Read, shape: tuple[int, ...], receive: Receive) -> Callable[..., None]:
+    own = getcurrent()
+
     def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        receive(read, seen_of(args, kwargs, output, shape))
+        if getcurrent() is own:  # and not that of another forward which takes turns with this one
+            receive(read, seen_of(args, kwargs, output, shape))
 
     return hook
 

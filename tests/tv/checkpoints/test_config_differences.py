@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from tests.pairs import CONFIGS, build_model
-from tv.checkpoints.config_differences import _BESIDE_THE_POINT, _BESIDE_THE_POINT_TOO, config_differences
+from tv.checkpoints.config_differences import _BESIDE_THE_POINT, _BESIDE_THE_POINT_TOO, config_differences, settings_of
 
 _SHORT, _LONG = torch.arange(5, 17)[None], torch.arange(5, 45)[None]
 #: Keys whose other value is no plain number, or decides the shapes that are compared elsewhere.
@@ -20,6 +20,10 @@ _OTHER = {
     "pad_token_id": 9,
     "problem_type": "regression",
 }
+
+
+def _differences(base: PretrainedConfig, tuned: PretrainedConfig) -> list[str]:
+    return config_differences(settings_of(base), settings_of(tuned))
 
 
 def _other(key: str, value: Any) -> Any:
@@ -53,7 +57,7 @@ def test_what_is_not_told_does_not_move_the_logits(architecture: str) -> None:
     }
     changed = _changed(model.config, **listed)
     assert len(listed) > 8 and all(getattr(changed, key) == value for key, value in listed.items())
-    assert config_differences(model.config, changed) == []
+    assert _differences(model.config, changed) == []
     assert _distance(model, changed, _LONG) == 0
 
 
@@ -93,7 +97,7 @@ def test_the_longest_context_matters_where_the_rope_scales_by_it(case: str) -> N
     rope, matters = ROPES[case]
     model = _model("Llama", max_position_embeddings=32, rope_parameters={"rope_theta": 10000.0, **rope})
     changed = _changed(model.config, max_position_embeddings=64)
-    notes = config_differences(model.config, changed)
+    notes = _differences(model.config, changed)
     assert (_distance(model, changed, _LONG) > 1e-3) is matters
     assert [note for note in notes if "max_position_embeddings (32 and 64)" in note] == notes and len(notes) == matters
 
@@ -104,7 +108,7 @@ def test_a_length_that_the_rope_falls_back_on_is_told() -> None:
     model = _model("Llama", max_position_embeddings=16, rope_parameters=dict(rope))
     changed = _changed(model.config, max_position_embeddings=64, rope_parameters=dict(rope))
     assert _distance(model, changed, _LONG) > 1e-3
-    assert any("rope_parameters" in note for note in config_differences(model.config, changed))
+    assert any("rope_parameters" in note for note in _differences(model.config, changed))
 
 
 def test_one_layers_rope_is_enough() -> None:
@@ -113,15 +117,15 @@ def test_one_layers_rope_is_enough() -> None:
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     }
     config = transformers.Gemma3TextConfig(max_position_embeddings=32, rope_parameters=copy.deepcopy(ropes))
-    assert len(config_differences(config, _changed(config, max_position_embeddings=64))) == 1
+    assert len(_differences(config, _changed(config, max_position_embeddings=64))) == 1
     ropes["full_attention"] = ropes["sliding_attention"]
     config = transformers.Gemma3TextConfig(max_position_embeddings=32, rope_parameters=copy.deepcopy(ropes))
-    assert config_differences(config, _changed(config, max_position_embeddings=64)) == []
+    assert _differences(config, _changed(config, max_position_embeddings=64)) == []
 
 
 def test_a_table_of_positions_may_end_elsewhere() -> None:
     config = transformers.OPTConfig(max_position_embeddings=32)
-    assert len(config_differences(config, transformers.OPTConfig(max_position_embeddings=64))) == 1
+    assert len(_differences(config, transformers.OPTConfig(max_position_embeddings=64))) == 1
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_what_moves_the_logits_is_told(name: str, settings: dict[str, Any], key:
     model = _model(name, **settings)
     changed = _changed(model.config, **{key: value})
     assert _distance(model, changed, _SHORT) > 1e-3
-    notes = config_differences(model.config, changed)
+    notes = _differences(model.config, changed)
     assert len(notes) == 1 and f"differ in {key} (" in notes[0]
 
 
@@ -147,14 +151,14 @@ def test_what_other_programs_write_is_not_told_and_what_nobody_knows_is() -> Non
     config = transformers.LlamaConfig()
     written = {"unsloth_version": "2", "unsloth_fixed": True, "_attn_implementation_autoset": True}
     written |= {"use_flash_attn": True, "auto_map": {"AutoModel": "a.B"}, "temperature": 0.6, "max_length": 40}
-    assert config_differences(config, _changed(config, **written)) == []
-    assert "some_new_scale (None and 2)" in config_differences(config, _changed(config, some_new_scale=2))[0]
+    assert _differences(config, _changed(config, **written)) == []
+    assert "some_new_scale (None and 2)" in _differences(config, _changed(config, some_new_scale=2))[0]
 
 
 def test_parts_of_a_configuration_are_compared_by_setting() -> None:
     def config(**text: Any) -> PretrainedConfig:
         return transformers.Gemma3Config(text_config={"hidden_size": 48, "vocab_size": 307, **text})
 
-    assert config_differences(config(), config(attention_dropout=0.5, use_cache=False)) == []
-    notes = config_differences(config(), config(rms_norm_eps=0.5))
+    assert _differences(config(), config(attention_dropout=0.5, use_cache=False)) == []
+    notes = _differences(config(), config(rms_norm_eps=0.5))
     assert len(notes) == 1 and "text_config.rms_norm_eps (1e-06 and 0.5)" in notes[0]

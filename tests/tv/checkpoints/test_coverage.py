@@ -71,8 +71,8 @@ def test_a_slice_that_no_module_takes_is_counted() -> None:
 
 def test_commands_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     base, tuned = build_pair(tmp_path, "gpt_oss")
-    resolve = tv.checkpoints.opening.resolve
-    monkeypatch.setattr("tv.checkpoints.opening.resolve", lambda model: replace(resolve(model), others=()))
+    resolve = tv.architecture.resolve.resolve
+    monkeypatch.setattr("tv.architecture.resolve.resolve", lambda model: replace(resolve(model), others=()))
     for command in (["ssa"], ["geometry"], ["info"], ["extract", "-o", str(tmp_path / "t.safetensors")]):
         status, _, err = call(monkeypatch, capsys, main, command[0], base, tuned, *command[1:])
         assert status == 0 and "warning: " in err and "differ between the two" in err, command

@@ -50,7 +50,7 @@ def test_a_hub_id_fetches_weights_config_and_tokenizer_alone(
         fetched.extend(filter_repo_objects(repository, **patterns))
         return str(pair[0])
 
-    monkeypatch.setattr("tv.checkpoints.location.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert tv.open_checkpoint("someone/model", "v1").source == "someone/model@v1"
     assert fetched == wanted
 
@@ -62,7 +62,7 @@ def test_a_revision_in_the_hub_id(pair: tuple[Path, Path], monkeypatch: pytest.M
         asked.append((source, revision))
         return str(pair[0])
 
-    monkeypatch.setattr("tv.checkpoints.location.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert tv.open_checkpoint("someone/model@main~2").source == "someone/model@main~2"
     assert load_model("someone/model@abc").config.num_hidden_layers == 3
     tv.open_checkpoint("someone/model")
@@ -148,7 +148,7 @@ def test_a_hub_id_that_does_not_exist_is_one_line(monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network\nand a second line")
 
-    monkeypatch.setattr("tv.checkpoints.location.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     for action in (tv.open_checkpoint, load_model):
         with pytest.raises(
             tv.CheckpointError, match=r"someone/nothing@v1: no such directory.*\(no network\)"

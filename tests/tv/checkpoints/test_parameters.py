@@ -16,6 +16,7 @@ from tv.architecture.resolve import skeleton
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.tensors import Stored, stored_tensors, weight_files
+from tv.checkpoints.tree import tree_of
 
 _SIZES = dict(
     hidden_size=48,
@@ -48,7 +49,7 @@ def experts(directory: Path, name: str) -> tuple[transformers.PreTrainedModel, P
 def open_files(path: Path, quantisation: dict[str, Any] | None = None) -> FileTensors:
     model = skeleton(AutoConfig.from_pretrained(path))
     stored = dequantised(str(path), stored_tensors(weight_files(path)), quantisation or {})
-    return FileTensors(str(path), stored, model, quantisation or {})
+    return FileTensors(str(path), stored, tree_of(model), quantisation or {})
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -260,7 +261,7 @@ def _open_quantised(path: Path) -> FileTensors:
         del config.quantization_config
     quantisation = {"quant_method": "fp8", "weight_block_size": [32, 32]}
     stored = dequantised(str(path), stored_tensors(weight_files(path)), quantisation)
-    return FileTensors(str(path), stored, skeleton(config), quantisation)
+    return FileTensors(str(path), stored, tree_of(skeleton(config)), quantisation)
 
 
 def test_plain_float8_stands_for_itself(tmp_path: Path) -> None:

@@ -47,3 +47,12 @@ def test_a_mistake_is_one_line(given: dict[str, object], line: str) -> None:
 def test_a_function_without_options_says_so() -> None:
     with pytest.raises(InputError, match="sort has no option 'depth'; it takes no options"):
         validated(lambda values: None, {"depth": 1}, "sort")
+
+
+def test_types_of_other_parameters_need_not_be_known() -> None:
+    """A method declares its options before what it computes with is imported."""
+
+    def method(work: "Nowhere", *, rounds: "int" = 3) -> "Nothing":  # type: ignore[name-defined]
+        """Has one option."""
+
+    assert {name: option.annotation for name, option in options_of(method).items()} == {"rounds": int}

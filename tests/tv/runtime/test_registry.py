@@ -63,3 +63,20 @@ def test_another_package_adds_its_own(tmp_path: Path, monkeypatch: pytest.Monkey
     point = EntryPoint("farewells", "plugin_of_farewells", registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.GROUP else [])
     assert list(farewells) == ["bye"]
+
+
+def test_a_file_that_does_not_name_the_decorator_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "room_of_few"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "heavy.py").write_text("raise RuntimeError('imported')\n")
+    (tmp_path / name / "light.py").write_text(
+        "from tv.runtime.registry import few\n@few.greet('l')\ndef l(): return 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    few: Registry[object] = Registry("greeting", name, by="greet")
+    few.greet = few.register  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "few", few, raising=False)
+    assert list(few) == ["l"]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
@@ -26,6 +25,8 @@ from tv.checkpoints.transformers_names import ModelNames
 from tv.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tv.checkpoints.checkpoint import Checkpoint
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -9,12 +9,11 @@ import copy
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
 from tv.checkpoints.adapters.kinds import form_of, kind_of, reads_base, require_mergeable
@@ -25,7 +24,11 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.noise import coarsest
 from tv.checkpoints.parameters import DTYPES
 from tv.errors import CheckpointError
+from tv.runtime.live_models import is_live
 from tv.runtime.transformers_private import ADAPTER_MARKS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _SAMPLED = 1024  # entries at either end
 
@@ -76,7 +79,7 @@ def base_beside(base: Any, *tuned: Any) -> Any:
     Raises CheckpointError where the model without them is not its base.
     """
     model = as_model(base)
-    same = isinstance(model, PreTrainedModel) and any(as_model(other) is model for other in tuned)
+    same = is_live(model) and any(as_model(other) is model for other in tuned)
     if not same or not holds_adapter(model):
         return model
     _require_base(model)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tv.checkpoints.noise import ROUNDING, Noise, coarsest
 from tv.checkpoints.tensors import Stored
@@ -22,6 +21,8 @@ from tv.checkpoints.transformers_names import ModelNames
 from tv.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     pass
 
 _PART = re.compile(r"^(?P<path>.*)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_[AB])$")

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tv.checkpoints.adapters.kinds import peft_version, reads_base
 from tv.checkpoints.adapters.layers import Layers, layers_of, quiet, told
 from tv.checkpoints.noise import ROUNDING, Noise
 from tv.checkpoints.tensors import Stored
 from tv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: The largest relative error of a norm that is computed and stored in a dtype, over rows of any model (measured).
 _UNIT = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-22, "F64": 2.0**-51}

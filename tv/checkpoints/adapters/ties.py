@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from tv.checkpoints.adapters.changes import Move
 from tv.checkpoints.ties import other_names
 from tv.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tv.checkpoints.checkpoint import Checkpoint
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from tv.prompts.encoding import Encoded
 from tv.prompts.metric import answering, metric, parting
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tv.prompts.encoding import Encoded
 
 
 @metric("target_nll", words="target NLL", unit="nats", better=False, reads=answering, matters=0.05)
@@ -77,5 +80,7 @@ def _token_nll(logits: Tensor, item: Encoded) -> Tensor:
 
 def _scored(logits: Tensor, item: Encoded) -> tuple[Tensor, Tensor]:
     """The logits before each token of the target, and those tokens."""
+    import torch
+
     before = logits[item.scored.start : item.scored.stop].double()
     return before, torch.tensor(item.ids[item.scored.start + 1 : item.scored.stop + 1], device=before.device)

@@ -20,6 +20,7 @@ from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.quantised.declaration import declaration
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.tensors import Stored, stored_tensors, weight_files
+from tv.checkpoints.tree import tree_of
 
 IDS = torch.tensor([[0, 5, 9, 44, 100, 306]])
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -152,7 +153,7 @@ def test_experts_that_are_quantised_apart(tmp_path: Path) -> None:
     save_file(tensors, path / "model.safetensors")
     quantisation = {"quant_method": "gptq", "bits": 4, "group_size": 8}
     stored = dequantised("here", stored_tensors(weight_files(path)), quantisation)
-    files = FileTensors("here", stored, skeleton(model.config), quantisation)
+    files = FileTensors("here", stored, tree_of(skeleton(model.config)), quantisation)
     prefix = "model.layers.1.block_sparse_moe.experts"
     rows = [torch.cat([expected[f"{prefix}.{i}.{part}.weight"] for part in ("w1", "w3")]) for i in range(11)]
     name = "model.layers.1.mlp.experts.gate_up_proj"
@@ -184,7 +185,7 @@ def test_gpt_oss(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(tmp_path)
     quantisation = {"quant_method": "mxfp4"}
     stored = dequantised("here", stored_tensors(weight_files(tmp_path)), quantisation)
-    files = FileTensors("here", stored, skeleton(config), quantisation)
+    files = FileTensors("here", stored, tree_of(skeleton(config)), quantisation)
     name = "model.layers.0.mlp.experts.gate_up_proj"
     assert files.infos[name].shape == (3, 64, 64) and files.infos[name].dtype == "MXFP4" and not files.notes
     whole = files.read(name)

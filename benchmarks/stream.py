@@ -1,0 +1,178 @@
+"""Capture of a pair larger than memory: `python benchmarks/stream.py [--shape 3B] [--limit-gib 5]`.
+
+A random bfloat16 pair is written, layer by layer, into `--directory`. Then the capture runs in processes of its own,
+read a layer at a time (`stream`) and in memory (`whole`, where `--rounds` is not 0), one after the other. Printed are
+CPU seconds (user and system), wall seconds, the peak of the resident memory, and
+
+- the bound on the peak: imports + 2.5 × the largest layer of both models + what a batch's activations take
+- the bound on the time: 1.3 × the CPU seconds of `whole`
+
+With `--limit-gib` a line says whether the streamed peak, mapped files included, is below it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PEAK, TIME = 2.5, 1.3
+
+
+def main() -> None:
+    """Write the pair, run both sides in turn, and print medians with ranges."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=("135M", "0.5B", "3B"), default="0.5B")
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "stream-pair")
+    parser.add_argument("--dtype", default="float32", help="that the models compute in")
+    parser.add_argument("--measure", default="gates,contributions,changes,behaviour")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3, help="of both sides in turn; 0: streamed alone, once")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit-gib", type=float, help="that the streamed process may reach")
+    parser.add_argument("--keep", action="store_true", help="leave the pair where it is")
+    parser.add_argument("--side", choices=("stream", "whole"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(_measure(options)))
+        return
+    _write_pair(options)
+    found: dict[str, list[dict[str, float]]] = {"stream": [], "whole": []}
+    for i in range(max(options.rounds, 1)):
+        for side in found if options.rounds else ("stream",):
+            found[side].append(_in_process(side))
+            print(f"round {i + 1} {side}: {found[side][-1]}", flush=True)
+    _tell(found)
+    if options.limit_gib:
+        peak = max(row["peak"] for row in found["stream"]) / 1024
+        print(f"peak {peak:.2f} GiB: {'within' if peak <= options.limit_gib else 'OVER'} {options.limit_gib} GiB")
+    if not options.keep:
+        for file in (*options.directory.glob("*/*"),):
+            file.unlink()
+
+
+def _tell(found: dict[str, list[dict[str, float]]]) -> None:
+    for side, rows in found.items():
+        for name in ("cpu", "wall", "peak") if rows else ():
+            values = [row[name] for row in rows]
+            print(f"{side:<7}{name:<5}{statistics.median(values):>9.1f}  ({min(values):.1f} to {max(values):.1f})")
+    row = found["stream"][0]
+    bound = row["imports"] + PEAK * row["largest"] + row["activations"]
+    print(
+        f"peak {row['peak']:.0f} MiB, bound {bound:.0f} MiB = {row['imports']:.0f} imports + {PEAK} × "
+        f"{row['largest']:.0f} + {row['activations']:.0f}: {'within' if row['peak'] <= bound else 'OVER'}"
+    )
+    if found["whole"]:
+        ratio = statistics.median(a["cpu"] / b["cpu"] for a, b in zip(found["stream"], found["whole"], strict=True))
+        print(f"CPU seconds, stream / whole: {ratio:.2f} ({'within' if ratio <= TIME else 'OVER'} {TIME})")
+        same = {row["digest"] for rows in found.values() for row in rows}
+        print("the same tables" if len(same) == 1 else "OTHER TABLES")
+
+
+def _in_process(side: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return found
+
+
+def _write_pair(options: argparse.Namespace) -> None:
+    """A base of normal numbers, and the same with every parameter moved a little, one file a layer."""
+    import torch
+    from random_pair import QWEN2_05B, SMOLLM2_135M, Shape, config_of, word_tokenizer
+    from safetensors.torch import save_file
+
+    from tv.architecture.resolve import skeleton
+
+    shapes = {"135M": SMOLLM2_135M, "0.5B": QWEN2_05B, "3B": Shape(3072, 8192, 28, 24, 8, 128256, True)}
+    shape = shapes[options.shape]
+    if (options.directory / "tuned" / "config.json").is_file():
+        return
+    config = config_of(shape)
+    groups: dict[str, dict[str, torch.Size]] = {}
+    for name, value in skeleton(config).named_parameters():
+        groups.setdefault(".".join(name.split(".")[:3]), {})[name] = value.shape
+    torch.set_num_threads(options.threads)
+    generator = torch.Generator().manual_seed(0)
+    for i, sizes in enumerate(groups.values()):
+        base, tuned = {}, {}
+        for name, size in sizes.items():
+            value = torch.randn(size, generator=generator).mul_(0.02).add_(float(name.endswith("norm.weight")))
+            base[name] = value.bfloat16()
+            tuned[name] = value.add_(torch.randn(size, generator=generator), alpha=0.0004).bfloat16()
+        for side, tensors in (("base", base), ("tuned", tuned)):
+            (options.directory / side).mkdir(parents=True, exist_ok=True)
+            save_file(tensors, options.directory / side / f"model-{i:05d}.safetensors", {"format": "pt"})
+    tokenizer = word_tokenizer(shape.vocab)
+    where = {name: f"model-{i:05d}.safetensors" for i, sizes in enumerate(groups.values()) for name in sizes}
+    for side in ("base", "tuned"):
+        tokenizer.save_pretrained(options.directory / side)
+        index = json.dumps({"metadata": {}, "weight_map": where})
+        (options.directory / side / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+        config.save_pretrained(options.directory / side)
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    import hashlib
+
+    import torch
+    from random_pair import random_prompts, suite_of, word_tokenizer
+
+    import probes.job  # noqa: F401
+    from probes.capture.loading import Pairs
+    from probes.capture.runner import run_shard, shards
+    from tv.runtime.compute import Compute
+
+    torch.set_num_threads(options.threads)
+    imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    streams = options.side == "stream"
+    sources = {"base": str(options.directory / "base"), "tuned": {"tuned": str(options.directory / "tuned")}}
+    suite = suite_of(options.measure.split(","), options.batch, **sources, attribute=None)
+    pairs = Pairs(suite, Compute(dtype=options.dtype, stream=streams))
+    encoded = random_prompts(options.prompts, options.tokens, word_tokenizer(_vocab(options.directory)))
+    start, before = time.perf_counter(), time.process_time()
+    session = pairs.session("tuned")
+    loaded = time.process_time() - before
+    with tempfile.TemporaryDirectory() as folder:
+        for shard in shards(encoded, suite, "tuned", session.pair.architecture):
+            run_shard(shard, session, Path(folder) / "tables")
+        digest = hashlib.sha256()
+        for file in sorted(Path(folder).rglob("*.parquet")):
+            digest.update(file.read_bytes())
+    cpu, wall = time.process_time() - before, time.perf_counter() - start
+    base = session.pair.base
+    width = base.dtype.itemsize
+    # Of a batch in both models: logits as computed and in float32, and of a block what goes in, out and between.
+    of = session.pair.architecture
+    block = sum(module.shape[0] for module in of.modules if module.layer == 0) + 2 * of.d_model
+    activations = options.batch * options.tokens * 2 * (of.vocab_size * (width + 4) + 2 * block * width)
+    largest = 2 * base.weights.largest / 2**20 if streams else 0.0
+    read = base.weights.reads / (width * sum(value.numel() for value in base.parameters())) if streams else 1.0
+    return {
+        "cpu": cpu,
+        "wall": wall,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "opened": loaded,
+        "imports": imports,
+        "largest": largest,
+        "activations": activations / 2**20,
+        "times read": read,
+        "digest": digest.hexdigest(),
+    }
+
+
+def _vocab(directory: Path) -> int:
+    config = json.loads((directory / "base" / "config.json").read_text(encoding="utf-8"))
+    return int(config["vocab_size"])
+
+
+if __name__ == "__main__":
+    main()

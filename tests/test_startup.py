@@ -1,0 +1,103 @@
+"""What a command imports before it does its work: a small one waits for no library that it does not use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tv
+from tests.pairs import build_pair, write_suite
+
+_ROOT = Path(__file__).parent.parent
+#: Runs each command and writes what it answered and which of the libraries are there by then, a line of JSON each.
+_PROGRAM = """
+import contextlib, io, json, sys
+from importlib import import_module
+program, commands, libraries = sys.argv[1], *map(json.loads, sys.argv[2:4])
+main = import_module(program).main
+for command in commands:
+    sys.argv, out, err, status = command, io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+    found = [name for name in libraries if name in sys.modules]
+    print(json.dumps({"status": status, "out": out.getvalue(), "err": err.getvalue(), "found": found}))
+"""
+_SLOW = ("torch", "transformers", "pandas", "scipy", "pyarrow", "plotly", "huggingface_hub", "tokenizers", "numpy")
+
+
+def _answers(program: str, commands: list[list[str]], libraries: tuple[str, ...], **environment: str) -> list[Any]:
+    given = [program, json.dumps(commands), json.dumps(libraries)]
+    ended = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *given],
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        env=os.environ | environment,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def test_a_bad_suite_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a b"}\n{"text": 3}\n')
+    attribute = {"methods": ["path"]}
+    mistakes: dict[str, tuple[dict[str, object], str]] = {
+        "unknown key": ({"bootstrrap": 3}, "bootstrrap: unknown key"),
+        "no prompts": ({"prompts": [{"file": "nowhere.jsonl"}]}, "no such prompt file"),
+        "no model": ({"tuned": {"t": "./nowhere"}}, "no such checkpoint directory"),
+        "bad row": ({"prompts": [{"file": str(rows)}]}, "text is int, not a string"),
+        "no metric": ({"attribute": {**attribute, "metric": "logit_dif"}}, "'logit_dif' is no metric"),
+        "no method": ({"attribute": {"methods": ["grft"]}}, "should be 'path'"),
+        "no control": ({"attribute": {**attribute, "controls": ["rndom"]}}, "should be 'random'"),
+        "no option": ({"attribute": {**attribute, "ndes": 3}}, "unknown key"),
+        "bad option": ({"attribute": {**attribute, "nodes": 0}}, "greater than or equal to 1"),
+        "contradiction": ({"attribute": {**attribute, "nodes": 9, "most_nodes": 8}}, "is below nodes"),
+        "no measurement": ({"measure": ["gats"]}, "'gats' is no measurement"),
+    }
+    commands = []
+    for name, (changes, _) in mistakes.items():
+        (tmp_path / name).mkdir()
+        suite = write_suite(tmp_path / name, base, tuned, **changes)
+        commands += [["probes", "run", str(suite)], ["probes", "run", str(suite), "--plan"]]
+    answers = _answers("probes.cli", commands, _SLOW)
+    assert len(answers) == 2 * len(mistakes)
+    for (name, (_, line)), *pair in zip(mistakes.items(), answers[::2], answers[1::2], strict=True):
+        for answer in pair:
+            assert answer["status"] == 2 and answer["found"] == [], (name, answer)
+            assert line in answer["err"] and answer["err"].count("\n") == 1, (name, answer["err"])
+
+
+@pytest.mark.parametrize(
+    ("program", "commands"),
+    [
+        ("tv.cli", [["tv", "--help"], ["tv", "info", "--help"], ["tv", "geometry", "--help"]]),
+        ("probes.cli", [["probes", "--help"], ["probes", "run", "--help"], ["probes", "attribute", "--help"]]),
+    ],
+)
+def test_help_waits_for_no_library(program: str, commands: list[list[str]]) -> None:
+    answers = _answers(program, commands, _SLOW, COLUMNS="200")
+    assert [answer["found"] for answer in answers] == [[], [], []] and all(answer["out"] for answer in answers)
+    if program == "probes.cli":
+        assert "--most-nodes" in answers[2]["out"] and "shapley" in answers[2]["out"]
+
+
+def test_info_needs_neither_transformers_nor_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    monkeypatch.setenv("TUNING_PROBES_CACHE", str(tmp_path / "cache"))
+    expected = tv.info(base)
+    command = ["tv", "info", str(base), str(tuned)]
+    (answer,) = _answers("tv.cli", [command], ("transformers", "pandas", "scipy", "pyarrow", "plotly"))
+    assert answer["status"] == 0 and answer["found"] == []
+    assert f"{tuned}: fits; tokenizer" in answer["out"] and f"{expected.numbers.sum():,}" not in answer["err"]

@@ -1,0 +1,79 @@
+"""A model whose weights are read as they are used computes what the model in memory computes, to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tv
+from tests.pairs import CONFIGS, build_pair
+from tv.checkpoints.live import load_model
+from tv.checkpoints.streamed import in_memory, is_streamed, streamed
+from tv.errors import CheckpointError
+
+IDS = torch.arange(22).reshape(2, 11) + 5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma2", "gpt2", "qwen2_moe", "mamba"])
+def test_logits_are_those_of_the_model_in_memory(tmp_path: Path, architecture: str, dtype: str) -> None:
+    base, _ = build_pair(tmp_path, architecture)
+    whole, model = load_model(base, dtype=dtype), streamed(tv.open_checkpoint(base), getattr(torch, dtype))
+    with torch.inference_mode():
+        assert torch.equal(model(IDS, use_cache=False).logits, whole(IDS, use_cache=False).logits)
+    assert is_streamed(model) and not is_streamed(whole) and type(model).__name__ == type(whole).__name__
+    assert model.device == whole.device and model.dtype == whole.dtype
+
+
+def test_one_block_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path)
+    model = streamed(tv.open_checkpoint(base), torch.float32)
+    blocks = model.get_submodule("model.layers")
+    there: list[list[bool]] = []
+    for block in blocks:
+        block.register_forward_hook(lambda *_: there.append([not b.mlp.up_proj.weight.is_meta for b in blocks]))
+    with torch.inference_mode():
+        model(IDS, use_cache=False)
+    assert there == [[i == j for j in range(CONFIGS["llama"][1]["num_hidden_layers"])] for i in range(3)]
+    assert model.get_submodule("model.embed_tokens").weight.is_meta and not model.lm_head.weight.is_meta
+
+
+def test_a_module_that_is_not_called_is_read_on_request(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path, "qwen2")
+    model, whole = streamed(tv.open_checkpoint(base), torch.float32), load_model(base)
+    down = "model.layers.1.mlp.down_proj"
+    assert model.get_submodule(down).weight.is_meta
+    read = in_memory(model.get_submodule(down)).get_parameter("weight")
+    assert torch.equal(read, whole.get_submodule(down).weight)
+    in_memory(model.lm_head)  # tied: the embedding is there with it, and the block is gone
+    assert model.lm_head.weight is model.get_submodule("model.embed_tokens").weight
+    assert not model.lm_head.weight.is_meta and model.get_submodule(down).weight.is_meta
+    assert in_memory(whole.lm_head) is whole.lm_head
+
+
+def test_an_adapter_is_read_over_its_base(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "mistral")
+    tv.extract(base, tuned).save(tmp_path / "t.safetensors")
+    opened = tv.open_checkpoint(tmp_path / "t.safetensors", base=base)
+    model, whole = streamed(opened, torch.float32), load_model(tmp_path / "t.safetensors", base=base)
+    with torch.inference_mode():
+        assert torch.equal(model(IDS, use_cache=False).logits, whole(IDS, use_cache=False).logits)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path)
+    whole = load_model(base)
+    with torch.no_grad():
+        whole.get_submodule("model.layers.2.mlp.up_proj").weight[3, 4] = float("nan")
+    whole.save_pretrained(base)
+    model = streamed(tv.open_checkpoint(base), torch.float32)
+    with pytest.raises(CheckpointError, match=r"layers\.2\.mlp\.up_proj\.weight' holds NaN or Inf, first at \[3, 4\]"):
+        model(IDS, use_cache=False)
+
+
+def test_another_dtype_is_rounded_as_a_copy_in_memory_is(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path)
+    model, whole = streamed(tv.open_checkpoint(base), torch.float32), load_model(base)
+    twin, copy = model.weights.rounded(torch.bfloat16, torch.float32), whole.bfloat16().float()
+    with torch.inference_mode():
+        assert torch.equal(twin(IDS, use_cache=False).logits, copy(IDS, use_cache=False).logits)

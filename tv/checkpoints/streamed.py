@@ -1,0 +1,203 @@
+"""A live model that is larger than memory: its weights are read as they are used, one block at a time.
+
+The model is of its usual class, with its parameters on the meta device. When a block is called its parameters are read
+from the checkpoint, and those of the block before it go; embedding and unembedding come and go the same way. What is
+computed is what the model in memory computes: the same values in the same modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tv.architecture.classes import built
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.checkpoints.ties import is_tied, untie
+from tv.checkpoints.transformers_names import ModelNames
+from tv.errors import CheckpointError
+from tv.runtime.transformers_private import kept_in_float32, make_buffers
+
+#: A part outside the blocks that is smaller than this share of the largest part stays, once it was read.
+_SMALL = 0.1
+
+
+def streamed(checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
+    """The model of a checkpoint, its weights to be read as they are used.
+
+    Args:
+        checkpoint: Of files (with an adapter or a tuning vector over them, if need be), with known blocks.
+        dtype: That it computes in.
+        device: Where it computes.
+
+    Returns:
+        A model in evaluation mode, of its usual class. `in_memory` reads the weights of a module that is not called.
+
+    Raises:
+        CheckpointError: It lacks a parameter of the model.
+
+    Examples:
+        >>> model = streamed(tv.open_checkpoint("data/models/base"), torch.float32)
+        >>> model.lm_head.weight.is_meta, in_memory(model.lm_head).weight.is_meta
+        (True, False)
+    """
+    with torch.device("meta"):
+        model = built(checkpoint.config, dtype=dtype)
+    model.config.name_or_path = str(checkpoint.source)
+    if is_tied(model) and not checkpoint.architecture.tied:
+        untie(model)
+    make_buffers(model, torch.device(device))
+    names = ModelNames(model)
+    saved = {names.of(key)[0]: buffer for key, buffer in checkpoint.buffers.items()}
+    saved |= {name: checkpoint.tensor(name) for name in checkpoint.beside if name in checkpoint.values}
+    model.load_state_dict(saved, strict=False)
+    weights = Weights(model.eval(), checkpoint, torch.device(device))
+    # The class's own `device` is that of the first parameter, which is not in memory most of the time.
+    cls = type(model)
+    model.__class__ = type(cls.__name__, (cls,), {"device": property(lambda _: weights.device), "weights": weights})
+    return model
+
+
+def is_streamed(model: nn.Module) -> bool:
+    """Whether the weights of a model are read as they are used."""
+    return isinstance(getattr(model, "weights", None), Weights)
+
+
+def in_memory(module: nn.Module) -> nn.Module:
+    """The module itself; of a streamed model, with its weights in memory until another part of the model is used."""
+    weights: Weights | None = module.__dict__.get("read_by")
+    if weights is not None:
+        weights.enter(module)
+    return module
+
+
+class Weights:
+    """Which parameters of a streamed model are in memory."""
+
+    def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint, self.device = checkpoint, device
+        self.reads = 0  # bytes in the model's dtype that were read so far
+        self._dtype = model.dtype
+        self._then: tuple[torch.dtype, ...] = ()  # what a parameter is rounded to once it is read
+        self._empty: dict[str, nn.Parameter] = dict(model.named_parameters())
+        missing = next((name for name in self._empty if name not in checkpoint.reader.infos), None)
+        if missing is not None:
+            raise CheckpointError(f"{checkpoint.source}: tensor {missing!r} is missing; the checkpoint is incomplete")
+        self._dtypes = _dtypes(model, checkpoint)
+        self._homes: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in self._empty}
+        self._held: set[str] = set()
+        self._checked: set[str] = set()
+        self._inside: nn.Module | None = None  # the block that runs
+        self._parts = self._divided(model, [block.path for block in checkpoint.architecture.blocks])
+        single = {name for name, value in self._empty.items() if value.numel() == 1}
+        outside = {name for part, names in self._parts.items() if part not in self._blocks for name in names}
+        small = {name for name in outside if self._empty[name].nbytes < _SMALL * self.largest}
+        self._staying = single | small
+        self._read(single)  # which may be factors of the stream: what asks for one does not ask for its block
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest part, a block or a matrix outside them."""
+        return max(sum(self._empty[name].nbytes for name in names) for names in self._parts.values())
+
+    def rounded(self, *dtypes: torch.dtype) -> PreTrainedModel:
+        """Another streamed model of the same checkpoint, rounded to each of these dtypes in turn."""
+        model = streamed(self.checkpoint, self._dtype, str(self.device))
+        for dtype in dtypes:
+            model = model.to(dtype)
+        model.weights._then = dtypes
+        return model
+
+    def enter(self, module: nn.Module) -> None:
+        """Read what a module needs, unless it is there. Other parts go first, unless a block is running."""
+        names = self._parts.get(module) or self._parts.get(self._block_of.get(module, module), frozenset())
+        missing = names - self._held
+        if missing:
+            if self._inside is None:
+                self.leave(self._held - names - self._staying)
+            self._read(missing)
+
+    def leave(self, names: set[str] | None = None) -> None:
+        """Let parameters go: all without `names`, save what stays."""
+        for name in self._held - self._staying if names is None else names:
+            self._put(name, self._empty[name])
+            self._held.discard(name)
+
+    def _read(self, names: set[str] | frozenset[str]) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for name in sorted(names):
+                value = self._value(name)
+                self.reads += value.nbytes
+                self._put(name, nn.Parameter(value, requires_grad=self._empty[name].requires_grad))
+                self._held.add(name)
+
+    def _value(self, name: str) -> Tensor:
+        """A parameter in the model's dtype, checked to be finite the first time.
+
+        It stays in the mapped file where it is stored so, as in a model that transformers loads: short products depend
+        on how a matrix lies in memory, in their last bit.
+        """
+        stored = self.checkpoint.reader.read(name) if name in self._checked else self.checkpoint.tensor(name)
+        self._checked.add(name)
+        value = stored.to(self.device, self._dtypes[name])
+        for dtype in self._then:
+            value = value.to(dtype)
+        return value
+
+    def _put(self, name: str, parameter: nn.Parameter) -> None:
+        for owner, leaf in self._homes[name]:
+            owner._parameters[leaf] = parameter
+
+    def _divided(self, model: nn.Module, blocks: list[str]) -> dict[nn.Module, frozenset[str]]:
+        """The parameters of every block, and of every module outside that has some itself; hooks that read them."""
+        first = {id(value): name for name, value in self._empty.items()}
+        self._blocks = {model.get_submodule(path) for path in blocks}
+        self._block_of: dict[nn.Module, nn.Module] = {}
+        parts: dict[nn.Module, frozenset[str]] = {}
+        for block in self._blocks:
+            self._block_of |= dict.fromkeys(block.modules(), block)
+        for module in model.modules():
+            for leaf, value in module._parameters.items():
+                if value is not None:
+                    self._homes[first[id(value)]].append((module, leaf))
+            if module in self._block_of and module not in self._blocks:
+                module.__dict__["read_by"] = self
+                continue
+            own = module.named_parameters(remove_duplicate=False, recurse=module in self._blocks)
+            names = frozenset(first[id(value)] for _, value in own)
+            if names:
+                parts[module] = names
+                module.__dict__["read_by"] = self
+                module.register_forward_pre_hook(self._entered(module in self._blocks))
+                if module in self._blocks:
+                    module.register_forward_hook(self._left, always_call=True)
+        return parts
+
+    def _entered(self, block: bool) -> Callable[..., None]:
+        def hook(module: nn.Module, _args: Any) -> None:
+            if "forward" in module.__dict__:  # replaced by what needs no weights: a block that is skipped
+                return
+            if block:
+                self._inside = None
+            self.enter(module)
+            if block:
+                self._inside = module
+
+        return hook
+
+    def _left(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._inside = None
+
+
+def _dtypes(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, torch.dtype]:
+    """What each parameter is read as; transformers keeps some of some classes in float32."""
+    dtypes = {name: value.dtype for name, value in model.named_parameters()}
+    if (checkpoint.base or checkpoint).native:
+        for pattern in kept_in_float32(model):
+            kept = re.compile(pattern.replace("*", ".*"))
+            dtypes |= {name: torch.float32 for name in dtypes if kept.search(name)}
+    return dtypes
