@@ -2,10 +2,10 @@
 
     python -m venv mergekit-env && mergekit-env/bin/pip install mergekit
 
-The same merge (0.7 and 0.3 of two tuning vectors, task arithmetic and TIES) of the same bfloat16 checkpoints, random
+The same merge (0.7 and 0.3 of two tuning vectors, task arithmetic, TIES, DARE) of the same bfloat16 checkpoints, random
 and shaped like a few layers of Qwen2-0.5B, into a bfloat16 checkpoint. Each round starts every command once, from
-nothing: what is timed is what a person waits for, imports included, and the peak is the process's own. Ours does the
-same work as mergekit, without measuring how the vectors conflict; `conflicts` is what that takes on top.
+nothing: what is timed is what a person waits for, imports included, and the peak is the process's own. Ours runs with
+its defaults: it measures how the vectors conflict too, and `plain` is the sum without.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pathlib import Path
 from results import Ratio, add_option, ratio, report
 
 SCALES = (0.7, 0.3)
-METHODS = {"sum": "task_arithmetic", "ties": "ties"}
+METHODS = {"sum": "task_arithmetic", "ties": "ties", "dare": "dare_linear"}
+DENSITY = {"ties": 0.2, "dare": 0.5}  # our defaults
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
                 ("mergekit", _theirs(options.python, sources, method, Path(folder))),
             )
         }
-        commands["sum", "conflicts"] = [part for part in commands["sum", "ours"] if part != "--no-conflicts"]
+        commands["sum", "plain"] = [*commands["sum", "ours"], "--no-conflicts"]
         seconds, peaks = (
             defaultdict[tuple[str, str], list[float]](list),
             defaultdict[tuple[str, str], list[float]](list),
@@ -67,8 +68,8 @@ def main() -> None:
                     seconds[key].append(took)
                     peaks[key].append(peak)
                     print(f"round {turn + 1}: {' '.join(key)} {took:.1f} s, {peak:.0f} MiB", flush=True)
-    conflicts = seconds["sum", "conflicts"], seconds["sum", "ours"]
-    measuring = ratio("merge by sum, seconds", ("measuring conflicts", conflicts[0]), ("tv apply", conflicts[1]))
+    both = ("with conflicts", seconds["sum", "ours"]), ("without", seconds["sum", "plain"])
+    measuring = ratio("merge by sum, seconds", *both)
     report([*_ratios(seconds, "seconds"), *_ratios(peaks, "peak memory"), measuring], options.json)
 
 
@@ -110,13 +111,12 @@ def _ours(sources: Sequence[Path], method: str) -> list[str]:
         method,
         "--out-dtype",
         "bfloat16",
-        "--no-conflicts",
     ]
 
 
 def _theirs(python: Path, sources: Sequence[Path], method: str, folder: Path) -> list[str]:
     models = [
-        {"model": str(path), "parameters": {"weight": scale, "density": 0.2}}
+        {"model": str(path), "parameters": {"weight": scale, "density": DENSITY.get(method, 1.0)}}
         for path, scale in zip(sources[1:], SCALES, strict=True)
     ]
     config = {"merge_method": METHODS[method], "base_model": str(sources[0]), "models": models, "dtype": "bfloat16"}

@@ -121,13 +121,14 @@ def _by_svd(weight: Tensor, delta: Tensor, once: bool = True) -> Found:
             (u[:, : both.left].T @ delta @ vh[: both.right].T).norm()
     inside = u.T @ delta
     total = delta.pow(2).sum()
-    energies = Energies(
-        inside.pow(2).sum(1) / total,
-        (delta @ vh.T).pow(2).sum(0) / total,
-        (inside @ vh.T).pow(2) / total,
-        torch.diag(spectrum.double().pow(2)),
-        torch.empty(0),
-    )
+    energies = Energies(decomposition, delta, torch.empty(0), torch.empty(0))
+    found = {
+        "left": inside.pow(2).sum(1) / total,
+        "right": (delta @ vh.T).pow(2).sum(0) / total,
+        "both": (inside @ vh.T).pow(2) / total,
+        "concentration": float(spectrum.double().pow(4).sum() / spectrum.double().pow(2).sum().square()),
+    }
+    vars(energies).update(found)  # in place of what it would compute
     return align_energies(decomposition, delta, energies, CUTS), lambda: spectrum
 
 

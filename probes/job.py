@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -20,7 +22,10 @@ from transformers import PreTrainedModel
 
 from probes.attribution.attributor import Attributor, attribution_tables, require_precision
 from probes.attribution.dla import dla_completeness
+from probes.attribution.elsewhere import helped
 from probes.attribution.floors import floors_of
+from probes.attribution.kept import Kept
+from probes.attribution.known import Known
 from probes.attribution.metric import require_answers, require_metric
 from probes.attribution.scores import component_scores
 from probes.capture.batch_files import kept_prompts
@@ -32,16 +37,18 @@ from probes.capture.loading import Pairs, as_model, attributing, require_backend
 from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.pair import require_sites
-from probes.capture.runner import shards
+from probes.capture.runner import Shard, shards
 from probes.capture.shards import require_sources, run_shards
 from probes.errors import RunError, SuiteError
 from probes.linking import link
 from probes.reporting.power import smallest_changes
 from probes.reporting.report import report
+from probes.store.additions import Added
+from probes.store.journal import KEPT
 from probes.store.manifest import STAGES, stages_of
 from probes.store.run import Run, load
 from probes.store.schemas import ALL_DOMAINS, SCHEMA_VERSION, SCHEMAS
-from probes.store.writer import RunWriter, finished, require_place
+from probes.store.writer import RunWriter, extendable, finished, require_place
 from probes.suite import Suite, load_suite
 from tv.architecture.anatomy import Architecture
 from tv.architecture.in_words import in_words
@@ -66,6 +73,8 @@ from tv.prompts.notes import prompt_notes
 from tv.prompts.placeholders import placeholders_of, require_text
 from tv.runtime.compute import Compute
 from tv.runtime.workers import ray_cluster
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -193,12 +202,31 @@ def prepare(
         require_precision(chosen.attribute, compute.dtype)
     pairs = [_noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
     place, identity = out or Path("reports") / chosen.name, _identity(prompts, pairs, models)
-    there = None if force else finished(place, identity)
+    there, added = None if force else finished(place, identity), None
+    if there is None and not force and (extended := extendable(place, identity)):
+        there, added = extended
     if there is not None:
         done = stages_of(there.manifest)
         wanted = tuple(stage for stage in STAGES if stage in wanted or stage in done)
     require_place(place, force=force, extends=there)
-    return Job(models, pairs, prompts, place, identity, wanted, compute, force, there)
+    job = Job(models, pairs, prompts, place, identity, wanted, compute, force, there, added)
+    if added is not None and added.prompts:
+        _require_places(job)
+    return job
+
+
+def _require_places(job: Job) -> None:
+    """Raise RunError where more prompts move the places at which the others of their set are measured."""
+    old = [prompt for prompt in job.prompts if prompt.id in job.measured]
+    alone = encode(old, job.models.tokenizer, job.pairs[0].base.architecture.context)
+    there = {item.prompt.id: item for item in job.encoded}
+    for item in alone:
+        if there[item.prompt.id] != item:
+            raise RunError(
+                f"{job.out} holds another run: with the new prompts, those of {item.prompt.set} share another "
+                f"beginning, so that {item.prompt.id!r} is measured at other places; choose another --out or pass "
+                "--force"
+            )
 
 
 @dataclass(frozen=True)
@@ -216,7 +244,8 @@ class Job:
         stages: The stages that the run will have done, in order.
         compute: Where and how.
         force: Whether another run at `out` is replaced.
-        there: The same run, where it is at `out` already; it may lack stages.
+        there: The same run, where it is at `out` already; it may lack stages, and what `added` says.
+        added: The prompts, methods, … that the run at `out` lacks; None where it lacks none.
 
     Examples:
         >>> job = probes.prepare("data/suites/demo.yaml", out="reports/new", settings={"measure": ["gates"]})
@@ -233,6 +262,7 @@ class Job:
     compute: Compute
     force: bool
     there: Run | None  # the run that is there, which may lack stages
+    added: Added | None = None  # what it lacks besides
 
     @property
     def suite(self) -> Suite:
@@ -242,7 +272,27 @@ class Job:
     @property
     def is_done(self) -> bool:
         """Whether the run is there, with all the stages."""
-        return self.there is not None and stages_of(self.there.manifest) == self.stages
+        same = self.there is not None and self.added is None
+        return self.there is not None and same and stages_of(self.there.manifest) == self.stages
+
+    @cached_property
+    def measured(self) -> frozenset[str]:
+        """The prompts, by id, that the run at `out` has."""
+        new = () if self.added is None else self.added.prompts
+        return frozenset(prompt.id for prompt in self.prompts if self.there is not None and prompt.id not in new)
+
+    def shards(self, name: str) -> list[Shard]:
+        """The work of capturing one pair: the shards that the run at `out` has, then those of other prompts."""
+        by_id = {item.prompt.id: item for item in self.encoded}
+        held = {} if self.there is None else self.there.manifest.get("shards", {})
+        with_base = name == self.pairs[0].name
+        old = [
+            Shard(name, i, tuple(by_id[prompt] for prompt in prompts), with_base)
+            for i, prompts in enumerate(ids for shard, ids in held.items() if shard == f"{name}-{shard[-5:]}")
+        ]
+        left = [item for item in self.encoded if not old or item.prompt.id not in self.measured]
+        new = shards(left, self.suite, name, self.pairs[0].base.architecture, with_base)
+        return [*old, *(replace(shard, index=len(old) + i) for i, shard in enumerate(new))]
 
     @cached_property
     def encoded(self) -> list[Encoded]:
@@ -296,20 +346,26 @@ class Job:
         if self.there is not None and self.is_done:
             return self.there
         left_out = self.left_out  # proved before any work
-        with RunWriter(self.out, force=self.force, extends=self.there) as writer:
+        redo = () if self.added is None else self.added.stages
+        with RunWriter(self.out, force=self.force, extends=self.there, redo=redo) as writer:
             writer.begin(self.identity)
+            if kept := _kept(writer, self):
+                _LOG.warning(kept)
             require_space(writer.path, sum(self.sizes.values()))
             _write_prompts(writer, self.encoded)
+            if self._decomposes_again:
+                self.models.keep_decompositions(writer.path / _DECOMPOSITIONS)
             with ray_cluster(self.compute.workers) if self.compute.engine == "ray" else nullcontext():
                 if "weights" in self.stages:
                     _write_weights(writer, self)
                 if "capture" in self.stages:
                     _capture(writer, self)
-            if "noise_floor" in self.stages:
-                _noise_floor(writer, self)
-            manifest = {**_manifest(self), "left_out": left_out}
-            if "attribute" in self.stages:
-                _attribute(writer, self, manifest)
+                if "noise_floor" in self.stages:
+                    _noise_floor(writer, self)
+                manifest = {**_manifest(self), "left_out": left_out}
+                if "attribute" in self.stages:
+                    _attribute(writer, self, manifest)
+            shutil.rmtree(writer.path / _DECOMPOSITIONS, ignore_errors=True)
             unpublished = writer.finish(manifest)
             for name, step in (("link", link), ("report", report)):
                 if name in self.stages:
@@ -318,7 +374,16 @@ class Job:
                     self.compute.tell(name, 1, 1)
         return load(writer.directory)
 
+    @property
+    def _decomposes_again(self) -> bool:
+        """Whether the base's matrices are needed by more than one stage, tuned model or process, all on this disk."""
+        split = "capture" in self.stages and "ledger" in self.suite.measure
+        needed = ("weights" in self.stages) * len(self.pairs) + split * self.compute.workers
+        return needed > 1 and self.compute.engine == "local"
 
+
+#: Where a run keeps the base's decompositions while it is made.
+_DECOMPOSITIONS = "decompositions"
 #: The stages whose tables a stage reads.
 _NEEDS = {"attribute": ("weights", "capture"), "link": ("weights", "capture"), "report": ("weights", "capture", "link")}
 
@@ -456,13 +521,40 @@ def prompts_of(run: Run) -> list[Prompt]:
     return [Prompt(**row) for row in rows]
 
 
+def _kept(writer: RunWriter, job: Job) -> str:
+    """What of the run is there and what is still to do, in a line; empty where nothing is there."""
+    kept, left = list[str](), list[str]()
+    names = [pair.name for pair in job.pairs]
+    for stage in job.stages:
+        if stage == "capture" and job.suite.tokenizer == "base":
+            for name in names:
+                whole, n = set(writer.done("capture")), len(job.prompts)
+                done = sum(
+                    len(shard.encoded) if shard.name in whole else kept_prompts(writer.path, shard.name)
+                    for shard in job.shards(name)
+                )
+                kept += [f"capture {name} of {done} of {n} prompts"] * (done > 0)
+                left += [f"capture {name} of {n - done} prompts"] * (done < n)
+        elif stage in ("weights", "attribute"):
+            whole = set(writer.done("effects" if stage == "attribute" else stage))
+            for i, name in enumerate(names):
+                part = Kept(writer.path / KEPT / name).words if stage == "attribute" else ""
+                here = f"{i:05d}" in whole
+                kept += [f"{stage} {name}"] * here + [f"attribute {name}: {part}"] * (bool(part) and not here)
+                left += [] if here else [f"{stage} {name}"]
+        else:
+            (kept if writer.done(stage) else left).append(stage)
+    more = f"added: {job.added}; " if job.added else ""
+    return f"{more}kept: {', '.join(kept)}; to do: {', '.join(left)}" if kept else ""
+
+
 def _capture(writer: RunWriter, job: Job) -> None:
     """Capture every tuned model's shards, except those that are there whole."""
     if job.suite.tokenizer == "own":
         return _answers(writer, job)
     encoded = job.encoded
     for i, pair in enumerate(job.pairs):
-        work = shards(encoded, job.suite, pair.name, pair.base.architecture, with_base=i == 0)
+        work = job.shards(pair.name)
         left = [shard for shard in work if not writer.has("capture", shard.name)]
         done = len(encoded) - sum(len(shard.encoded) - kept_prompts(writer.path, shard.name) for shard in left)
 
@@ -527,24 +619,38 @@ def _attribute(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None
     for i, opened in enumerate(job.pairs):
 
         def made(name: str = opened.name) -> dict[str, pd.DataFrame]:
-            return _effects(job.models, writer.so_far(manifest), name, job.compute)
+            known = Kept(writer.path / KEPT / name, earlier=job.measured)
+            return _effects(job.models, writer.so_far(manifest), name, job.compute, known)
 
         writer.stage("effects", f"{i:05d}", made)
 
 
-def _effects(models: Pairs, run: Run, name: str, compute: Compute) -> dict[str, pd.DataFrame]:
-    """Every table of one pair's attribution, from the models and the run's measurements."""
+def _effects(
+    models: Pairs, run: Run, name: str, compute: Compute, known: Known | None = None
+) -> dict[str, pd.DataFrame]:
+    """Every table of one pair's attribution, from the models, the run's measurements and what is `known` already."""
     suite, pair = models.suite, models.pair(name)
     assert suite.attribute is not None
     encoded = encode(prompts_of(run), pair.tokenizer, pair.architecture.context)
     floors = floors_of(run, suite.attribute.metric)
-    work = Attributor(pair, encoded, suite.attribute, batch_size=suite.batch_size, seed=suite.seed, floors=floors)
-    tables = work.tables(
-        bootstrap=suite.bootstrap,
-        bases=models.bases,
-        scores=component_scores(run, name) if suite.attribute.curves else {},
-        progress=partial(compute.tell, f"attribute {name}"),
+    work = Attributor(
+        pair,
+        encoded,
+        suite.attribute,
+        batch_size=suite.batch_size,
+        seed=suite.seed,
+        floors=floors,
+        known=known or Known(),
     )
+    scores = component_scores(run, name) if suite.attribute.curves else {}
+    with helped(work.work, models, name) as team:
+        tables = work.tables(
+            bootstrap=suite.bootstrap,
+            bases=models.bases,
+            scores=scores,
+            team=team,
+            progress=partial(compute.tell, f"attribute {name}"),
+        )
     sums = [check.row("logit_diff") for check in dla_completeness(pair, run, name, encoded)]
     tables["checks"] = pd.concat([tables["checks"], pd.DataFrame(sums)], ignore_index=True)
     return {table: rows.assign(tuned=name) for table, rows in tables.items()}
@@ -567,7 +673,7 @@ def _write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
 
 def _write_weights(writer: RunWriter, job: Job) -> None:
     # On the CPU, wherever models compute, so that a run on GPUs has the same tables.
-    compute = replace(job.compute, device="cpu")
+    compute = replace(job.compute, device="cpu", cache=job.models.compute.cache)
     if job.suite.align:  # a checkpoint written differently is open here alone
         compute = replace(compute, workers=1, engine="local")
     for i, opened in enumerate(job.pairs):
@@ -597,11 +703,11 @@ def _cosines(pairs: Sequence[Opened], compute: Compute) -> dict[str, pd.DataFram
 
 def _identity(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs) -> dict[str, Any]:
     """Everything that the rows of a run depend on. Which process does the work is not part of it."""
-    rows = json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False)
+    rows = ((prompt.id, json.dumps(asdict(prompt), ensure_ascii=False)) for prompt in prompts)
     writes = models.generates or models.suite.answer_pattern is not None
     return {
         "suite": models.suite.model_dump(mode="json"),
-        "prompts": hashlib.sha256(rows.encode()).hexdigest(),
+        "prompts": [[name, hashlib.sha256(row.encode()).hexdigest()[:16]] for name, row in rows],
         "checkpoints": {name: entry["fingerprint"] for name, entry in _checkpoints(pairs).items()},
         "tokenizers": {
             "base": tokenizer_digest(pairs[0].base),
@@ -656,9 +762,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         },
         "notes": {pair.name: [*pair.facts.notes, *job.notes] for pair in pairs},
         "shards": {
-            shard.name: [item.prompt.id for item in shard.encoded]
-            for pair in pairs
-            for shard in shards(encoded, suite, pair.name, architecture)
+            shard.name: [item.prompt.id for item in shard.encoded] for pair in pairs for shard in job.shards(pair.name)
         },
         "n_prompts": len(encoded),
         "n_tokens": sum(len(item.ids) for item in encoded),

@@ -149,7 +149,7 @@ def plan(
         dict(_parameters(checkpoint, covered)),
         covered.note,
         compute.dtype,
-        dict(_memory(chosen, checkpoint, encoded, compute)),
+        dict(memory_of(chosen, checkpoint, encoded, compute)),
         dict(_forwards(chosen, architecture)),
         tables if chosen.tokenizer == "base" else {},
         len(prompts),
@@ -199,7 +199,9 @@ def _parameters(base: Checkpoint, covered: Coverage) -> Iterator[tuple[str, int]
     yield "in no row", covered.n_unrowed
 
 
-def _memory(suite: Suite, base: Checkpoint, encoded: Sequence[Encoded], compute: Compute) -> Iterator[tuple[str, int]]:
+def memory_of(
+    suite: Suite, base: Checkpoint, encoded: Sequence[Encoded], compute: Compute
+) -> Iterator[tuple[str, int]]:
     """Bytes by what takes them. Activations are an estimate, the ledger's bases a bound."""
     size = torch.empty((), dtype=getattr(torch, compute.dtype)).element_size()
     weights = sum(math.prod(base.info(name).shape) for name in (*base.names, *base.beside)) * size
@@ -261,17 +263,17 @@ def _forwards(suite: Suite, architecture: Architecture) -> Iterator[tuple[str, C
                 yield f"{method.name} {granularity}".strip(), _times(cost, n)
     yield "endpoints", Cost(6 * n)
     if suite.attribute.curves:
-        yield "curves", _times(_curves(suite, architecture), n)
+        yield "curves", _times(Cost(0, 0, 2 + curve_sets(suite, architecture)), n)
 
 
-def _curves(suite: Suite, architecture: Architecture) -> Cost:
-    """At most: every ranking and random order in both directions, each value of n a set of its own."""
+def curve_sets(suite: Suite, architecture: Architecture) -> int:
+    """Sets of components that curves move, at most: each value of n of every ranking and random order, both ways."""
     wanted = suite.attribute
     assert wanted is not None
     n = len(components(architecture))
     orders = 2 * len(wanted.methods) + 1 + len(SCORES) + wanted.curve_draws
     points = len(sizes_tried(n, wanted.curve_points)) - 1
-    return Cost(0, 0, 2 + 2 * (1 + orders * points))
+    return 2 * (1 + orders * points)
 
 
 def _times(cost: Cost, n: int) -> Cost:

@@ -17,6 +17,7 @@ from probes.attribution.divergence import parted
 from probes.attribution.effects import Effects, both_ways, floor_of, summarise, units_in
 from probes.attribution.endpoints import endpoints
 from probes.attribution.forwards import values
+from probes.attribution.known import Known
 from probes.attribution.metric import answerable, metric_of
 from probes.attribution.units import WHOLE, Granularity, Unit, components, pieces, units_of
 from probes.attribution.work import Bases, Progress, Rows, Work
@@ -29,6 +30,7 @@ from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
+from tv.runtime.scheduler import Team
 from tv.runtime.seeds import seed_of
 
 Tables = dict[str, pd.DataFrame]
@@ -85,12 +87,18 @@ class Attributor:
         batch_size: int,
         seed: int,
         floors: Mapping[str, float] | None = None,
+        known: Known | None = None,
     ) -> None:
-        """`floors` are the metric's noise floors by domain. Raises RunError if no prompt has what the metric needs."""
+        """`floors` are the metric's noise floors by domain; `known` keeps what is computed.
+
+        Raises RunError if no prompt has what the metric needs.
+        """
         usable = answerable(encoded, wanted.metric)
         if wanted.metric == "first_divergence":
             usable = parted(pair, usable, batch_size)
-        several = batches(usable, 4 * batch_size, pair.pad_id)
+        known = Known() if known is None else known
+        groups = ([item for item in usable if (item.prompt.id in known.earlier) == old] for old in (True, False))
+        several = [batch for group in groups for batch in batches(group, 4 * batch_size, pair.pad_id)]
         self.wanted = wanted
         self.work = Work(
             pair,
@@ -101,10 +109,17 @@ class Attributor:
             granularity=wanted.granularity,
             controls=wanted.controls,
             floors=floors or {},
+            known=known,
         )
 
     def tables(
-        self, *, bootstrap: int, bases: Callable[[], Bases], scores: Scores, progress: Progress | None = None
+        self,
+        *,
+        bootstrap: int,
+        bases: Callable[[], Bases],
+        scores: Scores,
+        team: Team | None = None,
+        progress: Progress | None = None,
     ) -> Tables:
         """Run every requested method.
 
@@ -112,12 +127,13 @@ class Attributor:
             bootstrap: Draws for each interval that has no formula.
             bases: Makes the pretrained subspaces that `split` needs.
             scores: Other rankings of the components that get curves too.
+            team: Workers that do the methods' tasks, see `probes.attribution.elsewhere`.
             progress: Called at each step.
 
         Returns:
             `prompt_effects effects checks agreement`, `curves areas` where wanted, and the tables that methods declare.
         """
-        work = replace(self.work, make_bases=bases, progress=progress, tables={})
+        work = replace(self.work, make_bases=bases, team=team, progress=progress, tables={})
         untouched = Untouched(work.pair)
         checks, effects = endpoints(work), list[Effects]()
         for result in self._results(work):

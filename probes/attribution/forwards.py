@@ -112,15 +112,22 @@ def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> 
 
 @torch.inference_mode()
 def values_under(
-    model: PreTrainedModel, architecture: Architecture, swaps: Sequence[Swap], batch: Batch, metric: Metric
+    model: PreTrainedModel,
+    architecture: Architecture,
+    swaps: Sequence[Swap],
+    batch: Batch,
+    metric: Metric,
+    outputs: dict[int, Any] | None = None,
 ) -> Iterator[Floats]:
     """The metric of a batch's prompts under each swap, (prompts,), as it is computed.
 
-    Memory: the block outputs of the batch, beside the model.
+    `outputs` are those of the model's blocks on this batch; they are put there where it is empty. Memory: these
+    outputs, beside the model.
     """
-    outputs: dict[int, Any] = {}
-    with recording(model, architecture, outputs):
-        metric.of(model, batch)
+    outputs = {} if outputs is None else outputs
+    if not outputs:
+        with recording(model, architecture, outputs):
+            metric.of(model, batch)
     for swap in swaps:
         with swapped(model, swap), skipping(model, architecture, outputs, swap.first):
             values = metric.of(model, batch)

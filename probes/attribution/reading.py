@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,32 +22,91 @@ from probes.attribution.swaps import Swaps
 from probes.attribution.units import components
 from probes.capture.pair import Pair
 from tv.errors import first_line
-from tv.prompts.encoding import Batch, Encoded
+from tv.prompts.encoding import Batch, Encoded, batches
 
+if TYPE_CHECKING:
+    from probes.attribution.work import Work
+
+#: The prompts of one pack, or of one batch, by id.
+Prompts = tuple[str, ...]
+#: What variants give, by variant: (prompts,).
+Found = Mapping[Variant, Floats]
 #: How far a value read in a pack may be from the same value read in a padded batch, as a share of the largest.
 NEAR = 1e-4
 
 
+@dataclass(frozen=True)
+class Stacked:
+    """A task: variants of one model, read together on each of these packs."""
+
+    variants: tuple[Variant, ...]
+    packs: tuple[Prompts, ...]
+
+    def __call__(self, work: Work) -> Found:
+        return work.reading.stacked_values(self.variants, self.packs)
+
+    @property
+    def prompts(self) -> Prompts:
+        """All of them, in order."""
+        return tuple(prompt for pack in self.packs for prompt in pack)
+
+    @property
+    def size(self) -> int:
+        """Variants on batches of prompts."""
+        return len(self.variants) * len(self.packs)
+
+    def __str__(self) -> str:
+        return f"{len(self.variants)} variants of {self.variants[0].model} from prompt {self.prompts[0]!r} on"
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A task: one variant on one batch."""
+
+    variant: Variant
+    prompts: Prompts
+    size: int = 1
+
+    def __call__(self, work: Work) -> Found:
+        return {self.variant: work.reading.padded_value(self.variant, self.prompts)}
+
+    def __str__(self) -> str:
+        return f"a variant of {self.variant.model} from prompt {self.prompts[0]!r} on"
+
+
+#: Does tasks, here or elsewhere, and gives each with its result as it is finished.
+Each = Callable[[Sequence[Any]], Iterator[tuple[Any, Any]]]
+
+
 class Reading:
-    """One pair, metric and prompts, to be read under variants of either model."""
+    """One pair, metric and prompts, to be read under variants of either model.
+
+    The prompts in `earlier`, of a run that others were added to, are in no pack with these.
+    """
 
     def __init__(
-        self, pair: Pair, metric: Metric, encoded: Sequence[Encoded], batches: Sequence[Batch], swaps: Swaps
+        self,
+        pair: Pair,
+        metric: Metric,
+        encoded: Sequence[Encoded],
+        batches: Sequence[Batch],
+        swaps: Swaps,
+        earlier: frozenset[str] = frozenset(),
     ) -> None:
         self._pair, self._metric, self._batches, self._swaps = pair, metric, batches, swaps
-        self._encoded = encoded
-        self._rows: dict[tuple[Model, int], Row] = {}
+        self._encoded, self._earlier = {item.prompt.id: item for item in encoded}, earlier
+        self._made: dict[Prompts, Pack] = {}
+        self._rows: dict[tuple[Model, Prompts], Row] = {}
+        self._plain: tuple[Any, dict[int, Any]] = (None, {})  # block outputs of a model on the last batch
         self._proofs: dict[Model, bool] = {}
 
     def on(self, encoded: Sequence[Encoded], batches: Sequence[Batch]) -> Reading:
         """The same on other prompts; what is proved of the models is so there too."""
-        other = Reading(self._pair, self._metric, encoded, batches, self._swaps)
+        other = Reading(self._pair, self._metric, encoded, batches, self._swaps, self._earlier)
         other._proofs = self._proofs
         return other
 
-    def of(
-        self, variants: Sequence[Variant], known: Known
-    ) -> Iterator[tuple[tuple[str, ...], Mapping[Variant, Floats], int, int]]:
+    def of(self, variants: Sequence[Variant], known: Known, each: Each) -> Iterator[tuple[Prompts, Found, int, int]]:
         """Values of variants of one model as they are computed, none that is known.
 
         Yields prompts, their values by variant, and how much is done and will be, in variants on batches of prompts.
@@ -52,52 +114,68 @@ class Reading:
         if not variants:
             return
         together = self.stacked(variants[0].model)
-        stackable = [each for each in variants if together and self._swaps.levels(each) is not None]
-        others = [each for each in variants if each not in stackable]
-        controls = [each for each in stackable if each.control]  # drawn anew each time, so read on all packs at once
-        units = [each for each in stackable if not each.control]
-        steps = [(units, [i]) for i in range(len(self._packs))] if units else []
-        steps += [([each], list(range(len(self._packs)))) for each in controls]
-        total, done = sum(len(some) * len(which) for some, which in steps) + len(others) * len(self._batches), 0
-        for some, which in steps:
-            prompts = tuple(item.prompt.id for i in which for item in self._packs[i].encoded)
-            missing = [each for each in some if not known.has(each, prompts)]
-            done += len(some) * len(which)
-            yield prompts, self._read(missing, which) if missing else {}, done, total
-        for several in ([each for each in others if not each.control], *([each] for each in others if each.control)):
-            for batch in self._batches if several else ():
-                prompts = tuple(item.prompt.id for item in batch.encoded)
-                missing = [each for each in several if not known.has(each, prompts)]
-                done += len(several) - len(missing)
-                for variant, found in self._one_by_one(missing, batch):
-                    done += 1
-                    yield prompts, {variant: found}, done, total
+        stackable = [one for one in variants if together and self._swaps.levels(one) is not None]
+        others = [one for one in variants if one not in stackable]
+        steps = list(self._steps(stackable, others))
+        missing = [step for step in (_left(step, known) for step in steps) if step is not None]
+        total = sum(step.size for step in steps)
+        done = total - sum(step.size for step in missing)
+        try:
+            for task, found in each(missing):
+                done += task.size
+                yield task.prompts, found, done, total
+        finally:
+            self._plain = (None, {})
 
-    def _read(self, variants: Sequence[Variant], which: Sequence[int]) -> dict[Variant, Floats]:
+    def _steps(self, stackable: Sequence[Variant], others: Sequence[Variant]) -> Iterator[Stacked | Padded]:
+        """A control is drawn anew each time, so it is read on everything at once, or on batch after batch."""
+        units = tuple(one for one in stackable if not one.control)
+        if units:
+            yield from (Stacked(units, (pack,)) for pack in self._packs)
+        yield from (Stacked((one,), self._packs) for one in stackable if one.control)
+        padded = [tuple(item.prompt.id for item in batch.encoded) for batch in self._batches]
+        yield from (Padded(one, prompts) for prompts in padded for one in others if not one.control)
+        yield from (Padded(one, prompts) for one in others if one.control for prompts in padded)
+
+    def stacked_values(self, variants: Sequence[Variant], packs: Sequence[Prompts]) -> Found:
+        """Values of variants of one model on packs of prompts."""
         model: Model = variants[0].model
         levels = [self._swaps.levels(variant) or {} for variant in variants]
-        rows = [self._row(model, i) for i in which]
+        rows = [self._row(model, prompts) for prompts in packs]
         found = values_of_variants(self._model(model), rows, levels, self._swaps.at, self._metric)
         return dict(zip(variants, found, strict=True))
 
-    def _one_by_one(self, variants: Sequence[Variant], batch: Batch) -> Iterator[tuple[Variant, Floats]]:
-        if variants:
-            model, architecture = self._model(variants[0].model), self._pair.architecture
-            swaps = [self._swaps.of(variant) for variant in variants]
-            yield from zip(variants, values_under(model, architecture, swaps, batch, self._metric), strict=True)
+    def padded_value(self, variant: Variant, prompts: Prompts) -> Floats:
+        """Values of one variant on one batch of prompts."""
+        key = (variant.model, prompts)
+        if self._plain[0] != key:
+            self._plain = (key, {})
+        model, swap = self._model(variant.model), self._swaps.of(variant)
+        items = [self._encoded[prompt] for prompt in prompts]
+        (batch,) = batches(items, len(items), self._pair.pad_id)
+        (found,) = values_under(model, self._pair.architecture, [swap], batch, self._metric, self._plain[1])
+        return found
 
     def _model(self, name: Model) -> PreTrainedModel:
         return self._pair.base if name == "base" else self._pair.tuned
 
     @cached_property
-    def _packs(self) -> list[Pack]:
-        return packs(self._encoded, self._metric.reads)
+    def _packs(self) -> tuple[Prompts, ...]:
+        encoded = self._encoded.values()
+        groups = ([item for item in encoded if (item.prompt.id in self._earlier) == old] for old in (True, False))
+        made = [pack for group in groups if group for pack in packs(group, self._metric.reads)]
+        named = {tuple(item.prompt.id for item in pack.encoded): pack for pack in made}
+        self._made |= named
+        return tuple(named)
 
-    def _row(self, name: Model, i: int) -> Row:
-        if (name, i) not in self._rows:
+    def _row(self, name: Model, prompts: Prompts) -> Row:
+        if prompts not in self._made:  # named by another process
+            items = [self._encoded[prompt] for prompt in prompts]
+            (self._made[prompts],) = packs(items, self._metric.reads, sys.maxsize)
+        if (name, prompts) not in self._rows:
             with torch.inference_mode():
-                self._rows[name, i] = Row(self._model(name), self._pair.architecture, self._packs[i])
-        return self._rows[name, i]
+                self._rows[name, prompts] = Row(self._model(name), self._pair.architecture, self._made[prompts])
+        return self._rows[name, prompts]
 
     def stacked(self, name: Model) -> bool:
         """Whether stacked values are those of padded batches: of the model as it is, and with all units moved."""
@@ -113,7 +191,7 @@ class Reading:
         units = tuple(one.units[0] for one in each if self._swaps.levels(one) is not None)
         moved = Variant(name, units)
         try:
-            found = self._read([Variant(name), moved], range(len(self._packs)))
+            found = self.stacked_values([Variant(name), moved], self._packs)
         except Exception as error:  # a model that takes no mask, no positions, or no block alone may raise anything
             logging.getLogger(__name__).info("variants of %s are read one by one: %s", name, first_line(error))
             return False
@@ -121,10 +199,18 @@ class Reading:
         with swapped(model, self._swaps.of(moved)):
             wanted.append(values(model, self._batches, self._metric))
         padded = [item.prompt.id for batch in self._batches for item in batch.encoded]
-        packed = [item.prompt.id for pack in self._packs for item in pack.encoded]
+        packed = [prompt for pack in self._packs for prompt in pack]
         order = [packed.index(prompt) for prompt in padded]
         there = np.stack([found[variant][order] for variant in (Variant(name), moved)])
         return bool(np.allclose(there, wanted, rtol=NEAR, atol=NEAR * _largest(wanted), equal_nan=True))
+
+
+def _left(step: Stacked | Padded, known: Known) -> Stacked | Padded | None:
+    """What of a step is not known."""
+    if isinstance(step, Padded):
+        return None if known.has(step.variant, step.prompts) else step
+    missing = tuple(one for one in step.variants if not known.has(one, step.prompts))
+    return replace(step, variants=missing) if missing else None
 
 
 def _largest(values: Sequence[Floats]) -> float:

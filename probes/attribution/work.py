@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,14 @@ from probes.attribution.swaps import Swaps
 from probes.capture.pair import Pair
 from probes.store.schemas import ALL_DOMAINS
 from tv.prompts.encoding import Batch, Encoded, batches
+from tv.runtime.scheduler import Team
 from tv.stats.means import Floats, mean_interval
 from tv.stats.proportions import share_interval
 
 #: Progress callback: (done, total, step).
 Progress = Callable[[int, int, str], None]
+#: A piece of work as data, and what it gives.
+Task = Callable[["Work"], Any]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Work:
     make_bases: Callable[[], Bases] = dict  # of the pretrained weights; costly, so made on demand
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of earlier methods, by name
     known: Known = field(default_factory=Known)  # values of the metric, shared by all methods
+    team: Team | None = None  # workers that do tasks in this process's place
     progress: Progress | None = None
     label: str = ""  # of the running step: "graft component"
 
@@ -55,6 +60,16 @@ class Work:
     def encoded(self) -> list[Encoded]:
         """The prompts, in the order of the batches."""
         return [item for batch in self.batches for item in batch.encoded]
+
+    @cached_property
+    def items(self) -> dict[str, Encoded]:
+        """The same by the prompts' ids."""
+        return {item.prompt.id: item for item in self.encoded}
+
+    def batch(self, prompts: Sequence[str]) -> Batch:
+        """A batch again, from the ids of its prompts."""
+        (batch,) = batches([self.items[prompt] for prompt in prompts], len(prompts), self.pair.pad_id)
+        return batch
 
     @cached_property
     def small_batches(self) -> list[Batch]:
@@ -84,7 +99,7 @@ class Work:
     @cached_property
     def reading(self) -> Reading:
         """How the metric of a variant is read."""
-        return Reading(self.pair, self.metric, self.encoded, self.batches, self.swaps)
+        return Reading(self.pair, self.metric, self.encoded, self.batches, self.swaps, self.known.earlier)
 
     def under(self, variants: Sequence[Variant]) -> tuple[Floats, Floats]:
         """The metric of variants of one model. What is known is not computed again, and what is computed is kept.
@@ -98,11 +113,31 @@ class Work:
         start = Variant(variants[0].model)
         wanted = list(dict.fromkeys((start, *variants)))
         missing = [variant for variant in wanted if not self.known.has(variant, self.prompts)]
-        for prompts, found, done, total in self.reading.of(missing, self.known):
+        for prompts, found, done, total in self.reading.of(missing, self.known, self.each):
             self.known.keep(prompts, found)
             if self.told:
                 self.told(done, total)
         return self.known.of(start, self.prompts), np.stack([self.known.of(each, self.prompts) for each in variants])
+
+    def each(self, tasks: Sequence[Task]) -> Iterator[tuple[Any, Any]]:
+        """Every task with its result, as it is finished: done here, or by the workers, each with a work like this.
+
+        Args:
+            tasks: Data that can be pickled. Called with a work on the same pair and prompts, each gives its result.
+        """
+        if self.team is None:
+            yield from ((task, task(self)) for task in tasks)
+        else:
+            yield from self.team.finished(tasks, relief="use fewer --workers or a smaller batch_size")
+
+    def results(self, tasks: Sequence[Task]) -> list[Any]:
+        """The results of different tasks, in the order of the tasks."""
+        found = {}
+        for done, (task, result) in enumerate(self.each(tasks), 1):
+            found[task] = result
+            if self.told:
+                self.told(done, len(tasks))
+        return [found[task] for task in tasks]
 
     @property
     def told(self) -> Told | None:

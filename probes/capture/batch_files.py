@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -25,25 +25,50 @@ Key: TypeAlias = tuple[str, int | None, str]
 #: How often neurons fired, by layer, expert and domain.
 Counts: TypeAlias = dict[tuple[int, int, str], NeuronCounts]
 
+_COUNTED = ("base", "tuned", "flips")  # of `NeuronCounts`, in order
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Where the columns of a table, layer and site are in the file: one after the other, as bytes."""
+
+    at: int
+    columns: list[tuple[str, str | None, Any]]  # name, dtype and shape; or name, None and the texts themselves
+
+    def read(self, file: BinaryIO) -> Columns:
+        file.seek(self.at)
+        found: Columns = {}
+        for name, dtype, shape in self.columns:
+            if dtype is None:
+                found[name] = np.array(shape, dtype=object)
+            else:
+                size = np.dtype(dtype).itemsize * prod(shape)
+                found[name] = np.frombuffer(file.read(size), dtype).reshape(shape)
+        return found
+
 
 @dataclass(frozen=True)
 class _Batch:
-    """One batch: its arrays follow one another in a file, each as `numpy.save` writes it."""
+    """One batch: the columns of every table, layer and site."""
 
     path: Path
     prompts: int
     names: dict[str, list[str]]
-    parts: dict[Key, list[dict[str, int | list[Any]]]]  # by column: where its array begins, or its texts themselves
-    counts: dict[tuple[int, int, str], tuple[int, int]]  # the number of places, and where the counts begin
+    parts: dict[Key, _Block]
+    counts: dict[tuple[int, int, str], tuple[int, _Block]]  # the number of places, and the counts
 
     def columns(self, key: Key) -> Iterator[Columns]:
-        with open(self.path, "rb") as file:
-            for part in self.parts.get(key, ()):
-                yield {name: _column(file, at) for name, at in part.items()}
+        if key in self.parts:
+            with open(self.path, "rb") as file:
+                yield self.parts[key].read(file)
 
     def neurons(self) -> Counts:
         with open(self.path, "rb") as file:
-            return {key: NeuronCounts(n, *torch.from_numpy(_column(file, at))) for key, (n, at) in self.counts.items()}
+            read = ((key, n, block.read(file)) for key, (n, block) in self.counts.items())
+            return {
+                key: NeuronCounts(n, *(torch.from_numpy(counts[name].copy()) for name in _COUNTED))
+                for key, n, counts in read
+            }
 
 
 class BatchFiles:
@@ -72,7 +97,7 @@ class BatchFiles:
         return list(dict.fromkeys(key for batch in self._batches for key in batch.parts))
 
     def columns(self, key: Key) -> Iterator[Columns]:
-        """The pieces of a table, layer and site, batch by batch."""
+        """The columns of a table, layer and site, batch by batch."""
         for batch in self._batches:
             yield from batch.columns(key)
 
@@ -92,11 +117,11 @@ class BatchFiles:
         arrays, what = _paths(self.folder, self.prompts)
         with replacing(arrays, RunError) as temporary, open(temporary, "wb") as file:
             for key, pieces in parts.items():
-                placed = [{name: _put(file, values) for name, values in piece.items()} for piece in pieces]
-                index["parts"].append([*key, placed])
+                columns = {name: stacked([piece[name] for piece in pieces]) for name in pieces[0]}
+                index["parts"].append([*key, *_put(file, columns)])
             for place, count in counts.items():
-                rows = torch.stack([count.base, count.tuned, count.flips]).cpu().numpy()
-                index["counts"].append([*place, count.n, _put(file, rows)])
+                rows = {name: getattr(count, name).cpu().numpy() for name in _COUNTED}
+                index["counts"].append([*place, count.n, *_put(file, rows)])
         with replacing(what, RunError) as temporary:  # last: it says that the other is whole
             temporary.write_text(json.dumps(index), encoding="ascii")
         self._batches.append(_read(arrays, what))
@@ -120,29 +145,30 @@ def _in_order(folder: Path) -> Iterator[_Batch]:
 
 def _paths(folder: Path, prompts: int) -> tuple[Path, Path]:
     """The arrays of the batch that so many prompts come before, and the index of them."""
-    return folder / f"{prompts:07d}.npy", folder / f"{prompts:07d}.json"
+    return folder / f"{prompts:07d}.bin", folder / f"{prompts:07d}.json"
+
+
+def stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """All rows of a column. Patterns of a shared expert and of chosen ones may differ in width: zeros fill them up."""
+    widths = {part.shape[1] for part in parts if part.ndim == 2}
+    if len(widths) > 1:
+        parts = [np.pad(part, ((0, 0), (0, max(widths) - part.shape[1]))) for part in parts]
+    return np.concatenate(parts)
 
 
 def _read(arrays: Path, what: Path) -> _Batch:
     index = json.loads(what.read_bytes())
-    parts = {(table, layer, site): pieces for table, layer, site, pieces in index["parts"]}
-    counts = {(layer, expert, domain): (n, at) for layer, expert, domain, n, at in index["counts"]}
+    parts = {(table, layer, site): _Block(*block) for table, layer, site, *block in index["parts"]}
+    counts = {(layer, expert, domain): (n, _Block(*block)) for layer, expert, domain, n, *block in index["counts"]}
     return _Batch(arrays, index["prompts"], index["names"], parts, counts)
 
 
-def _put(file: Any, values: NDArray[Any]) -> int | list[Any]:
-    """Append an array to a file; where it begins. Texts are not appended, but are their own place."""
-    if values.dtype == object:
-        texts: list[Any] = values.tolist()
-        return texts
-    at = int(file.tell())
-    np.save(file, values, allow_pickle=False)
-    return at
-
-
-def _column(file: Any, at: int | list[Any]) -> NDArray[Any]:
-    if isinstance(at, list):
-        return np.array(at, dtype=object)
-    file.seek(at, os.SEEK_SET)
-    values: NDArray[Any] = np.load(file, allow_pickle=False)
-    return values
+def _put(file: BinaryIO, columns: Columns) -> tuple[int, list[tuple[str, str | None, Any]]]:
+    """Append columns to a file: where they begin and what they are."""
+    at = file.tell()
+    numbers = [np.ascontiguousarray(values) for values in columns.values() if values.dtype != object]
+    file.writelines(values.data for values in numbers if values.size)
+    return at, [
+        (name, None, values.tolist()) if values.dtype == object else (name, values.dtype.str, values.shape)
+        for name, values in columns.items()
+    ]

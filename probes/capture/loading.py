@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from tv.checkpoints.tokenizers import tokenizer_of
 from tv.evaluation.ends import own_ends
 from tv.matching.matching import match_pair
 from tv.matching.running import write_into
+from tv.measures.cache import decomposer
 from tv.runtime.compute import Compute
 from tv.runtime.memory import free_memory
 
@@ -40,7 +42,7 @@ from tv.runtime.memory import free_memory
 class Pairs:
     """A suite's models, loaded on first use: the base stays, the tuned models come one at a time.
 
-    It can be sent to another process before anything is loaded, if it has no live models.
+    It can be sent to another process, which loads them itself, if it has no live models.
     """
 
     suite: Suite
@@ -52,6 +54,9 @@ class Pairs:
     _pair: tuple[str, Pair] | None = field(default=None, repr=False)
     _session: tuple[str, Session] | None = field(default=None, repr=False)
     _bases: Bases | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_base": None, "_pair": None, "_session": None, "_bases": None}
 
     @property
     def start(self) -> LiveSource:
@@ -124,8 +129,19 @@ class Pairs:
         """The base's output subspaces. Only while a pair is loaded."""
         if self._bases is None:
             assert self._pair is not None
-            self._bases = output_bases(self._pair[1])
+            base = open_checkpoint(self.start)
+            directory = None if self.compute.cache is None else Path(self.compute.cache)
+            held = partial(decomposer, base.untied() if self.apart else base, directory=directory)
+            self._bases = output_bases(self._pair[1], held)
         return self._bases
+
+    def keep_decompositions(self, directory: Path) -> None:
+        """Decompose each matrix of the base once: what one stage, process or tuned model needs, the others find there.
+
+        A run that has a cache keeps them in that one.
+        """
+        if self.compute.cache is None:
+            self.compute = replace(self.compute, cache=directory)
 
     def session(self, tuned: str) -> Session:
         """The pair with what its reductions need."""

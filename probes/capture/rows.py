@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.capture.batch_files import BatchFiles, Columns, Key
+from probes.capture.batch_files import BatchFiles, Columns, Key, stacked
 from probes.capture.reduce import BatchReducer, Piece
 from probes.measures.edit_distance import edit_distances
 from probes.measures.gates import NeuronCounts, unpack
@@ -102,7 +102,7 @@ class ShardTables:
         """Write the collected columns of one table, layer and site; return the number of rows."""
         table, layer, site = key
         parts = [*self.aside.columns(key), *self.parts.get(key, ())]
-        columns = {name: _stacked([part[name] for part in parts]) for name in parts[0]}
+        columns = {name: stacked([part[name] for part in parts]) for name in parts[0]}
         if layer is not None or table == "tokens":
             order = np.lexsort([columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns])
             columns = {name: values[order] for name, values in columns.items()}
@@ -191,14 +191,6 @@ class ShardTables:
             "n_active_base": base,
             "n_active_tuned": tuned,
         }
-
-
-def _stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """All rows of a column. Patterns of a shared expert and of chosen ones may differ in width: zeros fill them up."""
-    widths = {part.shape[1] for part in parts if part.ndim == 2}
-    if len(widths) > 1:
-        parts = [np.pad(part, ((0, 0), (0, max(widths) - part.shape[1]))) for part in parts]
-    return np.concatenate(parts)
 
 
 def fetched(pieces: Sequence[Piece]) -> list[dict[str, NDArray[Any]]]:

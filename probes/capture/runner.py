@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from probes.capture.rows import Columns, ShardTables
 from probes.errors import ActivationError
 from probes.measures.declared import MEASURES, ActivationMeasure
 from probes.measures.dla import readout
-from probes.measures.ledger import OutputBasis, Split, output_basis, split_by
+from probes.measures.ledger import OutputBasis, Split, basis_of, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
@@ -37,12 +38,14 @@ from probes.store.journal import BATCHES
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture, Module, Writer
 from tv.checkpoints.streamed import is_streamed
+from tv.measures.cache import Decompose, afresh
 from tv.prompts import behaviour
 from tv.prompts.encoding import Batch, Encoded, batches, positions
 from tv.runtime.common_rows import common_rows
 
 Progress = Callable[[int, int, str], None]
 Bases = Mapping[Module, OutputBasis]
+Decomposing = Callable[[Module], AbstractContextManager[Decompose]]
 Made = TypeVar("Made")
 
 #: A shard is closed at the end of the batch that brings it to this many rows, which bounds memory.
@@ -189,13 +192,14 @@ def _by_site(suite: Suite) -> dict[str, list[ActivationMeasure]]:
     }
 
 
-def output_bases(pair: Pair) -> Bases:
-    """The pretrained output subspaces that the ledger splits by."""
-    return _of_modules(
-        pair,
-        with_bases(pair.architecture),
-        lambda module: output_basis(matrix_of(module, pair.base.get_submodule(module.path))),
-    )
+def output_bases(pair: Pair, decomposing: Decomposing = afresh) -> Bases:
+    """The pretrained output subspaces that the ledger splits by. `decomposing` opens each module of the base."""
+
+    def made(module: Module) -> OutputBasis:
+        with decomposing(module) as decompose:
+            return basis_of(decompose("-1", matrix_of(module, pair.base.get_submodule(module.path)).float()))
+
+    return _of_modules(pair, with_bases(pair.architecture), made)
 
 
 def _of_modules(pair: Pair, modules: Collection[Module], make: Callable[[Module], Made]) -> Mapping[Module, Made]:

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from probes.cli.effects import print_checks, print_effects
 from probes.cli.options import RunPath
-from tv.cli.options import Device, Dtype, Offload, among
+from tv.cli.options import Device, Dtype, Engine, Offload, Workers, among
 from tv.cli.registered import options_from
 from tv.cli.terminal import Stages
 from tv.runtime.compute import Compute
@@ -66,6 +66,8 @@ def attribute(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,
+    workers: Workers = 1,
+    engine: Engine = "local",
     **options: Any,
 ) -> None:
     """Attribute a run's behaviour change again, from the checkpoints that it names; what is not given is the suite's.
@@ -81,7 +83,7 @@ def attribute(
             method=method,
             metric=metric,
             granularity=granularity,
-            compute=Compute(device, dtype, offload, progress=stages.update),
+            compute=Compute(device, dtype, offload, workers, engine, progress=stages.update),
             controls=control,
             curves=curves,
             **options,

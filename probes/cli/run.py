@@ -12,12 +12,12 @@ from probes.cli.effects import print_checks, print_effects
 from probes.cli.plan import print_plan
 from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Stream, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
-from tv.cli.terminal import Stages, remark, wrote
+from tv.cli.terminal import Stages, duration, remark, wrote
 from tv.errors import InputError
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
-    from probes.job import Opened
+    from probes.job import Job, Opened
 
 
 @reads_prompts
@@ -134,6 +134,7 @@ def run(
                 remark(f"left out: {line}")
             if job.sizes:
                 _tell_size(job.sizes)
+            _tell_forecast(job)
         result = job.run()
     if "effects" in result.tables:
         print_effects(result["effects"])
@@ -162,6 +163,22 @@ def _tell_pair(opened: Opened) -> None:
         remark(f"  note: {note}")
     if opened.sameness is not None:
         remark(f"  aligned: {opened.sameness['sentence']}")
+
+
+def _tell_forecast(job: Job) -> None:
+    """Print what each stage takes here: time, and memory at its peak."""
+    from probes.forecast import forecast
+    from probes.store.table import size_text
+
+    stages = forecast(job)
+    if not stages:
+        return
+    cpu, wall = sum(stage.cpu for stage in stages), sum(stage.wall for stage in stages)
+    again = " if nothing of it were there already" if job.there is not None else ""
+    remark(f"about {duration(cpu)} of CPU time, {duration(wall)} here at the pace of a short trial{again}:")
+    for stage in stages:
+        peak = f"up to {size_text(stage.memory)} of memory"
+        remark(f"  {stage.name}: {duration(stage.cpu)} of CPU time, {duration(stage.wall)} here, {peak}")
 
 
 def _tell_size(tables: Mapping[str, int]) -> None:

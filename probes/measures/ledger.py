@@ -21,7 +21,7 @@ from torch.linalg import vecdot
 from torch.nn.functional import linear
 
 from probes.measures.tall import Tall, parts
-from tv.measures.decomposition import decompose, fixed_k, k_of
+from tv.measures.decomposition import Decomposition, decompose, fixed_k, k_of
 from tv.runtime.common_rows import common_rows
 
 #: The SSA threshold whose subspace splits the direct term.
@@ -123,12 +123,17 @@ class Split:
 
 def output_basis(weight: Float[Tensor, "rows cols"]) -> OutputBasis:
     """The pretrained output subspaces of one matrix."""
-    svd = decompose(weight.float())
-    k, k10 = k_of(svd, EPSILON), fixed_k(svd, weight.shape[0])
+    return basis_of(decompose(weight.float()))
+
+
+def basis_of(svd: Decomposition) -> OutputBasis:
+    """The same of a matrix that is decomposed already."""
+    rows, cols = svd.weight.shape
+    k, k10 = k_of(svd, EPSILON), fixed_k(svd, rows)
     if svd.wide:
-        cut = Cut(k, k10, len(weight))
+        cut = Cut(k, k10, rows)
         return OutputBasis(True, cut, svd.near.float(), cut, None)
-    cut, cut_of_w = Cut(k, k10), Cut(k, k10, weight.shape[1])
+    cut, cut_of_w = Cut(k, k10), Cut(k, k10, cols)
     vectors = cut.of(svd.near * svd.inverse).float()
     return OutputBasis(False, cut, vectors, cut_of_w, cut_of_w.of(svd.near * svd.sigma).float())
 

@@ -1,4 +1,7 @@
-"""A record of every finished piece of a run, so that a killed run resumes where it stopped."""
+"""A record of every finished piece of a run, so that a killed run resumes where it stopped.
+
+A finished run keeps it: by its first line another suite is seen to ask for more of the same, see `additions`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import RunError
+from tv.runtime.atomic import replacing
 
 #: The record of one finished piece of work: at least `shard`, and `tables` with their rows and files.
 Row = dict[str, Any]
 #: The directory inside a run's that holds what is there of unfinished shards, a folder each.
 BATCHES = "batches"
+#: The directory inside a run's that holds what attributions computed, a folder for each tuned model.
+KEPT = "kept"
 
 
 def digest(identity: Mapping[str, Any] | None) -> str:
@@ -32,38 +38,40 @@ class Journal:
         self.path = path
         self.identity: dict[str, Any] | None = None
         self.rows: dict[tuple[str, str], Row] = {}  # by stage and shard
-        lines = _whole_lines(path)
+        lines = whole_lines(path)
         if lines:
             self.identity = lines[0]
             self.rows = {(line["stage"], line["shard"]): line for line in lines[1:]}
 
-    def begin(self, identity: Mapping[str, Any]) -> None:
-        """Write the first line of a new journal."""
-        self.identity, self.rows = json.loads(json.dumps(identity)), {}
-        self.path.unlink(missing_ok=True)
-        self._write(self.identity)
+    def begin(self, identity: Mapping[str, Any], rows: Mapping[tuple[str, str], Row] | None = None) -> None:
+        """Write a new journal in this one's place: its first line, and the pieces that are complete already."""
+        self.identity, self.rows = json.loads(json.dumps(identity)), dict(rows or {})
+        lines = [self.identity, *({**row, "stage": stage} for (stage, _), row in sorted(self.rows.items()))]
+        with replacing(self.path, RunError) as temporary:
+            temporary.write_bytes(b"".join(map(_line, lines)))
 
     def append(self, stage: str, row: Row) -> None:
         """Record that a piece of a stage is complete."""
         self.rows[stage, row["shard"]] = row
-        self._write({"stage": stage, **row})
+        append_line(self.path, {**row, "stage": stage})
 
     def change(self, identity: Mapping[str, Any]) -> str | None:
         """The first change since the journal was begun, in words; None where nothing changed."""
-        now = json.loads(json.dumps(identity))
-        return None if self.identity is None else next(_changes(self.identity, now, ""), None)
-
-    def _write(self, line: Mapping[str, Any] | None) -> None:
-        try:
-            with open(self.path, "ab") as file:
-                file.write(json.dumps(line).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
+        return None if self.identity is None else change_of(self.identity, json.loads(json.dumps(identity)))
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
+def append_line(path: Path, line: Any) -> None:
+    """Append a line of JSON to a file. It is on disk when this returns; RunError where the disk refuses."""
+    try:
+        with open(path, "ab") as file:
+            file.write(_line(line))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
     """The complete lines; the rest is cut off the file, so that more can be appended."""
     try:
         content = path.read_bytes()
@@ -72,7 +80,21 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    return lines_of(whole)
+
+
+def lines_of(content: bytes) -> list[dict[str, Any]]:
+    """The lines of a file's content."""
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def change_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first change between two identities, in words; None where nothing changed."""
+    return next(_changes(before, now, ""), None)
+
+
+def _line(line: Any) -> bytes:
+    return json.dumps(line).encode() + b"\n"
 
 
 def _changes(before: Any, now: Any, name: str) -> Iterator[str]:
@@ -81,4 +103,5 @@ def _changes(before: Any, now: Any, name: str) -> Iterator[str]:
             yield from _changes(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         shown = [json.dumps(value, ensure_ascii=False) for value in (before, now)]
-        yield f"{name} was {shown[0]} and is {shown[1]}" if max(map(len, shown)) <= 60 else f"{name} changed"
+        short = max(map(len, shown)) <= 60 and name != "prompts"  # those are digests
+        yield f"{name} was {shown[0]} and is {shown[1]}" if short else f"{name} changed"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from probes.errors import RunError
 from probes.store import remote
-from probes.store.journal import BATCHES, Journal, Row, digest
-from probes.store.manifest import MANIFEST, STAGES, read_manifest, stages_of, suite_name, write_manifest
+from probes.store.additions import Added, added
+from probes.store.journal import BATCHES, KEPT, Journal, Row, digest, lines_of
+from probes.store.manifest import MANIFEST, read_manifest, suite_name, write_manifest
 from probes.store.neurons import SHARES, summed
 from probes.store.parquet import Columns, write_part
 from probes.store.remote import Place, Url, place_of, staging
@@ -21,8 +23,8 @@ from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
 from tv.errors import InputError
 
 _LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
-_OWN = (_LOCK, _JOURNAL, _REPLACED, SHARES, BATCHES)  # the writer's files beside a run while it is built
-_NEEDED = (_JOURNAL, SHARES)  # those that a run keeps while it lacks stages, so that these can be added
+_OWN = (_LOCK, _REPLACED, BATCHES)  # the writer's files beside a run while it is built
+_NEEDED = (_JOURNAL, SHARES, KEPT)  # those that a run keeps, so that stages, methods and prompts can be added
 
 
 def finished(directory: str | Path, identity: Mapping[str, Any]) -> Run | None:
@@ -39,8 +41,25 @@ def finished(directory: str | Path, identity: Mapping[str, Any]) -> Run | None:
         remote.remove(_via(place))
         shutil.rmtree(_partial(place), ignore_errors=True)
     else:
-        _tidy(place, manifest)
+        _tidy(place)
     return load(directory)
+
+
+def extendable(directory: str | Path, identity: Mapping[str, Any]) -> tuple[Run, Added] | None:
+    """The run at `directory`, where `identity` has nothing but more of the same; and what it has more.
+
+    None where there is no run, or none that says what it was made of. Raises RunError, saying what changed, where the
+    run is another one.
+    """
+    place = place_of(directory)
+    manifest = read_manifest(place)
+    lines = _journal_of(place) if manifest is not None else []
+    if manifest is None or not lines or manifest.get("identity") != digest(lines[0]):
+        return None
+    more = added(lines[0], json.loads(json.dumps(identity)))
+    if isinstance(more, str):
+        raise RunError(f"{_another(directory, manifest)}: {more}")
+    return load(directory), more
 
 
 class RunWriter:
@@ -57,14 +76,16 @@ class RunWriter:
     process that begins the same run (see `begin`) resumes what a killed or interrupted one left there; bad input
     removes a new run and keeps a resumed one. Raises RunError at construction, before any work, where the
     directory cannot become a run: it holds something else, or another run and `force` is not set, or its parent cannot
-    be written. `extends` is the run that is there, where it is the same one and lacks stages: its finished stages are
-    not done again, and it stays until the new one is whole.
+    be written. `extends` is the run that is there, where it is the same one and lacks something: what it has is not
+    done again, but for the stages in `redo`, and it stays until the new one is whole.
     """
 
-    def __init__(self, directory: str | Path, *, force: bool = False, extends: Run | None = None) -> None:
+    def __init__(
+        self, directory: str | Path, *, force: bool = False, extends: Run | None = None, redo: Collection[str] = ()
+    ) -> None:
         place = place_of(directory)
         self.directory = place.resolve() if isinstance(place, Path) else place
-        self.force, self._extends = force, extends
+        self.force, self._extends, self._redo = force, extends, redo
         self.tables: dict[str, dict[str, int]] = {}
         self._written: set[tuple[str, str, str | None, int | None, str | None]] = set()
         self._finished = self._published = False
@@ -119,15 +140,25 @@ class RunWriter:
             if self.via is not None:
                 remote.remove(self.via)
             self._resumed, self._left = False, {}
-            self._journal.begin(identity)
-            if self._extends is not None:
-                self._take_up(self._extends)
+            rows = {} if self._extends is None else self._taken_up(self._extends)
+            self._journal.begin(identity, rows)
 
-    def _take_up(self, run: Run) -> None:
-        """Bring a finished run's journal, and the files that it counts, here; as hard links where possible."""
+    def _taken_up(self, run: Run) -> dict[tuple[str, str], Row]:
+        """What a finished run's journal counts. Its files are brought here, as hard links where possible."""
+        rows = {
+            (row["stage"], row["shard"]): row for row in _journal_of(run.path)[1:] if row["stage"] not in self._redo
+        }
         _bring(run.path, self.path)
-        self._journal = Journal(self.path / _JOURNAL)
+        counted = {(table, f"part-{row['shard']}.parquet") for row in rows.values() for table in row["tables"]}
         self._left = _files_by_name(self.path)
+        for name in self._left.keys() - counted:
+            for path in self._left.pop(name):
+                path.unlink()
+        return rows
+
+    def done(self, stage: str) -> list[str]:
+        """The shards of a stage that are complete, as the journal has them."""
+        return [shard for name, shard in self._journal.rows if name == stage]
 
     def has(self, stage: str, shard: str) -> bool:
         """Whether a killed process had finished this and its files are whole; if so, count them."""
@@ -177,10 +208,10 @@ class RunWriter:
 
     def record(self, written: Mapping[str, Mapping[str, int]]) -> None:
         """Count what a shard wrote below `path` by itself: rows and files by table."""
-        for table, added in written.items():
+        for table, more in written.items():
             counts = self.tables.setdefault(table, {"rows": 0, "files": 0})
             for name in counts:
-                counts[name] += added[name]
+                counts[name] += more[name]
 
     def so_far(self, manifest: Mapping[str, Any]) -> Run:
         """The tables written so far, as a run that can be read before it is finished."""
@@ -196,6 +227,8 @@ class RunWriter:
             self.write("neurons", neurons, shard="00000")
         for cut_short in self.path.rglob("*.tmp"):
             cut_short.unlink()
+        if self._journal.identity is not None:
+            self._journal.begin(self._journal.identity, self._journal.rows)  # in an order that no kill changes
         tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
         header = {"schema_version": SCHEMA_VERSION, "identity": digest(self._journal.identity), "tables": tables}
         self._manifest = {**manifest, **header}
@@ -211,13 +244,13 @@ class RunWriter:
     @property
     def _holds_work(self) -> bool:
         """Whether anything of the run is done: pieces of it, or parts of one."""
-        return bool(self._journal.rows) or any((self.path / BATCHES).glob("*/*"))
+        return bool(self._journal.rows) or any(any((self.path / of).glob("*/*")) for of in (BATCHES, KEPT))
 
     def _publish(self) -> None:
         if isinstance(self.directory, Url):
             assert self.via is not None
             files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
-            names = [path.as_posix() for path in files if path.parts[0] not in _beside(self._manifest)]
+            names = [path.as_posix() for path in files if path.parts[0] not in _OWN]
             remote.publish(self.path, names, self.directory, self.via, last=MANIFEST)
             return  # the local copy is removed
         old = self.path / _REPLACED
@@ -231,7 +264,7 @@ class RunWriter:
         finally:
             if not self._published and old.exists():
                 os.replace(old, self.directory)
-        _tidy(self.directory, self._manifest)
+        _tidy(self.directory)
 
 
 def require_place(shown: str | Path, *, force: bool, extends: Run | None = None) -> None:
@@ -250,9 +283,11 @@ def require_place(shown: str | Path, *, force: bool, extends: Run | None = None)
     if manifest is None and others:
         raise RunError(f"{shown} is not empty and holds no run; choose another --out")
     if manifest is not None and not force and extends is None:
-        raise RunError(
-            f"{shown} holds another run (suite {suite_name(manifest)}); choose another --out or pass --force"
-        )
+        raise RunError(_another(shown, manifest))
+
+
+def _another(shown: str | Path, manifest: Mapping[str, Any]) -> str:
+    return f"{shown} holds another run (suite {suite_name(manifest)}); choose another --out or pass --force"
 
 
 def _claim(partial: Path, directory: Place) -> IO[str]:
@@ -327,14 +362,18 @@ def _via(directory: Url) -> Url:
     return Url(f"{directory.rstrip('/')}.partial")
 
 
-def _beside(manifest: Mapping[str, Any]) -> list[str]:
-    """The writer's files that do not stay with a run; one that lacks stages keeps what they need."""
-    return [name for name in _OWN if stages_of(manifest) == STAGES or name not in _NEEDED]
+def _journal_of(place: Place) -> list[dict[str, Any]]:
+    """The lines of a finished run's journal; none where it has none."""
+    path = place / _JOURNAL
+    try:
+        return lines_of(path.read_bytes() if isinstance(path, Path) else remote.read(path) or b"")
+    except (OSError, ValueError):
+        return []
 
 
 def _bring(place: Place, directory: Path) -> None:
-    """Put the journal, the shares and the tables of a run into a directory."""
-    roots = ("tables/", *_NEEDED)
+    """Put the tables of a run, and what it keeps beside them and its journal, into a directory."""
+    roots = ("tables/", f"{SHARES}/", f"{KEPT}/")
     if isinstance(place, Url):
         names = [name for name in remote.sizes(place) if name.startswith(roots)]
         remote.fetch({name: place / name for name in names}, directory)
@@ -357,8 +396,8 @@ def _link(path: Path, name: Path) -> None:
         shutil.copyfile(path, name)
 
 
-def _tidy(directory: Path, manifest: Mapping[str, Any]) -> None:
+def _tidy(directory: Path) -> None:
     """Remove what only the writing of a run needed."""
-    for name in _beside(manifest):
+    for name in _OWN:
         shutil.rmtree(directory / name, ignore_errors=True)
         (directory / name).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import probes
 from probes.attribution.attributor import Attributor, steps
 from probes.attribution.forwards import Variant
 from probes.attribution.known import Known
-from probes.attribution.reading import Reading
+from probes.attribution.reading import Each, Reading
 from probes.attribution.work import Rows
 from probes.capture.pair import Pair, make_pair
 from probes.capture.runner import output_bases, with_bases
@@ -49,9 +49,9 @@ def counted(pair: Pair) -> Iterator[list[int]]:
         if counting[0]:
             seen.append(len(given["input_ids"]))
 
-    def of(self: Reading, variants: Sequence[Variant], known: Known) -> Iterator[Any]:
+    def of(self: Reading, variants: Sequence[Variant], known: Known, each: Each) -> Iterator[Any]:
         counting[0] = False
-        for prompts, found, done, total in read(self, variants, known):
+        for prompts, found, done, total in read(self, variants, known, each):
             seen.append(len(prompts) * len(found))
             yield prompts, found, done, total
         counting[0] = True

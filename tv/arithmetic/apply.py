@@ -28,8 +28,9 @@ class Applied:
     Attributes:
         path: The directory.
         rounding: What storing lost of the parameters that moved; `rounding.ratio` is ‖T‖ over the size of the loss.
-        conflicts: A row per two vectors, `a b cosine cosine_shared_z sign_conflict sign_conflict_null conflict_energy
-            overlap_left_kappa overlap_right_kappa` as `tv.cosine` measures them; the last two are means over matrices.
+        conflicts: A row per two vectors, `a b cosine cosine_z sign_conflict sign_conflict_null conflict_energy
+            cosine_shared_z overlap_left_kappa overlap_right_kappa` as `tv.cosine` measures them; the last two are means
+            over matrices. The last three are NaN unless `directions` were asked for.
         notes: What a reader should know of the vectors, a line each.
 
     Examples:
@@ -58,6 +59,7 @@ def apply(
     stochastic_rounding: bool = False,
     seed: int = 0,
     conflicts: bool = True,
+    directions: bool = False,
     force: bool = False,
     shard: int = SHARD,
     progress: Progress | None = None,
@@ -81,7 +83,9 @@ def apply(
         out_dtype: What is stored: "float32" or "bfloat16".
         stochastic_rounding: Round to bfloat16 at random, so that steps too small for it survive on average.
         seed: Of what the method draws, and of stochastic rounding.
-        conflicts: Measure how the vectors conflict, which takes most of the time of a sum.
+        conflicts: Measure how the vectors conflict, entry by entry, as they are merged.
+        directions: Measure also how the directions of their matrices lie, with a decomposition of each, which takes
+            many times as long as a sum. `conflicts` may then be left out.
         force: Replace the checkpoint at `out`, once the new one is complete.
         shard: Bytes of tensors in a file, at most; a tensor that is larger has a file to itself.
         progress: Called after every tensor.
@@ -124,8 +128,9 @@ def apply(
         stochastic=stochastic_rounding,
         seed=seed,
         conflicts=conflicts,
+        directions=directions,
     )
-    tensors = entries(checkpoint, merged.read, DTYPES[out_dtype])
+    tensors = entries(checkpoint, merged, DTYPES[out_dtype])
     _check_space(out, sum(entry.size for entry in tensors))
     made = {
         "base": {"source": checkpoint.source, **checkpoint.fingerprint()},

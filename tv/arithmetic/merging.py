@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.arithmetic.conflicts import Conflicts
-from tv.arithmetic.methods.compose import check_method, compose
-from tv.arithmetic.methods.layout import layout
+from tv.arithmetic.methods.compose import check_method, compose, is_entrywise, is_sum
+from tv.arithmetic.methods.layout import Piece, layout
+from tv.arithmetic.methods.terms import moves, weighted
 from tv.arithmetic.rounding import Rounding, stored, stored_dtype
 from tv.arithmetic.selection import select
 from tv.checkpoints.checkpoint import Checkpoint
@@ -22,9 +23,12 @@ from tv.checkpoints.extraction import extract
 from tv.checkpoints.location import kind_of
 from tv.checkpoints.opening import Source
 from tv.checkpoints.pairing import open_pair
+from tv.checkpoints.parameters import Rows, rows_of
 from tv.checkpoints.tokenizers import vocabulary_of
 from tv.checkpoints.vector import TuningVector, base_of
 from tv.errors import CheckpointError, InputError
+from tv.measures.cosine import PIECE
+from tv.runtime.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Brought:
         fitted = torch.zeros(tuple(shape))
         fitted[there] = delta[here].float()
         return fitted
+
+    def rows(self, name: str, expert: int, shape: Sequence[int], is_vocabulary: bool) -> Rows:
+        """The same T, a few rows at a time."""
+        if is_vocabulary and (self.vector.shapes[name] != tuple(shape) or self.tokens is not None):
+            return rows_of(self.delta(name, expert, shape, is_vocabulary))
+        return self.vector.rows(name, expert)
 
 
 def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) -> Brought:
@@ -112,6 +122,7 @@ class Merged:
         stochastic: bool = False,
         seed: int = 0,
         conflicts: bool = True,
+        directions: bool = False,
     ) -> None:
         """Raises InputError for an invalid method, option, scale or pattern."""
         taken = check_method(method, options or {})
@@ -128,33 +139,80 @@ class Merged:
         ends = checkpoint.architecture.embed, checkpoint.architecture.unembed
         self._vocabulary = {name for name in shapes if name.rpartition(".")[0] in ends}
         self.rounding = Rounding()
-        self.conflicts = Conflicts([one.label for one, _ in self._terms] if conflicts else [])
+        self.conflicts = Conflicts([one.label for one, _ in self._terms] if conflicts or directions else [], directions)
 
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         """W + T of a parameter, or of one expert of it, in the dtype to store; W alone where nothing moves."""
+        parts = list(self.parts(name, expert))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def parts(self, name: str, expert: int = -1) -> Iterator[Float[Tensor, "..."]]:
+        """The same in successive rows: a few at a time where the method allows it, otherwise all at once."""
         weight, dtype = self.checkpoint.read(name, expert), stored_dtype(self.checkpoint, name, self._dtype)
-        delta = self._delta(name, expert, weight.float())
-        if delta is None:
+        pieces = [piece for piece in self.pieces.get(name, ()) if expert < 0 or piece.expert in (expert, -1)]
+        if not pieces or not any(name in one.vector.shapes for one, _ in self._terms):
+            yield weight.to(dtype)
+        elif self._by_rows(weight, pieces):
+            with one_thread():
+                yield from self._rows(name, expert, weight, pieces, dtype)
+        elif is_entrywise(self.method) and not self.conflicts.whole:
+            with one_thread():
+                yield self._whole(name, expert, weight, pieces, dtype)
+        else:
+            yield self._whole(name, expert, weight, pieces, dtype)
+
+    def _by_rows(self, weight: Float[Tensor, "..."], pieces: Sequence[Piece]) -> bool:
+        """Whether a row of the merged T depends on no other row."""
+        whole = self._stochastic or self.conflicts.whole or weight.ndim not in (1, 2) or not weight.numel()
+        return not whole and is_sum(self.method, pieces)
+
+    def _rows(
+        self, name: str, expert: int, weight: Float[Tensor, "rows ..."], pieces: Sequence[Piece], dtype: torch.dtype
+    ) -> Iterator[Float[Tensor, "n ..."]]:
+        words, scales = name in self._vocabulary, [scale for _, scale in self._terms]
+        terms = [
+            one.rows(name, expert, weight.shape, words) if name in one.vector.shapes else None for one, _ in self._terms
+        ]
+
+        def deltas(start: int, stop: int) -> list[tuple[Piece, Piece, list[Tensor]]]:
+            """Of every piece that has some of these rows: itself, its share of them, and every T_i there."""
+            size = (stop - start, *weight.shape[1:])
+            stored_rows = [rows(start, stop).float() if rows is not None else torch.zeros(size) for rows in terms]
+            shares = [(piece, share) for piece in pieces if (share := piece.within(start, stop)) is not None]
+            return [(piece, share, [share.take(delta) for delta in stored_rows]) for piece, share in shares]
+
+        count = max(1, PIECE // math.prod(weight.shape[1:]))
+        spans = [(start, min(start + count, len(weight))) for start in range(0, len(weight), count)]
+        # An entry that is −0 stays so only in a parameter that nothing moves.
+        moved = any(moves(weighted(parts)(scales)) for span in spans for _, _, parts in deltas(*span))
+        for start, stop in spans:
+            rows = weight[start:stop]
+            total = torch.zeros(rows.shape)
+            for piece, share, parts in deltas(start, stop):
+                self.conflicts.add(piece, parts)
+                share.put(total, weighted(parts)(scales))
+            value, lost = stored(rows, total, dtype) if moved else (rows.to(dtype), Rounding())
+            self.rounding += lost
+            yield value
+
+    def _whole(
+        self, name: str, expert: int, weight: Float[Tensor, "..."], pieces: Sequence[Piece], dtype: torch.dtype
+    ) -> Float[Tensor, "..."]:
+        words = name in self._vocabulary
+        deltas = [
+            one.delta(name, expert, weight.shape, words) if name in one.vector.shapes else torch.zeros(weight.shape)
+            for one, _ in self._terms
+        ]
+        for piece in pieces:
+            self.conflicts.add(piece, [piece.take(delta) for delta in deltas])
+        merge = compose(self.method, pieces, deltas, weight.float(), seed=self._seed, options=self.options)
+        delta = merge([scale for _, scale in self._terms])
+        if not moves(delta):
             return weight.to(dtype)
         key = f"rounding {self._seed} {name} {expert}" if self._stochastic and dtype == torch.bfloat16 else None
         value, lost = stored(weight, delta, dtype, key)
         self.rounding += lost
         return value
-
-    def _delta(self, name: str, expert: int, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."] | None:
-        pieces = [piece for piece in self.pieces.get(name, ()) if expert < 0 or piece.expert in (expert, -1)]
-        if not pieces or not any(name in one.vector.shapes for one, _ in self._terms):
-            return None
-        words = name in self._vocabulary
-        deltas = [
-            one.delta(name, expert, weight.shape, words) if name in one.vector.shapes else torch.zeros_like(weight)
-            for one, _ in self._terms
-        ]
-        for piece in pieces:
-            self.conflicts.add([piece.take(delta) for delta in deltas], piece.is_matrix)
-        merge = compose(self.method, pieces, deltas, weight, seed=self._seed, options=self.options)
-        delta = merge([scale for _, scale in self._terms])
-        return delta if bool(delta.any()) else None
 
 
 def _label(source: Source) -> str:

@@ -13,7 +13,7 @@ from tv.checkpoints.parameters import DTYPES
 from tv.runtime.seeds import seed_of
 
 _OF_WORD = {word: dtype for dtype, word in DTYPES.items()}
-_PIECE = 2**20  # entries that are taken to float64 at a time
+_PIECE = 2**16  # entries that are taken to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ def stored(
     signal = error = 0.0
     rows = [tensor.flatten().split(_PIECE) for tensor in (weight, delta, value)]
     for w, t, s in zip(*rows, strict=True):
-        exact = w.double() + t.double()
-        signal += float(t.double().pow(2).sum())
-        error += float((s.double() - exact).pow(2).sum())
+        w, t = w.double(), t.double()
+        signal += float(t.dot(t))
+        lost = s.double().sub_(w.add_(t))
+        error += float(lost.dot(lost))
     return value, Rounding(signal, error)
 
 

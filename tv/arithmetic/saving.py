@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,8 +32,16 @@ from tv.runtime.compute import Progress
 from tv.runtime.live_models import is_live
 from tv.runtime.transformers_private import revert_weight_conversion
 
-#: (parameter, expert or −1) → its new value, in the dtype to store.
-Read: TypeAlias = Callable[[str, int], Tensor]
+
+class Moved(Protocol):
+    """The new values of a checkpoint's parameters, in the dtype to store."""
+
+    def read(self, name: str, expert: int = -1) -> Tensor:
+        """A parameter, or one expert of it."""
+
+    def parts(self, name: str, expert: int = -1) -> Iterator[Tensor]:
+        """The same in successive rows."""
+
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHARD = 5 * 10**9  # bytes
@@ -58,23 +66,23 @@ class Entry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entry]:
-    """Every tensor of the checkpoint's files: those of floats by way of `read`, others as they are."""
+def entries(checkpoint: Checkpoint, moved: Moved, dtype: torch.dtype) -> list[Entry]:
+    """Every tensor of the checkpoint's files: those of floats as they are moved, others as they are."""
     last: dict[tuple[str, int], Tensor] = {}
 
     def once(name: str, expert: int) -> Tensor:
         """Several tensors may be rows of one parameter, which is kept until another is read."""
         if (name, expert) not in last:
             last.clear()
-            last[name, expert] = read(name, expert)
+            last[name, expert] = moved.read(name, expert)
         return last[name, expert]
 
     def values(place: Place, shape: tuple[int, ...]) -> Iterator[Tensor]:
         if place.expert < 0 and len(shape) > 2:
             for expert in range(shape[0]):
-                yield read(place.name, expert)
+                yield from moved.parts(place.name, expert)
         elif place.rows is None:
-            yield read(place.name, place.expert)
+            yield from moved.parts(place.name, place.expert)
         else:
             yield once(place.name, place.expert)[slice(*place.rows)]
 
@@ -85,13 +93,13 @@ def entries(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> list[Entr
         entry_shape = entry_shape if place.rows is None else (place.rows[1] - place.rows[0], *entry_shape[1:])
         of_place = stored_dtype(checkpoint, place.name, dtype)
         tensors.append(Entry(place.key, of_place, entry_shape, partial(values, place, shape)))
-    tensors += _reverted(checkpoint, read, dtype)
+    tensors += _reverted(checkpoint, moved, dtype)
     for key, buffer in checkpoint.buffers.items():
         tensors.append(Entry(key, buffer.dtype, tuple(buffer.shape), partial(iter, [buffer])))
     return tensors
 
 
-def _reverted(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> Iterator[Entry]:
+def _reverted(checkpoint: Checkpoint, moved: Moved, dtype: torch.dtype) -> Iterator[Entry]:
     """The tensors of the files that transformers makes parameters of: made back by its own steps, a group at a time."""
     last: dict[tuple[str, ...], dict[str, Tensor]] = {}
     model = skeleton(checkpoint.config) if checkpoint.converted else None
@@ -99,7 +107,7 @@ def _reverted(checkpoint: Checkpoint, read: Read, dtype: torch.dtype) -> Iterato
     def values(names: tuple[str, ...], key: str) -> Iterator[Tensor]:
         if names not in last:
             last.clear()
-            last[names] = revert_weight_conversion(model, {name: read(name, -1) for name in names})
+            last[names] = revert_weight_conversion(model, {name: moved.read(name) for name in names})
         yield last[names][key]
 
     for group in map(tuple, checkpoint.converted):

@@ -19,15 +19,17 @@ from torch import Tensor
 from tv.architecture.anatomy import Architecture, Module
 from tv.checkpoints.config_differences import Settings, settings_of
 from tv.checkpoints.noise import Noise
-from tv.checkpoints.parameters import Place, TensorInfo, Tensors
+from tv.checkpoints.parameters import Place, Rows, TensorInfo, Tensors, rows_of
 from tv.checkpoints.tensors import difference
 from tv.checkpoints.ties import UntiedTensors, untied
 from tv.errors import CheckpointError
+from tv.runtime.common_rows import common_rows
+from tv.runtime.threads import one_thread
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_PIECE = 2**20  # entries whose sum is taken in float64 at a time
+_PIECE = 2**16  # entries whose sum is taken at a time
 
 
 class Checkpoint:
@@ -195,6 +197,13 @@ class Checkpoint:
         """
         return self._moved(name, base, expert, lambda stored: stored)
 
+    def delta_rows(self, name: str, base: Checkpoint, expert: int = -1) -> Rows:
+        """T of a parameter as `delta` has it, formed a few rows at a time: no side is copied as a whole."""
+        if name not in self.reader.infos or name not in base.reader.infos or self._holds_step_of(base):
+            return rows_of(self.delta(name, base, expert))
+        after, before = common_rows(self.read(name, expert), base.read(name, expert))
+        return lambda start, stop: after[start:stop].float() - before[start:stop].float()
+
     def delta_matrix(self, module: Module, base: Checkpoint) -> Float[Tensor, "rows cols"]:
         """T of a module, (out, in); see `delta`."""
         return self._moved(module.parameter, base, module.expert, module.matrix)
@@ -229,9 +238,8 @@ class Checkpoint:
         self, name: str, base: Checkpoint, expert: int, view: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "..."]:
         self.info(name)
-        tensors = self.reader
-        if tensors.base is not None and (tensors.base is base or tensors.base.fingerprint() == base.fingerprint()):
-            return view(self._finite(name, tensors.delta(name, expert)))
+        if self._holds_step_of(base):
+            return view(self._finite(name, self.reader.delta(name, expert)))
         before = view(base.read(name, expert))
         delta = difference(view(self.read(name, expert)), before)
         if name in self.reader.infos or bool(delta.isfinite().all()):
@@ -239,14 +247,21 @@ class Checkpoint:
         unset = before[: len(delta)] if delta.ndim else before  # a buffer may be a bound that neither model has
         return delta.masked_fill(delta.isnan() & unset.isinf(), 0)
 
+    def _holds_step_of(self, base: Checkpoint) -> bool:
+        under = self.reader.base
+        return under is not None and (under is base or under.fingerprint() == base.fingerprint())
+
     def _finite(self, name: str, value: Tensor) -> Tensor:
         if name not in self.reader.infos:  # a buffer may be a bound that is not finite
             return value
-        for piece in value.flatten().split(_PIECE):
-            if not bool(torch.isfinite(piece.double().sum())) and not bool(torch.isfinite(piece.double()).all()):
-                where = (~torch.isfinite(value.double())).nonzero()[0].tolist()
-                raise CheckpointError(
-                    f"{self.source}: tensor {name!r} holds NaN or Inf, first at {where}; "
-                    "the checkpoint is damaged or its training diverged"
-                )
+        with one_thread():
+            for piece in value.flatten().split(_PIECE):
+                wide = piece if piece.dtype == torch.float64 else piece.float()
+                # A sum that is finite has finite terms; one that is not may have outgrown its dtype.
+                if not bool(torch.isfinite(wide.sum())) and not bool(torch.isfinite(wide).all()):
+                    where = (~torch.isfinite(value.double())).nonzero()[0].tolist()
+                    raise CheckpointError(
+                        f"{self.source}: tensor {name!r} holds NaN or Inf, first at {where}; "
+                        "the checkpoint is damaged or its training diverged"
+                    )
         return value

@@ -12,6 +12,7 @@ from torch import Tensor
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.opening import Source
 from tv.checkpoints.pairing import WeightPair, open_pair
+from tv.checkpoints.parameters import Rows, rows_of
 from tv.checkpoints.vector import TuningVector
 from tv.errors import CheckpointError
 
@@ -53,13 +54,17 @@ def extract(base: Source, tuned: Source) -> TuningVector:
     def read_expert(name: str, index: int) -> Tensor:
         return right.delta(name, left, index)
 
+    def open_rows(name: str, index: int) -> Rows:
+        known = name in left.names or index >= 0
+        return right.delta_rows(name, left, index) if known else rows_of(read(name))
+
     shapes = {
         name: _common(left.info(name).shape, right.info(name).shape) for name in left.values if name in right.values
     }
     provenance: dict[str, Any] = {"base": _origin(left), "tuned": _origin(right), "noise": _noise(pair, shapes)}
     if left.architecture.tied:
         provenance["tied"] = [f"{left.architecture.embed}.weight", f"{left.architecture.unembed}.weight"]
-    return TuningVector(shapes, read, provenance, read_expert)
+    return TuningVector(shapes, read, provenance, read_expert, open_rows)
 
 
 def _common(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class GgufTensors(Tensors):
     def __init__(self, file: Path, model: PreTrainedModel) -> None:
         self._file = file
         with _loading(file):
-            self._loader, stored = _opened(file, model)
+            self._loader, stored, self._mapped = _opened(file, model)
             if not stored:
                 raise ValueError("it holds no tensors")
         dtypes: dict[str, int] = {}
@@ -89,6 +90,8 @@ class GgufTensors(Tensors):
     def read(self, name: str, expert: int = -1) -> Float[Tensor, "..."]:
         with _loading(self._file):
             value = self._loader.made(name, self._sources[name], expert)
+        if isinstance(self._mapped, mmap.mmap):  # what was read of the file would count as this process's memory
+            self._mapped.madvise(mmap.MADV_DONTNEED)
         return value if expert < 0 else value[0]
 
     def rows(self, name: str, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
@@ -123,10 +126,10 @@ def _reader(file: Path) -> Any:
     return GGUFReader(file)
 
 
-def _opened(file: Path, model: PreTrainedModel) -> tuple[Loader, list[Any]]:
-    """How transformers loads the file, and the tensors that its header declares; their data stays on the disk."""
+def _opened(file: Path, model: PreTrainedModel) -> tuple[Loader, list[Any], Any]:
+    """How transformers loads the file; the tensors that its header declares, their data still on the disk; its map."""
     reader = _reader(file)
-    return loader_of(reader, file, model), list(reader.tensors)
+    return loader_of(reader, file, model), list(reader.tensors), reader.data.base
 
 
 def _notes(file: Path, main: str, left_out: list[str]) -> Iterator[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tv.checkpoints.checkpoint import Checkpoint
 
 DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+#: (first row, row after the last) → those rows of a T, float32: a T that need not be in memory as a whole.
+Rows: TypeAlias = Callable[[int, int], Tensor]
 #: Stored dtypes that are read as they are.
 FLOATS = frozenset(DTYPES.values())
 
@@ -39,6 +41,11 @@ class Place:
     name: str  # of the parameter or buffer
     expert: int = -1
     rows: tuple[int, int] | None = None
+
+
+def rows_of(delta: Float[Tensor, "rows ..."]) -> Rows:
+    """The rows of a T that is in memory."""
+    return lambda start, stop: delta[start:stop]
 
 
 class Tensors(ABC):

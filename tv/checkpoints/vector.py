@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tv.checkpoints.moved import MovedTensors
 from tv.checkpoints.noise import Noise
-from tv.checkpoints.parameters import TensorInfo
+from tv.checkpoints.parameters import Rows, TensorInfo, rows_of
 from tv.checkpoints.provenance import Provenance
 from tv.checkpoints.tensors import header, header_of
 from tv.errors import CheckpointError, first_line
@@ -35,6 +35,8 @@ class TuningVector:
         read: Returns the tensor of a name. It is called at every access.
         provenance: Where the vector comes from, as JSON; `save` writes it too.
         read_expert: Returns one entry of the first dimension, by name and index; without it the whole tensor is read.
+        open_rows: Returns what reads a few rows at a time, by name and expert (−1 for all); without it the whole tensor
+            is read.
 
     Examples:
         >>> medical = tv.extract("data/models/base", "data/models/medical")
@@ -50,9 +52,10 @@ class TuningVector:
         read: Callable[[str], Tensor],
         provenance: Mapping[str, Any],
         read_expert: Callable[[str, int], Tensor] | None = None,
+        open_rows: Callable[[str, int], Rows] | None = None,
     ) -> None:
         self.shapes, self._read, self.provenance = dict(shapes), read, Provenance(provenance)
-        self._read_expert = read_expert
+        self._read_expert, self._open_rows = read_expert, open_rows
 
     def untied(self, embed: str, unembed: str) -> TuningVector:
         """The same step of a model whose unembedding is a parameter of its own: it moves as the embedding does.
@@ -80,6 +83,7 @@ class TuningVector:
             lambda name: self[held(name)],
             self.provenance,
             lambda name, index: self.expert(held(name), index),
+            lambda name, index: self.rows(held(name), index),
         )
 
     @property
@@ -108,6 +112,23 @@ class TuningVector:
         if name not in self.shapes or self._read_expert is None:
             return self[name][index]
         return self._read_expert(name, index)
+
+    def rows(self, name: str, index: int = -1) -> Rows:
+        """A parameter, or one expert of it, a few rows at a time.
+
+        Args:
+            name: The parameter.
+            index: The expert, from 0; −1 for the whole parameter.
+
+        Returns:
+            A function of the first row and the row after the last, which returns these rows.
+
+        Examples:
+            >>> medical = tv.extract("data/models/base", "data/models/medical")
+            >>> tuple(medical.rows("model.embed_tokens.weight")(2, 5).shape)
+            (3, 160)
+        """
+        return self._open_rows(name, index) if self._open_rows is not None else rows_of(self._part(name, index))
 
     def __mul__(self, scale: float) -> TuningVector:
         return TuningVector(

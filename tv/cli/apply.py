@@ -54,9 +54,10 @@ def apply(
     dtype: Annotated[Stored | None, typer.Option(hidden=True)] = None,
     stochastic_rounding: Annotated[bool, typer.Option(help="bfloat16 up or down by chance, right on average.")] = False,
     seed: Annotated[int, typer.Option(help="Of dare's masks and of stochastic rounding.")] = 0,
-    conflicts: Annotated[
-        bool, typer.Option(help="Measure how the vectors conflict: most of the time of a sum.")
-    ] = True,
+    conflicts: Annotated[bool, typer.Option(help="Measure how the vectors conflict, entry by entry.")] = True,
+    directions: Annotated[
+        bool, typer.Option("--directions", help="Measure also which directions they share: much longer than a sum.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
     **options: Any,
 ) -> None:
@@ -82,6 +83,7 @@ def apply(
             stochastic_rounding=stochastic_rounding,
             seed=seed,
             conflicts=conflicts,
+            directions=directions,
             force=force,
             progress=progress,
             **options,
@@ -121,16 +123,17 @@ def _print_conflicts(conflicts: pd.DataFrame) -> None:
 
     if conflicts.empty:
         return
-    rows: list[list[object]] = [
-        [
-            f"{row.a} and {row.b}",
-            *(row.cosine, row.cosine_shared_z, row.sign_conflict, row.sign_conflict_null, row.conflict_energy),
-            *(row.overlap_left_kappa, row.overlap_right_kappa),
-        ]
-        for row in conflicts.itertuples()
-    ]
-    declared = ("cosine", "cosine_z", "sign_conflict", "sign_conflict_null")
-    headings = ["vectors", *(COSINES[name].title for name in declared), "by size", "κ left", "κ right"]
-    print_table(
-        "how the vectors conflict where they are merged; κ: shared directions beyond their null", headings, rows
-    )
+    columns = {
+        "vectors": conflicts.a + " and " + conflicts.b,
+        COSINES["cosine"].title: conflicts.cosine,
+        COSINES["cosine_z"].title: conflicts.cosine_z,
+        COSINES["sign_conflict"].title: conflicts.sign_conflict,
+        COSINES["sign_conflict_null"].title: conflicts.sign_conflict_null,
+        "by size": conflicts.conflict_energy,
+    }
+    title = "how the vectors conflict where they are merged"
+    if conflicts.overlap_left_kappa.notna().any():
+        title += "; shared z: the cosine's among shared directions; κ: shared directions beyond their null"
+        columns |= {"shared z": conflicts.cosine_shared_z}
+        columns |= {"κ left": conflicts.overlap_left_kappa, "κ right": conflicts.overlap_right_kappa}
+    print_table(title, list(columns), [list(row) for row in zip(*columns.values(), strict=True)])

@@ -1,10 +1,10 @@
-"""The base's decompositions on disk, so that a second tuned model of the same base reuses them."""
+"""The base's decompositions on disk: a second tuned model of the same base, and the ledger, reuse them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,12 +13,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tv.architecture.anatomy import Module
+from tv.checkpoints.checkpoint import Checkpoint
 from tv.errors import InputError
 from tv.measures.decomposition import Decomposition, decompose
 from tv.runtime.atomic import replacing
 
 Decompose = Callable[[str, Tensor], Decomposition]
 _PIECE = 256  # of the long side, taken to float64 at a time
+
+
+def decomposer(base: Checkpoint, module: Module, directory: Path | None) -> AbstractContextManager[Decompose]:
+    """How the parts of a base's module are decomposed, by their names: its heads by number, itself as "-1".
+
+    They come from the cache in `directory`, where there is one.
+    """
+    if directory is None:
+        return afresh(module)
+    if module.tied:  # one matrix under two names
+        module = next(m for m in base.architecture.modules if m.parameter == module.parameter and not m.tied)
+    held = DecompositionCache(directory, base.fingerprint()["content"])
+    return held.module(f"{module.layer}-{module.name}-{module.expert}")
+
+
+def afresh(module: Module) -> AbstractContextManager[Decompose]:
+    """The same where nothing is kept."""
+    return nullcontext(lambda part, weight: decompose(weight))
 
 
 class DecompositionCache:

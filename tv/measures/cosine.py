@@ -7,7 +7,7 @@ alignment of one task's update with another's is arXiv 2502.04959.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, TypeAlias
@@ -52,7 +52,8 @@ COSINES = TableForm(
         Column("sign_conflict_null", "of the two shares of positive entries", words="by chance"),
     ),
 )
-_PIECE = 2**20  # entries that are taken to float64 at a time
+#: Entries that are worked on at a time: few enough that a processor's cache holds every step of them.
+PIECE = 2**16
 _NO_ANGLES = Angles(*[math.nan] * 6)
 _NOT_INSIDE = Inside(*[math.nan] * 3)
 
@@ -180,31 +181,44 @@ class Sums:
 
 
 def sums_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Sums:
-    """Sums over two tensors of one shape, in float64, a piece at a time."""
-    rows = max(1, _PIECE // max(1, math.prod(a.shape[1:])))
-    total = torch.zeros(10, dtype=torch.float64, device=a.device)
-    for x, y in zip(a.split(rows), b.split(rows), strict=True):
-        x, y = x.double(), y.double()
-        product = x * y
-        size, counted, against = product.abs(), (x != 0) & (y != 0), (x > 0) != (y > 0)
-        against &= counted
-        total += torch.stack(
-            [
-                product.sum(),
-                x.pow(2).sum(),
-                y.pow(2).sum(),
-                product.pow(2).sum(),
-                size.sum(),
-                size[against].sum(),
-                *(part.sum(dtype=torch.float64) for part in (counted, against, (x > 0) & counted, (y > 0) & counted)),
-            ]
-        )
-    dot, square_a, square_b, square_both, size_sum, size_against, both, differ, positive_a, positive_b = total.tolist()
+    """Sums over two tensors of one shape."""
+    return sums_from(counts_of(a, b), a.shape)
+
+
+def counts_of(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Float[Tensor, " 9"]:
+    """What `sums_from` needs of two tensors of one shape, float64, a piece at a time. Counts of parts add up."""
+    rows = max(1, PIECE // max(1, math.prod(a.shape[1:])))
+    pieces = zip(a.split(rows), b.split(rows), strict=True)
+    return torch.stack([_counts(x.flatten(), y.flatten()) for x, y in pieces]).sum(0)
+
+
+def _counts(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Float[Tensor, " 9"]:
+    sign_a, sign_b = a.sign().float(), b.sign().float()  # float32 counts up to 2²⁴
+    moved_a, moved_b = sign_a.abs(), sign_b.abs()
+    signs = sign_a.dot(sign_b), moved_a.dot(moved_b), sign_a.dot(moved_b), moved_a.dot(sign_b)
+    a, b = a.double(), b.double()
+    product = a * b
+    sums = product.sum(), a.dot(a), b.dot(b), product.dot(product), product.clamp(max=0).sum()
+    return torch.cat([torch.stack(sums), torch.stack(signs)])
+
+
+def sums_from(counts: Float[Tensor, " 9"], shape: Sequence[int]) -> Sums:
+    """The sums over tensors of this shape, whose `counts_of` add up to `counts`."""
+    dot, square_a, square_b, square_both, negative, agreement, both, lean_a, lean_b = counts.tolist()
+    positive_a, positive_b = (both + lean_a) / 2, (both + lean_b) / 2
     expected = (positive_a * (both - positive_b) + positive_b * (both - positive_a)) / both if both else 0.0
-    entries = float(a.numel())
-    components = square_both if a.ndim < 2 else math.nan if square_both else 0.0
     return Sums(
-        entries, dot, square_a, square_b, square_both, size_sum, size_against, both, differ, expected, components
+        entries=float(math.prod(shape)),
+        dot=dot,
+        square_a=square_a,
+        square_b=square_b,
+        square_both=square_both,
+        product=dot - 2 * negative,
+        product_against=-negative,
+        counted=both,
+        against=(both - agreement) / 2,
+        against_null=expected,
+        components=square_both if len(shape) < 2 else math.nan if square_both else 0.0,
     )
 
 

@@ -7,11 +7,15 @@ taken in pieces.
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 #: The share of the dimension that the fixed-fraction version keeps on each side.
@@ -21,7 +25,7 @@ _ZERO = 1e-7
 _CHUNK = 2048
 #: Float32 products are used from this many directions on, where the standard error they leave in SSA² is at most this.
 _SINGLE_FROM, _SINGLE_ERROR = 256, 1e-5
-_BLOCKS = 7
+_BLOCKS, _BLOCK = 12, 128  # of a symmetric product: at most so many, of at least so many rows
 
 
 @dataclass(frozen=True)
@@ -50,55 +54,110 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class Energies:
-    """How T's energy lies along the singular directions of W: shares of ‖T‖²; 0 where T is zero."""
+    """How T's energy lies along the singular directions of W: shares of ‖T‖²; 0 where T is zero.
 
-    left: Float[Tensor, " r"]  # ‖u_iᵀT‖²
-    right: Float[Tensor, " r"]  # ‖T v_j‖²
-    both: Float[Tensor, "r r"]  # (u_iᵀ T v_j)²
-    delta_gram: Float[Tensor, "r r"]  # H, float64
-    cross: Float[Tensor, "r r"]  # C
+    Each is computed on first use, as few tables read them all.
+    """
 
-    @property
-    def total(self) -> float:
-        """‖T‖²."""
-        return float(self.delta_gram.trace())
+    decomposition: Decomposition
+    delta: Float[Tensor, "m n"]
+    cross: Float[Tensor, "r r"]  # C, float32 where that is enough
+    turned: Float[Tensor, "r r"]  # CQ
 
-    @property
-    def concentration(self) -> float:
-        """Σs⁴/(Σs²)² of T's singular values: one over its participation ratio; 0 where T is zero."""
-        return float(self.delta_gram.pow(2).sum()) / self.total**2 if self.total else 0.0
+    @cached_property
+    def left(self) -> Float[Tensor, " r"]:
+        """‖u_iᵀT‖²."""
+        return self._near if self.decomposition.wide else self._far
+
+    @cached_property
+    def right(self) -> Float[Tensor, " r"]:
+        """‖T v_j‖²."""
+        return self._far if self.decomposition.wide else self._near
+
+    @cached_property
+    def both(self) -> Float[Tensor, "r r"]:
+        """(u_iᵀ T v_j)²."""
+        both = self._scaled(self.decomposition.near.to(self.turned.dtype).T @ self.turned)
+        return both if self.decomposition.wide else both.T
+
+    @cached_property
+    def diagonal(self) -> Float[Tensor, " r"]:
+        """(u_iᵀ T v_i)²."""
+        return self._scaled((self.decomposition.near.to(self.turned.dtype) * self.turned).sum(0))
+
+    @cached_property
+    def delta_gram(self) -> Float[Tensor, "r r"]:
+        """H, float64: T's small singular values come from it."""
+        return gram(self._near_delta, self._near_delta)
 
     @cached_property
     def spectrum(self) -> Float[Tensor, " r"]:
         """T's squared singular values, ascending."""
-        return torch.linalg.eigvalsh(self.delta_gram).clamp(min=0)
+        return eigenvalues(self.delta_gram).clamp(min=0)
+
+    @cached_property
+    def total(self) -> float:
+        """‖T‖²."""
+        return square_norm(self.delta)
+
+    @cached_property
+    def concentration(self) -> float:
+        """Σs⁴/(Σs²)² of T's singular values: one over its participation ratio; 0 where T is zero."""
+        return float(self._shares.pow(2).sum(dtype=torch.float64))
+
+    @property
+    def _near_delta(self) -> Float[Tensor, "r l"]:
+        return self.delta if self.decomposition.wide else self.delta.T
+
+    @property
+    def _size(self) -> float:
+        return self.total or 1.0
+
+    @cached_property
+    def _shares(self) -> Float[Tensor, "r r"]:
+        """H/‖T‖² in the dtype of C."""
+        if self.cross.dtype == torch.float64 or "delta_gram" in vars(self):
+            return (self.delta_gram / self._size).to(self.cross.dtype)
+        scaled = self._near_delta / math.sqrt(self._size)  # first: squares may underflow
+        return gram(scaled, scaled, torch.float32)
+
+    @cached_property
+    def _near(self) -> Float[Tensor, " r"]:
+        q = self.decomposition.near.to(self.cross.dtype)
+        return (q * (self._shares @ q)).sum(0, dtype=torch.float64)
+
+    @cached_property
+    def _far(self) -> Float[Tensor, " r"]:
+        return self.turned.double().pow(2).sum(0) * self.decomposition.inverse.pow(2) / self._size
+
+    def _scaled(self, along: Float[Tensor, "... r"]) -> Float[Tensor, "... r"]:
+        inverse = self.decomposition.inverse.to(along.dtype)
+        return along.mul_(inverse).div_(math.sqrt(self._size)).pow_(2)  # in this order: squares may underflow
 
 
 def decompose(weight: Float[Tensor, "m n"]) -> Decomposition:
     """Singular values and near-side vectors of `weight`, from the float64 Gram of its smaller side."""
     w = weight if weight.shape[0] <= weight.shape[1] else weight.T
-    values, vectors = torch.linalg.eigh(gram(w, w))
+    values, vectors = eigenvectors(gram(w, w))
     return Decomposition(weight, values.flip(0).clamp(min=0).sqrt(), vectors.flip(1).contiguous())
 
 
 def energies_along(decomposition: Decomposition, delta: Float[Tensor, "m n"]) -> Energies:
     """T's energy along W's singular directions, left, right and both.
 
-    H is float64, because T's small singular values come from it. C and its products are float32 where that is enough:
-    rounding leaves about eps·rms(σ)/σ_i of ‖T‖ along far direction i, in random directions, so that a sum of far energy
-    shares s_i has a standard error of 2·eps·√(Σ s_i (rms(σ)/σ_i)²); above 1e-5 (for even shares, or for those computed)
-    both are float64.
+    C and its products, and H for energies, are float32 where that is enough: rounding leaves about eps·rms(σ)/σ_i of
+    ‖T‖ along far direction i, in random directions, so that a sum of far energy shares s_i has a standard error of
+    2·eps·√(Σ s_i (rms(σ)/σ_i)²); above 1e-5 (for even shares, or for those computed) all is float64.
     """
     w, t = decomposition.weight, delta
     if not decomposition.wide:
         w, t = w.T, t.T
-    delta_gram = gram(t, t)
-    even = torch.full_like(decomposition.sigma, 1 / len(delta_gram))
-    if len(delta_gram) >= _SINGLE_FROM and _single_error(decomposition, even) <= _SINGLE_ERROR:
-        energies = _energies(decomposition, delta_gram, gram(t, w, torch.float32))
+    even = torch.full_like(decomposition.sigma, 1 / len(decomposition.sigma))
+    if len(even) >= _SINGLE_FROM and _single_error(decomposition, even) <= _SINGLE_ERROR:
+        energies = _energies(decomposition, delta, gram(t, w, torch.float32))
         if _single_error(decomposition, energies.right if decomposition.wide else energies.left) <= _SINGLE_ERROR:
             return energies
-    return _energies(decomposition, delta_gram, gram(t, w))
+    return _energies(decomposition, delta, gram(t, w))
 
 
 def _single_error(decomposition: Decomposition, far: Float[Tensor, " r"]) -> float:
@@ -107,17 +166,8 @@ def _single_error(decomposition: Decomposition, far: Float[Tensor, " r"]) -> flo
     return 2 * torch.finfo(torch.float32).eps * float(spread.sqrt())
 
 
-def _energies(decomposition: Decomposition, delta_gram: Float[Tensor, "r r"], cross: Float[Tensor, "r r"]) -> Energies:
-    q = decomposition.near.to(cross.dtype)
-    inverse = decomposition.inverse
-    total = delta_gram.trace()
-    total = torch.where(total > 0, total, torch.ones_like(total))
-    turned = cross @ q
-    near = (q * ((delta_gram / total).to(q.dtype) @ q)).sum(0, dtype=torch.float64)
-    far = turned.double().pow(2).sum(0) * inverse.pow(2) / total
-    both = (q.T @ turned).mul_(inverse.to(q.dtype)).div_(total.sqrt()).pow_(2)  # in this order: squares may underflow
-    left, right = (near, far) if decomposition.wide else (far, near)
-    return Energies(left, right, both if decomposition.wide else both.T, delta_gram, cross)
+def _energies(decomposition: Decomposition, delta: Float[Tensor, "m n"], cross: Float[Tensor, "r r"]) -> Energies:
+    return Energies(decomposition, delta, cross, cross @ decomposition.near.to(cross.dtype))
 
 
 def k_of(decomposition: Decomposition, epsilon: float) -> int:
@@ -141,6 +191,55 @@ def left_basis(decomposition: Decomposition, k: int) -> Float[Tensor, "m k"]:
     return torch.cat([(rows.double() @ scaled).float() for rows in decomposition.weight.split(_CHUNK)])
 
 
+def eigenvectors(symmetric: Float[Tensor, "r r"]) -> tuple[Float[Tensor, " r"], Float[Tensor, "r r"]]:
+    """Eigenvalues, ascending, and eigenvectors: by numpy's LAPACK on the CPU, where torch's takes up to twice as long.
+
+    Raises:
+        RuntimeError: They do not converge.
+    """
+    if symmetric.device.type != "cpu":
+        return torch.linalg.eigh(symmetric)
+    with _torchs_threads("numpy"):
+        values, vectors = np.linalg.eigh(symmetric.numpy())
+    return torch.from_numpy(values), torch.from_numpy(vectors)
+
+
+def leading_eigenvectors(
+    symmetric: Float[Tensor, "r r"], top: int
+) -> tuple[Float[Tensor, " top"], Float[Tensor, "r top"]]:
+    """The `top` largest eigenvalues, descending, and their eigenvectors: a quarter of the work of all of them."""
+    first = max(0, len(symmetric) - top)
+    if symmetric.device.type != "cpu":
+        values, vectors = torch.linalg.eigh(symmetric)
+        return values[first:].flip(0), vectors[:, first:].flip(1)
+    from scipy.linalg import eigh  # only for this, and slow to import
+
+    with _torchs_threads("scipy"):
+        values, vectors = map(torch.from_numpy, eigh(symmetric.numpy(), subset_by_index=[first, len(symmetric) - 1]))
+    return values.flip(0), vectors.flip(1)
+
+
+def _torchs_threads(package: str) -> AbstractContextManager[object]:
+    """As many threads as torch has: the BLAS of an imported package knows nothing of torch's, nor a worker's share."""
+    return _threads_of(package).limit(limits=torch.get_num_threads(), user_api="blas")
+
+
+@cache
+def _threads_of(package: str) -> ThreadpoolController:
+    """What is loaded once the package is; looking for it takes milliseconds."""
+    return ThreadpoolController()
+
+
+def eigenvalues(symmetric: Float[Tensor, "r r"]) -> Float[Tensor, " r"]:
+    """The eigenvalues alone, ascending."""
+    return torch.linalg.eigvalsh(symmetric)
+
+
+def square_norm(tensor: Float[Tensor, "m n"]) -> float:
+    """‖·‖² in float64, a piece at a time."""
+    return float(torch.stack([rows.double().pow(2).sum() for rows in tensor.split(_CHUNK)]).sum())
+
+
 def inverse_of(sigma: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
     """1/σ, and 0 where σ is negligible beside the largest."""
     floor = _ZERO * float(sigma.max()) if len(sigma) else 0.0
@@ -159,7 +258,7 @@ def gram(
         for a, b in zip(left.split(_CHUNK, dim=1), right.split(_CHUNK, dim=1), strict=True):
             total.addmm_(a.to(dtype), b.to(dtype).T)
         return total
-    size = -(-len(left) // _BLOCKS)
+    size = max(_BLOCK, -(-len(left) // _BLOCKS))
     for piece in left.split(_CHUNK, dim=1):
         a = piece.to(dtype)
         for start in range(0, len(left), size):

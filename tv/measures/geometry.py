@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -104,7 +105,7 @@ def weights(part: Part) -> Iterator[Row]:
 def entries(part: Part) -> Row:
     """What the entries of W and T say."""
     measured = entries_of(part.weight, part.delta, part.dtype)
-    return asdict(measured) | {"noise_share": part.noise.share(measured.weight_norm, measured.delta_norm)}
+    return vars(measured) | {"noise_share": part.noise.share(measured.weight_norm, measured.delta_norm)}
 
 
 @of_weights(
@@ -119,8 +120,8 @@ def ranks(part: Part) -> Row:
     """How many directions T and W use."""
     if not part.is_matrix:
         return {}
-    of_weight = asdict(ranks_of(part.decomposition.sigma))
-    return asdict(ranks_of(part.energies.spectrum.sqrt())) | {f"weight_{name}": at for name, at in of_weight.items()}
+    of_weight = vars(ranks_of(part.decomposition.sigma))
+    return vars(ranks_of(part.energies.spectrum.sqrt())) | {f"weight_{name}": at for name, at in of_weight.items()}
 
 
 @of_weights(
@@ -132,7 +133,7 @@ def amplification(part: Part) -> Row:
     if not part.is_matrix:
         return {}
     return {
-        "diagonal_energy": float(part.energies.both.diagonal().sum()) if part.energies.total else math.nan,
+        "diagonal_energy": float(part.energies.diagonal.sum(dtype=torch.float64)) if part.energies.total else math.nan,
         "diagonal_energy_null": len(part.decomposition.sigma) / part.weight.numel(),
     }
 
@@ -144,8 +145,8 @@ def entries_of(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."], dtype:
     `dtype` is the coarser of the two sides' stored dtypes, in safetensors' words.
     """
     stored = _STORED.get(dtype, torch.float32)
-    limits = _quantile(weight, 1 - MAGNITUDE_SHARE), _quantile(weight, MAGNITUDE_SHARE)
-    moved = _quantile(delta, 1 - MAGNITUDE_SHARE)
+    small, large = _quantiles(weight, MAGNITUDE_SHARE, 1 - MAGNITUDE_SHARE)
+    limits, (moved,) = (large, small), _quantiles(delta, 1 - MAGNITUDE_SHARE)
     sums = torch.zeros(10, dtype=torch.float64, device=weight.device)
     for w, t in zip(weight.reshape(-1).split(_PIECE), delta.reshape(-1).split(_PIECE), strict=True):
         sums += _sums(w, t, stored, limits, moved)
@@ -191,22 +192,25 @@ def _sums(
     size, top = weight.abs(), delta.abs() > moved
     large, small = size > limits[0], size <= limits[1]
     tuned = weight + delta
+    changed_bf16 = weight.bfloat16() != tuned.bfloat16()
+    changed = changed_bf16 if stored == torch.bfloat16 else weight.to(stored) != tuned.to(stored)
     counts = (
-        weight.to(stored) != tuned.to(stored),
-        weight.bfloat16() != tuned.bfloat16(),
+        *(changed, changed_bf16),
         *(large, small, top, top & large, top & small),
     )
     w, t = weight.double(), delta.double()
-    return torch.stack([(w * w).sum(), (t * t).sum(), (w * t).sum(), *(c.sum(dtype=torch.float64) for c in counts)])
+    products = torch.stack([w.dot(w), t.dot(t), w.dot(t)])
+    return torch.cat([products, torch.stack([c.count_nonzero() for c in counts]).double()])
 
 
-def _quantile(tensor: Float[Tensor, "..."], share: float) -> float:
-    """The magnitude below which that share of the entries lies, read off evenly spaced entries."""
+def _quantiles(tensor: Float[Tensor, "..."], *shares: float) -> list[float]:
+    """The magnitudes below which these shares of the entries lie, read off evenly spaced entries."""
     flat = tensor.reshape(-1)
     step = -(-len(flat) // _SAMPLE)
     step += step > 1 and step % 2 == 0  # an even step would keep to some columns of a matrix with an even width
-    sample = flat[::step].abs()
-    return float(sample.kthvalue(max(1, math.ceil(share * len(sample)))).values)
+    sample = flat[::step].abs().cpu().numpy()
+    places = [max(1, math.ceil(share * len(sample))) - 1 for share in shares]
+    return [float(value) for value in np.partition(sample, places)[places]]
 
 
 def _ratio(value: float, of: float, of_nothing: float = 0.0) -> float:

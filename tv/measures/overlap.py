@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tv.measures.decomposition import gram
+from tv.measures.decomposition import eigenvectors, gram
 
 #: Singular values below this share of the largest count as zero: a float64 Gram of float32 reads resolves no smaller.
 _ZERO = 1e-7
@@ -76,7 +76,7 @@ def directions(delta: Float[Tensor, "m n"]) -> Directions:
     """Singular values and near-side vectors, from the float64 Gram of the smaller side."""
     near = _near(delta)
     delta_gram = gram(near, near)
-    values, vectors = torch.linalg.eigh(delta_gram)
+    values, vectors = eigenvectors(delta_gram)
     return Directions((delta.shape[0], delta.shape[1]), delta_gram, vectors.flip(1), values.flip(0).clamp(min=0).sqrt())
 
 

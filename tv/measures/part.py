@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,8 @@ from torch import Tensor
 from tv.architecture.anatomy import Module
 from tv.checkpoints.noise import Noise
 from tv.checkpoints.pairing import WeightPair, without_bounds
-from tv.measures.cache import Decompose, DecompositionCache
-from tv.measures.decomposition import Decomposition, Energies, decompose, energies_along
+from tv.measures.cache import Decompose, decomposer
+from tv.measures.decomposition import Decomposition, Energies, energies_along
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Part:
         other = alike[(alike.index(self.of) + 1) % len(alike)]
         if other is self.of:
             return None
-        with _decomposer(self.pair, other, self.cache) as decompose_other:
+        with decomposer(self.pair.base, other, self.cache) as decompose_other:
             decomposition = decompose_other("-1", self.pair.weight(other).to(self.device))
         return decomposition, energies_along(decomposition, self.delta)
 
@@ -101,7 +100,7 @@ def parts_of(
         weight, delta = _flat(without_bounds(weight)), _flat(delta)
     weight, delta = weight.to(device), delta.to(device)
     dtype, noise = pair.dtype(module), pair.noise(module.parameter)
-    with _decomposer(pair, module, cache) as decompose_part:
+    with decomposer(pair.base, module, cache) as decompose_part:
 
         def part(head: int, w: Tensor, t: Tensor) -> Part:
             return Part(
@@ -120,14 +119,6 @@ def parts_of(
 def _flat(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Another parameter with all dimensions after the first as one (a kernel), a scalar as one entry."""
     return tensor.flatten(1) if tensor.ndim > 2 else torch.atleast_1d(tensor)
-
-
-def _decomposer(pair: WeightPair, module: Module, cache: Path | None) -> AbstractContextManager[Decompose]:
-    """How the parts of a module are decomposed: from the cache, where there is one."""
-    if cache is None:
-        return nullcontext(lambda part, weight: decompose(weight))
-    held = DecompositionCache(cache, pair.base.fingerprint()["content"])
-    return held.module(f"{module.layer}-{module.name}-{module.expert}")
 
 
 def _bias(pair: WeightPair, module: Module, decompose_part: Decompose) -> Part | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -47,7 +47,7 @@ class Spectra:
 def spectra(part: Part) -> Iterator[Row]:
     """The rows of a whole matrix in a block."""
     if part.in_block and part.is_whole:
-        yield from map(asdict, spectra_of(part.decomposition, part.energies))
+        yield from map(vars, spectra_of(part.decomposition, part.energies))
 
 
 def spectra_of(decomposition: Decomposition, energies: Energies) -> list[Spectra]:

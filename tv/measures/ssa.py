@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -118,7 +118,7 @@ def alignment(
     swapped = align_energies(other[0], part.delta, other[1], cuts, sides=sides) if other else None
     for i, row in enumerate(rows):
         control = {"ssa_swap": swapped[i].ssa, "ssa_swap_null": swapped[i].ssa_null} if swapped else {}
-        yield asdict(row) | {"null": null} | control
+        yield vars(row) | {"null": null} | control
 
 
 @weight_table(

@@ -7,7 +7,7 @@ VᵀV' = Σ⁻¹Qᵀ(G + Cᵀ)Q'Σ'⁻¹. Intruder dimensions: arXiv 2410.21228.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,15 @@ from torch import Tensor
 
 from tv.columns import Column
 from tv.measures.declared import Row, of_weights
-from tv.measures.decomposition import Decomposition, Energies, fixed_k, inverse_of
+from tv.measures.decomposition import (
+    Decomposition,
+    Energies,
+    eigenvectors,
+    fixed_k,
+    gram,
+    inverse_of,
+    leading_eigenvectors,
+)
 from tv.measures.part import Part
 
 #: An intruder is one of this many leading singular vectors of W + T …
@@ -66,7 +74,7 @@ def change(part: Part) -> Row:
     """How the subspaces of a whole matrix change."""
     if not (part.is_matrix and part.is_whole):
         return {}
-    return asdict(change_of(part.decomposition, part.energies, seed=part.seed))
+    return vars(change_of(part.decomposition, part.energies, seed=part.seed))
 
 
 def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, seed: int = 0) -> Change:
@@ -84,7 +92,7 @@ def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, 
     generator = torch.Generator().manual_seed(seed)
     null = torch.zeros(2, dtype=torch.float64)
     for _ in range(draws):
-        turned = _after(decomposition, *_turned(decomposition, energies, max(dims), generator), INTRUDER_TOP)
+        turned = _after_turning(decomposition, energies, max(dims), generator)
         null += torch.tensor(_intruders(decomposition, turned), dtype=torch.float64) / draws
     left, right = (0, 1) if decomposition.wide else (1, 0)
     return Change(
@@ -104,7 +112,7 @@ def change_of(decomposition: Decomposition, energies: Energies, draws: int = 1, 
 class _After:
     """The decomposition of W + T, and the cosines of W's singular vectors (rows) with its leading ones (columns)."""
 
-    sigma: Float[Tensor, " r"]
+    sigma: Float[Tensor, " values"]  # the leading ones at least
     near: Float[Tensor, "r top"]
     far: Float[Tensor, "r top"]
 
@@ -113,12 +121,22 @@ def _after(
     decomposition: Decomposition, delta_gram: Float[Tensor, "r r"], cross: Float[Tensor, "r r"], top: int
 ) -> _After:
     q, sigma = decomposition.near, decomposition.sigma
-    gram = (q * sigma.pow(2)) @ q.T + cross + cross.T + delta_gram
-    values, vectors = torch.linalg.eigh(gram)
-    after, leading = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)[:, :top]
-    near = q.T @ leading
-    far = sigma[:, None] * near + decomposition.inverse[:, None] * (q.T @ (cross.T @ leading))
-    return _After(after, near, (far * inverse_of(after)[:top]).clamp(-1, 1))
+    after = (q * sigma.pow(2)) @ q.T + cross + cross.T + delta_gram
+    values, vectors = eigenvectors(after)
+    leading = vectors.flip(1)[:, :top]
+    return _cosines(decomposition, values.flip(0), q.T @ leading, q.T @ (cross.T @ leading))
+
+
+def _cosines(
+    decomposition: Decomposition,
+    values: Float[Tensor, " values"],
+    near: Float[Tensor, "r top"],
+    crossed: Float[Tensor, "r top"],
+) -> _After:
+    """The far side out of W + T's squared singular values, the near side and QᵀCᵀ times the leading directions."""
+    sigma = values.clamp(min=0).sqrt()
+    far = decomposition.sigma[:, None] * near + decomposition.inverse[:, None] * crossed
+    return _After(sigma, near, (far * inverse_of(sigma)[: near.shape[1]]).clamp(-1, 1))
 
 
 def _angles(overlap: Float[Tensor, "k k"]) -> tuple[float, float]:
@@ -137,37 +155,48 @@ def _intruders(decomposition: Decomposition, after: _After) -> tuple[float, floa
     return near, far
 
 
+def _after_turning(decomposition: Decomposition, energies: Energies, n: int, generator: torch.Generator) -> _After:
+    """W + T where T has its singular values and random singular vectors: T = U S V'ᵀ, U and V' uniformly turned.
+
+    All of it is seen from Q, where W's Gram is Σ²: H is US²Uᵀ and C is US(V'ᵀV)Σ. Of the far side's rotation only V'ᵀV
+    matters, an r × r piece of an n × n one. With Z (n × r) standard normal, ZᵀV is normal, ZᵀZ − (ZᵀV)(ZᵀV)ᵀ is an
+    independent Wishart matrix of n − r degrees, and V' = Z L⁻ᵀ with ZᵀZ = LLᵀ is uniform.
+    """
+    turned, cross = _turned(decomposition, energies, n, generator)
+    sigma = decomposition.sigma
+    unit = float(torch.maximum(sigma.max().square(), turned.diagonal().max()))
+    after = (sigma.square().diag() + cross + cross.T + turned) / unit
+    values, near = leading_eigenvectors(after.float(), INTRUDER_TOP)  # of so few, float32 is enough
+    return _cosines(decomposition, values.double() * unit, near.double(), cross.T @ near.double())
+
+
 def _turned(
     decomposition: Decomposition, energies: Energies, n: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "r r"], Float[Tensor, "r r"]]:
-    """H and C of T with its singular values and random singular vectors: T = U S V'ᵀ, U and V' uniformly turned.
-
-    H = US²Uᵀ and C = US(V'ᵀV)ΣQᵀ: of the far side's rotation only V'ᵀV matters, an r × r piece of an n × n one. With Z
-    (n × r) standard normal, ZᵀV is normal, ZᵀZ − (ZᵀV)(ZᵀV)ᵀ is an independent Wishart matrix of n − r degrees, and
-    V' = Z L⁻ᵀ with ZᵀZ = LLᵀ is uniform.
-    """
+    """QᵀHQ and QᵀCQ of a turned T; their large products are float32, with T's and W's sizes put on afterwards."""
     r, device = len(decomposition.sigma), decomposition.sigma.device
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
 
-    u, triangle = torch.linalg.qr(normal(r, r))
-    u = u * triangle.diagonal().sign()
+    u, triangle = torch.linalg.qr(normal(r, r).float())
+    u = decomposition.near.float().T @ (u * triangle.diagonal().sign())
     inside = normal(r, r)
-    square = inside @ inside.T + _wishart(r, n - r, generator).to(device)
+    square = gram(inside, inside) + _wishart(r, n - r, generator).to(device)
     overlap = torch.linalg.solve_triangular(torch.linalg.cholesky(square), inside, upper=False)
-    scaled = u * energies.spectrum.sqrt()
-    cross = (scaled @ overlap * decomposition.sigma) @ decomposition.near.T
-    return scaled @ scaled.T, cross
+    size = math.sqrt(float(energies.spectrum.max()))
+    scaled = u * (energies.spectrum.sqrt() / size).float()
+    cross = (scaled @ overlap.float()).double() * size * decomposition.sigma
+    return gram(scaled, scaled, torch.float32).double() * size**2, cross
 
 
 def _wishart(r: int, degrees: int, generator: torch.Generator) -> Float[Tensor, "r r"]:
     """ZᵀZ for Z (degrees × r) standard normal: by Bartlett's decomposition where Z would be tall."""
     if degrees < r:
         z = torch.randn(degrees, r, generator=generator, dtype=torch.float64)
-        return z.T @ z
+        return gram(z.T, z.T)
     lower = torch.randn(r, r, generator=generator, dtype=torch.float64).tril(-1)
     shape = (degrees - torch.arange(r, dtype=torch.float64)) / 2
     chi_square = 2 * torch._standard_gamma(shape, generator=generator)
     lower.diagonal().copy_(chi_square.sqrt())
-    return lower @ lower.T
+    return gram(lower, lower)

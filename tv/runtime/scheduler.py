@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tv.errors import InputError
@@ -49,11 +50,9 @@ def finished(
     if not compute.elsewhere:
         work = work_on(compute.device)
         yield from ((item, work(item)) for item in items)
-    elif compute.engine == "ray":
-        with ray_cluster(compute.workers) as ray:
-            yield from _shared(items, Actors(ray, work_on, compute), compute.workers, name, ahead, relief)
-    else:
-        yield from _shared(items, Processes(work_on, compute), compute.workers, name, ahead, relief)
+        return
+    with team(work_on, compute) as workers:
+        yield from workers.finished(items, name=name, ahead=ahead, relief=relief)
 
 
 def ordered(
@@ -91,23 +90,68 @@ class _Numbered:
         return self.work(item[1])
 
 
-def _shared(
-    items: Sequence[Any], crew: Crew, workers: int, name: Callable[[Any], str], ahead: int | None, relief: str
-) -> Iterator[tuple[Any, Any]]:
-    """A new worker gets an item only once it is up: a cluster that just lost a machine may be slow to start it."""
-    waiting = deque(range(len(items)))
-    oldest, ready = 0, set[int]()  # the oldest unfinished item, and the finished ones after it
-    deaths = Counter[str]()  # by item; of workers that died before they were up, by number
-    numbers: dict[Any, int] = {}
-    busy: dict[Any, int] = {}
-    idle: list[Any] = []
+@contextmanager
+def team(work_on: Callable[[str], Callable[[Any], Any]], compute: Compute) -> Iterator[Team]:
+    """Workers that stay for several lists of items: what each has loaded for one is there for the next.
+
+    Args:
+        work_on: As in `finished`.
+        compute: Who works: several processes, or actors on a Ray cluster.
+    """
+    if compute.engine == "ray":
+        with ray_cluster(compute.workers) as ray, _dismissed(Actors(ray, work_on, compute)) as crew:
+            yield Team(crew, compute.workers)
+    else:
+        with _dismissed(Processes(work_on, compute)) as crew:
+            yield Team(crew, compute.workers)
+
+
+@contextmanager
+def _dismissed(crew: Crew) -> Iterator[Crew]:
     try:
-        for number in range(min(workers, len(items))):
-            numbers[crew.hire(number)] = number
+        yield crew
+    finally:
+        crew.dismiss()
+
+
+class Team:
+    """A crew and who of it has nothing to do. A list of items is finished before the next one is begun."""
+
+    def __init__(self, crew: Crew, size: int) -> None:
+        self.crew, self.size = crew, size
+        self._numbers: dict[Any, int] = {}  # of all that were hired and are not known to be dead
+        self._idle: list[Any] = []
+
+    def finished(
+        self,
+        items: Sequence[Item],
+        *,
+        name: Callable[[Item], str] = str,
+        ahead: int | None = None,
+        relief: str = "use fewer workers",
+    ) -> Iterator[tuple[Item, Any]]:
+        """Every item with its result, as `finished` gives it.
+
+        A new worker gets an item only once it is up: a cluster that just lost a machine may be slow to start it.
+        """
+        waiting = deque(range(len(items)))
+        oldest, ready = 0, set[int]()  # the oldest unfinished item, and the finished ones after it
+        deaths = Counter[str]()  # by item; of workers that died before they were up, by number
+        busy: dict[Any, int] = {}
+
+        def give() -> None:
+            while waiting and self._idle and (ahead is None or waiting[0] < oldest + ahead):
+                free = self._idle.pop()
+                busy[free] = waiting.popleft()
+                self.crew.give(free, items[busy[free]])
+
+        while len(self._numbers) < min(self.size, len(items)):
+            self._hire()
+        give()
         while oldest < len(items):
-            worker, report = crew.wait()
+            worker, report = self.crew.wait()
             item = busy.pop(worker, None)
-            what = f"worker {numbers[worker]}" if item is None else name(items[item])
+            what = f"worker {self._numbers[worker]}" if item is None else name(items[item])
             if isinstance(report, InputError):
                 raise report
             if isinstance(report, Exception):
@@ -118,7 +162,7 @@ def _shared(
                     ready.remove(oldest)
                     oldest += 1
             if report == "dead":
-                number = numbers.pop(worker)
+                del self._numbers[worker]
                 deaths[what] += 1
                 if deaths[what] == ATTEMPTS:
                     raise InputError(
@@ -126,17 +170,16 @@ def _shared(
                     )
                 if item is not None:
                     waiting.appendleft(item)
-                elif worker in idle:
-                    idle.remove(worker)
-                if len(waiting) > len(idle):
-                    numbers[crew.hire(number)] = number
+                elif worker in self._idle:
+                    self._idle.remove(worker)
+                if len(waiting) > len(self._idle):
+                    self._hire()
             else:
-                idle.append(worker)
-            while waiting and idle and (ahead is None or waiting[0] < oldest + ahead):
-                free = idle.pop()
-                busy[free] = waiting.popleft()
-                crew.give(free, items[busy[free]])
+                self._idle.append(worker)
+            give()
             if isinstance(report, Done) and item is not None:
                 yield items[item], report.result
-    finally:
-        crew.dismiss()
+
+    def _hire(self) -> None:
+        number = next(i for i in range(self.size) if i not in self._numbers.values())
+        self._numbers[self.crew.hire(number)] = number

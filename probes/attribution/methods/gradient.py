@@ -7,14 +7,16 @@ Source: Nanda 2023, "Attribution Patching"; Syed, Rager & Conmy 2023 (arXiv 2310
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
-from probes.attribution.forwards import frozen
+from probes.attribution.forwards import Floats, frozen
 from probes.attribution.methods.patch import SITES
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
@@ -41,16 +43,29 @@ def gradient(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
     """
     if not work.metric.smooth:
         raise RunError(f"gradient: {work.metric.name} is a step function and has no gradient; use graft and revert")
-    pair, small = work.pair, work.small_batches
-    patched = tuple(unit for unit in units if is_written(unit, pair.architecture))
-    prompts = tuple(item.prompt.id for batch in small for item in batch.encoded)
-    for direction, model, other, sign in ((FORWARD, pair.base, pair.tuned, 1), (BACKWARD, pair.tuned, pair.base, -1)):
-        parts = []
-        for done, batch in enumerate(small, 1):
-            parts.append(sign * _batch(model, other, pair.architecture, patched, batch, work.metric))
-            if work.told:
-                work.told(done, len(small))
-        yield Effects("gradient", direction, patched, prompts, torch.cat(parts, 1).numpy())
+    patched = tuple(unit for unit in units if is_written(unit, work.pair.architecture))
+    batches = [tuple(item.prompt.id for item in batch.encoded) for batch in work.small_batches]
+    prompts = tuple(prompt for batch in batches for prompt in batch)
+    for direction, name, sign in ((FORWARD, "base", 1), (BACKWARD, "tuned", -1)):
+        parts = work.results([Gradient(name, patched, batch) for batch in batches])
+        yield Effects("gradient", direction, patched, prompts, sign * np.concatenate(parts, 1))
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A task: one batch, with the gradient of one model."""
+
+    model: str
+    units: tuple[Unit, ...]
+    prompts: tuple[str, ...]
+
+    def __call__(self, work: Work) -> Floats:
+        pair, batch = work.pair, work.batch(self.prompts)
+        model, other = (pair.base, pair.tuned) if self.model == "base" else (pair.tuned, pair.base)
+        return _batch(model, other, pair.architecture, self.units, batch, work.metric).numpy()
+
+    def __str__(self) -> str:
+        return f"gradient of {self.model} from prompt {self.prompts[0]!r} on"
 
 
 def _batch(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from probes.attribution.effects import BACKWARD, FORWARD, Effects
-from probes.attribution.forwards import Floats, Told
+from probes.attribution.forwards import Floats
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
@@ -40,20 +41,41 @@ def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
         work: The pair, the prompts and the metric.
         units: Components or heads; the unembedding writes no residual stream and is left out.
     """
-    pair = work.pair
-    patched = tuple(unit for unit in units if is_written(unit, pair.architecture))
-    prompts = tuple(item.prompt.id for batch in work.small_batches for item in batch.encoded)
-    for direction, model, source in ((FORWARD, pair.base, pair.tuned), (BACKWARD, pair.tuned, pair.base)):
-        start, values = _under(model, source, pair.architecture, patched, work.small_batches, work.metric, work.told)
+    patched = tuple(unit for unit in units if is_written(unit, work.pair.architecture))
+    batches = [tuple(item.prompt.id for item in batch.encoded) for batch in work.small_batches]
+    prompts = tuple(prompt for batch in batches for prompt in batch)
+    for direction, model, source in ((FORWARD, "base", "tuned"), (BACKWARD, "tuned", "base")):
+        parts = work.results([Patched(model, source, patched, batch) for batch in batches])
+        start, values = (np.concatenate(each, -1) for each in zip(*parts, strict=True))
         effects = values - start if direction == FORWARD else start - values
         yield Effects("patch", direction, patched, prompts, effects)
 
 
+@dataclass(frozen=True)
+class Patched:
+    """A task: one batch through a model as it is, and with each unit's output taken from the source."""
+
+    model: str
+    source: str
+    units: tuple[Unit, ...]
+    prompts: tuple[str, ...]
+
+    def __call__(self, work: Work) -> tuple[Floats, Floats]:
+        named = {"base": work.pair.base, "tuned": work.pair.tuned}
+        architecture, batch = work.pair.architecture, work.batch(self.prompts)
+        return _under(named[self.model], named[self.source], architecture, self.units, batch, work.metric)
+
+    def __str__(self) -> str:
+        return f"patch of {self.model} from prompt {self.prompts[0]!r} on"
+
+
 def patched_with_itself(work: Work, unit: Unit) -> float:
     """The largest change when a component's output is replaced by itself: 0 if patching replaces the right output."""
-    pair = work.pair
-    start, values = _under(pair.base, pair.base, pair.architecture, [unit], work.batches, work.metric, None)
-    return float(np.nanmax(np.abs(values - start), initial=0.0))
+    off = [0.0]
+    for batch in work.batches:
+        start, values = Patched("base", "base", (unit,), tuple(item.prompt.id for item in batch.encoded))(work)
+        off.append(float(np.nanmax(np.abs(values - start), initial=0.0)))
+    return max(off)
 
 
 def _under(
@@ -61,31 +83,25 @@ def _under(
     source: PreTrainedModel,
     architecture: Architecture,
     units: Sequence[Unit],
-    batches: Sequence[Batch],
+    batch: Batch,
     metric: Metric,
-    told: Told | None,
 ) -> tuple[Floats, Floats]:
+    """The metric of a batch's prompts, (prompts,), and with each unit patched, (units, prompts)."""
     reads = plan(architecture, SITES)
     of = {(site.name, site.layer): read.path for read in reads for site in read.sites}
-    plain: list[Tensor] = []
-    under: list[list[Tensor]] = [[] for _ in units]
-    for b, batch in enumerate(batches):
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        seen, _ = capture(source, reads, inputs)
-        outputs: dict[int, Any] = {}
-        with torch.inference_mode():
-            with recording(model, architecture, outputs):
-                plain.append(metric.of(model, batch))
-            for i, unit in enumerate(units):
-                with (
-                    _patched(model, architecture, unit, seen, of),
-                    skipping(model, architecture, outputs, unit.layer),
-                ):
-                    under[i].append(metric.of(model, batch))
-                if told:
-                    told(b * len(units) + i + 1, len(batches) * len(units))
-    start = torch.cat(plain).double().cpu().numpy()
-    return start, np.stack([torch.cat(parts).double().cpu().numpy() for parts in under])
+    seen, _ = capture(source, reads, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})
+    outputs: dict[int, Any] = {}
+    under: list[Tensor] = []
+    with torch.inference_mode():
+        with recording(model, architecture, outputs):
+            start = metric.of(model, batch)
+        for unit in units:
+            with (
+                _patched(model, architecture, unit, seen, of),
+                skipping(model, architecture, outputs, unit.layer),
+            ):
+                under.append(metric.of(model, batch))
+        return start.double().cpu().numpy(), torch.stack(under).double().cpu().numpy()
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probes.attribution.checks import Check, completeness
@@ -22,6 +24,7 @@ from probes.attribution.integrand import Integrand
 from probes.attribution.metric import Metric
 from probes.attribution.nodes import MOST_NODES, NODES, TOLERANCE
 from probes.attribution.quadrature import Integral
+from probes.attribution.reading import Each
 from probes.attribution.shares import Integrated, Layout, PathEffects, Shares, gap_of, total_of
 from probes.attribution.units import Unit
 from probes.attribution.work import Rows, Work
@@ -59,6 +62,7 @@ def path(
         RunError: The metric has no gradient, or the models are not float32.
     """
     _require_gradients(work.pair, work.metric)
+    architecture, label = work.pair.architecture, f"path {nodes} {most_nodes} {tolerance:g}"
     integrated = path_effects(
         work.pair,
         work.encoded,
@@ -69,6 +73,12 @@ def path(
         tolerance=tolerance,
         ends=(_end(work, "base"), _end(work, "tuned")),
         floor=floor_of(work.floors, ALL_DOMAINS),
+        done={prompt: Integrated.of(prompt, arrays, architecture) for prompt, arrays in work.known.arrays(label)},
+        keep=lambda found: work.known.keep_arrays(
+            label, {prompt: integrated.arrays(architecture) for prompt, integrated in found.items()}
+        ),
+        each=work.each if work.team else None,
+        at_once=work.team.size if work.team else 1,
         told=work.progress,
     )
     yield from completeness(integrated, work.domains, tolerance, work.floors)
@@ -94,7 +104,9 @@ def path_effects(
     floor: float = LEAST_FLOOR,
     ends: tuple[Floats, Floats] | None = None,
     done: Mapping[str, Integrated] | None = None,
-    keep: Callable[[Integrated], None] | None = None,
+    keep: Callable[[Mapping[str, Integrated]], None] | None = None,
+    each: Each | None = None,
+    at_once: int = 1,
     told: Told | None = None,
 ) -> PathEffects:
     """Every prompt's shares, prompts in the order given.
@@ -116,7 +128,9 @@ def path_effects(
         floor: The size of a change that rounding alone can make.
         ends: The metric of every prompt under the base and under the tuned model, where it is known.
         done: By prompt, integrals that are there already.
-        keep: Called with every integral as soon as it is finished.
+        keep: Called with the integrals of prompts that went through the models together, by prompt.
+        each: Evaluates nodes elsewhere; here without it.
+        at_once: So many times `WINDOW` batches of prompts are on the way at once, so that nobody there has to wait.
         told: Called with (prompts done, all, a label).
 
     Raises:
@@ -139,14 +153,18 @@ def path_effects(
         if item.prompt.id not in integrals
     ]
     todo.sort(key=lambda prompt: len(prompt.item.ids))
-    integrand = Integrand(pair, metric)
-    for first in range(0, len(todo), WINDOW * batch_size):
-        for integrated in _integrated(integrand, todo[first : first + WINDOW * batch_size], batch_size):
-            integrals[integrated.prompt] = integrated
-            if keep:
-                keep(integrated)
-            if told:
-                told(len(known) - len(todo) + len(integrals) - len(done or {}), len(known), "path")
+    windows = [todo[i : i + WINDOW * batch_size] for i in range(0, len(todo), WINDOW * batch_size)]
+    with _here(pair, metric, encoded) if each is None else nullcontext(each) as evaluated:
+        for i in range(0, len(windows), at_once):
+            some = windows[i : i + at_once]
+            together: list[dict[str, Integrated]] = [{} for _ in some]
+            for which, integrated in _integrated(some, batch_size, evaluated):
+                integrals[integrated.prompt] = together[which][integrated.prompt] = integrated
+                if told:
+                    told(len(known) - len(todo) + len(integrals) - len(done or {}), len(known), "path")
+                # All at once: prompts that are read beside others are the same to the bit only beside these.
+                if keep and len(together[which]) == len(some[which]):
+                    keep(together[which])
     found = [integrals[item.prompt.id] for item in known]
     n_nodes = np.array([integrated.nodes for integrated in found], np.int64)
     ids = tuple(item.prompt.id for item in known)
@@ -198,11 +216,12 @@ class _Prompt:
     integral: Integral
     found: dict[float, tuple[Layout, Tensor]] = field(default_factory=dict)
 
-    def add(self, alpha: float, metric: float, layout: Layout, vector: Tensor) -> None:
+    def add(self, alpha: float, metric: float, layout: Layout, vector: NDArray[np.float32]) -> None:
         """What a pass at a node gave."""
-        slope = total_of(layout, vector, len(self.item.ids))
+        own = torch.from_numpy(vector if vector.flags.writeable else vector.copy())  # Ray lends its arrays
+        slope = total_of(layout, own, len(self.item.ids))
         self.integral.known[alpha] = metric, slope
-        self.found[alpha] = layout, vector
+        self.found[alpha] = layout, own
 
     def integrated(self) -> Integrated:
         """The sum over its nodes."""
@@ -220,30 +239,76 @@ class _Prompt:
         return Integrated(self.item.prompt.id, len(self.found), n, layout, vector)
 
 
-def _integrated(integrand: Integrand, prompts: Sequence[_Prompt], size: int) -> Iterator[Integrated]:
-    """The integrals of these prompts, each as soon as it is finished."""
-    waiting = list(prompts)
+@dataclass(frozen=True)
+class Node:
+    """A task: the integrand at one place, on prompts."""
+
+    alpha: float
+    prompts: tuple[str, ...]
+    batch_size: int
+
+    def __call__(self, work: Work) -> Passes:
+        integrand = Integrand(work.pair, work.metric)
+        with integrand.along():
+            return self.on(integrand, work.items)
+
+    def __str__(self) -> str:
+        return f"path at {self.alpha:.3g} from prompt {self.prompts[0]!r} on"
+
+    def on(self, integrand: Integrand, items: Mapping[str, Encoded]) -> Passes:
+        """What the passes give, with a model that can be moved along T."""
+        integrand.move(self.alpha)
+        largest, pad_id = 0, integrand.pair.pad_id
+        found: dict[str, tuple[float, Layout, NDArray[np.float32]]] = {}
+        wanted = [items[prompt] for prompt in self.prompts]
+        for batch, (metric, shares) in within_memory(wanted, self.batch_size, pad_id, integrand.shares):
+            layout, vectors = shares.flat([len(item.ids) for item in batch.encoded])
+            for item, value, vector in zip(batch.encoded, metric.tolist(), vectors, strict=True):
+                found[item.prompt.id] = value, layout, vector.numpy()
+            largest = max(largest, len(batch.encoded))
+        fewer = pad_id >= 0 and largest < min(self.batch_size, len(self.prompts))
+        return Passes(found, largest if fewer else self.batch_size)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """At one node: of each prompt the metric, and the shares of its slope; and how many prompts a batch may have."""
+
+    found: Mapping[str, tuple[float, Layout, NDArray[np.float32]]]
+    batch_size: int
+
+
+@contextmanager
+def _here(pair: Pair, metric: Metric, encoded: Sequence[Encoded]) -> Iterator[Each]:
+    """Nodes are evaluated by this process."""
+    integrand, items = Integrand(pair, metric), {item.prompt.id: item for item in encoded}
     with integrand.along():
-        while waiting:
+        yield lambda nodes: ((node, node.on(integrand, items)) for node in nodes)
+
+
+def _integrated(windows: Sequence[Sequence[_Prompt]], batch_size: int, each: Each) -> Iterator[tuple[int, Integrated]]:
+    """The integrals of these prompts, each as soon as it is finished, with the number of its window.
+
+    What shares a forward pass is of one window, so it does not matter how many there are.
+    """
+    waiting = dict(enumerate(windows))
+    sizes = [batch_size] * len(windows)
+    while waiting:
+        nodes: dict[Node, tuple[int, list[_Prompt]]] = {}
+        for which, prompts in list(waiting.items()):
             by_node: dict[float, list[_Prompt]] = {}
-            for prompt in waiting:
+            for prompt in prompts:
                 for alpha in prompt.integral.wanted():
                     by_node.setdefault(alpha, []).append(prompt)
             going_on = {id(prompt) for at_node in by_node.values() for prompt in at_node}
-            yield from (prompt.integrated() for prompt in waiting if id(prompt) not in going_on)
-            waiting = [prompt for prompt in waiting if id(prompt) in going_on]
+            yield from ((which, prompt.integrated()) for prompt in prompts if id(prompt) not in going_on)
+            waiting[which] = [prompt for prompt in prompts if id(prompt) in going_on]
             for alpha, at_node in by_node.items():
-                integrand.move(alpha)
-                size = _evaluate(integrand, alpha, {prompt.item.prompt.id: prompt for prompt in at_node}, size)
-
-
-def _evaluate(integrand: Integrand, alpha: float, prompts: Mapping[str, _Prompt], size: int) -> int:
-    """One node of these prompts. Returns how many went into a batch, fewer than `size` where memory ran out."""
-    largest, pad_id = 0, integrand.pair.pad_id
-    items = [prompt.item for prompt in prompts.values()]
-    for batch, (metric, shares) in within_memory(items, size, pad_id, integrand.shares):
-        layout, vectors = shares.flat([len(item.ids) for item in batch.encoded])
-        for item, value, vector in zip(batch.encoded, metric.tolist(), vectors, strict=True):
-            prompts[item.prompt.id].add(alpha, value, layout, vector)
-        largest = max(largest, len(batch.encoded))
-    return largest if pad_id >= 0 and largest < min(size, len(items)) else size
+                nodes[Node(alpha, tuple(one.item.prompt.id for one in at_node), sizes[which])] = which, at_node
+            if not by_node:
+                del waiting[which]
+        passes = dict(each(list(nodes)))
+        for node, (which, at_node) in nodes.items():  # in order, whichever came first: sums depend on it
+            for prompt in at_node:
+                prompt.add(node.alpha, *passes[node].found[prompt.item.prompt.id])
+            sizes[which] = min(sizes[which], passes[node].batch_size)

@@ -207,15 +207,13 @@ def test_finished_integrals_are_given_back(architecture: str) -> None:
     """What was kept of a killed run, as arrays, is not computed again; the rest is, and all is as without."""
     case, kept = Case(architecture), {}
     pair, metric = case.pair, case.metric()
-    whole = path_effects(
-        pair, case.encoded, metric, batch_size=1, keep=lambda own: kept.setdefault(own.prompt, own) and None
-    )
+    whole = path_effects(pair, case.encoded, metric, batch_size=1, keep=kept.update)
     assert set(kept) == set(whole.prompts)
     some = list(kept)[:2]
     stored = {name: kept[name].arrays(pair.architecture) for name in some}
     done = {name: Integrated.of(name, arrays, pair.architecture) for name, arrays in stored.items()}
     again: list[str] = []
-    found = path_effects(pair, case.encoded, metric, batch_size=1, done=done, keep=lambda own: again.append(own.prompt))
+    found = path_effects(pair, case.encoded, metric, batch_size=1, done=done, keep=again.extend)
     assert sorted([*again, *some]) == sorted(whole.prompts)
     assert (found.nodes == whole.nodes).all()
     for own, wanted in zip(found.shares, whole.shares, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes.capture.batch_files import BatchFiles
+from probes.capture.batch_files import BatchFiles, stacked
 from probes.errors import RunError
 from probes.measures.gates import NeuronCounts
 
@@ -14,6 +14,7 @@ PARTS = {
     ("gates", 1, ""): [
         {"pos": np.array([3, 1], np.int32), "gate_base": np.array([[1, 255], [0, 7]], np.uint8)},
         {"pos": np.zeros(0, np.int32), "gate_base": np.zeros((0, 2), np.uint8)},
+        {"pos": np.array([4], np.int32), "gate_base": np.array([[1, 2, 3]], np.uint8)[:, ::-1]},
     ],
     ("vectors", 0, "resid_post"): [{"vector_base": np.array([[0.5, -2.0]], np.float16)}],
     ("tokens", None, ""): [{"nll": np.array([np.nan, 1 / 3]), "role": np.array(["a\0", "\ud800", None], object)}],
@@ -36,7 +37,8 @@ def test_what_was_put_aside_comes_back_bit_for_bit(tmp_path: Path) -> None:
     _written(tmp_path / "of")
     files = BatchFiles(tmp_path / "of")
     assert files.prompts == 7 and files.names == {"component": ["mlp", "attn"]} and files.keys == list(PARTS)
-    expected = {**PARTS, ("gates", 1, ""): [*PARTS["gates", 1, ""], PARTS["gates", 1, ""][0]]}
+    together = {key: [{name: stacked([piece[name] for piece in of]) for name in of[0]}] for key, of in PARTS.items()}
+    expected = {**together, ("gates", 1, ""): [*together["gates", 1, ""], PARTS["gates", 1, ""][0]]}
     for key, pieces in expected.items():
         found = list(files.columns(key))
         assert [list(piece) for piece in found] == [list(piece) for piece in pieces]
@@ -52,7 +54,7 @@ def test_what_was_put_aside_comes_back_bit_for_bit(tmp_path: Path) -> None:
             assert torch.equal(getattr(found_count, name), getattr(wanted, name))
 
 
-@pytest.mark.parametrize(("lost", "prompts"), [("0000004.json", 4), ("0000004.npy", 4), ("0000000.json", 0)])
+@pytest.mark.parametrize(("lost", "prompts"), [("0000004.json", 4), ("0000004.bin", 4), ("0000000.json", 0)])
 def test_batches_count_up_to_the_first_that_is_not_whole(lost: str, prompts: int, tmp_path: Path) -> None:
     _written(tmp_path)
     (tmp_path / lost).unlink()

@@ -1,6 +1,8 @@
 """Models where and in the precision that a run asks for."""
 
+import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from probes.suite import load_suite
 from tests.pairs import build_pair, write_suite
 from tests.runs import NO_REPORT
 from tv.checkpoints.live import load_model
+from tv.checkpoints.opening import open_checkpoint
 from tv.errors import CheckpointError, InputError
+from tv.measures import cache
+from tv.measures.decomposition import Decomposition, decompose
 from tv.runtime.compute import Compute
 
 
@@ -97,3 +102,39 @@ def test_a_run_in_another_precision(suite: Path, plain: probes.Run, tmp_path: Pa
     both = [r["changes"].sort_values(keys, ignore_index=True) for r in (run, plain)]
     error = (both[0].norm_base - both[1].norm_base).abs() / both[1].norm_base
     assert both[0][keys].equals(both[1][keys]) and 1e-4 < error.median() < 0.05
+
+
+def test_a_run_decomposes_each_matrix_of_the_base_once(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weight tables of two tuned models, the ledger, split and the link share them; nothing of them is left."""
+    seen: Counter[bytes] = Counter()
+
+    def counting(weight: torch.Tensor) -> Decomposition:
+        seen[weight.contiguous().numpy().tobytes()] += 1
+        return decompose(weight)
+
+    monkeypatch.setattr(cache, "decompose", counting)
+    moved = load_suite(suite).tuned["moved"]
+    wanted = {"methods": ["split"], "metric": "logit_diff", "curves": False, "controls": []}
+    settings = {**json.loads(suite.read_text(encoding="utf-8")), "tuned": {"a": moved, "b": moved}, "attribute": wanted}
+    several = suite.with_name("several.yaml")
+    several.write_text(json.dumps(settings), encoding="utf-8")
+    run = probes.run(several, out=tmp_path / "run", stages=NO_REPORT)
+    base = open_checkpoint(load_suite(suite).base)
+    matrices = [base.matrix(module).float().contiguous() for module in base.architecture.modules if not module.tied]
+    whole = [matrix.numpy().tobytes() for matrix in matrices if matrix.ndim == 2]
+    assert len(whole) >= 16 and [seen[matrix] for matrix in whole] == [1] * len(whole)
+    assert set(seen.values()) == {1}  # heads too
+    assert {"link", "ledger", "effects"} <= set(run.tables) and not (run.path / "decompositions").exists()
+
+
+def test_a_cache_of_the_user_is_kept(suite: Path, tmp_path: Path) -> None:
+    pairs = Pairs(load_suite(suite), Compute(cache=tmp_path / "own"))
+    pairs.keep_decompositions(tmp_path / "other")
+    pairs.session("moved")
+    assert os.listdir(tmp_path) == ["own"]
+    plain = Pairs(load_suite(suite))
+    plain.pair("moved")
+    for module, basis in plain.bases().items():
+        torch.testing.assert_close(basis.vectors, pairs.bases()[module].vectors, rtol=0, atol=0)

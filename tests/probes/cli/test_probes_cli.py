@@ -242,7 +242,7 @@ def test_sites_to_keep_are_split_at_commas(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("probes.job.prepare", looked_at)
     for words in ([], ["--keep", "resid_post"], ["--keep", "resid_post,attn_out"]):
-        call(monkeypatch, capsys, main, "run", "suite.yaml", *words)
+        call(monkeypatch, capsys, main, "run", "data/suites/demo.yaml", *words)
     assert given == [None, ["resid_post"], ["resid_post", "attn_out"]]
 
 

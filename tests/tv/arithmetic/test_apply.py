@@ -183,14 +183,19 @@ def test_bfloat16_says_what_it_loses_and_is_loadable(tmp_path: Path) -> None:
 
 def test_conflicts_are_those_of_cosine(tmp_path: Path) -> None:
     base, first, second = family(tmp_path)
-    found = tv.apply(base, {first: 1.0, second: 1.0}, out=tmp_path / "out", method="ties").conflicts
+    sources, out = {first: 1.0, second: 1.0}, tmp_path / "out"
+    found = tv.apply(base, sources, out=out, method="ties", directions=True).conflicts
     table = tv.cosine(base, {"a": first, "b": second})
     whole = table[table.scope == "whole"].iloc[0]
     assert len(found) == 1 and found.a[0] == "llama-tuned" and found.b[0] == "second"
-    for column in ("cosine", "cosine_shared_z", "sign_conflict", "conflict_energy"):
+    for column in ("cosine", "cosine_z", "cosine_shared_z", "sign_conflict", "conflict_energy"):
         assert found[column][0] == pytest.approx(whole[column], abs=1e-6), column
     linear = table[table.module.isin(["q", "k", "v", "o", "gate", "up", "down", "unembed"])]
     assert found.overlap_left_kappa[0] == pytest.approx(linear.overlap_left_kappa.mean(), abs=1e-5)
+    entries = tv.apply(base, sources, out=tmp_path / "sum").conflicts  # the default: what adds up over entries
+    for column in ("cosine", "cosine_z", "sign_conflict", "sign_conflict_null", "conflict_energy"):
+        assert entries[column][0] == pytest.approx(found[column][0], rel=1e-9), column
+    assert entries[["cosine_shared_z", "overlap_left_kappa", "overlap_right_kappa"]].isna().all(axis=None)
     plain = tv.apply(base, {first: 1.0, second: 1.0}, out=tmp_path / "plain", method="ties", conflicts=False)
     assert plain.conflicts.empty and list(plain.conflicts) == list(found)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "plain")]
@@ -331,6 +336,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     code, stdout, stderr = call(monkeypatch, capsys, main, "apply", base, *options)
     assert code == 0, stderr
     assert "how the vectors conflict" in stdout and "times what rounding added" in stdout
+    assert "signs differ" in stdout.replace("\n", " ") and "κ left" not in stdout
     live = load_model(base)
     scales = {tv.extract(base, first): 0.7, tv.extract(base, second): -0.3}
     with tv.variant(live, scales, method="ties", density=0.5):

@@ -184,3 +184,15 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(loader, "is_gguf_available", lambda *_: False)
     with pytest.raises(tv.CheckpointError, match=r"pip install 'tuning-probes\[gguf\]'"):
         tv.open_checkpoint(file)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no list of mapped files")
+def test_nothing_of_the_file_stays_in_memory(tmp_path: Path) -> None:
+    """However large the file, what was read of it does not count as this process's memory."""
+    file = write_gguf(build_model(), tmp_path / "model.gguf")
+    checkpoint = tv.open_checkpoint(file)
+    for name in checkpoint.names:
+        checkpoint.tensor(name)
+    maps = Path("/proc/self/smaps").read_text(encoding="utf-8").split(f"{file}\n")[1:]
+    resident = [int(line.split()[1]) for part in maps for line in part.splitlines()[:8] if line.startswith("Rss:")]
+    assert len(maps) == len(resident) >= 1 and sum(resident) == 0

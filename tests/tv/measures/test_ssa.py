@@ -1,12 +1,21 @@
 """SSA, k and nulls against a float64 SVD, planted cases, and simulation."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from tv.measures.decomposition import decompose, energies_along, k_of, left_basis
+from tv.measures.decomposition import (
+    decompose,
+    eigenvectors,
+    energies_along,
+    gram,
+    k_of,
+    leading_eigenvectors,
+    left_basis,
+)
 from tv.measures.ssa import CEILING, Cut, align, curves
 
 SHAPES = [(40, 64), (64, 40), (48, 48), (4, 90), (90, 4), (1, 30), (30, 1)]
@@ -268,3 +277,27 @@ def test_float32_products_do_not_depend_on_the_size_of_the_tuning_vector(scale: 
     scaled = energies_along(decomposition, delta * scale)
     assert scaled.cross.dtype == torch.float32
     assert [row.ssa for row in align(decomposition, delta * scale)] == pytest.approx([row.ssa for row in plain])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_lapack_has_the_threads_that_torch_has(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's share of them too: two libraries with every core each would wait for one another."""
+    asked: list[int] = []
+
+    class Limits:
+        def limit(self, limits: int, user_api: str) -> nullcontext[None]:
+            asked.append(limits)
+            return nullcontext()
+
+    monkeypatch.setattr("tv.measures.decomposition._threads_of", lambda package: Limits())
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        weight = _random(12, 20)
+        values, vectors = eigenvectors(gram(weight, weight))
+        largest, leading = leading_eigenvectors(gram(weight, weight), 3)
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [n, n]
+    torch.testing.assert_close(largest, values.flip(0)[:3])
+    torch.testing.assert_close((leading * vectors.flip(1)[:, :3]).sum(0).abs(), torch.ones(3, dtype=torch.float64))

@@ -72,8 +72,8 @@ def test_a_turned_tuning_vector_keeps_its_spectrum_and_forgets_its_directions(sh
     for _ in range(400):
         own, cross = _turned(decomposition, energies, n, generator)
         found = torch.linalg.eigvalsh(own).clamp(min=0).flip(0)
-        assert torch.allclose(found, expected, atol=1e-9 * float(expected[0]))
-        crosses.append(float((cross @ decomposition.near[:, 0]).pow(2).sum() / decomposition.sigma[0] ** 2))
+        assert torch.allclose(found, expected, atol=1e-5 * float(expected[0]))
+        crosses.append(float(cross[:, 0].pow(2).sum() / decomposition.sigma[0] ** 2))
     share = torch.tensor(crosses) / float(expected.sum())  # ‖T v_1‖²/‖T‖² on the far side: 1/n on average
     assert abs(float(share.mean()) - 1 / n) < 4 * float(share.std()) / math.sqrt(len(crosses))
     straight = []

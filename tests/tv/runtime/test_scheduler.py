@@ -172,7 +172,9 @@ class Mortal:
 
 
 def _shared(crew: Mortal, ahead: int | None = None) -> list[tuple[int, int]]:
-    return list(scheduler._shared(range(5), crew, 2, lambda item: f"item {item}", ahead, "use less"))
+    with scheduler._dismissed(crew):
+        team = scheduler.Team(crew, 2)
+        return list(team.finished(range(5), name=lambda item: f"item {item}", ahead=ahead, relief="use less"))
 
 
 @pytest.mark.parametrize("ahead", [None, 1, 2])

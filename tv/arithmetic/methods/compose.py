@@ -13,8 +13,9 @@ import torch
 from pydantic.fields import FieldInfo
 from torch import Tensor
 
+from tv.arithmetic.methods.elementwise import addition
 from tv.arithmetic.methods.layout import Piece
-from tv.arithmetic.methods.terms import METHODS, Merge, Terms, for_no_matrix
+from tv.arithmetic.methods.terms import METHODS, Merge, Method, Terms, for_no_matrix, moves
 from tv.runtime.options import options_of, validated
 
 
@@ -50,14 +51,13 @@ def compose(
     `deltas` are the T_i and `weight` the W, as stored, float32. A vector that does not move a piece takes no part in
     it. Returns scales, one a vector and none of them 0 → the merged T, as stored.
     """
-    of_matrix = METHODS[method]
     runs = []
     for piece in pieces:
         parts = [piece.take(delta) for delta in deltas]
-        moving = [i for i, delta in enumerate(parts) if bool(delta.any())]
+        moving = [i for i, delta in enumerate(parts) if moves(delta)]
         if moving:
-            run = of_matrix if piece.is_matrix else for_no_matrix(of_matrix)
-            chosen = options if run is of_matrix and options else {}
+            run = _method_of(piece, method)
+            chosen = options if run is METHODS[method] and options else {}
             terms = Terms(
                 tuple(parts[i] for i in moving), piece.take(weight), f"{seed} {piece.parameter} {piece.expert}"
             )
@@ -70,3 +70,17 @@ def compose(
         return total
 
     return merge
+
+
+def is_sum(method: str, pieces: Sequence[Piece]) -> bool:
+    """Whether all of these pieces are merged by adding up, entry by entry."""
+    return all(_method_of(piece, method) is addition for piece in pieces)
+
+
+def is_entrywise(method: str) -> bool:
+    """Whether a method treats matrices as it does all else: it decomposes none."""
+    return for_no_matrix(METHODS[method]) is METHODS[method]
+
+
+def _method_of(piece: Piece, method: str) -> Method:
+    return METHODS[method] if piece.is_matrix else for_no_matrix(METHODS[method])

@@ -15,6 +15,7 @@ from tv.arithmetic.methods.terms import Merge, Terms, merge_method, weighted
 from tv.runtime.seeds import seed_of
 
 Density = Annotated[float, Field(gt=0, le=1, description="The share of entries that stays")]
+_PIECE = 2**16  # entries that are worked on at a time
 _SAMPLED = 4096  # entries of a vector that its random mask depends on
 
 
@@ -37,13 +38,17 @@ def ties(terms: Terms, density: Density = 0.2) -> Merge:
     entry's sign is that of Σ λ_i T_i, and it becomes the mean of the λ_i T_i which have that sign: with all λ_i = λ the
     paper's λ τ_m.
     """
-    trimmed = torch.stack([_largest(delta, density) for delta in terms.deltas])
+    trimmed = torch.stack([_largest(delta, density).flatten() for delta in terms.deltas])
 
     def merge(scales: Sequence[float]) -> Tensor:
-        scaled = trimmed * trimmed.new_tensor(scales).reshape(-1, *[1] * (trimmed.ndim - 1))
-        agrees = scaled.sign() == scaled.sum(0).sign()
-        agrees &= scaled != 0
-        return (scaled * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+        merged = torch.empty_like(trimmed[0])
+        factors = trimmed.new_tensor(scales)[:, None]
+        for part, out in zip(trimmed.split(_PIECE, 1), merged.split(_PIECE), strict=True):
+            scaled = part * factors
+            agrees = scaled.sign() == scaled.sum(0).sign()
+            agrees &= scaled != 0
+            torch.div((scaled * agrees).sum(0), agrees.sum(0).clamp(min=1), out=out)
+        return merged.reshape(terms.weight.shape)
 
     return merge
 
@@ -55,7 +60,7 @@ def dare(terms: Terms, density: Density = 0.5) -> Merge:
     The paper's drop rate is p = 1 − density, which it searches for. A mask depends on the seed, on the parameter's name
     and on T_i itself: neither on the order of parameters or vectors nor on the device.
     """
-    return weighted([delta * _mask(delta, density, terms.key) / density for delta in terms.deltas])
+    return weighted([_dropped(delta, density, terms.key) for delta in terms.deltas])
 
 
 @merge_method("model-stock")
@@ -94,9 +99,13 @@ def _largest(delta: Float[Tensor, "..."], density: float) -> Float[Tensor, "..."
     return kept.reshape(delta.shape)
 
 
-def _mask(delta: Float[Tensor, "..."], density: float, key: str) -> Tensor:
+def _dropped(delta: Float[Tensor, "..."], density: float, key: str) -> Float[Tensor, "..."]:
+    """`delta` with entries set to 0 at random, and the others rescaled."""
     flat = delta.flatten()
     sample = flat[:: max(1, flat.numel() // _SAMPLED)].cpu().contiguous().numpy().tobytes()
-    seed = seed_of(key.encode() + sample)
-    draws = torch.rand(delta.shape, generator=torch.Generator().manual_seed(seed))  # on the CPU: the same everywhere
-    return (draws < density).to(delta.device)
+    generator = torch.Generator().manual_seed(seed_of(key.encode() + sample))
+    kept = torch.empty_like(flat)
+    for part, out in zip(flat.split(_PIECE), kept.split(_PIECE), strict=True):
+        draws = torch.rand(len(part), generator=generator)  # on the CPU: the same everywhere
+        torch.mul(part, (draws < density).to(part.device), out=out).div_(density)
+    return kept.reshape(delta.shape)

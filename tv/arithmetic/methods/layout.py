@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,17 @@ class Piece:
         """This piece of the parameter (or of its expert), (out, in) where it is a matrix."""
         view = self._view(stored)
         return torch.cat([view[start : stop : self.step] for start, stop in self.ranges]) if self.ranges else view
+
+    def within(self, start: int, stop: int) -> Piece | None:
+        """This piece of some rows of the stored matrix; None where it has none of them."""
+        if self.transposed or not self.ranges:  # they are its columns, or all its rows
+            return self
+        held = []
+        for first, last in self.ranges:
+            skipped = max(0, -(-(start - first) // self.step)) * self.step
+            if first + skipped < min(last, stop):
+                held.append((first + skipped - start, min(last, stop) - start))
+        return replace(self, ranges=tuple(held)) if held else None
 
     def put(self, stored: Tensor, value: Tensor) -> None:
         """Write it back."""

@@ -19,6 +19,7 @@ Method: TypeAlias = Callable[..., Merge]
 
 #: Every method by name: what it does to a matrix.
 METHODS: Registry[Method] = Registry("method", "tv.arithmetic.methods")
+_PIECE = 2**16  # entries looked at together
 _OTHERWISE: dict[Method, Method] = {}
 
 
@@ -58,6 +59,11 @@ class Terms:
     deltas: tuple[Float[Tensor, "..."], ...]  # float32, all of one shape, none of them zero
     weight: Float[Tensor, "..."]  # the pretrained W of the same shape, float32
     key: str = ""  # of this place in the model and of the seed: random draws depend on nothing else
+
+
+def moves(delta: Float[Tensor, "..."]) -> bool:
+    """Whether any entry is not 0: most T show it at once."""
+    return any(bool(part.any()) for part in delta.reshape(-1).split(_PIECE))
 
 
 def weighted(parts: Sequence[Tensor]) -> Merge:

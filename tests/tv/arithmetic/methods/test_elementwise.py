@@ -6,8 +6,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tv.arithmetic.methods import elementwise
 from tv.arithmetic.methods.elementwise import addition, dare, mean, model_stock, ties
-from tv.arithmetic.methods.terms import Terms
+from tv.arithmetic.methods.terms import Method, Terms
 
 
 def terms(*deltas: Tensor, key: str = "0 here -1") -> Terms:
@@ -99,3 +100,11 @@ def test_model_stock_at_its_ends() -> None:
     assert model_stock(terms(a, -a))([1.0, 1.0]).abs().max() == 0  # opposite: back to the base
     assert torch.allclose(model_stock(terms(a, -a))([1.0, -1.0]), a, atol=1e-6)  # turned round
     assert torch.allclose(model_stock(terms(a))([0.4]), 0.4 * a)
+
+
+@pytest.mark.parametrize("method", [ties, dare])
+def test_a_few_entries_at_a_time_give_the_same_bits(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = terms(*draws(3, 37, 11))
+    whole = method(given, density=0.3)([0.7, -0.4, 1.1])
+    monkeypatch.setattr(elementwise, "_PIECE", 29)
+    assert torch.equal(method(given, density=0.3)([0.7, -0.4, 1.1]).view(torch.int32), whole.view(torch.int32))

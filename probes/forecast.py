@@ -1,0 +1,224 @@
+"""What a run takes on this machine, told before it starts: CPU seconds, seconds on the clock and peak memory, by stage.
+
+A forward pass of both models and the measures of a matrix of each shape are tried out, which takes a few seconds; the
+rest is counted. What a piece costs in forwards was measured with the benchmarks, and stands here as a constant each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from probes.attribution.attributor import steps
+from probes.attribution.metric import answerable, answers
+from probes.attribution.units import Unit
+from probes.capture.noise_floor import has_noise_floor
+from probes.job import Job
+from probes.planning import curve_sets, memory_of
+from tv.architecture.anatomy import Module
+from tv.checkpoints.pairing import WeightPair
+from tv.measures.declared import TABLES
+from tv.measures.one_module import Wanted, measure_module
+from tv.prompts.encoding import Encoded, batches
+from tv.prompts.metric import answering
+
+#: Bare forwards of both models that a capture takes, by what it measures: see benchmarks/capture_speed.py.
+LIGHT, FULL, EVERYWHERE = 1 / 0.93, 1 / 0.88, 1 / 0.55
+#: What the logit lens adds to that.
+LENS = 0.5
+#: Forwards of a node of path, and nodes of a prompt on average.
+NODE, NODES = 3.5, 6.0
+#: What is read of the forward behind a changed block, where variants are read together.
+STACKED = 1.0
+#: CPU seconds of the link and of the report of one tuned model.
+PAGES = 6.0
+#: A forward pass is tried on this many tokens; of matrices only those of at most so many entries.
+TOKENS, ENTRIES = 256, 2_000_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage takes: seconds of all CPUs together, seconds on the clock, bytes of the process at its peak."""
+
+    name: str
+    cpu: float
+    wall: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """Seconds that something took here."""
+
+    cpu: float
+    wall: float
+
+    def times(self, n: float) -> _Pace:
+        return _Pace(self.cpu * n, self.wall * n)
+
+    def __add__(self, other: _Pace) -> _Pace:
+        return _Pace(self.cpu + other.cpu, self.wall + other.wall)
+
+
+_NOTHING = _Pace(0.0, 0.0)
+
+
+def forecast(job: Job) -> list[Stage]:
+    """What the stages of a job take, from a trial on its own models and matrices.
+
+    Args:
+        job: A job that is not done. Its first pair is loaded, as the run needs it too.
+
+    Returns:
+        A row for each stage, in order; none where other processes or a server do the work, whose pace a trial here does
+        not show. What an earlier process finished is not taken off.
+
+    Examples:
+        >>> job = probes.prepare("data/suites/demo.yaml", out="reports/new", stages=["weights"])
+        >>> [(stage.name, stage.cpu > 0, stage.memory > 0) for stage in forecast(job)]
+        [('weights', True, True)]
+    """
+    if job.compute.elsewhere or job.models.remote or job.suite.tokenizer == "own":
+        return []
+    paces = dict(_paces(job))
+    held = dict(memory_of(job.suite, job.pairs[0].base, job.encoded, job.compute))
+    bases = held.get("ledger bases, at most", 0)
+    beyond = {
+        "capture": bases + held.get("capture of a batch", 0),
+        "noise_floor": bases + held.get("noise floor", 0),
+        "attribute": bases + max(held.get("attribution of a batch", 0), held.get("path", 0)),
+    }
+    here = _resident()
+    return [Stage(name, pace.cpu, pace.wall, here + beyond.get(name, 0)) for name, pace in paces.items()]
+
+
+def _paces(job: Job) -> Iterator[tuple[str, _Pace]]:
+    suite, n = job.suite, len(job.pairs)
+    if "weights" in job.stages:
+        yield "weights", _weights(job)
+    if {"capture", "noise_floor", "attribute"} & set(job.stages):
+        bare = _forward(job, job.encoded, whole=True).times(sum(len(item.ids) for item in job.encoded))
+    if "capture" in job.stages:
+        lens = LENS if "lens" in suite.measure else 0.0
+        yield "capture", bare.times(2 * n * (_capture(job) + lens))
+    if "noise_floor" in job.stages and has_noise_floor(suite, job.compute.device):
+        yield "noise_floor", bare.times(2 + 2 * ("gates" in suite.measure))
+    if "attribute" in job.stages and suite.attribute is not None:
+        usable = answerable(job.encoded, suite.attribute.metric)
+        once = _forward(job, usable, whole=False).times(sum(len(item.ids) for item in usable))
+        yield "attribute", once.times(n * _forwards(job))
+    if "report" in job.stages:
+        yield "link and report", _Pace(PAGES * n, PAGES * n)
+
+
+def _capture(job: Job) -> float:
+    """Bare forwards of both models that the capture takes."""
+    if "ledger" not in job.suite.measure:
+        heads = "head_out" in job.suite.sites and {"contributions", "changes"} & set(job.suite.measure)
+        return FULL if heads else LIGHT
+    return EVERYWHERE if job.suite.ledger_positions == "all" else FULL
+
+
+def _forwards(job: Job) -> float:
+    """Forwards over the prompts that the attribution of one pair takes, in whole ones."""
+    wanted, architecture = job.suite.attribute, job.pairs[0].base.architecture
+    assert wanted is not None
+
+    def left(unit: Unit) -> float:
+        return min(1.0, 1 - max(unit.layer, 0) / architecture.n_layers) if unit.layer < architecture.n_layers else 0.0
+
+    total = 4.0  # both ends, and their proofs
+    for methods, _, units in steps(wanted, architecture):
+        for method in methods:
+            cost = method.costs(architecture, units, wanted)
+            if cost is None:
+                continue
+            if cost.backwards:
+                total += NODES * NODE
+            elif units:
+                moved = min(len(units), cost.forwards)
+                total += STACKED * sum(map(left, units)) * moved / len(units) + max(0, cost.forwards - 1 - moved)
+            else:
+                total += STACKED * cost.forwards / 2
+    if wanted.curves:
+        share = min(1.0, wanted.curve_prompts / max(1, len(job.encoded)))
+        total += STACKED * share * curve_sets(job.suite, architecture)
+    return total
+
+
+def _forward(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> _Pace:
+    """A forward pass of either model, for a token: with all logits, or those at the answers alone."""
+    pair = job.models.pair(job.pairs[0].name)
+    some, tokens = list[Encoded](), 0
+    by_length = sorted(encoded, key=lambda item: len(item.ids))
+    middle = len(by_length) // 2
+    for item in sorted(by_length, key=lambda item: abs(len(item.ids) - len(by_length[middle].ids))):
+        if tokens >= TOKENS or len(some) == job.suite.batch_size:
+            break
+        some.append(item)
+        tokens += len(item.ids)
+    [batch] = batches(some, len(some), pair.pad_id)
+
+    def both() -> None:
+        with torch.inference_mode():
+            for model in pair.models:
+                answers(model, batch, None if whole else answering)
+
+    both()  # the first call of a process is slower
+    return _timed(both).times(0.5 / tokens)
+
+
+def _weights(job: Job) -> _Pace:
+    """The tables of weights of every pair: one matrix of each shape is tried, larger ones counted by their cost."""
+    opened = job.pairs[0]
+    names = [name for name, table in TABLES.items() if table.in_runs]
+    wanted = Wanted({name: ({"levels": job.suite.epsilons} if name == "alignment" else {}) for name in names})
+    modules = opened.base.architecture.modules
+    shapes = Counter(map(_alike, modules))
+    first = {_alike(module): module for module in reversed(modules)}
+    total, tried, work = _NOTHING, _NOTHING, 0.0
+    pair = WeightPair(opened.base, opened.tuned, opened.facts)
+    for key, module in sorted(first.items(), key=lambda item: _work(item[1])):
+        if _work(module) and _entries(module) > ENTRIES and work:
+            total += tried.times(shapes[key] * _work(module) / work)
+            continue
+        tried, work = _timed(lambda module=module: measure_module(pair, module, wanted)), _work(module)  # type: ignore[misc]
+        total += tried.times(shapes[key])
+    return total.times(len(job.pairs))
+
+
+def _alike(module: Module) -> tuple[str, tuple[int, ...], int]:
+    return module.kind, module.shape, module.n_heads
+
+
+def _work(module: Module) -> float:
+    """What the decompositions of a matrix cost, up to a factor."""
+    return float(_entries(module) * min(module.shape)) if len(module.shape) == 2 else 0.0
+
+
+def _entries(module: Module) -> int:
+    return int(torch.Size(module.shape).numel())
+
+
+def _timed(work: Callable[[], object]) -> _Pace:
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return _Pace(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def _resident() -> int:
+    """Bytes that this process holds now; its peak so far where the system tells that alone."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

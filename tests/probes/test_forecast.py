@@ -1,0 +1,67 @@
+"""What a run takes, told before: every stage, in proportion to what it has to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import probes
+from probes import forecast as module
+from probes.forecast import Stage, forecast
+from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forecast")
+    return write_suite(folder, *build_pair(folder), bootstrap=20)
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is tried out takes a second of a CPU, and half of one on the clock."""
+
+    def timed(work: Any) -> Any:
+        work()
+        return module._Pace(1.0, 0.5)
+
+    monkeypatch.setattr(module, "_timed", timed)
+    monkeypatch.setattr(module, "TOKENS", 4)
+
+
+def _told(suite: Path, **settings: Any) -> dict[str, Stage]:
+    job = probes.prepare(suite, out=suite.parent / "none", **settings)
+    return {stage.name: stage for stage in forecast(job)}
+
+
+def test_every_stage_is_told(suite: Path) -> None:
+    told = _told(suite)
+    assert list(told) == ["weights", "capture", "noise_floor", "attribute", "link and report"]
+    assert all(stage.cpu > 0 and stage.wall > 0 and stage.memory > 100e6 for stage in told.values())
+    assert told["capture"].wall == pytest.approx(told["capture"].cpu / 2)
+    assert list(_told(suite, stages=["weights"])) == ["weights"]
+
+
+def test_more_prompts_take_longer_in_proportion(suite: Path) -> None:
+    once = _told(suite)
+    more = [row | {"id": f"again {row['id']}"} for row in PROMPTS]
+    write_prompts(suite.parent / "prompts.jsonl", [*PROMPTS, *more])
+    try:
+        twice = _told(suite)
+    finally:
+        write_prompts(suite.parent / "prompts.jsonl", PROMPTS)
+    assert twice["capture"].cpu == pytest.approx(2 * once["capture"].cpu, rel=0.2)
+    assert twice["weights"].cpu == once["weights"].cpu
+
+
+def test_what_is_not_asked_for_takes_nothing(suite: Path) -> None:
+    whole = _told(suite)
+    less = _told(suite, settings={"measure": ["gates"], "attribute": None, "noise_floor": False})
+    assert list(less) == ["weights", "capture", "link and report"]
+    assert less["capture"].cpu < whole["capture"].cpu
+    few = _told(suite, settings={"attribute": {"methods": ["graft"], "curves": False, "controls": []}})
+    assert few["attribute"].cpu < 0.7 * whole["attribute"].cpu
+
+
+def test_what_others_do_is_not_told(suite: Path) -> None:
+    assert _told(suite, compute=probes.Compute(workers=2)) == {}
