@@ -80,6 +80,7 @@ def forecast(job: Job) -> list[Stage]:
         not show. What an earlier process finished is not taken off.
 
     Examples:
+        >>> import probes
         >>> job = probes.prepare("data/suites/demo.yaml", out="reports/new", stages=["weights"])
         >>> [(stage.name, stage.cpu > 0, stage.memory > 0) for stage in forecast(job)]
         [('weights', True, True)]

@@ -34,6 +34,8 @@ _AT_ONCE = {"cpu": 2048}
 _AT_ONCE_ELSEWHERE = 32768
 #: Entries of logits at once.
 _LOGITS = 2**24
+#: What a block calls the hidden states that it is given, where it is told by name.
+_HIDDEN = "hidden_states"
 #: Bytes of hidden states that wait between two blocks.
 _WAITING = 2**27
 
@@ -57,7 +59,7 @@ class Row:
             "position_ids": self._inputs["position_ids"][:, self._read],
         }
         self._blocks = [model.get_submodule(block.path) for block in architecture.blocks]
-        self._given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._given: list[tuple[bool, tuple[Any, ...], dict[str, Any]]] = []
         self._rest: list[tuple[Any, ...] | None] = []
         with _standing_in(self._blocks, [self._recording(block) for block in self._blocks]):
             model(**self._inputs, use_cache=False)
@@ -68,7 +70,8 @@ class Row:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             output = run(*args, **kwargs)
-            self._given.append((args, kwargs))
+            others = {name: value for name, value in kwargs.items() if name != _HIDDEN}  # what came in is not kept
+            self._given.append((bool(args), args[1:], others))
             self._rest.append(output[1:] if isinstance(output, tuple) else None)
             return output
 
@@ -91,15 +94,12 @@ class Row:
 
     def through(self, layer: int, rows: Sequence[Float[Tensor, "n d_model"]]) -> list[Float[Tensor, "n d_model"]]:
         """What a block makes of several rows of hidden states."""
-        (args, kwargs), block = self._given[layer], self._blocks[layer]
+        (by_position, args, kwargs), block = self._given[layer], self._blocks[layer]
         several = max(1, _AT_ONCE.get(rows[0].device.type, _AT_ONCE_ELSEWHERE) // len(rows[0]))
         outputs: list[Tensor] = []
         for i in range(0, len(rows), several):
             hidden = torch.stack(tuple(rows[i : i + several]))
-            if args:
-                output = block(hidden, *args[1:], **kwargs)
-            else:
-                output = block(**{**kwargs, "hidden_states": hidden})
+            output = block(hidden, *args, **kwargs) if by_position else block(**kwargs, **{_HIDDEN: hidden})
             outputs += (output[0] if isinstance(output, tuple) else output).unbind()
         return outputs
 
@@ -190,7 +190,7 @@ def _alone(item: Encoded) -> Batch:
 
 
 def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    hidden: Tensor = args[0] if args else kwargs[_HIDDEN]
     return hidden
 
 
