@@ -24,7 +24,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from random_pair import QWEN2_05B, bare, live_pair, random_prompts, suite_of, wo
 from results import add_option, ratio, report
 
 from probes.capture.pair import Pair, make_pair
-from probes.capture.runner import Session, Shard, run_shard
+from probes.capture.runner import Session, Shard, output_bases, run_shard
 from tv.prompts.encoding import Batch, batches
 
 Way = Callable[[Batch, Path], object]
@@ -110,9 +109,9 @@ def _ways(names: Sequence[str], pair: Pair, batch_size: int) -> dict[str, Way]:
     }
     ways: dict[str, Way] = {"bare": lambda batch, _: bare(pair.base, pair.tuned, batch)}
     sessions: dict[str, Session] = {}
-    if {"full", "ledger_all"} & set(names):
-        sessions["full"] = Session.open(pair, suites["full"])
-        sessions["ledger_all"] = replace(sessions["full"], suite=suites["ledger_all"])
+    with_ledger = [name for name in ("full", "ledger_all") if name in names]
+    bases = output_bases(pair) if with_ledger else {}
+    sessions |= {name: Session.open(pair, suites[name], bases) for name in with_ledger}
     sessions |= {name: Session.open(pair, suites[name]) for name in ("light", "no_ledger") if name in names}
     print(f"bases, Grams and plan, once a pair: {time.perf_counter() - begin:.1f} s", flush=True)
     for name, session in sessions.items():

@@ -205,6 +205,8 @@ class Suite(_Part):
             packages.
         sites: What gates, contributions and changes read: gate, attn_out, mlp_out, head_out.
         ledger_positions: The places of the ledger and the logit lens.
+        lens_places: At most so many of them are read through the lens in each prompt: where the answer begins, and
+            others evenly spaced. "all": every one.
         generate: Over which continuation of every text both models are read; None: over the target.
         answer_pattern: A regular expression. Its first group, or its whole match, in what each model writes after the
             text is compared with that in the target: the metric `final_answer`. None: it is not measured.
@@ -235,6 +237,7 @@ class Suite(_Part):
     measure: tuple[str, ...] = Field(MEASUREMENTS, min_length=1)
     sites: tuple[SiteName, ...] = Field(("gate", "attn_out", "mlp_out", "head_out"), min_length=1)
     ledger_positions: Positions = "target"
+    lens_places: Count | Literal["all"] = 4
     generate: Generation | None = Field(None, validate_default=True)
     answer_pattern: str | None = None
     align: bool = Field(False, strict=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from probes.capture.runner import shards
 from probes.errors import RunError
 from probes.measures.declared import MEASURES
+from probes.measures.places import sampled
 from probes.store.schemas import PARTITIONS, SCHEMAS
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture
@@ -42,6 +43,7 @@ def estimate(
     """Bytes that each table of activations will take, within a factor of two. The other tables are small."""
     places = sum(len(positions(item, suite.positions)) for item in encoded)
     accounted = sum(len(positions(item, suite.ledger_positions)) for item in encoded)
+    through_lens = sum(len(sampled(item, suite.ledger_positions, suite.lens_places)) for item in encoded)
     n_tuned, n_layers = len(suite.tuned), architecture.n_layers
     domains = len({item.prompt.domain for item in encoded})
     n_mixtures = sum(block.experts is not None for block in architecture.blocks)
@@ -66,7 +68,7 @@ def estimate(
         "tokens": n_tuned * places,
         "gates": n_tuned * places * len(widths),
         "neurons": n_tuned * domains * neurons,
-        "lens": n_tuned * accounted * n_layers,
+        "lens": n_tuned * through_lens * n_layers,
         "contributions": (n_tuned + 1) * places * components,
         "changes": n_tuned * places * components,
         "ledger": n_tuned * accounted * modules,

@@ -17,6 +17,7 @@ from probes.measures.declared import ActivationMeasure
 from probes.measures.live_weights import bias_of, matrix_of
 from probes.measures.logit_lens import Reader, compare_lenses
 from probes.measures.places import Places
+from probes.measures.tall import Tall
 from tv.architecture.anatomy import Module
 from tv.checkpoints.streamed import is_streamed
 from tv.runtime.common_rows import common_rows
@@ -44,6 +45,7 @@ class Fixed:
     grams: Mapping[tuple[int, str], residual.HeadGrams]  # by layer and component
     splits: Mapping[Module, ledger.Split]
     delta_norms: Mapping[Module, float]  # ‖T‖_F
+    tall: Mapping[Module, Tall] = field(default_factory=dict)  # modules whose ledger is read in fewer coordinates
     changes: frozenset[str] = frozenset()  # sites of the table `changes`; others may be read for other tables
     readers: Sequence[Reader] = ()  # of both models; none where no lens is asked for
     keep: frozenset[str] = frozenset()  # sites whose vectors are kept
@@ -58,7 +60,8 @@ class BatchReducer:
     fixed: Fixed
     places: Places
     ledger_places: Places
-    following: Int[Tensor, " n"]  # the token after each of `ledger_places`, −1 where there is none
+    lens_places: Places
+    following: Int[Tensor, " n"]  # the token after each of `lens_places`, −1 where there is none
     domains: Sequence[str]  # of the prompts of the batch
     read_base: dla.Readout
     read_tuned: dla.Readout
@@ -86,7 +89,7 @@ class BatchReducer:
                 at_base, at_tuned = (x.float() for x in self._take(base.at(site), tuned.at(site)))
                 self.scales = form.scale(at_base)[:, 0], form.scale(at_tuned)[:, 0]
             elif site.name == "resid_post" and self.fixed.readers:
-                at_base, at_tuned = (self.ledger_places.take(seen.at(site)) for seen in (base, tuned))
+                at_base, at_tuned = (self.lens_places.take(seen.at(site)) for seen in (base, tuned))
                 self.unread.append((site, kept(at_base), kept(at_tuned)))
                 if not is_streamed(self.pair.base):  # of which the unembedding is not in memory here
                     self.read_late()
@@ -99,7 +102,7 @@ class BatchReducer:
         """Read through the lens what still waits for the unembedding, after the forward."""
         for site, base, tuned in self.unread:
             lens = compare_lenses(base(), tuned(), self.fixed.readers, self.following)
-            self._add("lens", site, {}, vars(lens), self.ledger_places)
+            self._add("lens", site, {}, vars(lens), self.lens_places)
         self.unread = []
 
     def _take(self, base: Tensor, tuned: Tensor, places: Places | None = None, dim: int = 1) -> tuple[Tensor, Tensor]:
@@ -303,6 +306,7 @@ class BatchReducer:
             bias_change=bias_change(module, *owners),
             split=self.fixed.splits.get(module),
             checked=checked,
+            tall=self.fixed.tall.get(module),
         )
 
     def _add(

@@ -31,8 +31,9 @@ from probes.measures.ledger import OutputBasis, Split, basis_of, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import likeliest, token_losses
-from probes.measures.places import Places, places_of
+from probes.measures.places import Places, places_of, sample_of
 from probes.measures.residual import HeadGrams, head_grams
+from probes.measures.tall import TALL, Tall, tall_of
 from probes.store.journal import BATCHES
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture, Module, Writer
@@ -89,11 +90,13 @@ class Session:
         grams = _grams(pair) if "head_out" in changes else {}
         splits: Mapping[Module, Split] = {}
         norms: Mapping[Module, float] = {}
+        tall: Mapping[Module, Tall] = {}
         if "ledger" in suite.measure:
             bases = output_bases(pair) if bases is None else bases
             splits = _of_modules(pair, bases, lambda module: split_by(bases[module], *_weights(pair, module)))
             read = [module for module in pair.architecture.modules if module not in pair.architecture.unread]
             norms = _of_modules(pair, read, lambda module: _delta_norm(*_weights(pair, module)[:2]))
+            tall = _of_modules(pair, _tall(pair, suite), lambda module: _coordinates(*_weights(pair, module)))
         form = pair.norms[pair.architecture.final_norm]
         readers = [
             Reader.of(model, pair.architecture, form, flow.logit_scale, flow.cap)
@@ -103,6 +106,7 @@ class Session:
             grams,
             splits,
             norms,
+            tall,
             changes,
             readers if "lens" in suite.measure else (),
             frozenset(suite.keep),
@@ -215,6 +219,19 @@ def with_bases(architecture: Architecture) -> list[Module]:
     ]
 
 
+def _tall(pair: Pair, suite: Suite) -> list[Module]:
+    """The float32 modules with many rows, of which coordinates are made where the ledger reads all places."""
+    if suite.ledger_positions != "all" or any(model.dtype != torch.float32 for model in pair.models):
+        return []
+    architecture = pair.architecture
+    linear = [module for module in architecture.modules if module.kind == "linear" and module.expert < 0]
+    return [m for m in linear if m not in architecture.unread and m.shape[0] >= TALL * m.shape[1]]
+
+
+def _coordinates(base: Tensor, tuned: Tensor, bias_change: Tensor | None) -> Tall:
+    return tall_of(*common_rows(base, tuned), bias_change)
+
+
 def _weights(pair: Pair, module: Module) -> tuple[Tensor, Tensor, Tensor | None]:
     """W, W + T and Δb."""
     owners = [model.get_submodule(module.path) for model in (pair.base, pair.tuned)]
@@ -240,12 +257,14 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
         for model, flow in zip(pair.models, pair.flows, strict=True)
     )
     ledger_places = places_of(batch, suite.ledger_positions)
+    lens_places = sample_of(batch, suite.ledger_positions, suite.lens_places)
     reducer = BatchReducer(
         pair,
         session.fixed,
         places_of(batch, suite.positions),
         ledger_places,
-        _following(batch, ledger_places),
+        lens_places,
+        _following(batch, lens_places),
         [item.prompt.domain for item in batch.encoded],
         read_base,
         read_tuned,
@@ -257,7 +276,7 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
     tokens = _token_columns(pair, batch, reducer.places, *logits)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
-    return reducer, tokens, _behaviour_columns(batch, tuned, *logits)
+    return reducer, tokens, _behaviour_columns(batch, tuned, *logits) if "behaviour" in suite.measure else {}
 
 
 def _looked_at(batch: Batch, reducer: BatchReducer) -> Bool[Tensor, "batch pos"]:

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from probes.measures.losses import divergence, weighed
 from probes.measures.norms import NormForm
 from tv.architecture.anatomy import Architecture
 from tv.checkpoints.streamed import in_memory
-from tv.runtime.common_rows import common_rows
 
-#: Logits that are held at a time, of each model.
+#: Logits that are held at a time, of each model: so many that a product reads the unembedding seldom.
 _PIECE = 2**24
+#: And of these, how many are weighed together: what a core's cache holds.
+_IN_CACHE = 2**19
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ def compare_lenses(
 ) -> Lens:
     """Both models' next-token distributions at one depth, each by its reader; a `target` below 0 is none."""
     read_base, read_tuned = readers
-    step = max(1, _PIECE // len(read_base.unembed.get_parameter("weight")))
+    vocab = len(read_base.unembed.get_parameter("weight"))
+    step, few = (max(1, size // vocab) for size in (_PIECE, _IN_CACHE))
     parts = [
-        _compare(read_base.logits(x), read_tuned.logits(y), t)
+        _compare(*logits)
         for x, y, t in zip(base.split(step), tuned.split(step), target.split(step), strict=True)
+        for logits in zip(read_base.logits(x).split(few), read_tuned.logits(y).split(few), t.split(few), strict=True)
     ]
     return Lens(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
@@ -91,12 +95,11 @@ def _compare(x: Float[Tensor, "n vocab"], y: Float[Tensor, "n vocab"], target: I
     y = y.to(x.device)
     target = target.to(x.device)
     known, at = target >= 0, target.clamp(min=0)[:, None]
+    both = weighed(x), weighed(y)
     ranks, probs = [], []
-    for logits in (x, y):
+    for logits, seen in zip((x, y), both, strict=True):
         own = logits.gather(1, at)
         ranks.append(torch.where(known, (logits > own).sum(1), -1))
-        prob = (own[:, 0] - logits.logsumexp(1)).exp()
+        prob = (own[:, 0] - seen.log_total).exp()
         probs.append(torch.where(known, prob, torch.full_like(prob, float("nan"))))
-    p, q = (logits.log_softmax(1) for logits in common_rows(x, y, dim=-1))
-    kl = (p.exp() * (p - q)).sum(1).clamp(min=0)
-    return Lens(target, ranks[0], ranks[1], probs[0], probs[1], kl)
+    return Lens(target, ranks[0], ranks[1], probs[0], probs[1], divergence(x, y, *both))

@@ -50,13 +50,11 @@ def token_losses(
         piece = slice(i, i + step) if whole else at
         x = a[piece].float()
         y = b[piece if whole else at.to(b.device)].to(x.device).float()
-        (greedy_base[at], p, of_x), (greedy_tuned[at], _, of_y) = _weighed(x), _weighed(y)
-        nll_base[at] = of_x - x.gather(1, token)[:, 0]
-        nll_tuned[at] = of_y - y.gather(1, token)[:, 0]
-        if len(x[0]) != len(y[0]):
-            x, y = common_rows(x, y, dim=-1)
-            (_, p, of_x), (_, _, of_y) = _weighed(x), _weighed(y)
-        kl[at] = (torch.linalg.vecdot(p, x - y) / p.sum(-1) - of_x + of_y).clamp(min=0)
+        seen, seen_tuned = weighed(x), weighed(y)
+        greedy_base[at], greedy_tuned[at] = seen.greedy, seen_tuned.greedy
+        nll_base[at] = seen.log_total - x.gather(1, token)[:, 0]
+        nll_tuned[at] = seen_tuned.log_total - y.gather(1, token)[:, 0]
+        kl[at] = divergence(x, y, seen, seen_tuned)
     before = (flat - 1).clamp(min=0)
     nothing = torch.full_like(kl[flat], float("nan"))
     return TokenLosses(
@@ -71,11 +69,33 @@ def likeliest(logits: Float[Tensor, "... vocab"]) -> Int[Tensor, "..."]:
     return torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
 
 
-def _weighed(
-    logits: Float[Tensor, "n vocab"],
-) -> tuple[Int[Tensor, " n"], Float[Tensor, "n vocab"], Float[Tensor, " n"]]:
-    """The likeliest tokens, every token's probability as a multiple of theirs, and the logsumexp of the logits."""
+@dataclass(frozen=True)
+class Weighed:
+    """A softmax that is not divided by its sum."""
+
+    greedy: Int[Tensor, " n"]  # the likeliest token
+    weights: Float[Tensor, "n vocab"]  # every token's probability as a multiple of the likeliest's
+    total: Float[Tensor, " n"]  # their sum
+    log_total: Float[Tensor, " n"]  # the logsumexp of the logits
+
+
+def weighed(logits: Float[Tensor, "n vocab"]) -> Weighed:
+    """The next token's distribution; −log p of a token is `log_total` less its logit."""
     greedy = likeliest(logits)
     top = logits.gather(1, greedy[:, None])
     weights = (logits - top).exp_()
-    return greedy, weights, top[:, 0] + weights.sum(-1).log()
+    total = weights.sum(-1)
+    return Weighed(greedy, weights, total, top[:, 0] + total.log())
+
+
+def divergence(
+    base: Float[Tensor, "n vocab"], tuned: Float[Tensor, "n vocab"], of_base: Weighed, of_tuned: Weighed
+) -> Float[Tensor, " n"]:
+    """KL(base ‖ tuned), nats, of two models' logits weighed before; over the vocabulary in common."""
+    if base.shape[-1] != tuned.shape[-1]:
+        base, tuned = common_rows(base, tuned, dim=-1)
+        of_base, of_tuned = weighed(base), weighed(tuned)
+    # The tuned model's weights are of no more use: their memory takes the difference.
+    apart = torch.sub(base, tuned, out=of_tuned.weights)
+    inside = torch.linalg.vecdot(of_base.weights, apart) / of_base.total
+    return (inside - of_base.log_total + of_tuned.log_total).clamp(min=0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tv.prompts.encoding import Batch, Positions, positions
+from tv.prompts.encoding import Batch, Encoded, Positions, positions
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,26 @@ def places_of(batch: Batch, which: Positions) -> Places:
     return _places(batch, [positions(item, which) for item in batch.encoded])
 
 
-def _places(batch: Batch, chosen: Sequence[range]) -> Places:
+def sample_of(batch: Batch, which: Positions, count: int | Literal["all"]) -> Places:
+    """At most `count` of these places in each prompt, see `sampled`."""
+    return _places(batch, [sampled(item, which, count) for item in batch.encoded])
+
+
+def sampled(item: Encoded, which: Positions, count: int | Literal["all"]) -> Sequence[int]:
+    """At most `count` positions of a prompt: where its answer begins, then others as evenly spaced as can be.
+
+    With a continuation that is where the continuation begins, and without either the text's last.
+    """
+    chosen = positions(item, which)
+    if count == "all" or len(chosen) <= count:
+        return chosen
+    first = item.n_text - 1 if item.n_text - 1 in chosen else chosen.start
+    spaced = np.linspace(chosen.start, chosen.stop - 1, count).round().astype(int).tolist()
+    spaced.remove(min(spaced, key=lambda pos: abs(pos - first)))
+    return sorted([first, *spaced])
+
+
+def _places(batch: Batch, chosen: Sequence[Sequence[int]]) -> Places:
     row = torch.tensor([i for i, span in enumerate(chosen) for _ in span], dtype=torch.long)
     pos = torch.tensor([p for span in chosen for p in span], dtype=torch.long)
     length = batch.input_ids.shape[1]

@@ -33,9 +33,9 @@ def lens(chapter: Chapter) -> Iterator[Panel]:
         chances.append(_both(by_layer[["prob_base", "prob_tuned"]].mean(), "probability", _FROM_ZERO))
         distances.append(_lines(by_layer.kl.mean().to_frame("KL"), "KL(base ‖ tuned), nats", _FROM_ZERO))
     note = (
-        "Each layer's residual stream read through its own model's final norm and unembedding, at the place before the "
-        "target. Where the two lines part is where the tuned model begins to say something else; early layers need not "
-        "be readable this way in either model."
+        "Each layer's residual stream read through its own model's final norm and unembedding, at "
+        f"{_places(chapter)}. Where the two lines part is where the tuned model begins to say something else; early "
+        "layers need not be readable this way in either model."
     )
     plots = [
         Figure("lens-rank", "Rank of the target, median over prompts", ranks),
@@ -61,6 +61,17 @@ def experts(chapter: Chapter) -> Iterator[Panel]:
 def _with_domain(chapter: Chapter, rows: pd.DataFrame) -> pd.DataFrame:
     prompts = rows_of(chapter.run, "prompts", "prompt_id domain", []).set_index("prompt_id")
     return rows.assign(domain=rows.prompt_id.map(prompts.domain))
+
+
+def _places(chapter: Chapter) -> str:
+    """Where the lens was read, in the words of the note."""
+    suite = chapter.run.manifest["suite"]
+    count = suite.get("lens_places", "all")  # before there was a choice every place was read
+    where = {"target": "the places that predict the target's tokens", "last": "the text's last token"}
+    chosen = where.get(suite.get("ledger_positions", "target"), "the places of `ledger_positions`")
+    return (
+        chosen if count == "all" else f"{chosen} (at most {count} a prompt: the answer's first, others evenly spaced)"
+    )
 
 
 _FROM_ZERO = {"rangemode": "tozero"}

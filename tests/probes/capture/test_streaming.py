@@ -29,14 +29,22 @@ def files(directory: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("architecture", "bound"), [("falcon", 2**26), ("gemma2", 0), ("qwen3_next", 0)])
+@pytest.mark.parametrize(
+    ("architecture", "bound", "accounted"),
+    [("falcon", 2**26, "target"), ("gemma2", 0, "all"), ("qwen3_next", 0, "all")],
+)
 def test_tables_are_the_same_to_the_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, bound: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, bound: int, accounted: str
 ) -> None:
     shelves: list[Shelf] = []
     monkeypatch.setattr(turns, "Shelf", lambda _: shelves.append(Shelf(bound)) or shelves[-1])
     suite = write_suite(
-        tmp_path, *build_pair(tmp_path, architecture), measure=EVERYTHING, batch_size=2, keep=["resid_post"]
+        tmp_path,
+        *build_pair(tmp_path, architecture),
+        measure=EVERYTHING,
+        batch_size=2,
+        keep=["resid_post"],
+        ledger_positions=accounted,
     )
     found = []
     for streams in (False, True):

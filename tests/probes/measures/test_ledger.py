@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from probes.measures import ledger
+from probes.measures import ledger, tall
 from probes.measures.ledger import Ledger, gain_ledger, linear_ledger, lookup_ledger, output_basis, split_by
 
 torch.manual_seed(0)
@@ -46,7 +46,7 @@ def ledger_of(m: dict[str, Tensor], **options: object) -> Ledger:
 @pytest.mark.parametrize("piece", [2**21, 64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_terms_are_their_definitions(shape: tuple[int, int], piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "_PIECE", piece)
+    monkeypatch.setattr(tall, "_PIECE", piece)
     m = made(*shape)
     found = ledger_of(m)
     direct, change = m["x"] @ m["t"].T + m["db"], m["y_tuned"] - m["y"]
@@ -228,3 +228,36 @@ def test_new_share_of_random_writes_is_its_null(shape: tuple[int, int]) -> None:
         shares.append(float(found.new_share_10.mean()))
         null = float(found.new_share_10_null[0])
     assert sum(shares) / 200 == pytest.approx(null, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(90, 20), (60, 7), (33, 20)])
+@pytest.mark.parametrize("t", ["any", "low rank", "of w", "none"])
+def test_a_tall_module_has_the_same_terms_in_few_coordinates(shape: tuple[int, int], t: str) -> None:
+    m = made(*shape)
+    steps = {"any": m["t"], "low rank": m["t"][:, :2] @ m["t"][:2], "of w": 0.1 * m["w"], "none": 0 * m["t"]}
+    m = moved_to(m, steps[t], m["moved"], m["db"])
+    checked = torch.tensor([1, 5])
+    few = tall.tall_of(m["w"].float(), (m["w"] + m["t"]).float(), m["db"].float())
+    expected, found = ledger_of(m, checked=checked), ledger_of(m, checked=checked, tall=few)
+    for name, values in vars(found).items():
+        if name != "closure":
+            torch.testing.assert_close(values, getattr(expected, name), rtol=2e-4, atol=2e-5, equal_nan=True)
+    assert found.closure.isnan().tolist() == [True, False, True, True, True, False]
+    assert float(found.closure[checked].max()) < 1e-4
+    torch.testing.assert_close(shares_of(found).sum(0), torch.ones(6), atol=1e-5, rtol=0)
+
+
+def test_coordinates_of_a_module_that_did_not_move_are_exactly_zero() -> None:
+    w = made(33, 5)["w"].float()
+    direct, inherited, interaction = tall.tall_of(w, w).terms(torch.ones(2, 5), torch.ones(2, 5))
+    assert not direct.any() and not interaction.any() and inherited.any()
+
+
+@pytest.mark.parametrize(("k", "k10", "beyond"), [(2, 1, False), (7, 1, True), (3, 6, False), (8, 2, True)])
+def test_what_lies_outside_is_read_from_the_shorter_end(k: int, k10: int, beyond: bool) -> None:
+    basis = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64))[0]
+    cut, x = ledger.Cut(k, k10, 9), torch.randn(4, 9, dtype=torch.float64)
+    assert (cut.beyond, cut.of(basis).shape[1]) == (beyond, k10 + 9 - k if beyond else max(k, k10))
+    outside = cut.outside(x @ cut.of(basis), x.square().sum(1))
+    for found, n in zip(outside, (k, k10), strict=True):
+        torch.testing.assert_close(found, (x - x @ basis[:, :n] @ basis[:, :n].T).square().sum(1))
