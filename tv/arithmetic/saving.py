@@ -19,10 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tv.architecture.resolve import skeleton
 from tv.arithmetic.rounding import stored_dtype
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.checkpoints.live import load_tokenizer
 from tv.checkpoints.location import BESIDE
 from tv.checkpoints.opening import Source
 from tv.checkpoints.parameters import Place
@@ -101,8 +99,12 @@ def entries(checkpoint: Checkpoint, moved: Moved, dtype: torch.dtype) -> list[En
 
 def _reverted(checkpoint: Checkpoint, moved: Moved, dtype: torch.dtype) -> Iterator[Entry]:
     """The tensors of the files that transformers makes parameters of: made back by its own steps, a group at a time."""
+    if not checkpoint.converted:
+        return
+    from tv.architecture.resolve import skeleton
+
     last: dict[tuple[str, ...], dict[str, Tensor]] = {}
-    model = skeleton(checkpoint.config) if checkpoint.converted else None
+    model = skeleton(checkpoint.config)
 
     def values(names: tuple[str, ...], key: str) -> Iterator[Tensor]:
         if names not in last:
@@ -175,5 +177,7 @@ def write_surroundings(directory: Path, source: Source, checkpoint: Checkpoint, 
     if is_live(source) and source.generation_config is not None:
         source.generation_config.save_pretrained(directory)
     if is_live(source) or isinstance(source, str | Path):
+        from tv.checkpoints.live import load_tokenizer
+
         with suppress(CheckpointError):  # a live model may have no tokenizer anywhere; it loads without
             load_tokenizer(source).save_pretrained(directory)

@@ -40,6 +40,7 @@ class Description:
             raise CheckpointError(f"{path}: no config.json; pass a Hugging Face model directory")
         self._place = _place(self.file)
         self.known, self._layouts = False, 0  # whether its model has been described before, and of how many files
+        self._as_read = False  # whether its model is known to leave the configuration as it is
         kept = None if self._place is None else read_cached(self._place)
         if kept is not None:
             try:
@@ -50,6 +51,7 @@ class Description:
             # cached properties that need not be computed any more
             self.tree, (self.architecture, self.settings) = tree, found
             self.known, self._layouts = True, len(tree.layouts)
+            self._as_read = kept.get("config_as_read") is True
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -88,8 +90,8 @@ class Description:
         return getattr(self.config, "transformers_weights", None)
 
     def get_config(self) -> PretrainedConfig:
-        """The configuration as its model has it: some classes change theirs."""
-        return self.model.config
+        """The configuration as its model has it: some classes change theirs, of the others none is built."""
+        return self.config if self._as_read else self.model.config
 
     def get_model(self) -> PreTrainedModel:
         return self.model
@@ -99,7 +101,8 @@ class Description:
         if self._place is None or (self.known and self._layouts == len(self.tree.layouts)):
             return
         if type(self.model).__module__.startswith("transformers."):
-            parts = {"tree": self.tree.to_json(), "settings": self.settings.to_json()}
+            as_read = self.model.config.to_dict() == _config(self.path, self.file).to_dict()
+            parts = {"tree": self.tree.to_json(), "settings": self.settings.to_json(), "config_as_read": as_read}
             write_cached(self._place, {**parts, "architecture": to_json(self.architecture)})
 
 

@@ -92,6 +92,15 @@ def test_a_configuration_that_its_class_changes_is_the_changed_one(tmp_path: Pat
     assert warm.config.to_dict() == cold.config.to_dict() and warm.settings == cold.settings
 
 
+def test_a_configuration_that_its_class_leaves_as_it_is_needs_no_class(
+    tmp_path: Path, cache: Path, no_classes: Any
+) -> None:
+    tiny_config("qwen2").save_pretrained(tmp_path / "model")
+    cold = outline(tmp_path / "model").config
+    no_classes()
+    assert outline(tmp_path / "model").config.to_json_string() == cold.to_json_string()
+
+
 @pytest.mark.parametrize("path", [path for path in _PUBLISHED if path.stem in ("gemma-4-e4b", "mistral-small-3.1")])
 def test_a_published_configuration_comes_back(path: Path) -> None:
     described = Description(path)
