@@ -28,7 +28,6 @@ from tv.checkpoints.tensors import header_of
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
 from tv.runtime.live_models import is_live
-from tv.runtime.transformers_private import revert_weight_conversion
 
 
 class Moved(Protocol):
@@ -102,6 +101,7 @@ def _reverted(checkpoint: Checkpoint, moved: Moved, dtype: torch.dtype) -> Itera
     if not checkpoint.converted:
         return
     from tv.architecture.resolve import skeleton
+    from tv.runtime.transformers_private import revert_weight_conversion
 
     last: dict[tuple[str, ...], dict[str, Tensor]] = {}
     model = skeleton(checkpoint.config)
