@@ -206,13 +206,20 @@ class _Stage:
     began: float
     first: int
     due: float
+    paced: tuple[float, int] | None = None  # when its first part here was done, and how many were then
     over: bool = False
 
     def left(self, now: float, done: int, total: int | None) -> float | None:
-        """Seconds until it is done, at the pace so far; None where nobody knows."""
+        """Seconds until it is done, at the pace so far; None where nobody knows.
+
+        The first part does not count: what is made once, for all parts, is made before it is done.
+        """
         if total is None or done <= self.first:
             return None
-        return (now - self.began) / (done - self.first) * (total - done)
+        if self.paced is None:
+            self.paced = now, done
+        since, first = self.paced
+        return (now - since) / (done - first) * (total - done) if done > first else None
 
     def is_due(self, now: float, done: int, total: int | None, transient: bool) -> bool:
         """Whether a line is to be said now: after a while, then now and then, and once at the end."""

@@ -179,7 +179,10 @@ def test_without_a_terminal_a_stage_says_how_long_it_will_take_yet(told: Callabl
 
 
 def test_what_was_done_before_a_restart_does_not_count_as_speed(told: Callable[..., list[str]]) -> None:
-    assert told([(0.0, 50), (10.0, 60)], False) == ["capture 60/100, 10 s, about 40 s left"]
+    said = told([(0.0, 50), (20.0, 60), (30.0, 70)], False)
+    assert said == ["capture 60/100, 20 s"] and told([(0.0, 50), (2.0, 60), (12.0, 70)], False) == [
+        "capture 70/100, 12 s, about 30 s left"
+    ]
 
 
 def test_a_short_stage_of_a_small_command_says_nothing(told: Callable[..., list[str]]) -> None:
@@ -189,9 +192,10 @@ def test_a_short_stage_of_a_small_command_says_nothing(told: Callable[..., list[
 
 def test_with_json_every_step_has_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     begin(quiet=False, json=True)
-    now = iter([0.0, 2.0])
+    now = iter([0.0, 2.0, 3.0])
     with Stages(clock=lambda: next(now)) as stages:
         stages.update("capture", 0, 4)
         stages.update("capture", 1, 4, "a")
+        stages.update("capture", 2, 4, "b")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [(line["elapsed"], line["left"]) for line in lines] == [(0.0, None), (2.0, 6.0)]
+    assert [(line["elapsed"], line["left"]) for line in lines] == [(0.0, None), (2.0, None), (3.0, 2.0)]
