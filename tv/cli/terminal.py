@@ -175,7 +175,10 @@ class Stages:
     def update(self, stage: str, done: int = 0, total: int | None = None, label: str = "") -> None:
         """`done` of `total` parts of `stage` are done; `label` names the last."""
         now = self.clock()
-        known = self.stages.setdefault(stage, _Stage(now, done, now + _FIRST))
+        known = self.stages.get(stage)
+        if known is None or done < known.done or total != known.total:  # a stage may have steps of their own lengths
+            known = self.stages[stage] = _Stage(now, done, known.due if known else now + _FIRST, total)
+        known.done = done
         elapsed, left = now - known.began, known.left(now, done, total)
         if _speech.quiet:
             return
@@ -185,7 +188,7 @@ class Stages:
             self._draw(stage, done, total, "" if left is None else f"{duration(left)} left")
         elif known.is_due(now, done, total, self.transient):
             rest = "" if left is None or done == total else f", about {duration(left)} left"
-            parts = f" {done}/{total}" if total else ""
+            parts = (f" {done}/{total}" if total else "") + (f" ({printable(label)})" if label else "")
             print(f"{printable(stage)}{parts}, {duration(elapsed)}{rest}", file=sys.stderr, flush=True)
 
     def _draw(self, stage: str, done: int, total: int | None, left: str) -> None:
@@ -206,6 +209,8 @@ class _Stage:
     began: float
     first: int
     due: float
+    total: int | None = None
+    done: int = 0
     paced: tuple[float, int] | None = None  # when its first part here was done, and how many were then
     over: bool = False
 
