@@ -72,7 +72,7 @@ def _after_first(act: Callable[[], None]) -> Callable[[str, int, int, str], None
 
 
 def _reports(crew: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the workers of such crews report from now on. Nobody is given an item before both of a crew are up."""
+    """What the workers of such crews report from now on. Nobody is given an item before all of a crew are up."""
     found: list[Any] = []
     ahead = deque[Any]()
     known: list[Any] = []
@@ -80,7 +80,7 @@ def _reports(crew: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def told(self: Any) -> Any:
         if not ahead:
-            ahead.extend(wait(self) for _ in range(1 if self in known else 2))
+            ahead.extend(wait(self) for _ in range(1 if self in known else len(self.hired)))
             known.append(self)
         worker, report = ahead.popleft()
         found.append(report)
