@@ -302,7 +302,7 @@ def _floor(behaviour_floor: Table, prompt_effects: Table) -> float:
     if behaviour_floor is None or prompt_effects is None or prompt_effects.empty:
         return LEAST_FLOOR
     rows = behaviour_floor[(behaviour_floor.domain == ALL_DOMAINS) & behaviour_floor.floor.notna()]
-    return max(LEAST_FLOOR, *rows[rows.metric == _metric(prompt_effects)].floor)
+    return max([LEAST_FLOOR, *rows[rows.metric == _metric(prompt_effects)].floor])
 
 
 def _sizes(values: Mapping[str, Floats], floor: float) -> dict[str, Floats]:

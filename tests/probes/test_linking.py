@@ -250,6 +250,8 @@ def test_effects_within_the_floor_have_no_order() -> None:
     assert np.isnan(_row(_link(behaviour_floor=floor.assign(floor=50.0))[1], **at).rho)
     tiny = _prompt_effects().assign(effect=lambda table: table.effect * 1e-7)
     assert np.isnan(_row(_link(prompt_effects=tiny)[1], **at).rho)  # no floor was measured: 1e-5
+    other = floor[floor.metric == "target_nll"]  # none for the metric of the effects, as for first_divergence
+    assert np.isnan(_row(_link(prompt_effects=tiny, behaviour_floor=other)[1], **at).rho)
 
 
 def test_prompts_of_one_cluster_count_as_one() -> None:

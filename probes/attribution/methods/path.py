@@ -112,10 +112,10 @@ def path_effects(
     """Every prompt's shares, prompts in the order given.
 
     Each prompt begins with `nodes` Gauss–Legendre nodes and gets another where its integrand bends until it misses no
-    more than `tolerance` of the mean change, or has `most_nodes`; see `Integral`. Logs a warning where the shares of
-    all do not add up to within `tolerance`. A change that is not above `floor`, which rounding alone can make, needs no
-    more nodes: nothing is shared out. Costs about 3.5 forward passes a node. Memory: both models, a third copy of the
-    weights that moved at θ(α), T where it is small, and the activations of one batch.
+    more than `tolerance` of the mean change in its domain, or has `most_nodes`; see `Integral`. Logs a warning where
+    the shares of all do not add up to within `tolerance`. A change that is not above `floor`, which rounding alone can
+    make, needs no more nodes: nothing is shared out. Costs about 3.5 forward passes a node. Memory: both models, a
+    third copy of the weights that moved at θ(α), T where it is small, and the activations of one batch.
 
     Args:
         pair: The two models.
@@ -145,10 +145,10 @@ def path_effects(
     known, base, tuned = [encoded[i] for i in at.tolist()], base[at], tuned[at]
     whole = float(np.abs(tuned - base).sum())
     still = whole <= floor * len(known)
-    allowed = np.inf if still else tolerance * whole / len(known)
+    allowed = {} if still else _allowed(known, np.abs(tuned - base), tolerance, floor)
     integrals = dict(done or {})
     todo = [
-        _Prompt(item, Integral(before, after, nodes, most_nodes, allowed, floor))
+        _Prompt(item, Integral(before, after, nodes, most_nodes, allowed.get(item.prompt.domain, np.inf), floor))
         for item, before, after in zip(known, base.tolist(), tuned.tolist(), strict=True)
         if item.prompt.id not in integrals
     ]
@@ -180,6 +180,16 @@ def path_effects(
             "; a router's choice jumps along the path" if mixes else "",
         )
     return effects
+
+
+def _allowed(encoded: Sequence[Encoded], moved: Floats, tolerance: float, floor: float) -> dict[str, float]:
+    """By domain, what a prompt may miss: a part of the mean change, of all prompts or of the domain's own if less.
+
+    Then the shares of each domain add up too. A domain that did not move beyond rounding has nothing to add up to.
+    """
+    whole, domains = float(moved.mean()), np.array([item.prompt.domain for item in encoded])
+    means = {str(domain): float(moved[domains == domain].mean()) for domain in np.unique(domains)}
+    return {domain: tolerance * (min(mean, whole) if mean > floor else whole) for domain, mean in means.items()}
 
 
 def _require_gradients(pair: Pair, metric: Metric) -> None:

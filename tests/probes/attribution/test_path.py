@@ -6,7 +6,7 @@ import torch
 
 from probes.attribution.forwards import values
 from probes.attribution.integrand import Integrand
-from probes.attribution.methods.path import path_effects
+from probes.attribution.methods.path import _allowed, path_effects
 from probes.attribution.metric import Metric
 from probes.attribution.shares import Integrated
 from probes.attribution.units import Unit, units_of
@@ -14,6 +14,8 @@ from probes.errors import RunError
 from tests.pairs import MEASURED, MIXTURES, SUPPORTED
 from tests.probes.attribution.conftest import Case, checksum
 from tv.architecture.anatomy import Module
+from tv.prompts.encoding import Encoded
+from tv.prompts.files import Prompt
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
@@ -173,6 +175,16 @@ def test_more_nodes_only_where_they_are_needed(case: Case) -> None:
     found = path_effects(case.pair, case.encoded, case.metric(), batch_size=3, nodes=1, tolerance=wanted)
     assert 1 in found.nodes and found.nodes.max() > 1
     assert found.gap <= wanted < rough.gap
+
+
+def test_a_domain_that_changed_little_adds_up_to_its_own_change() -> None:
+    """Of all prompts' change it is next to nothing, so that a share of that would leave it unread."""
+    texts = [(f"p{i}", "little" if i % 2 else "much", f"w {i}") for i in range(4)]
+    encoded = [Encoded(Prompt(name, "s", domain, text), (1, 2), 2, 1, 1, 2) for name, domain, text in texts]
+    moved = np.array([10.0, 0.1, 10.0, 0.3])
+    allowed = _allowed(encoded, moved, 0.01, 1e-5)
+    assert allowed == pytest.approx({"much": 0.01 * 5.1, "little": 0.01 * 0.2})
+    assert _allowed(encoded, moved, 0.01, 0.25)["little"] == pytest.approx(0.01 * 5.1)  # rounding alone: nothing to add
 
 
 def test_what_has_no_gradient_is_refused(case: Case) -> None:
