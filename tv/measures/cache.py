@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tv.architecture.anatomy import Module
@@ -77,7 +77,9 @@ class DecompositionCache:
         yield cached
         if fresh:
             with replacing(path, InputError) as temporary:
-                save_file({**held, **fresh}, temporary)
+                temporary.write_bytes(
+                    save({**held, **fresh})
+                )  # a full disk is an OSError here, and none of safetensors' own
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ def test_a_prompt_leads_to_its_map_and_prompts_can_be_looked_for(page: Any) -> N
     table, form = page.locator("#m0-prompt-table"), page.locator("form[data-prompts]")
     rows = table.locator("tbody tr")
     last = rows.last
-    before = page.locator("#m0-prompt-relative_change").inner_text()
+    before = drawn(page, "m0-prompt-relative_change").inner_text()
     last.locator("button[data-map]").click()
     chosen = page.locator("#m0-prompt-maps select option:checked").inner_text()
     assert chosen == last.locator("th code").inner_text()
