@@ -1,6 +1,7 @@
 """The tables of an attribution are the same, bit for bit, whoever does its tasks; no task is lost with a worker."""
 
 import multiprocessing
+import os
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -183,6 +184,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("HOSTILE_KILLS" not in os.environ, reason="a cluster of its own: make test-hostile")
 def test_a_machine_of_the_cluster_is_lost(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second node goes in the middle, with the actor on it."""
     alone = attributed(pairs_of(tmp_path, "llama"), FEW)
