@@ -76,8 +76,8 @@ def forecast(job: Job) -> list[Stage]:
         job: A job that is not done. Its first pair is loaded, as the run needs it too.
 
     Returns:
-        A row for each stage, in order; none where other processes or a server do the work, whose pace a trial here does
-        not show. What an earlier process finished is not taken off.
+        A row for each stage, in order; none where other processes or a server do the work, or weights are read as they
+        are used: a short trial does not show their pace. What an earlier process finished is not taken off.
 
     Examples:
         >>> import probes
@@ -85,7 +85,7 @@ def forecast(job: Job) -> list[Stage]:
         >>> [(stage.name, stage.cpu > 0, stage.memory > 0) for stage in forecast(job)]
         [('weights', True, True)]
     """
-    if job.compute.elsewhere or job.models.remote or job.suite.tokenizer == "own":
+    if job.compute.elsewhere or job.models.remote or job.suite.tokenizer == "own" or job.models.streams:
         return []
     paces = dict(_paces(job))
     held = dict(memory_of(job.suite, job.pairs[0].base, job.encoded, job.compute))

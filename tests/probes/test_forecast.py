@@ -65,3 +65,8 @@ def test_what_is_not_asked_for_takes_nothing(suite: Path) -> None:
 
 def test_what_others_do_is_not_told(suite: Path) -> None:
     assert _told(suite, compute=probes.Compute(workers=2)) == {}
+
+
+def test_what_is_read_as_it_is_used_is_not_tried(suite: Path) -> None:
+    assert _told(suite, compute=probes.Compute(stream=True), stages=["weights", "capture"]) == {}
+    assert list(_told(suite, stages=["weights", "capture"])) == ["weights", "capture"]
