@@ -18,6 +18,7 @@ from probes.attribution.kept import Kept
 from probes.attribution.known import Known
 from probes.capture.loading import Pairs
 from probes.suite import Attribution, load_suite
+from tests.cluster import two_nodes
 from tests.pairs import build_pair, write_suite
 from tv.prompts.encoding import encode
 from tv.prompts.files import read_prompts
@@ -166,21 +167,9 @@ def test_two_processes_give_the_tables_of_one(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster of two nodes, which this process has joined."""
-    ray = pytest.importorskip("ray", reason="ray is not installed")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    options = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    nodes = Cluster(initialize_head=True, head_node_args=options | {"_system_config": soon})
-    nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
-    ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+def cluster() -> Iterator[Any]:
+    with two_nodes() as nodes:
+        yield nodes
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from probes.capture import runner, shards
 from probes.errors import RunError
 from probes.store import remote
 from probes.suite import load_suite
+from tests.cluster import two_nodes
 from tests.pairs import build_pair, write_suite
 from tests.runs import NO_REPORT
 from tv.errors import InputError
@@ -220,21 +221,8 @@ def test_a_run_on_s3_is_absent_until_it_is_whole(
 
 @pytest.fixture(scope="module")
 def cluster(s3: str) -> Iterator[Any]:
-    """A Ray cluster of two nodes, which this process has joined."""
-    ray = pytest.importorskip("ray", reason="ray is not installed")
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        options = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-        soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-        nodes = Cluster(initialize_head=True, head_node_args=options | {"_system_config": soon})
-        nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
-        ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
+    with two_nodes() as nodes:
         yield nodes
-        ray.shutdown()
-        nodes.shutdown()
 
 
 @pytest.mark.slow
