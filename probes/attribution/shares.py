@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from probes.attribution.effects import FORWARD, Effects, changed, floor_of
 from probes.attribution.forwards import Floats
@@ -43,11 +44,15 @@ class Shares:
                 kept[key] = kept[key] + value if key in kept else value
 
     def flat(self, lengths: Sequence[int]) -> tuple[Layout, list[Float[Tensor, " size"]]]:
-        """One vector for each prompt of a batch, which have these numbers of tokens, in host memory."""
+        """One vector for each prompt of a batch, which have these numbers of tokens, in host memory.
+
+        Tokens after the last for which there is a number have no share.
+        """
         n = len(lengths)
         keys = [(kind, key, value) for kind, own in enumerate(self._all) for key, value in own.items()]
         layout = tuple((kind, key, value[0].numel() if kind else 0) for kind, key, value in keys)
         tokens = torch.stack(list(self.modules.values()), 1).cpu() if self.modules else torch.zeros(n, 0)
+        tokens = pad(tokens, (0, max(0, max(lengths) - tokens.shape[-1])))
         others = [value.reshape(n, -1).cpu() for own in self._all[1:] for value in own.values()]
         rest = torch.cat(others, 1).cpu() if others else torch.zeros(n, 0)
         return layout, [torch.cat([tokens[i, ..., :k].flatten(), rest[i]]) for i, k in enumerate(lengths)]
