@@ -25,6 +25,7 @@ from probes.measures.places import places_of
 from probes.suite import Suite
 from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded, batches
+from tv.runtime.memory import is_out_of_memory
 from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
@@ -127,7 +128,9 @@ def _runs(model: PreTrainedModel) -> bool:
     try:
         with torch.inference_mode():
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    except RuntimeError:  # a part of it computes in float32 whatever the others do
+    except RuntimeError as error:  # a part of it computes in float32 whatever the others do
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 

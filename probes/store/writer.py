@@ -21,7 +21,7 @@ from probes.store.remote import Place, Url, place_of, staging
 from probes.store.run import Run, is_whole, load
 from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
 from probes.store.unfinished import Unfinished
-from tv.errors import InputError
+from tv.errors import InputError, LackOfMemory
 
 _LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
 _OWN = (_LOCK, _REPLACED, BATCHES)  # the writer's files beside a run while it is built
@@ -247,7 +247,8 @@ class RunWriter:
 
     def _worth_keeping(self, error: BaseException | None) -> bool:
         """Whether the next process can resume from what is there. Bad input leaves nothing of a new run."""
-        bad_input = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
+        of_machine = isinstance(error, LackOfMemory) or (error and isinstance(error.__cause__, OSError))
+        bad_input = isinstance(error, InputError) and not of_machine
         return self._holds_work and error is not None and (self._resumed or not bad_input)
 
     @property
