@@ -187,7 +187,7 @@ def prepare(
     live = _live_models(base, tuned)
     chosen = load_suite(suite, base=_name(base), tuned=_names(tuned), settings=settings)
     if chosen.attribute is not None and "attribute" in wanted:
-        compute = attributing(compute)
+        compute = attributing(compute, chosen.attribute)
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)
@@ -488,10 +488,11 @@ def attribute(
     section = dict(run.manifest["suite"].get("attribute") or {})
     section |= {name: value for name, value in told.items() if value is not None}
     suite = load_suite({**run.manifest["suite"], "attribute": section})
-    if suite.attribute is not None:
-        require_answers(prompts_of(run), suite.attribute.metric)
+    assert suite.attribute is not None
+    require_answers(prompts_of(run), suite.attribute.metric)
+    models = Pairs(suite, attributing(compute, suite.attribute).silent())
+    require_streamable(models)
     _require_its_checkpoints(run, suite)
-    models = Pairs(suite, attributing(compute).silent())
     by_pair = [_effects(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # its tables are no longer those of its identity
     for table in attribution_tables() - {name for tables in by_pair for name in tables}:
