@@ -19,7 +19,7 @@ from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
 from probes.capture.noise_floor import has_noise_floor
-from probes.job import Job
+from probes.job.job import Job
 from probes.planning import curve_sets, memory_of
 from tv.architecture.anatomy import Module
 from tv.checkpoints.pairing import WeightPair

@@ -17,7 +17,8 @@ from tv.errors import InputError
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
-    from probes.job import Job, Opened
+    from probes.job.job import Job
+    from probes.job.pairs import Opened
 
 
 @reads_prompts
@@ -96,7 +97,7 @@ def run(
     chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
     read_prompts([prompts for prompts in chosen.prompts if prompts.file is not None])
     import probes  # only now: a mistake in the suite or in a file of prompts is told before torch is imported
-    from probes.job import prepare
+    from probes.job.prepare import prepare
 
     if plan:
         return print_plan(
