@@ -57,10 +57,10 @@ def steps_of(plan: Plan, compute: Compute = Compute()) -> list[Step]:
         InputError: The model cannot be tried here.
 
     Examples:
-        >>> import tv
-        >>> plan = probes.plan("data/suites/demo.yaml", settings={"attribute": None})
-        >>> {step.name: step.wall > step.each for step in steps_of(plan, tv.Compute(workers=2)) if step.each}
-        {'capture': True}
+        >>> import probes
+        >>> steps = steps_of(probes.plan("data/suites/demo.yaml"), Compute(workers=2))
+        >>> {step.name: step.each is not None for step in steps[:3]}
+        {'capture': True, 'noise floor': False, 'endpoints': True}
     """
     suite, base, encoded = plan.given.suite, plan.given.base, plan.given.encoded
     if not encoded or suite.tokenizer == "own":
