@@ -37,7 +37,8 @@ def streamed(checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu") ->
         device: Where it computes.
 
     Returns:
-        A model in evaluation mode, of its usual class. `in_memory` reads the weights of a module that is not called.
+        A model in evaluation mode, of its usual class; no parameter requires a gradient. `in_memory`
+        reads the weights of a module that is not called.
 
     Raises:
         CheckpointError: It lacks a parameter of the model.
@@ -57,7 +58,7 @@ def streamed(checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu") ->
     saved = {names.of(key)[0]: buffer for key, buffer in checkpoint.buffers.items()}
     saved |= {name: checkpoint.tensor(name) for name in checkpoint.beside if name in checkpoint.values}
     model.load_state_dict(saved, strict=False)
-    weights = Weights(model.eval(), checkpoint, torch.device(device))
+    weights = Weights(model.eval().requires_grad_(False), checkpoint, torch.device(device))
     # The class's own `device` is that of the first parameter, which is not in memory most of the time.
     cls = type(model)
     model.__class__ = type(cls.__name__, (cls,), {"device": property(lambda _: weights.device), "weights": weights})
@@ -202,7 +203,7 @@ class Weights:
         with torch.inference_mode(False), torch.no_grad():
             value = self._value(name)
         self.reads += value.nbytes
-        return nn.Parameter(value, requires_grad=self._empty[name].requires_grad)
+        return nn.Parameter(value, requires_grad=False)
 
     def _value(self, name: str) -> Tensor:
         """A parameter in the model's dtype, checked to be finite the first time.
