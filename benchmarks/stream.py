@@ -7,8 +7,7 @@ CPU seconds (user and system), wall seconds, the peak of the resident memory, an
 - the bound on the peak: imports + 2.5 × the largest layer of both models + what a batch's activations take
 - the bound on the time: 1.3 × the CPU seconds of `whole`
 
-With `--limit-gib` the streamed process may have no more memory of its own (`RLIMIT_DATA`: all that is private and can
-be written to), or it fails; a line says whether its peak, mapped files included, is below the limit too.
+With `--limit-gib` a line says whether the streamed peak, mapped files included, is below it.
 """
 
 from __future__ import annotations
@@ -122,7 +121,6 @@ def _write_pair(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     import hashlib
-    import resource
 
     import torch
     from random_pair import random_prompts, suite_of, word_tokenizer
@@ -135,9 +133,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     imports = _peak()
     streams = options.side == "stream"
-    if streams and options.limit_gib:
-        most = int(options.limit_gib * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     sources = {"base": str(options.directory / "base"), "tuned": {"tuned": str(options.directory / "tuned")}}
     suite = suite_of(options.measure.split(","), options.batch, **sources, attribute=None)
     pairs = Pairs(suite, Compute(dtype=options.dtype, stream=streams))
