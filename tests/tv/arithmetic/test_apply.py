@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HrmTextConfig, Pre
 import tv
 from tests.command import call
 from tests.pairs import CONFIGS, build_model, build_pair, build_tokenizer, perturb
-from tv.arithmetic import merging
 from tv.arithmetic.methods.terms import METHODS
 from tv.checkpoints.live import load_model
 from tv.cli import main
@@ -89,22 +88,6 @@ def test_what_is_written_is_the_live_variant(method: str, tmp_path: Path) -> Non
         moved = logits(live)
         assert torch.equal(logits(written), moved) and not torch.equal(moved, before)
     assert torch.equal(logits(live), before)
-
-
-@pytest.mark.parametrize("method", ["sum", "ties", "dare"])
-def test_rows_at_a_time_are_the_whole(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of a fused parameter, and of a bfloat16 pair, where many entries of T are of one size."""
-    base, first, second = family(tmp_path, "phi3", dtype=torch.bfloat16)
-    scales = {first: 0.7, second: -0.4}
-    tv.apply(base, scales, out=tmp_path / "out", method=method, seed=3)
-    monkeypatch.setattr(merging, "PIECE", 331)
-    rows = tv.apply(base, scales, out=tmp_path / "rows", method=method, seed=3)
-    monkeypatch.setattr(merging, "rows_of_piece", lambda *_: None)
-    whole = tv.apply(base, scales, out=tmp_path / "whole", method=method, seed=3)
-    files = [load_file(tmp_path / name / "model.safetensors") for name in ("out", "rows", "whole")]
-    assert all(torch.equal(files[0][name], other[name]) for other in files[1:] for name in files[0])
-    assert rows.conflicts.cosine.item() == pytest.approx(whole.conflicts.cosine.item(), rel=1e-12)
-    assert rows.rounding.error == pytest.approx(whole.rounding.error, rel=1e-9)
 
 
 def test_negation_also_of_a_model_that_the_vector_did_not_come_from(tmp_path: Path) -> None:
