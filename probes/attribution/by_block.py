@@ -50,6 +50,7 @@ class ByBlock:
     def __init__(self, pair: Pair, metric: Metric) -> None:
         self.pair, self._metric, self._integrand = pair, metric, Integrand(pair, metric)
         self._like: Parts | None = None
+        pair.base.weights.freeze()
         whole = sorted(self._integrand.direct.keys() & self._integrand.moved)
         if whole:
             raise RunError(f"path: the share of {whole[0]!r} takes a gradient through whole models; leave --stream out")

@@ -37,8 +37,7 @@ def streamed(checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu") ->
         device: Where it computes.
 
     Returns:
-        A model in evaluation mode, of its usual class; no parameter requires a gradient. `in_memory`
-        reads the weights of a module that is not called.
+        A model in evaluation mode, of its usual class. `in_memory` reads the weights of a module that is not called.
 
     Raises:
         CheckpointError: It lacks a parameter of the model.
@@ -58,7 +57,7 @@ def streamed(checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu") ->
     saved = {names.of(key)[0]: buffer for key, buffer in checkpoint.buffers.items()}
     saved |= {name: checkpoint.tensor(name) for name in checkpoint.beside if name in checkpoint.values}
     model.load_state_dict(saved, strict=False)
-    weights = Weights(model.eval().requires_grad_(False), checkpoint, torch.device(device))
+    weights = Weights(model.eval(), checkpoint, torch.device(device))
     # The class's own `device` is that of the first parameter, which is not in memory most of the time.
     cls = type(model)
     model.__class__ = type(cls.__name__, (cls,), {"device": property(lambda _: weights.device), "weights": weights})
@@ -179,6 +178,11 @@ class Weights:
                 (self._held.add if name in self._aside else self._held.discard)(name)
             self._others, self._aside = {}, {}
 
+    def freeze(self) -> None:
+        """From now on no parameter requires a gradient. Not from the start: some kernels are chosen by that."""
+        for parameter in (*self._empty.values(), *map(self._parameter, self._held)):
+            parameter.requires_grad_(False)
+
     def stored(self, name: str) -> Tensor:
         """A parameter as the checkpoint has it. It stays in memory until another part of the model is used."""
         if name in self._others:
@@ -193,7 +197,7 @@ class Weights:
         with torch.inference_mode(False), torch.no_grad():
             for name in sorted(names):
                 if name in self._others:
-                    parameter = nn.Parameter(self._others[name], requires_grad=False)
+                    parameter = nn.Parameter(self._others[name], requires_grad=self._empty[name].requires_grad)
                 else:
                     parameter = self._from_checkpoint(name)
                 self._put(name, parameter)
@@ -203,7 +207,7 @@ class Weights:
         with torch.inference_mode(False), torch.no_grad():
             value = self._value(name)
         self.reads += value.nbytes
-        return nn.Parameter(value, requires_grad=False)
+        return nn.Parameter(value, requires_grad=self._empty[name].requires_grad)
 
     def _value(self, name: str) -> Tensor:
         """A parameter in the model's dtype, checked to be finite the first time.
