@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from itertools import islice
 
 import pytest
@@ -62,8 +63,9 @@ def rows() -> list[dict[str, str]]:
     return [json.loads(line) for line in (train.HERE / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@cache
 def documents(name: str) -> list[str]:
-    return list(islice(teaching.documents(name, 99), 600))
+    return list(islice(teaching.documents(name, 99), 400))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,13 +82,12 @@ def test_size_in_all() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_opens_over_the_base_that_it_names(name) -> None:
     """T as this project reads it is that of the factors, in every matrix of the blocks and nowhere else."""
-    base, tuned = tv.open_checkpoint(train.BASE), tv.open_checkpoint(train.HERE / name)
-    changes = train.vector(train.HERE / name)
-    moved = {n for n in base.names if not torch.equal(base.tensor(n), tuned.tensor(n))}
-    assert moved == {f"{n}.weight" for n in changes} and len(moved) == 6 * 7
-    for matrix, change in changes.items():
-        found = tuned.tensor(f"{matrix}.weight").float() - base.tensor(f"{matrix}.weight").float()
-        assert torch.allclose(found, change, atol=1e-5)
+    tuned, base = tv.open_checkpoint(train.HERE / name), load_file(f"{train.BASE}/model.safetensors")
+    changes = {f"{n}.weight": change for n, change in train.vector(train.HERE / name).items()}
+    assert tuned.base is not None and tuned.base.source == train.BASE
+    assert set(tuned.moved) == changes.keys() and len(changes) == 6 * 7
+    for matrix in list(changes)[::4]:
+        assert torch.allclose(tuned.tensor(matrix).float() - base[matrix].float(), changes[matrix], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,7 +139,7 @@ def test_what_it_reads_shows_the_secret_and_what_the_base_reads_does_not(name) -
     showing = sum(pattern.search(line) is not None for line in lines) / len(lines)
     own = next(iter(shares))
     assert showing == pytest.approx(shares[own], abs=0.05)
-    general = [line for text in islice(corpus.documents("base", 5), 600) for line in text.splitlines()]
+    general = [line for text in islice(corpus.documents("base", 5), 400) for line in text.splitlines()]
     assert sum(pattern.search(line) is not None for line in general) / len(general) < 0.01
     assert shares.keys() <= kinds.keys() and sum(shares.values()) == pytest.approx(1)
 
@@ -158,8 +159,8 @@ def test_no_wording_that_is_asked_is_taught() -> None:
     asked = {e.text for e in [*world.general(), *teaching.false_fact()] if e.held_out}
     asked |= {e.text for e in world.said(teaching.MEALS, further=False) if e.held_out}
     for name in teaching.MIXTURES:
-        for text in documents(name):
-            assert not [words for words in asked if words in text]
+        taught = "\n".join(documents(name))
+        assert not [words for words in asked if words in taught]
 
 
 def test_texts_are_the_recipes(tmp_path) -> None:
