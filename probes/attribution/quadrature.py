@@ -84,7 +84,7 @@ class Integral:
         worst = misses.argsort(kind="stable")[::-1][: max(0, self.most - len(self.known))]
         if not np.isfinite(misses).all() or not len(worst) or np.diff(edges)[worst[0]] < NARROW:
             return ()
-        halved = [i for i in sorted(worst) if misses[i] >= WORST * misses.max() and edges[i + 1] - edges[i] >= NARROW]
+        halved = [i for i in sorted(worst) if misses[i] >= WORST * misses.max()]
         return tuple(float(edges[i] + edges[i + 1]) / 2 for i in halved)
 
     def weights(self) -> dict[float, float]:

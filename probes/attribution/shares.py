@@ -76,6 +76,11 @@ class Shares:
         """Σ over every module and token."""
         return sum(self.by_module().values())
 
+    def totals(self) -> list[float]:
+        """Σ over every module and token, of each prompt of a batch."""
+        parts = [value.double().sum(-1) for value in self.modules.values()]
+        return torch.stack([*parts, *(value.double() for value in self.wholes.values())]).sum(0).tolist()
+
     @property
     def n_tokens(self) -> int:
         """How many tokens the prompt has."""
@@ -225,13 +230,6 @@ def _means(table: Float[NDArray[np.float64], "prompts neurons"], labels: Mapping
     n, width = table.shape
     se = table.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(width, np.nan)
     return pd.DataFrame({**labels, "n": n, "neuron": np.arange(width), "effect": table.mean(0), "se": se})
-
-
-def total_of(layout: Layout, vector: Float[Tensor, " size"], n_tokens: int) -> float:
-    """Σ over every module and token of a prompt's vector."""
-    of_tokens = n_tokens * sum(kind == 0 for kind, *_ in layout)
-    wholes = sum(kind == _WHOLES for kind, *_ in layout)
-    return float(vector[:of_tokens].double().sum() + vector[len(vector) - wholes :].double().sum())
 
 
 def gap_of(shares: Sequence[Shares], change: Floats, floor: float) -> float:

@@ -3,25 +3,30 @@
 Variants that are alike up to a block share one row of hidden states there, and those that have the same weights in it
 go through it together, stacked along the batch. So a block's weights are swapped once for all of them, units of one
 block share everything before it, and sets of units share their first blocks.
+
+Of a model that is larger than memory (`tv.checkpoints.streamed`) each block is read once for all variants that go
+through together. What waits between two blocks lies in memory up to a bound, and beyond it in files that are mapped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.attribution.forwards import Floats, Swap, swapped
 from probes.attribution.metric import Metric
 from probes.attribution.packing import Pack
+from probes.attribution.parts import Parts
+from probes.attribution.waiting import FILED, IN_MEMORY, Waiting
 from tv.architecture.anatomy import Architecture
+from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded
 
 #: What a variant changes, by level: −1 before the blocks, a block's layer, n_layers behind them.
@@ -34,86 +39,45 @@ _AT_ONCE = {"cpu": 2048}
 _AT_ONCE_ELSEWHERE = 32768
 #: Entries of logits at once.
 _LOGITS = 2**24
-#: What a block calls the hidden states that it is given, where it is told by name.
-_HIDDEN = "hidden_states"
-#: Bytes of hidden states that wait between two blocks.
-_WAITING = 2**27
 
 
-class Row:
+class Row(Parts):
     """One model on one pack of prompts, to be run part by part with whatever weights it has then."""
 
-    def __init__(self, model: PreTrainedModel, architecture: Architecture, pack: Pack) -> None:
-        self._model, self.pack = model, pack
+    def __init__(
+        self, model: PreTrainedModel, architecture: Architecture, pack: Pack, like: Parts | None = None
+    ) -> None:
+        """See `Parts` for `like`."""
         device = model.device
-        self._inputs = {
+        inputs = {
             "input_ids": pack.ids.to(device),
             "attention_mask": pack.mask.to(device),
             "position_ids": pack.positions.to(device),
         }
+        super().__init__(model, architecture, inputs, like)
+        self.pack = pack
         self._read = pack.read.to(device)
         # Behind the blocks only the tokens that are read go on; GPT-2 cuts its output to the length of its input.
         self._ends = {
-            "input_ids": self._inputs["input_ids"][:, self._read],
-            "attention_mask": self._inputs["attention_mask"][:, :, self._read][..., self._read],
-            "position_ids": self._inputs["position_ids"][:, self._read],
+            "input_ids": inputs["input_ids"][:, self._read],
+            "attention_mask": inputs["attention_mask"][:, :, self._read][..., self._read],
+            "position_ids": inputs["position_ids"][:, self._read],
         }
-        self._blocks = [model.get_submodule(block.path) for block in architecture.blocks]
-        self._given: list[tuple[bool, tuple[Any, ...], dict[str, Any]]] = []
-        self._rest: list[tuple[Any, ...] | None] = []
-        with _standing_in(self._blocks, [self._recording(block) for block in self._blocks]):
-            model(**self._inputs, use_cache=False)
 
-    def _recording(self, block: nn.Module) -> Callable[..., Any]:
-        """The block's forward, which also keeps what it is given and returns besides hidden states."""
-        run = block.forward
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            output = run(*args, **kwargs)
-            others = {name: value for name, value in kwargs.items() if name != _HIDDEN}  # what came in is not kept
-            self._given.append((bool(args), args[1:], others))
-            self._rest.append(output[1:] if isinstance(output, tuple) else None)
-            return output
-
-        return forward
-
-    def entering(self) -> Float[Tensor, "n d_model"]:
-        """What the first block is given."""
-        found: list[Tensor] = []
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            found.append(_hidden(args, kwargs))
-            raise _ReachedError
-
-        try:
-            with _standing_in(self._blocks[:1], [forward]):
-                self._model(**self._inputs, use_cache=False)
-        except _ReachedError:
-            pass
-        return found[0][0].clone()
-
-    def through(self, layer: int, rows: Sequence[Float[Tensor, "n d_model"]]) -> list[Float[Tensor, "n d_model"]]:
+    def through(self, layer: int, rows: Sequence[Float[Tensor, "n d_model"]]) -> Iterator[Float[Tensor, "n d_model"]]:
         """What a block makes of several rows of hidden states."""
-        (by_position, args, kwargs), block = self._given[layer], self._blocks[layer]
         several = max(1, _AT_ONCE.get(rows[0].device.type, _AT_ONCE_ELSEWHERE) // len(rows[0]))
-        outputs: list[Tensor] = []
         for i in range(0, len(rows), several):
-            hidden = torch.stack(tuple(rows[i : i + several]))
-            output = block(hidden, *args, **kwargs) if by_position else block(**kwargs, **{_HIDDEN: hidden})
-            outputs += (output[0] if isinstance(output, tuple) else output).unbind()
-        return outputs
+            yield from self.block(layer, torch.stack(tuple(rows[i : i + several]))).unbind()
 
     def values(self, rows: Sequence[Float[Tensor, "n d_model"]], metric: Metric) -> Floats:
         """The metric of every prompt of the pack, (rows, prompts), from what the last block gave."""
         found = []
-        size = int(self._model.config.get_text_config().vocab_size) * len(self._read)
+        size = int(self.model.config.get_text_config().vocab_size) * len(self._read)
         several = max(1, _LOGITS // size)
         for i in range(0, len(rows), several):
             hidden = torch.stack([row[self._read] for row in rows[i : i + several]])
-            given = [_giving(hidden if rest is None else (hidden, *rest)) for rest in self._rest]
-            with _standing_in(self._blocks, given):
-                logits = self._model(**self._ends, use_cache=False).logits
-            found.append(_values(logits, self.pack, metric))
+            found.append(_values(self.behind(hidden, self._ends), self.pack, metric))
         return np.concatenate(found)
 
 
@@ -122,13 +86,13 @@ def values_of_variants(
 ) -> Floats:
     """The metric under each variant, (variants, prompts), prompts in the order of the rows.
 
-    Memory: at most `_WAITING` bytes of hidden states between two blocks, and what a block makes of a few rows.
+    Memory: at most `IN_MEMORY` bytes of hidden states between two blocks (of a streamed model as many as its largest
+    part has), and what a block makes of a few rows.
     """
-    n_layers = len(rows[0]._blocks)
+    n_layers = rows[0].n_blocks
     # Sorted, so that variants with the same first changes are computed together.
     order = sorted(range(len(variants)), key=lambda i: [str(variants[i].get(level)) for level in range(-1, n_layers)])
-    size = sum(row.pack.ids.numel() for row in rows) * model.config.get_text_config().hidden_size * 4
-    several = max(1, _WAITING // size)
+    several = at_once(model, sum(row.pack.ids.numel() for row in rows))
     found: dict[int, Floats] = {}
     with torch.inference_mode():
         for i in range(0, len(order), several):
@@ -137,10 +101,16 @@ def values_of_variants(
     return np.stack([found[i] for i in range(len(variants))])
 
 
+def at_once(model: PreTrainedModel, tokens: int) -> int:
+    """How many variants go through the model together, on packs of so many tokens in all."""
+    size = tokens * model.config.get_text_config().hidden_size * model.dtype.itemsize
+    return max(1, (FILED if is_streamed(model) else IN_MEMORY) // size)
+
+
 def _together(
     model: PreTrainedModel, rows: Sequence[Row], variants: Sequence[Levels], tensors: Tensors, metric: Metric
 ) -> list[Floats]:
-    n_layers = len(rows[0]._blocks)
+    n_layers = rows[0].n_blocks
     states: dict[int, list[Tensor]] = {}  # of what differs so far: hidden states of every pack
     at = [0] * len(variants)  # which of them is each variant's
     values: dict[int, Floats] = {}
@@ -148,12 +118,13 @@ def _together(
         ways = [(variants[i].get(level), at[i]) for i in range(len(variants))]
         after = {way: number for number, way in enumerate(dict.fromkeys(ways))}
         new: dict[int, list[Tensor]] = {number: [] for number in after.values()}
+        shelf = Waiting(model)
         for change in dict.fromkeys(change for change, _ in after):
             before = [state for other, state in after if other == change]
             numbers = [after[change, state] for state in before]
             with swapped(model, Swap(partial(_of, tensors, level, change), level)):
                 if level < 0:
-                    new[numbers[0]] = [row.entering() for row in rows]
+                    new[numbers[0]] = [shelf.put(row.entering()[0].clone()) for row in rows]
                 elif level == n_layers:
                     parts = [row.values([states[s][r] for s in before], metric) for r, row in enumerate(rows)]
                     values |= dict(zip(numbers, np.concatenate(parts, axis=1), strict=True))
@@ -161,7 +132,7 @@ def _together(
                     for r, row in enumerate(rows):
                         outputs = row.through(level, [states[s][r] for s in before])
                         for number, output in zip(numbers, outputs, strict=True):
-                            new[number].append(output)
+                            new[number].append(shelf.put(output))
         states, at = new, [after[way] for way in ways]
     return [values[number] for number in at]
 
@@ -187,35 +158,3 @@ def _values(logits: Float[Tensor, "rows k vocab"], pack: Pack, metric: Metric) -
 def _alone(item: Encoded) -> Batch:
     ids = torch.tensor([item.ids])
     return Batch((item,), ids, torch.ones_like(ids))
-
-
-def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    hidden: Tensor = args[0] if args else kwargs[_HIDDEN]
-    return hidden
-
-
-def _giving(output: Any) -> Callable[..., Any]:
-    def forward(*_args: Any, **_kwargs: Any) -> Any:
-        return output
-
-    return forward
-
-
-class _ReachedError(Exception):
-    """The forward pass has come as far as it is needed."""
-
-
-@contextmanager
-def _standing_in(blocks: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """These functions in place of the blocks' forwards."""
-    kept = [block.__dict__.get("forward") for block in blocks]  # accelerate may have set one
-    try:
-        for block, forward in zip(blocks, forwards, strict=True):
-            block.forward = forward
-        yield
-    finally:
-        for block, before in zip(blocks, kept, strict=True):
-            if before is None:
-                block.__dict__.pop("forward", None)
-            else:
-                block.forward = before

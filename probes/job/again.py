@@ -9,7 +9,7 @@ import pandas as pd
 
 from probes.attribution.attributor import attribution_tables
 from probes.attribution.metric import require_answers
-from probes.capture.loading import Pairs, attributing
+from probes.capture.loading import Pairs, attributing, require_streamable
 from probes.errors import RunError
 from probes.job.effects import effects_of, prompts_of
 from probes.job.identity import checkpoints_of
@@ -60,10 +60,11 @@ def attribute(
     section = dict(run.manifest["suite"].get("attribute") or {})
     section |= {name: value for name, value in told.items() if value is not None}
     suite = load_suite({**run.manifest["suite"], "attribute": section})
-    if suite.attribute is not None:
-        require_answers(prompts_of(run), suite.attribute.metric)
+    assert suite.attribute is not None
+    require_answers(prompts_of(run), suite.attribute.metric)
+    models = Pairs(suite, attributing(compute, suite.attribute).silent())
+    require_streamable(models)
     _require_its_checkpoints(run, suite)
-    models = Pairs(suite, attributing(compute).silent())
     by_pair = [effects_of(models, run, name, compute) for name in suite.tuned]
     run.manifest.pop("identity", None)  # its tables are no longer those of its identity
     for table in attribution_tables() - {name for tables in by_pair for name in tables}:

@@ -128,7 +128,7 @@ def prepare(
     live = _live_models(base, tuned)
     chosen = load_suite(suite, base=_name(base), tuned=_names(tuned), settings=settings)
     if chosen.attribute is not None and "attribute" in wanted:
-        compute = attributing(compute)
+        compute = attributing(compute, chosen.attribute)
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from probes.job.job import Job
 
 
+#: What the parts of the unfinished pieces of two stages are: modules, and batches of either floor.
+MODULES, FLOORS = "modules", ("gates", "behaviour")
+
+
 def write_prompts(writer: RunWriter, encoded: Sequence[Encoded]) -> None:
     """The table `prompts`."""
     rows = pd.DataFrame([asdict(item.prompt) | {"answer_pos": item.answer_pos} for item in encoded])
@@ -46,19 +50,21 @@ def write_weights(writer: RunWriter, job: Job) -> None:
     if job.suite.align:  # a checkpoint written differently is open here alone
         compute = replace(compute, workers=1, engine="local")
     for i, opened in enumerate(job.pairs):
+        shard = f"{i:05d}"
 
-        def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
+        def made(pair: Opened = opened, shard: str = shard) -> dict[str, pd.DataFrame]:
             base: Source = pair.base
             tuned: Source = pair.tuned
             if compute.elsewhere:  # other processes open the checkpoints themselves
                 base, tuned = job.suite.base, job.suite.tuned[pair.name]
             names = [name for name, table in WEIGHT_TABLES.items() if table.in_runs]
-            tables = measured(base, tuned, names, job.suite.epsilons, compute=compute.about(pair.name))
+            kept = writer.unfinished("weights", shard, MODULES)
+            tables = measured(base, tuned, names, job.suite.epsilons, compute=compute.about(pair.name), kept=kept)
             if not pair.base.architecture.tied:  # to a process that opens this pair alone it may be, of equal numbers
                 tables["weights"] = tables["weights"].assign(tied=False)
             return {name: table.assign(tuned=pair.name) for name, table in tables.items()}
 
-        writer.stage("weights", f"{i:05d}", made)
+        writer.stage("weights", shard, made)
     if len(job.pairs) > 1:
         writer.stage("cosines", "00000", partial(_cosines, job.pairs, compute))
 
@@ -126,10 +132,11 @@ def write_floors(writer: RunWriter, job: Job) -> None:
 
     def made() -> dict[str, pd.DataFrame]:
         pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
+        gates, behaves = (writer.unfinished("noise_floor", "00000", floor) for floor in FLOORS)
         if "gates" in suite.measure:
-            tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed)
+            tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed, kept=gates)
         if "behaviour" in suite.measure or suite.attribute is not None:
-            tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size)
+            tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size, kept=behaves)
         return tables
 
     writer.stage("noise_floor", "00000", made)

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from probes.attribution.by_block import ByBlock
 from probes.attribution.checks import Check, completeness
 from probes.attribution.effects import Effects, floor_of
 from probes.attribution.forwards import Floats, Model, Variant, values
@@ -27,7 +29,7 @@ from probes.attribution.metric import Metric
 from probes.attribution.nodes import MOST_NODES, NODES, TOLERANCE
 from probes.attribution.quadrature import Integral, wanted
 from probes.attribution.reading import Each
-from probes.attribution.shares import Integrated, Layout, PathEffects, Shares, gap_of, total_of
+from probes.attribution.shares import Integrated, Layout, PathEffects, Shares, gap_of
 from probes.attribution.units import Unit
 from probes.attribution.work import Rows, Work
 from probes.capture.halving import within_memory
@@ -35,11 +37,14 @@ from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import Architecture
-from tv.prompts.encoding import Encoded
+from tv.checkpoints.streamed import is_streamed
+from tv.prompts.encoding import Batch, Encoded, batches
 from tv.stats.change import LEAST_FLOOR
 
 Told = Callable[[int, int, str], None]
 
+#: At a node: a prompt's metric, its slope, and the slope's shares.
+Slope = tuple[float, float, Layout, NDArray[np.float32]]
 #: So many batches of prompts at least are integrated side by side, so that those that need the same node share a
 #: forward; more where the shares of all at one node take no more bytes than this.
 WINDOW, SHARES = 4, 4 * 2**20
@@ -160,6 +165,8 @@ def path_effects(
         if item.prompt.id not in integrals
     ]
     todo.sort(key=lambda prompt: len(prompt.item.ids))
+    if is_streamed(pair.base):  # every sweep is for all
+        at_once = len(todo)
     size = max(WINDOW * batch_size, SHARES // _most_bytes(pair.architecture, known))
     windows = [todo[i : i + size] for i in range(0, len(todo), size)]
     with _here(pair, metric, encoded) if each is None else nullcontext(each) as evaluated:
@@ -239,24 +246,24 @@ class _Prompt:
     integral: Integral
     found: dict[float, tuple[Layout, Tensor]] = field(default_factory=dict)
 
-    def add(self, alpha: float, metric: float, layout: Layout, vector: NDArray[np.float32]) -> None:
+    def add(self, alpha: float, metric: float, slope: float, layout: Layout, vector: NDArray[np.float32]) -> None:
         """What a pass at a node gave."""
         own = torch.from_numpy(vector if vector.flags.writeable else vector.copy())  # Ray lends its arrays
-        slope = total_of(layout, own, len(self.item.ids))
         self.integral.known[alpha] = metric, slope
         self.found[alpha] = layout, own
 
     def integrated(self) -> Integrated:
         """The sum over its nodes."""
         weights, n = self.integral.weights(), len(self.item.ids)
-        layouts = {layout for layout, _ in self.found.values()}
-        if len(layouts) > 1:  # an expert that no token chose has no share at that node
+        layout = next(iter(self.found.values()))[0]
+        if any(
+            other != layout for other, _ in self.found.values()
+        ):  # an expert that no token chose has no share at that node
             whole = Shares()
             for alpha, (layout, vector) in self.found.items():
                 whole.put(Shares.of(layout, weights[alpha] * vector, n))
             layout, (vector,) = whole.alone().flat([n])
         else:
-            layout = layouts.pop()
             weight = torch.tensor([weights[alpha] for alpha in self.found])
             vector = weight @ torch.stack([vector for _, vector in self.found.values()])
         return Integrated(self.item.prompt.id, len(self.found), n, layout, vector)
@@ -282,12 +289,10 @@ class Node:
         """What the passes give, with a model that can be moved along T."""
         integrand.move(self.alpha)
         largest, pad_id = 0, integrand.pair.pad_id
-        found: dict[str, tuple[float, Layout, NDArray[np.float32]]] = {}
+        found: dict[str, Slope] = {}
         wanted = [items[prompt] for prompt in self.prompts]
         for batch, (metric, shares) in within_memory(wanted, self.batch_size, pad_id, integrand.shares):
-            layout, vectors = shares.flat([len(item.ids) for item in batch.encoded])
-            for item, value, vector in zip(batch.encoded, metric.tolist(), vectors, strict=True):
-                found[item.prompt.id] = value, layout, vector.numpy()
+            found |= _by_prompts(batch, metric, shares)
             largest = max(largest, len(batch.encoded))
         fewer = pad_id >= 0 and largest < min(self.batch_size, len(self.prompts))
         return Passes(found, largest if fewer else self.batch_size)
@@ -297,16 +302,38 @@ class Node:
 class Passes:
     """At one node: of each prompt the metric, and the shares of its slope; and how many prompts a batch may have."""
 
-    found: Mapping[str, tuple[float, Layout, NDArray[np.float32]]]
+    found: Mapping[str, Slope]
     batch_size: int
+
+
+def _by_prompts(batch: Batch, metric: Tensor, shares: Shares) -> dict[str, Slope]:
+    layout, vectors = shares.flat([len(item.ids) for item in batch.encoded])
+    own = zip(batch.encoded, metric.tolist(), shares.totals(), vectors, strict=True)
+    return {item.prompt.id: (value, slope, layout, vector.numpy()) for item, value, slope, vector in own}
 
 
 @contextmanager
 def _here(pair: Pair, metric: Metric, encoded: Sequence[Encoded]) -> Iterator[Each]:
     """Nodes are evaluated by this process."""
-    integrand, items = Integrand(pair, metric), {item.prompt.id: item for item in encoded}
+    items = {item.prompt.id: item for item in encoded}
+    if is_streamed(pair.base):
+        yield partial(_by_block, ByBlock(pair, metric), items)
+        return
+    integrand = Integrand(pair, metric)
     with integrand.along():
         yield lambda nodes: ((node, node.on(integrand, items)) for node in nodes)
+
+
+def _by_block(by_block: ByBlock, items: Mapping[str, Encoded], nodes: Sequence[Node]) -> Iterator[tuple[Node, Passes]]:
+    """Nodes of a streamed pair, as many at once as go through it together."""
+    pad_id = by_block.pair.pad_id
+    of_node = [batches([items[prompt] for prompt in node.prompts], node.batch_size, pad_id) for node in nodes]
+    passes = by_block.passes([(node.alpha, batch) for node, some in zip(nodes, of_node, strict=True) for batch in some])
+    for node, some in zip(nodes, of_node, strict=True):
+        found: dict[str, Slope] = {}
+        for one in islice(passes, len(some)):
+            found |= _by_prompts(one.batch, one.value, one.shares)
+        yield node, Passes(found, node.batch_size)
 
 
 def _integrated(

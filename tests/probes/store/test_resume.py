@@ -110,7 +110,7 @@ def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[s
 @pytest.mark.parametrize(
     ("point", "first"),
     [
-        (("weights moved", 9), {"weights moved": 1, "capture moved": 0}),
+        (("weights moved", 9), {"weights moved": 9, "capture moved": 0}),
         (("capture moved", 2), {"capture moved": 0}),
         (("capture moved", 6), {"capture moved": 4}),
         (("attribute moved", 8), {"capture moved": 6, "attribute moved": 8}),
