@@ -200,6 +200,7 @@ def test_path_goes_on_after_the_prompts_that_are_kept(
     suite = _write(tmp_path, pair, PROMPTS, {**QUICK, "methods": ["path"]}, **options)
     stages = ["weights", "capture", "attribute"]
     monkeypatch.setattr(path, "WINDOW", 2)
+    monkeypatch.setattr(path, "SHARES", 0)
     whole, out = probes.run(suite, out=tmp_path / "whole", stages=stages), tmp_path / "run"
     read, shares, keep = list[str](), Integrand.shares, Kept.keep_arrays
 
