@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from probes.discovery.reading import Reading
-from probes.discovery.sides import ROUNDED, TUNED, Side, Sides, kl_at_each
+from probes.discovery.sides import ROUNDED, TUNED, Model, Side, Sides, kl_at_each
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.seeds import seed_of
 
@@ -77,8 +77,8 @@ class Observer(Protocol):
     def see(self, side: Side, seen: Seen) -> None:
         """A batch of texts under a side."""
 
-    def close(self, side: Side) -> None:
-        """All texts under a side are seen."""
+    def close(self, side: Side, model: Model) -> None:
+        """All texts under a side are seen; its model is still there."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def observe(
                 seen = Seen(base, model.read(batch), batch.encoded, halves, own)
                 for observer in observers:
                     observer.see(side, seen)
-        for observer in observers:
-            observer.close(side)
+            for observer in observers:
+                observer.close(side, model)
         if told:
             told(done + 1, len(which))
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from probes.capture.pair import Pair
-from probes.discovery.observing import Observer, Texts
-from probes.discovery.sides import Sides
+from probes.discovery.observing import Observer, Seen, Texts
+from probes.discovery.sides import Model, Side, Sides
 from tv.runtime.registry import Registry
 
 Tables = Mapping[str, pd.DataFrame]
@@ -35,11 +35,11 @@ class Part(Observer):
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def see(self, side: object, seen: object) -> None:
+    def see(self, side: Side, seen: Seen) -> None:
         """A batch of texts under a side."""
 
-    def close(self, side: object) -> None:
-        """All texts under a side are seen."""
+    def close(self, side: Side, model: Model) -> None:
+        """All texts under a side are seen; its model is still there."""
 
     def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
         """(table, rows), once all sides are seen."""

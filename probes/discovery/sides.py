@@ -9,17 +9,20 @@ does (mean KL). What the tuned model does and no sham does is not that it was tu
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from probes.attribution.forwards import Swap, Variant, frozen, swapped
+from probes.attribution.forwards import Variant, frozen
 from probes.attribution.swaps import Swaps
 from probes.attribution.units import WHOLE
 from probes.capture.noise_floor import twin_of
@@ -28,6 +31,7 @@ from probes.discovery.reading import Reading, read, readers_of
 from probes.errors import RunError
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import divergence, weighed
+from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.common_rows import common_rows
@@ -38,6 +42,10 @@ TUNED, ROUNDED, SHAM = "tuned", "rounded", "sham"
 _TEXTS = 12
 #: How near, as a factor, the KL of a sham comes to that of the tuned model.
 _NEAR = 1.15
+#: So many factors are tried.
+_TRIALS = 8
+#: A KL below this is none, nats.
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -77,24 +85,32 @@ class Sides:
 
     @contextmanager
     def on(self, side: Side) -> Iterator[Model]:
-        """A side's model, while the context lasts. The base is not itself then, unless the side is `tuned`."""
-        pair, (of_base, of_tuned) = self.pair, self._readers
+        """A side's model, while the context lasts. The base stays as it is."""
+        pair, (_, of_tuned) = self.pair, self._readers
         if side.name == TUNED:
-            yield Model(pair.tuned, pair, of_tuned)
+            yield Model(pair.tuned, pair.architecture, of_tuned)
         elif side.name == ROUNDED:
             with twin_of(pair) as (both, _):
-                form, flow = pair.norms[pair.architecture.final_norm], pair.flows[0]
-                reader = Reader.of(both.tuned, pair.architecture, form, flow.logit_scale, flow.cap)
-                yield Model(both.tuned, pair, reader)
+                yield Model(both.tuned, pair.architecture, self._as_base(both.tuned))
         else:
-            with swapped(pair.base, self._swap(side)):
-                yield Model(pair.base, pair, of_base)
+            live = beside(pair.base, self._weights(side))
+            yield Model(live, pair.architecture, self._as_base(live))
 
-    def _swap(self, side: Side) -> Swap:
+    @property
+    def base_model(self) -> Model:
+        """The base."""
+        return Model(self.pair.base, self.pair.architecture, self._readers[0])
+
+    def _as_base(self, live: PreTrainedModel) -> Reader:
+        form, flow = self.pair.norms[self.pair.architecture.final_norm], self.pair.flows[0]
+        return Reader.of(live, self.pair.architecture, form, flow.logit_scale, flow.cap)
+
+    def _weights(self, side: Side) -> Mapping[str, Tensor]:
+        """The parameters of a control."""
         if side.name != SHAM:
-            return self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw))
+            return self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
         step = self._sham(side.draw)
-        return Swap(lambda: self._moved(step, self._factor(side.draw, step)), first=-1)
+        return self._moved(step, self._factor(side.draw, step))
 
     def _sham(self, draw: int) -> dict[str, Tensor]:
         """The gradient, at T's norm in every parameter that T moves."""
@@ -127,27 +143,28 @@ class Sides:
         return {name: before[name].detach() + factor * of for name, of in step.items()}
 
     def _factor(self, draw: int, step: Mapping[str, Tensor]) -> float:
-        """By bisection of the logarithm, on a few texts. Where nothing moves them as far, the nearest that was tried."""
+        """Where the sham moves predictions as far as T does, on a few texts, as near as a few trials come.
+
+        KL grows as the square of a small step and more slowly than that of a large one.
+        """
         if draw not in self._factors:
-            tried = {factor: self._kl(step, factor) for factor in (0.1,)}
-            low, high = 1e-4, 1e2
-            for _ in range(12):
-                factor, kl = min(tried.items(), key=lambda item: abs(_log(item[1] / self._wanted)))
-                if max(kl / self._wanted, self._wanted / kl) < _NEAR:
+            low, high, factor = 0.0, float("inf"), 0.05
+            tried: dict[float, float] = {}
+            for _ in range(_TRIALS):
+                ratio = self._kl(step, factor) / self._wanted
+                tried[factor] = abs(math.log(ratio))
+                if tried[factor] < math.log(_NEAR):
                     break
-                last, kl = list(tried.items())[-1]
-                low, high = (max(low, last), high) if kl < self._wanted else (low, min(high, last))
-                guess = last * float((self._wanted / kl) ** 0.5)  # KL grows as the square of a small step
-                tried[guess if low < guess < high else (low * high) ** 0.5] = 0.0
-                last = list(tried)[-1]
-                tried[last] = self._kl(step, last)
-            self._factors[draw] = min(tried.items(), key=lambda item: abs(_log(item[1] / self._wanted)))[0]
+                low, high = (factor, high) if ratio < 1 else (low, factor)
+                guess = factor / math.sqrt(ratio)
+                factor = guess if low < guess < high else (low + high) / 2
+            self._factors[draw] = min(tried, key=lambda one: tried[one])
         return self._factors[draw]
 
     @cached_property
     def _few(self) -> Batch:
         few = sorted(self.encoded, key=lambda item: seed_of(f"sham {item.prompt.id}"))[:_TEXTS]
-        return batches(few, len(few), -1 if self.pair.pad_id < 0 else self.pair.pad_id)[0]
+        return batches(few, len(few), self.pair.pad_id)[0]
 
     @cached_property
     def _plain(self) -> Tensor:
@@ -155,13 +172,13 @@ class Sides:
 
     @cached_property
     def _wanted(self) -> float:
-        tuned = read(self.pair.tuned, self.pair.architecture, self._readers[1], self._few).logits
-        return max(_mean_kl(self._plain, tuned), 1e-9)
+        with self.on(Side(TUNED)) as tuned:
+            return max(_mean_kl(self._plain, tuned.read(self._few).logits), _LEAST)
 
     def _kl(self, step: Mapping[str, Tensor], factor: float) -> float:
-        plain = self._plain
-        with swapped(self.pair.base, Swap(lambda: self._moved(step, factor), first=-1)):
-            return max(_mean_kl(plain, self.base(self._few).logits), 1e-12)
+        live = beside(self.pair.base, self._moved(step, factor))
+        moved = read(live, self.pair.architecture, self._as_base(live), self._few)
+        return max(_mean_kl(self._plain, moved.logits), _LEAST)
 
 
 @dataclass(frozen=True)
@@ -169,12 +186,22 @@ class Model:
     """One side's model, and how it is read."""
 
     live: PreTrainedModel
-    pair: Pair
+    architecture: Architecture
     reader: Reader
 
     def read(self, batch: Batch) -> Reading:
         """The model on a batch."""
-        return read(self.live, self.pair.architecture, self.reader, batch)
+        return read(self.live, self.architecture, self.reader, batch)
+
+
+def beside(model: PreTrainedModel, values: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A copy of a model with these parameters in place of its own; it shares all others with it."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for name, value in values.items():
+        path, _, own = name.rpartition(".")
+        before = getattr(model.get_submodule(path), own)
+        shared[id(before)] = nn.Parameter(value, requires_grad=False) if isinstance(before, nn.Parameter) else value
+    return copy.deepcopy(model, shared)
 
 
 def require_gradients(pair: Pair) -> None:
@@ -199,7 +226,3 @@ def _signed_loss(model: PreTrainedModel, batch: Batch, signs: Mapping[str, float
     losses = cross_entropy(logits.transpose(1, 2), wanted, reduction="none").sum(1)
     own = torch.tensor([signs[item.prompt.id] for item in batch.encoded], device=losses.device)
     return (losses * own).sum()
-
-
-def _log(value: float) -> float:
-    return float(torch.tensor(value).log())

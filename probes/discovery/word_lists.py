@@ -21,7 +21,10 @@ Ints = NDArray[np.int64]
 TOP = 20
 #: A word stands out where its q is below this, and its value above that of every draw.
 LEVEL = 0.05
-COLUMNS = ["part", "reading", "rank", "token_id", "token", "chosen", "value", "lo", "hi", "null", "sham", "floor", "rank_p", "p", "q", "stands_out"]
+COLUMNS = [
+    *("part", "reading", "rank", "token_id", "token", "chosen", "value", "lo", "hi", "null", "sham", "floor"),
+    *("rank_p", "p", "q", "stands_out"),
+]
 
 
 @dataclass(frozen=True)
@@ -103,4 +106,4 @@ class WordLists:
 
 def _draws(lists: Mapping[Side, Words], wanted: object) -> Floats:
     found: Sequence[Floats] = [words.measured for side, words in lists.items() if wanted(side)]  # type: ignore[operator]
-    return np.array(found).reshape(len(found), -1)
+    return np.array(found) if found else np.zeros((0, 0))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
 from probes.discovery.part import Context, Part, Told, discovery_part
-from probes.discovery.sides import TUNED, Side
+from probes.discovery.sides import TUNED, Model, Side
 from probes.discovery.word_lists import WordLists, Words
 from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
@@ -51,7 +51,7 @@ class TokenShifts(Part):
 
     tables = ("discovered_words",)
 
-    def see(self, side: Side, seen: Seen) -> None:  # type: ignore[override]
+    def see(self, side: Side, seen: Seen) -> None:
         shift = seen.shift
         counted = shift.topk(min(COUNTED, shift.shape[1])).indices
         if seen.in_null:
@@ -65,7 +65,7 @@ class TokenShifts(Part):
             for group in sorted(set(own) - {-1}):
                 self._add(self.groups, group, shift, counted, torch.tensor(own)[seen.text] == group)
 
-    def close(self, side: Side) -> None:  # type: ignore[override]
+    def close(self, side: Side, model: Model) -> None:
         means = {half: (sums.of / max(sums.n, 1)).double().cpu().numpy() for half, sums in self.sums.items()}
         for i, reading in enumerate(READINGS):
             self.lists.put(reading, side, Words.of(means[CHOOSE][i], means[MEASURE][i]))
