@@ -1,4 +1,4 @@
-"""Texts that models go on with: sampled, with the same random numbers for every model, so that models alike say alike."""
+"""How models go on with a text: sampled, with the same random numbers for each, so that models alike say alike."""
 
 from __future__ import annotations
 

@@ -109,10 +109,10 @@ class Sides:
         """The parameters of a control."""
         if side.name != SHAM:
             return self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
-        step = self._sham(side.draw)
+        step = self.sham_step(side.draw)
         return self._moved(step, self._factor(side.draw, step))
 
-    def _sham(self, draw: int) -> dict[str, Tensor]:
+    def sham_step(self, draw: int) -> dict[str, Tensor]:
         """The gradient, at T's norm in every parameter that T moves."""
         generator = torch.Generator().manual_seed(seed_of(f"sham {self.seed} {draw}"))
         order = torch.randperm(len(self.encoded), generator=generator)[:_TEXTS].tolist()
