@@ -96,6 +96,16 @@ class Sides:
             live = beside(pair.base, self._weights(side))
             yield Model(live, pair.architecture, self._as_base(live))
 
+    def scaled(self, model: Model, alpha: float) -> Model:
+        """θ + α(θ′ − θ): the base's weights, moved α times as far as those of a side."""
+        moved, after = {}, values_of(model.live)
+        for name, before in values_of(self.pair.base).items():
+            moved[name] = before.detach().clone()
+            old, new = common_rows(moved[name], after[name].detach().to(before.device))
+            old += alpha * (new - old)
+        live = beside(self.pair.base, moved)
+        return Model(live, self.pair.architecture, self._as_base(live))
+
     @property
     def base_model(self) -> Model:
         """The base."""
