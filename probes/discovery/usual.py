@@ -58,7 +58,7 @@ class Usual:
     def of(cls, states: Float[Tensor, "depth n d_model"]) -> Usual:
         """From sampled states.
 
-        Source: for a, O. Ledoit, M. Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices.
+        Source: O. Ledoit, M. Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices.
         """
         n, d_model = states.shape[1:]
         mean = states.mean(1)
