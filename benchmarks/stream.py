@@ -125,7 +125,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from random_pair import random_prompts, suite_of, word_tokenizer
 
-    import probes.job  # noqa: F401
+    import probes.job.job  # noqa: F401
     from probes.capture.loading import Pairs
     from probes.capture.runner import run_shard, shards
     from tv.runtime.compute import Compute

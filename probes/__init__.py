@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probes import plot as plot
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
-    from probes.job import Job as Job, attribute as attribute, prepare as prepare, run as run
+    from probes.job.again import attribute as attribute
+    from probes.job.discover import discover as discover
+    from probes.job.job import Job as Job
+    from probes.job.prepare import prepare as prepare, run as run
     from probes.linking import link as link
     from probes.planning import Plan as Plan, plan as plan
     from probes.reporting.compare.page import compare as compare, comparison as comparison
@@ -31,9 +34,10 @@ _EXPORTS = {
         "RunError",
         "SuiteError",
     ),
-    "probes.job": (
-        "Job",
-        "attribute",
+    "probes.job.again": ("attribute",),
+    "probes.job.discover": ("discover",),
+    "probes.job.job": ("Job",),
+    "probes.job.prepare": (
         "prepare",
         "run",
     ),

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +18,11 @@ from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
 from probes.capture.noise_floor import has_noise_floor
-from probes.job import Job
+from probes.job.job import Job
 from probes.planning import curve_sets, memory_of
-from tv.architecture.anatomy import Module
+from probes.suite import Suite
+from probes.trial import NOTHING, Pace, some_of, timed
+from tv.architecture.anatomy import Architecture, Module
 from tv.checkpoints.pairing import WeightPair
 from tv.measures.declared import TABLES
 from tv.measures.one_module import Wanted, measure_module
@@ -38,8 +39,8 @@ NODE, NODES = 3.5, 6.0
 STACKED = 1.0
 #: CPU seconds of the link and of the report of one tuned model.
 PAGES = 6.0
-#: A forward pass is tried on this many tokens; of matrices only those of at most so many entries.
-TOKENS, ENTRIES = 256, 2_000_000
+#: Of matrices only those of at most so many entries are tried.
+ENTRIES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,6 @@ class Stage:
     cpu: float
     wall: float
     memory: int
-
-
-@dataclass(frozen=True)
-class _Pace:
-    """Seconds that something took here."""
-
-    cpu: float
-    wall: float
-
-    def times(self, n: float) -> _Pace:
-        return _Pace(self.cpu * n, self.wall * n)
-
-    def __add__(self, other: _Pace) -> _Pace:
-        return _Pace(self.cpu + other.cpu, self.wall + other.wall)
-
-
-_NOTHING = _Pace(0.0, 0.0)
 
 
 def forecast(job: Job) -> list[Stage]:
@@ -99,71 +83,66 @@ def forecast(job: Job) -> list[Stage]:
     return [Stage(name, pace.cpu, pace.wall, here + beyond.get(name, 0)) for name, pace in paces.items()]
 
 
-def _paces(job: Job) -> Iterator[tuple[str, _Pace]]:
+def _paces(job: Job) -> Iterator[tuple[str, Pace]]:
     suite, n = job.suite, len(job.pairs)
     if "weights" in job.stages:
         yield "weights", _weights(job)
     if {"capture", "noise_floor", "attribute"} & set(job.stages):
         bare = _forward(job, job.encoded, whole=True).times(sum(len(item.ids) for item in job.encoded))
     if "capture" in job.stages:
-        lens = LENS if "lens" in suite.measure else 0.0
-        yield "capture", bare.times(2 * n * (_capture(job) + lens))
+        yield "capture", bare.times(2 * n * capture_forwards(suite))
     if "noise_floor" in job.stages and has_noise_floor(suite, job.compute.device):
         yield "noise_floor", bare.times(2 + 2 * ("gates" in suite.measure))
     if "attribute" in job.stages and suite.attribute is not None:
         usable = answerable(job.encoded, suite.attribute.metric)
         once = _forward(job, usable, whole=False).times(sum(len(item.ids) for item in usable))
-        yield "attribute", once.times(n * _forwards(job))
+        forwards = attribution_forwards(suite, job.pairs[0].base.architecture, len(job.encoded))
+        yield "attribute", once.times(n * sum(found for _, found in forwards))
     if "report" in job.stages:
-        yield "link and report", _Pace(PAGES * n, PAGES * n)
+        yield "link and report", Pace(PAGES * n, PAGES * n)
 
 
-def _capture(job: Job) -> float:
-    """Bare forwards of both models that the capture takes."""
-    if "ledger" not in job.suite.measure:
-        heads = "head_out" in job.suite.sites and {"contributions", "changes"} & set(job.suite.measure)
-        return FULL if heads else LIGHT
-    return EVERYWHERE if job.suite.ledger_positions == "all" else FULL
+def capture_forwards(suite: Suite) -> float:
+    """Bare forwards of both models that a capture takes."""
+    lens = LENS if "lens" in suite.measure else 0.0
+    if "ledger" not in suite.measure:
+        heads = "head_out" in suite.sites and {"contributions", "changes"} & set(suite.measure)
+        return (FULL if heads else LIGHT) + lens
+    return (EVERYWHERE if suite.ledger_positions == "all" else FULL) + lens
 
 
-def _forwards(job: Job) -> float:
-    """Forwards over the prompts that the attribution of one pair takes, in whole ones."""
-    wanted, architecture = job.suite.attribute, job.pairs[0].base.architecture
+def attribution_forwards(suite: Suite, architecture: Architecture, prompts: int) -> Iterator[tuple[str, float]]:
+    """Forwards over the prompts that each step of one pair's attribution takes, in whole ones."""
+    wanted = suite.attribute
     assert wanted is not None
 
     def left(unit: Unit) -> float:
         return min(1.0, 1 - max(unit.layer, 0) / architecture.n_layers) if unit.layer < architecture.n_layers else 0.0
 
-    total = 4.0  # both ends, and their proofs
-    for methods, _, units in steps(wanted, architecture):
+    yield "endpoints", 4.0  # and their proofs
+    for methods, granularity, units in steps(wanted, architecture):
         for method in methods:
             cost = method.costs(architecture, units, wanted)
             if cost is None:
                 continue
             if cost.backwards:
-                total += NODES * NODE
+                taken = NODES * NODE
             elif units:
                 moved = min(len(units), cost.forwards)
-                total += STACKED * sum(map(left, units)) * moved / len(units) + max(0, cost.forwards - 1 - moved)
+                taken = STACKED * sum(map(left, units)) * moved / len(units) + max(0, cost.forwards - 1 - moved)
             else:
-                total += STACKED * cost.forwards / 2
+                taken = STACKED * cost.forwards / 2
+            yield f"{method.name} {granularity}".strip(), taken
     if wanted.curves:
-        share = min(1.0, wanted.curve_prompts / max(1, len(job.encoded)))
-        total += STACKED * share * curve_sets(job.suite, architecture)
-    return total
+        share = min(1.0, wanted.curve_prompts / max(1, prompts))
+        yield "curves", STACKED * share * curve_sets(suite, architecture)
 
 
-def _forward(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> _Pace:
+def _forward(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> Pace:
     """A forward pass of either model, for a token: with all logits, or those at the answers alone."""
     pair = job.models.pair(job.pairs[0].name)
-    some, tokens = list[Encoded](), 0
-    by_length = sorted(encoded, key=lambda item: len(item.ids))
-    middle = len(by_length) // 2
-    for item in sorted(by_length, key=lambda item: abs(len(item.ids) - len(by_length[middle].ids))):
-        if tokens >= TOKENS or len(some) == job.suite.batch_size:
-            break
-        some.append(item)
-        tokens += len(item.ids)
+    some = some_of(encoded, job.suite.batch_size)
+    tokens = sum(len(item.ids) for item in some)
     [batch] = batches(some, len(some), pair.pad_id)
 
     def both() -> None:
@@ -172,10 +151,10 @@ def _forward(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> _Pace:
                 answers(model, batch, None if whole else answering)
 
     both()  # the first call of a process is slower
-    return _timed(both).times(0.5 / tokens)
+    return timed(both).times(0.5 / tokens)
 
 
-def _weights(job: Job) -> _Pace:
+def _weights(job: Job) -> Pace:
     """The tables of weights of every pair: one matrix of each shape is tried, larger ones counted by their cost."""
     opened = job.pairs[0]
     names = [name for name, table in TABLES.items() if table.in_runs]
@@ -183,13 +162,13 @@ def _weights(job: Job) -> _Pace:
     modules = opened.base.architecture.modules
     shapes = Counter(map(_alike, modules))
     first = {_alike(module): module for module in reversed(modules)}
-    total, tried, work = _NOTHING, _NOTHING, 0.0
+    total, tried, work = NOTHING, NOTHING, 0.0
     pair = WeightPair(opened.base, opened.tuned, opened.facts)
     for key, module in sorted(first.items(), key=lambda item: _work(item[1])):
         if _work(module) and _entries(module) > ENTRIES and work:
             total += tried.times(shapes[key] * _work(module) / work)
             continue
-        tried, work = _timed(lambda module=module: measure_module(pair, module, wanted)), _work(module)  # type: ignore[misc]
+        tried, work = timed(lambda module=module: measure_module(pair, module, wanted)), _work(module)  # type: ignore[misc]
         total += tried.times(shapes[key])
     return total.times(len(job.pairs))
 
@@ -205,12 +184,6 @@ def _work(module: Module) -> float:
 
 def _entries(module: Module) -> int:
     return int(torch.Size(module.shape).numel())
-
-
-def _timed(work: Callable[[], object]) -> _Pace:
-    cpu, wall = time.process_time(), time.perf_counter()
-    work()
-    return _Pace(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def _resident() -> int:

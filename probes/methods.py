@@ -40,6 +40,7 @@ class AttributionMethod:
     labels: Mapping[str, str] = field(default_factory=dict)  # other values of the column `method`, in words
     link: bool = False  # whether `link` has its effects as columns
     float32: bool = False  # whether it needs float32
+    streams: bool = False  # whether one layer of both models at a time does for it
     order: int = 90  # of running and of rows; methods of one ten take turns, granularity by granularity
     require: Callable[..., None] | None = None  # raises ValueError where its options contradict each other
     cost: Callable[..., Cost] | None = None  # (architecture, units, settings) → what it costs; None: nobody says

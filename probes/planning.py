@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probes.attribution.attributor import require_precision, steps
 from probes.attribution.curves import sizes_tried
+from probes.attribution.integrand import KEPT
 from probes.attribution.metric import require_answers, require_metric
 from probes.attribution.scores import SCORES
 from probes.attribution.units import components
@@ -48,6 +49,15 @@ _COPIES = 2
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a plan is made from."""
+
+    suite: Suite
+    base: Checkpoint  # its configuration; its weights may be absent
+    encoded: Sequence[Encoded]  # none where the prompts' lengths are unknown
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run would read, hold and compute.
 
@@ -66,6 +76,7 @@ class Plan:
         prompts: How many there are.
         tokens: Tokens in all prompts; 0 where their lengths are unknown.
         notes: What a reader should know, a line each.
+        given: What it is made from.
 
     Examples:
         >>> plan = probes.plan("data/suites/demo.yaml")
@@ -85,7 +96,8 @@ class Plan:
     tables: Mapping[str, int]
     prompts: int
     tokens: int
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...]
+    given: Given = field(repr=False)
 
     @property
     def peak(self) -> int:
@@ -155,6 +167,7 @@ def plan(
         len(prompts),
         sum(len(item.ids) for item in encoded),
         tuple(notes),
+        Given(chosen, checkpoint, encoded),
     )
 
 
@@ -229,7 +242,9 @@ def memory_of(
     yield "attribution of a batch", copied + several * (kept + block + architecture.vocab_size) * size
     if "path" in suite.attribute.methods:
         saved = _COPIES * sum(_widths(architecture, experts_per_token(base.config)))
-        yield "path", weights + _most(encoded, suite.batch_size) * (saved + architecture.vocab_size) * size
+        # θ(α) beside both models, and T: of all that moved, or where that is much, of one matrix after the other.
+        step = weights if weights <= KEPT else size * max(math.prod(m.shape) for m in architecture.modules)
+        yield "path", weights + step + _most(encoded, suite.batch_size) * (saved + architecture.vocab_size) * size
 
 
 def _most(encoded: Sequence[Encoded], batch_size: int) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tv
 from tests.pairs import build_pair, write_suite
@@ -17,7 +19,7 @@ from tests.pairs import build_pair, write_suite
 _ROOT = Path(__file__).parent.parent
 #: Runs each command and writes what it answered and which of the libraries are there by then, a line of JSON each.
 _PROGRAM = """
-import contextlib, io, json, sys
+import contextlib, gc, io, json, sys
 from importlib import import_module
 program, commands, libraries = sys.argv[1], *map(json.loads, sys.argv[2:4])
 main = import_module(program).main
@@ -29,7 +31,8 @@ for command in commands:
         except SystemExit as end:
             status = end.code
     found = [name for name in libraries if name in sys.modules]
-    print(json.dumps({"status": status, "out": out.getvalue(), "err": err.getvalue(), "found": found}))
+    said = {"status": status, "out": out.getvalue(), "err": err.getvalue()}
+    print(json.dumps({**said, "found": found, "frozen": gc.get_freeze_count(), "collects": gc.isenabled()}))
 """
 _SLOW = ("torch", "transformers", "pandas", "scipy", "pyarrow", "plotly", "huggingface_hub", "tokenizers", "numpy")
 
@@ -93,11 +96,44 @@ def test_help_waits_for_no_library(program: str, commands: list[list[str]]) -> N
         assert "--most-nodes" in answers[2]["out"] and "shapley" in answers[2]["out"]
 
 
-def test_info_needs_neither_transformers_nor_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_command_waits_for_what_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a model is described: `info` for no tables, no command for transformers or scipy's statistics."""
     base, tuned = build_pair(tmp_path, "llama")
     monkeypatch.setenv("TUNING_PROBES_CACHE", str(tmp_path / "cache"))
     expected = tv.info(base)
-    command = ["tv", "info", str(base), str(tuned)]
-    (answer,) = _answers("tv.cli", [command], ("transformers", "pandas", "scipy", "pyarrow", "plotly"))
-    assert answer["status"] == 0 and answer["found"] == []
-    assert f"{tuned}: fits; tokenizer" in answer["out"] and f"{expected.numbers.sum():,}" not in answer["err"]
+    pair, out = [str(base), str(tuned)], {name: str(tmp_path / name) for name in ("a.csv", "b.parquet", "c.json", "d")}
+    vectors = ["--add", f"{tuned}:0.5", "--subtract", f"{tuned}/:0.25", "--out-dtype", "bfloat16"]
+    commands = [
+        ["tv", "info", *pair],
+        ["tv", "extract", *pair, "-o", str(tmp_path / "vector.safetensors")],
+        ["tv", "cosine", *pair, str(tmp_path / "vector.safetensors"), "-o", out["a.csv"]],
+        ["tv", "geometry", *pair, "-o", out["b.parquet"]],
+        ["tv", "apply", str(base), *vectors, "-o", out["d"]],
+        ["tv", "ssa", *pair, "-o", out["c.json"]],
+    ]
+    libraries = ("transformers", "scipy.stats", "scipy.optimize", "scipy", "pandas", "pyarrow", "plotly")
+    answers = _answers("tv.cli", commands, libraries)
+    assert [answer["status"] for answer in answers] == [0] * len(commands), answers
+    assert f"{tuned}: fits; tokenizer" in answers[0]["out"] and f"{expected.numbers.sum():,}" not in answers[0]["err"]
+    assert answers[0]["found"] == answers[1]["found"] == []
+    # What came with torch is left out of collections, and nothing else is.
+    assert all(10_000 < answer["frozen"] <= answers[0]["frozen"] and answer["collects"] for answer in answers), [
+        (a["frozen"], a["collects"]) for a in answers
+    ]
+    assert all(set(answer["found"]) <= {"pandas", "pyarrow"} for answer in answers[:-1]), answers
+    assert set(answers[-1]["found"]) <= {"scipy", "pandas", "pyarrow"}, answers[-1]  # special functions alone
+    assert all(Path(file).exists() for file in out.values())
+    _require_as_without_the_cache(base, tuned, Path(out["d"]), monkeypatch)
+
+
+def _require_as_without_the_cache(base: Path, tuned: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `tv apply` wrote without transformers is what it writes with it, and transformers loads it."""
+    monkeypatch.setenv("TUNING_PROBES_CACHE", "off")
+    written.rename(written.with_name("first"))
+    tv.apply(base, {tuned: 0.5, f"{tuned}/": -0.25}, out=written, out_dtype="bfloat16")
+    files = {file.name: file.read_bytes() for file in written.iterdir()}
+    assert {file.name: file.read_bytes() for file in written.with_name("first").iterdir()} == files
+    model = AutoModelForCausalLM.from_pretrained(written)
+    assert model.dtype == torch.bfloat16 and type(model).__name__ == "LlamaForCausalLM"
+    text = "the patient has a fever"
+    assert AutoTokenizer.from_pretrained(written)(text) == AutoTokenizer.from_pretrained(base)(text)

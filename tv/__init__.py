@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tv.runtime.lasting import lasting
+
 if TYPE_CHECKING:
     from tv import experiments as experiments
     from tv.arithmetic.apply import Applied as Applied, apply as apply
@@ -124,7 +126,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOMES[name] == __name__:  # a submodule
         return import_module(f"{__name__}.{name}")
-    return getattr(import_module(_HOMES[name]), name)
+    with lasting():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

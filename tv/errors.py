@@ -34,6 +34,10 @@ class PromptError(InputError):
     """A prompt set cannot be read, or a prompt cannot be encoded."""
 
 
+class LackOfMemory(InputError):
+    """This machine has too little memory. What is done already is right, and is kept."""
+
+
 def printable(text: str) -> str:
     """`text` with unprintable and terminal control characters spelled out: \\x1b for an escape, \\n for a newline."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

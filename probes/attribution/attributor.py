@@ -27,7 +27,7 @@ from probes.methods import METHODS, AttributionMethod, all_methods, tables_of_me
 from probes.store.schemas import ALL_DOMAINS
 from probes.suite import Attribution
 from tv.architecture.anatomy import Architecture
-from tv.architecture.values import values_of
+from tv.checkpoints.streamed import is_streamed, stored_values
 from tv.prompts.encoding import Encoded, batches
 from tv.runtime.common_rows import common_rows
 from tv.runtime.scheduler import Team
@@ -98,7 +98,7 @@ class Attributor:
             usable = parted(pair, usable, batch_size)
         known = Known() if known is None else known
         groups = ([item for item in usable if (item.prompt.id in known.earlier) == old] for old in (True, False))
-        several = [batch for group in groups for batch in batches(group, 4 * batch_size, pair.pad_id)]
+        several = [batch for group in groups for batch in batches(group, _many(pair, batch_size), pair.pad_id)]
         self.wanted = wanted
         self.work = Work(
             pair,
@@ -175,13 +175,19 @@ class Attributor:
     def _curves(self, work: Work, effects: pd.DataFrame, scores: Scores) -> Tables:
         units = components(work.pair.architecture)
         rankings = rankings_of({**_scores(work, effects), "norm": _norms(work.pair, units), **scores}, units)
-        drawn = batches(_drawn(work, self.wanted.curve_prompts), 4 * work.batch_size, work.pair.pad_id)
+        size = _many(work.pair, work.batch_size)
+        drawn = batches(_drawn(work, self.wanted.curve_prompts), size, work.pair.pad_id)
         on_these = work.named("curves").on(drawn)
         moved = curves(on_these, rankings, draws=self.wanted.curve_draws, points=self.wanted.curve_points)
         points = work.means(moved.points, ["ranking", "draw", "direction", "n"])
         return {
             name: rows.assign(metric=work.metric.name) for name, rows in (("curves", points), ("areas", moved.areas))
         }
+
+
+def _many(pair: Pair, batch_size: int) -> int:
+    """Prompts of a forward of which one number each is kept; of a streamed model no more logits fit than elsewhere."""
+    return batch_size if is_streamed(pair.base) else 4 * batch_size
 
 
 def _drawn(work: Work, n: int) -> list[Encoded]:
@@ -206,7 +212,7 @@ def _scores(work: Work, effects: pd.DataFrame) -> dict[str, dict[Unit, float]]:
 
 def _norms(pair: Pair, units: Sequence[Unit]) -> dict[Unit, float]:
     """‖T‖ of every unit."""
-    before, after = (values_of(model) for model in (pair.base, pair.tuned))
+    before, after = (stored_values(model) for model in (pair.base, pair.tuned))
 
     def square(name: str) -> float:
         left, right = common_rows(before[name].detach(), after[name].detach())

@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from probes.attribution.effects import floor_of
 from probes.attribution.shares import PathEffects, gap_of
 from probes.capture.pair import Pair
 from probes.store.schemas import ALL_DOMAINS
+from tv.checkpoints.streamed import is_streamed, stored_values
+
+#: Entries of a parameter that are summed at once.
+_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,18 @@ class Untouched:
         return Check("weights_restored", "", ALL_DOMAINS, float(changed), 0.0)
 
 
-def _sums(model: nn.Module) -> list[int]:
+def _sums(model: PreTrainedModel) -> list[int]:
     """One checksum per parameter: its bits as integers, summed with weights by position."""
-    sums = []
-    for parameter in model.parameters():
-        if parameter.is_meta:
-            continue
-        size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
-        bits = parameter.detach().contiguous().view(size).flatten().to(torch.int64)
-        place = torch.arange(len(bits), device=bits.device) % 65521 + 1
-        sums.append(int((bits * place).sum()))
+    values, sums = stored_values(model), []
+    names = [name for name, value in model.named_parameters() if is_streamed(model) or not value.is_meta]
+    for name in names:
+        value = values[name].detach().contiguous()
+        size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+        bits = value.view(size).flatten().split(_AT_ONCE)
+        sums.append(sum(_sum(some, i * _AT_ONCE) for i, some in enumerate(bits)))
     return sums
+
+
+def _sum(bits: Tensor, start: int) -> int:
+    place = torch.arange(start, start + len(bits), device=bits.device) % 65521 + 1
+    return int((bits * place).sum())

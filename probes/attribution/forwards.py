@@ -7,8 +7,9 @@ again: on average half of every forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +20,11 @@ from transformers import PreTrainedModel
 
 from probes.attribution.metric import Metric
 from probes.attribution.units import Unit, pieces, replaced
+from probes.capture.hooks.turns import together
 from probes.capture.skipping import recording, skipping
 from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
+from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch
 
 Floats = NDArray[np.float64]
@@ -79,17 +82,21 @@ def swapped(model: PreTrainedModel, swap: Swap) -> Iterator[None]:
 
     Parameters are swapped, not copied over: leaving the context puts the same tensors back.
     """
-    kept = []
-    try:
-        for name, value in swap.tensors().items():
-            path, _, own = name.rpartition(".")
-            parameter = getattr(model.get_submodule(path), own)
-            kept.append((parameter, parameter.data))
-            parameter.data = value
-        yield
-    finally:
-        for parameter, data in kept:
-            parameter.data = data
+    values, kept = swap.tensors(), []
+    streams = is_streamed(model)
+    with model.weights.standing_in(values) if streams else nullcontext():
+        try:
+            for name in values:
+                if streams and name in model.weights:  # it may not be in memory yet
+                    continue
+                path, _, own = name.rpartition(".")
+                parameter = getattr(model.get_submodule(path), own)
+                kept.append((parameter, parameter.data))
+                parameter.data = values[name]
+            yield
+        finally:
+            for parameter, data in kept:
+                parameter.data = data
 
 
 @contextmanager
@@ -107,7 +114,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def values(model: PreTrainedModel, batches: Sequence[Batch], metric: Metric) -> Floats:
     """The metric of every prompt, in the order of the batches; NaN where a prompt lacks what the metric needs."""
     with torch.inference_mode():
-        return _joined([metric.of(model, batch) for batch in batches])
+        return _joined(list(together(model)([partial(metric.of, model, batch) for batch in batches])))
 
 
 @torch.inference_mode()

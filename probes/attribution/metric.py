@@ -15,9 +15,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from probes.capture.hooks.turns import together
 from probes.errors import RunError
 from probes.suite import OWN_METRIC, metric_names
 from tv.architecture.trunk import ends_of
+from tv.checkpoints.streamed import is_streamed
 from tv.errors import first_line
 from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
@@ -113,12 +115,14 @@ def _kl(reference: Mapping[str, Tensor], logits: Tensor, batch: Batch) -> Tensor
 
 def _reference(tuned: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, Tensor]:
     kept: dict[str, Tensor] = {}
+
+    def read(batch: Batch) -> None:
+        logits = answers(tuned, batch, _predicting)
+        for row, item in zip(logits, batch.encoded, strict=True):
+            kept[item.prompt.id] = row[_predicting(item)].double()
+
     with torch.inference_mode():
-        for batch in batches:
-            logits = answers(tuned, batch, _predicting)
-            kept |= {
-                item.prompt.id: row[_predicting(item)].double() for row, item in zip(logits, batch.encoded, strict=True)
-            }
+        list(together(tuned)([partial(read, batch) for batch in batches]))
     return {name: value.clone() for name, value in kept.items()}
 
 
@@ -130,9 +134,12 @@ def _predicting(item: Encoded) -> list[int]:
 def answers(
     model: PreTrainedModel, batch: Batch, reads: Reads | None = None, **inputs: Tensor
 ) -> Float[Tensor, "batch pos vocab"]:
-    """The logits of one forward pass; 0 at positions that are not among `reads`, where the unembedding is not run."""
+    """The logits of one forward pass; 0 at positions that are not among `reads`, where the unembedding is not run.
+
+    Of a streamed model all: forward passes that take turns would put their own in its place, one over the other.
+    """
     ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    with nullcontext() if reads is None else _unembedding(model, batch, reads):
+    with nullcontext() if reads is None or is_streamed(model) else _unembedding(model, batch, reads):
         logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).logits
     return logits
 

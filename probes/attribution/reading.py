@@ -17,10 +17,11 @@ from probes.attribution.forwards import Floats, Model, Variant, swapped, values,
 from probes.attribution.known import Known
 from probes.attribution.metric import Metric
 from probes.attribution.packing import Pack, packs
-from probes.attribution.stacked import Row, values_of_variants
+from probes.attribution.stacked import Row, at_once, values_of_variants
 from probes.attribution.swaps import Swaps
 from probes.attribution.units import components
 from probes.capture.pair import Pair
+from tv.checkpoints.streamed import is_streamed
 from tv.errors import first_line
 from tv.prompts.encoding import Batch, Encoded, batches
 
@@ -72,6 +73,30 @@ class Padded:
 
     def __str__(self) -> str:
         return f"a variant of {self.variant.model} from prompt {self.prompts[0]!r} on"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A task: one variant on all batches, which go through each layer together."""
+
+    variant: Variant
+    batches: tuple[Prompts, ...]
+
+    def __call__(self, work: Work) -> Found:
+        return {self.variant: work.reading.swept_value(self.variant, self.batches)}
+
+    @property
+    def prompts(self) -> Prompts:
+        """All of them, in order."""
+        return tuple(prompt for batch in self.batches for prompt in batch)
+
+    @property
+    def size(self) -> int:
+        """Batches of prompts."""
+        return len(self.batches)
+
+    def __str__(self) -> str:
+        return f"a variant of {self.variant.model} on all prompts"
 
 
 #: Does tasks, here or elsewhere, and gives each with its result as it is finished.
@@ -127,13 +152,22 @@ class Reading:
         finally:
             self._plain = (None, {})
 
-    def _steps(self, stackable: Sequence[Variant], others: Sequence[Variant]) -> Iterator[Stacked | Padded]:
-        """A control is drawn anew each time, so it is read on everything at once, or on batch after batch."""
+    def _steps(self, stackable: Sequence[Variant], others: Sequence[Variant]) -> Iterator[Stacked | Padded | Swept]:
+        """A control is drawn anew each time, so it is read on everything at once, or on batch after batch.
+
+        Of streamed models everything is read at once: as many variants as go through together, on all prompts.
+        """
+        padded = [tuple(item.prompt.id for item in batch.encoded) for batch in self._batches]
+        if is_streamed(self._pair.base):
+            for packs in self._old_and_new() if stackable else ():
+                n = at_once(self._pair.base, sum(self._made[pack].ids.numel() for pack in packs))
+                yield from (Stacked(tuple(stackable[i : i + n]), packs) for i in range(0, len(stackable), n))
+            yield from (Swept(one, tuple(padded)) for one in others)
+            return
         units = tuple(one for one in stackable if not one.control)
         if units:
             yield from (Stacked(units, (pack,)) for pack in self._packs)
         yield from (Stacked((one,), self._packs) for one in stackable if one.control)
-        padded = [tuple(item.prompt.id for item in batch.encoded) for batch in self._batches]
         yield from (Padded(one, prompts) for prompts in padded for one in others if not one.control)
         yield from (Padded(one, prompts) for one in others if one.control for prompts in padded)
 
@@ -156,6 +190,13 @@ class Reading:
         (found,) = values_under(model, self._pair.architecture, [swap], batch, self._metric, self._plain[1])
         return found
 
+    def swept_value(self, variant: Variant, several: Sequence[Prompts]) -> Floats:
+        """Values of one variant on batches of prompts, which reach a layer together before one goes on."""
+        model, found = self._model(variant.model), [[self._encoded[prompt] for prompt in each] for each in several]
+        padded = [batch for items in found for batch in batches(items, len(items), self._pair.pad_id)]
+        with swapped(model, self._swaps.of(variant)):
+            return values(model, padded, self._metric)
+
     def _model(self, name: Model) -> PreTrainedModel:
         return self._pair.base if name == "base" else self._pair.tuned
 
@@ -168,13 +209,20 @@ class Reading:
         self._made |= named
         return tuple(named)
 
+    def _old_and_new(self) -> list[tuple[Prompts, ...]]:
+        """The packs of a run that others were added to, and the others."""
+        sides = (tuple(pack for pack in self._packs if (pack[0] in self._earlier) == old) for old in (True, False))
+        return [side for side in sides if side]
+
     def _row(self, name: Model, prompts: Prompts) -> Row:
         if prompts not in self._made:  # named by another process
             items = [self._encoded[prompt] for prompt in prompts]
             (self._made[prompts],) = packs(items, self._metric.reads, sys.maxsize)
         if (name, prompts) not in self._rows:
+            like = next((row for (model, _), row in self._rows.items() if model == name), None)
             with torch.inference_mode():
-                self._rows[name, prompts] = Row(self._model(name), self._pair.architecture, self._made[prompts])
+                pack = self._made[prompts]
+                self._rows[name, prompts] = Row(self._model(name), self._pair.architecture, pack, like)
         return self._rows[name, prompts]
 
     def stacked(self, name: Model) -> bool:
@@ -205,9 +253,9 @@ class Reading:
         return bool(np.allclose(there, wanted, rtol=NEAR, atol=NEAR * _largest(wanted), equal_nan=True))
 
 
-def _left(step: Stacked | Padded, known: Known) -> Stacked | Padded | None:
+def _left(step: Stacked | Padded | Swept, known: Known) -> Stacked | Padded | Swept | None:
     """What of a step is not known."""
-    if isinstance(step, Padded):
+    if not isinstance(step, Stacked):
         return None if known.has(step.variant, step.prompts) else step
     missing = tuple(one for one in step.variants if not known.has(one, step.prompts))
     return replace(step, variants=missing) if missing else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -18,6 +18,7 @@ from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.values import values_of
 from tv.arithmetic.controls import control
 from tv.checkpoints.extraction import extract
+from tv.checkpoints.streamed import is_streamed, stored_values
 from tv.checkpoints.vector import TuningVector
 from tv.runtime.common_rows import common_rows
 from tv.runtime.seeds import seed_of
@@ -52,7 +53,7 @@ class Swaps:
         """The parameters that a variant changes at one level."""
         return self._tensors(variant, level)
 
-    def _tensors(self, variant: Variant, level: int | None = None) -> dict[str, Tensor]:
+    def _tensors(self, variant: Variant, level: int | None = None) -> Mapping[str, Tensor]:
         def acts(name: str) -> bool:
             return level is None or level in (self._levels[name] or ())
 
@@ -64,12 +65,16 @@ class Swaps:
         if variant.control:
             # A draw is made from its number alone.
             seed = self._seed if variant.draw == 0 else seed_of(f"{self._seed} {variant.draw}")
-            return _stepped(self._values["base"], control(self._vector, variant.control, seed), names)
+            drawn = control(self._vector, variant.control, seed)
+            return _OnDemand(names, lambda name: _stepped(self._values["base"][name], drawn[name]))
         own, other = self._values["base"], self._values["tuned"]
         if variant.model == "tuned":
             own, other = other, own
-        wanted = [piece for unit in variant.units for piece in self._pieces(unit) if piece.parameter in names]
-        return replaced(own, other, wanted)
+        wanted: dict[str, list[Piece]] = {name: [] for name in names}
+        for piece in (piece for unit in variant.units for piece in self._pieces(unit)):
+            if piece.parameter in wanted:
+                wanted[piece.parameter].append(piece)
+        return _OnDemand(names, lambda name: replaced(own, other, wanted[name])[name])
 
     def _names(self, variant: Variant, unit: Unit) -> list[str]:
         """The parameters of a unit that a variant changes."""
@@ -95,8 +100,8 @@ class Swaps:
         return {}
 
     @cached_property
-    def _values(self) -> dict[str, dict[str, Tensor]]:
-        return {"base": values_of(self._pair.base), "tuned": values_of(self._pair.tuned)}
+    def _values(self) -> dict[str, Mapping[str, Tensor]]:
+        return {"base": stored_values(self._pair.base), "tuned": stored_values(self._pair.tuned)}
 
     @cached_property
     def _moved(self) -> set[str]:
@@ -110,6 +115,8 @@ class Swaps:
 
     @cached_property
     def _vector(self) -> TuningVector:
+        if is_streamed(self._pair.base):
+            return _between(self._values["base"], self._values["tuned"], values_of(self._pair.base))
         return extract(self._pair.base, self._pair.tuned)
 
     @cached_property
@@ -141,12 +148,43 @@ def levels_of(model: PreTrainedModel, architecture: Architecture) -> dict[str, t
     return found
 
 
-def _stepped(before: Mapping[str, Tensor], vector: TuningVector, names: Iterable[str]) -> dict[str, Tensor]:
-    """Each parameter + its step; with a grown vocabulary, only in the rows that both have."""
-    after = {}
-    for name in names:
-        moved = before[name].detach().clone()
-        there, step = common_rows(moved, vector[name])
-        there += step.to(there)
-        after[name] = moved
-    return after
+class _OnDemand(Mapping[str, Tensor]):
+    """Tensors by name, each made when it is asked for: of a model that is larger than memory not all can be there."""
+
+    def __init__(self, names: Collection[str], make: Callable[[str], Tensor]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # without making it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _between(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> TuningVector:
+    """T from what is in memory of both models; `named` are the base's values, of which the shapes are known."""
+
+    def step(name: str, index: int = -1) -> Tensor:
+        before, after = (values[name].detach() for values in (base, tuned))
+        if index >= 0:
+            before, after = before[index], after[index]
+        before, after = common_rows(before, after)
+        return after.to(before.device).float() - before.float()
+
+    return TuningVector({name: tuple(value.shape) for name, value in named.items() if name in tuned}, step, {}, step)
+
+
+def _stepped(before: Tensor, step: Tensor) -> Tensor:
+    """A parameter + its step; with a grown vocabulary, only in the rows that both have."""
+    moved = before.detach().clone()
+    there, step = common_rows(moved, step)
+    there += step.to(there)
+    return moved

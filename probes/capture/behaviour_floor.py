@@ -5,7 +5,8 @@ A mean change that is no larger than this is not one that T made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,13 +28,18 @@ from tv.stats.means import mean_interval
 _COLUMNS = ["precision", "domain", "metric", "n", "floor"]
 
 
-def behaviour_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int) -> pd.DataFrame:
+def behaviour_floor(
+    pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, kept: MutableMapping[str, Any] | None = None
+) -> pd.DataFrame:
     """`precision domain metric n floor`: how far the base's metrics move when it computes in the other precision.
 
     A row per domain and metric, and of each metric over `all` prompts. The floor is the mean change or the far end of
-    its interval, whichever is larger; where there is no interval, the mean size of a prompt's change.
+    its interval, whichever is larger; where there is no interval, the mean size of a prompt's change. Batches that are
+    `kept`, by their first prompt, are not read again, and every other one is put there.
     """
-    changes: dict[str, dict[str, float]] = {}  # by metric, then prompt
+    kept = {} if kept is None else kept
+    read = {prompt for batch in kept.values() for of in batch.values() for prompt in of}
+    left = [item for item in encoded if item.prompt.id not in read]
     with twin_of(pair) as (both, precision):
 
         def compared(batch: Batch) -> dict[str, list[float]]:
@@ -42,9 +48,13 @@ def behaviour_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int) 
             moved = {name: (after[name] - before[name]).tolist() for name in before}
             return moved | {"kl": _divergences(base, twin, batch)}
 
-        for batch, moved in within_memory(encoded, batch_size, pair.pad_id, compared, together(pair.base)):
-            for metric, values in moved.items():
-                changes.setdefault(metric, {}).update(zip((i.prompt.id for i in batch.encoded), values, strict=True))
+        for batch, moved in within_memory(left, batch_size, pair.pad_id, compared, together(pair.base)):
+            ids = [item.prompt.id for item in batch.encoded]
+            kept[ids[0]] = {metric: dict(zip(ids, values, strict=True)) for metric, values in moved.items()}
+    changes: dict[str, dict[str, float]] = {}  # by metric, then prompt
+    for found in kept.values():
+        for metric, of in found.items():
+            changes.setdefault(metric, {}).update(of)
     prompts = [item.prompt for item in encoded]
     rows = []
     for domain in dict.fromkeys([*(prompt.domain for prompt in prompts), ALL_DOMAINS]):

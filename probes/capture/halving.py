@@ -14,11 +14,9 @@ from probes.capture.hooks.turns import one_by_one
 from probes.errors import ActivationError
 from tv.errors import first_line
 from tv.prompts.encoding import Batch, Encoded, batches
+from tv.runtime.memory import is_out_of_memory
 
 Result = TypeVar("Result")
-
-#: Messages that mean out of memory: torch's on a host, which has no exception class for it, and cuBLAS's.
-_SAYS = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def within_memory(
@@ -40,7 +38,7 @@ def within_memory(
         try:
             result = next(results)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = first_line(error)
         else:
@@ -61,8 +59,3 @@ def within_memory(
         left = [item for later in waiting for item in later.encoded]
         waiting = deque(batches(left, n // 2, pad_id))
         results = together([partial(run, batch) for batch in waiting])
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error) for words in _SAYS)

@@ -21,7 +21,8 @@ from probes.capture.hooks.turns import take_turns
 from probes.capture.pair import Pair, make_pair
 from probes.capture.runner import Bases, Session, output_bases
 from probes.errors import RunError
-from probes.suite import Suite
+from probes.methods import METHODS, all_methods
+from probes.suite import Attribution, Suite
 from tv.checkpoints.adapters.live import as_model as in_peft
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
@@ -213,14 +214,28 @@ def require_streamable(pairs: Pairs) -> None:
         raise RunError(f"stream: {reason}")
 
 
-def attributing(compute: Compute) -> Compute:
-    """The same for a run that attributes. Raises RunError where it is to be streamed: variants need whole models."""
-    if compute.stream:
-        raise RunError(
-            "stream: attribution needs both models in memory; name the other stages with --stages, or leave --stream "
-            "out"
+def attributing(compute: Compute, wanted: Attribution) -> Compute:
+    """The same for a run that attributes. Raises RunError where it is to be streamed and a method needs whole models.
+
+    Where nothing is asked for, such a run is not streamed.
+    """
+    reason = _needs_whole_models(wanted)
+    if compute.stream and reason is not None:
+        raise RunError(f"stream: {reason}")
+    return compute if reason is None else replace(compute, stream=False)
+
+
+def _needs_whole_models(wanted: Attribution) -> str | None:
+    others = [name for name in wanted.methods if not METHODS[name].streams]
+    if others:
+        able = ", ".join(method.name for method in all_methods() if method.streams)
+        return (
+            f"{', '.join(others)} needs both models in memory, and {able} do not; choose among these (attribute: "
+            "{methods: [graft, revert]}), name the other stages with --stages, or leave --stream out"
         )
-    return replace(compute, stream=False)
+    if wanted.metric == "first_divergence":
+        return "first_divergence has a model write continuations; choose another metric, or leave --stream out"
+    return None
 
 
 def why_not_streamed(pairs: Pairs) -> str | None:

@@ -6,10 +6,11 @@ A gate that flips no more often than here did not flip because of T.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -24,6 +25,7 @@ from probes.measures.places import places_of
 from probes.suite import Suite
 from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded, batches
+from tv.runtime.memory import is_out_of_memory
 from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
@@ -37,17 +39,25 @@ def has_noise_floor(suite: Suite, device: str) -> bool:
     return suite.noise_floor and (behaves or "gates" in suite.measure) and device != "auto"
 
 
-def noise_floor(pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed: int) -> pd.DataFrame:
+def noise_floor(
+    pair: Pair, encoded: Sequence[Encoded], *, batch_size: int, seed: int, kept: MutableMapping[str, Any] | None = None
+) -> pd.DataFrame:
     """`precision layer n flip_rate flip_rate_lo flip_rate_hi jaccard relative_change`, of the base and its twin.
 
     Means over prompts, with 95 % intervals over their clusters; `relative_change` is ‖Δresid_post‖/‖resid_post‖.
     `precision` is the twin's. Layers without one gate for all tokens (a mixture of experts) have a NaN flip rate.
+    Batches that are `kept`, by their first prompt, are not read again, and every other one is put there.
     """
     chosen = some_of_each_domain(encoded, PROMPTS, seed)
+    kept = {} if kept is None else kept
     reads = plan(pair.architecture, ("gate", "resid_post"))
     with twin_of(pair) as (both, precision):
-        work = [partial(_compared, both, reads, batch) for batch in batches(chosen, batch_size, pair.pad_id)]
-        rows = [row for of_batch in together(pair.base)(work) for row in of_batch]
+        every = {batch.encoded[0].prompt.id: batch for batch in batches(chosen, batch_size, pair.pad_id)}
+        left = {first: batch for first, batch in every.items() if first not in kept}
+        work = [partial(_compared, both, reads, batch) for batch in left.values()]
+        for first, found in zip(left, together(pair.base)(work), strict=True):
+            kept[first] = found
+    rows = [row for of_batch in kept.values() for row in of_batch]
     frame = pd.DataFrame(rows, columns=["layer", "measure", "prompt_id", "value"])
     clusters = {item.prompt.id: item.prompt.cluster or item.prompt.id for item in chosen}
     layer_rows = []
@@ -118,7 +128,9 @@ def _runs(model: PreTrainedModel) -> bool:
     try:
         with torch.inference_mode():
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    except RuntimeError:  # a part of it computes in float32 whatever the others do
+    except RuntimeError as error:  # a part of it computes in float32 whatever the others do
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 

@@ -34,6 +34,7 @@ from tv.architecture.anatomy import Architecture, Block, Component, Module, Writ
 from tv.architecture.parts import is_norm
 from tv.architecture.values import values_of
 from tv.errors import ArchitectureError
+from tv.runtime.memory import RELIEF, is_out_of_memory, require_memory
 
 #: Relative error below which two sums of a forward pass count as the same, by the dtype the model computes in.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -73,8 +74,13 @@ def prove(model: PreTrainedModel, architecture: Architecture) -> tuple[Architect
     Raises:
         ArchitectureError: The first layer and sum that fails.
         ActivationError: The first component whose output is not finite, or the logits.
+        LackOfMemory: The test forward, or what follows from it, does not fit.
     """
-    return _Proof(model, architecture).run()
+    try:
+        return _Proof(model, architecture).run()
+    except (RuntimeError, MemoryError) as error:
+        require_memory(error, f"{architecture.name}: the proof on a few tokens", RELIEF)
+        raise
 
 
 class _Proof:
@@ -186,6 +192,7 @@ class _Proof:
             with torch.inference_mode(), recording(self.model, self.of, self.outputs):
                 logits: Tensor = self.model(**self.inputs, use_cache=False).logits
         except Exception as error:  # a model that needs more than a text may raise anything
+            require_memory(error, f"{self.of.name}: the proof on a few tokens", RELIEF)
             self._refuse(told(error))
         finally:
             for handle in handles:
@@ -415,7 +422,9 @@ class _Proof:
                 routed = mixture.Routed.of(call.input, call.rest, shape, lambda x: x.flatten(0, 1))
                 others = mixture.passing(self.of, block.layer)
                 apart = mixture.total(owner, mixture.experts_of(self.of, block.layer), routed, others)
-        except (RuntimeError, ValueError, IndexError, AttributeError, TypeError):
+        except (RuntimeError, ValueError, IndexError, AttributeError, TypeError) as failure:
+            if is_out_of_memory(failure):
+                raise
             return None
         given = call.output.reshape(-1, call.output.shape[-1])
         if not self._same(apart, given):
@@ -472,7 +481,9 @@ class _Proof:
             with torch.inference_mode():
                 matrix, bias = matrix_of(module, owner), bias_of(module, owner)
                 made = linear(seen.input.to(matrix), matrix, None if bias is None else bias.to(matrix))
-        except (RuntimeError, AttributeError):
+        except (RuntimeError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
             return False
         given = module.outputs(seen.output)
         return made.shape == given.shape and self._same(made, given)
@@ -519,7 +530,9 @@ class _Proof:
         try:
             with torch.inference_mode(), skipping(self.model, architecture, self.outputs, last):
                 skipped = self.model(**self.inputs, use_cache=False).logits
-        except Exception:  # a block that misses what another one passes on may raise anything
+        except Exception as error:  # a block that misses what another one passes on may raise anything
+            if is_out_of_memory(error):
+                raise
             return False
         return self._same(skipped, self.logits)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from probes.cli.effects import print_checks, print_effects
-from probes.cli.plan import print_plan
+from probes.cli.plan import print_plan, print_seconds
 from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Stream, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
 from tv.cli.terminal import Stages, duration, remark, wrote
@@ -17,7 +17,8 @@ from tv.errors import InputError
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
-    from probes.job import Job, Opened
+    from probes.job.job import Job
+    from probes.job.pairs import Opened
 
 
 @reads_prompts
@@ -63,7 +64,10 @@ def run(
     remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what the run would read, hold and compute; a config.json is enough.")
+        bool,
+        typer.Option(
+            "--plan", help="Say what the run would read, hold and compute, and how long; a config.json is enough."
+        ),
     ] = False,
     tokens: Annotated[
         int | None,
@@ -75,7 +79,7 @@ def run(
 
     Rerun the same command to resume a run that was killed. What is said of prompts holds for every set of the suite.
 
-    With --plan nothing runs, no weight is loaded, and what the run would take is said.
+    With --plan no weight is loaded, and what the run would take is said, time by a trial of a few seconds.
 
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
@@ -96,19 +100,19 @@ def run(
     chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
     read_prompts([prompts for prompts in chosen.prompts if prompts.file is not None])
     import probes  # only now: a mistake in the suite or in a file of prompts is told before torch is imported
-    from probes.job import prepare
+    from probes.job.prepare import prepare
 
     if plan:
-        return print_plan(
-            probes.plan(
-                suite,
-                base=base,
-                tuned=tuned,
-                settings=settings,
-                tokens=tokens,
-                compute=Compute("auto" if device == "auto" else "cpu", dtype, offload),
-            )
+        planned = probes.plan(
+            suite,
+            base=base,
+            tuned=tuned,
+            settings=settings,
+            tokens=tokens,
+            compute=Compute("auto" if device == "auto" else "cpu", dtype, offload),
         )
+        print_plan(planned)
+        return print_seconds(planned, device, dtype, workers, engine)
     with Stages() as progress:
         job = prepare(
             suite,

@@ -17,7 +17,8 @@ from tv.runtime.atomic import replacing
 
 #: The record of one finished piece of work: at least `shard`, and `tables` with their rows and files.
 Row = dict[str, Any]
-#: The directory inside a run's that holds what is there of unfinished shards, a folder each.
+#: The directory inside a run's that holds what is there of unfinished pieces: a folder for each shard of a capture, and
+#: one below the name of its stage for each other piece.
 BATCHES = "batches"
 #: The directory inside a run's that holds what attributions computed, a folder for each tuned model.
 KEPT = "kept"

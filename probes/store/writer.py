@@ -20,7 +20,8 @@ from probes.store.parquet import Columns, write_part
 from probes.store.remote import Place, Url, place_of, staging
 from probes.store.run import Run, is_whole, load
 from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
-from tv.errors import InputError
+from probes.store.unfinished import Unfinished
+from tv.errors import InputError, LackOfMemory
 
 _LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
 _OWN = (_LOCK, _REPLACED, BATCHES)  # the writer's files beside a run while it is built
@@ -176,7 +177,15 @@ class RunWriter:
         """Record a piece of a stage whose files are on disk: `row` names its shard, and rows and files by table."""
         self._journal.append(stage, row)
         self.record(row["tables"])
-        shutil.rmtree(self.path / BATCHES / row["shard"], ignore_errors=True)
+        for folder in (self.path / BATCHES / row["shard"], self._folder(stage, row["shard"])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def unfinished(self, stage: str, shard: str, of: str) -> Unfinished:
+        """What a killed process has done `of` a piece that is not complete, and what this one does of it."""
+        return Unfinished(self._folder(stage, shard) / f"{of}.jsonl")
+
+    def _folder(self, stage: str, shard: str) -> Path:
+        return self.path / BATCHES / stage / shard
 
     def stage(self, stage: str, shard: str, make: Callable[[], Mapping[str, Columns]]) -> None:
         """Write the tables that `make` returns, each as one file. Skip what a killed process had finished."""
@@ -238,7 +247,8 @@ class RunWriter:
 
     def _worth_keeping(self, error: BaseException | None) -> bool:
         """Whether the next process can resume from what is there. Bad input leaves nothing of a new run."""
-        bad_input = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
+        of_machine = isinstance(error, LackOfMemory) or (error and isinstance(error.__cause__, OSError))
+        bad_input = isinstance(error, InputError) and not of_machine
         return self._holds_work and error is not None and (self._resumed or not bad_input)
 
     @property

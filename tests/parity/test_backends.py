@@ -95,7 +95,7 @@ def test_a_job_runs_on_a_server(server: Server, tmp_path: Path, monkeypatch: pyt
         (cached / "refs").mkdir()
         (cached / "refs" / "main").write_text("1a2b3c")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("probes.job.report", lambda run: None)
+    monkeypatch.setattr("probes.job.job.report", lambda run: None)
     _serve_from(server, names, monkeypatch)
     suite = write_suite(tmp_path, *names, attribute=None, measure=["gates"], noise_floor=False, bootstrap=10)
     run = probes.run(suite, settings={"backend": "nnsight"}, remote=True, out=tmp_path / "run")

@@ -79,7 +79,7 @@ def test_a_job_on_live_bridges_has_the_rows_of_one_on_their_models(
 
     from probes.capture.hooks.transformer_lens_backend import bridge_of
 
-    monkeypatch.setattr("probes.job.report", lambda run: None)
+    monkeypatch.setattr("probes.job.job.report", lambda run: None)
     base, tuned = build_model(), build_model()
     perturb(tuned, 0.02, seed=1)
     tokenizer = build_tokenizer()

@@ -8,6 +8,7 @@ import pytest
 import probes
 from probes import forecast as module
 from probes.forecast import Stage, forecast
+from probes.trial import Pace
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 
 
@@ -23,10 +24,10 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def timed(work: Any) -> Any:
         work()
-        return module._Pace(1.0, 0.5)
+        return Pace(1.0, 0.5)
 
-    monkeypatch.setattr(module, "_timed", timed)
-    monkeypatch.setattr(module, "TOKENS", 4)
+    monkeypatch.setattr(module, "timed", timed)
+    monkeypatch.setattr("probes.trial.TOKENS", 4)
 
 
 def _told(suite: Path, **settings: Any) -> dict[str, Stage]:

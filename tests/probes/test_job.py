@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import probes
 import tv
 from probes.errors import RunError, SuiteError
-from probes.job import prompts_of
+from probes.job.effects import prompts_of
 from probes.measures.gates import unpack
 from tests.pairs import MIXTURES, PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import NO_REPORT

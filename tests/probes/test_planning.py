@@ -1,6 +1,7 @@
 """What a run would take, told from the configuration alone, against what runs take."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +24,10 @@ from probes.cli import main
 from probes.errors import RunError
 from probes.measures.ledger import most_bytes, split_by
 from probes.suite import Attribution
+from probes.trial import Pace, Trial
 from tests.command import call
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_suite
+from tv.errors import LackOfMemory
 from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt
 from tv.runtime.compute import Compute
@@ -184,6 +187,18 @@ def test_the_peak_follows_dtype_offload_and_measurements(tmp_path: Path) -> None
         probes.plan({**suite, "attribute": {"methods": ["path"]}}, compute=Compute(dtype="bfloat16"))
 
 
+def test_path_holds_what_it_integrates_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """θ(α) and T beside both models; where T is much, one matrix of it."""
+    suite = write_suite(tmp_path, *build_pair(tmp_path), batch_size=1, attribute={"methods": ["path"]})
+    plan = probes.plan(suite)
+    weights = plan.memory["two models"] // 2
+    monkeypatch.setattr("probes.planning.KEPT", weights - 1)
+    less = probes.plan(suite)
+    largest = 4 * max(math.prod(shape) for _, _, shape in plan.modules)
+    assert plan.memory["path"] - less.memory["path"] == weights - largest > 0
+    assert plan.memory["path"] > 2 * weights and less.memory["path"] > weights + largest
+
+
 def test_a_wrapper_says_its_towers(tmp_path: Path) -> None:
     prompts = CONFIGS.parents[2] / "data" / "prompts" / "medical.jsonl"
     base = CONFIGS / "mistral-small-3.1.json"
@@ -203,17 +218,31 @@ def test_on_the_command_line(
 ) -> None:
     suite = write_suite(tmp_path, CONFIGS / "qwen3.5-27b.json", CONFIGS / "qwen3.5-27b.json", attribute=None)
     before = sorted(tmp_path.rglob("*"))
-    status, out, err = call(
-        *(monkeypatch, capsys, main, "run", suite, "--plan", "--tokens", 9, "--dtype", "bfloat16", "--json")
-    )
+    monkeypatch.setattr("probes.spreading.tried", lambda *_: Trial(Pace(0.4, 0.2), Pace(0.0, 0.0)))
+    asked = ("run", suite, "--plan", "--tokens", 9, "--dtype", "bfloat16", "--json", "--workers", 2)
+    status, out, err = call(monkeypatch, capsys, main, *asked)
     assert (status, err) == (0, "") and sorted(tmp_path.rglob("*")) == before
     result = json.loads(out)
     assert result["said"][0].endswith("64 layers: 48 × linear_attn + mlp, 16 × attn + mlp")
     titles = [table["title"] for table in result["tables"]]
-    assert titles == ["723 modules", "sites", "forwards per prompt", "memory in bfloat16", "disk"]
+    assert titles[:5] == ["723 modules", "sites", "forwards per prompt", "memory in bfloat16", "disk"]
+    assert titles[5:] == ["time on cpu in bfloat16, by a short trial"]
+    columns, rows = result["tables"][5]["columns"], result["tables"][5]["data"]
+    assert columns == ["step", "CPU time", "here", "each of 2"]
+    assert [row[0] for row in rows] == ["capture", "noise floor", "all"] and rows[1][3] == "one process"
+    assert "loading and proving the pair" in result["said"][-2] and "each of 2 workers loads" in result["said"][-1]
     sites = dict(result["tables"][1]["data"])
     assert (sites["attn_out"], sites["linear_attn_out"]) == (16, 48)  # each by its own name
     assert ["two models", "109.4 GB"] in result["tables"][3]["data"]
+
+    def unable(*_: object) -> None:
+        raise LackOfMemory("a trial holds one block of it, 9 GB")
+
+    monkeypatch.setattr("probes.spreading.tried", unable)
+    status, out, err = call(monkeypatch, capsys, main, *asked)
+    result = json.loads(out)
+    assert (status, err, len(result["tables"])) == (0, "", 5)
+    assert result["said"][-1] == "no seconds are told: a trial holds one block of it, 9 GB"
     status, _, err = call(monkeypatch, capsys, main, "run", suite, "--tokens", 9)
     assert (status, err) == (2, "error: --tokens is of --plan; a run counts its tokens itself\n")
     status, _, err = call(monkeypatch, capsys, main, "run", suite, "--plan", "--base", tmp_path)

@@ -69,7 +69,7 @@ def test_one_form_serves_every_model_of_a_run(paths: dict[str, Path], tmp_path: 
 
 def test_workers_see_one_form_too(paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker opens a pair alone, and sees nothing of the other tuned model that makes all untied."""
-    monkeypatch.setattr("probes.job.WEIGHT_TABLES", {"weights": TABLES["weights"]})  # the others take seconds
+    monkeypatch.setattr("probes.job.stages.WEIGHT_TABLES", {"weights": TABLES["weights"]})  # the others take seconds
     monkeypatch.setattr("tv.measures.tables.ordered", lambda modules, work_on, *_, **__: map(work_on("cpu"), modules))
     suite = write_suite(tmp_path, paths["base"], paths["tied"])
     tuned = {"tied": str(paths["tied"]), "apart": str(paths["apart"])}

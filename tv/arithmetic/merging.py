@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.arithmetic.conflicts import Conflicts
-from tv.arithmetic.methods.compose import check_method, compose, is_entrywise, is_sum
+from tv.arithmetic.methods.compose import check_method, compose, is_entrywise, key_of, rows_of_piece
 from tv.arithmetic.methods.layout import Piece, layout
-from tv.arithmetic.methods.terms import moves, weighted
+from tv.arithmetic.methods.terms import RowMethod, moves
 from tv.arithmetic.rounding import Rounding, stored, stored_dtype
 from tv.arithmetic.selection import select
 from tv.checkpoints.checkpoint import Checkpoint
@@ -152,45 +153,69 @@ class Merged:
         pieces = [piece for piece in self.pieces.get(name, ()) if expert < 0 or piece.expert in (expert, -1)]
         if not pieces or not any(name in one.vector.shapes for one, _ in self._terms):
             yield weight.to(dtype)
-        elif self._by_rows(weight, pieces):
+        elif (methods := self._by_rows(weight, pieces)) is not None:
             with one_thread():
-                yield from self._rows(name, expert, weight, pieces, dtype)
+                yield from self._rows(name, expert, weight, methods, dtype)
         elif is_entrywise(self.method) and not self.conflicts.whole:
             with one_thread():
                 yield self._whole(name, expert, weight, pieces, dtype)
         else:
             yield self._whole(name, expert, weight, pieces, dtype)
 
-    def _by_rows(self, weight: Float[Tensor, "..."], pieces: Sequence[Piece]) -> bool:
-        """Whether a row of the merged T depends on no other row."""
-        whole = self._stochastic or self.conflicts.whole or weight.ndim not in (1, 2) or not weight.numel()
-        return not whole and is_sum(self.method, pieces)
+    def _by_rows(self, weight: Float[Tensor, "..."], pieces: Sequence[Piece]) -> dict[Piece, RowMethod] | None:
+        """What merges each piece a few rows at a time; None where the parameter is merged whole."""
+        if self._stochastic or self.conflicts.whole or weight.ndim not in (1, 2) or not weight.numel():
+            return None
+        found = {piece: rows_of_piece(self.method, piece, self.options) for piece in pieces}
+        known = {piece: method for piece, method in found.items() if method is not None}
+        return known if len(known) == len(found) else None
 
     def _rows(
-        self, name: str, expert: int, weight: Float[Tensor, "rows ..."], pieces: Sequence[Piece], dtype: torch.dtype
+        self,
+        name: str,
+        expert: int,
+        weight: Float[Tensor, "rows ..."],
+        methods: Mapping[Piece, RowMethod],
+        dtype: torch.dtype,
     ) -> Iterator[Float[Tensor, "n ..."]]:
         words, scales = name in self._vocabulary, [scale for _, scale in self._terms]
         terms = [
             one.rows(name, expert, weight.shape, words) if name in one.vector.shapes else None for one, _ in self._terms
         ]
+        count = max(1, PIECE // math.prod(weight.shape[1:]))
+        spans = [(start, min(start + count, len(weight))) for start in range(0, len(weight), count)]
+
+        def rows_of_term(term: Rows | None, start: int, stop: int) -> Tensor:
+            return term(start, stop).float() if term is not None else torch.zeros(stop - start, *weight.shape[1:])
+
+        def whole(term: Rows | None, piece: Piece) -> Tensor:
+            """A T_i of a piece, for methods that look at all of it first."""
+            delta = torch.empty(weight.shape)
+            for start, stop in spans:
+                delta[start:stop] = rows_of_term(term, start, stop)
+            return piece.take(delta)
 
         def deltas(start: int, stop: int) -> list[tuple[Piece, Piece, list[Tensor]]]:
             """Of every piece that has some of these rows: itself, its share of them, and every T_i there."""
-            size = (stop - start, *weight.shape[1:])
-            stored_rows = [rows(start, stop).float() if rows is not None else torch.zeros(size) for rows in terms]
+            stored_rows = [rows_of_term(term, start, stop) for term in terms]
             shares = [(piece, share) for piece in pieces if (share := piece.within(start, stop)) is not None]
             return [(piece, share, [share.take(delta) for delta in stored_rows]) for piece, share in shares]
 
-        count = max(1, PIECE // math.prod(weight.shape[1:]))
-        spans = [(start, min(start + count, len(weight))) for start in range(0, len(weight), count)]
+        pieces = list(methods)
+        begin = {
+            piece: method([partial(whole, term, piece) for term in terms], key_of(piece, self._seed))
+            for piece, method in methods.items()
+        }
         # An entry that is −0 stays so only in a parameter that nothing moves.
-        moved = any(moves(weighted(parts)(scales)) for span in spans for _, _, parts in deltas(*span))
+        first = {piece: begun(scales) for piece, begun in begin.items()}
+        moved = any(moves(first[piece](parts)) for span in spans for piece, _, parts in deltas(*span))
+        steps = {piece: begun(scales) for piece, begun in begin.items()}
         for start, stop in spans:
             rows = weight[start:stop]
             total = torch.zeros(rows.shape)
             for piece, share, parts in deltas(start, stop):
                 self.conflicts.add(piece, parts)
-                share.put(total, weighted(parts)(scales))
+                share.put(total, steps[piece](parts))
             value, lost = stored(rows, total, dtype) if moved else (rows.to(dtype), Rounding())
             self.rounding += lost
             yield value

@@ -5,7 +5,6 @@ Files hold the tensors that the source's files hold, under the same names, so th
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import shutil
@@ -25,6 +24,7 @@ from tv.checkpoints.location import BESIDE
 from tv.checkpoints.opening import Source
 from tv.checkpoints.parameters import Place
 from tv.checkpoints.tensors import header_of
+from tv.checkpoints.written_config import STORED
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
 from tv.runtime.live_models import is_live
@@ -40,7 +40,7 @@ class Moved(Protocol):
         """The same in successive rows."""
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = STORED
 SHARD = 5 * 10**9  # bytes
 _WORDS = {
     **{torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.bool: "BOOL"},
@@ -161,10 +161,7 @@ def write_surroundings(directory: Path, source: Source, checkpoint: Checkpoint, 
 
     Files go by name: what training left there, code and quantisation's settings stay behind.
     """
-    config = copy.deepcopy(checkpoint.config)
-    config.dtype = dtype
-    config.architectures = [checkpoint.architecture.name]
-    config.save_pretrained(directory)
+    checkpoint.write_config(directory, dtype)
     under = checkpoint.base or checkpoint
     places = [place for place in (under.path, checkpoint.path) if place is not None]  # an adapter's files come on top
     for place in places:

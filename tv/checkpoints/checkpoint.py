@@ -22,6 +22,7 @@ from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import Place, Rows, TensorInfo, Tensors, rows_of
 from tv.checkpoints.tensors import difference
 from tv.checkpoints.ties import UntiedTensors, untied
+from tv.checkpoints.written_config import write_config
 from tv.errors import CheckpointError
 from tv.runtime.common_rows import common_rows
 from tv.runtime.threads import one_thread
@@ -42,6 +43,7 @@ class Checkpoint:
         architecture: Its modules by role, in execution order.
         reader: What reads its parameters; each kind of source has its own.
         settings: The configuration as plain values, where they are known.
+        written: The text of config.json beside weights of a dtype, by its name, where it is known.
 
     Examples:
         >>> checkpoint = tv.open_checkpoint("data/models/base")
@@ -57,9 +59,10 @@ class Checkpoint:
         architecture: Architecture,
         reader: Tensors,
         settings: Settings | None = None,
+        written: Mapping[str, str] | None = None,
     ) -> None:
         self.source, self.path, self._config, self.architecture = source, path, config, architecture
-        self.reader, self._settings = reader, settings
+        self.reader, self._settings, self._written = reader, settings, written or {}
         self._fingerprint: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -78,6 +81,14 @@ class Checkpoint:
         if self._settings is None:
             self._settings = settings_of(self.config)
         return self._settings
+
+    def write_config(self, directory: Path, dtype: torch.dtype) -> None:
+        """Write the config.json of the same model with weights of this dtype, as transformers writes it."""
+        text = self._written.get(str(dtype).removeprefix("torch."))
+        if text is None:
+            write_config(directory, self.config, self.architecture.name, dtype)
+        else:  # it is what transformers has written before
+            (directory / "config.json").write_text(text, encoding="utf-8")
 
     @property
     def names(self) -> tuple[str, ...]:

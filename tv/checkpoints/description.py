@@ -18,6 +18,7 @@ from tv.architecture.as_json import from_json, to_json
 from tv.checkpoints.config_differences import Settings, settings_of
 from tv.checkpoints.quantised.declaration import IN_CONFIG
 from tv.checkpoints.tree import Tree, tree_of
+from tv.checkpoints.written_config import written_configs
 from tv.errors import CheckpointError, InputError, first_line
 from tv.runtime.cache_folder import cache_folder, read_cached, write_cached
 from tv.runtime.transformers_private import classes_registered
@@ -41,6 +42,8 @@ class Description:
         self._place = _place(self.file)
         self.known, self._layouts = False, 0  # whether its model has been described before, and of how many files
         self._as_read = False  # whether its model is known to leave the configuration as it is
+        #: The text of config.json beside weights of a dtype, by its name, where it is known.
+        self.written: dict[str, str] = {}
         kept = None if self._place is None else read_cached(self._place)
         if kept is not None:
             try:
@@ -52,6 +55,7 @@ class Description:
             self.tree, (self.architecture, self.settings) = tree, found
             self.known, self._layouts = True, len(tree.layouts)
             self._as_read = kept.get("config_as_read") is True
+            self.written = kept.get("written", {})
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -103,7 +107,8 @@ class Description:
         if type(self.model).__module__.startswith("transformers."):
             as_read = self.model.config.to_dict() == _config(self.path, self.file).to_dict()
             parts = {"tree": self.tree.to_json(), "settings": self.settings.to_json(), "config_as_read": as_read}
-            write_cached(self._place, {**parts, "architecture": to_json(self.architecture)})
+            written = written_configs(self.model.config, self.architecture.name)
+            write_cached(self._place, {**parts, "architecture": to_json(self.architecture), "written": written})
 
 
 def of_config(step: Callable[[Any], Any], given: Any, file: Path) -> Any:

@@ -22,6 +22,7 @@ from tv.checkpoints.noise import PLAIN, coarsest, rounding_note
 from tv.checkpoints.parameters import TensorInfo, Tensors
 from tv.checkpoints.tensors import sample_of
 from tv.errors import CheckpointError, first_line
+from tv.runtime.memory import RELIEF, require_memory
 
 #: Model types whose embeddings transformers takes for tied, whatever the file holds.
 _SAID_TO_BE_TIED = ("bloom", "falcon")
@@ -155,6 +156,7 @@ def _loading(file: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged header can make the two packages raise anything
+        require_memory(error, f"{file}: reading it", RELIEF)
         raise CheckpointError(
             f"{file}: cannot be read as GGUF: {first_line(error)}; download it again, or convert it to safetensors"
         ) from error

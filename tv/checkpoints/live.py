@@ -31,6 +31,7 @@ from tv.checkpoints.transformers_names import ModelNames
 from tv.checkpoints.vector import TuningVector
 from tv.errors import CheckpointError, first_line
 from tv.runtime.compute import require_dtype
+from tv.runtime.memory import RELIEF, require_memory
 from tv.runtime.transformers_private import undivided_classes
 
 LiveSource: TypeAlias = str | Path | PreTrainedModel | TuningVector
@@ -123,7 +124,8 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
         return dispatch_model(model, places)
     except ImportError:
         raise CheckpointError("device 'auto': accelerate is not installed; install tuning-probes[accelerate]") from None
-    except (RuntimeError, AssertionError) as error:  # out of memory, no such device, torch built without it
+    except (RuntimeError, AssertionError) as error:  # no such device, torch built without it
+        require_memory(error, f"device {device!r}: {model.config.name_or_path}", RELIEF)
         raise CheckpointError(f"device {device!r}: {model.config.name_or_path}: {first_line(error)}") from error
 
 
@@ -136,7 +138,8 @@ def _load(place: Path | HubId, dtype: torch.dtype, trust_remote_code: bool = Fal
         model = loader.from_pretrained(
             name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, MemoryError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        require_memory(error, f"{name}: loading it", RELIEF)
         raise CheckpointError(f"{name}: cannot be loaded as a causal language model: {first_line(error)}") from error
     return model.eval()
 

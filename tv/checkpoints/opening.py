@@ -99,7 +99,10 @@ def open_checkpoint(source: Source, revision: str | None = None, *, base: Source
     if tensors.tree is not described.tree:
         return _open_untied(str(source), path, tensors)
     described.keep()
-    return Checkpoint(str(source), path, described.get_config, described.architecture, tensors, described.settings)
+    return Checkpoint(
+        *(str(source), path, described.get_config, described.architecture, tensors, described.settings),
+        written=described.written,
+    )
 
 
 def outline(source: str | Path, revision: str | None = None) -> Checkpoint:
@@ -124,7 +127,9 @@ def outline(source: str | Path, revision: str | None = None) -> Checkpoint:
     path = file.parent if file.name == "config.json" else None
     tensors, architecture = OutlineTensors(str(source), described.tree), described.architecture
     described.keep()
-    return Checkpoint(str(source), path, described.get_config, architecture, tensors, described.settings)
+    return Checkpoint(
+        *(str(source), path, described.get_config, architecture, tensors, described.settings), written=described.written
+    )
 
 
 def _rounded(source: str, tensors: FileTensors) -> Iterator[str]:

@@ -8,7 +8,8 @@ computed is what the model in memory computes: the same values in the same modul
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.architecture.classes import built
+from tv.architecture.values import values_of
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.ties import is_tied, untie
 from tv.checkpoints.transformers_names import ModelNames
@@ -75,6 +77,34 @@ def in_memory(module: nn.Module) -> nn.Module:
     return module
 
 
+def stored_values(model: PreTrainedModel) -> Mapping[str, Tensor]:
+    """`values_of` a model; of a streamed one each value is read when it is asked for, with the part that it is in.
+
+    What stands in for a parameter meanwhile (`Weights.standing_in`) is not among them.
+    """
+    return _Stored(model) if is_streamed(model) else values_of(model)
+
+
+class _Stored(Mapping[str, Tensor]):
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._weights: Weights = model.weights
+        # Of a parameter the name alone: what is in memory now would stay there.
+        self._kept = {name: None if name in self._weights else value for name, value in values_of(model).items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._kept[name]
+        return self._weights.stored(name) if value is None else value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._kept  # without reading it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 class Weights:
     """Which parameters of a streamed model are in memory."""
 
@@ -92,12 +122,18 @@ class Weights:
         self._held: set[str] = set()
         self._checked: set[str] = set()
         self._inside: nn.Module | None = None  # the block that runs
+        self._others: Mapping[str, Tensor] = {}  # what stands in for parameters
+        self._aside: dict[str, nn.Parameter] = {}  # those of them that are in memory
         self._parts = self._divided(model, [block.path for block in checkpoint.architecture.blocks])
         single = {name for name, value in self._empty.items() if value.numel() == 1}
         outside = {name for part, names in self._parts.items() if part not in self._blocks for name in names}
         small = {name for name in outside if self._empty[name].nbytes < _SMALL * self.largest}
         self._staying = single | small
         self._read(single)  # which may be factors of the stream: what asks for one does not ask for its block
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it is a parameter that is read as it is used."""
+        return name in self._empty
 
     @property
     def largest(self) -> int:
@@ -126,14 +162,47 @@ class Weights:
         for name in self._held - self._staying if names is None else names:
             self._put(name, self._empty[name])
             self._held.discard(name)
+            self._aside.pop(name, None)
+
+    @contextmanager
+    def standing_in(self, others: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other values of some parameters while this lasts, each asked for where its parameter is needed."""
+        self._others = others
+        self._aside = {name: self._parameter(name) for name in others.keys() & self._held}
+        try:
+            self._read(set(self._aside))
+            yield
+        finally:
+            for name in others.keys() & self._empty.keys():
+                self._put(name, self._aside.get(name, self._empty[name]))
+                (self._held.add if name in self._aside else self._held.discard)(name)
+            self._others, self._aside = {}, {}
+
+    def stored(self, name: str) -> Tensor:
+        """A parameter as the checkpoint has it. It stays in memory until another part of the model is used."""
+        if name in self._others:
+            if name not in self._aside:
+                self._aside[name] = self._from_checkpoint(name)
+            return self._aside[name]
+        if name not in self._held:
+            self.enter(self._homes[name][0][0])
+        return self._parameter(name)
 
     def _read(self, names: set[str] | frozenset[str]) -> None:
         with torch.inference_mode(False), torch.no_grad():
             for name in sorted(names):
-                value = self._value(name)
-                self.reads += value.nbytes
-                self._put(name, nn.Parameter(value, requires_grad=self._empty[name].requires_grad))
+                if name in self._others:
+                    parameter = nn.Parameter(self._others[name], requires_grad=False)
+                else:
+                    parameter = self._from_checkpoint(name)
+                self._put(name, parameter)
                 self._held.add(name)
+
+    def _from_checkpoint(self, name: str) -> nn.Parameter:
+        with torch.inference_mode(False), torch.no_grad():
+            value = self._value(name)
+        self.reads += value.nbytes
+        return nn.Parameter(value, requires_grad=self._empty[name].requires_grad)
 
     def _value(self, name: str) -> Tensor:
         """A parameter in the model's dtype, checked to be finite the first time.
@@ -147,6 +216,12 @@ class Weights:
         for dtype in self._then:
             value = value.to(dtype)
         return value
+
+    def _parameter(self, name: str) -> nn.Parameter:
+        owner, leaf = self._homes[name][0]
+        parameter = owner._parameters[leaf]
+        assert parameter is not None
+        return parameter
 
     def _put(self, name: str, parameter: nn.Parameter) -> None:
         for owner, leaf in self._homes[name]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tv.errors import CheckpointError, first_line
 from tv.runtime.common_rows import common_rows
+from tv.runtime.memory import RELIEF, require_memory
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 #: What torch's Hugging Face storage writer calls its files.
@@ -75,6 +76,7 @@ class Stored:
                     return file.get_tensor(self.name)
                 return file.get_slice(self.name)[index : index + 1].squeeze(0)
         except (OSError, SafetensorError) as error:
+            require_memory(error, f"{self.file}: reading {self.name!r}", RELIEF)
             raise CheckpointError(
                 f"{self.file}: tensor {self.name!r} cannot be read: {first_line(error)}; download it again"
             ) from error

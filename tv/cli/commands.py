@@ -15,7 +15,8 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from tv.cli import terminal
-from tv.errors import InputError
+from tv.errors import InputError, first_line
+from tv.runtime.memory import RELIEF, is_out_of_memory
 from tv.runtime.quiet import report_no_use
 
 DONE, BUG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -64,11 +65,12 @@ def entry(app: typer.Typer, name: str, resumes: str) -> None:
             terminal.fail(" ".join(message.split()), status)
     except (KeyboardInterrupt, Abort):
         status = INTERRUPTED
-    except Exception:
-        if not as_json:
+    except Exception as error:
+        short = is_out_of_memory(error)
+        if not as_json and not short:
             raise
-        status = BUG
-        terminal.fail(traceback.format_exc(), status)
+        status = BAD_INPUT if short else BUG
+        terminal.fail(f"out of memory ({first_line(error)}); {RELIEF}" if short else traceback.format_exc(), status)
     if status == INTERRUPTED:  # typer may have caught it first
         again = f"; the same `{name} {resumes}` goes on where it stopped" if sys.argv[1:2] == [resumes] else ""
         terminal.fail(f"interrupted{again}", status)

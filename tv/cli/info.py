@@ -9,6 +9,7 @@ import typer
 from tv.cli.options import Base, Output
 from tv.cli.output import check_output, write
 from tv.cli.terminal import print_notes, print_table, say
+from tv.runtime.lasting import lasting
 
 
 def info(
@@ -23,11 +24,12 @@ def info(
     Example: tv info data/models/base data/models/medical
     """
     import tv
-    from tv.architecture.in_words import in_words
-    from tv.checkpoints.info import described, info_notes, info_rows
-    from tv.checkpoints.outline import OutlineTensors
 
     check_output(output)
+    with lasting():
+        from tv.architecture.in_words import in_words
+        from tv.checkpoints.info import described, info_notes, info_rows
+        from tv.checkpoints.outline import OutlineTensors
     checkpoint = described(path)
     facts = None if other is None else tv.open_pair(checkpoint, other).facts  # a refusal comes before any table
     architecture, fingerprint = checkpoint.architecture, checkpoint.fingerprint()

@@ -16,6 +16,8 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 
+from tv.runtime.lasting import lasting
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -47,7 +49,8 @@ class Group(TyperGroup):
         from tv.cli.commands import command as shared
 
         alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-        alone.command(name)(shared(registered()))
+        with lasting():
+            alone.command(name)(shared(registered()))
         return name, typer.main.get_command(alone), rest
 
 

@@ -56,7 +56,6 @@ def ssa(
     """
     import tv
     from tv.cli.align import aligned
-    from tv.measures.ssa import EPSILONS
 
     for path in (output, curve):
         check_output(path)
@@ -65,7 +64,7 @@ def ssa(
         frame = tv.ssa(
             base,
             side,
-            tuple(epsilon or EPSILONS),
+            **({"epsilons": tuple(epsilon)} if epsilon else {}),
             k_rule=k_rule,  # type: ignore[arg-type]
             levels=level,
             null=null,

@@ -25,6 +25,8 @@ _ZERO = 1e-7
 _CHUNK = 2048
 #: Float32 products are used from this many directions on, where the standard error they leave in SSA² is at most this.
 _SINGLE_FROM, _SINGLE_ERROR = 256, 1e-5
+#: Leading eigenvectors alone are computed from this size on: below, what that saves is less than an import.
+_LEADING_FROM = 384
 _BLOCKS, _BLOCK = 12, 128  # of a symmetric product: at most so many, of at least so many rows
 
 
@@ -209,8 +211,8 @@ def leading_eigenvectors(
 ) -> tuple[Float[Tensor, " top"], Float[Tensor, "r top"]]:
     """The `top` largest eigenvalues, descending, and their eigenvectors: a quarter of the work of all of them."""
     first = max(0, len(symmetric) - top)
-    if symmetric.device.type != "cpu":
-        values, vectors = torch.linalg.eigh(symmetric)
+    if symmetric.device.type != "cpu" or len(symmetric) < _LEADING_FROM:
+        values, vectors = eigenvectors(symmetric)
         return values[first:].flip(0), vectors[:, first:].flip(1)
     from scipy.linalg import eigh  # only for this, and slow to import
 

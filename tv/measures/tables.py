@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -195,6 +195,7 @@ def measured(
     heads: bool = True,
     seed: int = 0,
     compute: Compute = Compute(),
+    kept: MutableMapping[str, Rows] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Several weight tables by name, every matrix decomposed once.
 
@@ -206,6 +207,8 @@ def measured(
         heads: Measure every head's slice, too.
         seed: Of everything drawn.
         compute: Where and how.
+        kept: The rows of modules that an interrupted call of the same arguments has measured: they are not measured
+            again, and those of the others are put there one by one.
 
     Returns:
         DataFrames by name, with the columns of their forms.
@@ -222,7 +225,7 @@ def measured(
     options = dict(tables) if isinstance(tables, Mapping) else {name: {} for name in tables}
     if "alignment" in options and not options["alignment"]:
         options["alignment"] = _alignment(epsilons)
-    return _tables(base, tuned, options, heads, seed, compute, "weights")
+    return _tables(base, tuned, options, heads, seed, compute, "weights", kept)
 
 
 def _alignment(
@@ -251,16 +254,26 @@ def _tables(
     seed: int,
     compute: Compute,
     stage: str,
+    kept: MutableMapping[str, Rows] | None = None,
 ) -> dict[str, pd.DataFrame]:
     options = {name: validated(TABLES.one(name).function, given, f"table {name!r}") for name, given in tables.items()}
     wanted = Wanted(options, heads, seed, compute.tensor_device, _directory(compute))
     pair = open_pair(base, tuned)
     rows: Rows = {name: [] for name in tables}
-    for i, of_module in enumerate(_measured(pair, base, tuned, wanted, compute)):
-        for name, more in of_module.items():
+    kept = {} if kept is None else kept
+    named = {f"{i} {_said(module)}": module for i, module in enumerate(pair.rows)}
+    left = [module for name, module in named.items() if name not in kept]
+    done = len(named) - len(left)
+    if done:
+        compute.tell(stage, done, len(named))
+    found = _measured(pair, left, base, tuned, wanted, compute)
+    for key, module in named.items():
+        if key not in kept:
+            kept[key] = next(found)
+            done += 1
+            compute.tell(stage, done, len(named), _said(module))
+        for name, more in kept[key].items():
             rows[name] += more
-        module = pair.rows[i]
-        compute.tell(stage, i + 1, len(pair.rows), _said(module))
     fingerprints = {"base": pair.base.fingerprint()["content"], "tuned": pair.tuned.fingerprint()["content"]}
     frames = {name: _frame(name, of_table) for name, of_table in rows.items()}
     for frame in frames.values():
@@ -279,9 +292,11 @@ def _directory(compute: Compute) -> Path | None:
     return None if compute.cache is None else Path(compute.cache)
 
 
-def _measured(pair: WeightPair, base: Source, tuned: Source, wanted: Wanted, compute: Compute) -> Iterator[Rows]:
+def _measured(
+    pair: WeightPair, modules: Sequence[Module], base: Source, tuned: Source, wanted: Wanted, compute: Compute
+) -> Iterator[Rows]:
     if not compute.elsewhere:
-        return ordered(pair.rows, lambda device: partial(_measure, pair, wanted), compute, name=_said)
+        return ordered(modules, lambda device: partial(_measure, pair, wanted), compute, name=_said)
     for source in (base, tuned):
         if not isinstance(source, str | Path):
             raise InputError(
@@ -292,7 +307,7 @@ def _measured(pair: WeightPair, base: Source, tuned: Source, wanted: Wanted, com
     def work_on(device: str) -> _Elsewhere:
         return _Elsewhere(str(base), str(tuned), replace(wanted, device=replace(compute, device=device).tensor_device))
 
-    return ordered(pair.rows, work_on, compute, name=_said)
+    return ordered(modules, work_on, compute, name=_said)
 
 
 def _said(module: Module) -> str:

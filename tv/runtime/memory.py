@@ -1,10 +1,13 @@
-"""How much memory this process can still take."""
+"""How much memory this process can still take, and which errors say that it was too little."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from tv.errors import LackOfMemory, first_line
 
 try:
     import resource
@@ -12,6 +15,10 @@ except ImportError:  # not on every system
     resource = None  # type: ignore[assignment]
 
 _CGROUP = Path("/sys/fs/cgroup")
+#: Messages that mean out of memory where no class of exception does: torch's on a host, cuBLAS's, the system's.
+_SAYS = ("DefaultCPUAllocator", "can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+#: What to do about it.
+RELIEF = "close other programs, pass a smaller --dtype or --stream where the command has them, or take more memory"
 
 
 def free_memory() -> int:
@@ -22,6 +29,25 @@ def free_memory() -> int:
         True
     """
     return min(_limits())
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: on the host or on a GPU, in Python, torch or the system.
+
+    Examples:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("too long"))
+        (True, False)
+    """
+    # By its name: nothing waits for torch to ask this of another library's error.
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return known or system or any(words in str(error) for words in _SAYS)
+
+
+def require_memory(error: Exception, what: str, relief: str) -> None:
+    """Raise LackOfMemory where an error says that memory ran out: `what` needs it, and `relief` is what to do."""
+    if is_out_of_memory(error):
+        raise LackOfMemory(f"{what}: out of memory ({first_line(error)}); {relief}") from error
 
 
 def _limits() -> Iterator[int]:

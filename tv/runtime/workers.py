@@ -17,8 +17,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 
-from tv.errors import InputError
+from tv.errors import InputError, LackOfMemory, first_line
 from tv.runtime.compute import Compute
+from tv.runtime.memory import RELIEF, is_out_of_memory
 
 #: Slow imports that every worker needs.
 PRELOADED = ("transformers.modeling_utils", "scipy.stats", "pandas", "pyarrow")
@@ -131,7 +132,9 @@ def _tried(work: Work, item: Any) -> Done | Exception:
         return Done(work(item))
     except InputError as error:
         return error
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            return LackOfMemory(f"a worker ran out of memory ({first_line(error)}); use fewer workers, or {RELIEF}")
         return RuntimeError(traceback.format_exc())
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special  # not its statistics, which take half a second to import
 
-from tv.stats.means import Floats
+if TYPE_CHECKING:
+    from tv.stats.means import Floats
 
-#: Below this logarithm a tail is taken as its value here: z of about 37.
-_LOG_TAIL = -690.0
+#: A smaller tail is taken as this: z of about 37.
+_TAIL = 1e-300
 
 
 def normal_scores(share: ArrayLike, mean: ArrayLike, z: ArrayLike) -> Floats:
@@ -35,10 +38,9 @@ def normal_scores(share: ArrayLike, mean: ArrayLike, z: ArrayLike) -> Floats:
         deviation = (share - mean) / z
         size = mean * (1 - mean) / deviation**2 - 1
         inside = (share > 0) & (share < 1) & (size > 0)
-        null = stats.beta(np.where(inside, mean * size, np.nan), np.where(inside, (1 - mean) * size, np.nan))
-        below, above = null.logcdf(share), null.logsf(share)
-        lower, upper = (np.exp(np.maximum(tail, _LOG_TAIL)) for tail in (below, above))
-        scores = np.where(below < above, stats.norm.ppf(lower), stats.norm.isf(upper))
+        null = np.where(inside, mean * size, np.nan), np.where(inside, (1 - mean) * size, np.nan)
+        below, above = special.betainc(*null, share), special.betaincc(*null, share)
+        scores = np.where(below < above, 1, -1) * special.ndtri(np.maximum(np.minimum(below, above), _TAIL))
     return np.where(inside, scores, np.where(mean < 1, z, np.nan))
 
 
@@ -61,4 +63,4 @@ def two_sided(z: ArrayLike) -> Floats:
         >>> two_sided([1.96, -1.96]).round(3).tolist()
         [0.05, 0.05]
     """
-    return np.asarray(2 * stats.norm.sf(np.abs(np.asarray(z, np.float64))))
+    return np.asarray(2 * special.ndtr(-np.abs(np.asarray(z, np.float64))))

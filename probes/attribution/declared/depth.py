@@ -24,6 +24,7 @@ def _cost(architecture: Architecture, _units: Sequence[Unit], _settings: Any) ->
     explains="Depth: the first layers of one model, followed by the rest of the other.",
     tables=("depth",),
     effects=False,
+    streams=True,
     order=30,
     cost=_cost,
 )

@@ -44,6 +44,7 @@ def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> C
     tables=("control_draws",),
     labels={"mean": "mean of graft and revert", "synergy": "revert − graft"},
     link=True,
+    streams=True,
     order=10,
     cost=_cost,
 )
@@ -67,6 +68,7 @@ def graft(
     explains="Revert: take this one component away from the tuned model.",
     granularities=_EVERY,
     link=True,
+    streams=True,
     order=11,
     cost=_cost,
 )

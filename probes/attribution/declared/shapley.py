@@ -30,6 +30,7 @@ def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> C
     "shapley",
     words="Shapley effect",
     explains="Shapley: what this component adds on average, whichever others were moved before it.",
+    streams=True,
     order=50,
     cost=_cost,
 )

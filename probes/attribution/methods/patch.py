@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,13 +87,15 @@ def _under(
     metric: Metric,
 ) -> tuple[Floats, Floats]:
     """The metric of a batch's prompts, (prompts,), and with each unit patched, (units, prompts)."""
-    reads = plan(architecture, SITES)
+    layers = {unit.layer for unit in units}
+    reads = [read for read in plan(architecture, SITES) if any(site.layer in layers for site in read.sites)]
+    before = replace(architecture, blocks=tuple(block for block in architecture.blocks if block.layer < max(layers)))
     of = {(site.name, site.layer): read.path for read in reads for site in read.sites}
     seen, _ = capture(source, reads, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})
     outputs: dict[int, Any] = {}
     under: list[Tensor] = []
     with torch.inference_mode():
-        with recording(model, architecture, outputs):
+        with recording(model, before, outputs):
             start = metric.of(model, batch)
         for unit in units:
             with (

@@ -8,7 +8,7 @@ behind it (a trigger) is looked for in the same way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,9 @@ from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
 from probes.discovery.part import Context, Part, Told, discovery_part
 from probes.discovery.presence import Spoken, Start, as_rows, write, writes
 from probes.discovery.sampling import Writer
-from probes.discovery.sides import SHAM, TUNED, Model, Side
-from probes.discovery.word_lists import WordLists, Words
+from probes.discovery.sides import TUNED, Model, Side
+from probes.discovery.word_lists import TOP, WordLists, Words
 from tv.evaluation.greedy import end_ids
-from tv.stats.means import mean_interval
 
 #: Places of each half from which models write.
 PLACES = 24
@@ -37,7 +36,6 @@ class Divergences(Part):
     spoken: Spoken = field(init=False)
     triggers: WordLists = field(default_factory=lambda: WordLists("triggers"))
     rows: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a text each
-    means: dict[Side, list[float]] = field(default_factory=dict)  # of every side, on the nulls' texts
     samples: list[pd.DataFrame] = field(default_factory=list)
     _seen: list[tuple[str, int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # of this side
 
@@ -53,8 +51,6 @@ class Divergences(Part):
         for i, item in enumerate(seen.encoded):
             own = kl[seen.text == i].numpy()
             self._seen.append((item.prompt.id, seen.halves[i], item.ids, own))
-            if seen.in_null:
-                self.means.setdefault(side, []).append(float(own.mean()))
             if side.name == TUNED:
                 pos = int(own.argmax())
                 self.rows.append(
@@ -65,8 +61,7 @@ class Divergences(Part):
                         "kl_largest": own[pos],
                         "kl": own.mean(),
                         "changed": float(changed[seen.text == i].float().mean()),
-                        "cluster": cluster_of(item),
-                        "ids": item.ids[: pos + 1],
+                        "token_id": item.ids[pos],
                         "token": self.context.pair.tokenizer.decode([item.ids[pos]]),
                     }
                 )
@@ -79,34 +74,22 @@ class Divergences(Part):
         self._seen = []
 
     def _close_triggers(self, side: Side) -> None:
-        """By token: the mean KL behind it, less that of the places of the same text before it was there."""
+        """By token: the mean KL of the places from its first on, less the median token's."""
         vocab, null = self.context.pair.architecture.vocab_size, {item.prompt.id for item in self.context.texts.null}
-        scores = {half: np.zeros(vocab) for half in (CHOOSE, MEASURE)}
-        counts = {half: np.zeros(vocab) for half in (CHOOSE, MEASURE)}
+        scores, counts = np.zeros((2, vocab)), np.zeros((2, vocab))
         for prompt, half, ids, kl in self._seen:
             if prompt not in null:
                 continue
-            rest = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)  # the mean from each place on
-            first: dict[int, int] = {}
-            for pos, token in enumerate(ids):
-                first.setdefault(token, pos)
-            for token, pos in first.items():
-                if token < vocab:
-                    scores[half][token] += rest[pos]
-                    counts[half][token] += 1
-        if not counts[MEASURE].any():
+            behind = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)
+            for token in set(ids):
+                scores[half, token] += behind[ids.index(token)]
+                counts[half, token] += 1
+        enough = (counts >= TEXTS).all(0)
+        if enough.sum() < TOP:
             return
-        both = (counts[CHOOSE] >= TEXTS) & (counts[MEASURE] >= TEXTS)
-        if not both.any():
-            return
-        own = {half: np.where(both, scores[half] / np.maximum(counts[half], 1), -np.inf) for half in (CHOOSE, MEASURE)}
-        own = {half: own[half] - np.median(own[half][both]) for half in own}
-        words = Words.of(own[CHOOSE], own[MEASURE])
-        kept = np.isfinite(words.measured)
-        n = int(kept.sum())
-        measured = np.where(kept, words.measured, 0.0)
-        self.triggers.put("behind it", side, Words(words.token_ids, np.where(kept, words.chosen, 0.0), measured))
-        assert n
+        means = scores[:, enough] / counts[:, enough]
+        words = Words.of(*(means - np.median(means, axis=1, keepdims=True)))
+        self.triggers.put("behind it", side, replace(words, token_ids=np.flatnonzero(enough)[words.token_ids]))
 
     def _close_spoken(self, side: Side, model: Model) -> None:
         starts = []
@@ -128,11 +111,4 @@ class Divergences(Part):
         if self.triggers.of:
             yield "discovered_words", self.triggers.rows(tokenizer, {})
         yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="divergences")
-        table = pd.DataFrame(self.rows)
-        yield "divergences", table.drop(columns=["cluster", "ids"])
-        mean, lo, hi, *_ = mean_interval(table.kl, table.cluster.tolist())
-        by_side = [(side, float(np.mean(values))) for side, values in self.means.items()]
-        largest = {
-            name: max((v for s, v in by_side if s.name == name), default=np.nan) for name in (SHAM, "random", "rounded")
-        }
-        print(float(mean), float(lo), float(hi), largest)
+        yield "divergences", pd.DataFrame(self.rows)

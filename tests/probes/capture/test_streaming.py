@@ -101,13 +101,6 @@ def test_what_cannot_be_streamed_is_refused_first(
         probes.prepare(suite, stages=["capture"], compute=Compute(stream=True, **compute))
 
 
-def test_attribution_is_refused_by_its_stage(tmp_path: Path) -> None:
-    suite = write_suite(tmp_path, *build_pair(tmp_path))
-    with pytest.raises(RunError, match="attribution needs both models in memory; name the other stages"):
-        probes.prepare(suite, compute=Compute(stream=True))
-    assert probes.prepare(suite, stages=["weights", "capture", "link"], compute=Compute(stream=True)).models.streams
-
-
 def test_tasks_reach_a_place_together() -> None:
     seen: list[tuple[int, str]] = []
 

@@ -223,7 +223,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("probes.job._noise_floor", interrupted)
+        patch.setattr("probes.job.job.write_floors", interrupted)
         code, _, stderr = call(patch, capsys, main, "run", suite, "--out", tmp_path / "run")
     assert code == 130 and "error: interrupted; the same `probes run` goes on" in stderr
     with monkeypatch.context() as patch:
@@ -240,7 +240,7 @@ def test_sites_to_keep_are_split_at_commas(monkeypatch, capsys) -> None:
         given.append(settings.get("keep"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("probes.job.prepare", looked_at)
+    monkeypatch.setattr("probes.job.prepare.prepare", looked_at)
     for words in ([], ["--keep", "resid_post"], ["--keep", "resid_post,attn_out"]):
         call(monkeypatch, capsys, main, "run", "data/suites/demo.yaml", *words)
     assert given == [None, ["resid_post"], ["resid_post", "attn_out"]]

@@ -78,7 +78,7 @@ def test_a_method_is_added(
     caplog.clear()
     run = _run(both, out)
     assert {what for what, _ in reads} == {"tuned"}
-    (line,) = (record.getMessage() for record in caplog.records if record.name == "probes.job")
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "probes.job.job")
     assert line.startswith(
         "added: revert; kept: weights moved, capture moved of 6 of 6 prompts, noise_floor, attribute moved: "
     )

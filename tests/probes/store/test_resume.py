@@ -110,7 +110,7 @@ def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[s
 @pytest.mark.parametrize(
     ("point", "first"),
     [
-        (("weights moved", 9), {"weights moved": 1, "capture moved": 0}),
+        (("weights moved", 9), {"weights moved": 9, "capture moved": 0}),
         (("capture moved", 2), {"capture moved": 0}),
         (("capture moved", 6), {"capture moved": 4}),
         (("attribute moved", 8), {"capture moved": 6, "attribute moved": 8}),
@@ -263,10 +263,10 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
     refused(r"checkpoints\.moved\.content changed")
     (tuned / "model.safetensors").write_bytes(weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probes.job.version", lambda name: "9.9")
+        patch.setattr("probes.job.identity.version", lambda name: "9.9")
         refused(r"versions\.tuning-probes was \".*\" and is \"9\.9\"")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probes.job.SCHEMA_VERSION", 99)
+        patch.setattr("probes.job.identity.SCHEMA_VERSION", 99)
         refused(f"schema_version was {SCHEMA_VERSION} and is 99")
     write_suite(tmp_path, base, tuned, **options | {"positions": "last"})
     run, told = _resumed(suite, out, force=True)
@@ -316,7 +316,7 @@ def test_kept_vectors_are_not_made_twice(suite: Path, tmp_path: Path, monkeypatc
     own.write_text(json.dumps(text), encoding="utf-8")
 
     def killed_after_the_shards() -> None:
-        monkeypatch.setattr("probes.job._noise_floor", lambda *_: _die())
+        monkeypatch.setattr("probes.job.job.write_floors", lambda *_: _die())
         probes.run(own, out=tmp_path / "run", stages=KEPT)
 
     _killed(killed_after_the_shards)

@@ -4,7 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -72,8 +72,7 @@ def test_what_belongs_to_words_and_generation_comes_along_and_nothing_else(tmp_p
         (base / name).write_text(f"of {name}")
     out = tmp_path / "out"
     out.mkdir()
-    source = SimpleNamespace(path=base, base=None, config=LlamaConfig(), architecture=SimpleNamespace(name="Own"))
-    write_surroundings(out, base, cast(Checkpoint, source), torch.float32)
+    write_surroundings(out, base, _opened(base), torch.float32)
     found = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     assert found == {*WORDS, "config.json"}
     assert all((out / name).read_text() == f"of {name}" for name in WORDS)
@@ -87,8 +86,12 @@ def test_an_adapters_files_come_on_top_of_its_bases(tmp_path: Path) -> None:
         (place / "spiece.model").write_text(place.name)
     (places[0] / "tekken.json").write_text("base")
     (tmp_path / "out").mkdir()
-    under = SimpleNamespace(path=places[0], base=None)
-    source = SimpleNamespace(path=places[1], base=under, config=LlamaConfig(), architecture=SimpleNamespace(name="Own"))
-    write_surroundings(tmp_path / "out", places[1], cast(Checkpoint, source), torch.float32)
+    write_surroundings(tmp_path / "out", places[1], _opened(places[1], _opened(places[0])), torch.float32)
     names = ("spiece.model", "additional_chat_templates/rag.jinja", "tekken.json")
     assert [(tmp_path / "out" / name).read_text() for name in names] == ["adapter", "adapter", "base"]
+
+
+def _opened(path: Path, base: Checkpoint | None = None) -> Checkpoint:
+    """A checkpoint without weights."""
+    architecture, reader = SimpleNamespace(name="Own"), SimpleNamespace(base=base)
+    return Checkpoint(str(path), path, LlamaConfig(), cast(Any, architecture), cast(Any, reader))

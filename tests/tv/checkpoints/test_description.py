@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.architectures.tiny import tiny_config
 from tests.pairs import CONFIGS, build_model, build_pair
 from tv.architecture import resolve as resolving
 from tv.architecture.as_json import from_json, to_json
+from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.config_differences import Settings
 from tv.checkpoints.description import Description
 from tv.checkpoints.opening import outline
@@ -82,6 +84,43 @@ def test_every_kind_of_tree_comes_back(model_type: str, tmp_path: Path, cache: P
     no_classes()
     warm = outline(tmp_path / "model")
     assert len(list(cache.iterdir())) == 1 and _facts(warm) == _facts(cold)
+    _require_written_alike(warm, cold, tmp_path)
+
+
+def _require_written_alike(warm: tv.Checkpoint, cold: tv.Checkpoint, folder: Path) -> None:
+    """config.json out of the cache is what transformers writes, byte for byte."""
+    for dtype in (torch.float32, torch.bfloat16):
+        config = copy.deepcopy(cold.config)
+        config.dtype, config.architectures = dtype, [cold.architecture.name]
+        config.save_pretrained(folder / "theirs")
+        (folder / "ours").mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Checkpoint, "config", property(lambda _: pytest.fail("transformers was asked")))
+            warm.write_config(folder / "ours", dtype)
+        ours, theirs = ((folder / side / "config.json").read_bytes() for side in ("ours", "theirs"))
+        assert ours == theirs and json.loads(ours)["dtype"] == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "llama-4-scout"])  # a quantised one, and one of two parts
+def test_a_published_configuration_is_written_as_transformers_writes_it(name: str, tmp_path: Path, cache: Path) -> None:
+    (path,) = (path for path in _PUBLISHED if path.stem == name)
+    cold, warm = outline(path), outline(path)
+    _require_written_alike(warm, cold, tmp_path)
+
+
+def test_an_older_file_is_written_in_todays_words(tmp_path: Path, cache: Path) -> None:
+    """Names that have changed, a quantisation and whatever else stands in it come out as transformers has them."""
+    tiny_config("llama").save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    values = json.loads(file.read_text())
+    theta = values.pop("rope_parameters")["rope_theta"]
+    values.pop("dtype", None)
+    values |= {"torch_dtype": "float16", "rope_theta": theta, "transformers_version": "4.31.0", "own": {"a": [1.5]}}
+    file.write_text(json.dumps(values | {"quantization_config": {"quant_method": "fp8"}, "_name_or_path": "x/y"}))
+    cold, warm = outline(tmp_path / "model"), outline(tmp_path / "model")
+    _require_written_alike(warm, cold, tmp_path)
+    written = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert written["own"] == {"a": [1.5]} and "quantization_config" not in written and "torch_dtype" not in written
 
 
 def test_a_configuration_that_its_class_changes_is_the_changed_one(tmp_path: Path, cache: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 import tv
 from tv.checkpoints.live import load_model
 from tv.checkpoints.noise import ROUNDING
+from tv.errors import LackOfMemory
 
 gguf = pytest.importorskip("gguf")
 
@@ -176,6 +178,23 @@ def test_a_damaged_file_is_one_line(case: str, tmp_path: Path) -> None:
         with pytest.raises(tv.CheckpointError, match=r"x\.gguf: cannot be read as GGUF") as caught:
             action(file)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")])
+def test_a_lack_of_memory_is_no_damage(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a tensor is read, and while transformers loads the model."""
+    file = write_gguf(build_model(), tmp_path / "x.gguf")
+    checkpoint = tv.open_checkpoint(file)
+
+    def lack(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(type(checkpoint.reader._loader), "made", lack)
+    monkeypatch.setattr("tv.checkpoints.gguf.AutoModelForCausalLM.from_pretrained", lack)
+    for action in (lambda: checkpoint.tensor(checkpoint.names[0]), lambda: load_model(file)):
+        with pytest.raises(LackOfMemory, match=r"x\.gguf: reading it: out of memory \(.*; close other") as caught:
+            action()
+        assert "download" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import tv
 from tests.pairs import CONFIGS, build_pair
 from tv.checkpoints.live import load_model
-from tv.checkpoints.streamed import in_memory, is_streamed, streamed
+from tv.checkpoints.streamed import in_memory, is_streamed, stored_values, streamed
 from tv.errors import CheckpointError
 
 IDS = torch.arange(22).reshape(2, 11) + 5
@@ -77,3 +78,50 @@ def test_another_dtype_is_rounded_as_a_copy_in_memory_is(tmp_path: Path) -> None
     twin, copy = model.weights.rounded(torch.bfloat16, torch.float32), whole.bfloat16().float()
     with torch.inference_mode():
         assert torch.equal(twin(IDS, use_cache=False).logits, copy(IDS, use_cache=False).logits)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])
+def test_other_values_stand_in_wherever_their_part_is_read(tmp_path: Path, architecture: str) -> None:
+    base, tuned = build_pair(tmp_path, architecture)
+    model, other = (streamed(tv.open_checkpoint(path), torch.float32) for path in (base, tuned))
+    whole, moved = load_model(base), load_model(tuned)
+    with torch.inference_mode():
+        plain = whole(IDS, use_cache=False).logits
+        wanted = moved(IDS, use_cache=False).logits
+        assert torch.equal(model(IDS, use_cache=False).logits, plain)
+        with model.weights.standing_in(stored_values(other)):
+            for _ in range(2):  # what is in memory now, and what is read while they stand in
+                assert torch.equal(model(IDS, use_cache=False).logits, wanted)
+        assert torch.equal(model(IDS, use_cache=False).logits, plain)
+
+
+def test_a_value_that_is_made_of_the_stored_one_leaves_it_in_memory(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path)
+    model, whole = streamed(tv.open_checkpoint(base), torch.float32), load_model(base)
+    stored, name = stored_values(model), "model.layers.1.mlp.up_proj.weight"
+    path = name.removesuffix(".weight")
+
+    class Twice(dict[str, Tensor]):
+        def __getitem__(self, key: str) -> Tensor:
+            return 2 * stored[key]
+
+    for _ in range(2):
+        with model.weights.standing_in(Twice({name: torch.empty(0)})):
+            in_memory(model.get_submodule(path))
+            assert torch.equal(model.get_parameter(name), 2 * whole.get_parameter(name))
+        assert torch.equal(model.get_parameter(name), whole.get_parameter(name))
+    before = model.weights.reads
+    assert torch.equal(stored[name], whole.get_parameter(name)) and model.weights.reads == before
+    assert set(stored) == set(dict(model.named_parameters())) and name in stored and model.weights.reads == before
+    model.weights.leave()
+    assert model.get_parameter(name).is_meta
+
+
+def test_values_that_cannot_be_made_leave_the_model_as_it_was(tmp_path: Path) -> None:
+    base, _ = build_pair(tmp_path)
+    model, whole = streamed(tv.open_checkpoint(base), torch.float32), load_model(base)
+    broken = {"model.layers.0.mlp.up_proj.weight": torch.zeros(3, 4)}
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError), model.weights.standing_in(broken):
+            model(IDS, use_cache=False)
+        assert torch.equal(model(IDS, use_cache=False).logits, whole(IDS, use_cache=False).logits)

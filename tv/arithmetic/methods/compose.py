@@ -7,6 +7,7 @@ No method is better as such: over four families of language models only plain ad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tv.arithmetic.methods.elementwise import addition
 from tv.arithmetic.methods.layout import Piece
-from tv.arithmetic.methods.terms import METHODS, Merge, Method, Terms, for_no_matrix, moves
+from tv.arithmetic.methods.terms import METHODS, Merge, Method, RowMethod, Terms, by_rows, for_no_matrix, moves
 from tv.runtime.options import options_of, validated
 
 
@@ -58,9 +59,7 @@ def compose(
         if moving:
             run = _method_of(piece, method)
             chosen = options if run is METHODS[method] and options else {}
-            terms = Terms(
-                tuple(parts[i] for i in moving), piece.take(weight), f"{seed} {piece.parameter} {piece.expert}"
-            )
+            terms = Terms(tuple(parts[i] for i in moving), piece.take(weight), key_of(piece, seed))
             runs.append((piece, moving, run(terms, **chosen)))
 
     def merge(scales: Sequence[float]) -> Tensor:
@@ -72,9 +71,22 @@ def compose(
     return merge
 
 
-def is_sum(method: str, pieces: Sequence[Piece]) -> bool:
-    """Whether all of these pieces are merged by adding up, entry by entry."""
-    return all(_method_of(piece, method) is addition for piece in pieces)
+def rows_of_piece(method: str, piece: Piece, options: Mapping[str, Any]) -> RowMethod | None:
+    """What merges a piece a few rows at a time, given readers and a key; None where it is merged whole.
+
+    What depends on the order of entries sees them in the order that they have in the piece.
+    """
+    chosen = _method_of(piece, method)
+    found = by_rows(chosen)
+    in_order = not piece.transposed and list(piece.ranges) == sorted(piece.ranges)
+    if found is None or not (in_order or chosen is addition):
+        return None
+    return partial(found, **options) if chosen is METHODS[method] else found
+
+
+def key_of(piece: Piece, seed: int) -> str:
+    """What random draws for a piece depend on."""
+    return f"{seed} {piece.parameter} {piece.expert}"
 
 
 def is_entrywise(method: str) -> bool:

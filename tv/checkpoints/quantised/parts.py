@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tv.checkpoints.tensors import Stored
 from tv.errors import CheckpointError, first_line
+from tv.runtime.memory import RELIEF, require_memory
 
 ADVICE = "dequantise the checkpoint and save it as bfloat16 or float32"
 
@@ -37,6 +38,7 @@ class Quantised:
             value = self.values(loaded)
         except (RuntimeError, IndexError, ValueError) as error:
             file = next(iter(self.parts.values())).file
+            require_memory(error, f"{file}: dequantising {self.name!r}", RELIEF)
             raise CheckpointError(
                 f"{file}: tensor {self.name!r} is quantised, and its parts contradict each other: "
                 f"{first_line(error)}; download it again"

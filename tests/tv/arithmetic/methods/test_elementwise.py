@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tv.arithmetic.methods import elementwise
+from tv.arithmetic.methods import terms as of_terms
 from tv.arithmetic.methods.elementwise import addition, dare, mean, model_stock, ties
 from tv.arithmetic.methods.terms import Method, Terms
 
@@ -106,5 +106,22 @@ def test_model_stock_at_its_ends() -> None:
 def test_a_few_entries_at_a_time_give_the_same_bits(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     given = terms(*draws(3, 37, 11))
     whole = method(given, density=0.3)([0.7, -0.4, 1.1])
-    monkeypatch.setattr(elementwise, "_PIECE", 29)
+    monkeypatch.setattr(of_terms, "_PIECE", 29)
     assert torch.equal(method(given, density=0.3)([0.7, -0.4, 1.1]).view(torch.int32), whole.view(torch.int32))
+
+
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["plain", "of few sizes", "mostly zero", "tiny", "wide"])
+def test_the_largest_stay_and_of_one_size_the_first(kind: str, density: float) -> None:
+    (delta,) = draws(1, 613)
+    change = {
+        "of few sizes": lambda: (2 * delta).round(),
+        "mostly zero": lambda: delta * (delta > 1.5),
+        "tiny": lambda: delta * 1e-41,
+        "wide": lambda: delta.sign() * (10 * delta).exp(),
+    }
+    delta = change.get(kind, lambda: delta)()
+    order = np.argsort(-delta.abs().numpy(), kind="stable")[: int(np.ceil(density * 613))]
+    expected = torch.zeros(613)
+    expected[order.copy()] = delta[order.copy()]
+    assert torch.equal(ties(terms(delta), density=density)([1.0]), expected)

@@ -1,0 +1,1 @@
+"""The main job: two checkpoints in, linked tables and a report out, stage by stage."""

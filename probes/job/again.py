@@ -1,0 +1,88 @@
+"""Attribution of a run again, from the checkpoints that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from probes.attribution.attributor import attribution_tables
+from probes.attribution.metric import require_answers
+from probes.capture.loading import Pairs, attributing, require_streamable
+from probes.errors import RunError
+from probes.job.effects import effects_of, prompts_of
+from probes.job.identity import checkpoints_of
+from probes.job.pairs import open_pairs
+from probes.store.run import Run
+from probes.suite import Suite, load_suite
+from tv.runtime.compute import Compute
+
+
+def attribute(
+    run: Run,
+    *,
+    method: str | Sequence[str] | None = None,
+    metric: str | None = None,
+    granularity: str | Sequence[str] | None = None,
+    compute: Compute = Compute(),
+    **settings: Any,
+) -> pd.DataFrame:
+    """Attribute a run's behaviour change again, from the checkpoints that it names, and replace its effect tables.
+
+    What is not given is as in the run's suite. `probes.run` with that suite then treats it as another run, and
+    replaces it only with `force`.
+
+    Args:
+        run: A finished run. Tables of methods that are not asked for again are dropped.
+        method: One or several, such as "graft", "revert" or "path".
+        metric: The behaviour that effects are measured on, such as "logit_diff", or `module:function`.
+        granularity: The kinds of unit, one or several: "component", "module", "head", "kv_head", "expert" or "neuron".
+        compute: The device and dtype that models compute in, and the progress callback.
+        settings: Other keys of the suite's `attribute` section: `controls`, `curves`, and the methods' options.
+
+    Returns:
+        The table `effects`: a row per tuned model, unit, domain and method.
+
+    Raises:
+        SuiteError: An unknown method, metric or setting.
+        RunError: A metric that no prompt can answer, a dtype in which a method cannot be computed, or a checkpoint that
+            is no longer what the run read (a live model's name leads to what it was loaded from).
+
+    Examples:
+        >>> run = probes.load("reports/demo")
+        >>> effects = probes.attribute(run, method="graft", controls=[], curves=False)
+        >>> effects.method.unique().tolist(), "effects" in run.tables
+        (['graft'], True)
+    """
+    given = {"methods": method, "metric": metric, "granularity": granularity, **settings}
+    told = {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in given.items()}
+    section = dict(run.manifest["suite"].get("attribute") or {})
+    section |= {name: value for name, value in told.items() if value is not None}
+    suite = load_suite({**run.manifest["suite"], "attribute": section})
+    assert suite.attribute is not None
+    require_answers(prompts_of(run), suite.attribute.metric)
+    models = Pairs(suite, attributing(compute, suite.attribute).silent())
+    require_streamable(models)
+    _require_its_checkpoints(run, suite)
+    by_pair = [effects_of(models, run, name, compute) for name in suite.tuned]
+    run.manifest.pop("identity", None)  # its tables are no longer those of its identity
+    for table in attribution_tables() - {name for tables in by_pair for name in tables}:
+        run.drop(table)  # of methods that were not asked for again
+    for table in dict.fromkeys(name for tables in by_pair for name in tables):
+        run.add(table, pd.concat([tables[table] for tables in by_pair if table in tables], ignore_index=True))
+    return run["effects"]
+
+
+_LISTS = ("methods", "granularity", "controls")
+
+
+def _require_its_checkpoints(run: Run, suite: Suite) -> None:
+    """Raise RunError where a source no longer holds the weights that the run's tables are of."""
+    for name, held in checkpoints_of(open_pairs(suite)).items():
+        read = run.manifest["checkpoints"][name]["fingerprint"]
+        if held["fingerprint"]["content"] != read["content"]:
+            raise RunError(
+                f"{run.path}: {held['source']} ({name}) holds other weights now than the run read: it was changed, or "
+                "the run read a live model; run the suite again, with its attribute section"
+            )

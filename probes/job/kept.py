@@ -1,0 +1,65 @@
+"""What of a run is there and what is still to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from probes.attribution.kept import Kept
+from probes.capture.batch_files import kept_prompts
+from probes.job.stages import FLOORS, MODULES
+from probes.store.journal import KEPT
+from probes.store.writer import RunWriter
+from tv.checkpoints.pairing import WeightPair
+
+if TYPE_CHECKING:
+    from probes.job.job import Job
+
+
+def what_is_kept(writer: RunWriter, job: Job) -> str:
+    """What of the run is there and what is still to do, in a line; empty where nothing is there."""
+    pieces = [piece for stage in job.stages for piece in _pieces(writer, job, stage)]
+    kept, left = ([words for words in side if words] for side in zip(*pieces, strict=True))
+    more = f"added: {job.added}; " if job.added else ""
+    return f"{more}kept: {', '.join(kept)}; to do: {', '.join(left)}" if kept else ""
+
+
+def _pieces(writer: RunWriter, job: Job, stage: str) -> Iterator[tuple[str, str]]:
+    """What is there of every piece of a stage, and what is left of it; either may be empty."""
+    names = [pair.name for pair in job.pairs]
+    if stage == "capture" and job.suite.tokenizer == "base":
+        yield from (_captured(writer, job, name) for name in names)
+    elif stage in ("weights", "attribute"):
+        whole = writer.done("effects" if stage == "attribute" else stage)
+        for i, name in enumerate(names):
+            piece = f"{stage} {name}"
+            if f"{i:05d}" in whole:
+                yield piece, ""
+            else:
+                part = _measured(writer, job, i) if stage == "weights" else Kept(writer.path / KEPT / name).words
+                yield f"{piece}: {part}" if part else "", piece
+    elif writer.done(stage):
+        yield stage, ""
+    else:
+        part = _floors(writer) if stage == "noise_floor" else ""
+        yield f"{stage}: {part}" if part else "", stage
+
+
+def _captured(writer: RunWriter, job: Job, name: str) -> tuple[str, str]:
+    whole, n = set(writer.done("capture")), len(job.prompts)
+    done = sum(
+        len(shard.encoded) if shard.name in whole else kept_prompts(writer.path, shard.name)
+        for shard in job.shards(name)
+    )
+    there, left = f"capture {name} of {done} of {n} prompts", f"capture {name} of {n - done} prompts"
+    return there if done else "", left if done < n else ""
+
+
+def _measured(writer: RunWriter, job: Job, i: int) -> str:
+    done, pair = len(writer.unfinished("weights", f"{i:05d}", MODULES)), job.pairs[i]
+    return f"{done} of {len(WeightPair(pair.base, pair.tuned, pair.facts).rows)} modules" if done else ""
+
+
+def _floors(writer: RunWriter) -> str:
+    done = {floor: len(writer.unfinished("noise_floor", "00000", floor)) for floor in FLOORS}
+    return " and ".join(f"{n} {'batch' if n == 1 else 'batches'} of {floor}" for floor, n in done.items() if n)
