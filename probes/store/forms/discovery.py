@@ -5,11 +5,11 @@ from __future__ import annotations
 from probes.store.forms.declare import table
 from tv.columns import Column, keys
 
-_DEPTH = Column("depth", "of the residual stream: 0 enters the first block, n_layers leaves the last", "int16")
+_DEPTH = Column("depth", "of the residual stream: 0 enters the first block, n_layers leaves the last", "int16", since=7)
 _PLACE = Column(
-    "place", "`first`: the first five tokens behind a BOS; `bos`: it alone; `far`: from the ninth on", "name"
+    "place", "`first`: the first five tokens behind a BOS; `bos`: it alone; `far`: from the ninth on", "name", since=7
 )
-_READER = Column("reader", "whose norm, unembedding or blocks read it: `base` or `tuned`", "name")
+_READER = Column("reader", "whose norm, unembedding or blocks read it: `base` or `tuned`", "name", since=7)
 _DRAWS = (
     ("sham", "the largest of the shams"),
     ("random", "the largest of the random T"),
@@ -19,7 +19,7 @@ _DRAWS = (
 
 def _beside(name: str) -> tuple[Column, ...]:
     """The same measure of the controls and of rounding."""
-    return tuple(Column(f"{name}_{of}", f"`{name}` {means}") for of, means in _DRAWS)
+    return tuple(Column(f"{name}_{of}", f"`{name}` {means}", since=7) for of, means in _DRAWS)
 
 
 _TOKEN = (
@@ -114,13 +114,13 @@ table(
         *keys("tuned"),
         _DEPTH,
         _PLACE,
-        Column("variant", "`plain`, `demeaned` or `whitened`", "name"),
+        Column("variant", "`plain`, `demeaned` or `whitened`", "name", since=7),
         _READER,
-        Column("rank", "from 0", "int16"),
-        Column("token_id", "the token", "int32"),
-        Column("token", "its text", "text"),
-        Column("z", "how far the lens puts it above the vocabulary", unit="sd", null=0.0, centre=0.0),
+        Column("rank", "from 0", "int16", since=7),
+        *_TOKEN,
+        Column("z", "how far the lens puts it above the vocabulary", unit="sd", null=0.0, centre=0.0, since=7),
     ),
+    since=7,
 )
 table(
     "difference_norms",
@@ -129,11 +129,12 @@ table(
         *keys("tuned"),
         _DEPTH,
         _PLACE,
-        Column("constant", "‖mean Δh‖ over the mean ‖Δh‖; 1: Δh is the same vector everywhere"),
+        Column("constant", "‖mean Δh‖ over the mean ‖Δh‖; 1: Δh is the same vector everywhere", since=7),
         *_beside("constant"),
-        Column("size", "‖mean Δh‖ over the base's mean ‖h‖"),
+        Column("size", "‖mean Δh‖ over the base's mean ‖h‖", since=7),
         *_beside("size"),
     ),
+    since=7,
 )
 table(
     "difference_growth",
@@ -141,14 +142,15 @@ table(
     (
         *keys("tuned"),
         _PLACE,
-        Column("alpha", "how far along T"),
-        Column("size", "‖mean Δh‖ over the base's mean ‖h‖"),
-        Column("size_sham", "the largest of the shams, each along itself"),
-        Column("cosine", "of mean Δh with that at α = 1"),
-        Column("cosine_sham", "the largest of the shams"),
-        Column("score", "of the words that the lens reads at α = 1, a mean", unit="sd"),
-        Column("score_sham", "the largest of the shams, each of its own words"),
+        Column("alpha", "how far along T", since=7),
+        Column("size", "‖mean Δh‖ over the base's mean ‖h‖", since=7),
+        Column("size_sham", "the largest of the shams, each along itself", since=7),
+        Column("cosine", "of mean Δh with that at α = 1", since=7),
+        Column("cosine_sham", "the largest of the shams", since=7),
+        Column("score", "of the words that the lens reads at α = 1, a mean", unit="sd", since=7),
+        Column("score_sham", "the largest of the shams, each of its own words", since=7),
     ),
+    since=7,
 )
 table(
     "difference_rank",
@@ -156,11 +158,12 @@ table(
     (
         *keys("tuned"),
         _DEPTH,
-        Column("seed", "of the token that is drawn of each text", "int16"),
-        Column("components", "how many first components of one half of the texts", "int16"),
-        Column("share", "the share of the other half's variance along them"),
+        Column("seed", "of the token that is drawn of each text", "int16", since=7),
+        Column("components", "how many first components of one half of the texts", "int16", since=7),
+        Column("share", "the share of the other half's variance along them", since=7),
         *_beside("share"),
     ),
+    since=7,
 )
 table(
     "patchscope_scales",
@@ -170,10 +173,11 @@ table(
         _PLACE,
         _READER,
         _DEPTH,
-        Column("scale", "the vector's length, in the base's mean ‖h‖ at that depth"),
-        Column("entropy", "of the next token, on the half that chooses", unit="nats"),
-        Column("counts", "whether it is the depth's lowest, so that words are read here", "bool"),
-        Column("token", "the likeliest next token", "text"),
-        Column("copies", "the share of tokens that the base names from their own embeddings in this prompt"),
+        Column("scale", "the vector's length, in the base's mean ‖h‖ at that depth", since=7),
+        Column("entropy", "of the next token, on the half that chooses", unit="nats", since=7),
+        Column("counts", "whether it is the depth's lowest, so that words are read here", "bool", since=7),
+        Column("token", "the likeliest next token", "text", since=7),
+        Column("copies", "the share of tokens that the base names from their own embeddings in this prompt", since=7),
     ),
+    since=7,
 )
