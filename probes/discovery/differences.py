@@ -90,6 +90,11 @@ class Sums:
         left = (n > 0) & (n < n.sum())
         return [(apart.sum(0) - apart[i]) / (n.sum() - n[i]) for i in left.nonzero()[:, 0].tolist()]
 
+    @property
+    def usual(self) -> Float[Tensor, " depth"]:
+        """The base's mean ‖h‖ there."""
+        return self.base / self.n.sum()
+
     def size(self) -> Float[Tensor, " depth"]:
         """The length of the mean: of what both halves have in common, so that the noise of neither counts."""
         return (self.mean(CHOOSE) * self.mean(MEASURE)).sum(1).clamp(min=0).sqrt()
@@ -124,16 +129,25 @@ def lens(reader: Reader, means: Means, vocab: int) -> Scores:
         return reader.logits(means)[:, :vocab].cpu()
 
 
-def z_scores(reader: Reader, means: Means, vocab: int) -> Scores:
-    """Of every token, how far the lens puts it above the others, in standard deviations over the vocabulary.
+def logits_of(reader: Reader, means: Means, size: Float[Tensor, " depth"], vocab: int) -> Scores:
+    """By how much Δh moves the logits of a state of this size, less their mean over the vocabulary.
 
     A bias of the final norm or of the unembedding is no part of Δh: what the lens says of nothing is taken off.
     """
-    return standardised(lens(reader, means, vocab) - lens(reader, torch.zeros_like(means[:1]), vocab))
+    apart = lens(reader, means, vocab) - lens(reader, torch.zeros_like(means[:1]), vocab)
+    return (apart - apart.mean(1, keepdim=True)) * (means.norm(dim=1) / size.clamp(min=1e-30))[:, None]
+
+
+def on_one_scale(logits: Scores) -> Scores:
+    """In standard deviations over the vocabulary, of the depth where these are largest.
+
+    So a depth counts for as much as its logits move, and a vector that is longer at all depths scores no higher.
+    """
+    return logits / logits.std(1).max().clamp(min=1e-30)
 
 
 def standardised(scores: Scores) -> Scores:
-    """Less the mean over the vocabulary, in its standard deviations."""
+    """Less the mean over the vocabulary, in its standard deviations, every depth by itself."""
     return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True).clamp(min=1e-30)
 
 
@@ -151,10 +165,12 @@ class Best:
         chosen, depth = choose.max(0)
         return cls(chosen, measure.gather(0, depth[None])[0], depth)
 
-    def words(self, top: int = TOP) -> tuple[Tensor, Tensor]:
-        """The tokens with the largest chosen scores, and their depths."""
-        ids = self.chosen.topk(min(top, len(self.chosen))).indices
-        return ids, self.depth[ids]
+
+def chosen_of(scores: Scores, top: int = TOP) -> tuple[Tensor, Tensor]:
+    """The tokens with the largest score at any depth, and the rows of these depths."""
+    best, depth = scores.max(0)
+    ids = best.topk(min(top, len(best))).indices
+    return ids, depth[ids]
 
 
 def jackknifed(value: Floats, without: list[Floats]) -> tuple[Floats, Floats, Floats]:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.discovery.differences import Best, Floats, Sums, add, largest, read_at, z_scores
+from probes.discovery.differences import Floats, Scores, Sums, add, chosen_of, largest, logits_of, on_one_scale, read_at
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import Context, Part, Told, discovery_part
 from probes.discovery.sides import ROUNDED, SHAM, TUNED, Model, Side
@@ -41,7 +41,7 @@ class _Growth:
 
     size: float  # ‖mean Δh‖ over the base's mean ‖h‖
     cosine: float  # of mean Δh with that at α = 1
-    score: float  # of the list at α = 1, mean z
+    score: float  # of the list at α = 1, mean
 
 
 @discovery_part("difference_growth")
@@ -102,16 +102,19 @@ class DifferenceGrowth(Part):
             self._note(side, alpha, sums, whole)
 
     def _note(self, side: Side, alpha: float, at: dict[str, Sums], whole: dict[str, Sums]) -> None:
-        reader = self.context.sides.base_model.reader
         for place, one in whole.items():
             here, there = at[place].both(), one.both()
-            cosine = torch.cosine_similarity(here[1:], there[1:], dim=1).mean()
-            chosen, own = (z_scores(reader, of.mean(CHOOSE)[self.depths], self.vocab) for of in (one, at[place]))
-            ids, depths = Best.of(chosen, own).words()
-            score = z_scores(reader, at[place].mean(MEASURE)[self.depths], self.vocab)[depths, ids].mean()
-            size = (at[place].size() * one.n.sum() / one.base)[1:].mean()
-            found = _Growth(float(size), float(cosine), float(score))
+            ids, depths = chosen_of(self._scores(one, CHOOSE))
+            found = _Growth(
+                size=float((at[place].size() / one.usual)[1:].mean()),
+                cosine=float(torch.cosine_similarity(here[1:], there[1:], dim=1).mean()),
+                score=float(self._scores(at[place], MEASURE)[depths, ids].mean()),
+            )
             self.growth.setdefault((place, alpha), {}).setdefault(side.name, []).append(found)
+
+    def _scores(self, sums: Sums, half: int) -> Scores:
+        reader, usual = self.context.sides.base_model.reader, sums.usual[self.depths]
+        return on_one_scale(logits_of(reader, sums.mean(half)[self.depths], usual, self.vocab))
 
     def _forget(self) -> None:
         self.sums = {}

@@ -11,8 +11,16 @@ reads by its own too), in three forms:
 - `whitened`: times Σ^(−½), with Σ the base's covariance at that depth, shrunk as Ledoit and Wolf do. Where states
   vary much anyway, a difference counts less.
 
-A word's score is its z over the vocabulary, at the depth where it is largest on the half that chooses; measured on the
-other half. At a BOS alone Δh is the same in all texts, so that nothing is held out there: controls alone speak.
+A word's score says by how much the lens moves its logit, in standard deviations over the vocabulary at the depth where
+these are largest; at the depth where it scores most on the half that chooses, measured on the other half. So a score is
+of Δh's direction and not of its length. Length is no evidence: any long training moves states further than a single
+gradient of the same KL, and in logits every word of a model that merely read more of the base's own text would stand
+out of the shams. Directions of shams read as words too, and score as high: few words stand out here, and a list that
+does not is a reading of Δh and no finding.
+
+Where the tuned model's own lens shows words that the base's does not, its unembedding learnt them, not the state.
+
+At a BOS alone Δh is the same in all texts, so that nothing is held out there: controls alone speak.
 
 Source: J. Minder et al. (2025), arXiv 2510.13900, has `plain`, at the middle depth, at each of the first five places.
 Here their mean is one reading, `paper`: chosen on all texts, by the base's reader.
@@ -31,16 +39,18 @@ from probes.discovery.differences import (
     Best,
     Floats,
     Means,
+    Scores,
     Sums,
     Vary,
     add,
     jackknifed,
     largest,
     lens,
+    logits_of,
     middle,
+    on_one_scale,
     read_at,
     standardised,
-    z_scores,
 )
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import Context, Part, Told, discovery_part
@@ -106,19 +116,21 @@ class DifferenceLens(Part):
 
     def _read(self, side: Side, place: str, form: str, name: str, reader: Reader, vary: Vary) -> None:
         """One reading of a side."""
-
-        def scores(means: Means) -> torch.Tensor:
-            return z_scores(reader, vary(means[self.depths]), self.vocab)
-
         sums, reading = self.sums[place], f"{place} {form} {name}"
-        best = Best.of(*(scores(sums.mean(half)) for half in (CHOOSE, MEASURE)))
+        usual = sums.usual[self.depths]
+
+        def logits(means: Means) -> Scores:
+            return logits_of(reader, vary(means[self.depths]), usual, self.vocab)
+
+        best = Best.of(*(on_one_scale(logits(sums.mean(half))) for half in (CHOOSE, MEASURE)))
         words = Words.of(best.chosen.double().numpy(), best.measured.double().numpy())
         self.lists.put(reading, side, words)
         if side.name == TUNED:
             ids = torch.from_numpy(words.token_ids)
-            left = [scores(means)[best.depth[ids], ids].double().numpy() for means in sums.without(MEASURE)]
+            without = [on_one_scale(logits(means))[best.depth[ids], ids] for means in sums.without(MEASURE)]
+            left = [scores.double().numpy() for scores in without]
             self.intervals[reading] = jackknifed(words.measured, left)
-            self.rows += self._rows(place, form, name, scores(sums.both()))
+            self.rows += self._rows(place, form, name, standardised(logits(sums.both())))
 
     def _read_as_paper(self, side: Side, reader: Reader) -> None:
         mean = self.sums["first"].both()[[middle(self.context.pair.architecture.n_layers)]]

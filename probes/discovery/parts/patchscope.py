@@ -3,8 +3,8 @@
 The prompt repeats tokens, so that a model that has understood it repeats what the patched state stands for. Δh replaces
 the state where it enters a block, as a direction times a scale times the base's mean ‖h‖ there, by base and by tuned (a
 control reads by its own weights). Of the scales that are tried, the one counts, at every depth, whose next-token
-distribution has the lowest entropy on the half that chooses: there the model is surest. A word's score is the z over
-the vocabulary of its log-probability, at the depth where it is largest on that half, measured on the other.
+distribution has the lowest entropy on the half that chooses: there the model is surest. A word's score is the mean over
+depths of its log-probability's z over the vocabulary, chosen on that half and measured on the other.
 
 How far to trust it: a model must copy for this to work. The embedded base never does (of 100 tokens' own embeddings,
 put in before the first block, it names none, and 500 of 1800 tokens are likelier than the right one), and by the base
@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.discovery.differences import Best, Means, Sums, add, read_at, standardised
+from probes.discovery.differences import Means, Sums, add, read_at, standardised
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import Context, Part, Told, discovery_part
 from probes.discovery.patching import said_with
@@ -89,8 +89,8 @@ class Patchscope(Part):
             for name, reader in (("base", self.context.sides.base_model), ("tuned", model)):
                 choose, measure = (self._said(reader, sums.mean(half)) for half in (CHOOSE, MEASURE))
                 scale = choose.entropy.argmin(1)
-                best = Best.of(choose.scores(scale), measure.scores(scale))
-                words = Words.of(best.chosen.double().numpy(), best.measured.double().numpy())
+                scores = (said.scores(scale).mean(0).double().numpy() for said in (choose, measure))
+                words = Words.of(*scores)
                 self.lists.put(f"{place} {name}", side, words)
                 if side.name == TUNED:
                     self.rows += self._rows(place, name, choose, scale)
@@ -107,7 +107,7 @@ class Patchscope(Part):
     def _size(self) -> Float[Tensor, " depth"]:
         """Of the tokens behind a BOS, whose state is of another size."""
         own = [sums for place, sums in self.sums.items() if place != "bos"] or list(self.sums.values())
-        return sum(sums.base for sums in own) / sum(sums.n.sum() for sums in own)
+        return torch.stack([sums.base for sums in own]).sum(0) / torch.stack([sums.n for sums in own]).sum()
 
     def _copies(self) -> float:
         """The share of tokens that the base names from their own embeddings, put in before the first block."""
