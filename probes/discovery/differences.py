@@ -151,21 +151,6 @@ def standardised(scores: Scores) -> Scores:
     return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True).clamp(min=1e-30)
 
 
-@dataclass(frozen=True)
-class Best:
-    """Of every token, its largest score over depths on the half that chooses, and that depth's score on the other."""
-
-    chosen: Float[Tensor, " vocab"]
-    measured: Float[Tensor, " vocab"]
-    depth: Tensor  # (vocab,): an index into the rows of the scores
-
-    @classmethod
-    def of(cls, choose: Scores, measure: Scores) -> Best:
-        """From either half's scores."""
-        chosen, depth = choose.max(0)
-        return cls(chosen, measure.gather(0, depth[None])[0], depth)
-
-
 def chosen_of(scores: Scores, top: int = TOP) -> tuple[Tensor, Tensor]:
     """The tokens with the largest score at any depth, and the rows of these depths."""
     best, depth = scores.max(0)

@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from probes.discovery.sides import Model
 
 #: Rows of a forward pass.
-_TOGETHER = 64
+_TOGETHER = 512
+#: Caches that can be spread over rows: a state space's beside them cannot.
+_SPREAD = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 def said_with(
@@ -32,12 +36,26 @@ def said_with(
     """
     found = []
     for rows in torch.arange(len(vectors)).split(_TOGETHER):
-        place = torch.tensor(depths)[rows]
         text = torch.tensor([list(ids)] * len(rows), device=model.live.device)
-        with torch.inference_mode(), _replaced(model, vectors[rows], place) as states:
-            model.live.base_model(input_ids=text, use_cache=False)
+        with torch.inference_mode():
+            seen = _read(model, text[:1, :-1], len(rows))
+            kept = {} if seen is None else {"past_key_values": seen}
+            new = text if seen is None else text[:, -1:]
+            with _replaced(model, vectors[rows], torch.tensor(depths)[rows]) as states:
+                model.live.base_model(input_ids=new, attention_mask=torch.ones_like(text), use_cache=bool(kept), **kept)
             found.append(model.reader.logits(states[-1][:, -1]).cpu())
     return torch.cat(found)
+
+
+def _read(model: Model, text: Tensor, rows: int) -> Any:
+    """What all rows have in common, read once; None where a model's cache cannot be spread over rows."""
+    if text.shape[1] < 1:
+        return None
+    seen = getattr(model.live.base_model(input_ids=text, use_cache=True), "past_key_values", None)
+    if not isinstance(seen, DynamicCache) or any(type(own) not in _SPREAD for own in seen.layers):
+        return None
+    seen.batch_repeat_interleave(rows)
+    return seen
 
 
 @contextmanager

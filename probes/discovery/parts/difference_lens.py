@@ -12,18 +12,18 @@ reads by its own too), in three forms:
   vary much anyway, a difference counts less.
 
 A word's score says by how much the lens moves its logit, in standard deviations over the vocabulary at the depth where
-these are largest; at the depth where it scores most on the half that chooses, measured on the other half. So a score is
-of Δh's direction and not of its length. Length is no evidence: any long training moves states further than a single
-gradient of the same KL, and in logits every word of a model that merely read more of the base's own text would stand
-out of the shams. Directions of shams read as words too, and score as high: few words stand out here, and a list that
-does not is a reading of Δh and no finding.
+these are largest; at the depth where it scores most on the half that chooses, measured on the other half; and of this,
+what no sham has (`probes.discovery.surprise`). So a score is of Δh's direction and not of its length. Length is no
+evidence: any long training moves states further than one gradient does, and in logits nearly every word of a model
+that had read more of the base's own text stood out of the shams. A list where nothing stands out is a reading, and no
+finding.
 
 Where the tuned model's own lens shows words that the base's does not, its unembedding learnt them, not the state.
 
 At a BOS alone Δh is the same in all texts, so that nothing is held out there: controls alone speak.
 
 Source: J. Minder et al. (2025), arXiv 2510.13900, has `plain`, at the middle depth, at each of the first five places.
-Here their mean is one reading, `paper`: chosen on all texts, by the base's reader.
+Here their mean is the reading `paper base` or `paper tuned`: chosen on all texts, and not held against single shams.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ import pandas as pd
 import torch
 
 from probes.discovery.differences import (
-    Best,
     Floats,
     Means,
     Scores,
     Sums,
     Vary,
     add,
-    jackknifed,
     largest,
     lens,
     logits_of,
@@ -55,6 +53,7 @@ from probes.discovery.differences import (
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import Context, Part, Told, discovery_part
 from probes.discovery.sides import ROUNDED, SHAM, TUNED, Model, Side
+from probes.discovery.surprise import Surprises
 from probes.discovery.usual import Sample, Usual
 from probes.discovery.word_lists import WordLists, Words
 from probes.measures.logit_lens import Reader
@@ -68,11 +67,11 @@ PAPER = "paper"
 @discovery_part("difference_lens")
 @dataclass
 class DifferenceLens(Part):
-    """Readings `PLACE FORM READER`, such as `first plain base`, and `paper`."""
+    """Readings `PLACE FORM READER`, such as `first plain base`, and `paper READER`."""
 
     context: Context
-    lists: WordLists = field(default_factory=lambda: WordLists("difference_lens"))
-    intervals: dict[str, tuple[Floats, Floats, Floats]] = field(default_factory=dict)
+    scores: Surprises = field(default_factory=lambda: Surprises("difference_lens"))
+    paper: WordLists = field(default_factory=lambda: WordLists("difference_lens"))
     sums: dict[str, Sums] = field(default_factory=dict)  # of the side that is seen
     norms: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # by place and side's name
     rows: list[dict[str, object]] = field(default_factory=list)
@@ -111,7 +110,8 @@ class DifferenceLens(Part):
                 for name, reader in readers.items():
                     self._read(side, place, form, name, reader, vary)
         if "first" in self.sums:
-            self._read_as_paper(side, readers["base"])
+            for name, reader in readers.items():
+                self._read_as_paper(side, f"{PAPER} {name}", reader)
         self.sums = {}
 
     def _read(self, side: Side, place: str, form: str, name: str, reader: Reader, vary: Vary) -> None:
@@ -122,20 +122,21 @@ class DifferenceLens(Part):
         def logits(means: Means) -> Scores:
             return logits_of(reader, vary(means[self.depths]), usual, self.vocab)
 
-        best = Best.of(*(on_one_scale(logits(sums.mean(half))) for half in (CHOOSE, MEASURE)))
-        words = Words.of(best.chosen.double().numpy(), best.measured.double().numpy())
-        self.lists.put(reading, side, words)
+        choose, measure = (on_one_scale(logits(sums.mean(half))) for half in (CHOOSE, MEASURE))
+        chosen, depth = choose.max(0)
+
+        def there(scores: Scores) -> torch.Tensor:
+            return scores.gather(0, depth[None])[0]
+
+        self.scores.put(reading, side, chosen, there(measure))
         if side.name == TUNED:
-            ids = torch.from_numpy(words.token_ids)
-            without = [on_one_scale(logits(means))[best.depth[ids], ids] for means in sums.without(MEASURE)]
-            left = [scores.double().numpy() for scores in without]
-            self.intervals[reading] = jackknifed(words.measured, left)
+            self.scores.put_without(reading, [there(on_one_scale(logits(of))) for of in sums.without(MEASURE)])
             self.rows += self._rows(place, form, name, standardised(logits(sums.both())))
 
-    def _read_as_paper(self, side: Side, reader: Reader) -> None:
+    def _read_as_paper(self, side: Side, reading: str, reader: Reader) -> None:
         mean = self.sums["first"].both()[[middle(self.context.pair.architecture.n_layers)]]
         z = standardised(lens(reader, mean, self.vocab))[0].double().numpy()
-        self.lists.put(PAPER, side, Words.of(z, z))
+        self.paper.put(reading, side, Words.of(z, z))
 
     def _rows(self, place: str, form: str, reader: str, scores: torch.Tensor) -> Iterator[dict[str, object]]:
         best = scores.topk(min(SHOWN, self.vocab))
@@ -154,7 +155,9 @@ class DifferenceLens(Part):
                 }
 
     def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
-        yield "discovered_words", self.lists.rows(self.context.pair.tokenizer, self.intervals)
+        lists, intervals = self.scores.lists()
+        lists.of |= self.paper.of
+        yield "discovered_words", lists.rows(self.context.pair.tokenizer, intervals)
         yield "lens_words", pd.DataFrame(self.rows)
         yield "difference_norms", pd.concat([self._norms(place) for place in self.norms], ignore_index=True)
 

@@ -4,7 +4,7 @@ The prompt repeats tokens, so that a model that has understood it repeats what t
 the state where it enters a block, as a direction times a scale times the base's mean ‖h‖ there, by base and by tuned (a
 control reads by its own weights). Of the scales that are tried, the one counts, at every depth, whose next-token
 distribution has the lowest entropy on the half that chooses: there the model is surest. A word's score is the mean over
-depths of its log-probability's z over the vocabulary, chosen on that half and measured on the other.
+depths of its log-probability's z over the vocabulary, and of this what no sham has (`probes.discovery.surprise`).
 
 How far to trust it: a model must copy for this to work. The embedded base never does (of 100 tokens' own embeddings,
 put in before the first block, it names none, and 500 of 1800 tokens are likelier than the right one), and by the base
@@ -25,12 +25,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.discovery.differences import Means, Sums, add, read_at, standardised
+from probes.discovery.differences import Sums, add, read_at, standardised
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import Context, Part, Told, discovery_part
 from probes.discovery.patching import said_with
 from probes.discovery.sides import TUNED, Model, Side
-from probes.discovery.word_lists import WordLists, Words
+from probes.discovery.surprise import Surprises
 
 #: A model that goes on with "?" has no other pattern to follow than to repeat.
 PROMPT = "cat → cat; 1135 → 1135; hello → hello; ?"
@@ -60,7 +60,7 @@ class Patchscope(Part):
     """Readings `PLACE READER`, such as `first tuned`."""
 
     context: Context
-    lists: WordLists = field(default_factory=lambda: WordLists("patchscope"))
+    scores: Surprises = field(default_factory=lambda: Surprises("patchscope"))
     sums: dict[str, Sums] = field(default_factory=dict)  # of the side that is seen
     rows: list[dict[str, object]] = field(default_factory=list)
     size: Float[Tensor, " depth"] | None = None  # the base's mean ‖h‖
@@ -83,26 +83,27 @@ class Patchscope(Part):
     def close(self, side: Side, model: Model) -> None:
         if self.size is None:
             self.size = self._size()[self.depths]
-        for place, sums in self.sums.items():
-            if not sums.in_both:
-                continue
-            for name, reader in (("base", self.context.sides.base_model), ("tuned", model)):
-                choose, measure = (self._said(reader, sums.mean(half)) for half in (CHOOSE, MEASURE))
+        places = [place for place, sums in self.sums.items() if sums.in_both]
+        means = [self.sums[place].mean(half) for place in places for half in (CHOOSE, MEASURE)]
+        for name, reader in (("base", self.context.sides.base_model), ("tuned", model)):
+            said = self._said(reader, torch.stack(means)) if means else []
+            for place, choose, measure in zip(places, said[CHOOSE::2], said[MEASURE::2], strict=True):
                 scale = choose.entropy.argmin(1)
-                scores = (said.scores(scale).mean(0).double().numpy() for said in (choose, measure))
-                words = Words.of(*scores)
-                self.lists.put(f"{place} {name}", side, words)
+                scores = choose.scores(scale).mean(0), measure.scores(scale).mean(0)
+                self.scores.put(f"{place} {name}", side, *scores)
                 if side.name == TUNED:
                     self.rows += self._rows(place, name, choose, scale)
         self.sums = {}
 
-    def _said(self, reader: Model, mean: Means) -> _Said:
+    def _said(self, reader: Model, means: Float[Tensor, "n depth d_model"]) -> list[_Said]:
+        """Of every mean, at all depths and scales."""
         assert self.size is not None
-        unit = torch.nn.functional.normalize(mean[self.depths], dim=1)
-        vectors = unit[:, None] * self.size[:, None, None] * torch.tensor(SCALES)[:, None]
-        places = [depth for depth in self.depths for _ in SCALES]
-        logits = said_with(reader, self.ids, vectors.flatten(0, 1), places)[:, : self.vocab]
-        return _Said(logits.log_softmax(1).unflatten(0, (len(self.depths), len(SCALES))))
+        unit = torch.nn.functional.normalize(means[:, self.depths], dim=2)
+        vectors = unit[:, :, None] * self.size[:, None, None] * torch.tensor(SCALES)[:, None]
+        depths = [depth for _ in means for depth in self.depths for _ in SCALES]
+        logits = said_with(reader, self.ids, vectors.flatten(0, 2), depths)[:, : self.vocab]
+        shape = (len(means), len(self.depths), len(SCALES))
+        return [_Said(own) for own in logits.log_softmax(1).unflatten(0, shape)]
 
     def _size(self) -> Float[Tensor, " depth"]:
         """Of the tokens behind a BOS, whose state is of another size."""
@@ -134,5 +135,6 @@ class Patchscope(Part):
         return str(self.context.pair.tokenizer.decode([int(log_probs.argmax())]))
 
     def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
-        yield "discovered_words", self.lists.rows(self.context.pair.tokenizer, {})
+        lists, intervals = self.scores.lists()
+        yield "discovered_words", lists.rows(self.context.pair.tokenizer, intervals)
         yield "patchscope_scales", pd.DataFrame(self.rows)
