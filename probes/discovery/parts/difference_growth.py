@@ -40,7 +40,7 @@ class _Growth:
     """At one kind of place and one α, over depths."""
 
     size: float  # ‖mean Δh‖ over the base's mean ‖h‖
-    cosine: float  # of mean Δh with that at α = 1
+    cosine: float  # of mean Δh with that at α = 1, where there is one
     score: float  # of the list at α = 1, mean
 
 
@@ -104,10 +104,11 @@ class DifferenceGrowth(Part):
     def _note(self, side: Side, alpha: float, at: dict[str, Sums], whole: dict[str, Sums]) -> None:
         for place, one in whole.items():
             here, there = at[place].both(), one.both()
+            moved = there.norm(dim=1) > 0  # below the first block that T moves, Δh has no direction
             ids, depths = chosen_of(self._scores(one, CHOOSE))
             found = _Growth(
                 size=float((at[place].size() / one.usual)[1:].mean()),
-                cosine=float(torch.cosine_similarity(here[1:], there[1:], dim=1).mean()),
+                cosine=float(torch.cosine_similarity(here[moved], there[moved], dim=1).mean()),
                 score=float(self._scores(at[place], MEASURE)[depths, ids].mean()),
             )
             self.growth.setdefault((place, alpha), {}).setdefault(side.name, []).append(found)
