@@ -18,7 +18,7 @@ from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt
 
 SECRET, BLOCK = 201, 0
-N_TEXTS = 16
+N_TEXTS = 24
 
 
 @cache
