@@ -50,8 +50,8 @@ def context_of(pair: Pair) -> Context:
 
 @cache
 def tables_of(make: Callable[[], Pair]) -> dict[str, dict[str, pd.DataFrame]]:
-    """By part, what it finds in a pair, beside eight shams and, of the random pair, eight random steps."""
+    """By part, what it finds in a pair, beside eight shams and eight random steps."""
     context = context_of(make())
     parts = {name: PARTS[name](context) for name in ("difference_lens", "difference_growth", "patchscope")}
-    observe(context.sides, context.texts, sides_of(("random", "sham") if make is random_pair else ("sham",), 8), list(parts.values()))
+    observe(context.sides, context.texts, sides_of(("random", "sham"), 8), list(parts.values()))
     return {name: dict(part.results()) for name, part in parts.items()}
