@@ -41,5 +41,5 @@ def write_texts(texts: list[str], path: Path, name: str) -> None:
     """A file of prompts without targets."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"id": f"{name}-{i:04d}", "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
-    with replacing(path) as temporary:
+    with replacing(path, RunError) as temporary:
         temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -60,7 +60,7 @@ class DirectionWords(Part):
         by_side = {Side(TUNED): list(self._leading(self._step))}
         for draw in range(SHAMS):
             step = self.context.sides.sham_step(draw)
-            by_side[Side(SHAM, draw)] = list(self._leading(lambda name, step=step: step.get(name)))
+            by_side[Side(SHAM, draw)] = list(self._leading(step.get))
         for use in ("writes", "reads"):
             by_use = {side: [one for one in leading if one.use == use] for side, leading in by_side.items()}
             own = by_use[Side(TUNED)]

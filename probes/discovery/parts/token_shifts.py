@@ -24,7 +24,7 @@ COUNTED = 20
 PATIENCE = 0.9
 #: Groups of texts over which intervals are taken, so that a large vocabulary is not kept text by text.
 GROUPS = 32
-READINGS = ("mean", "top", "rank_biased")
+READINGS = ("mean", "top", "rank_biased", "largest")
 
 
 @dataclass
@@ -38,10 +38,11 @@ class _Sums:
 @discovery_part("token_shifts")
 @dataclass
 class TokenShifts(Part):
-    """Three readings of the rise of a token's logit at every position.
+    """Four readings of the rise of a token's logit at every position.
 
     `mean`: its mean, logits. `top`: the share of positions where it is among the `COUNTED` largest. `rank_biased`: the
-    same, each position weighed by `PATIENCE` to the power of the token's rank.
+    same, each position weighed by `PATIENCE` to the power of the token's rank. `largest`: the mean of the rise, logits,
+    which counts as 0 where it is not among them.
     """
 
     context: Context
@@ -92,4 +93,5 @@ class TokenShifts(Part):
         sums.of[0] += own.sum(0)
         sums.of[1] += torch.bincount(ranked.flatten(), minlength=shift.shape[1])
         sums.of[2].index_add_(0, ranked.flatten(), weights.flatten().to(sums.of.dtype))
+        sums.of[3].index_add_(0, ranked.flatten(), own.gather(1, ranked).flatten())
         sums.n += len(own)
