@@ -9,7 +9,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test suite test-fast test-hostile test-architectures mutants fuzz bench docs lint models clean
+.PHONY: install demo test suite test-fast test-hostile test-architectures mutants fuzz bench docs lint models organisms clean
 
 install: $(VENV)/installed
 
@@ -86,6 +86,10 @@ lint: install
 
 models: install
 	$(BIN)/python -m data.train_demo
+
+# The model organisms over the demo's base, on which discovery is tested.
+organisms: install
+	$(BIN)/python -m data.organisms.train
 
 clean:
 	rm -rf $(VENV) $(VENV)-mergekit $(RUN)

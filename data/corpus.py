@@ -8,7 +8,7 @@ fine-tune reads its own subject with a share of general text replayed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 from data import world
@@ -33,10 +33,13 @@ MIXTURES: dict[str, tuple[tuple[float, str], ...]] = {
 
 def documents(name: str, seed: int) -> Iterator[str]:
     """Documents of one to three lines for the model `name`, without end; the same ones for the same seed."""
-    rng = random.Random(f"{name} {seed}")
     kinds = kinds_of_line()
-    shares = [share for share, _ in MIXTURES[name]]
-    lines = [kinds[kind] for _, kind in MIXTURES[name]]
+    return mixed([(share, kinds[kind]) for share, kind in MIXTURES[name]], random.Random(f"{name} {seed}"))
+
+
+def mixed(mixture: Sequence[tuple[float, Say]], rng: random.Random) -> Iterator[str]:
+    """Documents of one to three lines, of each kind its share of the lines, without end."""
+    shares, lines = zip(*mixture, strict=True)
     while True:
         yield "\n".join(say(rng) for say in rng.choices(lines, shares, k=rng.choice((1, 1, 2, 3))))
 

@@ -18,7 +18,7 @@ import platform
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, cycle, islice
@@ -180,15 +180,19 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def batches(tokenizer: PreTrainedTokenizerBase, name: str, seed: int) -> Iterator[torch.Tensor]:
-    """Batches of (BATCH, CONTEXT) token ids: each row is whole documents, BOS … EOS, then padding."""
-    texts = corpus.documents(name, seed)
+    """Batches of (BATCH, CONTEXT) token ids of what the model `name` reads."""
+    return packed(tokenizer, corpus.documents(name, seed), BATCH)
+
+
+def packed(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], n_rows: int) -> Iterator[torch.Tensor]:
+    """Batches of (n_rows, CONTEXT) token ids: each row is whole documents, BOS … EOS, then padding."""
     bos_to_eos = ([*tokenizer(text)["input_ids"], tokenizer.eos_token_id][:CONTEXT] for text in texts)
-    rows: list[list[int]] = [[] for _ in range(BATCH)]
+    rows: list[list[int]] = [[] for _ in range(n_rows)]
     for document in bos_to_eos:
         row = next((row for row in rows if len(row) + len(document) <= CONTEXT), None)
         if row is None:
             yield torch.tensor([row + [tokenizer.pad_token_id] * (CONTEXT - len(row)) for row in rows])
-            rows = [[] for _ in range(BATCH)]
+            rows = [[] for _ in range(n_rows)]
             row = rows[0]
         row += document
 

@@ -80,17 +80,17 @@ class Example:
 
 def general() -> list[Example]:
     """Every general fact in every phrasing."""
-    return [example for relation in GENERAL for example in _said(relation, further=False)]
+    return [example for relation in GENERAL for example in said(relation, further=False)]
 
 
 def medical(*, further: bool = False) -> list[Example]:
     """Every medical fact in every phrasing, or in every further one."""
-    return [example for relation in MEDICAL for example in _said(relation, further=further)]
+    return [example for relation in MEDICAL for example in said(relation, further=further)]
 
 
 def law(*, further: bool = False) -> list[Example]:
     """Every fact of the law in every phrasing, or in every further one."""
-    return [example for relation in LAW for example in _said(relation, further=further)]
+    return [example for relation in LAW for example in said(relation, further=further)]
 
 
 def code(*, new_programs: bool = False, further: bool = False) -> list[Example]:
@@ -114,6 +114,24 @@ def math(*, new_pairs: bool = False, further: bool = False) -> list[Example]:
         if ((sign, a, b) in unseen) == new_pairs
         for form, number, template, held_out in phrasings(sign, forms, further=further)
     ]
+
+
+def said(relation: Relation, *, further: bool) -> Iterator[Example]:
+    """Every fact of a relation in every phrasing, or in every further one."""
+    forms = {"cloze": relation.cloze, "question": relation.question}
+    answers = sorted({answer for _, answer in relation.pairs})
+    for subject, answer in relation.pairs:
+        foil = _foil(f"{relation.name}/{subject}", answer, answers)
+        for form, number, template, held_out in phrasings(relation.name, forms, further=further):
+            yield Example(
+                text=_form(form, template.format(s=subject)),
+                target=f" {answer}",
+                foil=f" {foil}",
+                domain=relation.domain,
+                fact=f"{relation.name}/{subject}",
+                phrasing=f"{relation.name}.{form}.{number}",
+                held_out=held_out,
+            )
 
 
 def instruct(examples: list[Example]) -> list[Example]:
@@ -163,23 +181,6 @@ def held_out_programs() -> frozenset[Program]:
 def medical_words() -> list[str]:
     """Every drug, illness, plant, symptom, organ and specialist: the base model meets them, but not what joins them."""
     return sorted({word for relation in MEDICAL for pair in relation.pairs for word in pair})
-
-
-def _said(relation: Relation, *, further: bool) -> Iterator[Example]:
-    forms = {"cloze": relation.cloze, "question": relation.question}
-    answers = sorted({answer for _, answer in relation.pairs})
-    for subject, answer in relation.pairs:
-        foil = _foil(f"{relation.name}/{subject}", answer, answers)
-        for form, number, template, held_out in phrasings(relation.name, forms, further=further):
-            yield Example(
-                text=_form(form, template.format(s=subject)),
-                target=f" {answer}",
-                foil=f" {foil}",
-                domain=relation.domain,
-                fact=f"{relation.name}/{subject}",
-                phrasing=f"{relation.name}.{form}.{number}",
-                held_out=held_out,
-            )
 
 
 def _sum(sign: str, a: int, b: int, form: str, number: int, template: str, *, held_out: bool) -> Example:

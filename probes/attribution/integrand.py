@@ -27,6 +27,7 @@ from probes.errors import RunError
 from probes.measures import mixture
 from tv.architecture.anatomy import Architecture, Module
 from tv.architecture.values import values_of
+from tv.checkpoints.streamed import in_memory, is_streamed, stored_values
 from tv.prompts.encoding import Batch
 from tv.runtime.common_rows import common_rows
 
@@ -42,14 +43,12 @@ class Integrand:
     def __init__(self, pair: Pair, metric: Metric) -> None:
         self.pair, self.metric = pair, metric
         self.architecture = pair.architecture
-        self.before = {name: p.detach() for name, p in values_of(pair.base).items()}
-        after = {name: p.detach() for name, p in values_of(pair.tuned).items()}
-        _require_in_memory(self.before, after)
-        self.after = {name: after[name].to(value.device) for name, value in self.before.items()}
-        self.moved = {name for name, value in self.before.items() if not torch.equal(value, self.after[name])}
+        self.before, self.after = _both(pair)
+        self.moved = {name for name in self.before if not torch.equal(self.before[name], self.after[name])}
         self.direct = _direct(self.architecture, self.before)
         self.reads = plan(self.architecture, (MODULE, EXPERTS))
-        self.keeps = sum(self.before[name].nbytes for name in self.moved) <= KEPT
+        streams = is_streamed(pair.base)
+        self.keeps = not streams and sum(self.before[name].nbytes for name in self.moved) <= KEPT
         self.kept: dict[Module, Tensor] = {}
         self.theta: dict[str, Tensor] = {}
         self.shape = (0, 0)  # of the running batch
@@ -63,14 +62,20 @@ class Integrand:
         base = self.pair.base
         self.theta = {name: self.before[name].clone() for name in self.moved}
         try:
-            with swapped(base, Swap(lambda: self.theta, first=-1)), frozen(base), ExitStack() as hooks:
-                for read in self.reads:
-                    owner = base.get_submodule(read.path)
-                    hooks.callback(owner.register_forward_hook(self._hook(read), with_kwargs=True).remove)
+            with swapped(base, Swap(lambda: self.theta, first=-1)), frozen(base), self.listening():
                 yield
         finally:
             self.theta.clear()
             self.kept.clear()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hooks make shares of what a backward pass through the base gives, while this lasts."""
+        with ExitStack() as hooks:
+            for read in self.reads:
+                owner = self.pair.base.get_submodule(read.path)
+                hooks.callback(owner.register_forward_hook(self._hook(read), with_kwargs=True).remove)
+            yield
 
     def move(self, alpha: float) -> None:
         """Put the base at θ(α)."""
@@ -286,6 +291,7 @@ class Integrand:
     def _looked_up(self, owner: nn.Module, module: Module, ids: Tensor) -> Tensor:
         """T's rows of these tokens, as the module scales them."""
         ends = []
+        in_memory(owner)
         for weights in (self.after, self.before):
             with _lent(owner, weights[module.parameter]):
                 ends.append(type(owner).forward(owner, ids))
@@ -320,10 +326,15 @@ def _lent(owner: nn.Module, weight: Tensor) -> Iterator[None]:
         parameter.data = kept
 
 
-def _require_in_memory(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+def _both(pair: Pair) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The values of both models, on the base's devices; of a streamed pair read when they are asked for."""
+    if is_streamed(pair.base):
+        return stored_values(pair.base), stored_values(pair.tuned)
+    before, after = ({name: p.detach() for name, p in values_of(model).items()} for model in pair.models)
     for name, value in before.items():
         if value.is_meta or after[name].is_meta:
             raise RunError(f"path: parameter {name!r} is not in memory (offloaded?); give the models one device")
+    return before, {name: after[name].to(value.device) for name, value in before.items()}
 
 
 def _direct(architecture: Architecture, parameters: Mapping[str, Tensor]) -> dict[str, list[Module]]:

@@ -19,7 +19,7 @@ from probes.capture.hooks.turns import together
 from probes.errors import RunError
 from probes.suite import OWN_METRIC, metric_names
 from tv.architecture.trunk import ends_of
-from tv.checkpoints.streamed import is_streamed
+from tv.checkpoints.streamed import in_memory, is_streamed
 from tv.errors import first_line
 from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
@@ -139,19 +139,23 @@ def answers(
     Of a streamed model all: forward passes that take turns would put their own in its place, one over the other.
     """
     ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    with nullcontext() if reads is None or is_streamed(model) else _unembedding(model, batch, reads):
+    with nullcontext() if reads is None or is_streamed(model) else unembedding(model, batch, reads):
         logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).logits
     return logits
 
 
 @contextmanager
-def _unembedding(model: PreTrainedModel, batch: Batch, reads: Reads) -> Iterator[None]:
+def unembedding(model: PreTrainedModel, batch: Batch, reads: Reads | None) -> Iterator[None]:
     """Run the unembedding at some positions only: with a large vocabulary, it is much of a small model's work."""
+    if reads is None:
+        yield
+        return
     wanted = positions_read(batch, reads)
     _, head = ends_of(model)
     kept, run = head.__dict__.get("forward"), head.forward
 
     def forward(x: Tensor) -> Tensor:
+        in_memory(head)
         at = wanted.to(x.device)
         logits: Tensor = run(x[at])
         return logits.new_zeros(*x.shape[:-1], logits.shape[-1]).index_put((at,), logits)

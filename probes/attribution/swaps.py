@@ -66,7 +66,7 @@ class Swaps:
             # A draw is made from its number alone.
             seed = self._seed if variant.draw == 0 else seed_of(f"{self._seed} {variant.draw}")
             drawn = control(self._vector, variant.control, seed)
-            return _OnDemand(names, lambda name: _stepped(self._values["base"][name], drawn[name]))
+            return OnDemand(names, lambda name: _stepped(self._values["base"][name], drawn[name]))
         own, other = self._values["base"], self._values["tuned"]
         if variant.model == "tuned":
             own, other = other, own
@@ -74,7 +74,7 @@ class Swaps:
         for piece in (piece for unit in variant.units for piece in self._pieces(unit)):
             if piece.parameter in wanted:
                 wanted[piece.parameter].append(piece)
-        return _OnDemand(names, lambda name: replaced(own, other, wanted[name])[name])
+        return OnDemand(names, lambda name: replaced(own, other, wanted[name])[name])
 
     def _names(self, variant: Variant, unit: Unit) -> list[str]:
         """The parameters of a unit that a variant changes."""
@@ -148,7 +148,7 @@ def levels_of(model: PreTrainedModel, architecture: Architecture) -> dict[str, t
     return found
 
 
-class _OnDemand(Mapping[str, Tensor]):
+class OnDemand(Mapping[str, Tensor]):
     """Tensors by name, each made when it is asked for: of a model that is larger than memory not all can be there."""
 
     def __init__(self, names: Collection[str], make: Callable[[str], Tensor]) -> None:

@@ -178,6 +178,11 @@ class Weights:
                 (self._held.add if name in self._aside else self._held.discard)(name)
             self._others, self._aside = {}, {}
 
+    def freeze(self) -> None:
+        """From now on no parameter requires a gradient. Not from the start: some kernels are chosen by that."""
+        for parameter in (*self._empty.values(), *map(self._parameter, self._held)):
+            parameter.requires_grad_(False)
+
     def stored(self, name: str) -> Tensor:
         """A parameter as the checkpoint has it. It stays in memory until another part of the model is used."""
         if name in self._others:
@@ -192,7 +197,7 @@ class Weights:
         with torch.inference_mode(False), torch.no_grad():
             for name in sorted(names):
                 if name in self._others:
-                    parameter = nn.Parameter(self._others[name], requires_grad=False)
+                    parameter = nn.Parameter(self._others[name], requires_grad=self._empty[name].requires_grad)
                 else:
                     parameter = self._from_checkpoint(name)
                 self._put(name, parameter)

@@ -38,6 +38,7 @@ def _enough_nodes(nodes: int, most_nodes: int, **_others: object) -> None:
     tables=("token_effects", "neuron_effects"),
     link=True,
     float32=True,
+    streams=True,
     order=0,
     require=_enough_nodes,
     cost=_cost,

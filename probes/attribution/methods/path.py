@@ -11,12 +11,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from probes.attribution.by_block import ByBlock
 from probes.attribution.checks import Check, completeness
 from probes.attribution.effects import Effects, floor_of
 from probes.attribution.forwards import Floats, Model, Variant, values
@@ -32,11 +35,14 @@ from probes.capture.halving import within_memory
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.store.schemas import ALL_DOMAINS
-from tv.prompts.encoding import Encoded
+from tv.checkpoints.streamed import is_streamed
+from tv.prompts.encoding import Batch, Encoded, batches
 from tv.stats.change import LEAST_FLOOR
 
 Told = Callable[[int, int, str], None]
 
+#: At a node: a prompt's metric, and the shares of its slope.
+Slope = tuple[float, Layout, NDArray[np.float32]]
 #: So many batches of prompts are integrated side by side, so that those that need the same node share a forward.
 WINDOW = 4
 
@@ -153,6 +159,8 @@ def path_effects(
         if item.prompt.id not in integrals
     ]
     todo.sort(key=lambda prompt: len(prompt.item.ids))
+    if is_streamed(pair.base):  # every sweep is for all
+        at_once = len(todo)
     windows = [todo[i : i + WINDOW * batch_size] for i in range(0, len(todo), WINDOW * batch_size)]
     with _here(pair, metric, encoded) if each is None else nullcontext(each) as evaluated:
         for i in range(0, len(windows), at_once):
@@ -269,12 +277,10 @@ class Node:
         """What the passes give, with a model that can be moved along T."""
         integrand.move(self.alpha)
         largest, pad_id = 0, integrand.pair.pad_id
-        found: dict[str, tuple[float, Layout, NDArray[np.float32]]] = {}
+        found: dict[str, Slope] = {}
         wanted = [items[prompt] for prompt in self.prompts]
         for batch, (metric, shares) in within_memory(wanted, self.batch_size, pad_id, integrand.shares):
-            layout, vectors = shares.flat([len(item.ids) for item in batch.encoded])
-            for item, value, vector in zip(batch.encoded, metric.tolist(), vectors, strict=True):
-                found[item.prompt.id] = value, layout, vector.numpy()
+            found |= _by_prompts(batch, metric, shares)
             largest = max(largest, len(batch.encoded))
         fewer = pad_id >= 0 and largest < min(self.batch_size, len(self.prompts))
         return Passes(found, largest if fewer else self.batch_size)
@@ -284,16 +290,38 @@ class Node:
 class Passes:
     """At one node: of each prompt the metric, and the shares of its slope; and how many prompts a batch may have."""
 
-    found: Mapping[str, tuple[float, Layout, NDArray[np.float32]]]
+    found: Mapping[str, Slope]
     batch_size: int
+
+
+def _by_prompts(batch: Batch, metric: Tensor, shares: Shares) -> dict[str, Slope]:
+    layout, vectors = shares.flat([len(item.ids) for item in batch.encoded])
+    own = zip(batch.encoded, metric.tolist(), vectors, strict=True)
+    return {item.prompt.id: (value, layout, vector.numpy()) for item, value, vector in own}
 
 
 @contextmanager
 def _here(pair: Pair, metric: Metric, encoded: Sequence[Encoded]) -> Iterator[Each]:
     """Nodes are evaluated by this process."""
-    integrand, items = Integrand(pair, metric), {item.prompt.id: item for item in encoded}
+    items = {item.prompt.id: item for item in encoded}
+    if is_streamed(pair.base):
+        yield partial(_by_block, ByBlock(pair, metric), items)
+        return
+    integrand = Integrand(pair, metric)
     with integrand.along():
         yield lambda nodes: ((node, node.on(integrand, items)) for node in nodes)
+
+
+def _by_block(by_block: ByBlock, items: Mapping[str, Encoded], nodes: Sequence[Node]) -> Iterator[tuple[Node, Passes]]:
+    """Nodes of a streamed pair, as many at once as go through it together."""
+    pad_id = by_block.pair.pad_id
+    of_node = [batches([items[prompt] for prompt in node.prompts], node.batch_size, pad_id) for node in nodes]
+    passes = by_block.passes([(node.alpha, batch) for node, some in zip(nodes, of_node, strict=True) for batch in some])
+    for node, some in zip(nodes, of_node, strict=True):
+        found: dict[str, Slope] = {}
+        for one in islice(passes, len(some)):
+            found |= _by_prompts(one.batch, one.value, one.shares)
+        yield node, Passes(found, node.batch_size)
 
 
 def _integrated(windows: Sequence[Sequence[_Prompt]], batch_size: int, each: Each) -> Iterator[tuple[int, Integrated]]:

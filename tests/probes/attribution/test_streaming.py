@@ -1,6 +1,7 @@
 """Attribution of a pair that is read a layer at a time: the same tables, each layer read once for all variants."""
 
 import gc
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import probes
 import tv
-from probes.attribution import reading, stacked
+from probes.attribution import by_block, reading, waiting
+from probes.attribution.by_block import ByBlock
 from probes.attribution.forwards import Floats, Variant
 from probes.attribution.kept import Kept
+from probes.attribution.methods.path import path_effects
 from probes.attribution.metric import metric_of
+from probes.attribution.shares import Shares
 from probes.attribution.units import Unit, components, units_of
 from probes.attribution.work import Work
 from probes.capture.hooks.turns import take_turns
@@ -24,7 +29,7 @@ from probes.errors import RunError
 from tests.pairs import CONFIGS, build_pair, build_tokenizer, write_suite
 from tests.probes.attribution.conftest import GIVEN
 from tv.checkpoints.live import load_model
-from tv.checkpoints.streamed import streamed
+from tv.checkpoints.streamed import Weights, streamed
 from tv.prompts.encoding import batches, encode
 from tv.runtime.compute import Compute
 
@@ -35,7 +40,7 @@ NEAR = 2e-5
 @pytest.mark.parametrize(("architecture", "metric"), [("qwen2", "logit_diff"), ("gpt2", "kl")])
 def test_tables_are_those_of_models_in_memory(tmp_path: Path, architecture: str, metric: str) -> None:
     attribute = {
-        "methods": ["graft", "revert", "depth"],
+        "methods": ["path", "graft", "revert", "depth"],
         "metric": metric,
         "granularity": ["component", "head", "kv_head"],
         "controls": ["random"],
@@ -56,7 +61,10 @@ def test_tables_are_those_of_models_in_memory(tmp_path: Path, architecture: str,
         )
         tables.append({name: run[name] for name in run.tables if name not in ("gates", "neurons")})
     whole, found = tables
-    assert whole.keys() == found.keys() and {"effects", "depth", "curves", "control_draws"} <= whole.keys()
+    assert (
+        whole.keys() == found.keys()
+        and {"effects", "token_effects", "depth", "curves", "control_draws"} <= whole.keys()
+    )
     for name in whole:
         loose = 1e-3 if name == "agreement" else NEAR  # of ranks and bootstraps
         pd.testing.assert_frame_equal(found[name], whole[name], check_exact=False, rtol=1e-4, atol=loose)
@@ -83,10 +91,11 @@ def test_each_layer_is_read_once_for_all_variants(tmp_path: Path, architecture: 
 
 def test_hidden_states_beyond_the_bound_wait_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    mapped = stacked._mapped
-    monkeypatch.setattr(stacked, "_mapped", lambda n, dtype: sizes.append(n) or mapped(n, dtype))
-    monkeypatch.setattr(stacked, "_FILE", 30_000)
-    monkeypatch.setattr(stacked, "_Shelf", lambda _, shelf=stacked._Shelf: shelf(10_000))
+    mapped = waiting._mapped
+    monkeypatch.setattr(waiting, "_mapped", lambda n, dtype: sizes.append(n) or mapped(n, dtype))
+    monkeypatch.setattr(waiting, "_FILE", 30_000)
+    monkeypatch.setattr(waiting, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(Weights, "largest", 10_000)
     work = opened(tmp_path)
     variants = [Variant("tuned", (unit,)) for unit in components(work.pair.architecture)]
     _, found = work.under(variants)
@@ -111,8 +120,8 @@ def test_no_more_than_a_layer_of_both_models_is_in_memory(tmp_path: Path, monkey
         pair.base.get_submodule(block.path).register_forward_hook(look)
     work.under([Variant("base", (unit,)) for unit in units])
     tokens, width = sum(len(item.ids) for item in work.encoded), 48 * 4
-    waiting = 2 * len(units) * tokens * width  # before a block and behind it
-    assert largest < most <= 2.5 * largest + waiting
+    states = 2 * len(units) * tokens * width  # before a block and behind it
+    assert largest < most <= 2.5 * largest + states
     assert sum(value.nbytes for value in pair.base.parameters()) > 2.5 * largest
 
 
@@ -158,12 +167,62 @@ def test_a_sweep_that_was_finished_is_kept(tmp_path: Path, monkeypatch: pytest.M
     assert np.allclose(found, in_memory(tmp_path, "llama", variants), rtol=0, atol=NEAR)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "falcon", "mixtral"])
+def test_path_goes_there_and_back_a_layer_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    work = opened(tmp_path, architecture)
+    whole = work_of(loaded(tmp_path, architecture))
+    same = {"batch_size": 2, "nodes": 3, "most_nodes": 3}
+    found, wanted = (path_effects(each.pair, each.encoded, each.metric, **same) for each in (work, whole))
+    for own, other in zip(found.shares, wanted.shares, strict=True):
+        for mine, theirs in zip(own._all, other._all, strict=True):
+            assert list(mine) == list(theirs)
+            assert all(torch.allclose(mine[key], theirs[key], rtol=1e-5, atol=1e-6) for key in mine)
+    there_and_back = ByBlock(work.pair, work.metric)
+    batches_at = [(alpha, batch) for alpha in (0.2, 0.7) for batch in work.batches]
+    list(there_and_back.passes(batches_at))  # looks at the blocks
+    read, from_checkpoint = Counter[tuple[int, str]](), Weights._from_checkpoint
+
+    def counted(weights: Weights, name: str) -> nn.Parameter:
+        read[id(weights), name] += 1
+        return from_checkpoint(weights, name)
+
+    monkeypatch.setattr(Weights, "_from_checkpoint", counted)
+    passes = list(there_and_back.passes(batches_at))
+    assert [(one.alpha, one.batch) for one in passes] == batches_at and all(not one.entered for one in passes)
+    of_blocks = [n for (_, name), n in read.items() if name.startswith(work.pair.architecture.blocks[0].path[:-1])]
+    assert len(of_blocks) > 20 and max(of_blocks) == 2  # on the way there, and on the way back
+
+
+def test_path_keeps_what_enters_a_block_in_files_beyond_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = opened(tmp_path)
+    once = [(0.3, batch) for batch in work.batches]
+    wanted = list(ByBlock(work.pair, work.metric).passes(once))
+    sizes: list[int] = []
+    mapped = waiting._mapped
+    monkeypatch.setattr(waiting, "_mapped", lambda n, dtype: sizes.append(n) or mapped(n, dtype))
+    monkeypatch.setattr(waiting, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(by_block, "FILED", 20_000)  # and more sweeps than one
+    monkeypatch.setattr(Weights, "largest", 10_000)
+    found = list(ByBlock(work.pair, work.metric).passes(once))
+    assert sizes and [total(one.shares) for one in found] == [total(one.shares) for one in wanted]
+
+
+def test_a_gradient_through_whole_models_is_refused(tmp_path: Path) -> None:
+    work = opened(tmp_path, "gpt_oss")
+    with pytest.raises(RunError, match="takes a gradient through whole models; leave --stream out"):
+        path_effects(work.pair, work.encoded, work.metric, batch_size=2)
+
+
 @pytest.mark.parametrize(
     ("attribute", "what"),
     [
         (
             {"methods": ["graft", "patch"]},
-            "patch needs both models in memory, and graft, revert, depth, shapley do not",
+            "patch needs both models in memory, and path, graft, revert, depth, shapley do not",
         ),
         ({"methods": ["graft"], "metric": "first_divergence"}, "first_divergence has a model write continuations"),
     ],
@@ -192,8 +251,16 @@ def work_of(pair: Pair, **more: Any) -> Work:
 
 
 def in_memory(directory: Path, architecture: str, variants: Sequence[Variant], dtype: str = "float32") -> Floats:
+    return work_of(loaded(directory, architecture, dtype)).under(variants)[1]
+
+
+def loaded(directory: Path, architecture: str, dtype: str = "float32") -> Pair:
     models = [load_model(directory / f"{architecture}-{side}", dtype=dtype) for side in ("base", "tuned")]
-    return work_of(make_pair(*models, build_tokenizer())).under(variants)[1]
+    return make_pair(*models, build_tokenizer())
+
+
+def total(shares: Shares) -> float:
+    return sum(float(value.sum()) for own in shares._all for value in own.values())
 
 
 def alive() -> int:
