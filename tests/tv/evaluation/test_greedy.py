@@ -7,7 +7,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from tests.pairs import MEASURED, build_model, build_tokenizer
-from tv.evaluation.greedy import groups_of, continue_greedily, end_ids
+from tv.evaluation.greedy import continue_greedily, end_ids, groups_of
 
 TEXTS = [(7,), (3, 40, 41), (5, 6, 90, 91, 92, 200, 201, 17), (9, 8), (100, 101, 102, 103, 104, 105), (3, 40, 41)]
 
