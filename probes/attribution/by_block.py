@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.attribution.forwards import Swap, swapped
-from probes.attribution.integrand import Integrand
+from probes.attribution.integrand import Integrand, as_far_as_read
 from probes.attribution.metric import Metric, positions_read, unembedding
 from probes.attribution.parts import Parts
 from probes.attribution.shares import Shares
@@ -65,7 +65,8 @@ class ByBlock:
         As many go together as can wait at once.
         """
         several, size = list[tuple[float, Batch]](), 0
-        for alpha, batch in wanted:
+        for alpha, whole in wanted:
+            batch = as_far_as_read(whole, self._metric.reads)
             own = batch.input_ids.numel() * self.pair.architecture.d_model * 4 * (self.pair.architecture.n_layers + 1)
             if several and size + own > FILED:
                 yield from self._there_and_back(several)

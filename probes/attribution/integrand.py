@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from probes.attribution.forwards import Swap, frozen, swapped
-from probes.attribution.metric import Metric, answers, positions_read
+from probes.attribution.metric import Metric, Reads, answers, positions_read
 from probes.attribution.shares import Shares
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
 from probes.capture.hooks.torch_backend import by_position, tensors_of
@@ -86,6 +87,7 @@ class Integrand:
     def shares(self, batch: Batch) -> tuple[Float[Tensor, " batch"], Shares]:
         """The metric of every prompt where the base is now, and the shares of its slope."""
         model, self.found = self.pair.base, Shares()
+        batch = as_far_as_read(batch, self.metric.reads)
         ids = batch.input_ids.to(model.device)
         self.shape = (ids.shape[0], ids.shape[1])
         self.read = positions_read(batch, self.metric.reads).to(model.device)
@@ -296,6 +298,13 @@ class Integrand:
             with _lent(owner, weights[module.parameter]):
                 ends.append(type(owner).forward(owner, ids))
         return ends[0] - ends[1]
+
+
+def as_far_as_read(batch: Batch, reads: Reads | None) -> Batch:
+    """Without the positions after the last that the metric reads, which no gradient reaches."""
+    read = positions_read(batch, reads).any(0).nonzero()
+    end = int(read.max()) + 1 if len(read) else None
+    return replace(batch, input_ids=batch.input_ids[:, :end], attention_mask=batch.attention_mask[:, :end])
 
 
 def _places(delta: Float[Tensor, "n rows"]) -> Tensor | None:

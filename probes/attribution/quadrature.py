@@ -1,9 +1,10 @@
-"""Nodes where the integrand bends: how one prompt's integral over [0, 1] is taken with as few nodes as it needs.
+"""Nodes where integrands bend: how the integrals of some prompts over [0, 1] are taken with as few nodes as they need.
 
 A node costs a forward and a backward pass, and gives two things: the integrand, and the metric M itself. Between two
 nodes the integrand must therefore integrate to a difference that is known. The rule begins with the nodes of
-Gauss–Legendre, and while something is missed it halves the interval that misses most. All nodes stay in use: from then
-on the weights are those of the cubic spline through them (not-a-knot), so they depend on the places of the nodes alone.
+Gauss–Legendre, and while the prompts together miss too much, those that miss most get nodes in the middle of the
+intervals that miss most. All nodes stay in use: from then on the weights are those of the cubic spline through them
+(not-a-knot), so they depend on the places of the nodes alone.
 
 The error estimate is Σ over intervals |what the rule says − what M says|. Where a narrow interval misses most, M jumps
 (a router chooses another expert), and a prompt gets no more nodes: none integrate a jump. A cubic spline rings beside a
@@ -12,7 +13,9 @@ jump; where a linear one misses less, the weights are its.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,38 +23,69 @@ from probes.attribution.forwards import Floats
 
 #: Errors of intervals cancel in the sum; they may be this many times as large as what the sum may miss.
 CANCEL = 3.0
+#: One prompt may miss this many times what prompts may miss on average.
+OWN = 5.0
+#: The prompts that get no node may miss this part of what all may miss; those that do will miss the rest.
+REST = 0.7
+#: Every interval that misses at least this part of what the worst misses is halved: fewer rounds, so that more prompts
+#: share a pass.
+WORST = 0.1
 #: Where an interval narrower than this misses most, the metric jumps there.
 NARROW = 1 / 256
 #: A spline needs so many nodes; fewer have one polynomial.
 _CUBIC = 4
 
 
+def wanted(integrals: Sequence[Integral], allowed: float) -> list[tuple[float, ...]]:
+    """The nodes that each needs next, until together they miss little enough; none of any where they do.
+
+    Args:
+        integrals: Of prompts whose errors are summed.
+        allowed: What they may miss on average. One of them may miss `OWN` times as much.
+
+    Returns:
+        For each integral its next nodes, () where it gets none.
+    """
+    if not all(one.known for one in integrals):
+        return [tuple(gauss_legendre(one.nodes)[0].tolist()) for one in integrals]
+    misses = np.array([one.missed() for one in integrals])
+    several, own = allowed * len(misses), OWN * allowed
+    if misses.sum() <= several and (misses <= own).all():
+        return [()] * len(misses)
+    order = np.argsort(misses, kind="stable")
+    enough = (np.cumsum(misses[order]) <= REST * several) & (misses[order] <= own)
+    finer = set(order[~enough].tolist())
+    return [one.finer() if i in finer else () for i, one in enumerate(integrals)]
+
+
 @dataclass
 class Integral:
-    """The nodes of one prompt's integral: those that are known, and those that are wanted next."""
+    """The nodes of one prompt's integral that are known."""
 
     start: float  # the metric at 0
     end: float  # the metric at 1
     nodes: int  # to begin with
     most: int  # at most
-    allowed: float  # what the sum may miss of the change
     floor: float = 0.0  # what rounding alone can do to the metric
     known: dict[float, tuple[float, float]] = field(default_factory=dict)  # by node: the metric, and its slope
 
-    def wanted(self) -> tuple[float, ...]:
-        """The nodes that it needs next; none where it is done, or more would not help."""
-        if not self.known:
-            return tuple(gauss_legendre(self.nodes)[0].tolist())
+    def missed(self) -> float:
+        """What the sum misses of the change, or what the intervals miss, over `CANCEL`, if that is more; ∞ if NaN."""
         _, misses = self._rule()
-        edges = np.array([0.0, *sorted(self.known), 1.0])
         error = float(np.abs(misses).sum())
-        if abs(misses.sum()) <= self.allowed and error <= max(CANCEL * self.allowed, self.floor):
+        if not np.isfinite(error):
+            return np.inf
+        return max(abs(float(misses.sum())), error / CANCEL if error > self.floor else 0.0)
+
+    def finer(self) -> tuple[float, ...]:
+        """The middles of the intervals that miss most; none where more nodes would not help."""
+        misses = np.abs(self._rule()[1])
+        edges = np.array([0.0, *sorted(self.known), 1.0])
+        worst = misses.argsort(kind="stable")[::-1][: max(0, self.most - len(self.known))]
+        if not np.isfinite(misses).all() or not len(worst) or np.diff(edges)[worst[0]] < NARROW:
             return ()
-        worst = int(np.abs(misses).argmax())
-        jumps = edges[worst + 1] - edges[worst] < NARROW
-        if jumps or len(self.known) >= self.most or not np.isfinite(error):
-            return ()
-        return (float(edges[worst] + edges[worst + 1]) / 2,)
+        halved = [i for i in sorted(worst) if misses[i] >= WORST * misses.max()]
+        return tuple(float(edges[i] + edges[i + 1]) / 2 for i in halved)
 
     def weights(self) -> dict[float, float]:
         """The weight of every known node."""
@@ -60,12 +94,18 @@ class Integral:
 
     def _rule(self) -> tuple[Floats, Floats]:
         """The weights by interval, and what each interval misses: what the rule says less what M says."""
-        at = np.array(sorted(self.known))
-        metric, slope = np.array([self.known[alpha] for alpha in at.tolist()]).T
+        at = tuple(sorted(self.known))
+        metric, slope = np.array([self.known[alpha] for alpha in at]).T
         change = np.diff([self.start, *metric, self.end])
         begins = len(at) == self.nodes or len(at) < _CUBIC
-        rules = [by_interval(at, degree) for degree in ([len(at) - 1] if begins else [3, 1])]
+        rules = [_kept(at, degree) for degree in ([len(at) - 1] if begins else [3, 1])]
         return min(((rule, rule @ slope - change) for rule in rules), key=lambda found: np.abs(found[1]).sum())
+
+
+@lru_cache(1024)
+def _kept(at: tuple[float, ...], degree: int) -> Floats:
+    """Many prompts have the same nodes."""
+    return by_interval(np.array(at), degree)
 
 
 def gauss_legendre(n: int) -> tuple[Floats, Floats]:

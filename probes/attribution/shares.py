@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from probes.attribution.effects import FORWARD, Effects, changed, floor_of
 from probes.attribution.forwards import Floats
@@ -43,11 +44,15 @@ class Shares:
                 kept[key] = kept[key] + value if key in kept else value
 
     def flat(self, lengths: Sequence[int]) -> tuple[Layout, list[Float[Tensor, " size"]]]:
-        """One vector for each prompt of a batch, which have these numbers of tokens, in host memory."""
+        """One vector for each prompt of a batch, which have these numbers of tokens, in host memory.
+
+        Tokens after the last for which there is a number have no share.
+        """
         n = len(lengths)
         keys = [(kind, key, value) for kind, own in enumerate(self._all) for key, value in own.items()]
         layout = tuple((kind, key, value[0].numel() if kind else 0) for kind, key, value in keys)
         tokens = torch.stack(list(self.modules.values()), 1).cpu() if self.modules else torch.zeros(n, 0)
+        tokens = pad(tokens, (0, max(0, max(lengths) - tokens.shape[-1])))
         others = [value.reshape(n, -1).cpu() for own in self._all[1:] for value in own.values()]
         rest = torch.cat(others, 1).cpu() if others else torch.zeros(n, 0)
         return layout, [torch.cat([tokens[i, ..., :k].flatten(), rest[i]]) for i, k in enumerate(lengths)]
@@ -70,6 +75,11 @@ class Shares:
     def total(self) -> float:
         """Σ over every module and token."""
         return sum(self.by_module().values())
+
+    def totals(self) -> list[float]:
+        """Σ over every module and token, of each prompt of a batch."""
+        parts = [value.double().sum(-1) for value in self.modules.values()]
+        return torch.stack([*parts, *(value.double() for value in self.wholes.values())]).sum(0).tolist()
 
     @property
     def n_tokens(self) -> int:
@@ -220,13 +230,6 @@ def _means(table: Float[NDArray[np.float64], "prompts neurons"], labels: Mapping
     n, width = table.shape
     se = table.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(width, np.nan)
     return pd.DataFrame({**labels, "n": n, "neuron": np.arange(width), "effect": table.mean(0), "se": se})
-
-
-def total_of(layout: Layout, vector: Float[Tensor, " size"], n_tokens: int) -> float:
-    """Σ over every module and token of a prompt's vector."""
-    of_tokens = n_tokens * sum(kind == 0 for kind, *_ in layout)
-    wholes = sum(kind == _WHOLES for kind, *_ in layout)
-    return float(vector[:of_tokens].double().sum() + vector[len(vector) - wholes :].double().sum())
 
 
 def gap_of(shares: Sequence[Shares], change: Floats, floor: float) -> float:

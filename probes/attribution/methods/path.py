@@ -8,6 +8,7 @@ completeness, which is checked here and not assumed.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -26,25 +27,27 @@ from probes.attribution.forwards import Floats, Model, Variant, values
 from probes.attribution.integrand import Integrand
 from probes.attribution.metric import Metric
 from probes.attribution.nodes import MOST_NODES, NODES, TOLERANCE
-from probes.attribution.quadrature import Integral
+from probes.attribution.quadrature import Integral, wanted
 from probes.attribution.reading import Each
-from probes.attribution.shares import Integrated, Layout, PathEffects, Shares, gap_of, total_of
+from probes.attribution.shares import Integrated, Layout, PathEffects, Shares, gap_of
 from probes.attribution.units import Unit
 from probes.attribution.work import Rows, Work
 from probes.capture.halving import within_memory
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.store.schemas import ALL_DOMAINS
+from tv.architecture.anatomy import Architecture
 from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.stats.change import LEAST_FLOOR
 
 Told = Callable[[int, int, str], None]
 
-#: At a node: a prompt's metric, and the shares of its slope.
-Slope = tuple[float, Layout, NDArray[np.float32]]
-#: So many batches of prompts are integrated side by side, so that those that need the same node share a forward.
-WINDOW = 4
+#: At a node: a prompt's metric, its slope, and the slope's shares.
+Slope = tuple[float, float, Layout, NDArray[np.float32]]
+#: So many batches of prompts at least are integrated side by side, so that those that need the same node share a
+#: forward; more where the shares of all at one node take no more bytes than this.
+WINDOW, SHARES = 4, 4 * 2**20
 
 
 def path(
@@ -117,11 +120,13 @@ def path_effects(
 ) -> PathEffects:
     """Every prompt's shares, prompts in the order given.
 
-    Each prompt begins with `nodes` Gauss–Legendre nodes and gets another where its integrand bends until it misses no
-    more than `tolerance` of the mean change in its domain, or has `most_nodes`; see `Integral`. Logs a warning where
+    Each prompt begins with `nodes` Gauss–Legendre nodes. The prompts of a domain in one window get more where their
+    integrands bend, those that miss most first, until together they miss no more than `tolerance` of the domain's mean
+    change a prompt and none more than `OWN` times that, or have `most_nodes`; see `quadrature`. Logs a warning where
     the shares of all do not add up to within `tolerance`. A change that is not above `floor`, which rounding alone can
-    make, needs no more nodes: nothing is shared out. Costs about 3.5 forward passes a node. Memory: both models, a
-    third copy of the weights that moved at θ(α), T where it is small, and the activations of one batch.
+    make, needs no more nodes: nothing is shared out. Costs about 3 forward passes a node. Memory: both models, a third
+    copy of the weights that moved at θ(α), T where it is small, the activations of one batch, and the shares of a
+    window of prompts at all their nodes.
 
     Args:
         pair: The two models.
@@ -130,13 +135,13 @@ def path_effects(
         batch_size: Prompts in one forward pass.
         nodes: Of each prompt, to begin with.
         most_nodes: Of each prompt, at most.
-        tolerance: What the shares may miss, as a part of the change.
+        tolerance: What the shares of a domain may miss, as a part of its change.
         floor: The size of a change that rounding alone can make.
         ends: The metric of every prompt under the base and under the tuned model, where it is known.
         done: By prompt, integrals that are there already.
         keep: Called with the integrals of prompts that went through the models together, by prompt.
         each: Evaluates nodes elsewhere; here without it.
-        at_once: So many times `WINDOW` batches of prompts are on the way at once, so that nobody there has to wait.
+        at_once: So many windows of prompts are on the way at once, so that nobody there has to wait.
         told: Called with (prompts done, all, a label).
 
     Raises:
@@ -151,25 +156,26 @@ def path_effects(
     known, base, tuned = [encoded[i] for i in at.tolist()], base[at], tuned[at]
     whole = float(np.abs(tuned - base).sum())
     still = whole <= floor * len(known)
-    allowed = {} if still else _allowed(known, np.abs(tuned - base), tolerance, floor)
+    moved = np.abs(tuned - base)
+    allowed = defaultdict(lambda: np.inf) if still else _allowed(known, moved, tolerance, floor)
     integrals = dict(done or {})
     todo = [
-        _Prompt(item, Integral(before, after, nodes, most_nodes, allowed.get(item.prompt.domain, np.inf), floor))
+        _Prompt(item, Integral(before, after, nodes, most_nodes, floor))
         for item, before, after in zip(known, base.tolist(), tuned.tolist(), strict=True)
         if item.prompt.id not in integrals
     ]
     todo.sort(key=lambda prompt: len(prompt.item.ids))
     if is_streamed(pair.base):  # every sweep is for all
         at_once = len(todo)
-    windows = [todo[i : i + WINDOW * batch_size] for i in range(0, len(todo), WINDOW * batch_size)]
+    size = max(WINDOW * batch_size, SHARES // _most_bytes(pair.architecture, known))
+    windows = [todo[i : i + size] for i in range(0, len(todo), size)]
     with _here(pair, metric, encoded) if each is None else nullcontext(each) as evaluated:
         for i in range(0, len(windows), at_once):
             some = windows[i : i + at_once]
             together: list[dict[str, Integrated]] = [{} for _ in some]
-            for which, integrated in _integrated(some, batch_size, evaluated):
+            tell = partial(_tell, told, len(known) - len(todo) + size * i, len(known))
+            for which, integrated in _integrated(some, allowed, batch_size, evaluated, tell):
                 integrals[integrated.prompt] = together[which][integrated.prompt] = integrated
-                if told:
-                    told(len(known) - len(todo) + len(integrals) - len(done or {}), len(known), "path")
                 # All at once: prompts that are read beside others are the same to the bit only beside these.
                 if keep and len(together[which]) == len(some[which]):
                     keep(together[which])
@@ -191,13 +197,19 @@ def path_effects(
 
 
 def _allowed(encoded: Sequence[Encoded], moved: Floats, tolerance: float, floor: float) -> dict[str, float]:
-    """By domain, what a prompt may miss: a part of the mean change, of all prompts or of the domain's own if less.
+    """By domain, what a prompt may miss on average: a part of the mean change there.
 
-    Then the shares of each domain add up too. A domain that did not move beyond rounding has nothing to add up to.
+    Then the shares of each domain add up, and those of all. A domain that did not move beyond rounding has nothing to
+    add up to; there it is a part of the mean change of all.
     """
     whole, domains = float(moved.mean()), np.array([item.prompt.domain for item in encoded])
     means = {str(domain): float(moved[domains == domain].mean()) for domain in np.unique(domains)}
-    return {domain: tolerance * (min(mean, whole) if mean > floor else whole) for domain, mean in means.items()}
+    return {domain: tolerance * (mean if mean > floor else whole) for domain, mean in means.items()}
+
+
+def _tell(told: Told | None, before: int, n: int, settled: int) -> None:
+    if told:
+        told(before + settled, n, "path")
 
 
 def _require_gradients(pair: Pair, metric: Metric) -> None:
@@ -234,24 +246,24 @@ class _Prompt:
     integral: Integral
     found: dict[float, tuple[Layout, Tensor]] = field(default_factory=dict)
 
-    def add(self, alpha: float, metric: float, layout: Layout, vector: NDArray[np.float32]) -> None:
+    def add(self, alpha: float, metric: float, slope: float, layout: Layout, vector: NDArray[np.float32]) -> None:
         """What a pass at a node gave."""
         own = torch.from_numpy(vector if vector.flags.writeable else vector.copy())  # Ray lends its arrays
-        slope = total_of(layout, own, len(self.item.ids))
         self.integral.known[alpha] = metric, slope
         self.found[alpha] = layout, own
 
     def integrated(self) -> Integrated:
         """The sum over its nodes."""
         weights, n = self.integral.weights(), len(self.item.ids)
-        layouts = {layout for layout, _ in self.found.values()}
-        if len(layouts) > 1:  # an expert that no token chose has no share at that node
+        layout = next(iter(self.found.values()))[0]
+        if any(
+            other != layout for other, _ in self.found.values()
+        ):  # an expert that no token chose has no share at that node
             whole = Shares()
             for alpha, (layout, vector) in self.found.items():
                 whole.put(Shares.of(layout, weights[alpha] * vector, n))
             layout, (vector,) = whole.alone().flat([n])
         else:
-            layout = layouts.pop()
             weight = torch.tensor([weights[alpha] for alpha in self.found])
             vector = weight @ torch.stack([vector for _, vector in self.found.values()])
         return Integrated(self.item.prompt.id, len(self.found), n, layout, vector)
@@ -296,8 +308,8 @@ class Passes:
 
 def _by_prompts(batch: Batch, metric: Tensor, shares: Shares) -> dict[str, Slope]:
     layout, vectors = shares.flat([len(item.ids) for item in batch.encoded])
-    own = zip(batch.encoded, metric.tolist(), vectors, strict=True)
-    return {item.prompt.id: (value, layout, vector.numpy()) for item, value, vector in own}
+    own = zip(batch.encoded, metric.tolist(), shares.totals(), vectors, strict=True)
+    return {item.prompt.id: (value, slope, layout, vector.numpy()) for item, value, slope, vector in own}
 
 
 @contextmanager
@@ -324,29 +336,54 @@ def _by_block(by_block: ByBlock, items: Mapping[str, Encoded], nodes: Sequence[N
         yield node, Passes(found, node.batch_size)
 
 
-def _integrated(windows: Sequence[Sequence[_Prompt]], batch_size: int, each: Each) -> Iterator[tuple[int, Integrated]]:
-    """The integrals of these prompts, each as soon as it is finished, with the number of its window.
+def _integrated(
+    windows: Sequence[Sequence[_Prompt]],
+    allowed: Mapping[str, float],
+    batch_size: int,
+    each: Each,
+    settled: Callable[[int], None],
+) -> Iterator[tuple[int, Integrated]]:
+    """The integrals of these prompts with the number of their window, as soon as those of their domain there are done.
 
-    What shares a forward pass is of one window, so it does not matter how many there are.
+    What shares a forward pass, or what prompts may miss together, is of one window, so it does not matter how many
+    there are. `settled` is called with how many prompts need no more nodes, as it stands.
     """
-    waiting = dict(enumerate(windows))
-    sizes = [batch_size] * len(windows)
-    while waiting:
-        nodes: dict[Node, tuple[int, list[_Prompt]]] = {}
-        for which, prompts in list(waiting.items()):
-            by_node: dict[float, list[_Prompt]] = {}
+    groups = [(which, group) for which, prompts in enumerate(windows) for group in _by_domain(prompts)]
+    sizes, n_prompts = [batch_size] * len(windows), sum(map(len, windows))
+    while groups:
+        nodes: dict[tuple[int, float], list[_Prompt]] = {}
+        going_on = []
+        for which, (domain, prompts) in groups:
+            places = wanted([prompt.integral for prompt in prompts], allowed[domain])
+            for prompt, alphas in zip(prompts, places, strict=True):
+                for alpha in alphas:
+                    nodes.setdefault((which, alpha), []).append(prompt)
+            if any(places):
+                going_on.append((which, (domain, prompts)))
+            else:
+                yield from ((which, prompt.integrated()) for prompt in prompts)
+        groups = going_on
+        settled(n_prompts - len({id(prompt) for prompts in nodes.values() for prompt in prompts}))
+        tasks = {
+            Node(alpha, tuple(prompt.item.prompt.id for prompt in prompts), sizes[which]): (which, prompts)
+            for (which, alpha), prompts in nodes.items()
+        }
+        passes = dict(each(list(tasks)))
+        for node, (which, prompts) in tasks.items():  # in order, whichever came first: sums depend on it
             for prompt in prompts:
-                for alpha in prompt.integral.wanted():
-                    by_node.setdefault(alpha, []).append(prompt)
-            going_on = {id(prompt) for at_node in by_node.values() for prompt in at_node}
-            yield from ((which, prompt.integrated()) for prompt in prompts if id(prompt) not in going_on)
-            waiting[which] = [prompt for prompt in prompts if id(prompt) in going_on]
-            for alpha, at_node in by_node.items():
-                nodes[Node(alpha, tuple(one.item.prompt.id for one in at_node), sizes[which])] = which, at_node
-            if not by_node:
-                del waiting[which]
-        passes = dict(each(list(nodes)))
-        for node, (which, at_node) in nodes.items():  # in order, whichever came first: sums depend on it
-            for prompt in at_node:
                 prompt.add(node.alpha, *passes[node].found[prompt.item.prompt.id])
             sizes[which] = min(sizes[which], passes[node].batch_size)
+
+
+def _by_domain(prompts: Sequence[_Prompt]) -> list[tuple[str, list[_Prompt]]]:
+    groups: dict[str, list[_Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.item.prompt.domain, []).append(prompt)
+    return list(groups.items())
+
+
+def _most_bytes(architecture: Architecture, encoded: Sequence[Encoded]) -> int:
+    """Of a prompt's shares at one node: one number for each module and token, and for each neuron."""
+    longest = max((len(item.ids) for item in encoded), default=0)
+    neurons = sum(module.shape[1] for module in architecture.modules if module.name in ("down", "shared_down"))
+    return 4 * (len(architecture.modules) * longest + neurons) or 1

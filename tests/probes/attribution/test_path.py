@@ -1,5 +1,7 @@
 """The shares of the path are the weight gradients' own, sum to the change, and belong to whoever was moved."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,13 @@ from probes.attribution.forwards import values
 from probes.attribution.integrand import Integrand
 from probes.attribution.methods.path import _allowed, path_effects
 from probes.attribution.metric import Metric
-from probes.attribution.shares import Integrated
+from probes.attribution.shares import Integrated, Shares
 from probes.attribution.units import Unit, units_of
 from probes.errors import RunError
 from tests.pairs import MEASURED, MIXTURES, SUPPORTED
 from tests.probes.attribution.conftest import Case, checksum
 from tv.architecture.anatomy import Module
-from tv.prompts.encoding import Encoded
+from tv.prompts.encoding import Encoded, batches
 from tv.prompts.files import Prompt
 
 
@@ -183,8 +185,53 @@ def test_a_domain_that_changed_little_adds_up_to_its_own_change() -> None:
     encoded = [Encoded(Prompt(name, "s", domain, text), (1, 2), 2, 1, 1, 2) for name, domain, text in texts]
     moved = np.array([10.0, 0.1, 10.0, 0.3])
     allowed = _allowed(encoded, moved, 0.01, 1e-5)
-    assert allowed == pytest.approx({"much": 0.01 * 5.1, "little": 0.01 * 0.2})
+    assert allowed == pytest.approx({"much": 0.01 * 10, "little": 0.01 * 0.2})
     assert _allowed(encoded, moved, 0.01, 0.25)["little"] == pytest.approx(0.01 * 5.1)  # rounding alone: nothing to add
+
+
+def test_windows_are_apart_and_a_window_has_its_domains_sum(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of a window share what they may miss, and nothing with another window, however many go together."""
+    monkeypatch.setattr("probes.attribution.methods.path.WINDOW", 1)
+    monkeypatch.setattr("probes.attribution.methods.path.SHARES", 0)
+    done: list[tuple[int, int]] = []
+    how = {"batch_size": 2, "nodes": 1, "tolerance": 0.02}
+    alone, together = (
+        path_effects(case.pair, case.encoded, case.metric(), at_once=n, told=lambda *at: done.append(at[:2]), **how)
+        for n in (1, 3)
+    )
+    assert (alone.nodes == together.nodes).all() and alone.nodes.max() > 1
+    for own, other in zip(alone.shares, together.shares, strict=True):
+        assert all(torch.equal(own.modules[module], value) for module, value in other.modules.items())
+    assert done[-1] == (len(case.encoded),) * 2
+    missed = np.abs([shares.total() for shares in alone.shares] - alone.change)
+    domains = np.array([case.domains[name] for name in alone.prompts])
+    for domain in set(domains.tolist()):
+        inside = domains == domain
+        assert missed[inside].sum() <= 0.02 * np.abs(alone.change[inside]).sum()
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
+def test_what_comes_after_the_last_position_read_is_left_out(case: Case, metric: str) -> None:
+    """The passes are shorter; the shares are those of whole prompts, and tokens behind have none."""
+    integrand = Integrand(case.pair, case.metric(metric))
+    reads = integrand.metric.reads
+    assert reads is not None
+    (batch,) = batches(case.encoded, len(case.encoded), case.pair.pad_id)
+    lengths = [len(item.ids) for item in batch.encoded]
+    with integrand.along():
+        integrand.move(0.3)
+        value, shares = integrand.shares(batch)
+        assert integrand.shape[1] == 1 + max(max(reads(item)) for item in batch.encoded) < batch.input_ids.shape[1]
+        integrand.metric = replace(integrand.metric, reads=None)  # it may read any
+        whole, wanted = integrand.shares(batch)
+        assert integrand.shape[1] == batch.input_ids.shape[1]
+    assert torch.allclose(value, whole, atol=1e-5)
+    layout, vectors = shares.flat(lengths)
+    same, others = wanted.flat(lengths)
+    assert layout == same
+    assert all(torch.allclose(own, other, atol=1e-5) for own, other in zip(vectors, others, strict=True))
+    totals = [Shares.of(layout, own, n).total() for own, n in zip(vectors, lengths, strict=True)]
+    assert shares.totals() == pytest.approx(totals, abs=1e-5)
 
 
 def test_what_has_no_gradient_is_refused(case: Case) -> None:

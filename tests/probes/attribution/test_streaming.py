@@ -190,7 +190,8 @@ def test_path_goes_there_and_back_a_layer_at_a_time(
 
     monkeypatch.setattr(Weights, "_from_checkpoint", counted)
     passes = list(there_and_back.passes(batches_at))
-    assert [(one.alpha, one.batch) for one in passes] == batches_at and all(not one.entered for one in passes)
+    assert [(one.alpha, one.batch.encoded) for one in passes] == [(at, batch.encoded) for at, batch in batches_at]
+    assert all(not one.entered for one in passes)
     of_blocks = [n for (_, name), n in read.items() if name.startswith(work.pair.architecture.blocks[0].path[:-1])]
     assert len(of_blocks) > 20 and max(of_blocks) == 2  # on the way there, and on the way back
 
