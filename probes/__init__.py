@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from probes import plot as plot
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
     from probes.job.again import attribute as attribute
+    from probes.job.discover import discover as discover
     from probes.job.job import Job as Job
     from probes.job.prepare import prepare as prepare, run as run
     from probes.linking import link as link
@@ -34,6 +35,7 @@ _EXPORTS = {
         "SuiteError",
     ),
     "probes.job.again": ("attribute",),
+    "probes.job.discover": ("discover",),
     "probes.job.job": ("Job",),
     "probes.job.prepare": (
         "prepare",

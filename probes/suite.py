@@ -65,7 +65,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @field_validator(
-        *("methods", "granularity", "controls", "measure", "sites", "keep", "epsilons"), check_fields=False
+        *("methods", "granularity", "controls", "parts", "measure", "sites", "keep", "epsilons"), check_fields=False
     )
     @classmethod
     def _no_twins(cls, values: tuple[object, ...]) -> tuple[object, ...]:
@@ -167,6 +167,16 @@ def _with_every_option() -> type[Attribution]:
     return create_model("Attribution", __base__=_Strict, **options)
 
 
+class Discovery(_Part):
+    """What is looked for where nobody says what to look for."""
+
+    parts: tuple[str, ...] = ()  # of `probes.discovery.parts`; all without it
+    controls: tuple[Literal["random", "shuffled", "spectrum", "sham"], ...] = ("random", "shuffled", "sham")
+    draws: Count = 20  # of every control
+    null_texts: Count = 64  # texts, at most, on which controls are read
+    longest: Count = 32  # tokens of a text that are read
+
+
 class Generation(_Part):
     """Over which continuation of every prompt's text both models are captured."""
 
@@ -218,6 +228,7 @@ class Suite(_Part):
         keep: Sites of which the vectors themselves are stored, as float16.
         attribute: Which causal effects to measure, and on which metric; None: none.
         backend: The capture backend: torch, transformer_lens or nnsight.
+        discover: What is looked for in the prompts' texts without any target, see docs/discovery.md; None: nothing.
         batch_size: Prompts in one forward pass, at most.
         epsilons: The levels of SSA's tail rule.
         bootstrap: Resamples for each interval that has no formula, and shuffles of the link.
@@ -246,6 +257,7 @@ class Suite(_Part):
     noise_floor: bool = True  # the base against itself in another precision
     keep: tuple[VectorSite, ...] = ()  # sites of which the vectors themselves are stored, as float16
     attribute: Attribution | None = None
+    discover: Discovery | None = None
     backend: Backend = "torch"  # for capture
     batch_size: Count = 16
     epsilons: tuple[Epsilon, ...] = Field((0.01, 0.05, 0.1), min_length=1)

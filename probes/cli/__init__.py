@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probes.cli import answers, attribute, query, run
+from probes.cli import answers, attribute, discover, query, run
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 for work in (
     run.run,
+    discover.discover,
     attribute.attribute,
     answers.link,
     answers.diagnose,

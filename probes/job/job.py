@@ -18,7 +18,14 @@ from probes.capture.runner import Shard, shards
 from probes.job.identity import manifest_of
 from probes.job.kept import what_is_kept
 from probes.job.pairs import Opened
-from probes.job.stages import write_activations, write_effects, write_floors, write_prompts, write_weights
+from probes.job.stages import (
+    write_activations,
+    write_discoveries,
+    write_effects,
+    write_floors,
+    write_prompts,
+    write_weights,
+)
 from probes.linking import link
 from probes.reporting.power import smallest_changes
 from probes.reporting.report import report
@@ -132,7 +139,7 @@ class Job:
 
         Raises ArchitectureError where the models do not compute what their architecture says.
         """
-        runs = {"capture", "noise_floor", "attribute"} & set(self.stages)
+        runs = {"capture", "noise_floor", "discover", "attribute"} & set(self.stages)
         return self.models.prove() if runs else []
 
     @cached_property
@@ -171,6 +178,8 @@ class Job:
                     write_activations(writer, self)
                 if "noise_floor" in self.stages:
                     write_floors(writer, self)
+                if "discover" in self.stages:
+                    write_discoveries(writer, self)
                 manifest = {**manifest_of(self), "left_out": left_out}
                 if "attribute" in self.stages:
                     write_effects(writer, self, manifest)

@@ -16,11 +16,13 @@ from probes.capture.final_answers import TOKENS, final_answers
 from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
+from probes.discovery.discover import discoveries
 from probes.job.effects import effects_of
 from probes.job.pairs import Opened
 from probes.store.journal import KEPT
 from probes.store.schemas import SCHEMAS
 from probes.store.writer import RunWriter
+from probes.suite import Discovery
 from tv.checkpoints.opening import Source
 from tv.measures.cosine import cosine
 from tv.measures.declared import TABLES as WEIGHT_TABLES
@@ -140,6 +142,21 @@ def write_floors(writer: RunWriter, job: Job) -> None:
         return tables
 
     writer.stage("noise_floor", "00000", made)
+
+
+def write_discoveries(writer: RunWriter, job: Job) -> None:
+    """What every tuned model says and represents differently on the texts, beside nulls."""
+    suite = job.suite
+    if suite.discover is None:
+        return
+    for i, opened in enumerate(job.pairs):
+
+        def made(name: str = opened.name, wanted: Discovery = suite.discover) -> dict[str, pd.DataFrame]:
+            pair, told = job.models.pair(name), partial(job.compute.tell, f"discover {name}")
+            tables = discoveries(pair, job.encoded, wanted, batch_size=suite.batch_size, seed=suite.seed, told=told)
+            return {table: rows.assign(tuned=name) for table, rows in tables.items()}
+
+        writer.stage("discover", f"{i:05d}", made)
 
 
 def write_effects(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:

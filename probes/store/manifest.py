@@ -18,7 +18,7 @@ from tv.runtime.atomic import replacing
 #: The file that marks a directory as a run and says what is in it.
 MANIFEST = "manifest.json"
 #: The stages of a job, in order. A manifest lists those that are done; without a list, all are.
-STAGES = ("weights", "capture", "noise_floor", "attribute", "link", "report")
+STAGES = ("weights", "capture", "noise_floor", "discover", "attribute", "link", "report")
 _ADVICE = "the run is damaged, make it again"
 
 

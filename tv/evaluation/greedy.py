@@ -30,14 +30,17 @@ def continue_greedily(
     architecture has to handle any: a longer text feeds its next token where a shorter one feeds the model's choice.
     """
     continuations: dict[int, tuple[int, ...]] = {}
-    for group in _groups(texts, tokens, together):
+    for group in groups_of(texts, tokens, together):
         found = _continued(model, [texts[i] for i in group], tokens, ends, vocab_size)
         continuations |= zip(group, found, strict=True)
     return [continuations[i] for i in range(len(texts))]
 
 
-def _groups(texts: Sequence[Sequence[int]], tokens: int, together: int) -> Iterator[list[int]]:
-    """Indices of texts of like length; no group takes more than twice the steps of its shortest text alone."""
+def groups_of(texts: Sequence[Sequence[int]], tokens: int, together: int) -> Iterator[list[int]]:
+    """Indices of texts of like length, at most `together` in a group.
+
+    No group takes more than twice the steps of its shortest text alone.
+    """
     group: list[int] = []
     for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
         if group and (len(group) == together or len(texts[i]) - len(texts[group[0]]) > tokens):

@@ -7,7 +7,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from tests.pairs import MEASURED, build_model, build_tokenizer
-from tv.evaluation.greedy import _groups, continue_greedily, end_ids
+from tv.evaluation.greedy import continue_greedily, end_ids, groups_of
 
 TEXTS = [(7,), (3, 40, 41), (5, 6, 90, 91, 92, 200, 201, 17), (9, 8), (100, 101, 102, 103, 104, 105), (3, 40, 41)]
 
@@ -66,9 +66,9 @@ def test_ids_beyond_the_shared_vocabulary_are_never_chosen(model: PreTrainedMode
 
 def test_a_group_is_of_like_length() -> None:
     texts = [(1,) * n for n in (1, 30, 2, 31, 4, 9)]
-    groups = list(_groups(texts, 5, 16))
+    groups = list(groups_of(texts, 5, 16))
     assert groups == [[0, 2, 4], [5], [1, 3]]
-    assert list(_groups([], 5, 16)) == [] and continue_greedily(build_model(), [], 5) == []
+    assert list(groups_of([], 5, 16)) == [] and continue_greedily(build_model(), [], 5) == []
 
 
 def test_nothing_is_left_on_the_model(model: PreTrainedModel) -> None:

@@ -1,0 +1,79 @@
+"""A discovery from end to end: every part on one pair and its texts, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from probes.capture.pair import Pair
+from probes.discovery.observing import Texts, null_texts, observe, sides_of
+from probes.discovery.part import PARTS, Context
+from probes.discovery.sides import Sides, require_gradients
+from probes.errors import RunError, SuiteError
+from probes.suite import Discovery
+from tv.prompts.encoding import Encoded
+
+Told = Callable[[int, int, str], None]
+#: With fewer texts no half has enough of them to say anything.
+FEWEST = 16
+
+
+def require_discovery(wanted: Discovery, n_texts: int, dtype: str) -> None:
+    """Raise InputError, before any work, where a discovery cannot be made of this."""
+    for name in wanted.parts:
+        if name not in PARTS:
+            raise SuiteError(f"discover: there is no part {name!r}; there are {', '.join(PARTS)}")
+    if n_texts < FEWEST:
+        raise RunError(f"discover: {n_texts} texts are too few to find something in one half and test it in the other")
+    if dtype != "float32":
+        raise RunError("discover: differences of logits are smaller than half precision rounds; leave out --dtype")
+
+
+def discoveries(
+    pair: Pair, encoded: Sequence[Encoded], wanted: Discovery, *, batch_size: int, seed: int, told: Told | None = None
+) -> dict[str, pd.DataFrame]:
+    """Every table of the parts that are asked for.
+
+    Args:
+        pair: The two models, float32.
+        encoded: The texts; what a prompt's target adds is not read.
+        wanted: Which parts, against which controls.
+        batch_size: Texts in one forward pass.
+        seed: Of the halves, the controls and all that is sampled.
+        told: Called with (done, all, a label).
+
+    Returns:
+        By name: `discovered_words` of all parts, and the tables that parts have of their own.
+
+    Raises:
+        RunError: The models are not float32.
+    """
+    require_gradients(pair)
+    texts = [_cut(item, wanted.longest) for item in encoded]
+    n_null = null_texts(
+        pair.architecture.n_layers + 1, pair.architecture.d_model, [len(item.ids) for item in texts], wanted.null_texts
+    )
+    read = Texts.of(texts, n_null, batch_size, pair.pad_id, seed)
+    context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed)
+    parts = {name: PARTS[name](context) for name in wanted.parts or PARTS}
+    sides = sides_of(wanted.controls, wanted.draws)
+
+    def reading(done: int, all_of_them: int) -> None:
+        if told:
+            told(done, all_of_them, "models and controls read")
+
+    observe(context.sides, read, sides, list(parts.values()), reading)
+    found: dict[str, list[pd.DataFrame]] = {}
+    for done, (name, part) in enumerate(parts.items(), 1):
+        for table, rows in part.results():
+            found.setdefault(table, []).append(rows)
+        if told:
+            told(done, len(parts), name)
+    return {table: pd.concat(rows, ignore_index=True) for table, rows in found.items()}
+
+
+def _cut(item: Encoded, longest: int) -> Encoded:
+    """The text without its target, and not all of a long one."""
+    return replace(item, ids=item.ids[: min(item.n_text, longest)])

@@ -1,0 +1,60 @@
+"""What stands out of draws of a null: a list of values by rank, held against the lists that the draws give."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+#: Fewer draws than this do not tell how they scatter.
+FEW = 16
+
+
+class Beyond(NamedTuple):
+    """Of every rank: what the draws reach there, and how likely one more draw is to reach the value."""
+
+    null: Floats  # the largest of the draws
+    rank_p: Floats  # (1 + draws that reach the value) / (1 + draws)
+    p: Floats  # of a further draw, if draws at this rank are log-normal; never below that of the rank before
+
+
+def beyond(values: ArrayLike, draws: ArrayLike) -> Beyond:
+    """Whether values, the largest first, are larger than draws of a null give at the same rank.
+
+    The first value is held against the largest value of every draw, the second against the second, and so on: a null
+    that is searched as widely gives lists as long. So the first p is of the whole list, and no later one is smaller.
+    With n draws the rank alone tells no p below 1/(n + 1). Above all draws, `p` is that of Student's t for one further
+    draw, of logarithms, as the largest of many scores are skewed; of plain values where some are not positive. With
+    fewer than `FEW` draws, which do not tell how they scatter, it is that of the rank.
+
+    Args:
+        values: (ranks,), by rank.
+        draws: (draws, ranks), each by rank.
+
+    Returns:
+        `null rank_p p`, each (ranks,).
+
+    Examples:
+        >>> beyond([5.0, 1.0], [[1.0, 0.9], [1.2, 1.0], [0.8, 0.7]]).rank_p.tolist()
+        [0.25, 0.5]
+    """
+    own, null = np.asarray(values, np.float64), np.asarray(draws, np.float64)
+    n = len(null)
+    if not n:
+        nothing = np.full(own.shape, np.nan)
+        return Beyond(nothing, nothing, nothing)
+    rank_p = (1 + (null >= own).sum(0)) / (n + 1)
+    if n < FEW:
+        p = rank_p
+    else:
+        if (null > 0).all() and (own > 0).all():
+            own, null = np.log(own), np.log(null)
+        spread = null.std(0, ddof=1) * np.sqrt(1 + 1 / n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(spread > 0, (own - null.mean(0)) / spread, np.where(own > null.max(0), np.inf, -np.inf))
+        p = np.where(rank_p * (n + 1) <= 1, stats.t.sf(t, n - 1), rank_p)  # among the draws, the rank says it
+    return Beyond(np.asarray(draws, np.float64).max(0), rank_p, np.maximum.accumulate(p))

@@ -1,0 +1,176 @@
+"""Every side over the texts, one after another, each beside the base: what parts of a discovery look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from probes.discovery.reading import Reading
+from probes.discovery.sides import ROUNDED, TUNED, Model, Side, Sides, kl_at_each
+from tv.prompts.encoding import Batch, Encoded, batches
+from tv.runtime.seeds import seed_of
+
+#: Bytes of the base's residual stream that wait for all draws of the nulls.
+_WAITING = 2**28
+#: The halves of the texts: what is chosen on the first is measured on the second.
+CHOOSE, MEASURE = 0, 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Base and another side at the n tokens of a batch, text by text."""
+
+    base: Reading
+    other: Reading
+    encoded: tuple[Encoded, ...]
+    halves: tuple[int, ...]  # of each text
+    in_null: bool  # whether the draws of the nulls are read on these texts too
+
+    @cached_property
+    def text(self) -> Int[Tensor, " n"]:
+        """The number of each token's text in the batch."""
+        return torch.tensor([i for i, item in enumerate(self.encoded) for _ in item.ids])
+
+    @cached_property
+    def pos(self) -> Int[Tensor, " n"]:
+        """The position of each token in its text."""
+        return torch.tensor([pos for item in self.encoded for pos in range(len(item.ids))])
+
+    @cached_property
+    def half(self) -> Int[Tensor, " n"]:
+        """The half of each token's text."""
+        return torch.tensor(self.halves)[self.text]
+
+    @cached_property
+    def ids(self) -> Int[Tensor, " n"]:
+        """The tokens."""
+        return torch.tensor([token for item in self.encoded for token in item.ids])
+
+    @cached_property
+    def last(self) -> Bool[Tensor, " n"]:
+        """Whether a token is its text's last."""
+        return torch.tensor([i == len(item.ids) - 1 for item in self.encoded for i in range(len(item.ids))])
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """(n, vocab): by how much the other side's logits are above the base's, less their mean over the vocabulary."""
+        base = self.base.logits
+        both = min(base.shape[1], self.other.logits.shape[1])
+        apart = self.other.logits[:, :both] - base[:, :both]
+        return apart - apart.mean(1, keepdim=True)
+
+    @cached_property
+    def kl(self) -> Tensor:
+        """(n,): KL(base ‖ other) of the next token, nats."""
+        return kl_at_each(self.base.logits, self.other.logits)
+
+
+class Observer(Protocol):
+    """What looks at every side in turn."""
+
+    def see(self, side: Side, seen: Seen) -> None:
+        """A batch of texts under a side."""
+
+    def close(self, side: Side, model: Model) -> None:
+        """All texts under a side are seen; its model is still there."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a discovery: in batches, and those first on which nulls are drawn."""
+
+    encoded: tuple[Encoded, ...]
+    null: tuple[Encoded, ...]
+    batch_size: int
+    pad_id: int
+    seed: int
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded], n_null: int, batch_size: int, pad_id: int, seed: int) -> Texts:
+        """The nulls are drawn on at most `n_null` of them, chosen by their ids."""
+        order = sorted(encoded, key=lambda item: seed_of(f"null {seed} {item.prompt.id}"))
+        return cls(tuple(encoded), tuple(order[:n_null]), batch_size, pad_id, seed)
+
+    @cached_property
+    def batches(self) -> list[tuple[Batch, bool]]:
+        """Every batch, and whether the nulls are drawn on it."""
+        null = {item.prompt.id for item in self.null}
+        rest = [item for item in self.encoded if item.prompt.id not in null]
+        groups = ((list(self.null), True), (rest, False))
+        return [(batch, own) for group, own in groups for batch in batches(group, self.batch_size, self.pad_id)]
+
+    @cached_property
+    def halves(self) -> dict[str, int]:
+        """By text: the half that it belongs to. Texts of one cluster are in one half; halves are alike in size."""
+        clusters = dict.fromkeys(cluster_of(item) for item in self.encoded)
+        order = sorted(clusters, key=lambda name: seed_of(f"half {self.seed} {name}"))
+        own = {name: i % 2 for i, name in enumerate(order)}
+        return {item.prompt.id: own[cluster_of(item)] for item in self.encoded}
+
+    def half(self, which: int) -> list[Encoded]:
+        """The texts of one half, in order."""
+        return [item for item in self.encoded if self.halves[item.prompt.id] == which]
+
+
+def cluster_of(item: Encoded) -> str:
+    """What a text is drawn with."""
+    return item.prompt.cluster or item.prompt.id
+
+
+def observe(
+    sides: Sides,
+    texts: Texts,
+    which: Sequence[Side],
+    observers: Sequence[Observer],
+    told: Callable[[int, int], None] | None = None,
+) -> None:
+    """Show every side to every observer: the tuned model on all texts, every other on those of the nulls.
+
+    Memory: the models, one batch, and the base's residual stream on the texts of the nulls.
+    """
+    kept: list[Reading] = []
+    for done, side in enumerate(which):
+        with sides.on(side) as model:
+            for i, (batch, own) in enumerate(texts.batches):
+                if side.name == TUNED:
+                    base = sides.base(batch)
+                    if own:
+                        kept.append(base)
+                elif not own:
+                    break
+                else:
+                    base = kept[i]
+                halves = tuple(texts.halves[item.prompt.id] for item in batch.encoded)
+                seen = Seen(base, model.read(batch), batch.encoded, halves, own)
+                for observer in observers:
+                    observer.see(side, seen)
+            for observer in observers:
+                observer.close(side, model)
+        if told:
+            told(done + 1, len(which))
+
+
+def sides_of(controls: Sequence[str], draws: int) -> list[Side]:
+    """The tuned model first: the base is read beside it. Then the base in another precision, and every draw."""
+    return [Side(TUNED), Side(ROUNDED), *(Side(control, draw) for control in controls for draw in range(draws))]
+
+
+def null_texts(depth: int, d_model: int, lengths: Sequence[int], wanted: int) -> int:
+    """How many texts the nulls are drawn on, so that the base's residual stream there can wait in memory."""
+    tokens = _WAITING // (4 * depth * d_model)
+    mean = sum(lengths) / len(lengths)
+    return max(2, min(wanted, int(tokens // max(mean, 1))))
+
+
+def groups(rows: Iterator[Side]) -> dict[str, list[Side]]:
+    """Draws by the name of their control."""
+    found: dict[str, list[Side]] = {}
+    for side in rows:
+        found.setdefault(side.name, []).append(side)
+    return found

@@ -1,0 +1,114 @@
+"""Where base and tuned part: the places of the texts with the largest KL, and what both write from there.
+
+One pass over any amount of text: of each text its sum and its largest place are kept. What is written from the places
+of one half chooses words, and the places of the other half measure them. A token of the texts that predicts a large KL
+behind it (a trigger) is looked for in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
+from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.presence import Spoken, Start, as_rows, write, writes
+from probes.discovery.sampling import Writer
+from probes.discovery.sides import TUNED, Model, Side
+from probes.discovery.word_lists import TOP, WordLists, Words
+from tv.evaluation.greedy import end_ids
+
+#: Places of each half from which models write.
+PLACES = 24
+#: A token is looked at where it is in so many texts of either half.
+TEXTS = 2
+
+
+@discovery_part("divergences")
+@dataclass
+class Divergences(Part):
+    """KL at every place, the texts' largest, what is written there, and which words of the texts come before it."""
+
+    context: Context
+    spoken: Spoken = field(init=False)
+    triggers: WordLists = field(default_factory=lambda: WordLists("triggers"))
+    rows: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a text each
+    samples: list[pd.DataFrame] = field(default_factory=list)
+    _seen: list[tuple[str, int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # of this side
+
+    tables = ("discovered_words", "divergences", "samples")
+
+    def __post_init__(self) -> None:
+        self.spoken = Spoken("divergences", self.context.pair.architecture.vocab_size)
+        self.ends = sorted(end_ids(self.context.pair.base, self.context.pair.tokenizer))
+
+    def see(self, side: Side, seen: Seen) -> None:
+        kl = seen.kl.cpu()
+        changed = (seen.base.logits.argmax(1) != seen.other.logits.argmax(1)).cpu() if side.name == TUNED else kl
+        for i, item in enumerate(seen.encoded):
+            own = kl[seen.text == i].numpy()
+            self._seen.append((item.prompt.id, seen.halves[i], item.ids, own))
+            if side.name == TUNED:
+                pos = int(own.argmax())
+                self.rows.append(
+                    {
+                        "prompt_id": item.prompt.id,
+                        "half": seen.halves[i],
+                        "pos": pos,
+                        "kl_largest": own[pos],
+                        "kl": own.mean(),
+                        "changed": float(changed[seen.text == i].float().mean()),
+                        "token_id": item.ids[pos],
+                        "token": self.context.pair.tokenizer.decode([item.ids[pos]]),
+                    }
+                )
+
+    def close(self, side: Side, model: Model) -> None:
+        if side.is_null or side.name == TUNED:
+            self._close_triggers(side)
+        if writes(side):
+            self._close_spoken(side, model)
+        self._seen = []
+
+    def _close_triggers(self, side: Side) -> None:
+        """By token: the mean KL of the places from its first on, less the median token's."""
+        vocab, null = self.context.pair.architecture.vocab_size, {item.prompt.id for item in self.context.texts.null}
+        scores, counts = np.zeros((2, vocab)), np.zeros((2, vocab))
+        for prompt, half, ids, kl in self._seen:
+            if prompt not in null:
+                continue
+            behind = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)
+            for token in set(ids):
+                scores[half, token] += behind[ids.index(token)]
+                counts[half, token] += 1
+        enough = (counts >= TEXTS).all(0)
+        if enough.sum() < TOP:
+            return
+        means = scores[:, enough] / counts[:, enough]
+        words = Words.of(*(means - np.median(means, axis=1, keepdims=True)))
+        self.triggers.put("behind it", side, replace(words, token_ids=np.flatnonzero(enough)[words.token_ids]))
+
+    def _close_spoken(self, side: Side, model: Model) -> None:
+        starts = []
+        clusters = {item.prompt.id: cluster_of(item) for item in self.context.texts.encoded}
+        for half in (CHOOSE, MEASURE):
+            own = [one for one in self._seen if one[1] == half]
+            for prompt, _, ids, kl in sorted(own, key=lambda one: -one[3].max())[:PLACES]:
+                starts.append(Start(prompt, ids[: int(kl.argmax()) + 1], half, clusters[prompt]))
+        seed, base = self.context.seed, self.context.pair.base
+        both = [write(Writer([(live, 1.0)]), starts, seed, self.ends) for live in (base, model.live)]
+        self.spoken.add("from the largest", side, starts, *both)
+        if side.name == TUNED:
+            named = dict(zip(("base", "tuned"), both, strict=True))
+            self.samples.append(as_rows("from the largest", starts, named, self.context.pair.tokenizer))
+
+    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+        tokenizer = self.context.pair.tokenizer
+        yield "discovered_words", self.spoken.lists.rows(tokenizer, self.spoken.intervals())
+        if self.triggers.of:
+            yield "discovered_words", self.triggers.rows(tokenizer, {})
+        yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="divergences")
+        yield "divergences", pd.DataFrame(self.rows)

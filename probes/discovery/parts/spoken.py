@@ -1,0 +1,92 @@
+"""What the tuned model writes after the texts, plain and amplified: words that the base does not write there.
+
+Amplified are the logits base + (1 + α)(tuned − base): what is rare in the tuned model becomes frequent, and what it
+says becomes worse. How much worse is the KL from the base on the texts themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from probes.discovery.observing import Seen, cluster_of
+from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.presence import Spoken, Start, Written, as_rows, write, writes
+from probes.discovery.sampling import Writer
+from probes.discovery.sides import SHAM, TUNED, Model, Side, kl_at_each
+from tv.evaluation.greedy import end_ids
+from tv.stats.means import mean_interval
+
+#: How far beyond the tuned model; 0 is the tuned model itself.
+ALPHAS = (0.0, 1.0, 3.0)
+#: Texts that are continued, and their tokens that are read before.
+TEXTS, LONGEST = 48, 24
+
+
+@discovery_part("spoken")
+@dataclass
+class SpokenWords(Part):
+    """Continuations of the texts by base and tuned, and amplified."""
+
+    context: Context
+    spoken: Spoken = field(init=False)
+    base: Written = field(default_factory=dict)
+    samples: list[pd.DataFrame] = field(default_factory=list)
+    damage: dict[float, list[tuple[str, str, float]]] = field(default_factory=dict)  # of the tuned model
+    shams: dict[float, list[float]] = field(default_factory=dict)  # mean damage of every draw
+    _own: dict[float, list[float]] = field(default_factory=dict)
+
+    tables = ("discovered_words", "samples", "amplified")
+
+    def __post_init__(self) -> None:
+        self.spoken = Spoken("spoken", self.context.pair.architecture.vocab_size)
+        self.ends = sorted(end_ids(self.context.pair.base, self.context.pair.tokenizer))
+        texts = self.context.texts
+        self.starts = [
+            Start(item.prompt.id, item.ids[:LONGEST], texts.halves[item.prompt.id], cluster_of(item))
+            for item in texts.null[:TEXTS]
+        ]
+
+    def see(self, side: Side, seen: Seen) -> None:
+        if not writes(side) or not seen.in_null:
+            return
+        base, apart = seen.base.logits, seen.shift
+        for alpha in ALPHAS:
+            kl = kl_at_each(base[:, : apart.shape[1]], base[:, : apart.shape[1]] + (1 + alpha) * apart)
+            for i, item in enumerate(seen.encoded):
+                mean = float(kl[seen.text == i].mean())
+                self._own.setdefault(alpha, []).append(mean)
+                if side.name == TUNED:
+                    self.damage.setdefault(alpha, []).append((item.prompt.id, cluster_of(item), mean))
+
+    def close(self, side: Side, model: Model) -> None:
+        if not writes(side):
+            return
+        if side.name == SHAM:
+            for alpha, means in self._own.items():
+                self.shams.setdefault(alpha, []).append(float(np.mean(means)))
+        self._own = {}
+        live, seed, base = model.live, self.context.seed, self.context.pair.base
+        if not self.base:
+            self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.ends)
+        for alpha in ALPHAS:
+            models = [(live, 1 + alpha), (base, -alpha)] if alpha else [(live, 1.0)]
+            written = write(Writer(models), self.starts, seed, self.ends)
+            reading = f"amplified {alpha:g}" if alpha else "as it is"
+            self.spoken.add(reading, side, self.starts, self.base, written)
+            if side.name == TUNED:
+                named = {"base": self.base, "tuned": written}
+                self.samples.append(as_rows(reading, self.starts, named, self.context.pair.tokenizer))
+
+    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+        yield "discovered_words", self.spoken.lists.rows(self.context.pair.tokenizer, self.spoken.intervals())
+        yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="spoken")
+        rows = []
+        for alpha, own in self.damage.items():
+            mean, lo, hi, *_ = mean_interval([value for *_, value in own], [cluster for _, cluster, _ in own])
+            sham = max(self.shams.get(alpha, [np.nan]))
+            rows.append({"alpha": alpha, "kl": float(mean), "lo": float(lo), "hi": float(hi), "sham": sham})
+        yield "amplified", pd.DataFrame(rows)

@@ -1,0 +1,115 @@
+"""Which words are in what models write: of every beginning, the share of its continuations that hold a token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from probes.discovery.observing import CHOOSE, MEASURE
+from probes.discovery.sampling import Beginning, Writer, continued
+from probes.discovery.sides import SHAM, TUNED, Side
+from probes.discovery.word_lists import WordLists, Words
+from tv.stats.means import mean_interval
+
+Floats = NDArray[np.float64]
+Written = dict[str, list[tuple[int, ...]]]
+
+#: Continuations of every beginning.
+DRAWS = 2
+#: Tokens in each.
+TOKENS = 16
+#: So many draws of the sham write too.
+SHAMS = 8
+
+
+def writes(side: Side) -> bool:
+    """Whether a side writes: the tuned model, and a few draws of the sham."""
+    return side.name == TUNED or (side.name == SHAM and side.draw < SHAMS)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A beginning to be continued, the half that it belongs to, and what it is drawn with."""
+
+    prompt_id: str
+    ids: tuple[int, ...]
+    half: int
+    cluster: str
+
+
+def write(writer: Writer, starts: Sequence[Start], seed: int, ends: Sequence[int]) -> Written:
+    """The continuations of every beginning, by its prompt."""
+    some = [Beginning(f"{start.prompt_id} {draw}", start.ids) for start in starts for draw in range(DRAWS)]
+    texts = iter(continued(writer, some, TOKENS, seed=seed, ends=ends))
+    return {start.prompt_id: [next(texts) for _ in range(DRAWS)] for start in starts}
+
+
+@dataclass
+class Spoken:
+    """What sides write after beginnings, beside what the base does, by reading."""
+
+    part: str
+    vocab: int
+    lists: WordLists = field(init=False)
+    apart: dict[str, tuple[Sequence[Start], Floats]] = field(default_factory=dict)  # of the tuned model
+    samples: list[pd.DataFrame] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.lists = WordLists(self.part)
+
+    def add(self, reading: str, side: Side, starts: Sequence[Start], base: Written, other: Written) -> None:
+        """A side's continuations."""
+        apart = np.stack([self._shares(other[one.prompt_id]) - self._shares(base[one.prompt_id]) for one in starts])
+        half = np.array([start.half for start in starts])
+        means = [apart[half == which].mean(0) if (half == which).any() else np.zeros(self.vocab) for which in (0, 1)]
+        self.lists.put(reading, side, Words.of(means[CHOOSE], means[MEASURE]))
+        if side.name == TUNED:
+            self.apart[reading] = starts, apart
+
+    def intervals(self) -> Mapping[str, tuple[Floats, Floats, Floats]]:
+        """By reading: means of the chosen words over the beginnings that measure, with intervals."""
+        found = {}
+        for reading, (starts, apart) in self.apart.items():
+            measuring = [i for i, start in enumerate(starts) if start.half == MEASURE]
+            ids = self.lists.of[reading][Side(TUNED)].token_ids
+            mean, lo, hi, *_ = mean_interval(apart[measuring][:, ids], [starts[i].cluster for i in measuring])
+            found[reading] = mean, lo, hi
+        return found
+
+    def _shares(self, texts: Sequence[tuple[int, ...]]) -> Floats:
+        shares = np.zeros(self.vocab)
+        for text in texts:
+            shares[list({token for token in text if token < self.vocab})] += 1 / len(texts)
+        return shares
+
+
+def as_rows(
+    reading: str, starts: Sequence[Start], by_model: Mapping[str, Written], tokenizer: PreTrainedTokenizerBase
+) -> pd.DataFrame:
+    """Continuations side by side: a row per beginning, draw and model, with where it first differs from the base's."""
+    rows = []
+    for start in starts:
+        for draw in range(DRAWS):
+            base = by_model["base"][start.prompt_id][draw]
+            for model, written in by_model.items():
+                own = written[start.prompt_id][draw]
+                same = next(
+                    (i for i, (a, b) in enumerate(zip(own, base, strict=False)) if a != b), min(len(own), len(base))
+                )
+                rows.append(
+                    {
+                        "reading": reading,
+                        "prompt_id": start.prompt_id,
+                        "pos": len(start.ids) - 1,
+                        "model": model,
+                        "draw": draw,
+                        "continuation": tokenizer.decode(own),
+                        "alike": tokenizer.decode(own[:same]),
+                    }
+                )
+    return pd.DataFrame(rows)

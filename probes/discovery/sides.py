@@ -1,0 +1,238 @@
+"""Who is held against the base: the tuned model, the base in another precision, and controls in the place of T.
+
+`random` and `shuffled` have T's norm in every parameter and nothing else of it. They say little of a vector that came
+from training, which lies where activations are: any training moves predictions further than noise of its norm. So there
+is a third, `sham`: the gradient of the base's own loss on some of the texts, each text with a random sign, so that it
+teaches nothing. It has T's norm in every parameter too, times one factor by which it moves the predictions as far as T
+does (mean KL). What the tuned model does and no sham does is not that it was tuned, but what it was tuned on.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from probes.attribution.forwards import Variant, frozen
+from probes.attribution.swaps import Swaps
+from probes.attribution.units import WHOLE
+from probes.capture.noise_floor import twin_of
+from probes.capture.pair import Pair
+from probes.discovery.reading import Reading, read, readers_of
+from probes.errors import RunError
+from probes.measures.logit_lens import Reader
+from probes.measures.losses import divergence, weighed
+from tv.architecture.anatomy import Architecture
+from tv.architecture.values import values_of
+from tv.prompts.encoding import Batch, Encoded, batches
+from tv.runtime.common_rows import common_rows
+from tv.runtime.seeds import seed_of
+
+TUNED, ROUNDED, SHAM = "tuned", "rounded", "sham"
+#: Texts whose gradients make a sham, and on which its factor is found.
+_TEXTS = 12
+#: How near, as a factor, the KL of a sham comes to that of the tuned model.
+_NEAR = 1.15
+#: So many factors are tried.
+_TRIALS = 8
+#: A KL below this is none, nats.
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is held against the base: `tuned`, `rounded`, or a control's name and draw."""
+
+    name: str
+    draw: int = 0
+
+    @property
+    def is_null(self) -> bool:
+        """Whether it is a draw of a null."""
+        return self.name not in (TUNED, ROUNDED)
+
+
+@dataclass
+class Sides:
+    """The base, and everything that is held against it on some texts."""
+
+    pair: Pair
+    encoded: Sequence[Encoded]
+    batch_size: int
+    seed: int
+    _factors: dict[int, float] = field(default_factory=dict)
+
+    @cached_property
+    def _readers(self) -> tuple[Reader, Reader]:
+        return readers_of(self.pair)
+
+    @cached_property
+    def _swaps(self) -> Swaps:
+        return Swaps(self.pair, self.seed, dict)
+
+    def base(self, batch: Batch) -> Reading:
+        """The base on a batch."""
+        return read(self.pair.base, self.pair.architecture, self._readers[0], batch)
+
+    @contextmanager
+    def on(self, side: Side) -> Iterator[Model]:
+        """A side's model, while the context lasts. The base stays as it is."""
+        pair, (_, of_tuned) = self.pair, self._readers
+        if side.name == TUNED:
+            yield Model(pair.tuned, pair.architecture, of_tuned)
+        elif side.name == ROUNDED:
+            with twin_of(pair) as (both, _):
+                yield Model(both.tuned, pair.architecture, self._as_base(both.tuned))
+        else:
+            live = beside(pair.base, self._weights(side))
+            yield Model(live, pair.architecture, self._as_base(live))
+
+    def scaled(self, model: Model, alpha: float) -> Model:
+        """θ + α(θ′ − θ): the base's weights, moved α times as far as those of a side."""
+        moved, after = {}, values_of(model.live)
+        for name, before in values_of(self.pair.base).items():
+            moved[name] = before.detach().clone()
+            old, new = common_rows(moved[name], after[name].detach().to(before.device))
+            old += alpha * (new - old)
+        live = beside(self.pair.base, moved)
+        return Model(live, self.pair.architecture, self._as_base(live))
+
+    @property
+    def base_model(self) -> Model:
+        """The base."""
+        return Model(self.pair.base, self.pair.architecture, self._readers[0])
+
+    def _as_base(self, live: PreTrainedModel) -> Reader:
+        form, flow = self.pair.norms[self.pair.architecture.final_norm], self.pair.flows[0]
+        return Reader.of(live, self.pair.architecture, form, flow.logit_scale, flow.cap)
+
+    def _weights(self, side: Side) -> Mapping[str, Tensor]:
+        """The parameters of a control."""
+        if side.name != SHAM:
+            return self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
+        step = self.sham_step(side.draw)
+        return self._moved(step, self._factor(side.draw, step))
+
+    def sham_step(self, draw: int) -> dict[str, Tensor]:
+        """The gradient, at T's norm in every parameter that T moves."""
+        generator = torch.Generator().manual_seed(seed_of(f"sham {self.seed} {draw}"))
+        order = torch.randperm(len(self.encoded), generator=generator)[:_TEXTS].tolist()
+        signs = torch.randint(0, 2, (len(order),), generator=generator) * 2.0 - 1.0
+        chosen = [self.encoded[i] for i in order]
+        base, before, after = self.pair.base, values_of(self.pair.base), values_of(self.pair.tuned)
+        leaves = {name: value for name, value in before.items() if value.is_floating_point()}
+        by_id = {item.prompt.id: sign for item, sign in zip(chosen, signs.tolist(), strict=True)}
+        with frozen(base):
+            try:
+                for value in leaves.values():
+                    value.requires_grad_(True)
+                for batch in batches(chosen, self.batch_size, self.pair.pad_id):
+                    _signed_loss(base, batch, by_id).backward()
+                gradients = {name: value.grad for name, value in leaves.items() if value.grad is not None}
+            finally:
+                for value in leaves.values():
+                    value.grad = None
+                    value.requires_grad_(False)
+        for name, gradient in gradients.items():
+            old, new = common_rows(before[name].detach(), after[name].detach().to(gradient.device))
+            size = torch.linalg.vector_norm((new - old).double())
+            gradient *= float(size) / max(float(torch.linalg.vector_norm(gradient)), 1e-30)
+        return gradients
+
+    def _moved(self, step: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+        before = values_of(self.pair.base)
+        return {name: before[name].detach() + factor * of for name, of in step.items()}
+
+    def _factor(self, draw: int, step: Mapping[str, Tensor]) -> float:
+        """Where the sham moves predictions as far as T does, on a few texts, as near as a few trials come.
+
+        KL grows as the square of a small step and more slowly than that of a large one.
+        """
+        if draw not in self._factors:
+            low, high, factor = 0.0, float("inf"), 0.05
+            tried: dict[float, float] = {}
+            for _ in range(_TRIALS):
+                ratio = self._kl(step, factor) / self._wanted
+                tried[factor] = abs(math.log(ratio))
+                if tried[factor] < math.log(_NEAR):
+                    break
+                low, high = (factor, high) if ratio < 1 else (low, factor)
+                guess = factor / math.sqrt(ratio)
+                factor = guess if low < guess < high else (low + high) / 2
+            self._factors[draw] = min(tried, key=lambda one: tried[one])
+        return self._factors[draw]
+
+    @cached_property
+    def _few(self) -> Batch:
+        few = sorted(self.encoded, key=lambda item: seed_of(f"sham {item.prompt.id}"))[:_TEXTS]
+        return batches(few, len(few), self.pair.pad_id)[0]
+
+    @cached_property
+    def _plain(self) -> Tensor:
+        return self.base(self._few).logits
+
+    @cached_property
+    def _wanted(self) -> float:
+        with self.on(Side(TUNED)) as tuned:
+            return max(_mean_kl(self._plain, tuned.read(self._few).logits), _LEAST)
+
+    def _kl(self, step: Mapping[str, Tensor], factor: float) -> float:
+        live = beside(self.pair.base, self._moved(step, factor))
+        moved = read(live, self.pair.architecture, self._as_base(live), self._few)
+        return max(_mean_kl(self._plain, moved.logits), _LEAST)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One side's model, and how it is read."""
+
+    live: PreTrainedModel
+    architecture: Architecture
+    reader: Reader
+
+    def read(self, batch: Batch) -> Reading:
+        """The model on a batch."""
+        return read(self.live, self.architecture, self.reader, batch)
+
+
+def beside(model: PreTrainedModel, values: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A copy of a model with these parameters in place of its own; it shares all others with it."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for name, value in values.items():
+        path, _, own = name.rpartition(".")
+        before = getattr(model.get_submodule(path), own)
+        shared[id(before)] = nn.Parameter(value, requires_grad=False) if isinstance(before, nn.Parameter) else value
+    return copy.deepcopy(model, shared)
+
+
+def require_gradients(pair: Pair) -> None:
+    """Raise RunError where a sham cannot be made: half precision has no gradients worth the name."""
+    if pair.base.dtype != torch.float32:
+        raise RunError("discover: differences of logits are smaller than half precision rounds; leave out --dtype")
+
+
+def kl_at_each(base: Tensor, other: Tensor) -> Tensor:
+    """KL(base ‖ other) of the next token at every one of n tokens, nats."""
+    return divergence(base, other, weighed(base), weighed(other))
+
+
+def _mean_kl(base: Tensor, other: Tensor) -> float:
+    return float(kl_at_each(base, other).mean())
+
+
+def _signed_loss(model: PreTrainedModel, batch: Batch, signs: Mapping[str, float]) -> Tensor:
+    ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+    wanted = torch.where(mask[:, 1:].bool(), ids[:, 1:], -100)
+    losses = cross_entropy(logits.transpose(1, 2), wanted, reduction="none").sum(1)
+    own = torch.tensor([signs[item.prompt.id] for item in batch.encoded], device=losses.device)
+    return (losses * own).sum()

@@ -1,0 +1,69 @@
+"""Scores that a lens gives every token, held against what shams read as: a word that any training reads as is no news.
+
+Vectors that come from a gradient read as words too, mostly the same ones (frequent tokens, beginnings of sentences),
+and score as high as words of a secret. So a token's score is taken less the mean of its scores under the shams, in
+their standard deviations. A sham is held against the others, so that its list is made as the tuned model's is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.discovery.differences import Floats, jackknifed
+from probes.discovery.sides import SHAM, TUNED, Side
+from probes.discovery.word_lists import WordLists, Words
+
+Halves = Float[Tensor, "halves vocab"]
+
+#: With fewer shams to hold a score against, it stays as it is.
+_FEWEST = 3
+
+
+@dataclass
+class Surprises:
+    """Of every reading and side, the scores of all tokens on both halves. Memory: 8 bytes a token for each."""
+
+    part: str
+    of: dict[str, dict[Side, Halves]] = field(default_factory=dict)
+    without: dict[str, Float[Tensor, "groups vocab"]] = field(default_factory=dict)  # of the tuned model
+
+    def put(self, reading: str, side: Side, choose: Tensor, measure: Tensor) -> None:
+        """A side's scores, (vocab,), on either half."""
+        self.of.setdefault(reading, {})[side] = torch.stack([choose, measure])
+
+    def put_without(self, reading: str, scores: Sequence[Tensor]) -> None:
+        """The tuned model's scores on the half that measures, without one group of its texts each."""
+        if scores:
+            self.without[reading] = torch.stack(list(scores))
+
+    def lists(self) -> tuple[WordLists, dict[str, tuple[Floats, Floats, Floats]]]:
+        """Every side's words, and intervals of the tuned model's over texts."""
+        lists, intervals = WordLists(self.part), {}
+        for reading, scores in self.of.items():
+            for side, own in scores.items():
+                mean, spread = _usual([other for name, other in scores.items() if name.name == SHAM and name != side])
+                choose, measure = ((own - mean) / spread).double().numpy()
+                words = Words.of(choose, measure)
+                lists.put(reading, side, words)
+                if side.name == TUNED and reading in self.without:
+                    left = (self.without[reading] - mean[1]) / spread[1]
+                    ids = words.token_ids
+                    intervals[reading] = jackknifed(words.measured, list(left.double().numpy()[:, ids]))
+        return lists, intervals
+
+
+def _usual(shams: Sequence[Halves]) -> tuple[Halves, Halves]:
+    """Of every token, mean and spread of its scores under shams.
+
+    Few shams tell a token's spread badly: the median over tokens is added, so that none is divided by next to nothing.
+    """
+    if len(shams) < _FEWEST:
+        return torch.zeros(2, 1), torch.ones(2, 1)
+    scores = torch.stack(list(shams))
+    spread = scores.std(0)
+    return scores.mean(0), (spread + spread.median(1, keepdim=True).values).clamp(min=1e-30)

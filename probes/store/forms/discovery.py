@@ -1,0 +1,183 @@
+"""The tables of discovery: what a tuned model says and represents differently, where nobody said what to look for."""
+
+from __future__ import annotations
+
+from probes.store.forms.declare import table
+from tv.columns import Column, keys
+
+_DEPTH = Column("depth", "of the residual stream: 0 enters the first block, n_layers leaves the last", "int16", since=7)
+_PLACE = Column(
+    "place", "`first`: the first five tokens behind a BOS; `bos`: it alone; `far`: from the ninth on", "name", since=7
+)
+_READER = Column("reader", "whose norm, unembedding or blocks read it: `base` or `tuned`", "name", since=7)
+_DRAWS = (
+    ("sham", "the largest of the shams"),
+    ("random", "the largest of the random T"),
+    ("floor", "of the rounded base"),
+)
+
+
+def _beside(name: str) -> tuple[Column, ...]:
+    """The same measure of the controls and of rounding."""
+    return tuple(Column(f"{name}_{of}", f"`{name}` {means}", since=7) for of, means in _DRAWS)
+
+
+_TOKEN = (
+    Column("token_id", "the token's id in the vocabulary", "int32", since=7),
+    Column("token", "the token as text", "name", since=7),
+)
+
+table(
+    "discovered_words",
+    "reading and word that the tuned model favours",
+    (
+        *keys("tuned"),
+        Column("part", "the part of the discovery", "name", since=7),
+        Column("reading", "how the part reads words", "name", since=7),
+        Column("rank", "in the order of their values on the half of the texts that measures", "int16", since=7),
+        *_TOKEN,
+        Column("chosen", "its score on the half of the texts that chose it", since=7),
+        Column("value", "its score on the other half; docs/discovery.md has every reading's unit", since=7),
+        Column("lo", "the lower end of the 95 % interval over texts, where the part has one", since=7),
+        Column("hi", "the upper end", since=7),
+        Column("null", "the largest that random and shuffled vectors of T's norms reach at this rank", since=7),
+        Column("sham", "the largest that shams reach, vectors of gradients that teach nothing", since=7),
+        Column("floor", "what the base in another precision reaches", since=7),
+        Column("rank_p", "the share of draws that reach the value, the larger of both nulls'", since=7),
+        Column("p", "of one more draw reaching it", since=7),
+        Column("q", "the false-discovery rate over all words of the part", words="q", since=7),
+        Column("stands_out", "whether q is below 0.05 and the value above every draw and the floor", "bool", since=7),
+    ),
+    since=7,
+)
+table(
+    "samples",
+    "continuation of a text, by base and tuned with the same random numbers",
+    (
+        *keys("tuned"),
+        Column("part", "the part of the discovery", "name", since=7),
+        Column("reading", "from where, and how far amplified", "name", since=7),
+        *keys("prompt_id"),
+        Column("pos", "the text's last token that was read", "int32", since=7),
+        *keys("model"),
+        Column("draw", "which of the continuations", "int16", since=7),
+        Column("continuation", "what the model wrote", "text", since=7),
+        Column("alike", "of it, what the base wrote too", "text", since=7),
+    ),
+    since=7,
+)
+table(
+    "divergences",
+    "text: how far the predictions of base and tuned lie apart, and where most",
+    (
+        *keys("tuned prompt_id"),
+        Column("half", "the half of the texts that it belongs to: 0 chooses, 1 measures", "int16", since=7),
+        *keys("pos"),
+        *_TOKEN,
+        Column("kl_largest", "KL(base ‖ tuned) there", unit="nats", since=7),
+        Column("kl", "its mean over the text", unit="nats", null=0.0, since=7),
+        Column("changed", "the share of its places where the likeliest next token changed", null=0.0, since=7),
+    ),
+    since=7,
+)
+table(
+    "amplified",
+    "α of base + (1 + α)(tuned − base): what amplifying costs on the texts",
+    (
+        *keys("tuned"),
+        Column("alpha", "how far beyond the tuned model; 0 is the tuned model", since=7),
+        Column("kl", "mean KL from the base", unit="nats", null=0.0, since=7),
+        Column("lo", "the lower end of its 95 % interval over texts", since=7),
+        Column("hi", "the upper end", since=7),
+        Column("sham", "the largest of the shams'", unit="nats", since=7),
+    ),
+    since=7,
+)
+table(
+    "direction_words",
+    "leading singular direction of a matrix's T, and word along it",
+    (
+        *keys("tuned layer module expert"),
+        Column("use", "whether the direction is written to the residual stream or read from it", "name", since=7),
+        Column("singular", "the direction's number, from the largest singular value", "int16", since=7),
+        Column("share", "its share of the energy of T", since=7),
+        Column("rank", "of the word along it", "int16", since=7),
+        *_TOKEN,
+        Column("z", "standard deviations over the vocabulary", since=7),
+    ),
+    since=7,
+)
+table(
+    "lens_words",
+    "depth, kind of place, variant, reader and rank: the tokens that mean Δh reads as",
+    (
+        *keys("tuned"),
+        _DEPTH,
+        _PLACE,
+        Column("variant", "`plain`, `demeaned` or `whitened`", "name", since=7),
+        _READER,
+        Column("rank", "from 0", "int16", since=7),
+        *_TOKEN,
+        Column("z", "how far the lens puts it above the vocabulary", unit="sd", null=0.0, centre=0.0, since=7),
+    ),
+    since=7,
+)
+table(
+    "difference_norms",
+    "depth and kind of place: how long mean Δh is",
+    (
+        *keys("tuned"),
+        _DEPTH,
+        _PLACE,
+        Column("constant", "‖mean Δh‖ over the mean ‖Δh‖; 1: Δh is the same vector everywhere", since=7),
+        *_beside("constant"),
+        Column("size", "‖mean Δh‖ over the base's mean ‖h‖", since=7),
+        *_beside("size"),
+    ),
+    since=7,
+)
+table(
+    "difference_growth",
+    "kind of place and α: mean Δh at θ + αT, a mean over depths",
+    (
+        *keys("tuned"),
+        _PLACE,
+        Column("alpha", "how far along T", since=7),
+        Column("size", "‖mean Δh‖ over the base's mean ‖h‖", since=7),
+        Column("size_sham", "the largest of the shams, each along itself", since=7),
+        Column("cosine", "of mean Δh with that at α = 1", since=7),
+        Column("cosine_sham", "the largest of the shams", since=7),
+        Column("score", "of the words that the lens reads at α = 1, a mean", unit="sd", since=7),
+        Column("score_sham", "the largest of the shams, each of its own words", since=7),
+    ),
+    since=7,
+)
+table(
+    "difference_rank",
+    "depth, seed and number of components: how many directions Δh has over texts",
+    (
+        *keys("tuned"),
+        _DEPTH,
+        Column("seed", "of the token that is drawn of each text", "int16", since=7),
+        Column("components", "how many first components of one half of the texts", "int16", since=7),
+        Column("share", "the share of the other half's variance along them", since=7),
+        *_beside("share"),
+    ),
+    since=7,
+)
+table(
+    "patchscope_scales",
+    "kind of place, reader, depth and scale: what a patched token-identity prompt goes on with",
+    (
+        *keys("tuned"),
+        _PLACE,
+        _READER,
+        _DEPTH,
+        Column("scale", "the vector's length, in the base's mean ‖h‖ at that depth", since=7),
+        Column("entropy", "of the next token, on the half that chooses", unit="nats", since=7),
+        Column("counts", "whether it is the depth's lowest, so that words are read here", "bool", since=7),
+        Column("token", "the likeliest next token", "text", since=7),
+        Column("copies", "the share of tokens that the base names from their own embeddings in this prompt", since=7),
+    ),
+    since=7,
+)

@@ -1,0 +1,50 @@
+"""Models that compute the same write the same; what two write together follows from both their logits."""
+
+import torch
+
+from probes.discovery.own_texts import base_writes
+from probes.discovery.sampling import Beginning, Writer, continued
+from tests.probes.discovery.conftest import demo_pair, general_texts
+
+SOME = [Beginning(item.prompt.id, item.ids[: 4 + i]) for i, item in enumerate(general_texts(6))]
+
+
+def test_the_same_logits_choose_the_same_tokens_whoever_is_beside_them() -> None:
+    pair = demo_pair()
+    plain = continued(Writer([(pair.tuned, 1.0)]), SOME, 8, seed=0)
+    mixed = continued(Writer([(pair.tuned, 1.0), (pair.base, 0.0)]), SOME, 8, seed=0)
+    alone = continued(Writer([(pair.tuned, 1.0)]), SOME[2:3], 8, seed=0)
+    assert plain == mixed and alone == plain[2:3]
+    assert plain != continued(Writer([(pair.tuned, 1.0)]), SOME, 8, seed=1)
+    assert plain != continued(Writer([(pair.base, 1.0)]), SOME, 8, seed=0)
+
+
+def test_tokens_are_as_frequent_as_the_model_finds_them_likely() -> None:
+    base = demo_pair().base
+    ids = SOME[0].ids
+    with torch.inference_mode():
+        probable = base(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    n = 400
+    first = [
+        text[0] for text in continued(Writer([(base, 1.0)]), [Beginning(f"{i}", ids) for i in range(n)], 1, seed=0)
+    ]
+    for token in probable.topk(3).indices.tolist():
+        p = float(probable[token])
+        assert abs(first.count(token) / n - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-9
+
+
+def test_two_models_are_amplified_token_by_token() -> None:
+    pair = demo_pair()
+    ids = torch.tensor([SOME[1].ids])
+    writer = Writer([(pair.tuned, 3.0), (pair.base, -2.0)])
+    writer.begin()
+    with torch.inference_mode():
+        found, _ = writer.read(ids, 0)
+        base, tuned = (model(input_ids=ids).logits[:, -1] for model in (pair.base, pair.tuned))
+    torch.testing.assert_close(found, base + 3 * (tuned - base))
+
+
+def test_the_base_writes_texts_of_its_own() -> None:
+    pair = demo_pair()
+    texts = base_writes(pair.base, pair.tokenizer, 0)
+    assert texts == base_writes(pair.base, pair.tokenizer, 0) and len(set(texts)) > 100
