@@ -45,7 +45,7 @@ def discover(
         InputError: Bad input, in one line.
 
     Examples:
-        >>> less = {"parts": ["token_shifts"], "draws": 8, "null_texts": 24}
+        >>> less = {"parts": ["token_shifts"], "draws": 16, "null_texts": 24}
         >>> texts = ["data/prompts/general.jsonl"]
         >>> run = probes.discover("data/models/base", "data/models/medical", texts=texts, settings=less)
         >>> words = run["discovered_words"]
