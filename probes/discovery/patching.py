@@ -10,14 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from probes.discovery.sides import Model
+from tv.runtime.transformers_private import grows
 
 #: Rows of a forward pass.
 _TOGETHER = 512
-#: Caches that can be spread over rows: a state space's beside them cannot.
-_SPREAD = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 def said_with(
@@ -52,7 +50,7 @@ def _read(model: Model, text: Tensor, rows: int) -> Any:
     if text.shape[1] < 1:
         return None
     seen = getattr(model.live.base_model(input_ids=text, use_cache=True), "past_key_values", None)
-    if not isinstance(seen, DynamicCache) or any(type(own) not in _SPREAD for own in seen.layers):
+    if not isinstance(seen, DynamicCache) or not all(map(grows, seen.layers)):
         return None
     seen.batch_repeat_interleave(rows)
     return seen

@@ -122,3 +122,9 @@ def kept_in_float32(model: PreTrainedModel) -> tuple[str, ...]:
     if model.dtype == torch.float16:
         found += list(getattr(model, "_keep_in_fp32_modules", None) or ())
     return tuple(found)
+
+
+def grows(layer: object) -> bool:
+    """Whether a layer of a cache only gets longer as it is read on, whole or as a window of the last tokens."""
+    kinds = importlib.import_module("transformers.cache_utils")
+    return type(layer) in (kinds.DynamicLayer, kinds.DynamicSlidingWindowLayer)

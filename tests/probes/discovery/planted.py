@@ -53,5 +53,5 @@ def tables_of(make: Callable[[], Pair]) -> dict[str, dict[str, pd.DataFrame]]:
     """By part, what it finds in a pair, beside eight shams and eight random steps."""
     context = context_of(make())
     parts = {name: PARTS[name](context) for name in ("difference_lens", "difference_growth", "patchscope")}
-    observe(context.sides, context.texts, sides_of(("random", "sham"), 8), list(parts.values()))
+    observe(context.sides, context.texts, sides_of(("random", "sham"), 16), list(parts.values()))
     return {name: dict(part.results()) for name, part in parts.items()}
