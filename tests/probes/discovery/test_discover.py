@@ -75,7 +75,8 @@ def test_a_run_of_its_own_by_command_and_by_suite(tmp_path: Path) -> None:
     rows = [item.prompt.text for item in general_texts(24)]
     plain.write_text("\n\n".join(rows), encoding="utf-8")
     models = [str(MODELS / "base"), str(MODELS / "medical")]
-    less = {"draws": 1, "null_texts": 16, "longest": 12}
+    parts = ["spoken", "divergences", "direction_words"]
+    less = {"parts": parts, "draws": 1, "null_texts": 16, "longest": 12}
     run = probes.discover(*models, texts=[plain], out=tmp_path / "run", settings=less)
     assert set(run.tables) >= {"discovered_words", "samples", "divergences", "amplified", "direction_words", "prompts"}
     assert len(run["divergences"]) == 24 and set(run["samples"].model) == {"base", "tuned"}
