@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
+from probes.discovery.observing import CHOOSE, MEASURE, Seen, group_of
 from probes.discovery.word_lists import TOP
 from probes.measures.logit_lens import Reader
-from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
 Floats = NDArray[np.float64]
@@ -106,7 +105,7 @@ def add(sums: dict[str, Sums], seen: Seen, bos: int | None) -> None:
     apart = other - base
     depth, _, d_model = apart.shape
     groups = torch.tensor(
-        [_group(half, cluster_of(item)) for half, item in zip(seen.halves, seen.encoded, strict=True)]
+        [half * GROUPS + group_of(item, GROUPS) for half, item in zip(seen.halves, seen.encoded, strict=True)]
     )
     for name, which in places(seen, bos).items():
         if not bool(which.any()):
@@ -117,10 +116,6 @@ def add(sums: dict[str, Sums], seen: Seen, bos: int | None) -> None:
         own.n.flatten().index_add_(0, group, torch.ones(len(group)))
         own.length += apart[:, which].norm(dim=2).sum(1)
         own.base += base[:, which].norm(dim=2).sum(1)
-
-
-def _group(half: int, cluster: str) -> int:
-    return half * GROUPS + seed_of(f"group {cluster}") % GROUPS
 
 
 def lens(reader: Reader, means: Means, vocab: int) -> Scores:

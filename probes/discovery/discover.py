@@ -10,7 +10,7 @@ import pandas as pd
 from probes.capture.pair import Pair
 from probes.discovery.observing import Texts, null_texts, observe, sides_of
 from probes.discovery.part import PARTS, Context
-from probes.discovery.sides import Sides, require_gradients
+from probes.discovery.sides import Sides
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
 from tv.prompts.encoding import Encoded
@@ -27,6 +27,10 @@ def require_discovery(wanted: Discovery, n_texts: int, dtype: str) -> None:
             raise SuiteError(f"discover: there is no part {name!r}; there are {', '.join(PARTS)}")
     if n_texts < FEWEST:
         raise RunError(f"discover: {n_texts} texts are too few to find something in one half and test it in the other")
+    _require_float32(dtype)
+
+
+def _require_float32(dtype: str) -> None:
     if dtype != "float32":
         raise RunError("discover: differences of logits are smaller than half precision rounds; leave out --dtype")
 
@@ -50,7 +54,7 @@ def discoveries(
     Raises:
         RunError: The models are not float32.
     """
-    require_gradients(pair)
+    _require_float32(str(pair.base.dtype).removeprefix("torch."))
     texts = [_cut(item, wanted.longest) for item in encoded]
     n_null = null_texts(
         pair.architecture.n_layers + 1, pair.architecture.d_model, [len(item.ids) for item in texts], wanted.null_texts

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from probes.discovery.reading import Reading
@@ -46,16 +46,6 @@ class Seen:
     def half(self) -> Int[Tensor, " n"]:
         """The half of each token's text."""
         return torch.tensor(self.halves)[self.text]
-
-    @cached_property
-    def ids(self) -> Int[Tensor, " n"]:
-        """The tokens."""
-        return torch.tensor([token for item in self.encoded for token in item.ids])
-
-    @cached_property
-    def last(self) -> Bool[Tensor, " n"]:
-        """Whether a token is its text's last."""
-        return torch.tensor([i == len(item.ids) - 1 for item in self.encoded for i in range(len(item.ids))])
 
     @cached_property
     def shift(self) -> Tensor:
@@ -113,14 +103,15 @@ class Texts:
         own = {name: i % 2 for i, name in enumerate(order)}
         return {item.prompt.id: own[cluster_of(item)] for item in self.encoded}
 
-    def half(self, which: int) -> list[Encoded]:
-        """The texts of one half, in order."""
-        return [item for item in self.encoded if self.halves[item.prompt.id] == which]
-
 
 def cluster_of(item: Encoded) -> str:
     """What a text is drawn with."""
     return item.prompt.cluster or item.prompt.id
+
+
+def group_of(item: Encoded, n: int) -> int:
+    """Which of n groups a text is in: intervals are over these. Texts of one cluster are in one."""
+    return seed_of(f"group {cluster_of(item)}") % n
 
 
 def observe(
@@ -166,11 +157,3 @@ def null_texts(depth: int, d_model: int, lengths: Sequence[int], wanted: int) ->
     tokens = _WAITING // (4 * depth * d_model)
     mean = sum(lengths) / len(lengths)
     return max(2, min(wanted, int(tokens // max(mean, 1))))
-
-
-def groups(rows: Iterator[Side]) -> dict[str, list[Side]]:
-    """Draws by the name of their control."""
-    found: dict[str, list[Side]] = {}
-    for side in rows:
-        found.setdefault(side.name, []).append(side)
-    return found

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
 from probes.capture.pair import Pair
-from probes.discovery.observing import Observer, Seen, Texts
-from probes.discovery.sides import Model, Side, Sides
+from probes.discovery.observing import Observer, Texts
+from probes.discovery.sides import Sides
+from tv.evaluation.greedy import end_ids
 from tv.runtime.registry import Registry
-
-Tables = Mapping[str, pd.DataFrame]
-Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -25,23 +24,19 @@ class Context:
     sides: Sides
     seed: int
 
+    @cached_property
+    def ends(self) -> list[int]:
+        """The tokens that end a text."""
+        return sorted(end_ids(self.pair.base, self.pair.tokenizer))
+
 
 class Part(Observer):
-    """A part: an observer of all sides that then gives tables. One that looks at no side leaves `see` as it is."""
-
-    #: Its tables.
-    tables: tuple[str, ...] = ()
+    """A part: an observer of all sides that then gives tables. One that looks at none leaves `see` and `close` alone."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def see(self, side: Side, seen: Seen) -> None:
-        """A batch of texts under a side."""
-
-    def close(self, side: Side, model: Model) -> None:
-        """All texts under a side are seen; its model is still there."""
-
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """(table, rows), once all sides are seen."""
         raise NotImplementedError
 

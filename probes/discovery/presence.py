@@ -57,7 +57,6 @@ class Spoken:
     vocab: int
     lists: WordLists = field(init=False)
     apart: dict[str, tuple[Sequence[Start], Floats]] = field(default_factory=dict)  # of the tuned model
-    samples: list[pd.DataFrame] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.lists = WordLists(self.part)

@@ -28,7 +28,6 @@ from probes.attribution.units import WHOLE
 from probes.capture.noise_floor import twin_of
 from probes.capture.pair import Pair
 from probes.discovery.reading import Reading, read, readers_of
-from probes.errors import RunError
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import divergence, weighed
 from tv.architecture.anatomy import Architecture
@@ -212,12 +211,6 @@ def beside(model: PreTrainedModel, values: Mapping[str, Tensor]) -> PreTrainedMo
         before = getattr(model.get_submodule(path), own)
         shared[id(before)] = nn.Parameter(value, requires_grad=False) if isinstance(before, nn.Parameter) else value
     return copy.deepcopy(model, shared)
-
-
-def require_gradients(pair: Pair) -> None:
-    """Raise RunError where a sham cannot be made: half precision has no gradients worth the name."""
-    if pair.base.dtype != torch.float32:
-        raise RunError("discover: differences of logits are smaller than half precision rounds; leave out --dtype")
 
 
 def kl_at_each(base: Tensor, other: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,6 +104,6 @@ class WordLists:
         )
 
 
-def _draws(lists: Mapping[Side, Words], wanted: object) -> Floats:
-    found: Sequence[Floats] = [words.measured for side, words in lists.items() if wanted(side)]  # type: ignore[operator]
+def _draws(lists: Mapping[Side, Words], wanted: Callable[[Side], bool]) -> Floats:
+    found = [words.measured for side, words in lists.items() if wanted(side)]
     return np.array(found) if found else np.zeros((0, 0))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from probes.capture.loading import as_model
-from probes.discovery.discover import require_discovery
 from probes.discovery.own_texts import base_writes, paragraphs, write_texts
 from probes.job.job import Job
 from probes.job.prepare import prepare
@@ -78,10 +77,7 @@ def prepare_discovery(
         "discover": given,
         "seed": seed,
     }
-    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover"], compute=compute)
-    assert job.suite.discover is not None
-    require_discovery(job.suite.discover, len(job.prompts), compute.dtype)
-    return job
+    return prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover"], compute=compute)
 
 
 def _as_prompts(path: Path, out: Path) -> Path:

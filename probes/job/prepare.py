@@ -13,6 +13,7 @@ from probes.attribution.metric import require_answers, require_metric
 from probes.capture.final_answers import require_answers_in
 from probes.capture.loading import Pairs, as_model, attributing, require_backend, require_streamable
 from probes.capture.shards import require_sources
+from probes.discovery.discover import require_discovery
 from probes.errors import RunError, SuiteError
 from probes.job.identity import identity_of
 from probes.job.job import Job
@@ -141,6 +142,8 @@ def prepare(
         require_metric(chosen.attribute.metric)
         require_answers(prompts, chosen.attribute.metric)
         require_precision(chosen.attribute, compute.dtype)
+    if chosen.discover is not None and "discover" in wanted:
+        require_discovery(chosen.discover, len(prompts), compute.dtype)
     pairs = [noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
     place, identity = out or Path("reports") / chosen.name, identity_of(prompts, pairs, models)
     there, added = None if force else finished(place, identity), None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from probes.discovery.differences import Floats, Scores, Sums, add, chosen_of, largest, logits_of, on_one_scale, read_at
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
-from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.sides import ROUNDED, SHAM, TUNED, Model, Side
 from tv.runtime.seeds import seed_of
 
@@ -54,8 +54,6 @@ class DifferenceGrowth(Part):
     growth: dict[tuple[str, float], dict[str, list[_Growth]]] = field(default_factory=dict)
     drawn: list[dict[int, list[Tensor]]] = field(default_factory=list)  # by seed and half, of the side that is seen
     shares: dict[str, list[Floats]] = field(default_factory=dict)
-
-    tables = ("difference_growth", "difference_rank")
 
     def __post_init__(self) -> None:
         self.bos = self.context.pair.tokenizer.bos_token_id
@@ -121,7 +119,7 @@ class DifferenceGrowth(Part):
         self.sums = {}
         self.drawn = [{CHOOSE: [], MEASURE: []} for _ in range(SEEDS)]
 
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         rows = []
         for (place, alpha), by_side in sorted(self.growth.items()):
             (own,), shams = by_side[TUNED], by_side.get(SHAM, [])

@@ -51,7 +51,7 @@ from probes.discovery.differences import (
     standardised,
 )
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
-from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.sides import ROUNDED, SHAM, TUNED, Model, Side
 from probes.discovery.surprise import Surprises
 from probes.discovery.usual import Sample, Usual
@@ -76,8 +76,6 @@ class DifferenceLens(Part):
     norms: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # by place and side's name
     rows: list[dict[str, object]] = field(default_factory=list)
     usual: Usual | None = None  # the base's states at the depths that are read
-
-    tables = ("discovered_words", "lens_words", "difference_norms")
 
     def __post_init__(self) -> None:
         architecture, texts = self.context.pair.architecture, self.context.texts
@@ -154,7 +152,7 @@ class DifferenceLens(Part):
                     "z": z,
                 }
 
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         lists, intervals = self.scores.lists()
         lists.of |= self.paper.of
         yield "discovered_words", lists.rows(self.context.pair.tokenizer, intervals)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.sides import SHAM, TUNED, Side
 from probes.discovery.word_lists import WordLists, Words
 from tv.architecture.anatomy import Module
@@ -53,9 +53,7 @@ class DirectionWords(Part):
 
     context: Context
 
-    tables = ("discovered_words", "direction_words")
-
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         lists, rows = WordLists("direction_words"), []
         by_side = {Side(TUNED): list(self._leading(self._step))}
         for draw in range(SHAMS):

@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 
 from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
-from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.presence import Spoken, Start, as_rows, write, writes
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import TUNED, Model, Side
 from probes.discovery.word_lists import TOP, WordLists, Words
-from tv.evaluation.greedy import end_ids
 
 #: Places of each half from which models write.
 PLACES = 24
@@ -39,11 +38,8 @@ class Divergences(Part):
     samples: list[pd.DataFrame] = field(default_factory=list)
     _seen: list[tuple[str, int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # of this side
 
-    tables = ("discovered_words", "divergences", "samples")
-
     def __post_init__(self) -> None:
         self.spoken = Spoken("divergences", self.context.pair.architecture.vocab_size)
-        self.ends = sorted(end_ids(self.context.pair.base, self.context.pair.tokenizer))
 
     def see(self, side: Side, seen: Seen) -> None:
         kl = seen.kl.cpu()
@@ -99,13 +95,13 @@ class Divergences(Part):
             for prompt, _, ids, kl in sorted(own, key=lambda one: -one[3].max())[:PLACES]:
                 starts.append(Start(prompt, ids[: int(kl.argmax()) + 1], half, clusters[prompt]))
         seed, base = self.context.seed, self.context.pair.base
-        both = [write(Writer([(live, 1.0)]), starts, seed, self.ends) for live in (base, model.live)]
+        both = [write(Writer([(live, 1.0)]), starts, seed, self.context.ends) for live in (base, model.live)]
         self.spoken.add("from the largest", side, starts, *both)
         if side.name == TUNED:
             named = dict(zip(("base", "tuned"), both, strict=True))
             self.samples.append(as_rows("from the largest", starts, named, self.context.pair.tokenizer))
 
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         tokenizer = self.context.pair.tokenizer
         yield "discovered_words", self.spoken.lists.rows(tokenizer, self.spoken.intervals())
         if self.triggers.of:

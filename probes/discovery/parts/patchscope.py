@@ -27,7 +27,7 @@ from torch import Tensor
 
 from probes.discovery.differences import Sums, add, read_at, standardised
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
-from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.patching import said_with
 from probes.discovery.sides import TUNED, Model, Side
 from probes.discovery.surprise import Surprises
@@ -64,8 +64,6 @@ class Patchscope(Part):
     sums: dict[str, Sums] = field(default_factory=dict)  # of the side that is seen
     rows: list[dict[str, object]] = field(default_factory=list)
     size: Float[Tensor, " depth"] | None = None  # the base's mean ‖h‖
-
-    tables = ("discovered_words", "patchscope_scales")
 
     def __post_init__(self) -> None:
         pair = self.context.pair
@@ -134,7 +132,7 @@ class Patchscope(Part):
     def _token(self, log_probs: Tensor) -> str:
         return str(self.context.pair.tokenizer.decode([int(log_probs.argmax())]))
 
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         lists, intervals = self.scores.lists()
         yield "discovered_words", lists.rows(self.context.pair.tokenizer, intervals)
         yield "patchscope_scales", pd.DataFrame(self.rows)

@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from probes.discovery.observing import Seen, cluster_of
-from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.presence import Spoken, Start, Written, as_rows, write, writes
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import SHAM, TUNED, Model, Side, kl_at_each
-from tv.evaluation.greedy import end_ids
 from tv.stats.means import mean_interval
 
 #: How far beyond the tuned model; 0 is the tuned model itself.
@@ -39,11 +38,8 @@ class SpokenWords(Part):
     shams: dict[float, list[float]] = field(default_factory=dict)  # mean damage of every draw
     _own: dict[float, list[float]] = field(default_factory=dict)
 
-    tables = ("discovered_words", "samples", "amplified")
-
     def __post_init__(self) -> None:
         self.spoken = Spoken("spoken", self.context.pair.architecture.vocab_size)
-        self.ends = sorted(end_ids(self.context.pair.base, self.context.pair.tokenizer))
         texts = self.context.texts
         self.starts = [
             Start(item.prompt.id, item.ids[:LONGEST], texts.halves[item.prompt.id], cluster_of(item))
@@ -71,17 +67,17 @@ class SpokenWords(Part):
         self._own = {}
         live, seed, base = model.live, self.context.seed, self.context.pair.base
         if not self.base:
-            self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.ends)
+            self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.context.ends)
         for alpha in ALPHAS:
             models = [(live, 1 + alpha), (base, -alpha)] if alpha else [(live, 1.0)]
-            written = write(Writer(models), self.starts, seed, self.ends)
+            written = write(Writer(models), self.starts, seed, self.context.ends)
             reading = f"amplified {alpha:g}" if alpha else "as it is"
             self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:
                 named = {"base": self.base, "tuned": written}
                 self.samples.append(as_rows(reading, self.starts, named, self.context.pair.tokenizer))
 
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         yield "discovered_words", self.spoken.lists.rows(self.context.pair.tokenizer, self.spoken.intervals())
         yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="spoken")
         rows = []

@@ -10,11 +10,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
-from probes.discovery.part import Context, Part, Told, discovery_part
+from probes.discovery.observing import CHOOSE, MEASURE, Seen, group_of
+from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.sides import TUNED, Model, Side
 from probes.discovery.word_lists import WordLists, Words
-from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
 Floats = NDArray[np.float64]
@@ -50,8 +49,6 @@ class TokenShifts(Part):
     sums: dict[int, _Sums] = field(default_factory=dict)  # by half, of the side that is seen, on the nulls' texts
     groups: dict[int, _Sums] = field(default_factory=dict)  # of the tuned model, on all texts that measure
 
-    tables = ("discovered_words",)
-
     def see(self, side: Side, seen: Seen) -> None:
         shift = seen.shift
         counted = shift.topk(min(COUNTED, shift.shape[1])).indices
@@ -60,7 +57,7 @@ class TokenShifts(Part):
                 self._add(self.sums, half, shift, counted, seen.half == half)
         if side.name == TUNED:
             own = [
-                self._group(item) if half == MEASURE else -1
+                group_of(item, GROUPS) if half == MEASURE else -1
                 for item, half in zip(seen.encoded, seen.halves, strict=True)
             ]
             for group in sorted(set(own) - {-1}):
@@ -72,7 +69,7 @@ class TokenShifts(Part):
             self.lists.put(reading, side, Words.of(means[CHOOSE][i], means[MEASURE][i]))
         self.sums = {}
 
-    def results(self, told: Told | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         intervals = {}
         by_group = np.stack([(sums.of / max(sums.n, 1)).double().cpu().numpy() for sums in self.groups.values()])
         for i, reading in enumerate(READINGS):
@@ -80,9 +77,6 @@ class TokenShifts(Part):
             mean, lo, hi, *_ = mean_interval(by_group[:, i, ids])
             intervals[reading] = mean, lo, hi
         yield "discovered_words", self.lists.rows(self.context.pair.tokenizer, intervals)
-
-    def _group(self, item: object) -> int:
-        return seed_of(f"group {cluster_of(item)}") % GROUPS  # type: ignore[arg-type]
 
     def _add(
         self, into: dict[int, _Sums], key: int, shift: torch.Tensor, counted: torch.Tensor, which: torch.Tensor

@@ -106,3 +106,22 @@ def test_too_few_texts_are_refused(tmp_path: Path) -> None:
     file.write_text("one\n\ntwo", encoding="utf-8")
     with pytest.raises(probes.InputError, match="2 texts are too few"):
         probes.discover(str(MODELS / "base"), str(MODELS / "medical"), texts=[file], out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("section", "limit", "said"),
+    [({"parts": ["words"]}, 24, "there is no part 'words'"), ({}, 5, "5 texts are too few")],
+)
+def test_a_suite_is_refused_before_any_work_too(
+    section: dict[str, object], limit: int, said: str, tmp_path: Path
+) -> None:
+    suite = {
+        "name": "s",
+        "base": str(MODELS / "base"),
+        "tuned": {"m": str(MODELS / "medical")},
+        "prompts": [{"file": str(GENERAL), "limit": limit}],
+        "discover": section,
+    }
+    with pytest.raises(probes.InputError, match=said):
+        probes.prepare(suite, out=tmp_path / "run", stages=["discover"])
+    assert probes.prepare(suite, out=tmp_path / "run", stages=["weights"]).stages == ("weights",)
