@@ -31,7 +31,7 @@ class Context:
 
 
 class Part(Observer):
-    """A part: an observer of all sides that then gives tables. One that looks at none leaves `see` and `close` alone."""
+    """A part: an observer of all sides that then gives tables. One that looks at none has no `see` and `close`."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
