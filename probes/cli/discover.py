@@ -28,7 +28,7 @@ def discover(
     out: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("reports/discovery"),
     part: Annotated[
         list[str] | None,
-        typer.Option(help="token_shifts, spoken, divergences or direction_words; repeatable. [all]"),
+        typer.Option(help="token_shifts, difference_lens, spoken, … (docs/discovery.md); repeatable. [all]"),
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Draws of every control.")] = 20,
     longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read.")] = 32,
@@ -67,7 +67,7 @@ def _print_words(words: pd.DataFrame) -> None:
         named = " ".join(repr(token) for token in out.token[:_SHOWN])
         more = f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else ""
         first = own.iloc[0]
-        rows.append([part, reading, f"{named}{more}" or "–", first.value, max(first.null, first.sham), first.q])
+        rows.append([part, reading, f"{named}{more}" or "–", first.value, max(first.noise, first.sham), first.q])
     print_table("", ["part", "reading", "words that stand out", "first", "of the nulls", "q"], rows, digits=3)
     if not words.stands_out.any():
         say("no word stands out of what random and sham vectors do: nothing was found, or the texts are too few")

@@ -22,7 +22,7 @@ TOP = 20
 #: A word stands out where its q is below this, and its value above that of every draw.
 LEVEL = 0.05
 COLUMNS = [
-    *("part", "reading", "rank", "token_id", "token", "chosen", "value", "lo", "hi", "null", "sham", "floor"),
+    *("part", "reading", "rank", "token_id", "token", "chosen", "value", "lo", "hi", "noise", "sham", "floor"),
     *("rank_p", "p", "q", "stands_out"),
 ]
 
@@ -66,7 +66,7 @@ class WordLists:
         parts = [self._list(reading, lists, tokenizer, intervals.get(reading)) for reading, lists in self.of.items()]
         rows = pd.concat(parts, ignore_index=True)
         rows["q"] = benjamini_hochberg(rows.p)
-        above = (rows.measured > rows[["null", "sham", "floor"]].max(axis=1)) & (rows.measured > 0)
+        above = (rows.measured > rows[["noise", "sham", "floor"]].max(axis=1)) & (rows.measured > 0)
         rows["stands_out"] = above & (rows.q < LEVEL)
         return rows[COLUMNS]
 
@@ -95,7 +95,7 @@ class WordLists:
                 "value": value,
                 "lo": lo,
                 "hi": hi,
-                "null": noise.null,
+                "noise": noise.null,
                 "sham": sham.null,
                 "floor": nothing if floor is None else floor,
                 "rank_p": np.fmax(noise.rank_p, sham.rank_p),

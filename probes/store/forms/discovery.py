@@ -40,7 +40,7 @@ table(
         Column("value", "its score on the other half; docs/discovery.md has every reading's unit", since=7),
         Column("lo", "the lower end of the 95 % interval over texts, where the part has one", since=7),
         Column("hi", "the upper end", since=7),
-        Column("null", "the largest that random and shuffled vectors of T's norms reach at this rank", since=7),
+        Column("noise", "the largest that random and shuffled vectors of T's norms reach at this rank", since=7),
         Column("sham", "the largest that shams reach, vectors of gradients that teach nothing", since=7),
         Column("floor", "what the base in another precision reaches", since=7),
         Column("rank_p", "the share of draws that reach the value, the larger of both nulls'", since=7),

@@ -87,6 +87,9 @@ def test_a_run_of_its_own_by_command_and_by_suite(tmp_path: Path) -> None:
     suite = {"name": "s", "base": models[0], "tuned": {"m": models[1]}, "prompts": [{"file": str(GENERAL)}]}
     section = {"parts": ["token_shifts"], "draws": 2}
     other = probes.run({**suite, "discover": section}, out=tmp_path / "other", stages=["discover"])
+    columns = "token, value, noise, sham, q"  # none of them is a word of SQL
+    found = other.sql(f"SELECT {columns} FROM discovered_words")
+    assert len(found) == len(other["discovered_words"]) and found.noise.notna().all()
     assert other["discovered_words"].tuned.unique().tolist() == ["m"]
 
 
