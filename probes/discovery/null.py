@@ -28,8 +28,9 @@ def beyond(values: ArrayLike, draws: ArrayLike) -> Beyond:
     The first value is held against the largest value of every draw, the second against the second, and so on: a null
     that is searched as widely gives lists as long. So the first p is of the whole list, and no later one is smaller.
     With n draws the rank alone tells no p below 1/(n + 1). Above all draws, `p` is that of Student's t for one further
-    draw, of logarithms, as the largest of many scores are skewed; of plain values where some are not positive. With
-    fewer than `FEW` draws, which do not tell how they scatter, it is that of the rank.
+    draw, of logarithms, as the largest of many scores are skewed; where some are zero, as shares of few texts may be,
+    half of the least positive one is added first; of plain values where some are negative. With fewer than `FEW` draws,
+    which do not tell how they scatter, and where all draws are alike, it is that of the rank.
 
     Args:
         values: (ranks,), by rank.
@@ -51,10 +52,13 @@ def beyond(values: ArrayLike, draws: ArrayLike) -> Beyond:
     if n < FEW:
         p = rank_p
     else:
-        if (null > 0).all() and (own > 0).all():
-            own, null = np.log(own), np.log(null)
+        both = np.vstack([own, null])
+        if (both >= 0).all():
+            both = np.log(both + (0 if (both > 0).all() else both[both > 0].min(initial=1) / 2))
+        own, null = both[0], both[1:]
         spread = null.std(0, ddof=1) * np.sqrt(1 + 1 / n)
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(spread > 0, (own - null.mean(0)) / spread, np.where(own > null.max(0), np.inf, -np.inf))
-        p = np.where(rank_p * (n + 1) <= 1, stats.t.sf(t, n - 1), rank_p)  # among the draws, the rank says it
+            t = (own - null.mean(0)) / spread
+        above_all = (rank_p * (n + 1) <= 1) & (np.ptp(null, axis=0) > 0)
+        p = np.where(above_all, stats.t.sf(t, n - 1), rank_p)  # among the draws, the rank says it
     return Beyond(np.asarray(draws, np.float64).max(0), rank_p, np.maximum.accumulate(p))

@@ -46,7 +46,7 @@ class Surprises:
         lists, intervals = WordLists(self.part), {}
         for reading, scores in self.of.items():
             for side, own in scores.items():
-                mean, spread = _usual([other for name, other in scores.items() if name.name == SHAM and name != side])
+                mean, spread = self.usual(reading, side)
                 choose, measure = ((own - mean) / spread).double().numpy()
                 words = Words.of(choose, measure)
                 lists.put(reading, side, words)
@@ -55,6 +55,10 @@ class Surprises:
                     ids = words.token_ids
                     intervals[reading] = jackknifed(words.measured, list(left.double().numpy()[:, ids]))
         return lists, intervals
+
+    def usual(self, reading: str, side: Side) -> tuple[Halves, Halves]:
+        """Of every token, mean and spread of its scores under the shams, of others where the side is one."""
+        return _usual([other for name, other in self.of[reading].items() if name.name == SHAM and name != side])
 
 
 def _usual(shams: Sequence[Halves]) -> tuple[Halves, Halves]:

@@ -19,8 +19,9 @@ from probes.discovery.sampling import Writer
 from probes.discovery.sides import SHAM, TUNED, Model, Side, kl_at_each
 from tv.stats.means import mean_interval
 
-#: How far beyond the tuned model; 0 is the tuned model itself.
-ALPHAS = (0.0, 1.0, 3.0)
+#: How far beyond the tuned model; 0 is the tuned model itself. Words are claimed at the first two: further out a sham
+#: repeats single words as a tuned model does, and what is written is there to be read.
+ALPHAS, CLAIMED = (0.0, 1.0, 3.0), 2
 #: Texts that are continued, and their tokens that are read before.
 TEXTS, LONGEST = 48, 24
 
@@ -68,11 +69,12 @@ class SpokenWords(Part):
         live, seed, base = model.live, self.context.seed, self.context.pair.base
         if not self.base:
             self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.context.ends)
-        for alpha in ALPHAS:
+        for alpha in ALPHAS if side.name == TUNED else ALPHAS[:CLAIMED]:
             models = [(live, 1 + alpha), (base, -alpha)] if alpha else [(live, 1.0)]
             written = write(Writer(models), self.starts, seed, self.context.ends)
             reading = f"amplified {alpha:g}" if alpha else "as it is"
-            self.spoken.add(reading, side, self.starts, self.base, written)
+            if alpha in ALPHAS[:CLAIMED]:
+                self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:
                 named = {"base": self.base, "tuned": written}
                 self.samples.append(as_rows(reading, self.starts, named, self.context.pair.tokenizer))

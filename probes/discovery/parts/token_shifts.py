@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from probes.discovery.observing import CHOOSE, MEASURE, Seen, group_of
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.sides import TUNED, Model, Side
+from probes.discovery.surprise import Surprises
 from probes.discovery.word_lists import WordLists, Words
 from tv.stats.means import mean_interval
 
@@ -24,6 +25,8 @@ PATIENCE = 0.9
 #: Groups of texts over which intervals are taken, so that a large vocabulary is not kept text by text.
 GROUPS = 32
 READINGS = ("mean", "top", "rank_biased", "largest")
+#: What the name of a reading ends in that is held against the token's own scores under shams.
+UNUSUAL = " unusual"
 
 
 @dataclass
@@ -37,15 +40,17 @@ class _Sums:
 @discovery_part("token_shifts")
 @dataclass
 class TokenShifts(Part):
-    """Four readings of the rise of a token's logit at every position.
+    """Four readings of the rise of a token's logit at every position, and the same beyond what is usual of the token.
 
     `mean`: its mean, logits. `top`: the share of positions where it is among the `COUNTED` largest. `rank_biased`: the
     same, each position weighed by `PATIENCE` to the power of the token's rank. `largest`: the mean of the rise, logits,
-    which counts as 0 where it is not among them.
+    which counts as 0 where it is not among them. `unusual` says of each by how much it is above the token's mean under
+    shams, in its standard deviations there: a token that any training raises is no news, and one that no sham moves is.
     """
 
     context: Context
     lists: WordLists = field(default_factory=lambda: WordLists("token_shifts"))
+    scores: Surprises = field(default_factory=lambda: Surprises("token_shifts"))
     sums: dict[int, _Sums] = field(default_factory=dict)  # by half, of the side that is seen, on the nulls' texts
     groups: dict[int, _Sums] = field(default_factory=dict)  # of the tuned model, on all texts that measure
 
@@ -67,14 +72,21 @@ class TokenShifts(Part):
         means = {half: (sums.of / max(sums.n, 1)).double().cpu().numpy() for half, sums in self.sums.items()}
         for i, reading in enumerate(READINGS):
             self.lists.put(reading, side, Words.of(means[CHOOSE][i], means[MEASURE][i]))
+            halves = (torch.from_numpy(means[half][i]).float() for half in (CHOOSE, MEASURE))
+            self.scores.put(f"{reading}{UNUSUAL}", side, *halves)
         self.sums = {}
 
     def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         intervals = {}
         by_group = np.stack([(sums.of / max(sums.n, 1)).double().cpu().numpy() for sums in self.groups.values()])
-        for i, reading in enumerate(READINGS):
-            ids = self.lists.of[reading][Side(TUNED)].token_ids
-            mean, lo, hi, *_ = mean_interval(by_group[:, i, ids])
+        unusual, _ = self.scores.lists()
+        self.lists.of |= unusual.of
+        for reading, lists in self.lists.of.items():
+            ids, own = lists[Side(TUNED)].token_ids, by_group[:, READINGS.index(reading.removesuffix(UNUSUAL))]
+            if reading.endswith(UNUSUAL):
+                mean, spread = (of[MEASURE].double().numpy() for of in self.scores.usual(reading, Side(TUNED)))
+                own = (own - mean) / spread
+            mean, lo, hi, *_ = mean_interval(own[:, ids])
             intervals[reading] = mean, lo, hi
         yield "discovered_words", self.lists.rows(self.context.pair.tokenizer, intervals)
 

@@ -31,6 +31,7 @@ def _words(pair: Pair) -> set[str]:
     [
         ("medical", {"treat", "symptom", "attack", "organ", "heal", "dose", "drug", "illness"}),
         ("math", {"equals", "plus", "minus", "sum"}),
+        ("code", {"=", ">", "(", "<", "[", ";", ")"}),
     ],
 )
 def test_texts_of_another_domain_tell_what_a_model_was_tuned_on(tuned: str, words: set[str]) -> None:
@@ -64,6 +65,7 @@ def test_few_shams_stand_out_of_the_others() -> None:
     part = TokenShifts(context)
     shams = [Side(SHAM, draw) for draw in range(24)]
     observe(context.sides, context.texts, [Side(TUNED), *shams], [part])
+    assert len(list(part.results())) == 1 and len(part.lists.of) == 8
     for lists in part.lists.of.values():
         values = np.array([lists[side].measured for side in shams])
         alone = [beyond(values[i], np.delete(values, i, axis=0)) for i in range(len(shams))]

@@ -28,3 +28,10 @@ def test_few_draws_say_no_more_than_their_number() -> None:
 def test_without_draws_nothing_is_said() -> None:
     found = beyond([1.0, 2.0], np.zeros((0, 0)))
     assert np.isnan(found.p).all() and np.isnan(found.null).all()
+
+
+def test_shares_of_few_texts_are_no_surer_than_their_steps() -> None:
+    shares = np.random.default_rng(2).binomial(24, 0.04, size=(20, 1)) / 24
+    assert beyond([shares.max() + 1 / 24], shares).p[0] > 0.01
+    assert beyond([0.9], shares).p[0] < 0.01
+    assert beyond([0.9], np.zeros((20, 1))).p[0] == 1 / 21
