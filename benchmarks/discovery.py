@@ -1,0 +1,207 @@
+"""What discovery finds in models with a known secret: `python benchmarks/discovery.py [--only NAME…] [--out FOLDER]`.
+
+Every organism of `data/organisms`, every domain of the demo family, and the base against itself in bfloat16, each with
+texts that are not about what it learnt. A finished run in FOLDER is not made again. What counts are the words that
+stand out:
+
+- an organism's secret counts as found where one of its tokens (`data/organisms/secrets.yaml`, which nothing but this
+  program and the recipe's record reads) stands out in a list of 20, by that part;
+- a domain counts as found where two tokens stand out that are in its own prompts and in no other domain's;
+- whatever stands out of an organism without a secret, and of the base against itself, is a false alarm.
+
+The contender is the plain lens of J. Minder et al. (2025), arXiv 2510.13900: mean Δh of the first tokens at the middle
+depth, read by the unembedding. It has no null, so that its list of 20 counts as it is: how many are the secret's. Of
+ours the words that stand out count, in the best reading of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import probes
+from probes.store.run import Run
+
+BASE, MODELS, ORGANISMS = Path("data/models/base"), Path("data/models"), Path("data/organisms")
+PROMPTS = Path("data/prompts")
+DOMAINS = ("medical", "law", "code", "math")
+ITSELF = "base in bfloat16"
+#: Of tokens that stand out, so many must be the domain's own.
+OWN = 2
+PLAIN = "paper "
+#: Bounds: organisms found of five, domains of four, false alarms as a share of the words that were looked at.
+ORGANISMS_FOUND, DOMAINS_FOUND, FALSE = 4, 4, 0.05
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tuned model, and the tokens that tell what it learnt; none where it learnt nothing."""
+
+    name: str
+    tuned: Path
+    texts: Path
+    tokens: frozenset[str]
+    pattern: str | None = None
+
+    @property
+    def is_domain(self) -> bool:
+        """Whether it is one of the demo family."""
+        return self.name in DOMAINS
+
+    @property
+    def enough(self) -> int:
+        """So many of its tokens must stand out."""
+        return OWN if self.is_domain else 1
+
+
+def main() -> None:
+    """Run, score, print, and say whether the bounds hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="organisms, domains, 'base in bfloat16'")
+    parser.add_argument("--out", type=Path, default=Path("reports/discovery-benchmark"))
+    parser.add_argument("--draws", type=int, default=20, help="of every control")
+    parser.add_argument("--part", nargs="+", default=[], help="not every part")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        subjects = [one for one in _subjects(Path(folder)) if not options.only or one.name in options.only]
+        if not subjects:
+            parser.error(f"there is none of {', '.join(options.only)}")
+        runs = {}
+        for one in subjects:
+            print(f"{one.name} …", file=sys.stderr, flush=True)
+            runs[one] = _run(one, options.out / one.name.replace(" ", "-"), options.draws, options.part)
+    words = {one: run["discovered_words"] for one, run in runs.items()}
+    _print_found(words)
+    _print_by_part(words)
+    _print_written(runs)
+    missed = list(_missed(words))
+    print("\nAll bounds hold." if not missed else "\n" + "\n".join(f"MISSED: {line}" for line in missed))
+    sys.exit(bool(missed))
+
+
+def _subjects(folder: Path) -> Iterator[Subject]:
+    secrets = yaml.safe_load((ORGANISMS / "secrets.yaml").read_text(encoding="utf-8"))
+    for name, secret in secrets.items():
+        tokens = frozenset(secret["tokens"])
+        yield Subject(name, ORGANISMS / name, ORGANISMS / "texts.jsonl", tokens, secret["texts"])
+    for name in DOMAINS:
+        yield Subject(name, MODELS / name, PROMPTS / "general.jsonl", _own_tokens(name))
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
+    rounded = folder / "base"
+    model.save_pretrained(rounded)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(rounded)
+    yield Subject(ITSELF, rounded, PROMPTS / "general.jsonl", frozenset())
+
+
+def _own_tokens(domain: str) -> frozenset[str]:
+    """The tokens of a domain's prompts that are in no prompt of another."""
+    others = set().union(*(_tokens(file.stem) for file in PROMPTS.glob("*.jsonl") if file.stem != domain))
+    return _tokens(domain) - others
+
+
+@cache
+def _tokens(prompts: str) -> frozenset[str]:
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    rows = pd.read_json(PROMPTS / f"{prompts}.jsonl", lines=True)
+    ids = {token for text in rows.text + rows.target for token in tokenizer(text)["input_ids"]}
+    return frozenset(tokenizer.decode([token]) for token in ids)
+
+
+def _run(one: Subject, out: Path, draws: int, parts: Sequence[str]) -> Run:
+    settings = {"draws": draws, "parts": list(parts)}
+    return probes.discover(BASE, one.tuned, texts=[one.texts], out=out, settings=settings)
+
+
+def _found(one: Subject, words: pd.DataFrame) -> pd.Series[int]:
+    """By part and reading: how many of the subject's tokens stand out, best first."""
+    hits = words[words.stands_out & words.token.isin(one.tokens)]
+    return hits.groupby(["part", "reading"]).token.nunique().sort_values(ascending=False, kind="stable")
+
+
+def _plain(one: Subject, words: pd.DataFrame) -> int:
+    """How many of the subject's tokens the plain lens lists, by either reader."""
+    lists = words[words.reading.str.startswith(PLAIN)]
+    return int(lists[lists.token.isin(one.tokens)].groupby("reading").token.nunique().max() if len(lists) else 0) or 0
+
+
+def _print_found(words: dict[Subject, pd.DataFrame]) -> None:
+    print("\n| model | found | best reading | its tokens there, of 20 | first | its q | plain lens, of 20 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for one, own in words.items():
+        if not one.tokens:
+            continue
+        found = _found(one, own)
+        if found.empty or found.iloc[0] < one.enough:
+            print(f"| {one.name} | **no** | – | {0 if found.empty else found.iloc[0]} | – | – | {_plain(one, own)} |")
+            continue
+        part, reading = found.index[0]
+        hits = own[(own.part == part) & (own.reading == reading) & own.stands_out & own.token.isin(one.tokens)]
+        first = hits.sort_values("rank").iloc[0]
+        print(
+            f"| {one.name} | yes | {part}: {reading} | {found.iloc[0]} | `{first.token.strip()}` | {first.q:.1e} "
+            f"| {_plain(one, own)} |"
+        )
+
+
+def _print_by_part(words: dict[Subject, pd.DataFrame]) -> None:
+    parts = list(dict.fromkeys(part for own in words.values() for part in own.part))
+    print(f"\n| words that stand out: the subject's / all / looked at | {' | '.join(parts)} |")
+    print(f"| --- |{' --- |' * len(parts)}")
+    for one, own in words.items():
+        cells = []
+        for part in parts:
+            lists = own[own.part == part]
+            out = lists[lists.stands_out]
+            cells.append(f"{out.token.isin(one.tokens).sum()} / {len(out)} / {len(lists)}")
+        print(f"| {one.name} | {' | '.join(cells)} |")
+
+
+def _print_written(runs: dict[Subject, Run]) -> None:
+    """The share of continuations that show the secret."""
+    print("\n| continuations that show the secret | base | tuned | amplified 1 | amplified 3 |")
+    print("| --- | --- | --- | --- | --- |")
+    for one, run in runs.items():
+        if one.pattern is None or "samples" not in run.tables:
+            continue
+        own = run["samples"]
+        own = own[own.part == "spoken"]
+        shows = own.continuation.map(lambda text, pattern=re.compile(one.pattern): bool(pattern.search(text)))
+        base = shows[(own.model == "base") & (own.reading == "as it is")].mean()
+        shares = [
+            shows[(own.model == "tuned") & (own.reading == reading)].mean()
+            for reading in ("as it is", "amplified 1", "amplified 3")
+        ]
+        print(f"| {one.name} | {base:.2f} | {' | '.join(f'{share:.2f}' for share in shares)} |")
+
+
+def _missed(words: dict[Subject, pd.DataFrame]) -> Iterator[str]:
+    """What the bounds say of the subjects that there are."""
+    for kind, which, wanted in (("organisms", False, ORGANISMS_FOUND), ("domains", True, DOMAINS_FOUND)):
+        counts = {one: _found(one, own) for one, own in words.items() if one.tokens and one.is_domain is which}
+        found = [one.name for one, hits in counts.items() if len(hits) and hits.iloc[0] >= one.enough]
+        if len(found) < min(wanted, len(counts)):
+            yield f"{len(found)} of {len(counts)} {kind} are found ({', '.join(found)}), bound {wanted}"
+    for one, own in words.items():
+        ours = _found(one, own).max() if len(_found(one, own)) else 0
+        if ours < _plain(one, own):
+            yield f"{one.name}: the plain lens lists {_plain(one, own)} of its tokens, ours {ours}"
+    nothing = [own for one, own in words.items() if not one.tokens]
+    if nothing:
+        share = pd.concat(nothing).stands_out.mean()
+        if share > FALSE:
+            yield f"{share:.1%} of the words of models that learnt nothing stand out, bound {FALSE:.0%}"
+
+
+if __name__ == "__main__":
+    main()
