@@ -17,6 +17,7 @@ ours the words that stand out count, in the best reading of all.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import tempfile
@@ -113,8 +114,9 @@ def _own_tokens(domain: str) -> frozenset[str]:
 @cache
 def _tokens(prompts: str) -> frozenset[str]:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    rows = pd.read_json(PROMPTS / f"{prompts}.jsonl", lines=True)
-    ids = {token for text in rows.text + rows.target for token in tokenizer(text)["input_ids"]}
+    lines = (PROMPTS / f"{prompts}.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [row["text"] + row.get("target", "") for row in map(json.loads, lines)]
+    ids = {token for text in texts for token in tokenizer(text)["input_ids"]}
     return frozenset(tokenizer.decode([token]) for token in ids)
 
 
