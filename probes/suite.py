@@ -175,6 +175,7 @@ class Discovery(_Part):
     draws: Count = 20  # of every control
     null_texts: Count = 64  # texts, at most, on which controls are read
     longest: Count = 32  # tokens of a text that are read
+    tokens: Count | None = None  # of all texts that are read, which the seed draws; every text without it
 
 
 class Generation(_Part):
@@ -305,11 +306,11 @@ class Suite(_Part):
 
     @model_validator(mode="after")
     def _paired_places(self) -> Suite:
-        others = self.attribute or self.generate or self.keep or self.answer_pattern
+        others = self.attribute or self.generate or self.keep or self.answer_pattern or self.discover
         if self.tokenizer == "own" and (self.measure != ("behaviour",) or others):
             raise ValueError(
                 "tokenizer: own gives the two models other positions, so that only their answers are compared; set "
-                "measure: [behaviour] and leave out attribute, generate, keep and answer_pattern"
+                "measure: [behaviour] and leave out attribute, discover, generate, keep and answer_pattern"
             )
         if self.answer_pattern and "behaviour" not in self.measure:
             raise ValueError("answer_pattern is of behaviour; add behaviour to measure, or leave it out")

@@ -109,6 +109,11 @@ class Pairs:
             self._pair = tuned, make_pair(self._base, model, self.tokenizer, tuned)
         return self._pair[1]
 
+    def lend(self, base: PreTrainedModel) -> None:
+        """The base, where it was loaded before the job was there. One that is to be read otherwise is loaded again."""
+        if not (self.streams or self.apart):
+            self._base = base
+
     def prove(self) -> list[str]:
         """Prove the first pair before any work; what the proof leaves out of the tables, a line each.
 

@@ -23,7 +23,7 @@ def discover(
     tuned: Tuned,
     texts: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompts or plain text; repeatable. Without it the base writes texts itself."),
+        typer.Option(help="Prompts, plain text or a data set; repeatable. Without it the base writes texts itself."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("reports/discovery"),
     part: Annotated[
@@ -32,7 +32,10 @@ def discover(
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Draws of every control.")] = 20,
     longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of halves, controls and samples.")] = 0,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of all texts that are read; which, the seed draws. [every text]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of texts, halves, controls and samples.")] = 0,
     device: Device = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
 ) -> None:
@@ -40,22 +43,14 @@ def discover(
 
     Example: probes discover data/models/base data/models/medical --texts data/prompts/general.jsonl
     """
-    from probes.job.discover import prepare_discovery
+    from probes.job.discover import discover as run_of
 
-    settings = {"parts": part or [], "draws": draws, "longest": longest, "seed": seed}
+    settings = {"parts": part or [], "draws": draws, "longest": longest, "tokens": tokens, "seed": seed}
     with Stages() as stages:
-        job = prepare_discovery(
-            base,
-            tuned,
-            texts=texts or [],
-            out=out,
-            force=force,
-            settings=settings,
-            compute=Compute(device, progress=stages.update),
-        )
-        if job.is_done:
+        compute = Compute(device, progress=stages.update)
+        run = run_of(base, tuned, texts=texts or [], out=out, force=force, settings=settings, compute=compute)
+        if not stages.stages:
             remark("this run was there, finished; --force makes it again")
-        run = job.run()
     _print_words(run["discovered_words"])
     wrote(run.path, "the run; its tables are read with `probes query`")
 

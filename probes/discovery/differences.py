@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import ref
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.discovery.observing import CHOOSE, MEASURE, Seen, group_of
+from probes.discovery.sides import Side
 from probes.discovery.word_lists import TOP
 from probes.measures.logit_lens import Reader
 from tv.stats.means import mean_interval
@@ -116,6 +118,24 @@ def add(sums: dict[str, Sums], seen: Seen, bos: int | None) -> None:
         own.n.flatten().index_add_(0, group, torch.ones(len(group)))
         own.length += apart[:, which].norm(dim=2).sum(1)
         own.base += base[:, which].norm(dim=2).sum(1)
+
+
+@dataclass
+class Differences:
+    """Δh of the side that is seen, on the texts of the nulls: summed up once for all parts that ask."""
+
+    bos: int | None
+    sums: dict[str, Sums] = field(default_factory=dict)
+    _side: Side | None = None
+    _last: ref[Seen] | None = None  # which keeps no batch in memory
+
+    def see(self, side: Side, seen: Seen) -> None:
+        """A batch under a side; the same one again adds nothing."""
+        if side != self._side:
+            self.sums, self._side = {}, side
+        if seen.in_null and (self._last is None or self._last() is not seen):
+            add(self.sums, seen, self.bos)
+        self._last = ref(seen)
 
 
 def lens(reader: Reader, means: Means, vocab: int) -> Scores:

@@ -14,20 +14,36 @@ from probes.discovery.sides import Sides
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
 from tv.prompts.encoding import Encoded
+from tv.runtime.compute import Compute
 
 Told = Callable[[int, int, str], None]
 #: With fewer texts no half has enough of them to say anything.
 FEWEST = 16
 
 
-def require_discovery(wanted: Discovery, n_texts: int, dtype: str) -> None:
+def require_discovery(wanted: Discovery, n_texts: int, compute: Compute) -> None:
     """Raise InputError, before any work, where a discovery cannot be made of this."""
     for name in wanted.parts:
         if name not in PARTS:
             raise SuiteError(f"discover: there is no part {name!r}; there are {', '.join(PARTS)}")
     if n_texts < FEWEST:
         raise RunError(f"discover: {n_texts} texts are too few to find something in one half and test it in the other")
-    _require_float32(dtype)
+    if wanted.tokens is not None and wanted.tokens < FEWEST * wanted.longest:
+        raise SuiteError(
+            f"discover: {wanted.tokens} tokens may be fewer than {FEWEST} texts of {wanted.longest}; give at least "
+            f"{FEWEST * wanted.longest}, or a smaller longest"
+        )
+    _require_float32(compute.dtype)
+
+
+def discovering(compute: Compute) -> Compute:
+    """The same for a run that discovers: never streamed. Raises RunError where it is asked to be."""
+    if compute.stream:
+        raise RunError(
+            "stream: a discovery needs both models in memory; leave --stream out, or name the other stages with "
+            "--stages"
+        )
+    return replace(compute, stream=False)
 
 
 def _require_float32(dtype: str) -> None:

@@ -125,18 +125,12 @@ def observe(
 
     Memory: the models, one batch, and the base's residual stream on the texts of the nulls.
     """
-    kept: list[Reading] = []
     for done, side in enumerate(which):
         with sides.on(side) as model:
-            for i, (batch, own) in enumerate(texts.batches):
-                if side.name == TUNED:
-                    base = sides.base(batch)
-                    if own:
-                        kept.append(base)
-                elif not own:
+            for batch, own in texts.batches:
+                if side.name != TUNED and not own:
                     break
-                else:
-                    base = kept[i]
+                base = sides.base(batch, keep=own)
                 halves = tuple(texts.halves[item.prompt.id] for item in batch.encoded)
                 seen = Seen(base, model.read(batch), batch.encoded, halves, own)
                 for observer in observers:

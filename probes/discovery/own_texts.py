@@ -17,7 +17,10 @@ TEXTS, TOKENS = 128, 32
 
 
 def base_writes(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
-    """Texts that the base samples behind its first token alone. Raises RunError where nothing begins a text."""
+    """Texts that the base samples behind its first token alone. Raises RunError where nothing begins a text.
+
+    They begin with that token as they are read again, by the tokenizer or else in the text.
+    """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
         raise RunError("discover: the tokenizer has no token that begins a text, so the base writes none; give --texts")
@@ -25,7 +28,17 @@ def base_writes(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed:
     ends = sorted(end_ids(base, tokenizer))
     written = continued(Writer([(base, 1.0)]), beginnings, TOKENS, seed=seed, ends=ends)
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-    return [text for text in texts if text]
+    begins = "" if tokenizer("a").input_ids[0] == first else tokenizer.decode([int(first)])
+    return [begins + text for text in texts if text]
+
+
+def is_written(path: Path, name: str) -> bool:
+    """Whether the file is one that `write_texts` has written under this name."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return bool(json.loads(file.readline())["id"] == f"{name}-0000")
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def paragraphs(path: Path) -> list[str]:

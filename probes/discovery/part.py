@@ -9,6 +9,7 @@ from functools import cached_property
 import pandas as pd
 
 from probes.capture.pair import Pair
+from probes.discovery.differences import Differences
 from probes.discovery.observing import Observer, Texts
 from probes.discovery.sides import Sides
 from tv.evaluation.greedy import end_ids
@@ -23,6 +24,11 @@ class Context:
     texts: Texts
     sides: Sides
     seed: int
+
+    @cached_property
+    def differences(self) -> Differences:
+        """Δh of the side that is seen: parts show it what they see."""
+        return Differences(self.pair.tokenizer.bos_token_id)
 
     @cached_property
     def ends(self) -> list[int]:

@@ -69,6 +69,7 @@ class Sides:
     batch_size: int
     seed: int
     _factors: dict[int, float] = field(default_factory=dict)
+    _kept: dict[int, tuple[Batch, Reading]] = field(default_factory=dict)  # of the base, by the batch's identity
 
     @cached_property
     def _readers(self) -> tuple[Reader, Reader]:
@@ -78,9 +79,14 @@ class Sides:
     def _swaps(self) -> Swaps:
         return Swaps(self.pair, self.seed, dict)
 
-    def base(self, batch: Batch) -> Reading:
-        """The base on a batch."""
-        return read(self.pair.base, self.pair.architecture, self._readers[0], batch)
+    def base(self, batch: Batch, keep: bool = False) -> Reading:
+        """The base on a batch; one that was to be kept is not read again."""
+        if id(batch) in self._kept:
+            return self._kept[id(batch)][1]
+        found = read(self.pair.base, self.pair.architecture, self._readers[0], batch)
+        if keep:
+            self._kept[id(batch)] = batch, found
+        return found
 
     @contextmanager
     def on(self, side: Side) -> Iterator[Model]:

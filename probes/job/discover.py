@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from probes.capture.loading import as_model
-from probes.discovery.own_texts import base_writes, paragraphs, write_texts
-from probes.job.job import Job
+from probes.discovery.discover import FEWEST, require_discovery
+from probes.discovery.own_texts import base_writes, is_written, paragraphs, write_texts
+from probes.errors import SuiteError
 from probes.job.prepare import prepare
 from probes.store.run import Run
+from probes.suite import Discovery, load_suite
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
+from tv.checkpoints.pairing import open_pair
 from tv.runtime.compute import Compute
+
+#: What a suite needs to be read, where its own models and prompts are not there yet.
+_STAND_IN = {"name": "discovery", "base": "base", "tuned": {"tuned": "tuned"}, "prompts": [{"file": "texts.jsonl"}]}
 
 
 def discover(
@@ -27,15 +33,19 @@ def discover(
 ) -> Run:
     """What the tuned model says and favours that the base does not, on any texts, beside nulls.
 
+    Rerun the same call to resume one that was killed.
+
     Args:
         base: A directory, a hub id or a live model.
         tuned: The fine-tuned side.
-        texts: Files of prompts, whose targets are not read, or plain text (.txt, .md), whose paragraphs are texts. The
-            base writes some itself where none are given, kept beside the run as `<out>.texts.jsonl`.
+        texts: Files of prompts, whose targets are not read; plain text (.txt, .md), whose paragraphs are texts; or a
+            data set's directory or hub id. The base writes some itself where none are given, kept beside the run as
+            `<out>.texts.jsonl`.
         out: Where the run goes.
         force: Make the run again, and replace another that is there.
-        settings: Of the suite's section `discover`: `parts`, `controls`, `draws`, `null_texts`, `longest`; and `seed`.
-        compute: Where and how.
+        settings: Of the suite's section `discover`: `parts`, `controls`, `draws`, `null_texts`, `longest`, `tokens`;
+            and `seed`.
+        compute: Where and how. One process does the work, with torch's threads.
 
     Returns:
         The finished run; its table `discovered_words` has the words of every part.
@@ -51,46 +61,46 @@ def discover(
         >>> bool(words[words.stands_out].token.str.strip().isin(["treat", "treated", "symptom"]).any())
         True
     """
-    return prepare_discovery(base, tuned, texts=texts, out=out, force=force, settings=settings, compute=compute).run()
-
-
-def prepare_discovery(
-    base: LiveSource,
-    tuned: LiveSource,
-    *,
-    texts: Sequence[str | Path] = (),
-    out: str | Path = "reports/discovery",
-    force: bool = False,
-    settings: Mapping[str, Any] | None = None,
-    compute: Compute = Compute(),
-) -> Job:
-    """The job of `probes.discover`, its input checked; where no texts are given, the base has written them."""
-    given = dict(settings or {})
-    seed = given.pop("seed", 0)
+    section = dict(settings or {})
+    seed, out = section.pop("seed", 0), Path(out)
     base, tuned = as_model(base), as_model(tuned)
-    files = [_as_prompts(Path(path), Path(out)) for path in texts] or [_own(base, Path(out), seed)]
+    _require(section, seed, compute)
+    lent = None
+    if texts:
+        sets = [_as_set(Path(path), out) for path in texts]
+    else:
+        opened = open_pair(base, tuned).base  # checked before the base writes anything
+        file, stamp = out.parent / f"{out.name}.texts.jsonl", f"own-{opened.fingerprint()['content'][:8]}-{seed}"
+        if not is_written(file, stamp):
+            lent = load_model(base, dtype=compute.dtype, device=compute.device)
+            write_texts(base_writes(lent, load_tokenizer(base), seed), file, stamp)
+        sets = [{"file": str(file)}]
     suite = {
-        "name": Path(out).name,
-        "prompts": [{"file": str(file)} for file in files],
+        "name": out.name,
+        "prompts": sets,
         "measure": ["behaviour"],
         "noise_floor": False,
-        "discover": given,
+        "discover": section,
         "seed": seed,
     }
-    return prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover"], compute=compute)
+    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover"], compute=compute)
+    if lent is not None:
+        job.models.lend(lent)
+    return job.run()
 
 
-def _as_prompts(path: Path, out: Path) -> Path:
-    if path.suffix.lower() not in (".txt", ".md"):
-        return path
-    file = out.parent / f"{out.name}.{path.stem}.jsonl"
-    write_texts(paragraphs(path), file, path.stem)
-    return file
+def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
+    """Raise InputError for settings that are wrong whatever the models and texts are, before a file is written."""
+    wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover
+    require_discovery(wanted or Discovery(), FEWEST, compute)
+    if compute.elsewhere:
+        raise SuiteError("discover: one process does the work, with torch's threads; leave workers and engine out")
 
 
-def _own(base: LiveSource, out: Path, seed: int) -> Path:
-    """What the base writes; of an earlier call with the same base it is the same."""
-    file = out.parent / f"{out.name}.texts.jsonl"
-    model = load_model(base, dtype="float32", device="cpu")
-    write_texts(base_writes(model, load_tokenizer(base), seed), file, "own")
-    return file
+def _as_set(path: Path, out: Path) -> dict[str, str]:
+    """The prompt set of a file or of a data set."""
+    if path.suffix.lower() in (".txt", ".md"):
+        file = out.parent / f"{out.name}.{path.stem}.jsonl"
+        write_texts(paragraphs(path), file, path.stem)
+        return {"file": str(file)}
+    return {"file" if path.suffix and not path.is_dir() else "dataset": str(path)}

@@ -13,7 +13,7 @@ from probes.attribution.metric import require_answers, require_metric
 from probes.capture.final_answers import require_answers_in
 from probes.capture.loading import Pairs, as_model, attributing, require_backend, require_streamable
 from probes.capture.shards import require_sources
-from probes.discovery.discover import require_discovery
+from probes.discovery.discover import discovering, require_discovery
 from probes.errors import RunError, SuiteError
 from probes.job.identity import identity_of
 from probes.job.job import Job
@@ -130,6 +130,8 @@ def prepare(
     chosen = load_suite(suite, base=_name(base), tuned=_names(tuned), settings=settings)
     if chosen.attribute is not None and "attribute" in wanted:
         compute = attributing(compute, chosen.attribute)
+    if chosen.discover is not None and "discover" in wanted:
+        compute = discovering(compute)
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)
@@ -143,7 +145,7 @@ def prepare(
         require_answers(prompts, chosen.attribute.metric)
         require_precision(chosen.attribute, compute.dtype)
     if chosen.discover is not None and "discover" in wanted:
-        require_discovery(chosen.discover, len(prompts), compute.dtype)
+        require_discovery(chosen.discover, len(prompts), compute)
     pairs = [noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
     place, identity = out or Path("reports") / chosen.name, identity_of(prompts, pairs, models)
     there, added = None if force else finished(place, identity), None

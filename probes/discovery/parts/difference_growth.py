@@ -50,7 +50,6 @@ class DifferenceGrowth(Part):
     """Two tables and no words."""
 
     context: Context
-    sums: dict[str, Sums] = field(default_factory=dict)  # of the side that is seen
     growth: dict[tuple[str, float], dict[str, list[_Growth]]] = field(default_factory=dict)
     drawn: list[dict[int, list[Tensor]]] = field(default_factory=list)  # by seed and half, of the side that is seen
     shares: dict[str, list[Floats]] = field(default_factory=dict)
@@ -62,9 +61,9 @@ class DifferenceGrowth(Part):
         self._forget()
 
     def see(self, side: Side, seen: Seen) -> None:
+        self.context.differences.see(side, seen)
         if not seen.in_null:
             return
-        add(self.sums, seen, self.bos)
         first = 0
         for item, half in zip(seen.encoded, seen.halves, strict=True):
             for seed in range(SEEDS):
@@ -88,7 +87,7 @@ class DifferenceGrowth(Part):
         self._forget()
 
     def _grow(self, side: Side, model: Model) -> None:
-        whole = {place: sums for place, sums in self.sums.items() if sums.in_both}
+        whole = {place: sums for place, sums in self.context.differences.sums.items() if sums.in_both}
         self._note(side, 1.0, whole, whole)
         for alpha in ALPHAS:
             scaled, sums = self.context.sides.scaled(model, alpha), dict[str, Sums]()
@@ -116,7 +115,6 @@ class DifferenceGrowth(Part):
         return on_one_scale(logits_of(reader, sums.mean(half)[self.depths], usual, self.vocab))
 
     def _forget(self) -> None:
-        self.sums = {}
         self.drawn = [{CHOOSE: [], MEASURE: []} for _ in range(SEEDS)]
 
     def results(self) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -41,7 +41,6 @@ from probes.discovery.differences import (
     Scores,
     Sums,
     Vary,
-    add,
     largest,
     lens,
     logits_of,
@@ -72,23 +71,25 @@ class DifferenceLens(Part):
     context: Context
     scores: Surprises = field(default_factory=lambda: Surprises("difference_lens"))
     paper: WordLists = field(default_factory=lambda: WordLists("difference_lens"))
-    sums: dict[str, Sums] = field(default_factory=dict)  # of the side that is seen
     norms: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # by place and side's name
     rows: list[dict[str, object]] = field(default_factory=list)
     usual: Usual | None = None  # the base's states at the depths that are read
 
     def __post_init__(self) -> None:
         architecture, texts = self.context.pair.architecture, self.context.texts
-        self.bos = self.context.pair.tokenizer.bos_token_id
         self.depths = read_at(architecture.n_layers)
         self.vocab = min(len(model.get_input_embeddings().weight) for model in self.context.pair.models)
         self.sample = Sample.of(sum(len(item.ids) for item in texts.null))
 
     def see(self, side: Side, seen: Seen) -> None:
-        if seen.in_null:
-            add(self.sums, seen, self.bos)
-            if side.name == TUNED:
-                self.sample.add(seen)
+        self.context.differences.see(side, seen)
+        if seen.in_null and side.name == TUNED:
+            self.sample.add(seen)
+
+    @property
+    def sums(self) -> dict[str, Sums]:
+        """Of the side that is seen."""
+        return self.context.differences.sums
 
     def close(self, side: Side, model: Model) -> None:
         if self.usual is None:
@@ -110,7 +111,6 @@ class DifferenceLens(Part):
         if "first" in self.sums:
             for name, reader in readers.items():
                 self._read_as_paper(side, f"{PAPER} {name}", reader)
-        self.sums = {}
 
     def _read(self, side: Side, place: str, form: str, name: str, reader: Reader, vary: Vary) -> None:
         """One reading of a side."""

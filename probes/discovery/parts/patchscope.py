@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.discovery.differences import Sums, add, read_at, standardised
+from probes.discovery.differences import Sums, read_at, standardised
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.patching import said_with
@@ -61,22 +61,24 @@ class Patchscope(Part):
 
     context: Context
     scores: Surprises = field(default_factory=lambda: Surprises("patchscope"))
-    sums: dict[str, Sums] = field(default_factory=dict)  # of the side that is seen
     rows: list[dict[str, object]] = field(default_factory=list)
     size: Float[Tensor, " depth"] | None = None  # the base's mean ‖h‖
 
     def __post_init__(self) -> None:
         pair = self.context.pair
         n_layers = pair.architecture.n_layers
-        self.bos = pair.tokenizer.bos_token_id
         self.depths = [depth for depth in read_at(n_layers) if depth < n_layers]
         self.vocab = min(len(model.get_input_embeddings().weight) for model in pair.models)
         self.ids = pair.tokenizer(PROMPT).input_ids
         self.copies = self._copies()
 
     def see(self, side: Side, seen: Seen) -> None:
-        if seen.in_null:
-            add(self.sums, seen, self.bos)
+        self.context.differences.see(side, seen)
+
+    @property
+    def sums(self) -> dict[str, Sums]:
+        """Of the side that is seen."""
+        return self.context.differences.sums
 
     def close(self, side: Side, model: Model) -> None:
         if self.size is None:
@@ -91,7 +93,6 @@ class Patchscope(Part):
                 self.scores.put(f"{place} {name}", side, *scores)
                 if side.name == TUNED:
                     self.rows += self._rows(place, name, choose, scale)
-        self.sums = {}
 
     def _said(self, reader: Model, means: Float[Tensor, "n depth d_model"]) -> list[_Said]:
         """Of every mean, at all depths and scales."""
