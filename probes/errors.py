@@ -11,5 +11,9 @@ class RunError(InputError):
     """A run directory cannot be written or read, or lacks what was asked for."""
 
 
+class NothingFound(RunError):
+    """A discovery found nothing where a later stage reads it: what the run has done so far is still right."""
+
+
 class ActivationError(InputError):
     """Activations cannot be captured, or are not finite."""

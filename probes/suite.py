@@ -51,6 +51,8 @@ VectorSite = Literal[
 Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron"]
 #: Metrics of effects that compare the two models; the others are those of `tv.prompts.metric`.
 COMPARING = ("kl", "first_divergence")
+#: A metric that is a finding of a discovery, `discovered:PART/READING`.
+FOUND_METRIC = re.compile(r"discovered:\S.*")
 #: A user-defined metric, `module:function`.
 OWN_METRIC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Backend = Literal["torch", "transformer_lens", "nnsight"]
@@ -107,6 +109,7 @@ class Attribution(_Part):
 
     methods: tuple[Annotated[str, AfterValidator(_method)], ...] = Field(("path", "graft", "revert"), min_length=1)
     metric: str = "logit_diff"
+    discovered: str | None = None  # the run whose finding is the metric, where the suite's own discovery is not meant
     granularity: tuple[Granularity, ...] = Field(("component",), min_length=1)  # path gives all of them at once
     controls: tuple[Annotated[str, AfterValidator(_control)], ...] = ("random",)
     curves: bool = True
@@ -117,12 +120,20 @@ class Attribution(_Part):
     @field_validator("metric")
     @classmethod
     def _named(cls, metric: str) -> str:
-        if metric not in metric_names() and not OWN_METRIC.fullmatch(metric):
-            known = ", ".join(metric_names())
-            raise ValueError(
-                f"{metric!r} is no metric; there are {known}, and module:function for a function of your own"
-            )
-        return metric
+        if metric in metric_names() or FOUND_METRIC.fullmatch(metric) or OWN_METRIC.fullmatch(metric):
+            return metric
+        known = ", ".join(metric_names())
+        raise ValueError(
+            f"{metric!r} is no metric; there are {known}, module:function for a function of your own, and "
+            "discovered:PART/READING for what a discovery found"
+        )
+
+    @field_validator("discovered")
+    @classmethod
+    def _of_a_finding(cls, run: str | None, info: ValidationInfo) -> str | None:
+        if run is not None and not FOUND_METRIC.fullmatch(info.data.get("metric", "")):
+            raise ValueError("names the run of a metric discovered:PART/READING; set that metric, or leave this out")
+        return run
 
     @field_validator("methods")
     @classmethod
@@ -419,6 +430,8 @@ def _resolved(data: dict[str, Any], directory: Path) -> dict[str, Any]:
         data["base"] = _locate(data["base"], directory)
     if isinstance(data.get("tuned"), Mapping):
         data["tuned"] = {k: _locate(v, directory) if isinstance(v, str) else v for k, v in data["tuned"].items()}
+    if isinstance(section := data.get("attribute"), Mapping) and isinstance(section.get("discovered"), str):
+        data["attribute"] = {**section, "discovered": _absolute(section["discovered"], directory)}
     if isinstance(data.get("prompts"), list | tuple):
         data["prompts"] = [_resolved_set(entry, directory) for entry in data["prompts"]]
     return data

@@ -16,6 +16,7 @@ from probes.attribution.curves import curves, rankings_of
 from probes.attribution.divergence import parted
 from probes.attribution.effects import Effects, both_ways, floor_of, summarise, units_in
 from probes.attribution.endpoints import endpoints
+from probes.attribution.finding import Finding
 from probes.attribution.forwards import values
 from probes.attribution.known import Known
 from probes.attribution.metric import answerable, metric_of
@@ -88,8 +89,11 @@ class Attributor:
         seed: int,
         floors: Mapping[str, float] | None = None,
         known: Known | None = None,
+        finding: Finding | None = None,
     ) -> None:
         """`floors` are the metric's noise floors by domain; `known` keeps what is computed.
+
+        `finding` is what the metric reads where it is one of a discovery.
 
         Raises RunError if no prompt has what the metric needs.
         """
@@ -102,7 +106,7 @@ class Attributor:
         self.wanted = wanted
         self.work = Work(
             pair,
-            metric_of(wanted.metric, pair.tuned, several),
+            metric_of(wanted.metric, pair.tuned, several, finding),
             several,
             batch_size,
             seed,

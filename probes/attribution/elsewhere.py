@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from probes.attribution.finding import Finding
 from probes.attribution.metric import metric_of
 from probes.attribution.work import Task, Work
 from probes.capture.loading import Pairs
@@ -28,8 +29,9 @@ def helped(work: Work, pairs: Pairs, tuned: str) -> Iterator[Team | None]:
         yield None
         return
     prompts = tuple(batch.encoded for batch in work.batches)
+    metric, size = work.metric, work.batch_size
     with team(
-        lambda device: Elsewhere(pairs.on(device), tuned, work.metric.name, prompts, work.batch_size, work.seed),
+        lambda device: Elsewhere(pairs.on(device), tuned, metric.name, prompts, size, work.seed, metric.finding),
         pairs.compute,
     ) as workers:
         yield workers
@@ -45,6 +47,7 @@ class Elsewhere:
     prompts: tuple[tuple[Encoded, ...], ...]  # of each batch
     batch_size: int
     seed: int
+    finding: Finding | None = None
 
     def __call__(self, task: Task) -> Any:
         return task(self._work)
@@ -53,5 +56,5 @@ class Elsewhere:
     def _work(self) -> Work:
         pair = self.pairs.pair(self.tuned)
         several = [batch for items in self.prompts for batch in batches(items, len(items), pair.pad_id)]
-        metric = metric_of(self.metric, pair.tuned, several)
+        metric = metric_of(self.metric, pair.tuned, several, self.finding)
         return Work(pair, metric, several, self.batch_size, self.seed, make_bases=self.pairs.bases)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from probes.attribution.finding import DISCOVERED, Finding
 from probes.capture.hooks.turns import together
 from probes.errors import RunError
 from probes.suite import OWN_METRIC, metric_names
@@ -43,6 +44,7 @@ class Metric:
     values: Values
     smooth: bool = True
     reads: Reads | None = None
+    finding: Finding | None = None  # that it reads, of a discovery
 
     def of(self, model: PreTrainedModel, batch: Batch) -> Float[Tensor, " batch"]:
         """The metric of every prompt of a batch, from one forward pass."""
@@ -51,7 +53,7 @@ class Metric:
 
 def require_metric(name: str) -> None:
     """Raise RunError, before any work, if a user's metric cannot be imported."""
-    if OWN_METRIC.fullmatch(name):
+    if OWN_METRIC.fullmatch(name) and not name.startswith(DISCOVERED):
         _imported(name)
 
 
@@ -80,12 +82,13 @@ def _unanswerable(metric: str, prompts: Sequence[Prompt]) -> RunError:
     )
 
 
-def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Metric:
+def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch], finding: Finding | None = None) -> Metric:
     """The metric of this name on these prompts.
 
     A registered metric: see `tv.prompts.metrics`. kl: KL(tuned ‖ model), nats, mean over the positions that predict
     the target, or at a prompt's last one where it has none; the tuned model's logits are kept from one forward.
     first_divergence: the logit difference, on prompts that `divergence.parted` has cut where the models diverge.
+    discovered:…: a `finding`, by the logits of its tokens or, without tokens, KL(tuned ‖ model) at its places.
     `module:function` is imported, also from the working directory, and called with (logits, batch). Raises RunError for
     a name that is none of these, or cannot be imported.
     """
@@ -94,8 +97,11 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Me
         return Metric(name, partial(metric_values, registered), registered.smooth, registered.reads)
     if name == "first_divergence":
         return Metric(name, partial(metric_values, METRICS["logit_diff"]), reads=parting)
-    if name == "kl":
-        return Metric(name, partial(_kl, _reference(tuned, batches)), reads=_predicting)
+    if finding is not None and len(finding.tokens):
+        return Metric(name, finding.along, reads=finding.reads, finding=finding)
+    if name == "kl" or finding is not None:
+        reads = _predicting if finding is None else finding.reads
+        return Metric(name, partial(_kl, _reference(tuned, batches, reads), reads), reads=reads, finding=finding)
     if not OWN_METRIC.fullmatch(name):
         raise RunError(
             f"attribution: unknown metric {name!r}; there are {', '.join(metric_names())}, and module:function"
@@ -103,23 +109,23 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch]) -> Me
     return Metric(name, partial(_checked, name, _imported(name)))
 
 
-def _kl(reference: Mapping[str, Tensor], logits: Tensor, batch: Batch) -> Tensor:
+def _kl(reference: Mapping[str, Tensor], reads: Reads, logits: Tensor, batch: Batch) -> Tensor:
     divergences = []
     for row, item in zip(logits, batch.encoded, strict=True):
         wanted = reference[item.prompt.id].to(row.device)
-        wanted, given = common_rows(wanted, row[_predicting(item)], dim=-1)
+        wanted, given = common_rows(wanted, row[list(reads(item))], dim=-1)
         p, q = wanted.log_softmax(-1), given.double().log_softmax(-1)
         divergences.append((p.exp() * (p - q)).sum(-1).mean())
     return torch.stack(divergences)
 
 
-def _reference(tuned: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, Tensor]:
+def _reference(tuned: PreTrainedModel, batches: Sequence[Batch], reads: Reads) -> dict[str, Tensor]:
     kept: dict[str, Tensor] = {}
 
     def read(batch: Batch) -> None:
-        logits = answers(tuned, batch, _predicting)
+        logits = answers(tuned, batch, reads)
         for row, item in zip(logits, batch.encoded, strict=True):
-            kept[item.prompt.id] = row[_predicting(item)].double()
+            kept[item.prompt.id] = row[list(reads(item))].double()
 
     with torch.inference_mode():
         list(together(tuned)([partial(read, batch) for batch in batches]))

@@ -5,7 +5,7 @@ A mean change that is no larger than this is not one that T made.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,18 @@ def behaviour_floor(
     for found in kept.values():
         for metric, of in found.items():
             changes.setdefault(metric, {}).update(of)
+    return pd.DataFrame(_rows(encoded, changes, precision), columns=_COLUMNS)
+
+
+def floors_of_changes(encoded: Sequence[Encoded], changes: Mapping[str, float]) -> dict[str, float]:
+    """By domain, the floor of a metric that rounding moves by so much on each prompt."""
+    return {domain: floor for _, domain, _, _, floor in _rows(encoded, {"": changes}, "")}
+
+
+def _rows(
+    encoded: Sequence[Encoded], changes: Mapping[str, Mapping[str, float]], precision: str
+) -> Iterator[tuple[str, str, str, int, float]]:
     prompts = [item.prompt for item in encoded]
-    rows = []
     for domain in dict.fromkeys([*(prompt.domain for prompt in prompts), ALL_DOMAINS]):
         chosen = [prompt for prompt in prompts if domain in (prompt.domain, ALL_DOMAINS)]
         for metric, of in changes.items():
@@ -64,8 +74,7 @@ def behaviour_floor(
             if known:
                 values = [of[prompt.id] for prompt in known]
                 floor = _floor(values, [prompt.cluster or prompt.id for prompt in known])
-                rows.append((precision, domain, metric, len(known), floor))
-    return pd.DataFrame(rows, columns=_COLUMNS)
+                yield precision, domain, metric, len(known), floor
 
 
 def _floor(changes: Sequence[float], clusters: Sequence[str]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import ref
 
 import numpy as np
@@ -53,7 +54,11 @@ def middle(n_layers: int) -> int:
 def places(seen: Seen, bos: int | None) -> dict[str, Bool[Tensor, " n"]]:
     """By kind of place, which tokens are there: `first` and `far` leave a BOS out, `bos` is it alone."""
     has_bos = torch.tensor([item.ids[0] == bos for item in seen.encoded])[seen.text]
-    own = seen.pos - has_bos.long()
+    return kinds_of_place(seen.pos - has_bos.long())
+
+
+def kinds_of_place(own: Any) -> dict[str, Any]:
+    """The same of positions, a number or a tensor, that do not count a BOS."""
     return {"first": (own >= 0) & (own < FIRST), "bos": own < 0, "far": own >= FAR}
 
 

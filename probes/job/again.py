@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 
 from probes.attribution.attributor import attribution_tables
-from probes.attribution.metric import require_answers
+from probes.attribution.metric import require_answers, require_metric
 from probes.capture.loading import Pairs, attributing, require_streamable
+from probes.discovery.finding import require_finding
 from probes.errors import RunError
 from probes.job.effects import effects_of, prompts_of
 from probes.job.identity import checkpoints_of
 from probes.job.pairs import open_pairs
+from probes.store.manifest import stages_of
 from probes.store.run import Run
 from probes.suite import Suite, load_suite
 from tv.runtime.compute import Compute
@@ -61,6 +63,8 @@ def attribute(
     section |= {name: value for name, value in told.items() if value is not None}
     suite = load_suite({**run.manifest["suite"], "attribute": section})
     assert suite.attribute is not None
+    require_metric(suite.attribute.metric)
+    require_finding(suite, stages_of(run.manifest))
     require_answers(prompts_of(run), suite.attribute.metric)
     models = Pairs(suite, attributing(compute, suite.attribute).silent())
     require_streamable(models)

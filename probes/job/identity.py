@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probes.capture.loading import Pairs
+from probes.discovery.found import source_of
 from probes.job.pairs import Opened
 from probes.store.schemas import SCHEMA_VERSION
 from probes.suite import Suite
@@ -39,10 +40,18 @@ def identity_of(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pair
             **{pair.name: tokenizer_digest(pair.tuned) for pair in pairs},
         },
         **({"ends": {name: sorted(ids) for name, ids in models.ends.items()}} if writes else {}),
+        **_finding(models.suite),
         "computed": models.computed(),
         "versions": versions_of(models.suite),
         "schema_version": SCHEMA_VERSION,
     }
+
+
+def _finding(suite: Suite) -> dict[str, Any]:
+    """The earlier run whose finding is the metric of effects: another one at its place would have other effects."""
+    if suite.attribute is None or suite.attribute.discovered is None:
+        return {}
+    return {"discovered": source_of(suite.attribute.discovered).manifest.get("identity")}
 
 
 def checkpoints_of(pairs: Sequence[Opened]) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from probes.capture.final_answers import require_answers_in
 from probes.capture.loading import Pairs, as_model, attributing, require_backend, require_streamable
 from probes.capture.shards import require_sources
 from probes.discovery.discover import discovering, require_discovery
+from probes.discovery.finding import is_discovered, require_finding
 from probes.errors import RunError, SuiteError
 from probes.job.identity import identity_of
 from probes.job.job import Job
@@ -22,7 +23,7 @@ from probes.store.manifest import STAGES, stages_of
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS
 from probes.store.writer import extendable, finished, require_place
-from probes.suite import load_suite
+from probes.suite import Suite, load_suite
 from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.live import LiveSource
 from tv.prompts.encoding import encode
@@ -119,7 +120,6 @@ def prepare(
         >>> job.stages, len(job.prompts), os.path.exists("reports/new")
         (('weights', 'capture'), 144, False)
     """
-    wanted = _stages(stages)
     base = as_model(base)
     tuned = {name: as_model(of) for name, of in tuned.items()} if isinstance(tuned, Mapping) else as_model(tuned)
     sides = list(tuned.values()) if isinstance(tuned, Mapping) else [tuned]
@@ -128,6 +128,7 @@ def prepare(
     base = base_beside(base, *sides)
     live = _live_models(base, tuned)
     chosen = load_suite(suite, base=_name(base), tuned=_names(tuned), settings=settings)
+    wanted = _stages(stages, chosen)
     if chosen.attribute is not None and "attribute" in wanted:
         compute = attributing(compute, chosen.attribute)
     if chosen.discover is not None and "discover" in wanted:
@@ -142,6 +143,7 @@ def prepare(
         require_answers_in(prompts, chosen.answer_pattern)
     if chosen.attribute is not None and "attribute" in wanted:
         require_metric(chosen.attribute.metric)
+        require_finding(chosen, wanted)
         require_answers(prompts, chosen.attribute.metric)
         require_precision(chosen.attribute, compute.dtype)
     if chosen.discover is not None and "discover" in wanted:
@@ -175,13 +177,17 @@ def _require_places(job: Job) -> None:
             )
 
 
-def _stages(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The stages in order. Raises SuiteError for an unknown stage, and for one that lacks a stage it reads."""
+def _stages(names: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
+    """The stages in order. Raises SuiteError for an unknown stage, and for one that lacks a stage it reads.
+
+    Effects on a finding need what discovered it alone, which `require_finding` looks for.
+    """
+    found = suite.attribute is not None and is_discovered(suite.attribute.metric)
     chosen = STAGES if names is None else tuple(names)
     for name in chosen:
         if name not in STAGES:
             raise SuiteError(f"stage {name!r}: there is no such stage; use {', '.join(STAGES)}")
-        for other in _NEEDS.get(name, ()):
+        for other in () if found and name == "attribute" else _NEEDS.get(name, ()):
             if other not in chosen:
                 raise SuiteError(f"stage {name!r} reads what stage {other!r} writes; name both")
     if not chosen:

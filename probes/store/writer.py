@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from probes.errors import RunError
+from probes.errors import NothingFound, RunError
 from probes.store import remote
 from probes.store.additions import Added, added
 from probes.store.journal import BATCHES, KEPT, Journal, Row, digest, lines_of
@@ -248,7 +248,7 @@ class RunWriter:
     def _worth_keeping(self, error: BaseException | None) -> bool:
         """Whether the next process can resume from what is there. Bad input leaves nothing of a new run."""
         of_machine = isinstance(error, LackOfMemory) or (error and isinstance(error.__cause__, OSError))
-        bad_input = isinstance(error, InputError) and not of_machine
+        bad_input = isinstance(error, InputError) and not isinstance(error, NothingFound) and not of_machine
         return self._holds_work and error is not None and (self._resumed or not bad_input)
 
     @property

@@ -23,7 +23,7 @@ from tv.stats.means import mean_interval
 #: repeats single words as a tuned model does, and what is written is there to be read.
 ALPHAS, CLAIMED = (0.0, 1.0, 3.0), 2
 #: Texts that are continued, and their tokens that are read before.
-TEXTS, LONGEST = 48, 24
+TEXTS, LONGEST = 64, 24
 
 
 @discovery_part("spoken")
