@@ -187,6 +187,7 @@ class Discovery(_Part):
     null_texts: Count = 64  # texts, at most, on which controls are read
     longest: Count = 32  # tokens of a text that are read
     tokens: Count | None = None  # of all texts that are read, which the seed draws; every text without it
+    amplify: tuple[str, ...] = ("*",)  # globs of parameters' names: what is written where T is doubled in these alone
 
 
 class Generation(_Part):

@@ -35,6 +35,10 @@ def discover(
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Of all texts that are read; which, the seed draws. [every text]")
     ] = None,
+    amplify: Annotated[
+        list[str] | None,
+        typer.Option(help="What is written with twice the T of parameters of this name, * any; repeatable. [*]"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of texts, halves, controls and samples.")] = 0,
     device: Device = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
@@ -46,6 +50,7 @@ def discover(
     from probes.job.discover import discover as run_of
 
     settings = {"parts": part or [], "draws": draws, "longest": longest, "tokens": tokens, "seed": seed}
+    settings |= {"amplify": amplify} if amplify else {}
     with Stages() as stages:
         compute = Compute(device, progress=stages.update)
         run = run_of(base, tuned, texts=texts or [], out=out, force=force, settings=settings, compute=compute)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fnmatch import filter as named_as
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from probes.discovery.part import PARTS, Context
 from probes.discovery.sides import Sides
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
+from tv.architecture.values import values_of
 from tv.prompts.encoding import Encoded
 from tv.runtime.compute import Compute
 
@@ -69,6 +71,7 @@ def discoveries(
 
     Raises:
         RunError: The models are not float32.
+        SuiteError: No parameter is one of those to be amplified.
     """
     _require_float32(str(pair.base.dtype).removeprefix("torch."))
     texts = [_cut(item, wanted.longest) for item in encoded]
@@ -76,7 +79,10 @@ def discoveries(
         pair.architecture.n_layers + 1, pair.architecture.d_model, [len(item.ids) for item in texts], wanted.null_texts
     )
     read = Texts.of(texts, n_null, batch_size, pair.pad_id, seed)
-    context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed)
+    for glob in wanted.amplify:
+        if not named_as(values_of(pair.base), glob):
+            raise SuiteError(f"discover: amplify: no parameter of the base is named {glob!r}")
+    context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
     parts = {name: PARTS[name](context) for name in wanted.parts or PARTS}
     sides = sides_of(wanted.controls, wanted.draws)
 

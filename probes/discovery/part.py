@@ -24,6 +24,7 @@ class Context:
     texts: Texts
     sides: Sides
     seed: int
+    amplify: tuple[str, ...] = ("*",)  # globs of parameters whose T is amplified alone
 
     @cached_property
     def differences(self) -> Differences:

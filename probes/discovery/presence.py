@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from probes.discovery.observing import CHOOSE, MEASURE
+from probes.discovery.observing import CHOOSE, MEASURE, Texts, cluster_of
 from probes.discovery.sampling import Beginning, Writer, continued
 from probes.discovery.sides import SHAM, TUNED, Side
 from probes.discovery.word_lists import WordLists, Words
@@ -21,6 +21,8 @@ Written = dict[str, list[tuple[int, ...]]]
 
 #: Continuations of every beginning: more texts tell more than more continuations of one.
 DRAWS = 1
+#: Texts that are continued, and their tokens that are read before.
+TEXTS, LONGEST = 64, 24
 #: Tokens in each.
 TOKENS = 16
 
@@ -38,6 +40,14 @@ class Start:
     ids: tuple[int, ...]
     half: int
     cluster: str
+
+
+def starts_of(texts: Texts) -> list[Start]:
+    """The texts that are continued: some of those that the nulls are drawn on."""
+    return [
+        Start(item.prompt.id, item.ids[:LONGEST], texts.halves[item.prompt.id], cluster_of(item))
+        for item in texts.null[:TEXTS]
+    ]
 
 
 def write(writer: Writer, starts: Sequence[Start], seed: int, ends: Sequence[int]) -> Written:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -101,10 +102,12 @@ class Sides:
             live = beside(pair.base, self._weights(side))
             yield Model(live, pair.architecture, self._as_base(live))
 
-    def scaled(self, model: Model, alpha: float) -> Model:
-        """θ + α(θ′ − θ): the base's weights, moved α times as far as those of a side."""
+    def scaled(self, model: Model, alpha: float, only: str = "*") -> Model:
+        """θ + α(θ′ − θ), α times as far as a side's weights; in the parameters of this glob, the others the base's."""
         moved, after = {}, values_of(model.live)
         for name, before in values_of(self.pair.base).items():
+            if not fnmatchcase(name, only):
+                continue
             moved[name] = before.detach().clone()
             old, new = common_rows(moved[name], after[name].detach().to(before.device))
             old += alpha * (new - old)

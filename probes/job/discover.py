@@ -43,8 +43,8 @@ def discover(
             `<out>.texts.jsonl`.
         out: Where the run goes.
         force: Make the run again, and replace another that is there.
-        settings: Of the suite's section `discover`: `parts`, `controls`, `draws`, `null_texts`, `longest`, `tokens`;
-            and `seed`.
+        settings: Of the suite's section `discover`: `parts`, `controls`, `draws`, `null_texts`, `longest`, `tokens`,
+            `amplify`; and `seed`.
         compute: Where and how. One process does the work, with torch's threads.
 
     Returns:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from probes.discovery.observing import Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
-from probes.discovery.presence import Spoken, Start, Written, as_rows, write, writes
+from probes.discovery.presence import Spoken, Start, Written, as_rows, starts_of, write, writes
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import SHAM, TUNED, Model, Side, kl_at_each
 from tv.stats.means import mean_interval
@@ -22,8 +22,6 @@ from tv.stats.means import mean_interval
 #: How far beyond the tuned model; 0 is the tuned model itself. Words are claimed at the first two: further out a sham
 #: repeats single words as a tuned model does, and what is written is there to be read.
 ALPHAS, CLAIMED = (0.0, 1.0, 3.0), 2
-#: Texts that are continued, and their tokens that are read before.
-TEXTS, LONGEST = 64, 24
 
 
 @discovery_part("spoken")
@@ -41,11 +39,7 @@ class SpokenWords(Part):
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("spoken", self.context.pair.architecture.vocab_size)
-        texts = self.context.texts
-        self.starts = [
-            Start(item.prompt.id, item.ids[:LONGEST], texts.halves[item.prompt.id], cluster_of(item))
-            for item in texts.null[:TEXTS]
-        ]
+        self.starts: list[Start] = starts_of(self.context.texts)
 
     def see(self, side: Side, seen: Seen) -> None:
         if not writes(side) or not seen.in_null:
@@ -72,7 +66,7 @@ class SpokenWords(Part):
         for alpha in ALPHAS if side.name == TUNED else ALPHAS[:CLAIMED]:
             models = [(live, 1 + alpha), (base, -alpha)] if alpha else [(live, 1.0)]
             written = write(Writer(models), self.starts, seed, self.context.ends)
-            reading = f"amplified {alpha:g}" if alpha else "as it is"
+            reading = _reading(alpha)
             if alpha in ALPHAS[:CLAIMED]:
                 self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:
@@ -86,5 +80,18 @@ class SpokenWords(Part):
         for alpha, own in self.damage.items():
             mean, lo, hi, *_ = mean_interval([value for *_, value in own], [cluster for _, cluster, _ in own])
             sham = max(self.shams.get(alpha, [np.nan]))
-            rows.append({"alpha": alpha, "kl": float(mean), "lo": float(lo), "hi": float(hi), "sham": sham})
+            rows.append(
+                {
+                    "reading": _reading(alpha),
+                    "alpha": alpha,
+                    "kl": float(mean),
+                    "lo": float(lo),
+                    "hi": float(hi),
+                    "sham": sham,
+                }
+            )
         yield "amplified", pd.DataFrame(rows)
+
+
+def _reading(alpha: float) -> str:
+    return f"amplified {alpha:g}" if alpha else "as it is"

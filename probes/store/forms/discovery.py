@@ -82,9 +82,10 @@ table(
 )
 table(
     "amplified",
-    "α of base + (1 + α)(tuned − base): what amplifying costs on the texts",
+    "way of amplifying, base + (1 + α)(tuned − base) or θ + (1 + α)T: what it costs on the texts",
     (
         *keys("tuned"),
+        Column("reading", "that of the words and samples: logits, or which parameters", "name", since=7),
         Column("alpha", "how far beyond the tuned model; 0 is the tuned model", since=7),
         Column("kl", "mean KL from the base", unit="nats", null=0.0, since=7),
         Column("lo", "the lower end of its 95 % interval over texts", since=7),

@@ -77,13 +77,15 @@ def test_a_run_of_its_own_by_command_and_by_suite(tmp_path: Path) -> None:
     rows = [item.prompt.text for item in general_texts(24)]
     plain.write_text("\n\n".join(rows), encoding="utf-8")
     models = [str(MODELS / "base"), str(MODELS / "medical")]
-    parts = ["spoken", "divergences", "direction_words"]
-    less = {"parts": parts, "draws": 1, "null_texts": 16, "longest": 12}
+    parts = ["spoken", "amplified", "divergences", "direction_words"]
+    less = {"parts": parts, "draws": 1, "null_texts": 16, "longest": 12, "amplify": ["*.layers.1.*", "*"]}
     run = probes.discover(*models, texts=[plain], out=tmp_path / "run", settings=less)
     assert set(run.tables) >= {"discovered_words", "samples", "divergences", "amplified", "direction_words", "prompts"}
     assert len(run["divergences"]) == 24 and set(run["samples"].model) == {"base", "tuned"}
-    amplified = run["amplified"].sort_values("alpha")
-    assert amplified.kl.is_monotonic_increasing and (amplified.lo < amplified.kl).all()
+    amplified = run["amplified"].set_index("reading")
+    assert (amplified.lo < amplified.kl).all()
+    assert amplified.kl[["as it is", "amplified 1", "amplified 3"]].is_monotonic_increasing
+    assert 0 < amplified.kl["2 T in *.layers.1.*"] < amplified.kl["2 T in *"] > amplified.kl["as it is"]
     again = probes.discover(*models, texts=[plain], out=tmp_path / "run", settings=less)
     assert again.manifest == run.manifest
     suite = {"name": "s", "base": models[0], "tuned": {"m": models[1]}, "prompts": [{"file": str(GENERAL)}]}
@@ -93,6 +95,12 @@ def test_a_run_of_its_own_by_command_and_by_suite(tmp_path: Path) -> None:
     found = other.sql(f"SELECT {columns} FROM discovered_words")
     assert len(found) == len(other["discovered_words"]) and found.noise.notna().all()
     assert other["discovered_words"].tuned.unique().tolist() == ["m"]
+
+
+def test_a_component_that_is_not_there_is_not_amplified(tmp_path: Path) -> None:
+    models = [str(MODELS / "base"), str(MODELS / "medical")]
+    with pytest.raises(probes.InputError, match="no parameter of the base is named 'layers'"):
+        probes.discover(*models, texts=[GENERAL], out=tmp_path / "run", settings={"amplify": ["layers"]})
 
 
 @pytest.mark.parametrize(
