@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,9 @@ def helped(work: Work, pairs: Pairs, tuned: str) -> Iterator[Team | None]:
         return
     prompts = tuple(batch.encoded for batch in work.batches)
     with team(
-        lambda device: Elsewhere(pairs.on(device), tuned, work.metric.name, prompts, work.batch_size, work.seed),
+        lambda device: Elsewhere(
+            pairs.on(device), tuned, work.metric.name, prompts, work.batch_size, work.seed, work.metric.last
+        ),
         pairs.compute,
     ) as workers:
         yield workers
@@ -45,6 +47,7 @@ class Elsewhere:
     prompts: tuple[tuple[Encoded, ...], ...]  # of each batch
     batch_size: int
     seed: int
+    last: tuple[str, ...] = ()  # see `Metric`
 
     def __call__(self, task: Task) -> Any:
         return task(self._work)
@@ -53,5 +56,5 @@ class Elsewhere:
     def _work(self) -> Work:
         pair = self.pairs.pair(self.tuned)
         several = [batch for items in self.prompts for batch in batches(items, len(items), pair.pad_id)]
-        metric = metric_of(self.metric, pair.tuned, several)
+        metric = replace(metric_of(self.metric, pair.tuned, several), last=self.last)
         return Work(pair, metric, several, self.batch_size, self.seed, make_bases=self.pairs.bases)
