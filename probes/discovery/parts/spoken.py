@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from probes.discovery.claims import Claims
 from probes.discovery.observing import Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.presence import Spoken, Start, Written, as_rows, write, writes
@@ -32,6 +33,7 @@ class SpokenWords(Part):
 
     context: Context
     spoken: Spoken = field(init=False)
+    claims: Claims = field(init=False)
     base: Written = field(default_factory=dict)
     samples: list[pd.DataFrame] = field(default_factory=list)
     damage: dict[float, list[tuple[str, str, float]]] = field(default_factory=dict)  # of the tuned model
@@ -40,6 +42,7 @@ class SpokenWords(Part):
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("spoken", self.context.pair.architecture.vocab_size)
+        self.claims = Claims("spoken", self.context.pair.tokenizer)
         texts = self.context.texts
         self.starts = [
             Start(item.prompt.id, item.ids[:LONGEST], texts.halves[item.prompt.id], cluster_of(item))
@@ -59,18 +62,22 @@ class SpokenWords(Part):
                     self.damage.setdefault(alpha, []).append((item.prompt.id, cluster_of(item), mean))
 
     def close(self, side: Side, model: Model) -> None:
+        if side.name not in (TUNED, SHAM):
+            return
+        live, seed, base = model.live, self.context.seed, self.context.pair.base
+        if not self.base:
+            self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.context.ends)
+        plain = write(Writer([(live, 1.0)]), self.starts, seed, self.context.ends)
+        self.claims.add_written(side, self.starts, self.base, plain)
         if not writes(side):
             return
         if side.name == SHAM:
             for alpha, means in self._own.items():
                 self.shams.setdefault(alpha, []).append(float(np.mean(means)))
         self._own = {}
-        live, seed, base = model.live, self.context.seed, self.context.pair.base
-        if not self.base:
-            self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.context.ends)
         for alpha in ALPHAS:
-            models = [(live, 1 + alpha), (base, -alpha)] if alpha else [(live, 1.0)]
-            written = write(Writer(models), self.starts, seed, self.context.ends)
+            amplified = Writer([(live, 1 + alpha), (base, -alpha)])
+            written = write(amplified, self.starts, seed, self.context.ends) if alpha else plain
             reading = f"amplified {alpha:g}" if alpha else "as it is"
             self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:
@@ -79,6 +86,8 @@ class SpokenWords(Part):
 
     def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         yield "discovered_words", self.spoken.lists.rows(self.context.pair.tokenizer, self.spoken.intervals())
+        if self.claims.of:
+            yield "claims", self.claims.rows()
         yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="spoken")
         rows = []
         for alpha, own in self.damage.items():
