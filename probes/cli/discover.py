@@ -12,9 +12,9 @@ from tv.cli.terminal import Stages, print_table, remark, say, wrote
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from probes.reporting.discovery.found import Found
 
-#: Words that are printed of every reading.
+#: Words that are printed of every list.
 _SHOWN = 8
 
 
@@ -23,24 +23,38 @@ def discover(
     tuned: Tuned,
     texts: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompts or plain text; repeatable. Without it the base writes texts itself."),
+        typer.Option(
+            help="Any texts: prompts (JSONL, CSV, Parquet) or plain text (.txt, .md); repeatable. Without it the base "
+            "writes some itself."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("reports/discovery"),
+    out: Annotated[Path, typer.Option(help="Where the run goes, and its report.html.")] = Path("reports/discovery"),
     part: Annotated[
         list[str] | None,
-        typer.Option(help="token_shifts, difference_lens, spoken, … (docs/discovery.md); repeatable. [all]"),
+        typer.Option(
+            help="Only this way of looking: token_shifts is the quickest; docs/discovery.md has all. Repeatable. [all]"
+        ),
     ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Draws of every control.")] = 20,
-    longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of halves, controls and samples.")] = 0,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Vectors of every control that learnt nothing; with fewer than 16 nothing can stand out."
+        ),
+    ] = 20,
+    longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read, at most.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the halves of the texts, the controls and the samples.")] = 0,
     device: Device = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
 ) -> None:
     """What does the tuned model say and favour that the base does not? No target is needed, and no guess.
 
+    It lists words that the tuned model favours on the texts. A word stands out where it is beyond all that vectors
+    reach that learnt nothing; where no word is, that is the result. The run's report.html shows everything.
+
     Example: probes discover data/models/base data/models/medical --texts data/prompts/general.jsonl
     """
     from probes.job.discover import prepare_discovery
+    from probes.reporting.discovery.found import found_of
 
     settings = {"parts": part or [], "draws": draws, "longest": longest, "seed": seed}
     with Stages() as stages:
@@ -56,18 +70,28 @@ def discover(
         if job.is_done:
             remark("this run was there, finished; --force makes it again")
         run = job.run()
-    _print_words(run["discovered_words"])
-    wrote(run.path, "the run; its tables are read with `probes query`")
+    for name in run.manifest["suite"]["tuned"]:
+        found = found_of(run, name)
+        if found is not None:
+            _print_found(found)
+    wrote(run.path / "report.html", "the report: words beside their nulls, samples, texts")
+    wrote(run.path, 'the run; its tables are read with `probes query`, such as "SELECT * FROM discovered_words"')
 
 
-def _print_words(words: pd.DataFrame) -> None:
+def _print_found(found: Found) -> None:
+    """The three sentences, and the lists with words that stand out."""
+    from probes.reporting.discovery.found import unit_of
+    from probes.reporting.discovery.sentences import three_sentences
+
+    for statement in three_sentences(found):
+        say(f"{statement.label}: {' '.join(statement.sentences)}")
     rows = []
-    for (part, reading), own in words.groupby(["part", "reading"], sort=False):
-        out = own[own.stands_out]
+    for (part, reading), out in found.standing.groupby(["part", "reading"], sort=False):
+        first = out.sort_values("rank").iloc[0]
         named = " ".join(repr(token) for token in out.token[:_SHOWN])
         more = f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else ""
-        first = own.iloc[0]
-        rows.append([part, reading, f"{named}{more}" or "–", first.value, max(first.noise, first.sham), first.q])
-    print_table("", ["part", "reading", "words that stand out", "first", "of the nulls", "q"], rows, digits=3)
-    if not words.stands_out.any():
-        say("no word stands out of what random and sham vectors do: nothing was found, or the texts are too few")
+        unit = unit_of(str(part), str(reading))
+        rows.append([part, reading, f"{named}{more}", first.value, first.noise, first.sham, unit, first.q])
+    if rows:
+        columns = ["part", "list", "words that stand out", "first word", "random at most", "shams at most", "unit", "q"]
+        print_table("Lists of words, and how far the first word is beyond the nulls", columns, rows, digits=3)

@@ -38,7 +38,7 @@ def discover(
         compute: Where and how.
 
     Returns:
-        The finished run; its table `discovered_words` has the words of every part.
+        The finished run, with its report; the table `discovered_words` has the words of every part.
 
     Raises:
         InputError: Bad input, in one line.
@@ -77,7 +77,7 @@ def prepare_discovery(
         "discover": given,
         "seed": seed,
     }
-    return prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover"], compute=compute)
+    return prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover", "report"], compute=compute)
 
 
 def _as_prompts(path: Path, out: Path) -> Path:
