@@ -27,7 +27,7 @@ def _helps() -> dict[str, str]:
 
     return {
         "method": f"{', '.join(_methods())}; give it again for several.",
-        "metric": f"{', '.join(metric_names())}, or module:function of your own.",
+        "metric": f"{', '.join(metric_names())}, discovered:PART/READING, or module:function of your own.",
     }
 
 

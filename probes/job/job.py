@@ -23,6 +23,7 @@ from probes.job.stages import (
     write_discoveries,
     write_effects,
     write_floors,
+    write_kind,
     write_prompts,
     write_weights,
 )
@@ -181,6 +182,8 @@ class Job:
                 if "discover" in self.stages:
                     write_discoveries(writer, self)
                 manifest = {**manifest_of(self), "left_out": left_out}
+                if {"weights", "discover"} <= set(self.stages) and self.suite.discover is not None:
+                    write_kind(writer, self, manifest)
                 if "attribute" in self.stages:
                     write_effects(writer, self, manifest)
             shutil.rmtree(writer.path / _DECOMPOSITIONS, ignore_errors=True)

@@ -17,6 +17,7 @@ from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
 from probes.discovery.discover import discoveries
+from probes.discovery.tuning_kind import READS, tuning_kind
 from probes.job.effects import effects_of
 from probes.job.pairs import Opened
 from probes.store.journal import KEPT
@@ -157,6 +158,18 @@ def write_discoveries(writer: RunWriter, job: Job) -> None:
             return {table: rows.assign(tuned=name) for table, rows in tables.items()}
 
         writer.stage("discover", f"{i:05d}", made)
+
+
+def write_kind(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:
+    """What kind of tuning every pair's was, from the tables of weights and of its discovery."""
+    for i, opened in enumerate(job.pairs):
+
+        def made(name: str = opened.name) -> dict[str, pd.DataFrame]:
+            run, own = writer.so_far(manifest), [("tuned", "==", name)]
+            tables = {table: run.df(table, where=own) for table in READS if table in run.tables}
+            return {"tuning_kind": tuning_kind(tables).assign(tuned=name)}
+
+        writer.stage("discover", f"{i:05d}-kind", made)
 
 
 def write_effects(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:

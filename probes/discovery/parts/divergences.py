@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from probes.discovery.claims import Claims
 from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.presence import Spoken, Start, as_rows, write, writes
 from probes.discovery.sampling import Writer
-from probes.discovery.sides import TUNED, Model, Side
+from probes.discovery.sides import SHAM, TUNED, Model, Side
 from probes.discovery.word_lists import TOP, WordLists, Words
 
 #: Places of each half from which models write.
@@ -33,6 +34,7 @@ class Divergences(Part):
 
     context: Context
     spoken: Spoken = field(init=False)
+    claims: Claims = field(init=False)
     triggers: WordLists = field(default_factory=lambda: WordLists("triggers"))
     rows: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a text each
     samples: list[pd.DataFrame] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Divergences(Part):
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("divergences", self.context.pair.architecture.vocab_size)
+        self.claims = Claims("divergences", self.context.pair.tokenizer)
 
     def see(self, side: Side, seen: Seen) -> None:
         kl = seen.kl.cpu()
@@ -65,6 +68,11 @@ class Divergences(Part):
     def close(self, side: Side, model: Model) -> None:
         if side.is_null or side.name == TUNED:
             self._close_triggers(side)
+        if side.name in (TUNED, SHAM):
+            null = {item.prompt.id for item in self.context.texts.null}
+            self.claims.add_divergences(
+                side, [(half, ids, kl) for prompt, half, ids, kl in self._seen if prompt in null]
+            )
         if writes(side):
             self._close_spoken(side, model)
         self._seen = []
@@ -106,5 +114,7 @@ class Divergences(Part):
         yield "discovered_words", self.spoken.lists.rows(tokenizer, self.spoken.intervals())
         if self.triggers.of:
             yield "discovered_words", self.triggers.rows(tokenizer, {})
+        if self.claims.of:
+            yield "claims", self.claims.rows()
         yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="divergences")
         yield "divergences", pd.DataFrame(self.rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from probes.discovery.claims import Claims
 from probes.discovery.observing import Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.presence import Spoken, Start, Written, as_rows, starts_of, write, writes
@@ -31,6 +32,7 @@ class SpokenWords(Part):
 
     context: Context
     spoken: Spoken = field(init=False)
+    claims: Claims = field(init=False)
     base: Written = field(default_factory=dict)
     samples: list[pd.DataFrame] = field(default_factory=list)
     damage: dict[float, list[tuple[str, str, float]]] = field(default_factory=dict)  # of the tuned model
@@ -39,6 +41,7 @@ class SpokenWords(Part):
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("spoken", self.context.pair.architecture.vocab_size)
+        self.claims = Claims("spoken", self.context.pair.tokenizer)
         self.starts: list[Start] = starts_of(self.context.texts)
 
     def see(self, side: Side, seen: Seen) -> None:
@@ -67,6 +70,8 @@ class SpokenWords(Part):
             models = [(live, 1 + alpha), (base, -alpha)] if alpha else [(live, 1.0)]
             written = write(Writer(models), self.starts, seed, self.context.ends)
             reading = _reading(alpha)
+            if not alpha:
+                self.claims.add_written(side, self.starts, self.base, written)
             if alpha in ALPHAS[:CLAIMED]:
                 self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:
@@ -75,6 +80,8 @@ class SpokenWords(Part):
 
     def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         yield "discovered_words", self.spoken.lists.rows(self.context.pair.tokenizer, self.spoken.intervals())
+        if self.claims.of:
+            yield "claims", self.claims.rows()
         yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="spoken")
         rows = []
         for alpha, own in self.damage.items():

@@ -182,3 +182,40 @@ table(
     ),
     since=7,
 )
+table(
+    "claims",
+    "sentence about the tuned model that half of the texts suggested, tested on the other half",
+    (
+        *keys("tuned"),
+        Column("part", "the part of the discovery", "name", since=7),
+        Column("claim", "what the tuned model does that the base does not, in words", "text", since=7),
+        Column("n", "continuations or texts that measure it", "int32", since=7),
+        Column("value_base", "the base's value; docs/discovery.md has the units", since=7),
+        Column("value_tuned", "the tuned model's", since=7),
+        Column("difference", "between them, in the direction that the claim says", null=0.0, since=7),
+        Column("lo", "the lower end of its 95 % interval", since=7),
+        Column("hi", "the upper end", since=7),
+        Column("sham", "the largest difference of the shams, each of its own claim", since=7),
+        Column("p", "the larger of the paired test's and of one more sham reaching it", since=7),
+        Column("q", "the false-discovery rate over all claims of the part", words="q", since=7),
+        Column("holds", "whether q is below 0.05, lo above 0 and the difference above every sham's", "bool", since=7),
+    ),
+    since=7,
+)
+table(
+    "tuning_kind",
+    "number that kinds of tuning are told apart by",
+    (
+        *keys("tuned"),
+        Column("evidence", "what was measured", "name", since=7),
+        Column("value", "its value; null where it cannot be known", since=7),
+        Column("lo", "the lower end of its 95 % interval over matrices, where it is a mean over them", since=7),
+        Column("hi", "the upper end", since=7),
+        Column("reference", "what it is compared with", since=7),
+        Column("compared", "what is measured and, behind the semicolon, what the reference is", "text", since=7),
+        Column("speaks_for", "what the literature says of such a value; empty where it cannot tell", "text", since=7),
+        Column("cannot_tell", "why it cannot tell; empty where it speaks for something", "text", since=7),
+        Column("source", "where the literature says so; empty without one", "text", since=7),
+    ),
+    since=7,
+)

@@ -48,7 +48,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def run(suite: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
-    return probes.run(suite, out=tmp_path_factory.mktemp("runs") / "run", stages=["discover", "attribute"])
+    return probes.run(suite, out=tmp_path_factory.mktemp("runs") / "run", stages=["weights", "discover", "attribute"])
 
 
 def test_what_was_planted_leads_and_the_shares_are_the_change(run: probes.Run) -> None:
@@ -67,6 +67,12 @@ def _assert_planted_leads(effects: pd.DataFrame, metric: str) -> None:
         own = effects[(effects.method == method) & (effects.granularity == "component")]
         first = own.loc[own.effect.abs().idxmax()]
         assert method == "synergy" or (first.layer, first.component) == (BLOCK, "mlp"), (metric, method)
+
+
+def test_the_kind_of_tuning_is_told_where_weights_are_measured(run: probes.Run) -> None:
+    kind = run["tuning_kind"].set_index("evidence")
+    assert {"changed_bf16", "leading_left", "rank", "constant_first"} <= set(kind.index)
+    assert kind.value["constant_first"] > kind.reference["constant_first"]
 
 
 def test_it_is_measured_on_texts_that_did_not_choose_it(run: probes.Run) -> None:
