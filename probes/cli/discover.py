@@ -12,9 +12,9 @@ from tv.cli.terminal import Stages, print_table, remark, say, wrote
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from probes.reporting.discovery.found import Found
 
-#: Words that are printed of every reading.
+#: Words that are printed of every list.
 _SHOWN = 8
 
 
@@ -23,15 +23,25 @@ def discover(
     tuned: Tuned,
     texts: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompts, plain text or a data set; repeatable. Without it the base writes texts itself."),
+        typer.Option(
+            help="Any texts: prompts (JSONL, CSV, Parquet), plain text (.txt, .md) or a data set; repeatable. Without it "
+            "the base writes some itself."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("reports/discovery"),
+    out: Annotated[Path, typer.Option(help="Where the run goes, and its report.html.")] = Path("reports/discovery"),
     part: Annotated[
         list[str] | None,
-        typer.Option(help="token_shifts, difference_lens, spoken, … (docs/discovery.md); repeatable. [all]"),
+        typer.Option(
+            help="Only this way of looking: token_shifts is the quickest; docs/discovery.md has all. Repeatable. [all]"
+        ),
     ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Draws of every control.")] = 20,
-    longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read.")] = 32,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Vectors of every control that learnt nothing; with fewer than 16 nothing can stand out."
+        ),
+    ] = 20,
+    longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read, at most.")] = 32,
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Of all texts that are read; which, the seed draws. [every text]")
     ] = None,
@@ -45,9 +55,13 @@ def discover(
 ) -> None:
     """What does the tuned model say and favour that the base does not? No target is needed, and no guess.
 
+    It lists words that the tuned model favours on the texts. A word stands out where it is beyond all that vectors
+    reach that learnt nothing; where no word is, that is the result. The run's report.html shows everything.
+
     Example: probes discover data/models/base data/models/medical --texts data/prompts/general.jsonl
     """
     from probes.job.discover import discover as run_of
+    from probes.reporting.discovery.found import found_of
 
     settings = {"parts": part or [], "draws": draws, "longest": longest, "tokens": tokens, "seed": seed}
     settings |= {"amplify": amplify} if amplify else {}
@@ -56,18 +70,28 @@ def discover(
         run = run_of(base, tuned, texts=texts or [], out=out, force=force, settings=settings, compute=compute)
         if not stages.stages:
             remark("this run was there, finished; --force makes it again")
-    _print_words(run["discovered_words"])
-    wrote(run.path, "the run; its tables are read with `probes query`")
+    for name in run.manifest["suite"]["tuned"]:
+        found = found_of(run, name)
+        if found is not None:
+            _print_found(found)
+    wrote(run.path / "report.html", "the report: words beside their nulls, samples, texts")
+    wrote(run.path, 'the run; its tables are read with `probes query`, such as "SELECT * FROM discovered_words"')
 
 
-def _print_words(words: pd.DataFrame) -> None:
+def _print_found(found: Found) -> None:
+    """The three sentences, and the lists with words that stand out."""
+    from probes.reporting.discovery.found import unit_of
+    from probes.reporting.discovery.sentences import three_sentences
+
+    for statement in three_sentences(found):
+        say(f"{statement.label}: {' '.join(statement.sentences)}")
     rows = []
-    for (part, reading), own in words.groupby(["part", "reading"], sort=False):
-        out = own[own.stands_out]
+    for (part, reading), out in found.standing.groupby(["part", "reading"], sort=False):
+        first = out.sort_values("rank").iloc[0]
         named = " ".join(repr(token) for token in out.token[:_SHOWN])
         more = f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else ""
-        first = own.iloc[0]
-        rows.append([part, reading, f"{named}{more}" or "–", first.value, max(first.noise, first.sham), first.q])
-    print_table("", ["part", "reading", "words that stand out", "first", "of the nulls", "q"], rows, digits=3)
-    if not words.stands_out.any():
-        say("no word stands out of what random and sham vectors do: nothing was found, or the texts are too few")
+        unit = unit_of(str(part), str(reading))
+        rows.append([part, reading, f"{named}{more}", first.value, first.noise, first.sham, unit, first.q])
+    if rows:
+        columns = ["part", "list", "words that stand out", "first word", "random at most", "shams at most", "unit", "q"]
+        print_table("Lists of words, and how far the first word is beyond the nulls", columns, rows, digits=3)

@@ -48,7 +48,7 @@ def discover(
         compute: Where and how. One process does the work, with torch's threads.
 
     Returns:
-        The finished run; its table `discovered_words` has the words of every part.
+        The finished run, with its report; the table `discovered_words` has the words of every part.
 
     Raises:
         InputError: Bad input, in one line.
@@ -83,7 +83,7 @@ def discover(
         "discover": section,
         "seed": seed,
     }
-    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover"], compute=compute)
+    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover", "report"], compute=compute)
     if lent is not None:
         job.models.lend(lent)
     return job.run()

@@ -196,7 +196,7 @@ def _stages(names: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
 
 
 #: The stages whose tables a stage reads.
-_NEEDS = {"attribute": ("weights", "capture"), "link": ("weights", "capture"), "report": ("weights", "capture", "link")}
+_NEEDS = {"attribute": ("weights", "capture"), "link": ("weights", "capture")}
 
 
 def _require_domains(prompts: Sequence[Prompt]) -> None:

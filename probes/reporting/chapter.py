@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
+from probes.reporting.discovery.found import Found, found_of
+from probes.reporting.discovery.shown import SECTIONS
 from probes.reporting.evidence import Evidence, gather, rows_of
 from probes.reporting.panel import Panels, Section
 from probes.reporting.prompts import ShownPrompt, shown_prompts
@@ -46,6 +48,7 @@ REPORT: Panels[Chapter] = Panels(
             template="link.html",
         ),
         Section("prompts", "Prompts", "Prompts: where do the predictions part?", _ABSENT, template="prompts.html"),
+        *SECTIONS,
         Section(
             "experiments",
             "Experiments",
@@ -69,6 +72,7 @@ class Chapter:
     run: Run
     evidence: Evidence
     prompts: Sequence[ShownPrompt]
+    found: Found | None = None  # where the run has a discovery
 
     @property
     def left_out(self) -> str:
@@ -92,6 +96,6 @@ class Chapter:
 def chapters_of(run: Run) -> list[Chapter]:
     """A chapter for every tuned model of the run, in the suite's order."""
     return [
-        Chapter(f"m{i}", run, gather(run, tuned), shown_prompts(run, tuned))
+        Chapter(f"m{i}", run, gather(run, tuned), shown_prompts(run, tuned), found_of(run, tuned))
         for i, tuned in enumerate(run.manifest["suite"]["tuned"])
     ]

@@ -51,6 +51,13 @@ for (const select of document.querySelectorAll("select[data-switch]")) {
   });
 }
 
+// A choice among tables shows one of them.
+for (const select of document.querySelectorAll("select[data-among]")) {
+  const choose = () => [...document.getElementById(select.dataset.among).children].forEach((one, i) => { one.hidden = i !== Number(select.value); });
+  select.addEventListener("change", choose);
+  choose(); // a browser may have kept the choice
+}
+
 // The link scatter, and the rank correlations beside it.
 function scatter(form) {
   const key = form.dataset.link, kind = form.kind.value, x = form.x.value, y = form.y.value;

@@ -20,7 +20,8 @@ _HERE = Path(__file__).parent
 
 
 def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **values: Any) -> str:
-    """The page as HTML. Everything that is not markup is escaped, and the page loads nothing.
+    """The page as HTML. Everything that is not markup is escaped, and the page loads nothing. It holds
+    what draws figures where it has any.
 
     `links` are the points of a page's link scatters, by chapter; `values` are the template's variables.
     """
@@ -37,7 +38,7 @@ def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **v
         **values,
         style=_file("style.css"),
         script=_file("page.js"),
-        plotly=_packed(get_plotlyjs()),
+        plotly=_packed(get_plotlyjs()) if figures else "",
         data=_packed(json.dumps({"figures": figures, "links": links}, separators=(",", ":"), allow_nan=False)),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from probes.reporting.figures import Plot
 from tv.runtime.registry import Registry
@@ -52,6 +52,9 @@ class Panel:
     tables: Sequence[Table] = field(default_factory=list)
 
 
+Fold = Literal["open", "closed", "never"]
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of a page: its panels under a title, or a sentence that says why there are none."""
@@ -62,6 +65,8 @@ class Section:
     absent: str  # shown where no panel has anything to show
     intro: str = ""
     template: str = "section.html"  # of the part below the title
+    fold: Fold = "open"  # how it stands at first
+    optional: bool = False  # left out where it has nothing to show
 
 
 Subject = TypeVar("Subject")

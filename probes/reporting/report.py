@@ -10,6 +10,9 @@ from typing import Any
 from probes.errors import RunError
 from probes.reporting import tables
 from probes.reporting.chapter import REPORT, Chapter, chapters_of
+from probes.reporting.discovery.curves import SIDES
+from probes.reporting.discovery.found import is_alone
+from probes.reporting.discovery.shown import shown_of
 from probes.reporting.page import render
 from probes.reporting.panel import NO_GLU, Panel
 from probes.reporting.prompts import SHOWN
@@ -58,9 +61,11 @@ def report_page(run: Run, chapters: Sequence[Chapter]) -> str:
         suite=run.manifest["suite"],
         manifest=run.manifest,
         chapters=shown,
-        sections=REPORT.sections.values(),
+        alone=is_alone(run.tables),
+        discovers=any(chapter.found for chapter in chapters),
         no_glu=NO_GLU,
         most_prompts=SHOWN,
+        line_names=list(SIDES.values()),
     )
 
 
@@ -68,6 +73,13 @@ def _shown(chapter: Chapter) -> dict[str, Any]:
     """The template's variables for a chapter."""
     evidence = chapter.evidence
     panels = REPORT.drawn(chapter, chapter.run.tables)
+    discovery = shown_of(chapter.found) if chapter.found else {}
+    alone = is_alone(chapter.run.tables)
+    sections = [
+        section
+        for section in REPORT.sections.values()
+        if panels[section.id] or discovery.get(section.id) or not (section.optional or alone)
+    ]
     return {
         "key": chapter.key,
         "left_out": chapter.left_out,
@@ -79,6 +91,8 @@ def _shown(chapter: Chapter) -> dict[str, Any]:
         "behaviour": tables.behaviour_rows(evidence.behaviour),
         "correlations": tables.correlation_rows(evidence.correlations),
         "prompts": chapter.prompts,
+        "discovery": discovery,
+        "sections": sections,
     }
 
 

@@ -3,11 +3,13 @@
 One pass over any amount of text: of each text its sum and its largest place are kept. What is written from the places
 of one half chooses words, and the places of the other half measure them. A token of the texts that predicts a large KL
 behind it (a trigger) is looked for in the same way.
+
+Of the texts with the largest KL every token is kept, beside the largest that a sham reaches at the same place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,13 +19,16 @@ from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.presence import Spoken, Start, as_rows, write, writes
 from probes.discovery.sampling import Writer
-from probes.discovery.sides import TUNED, Model, Side
+from probes.discovery.sides import SHAM, TUNED, Model, Side
 from probes.discovery.word_lists import TOP, WordLists, Words
+from tv.prompts.encoding import Encoded
 
 #: Places of each half from which models write.
 PLACES = 24
 #: A token is looked at where it is in so many texts of either half.
 TEXTS = 2
+#: Texts whose tokens are kept, those with the largest KL.
+SHOWN = 40
 
 
 @discovery_part("divergences")
@@ -36,6 +41,7 @@ class Divergences(Part):
     triggers: WordLists = field(default_factory=lambda: WordLists("triggers"))
     rows: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a text each
     samples: list[pd.DataFrame] = field(default_factory=list)
+    shown: dict[str, pd.DataFrame] = field(default_factory=dict)  # by text, its tokens
     _seen: list[tuple[str, int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # of this side
 
     def __post_init__(self) -> None:
@@ -43,11 +49,17 @@ class Divergences(Part):
 
     def see(self, side: Side, seen: Seen) -> None:
         kl = seen.kl.cpu()
-        changed = (seen.base.logits.argmax(1) != seen.other.logits.argmax(1)).cpu() if side.name == TUNED else kl
+        is_tuned = side.name == TUNED
+        both = [of.logits.argmax(1).cpu() if is_tuned else kl for of in (seen.base, seen.other)]
         for i, item in enumerate(seen.encoded):
             own = kl[seen.text == i].numpy()
             self._seen.append((item.prompt.id, seen.halves[i], item.ids, own))
-            if side.name == TUNED:
+            if side.name == SHAM and item.prompt.id in self.shown:
+                tokens = self.shown[item.prompt.id]
+                tokens["sham"] = np.fmax(tokens.sham, own)
+            if is_tuned:
+                here = seen.text == i
+                self._show(item, seen.halves[i], own, both[0][here].tolist(), both[1][here].tolist())
                 pos = int(own.argmax())
                 self.rows.append(
                     {
@@ -56,11 +68,33 @@ class Divergences(Part):
                         "pos": pos,
                         "kl_largest": own[pos],
                         "kl": own.mean(),
-                        "changed": float(changed[seen.text == i].float().mean()),
+                        "changed": float((both[0][here] != both[1][here]).float().mean()),
                         "token_id": item.ids[pos],
                         "token": self.context.pair.tokenizer.decode([item.ids[pos]]),
                     }
                 )
+
+    def _show(self, item: Encoded, half: int, kl: np.ndarray, base: list[int], tuned: list[int]) -> None:
+        """Keep the tokens of a text while it is among those with the largest KL."""
+        words, (before, after) = self._words(item.ids), map(self._words, (base, tuned))
+        self.shown[item.prompt.id] = pd.DataFrame(
+            {
+                "prompt_id": item.prompt.id,
+                "half": half,
+                "pos": np.arange(len(kl)),
+                "token_id": item.ids,
+                "token": words,
+                "kl": kl,
+                "sham": np.full(len(kl), np.nan),
+                "next_base": before,
+                "next_tuned": after,
+            }
+        )
+        if len(self.shown) > SHOWN:
+            del self.shown[min(self.shown, key=lambda prompt: self.shown[prompt].kl.max())]
+
+    def _words(self, ids: Sequence[int]) -> list[str]:
+        return [self.context.pair.tokenizer.decode([token]) for token in ids]
 
     def close(self, side: Side, model: Model) -> None:
         if side.is_null or side.name == TUNED:
@@ -108,3 +142,4 @@ class Divergences(Part):
             yield "discovered_words", self.triggers.rows(tokenizer, {})
         yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="divergences")
         yield "divergences", pd.DataFrame(self.rows)
+        yield "token_divergences", pd.concat(self.shown.values(), ignore_index=True)

@@ -81,6 +81,21 @@ table(
     since=7,
 )
 table(
+    "token_divergences",
+    "token of the texts with the largest KL: how far the predictions behind it lie apart",
+    (
+        *keys("tuned prompt_id"),
+        Column("half", "the half of the texts that it belongs to: 0 chooses, 1 measures", "int16", since=7),
+        *keys("pos"),
+        *_TOKEN,
+        Column("kl", "KL(base ‖ tuned) of the next token", unit="nats", null=0.0, since=7),
+        Column("sham", "the largest of the shams at this place; null in a text that they do not read", since=7),
+        Column("next_base", "the base's likeliest next token", "name", since=7),
+        Column("next_tuned", "the tuned model's", "name", since=7),
+    ),
+    since=7,
+)
+table(
     "amplified",
     "way of amplifying, base + (1 + α)(tuned − base) or θ + (1 + α)T: what it costs on the texts",
     (

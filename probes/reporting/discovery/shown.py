@@ -1,0 +1,61 @@
+"""What the page shows of a discovery, by section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probes.reporting.discovery.claims import claim_table, kind_table
+from probes.reporting.discovery.curves import curves_of
+from probes.reporting.discovery.found import Found
+from probes.reporting.discovery.grids import direction_table, lens_grids
+from probes.reporting.discovery.readings import read_parts
+from probes.reporting.discovery.samples import samples_of
+from probes.reporting.discovery.sentences import three_sentences
+from probes.reporting.discovery.texts import texts_of
+from probes.reporting.panel import Fold, Section
+
+
+def _section(id: str, name: str, title: str, template: str, intro: str = "", fold: Fold = "open") -> Section:
+    return Section(id, name, title, "", intro, f"discovery/{template}.html", fold, optional=True)
+
+
+#: The sections of a discovery, each left out where the run has nothing for it.
+SECTIONS = (
+    _section("found", "In three sentences", "In three sentences", "found", fold="never"),
+    _section("words", "Words", "Words that the tuned model favours", "words"),
+    _section("claims", "Claims", "Claims, tested on texts that did not suggest them", "tables"),
+    _section("samples", "Samples", "Samples: what both write after the same beginning", "samples"),
+    _section("divergences", "Texts", "Texts: behind which tokens do the predictions part?", "divergences"),
+    _section("lens-words", "Lens by layer", "Lens by layer: what mean Δh reads as", "lens"),
+    _section("difference", "Δh", "Δh: the difference of the two models' states", "curves"),
+    _section(
+        "kind",
+        "Kind of tuning",
+        "What kind of tuning was it?",
+        "tables",
+        "Evidence, each number beside what it is held against; none of it is a class.",
+    ),
+    _section(
+        "directions",
+        "Directions of T",
+        "Directions of T, read as tokens",
+        "tables",
+        "These claim nothing: the directions of any gradient read as words, those of shams as clearly as T's.",
+        "closed",
+    ),
+)
+
+
+def shown_of(found: Found) -> dict[str, Any]:
+    """By id of a section: what its template shows; nothing where the run has nothing for it."""
+    return {
+        "found": three_sentences(found),
+        "words": read_parts(found),
+        "claims": claim_table(found),
+        "samples": samples_of(found),
+        "divergences": texts_of(found),
+        "lens-words": lens_grids(found),
+        "difference": curves_of(found),
+        "kind": kind_table(found),
+        "directions": direction_table(found),
+    }
