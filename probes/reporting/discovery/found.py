@@ -6,9 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
-from probes.discovery.word_lists import LEVEL
+from probes.discovery.null import FEW
 from probes.reporting.evidence import rows_of
 from probes.store.run import Run
 from probes.store.schemas import SCHEMAS
@@ -74,10 +75,8 @@ class Found:
 
     @cached_property
     def words(self) -> pd.DataFrame:
-        """`discovered_words`, with `beyond`: whether a value is above all that the nulls reach, whatever its q."""
-        rows = self.rows("discovered_words")
-        nulls = rows[["noise", "sham", "floor"]].astype(float).max(axis=1)
-        return rows.assign(beyond=(rows.value > 0) & (rows.value > nulls))
+        """`discovered_words`."""
+        return self.rows("discovered_words")
 
     @property
     def standing(self) -> pd.DataFrame:
@@ -108,13 +107,17 @@ class Found:
 
     @property
     def few_draws(self) -> dict[str, int]:
-        """Of parts where a word is above all draws of the controls and yet p is not small: how many draws these are.
+        """Of parts where a word is above all draws of a control and these are too few for a small p: how many they are.
 
-        With n draws the rank alone gives no p below 1/(n + 1).
+        With n draws every p by rank is a multiple of 1/(n + 1), and none is below it.
         """
-        rows = self.words
-        rows = rows[rows.beyond & ~rows.stands_out.astype(bool) & (rows.rank_p > LEVEL)]
-        return {str(part): round(1 / own.rank_p.min()) - 1 for part, own in rows.groupby("part", sort=False)}
+        few = {}
+        for part, rows in self.words.groupby("part", sort=False):
+            ranked = rows.rank_p.dropna().astype(float)
+            n = round(1 / ranked.min()) - 1 if len(ranked) else FEW
+            if n < FEW and np.allclose(ranked * (n + 1), (ranked * (n + 1)).round(), atol=1e-4):
+                few[str(part)] = n
+        return {part: n for part, n in few.items() if n}
 
 
 def found_of(run: Run, tuned: str) -> Found | None:

@@ -110,5 +110,9 @@ def _cost(reading: str, damage: pd.DataFrame) -> str:
         return ""
     one = row.iloc[0]
     how = f"Logits are base + {1 + one.alpha:g} × (tuned − base)." if one.alpha else "The tuned model itself."
-    sham = f"; shams amplified alike are at most {number(one.sham)} away" if pd.notna(one.sham) else ""
+    sham = (
+        f"; shams{' amplified alike' * bool(one.alpha)} are at most {number(one.sham)} away"
+        if pd.notna(one.sham)
+        else ""
+    )
     return f"{how} On the texts it is {estimate(one.kl, one.lo, one.hi)} nats of KL from the base{sham}."

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import probes
+from probes.cli.discover import print_found
 from probes.reporting.chapter import chapters_of
 from probes.reporting.discovery.found import Found
 from probes.reporting.discovery.readings import read_parts
@@ -118,11 +119,22 @@ def _said(run: probes.Run) -> str:
 
 def test_the_sentences_say_what_was_found_and_what_was_not() -> None:
     said = _said(_run(FOUND))
-    assert "2 tokens stand out of what vectors reach that learnt nothing, in 1 of 3 lists" in said
+    assert "2 tokens stand out of what vectors that have learnt nothing reach, in 1 of 3 lists" in said
     assert "the first reaches 3.00 logits, random vectors at most 0.500, shams at most 1.00; q = 0.001" in said
     assert "No word stands out among tokens that a model names when mean Δh is put into it." in said
     assert "2 texts, of each at most 32 tokens: 1 of them chose the words and the other 1 measured them" in said
-    assert "of the 2 entries that do, up to 1 may be" in said
+    assert "of the 2 entries that do at most 5 % are expected to be false" in said
+
+
+def test_the_command_prints_the_sentences_and_the_lists_that_stand_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_found(Found(_run([*FOUND, *_list("triggers", "behind it", [2.0], 1.0, 0.01, token="\x1b[2J")]), "m"))
+    said = capsys.readouterr().out
+    assert [line.strip() for line in said.splitlines() if line.startswith(("F", "N", "H"))] == [
+        *("Found:", "Not found:", "How far to trust it:")
+    ]
+    listed = said.split("Lists of words")[1]
+    assert "mean" in listed and "behind it" in listed and "rank_biased" not in listed and "first base" not in listed
+    assert "\x1b" not in said
 
 
 def test_where_nothing_stands_out_the_sentences_say_so() -> None:
@@ -132,9 +144,11 @@ def test_where_nothing_stands_out_the_sentences_say_so() -> None:
 
 def test_too_few_draws_are_no_evidence_of_nothing() -> None:
     few = _list("spoken", "as it is", [0.8], 0.5, 0.3, rank_p=1 / 9)
-    said = _said(_run(few, draws=10))
+    many = [*_list("triggers", "behind it", [0.8], 1.5, 0.3, rank_p=2 / 21), *few]
+    said = _said(_run(many, draws=10))
     assert "Cannot tell: some words that the tuned model writes after the texts (8 draws) are above every draw" in said
-    assert "With 10 draws no q can be below 0.05" in said and "No word stands out among" not in said
+    assert "With 10 draws no q can be below 0.05" in said
+    assert "No word stands out among tokens of the texts behind which the predictions part." in said
 
 
 def test_words_that_stand_out_come_first_with_the_nulls_where_they_end() -> None:
