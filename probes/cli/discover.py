@@ -24,8 +24,8 @@ def discover(
     texts: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Any texts: prompts (JSONL, CSV, Parquet), plain text (.txt, .md) or a data set; repeatable. Without it "
-            "the base writes some itself."
+            help="Any texts: prompts (JSONL, CSV, Parquet), plain text (.txt, .md) or a data set; repeatable. Without "
+            "it the base writes some itself."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the run goes, and its report.html.")] = Path("reports/discovery"),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from probes.discovery.null import FEW
+from probes.discovery.parts.token_shifts import UNUSUAL
 from probes.reporting.evidence import rows_of
 from probes.store.run import Run
 from probes.store.schemas import SCHEMAS
@@ -24,6 +25,7 @@ PARTS = {
     "activation_shifts": "tokens that components of Δh read as",
     "patchscope": "tokens that a model names when mean Δh is put into it",
     "spoken": "words that the tuned model writes after the texts",
+    "amplified": "words that the base writes with more of T",
     "steered": "words that the base writes when steered by mean Δh",
     "divergences": "words that the tuned model writes where the predictions part most",
     "triggers": "tokens of the texts behind which the predictions part",
@@ -34,6 +36,7 @@ _UNITS = {
     "difference_lens": "spreads of the shams' scores",
     "patchscope": "spreads of the shams' scores",
     "spoken": "share of continuations, less the base's",
+    "amplified": "share of continuations, less the base's",
     "steered": "share of continuations, less the base's",
     "divergences": "share of continuations, less the base's",
     "triggers": "nats of KL",
@@ -53,6 +56,8 @@ _ANY = ("discovered_words", "difference_growth")
 
 def unit_of(part: str, reading: str) -> str:
     """The unit of `value` in a reading; empty where this page does not know it."""
+    if reading.endswith(UNUSUAL):
+        return "spreads of the token's scores under shams"
     return _UNITS_OF.get((part, reading)) or _UNITS.get(part, "")
 
 

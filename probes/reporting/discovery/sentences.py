@@ -92,7 +92,7 @@ def _not_found(found: Found) -> list[str]:
 
 def _trust(found: Found) -> list[str]:
     settings, halves = found.settings, found.rows("divergences", "half").half
-    n = int(found.run.manifest["n_prompts"])
+    n = len(halves) or int(found.run.manifest["n_prompts"])
     split = f"{int((halves == 0).sum())} of them chose" if len(halves) else "half of them chose"
     measured = f"the other {int((halves == 1).sum())}" if len(halves) else "the other half"
     sentences = [

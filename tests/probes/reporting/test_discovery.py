@@ -63,7 +63,7 @@ def _tables(words: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
         "token_divergences": texts,
         "divergences": [{"prompt_id": "a", "half": 1, "kl": 1.1, "changed": 0.5}, {"prompt_id": "b", "half": 0}],
         "samples": samples,
-        "amplified": [{"alpha": 1.0, "kl": 4.0, "lo": 3.0, "hi": 5.0, "sham": 2.0}],
+        "amplified": [{"reading": "amplified 1", "alpha": 1.0, "kl": 4.0, "lo": 3.0, "hi": 5.0, "sham": 2.0}],
         "lens_words": [lens],
         "difference_norms": [{**place, "constant": 0.5, "constant_sham": 0.2, "size": 0.1}],
         "direction_words": [{**direction, "token": HOSTILE, "z": 4.0}],
