@@ -1,6 +1,7 @@
 """The report of a discovery: its sentences say what its tables say, and what models write is text."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import probes
 from probes.cli.discover import print_found
 from probes.reporting.chapter import chapters_of
+from probes.reporting.discovery.claims import claim_table, kind_table, topic_table
+from probes.reporting.discovery.curves import HEIGHT, TOP, curves_of
 from probes.reporting.discovery.found import Found
 from probes.reporting.discovery.readings import read_parts
 from probes.reporting.discovery.samples import samples_of
@@ -173,6 +176,34 @@ def test_samples_are_marked_where_they_part_and_tokens_where_no_sham_reaches() -
     assert texts is not None and (texts.beyond, texts.compared) == (1, 2)
     assert [token.beyond for token in texts.open[0].tokens] == [False, True, False]
     assert "largest behind “two”: KL 3.00 nats (shams at most 1.00), base says “x”, tuned “y”" in texts.open[0].largest
+
+
+def test_claims_topics_and_states_are_shown_where_a_run_has_them() -> None:
+    claim = {"holds": True, "claim": HOSTILE, "n": 9, "value_base": 0.1, "value_tuned": 0.5, "difference": 0.4}
+    topic = {"topic": 0, "words": " dose\n drug", "share": 0.2, "weight": 2.0, "weight_sham": 1.0, "weight_random": 0.5}
+    evidence = {"evidence": "stable rank", "value": 3.0, "reference": 40.0, "compared": "T; random", "speaks_for": None}
+    made = {
+        "claims": [claim | {"lo": 0.2, "hi": 0.6, "sham": 0.1, "q": 0.01}],
+        "topics": [topic | {"weight_floor": 0.0, "lo": 1.0, "hi": 3.0, "q": 0.02}],
+        "tuning_kind": [evidence | {"lo": np.nan, "hi": np.nan, "cannot_tell": "too few matrices", "source": None}],
+        "activation_cka": [{"depth": i, "cka": 0.9 - i / 10, "cka_sham": 0.95, "cosine": 0.8} for i in range(3)],
+    }
+
+    class Has(Found):
+        def rows(self, table: str, columns: str = "") -> pd.DataFrame:
+            return pd.DataFrame(made[table]) if table in made else super().rows(table, columns)
+
+    found = Has(_run(FOUND), "m")
+    claims, topics, kind = claim_table(found), topic_table(found), kind_table(found)
+    assert claims is not None and topics is not None and kind is not None
+    assert claims.rows[0][:6] == ["yes", HOSTILE, "9", "0.100", "0.500", "0.400 [0.200, 0.600]"]
+    assert topics.rows[0][1:6] == [" dose\\n drug", "20 %", "2.00 [1.00, 3.00]", "0.500", "1.00"]
+    assert kind.rows[0][4] == "cannot tell: too few matrices"
+    alike = next(curves for curves in curves_of(found) if curves.title == "How alike are the states?")
+    ys = [y for _, y, _ in alike.charts[0].lines[0].dots]
+    assert ys == sorted(ys) and max(ys) == TOP + HEIGHT  # the least alike lies at the bottom of the plot
+    page = report_page(found.run, [replace(chapters_of(found.run)[0], found=found)])
+    assert "1 of 1 claims hold on texts that did not suggest them" in page and HOSTILE not in page
 
 
 def test_a_page_of_a_discovery_alone_is_text_and_small() -> None:
