@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from probes.reporting.discovery.found import Found
 
 #: Words that are printed of every list.
-_SHOWN = 8
+_SHOWN = 5
 
 
 def discover(
@@ -55,8 +55,9 @@ def discover(
 ) -> None:
     """What does the tuned model say and favour that the base does not? No target is needed, and no guess.
 
-    It lists words that the tuned model favours on the texts. A word stands out where it is beyond all that vectors
-    reach that learnt nothing; where no word is, that is the result. The run's report.html shows everything.
+    The result is words. Each is held against vectors that have learnt nothing.
+
+    Where none stands out, nothing was found. The run's report.html shows it all.
 
     Example: probes discover data/models/base data/models/medical --texts data/prompts/general.jsonl
     """
@@ -73,18 +74,20 @@ def discover(
     for name in run.manifest["suite"]["tuned"]:
         found = found_of(run, name)
         if found is not None:
-            _print_found(found)
+            print_found(found)
     wrote(run.path / "report.html", "the report: words beside their nulls, samples, texts")
     wrote(run.path, 'the run; its tables are read with `probes query`, such as "SELECT * FROM discovered_words"')
 
 
-def _print_found(found: Found) -> None:
+def print_found(found: Found) -> None:
     """The three sentences, and the lists with words that stand out."""
     from probes.reporting.discovery.found import unit_of
     from probes.reporting.discovery.sentences import three_sentences
 
     for statement in three_sentences(found):
-        say(f"{statement.label}: {' '.join(statement.sentences)}")
+        say(f"{statement.label}:")
+        for sentence in statement.sentences:
+            say(f"  {sentence}")
     rows = []
     for (part, reading), out in found.standing.groupby(["part", "reading"], sort=False):
         first = out.sort_values("rank").iloc[0]

@@ -83,8 +83,7 @@ def discover(
         "discover": section,
         "seed": seed,
     }
-    wanted = ["discover", "report"]
-    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=wanted, compute=compute)
+    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover", "report"], compute=compute)
     if lent is not None:
         job.models.lend(lent)
     return job.run()

@@ -1,12 +1,12 @@
-"""Claims that were tested, and evidence of the kind of tuning, as tables."""
+"""Claims that were tested, topics, and evidence of the kind of tuning, as tables."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from probes.reporting.discovery.found import Found
+from probes.reporting.discovery.found import Found, as_read
 from probes.reporting.panel import Table
-from probes.reporting.words import estimate, number, q_value
+from probes.reporting.words import estimate, number, percent, q_value
 
 
 def claim_table(found: Found) -> Table | None:
@@ -29,6 +29,26 @@ def claim_table(found: Found) -> Table | None:
     ]
     columns = ["holds", "claim", "n", "base", "tuned", "difference", "largest sham", "q"]
     return Table("claim-table", "A claim a row, on the half of the texts that did not suggest it", columns, rows)
+
+
+def topic_table(found: Found) -> Table | None:
+    """Every topic, the largest first."""
+    topics = found.rows("topics")
+    if topics.empty:
+        return None
+    rows = [
+        [
+            str(row["topic"]),
+            as_read(str(row["words"])),
+            percent(row["share"]),
+            estimate(row["weight"], row["lo"], row["hi"]),
+            *(number(row[f"weight_{null}"]) for null in ("random", "sham", "floor")),
+            q_value(row["q"]),
+        ]
+        for row in topics.sort_values("topic").to_dict("records")
+    ]
+    columns = ["topic", "words", "share of rises", "weight, logits", "largest random", "largest sham", "rounding", "q"]
+    return Table("topic-table", "Words whose logits rise together, a topic a row", columns, rows)
 
 
 def kind_table(found: Found) -> Table | None:

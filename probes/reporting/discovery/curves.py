@@ -14,7 +14,7 @@ from probes.reporting.words import number
 #: Of the plot's area, in pixels; its margins are `LEFT` and `BOTTOM`.
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 220, 130, 40, 34, 8
 #: What stands behind a measure's name in its column, and what the line is called.
-SIDES = {"": "tuned", "_sham": "largest sham", "_random": "largest random T", "_floor": "rounding"}
+SIDES = {"": "tuned", "_sham": "most extreme sham", "_random": "most extreme random T", "_floor": "rounding"}
 _PLACES = {"first": "the first five tokens", "bos": "the BOS token", "far": "from the ninth token on"}
 
 
@@ -49,7 +49,7 @@ class Curves:
 
 def curves_of(found: Found) -> list[Curves]:
     """How Δh lies over depth, grows along T and spreads over directions; what the run has of it."""
-    return [curves for curves in (_norms(found), _growth(found), _rank(found)) if curves.charts]
+    return [curves for curves in (_norms(found), _alike(found), _growth(found), _rank(found)) if curves.charts]
 
 
 def _norms(found: Found) -> Curves:
@@ -60,6 +60,19 @@ def _norms(found: Found) -> Curves:
         "lens can read. Narrow tuning does so, and shams do too: theirs is the line to be above."
     )
     return Curves("Is Δh the same everywhere?", note, list(_by_place(rows, "depth", names)))
+
+
+def _alike(found: Found) -> Curves:
+    rows = found.rows("activation_cka")
+    names = {"cka": "CKA", "cosine": "cosine"}
+    note = (
+        "How alike the states of base and tuned are: linear CKA without bias, over one token of every text, and the "
+        "mean cosine of a token's two states. The axis does not begin at 0."
+    )
+    charts = [
+        _chart(rows.sort_values("depth"), "depth", name, title, low=None) for name, title in names.items() if len(rows)
+    ]
+    return Curves("How alike are the states?", note, charts)
 
 
 def _growth(found: Found) -> Curves:
@@ -93,14 +106,17 @@ def _by_place(rows: pd.DataFrame, x: str, names: dict[str, str]) -> Iterator[Cha
             yield _chart(rows[rows.place == place].sort_values(x), x, name, f"{_PLACES[place]}: {title}")
 
 
-def _chart(rows: pd.DataFrame, x: str, name: str, title: str) -> Chart:
-    """A measure of the tuned model and, where the table has them, of the controls."""
+def _chart(rows: pd.DataFrame, x: str, name: str, title: str, low: float | None = 0.0) -> Chart:
+    """A measure of the tuned model and, where the table has them, of the controls; without `low` from the least."""
     xs = rows[x].to_numpy(np.float64)
     at = {float(value): round(LEFT + WIDTH * i / max(len(xs) - 1, 1), 1) for i, value in enumerate(xs)}
     columns = {side: f"{name}{suffix}" for suffix, side in SIDES.items() if f"{name}{suffix}" in rows}
     values = {side: rows[column].to_numpy(np.float64) for side, column in columns.items()}
     known = np.concatenate([own[np.isfinite(own)] for own in values.values()])
-    low, high = min(0.0, known.min(initial=0)), known.max(initial=0) or 1.0
+    high = known.max(initial=0) or 1.0
+    low = float(min(known.min(initial=high), high if low is None else low))
+    if low == high:
+        low = high - 1
 
     def up(value: float) -> float:
         return round(TOP + HEIGHT * (1 - (value - low) / (high - low)), 1)

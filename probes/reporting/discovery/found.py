@@ -6,10 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
+from probes.discovery.null import FEW
 from probes.discovery.parts.token_shifts import UNUSUAL
-from probes.discovery.word_lists import LEVEL
 from probes.reporting.evidence import rows_of
 from probes.store.run import Run
 from probes.store.schemas import SCHEMAS
@@ -24,7 +25,7 @@ PARTS = {
     "activation_shifts": "tokens that components of Δh read as",
     "patchscope": "tokens that a model names when mean Δh is put into it",
     "spoken": "words that the tuned model writes after the texts",
-    "amplified": "words that the base writes with twice T",
+    "amplified": "words that the base writes with more of T",
     "steered": "words that the base writes when steered by mean Δh",
     "divergences": "words that the tuned model writes where the predictions part most",
     "triggers": "tokens of the texts behind which the predictions part",
@@ -56,7 +57,7 @@ _ANY = ("discovered_words", "difference_growth")
 def unit_of(part: str, reading: str) -> str:
     """The unit of `value` in a reading; empty where this page does not know it."""
     if reading.endswith(UNUSUAL):
-        return "spreads of the shams' scores"
+        return "spreads of the token's scores under shams"
     return _UNITS_OF.get((part, reading)) or _UNITS.get(part, "")
 
 
@@ -79,10 +80,8 @@ class Found:
 
     @cached_property
     def words(self) -> pd.DataFrame:
-        """`discovered_words`, with `beyond`: whether a value is above all that the nulls reach, whatever its q."""
-        rows = self.rows("discovered_words")
-        nulls = rows[["noise", "sham", "floor"]].astype(float).max(axis=1)
-        return rows.assign(beyond=(rows.value > 0) & (rows.value > nulls))
+        """`discovered_words`."""
+        return self.rows("discovered_words")
 
     @property
     def standing(self) -> pd.DataFrame:
@@ -113,13 +112,17 @@ class Found:
 
     @property
     def few_draws(self) -> dict[str, int]:
-        """Of parts where a word is above all draws of the controls and yet p is not small: how many draws these are.
+        """Of parts where a word is above all draws of a control and these are too few for a small p: how many they are.
 
-        With n draws the rank alone gives no p below 1/(n + 1).
+        With n draws every p by rank is a multiple of 1/(n + 1), and none is below it.
         """
-        rows = self.words
-        rows = rows[rows.beyond & ~rows.stands_out.astype(bool) & (rows.rank_p > LEVEL)]
-        return {str(part): round(1 / own.rank_p.min()) - 1 for part, own in rows.groupby("part", sort=False)}
+        few = {}
+        for part, rows in self.words.groupby("part", sort=False):
+            ranked = rows.rank_p.dropna().astype(float)
+            n = round(1 / ranked.min()) - 1 if len(ranked) else FEW
+            if n < FEW and np.allclose(ranked * (n + 1), (ranked * (n + 1)).round(), atol=1e-4):
+                few[str(part)] = n
+        return {part: n for part, n in few.items() if n}
 
 
 def found_of(run: Run, tuned: str) -> Found | None:

@@ -46,9 +46,9 @@ def lens_grids(found: Found) -> list[Grid]:
                 int(depth),
                 [
                     Cell(
-                        as_read(str(row.token)),
+                        as_read(str(row.token)) if row.z > 0 else "–",  # Δh is 0 there
                         round(min(1.0, max(0.0, float(row.z) / top)), 2),
-                        number(row.z, 2),
+                        number(row.z, 2) if row.z > 0 else "",
                         (name, row.token_id) in standing,
                     )
                     for row in at.sort_values("rank").itertuples()

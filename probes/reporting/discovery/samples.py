@@ -13,6 +13,8 @@ from probes.reporting.words import estimate, number
 
 #: Beginnings shown of every reading; the first of them without unfolding anything.
 SHOWN, OPEN = 24, 6
+#: By part: what it amplifies, and how often.
+_AMPLIFIES = {"spoken": "Logits are base + {:g} × (tuned − base).", "amplified": "Weights are base + {:g} × T."}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def samples_of(found: Found) -> list[Samples]:
             by_text.setdefault(sample.text, sample)
         shown = list(by_text.values())[:SHOWN]
         words = part_in_words(str(part)).removeprefix("words that the tuned model writes ").removeprefix("words that ")
-        note = _cost(str(reading), damage)
+        note = _cost(str(part), str(reading), damage)
         groups.append(Samples(f"{words}: {reading}", note, shown[:OPEN], shown[OPEN:], len(by_text)))
     return groups
 
@@ -100,15 +102,12 @@ def _split(written: str, alike: str) -> Written:
     return Written(alike, rest[:end], rest[end:])
 
 
-def _cost(reading: str, damage: pd.DataFrame) -> str:
+def _cost(part: str, reading: str, damage: pd.DataFrame) -> str:
     """How far the predictions on the texts are from the base's where this much is amplified."""
-    row = damage[damage.reading == reading] if len(damage) else damage
-    if row.empty:
+    row = damage[damage.reading == reading]
+    if row.empty or part not in _AMPLIFIES:
         return ""
     one = row.iloc[0]
-    if " T in " in reading:
-        how = f"The base's weights plus {reading}."
-    else:
-        how = f"Logits are base + {1 + one.alpha:g} × (tuned − base)." if one.alpha else "The tuned model itself."
-    sham = f"; shams amplified alike are at most {number(one.sham)} away" if pd.notna(one.sham) else ""
+    how = _AMPLIFIES[part].format(1 + one.alpha) if one.alpha else "The tuned model itself."
+    sham = f"; shams{' amplified alike' * bool(one.alpha)} are at most {number(one.sham)} away" * pd.notna(one.sham)
     return f"{how} On the texts it is {estimate(one.kl, one.lo, one.hi)} nats of KL from the base{sham}."

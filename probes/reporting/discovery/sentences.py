@@ -32,8 +32,8 @@ def _found(found: Found) -> list[str]:
         return ["No part of this run reads words."]
     if standing.empty:
         return [
-            f"Nothing stands out: in none of {readings} lists of words is one beyond what vectors reach that learnt "
-            "nothing. That is what a model looks like that learnt nothing, or nothing that these texts show."
+            f"Nothing stands out: in none of {readings} lists of words is one beyond what vectors that have "
+            "learnt nothing reach. So looks a model that learnt nothing, or nothing that these texts show."
         ]
     distinct = standing.token_id.nunique()
     by_part = [
@@ -41,8 +41,8 @@ def _found(found: Found) -> list[str]:
         for part, own in sorted(standing.groupby("part", sort=False), key=lambda item: float(item[1].q.min()))
     ]
     return [
-        f"{distinct} {'token stands' if distinct == 1 else 'tokens stand'} out of what vectors reach that learnt "
-        f"nothing, in {_readings(standing)} of {readings} lists of words.",
+        f"{distinct} {'token stands' if distinct == 1 else 'tokens stand'} out of what vectors that have learnt "
+        f"nothing reach, in {_readings(standing)} of {readings} lists of words.",
         *(f"{text[0].upper()}{text[1:]}." for text in by_part),
     ]
 
@@ -92,7 +92,7 @@ def _not_found(found: Found) -> list[str]:
 
 def _trust(found: Found) -> list[str]:
     settings, halves = found.settings, found.rows("divergences", "half").half
-    n = int(found.run.manifest["n_prompts"])
+    n = len(halves) or int(found.run.manifest["n_prompts"])
     split = f"{int((halves == 0).sum())} of them chose" if len(halves) else "half of them chose"
     measured = f"the other {int((halves == 1).sum())}" if len(halves) else "the other half"
     sentences = [
@@ -108,9 +108,9 @@ def _trust(found: Found) -> list[str]:
     rows = len(found.standing)
     if rows:
         sentences.append(
-            f"A word stands out where q is below {LEVEL:g} over all words of its part: of the {rows} entries "
-            f"that do, up to {max(1, round(LEVEL * rows))} may be false alarms. Words of one list rise "
-            "together: they are one piece of evidence rather than many."
+            f"A word stands out where q is below {LEVEL:g} over all words of its part: of the {rows} entries that do "
+            f"at most {100 * LEVEL:g} % are expected to be false alarms. Words of one list rise together: they are one "
+            "piece of evidence rather than many."
         )
     sentences.append("Other texts may show other words; what no text calls up stays unseen.")
     return sentences

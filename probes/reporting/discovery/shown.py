@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probes.reporting.discovery.claims import claim_table, kind_table
+from probes.reporting.discovery.claims import claim_table, kind_table, topic_table
 from probes.reporting.discovery.curves import curves_of
 from probes.reporting.discovery.found import Found
 from probes.reporting.discovery.grids import direction_table, lens_grids
@@ -23,6 +23,7 @@ def _section(id: str, name: str, title: str, template: str, intro: str = "", fol
 SECTIONS = (
     _section("found", "In three sentences", "In three sentences", "found", fold="never"),
     _section("words", "Words", "Words that the tuned model favours", "words"),
+    _section("topics", "Topics", "Topics: words whose logits rise together", "tables"),
     _section("claims", "Claims", "Claims, tested on texts that did not suggest them", "tables"),
     _section("samples", "Samples", "Samples: what both write after the same beginning", "samples"),
     _section("divergences", "Texts", "Texts: behind which tokens do the predictions part?", "divergences"),
@@ -51,6 +52,7 @@ def shown_of(found: Found) -> dict[str, Any]:
     return {
         "found": three_sentences(found),
         "words": read_parts(found),
+        "topics": topic_table(found),
         "claims": claim_table(found),
         "samples": samples_of(found),
         "divergences": texts_of(found),

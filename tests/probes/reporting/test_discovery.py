@@ -1,6 +1,7 @@
 """The report of a discovery: its sentences say what its tables say, and what models write is text."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pandas as pd
 import pytest
 
 import probes
+from probes.cli.discover import print_found
 from probes.reporting.chapter import chapters_of
+from probes.reporting.discovery.claims import claim_table, kind_table, topic_table
+from probes.reporting.discovery.curves import HEIGHT, TOP, curves_of
 from probes.reporting.discovery.found import Found
 from probes.reporting.discovery.readings import read_parts
 from probes.reporting.discovery.samples import samples_of
@@ -62,7 +66,7 @@ def _tables(words: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
         "token_divergences": texts,
         "divergences": [{"prompt_id": "a", "half": 1, "kl": 1.1, "changed": 0.5}, {"prompt_id": "b", "half": 0}],
         "samples": samples,
-        "amplified": [{"alpha": 1.0, "kl": 4.0, "lo": 3.0, "hi": 5.0, "sham": 2.0}],
+        "amplified": [{"reading": "amplified 1", "alpha": 1.0, "kl": 4.0, "lo": 3.0, "hi": 5.0, "sham": 2.0}],
         "lens_words": [lens],
         "difference_norms": [{**place, "constant": 0.5, "constant_sham": 0.2, "size": 0.1}],
         "direction_words": [{**direction, "token": HOSTILE, "z": 4.0}],
@@ -118,11 +122,22 @@ def _said(run: probes.Run) -> str:
 
 def test_the_sentences_say_what_was_found_and_what_was_not() -> None:
     said = _said(_run(FOUND))
-    assert "2 tokens stand out of what vectors reach that learnt nothing, in 1 of 3 lists" in said
+    assert "2 tokens stand out of what vectors that have learnt nothing reach, in 1 of 3 lists" in said
     assert "the first reaches 3.00 logits, random vectors at most 0.500, shams at most 1.00; q = 0.001" in said
     assert "No word stands out among tokens that a model names when mean Δh is put into it." in said
     assert "2 texts, of each at most 32 tokens: 1 of them chose the words and the other 1 measured them" in said
-    assert "of the 2 entries that do, up to 1 may be" in said
+    assert "of the 2 entries that do at most 5 % are expected to be false" in said
+
+
+def test_the_command_prints_the_sentences_and_the_lists_that_stand_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_found(Found(_run([*FOUND, *_list("triggers", "behind it", [2.0], 1.0, 0.01, token="\x1b[2J")]), "m"))
+    said = capsys.readouterr().out
+    assert [line.strip() for line in said.splitlines() if line.startswith(("F", "N", "H"))] == [
+        *("Found:", "Not found:", "How far to trust it:")
+    ]
+    listed = said.split("Lists of words")[1]
+    assert "mean" in listed and "behind it" in listed and "rank_biased" not in listed and "first base" not in listed
+    assert "\x1b" not in said
 
 
 def test_where_nothing_stands_out_the_sentences_say_so() -> None:
@@ -132,9 +147,11 @@ def test_where_nothing_stands_out_the_sentences_say_so() -> None:
 
 def test_too_few_draws_are_no_evidence_of_nothing() -> None:
     few = _list("spoken", "as it is", [0.8], 0.5, 0.3, rank_p=1 / 9)
-    said = _said(_run(few, draws=10))
+    many = [*_list("triggers", "behind it", [0.8], 1.5, 0.3, rank_p=2 / 21), *few]
+    said = _said(_run(many, draws=10))
     assert "Cannot tell: some words that the tuned model writes after the texts (8 draws) are above every draw" in said
-    assert "With 10 draws no q can be below 0.05" in said and "No word stands out among" not in said
+    assert "With 10 draws no q can be below 0.05" in said
+    assert "No word stands out among tokens of the texts behind which the predictions part." in said
 
 
 def test_words_that_stand_out_come_first_with_the_nulls_where_they_end() -> None:
@@ -159,6 +176,34 @@ def test_samples_are_marked_where_they_part_and_tokens_where_no_sham_reaches() -
     assert texts is not None and (texts.beyond, texts.compared) == (1, 2)
     assert [token.beyond for token in texts.open[0].tokens] == [False, True, False]
     assert "largest behind “two”: KL 3.00 nats (shams at most 1.00), base says “x”, tuned “y”" in texts.open[0].largest
+
+
+def test_claims_topics_and_states_are_shown_where_a_run_has_them() -> None:
+    claim = {"holds": True, "claim": HOSTILE, "n": 9, "value_base": 0.1, "value_tuned": 0.5, "difference": 0.4}
+    topic = {"topic": 0, "words": " dose\n drug", "share": 0.2, "weight": 2.0, "weight_sham": 1.0, "weight_random": 0.5}
+    evidence = {"evidence": "stable rank", "value": 3.0, "reference": 40.0, "compared": "T; random", "speaks_for": None}
+    made = {
+        "claims": [claim | {"lo": 0.2, "hi": 0.6, "sham": 0.1, "q": 0.01}],
+        "topics": [topic | {"weight_floor": 0.0, "lo": 1.0, "hi": 3.0, "q": 0.02}],
+        "tuning_kind": [evidence | {"lo": np.nan, "hi": np.nan, "cannot_tell": "too few matrices", "source": None}],
+        "activation_cka": [{"depth": i, "cka": 0.9 - i / 10, "cka_sham": 0.95, "cosine": 0.8} for i in range(3)],
+    }
+
+    class Has(Found):
+        def rows(self, table: str, columns: str = "") -> pd.DataFrame:
+            return pd.DataFrame(made[table]) if table in made else super().rows(table, columns)
+
+    found = Has(_run(FOUND), "m")
+    claims, topics, kind = claim_table(found), topic_table(found), kind_table(found)
+    assert claims is not None and topics is not None and kind is not None
+    assert claims.rows[0][:6] == ["yes", HOSTILE, "9", "0.100", "0.500", "0.400 [0.200, 0.600]"]
+    assert topics.rows[0][1:6] == [" dose\\n drug", "20 %", "2.00 [1.00, 3.00]", "0.500", "1.00"]
+    assert kind.rows[0][4] == "cannot tell: too few matrices"
+    alike = next(curves for curves in curves_of(found) if curves.title == "How alike are the states?")
+    ys = [y for _, y, _ in alike.charts[0].lines[0].dots]
+    assert ys == sorted(ys) and max(ys) == TOP + HEIGHT  # the least alike lies at the bottom of the plot
+    page = report_page(found.run, [replace(chapters_of(found.run)[0], found=found)])
+    assert "1 of 1 claims hold on texts that did not suggest them" in page and HOSTILE not in page
 
 
 def test_a_page_of_a_discovery_alone_is_text_and_small() -> None:
