@@ -19,6 +19,7 @@ from probes.discovery.presence import Spoken, Start, as_rows, write, writes
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import TUNED, Model, Side
 from probes.discovery.word_lists import TOP, WordLists, Words
+from tv.prompts.encoding import Encoded
 
 #: Places of each half from which models write.
 PLACES = 24
@@ -36,26 +37,34 @@ class Divergences(Part):
     triggers: WordLists = field(default_factory=lambda: WordLists("triggers"))
     rows: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a text each
     samples: list[pd.DataFrame] = field(default_factory=list)
-    _seen: list[tuple[str, int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # of this side
+    _largest: dict[int, list[tuple[float, Start]]] = field(default_factory=dict)  # by half, of this side
+    _behind: np.ndarray = field(init=False)  # sums of KL behind a token, and in how many texts; by half and token
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("divergences", self.context.pair.architecture.vocab_size)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._largest = {CHOOSE: [], MEASURE: []}
+        self._behind = np.zeros((2, 2, self.context.pair.architecture.vocab_size))
 
     def see(self, side: Side, seen: Seen) -> None:
         kl = seen.kl.cpu()
         changed = (seen.base.logits.argmax(1) != seen.other.logits.argmax(1)).cpu() if side.name == TUNED else kl
         for i, item in enumerate(seen.encoded):
             own = kl[seen.text == i].numpy()
-            self._seen.append((item.prompt.id, seen.halves[i], item.ids, own))
+            pos = int(own.argmax())
+            self._place(seen.halves[i], float(own[pos]), item, pos)
+            if seen.in_null:
+                self._follow(seen.halves[i], item.ids, own)
             if side.name == TUNED:
-                pos = int(own.argmax())
                 self.rows.append(
                     {
                         "prompt_id": item.prompt.id,
                         "half": seen.halves[i],
                         "pos": pos,
-                        "kl_largest": own[pos],
-                        "kl": own.mean(),
+                        "kl_largest": float(own[pos]),
+                        "kl": float(own.mean()),
                         "changed": float(changed[seen.text == i].float().mean()),
                         "token_id": item.ids[pos],
                         "token": self.context.pair.tokenizer.decode([item.ids[pos]]),
@@ -67,19 +76,25 @@ class Divergences(Part):
             self._close_triggers(side)
         if writes(side):
             self._close_spoken(side, model)
-        self._seen = []
+        self._forget()
+
+    def _place(self, half: int, kl: float, item: Encoded, pos: int) -> None:
+        """Of a half the texts with the largest KL are kept, however many there are."""
+        own = self._largest[half]
+        own.append((kl, Start(item.prompt.id, item.ids[: pos + 1], half, cluster_of(item))))
+        if len(own) > PLACES:
+            own.sort(key=lambda one: -one[0])
+            own.pop()
+
+    def _follow(self, half: int, ids: tuple[int, ...], kl: np.ndarray) -> None:
+        """By token: the mean KL of the places from its first on."""
+        behind = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)
+        for token in set(ids):
+            self._behind[:, half, token] += behind[ids.index(token)], 1
 
     def _close_triggers(self, side: Side) -> None:
-        """By token: the mean KL of the places from its first on, less the median token's."""
-        vocab, null = self.context.pair.architecture.vocab_size, {item.prompt.id for item in self.context.texts.null}
-        scores, counts = np.zeros((2, vocab)), np.zeros((2, vocab))
-        for prompt, half, ids, kl in self._seen:
-            if prompt not in null:
-                continue
-            behind = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)
-            for token in set(ids):
-                scores[half, token] += behind[ids.index(token)]
-                counts[half, token] += 1
+        """By token: the mean KL behind it, less the median token's."""
+        scores, counts = self._behind
         enough = (counts >= TEXTS).all(0)
         if enough.sum() < TOP:
             return
@@ -88,12 +103,7 @@ class Divergences(Part):
         self.triggers.put("behind it", side, replace(words, token_ids=np.flatnonzero(enough)[words.token_ids]))
 
     def _close_spoken(self, side: Side, model: Model) -> None:
-        starts = []
-        clusters = {item.prompt.id: cluster_of(item) for item in self.context.texts.encoded}
-        for half in (CHOOSE, MEASURE):
-            own = [one for one in self._seen if one[1] == half]
-            for prompt, _, ids, kl in sorted(own, key=lambda one: -one[3].max())[:PLACES]:
-                starts.append(Start(prompt, ids[: int(kl.argmax()) + 1], half, clusters[prompt]))
+        starts = [start for own in self._largest.values() for _, start in sorted(own, key=lambda one: -one[0])]
         seed, base = self.context.seed, self.context.pair.base
         both = [write(Writer([(live, 1.0)]), starts, seed, self.context.ends) for live in (base, model.live)]
         self.spoken.add("from the largest", side, starts, *both)
