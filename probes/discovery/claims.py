@@ -63,17 +63,18 @@ class Claims:
     """By the kind of claim, those of every side."""
 
     part: str
-    tokenizer: PreTrainedTokenizerBase
     of: dict[str, dict[Side, Claim]] = field(default_factory=dict)
 
-    def add_written(self, side: Side, starts: Sequence[Start], base: Written, other: Written) -> None:
+    def add_written(
+        self, side: Side, starts: Sequence[Start], base: Written, other: Written, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         """What a side and the base write after the same beginnings."""
         halves = [[start for start in starts if start.half == half] for half in (CHOOSE, MEASURE)]
         if not all(halves):
             return
         choose, measure = halves
-        self._put("words", side, self._words(choose, measure, base, other))
-        before, after = self._styles(starts, base), self._styles(starts, other)
+        self._put("words", side, self._words(choose, measure, base, other, tokenizer))
+        before, after = (_styles(starts, written, tokenizer) for written in (base, other))
         half = np.array([start.half for start in starts])
         clusters = [start.cluster for start in measure]
         for i, (name, feature) in enumerate(FEATURES.items()):
@@ -87,7 +88,9 @@ class Claims:
             found = Claim(says, len(measure), float(x.mean()), float(y.mean()), float(mean), *ends)
             self._put(name, side, found)
 
-    def add_divergences(self, side: Side, texts: Sequence[tuple[int, tuple[int, ...], Floats]]) -> None:
+    def add_divergences(
+        self, side: Side, texts: Sequence[tuple[int, tuple[int, ...], Floats]], tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         """Of every text its half, its tokens and a side's KL from the base at each, nats."""
         held = [[set(ids) for half, ids, _ in texts if half == which] for which in (CHOOSE, MEASURE)]
         some = sorted({token for ids in held[CHOOSE] for token in ids})
@@ -99,7 +102,7 @@ class Claims:
         for rank, (token, without, behind) in enumerate(found):
             test = stats.mannwhitneyu(behind, without, alternative="two-sided")
             interval = stats.ttest_ind(behind, without, equal_var=False).confidence_interval()
-            says = f"parts from the base behind {self._quoted(token)}"
+            says = f"parts from the base behind {_quoted(token, tokenizer)}"
             gap = float(behind.mean() - without.mean())
             ends = (float(interval.low), float(interval.high), float(test.pvalue))
             n = len(behind) + len(without)
@@ -134,7 +137,14 @@ class Claims:
     def _put(self, kind: str, side: Side, claim: Claim) -> None:
         self.of.setdefault(kind, {})[side] = claim
 
-    def _words(self, choose: Sequence[Start], measure: Sequence[Start], base: Written, other: Written) -> Claim:
+    @staticmethod
+    def _words(
+        choose: Sequence[Start],
+        measure: Sequence[Start],
+        base: Written,
+        other: Written,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Claim:
         rates: dict[int, float] = {}
         for start in choose:
             for sign, written in ((1.0, other), (-1.0, base)):
@@ -153,16 +163,13 @@ class Claims:
         )
         clusters = [start.cluster for start, _ in texts]
         gap, lo, hi = share_change(before, after, clusters)
-        says = f"writes one of {', '.join(map(self._quoted, top))} more often" if top else "writes no token more often"
+        says = (
+            f"writes one of {', '.join(_quoted(token, tokenizer) for token in top)} more often"
+            if top
+            else "writes no token more often"
+        )
         p = mcnemar_p(before, after, clusters)
         return Claim(says, len(texts), float(before.mean()), float(after.mean()), gap, lo, hi, p)
-
-    def _styles(self, starts: Sequence[Start], written: Written) -> Floats:
-        """(starts, features): a mean over continuations."""
-        decode = self.tokenizer.decode
-        by_start = [[(ids, str(decode(list(ids)))) for ids in written[start.prompt_id]] for start in starts]
-        features = list(FEATURES.values())
-        return np.array([[np.mean([of.of(*one) for one in own]) for of in features] for own in by_start])
 
     @staticmethod
     def _behind(token: int, texts: Sequence[tuple[int, tuple[int, ...], Floats]], which: int) -> tuple[Floats, Floats]:
@@ -171,8 +178,16 @@ class Claims:
         without = [kl.mean() for ids, kl in own if token not in ids]
         return np.array(without), np.array([kl[ids.index(token) :].mean() for ids, kl in own if token in ids])
 
-    def _quoted(self, token: int) -> str:
-        return f"“{str(self.tokenizer.decode([token])).strip() or self.tokenizer.convert_ids_to_tokens(token)}”"
+
+def _styles(starts: Sequence[Start], written: Written, tokenizer: PreTrainedTokenizerBase) -> Floats:
+    """(starts, features): a mean over continuations."""
+    by_start = [[(ids, str(tokenizer.decode(list(ids)))) for ids in written[start.prompt_id]] for start in starts]
+    features = list(FEATURES.values())
+    return np.array([[np.mean([of.of(*one) for one in own]) for of in features] for own in by_start])
+
+
+def _quoted(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"“{str(tokenizer.decode([token])).strip() or tokenizer.convert_ids_to_tokens(token)}”"
 
 
 def _in_some(token: int, texts: Sequence[set[int]]) -> bool:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import filter as named_as
+from itertools import accumulate
 
 import pandas as pd
 
 from probes.capture.pair import Pair
+from probes.discovery.kept import Kept
 from probes.discovery.observing import Texts, null_texts, observe, sides_of
 from probes.discovery.part import PARTS, Context
-from probes.discovery.sides import Sides
+from probes.discovery.presence import DRAWS, LONGEST, TOKENS
+from probes.discovery.sides import Sides, n_weights
+from probes.discovery.work import affordable, together
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
 from tv.architecture.values import values_of
 from tv.prompts.encoding import Encoded
 from tv.runtime.compute import Compute
+from tv.runtime.seeds import seed_of
 
 Told = Callable[[int, int, str], None]
 #: With fewer texts no half has enough of them to say anything.
@@ -54,7 +59,14 @@ def _require_float32(dtype: str) -> None:
 
 
 def discoveries(
-    pair: Pair, encoded: Sequence[Encoded], wanted: Discovery, *, batch_size: int, seed: int, told: Told | None = None
+    pair: Pair,
+    encoded: Sequence[Encoded],
+    wanted: Discovery,
+    *,
+    batch_size: int,
+    seed: int,
+    told: Told | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Every table of the parts that are asked for.
 
@@ -65,6 +77,7 @@ def discoveries(
         batch_size: Texts in one forward pass.
         seed: Of the halves, the controls and all that is sampled.
         told: Called with (done, all, a label).
+        kept: Where a killed process kept what it had found, and this one does.
 
     Returns:
         By name: `discovered_words` of all parts, and the tables that parts have of their own.
@@ -74,24 +87,31 @@ def discoveries(
         SuiteError: No parameter is one of those to be amplified.
     """
     _require_float32(str(pair.base.dtype).removeprefix("torch."))
-    texts = [_cut(item, wanted.longest) for item in encoded]
-    n_null = null_texts(
-        pair.architecture.n_layers + 1, pair.architecture.d_model, [len(item.ids) for item in texts], wanted.null_texts
-    )
+    texts = _drawn([_cut(item, wanted.longest) for item in encoded], wanted.tokens, seed)
+    sides, lengths = sides_of(wanted.controls, wanted.draws), [len(item.ids) for item in texts]
+    batch_size = together(batch_size, max(lengths), pair.architecture.vocab_size)
+    n_null = null_texts(pair, lengths, len(sides), wanted.null_texts)
     read = Texts.of(texts, n_null, batch_size, pair.pad_id, seed)
+    # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
+    written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), FEWEST // 2)
+    read = replace(read, n_written=written)
     for glob in wanted.amplify:
         if not named_as(values_of(pair.base), glob):
             raise SuiteError(f"discover: amplify: no parameter of the base is named {glob!r}")
     context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
     parts = {name: PARTS[name](context) for name in wanted.parts or PARTS}
-    sides = sides_of(wanted.controls, wanted.draws)
+
+    if kept:
+        kept.restore(parts)
 
     def reading(done: int, all_of_them: int) -> None:
+        if kept:
+            kept.keep(done, parts, last=done == all_of_them)
         if told:
             told(done, all_of_them, "models and controls read")
 
-    observe(context.sides, read, sides, list(parts.values()), reading)
-    found: dict[str, list[pd.DataFrame]] = {}
+    observe(context.sides, read, sides, list(parts.values()), reading, begin=kept.done if kept else 0)
+    found: dict[str, list[pd.DataFrame]] = {"discovered_texts": [read.rows()]}
     for done, (name, part) in enumerate(parts.items(), 1):
         for table, rows in part.results():
             found.setdefault(table, []).append(rows)
@@ -103,3 +123,13 @@ def discoveries(
 def _cut(item: Encoded, longest: int) -> Encoded:
     """The text without its target, and not all of a long one."""
     return replace(item, ids=item.ids[: min(item.n_text, longest)])
+
+
+def _drawn(texts: Sequence[Encoded], tokens: int | None, seed: int) -> list[Encoded]:
+    """As many texts as a budget of tokens has room for, drawn by their ids, in the order given."""
+    if tokens is None:
+        return list(texts)
+    order = sorted(texts, key=lambda item: seed_of(f"drawn {seed} {item.prompt.id}"))
+    ends = accumulate(len(item.ids) for item in order)
+    within = {item.prompt.id for item, end in zip(order, ends, strict=True) if end <= tokens}
+    return [item for item in texts if item.prompt.id in within]

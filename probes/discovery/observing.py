@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from probes.capture.pair import Pair
 from probes.discovery.reading import Reading
-from probes.discovery.sides import ROUNDED, TUNED, Model, Side, Sides, kl_at_each
+from probes.discovery.sides import ROUNDED, SHAM, TUNED, Model, Side, Sides, kl_at_each, n_weights
+from probes.discovery.work import affordable
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.seeds import seed_of
 
-#: Bytes of the base's residual stream that wait for all draws of the nulls.
+#: Bytes of the base's residual stream and logits that wait for all draws of the nulls.
 _WAITING = 2**28
+#: Texts that the nulls are drawn on, at least, however large the models are.
+_FEWEST = 12
 #: The halves of the texts: what is chosen on the first is measured on the second.
 CHOOSE, MEASURE = 0, 1
 
@@ -80,6 +86,7 @@ class Texts:
     batch_size: int
     pad_id: int
     seed: int
+    n_written: int = sys.maxsize  # texts, at most, that models go on with
 
     @classmethod
     def of(cls, encoded: Sequence[Encoded], n_null: int, batch_size: int, pad_id: int, seed: int) -> Texts:
@@ -103,6 +110,18 @@ class Texts:
         own = {name: i % 2 for i, name in enumerate(order)}
         return {item.prompt.id: own[cluster_of(item)] for item in self.encoded}
 
+    def rows(self) -> pd.DataFrame:
+        """The texts that are read, as the table `discovered_texts`."""
+        null = {item.prompt.id for item in self.null}
+        return pd.DataFrame(
+            {
+                "prompt_id": [item.prompt.id for item in self.encoded],
+                "tokens": [len(item.ids) for item in self.encoded],
+                "half": [self.halves[item.prompt.id] for item in self.encoded],
+                "in_null": [item.prompt.id in null for item in self.encoded],
+            }
+        )
+
 
 def cluster_of(item: Encoded) -> str:
     """What a text is drawn with."""
@@ -120,12 +139,15 @@ def observe(
     which: Sequence[Side],
     observers: Sequence[Observer],
     told: Callable[[int, int], None] | None = None,
+    begin: int = 0,
 ) -> None:
     """Show every side to every observer: the tuned model on all texts, every other on those of the nulls.
 
     Memory: the models, one batch, and the base's residual stream on the texts of the nulls.
     """
     for done, side in enumerate(which):
+        if done < begin:  # the observers hold already what they saw
+            continue
         with sides.on(side) as model:
             for batch, own in texts.batches:
                 if side.name != TUNED and not own:
@@ -142,12 +164,21 @@ def observe(
 
 
 def sides_of(controls: Sequence[str], draws: int) -> list[Side]:
-    """The tuned model first: the base is read beside it. Then the base in another precision, and every draw."""
-    return [Side(TUNED), Side(ROUNDED), *(Side(control, draw) for control in controls for draw in range(draws))]
+    """The tuned model first: the base is read beside it. Then the base in another precision, and every draw.
+
+    Shams are the first of the draws: what others score is taken less what these do, see `probes.discovery.surprise`.
+    """
+    order = sorted(controls, key=lambda control: control != SHAM)
+    return [Side(TUNED), Side(ROUNDED), *(Side(control, draw) for control in order for draw in range(draws))]
 
 
-def null_texts(depth: int, d_model: int, lengths: Sequence[int], wanted: int) -> int:
-    """How many texts the nulls are drawn on, so that the base's residual stream there can wait in memory."""
-    tokens = _WAITING // (4 * depth * d_model)
-    mean = sum(lengths) / len(lengths)
-    return max(2, min(wanted, int(tokens // max(mean, 1))))
+def null_texts(pair: Pair, lengths: Sequence[int], n_sides: int, wanted: int) -> int:
+    """How many texts the nulls are drawn on.
+
+    So many that what the base makes of them can wait in memory, and that all sides together take minutes.
+    """
+    mean = max(sum(lengths) / len(lengths), 1)
+    architecture = pair.architecture
+    numbers = (architecture.n_layers + 1) * architecture.d_model + architecture.vocab_size
+    fit = int(_WAITING // (4 * numbers * mean))
+    return max(2, min(wanted, fit, affordable(n_weights(pair.base), n_sides * mean, _FEWEST)))

@@ -46,7 +46,7 @@ def starts_of(texts: Texts) -> list[Start]:
     """The texts that are continued: some of those that the nulls are drawn on."""
     return [
         Start(item.prompt.id, item.ids[:LONGEST], texts.halves[item.prompt.id], cluster_of(item))
-        for item in texts.null[:TEXTS]
+        for item in texts.null[: min(TEXTS, texts.n_written)]
     ]
 
 

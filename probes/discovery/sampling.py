@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from tv.evaluation.greedy import groups_of
 from tv.runtime.seeds import seed_of
+from tv.runtime.transformers_private import grows
 
 #: Rows that are continued at once.
 _TOGETHER = 64
@@ -46,16 +48,31 @@ class Writer:
         total: Tensor | None = None
         held = ids.shape[1]
         for i, (model, weight) in enumerate(self.models):
-            kept = {} if self._caches[i] is None else {"past_key_values": self._caches[i]}
-            start = seen if kept else 0
-            mask = torch.ones_like(ids)
-            out = model(input_ids=ids[:, start:], attention_mask=mask, use_cache=True, **kept)
-            self._caches[i] = getattr(out, "past_key_values", None)
-            logits = out.logits[:, -1].float() * weight
+            if self._caches[i] is None:
+                last, self._caches[i] = _begun(model, ids)
+            else:
+                mask, kept = torch.ones_like(ids), self._caches[i]
+                out = model(input_ids=ids[:, seen:], attention_mask=mask, use_cache=True, past_key_values=kept)
+                last, self._caches[i] = out.logits[:, -1], getattr(out, "past_key_values", None)
+            logits = last.float() * weight
             total = logits if total is None else total[:, : logits.shape[1]] + logits[:, : total.shape[1]]
             held = held if self._caches[i] is not None else 0
         assert total is not None
         return total, held
+
+
+def _begun(model: PreTrainedModel, ids: Int[Tensor, "rows pos"]) -> tuple[Float[Tensor, "rows vocab"], Any]:
+    """The logits behind the last token, and what the model keeps of all. Rows that are alike are read once."""
+    some, rows = ids.unique(dim=0, return_inverse=True)
+    last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+    out = model(input_ids=some, attention_mask=torch.ones_like(some), use_cache=True, **last)
+    kept = getattr(out, "past_key_values", None)
+    if isinstance(kept, DynamicCache) and all(map(grows, kept.layers)):
+        kept.batch_select_indices(rows)
+    elif kept is not None and len(some) < len(ids):  # a cache that cannot be spread over rows
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **last)
+        return out.logits[:, -1], getattr(out, "past_key_values", None)
+    return out.logits[:, -1][rows], kept
 
 
 @torch.inference_mode()

@@ -29,6 +29,7 @@ from probes.attribution.units import WHOLE
 from probes.capture.noise_floor import twin_of
 from probes.capture.pair import Pair
 from probes.discovery.reading import Reading, read, readers_of
+from probes.discovery.work import affordable
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import divergence, weighed
 from tv.architecture.anatomy import Architecture
@@ -40,6 +41,8 @@ from tv.runtime.seeds import seed_of
 TUNED, ROUNDED, SHAM = "tuned", "rounded", "sham"
 #: Texts whose gradients make a sham, and on which its factor is found.
 _TEXTS = 12
+#: Of these, at least, however large the models are.
+_FEWEST = 6
 #: How near, as a factor, the KL of a sham comes to that of the tuned model.
 _NEAR = 1.15
 #: So many factors are tried.
@@ -127,17 +130,16 @@ class Sides:
         """The parameters of a control."""
         if side.name != SHAM:
             return self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
-        step = self.sham_step(side.draw)
-        return self._moved(step, self._factor(side.draw, step))
+        return self._sham(side.draw)
 
     def sham_step(self, draw: int) -> dict[str, Tensor]:
         """The gradient, at T's norm in every parameter that T moves."""
         generator = torch.Generator().manual_seed(seed_of(f"sham {self.seed} {draw}"))
-        order = torch.randperm(len(self.encoded), generator=generator)[:_TEXTS].tolist()
+        order = torch.randperm(len(self.encoded), generator=generator)[: self._n_texts].tolist()
         signs = torch.randint(0, 2, (len(order),), generator=generator) * 2.0 - 1.0
         chosen = [self.encoded[i] for i in order]
-        base, before, after = self.pair.base, values_of(self.pair.base), values_of(self.pair.tuned)
-        leaves = {name: value for name, value in before.items() if value.is_floating_point()}
+        base = self.pair.base
+        leaves = {name: value for name, value in values_of(base).items() if value.is_floating_point()}
         by_id = {item.prompt.id: sign for item, sign in zip(chosen, signs.tolist(), strict=True)}
         with frozen(base):
             try:
@@ -151,37 +153,63 @@ class Sides:
                     value.grad = None
                     value.requires_grad_(False)
         for name, gradient in gradients.items():
-            old, new = common_rows(before[name].detach(), after[name].detach().to(gradient.device))
-            size = torch.linalg.vector_norm((new - old).double())
-            gradient *= float(size) / max(float(torch.linalg.vector_norm(gradient)), 1e-30)
+            gradient *= self._sizes[name] / max(float(torch.linalg.vector_norm(gradient)), 1e-30)
         return gradients
 
-    def _moved(self, step: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-        before = values_of(self.pair.base)
-        return {name: before[name].detach() + factor * of for name, of in step.items()}
+    @cached_property
+    def _sizes(self) -> dict[str, float]:
+        """‖T‖ of every parameter."""
+        after, sizes = values_of(self.pair.tuned), {}
+        for name, before in values_of(self.pair.base).items():
+            old, new = common_rows(before.detach(), after[name].detach().to(before.device))
+            sizes[name] = float(torch.linalg.vector_norm(new - old, dtype=torch.float64))
+        return sizes
 
-    def _factor(self, draw: int, step: Mapping[str, Tensor]) -> float:
-        """Where the sham moves predictions as far as T does, on a few texts, as near as a few trials come.
+    def _sham(self, draw: int) -> dict[str, Tensor]:
+        """The base's weights moved so that predictions move as far as under T, on a few texts, as near as trials come.
 
-        KL grows as the square of a small step and more slowly than that of a large one.
+        KL grows as the square of a small step and more slowly than that of a large one. The weights are made where the
+        gradient lies: a second copy of them takes no memory.
         """
-        if draw not in self._factors:
-            low, high, factor = 0.0, float("inf"), 0.05
-            tried: dict[float, float] = {}
-            for _ in range(_TRIALS):
-                ratio = self._kl(step, factor) / self._wanted
-                tried[factor] = abs(math.log(ratio))
-                if tried[factor] < math.log(_NEAR):
-                    break
-                low, high = (factor, high) if ratio < 1 else (low, factor)
-                guess = factor / math.sqrt(ratio)
-                factor = guess if low < guess < high else (low + high) / 2
-            self._factors[draw] = min(tried, key=lambda one: tried[one])
-        return self._factors[draw]
+        moved, at = self.sham_step(draw), 0.0
+        if draw in self._factors:
+            self._move(moved, at, self._factors[draw])
+            return moved
+        low, high, factor = 0.0, float("inf"), 0.05
+        tried: dict[float, float] = {}
+        for _ in range(_TRIALS):
+            self._move(moved, at, factor)
+            at, ratio = factor, self._kl(moved) / self._wanted
+            tried[factor] = abs(math.log(ratio))
+            if tried[factor] < math.log(_NEAR):
+                break
+            low, high = (factor, high) if ratio < 1 else (low, factor)
+            guess = factor / math.sqrt(ratio)
+            factor = guess if low < guess < high else (low + high) / 2
+        self._factors[draw] = min(tried, key=lambda one: tried[one])
+        if at != self._factors[draw]:
+            self._move(moved, at, self._factors[draw])
+        return moved
+
+    def _move(self, weights: Mapping[str, Tensor], at: float, to: float) -> None:
+        """From one factor to another, in place; at 0 the weights are the step alone."""
+        before = values_of(self.pair.base)
+        for name, value in weights.items():
+            own = before[name].detach()
+            if at:
+                value -= own
+            value *= to / at if at else to
+            value += own
+
+    @cached_property
+    def _n_texts(self) -> int:
+        """Texts that make a sham. One takes three passes for its gradient and some for its factor, and there are 20."""
+        mean = sum(len(item.ids) for item in self.encoded) / len(self.encoded)
+        return min(_TEXTS, affordable(n_weights(self.pair.base), 20 * 6 * mean, _FEWEST))
 
     @cached_property
     def _few(self) -> Batch:
-        few = sorted(self.encoded, key=lambda item: seed_of(f"sham {item.prompt.id}"))[:_TEXTS]
+        few = sorted(self.encoded, key=lambda item: seed_of(f"sham {item.prompt.id}"))[: self._n_texts]
         return batches(few, len(few), self.pair.pad_id)[0]
 
     @cached_property
@@ -193,8 +221,8 @@ class Sides:
         with self.on(Side(TUNED)) as tuned:
             return max(_mean_kl(self._plain, tuned.read(self._few).logits), _LEAST)
 
-    def _kl(self, step: Mapping[str, Tensor], factor: float) -> float:
-        live = beside(self.pair.base, self._moved(step, factor))
+    def _kl(self, weights: Mapping[str, Tensor]) -> float:
+        live = beside(self.pair.base, weights)
         moved = read(live, self.pair.architecture, self._as_base(live), self._few)
         return max(_mean_kl(self._plain, moved.logits), _LEAST)
 
@@ -210,6 +238,11 @@ class Model:
     def read(self, batch: Batch) -> Reading:
         """The model on a batch."""
         return read(self.live, self.architecture, self.reader, batch)
+
+
+def n_weights(model: PreTrainedModel) -> int:
+    """The numbers in a model's parameters."""
+    return sum(value.numel() for value in values_of(model).values())
 
 
 def beside(model: PreTrainedModel, values: Mapping[str, Tensor]) -> PreTrainedModel:

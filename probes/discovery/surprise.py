@@ -26,15 +26,28 @@ _FEWEST = 3
 
 @dataclass
 class Surprises:
-    """Of every reading and side, the scores of all tokens on both halves. Memory: 8 bytes a token for each."""
+    """Of every reading and side, the scores of all tokens on both halves. Memory: 8 bytes a token for each.
+
+    Of other draws than shams, which all come behind these (`sides_of`), the words alone are kept.
+    """
 
     part: str
     of: dict[str, dict[Side, Halves]] = field(default_factory=dict)
+    words: dict[str, dict[Side, Words]] = field(default_factory=dict)
+    settled: dict[str, tuple[Halves, Halves]] = field(default_factory=dict)  # of all shams, once they are seen
     without: dict[str, Float[Tensor, "groups vocab"]] = field(default_factory=dict)  # of the tuned model
 
     def put(self, reading: str, side: Side, choose: Tensor, measure: Tensor) -> None:
         """A side's scores, (vocab,), on either half."""
-        self.of.setdefault(reading, {})[side] = torch.stack([choose, measure])
+        scores = torch.stack([choose, measure])
+        if not side.is_null or side.name == SHAM:
+            self.of.setdefault(reading, {})[side] = scores
+            return
+        if reading not in self.settled:
+            shams = [own for name, own in self.of.get(reading, {}).items() if name.name == SHAM]
+            self.settled[reading] = _usual(shams)
+        mean, spread = self.settled[reading]
+        self.words.setdefault(reading, {})[side] = Words.of(*((scores - mean) / spread).double().numpy())
 
     def put_without(self, reading: str, scores: Sequence[Tensor]) -> None:
         """The tuned model's scores on the half that measures, without one group of its texts each."""
@@ -54,6 +67,7 @@ class Surprises:
                     left = (self.without[reading] - mean[1]) / spread[1]
                     ids = words.token_ids
                     intervals[reading] = jackknifed(words.measured, list(left.double().numpy()[:, ids]))
+            lists.of[reading] |= self.words.get(reading, {})
         return lists, intervals
 
     def usual(self, reading: str, side: Side) -> tuple[Halves, Halves]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.capture.loading import as_model
-from probes.discovery.discover import FEWEST, require_discovery
+from probes.discovery.discover import FEWEST, discovering, require_discovery
 from probes.discovery.own_texts import base_writes, is_written, paragraphs, write_texts
 from probes.errors import SuiteError
 from probes.job.prepare import prepare
@@ -92,7 +92,7 @@ def discover(
 def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
     """Raise InputError for settings that are wrong whatever the models and texts are, before a file is written."""
     wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover
-    require_discovery(wanted or Discovery(), FEWEST, compute)
+    require_discovery(wanted or Discovery(), FEWEST, discovering(compute))
     if compute.elsewhere:
         raise SuiteError("discover: one process does the work, with torch's threads; leave workers and engine out")
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from probes.attribution.kept import Kept
 from probes.capture.batch_files import kept_prompts
+from probes.discovery.kept import Kept as KeptDiscovery
+from probes.discovery.observing import sides_of
 from probes.job.stages import FLOORS, MODULES
 from probes.store.journal import KEPT
 from probes.store.writer import RunWriter
@@ -29,14 +31,14 @@ def _pieces(writer: RunWriter, job: Job, stage: str) -> Iterator[tuple[str, str]
     names = [pair.name for pair in job.pairs]
     if stage == "capture" and job.suite.tokenizer == "base":
         yield from (_captured(writer, job, name) for name in names)
-    elif stage in ("weights", "attribute"):
+    elif stage in ("weights", "discover", "attribute"):
         whole = writer.done("effects" if stage == "attribute" else stage)
         for i, name in enumerate(names):
             piece = f"{stage} {name}"
             if f"{i:05d}" in whole:
                 yield piece, ""
             else:
-                part = _measured(writer, job, i) if stage == "weights" else Kept(writer.path / KEPT / name).words
+                part = {"weights": _measured, "discover": _seen, "attribute": _attributed}[stage](writer, job, i)
                 yield f"{piece}: {part}" if part else "", piece
     elif writer.done(stage):
         yield stage, ""
@@ -53,6 +55,15 @@ def _captured(writer: RunWriter, job: Job, name: str) -> tuple[str, str]:
     )
     there, left = f"capture {name} of {done} of {n} prompts", f"capture {name} of {n - done} prompts"
     return there if done else "", left if done < n else ""
+
+
+def _attributed(writer: RunWriter, job: Job, i: int) -> str:
+    return Kept(writer.path / KEPT / job.pairs[i].name).words
+
+
+def _seen(writer: RunWriter, job: Job, i: int) -> str:
+    done, wanted = KeptDiscovery(writer.folder("discover", f"{i:05d}")).done, job.suite.discover
+    return f"{done} of {len(sides_of(wanted.controls, wanted.draws))} models" if wanted and done else ""
 
 
 def _measured(writer: RunWriter, job: Job, i: int) -> str:

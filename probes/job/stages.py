@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
 from probes.discovery.discover import discoveries
+from probes.discovery.kept import Kept as KeptDiscovery
 from probes.discovery.tuning_kind import READS, tuning_kind
 from probes.job.effects import effects_of
 from probes.job.pairs import Opened
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from probes.job.job import Job
 
 
+Tables: TypeAlias = dict[str, pd.DataFrame]
 #: What the parts of the unfinished pieces of two stages are: modules, and batches of either floor.
 MODULES, FLOORS = "modules", ("gates", "behaviour")
 
@@ -151,13 +153,15 @@ def write_discoveries(writer: RunWriter, job: Job) -> None:
     if suite.discover is None:
         return
     for i, opened in enumerate(job.pairs):
+        shard = f"{i:05d}"
 
-        def made(name: str = opened.name, wanted: Discovery = suite.discover) -> dict[str, pd.DataFrame]:
+        def made(name: str = opened.name, shard: str = shard, wanted: Discovery = suite.discover) -> Tables:
             pair, told = job.models.pair(name), partial(job.compute.tell, f"discover {name}")
-            tables = discoveries(pair, job.encoded, wanted, batch_size=suite.batch_size, seed=suite.seed, told=told)
+            size, seed, known = suite.batch_size, suite.seed, KeptDiscovery(writer.folder("discover", shard))
+            tables = discoveries(pair, job.encoded, wanted, batch_size=size, seed=seed, told=told, kept=known)
             return {table: rows.assign(tuned=name) for table, rows in tables.items()}
 
-        writer.stage("discover", f"{i:05d}", made)
+        writer.stage("discover", shard, made)
 
 
 def write_kind(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:

@@ -177,14 +177,15 @@ class RunWriter:
         """Record a piece of a stage whose files are on disk: `row` names its shard, and rows and files by table."""
         self._journal.append(stage, row)
         self.record(row["tables"])
-        for folder in (self.path / BATCHES / row["shard"], self._folder(stage, row["shard"])):
+        for folder in (self.path / BATCHES / row["shard"], self.folder(stage, row["shard"])):
             shutil.rmtree(folder, ignore_errors=True)
 
     def unfinished(self, stage: str, shard: str, of: str) -> Unfinished:
         """What a killed process has done `of` a piece that is not complete, and what this one does of it."""
-        return Unfinished(self._folder(stage, shard) / f"{of}.jsonl")
+        return Unfinished(self.folder(stage, shard) / f"{of}.jsonl")
 
-    def _folder(self, stage: str, shard: str) -> Path:
+    def folder(self, stage: str, shard: str) -> Path:
+        """Where what is there of a piece lies until the piece is complete."""
         return self.path / BATCHES / stage / shard
 
     def stage(self, stage: str, shard: str, make: Callable[[], Mapping[str, Columns]]) -> None:

@@ -11,16 +11,18 @@ directions of shams (see `probes.discovery.sides`), because any gradient lies wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from probes.discovery.part import Context, Part, discovery_part
-from probes.discovery.sides import SHAM, TUNED, Side
+from probes.discovery.sides import SHAM, TUNED, Model, Side
 from probes.discovery.word_lists import WordLists, Words
 from tv.architecture.anatomy import Module
 from tv.architecture.values import values_of
@@ -32,6 +34,8 @@ Use = Literal["writes", "reads"]
 DIRECTIONS = 2
 #: Sets of random directions, and shams.
 DRAWS, SHAMS = 20, 8
+#: Of matrices with at least so many rows and columns the leading directions alone are found.
+_LARGE = 256
 #: Tokens of every direction in the table `direction_words`.
 SHOWN = 5
 
@@ -52,13 +56,19 @@ class DirectionWords(Part):
     """Two readings, `writes` and `reads`: the mean over matrices of a token's z² along the leading directions."""
 
     context: Context
+    seen: dict[Side, list[_Leading]] = field(default_factory=dict)
+
+    def close(self, side: Side, model: Model) -> None:
+        """The direction of a sham is in its weights, so that its gradient is not taken again."""
+        if side.name == SHAM and side.draw < SHAMS:
+            before, after = values_of(self.context.pair.base), values_of(model.live)
+            self.seen[side] = list(self._leading(lambda name: after[name].detach() - before[name].detach()))
 
     def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
         lists, rows = WordLists("direction_words"), []
-        by_side = {Side(TUNED): list(self._leading(self._step))}
-        for draw in range(SHAMS):
-            step = self.context.sides.sham_step(draw)
-            by_side[Side(SHAM, draw)] = list(self._leading(step.get))
+        by_side = {Side(TUNED): list(self._leading(self._step)), **self.seen}
+        for sham in (Side(SHAM, draw) for draw in range(SHAMS) if Side(SHAM, draw) not in self.seen):
+            by_side[sham] = list(self._leading(self.context.sides.sham_step(sham.draw).get))
         for use in ("writes", "reads"):
             by_use = {side: [one for one in leading if one.use == use] for side, leading in by_side.items()}
             own = by_use[Side(TUNED)]
@@ -95,9 +105,8 @@ class DirectionWords(Part):
             use: Use = "writes" if module.from_heads or module.name in ("down", "shared_down") else "reads"
             if step.shape[0 if use == "writes" else 1] != architecture.d_model or not bool(step.any()):
                 continue
-            left, sizes, right = torch.linalg.svd(step, full_matrices=False)
-            directions = left.T[:DIRECTIONS] if use == "writes" else right[:DIRECTIONS]
-            yield _Leading(module, use, directions.cpu(), (sizes.square() / sizes.square().sum())[:DIRECTIONS].cpu())
+            directions, shares = leading(step if use == "writes" else step.T)
+            yield _Leading(module, use, directions.cpu(), shares.cpu())
 
     def _tokens(self, use: Use) -> Float[Tensor, "vocab d_model"]:
         """Every token's row in the residual stream, less their mean.
@@ -134,6 +143,17 @@ class DirectionWords(Part):
                     "token": self.context.pair.tokenizer.decode([token]),
                     "z": score,
                 }
+
+
+def leading(step: Float[Tensor, "m n"]) -> tuple[Float[Tensor, "directions m"], Float[Tensor, " directions"]]:
+    """The leading left singular directions, and their shares of the energy."""
+    if min(step.shape) < _LARGE:
+        left, sizes, _ = torch.linalg.svd(step, full_matrices=False)
+        return left.T[:DIRECTIONS], (sizes.square() / sizes.square().sum())[:DIRECTIONS]
+    gram = (step @ step.T).double().cpu().numpy()
+    energies, directions = eigsh(gram, k=DIRECTIONS, v0=np.ones(len(gram)))  # the largest last
+    shares = energies[::-1] / gram.trace()
+    return torch.from_numpy(directions.T[::-1].copy()).float(), torch.from_numpy(shares.copy()).float()
 
 
 def _weights(one: _Leading) -> Float[Tensor, " directions"]:

@@ -44,11 +44,18 @@ class Divergences(Part):
     rows: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a text each
     samples: list[pd.DataFrame] = field(default_factory=list)
     shown: dict[str, pd.DataFrame] = field(default_factory=dict)  # by text, its tokens
-    _seen: list[tuple[str, int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # of this side
+    _largest: dict[int, list[tuple[float, Start]]] = field(default_factory=dict)  # by half, of this side
+    _null: list[tuple[int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # the nulls' texts, of this side
+    _behind: np.ndarray = field(init=False)  # sums of KL behind a token, and in how many texts; by half and token
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("divergences", self.context.pair.architecture.vocab_size)
-        self.claims = Claims("divergences", self.context.pair.tokenizer)
+        self.claims = Claims("divergences")
+        self._forget()
+
+    def _forget(self) -> None:
+        self._largest, self._null = {CHOOSE: [], MEASURE: []}, []
+        self._behind = np.zeros((2, 2, self.context.pair.architecture.vocab_size))
 
     def see(self, side: Side, seen: Seen) -> None:
         kl = seen.kl.cpu()
@@ -56,21 +63,24 @@ class Divergences(Part):
         both = [of.logits.argmax(1).cpu() if is_tuned else kl for of in (seen.base, seen.other)]
         for i, item in enumerate(seen.encoded):
             own = kl[seen.text == i].numpy()
-            self._seen.append((item.prompt.id, seen.halves[i], item.ids, own))
+            pos = int(own.argmax())
+            self._place(seen.halves[i], float(own[pos]), item, pos)
+            if seen.in_null:
+                self._null.append((seen.halves[i], item.ids, own))
+                self._follow(seen.halves[i], item.ids, own)
             if side.name == SHAM and item.prompt.id in self.shown:
                 tokens = self.shown[item.prompt.id]
                 tokens["sham"] = np.fmax(tokens.sham, own)
             if is_tuned:
                 here = seen.text == i
                 self._show(item, seen.halves[i], own, both[0][here].tolist(), both[1][here].tolist())
-                pos = int(own.argmax())
                 self.rows.append(
                     {
                         "prompt_id": item.prompt.id,
                         "half": seen.halves[i],
                         "pos": pos,
-                        "kl_largest": own[pos],
-                        "kl": own.mean(),
+                        "kl_largest": float(own[pos]),
+                        "kl": float(own.mean()),
                         "changed": float((both[0][here] != both[1][here]).float().mean()),
                         "token_id": item.ids[pos],
                         "token": self.context.pair.tokenizer.decode([item.ids[pos]]),
@@ -103,25 +113,28 @@ class Divergences(Part):
         if side.is_null or side.name == TUNED:
             self._close_triggers(side)
         if side.name in (TUNED, SHAM):
-            null = {item.prompt.id for item in self.context.texts.null}
-            self.claims.add_divergences(
-                side, [(half, ids, kl) for prompt, half, ids, kl in self._seen if prompt in null]
-            )
+            self.claims.add_divergences(side, self._null, self.context.pair.tokenizer)
         if writes(side):
             self._close_spoken(side, model)
-        self._seen = []
+        self._forget()
+
+    def _place(self, half: int, kl: float, item: Encoded, pos: int) -> None:
+        """Of a half the texts with the largest KL are kept, however many there are."""
+        own = self._largest[half]
+        own.append((kl, Start(item.prompt.id, item.ids[: pos + 1], half, cluster_of(item))))
+        if len(own) > PLACES:
+            own.sort(key=lambda one: -one[0])
+            own.pop()
+
+    def _follow(self, half: int, ids: tuple[int, ...], kl: np.ndarray) -> None:
+        """By token: the mean KL of the places from its first on."""
+        behind = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)
+        for token in set(ids):
+            self._behind[:, half, token] += behind[ids.index(token)], 1
 
     def _close_triggers(self, side: Side) -> None:
-        """By token: the mean KL of the places from its first on, less the median token's."""
-        vocab, null = self.context.pair.architecture.vocab_size, {item.prompt.id for item in self.context.texts.null}
-        scores, counts = np.zeros((2, vocab)), np.zeros((2, vocab))
-        for prompt, half, ids, kl in self._seen:
-            if prompt not in null:
-                continue
-            behind = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)
-            for token in set(ids):
-                scores[half, token] += behind[ids.index(token)]
-                counts[half, token] += 1
+        """By token: the mean KL behind it, less the median token's."""
+        scores, counts = self._behind
         enough = (counts >= TEXTS).all(0)
         if enough.sum() < TOP:
             return
@@ -130,12 +143,7 @@ class Divergences(Part):
         self.triggers.put("behind it", side, replace(words, token_ids=np.flatnonzero(enough)[words.token_ids]))
 
     def _close_spoken(self, side: Side, model: Model) -> None:
-        starts = []
-        clusters = {item.prompt.id: cluster_of(item) for item in self.context.texts.encoded}
-        for half in (CHOOSE, MEASURE):
-            own = [one for one in self._seen if one[1] == half]
-            for prompt, _, ids, kl in sorted(own, key=lambda one: -one[3].max())[:PLACES]:
-                starts.append(Start(prompt, ids[: int(kl.argmax()) + 1], half, clusters[prompt]))
+        starts = [start for own in self._largest.values() for _, start in sorted(own, key=lambda one: -one[0])]
         seed, base = self.context.seed, self.context.pair.base
         both = [write(Writer([(live, 1.0)]), starts, seed, self.context.ends) for live in (base, model.live)]
         self.spoken.add("from the largest", side, starts, *both)

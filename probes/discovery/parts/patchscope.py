@@ -84,25 +84,30 @@ class Patchscope(Part):
         if self.size is None:
             self.size = self._size()[self.depths]
         places = [place for place, sums in self.sums.items() if sums.in_both]
-        means = [self.sums[place].mean(half) for place in places for half in (CHOOSE, MEASURE)]
+        if not places:
+            return
+        choose, measure = (torch.stack([self.sums[place].mean(half) for place in places]) for half in (CHOOSE, MEASURE))
+        every = torch.tensor(SCALES).expand(len(places), len(self.depths), -1)
         for name, reader in (("base", self.context.sides.base_model), ("tuned", model)):
-            said = self._said(reader, torch.stack(means)) if means else []
-            for place, choose, measure in zip(places, said[CHOOSE::2], said[MEASURE::2], strict=True):
-                scale = choose.entropy.argmin(1)
-                scores = choose.scores(scale).mean(0), measure.scores(scale).mean(0)
+            chosen = [_Said(own) for own in self._said(reader, choose, every)]
+            scales = [own.entropy.argmin(1) for own in chosen]
+            at_these = self._said(reader, measure, torch.tensor(SCALES)[torch.stack(scales)][:, :, None])
+            for place, own, scale, measured in zip(places, chosen, scales, at_these, strict=True):
+                scores = own.scores(scale).mean(0), standardised(measured[:, 0]).mean(0)
                 self.scores.put(f"{place} {name}", side, *scores)
                 if side.name == TUNED:
-                    self.rows += self._rows(place, name, choose, scale)
+                    self.rows += self._rows(place, name, own, scale)
 
-    def _said(self, reader: Model, means: Float[Tensor, "n depth d_model"]) -> list[_Said]:
-        """Of every mean, at all depths and scales."""
+    def _said(
+        self, reader: Model, means: Float[Tensor, "n depth d_model"], scales: Float[Tensor, "n read scale"]
+    ) -> Float[Tensor, "n read scale vocab"]:
+        """Log-probabilities by mean and depth that is read, at each of some scales."""
         assert self.size is not None
         unit = torch.nn.functional.normalize(means[:, self.depths], dim=2)
-        vectors = unit[:, :, None] * self.size[:, None, None] * torch.tensor(SCALES)[:, None]
-        depths = [depth for _ in means for depth in self.depths for _ in SCALES]
+        vectors = unit[:, :, None] * self.size[:, None, None] * scales[..., None]
+        depths = [depth for _ in means for depth in self.depths for _ in range(scales.shape[2])]
         logits = said_with(reader, self.ids, vectors.flatten(0, 2), depths)[:, : self.vocab]
-        shape = (len(means), len(self.depths), len(SCALES))
-        return [_Said(own) for own in logits.log_softmax(1).unflatten(0, shape)]
+        return logits.log_softmax(1).unflatten(0, tuple(scales.shape))
 
     def _size(self) -> Float[Tensor, " depth"]:
         """Of the tokens behind a BOS, whose state is of another size."""

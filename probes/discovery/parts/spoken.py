@@ -41,7 +41,7 @@ class SpokenWords(Part):
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("spoken", self.context.pair.architecture.vocab_size)
-        self.claims = Claims("spoken", self.context.pair.tokenizer)
+        self.claims = Claims("spoken")
         self.starts: list[Start] = starts_of(self.context.texts)
 
     def see(self, side: Side, seen: Seen) -> None:
@@ -63,7 +63,7 @@ class SpokenWords(Part):
         if not self.base:
             self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.context.ends)
         plain = write(Writer([(live, 1.0)]), self.starts, seed, self.context.ends)
-        self.claims.add_written(side, self.starts, self.base, plain)
+        self.claims.add_written(side, self.starts, self.base, plain, self.context.pair.tokenizer)
         if side.name == SHAM:
             for alpha, means in self._own.items():
                 self.shams.setdefault(alpha, []).append(float(np.mean(means)))
@@ -73,7 +73,7 @@ class SpokenWords(Part):
             written = write(amplified, self.starts, seed, self.context.ends) if alpha else plain
             reading = _reading(alpha)
             if not alpha:
-                self.claims.add_written(side, self.starts, self.base, written)
+                self.claims.add_written(side, self.starts, self.base, written, self.context.pair.tokenizer)
             if alpha in ALPHAS[:CLAIMED]:
                 self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:

@@ -51,6 +51,17 @@ table(
     since=7,
 )
 table(
+    "discovered_texts",
+    "text that was read",
+    (
+        *keys("tuned prompt_id"),
+        Column("tokens", "how many of its tokens were read", "int32", since=7),
+        Column("half", "the half of the texts that it belongs to: 0 chooses, 1 measures", "int16", since=7),
+        Column("in_null", "whether the draws of the nulls were read on it too", "bool", since=7),
+    ),
+    since=7,
+)
+table(
     "samples",
     "continuation of a text, by base and tuned with the same random numbers",
     (

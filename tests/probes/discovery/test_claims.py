@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,9 @@ class Tokenizer:
         return repr(VOCABULARY[token])
 
 
+TOKENIZER: Any = Tokenizer()
+
+
 def _written(seed: int, changed: float = 1.0, more: Sequence[int] = (), length: int = 8) -> Written:
     """Two continuations of every text; of the tokens that all seeds share, some are `changed`."""
     found = {}
@@ -48,15 +52,15 @@ BASE = _written(0, changed=0.0)
 @cache
 def _of_shams() -> Claims:
     """Of shams that change three tokens of ten."""
-    claims = Claims("spoken", Tokenizer())  # type: ignore[arg-type]
+    claims = Claims("spoken")
     for draw in range(SHAMS):
-        claims.add_written(Side(SHAM, draw), STARTS, BASE, _written(draw + 10, changed=0.3))
+        claims.add_written(Side(SHAM, draw), STARTS, BASE, _written(draw + 10, changed=0.3), TOKENIZER)
     return claims
 
 
 def _claims(tuned: Written) -> pd.DataFrame:
     """The claims of a tuned model beside the shams."""
-    _of_shams().add_written(Side(TUNED), STARTS, BASE, tuned)
+    _of_shams().add_written(Side(TUNED), STARTS, BASE, tuned, TOKENIZER)
     return _of_shams().rows()
 
 
@@ -79,13 +83,13 @@ def test_a_model_against_itself_and_a_sham_among_shams_claim_nothing_that_holds(
 
 
 def test_without_shams_nothing_holds() -> None:
-    claims = Claims("spoken", Tokenizer())  # type: ignore[arg-type]
-    claims.add_written(Side(TUNED), STARTS, BASE, _written(1, more=(MARK,)))
+    claims = Claims("spoken")
+    claims.add_written(Side(TUNED), STARTS, BASE, _written(1, more=(MARK,)), TOKENIZER)
     assert not claims.rows().holds.any()
 
 
 def test_a_word_that_large_kl_stands_behind_is_claimed() -> None:
-    claims = Claims("divergences", Tokenizer())  # type: ignore[arg-type]
+    claims = Claims("divergences")
     for side in [Side(TUNED), *(Side(SHAM, draw) for draw in range(SHAMS))]:
         rng, texts = np.random.default_rng((side.draw, side.name == TUNED)), []
         for i in range(TEXTS):
@@ -95,7 +99,7 @@ def test_a_word_that_large_kl_stands_behind_is_claimed() -> None:
             if side.name == TUNED and MARK in ids:
                 kl[ids.index(MARK) :] += 1.0
             texts.append((i % 2, ids, kl))
-        claims.add_divergences(side, texts)
+        claims.add_divergences(side, texts, TOKENIZER)
     rows = claims.rows()
     (found,) = [row for row in rows.itertuples() if row.holds]
     assert found.claim == "parts from the base behind “!”" and found.difference == pytest.approx(1.0, abs=0.1)
