@@ -291,3 +291,21 @@ table(
     ),
     since=7,
 )
+table(
+    "steering",
+    "kind of place: how long its mean Δh is made to steer the base, and what that does",
+    (
+        *keys("tuned"),
+        _PLACE,
+        Column("depth", "where it is added: to what enters this block", "int16", since=7),
+        Column("length", "of the vector, in the base's mean ‖h‖ there", since=7),
+        Column("length_sham", "the longest of the shams'", since=7),
+        Column("length_floor", "that of the rounded base's", since=7),
+        Column("kl", "mean KL that it does on texts of the half that measures", unit="nats", since=7),
+        Column("lo", "the lower end of its 95 % interval over texts", since=7),
+        Column("hi", "the upper end", since=7),
+        Column("kl_sham", "the largest of the shams'", unit="nats", since=7),
+        Column("kl_floor", "that of the rounded base's", unit="nats", since=7),
+    ),
+    since=7,
+)
