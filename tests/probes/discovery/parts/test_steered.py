@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from probes.discovery.differences import Sums
-from probes.discovery.parts.steered import KL, SteeredWords
+from probes.discovery.parts.steered import SteeredWords
 from probes.discovery.sides import ROUNDED, TUNED, Side
 from probes.discovery.steering import SCALES, length_of, steered
 from tests.probes.discovery.conftest import context_of as demo_context, demo_pair
@@ -37,7 +38,8 @@ def test_the_length_is_where_as_much_kl_is_done_and_within_what_was_tried() -> N
     assert length_of([0.01, 0.02, 0.03], lengths, 1.0) == 2.0 and length_of([3, 4, 5], lengths, 1.0) == 0.5
 
 
-def test_the_base_says_the_token_that_it_is_steered_to() -> None:
+def test_the_base_says_the_token_that_it_is_steered_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probes.discovery.parts.steered.KL", 2.0)  # so that few texts tell it
     pair = demo_pair()
     context = demo_context(pair)
     part = SteeredWords(context)
@@ -58,5 +60,5 @@ def test_the_base_says_the_token_that_it_is_steered_to() -> None:
     assert first.token_id == token and first.value > first.floor > 0
     assert not words.stands_out.any()  # without a sham nothing does
     (steering,) = tables["steering"].itertuples()
-    assert SCALES[0] <= steering.length <= SCALES[-1] and KL / 2 < steering.kl < 2 * KL
+    assert SCALES[0] <= steering.length <= SCALES[-1] and 1 < steering.kl < 4
     assert set(tables["samples"].model) == {"base", "tuned"}
