@@ -72,10 +72,10 @@ class Surprises:
 
     def usual(self, reading: str, side: Side) -> tuple[Halves, Halves]:
         """Of every token, mean and spread of its scores under the shams, of others where the side is one."""
-        return _usual([other for name, other in self.of[reading].items() if name.name == SHAM and name != side])
+        return usual_of([other for name, other in self.of[reading].items() if name.name == SHAM and name != side])
 
 
-def _usual(shams: Sequence[Halves]) -> tuple[Halves, Halves]:
+def usual_of(shams: Sequence[Halves]) -> tuple[Halves, Halves]:
     """Of every token, mean and spread of its scores under shams.
 
     Few shams tell a token's spread badly: the median over tokens is added, so that none is divided by next to nothing.

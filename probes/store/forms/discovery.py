@@ -245,3 +245,130 @@ table(
     ),
     since=7,
 )
+_COMPONENT = (
+    _DEPTH,
+    Column("method", "`pca` or `nmf` of Δh, or `topics` of what the logits of the last depth rise by", "name", since=7),
+    Column("component", "from the largest on the half of the texts that chooses, 0", "int16", since=7),
+)
+table(
+    "activation_components",
+    "depth, method and component of Δh over texts: how much of the half of the texts that measures lies in it",
+    (
+        *keys("tuned"),
+        *_COMPONENT,
+        Column("share", "of the variance around the other half's mean (`pca`), or of ΣΔh² (`nmf`)", since=7),
+        Column("lo", "the lower end of its 95 % interval over texts", since=7),
+        Column("hi", "the upper end", since=7),
+        *_beside("share"),
+    ),
+    since=7,
+)
+table(
+    "component_words",
+    "component of Δh and rank: what the base's lens reads of it",
+    (
+        *keys("tuned"),
+        *_COMPONENT,
+        Column("rank", "from 0", "int16", since=7),
+        *_TOKEN,
+        Column("z", "how far the lens puts it above the vocabulary", unit="sd", null=0.0, centre=0.0, since=7),
+    ),
+    since=7,
+)
+table(
+    "component_places",
+    "component and rank: the places of the texts where it is largest",
+    (
+        *keys("tuned"),
+        *_COMPONENT,
+        Column("rank", "from 0", "int16", since=7),
+        *keys("prompt_id pos"),
+        *_TOKEN,
+        Column("value", "its loading: in the base's mean ‖h‖ at that depth; of a topic, logits", null=0.0, since=7),
+    ),
+    since=7,
+)
+
+
+def _alike(name: str, means: str) -> tuple[Column, ...]:
+    """How alike base and tuned are, with the interval, and the least of controls."""
+    return (
+        Column(name, means, null=1.0, since=7),
+        Column(f"{name}_lo", "the lower end of its 95 % interval over texts", since=7),
+        Column(f"{name}_hi", "the upper end", since=7),
+        *(
+            Column(f"{name}_{of}", f"`{name}` {of_which}", since=7)
+            for of, of_which in (
+                ("sham", "of the sham that is least alike"),
+                ("random", "of the random T that is least alike"),
+                ("floor", "of the rounded base"),
+            )
+        ),
+    )
+
+
+table(
+    "activation_cka",
+    "depth: how alike the states of base and tuned are; null where T moves none",
+    (
+        *keys("tuned"),
+        _DEPTH,
+        *_alike("cka", "linear CKA of both models' states, without bias: one token of each text, a mean over choices"),
+        Column("cka_shuffled", "what 95 % of draws stay below that hold one text against another", since=7),
+        *_alike("cosine", "of a token's state in base and in tuned, a mean"),
+    ),
+    since=7,
+)
+table(
+    "activation_map",
+    "token of the texts on which controls are read, and depth: how far its state moved",
+    (
+        *keys("tuned prompt_id pos"),
+        *_TOKEN,
+        _DEPTH,
+        Column("size", "‖Δh‖/‖h‖ of the base", null=0.0, since=7),
+        *(Column(f"size_{of}", f"`size` there {means}", since=7) for of, means in _DRAWS),
+    ),
+    since=7,
+)
+table(
+    "topics",
+    "topic: words whose logits rise together",
+    (
+        *keys("tuned"),
+        Column("topic", "from the largest on the half of the texts that chooses, 0", "int16", since=7),
+        Column("words", "the words that it raises most, in one text", "text", since=7),
+        Column("share", "of the other half's sum of squares of all rises, that lies in it", since=7),
+        Column(
+            "weight",
+            "the rise that it gives all its words there: root of the sum over words, rms over places",
+            unit="logits",
+            null=0.0,
+            since=7,
+        ),
+        Column("lo", "the lower end of its 95 % interval over texts", since=7),
+        Column("hi", "the upper end", since=7),
+        *_beside("weight"),
+        Column("p", "of one more draw's topic of this rank weighing as much", since=7),
+        Column("q", "the false-discovery rate over the topics", words="q", since=7),
+    ),
+    since=7,
+)
+table(
+    "steering",
+    "kind of place: how long its mean Δh is made to steer the base, and what that does",
+    (
+        *keys("tuned"),
+        _PLACE,
+        Column("depth", "where it is added: to what enters this block", "int16", since=7),
+        Column("length", "of the vector, in the base's mean ‖h‖ there", since=7),
+        Column("length_sham", "the longest of the shams'", since=7),
+        Column("length_floor", "that of the rounded base's", since=7),
+        Column("kl", "mean KL that it does on texts of the half that measures", unit="nats", since=7),
+        Column("lo", "the lower end of its 95 % interval over texts", since=7),
+        Column("hi", "the upper end", since=7),
+        Column("kl_sham", "the largest of the shams'", unit="nats", since=7),
+        Column("kl_floor", "that of the rounded base's", unit="nats", since=7),
+    ),
+    since=7,
+)

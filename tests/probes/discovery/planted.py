@@ -50,8 +50,9 @@ def context_of(pair: Pair) -> Context:
 
 @cache
 def tables_of(make: Callable[[], Pair]) -> dict[str, dict[str, pd.DataFrame]]:
-    """By part, what it finds in a pair, beside eight shams and eight random steps."""
+    """By part, what it finds in a pair, beside 16 shams and 16 random steps."""
     context = context_of(make())
-    parts = {name: PARTS[name](context) for name in ("difference_lens", "difference_growth", "patchscope")}
+    names = ("difference_lens", "difference_growth", "patchscope", "activation_shifts", "topics")
+    parts = {name: PARTS[name](context) for name in names}
     observe(context.sides, context.texts, sides_of(("random", "sham"), 16), list(parts.values()))
     return {name: dict(part.results()) for name, part in parts.items()}
