@@ -51,10 +51,11 @@ BASE = _written(0, changed=0.0)
 
 @cache
 def _of_shams() -> Claims:
-    """Of shams that change three tokens of ten."""
+    """Of shams that change three tokens of ten, and some write a token more or less."""
     claims = Claims("spoken")
     for draw in range(SHAMS):
-        claims.add_written(Side(SHAM, draw), STARTS, BASE, _written(draw + 10, changed=0.3), TOKENIZER)
+        other = _written(draw + 10, changed=0.3, length=7 + draw % 3)
+        claims.add_written(Side(SHAM, draw), STARTS, BASE, other, TOKENIZER)
     return claims
 
 
@@ -69,7 +70,8 @@ def test_what_was_planted_is_claimed_and_holds() -> None:
     holding = rows[rows.holds]
     (words,) = [claim for claim in holding.index if claim.startswith("writes one of")]
     assert "“!”" in words and "“<b>”" in words  # as it is: escaped where it is shown
-    assert "writes more punctuation" in holding.index
+    assert "repeats tokens more" in holding.index
+    assert "writes more punctuation" in rows.index  # no sham writes any: such draws do not tell how they scatter
     assert any(claim.endswith("times as many tokens") for claim in holding.index)
     assert (holding.lo > 0).all() and (holding.difference > holding.sham).all() and (holding.q < 0.05).all()
     assert len(rows) == 1 + len(FEATURES)
