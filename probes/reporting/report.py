@@ -80,6 +80,8 @@ def _shown(chapter: Chapter) -> dict[str, Any]:
         for section in REPORT.sections.values()
         if panels[section.id] or discovery.get(section.id) or not (section.optional or alone)
     ]
+    if "behaviour" not in chapter.run.tables:
+        sections.sort(key=lambda section: not section.optional)  # what was discovered is all there is of behaviour
     return {
         "key": chapter.key,
         "left_out": chapter.left_out,
