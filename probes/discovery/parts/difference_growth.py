@@ -55,7 +55,6 @@ class DifferenceGrowth(Part):
     shares: dict[str, list[Floats]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.bos = self.context.pair.tokenizer.bos_token_id
         self.depths = read_at(self.context.pair.architecture.n_layers)
         self.vocab = min(len(model.get_input_embeddings().weight) for model in self.context.pair.models)
         self._forget()
@@ -90,13 +89,17 @@ class DifferenceGrowth(Part):
         whole = {place: sums for place, sums in self.context.differences.sums.items() if sums.in_both}
         self._note(side, 1.0, whole, whole)
         for alpha in ALPHAS:
-            scaled, sums = self.context.sides.scaled(model, alpha), dict[str, Sums]()
-            for batch, in_null in self.context.texts.batches:
-                if in_null:
-                    halves = tuple(self.context.texts.halves[item.prompt.id] for item in batch.encoded)
-                    both = self.context.sides.base(batch), scaled.read(batch)
-                    add(sums, Seen(*both, batch.encoded, halves, in_null), self.bos)
-            self._note(side, alpha, sums, whole)
+            self._note(side, alpha, self._sums(model, alpha), whole)
+
+    def _sums(self, model: Model, alpha: float) -> dict[str, Sums]:
+        """At θ + αT; its model is gone with the return, so that no two of them are in memory."""
+        scaled, sums = self.context.sides.scaled(model, alpha), dict[str, Sums]()
+        for batch, in_null in self.context.texts.batches:
+            if in_null:
+                halves = tuple(self.context.texts.halves[item.prompt.id] for item in batch.encoded)
+                both = self.context.sides.base(batch), scaled.read(batch)
+                add(sums, Seen(*both, batch.encoded, halves, in_null), self.context.differences.bos)
+        return sums
 
     def _note(self, side: Side, alpha: float, at: dict[str, Sums], whole: dict[str, Sums]) -> None:
         for place, one in whole.items():
