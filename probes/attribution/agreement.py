@@ -53,6 +53,48 @@ def agreement(
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
+def sampled(
+    measured: Iterable[Effects],
+    metric: str,
+    domains: Mapping[str, str],
+    *,
+    draws: int,
+    seed: int,
+    clusters: Mapping[str, str],
+    floors: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Rows of `sampled`: how path ranks the units that were drawn from those that it does not lead with.
+
+    `rho lo hi n`: Spearman's rank correlation between path's means and an exact method's over the drawn units.
+    `largest_sampled` beside `smallest_leading`: sizes of exact effects. A drawn unit that has more than a leading one
+    says that there may be others like it among the `left_out`.
+    """
+    found: list[dict[str, object]] = []
+    every = [family for family in families(measured) if not family.control]
+    for family in every:
+        paths = [other for other in every if other.method == "path" and set(family.sampled) <= set(other.units)]
+        if not family.left_out or not paths or family.method == "synergy":
+            continue
+        drawn, led = ([unit for unit in family.units if (unit in family.sampled) == which] for which in (True, False))
+        for domain, prompts in in_domains(domains).items():
+            path, exact = (each.over(prompts, floor_of(floors, domain)) for each in (paths[0], family))
+            both = [prompt for prompt in exact.prompts if prompt in path.prompts]
+            if not both:
+                continue
+            x, y = (_table(side, both, drawn) for side in (path, exact))
+            rho, lo, hi, n = bootstrap_spearman(x, y, draws, seed, [clusters.get(prompt, prompt) for prompt in both])
+            sizes = (np.abs(_table(exact, both, units).mean(0)) for units in (drawn, led))
+            found.append(
+                {
+                    **{"granularity": family.units[0].granularity, "method": family.method},
+                    **{"direction": family.direction, "domain": domain, "metric": metric},
+                    **{"rho": rho, "lo": lo, "hi": hi, "n": n, "n_leading": len(led), "left_out": family.left_out},
+                    **{"largest_sampled": next(sizes).max(), "smallest_leading": next(sizes).min()},
+                }
+            )
+    return pd.DataFrame(found, columns=[name for name in SCHEMAS["sampled"].names if name != "tuned"])
+
+
 def _rows(
     methods: Sequence[Effects], clusters: Mapping[str, str], draws: int, seed: int
 ) -> Iterator[dict[str, object]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from probes.attribution.agreement import agreement
+from probes.attribution.agreement import agreement, sampled
 from probes.attribution.checks import Check, Untouched
 from probes.attribution.curves import curves, rankings_of
 from probes.attribution.divergence import parted
@@ -38,7 +38,7 @@ Tables = dict[str, pd.DataFrame]
 #: Rankings that are not attributions: one number per component, by name.
 Scores = Mapping[str, Mapping[Unit, float]]
 #: The tables that an attribution may give, whatever its methods.
-_COMMON = ("effects", "prompt_effects", "curves", "areas", "agreement", "checks")
+_COMMON = ("effects", "prompt_effects", "curves", "areas", "agreement", "sampled", "checks")
 
 
 def attribution_tables() -> set[str]:
@@ -137,9 +137,9 @@ class Attributor:
         Returns:
             `prompt_effects effects checks agreement`, `curves areas` where wanted, and the tables that methods declare.
         """
-        work = replace(self.work, make_bases=bases, team=team, progress=progress, tables={})
+        work = replace(self.work, make_bases=bases, team=team, progress=progress, tables={}, measured=[])
         untouched = Untouched(work.pair)
-        checks, effects = endpoints(work), list[Effects]()
+        checks, effects = endpoints(work), work.measured
         for result in self._results(work):
             if isinstance(result, Check):
                 checks.append(result)
@@ -154,6 +154,8 @@ class Attributor:
         options: dict[str, Any] = {"seed": work.seed, "clusters": work.clusters, "floors": work.floors}
         tables["effects"] = summarise(effects, metric, work.domains, **options)
         tables["agreement"] = agreement(effects, metric, work.domains, draws=bootstrap, **options)
+        if any(each.left_out for each in effects):
+            tables["sampled"] = sampled(effects, metric, work.domains, draws=bootstrap, **options)
         if self.wanted.curves:
             tables |= self._curves(work, tables["effects"], scores)
         checks.append(untouched.check())

@@ -32,7 +32,8 @@ class Effects:
 
     `direction` says which model the measurement starts from and which it moves to. `control` names the vector used in
     place of the tuning vector, and is "" for the tuning vector. `change` is what the values are shares of, where they
-    are: along a path that ends where it began, a unit still has a share, of nothing.
+    are: along a path that ends where it began, a unit still has a share, of nothing. Where not all units were measured,
+    `sampled` are those that were drawn, and `left_out` says how many were not: see `probes.attribution.chosen`.
     """
 
     method: str
@@ -42,6 +43,8 @@ class Effects:
     values: Floats  # (units, prompts), NaN where a prompt has no such metric
     control: str = ""
     change: Floats | None = None  # (prompts,)
+    sampled: frozenset[Unit] = frozenset()
+    left_out: int = 0
 
     def frame(self, metric: str) -> pd.DataFrame:
         """A row per unit × prompt that has the metric: UNIT, `prompt_id method direction control metric effect`."""
@@ -64,10 +67,14 @@ class Effects:
         mean, lo, hi, p, n = mean_interval(self.values.T, clusters)
         at_once = mean_interval(self.values.T, clusters, 1 - ERROR / family)
         reached = least_p(n) <= ERROR / family
-        estimates = {"effect": mean, "lo": lo, "hi": hi, "p": p, "q": benjamini_hochberg(p), "n": n}
+        # The units that are left out count as tests that found nothing.
+        q = benjamini_hochberg(np.append(p, np.ones(self.left_out)))[: len(p)]
+        estimates = {"effect": mean, "lo": lo, "hi": hi, "p": p, "q": q, "n": n}
         ends = {f"{end}_all": np.where(reached, getattr(at_once, end), np.nan) for end in ("lo", "hi")}
         others = {"held_out": held_out(self.values, clusters, seed), "within_noise": np.abs(mean) <= floor}
-        return pd.DataFrame({**_columns(self.units), **self._labels(metric), **estimates, **ends, **others})
+        chosen = [self._chosen(unit) for unit in self.units]
+        found = {**_columns(self.units), **self._labels(metric), **estimates, **ends, **others}
+        return pd.DataFrame({**found, "chosen": chosen})
 
     def over(self, prompts: Collection[str], floor: float = LEAST_FLOOR) -> Effects:
         """The effects on those of its prompts that are in `prompts`; NaN where they are shares of no change there."""
@@ -77,6 +84,9 @@ class Effects:
             return replace(self, prompts=names, values=values)
         change = self.change[at]
         return replace(self, prompts=names, values=values if changed(change, floor) else np.nan * values, change=change)
+
+    def _chosen(self, unit: Unit) -> str:
+        return "all" if not self.left_out else "sampled" if unit in self.sampled else "leading"
 
     def _labels(self, metric: str) -> dict[str, str]:
         return {"method": self.method, "direction": self.direction, "control": self.control, "metric": metric}
@@ -150,7 +160,7 @@ def summarise(
     Returns:
         A row per unit, method, direction, control and domain. q is Benjamini and Hochberg's within one method,
         direction, control and granularity in one domain. `lo_all` and `hi_all` hold for all units and methods of the
-        granularity at once.
+        granularity at once, those among them that were not measured.
     """
     every = families(measured)
     rows = []
@@ -159,7 +169,7 @@ def summarise(
         for effects in (family.over(prompts, floor) for family in every):
             names = [(clusters or {}).get(prompt, prompt) for prompt in effects.prompts]
             if names:
-                at_once = sum(len(other.units) for other in every if _beside(other, effects))
+                at_once = sum(len(other.units) + other.left_out for other in every if _beside(other, effects))
                 means = effects.means(metric, names, floor=floor, family=at_once, seed=seed)
                 rows.append(means.assign(domain=domain))
     return pd.concat(rows, ignore_index=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probes.attribution.effects import Effects
 from probes.attribution.forwards import Told, Variant
 from probes.attribution.known import Known
 from probes.attribution.metric import Metric
@@ -51,6 +52,7 @@ class Work:
     floors: Mapping[str, float] = field(default_factory=dict)  # of the metric by domain: what rounding alone can do
     make_bases: Callable[[], Bases] = dict  # of the pretrained weights; costly, so made on demand
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of earlier methods, by name
+    measured: list[Effects] = field(default_factory=list)  # of earlier methods
     known: Known = field(default_factory=Known)  # values of the metric, shared by all methods
     team: Team | None = None  # workers that do tasks in this process's place
     progress: Progress | None = None

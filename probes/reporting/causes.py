@@ -50,8 +50,9 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
         sentences += [_leading(str(method), family, q) for method, family in shown.groupby("method", sort=False)]
         if _only_together(shown):
             sentences.append("No component alone shows a clear effect (graft); taking one away does (revert).")
-        if (total := total_change(behaviour, metric, domain)) is not None:
-            sums = shown.dropna(subset="effect").groupby("method", sort=False).effect.sum()
+        families = shown.dropna(subset="effect").groupby("method", sort=False)
+        sums = {method: family.effect.sum() for method, family in families if _moved_all(family)}
+        if sums and (total := total_change(behaviour, metric, domain)) is not None:
             added = listing([f"{signed(value)} by {method}" for method, value in sums.items()])
             sentences.append(
                 f"The whole change there is {signed(total)}; single effects add up to {added}: where the two differ, "
@@ -168,12 +169,18 @@ def _leading(method: str, family: pd.DataFrame, q: pd.Series) -> str:
     told, significant = leaders(family), int((q[family.index] < FOUND).sum())
     if (reason := nothing_to_name(family)) and told.empty:
         return f"{method.capitalize()}: {reason}."
-    counted = f"{significant} of {len(family)} components have q < {FOUND}."
+    moved = "" if _moved_all(family) else " moved"
+    counted = f"{significant} of {len(family)}{moved} components have q < {FOUND}."
     if told.empty:
         largest = family.loc[[family.effect.abs().astype(float).idxmax()]].iloc[0]
         return f"{method.capitalize()}: none can be told from 0 by itself; the largest is {_effect(largest)}. {counted}"
     named = "; ".join(_effect(row) for _, row in told.head(NAMED).iterrows())
     return f"{method.capitalize()}: {named}. {counted}"
+
+
+def _moved_all(family: pd.DataFrame) -> bool:
+    """Whether every component was moved, and not only those that path leads with and a sample."""
+    return "chosen" not in family or not family.chosen.eq("leading").any()
 
 
 def _effect(row: pd.Series) -> str:

@@ -68,7 +68,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         "layer module head expert kind delta_norm relative_norm cosine changed_fraction noise_share stable_rank "
         "cos_weight_delta rows cols numbers diagonal_energy diagonal_energy_null"
     )
-    measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise"
+    measured = "domain layer component method metric effect lo hi p q n lo_all hi_all held_out within_noise chosen"
     return Evidence(
         tuned,
         bool(architecture.get("gated", True)) or "gates" not in run.tables,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,12 +24,22 @@ Neurons = Annotated[
 ]
 
 
+Exact = Annotated[
+    Literal["auto", "all"],
+    Field(description="auto: of more than 24 units the 12 that path leads with, and 12 drawn from the others; all."),
+]
+
+
 def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> Cost:
     """The model as it is and with every unit moved; with the whole T, its controls."""
+    from probes.attribution.chosen import LEADING, SAMPLED
     from probes.attribution.units import WHOLE, components
 
-    many = units[0].granularity == "neuron" and len(units) > settings.neurons
-    moved = settings.neurons if many else len(units)
+    moved = len(units)
+    if units[0].granularity == "neuron" and moved > settings.neurons:
+        moved = settings.neurons
+    elif settings.exact == "auto" and "path" in settings.methods:
+        moved = min(moved, LEADING + SAMPLED)
     if WHOLE not in units or "graft" not in settings.methods:
         return Cost(1 + moved)
     by_component = (1 + len(components(architecture))) * bool(getattr(settings, "component_controls", False))
@@ -52,14 +62,22 @@ def graft(
     work: Work,
     units: Sequence[Unit],
     *,
+    exact: Exact = "auto",
     neurons: Neurons = 20,
     control_draws: Draws = 20,
     component_controls: Annotated[bool, Field(description="Graft controls component by component too.")] = False,
 ) -> Iterator[Effects | Rows]:
     """See `probes.attribution.methods.exact.graft`."""
-    from probes.attribution.methods import exact
+    from probes.attribution.methods import exact as methods
 
-    return exact.graft(work, units, neurons=neurons, control_draws=control_draws, component_controls=component_controls)
+    return methods.graft(
+        work,
+        units,
+        exact=exact,
+        neurons=neurons,
+        control_draws=control_draws,
+        component_controls=component_controls,
+    )
 
 
 @attribution_method(
@@ -72,8 +90,8 @@ def graft(
     order=11,
     cost=_cost,
 )
-def revert(work: Work, units: Sequence[Unit], *, neurons: Neurons = 20) -> Iterator[Effects]:
+def revert(work: Work, units: Sequence[Unit], *, exact: Exact = "auto", neurons: Neurons = 20) -> Iterator[Effects]:
     """See `probes.attribution.methods.exact.revert`."""
-    from probes.attribution.methods import exact
+    from probes.attribution.methods import exact as methods
 
-    return exact.revert(work, units, neurons=neurons)
+    return methods.revert(work, units, exact=exact, neurons=neurons)

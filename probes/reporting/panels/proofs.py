@@ -39,6 +39,35 @@ def agreement(chapter: Chapter) -> Iterator[Panel]:
     yield Panel("Do the methods agree?", note, [], tables=[table])
 
 
+@panel("causes", order=75, needs=["sampled"])
+def sampled(chapter: Chapter) -> Iterator[Panel]:
+    """How path ranks a sample of the units that it does not lead with, where only some units were moved."""
+    rows = one_metric(chapter.rows("sampled"))
+    rows = rows[rows.domain == ALL_DOMAINS]
+    if rows.empty:
+        return
+    columns = ("granularity", "method", "moved", "ρ with path", "95 % interval", "largest drawn", "smallest leading")
+    cells = [
+        (
+            row["granularity"],
+            row["method"],
+            f"{row['n_leading']} leading and {row['n']} drawn of {row['n_leading'] + row['n'] + row['left_out']}",
+            _two_digits(row["rho"]),
+            interval(row["lo"], row["hi"], _two_digits),
+            number(row["largest_sampled"]),
+            number(row["smallest_leading"]),
+        )
+        for row in rows.to_dict("records")
+    ]
+    note = (
+        "Graft and revert moved the units that path leads with, and some drawn by chance from all others; nothing is "
+        "said of the rest (exact: all moves every unit). ρ: how path and the method rank the drawn ones, all prompts. "
+        "Where the largest drawn |effect| is above the smallest of the leading ones, path has missed units like it."
+    )
+    table = Table("sampled", "What the units that were not moved may hide", columns, cells)
+    yield Panel("Did path choose the right units?", note, [], tables=[table])
+
+
 @panel("causes", order=80, needs=["checks"])
 def checks(chapter: Chapter) -> Iterator[Panel]:
     """What was checked, and how it came out."""

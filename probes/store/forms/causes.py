@@ -28,6 +28,12 @@ table(
         Column("hi_all", "the upper end", since=5),
         Column("held_out", "what its rank is worth on prompts that did not choose it", since=5),
         Column("within_noise", "whether rounding alone can make an effect of this size", "bool", since=5),
+        Column(
+            "chosen",
+            "`all`: every unit was measured; else `leading`: path leads with it, or `sampled`: it was drawn",
+            "name",
+            since=8,
+        ),
     ),
 )
 table(
@@ -121,6 +127,23 @@ table(
         Column("chosen_here", "the mean effect of the leaders chosen by this half, on this half"),
         Column("chosen_there", "the same leaders on the other half"),
     ),
+)
+table(
+    "sampled",
+    "exact method and domain, where it moved only some units",
+    (
+        *keys("tuned granularity method direction domain metric"),
+        Column(
+            "rho", "Spearman's ρ between `path` and it over the units that were drawn", words="ρ", null=0.0, centre=0.0
+        ),
+        *_INTERVAL,
+        Column("n", "units that were drawn", "int32", unit="units"),
+        Column("n_leading", "units that path leads with, all of which were moved", "int32", unit="units"),
+        Column("left_out", "units that were not moved", "int32", unit="units"),
+        Column("largest_sampled", "the largest |mean effect| among the drawn, in the metric's unit"),
+        Column("smallest_leading", "the smallest |mean effect| among the leading"),
+    ),
+    since=8,
 )
 table(
     "checks",
