@@ -19,7 +19,9 @@ from probes.attribution.endpoints import endpoints
 from probes.attribution.finding import Finding
 from probes.attribution.forwards import values
 from probes.attribution.known import Known
+from probes.attribution.last_block import shortened
 from probes.attribution.metric import answerable, metric_of
+from probes.attribution.reading import PROVED
 from probes.attribution.units import WHOLE, Granularity, Unit, components, pieces, units_of
 from probes.attribution.work import Bases, Progress, Rows, Work
 from probes.capture.pair import Pair
@@ -104,9 +106,10 @@ class Attributor:
         groups = ([item for item in usable if (item.prompt.id in known.earlier) == old] for old in (True, False))
         several = [batch for group in groups for batch in batches(group, _many(pair, batch_size), pair.pad_id)]
         self.wanted = wanted
+        (few,) = batches(usable[:PROVED], PROVED, pair.pad_id)
         self.work = Work(
             pair,
-            metric_of(wanted.metric, pair.tuned, several, finding),
+            shortened(metric_of(wanted.metric, pair.tuned, several, finding), pair, few),
             several,
             batch_size,
             seed,

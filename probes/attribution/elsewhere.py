@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,9 @@ def helped(work: Work, pairs: Pairs, tuned: str) -> Iterator[Team | None]:
     prompts = tuple(batch.encoded for batch in work.batches)
     metric, size = work.metric, work.batch_size
     with team(
-        lambda device: Elsewhere(pairs.on(device), tuned, metric.name, prompts, size, work.seed, metric.finding),
+        lambda device: Elsewhere(
+            pairs.on(device), tuned, metric.name, prompts, size, work.seed, metric.finding, metric.last
+        ),
         pairs.compute,
     ) as workers:
         yield workers
@@ -48,6 +50,7 @@ class Elsewhere:
     batch_size: int
     seed: int
     finding: Finding | None = None
+    last: tuple[str, ...] = ()  # see `Metric`
 
     def __call__(self, task: Task) -> Any:
         return task(self._work)
@@ -56,5 +59,5 @@ class Elsewhere:
     def _work(self) -> Work:
         pair = self.pairs.pair(self.tuned)
         several = [batch for items in self.prompts for batch in batches(items, len(items), pair.pad_id)]
-        metric = metric_of(self.metric, pair.tuned, several, self.finding)
+        metric = replace(metric_of(self.metric, pair.tuned, several, self.finding), last=self.last)
         return Work(pair, metric, several, self.batch_size, self.seed, make_bases=self.pairs.bases)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from probes.attribution.forwards import Swap, frozen, swapped
-from probes.attribution.metric import Metric, Reads, answers, positions_read
+from probes.attribution.metric import Metric, Reads, positions_read
 from probes.attribution.shares import Shares
 from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
 from probes.capture.hooks.torch_backend import by_position, tensors_of
@@ -99,7 +99,7 @@ class Integrand:
         leaves = {name: parameters[name].requires_grad_() for name in self.direct if name in self.moved}
         try:
             with torch.enable_grad():
-                value = self.metric.values(answers(model, batch, self.metric.reads, **extra), batch)
+                value = self.metric.values(self.metric.logits(model, batch, **extra), batch)
                 known = ~value.isnan()
                 if bool(known.any()):
                     if leaves:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -37,7 +37,8 @@ Values = Callable[[Float[Tensor, "batch pos vocab"], Batch], Float[Tensor, " bat
 class Metric:
     """`values` gives one number per prompt, NaN where it has none; `smooth` says whether its gradient is meaningful.
 
-    `reads` gives the positions whose logits it reads; None: it may read any.
+    `reads` gives the positions whose logits it reads; None: it may read any. `last` are products of the last block that
+    are made at these alone; see `probes.attribution.last_block`.
     """
 
     name: str
@@ -45,10 +46,19 @@ class Metric:
     smooth: bool = True
     reads: Reads | None = None
     finding: Finding | None = None  # that it reads, of a discovery
+    last: tuple[str, ...] = ()
 
     def of(self, model: PreTrainedModel, batch: Batch) -> Float[Tensor, " batch"]:
         """The metric of every prompt of a batch, from one forward pass."""
-        return self.values(answers(model, batch, self.reads), batch)
+        return self.values(self.logits(model, batch), batch)
+
+    def logits(self, model: PreTrainedModel, batch: Batch, **inputs: Tensor) -> Float[Tensor, "batch pos vocab"]:
+        """The logits of one forward pass, with nothing computed behind the last attention that is not read."""
+        if not self.last:
+            return answers(model, batch, self.reads, **inputs)
+        at = positions_read(batch, self.reads).flatten().nonzero()[:, 0].to(model.device)
+        with only_at(model, self.last, at):
+            return answers(model, batch, self.reads, **inputs)
 
 
 def require_metric(name: str) -> None:
@@ -183,6 +193,33 @@ def positions_read(batch: Batch, reads: Reads | None) -> Bool[Tensor, "batch pos
         for i, item in enumerate(batch.encoded):
             wanted[i, list(reads(item))] = True
     return wanted
+
+
+@contextmanager
+def only_at(model: PreTrainedModel, paths: Sequence[str], at: Int[Tensor, " k"]) -> Iterator[None]:
+    """These products at some places alone, while this lasts, and 0 elsewhere. `at` are indices into (batch · pos)."""
+    kept = []
+    try:
+        for owner in map(model.get_submodule, paths):
+            kept.append((owner, owner.__dict__.get("forward")))
+            owner.forward = _at(owner.forward, at)
+        yield
+    finally:
+        for owner, before in kept:
+            if before is None:
+                owner.__dict__.pop("forward", None)
+            else:
+                owner.forward = before
+
+
+def _at(run: Callable[[Tensor], Tensor], at: Int[Tensor, " k"]) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        places = torch.unravel_index(at, x.shape[:-1])
+        found = run(x[places])
+        # no view of another tensor: a model may change it in place, and a hook on it would be lost
+        return found.new_zeros(*x.shape[:-1], found.shape[-1]).index_put(places, found)
+
+    return forward
 
 
 def _imported(name: str) -> Values:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from probes.attribution.metric import Reads
 from tv.prompts.encoding import Encoded
@@ -31,6 +32,35 @@ class Pack:
     mask: Float[Tensor, "1 1 n n"]  # added to attention's scores: 0 where a token sees another
     read: Int[Tensor, " k"]  # the tokens at which the logits are read
     places: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # of each prompt: positions, and their indices in read
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Packs side by side, each a row; a shorter one is padded with tokens that see themselves alone."""
+
+    packs: tuple[Pack, ...]
+    ids: Int[Tensor, "rows n"]
+    positions: Int[Tensor, "rows n"]
+    mask: Float[Tensor, "rows 1 n n"]
+    read: Int[Tensor, "rows k"]  # of each; a pack that reads fewer repeats its last
+
+
+def sheet(packs: Sequence[Pack]) -> Sheet:
+    """These packs as one batch."""
+    n, k = max(pack.ids.shape[1] for pack in packs), max(len(pack.read) for pack in packs)
+    nothing = torch.finfo(torch.float32).min
+    mask = torch.full((len(packs), 1, n, n), nothing)
+    mask[:, 0].diagonal(dim1=1, dim2=2).zero_()
+    for row, pack in zip(mask[:, 0], packs, strict=True):
+        size = pack.ids.shape[1]
+        row[:size, :size] = pack.mask[0, 0]
+    return Sheet(
+        tuple(packs),
+        torch.cat([pad(pack.ids, (0, n - pack.ids.shape[1])) for pack in packs]),
+        torch.cat([pad(pack.positions, (0, n - pack.ids.shape[1])) for pack in packs]),
+        mask,
+        torch.stack([torch.cat([pack.read, pack.read[-1:].expand(k - len(pack.read))]) for pack in packs]),
+    )
 
 
 def packs(encoded: Sequence[Encoded], reads: Reads | None, tokens: int | None = None) -> list[Pack]:

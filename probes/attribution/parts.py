@@ -60,8 +60,12 @@ class Parts:
         return found[0]
 
     def block(self, layer: int, hidden: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """What a block makes of hidden states."""
+        """What a block makes of hidden states: of these inputs, or of them several times over, one after the other."""
         (by_position, args, kwargs), block = self._given[layer], self._blocks[layer]
+        rows = len(self.inputs["input_ids"])
+        if 1 < rows < len(hidden):
+            times = len(hidden) // rows
+            args, kwargs = _repeated(args, rows, times), _repeated(kwargs, rows, times)
         output = block(hidden, *args, **kwargs) if by_position else block(**kwargs, **{_HIDDEN: hidden})
         found: Tensor = output[0] if isinstance(output, tuple) else output
         return found
@@ -86,6 +90,18 @@ class Parts:
         self._rest.append(output[1:] if isinstance(output, tuple) else None)
         if len(self._given) == len(self._blocks):
             raise _ReachedError
+
+
+def _repeated(value: Any, rows: int, times: int) -> Any:
+    """What a block is given besides hidden states, for each of several times these rows."""
+    if isinstance(value, Tensor):
+        own = value.ndim > 1 and len(value) == rows
+        return value.repeat(times, *[1] * (value.ndim - 1)) if own else value
+    if isinstance(value, tuple):
+        return tuple(_repeated(each, rows, times) for each in value)
+    if isinstance(value, dict):
+        return {name: _repeated(each, rows, times) for name, each in value.items()}
+    return value
 
 
 def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

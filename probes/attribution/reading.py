@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from probes.attribution.forwards import Floats, Model, Variant, swapped, values, values_under
 from probes.attribution.known import Known
 from probes.attribution.metric import Metric
-from probes.attribution.packing import Pack, packs
+from probes.attribution.packing import Pack, packs, sheet
 from probes.attribution.stacked import Row, at_once, values_of_variants
 from probes.attribution.swaps import Swaps
 from probes.attribution.units import components
@@ -34,6 +34,10 @@ Prompts = tuple[str, ...]
 Found = Mapping[Variant, Floats]
 #: How far a value read in a pack may be from the same value read in a padded batch, as a share of the largest.
 NEAR = 1e-4
+#: Prompts on which it is proved that variants can be stacked: short and long ones, in two packs.
+PROVED = 8
+#: Packs go side by side while one has no more tokens than this, and no more products: of a small model all do.
+_SIDE_BY_SIDE, _PRODUCTS = 2048, 2**33
 
 
 @dataclass(frozen=True)
@@ -121,14 +125,15 @@ class Reading:
         self._pair, self._metric, self._batches, self._swaps = pair, metric, batches, swaps
         self._encoded, self._earlier = {item.prompt.id: item for item in encoded}, earlier
         self._made: dict[Prompts, Pack] = {}
-        self._rows: dict[tuple[Model, Prompts], Row] = {}
+        self._rows: dict[tuple[Model, tuple[Prompts, ...]], Row] = {}
         self._plain: tuple[Any, dict[int, Any]] = (None, {})  # block outputs of a model on the last batch
         self._proofs: dict[Model, bool] = {}
+        self._looked: dict[Model, Row] = {}  # whose blocks were run, to see what they are given
 
     def on(self, encoded: Sequence[Encoded], batches: Sequence[Batch]) -> Reading:
         """The same on other prompts; what is proved of the models is so there too."""
         other = Reading(self._pair, self._metric, encoded, batches, self._swaps, self._earlier)
-        other._proofs = self._proofs
+        other._proofs, other._looked = self._proofs, self._looked
         return other
 
     def of(self, variants: Sequence[Variant], known: Known, each: Each) -> Iterator[tuple[Prompts, Found, int, int]]:
@@ -166,7 +171,7 @@ class Reading:
             return
         units = tuple(one for one in stackable if not one.control)
         if units:
-            yield from (Stacked(units, (pack,)) for pack in self._packs)
+            yield from (Stacked(units, some) for some in self._side_by_side(self._packs))
         yield from (Stacked((one,), self._packs) for one in stackable if one.control)
         yield from (Padded(one, prompts) for prompts in padded for one in others if not one.control)
         yield from (Padded(one, prompts) for one in others if one.control for prompts in padded)
@@ -175,7 +180,7 @@ class Reading:
         """Values of variants of one model on packs of prompts."""
         model: Model = variants[0].model
         levels = [self._swaps.levels(variant) or {} for variant in variants]
-        rows = [self._row(model, prompts) for prompts in packs]
+        rows = [self._row(model, some) for some in self._side_by_side(packs)]
         found = values_of_variants(self._model(model), rows, levels, self._swaps.at, self._metric)
         return dict(zip(variants, found, strict=True))
 
@@ -214,16 +219,37 @@ class Reading:
         sides = (tuple(pack for pack in self._packs if (pack[0] in self._earlier) == old) for old in (True, False))
         return [side for side in sides if side]
 
-    def _row(self, name: Model, prompts: Prompts) -> Row:
+    def _side_by_side(self, packs: Sequence[Prompts]) -> list[tuple[Prompts, ...]]:
+        """Packs in sheets, in order; those of a run that others were added to are in none with the others."""
+        weights = sum(value.numel() for value in self._pair.base.parameters())
+        most = min(_SIDE_BY_SIDE, _PRODUCTS // weights)
+        found: list[list[Prompts]] = []
+        width, old = 0, False
+        for prompts in packs:
+            size, known = self._pack(prompts).ids.shape[1], prompts[0] in self._earlier
+            width = max(width, size)
+            if found and known == old and width * (len(found[-1]) + 1) <= most:
+                found[-1].append(prompts)
+            else:
+                found.append([prompts])
+                width, old = size, known
+        return [tuple(several) for several in found]
+
+    def _pack(self, prompts: Prompts) -> Pack:
         if prompts not in self._made:  # named by another process
             items = [self._encoded[prompt] for prompt in prompts]
             (self._made[prompts],) = packs(items, self._metric.reads, sys.maxsize)
-        if (name, prompts) not in self._rows:
-            like = next((row for (model, _), row in self._rows.items() if model == name), None)
+        return self._made[prompts]
+
+    def _row(self, name: Model, several: tuple[Prompts, ...]) -> Row:
+        if (name, several) not in self._rows:
+            made = sheet([self._pack(prompts) for prompts in several])
             with torch.inference_mode():
-                pack = self._made[prompts]
-                self._rows[name, prompts] = Row(self._model(name), self._pair.architecture, pack, like)
-        return self._rows[name, prompts]
+                model, architecture = self._model(name), self._pair.architecture
+                row = Row(model, architecture, made, self._looked.get(name), self._metric.last)
+            self._looked.setdefault(name, row)
+            self._rows[name, several] = row
+        return self._rows[name, several]
 
     def stacked(self, name: Model) -> bool:
         """Whether stacked values are those of padded batches: of the model as it is, and with all units moved."""
@@ -232,25 +258,40 @@ class Reading:
         return self._proofs[name]
 
     def _proved(self, name: Model) -> bool:
+        """On a few prompts in two packs: as it is, with what comes first moved, and with everything moved."""
         model, architecture = self._model(name), self._pair.architecture
         if not architecture.chained or model.dtype != torch.float32:  # else rounding hides a wrong mask
             return False
-        each = [Variant(name, (unit,)) for unit in components(architecture)]
-        units = tuple(one.units[0] for one in each if self._swaps.levels(one) is not None)
-        moved = Variant(name, units)
+        units = tuple(
+            unit for unit in components(architecture) if self._swaps.levels(Variant(name, (unit,))) is not None
+        )
+        moved = [Variant(name), Variant(name, units[:1]), Variant(name, units)]
+        few = _spread(sorted(self._encoded.values(), key=lambda item: len(item.ids)))
+        halves = [half for half in (few[::2], few[1::2]) if half]
         try:
-            found = self.stacked_values([Variant(name), moved], self._packs)
+            rows = sheet([pack for half in halves for pack in packs(half, self._metric.reads, sys.maxsize)])
+            with torch.inference_mode():
+                self._looked[name] = row = Row(model, architecture, rows, last=self._metric.last)
+            levels = [self._swaps.levels(variant) or {} for variant in moved]
+            found = values_of_variants(model, [row], levels, self._swaps.at, self._metric)
         except Exception as error:  # a model that takes no mask, no positions, or no block alone may raise anything
             logging.getLogger(__name__).info("variants of %s are read one by one: %s", name, first_line(error))
             return False
-        wanted = [values(model, self._batches, self._metric)]
-        with swapped(model, self._swaps.of(moved)):
-            wanted.append(values(model, self._batches, self._metric))
-        padded = [item.prompt.id for batch in self._batches for item in batch.encoded]
-        packed = [prompt for pack in self._packs for prompt in pack]
-        order = [packed.index(prompt) for prompt in padded]
-        there = np.stack([found[variant][order] for variant in (Variant(name), moved)])
+        packed = [item for pack in rows.packs for item in pack.encoded]
+        whole, wanted = replace(self._metric, last=()), []
+        for variant in moved:
+            with swapped(model, self._swaps.of(variant)):
+                wanted.append(values(model, batches(packed, len(packed), self._pair.pad_id), whole))
+        order = [item.prompt.id for item in packed]
+        padded = [item.prompt.id for batch in batches(packed, len(packed), self._pair.pad_id) for item in batch.encoded]
+        there = found[:, [order.index(prompt) for prompt in padded]]
         return bool(np.allclose(there, wanted, rtol=NEAR, atol=NEAR * _largest(wanted), equal_nan=True))
+
+
+def _spread(items: Sequence[Encoded]) -> list[Encoded]:
+    """At most `PROVED` of them, evenly from the first to the last."""
+    at = np.unique(np.linspace(0, len(items) - 1, min(PROVED, len(items))).round().astype(int))
+    return [items[i] for i in at.tolist()]
 
 
 def _left(step: Stacked | Padded | Swept, known: Known) -> Stacked | Padded | Swept | None:

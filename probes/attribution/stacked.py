@@ -11,6 +11,7 @@ through together. What waits between two blocks lies in memory up to a bound, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.attribution.forwards import Floats, Swap, swapped
-from probes.attribution.metric import Metric
-from probes.attribution.packing import Pack
+from probes.attribution.metric import Metric, only_at
+from probes.attribution.packing import Pack, Sheet
 from probes.attribution.parts import Parts
 from probes.attribution.waiting import FILED, IN_MEMORY, Waiting
 from tv.architecture.anatomy import Architecture
@@ -42,42 +43,63 @@ _LOGITS = 2**24
 
 
 class Row(Parts):
-    """One model on one pack of prompts, to be run part by part with whatever weights it has then."""
+    """One model on packs of prompts side by side, to be run part by part with whatever weights it has then."""
 
     def __init__(
-        self, model: PreTrainedModel, architecture: Architecture, pack: Pack, like: Parts | None = None
+        self,
+        model: PreTrainedModel,
+        architecture: Architecture,
+        sheet: Sheet,
+        like: Parts | None = None,
+        last: Sequence[str] = (),
     ) -> None:
-        """See `Parts` for `like`."""
+        """See `Parts` for `like`; `last` are products of the last block that are made where tokens are read alone."""
         device = model.device
         inputs = {
-            "input_ids": pack.ids.to(device),
-            "attention_mask": pack.mask.to(device),
-            "position_ids": pack.positions.to(device),
+            "input_ids": sheet.ids.to(device),
+            "attention_mask": sheet.mask.to(device),
+            "position_ids": sheet.positions.to(device),
         }
         super().__init__(model, architecture, inputs, like)
-        self.pack = pack
-        self._read = pack.read.to(device)
+        self.sheet, self._last = sheet, last
+        self._read, self._rows = sheet.read.to(device), torch.arange(len(sheet.packs), device=device)[:, None]
         # Behind the blocks only the tokens that are read go on; GPT-2 cuts its output to the length of its input.
+        at, own = self._read, self._rows
         self._ends = {
-            "input_ids": inputs["input_ids"][:, self._read],
-            "attention_mask": inputs["attention_mask"][:, :, self._read][..., self._read],
-            "position_ids": inputs["position_ids"][:, self._read],
+            "input_ids": inputs["input_ids"][own, at],
+            "attention_mask": inputs["attention_mask"][own[..., None], 0, at[..., None], at[:, None]][:, None],
+            "position_ids": inputs["position_ids"][own, at],
         }
 
-    def through(self, layer: int, rows: Sequence[Float[Tensor, "n d_model"]]) -> Iterator[Float[Tensor, "n d_model"]]:
-        """What a block makes of several rows of hidden states."""
-        several = max(1, _AT_ONCE.get(rows[0].device.type, _AT_ONCE_ELSEWHERE) // len(rows[0]))
+    def through(
+        self, layer: int, rows: Sequence[Float[Tensor, "packs n d_model"]]
+    ) -> Iterator[Float[Tensor, "packs n d_model"]]:
+        """What a block makes of several variants' hidden states."""
+        size = self.sheet.ids.numel()
+        several = max(1, _AT_ONCE.get(rows[0].device.type, _AT_ONCE_ELSEWHERE) // size)
         for i in range(0, len(rows), several):
-            yield from self.block(layer, torch.stack(tuple(rows[i : i + several]))).unbind()
+            some = rows[i : i + several]
+            with self._where_read(layer, len(some)):
+                found = self.block(layer, torch.cat(tuple(some)))
+            yield from found.split(len(self.sheet.packs))
 
-    def values(self, rows: Sequence[Float[Tensor, "n d_model"]], metric: Metric) -> Floats:
-        """The metric of every prompt of the pack, (rows, prompts), from what the last block gave."""
-        found = []
-        size = int(self.model.config.get_text_config().vocab_size) * len(self._read)
+    def _where_read(self, layer: int, times: int) -> AbstractContextManager[None]:
+        if layer < self.n_blocks - 1 or not self._last:
+            return nullcontext()
+        length, size = self.sheet.ids.shape[1], self.sheet.ids.numel()
+        at = torch.unique(self._read + length * self._rows)
+        every = at + size * torch.arange(times, device=at.device)[:, None]
+        return only_at(self.model, self._last, every.flatten())
+
+    def values(self, rows: Sequence[Float[Tensor, "packs n d_model"]], metric: Metric) -> Floats:
+        """The metric of every prompt of the sheet, (rows, prompts), from what the last block gave."""
+        found, packs = [], self.sheet.packs
+        size = int(self.model.config.get_text_config().vocab_size) * self._read.numel()
         several = max(1, _LOGITS // size)
         for i in range(0, len(rows), several):
-            hidden = torch.stack([row[self._read] for row in rows[i : i + several]])
-            found.append(_values(self.behind(hidden, self._ends), self.pack, metric))
+            hidden = torch.cat([row[self._rows, self._read] for row in rows[i : i + several]])
+            logits = self.behind(hidden, self._ends).unflatten(0, (-1, len(packs)))
+            found.append(np.concatenate([_values(logits[:, p], pack, metric) for p, pack in enumerate(packs)], axis=1))
         return np.concatenate(found)
 
 
@@ -92,7 +114,7 @@ def values_of_variants(
     n_layers = rows[0].n_blocks
     # Sorted, so that variants with the same first changes are computed together.
     order = sorted(range(len(variants)), key=lambda i: [str(variants[i].get(level)) for level in range(-1, n_layers)])
-    several = at_once(model, sum(row.pack.ids.numel() for row in rows))
+    several = at_once(model, sum(row.sheet.ids.numel() for row in rows))
     found: dict[int, Floats] = {}
     with torch.inference_mode():
         for i in range(0, len(order), several):
@@ -124,7 +146,7 @@ def _together(
             numbers = [after[change, state] for state in before]
             with swapped(model, Swap(partial(_of, tensors, level, change), level)):
                 if level < 0:
-                    new[numbers[0]] = [shelf.put(row.entering()[0].clone()) for row in rows]
+                    new[numbers[0]] = [shelf.put(row.entering().clone()) for row in rows]
                 elif level == n_layers:
                     parts = [row.values([states[s][r] for s in before], metric) for r, row in enumerate(rows)]
                     values |= dict(zip(numbers, np.concatenate(parts, axis=1), strict=True))
@@ -146,15 +168,16 @@ def _values(logits: Float[Tensor, "rows k vocab"], pack: Pack, metric: Metric) -
     columns = []
     for item, (places, indices) in zip(pack.encoded, pack.places, strict=True):
         n = max(len(item.ids), places[-1] + 1)
-        whole, batch = logits.new_zeros(1, n, logits.shape[-1]), _alone(item)
-        values = []
-        for row in logits:
-            whole[0, list(places)] = row[list(indices)]
-            values.append(metric.values(whole, batch))
-        columns.append(torch.cat(values))
+        several = max(1, _LOGITS // (n * logits.shape[-1]))
+        found = []
+        for some in logits[:, list(indices)].split(several):
+            whole = logits.new_zeros(len(some), n, logits.shape[-1])
+            whole[:, list(places)] = some
+            found.append(metric.values(whole, _repeated(item, len(some))))
+        columns.append(torch.cat(found))
     return torch.stack(columns, 1).double().cpu().numpy()
 
 
-def _alone(item: Encoded) -> Batch:
-    ids = torch.tensor([item.ids])
-    return Batch((item,), ids, torch.ones_like(ids))
+def _repeated(item: Encoded, times: int) -> Batch:
+    ids = torch.tensor([item.ids]).expand(times, -1)
+    return Batch((item,) * times, ids, torch.ones_like(ids))
