@@ -187,7 +187,7 @@ class Attributor:
         size = _many(work.pair, work.batch_size)
         drawn = batches(_drawn(work, self.wanted.curve_prompts), size, work.pair.pad_id)
         on_these = work.named("curves").on(drawn)
-        moved = curves(on_these, rankings, draws=self.wanted.curve_draws, points=self.wanted.curve_points)
+        moved = curves(on_these, rankings, units, draws=self.wanted.curve_draws, points=self.wanted.curve_points)
         points = work.means(moved.points, ["ranking", "draw", "direction", "n"])
         return {
             name: rows.assign(metric=work.metric.name) for name, rows in (("curves", points), ("areas", moved.areas))

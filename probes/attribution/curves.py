@@ -36,32 +36,43 @@ class Curves:
 
 
 def rankings_of(scores: Mapping[str, Mapping[Unit, float]], units: Sequence[Unit]) -> dict[str, list[Unit]]:
-    """Units by falling score; one without a score comes last, in order."""
-    return {
-        name: sorted(units, key=lambda unit, by_unit=by_unit: -_known(by_unit.get(unit, np.nan)))  # type: ignore[misc]
-        for name, by_unit in scores.items()
+    """Units by falling score; without those that have none."""
+    known = {
+        name: [unit for unit in units if not np.isnan(by_unit.get(unit, np.nan))] for name, by_unit in scores.items()
     }
+    return {name: sorted(some, key=lambda unit, name=name: -scores[name][unit]) for name, some in known.items()}  # type: ignore[misc]
 
 
-def curves(work: Work, rankings: Mapping[str, Sequence[Unit]], *, draws: int = 5, points: int | None = None) -> Curves:
-    """Every ranking of the same units, and `draws` random orders, cumulatively in both directions.
+def curves(
+    work: Work,
+    rankings: Mapping[str, Sequence[Unit]],
+    units: Sequence[Unit],
+    *,
+    draws: int = 5,
+    points: int | None = None,
+) -> Curves:
+    """Every ranking of the units, and `draws` random orders, cumulatively in both directions.
 
     `points` bounds how many values of n are tried besides 0 and all: evenly on a log scale, so that the head of a
-    ranking is seen in full. A set of units that several curves share is evaluated once.
+    ranking is seen in full. Units that a ranking does not have come with all of them, in no order. A set of units that
+    several curves share is evaluated once.
     """
-    units = list(next(iter(rankings.values())))
     generator = np.random.default_rng(work.seed)
     shuffled = [[units[i] for i in generator.permutation(len(units))] for _ in range(draws)]
     orders = [(name, 0, list(order)) for name, order in rankings.items()]
     orders += [(RANDOM, draw, order) for draw, order in enumerate(shuffled)]
     sizes = sizes_tried(len(units), points)
-    curve = pd.MultiIndex.from_tuples(
-        [(name, draw, n) for name, draw, _ in orders for n in sizes], names=["ranking", "draw", "n"]
-    )
+    sets = {
+        (name, draw, n): tuple(units if n == len(units) else order[:n])
+        for name, draw, order in orders
+        for n in sizes
+        if n <= len(order) or n == len(units)
+    }
+    curve = pd.MultiIndex.from_tuples(list(sets), names=["ranking", "draw", "n"])
     prompts, parts = pd.Index(work.prompts, name="prompt_id"), []
     models: tuple[tuple[str, Model], ...] = ((FORWARD, "base"), (BACKWARD, "tuned"))
     for direction, model in models:
-        _, table = work.under([Variant(model, tuple(order[:n])) for _, _, order in orders for n in sizes])
+        _, table = work.under([Variant(model, some) for some in sets.values()])
         long = pd.DataFrame(table, curve, prompts).stack().rename("value").reset_index()
         parts.append(long.assign(direction=direction))
     every = pd.concat(parts, ignore_index=True).dropna(subset="value")
@@ -102,7 +113,3 @@ def sizes_tried(n: int, points: int | None) -> list[int]:
         return list(range(n + 1))
     spaced = np.unique(np.rint(np.geomspace(1, n, points)).astype(int))
     return [0, *spaced.tolist()]
-
-
-def _known(value: float) -> float:
-    return -np.inf if np.isnan(value) else value

@@ -39,7 +39,7 @@ Tensors = Callable[[int, Any], Mapping[str, Tensor]]
 _AT_ONCE = {"cpu": 2048}
 _AT_ONCE_ELSEWHERE = 32768
 #: Entries of logits at once.
-_LOGITS = 2**24
+_LOGITS = 2**22
 
 
 class Row(Parts):

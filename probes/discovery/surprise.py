@@ -45,7 +45,7 @@ class Surprises:
             return
         if reading not in self.settled:
             shams = [own for name, own in self.of.get(reading, {}).items() if name.name == SHAM]
-            self.settled[reading] = _usual(shams)
+            self.settled[reading] = usual_of(shams)
         mean, spread = self.settled[reading]
         self.words.setdefault(reading, {})[side] = Words.of(*((scores - mean) / spread).double().numpy())
 

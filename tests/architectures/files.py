@@ -24,6 +24,7 @@ SUITE = {
     "attribute": {
         "methods": ["graft", "revert", "patch", "gradient", "path"],
         "granularity": ["component", "module"],
+        "exact": "all",
         "metric": "logit_diff",
         "controls": [],
         "curves": False,

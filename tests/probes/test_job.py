@@ -404,7 +404,7 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
         **{"orders": 1, "curve_points": 3, "curve_draws": 2, "neurons": 3, "most_nodes": 16, "control_draws": 2},
     }
     run = _run(tmp_path, architecture, None if architecture == "llama" else NO_REPORT, attribute=wanted)
-    tables = {"token_effects", "neuron_effects", "depth", "curves", "areas", "control_draws"}
+    tables = {"token_effects", "neuron_effects", "depth", "curves", "areas", "control_draws", "sampled"}
     assert set(run.tables) == TABLES | tables
     effects = run["effects"]
     methods = {*wanted["methods"], "mean", "synergy", "inside", "outside"} - {"split", "depth"}

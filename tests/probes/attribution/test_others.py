@@ -110,7 +110,7 @@ def test_curves_go_from_nothing_to_everything_and_reward_the_right_order(case: C
     units = components(pair.architecture)
     cause = Unit("component", 1, "mlp")
     scores = {"right": {cause: 1.0}, "wrong": {unit: float(unit != cause) for unit in units}}
-    found = curves(case.work(), rankings_of(scores, units), draws=5)
+    found = curves(case.work(), rankings_of(scores, units), units, draws=5)
     areas = found.areas.set_index(["ranking", "draw", "direction"])
     n = len(units)
     for direction in ("base→tuned", "tuned→base"):
@@ -119,8 +119,10 @@ def test_curves_go_from_nothing_to_everything_and_reward_the_right_order(case: C
         assert areas.n_enough["right", 0, direction] == 1
         assert areas.n_enough["wrong", 0, direction] == n
     assert found.areas.ranking.eq("random").sum() == 10
-    few = curves(case.work(), rankings_of(scores, units), draws=1, points=3)
+    few = curves(case.work(), rankings_of(scores, units), units, draws=1, points=3)
     assert few.points.n.nunique() <= 4 and {0, 1, n} <= set(few.points.n)
+    alone = few.points[few.points.ranking == "right"]
+    assert set(alone.n) == {0, 1, n}  # what has no score is moved with all, in no order
 
 
 def test_an_area_is_that_of_the_mean_share() -> None:

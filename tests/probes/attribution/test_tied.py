@@ -64,6 +64,7 @@ def test_every_method_names_it_alike() -> None:
         controls=(),
         curves=False,
         orders=1,
+        exact="all",
     )
     work = Attributor(case.pair, case.encoded, wanted, batch_size=3, seed=0)
     effects = work.tables(bootstrap=5, bases=lambda: output_bases(case.pair), scores={})["effects"]
