@@ -19,9 +19,10 @@ transformers.logging.disable_progress_bar()
 #: Files that take longest, by folder and name. They go first, so that no process is left with one at the end.
 _LONGEST = (
     *("docs/test_commands", "probes/test_job", "store/test_resume", "data/test_models", "capture/test_shards"),
-    *("hostile/test_hostile_input", "tests/test_demo", "examples/test_notebooks", "hostile/test_kill"),
-    *("reporting/test_report", "reporting/test_diagnose", "reporting/test_compare", "experiments/test_experiments"),
-    *("parity/test_backends", "hostile/test_offline"),
+    *("hostile/test_hostile_input", "reporting/test_report", "examples/test_notebooks", "hostile/test_kill"),
+    *("reporting/test_page", "tests/test_demo", "reporting/test_compare", "reporting/test_diagnose"),
+    *("architectures/test_representatives", "attribution/test_streaming", "experiments/test_experiments"),
+    *("parity/test_backends", "runtime/test_scheduler", "hostile/test_offline"),
 )
 
 
@@ -29,8 +30,8 @@ _LONGEST = (
 _LONG = (
     *("cli/test_probes_cli", "measures/test_tables", "measures/test_cosine", "measures/test_nulls"),
     *("arithmetic/test_apply", "arithmetic/test_lora", "attribution/test_path", "capture/test_estimate"),
-    *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports", "runtime/test_scheduler"),
-    *("architectures/test_agreement", "architectures/test_representatives"),
+    *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports"),
+    "architectures/test_agreement",
 )
 #: Folders whose tests start programs, train or load real models, or compare backends.
 _SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extending")

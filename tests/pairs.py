@@ -72,8 +72,8 @@ MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
 HYBRIDS = ["qwen3_next", "falcon_h1", "mamba"]
 #: Architectures that no rule of tv's names.
 BY_NAME = ["openai-gpt"]
-#: Architectures without experts that the whole job runs on.
-SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *HYBRIDS, *BY_NAME)]
+#: Architectures without experts that the whole job runs on. A mistral has the modules and the forward pass of a llama.
+SUPPORTED = [name for name in CONFIGS if name not in (*MIXTURES, *HYBRIDS, *BY_NAME, "mistral")]
 #: Architectures whose modules tv names by its own rules.
 MEASURED = SUPPORTED + MIXTURES
 

@@ -14,7 +14,7 @@ from tests.hostile.offline import no_network
 def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     directory = tmp_path_factory.mktemp("demo")
     suite = yaml.safe_load((DATA / "suites" / "demo.yaml").read_text().replace("../", f"{DATA}/"))
-    suite["attribute"] |= {"curves": False, "controls": []}  # minutes, which other tests spend on smaller models
+    suite["attribute"] |= {"methods": ["revert"], "curves": False, "controls": []}  # what is asked about below
     for prompts in suite["prompts"]:
         prompts["limit"] = 12
     (directory / "demo.yaml").write_text(yaml.safe_dump(suite))

@@ -24,7 +24,7 @@ from tests.hostile.forked import Ended, command, forked, kill_me, tree
 from tests.pairs import build_pair, write_suite
 
 #: How many kills at least. `make test-hostile` asks for more, and of a run on the embedded models.
-KILLS = int(os.environ.get("HOSTILE_KILLS", "9"))
+KILLS = int(os.environ.get("HOSTILE_KILLS", "5"))
 FULL = KILLS >= 40
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
 STAGES = ("weights", "capture", "attribute", "link", "report")
@@ -138,15 +138,16 @@ def _require_no_half(partial: Path) -> None:
 
 
 def test_killed_in_every_stage_again_and_again(suite: Path, whole: Whole, tmp_path: Path) -> None:
-    """One run dies in each of its stages in turn and is gone on with; every other one at seeded moments of its time,
-    the rest as seeded files get their names."""
+    """One run dies in each of its stages in turn and is gone on with; at a seeded moment of one stage's time, as a
+    seeded file of the next gets its name, and the other way round in the next run."""
     draw, kills, runs, told = random.Random(8), Counter[str](), 0, tmp_path / "told"
-    while kills.total() < KILLS:
+    while kills.total() < KILLS or len(kills) < len(STAGES):
         out = tmp_path / str(runs) / "run"
-        for stage in STAGES:
+        for place, stage in enumerate(STAGES):
             seconds, renames = whole.stages[stage]
             moment, number = seconds * draw.random(), draw.randint(1, renames)
-            then = (lambda n=number: _at_rename(n)) if runs % 2 else (lambda s=moment: kill_me(s))
+            by_name = (runs + place) % 2
+            then = (lambda n=number: _at_rename(n)) if by_name else (lambda s=moment: kill_me(s))
             ended = forked(_at(stage, then, _run(suite, out), told))
             assert ended.status in (0, -signal.SIGKILL), ended
             _require_no_half(out.parent)

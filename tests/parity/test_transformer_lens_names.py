@@ -53,7 +53,7 @@ DIFFERENT: dict[tuple[str, str], tuple[str | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("architecture", MEASURED)
+@pytest.mark.parametrize("architecture", [*MEASURED, "mistral"])
 def test_both_name_the_same_places(architecture: str) -> None:
     adapter = _adapter(architecture)
     compared = set()

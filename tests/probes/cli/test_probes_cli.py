@@ -16,6 +16,7 @@ from probes.cli import main
 from probes.cli.effects import print_checks, print_effects
 from tests.command import call
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, write_prompts, write_suite
+from tests.runs import NO_REPORT
 from tv.cli.terminal import begin, end
 
 Paths = tuple[Path, Path, Path]  # folder, base, tuned
@@ -181,7 +182,8 @@ def test_a_grown_vocabulary_is_compared_where_it_overlaps(tmp_path: Path, monkey
     tokenizer.add_tokens(["<new1>"])
     tokenizer.save_pretrained(tuned)
     suite = write_suite(tmp_path, base, tuned, bootstrap=20)
-    code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")
+    stages = ",".join(NO_REPORT)
+    code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run", "--stages", stages)
     assert code == 0, stderr
     assert "311" in stderr
 
@@ -189,7 +191,7 @@ def test_a_grown_vocabulary_is_compared_where_it_overlaps(tmp_path: Path, monkey
 def test_unknown_methods_and_metrics_are_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
     out = tmp_path / "run"
     suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
-    assert call(monkeypatch, capsys, main, "run", suite, "--out", out)[0] == 0
+    assert call(monkeypatch, capsys, main, "run", suite, "--out", out, "--stages", "capture")[0] == 0
     for option, known in (("--method", "'graft', 'revert'"), ("--metric", "target_nll, logit_diff")):
         code, _, stderr = call(monkeypatch, capsys, main, "attribute", out, option, "foo")
         assert code == 2 and "'foo'" in stderr and known in stderr and len(stderr.strip().splitlines()) == 1
@@ -209,7 +211,7 @@ def test_the_installed_command_answers() -> None:
 
 def test_prompts_are_never_markup(tmp_path: Path, monkeypatch, capsys) -> None:
     rows = [*PROMPTS, {"id": "[red]x[/]", "text": "<script>alert(1)</script>", "domain": "general"}]
-    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
+    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20, attribute=None, noise_floor=False)
     write_prompts(tmp_path / "prompts.jsonl", rows)
     out = tmp_path / "run"
     assert call(monkeypatch, capsys, main, "run", suite, "--out", out)[0] == 0
@@ -218,19 +220,20 @@ def test_prompts_are_never_markup(tmp_path: Path, monkeypatch, capsys) -> None:
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
+    run = ("run", suite, "--out", tmp_path / "run", "--stages", "weights,capture,noise_floor")
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("probes.job.job.write_floors", interrupted)
-        code, _, stderr = call(patch, capsys, main, "run", suite, "--out", tmp_path / "run")
+        code, _, stderr = call(patch, capsys, main, *run)
     assert code == 130 and "error: interrupted; the same `probes run` goes on" in stderr
     with monkeypatch.context() as patch:
         patch.setattr("probes.load", interrupted)
         assert call(patch, capsys, main, "attribute", tmp_path / "run")[2] == "error: interrupted\n"
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "run").exists()
-    assert call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run")[0] == 0
+    assert call(monkeypatch, capsys, main, *run)[0] == 0
 
 
 def test_sites_to_keep_are_split_at_commas(monkeypatch, capsys) -> None:

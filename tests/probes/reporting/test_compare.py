@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     quick = {"bootstrap": 40, "noise_floor": False, "epsilons": [0.05]}
     suite = write_suite(folder, base, tuned, tuned=steps, measure=MEASURE, **quick)
     write_prompts(folder / "prompts.jsonl", ASKED)
-    return probes.run(suite, out=folder / "run")
+    return probes.run(suite, out=folder / "run", stages=NO_REPORT)
 
 
 @pytest.fixture(scope="module")

@@ -143,11 +143,18 @@ def test_models_of_one_function_changed_in_nothing(tmp_path: Path) -> None:
         assert headline(evidence)[1].text == "No behaviour changed by more than rounding changes it."
 
 
-def test_vectors_that_undo_each_other_conflict(tmp_path: Path, monkeypatch, capsys) -> None:
-    found = _diagnosed(tmp_path, there=_step(1.0), back=_step(-1.0))
+@pytest.fixture(scope="module")
+def opposed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Where the checkpoints and the run of two opposite steps are, and what is said of them."""
+    directory = tmp_path_factory.mktemp("opposed")
+    return directory, _diagnosed(directory, there=_step(1.0), back=_step(-1.0))
+
+
+def test_vectors_that_undo_each_other_conflict(opposed: tuple[Path, pd.DataFrame], monkeypatch, capsys) -> None:
+    directory, found = opposed
     conflict = found.loc[("there + back", "conflict")]
     assert conflict.holds and "pull against each other" in conflict.sentence
-    code, out, _ = call(monkeypatch, capsys, main, "diagnose", tmp_path / "run", "--no-conflicts")
+    code, out, _ = call(monkeypatch, capsys, main, "diagnose", directory / "run", "--no-conflicts")
     assert code == 0 and "there: little_change: no." in out and "conflict" not in out
 
 
@@ -177,11 +184,14 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "other"])
-def test_checkpoints_that_cannot_be_compared_are_said(tmp_path: Path, damage: str) -> None:
-    _diagnosed(tmp_path, there=_step(1.0), back=_step(-1.0))
-    weights = tmp_path / "there" / "model.safetensors"
+def test_checkpoints_that_cannot_be_compared_are_said(opposed: tuple[Path, pd.DataFrame], damage: str) -> None:
+    weights = opposed[0] / "there" / "model.safetensors"
+    whole = weights.read_bytes()
     weights.unlink() if damage == "gone" else weights.write_bytes(b"no weights")
-    found = probes.diagnose(probes.load(tmp_path / "run"))
+    try:
+        found = probes.diagnose(probes.load(opposed[0] / "run"))
+    finally:
+        weights.write_bytes(whole)
     conflict = found[found.signature == "conflict"].iloc[0]
     assert conflict.holds is None and "there" in conflict.sentence
 

@@ -132,8 +132,9 @@ def test_a_killed_addition_goes_on_and_the_run_stays(
     pair: tuple[Path, Path], tmp_path: Path, reads: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, wanted = tmp_path / "run", {**QUICK, "methods": ["graft"]}
-    _run(_write(tmp_path, pair, PROMPTS, wanted), out)
-    more = _write(tmp_path, pair, [*PROMPTS, NEW], wanted)
+    options: dict[str, Any] = {"measure": ["behaviour", "changes"], "noise_floor": False}
+    _run(_write(tmp_path, pair, PROMPTS, wanted, **options), out)
+    more = _write(tmp_path, pair, [*PROMPTS, NEW], wanted, **options)
     reads.clear()
     under = work.Work.under
 
