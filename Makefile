@@ -48,9 +48,11 @@ test-fast: install
 mutants: install
 	$(BIN)/python -m tests.mutants
 
-# The kill test at full length: runs on embedded models, killed 48 times; and attribution on a cluster that loses a machine.
+# The kill test at full length: runs on embedded models, killed 48 times; captures and attribution on a cluster that
+# loses a machine.
 test-hostile: install
-	HOSTILE_KILLS=48 $(BIN)/python -m pytest tests/hostile/test_kill.py tests/probes/attribution/test_elsewhere.py
+	HOSTILE_KILLS=48 $(BIN)/python -m pytest tests/hostile/test_kill.py tests/probes/attribution/test_elsewhere.py \
+		tests/probes/capture/test_shards.py
 
 # Every type that transformers knows, end to end beside independent hooks, and the table of docs/architectures.md; what
 # is stopped goes on where it was.

@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import time
@@ -27,6 +28,7 @@ from tests.runs import NO_REPORT
 from tv.errors import InputError
 from tv.runtime import workers
 from tv.runtime.compute import Compute
+from tv.runtime.scheduler import finished
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -47,7 +49,7 @@ def alone(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     """The run that one process makes: six shards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "ROWS_PER_SHARD", 1)
-        return probes.run(suite, out=tmp_path_factory.mktemp("alone") / "run")
+        return probes.run(suite, out=tmp_path_factory.mktemp("alone") / "run", stages=NO_REPORT)
 
 
 def _bytes_of(directory: Path) -> dict[str, bytes]:
@@ -98,7 +100,7 @@ def test_two_processes_write_the_bytes_of_one(
     """One of the two is killed in the middle of its shard, and another takes its place."""
     reports = _reports(workers.Processes, monkeypatch)
     stage = _after_first(lambda: os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL))
-    run = probes.run(suite, out=tmp_path / "run", compute=Compute(workers=2, progress=stage))
+    run = probes.run(suite, out=tmp_path / "run", compute=Compute(workers=2, progress=stage), stages=NO_REPORT)
     assert reports.count("up") >= 2 and reports.count("dead") == 1
     assert _bytes_of(run.path) == _bytes_of(alone.path)
     _require_equal(run, alone)
@@ -121,6 +123,7 @@ def few(suite: Path) -> Path:
     """A suite whose run has few files: each is several requests to a server."""
     settings = json.loads(suite.read_text(encoding="utf-8"))
     few = {
+        "batch_size": 2,
         "measure": ["gates", "behaviour"],
         "attribute": {**settings["attribute"], "methods": ["graft"]},
     }
@@ -131,10 +134,10 @@ def few(suite: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def beside(few: Path, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
-    """The run of it in a directory: six shards."""
+    """The run of it in a directory: three shards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "ROWS_PER_SHARD", 1)
-        return probes.run(few, out=tmp_path_factory.mktemp("beside") / "run")
+        return probes.run(few, out=tmp_path_factory.mktemp("beside") / "run", stages=NO_REPORT)
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +181,8 @@ def test_a_run_on_s3(few: Path, beside: probes.Run, s3: str, tmp_path: Path) -> 
     part = probes.run(few, out=f"{s3}/runs/part", stages=["weights", "capture"])
     assert "link" not in part.tables
     told: list[str] = []
-    _require_equal(
-        probes.run(few, out=f"{s3}/runs/part", compute=Compute(progress=lambda name, *_: told.append(name))), beside
-    )
+    compute = Compute(progress=lambda name, *_: told.append(name))
+    _require_equal(probes.run(few, out=f"{s3}/runs/part", compute=compute, stages=NO_REPORT), beside)
     assert "weights moved" not in told and "attribute moved" in told
     _require_equal(probes.load(url), beside)
 
@@ -190,8 +192,8 @@ def test_a_run_on_s3_is_absent_until_it_is_whole(
 ) -> None:
     """Killed in the middle of the upload over an older run, then gone on with; and what is gone is said to be gone."""
     url = remote.Url(f"{s3}/runs/b")
-    probes.run(few, out=url, stages=NO_REPORT)
     upload, calls = remote.upload, []
+    upload(beside.path, url)
 
     def cut(directory: Path, to: remote.Url, names: Any = None) -> Any:
         calls.append(to)
@@ -219,15 +221,42 @@ def test_a_run_on_s3_is_absent_until_it_is_whole(
         assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
+def _require_by_way_of_s3(url: remote.Url, few: Path, compute: Compute, monkeypatch: pytest.MonkeyPatch) -> probes.Run:
+    """Workers that Ray has send what they write to the run's own address, and it is fetched from there."""
+    copied: list[str] = []
+    fetch = shards.fetch
+    monkeypatch.setattr(shards, "fetch", lambda files, to: copied.extend(files.values()) or fetch(files, to))
+    run = probes.run(few, out=url, compute=compute, stages=["capture"])
+    assert copied and all(place.startswith(f"{url}.partial/") for place in copied)
+    assert not remote.sizes(remote.Url(f"{url}.partial"))
+    assert set(run.tables) == {"prompts", "tokens", "gates", "neurons", "behaviour"}
+    return run
+
+
+def test_files_of_workers_on_other_machines_come_by_way_of_s3(
+    few: Path, beside: probes.Run, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker there would work: on a copy of what it is to do."""
+
+    def here(items: Any, work_on: Any, _: Compute, **named: Any) -> Any:
+        return finished(items, lambda device: pickle.loads(pickle.dumps(work_on(device))), Compute(), **named)
+
+    monkeypatch.setattr(shards, "finished", here)
+    run = _require_by_way_of_s3(remote.Url(f"{s3}/runs/d"), few, Compute(engine="ray", workers=2), monkeypatch)
+    for table in run.tables:
+        pd.testing.assert_frame_equal(run[table], beside[table], check_exact=True)
+
+
+@pytest.fixture
 def cluster(s3: str) -> Iterator[Any]:
     with two_nodes() as nodes:
         yield nodes
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("HOSTILE_KILLS" not in os.environ, reason="a cluster of its own: make test-hostile")
 def test_a_machine_is_lost_and_the_run_on_s3_is_whole(
-    few: Path, beside: probes.Run, cluster: Any, s3: str, monkeypatch: pytest.MonkeyPatch
+    suite: Path, alone: probes.Run, cluster: Any, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second node goes in the middle, with the actor on it; files went to S3, which both nodes reach."""
     import ray
@@ -241,16 +270,12 @@ def test_a_machine_is_lost_and_the_run_on_s3_is_whole(
         while sum(node["Alive"] for node in ray.nodes()) > 1:
             time.sleep(0.1)
 
-    stage = _after_first(lose)
-    url = remote.Url(f"{s3}/runs/c")
-    copied: list[str] = []
-    fetch = shards.fetch
-    monkeypatch.setattr(shards, "fetch", lambda files, to: copied.extend(files.values()) or fetch(files, to))
-    run = probes.run(few, out=url, compute=Compute(engine="ray", workers=2, progress=stage), stages=["capture"])
+    six = json.loads(suite.read_text(encoding="utf-8")) | {"measure": ["gates", "behaviour"]}
+    few = suite.with_name("six.yaml")
+    few.write_text(json.dumps(six), encoding="utf-8")
+    compute = Compute(engine="ray", workers=2, progress=_after_first(lose))
+    run = _require_by_way_of_s3(remote.Url(f"{s3}/runs/c"), few, compute, monkeypatch)
     assert "dead" in reports
     assert ray.is_initialized()  # who had joined the cluster has not left it
-    assert copied and all(place.startswith(f"{url}.partial/") for place in copied)
-    assert not remote.sizes(remote.Url(f"{url}.partial"))
-    assert set(run.tables) == {"prompts", "tokens", "gates", "neurons", "behaviour"}
     for table in run.tables:
-        pd.testing.assert_frame_equal(run[table], beside[table], check_exact=True)
+        pd.testing.assert_frame_equal(run[table], alone[table], check_exact=True)
