@@ -6,6 +6,7 @@ Prompts and tasks are cut to their first rows, and suites to what is quick, so t
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,12 @@ OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
 }
 ROWS = 2
 QUICK = {
-    "measure": ["gates", "changes", "behaviour"],
+    "measure": ["gates", "behaviour"],
     "bootstrap": 20,
     "noise_floor": False,
     "attribute": {"methods": ["graft"], "controls": [], "curves": False},
 }
+DEMO = "reports/demo"  # the run that a page compares, model by model
 EVERY = [pytest.param(page, command, id=f"{page.name}:{command.line}") for page in PAGES for command in commands(page)]
 
 
@@ -45,7 +47,7 @@ def test_a_command_is_one_that_there_is(page: Path, command: Command) -> None:
     program, *arguments = command.argv
     name = Path(program).name
     if name in OURS:
-        _parse(typer.main.get_command(OURS[name][0]), name, arguments)
+        _parse(_command(name), name, arguments)
     elif name == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(arguments) <= set(targets)
@@ -55,6 +57,11 @@ def test_a_command_is_one_that_there_is(page: Path, command: Command) -> None:
         assert (ROOT / where).is_file()
     else:
         assert name == "pip", f"{_name(page)}:{command.line}: what is {name}?"
+
+
+@cache
+def _command(name: str) -> object:
+    return typer.main.get_command(OURS[name][0])
 
 
 def _parse(command: object, name: str, arguments: list[str], parent: object = None) -> None:
@@ -73,10 +80,16 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "models").symlink_to(ROOT / "data" / "models")
     for file in (tmp_path / "data").rglob("*.jsonl"):
         file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:ROWS]), encoding="utf-8")
-    for file in (tmp_path / "data" / "suites").glob("*.yaml"):
-        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | QUICK))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def _shorten(suites: Path, n_tuned: int) -> None:
+    """The checkout's suites, cut to what is quick and to so many tuned models."""
+    for file in suites.glob("*.yaml"):
+        suite = yaml.safe_load((ROOT / "data" / "suites" / file.name).read_text()) | QUICK
+        tuned = dict(list(suite["tuned"].items())[:n_tuned])
+        file.write_text(yaml.safe_dump(suite | {"tuned": tuned}, sort_keys=False))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +113,7 @@ def test_the_commands_of_a_page_run(
             shutil.rmtree(elsewhere / out, ignore_errors=True)
             shutil.copytree(made, elsewhere / out)
             continue
+        _shorten(elsewhere / "data" / "suites", 2 if DEMO in arguments else 1)
         status, _, err = call(monkeypatch, capsys, OURS[program][1], *arguments)
         assert status == 0, f"{_name(page)}:{command.line}: {err}"
         if program == "probes" and arguments[0] == "run" and "--out" in arguments:
