@@ -89,10 +89,12 @@ def _require_errors(compute: Compute) -> None:
 
 @pytest.mark.slow
 def test_ray_does_the_same(cluster: object, tmp_path: Path) -> None:
+    """Its process dies over the second item, and another takes its place."""
     compute = Compute(engine="ray")
-    results = ordered([3, 0], always(Power(2)), compute)
-    value, pid, threads = next(results)
-    assert value == 9 and pid != os.getpid() and threads == torch.get_num_threads()
+    results = ordered([3, 13, 0], always(Power(2, tmp_path / "killed")), compute)
+    (value, pid, threads), (again, other, _) = next(results), next(results)
+    assert (value, again) == (9, 169) and threads == torch.get_num_threads()
+    assert (tmp_path / "killed").exists() and len({pid, other, os.getpid()}) == 3
     with pytest.raises(CheckpointError, match=r"^item 0: no such thing; leave it out$"):
         next(results)
     _require_same_tables(tmp_path, compute)
