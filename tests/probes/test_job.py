@@ -37,8 +37,8 @@ TABLES = {
 }
 
 
-#: Every other kind has the report's stage left out: a page is the same code whatever the architecture.
-WITH_PAGE = ("llama", "gpt2", "mixtral")
+#: Every other kind has the report's stage left out: its own tests draw pages of a llama and of a gpt2.
+WITH_PAGE = ("mixtral",)
 
 
 def _run(
@@ -77,7 +77,7 @@ def llama(runs: Runs) -> probes.Run:
     return runs.of("llama")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "mistral", "gemma2", "phi3", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2", "phi3", "gpt2"])
 def test_the_whole_job(architecture: str, runs: Runs) -> None:
     run = runs.of(architecture)
     assert set(run.tables) == TABLES
@@ -106,7 +106,7 @@ def test_the_whole_job(architecture: str, runs: Runs) -> None:
         assert np.isfinite(measures.to_numpy()[~measures.isna().to_numpy()]).all()
 
 
-@pytest.mark.parametrize("architecture", MIXTURES)
+@pytest.mark.parametrize("architecture", [name for name in MIXTURES if name != "qwen3_moe"])  # which has every method
 def test_the_whole_job_on_a_mixture_of_experts(architecture: str, runs: Runs) -> None:
     """Every expert has rows of its own where a model chose it, and experts add up to what their MLP adds."""
     run = runs.of(architecture)
@@ -304,20 +304,26 @@ def test_heads_sum_to_attention_in_the_tables(llama: probes.Run) -> None:
         assert whole[column].notna().any()
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_never_leaks(side: str, tmp_path: Path) -> None:
+def test_padding_never_leaks(tmp_path: Path) -> None:
     """One prompt a batch and all in one batch give the same rows, whichever side the tokenizer pads on."""
     base, tuned = build_pair(tmp_path, "llama")
-    for path in (base, tuned):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        tokenizer.padding_side = side
-        tokenizer.save_pretrained(path)
-    runs = []
-    for size in (1, 6):
+
+    def run(size: int, side: str) -> probes.Run:
+        for path in (base, tuned):
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer.padding_side = side
+            tokenizer.save_pretrained(path)
         suite = write_suite(tmp_path, base, tuned, batch_size=size, bootstrap=50)
-        runs.append(probes.run(suite, out=tmp_path / f"run{size}", stages=["weights", "capture", "attribute"]))
+        return probes.run(suite, out=tmp_path / f"{side}-{size}", stages=["weights", "capture", "attribute"])
+
+    by_itself = run(1, "right")
+    for side in ("left", "right"):
+        _require_close(by_itself, run(6, side))
+
+
+def _require_close(run: probes.Run, other: probes.Run) -> None:
     for table in ("tokens", "gates", "changes", "contributions", "ledger", "behaviour", "prompt_effects"):
-        alone, together = (_sorted(run[table]) for run in runs)
+        alone, together = (_sorted(each[table]) for each in (run, other))
         assert len(alone) == len(together)
         for column in alone.columns:
             if alone[column].dtype == np.float32:
@@ -338,9 +344,8 @@ def test_two_tuned_models_in_one_run(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "other")
     build_tokenizer().save_pretrained(tmp_path / "other")
     models = {"moved": str(tuned), "other": str(tmp_path / "other")}
-    run = probes.run(
-        write_suite(tmp_path, base, tuned, tuned=models, bootstrap=50), out=tmp_path / "run", stages=NO_REPORT
-    )
+    suite = write_suite(tmp_path, base, tuned, tuned=models)
+    run = probes.run(suite, out=tmp_path / "run", stages=["weights", "capture"])
     assert set(run["changes"].tuned) == set(models)
     assert set(run["contributions"].model) == {"base", *models}
     assert not run["contributions"].duplicated(["model", "prompt_id", "pos", "layer", "component", "head"]).any()
@@ -375,7 +380,7 @@ def test_prompts_without_targets(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, "llama")
     suite = write_suite(tmp_path, base, tuned, attribute=None, bootstrap=50)
     write_prompts(tmp_path / "prompts.jsonl", [{"id": "x", "text": "The heart"}, {"id": "y", "text": "A lamp gives"}])
-    run = probes.run(suite, out=tmp_path / "run", stages=None)
+    run = probes.run(suite, out=tmp_path / "run", stages=NO_REPORT)
     assert set(run["behaviour"].metric) == {"kl"}
     assert run["changes"].dla_base.isna().all()
 
@@ -398,7 +403,7 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
         "controls": ["random", "shuffled", "spectrum"],
         **{"orders": 1, "curve_points": 3, "curve_draws": 2, "neurons": 3, "most_nodes": 16, "control_draws": 2},
     }
-    run = _run(tmp_path, architecture, None if architecture in WITH_PAGE else NO_REPORT, attribute=wanted)
+    run = _run(tmp_path, architecture, None if architecture == "llama" else NO_REPORT, attribute=wanted)
     tables = {"token_effects", "neuron_effects", "depth", "curves", "areas", "control_draws"}
     assert set(run.tables) == TABLES | tables
     effects = run["effects"]
@@ -424,7 +429,7 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
     measures = {"ssa", "kappa", "ledger", "norm", "random", "path", "graft", "revert", "mean", "shapley"}
     assert measures <= set(run["areas"].ranking)
     assert run["link"].path.notna().any()
-    assert (run.path / "report.html").exists() == (architecture in WITH_PAGE)
+    assert (run.path / "report.html").exists() == (architecture == "llama")
 
 
 def test_a_prompt_set_says_which_prompts_share_a_template(tmp_path: Path) -> None:
