@@ -117,7 +117,7 @@ class _Arrays:
         if isinstance(value, np.ndarray) and value.dtype != object:
             return {"array": self._saved(value)}
         if isinstance(value, pd.DataFrame):
-            return {"table": [[name, self.encoded(column.tolist())] for name, column in value.items()]}
+            return {"table": [[name, self._column(column)] for name, column in value.items()]}
         if type(value) in (list, tuple):
             return {type(value).__name__: [self.encoded(one) for one in value]}
         if type(value) is dict:
@@ -127,6 +127,9 @@ class _Arrays:
             own = [[one.name, self.encoded(getattr(value, one.name))] for one in fields(value)]
             return {f"{kind.__module__}:{kind.__qualname__}": own}
         raise TypeError(f"a {kind.__qualname__} cannot be kept")
+
+    def _column(self, column: pd.Series[Any]) -> Any:
+        return self.encoded(column.to_numpy() if column.dtype.kind in "biuf" else column.tolist())
 
     def _saved(self, array: np.ndarray[Any, Any]) -> str:
         name = f"{self._n}.npy"

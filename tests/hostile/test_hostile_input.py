@@ -258,8 +258,8 @@ def _turned(table: str) -> Spoil:
 
 
 CHECKPOINTS: dict[str, Spoil] = {
-    **{f"weights cut to {n} bytes": _cut(n) for n in (0, 1, 7, 8, 9, 100, 1_000, 5_000, 50_000, 100_000)},
-    **{f"header of {n} bytes": _length(n) for n in (0, 1, 2**31, 2**40, 2**63, 2**64 - 1)},
+    **{f"weights cut to {n} bytes": _cut(n) for n in (0, 7, 8, 100, 50_000)},
+    **{f"header of {n} bytes": _length(n) for n in (0, 1, 2**40, 2**64 - 1)},
     "overlapping tensors": _header(lambda h: h[UP].update(data_offsets=h["model.norm.weight"]["data_offsets"])),
     "two tensors in one place": _header(
         lambda h: h[UP].update(data_offsets=h["model.layers.1.mlp.up_proj.weight"]["data_offsets"])

@@ -23,6 +23,12 @@ from tests.runs import NO_REPORT
 from tv.runtime.compute import Compute
 
 KEPT = ("weights", "capture", "noise_floor")  # what a run that attributes nothing keeps, but for links
+#: What every stage needs, and no more: a run here is started again and again.
+QUICK = {
+    "measure": ["gates", "changes", "behaviour"],
+    "noise_floor": False,
+    **{"batch_size": 2, "bootstrap": 20},
+}
 SHARDS = 3  # six prompts, two a batch, a batch a shard
 
 
@@ -34,7 +40,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("pair")
-    return write_suite(directory, *build_pair(directory, "llama"), batch_size=2, bootstrap=20)
+    return write_suite(directory, *build_pair(directory, "llama"), **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +118,6 @@ def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[s
     [
         (("weights moved", 9), {"weights moved": 9, "capture moved": 0}),
         (("capture moved", 2), {"capture moved": 0}),
-        (("capture moved", 6), {"capture moved": 4}),
         (("attribute moved", 8), {"capture moved": 6, "attribute moved": 8}),
         (("link", 1), {"capture moved": 6, "link": 0}),
         (("report", 1), {"capture moved": 6, "link": 0}),
@@ -133,7 +138,7 @@ def test_killed_in_any_stage(
     _require_equal(run, expected)
 
 
-@pytest.mark.parametrize("number", [4, 20, 30, 0])
+@pytest.mark.parametrize("number", [20, 0])
 def test_killed_while_files_get_their_names(number: int, suite: Path, whole: probes.Run, tmp_path: Path) -> None:
     """A shard's own files, some written and some not; and the run's directory itself (0)."""
     _killed(_run_until_replace, suite, tmp_path / "run", number)
@@ -240,8 +245,8 @@ def test_a_full_disk_keeps_what_is_done(suite: Path, tmp_path: Path, monkeypatch
 
 def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, "llama")
-    out, options = tmp_path / "run", {"batch_size": 2, "bootstrap": 20}
-    suite = write_suite(tmp_path, base, tuned, **options)
+    out = tmp_path / "run"
+    suite = write_suite(tmp_path, base, tuned, **QUICK)
     _killed(_run_until, suite, out, ("capture moved", 6))
     partial = sorted((tmp_path / "run.partial").rglob("*"))
 
@@ -251,9 +256,9 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value) and "--force" in str(caught.value)
         assert sorted((tmp_path / "run.partial").rglob("*")) == partial
 
-    write_suite(tmp_path, base, tuned, **options | {"bootstrap": 30})
+    write_suite(tmp_path, base, tuned, **QUICK | {"bootstrap": 30})
     refused(r"run.partial holds an unfinished run, and suite\.bootstrap was 20 and is 30; change it back")
-    write_suite(tmp_path, base, tuned, **options)
+    write_suite(tmp_path, base, tuned, **QUICK)
     refused(r"computed\.dtype was \"float32\" and is \"bfloat16\"", compute=Compute(dtype="bfloat16"))
     write_prompts(tmp_path / "prompts.jsonl", PROMPTS[:-1])
     refused("prompts changed")
@@ -268,7 +273,7 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("probes.job.identity.SCHEMA_VERSION", 99)
         refused(f"schema_version was {SCHEMA_VERSION} and is 99")
-    write_suite(tmp_path, base, tuned, **options | {"positions": "last"})
+    write_suite(tmp_path, base, tuned, **QUICK | {"positions": "last"})
     run, told = _resumed(suite, out, force=True)
     assert told["capture moved"] == 0 and len(run["tokens"]) == len(PROMPTS)
 
@@ -311,7 +316,8 @@ def test_neurons_are_summed_over_shards(whole: probes.Run) -> None:
 
 
 def test_kept_vectors_are_not_made_twice(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = json.loads(suite.read_text(encoding="utf-8")) | {"keep": ["resid_post", "attn_out"], "attribute": None}
+    text = json.loads(suite.read_text(encoding="utf-8")) | {"keep": ["resid_post", "attn_out"]}
+    text |= {"noise_floor": True, "attribute": None}
     own = suite.with_name("kept.yaml")
     own.write_text(json.dumps(text), encoding="utf-8")
 
