@@ -3,8 +3,7 @@
 python -m examples.tune_on_prompts MODEL PROMPTS.jsonl OUT [--steps 60] [--seed 0]
 
 MODEL is a directory, a hub id or a GGUF file; rows of PROMPTS have a text and its target, or a question and its answer
-(docs/prompts.md). OUT/base and OUT/tuned are written, float32. 135 M parameters take 4 GB of memory; fewer --steps take
-less time.
+(docs/prompts.md). OUT/base and OUT/tuned are written, float32. 135 M parameters take 4 GB.
 """
 
 from __future__ import annotations
