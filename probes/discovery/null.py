@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 
 #: Fewer draws than this do not tell how they scatter.
 FEW = 16
+#: A smaller p is not given: a few draws do not tell how their distribution ends.
+LEAST = 1e-4
 
 
 class Beyond(NamedTuple):
@@ -30,7 +32,7 @@ def beyond(values: ArrayLike, draws: ArrayLike) -> Beyond:
     With n draws the rank alone tells no p below 1/(n + 1). Above all draws, `p` is that of Student's t for one further
     draw, of logarithms, as the largest of many scores are skewed; where some are zero, as shares of few texts may be,
     half of the least positive one is added first; of plain values where some are negative. With fewer than `FEW` draws,
-    which do not tell how they scatter, and where all draws are alike, it is that of the rank.
+    which do not tell how they scatter, and where all draws are alike, it is that of the rank; it is never below `LEAST`.
 
     Args:
         values: (ranks,), by rank.
@@ -60,5 +62,6 @@ def beyond(values: ArrayLike, draws: ArrayLike) -> Beyond:
         with np.errstate(divide="ignore", invalid="ignore"):
             t = (own - null.mean(0)) / spread
         above_all = (rank_p * (n + 1) <= 1) & (np.ptp(null, axis=0) > 0)
-        p = np.where(above_all, stats.t.sf(t, n - 1), rank_p)  # among the draws, the rank says it
+        tail = np.maximum(stats.t.sf(t, n - 1), LEAST)
+        p = np.where(above_all, tail, rank_p)  # among the draws, the rank says it
     return Beyond(np.asarray(draws, np.float64).max(0), rank_p, np.maximum.accumulate(p))

@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 #: Words in a list.
 TOP = 20
-#: A word stands out where its q is below this, and its value above that of every draw.
+#: A word stands out where its q is below this, its value above that of every draw and its interval above 0.
 LEVEL = 0.05
 COLUMNS = [
     *("part", "reading", "rank", "token_id", "token", "chosen", "value", "lo", "hi", "noise", "sham", "floor"),
@@ -67,7 +67,8 @@ class WordLists:
         rows = pd.concat(parts, ignore_index=True)
         rows["q"] = benjamini_hochberg(rows.p)
         above = (rows.measured > rows[["noise", "sham", "floor"]].max(axis=1)) & (rows.measured > 0)
-        rows["stands_out"] = above & (rows.q < LEVEL)
+        on_most_texts = rows.lo.isna() | (rows.lo > 0)
+        rows["stands_out"] = above & on_most_texts & (rows.q < LEVEL)
         return rows[COLUMNS]
 
     def _list(

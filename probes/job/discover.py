@@ -83,7 +83,9 @@ def discover(
         "discover": section,
         "seed": seed,
     }
-    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=["discover", "report"], compute=compute)
+    # What kind of tuning it was is told from the weights too, where not some parts alone are asked for.
+    stages = [*([] if section.get("parts") else ["weights"]), "discover", "report"]
+    job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=stages, compute=compute)
     if lent is not None:
         job.models.lend(lent)
     return job.run()

@@ -46,7 +46,12 @@ table(
         Column("rank_p", "the share of draws that reach the value, the larger of both nulls'", since=7),
         Column("p", "of one more draw reaching it", since=7),
         Column("q", "the false-discovery rate over all words of the part", words="q", since=7),
-        Column("stands_out", "whether q is below 0.05 and the value above every draw and the floor", "bool", since=7),
+        Column(
+            "stands_out",
+            "whether q is below 0.05, lo above 0, the value above all draws and the floor",
+            "bool",
+            since=7,
+        ),
     ),
     since=7,
 )
