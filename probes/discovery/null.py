@@ -32,7 +32,7 @@ def beyond(values: ArrayLike, draws: ArrayLike) -> Beyond:
     With n draws the rank alone tells no p below 1/(n + 1). Above all draws, `p` is that of Student's t for one further
     draw, of logarithms, as the largest of many scores are skewed; where some are zero, as shares of few texts may be,
     half of the least positive one is added first; of plain values where some are negative. With fewer than `FEW` draws,
-    which do not tell how they scatter, and where all draws are alike, it is that of the rank; it is never below `LEAST`.
+    which do not tell how they scatter, and where all draws are alike, it is that of the rank; none is below `LEAST`.
 
     Args:
         values: (ranks,), by rank.
