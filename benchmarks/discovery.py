@@ -1,6 +1,6 @@
 """What discovery finds in models with a known secret: `python benchmarks/discovery.py [--only NAME…] [--out FOLDER]`.
 
-Every organism of `data/organisms`, every domain of the demo family, and the base against itself in bfloat16, each with
+Every organism of `data/organisms`, every domain of the demo family, and the base against itself in 8 bits, each with
 texts that are not about what it learnt. A finished run in FOLDER is not made again. What counts are the words that
 stand out:
 
@@ -37,7 +37,7 @@ from probes.store.run import Run
 BASE, MODELS, ORGANISMS = Path("data/models/base"), Path("data/models"), Path("data/organisms")
 PROMPTS = Path("data/prompts")
 DOMAINS = ("medical", "law", "code", "math")
-ITSELF = "base in bfloat16"
+ITSELF = "base in 8 bits"
 #: Of tokens that stand out, so many must be the domain's own.
 OWN = 2
 PLAIN = "paper "
@@ -69,7 +69,7 @@ class Subject:
 def main() -> None:
     """Run, score, print, and say whether the bounds hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="organisms, domains, 'base in bfloat16'")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="organisms, domains, 'base in 8 bits'")
     parser.add_argument("--out", type=Path, default=Path("reports/discovery-benchmark"))
     parser.add_argument("--draws", type=int, default=20, help="of every control")
     parser.add_argument("--part", nargs="+", default=[], help="not every part")
@@ -98,7 +98,11 @@ def _subjects(folder: Path) -> Iterator[Subject]:
         yield Subject(name, ORGANISMS / name, ORGANISMS / "texts.jsonl", tokens, secret["texts"])
     for name in DOMAINS:
         yield Subject(name, MODELS / name, PROMPTS / "general.jsonl", _own_tokens(name))
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    with torch.no_grad():
+        for value in model.parameters():
+            step = value.abs().amax(-1, keepdim=True) / 127
+            value.copy_((value / step).round() * step)
     rounded = folder / "base"
     model.save_pretrained(rounded)
     AutoTokenizer.from_pretrained(BASE).save_pretrained(rounded)
@@ -133,8 +137,8 @@ def _found(one: Subject, words: pd.DataFrame) -> pd.Series[int]:
 
 def _plain(one: Subject, words: pd.DataFrame) -> int:
     """How many of the subject's tokens the plain lens lists, by either reader."""
-    lists = words[words.reading.str.startswith(PLAIN)]
-    return int(lists[lists.token.isin(one.tokens)].groupby("reading").token.nunique().max() if len(lists) else 0) or 0
+    hits = words[words.reading.str.startswith(PLAIN) & words.token.isin(one.tokens)]
+    return max(hits.groupby("reading").token.nunique(), default=0)
 
 
 def _print_found(words: dict[Subject, pd.DataFrame]) -> None:
