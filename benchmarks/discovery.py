@@ -101,7 +101,7 @@ def _subjects(folder: Path) -> Iterator[Subject]:
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     with torch.no_grad():
         for value in model.parameters():
-            step = value.abs().amax(-1, keepdim=True) / 127
+            step = value.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
             value.copy_((value / step).round() * step)
     rounded = folder / "base"
     model.save_pretrained(rounded)
