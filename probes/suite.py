@@ -67,7 +67,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @field_validator(
-        *("methods", "granularity", "controls", "parts", "measure", "sites", "keep", "epsilons"), check_fields=False
+        *("methods", "granularity", "controls", "parts", "measure", "sites", "keep", "epsilons", "amplify"),
+        check_fields=False,
     )
     @classmethod
     def _no_twins(cls, values: tuple[object, ...]) -> tuple[object, ...]:

@@ -26,15 +26,23 @@ from tv.runtime.seeds import seed_of
 Told = Callable[[int, int, str], None]
 #: With fewer texts no half has enough of them to say anything.
 FEWEST = 16
+#: The same of the clusters that texts are drawn with.
+FEWEST_CLUSTERS = 4
 
 
-def require_discovery(wanted: Discovery, n_texts: int, compute: Compute) -> None:
-    """Raise InputError, before any work, where a discovery cannot be made of this."""
+def require_discovery(wanted: Discovery, clusters: Sequence[str], compute: Compute) -> None:
+    """Raise InputError, before any work, where a discovery cannot be made of this; `clusters` has each text's."""
+    n_texts, n_clusters = len(clusters), len(set(clusters))
     for name in wanted.parts:
         if name not in PARTS:
             raise SuiteError(f"discover: there is no part {name!r}; there are {', '.join(PARTS)}")
     if n_texts < FEWEST:
         raise RunError(f"discover: {n_texts} texts are too few to find something in one half and test it in the other")
+    if n_clusters < FEWEST_CLUSTERS:
+        raise RunError(
+            f"discover: all {n_texts} texts are of {n_clusters} cluster{'s' * (n_clusters > 1)}, which lie in one half "
+            f"each; give texts of at least {FEWEST_CLUSTERS}"
+        )
     if wanted.tokens is not None and wanted.tokens < FEWEST * wanted.longest:
         raise SuiteError(
             f"discover: {wanted.tokens} tokens may be fewer than {FEWEST} texts of {wanted.longest}; give at least "
@@ -95,7 +103,7 @@ def discoveries(
     # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
     written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), FEWEST // 2)
     read = replace(read, n_written=written)
-    for glob in wanted.amplify:
+    for glob in wanted.amplify if "amplified" in (wanted.parts or PARTS) else ():
         if not named_as(values_of(pair.base), glob):
             raise SuiteError(f"discover: amplify: no parameter of the base is named {glob!r}")
     context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)

@@ -28,8 +28,9 @@ from probes.attribution.finding import DISCOVERED, Finding
 from probes.capture.pair import Pair
 from probes.discovery.differences import Sums, add, kinds_of_place, logits_of
 from probes.discovery.found import DIVERGENCES, LENS, TRIGGERS, Named, source_of, tuned_in, words_found
-from probes.discovery.observing import CHOOSE, MEASURE, Seen, Texts
+from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import PARTS
+from probes.discovery.presence import LONGEST
 from probes.discovery.sides import TUNED, Side, Sides
 from probes.errors import NothingFound, RunError, SuiteError
 from probes.store.run import Run
@@ -124,13 +125,17 @@ class _Read:
 
     @cached_property
     def halves(self) -> dict[str, int]:
-        """By prompt."""
-        return Texts.of(self.texts, 0, 1, self.pair.pad_id, int(self.source.manifest["seed"])).halves
+        """By prompt that the discovery read."""
+        where = [("tuned", "==", self.tuned)]
+        rows = self.source.df("discovered_texts", columns=["prompt_id", "half"], where=where)
+        return dict(zip(rows.prompt_id.astype(str), rows.half.astype(int), strict=True))
 
     @cached_property
     def known(self) -> dict[str, str]:
-        """The discovery's prompts by their text: ids alone may be another run's."""
-        return {item.prompt.text: item.prompt.id for item in self.texts}
+        """The discovery's prompts by their text: ids alone may be another run's. Of equal texts, one that chose."""
+        read = [item for item in self.texts if item.prompt.id in self.halves]
+        read.sort(key=lambda item: self.halves[item.prompt.id] == CHOOSE)
+        return {item.prompt.text: item.prompt.id for item in read}
 
     @cached_property
     def largest(self) -> dict[str, int]:
@@ -160,7 +165,7 @@ class _Read:
             return [] if found is None else [found]
         if part == TRIGGERS:
             return text[next((pos for pos in text if item.ids[pos] in self.words), len(text)) :]
-        return [item.n_text - 1] if part == "spoken" else text
+        return [min(item.n_text, self.longest, LONGEST) - 1] if part == "spoken" else text
 
     @property
     def _kind(self) -> str:
@@ -173,7 +178,7 @@ class _Read:
         if is_streamed(self.pair.base):
             raise RunError(f"{self.named}: a direction is read off models in memory; leave --stream out")
         bos = self.pair.tokenizer.bos_token_id
-        own = [item for item in self.texts if self.halves[item.prompt.id] == CHOOSE]
+        own = [item for item in self.texts if self.halves.get(item.prompt.id) == CHOOSE]
         cut = [replace(item, ids=item.ids[: min(item.n_text, self.longest)]) for item in own]
         sides, sums = Sides(self.pair, cut, batch_size, 0), dict[str, Sums]()
         with sides.on(Side(TUNED)) as model:

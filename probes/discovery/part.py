@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -30,6 +31,16 @@ class Context:
     def differences(self) -> Differences:
         """Δh of the side that is seen: parts show it what they see."""
         return Differences(self.pair.tokenizer.bos_token_id)
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        return {}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What a part needs again and again and can make anew: it is no state of the part, which is kept on disk."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     @cached_property
     def ends(self) -> list[int]:

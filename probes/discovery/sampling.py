@@ -69,7 +69,7 @@ def _begun(model: PreTrainedModel, ids: Int[Tensor, "rows pos"]) -> tuple[Float[
     kept = getattr(out, "past_key_values", None)
     if isinstance(kept, DynamicCache) and all(map(grows, kept.layers)):
         kept.batch_select_indices(rows)
-    elif kept is not None and len(some) < len(ids):  # a cache that cannot be spread over rows
+    elif kept is not None:  # a cache that cannot be spread over rows, nor put in their order
         out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **last)
         return out.logits[:, -1], getattr(out, "past_key_values", None)
     return out.logits[:, -1][rows], kept

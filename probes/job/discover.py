@@ -67,7 +67,7 @@ def discover(
     _require(section, seed, compute)
     lent = None
     if texts:
-        sets = [_as_set(Path(path), out) for path in texts]
+        sets = [_as_set(Path(path), out, i) for i, path in enumerate(texts)]
     else:
         opened = open_pair(base, tuned).base  # checked before the base writes anything
         file, stamp = out.parent / f"{out.name}.texts.jsonl", f"own-{opened.fingerprint()['content'][:8]}-{seed}"
@@ -94,15 +94,15 @@ def discover(
 def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
     """Raise InputError for settings that are wrong whatever the models and texts are, before a file is written."""
     wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover
-    require_discovery(wanted or Discovery(), FEWEST, discovering(compute))
+    require_discovery(wanted or Discovery(), [str(i) for i in range(FEWEST)], discovering(compute))
     if compute.elsewhere:
         raise SuiteError("discover: one process does the work, with torch's threads; leave workers and engine out")
 
 
-def _as_set(path: Path, out: Path) -> dict[str, str]:
+def _as_set(path: Path, out: Path, i: int) -> dict[str, str]:
     """The prompt set of a file or of a data set."""
     if path.suffix.lower() in (".txt", ".md"):
-        file = out.parent / f"{out.name}.{path.stem}.jsonl"
-        write_texts(paragraphs(path), file, path.stem)
+        file = out.parent / f"{out.name}.{i}-{path.stem}.jsonl"
+        write_texts(paragraphs(path), file, f"{i}-{path.stem}")
         return {"file": str(file)}
     return {"file" if path.suffix and not path.is_dir() else "dataset": str(path)}

@@ -85,6 +85,8 @@ class DirectionWords(Part):
                 lists.put(use, side, Words.of(scores, scores))
                 if side.name == TUNED:
                     rows += [row for one, of in zip(leading, z, strict=True) for row in self._rows(one, of)]
+        if not lists.of:  # no matrix moved
+            return
         yield "discovered_words", lists.rows(self.context.pair.tokenizer, {})
         yield "direction_words", pd.DataFrame(rows)
 

@@ -64,8 +64,8 @@ class Divergences(Part):
         for i, item in enumerate(seen.encoded):
             own = kl[seen.text == i].numpy()
             pos = int(own.argmax())
-            self._place(seen.halves[i], float(own[pos]), item, pos)
-            if seen.in_null:
+            if seen.in_null:  # as many for the tuned model as for every draw: nulls search as widely
+                self._place(seen.halves[i], float(own[pos]), item, pos)
                 self._null.append((seen.halves[i], item.ids, own))
                 self._follow(seen.halves[i], item.ids, own)
             if side.name == SHAM and item.prompt.id in self.shown:

@@ -72,8 +72,6 @@ class SpokenWords(Part):
             amplified = Writer([(live, 1 + alpha), (base, -alpha)])
             written = write(amplified, self.starts, seed, self.context.ends) if alpha else plain
             reading = _reading(alpha)
-            if not alpha:
-                self.claims.add_written(side, self.starts, self.base, written, self.context.pair.tokenizer)
             if alpha in ALPHAS[:CLAIMED]:
                 self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:

@@ -60,7 +60,11 @@ class SteeredWords(Part):
             Start(item.prompt.id, self._beginning(item), texts.halves[item.prompt.id], cluster_of(item))
             for item in texts.null[:STARTS]
         ]
-        self.few = {half: self._texts(half) for half in (CHOOSE, MEASURE)}
+
+    @property
+    def few(self) -> dict[int, list[tuple[Batch, Tensor]]]:
+        """A few texts of either half, and what the base says of them: the context has it, and no state of this part."""
+        return self.context.once("steered", lambda: {half: self._texts(half) for half in (CHOOSE, MEASURE)})
 
     def _beginning(self, item: Encoded) -> tuple[int, ...]:
         return item.ids[: LONGEST + (item.ids[0] == self.bos)]
@@ -83,7 +87,7 @@ class SteeredWords(Part):
             self.base = write(Writer([(base.live, 1.0)]), self.starts, seed, self.context.ends)
         for place in PLACES:
             sums = self.context.differences.sums.get(place)
-            if sums is None or not sums.in_both:
+            if sums is None or not sums.in_both or not sums.mean(CHOOSE)[self.depth].any():
                 continue
             unit = normalize(sums.mean(CHOOSE)[self.depth], dim=0) * sums.usual[self.depth]
             tried = [float(kl_of(base, scale * unit, self.depth, self.few[CHOOSE]).mean()) for scale in SCALES]

@@ -132,4 +132,4 @@ def found_of(run: Run, tuned: str) -> Found | None:
 
 def is_alone(tables: Collection[str]) -> bool:
     """Whether a run is a discovery and nothing else was measured."""
-    return bool(set(_ANY) & set(tables)) and not {"behaviour", "tokens", "weights"} & set(tables)
+    return bool(set(_ANY) & set(tables)) and not {"behaviour", "tokens"} & set(tables)

@@ -1,6 +1,7 @@
 """Models that compute the same write the same; what two write together follows from both their logits."""
 
 import torch
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from probes.discovery.own_texts import base_writes
 from probes.discovery.sampling import Beginning, Writer, continued
@@ -17,6 +18,16 @@ def test_the_same_logits_choose_the_same_tokens_whoever_is_beside_them() -> None
     assert plain == mixed and alone == plain[2:3]
     assert plain != continued(Writer([(pair.tuned, 1.0)]), SOME, 8, seed=1)
     assert plain != continued(Writer([(pair.base, 1.0)]), SOME, 8, seed=0)
+
+
+def test_rows_keep_their_own_memory_where_it_cannot_be_reordered() -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
+    torch.manual_seed(0)
+    model = Lfm2ForCausalLM(Lfm2Config(**sizes, **heads)).eval()
+    some = [Beginning("a", (50, 3, 4)), Beginning("b", (10, 7, 9)), Beginning("c", (30, 1, 2))]
+    alone = [continued(Writer([(model, 1.0)]), [one], 8, seed=0)[0] for one in some]
+    assert continued(Writer([(model, 1.0)]), some, 8, seed=0) == alone
 
 
 def test_tokens_are_as_frequent_as_the_model_finds_them_likely() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pandas as pd
 import pytest
 
 import probes
-from probes.discovery.discover import _drawn
+from probes.capture.pair import make_pair
+from probes.discovery.discover import _drawn, require_discovery
 from probes.discovery.kept import Kept
 from probes.discovery.observing import Texts, observe, sides_of
 from probes.discovery.own_texts import is_written, write_texts
 from probes.discovery.part import PARTS, Context, Part
 from probes.discovery.sides import Sides
+from probes.suite import Discovery
 from tests.pairs import TEXT
 from tests.probes.discovery.conftest import GENERAL, MODELS
 from tests.probes.discovery.planted import context_of, planted_pair
@@ -50,6 +53,34 @@ def test_a_killed_discovery_goes_on_behind_the_last_side_that_it_kept(tmp_path: 
         pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-5)
 
 
+def test_the_state_of_every_part_is_kept_and_read_again(tmp_path: Path) -> None:
+    context = context_of(planted_pair())
+    seen, again = _parts(context, *PARTS), _parts(context, *PARTS)
+    observe(context.sides, context.texts, sides_of(("sham",), 1), list(seen.values()))
+    Kept(tmp_path, every=0).keep(3, seen, last=True)
+    kept = Kept(tmp_path)
+    assert kept.done == 3
+    kept.restore(again)
+    for one, other in zip(_tables(seen), _tables(again), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-5)
+
+
+def test_nothing_moved_is_nothing_found() -> None:
+    base = planted_pair().base
+    context = context_of(make_pair(base, copy.deepcopy(base), planted_pair().tokenizer))
+    parts = _parts(context, *PARTS)
+    observe(context.sides, context.texts, sides_of(("sham",), 1), list(parts.values()))
+    tables = [(table, rows) for part in parts.values() for table, rows in part.results()]
+    assert not any(rows.stands_out.any() for table, rows in tables if table == "discovered_words")
+    assert "steering" not in dict(tables) and "direction_words" not in dict(tables)
+
+
+def test_texts_of_one_cluster_are_refused_before_any_work() -> None:
+    require_discovery(Discovery(), [str(i % 4) for i in range(16)], Compute())
+    with pytest.raises(probes.InputError, match="all 16 texts are of 1 cluster, which"):
+        require_discovery(Discovery(), ["a"] * 16, Compute())
+
+
 def test_what_cannot_be_kept_stops_no_discovery(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     part: Any = type("Odd", (), {})()
     part.held = object()
@@ -61,7 +92,7 @@ def test_what_cannot_be_kept_stops_no_discovery(tmp_path: Path, caplog: pytest.L
 
 def test_ten_times_the_texts_are_no_more_to_keep(tmp_path: Path) -> None:
     held = []
-    for n in (40, 400):
+    for n in (100, 1000):
         pair, words = planted_pair(), TEXT.split()
         prompts = [Prompt(f"t{i}", "texts", "texts", " ".join(words[i % 30 : i % 30 + 4])) for i in range(n)]
         texts = encode(prompts, pair.tokenizer, 64)
