@@ -92,7 +92,7 @@ def test_what_cannot_be_kept_stops_no_discovery(tmp_path: Path, caplog: pytest.L
 
 def test_ten_times_the_texts_are_no_more_to_keep(tmp_path: Path) -> None:
     held = []
-    for n in (100, 1000):
+    for n in (200, 2000):
         pair, words = planted_pair(), TEXT.split()
         prompts = [Prompt(f"t{i}", "texts", "texts", " ".join(words[i % 30 : i % 30 + 4])) for i in range(n)]
         texts = encode(prompts, pair.tokenizer, 64)
