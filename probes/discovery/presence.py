@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from probes.discovery.observing import CHOOSE, MEASURE, Texts, cluster_of
+from probes.discovery.part import Context
 from probes.discovery.sampling import Beginning, Writer, continued
 from probes.discovery.sides import SHAM, TUNED, Side
 from probes.discovery.word_lists import WordLists, Words
@@ -55,6 +58,13 @@ def write(writer: Writer, starts: Sequence[Start], seed: int, ends: Sequence[int
     some = [Beginning(f"{start.prompt_id} {draw}", start.ids) for start in starts for draw in range(DRAWS)]
     texts = iter(continued(writer, some, TOKENS, seed=seed, ends=ends))
     return {start.prompt_id: [next(texts) for _ in range(DRAWS)] for start in starts}
+
+
+def written_by_base(context: Context) -> Written:
+    """What the base writes after the texts that are continued: the same for every part that asks."""
+    base = Writer([(context.pair.base, 1.0)])
+    make = partial(write, base, starts_of(context.texts), context.seed, context.ends)
+    return cast("Written", context.once("written by the base", make))
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pandas as pd
 
 from probes.discovery.observing import Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
-from probes.discovery.presence import Spoken, Start, Written, as_rows, starts_of, write, writes
+from probes.discovery.presence import Spoken, Start, as_rows, starts_of, write, writes, written_by_base
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import TUNED, Model, Side, kl_at_each
 from tv.stats.means import mean_interval
@@ -31,7 +31,6 @@ class AmplifiedWords(Part):
 
     context: Context
     spoken: Spoken = field(init=False)
-    base: Written = field(default_factory=dict)
     samples: list[pd.DataFrame] = field(default_factory=list)
     damage: dict[str, dict[Side, list[float]]] = field(default_factory=dict)  # by reading; of every text
 
@@ -46,15 +45,14 @@ class AmplifiedWords(Part):
         if not writes(side):
             return
         context = self.context
-        if not self.base:
-            self.base = write(Writer([(context.pair.base, 1.0)]), self.starts, context.seed, context.ends)
+        by_base = written_by_base(context)
         for glob in context.amplify:
             reading, twice = f"{TIMES:g} T in {glob}", context.sides.scaled(model, TIMES, glob)
             written = write(Writer([(twice.live, 1.0)]), self.starts, context.seed, context.ends)
-            self.spoken.add(reading, side, self.starts, self.base, written)
+            self.spoken.add(reading, side, self.starts, by_base, written)
             self.damage.setdefault(reading, {})[side] = self._damage(twice)
             if side.name == TUNED:
-                named = {"base": self.base, "tuned": written}
+                named = {"base": by_base, "tuned": written}
                 self.samples.append(as_rows(reading, self.starts, named, context.pair.tokenizer))
 
     def _damage(self, twice: Model) -> list[float]:

@@ -15,7 +15,7 @@ import pandas as pd
 from probes.discovery.claims import Claims
 from probes.discovery.observing import Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
-from probes.discovery.presence import Spoken, Start, Written, as_rows, starts_of, write, writes
+from probes.discovery.presence import Spoken, Start, as_rows, starts_of, write, writes, written_by_base
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import SHAM, TUNED, Model, Side, kl_at_each
 from tv.stats.means import mean_interval
@@ -33,7 +33,6 @@ class SpokenWords(Part):
     context: Context
     spoken: Spoken = field(init=False)
     claims: Claims = field(init=False)
-    base: Written = field(default_factory=dict)
     samples: list[pd.DataFrame] = field(default_factory=list)
     damage: dict[float, list[tuple[str, str, float]]] = field(default_factory=dict)  # of the tuned model
     shams: dict[float, list[float]] = field(default_factory=dict)  # mean damage of every draw
@@ -60,10 +59,9 @@ class SpokenWords(Part):
         if not writes(side):
             return
         live, seed, base = model.live, self.context.seed, self.context.pair.base
-        if not self.base:
-            self.base = write(Writer([(base, 1.0)]), self.starts, seed, self.context.ends)
+        by_base = written_by_base(self.context)
         plain = write(Writer([(live, 1.0)]), self.starts, seed, self.context.ends)
-        self.claims.add_written(side, self.starts, self.base, plain, self.context.pair.tokenizer)
+        self.claims.add_written(side, self.starts, by_base, plain, self.context.pair.tokenizer)
         if side.name == SHAM:
             for alpha, means in self._own.items():
                 self.shams.setdefault(alpha, []).append(float(np.mean(means)))
@@ -73,9 +71,9 @@ class SpokenWords(Part):
             written = write(amplified, self.starts, seed, self.context.ends) if alpha else plain
             reading = _reading(alpha)
             if alpha in ALPHAS[:CLAIMED]:
-                self.spoken.add(reading, side, self.starts, self.base, written)
+                self.spoken.add(reading, side, self.starts, by_base, written)
             if side.name == TUNED:
-                named = {"base": self.base, "tuned": written}
+                named = {"base": by_base, "tuned": written}
                 self.samples.append(as_rows(reading, self.starts, named, self.context.pair.tokenizer))
 
     def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
