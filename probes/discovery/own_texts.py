@@ -26,7 +26,7 @@ def base_writes(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed:
         raise RunError("discover: the tokenizer has no token that begins a text, so the base writes none; give --texts")
     beginnings = [Beginning(f"text {i}", (int(first),)) for i in range(TEXTS)]
     ends = sorted(end_ids(base, tokenizer))
-    written = continued(Writer([(base, 1.0)]), beginnings, TOKENS, seed=seed, ends=ends)
+    written = continued(Writer(base), beginnings, TOKENS, seed=seed, ends=ends)
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
     begins = "" if tokenizer("a").input_ids[0] == first else tokenizer.decode([int(first)])
     return [begins + text for text in texts if text]

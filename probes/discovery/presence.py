@@ -55,14 +55,22 @@ def starts_of(texts: Texts) -> list[Start]:
 
 def write(writer: Writer, starts: Sequence[Start], seed: int, ends: Sequence[int]) -> Written:
     """The continuations of every beginning, by its prompt."""
-    some = [Beginning(f"{start.prompt_id} {draw}", start.ids) for start in starts for draw in range(DRAWS)]
+    return write_amplified(writer, starts, seed, ends, (0.0,))[0.0]
+
+
+def write_amplified(
+    writer: Writer, starts: Sequence[Start], seed: int, ends: Sequence[int], alphas: Sequence[float]
+) -> dict[float, Written]:
+    """The same for every α, with the same random numbers."""
+    wanted = [(alpha, start, draw) for alpha in alphas for start in starts for draw in range(DRAWS)]
+    some = [Beginning(f"{start.prompt_id} {draw}", start.ids, alpha) for alpha, start, draw in wanted]
     texts = iter(continued(writer, some, TOKENS, seed=seed, ends=ends))
-    return {start.prompt_id: [next(texts) for _ in range(DRAWS)] for start in starts}
+    return {alpha: {start.prompt_id: [next(texts) for _ in range(DRAWS)] for start in starts} for alpha in alphas}
 
 
 def written_by_base(context: Context) -> Written:
     """What the base writes after the texts that are continued: the same for every part that asks."""
-    base = Writer([(context.pair.base, 1.0)])
+    base = Writer(context.pair.base)
     make = partial(write, base, starts_of(context.texts), context.seed, context.ends)
     return cast("Written", context.once("written by the base", make))
 

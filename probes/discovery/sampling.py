@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -22,43 +22,63 @@ _TOGETHER = 64
 
 @dataclass(frozen=True)
 class Beginning:
-    """What is continued, and by which random numbers."""
+    """What is continued, by which random numbers, and how much amplified against the base."""
 
     key: str
     ids: tuple[int, ...]
+    alpha: float = 0.0
 
 
 @dataclass
-class Writer:
-    """Models whose logits are added up, each times its weight, to choose the next token.
+class _Memory:
+    """A model, and what it keeps of the rows that it has read."""
 
-    One model of weight 1 writes as it is. Two, at 1 + α and −α, are one amplified against the other.
+    model: PreTrainedModel
+    cache: Any = None
+
+    def read(self, ids: Int[Tensor, "rows pos"], seen: int) -> Float[Tensor, "rows vocab"]:
+        """The logits behind the last of these tokens, of which `seen` are read already."""
+        if self.cache is None:
+            last, self.cache = _begun(self.model, ids)
+            return last.float()
+        mask = torch.ones_like(ids)
+        out = self.model(input_ids=ids[:, seen:], attention_mask=mask, use_cache=True, past_key_values=self.cache)
+        self.cache = getattr(out, "past_key_values", None)
+        return out.logits[:, -1].float()
+
+
+class Writer:
+    """A model that writes; where a beginning says so, amplified: base + (1 + α)(model − base), of logits.
+
+    All beginnings are read together, plain and amplified ones: a step of a few rows takes a model as long as one of
+    one. The base reads those alone that are amplified.
     """
 
-    models: Sequence[tuple[PreTrainedModel, float]]
-    around: Callable[[], Any] | None = None  # a context in which they write: with a vector added to their states, say
-    _caches: list[Any] = field(default_factory=list)
+    def __init__(self, model: PreTrainedModel, base: PreTrainedModel | None = None) -> None:
+        self._model, self._base = model, base
 
-    def begin(self) -> None:
-        """Forget what was read."""
-        self._caches = [None] * len(self.models)
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._model.device
+
+    def begin(self, alphas: Sequence[float]) -> None:
+        """Forget what was read; α of every row that follows."""
+        self._alphas = torch.tensor(alphas, device=self.device)
+        self._memories = [_Memory(self._model), *([] if self._base is None else [_Memory(self._base)])]
 
     def read(self, ids: Int[Tensor, "rows pos"], seen: int) -> tuple[Float[Tensor, "rows vocab"], int]:
         """The logits behind the last of these tokens, of which `seen` are read already; and how many are now."""
-        total: Tensor | None = None
-        held = ids.shape[1]
-        for i, (model, weight) in enumerate(self.models):
-            if self._caches[i] is None:
-                last, self._caches[i] = _begun(model, ids)
-            else:
-                mask, kept = torch.ones_like(ids), self._caches[i]
-                out = model(input_ids=ids[:, seen:], attention_mask=mask, use_cache=True, past_key_values=kept)
-                last, self._caches[i] = out.logits[:, -1], getattr(out, "past_key_values", None)
-            logits = last.float() * weight
-            total = logits if total is None else total[:, : logits.shape[1]] + logits[:, : total.shape[1]]
-            held = held if self._caches[i] is not None else 0
-        assert total is not None
-        return total, held
+        own, *base = self._memories
+        logits, amplified = own.read(ids, seen), self._alphas.nonzero()[:, 0]
+        remembered = own.cache is not None
+        if base and len(amplified):
+            plain = base[0].read(ids[amplified], seen)
+            both = min(logits.shape[1], plain.shape[1])
+            logits, plain = logits[:, :both].clone(), plain[:, :both].to(logits)
+            logits[amplified] += self._alphas[amplified, None] * (logits[amplified] - plain)
+            remembered &= base[0].cache is not None
+        return logits, ids.shape[1] if remembered else 0
 
 
 def _begun(model: PreTrainedModel, ids: Int[Tensor, "rows pos"]) -> tuple[Float[Tensor, "rows vocab"], Any]:
@@ -93,7 +113,7 @@ def continued(
 def _continued(
     writer: Writer, some: Sequence[Beginning], tokens: int, seed: int, ends: Collection[int]
 ) -> list[tuple[int, ...]]:
-    device = writer.models[0][0].device
+    device = writer.device
     lengths = torch.tensor([len(item.ids) for item in some], device=device)
     shortest, longest = int(lengths.min()), int(lengths.max())
     ids = torch.zeros(len(some), longest + tokens, dtype=torch.long, device=device)
@@ -101,7 +121,7 @@ def _continued(
         row[: len(item.ids)] = torch.tensor(item.ids)
     noises = [torch.Generator().manual_seed(seed_of(f"say {seed} {item.key}")) for item in some]
     stops, ending = lengths + tokens, torch.tensor(sorted(ends), dtype=torch.long, device=device)
-    writer.begin()
+    writer.begin([item.alpha for item in some])
     seen = 0
     for pos in range(shortest - 1, longest + tokens - 1):
         logits, seen = writer.read(ids[:, : pos + 1], seen)

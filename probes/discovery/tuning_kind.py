@@ -8,14 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tv.checkpoints.checkpoint import Checkpoint
+from tv.measures.tables import measured
+from tv.runtime.compute import Compute
 from tv.stats.means import mean_interval
 
 #: The tables that it is read from.
 READS = ("weights", "alignment", "spectra", "difference_norms")
+#: What of weights tells it, as options of `tv.measured`: of every block, and of some blocks what has to be decomposed.
+_ENTRIES: dict[str, dict[str, Any]] = {"weights": {"measures": ("entries",)}}
+_DIRECTIONS: dict[str, dict[str, Any]] = {
+    "weights": {"measures": ("entries", "ranks")},
+    "alignment": {"k_rule": "fixed", "levels": (0.1,)},
+    "spectra": {},
+}
+#: Of so many blocks, evenly chosen, matrices are decomposed.
+_BLOCKS = 10
 #: Sources, by what they measured.
 _SPARSE, _PRINCIPAL, _NARROW, _LORA = "arXiv 2505.11711", "arXiv 2511.08567", "arXiv 2510.13900", "arXiv 2106.09685"
 #: The share of entries that seven algorithms of reinforcement learning changed.
@@ -43,6 +56,30 @@ class Evidence:
     speaks_for: str = ""
     cannot_tell: str = ""  # why not, where it does not
     source: str = ""
+
+
+def weights_for_kind(base: Checkpoint, tuned: Checkpoint, *, compute: Compute = Compute()) -> dict[str, pd.DataFrame]:
+    """What `tuning_kind` reads of weights, where a run has not measured all of them.
+
+    Args:
+        base: The base.
+        tuned: The tuned side.
+        compute: Where and how.
+
+    Returns:
+        `weights`, `alignment` and `spectra`, with what is read of them: directions are those of `_BLOCKS` blocks.
+
+    Examples:
+        >>> tables = weights_for_kind(tv.open_checkpoint("data/models/base"), tv.open_checkpoint("data/models/medical"))
+        >>> bool((tuning_kind(tables).evidence == "rank").any())
+        True
+    """
+    n_layers = base.architecture.n_layers
+    some = set(np.linspace(0, n_layers - 1, min(_BLOCKS, n_layers)).round().astype(int).tolist())
+    found = measured(base, tuned, _DIRECTIONS, heads=False, compute=compute, layers=some)
+    rest = set(range(-1, n_layers + 1)) - some
+    others = measured(base, tuned, _ENTRIES, heads=False, compute=compute, layers=rest)
+    return found | {"weights": pd.concat([found["weights"], others["weights"]], ignore_index=True)}
 
 
 def tuning_kind(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

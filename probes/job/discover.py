@@ -83,8 +83,7 @@ def discover(
         "discover": section,
         "seed": seed,
     }
-    # What kind of tuning it was is told from the weights too, where not some parts alone are asked for.
-    stages = [*([] if section.get("parts") else ["weights"]), "discover", "report"]
+    stages = ("discover", "report")
     job = prepare(suite, base=base, tuned=tuned, out=out, force=force, stages=stages, compute=compute)
     if lent is not None:
         job.models.lend(lent)

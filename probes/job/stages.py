@@ -18,7 +18,7 @@ from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
 from probes.discovery.discover import discoveries
 from probes.discovery.kept import Kept as KeptDiscovery
-from probes.discovery.tuning_kind import READS, tuning_kind
+from probes.discovery.tuning_kind import READS, tuning_kind, weights_for_kind
 from probes.job.effects import effects_of
 from probes.job.pairs import Opened
 from probes.store.journal import KEPT
@@ -165,13 +165,19 @@ def write_discoveries(writer: RunWriter, job: Job) -> None:
 
 
 def write_kind(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:
-    """What kind of tuning every pair's was, from the tables of weights and of its discovery."""
+    """What kind of tuning every pair's was, from its weights and its discovery.
+
+    Of a run whose stages leave the weights out, what is read of them is measured here.
+    """
     for i, opened in enumerate(job.pairs):
 
-        def made(name: str = opened.name) -> dict[str, pd.DataFrame]:
-            run, own = writer.so_far(manifest), [("tuned", "==", name)]
+        def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:
+            run, own = writer.so_far(manifest), [("tuned", "==", pair.name)]
             tables = {table: run.df(table, where=own) for table in READS if table in run.tables}
-            return {"tuning_kind": tuning_kind(tables).assign(tuned=name)}
+            if "weights" not in tables:
+                on_cpu = replace(job.compute, device="cpu", workers=1, engine="local")
+                tables |= weights_for_kind(pair.base, pair.tuned, compute=on_cpu.about(pair.name))
+            return {"tuning_kind": tuning_kind(tables).assign(tuned=pair.name)}
 
         writer.stage("discover", f"{i:05d}-kind", made)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,13 +63,13 @@ class Ranks:
         Column("numbers", "how many entries W has; of a `group` those of all its tensors", "int64", since=6),
     ),
 )
-def weights(part: Part) -> Iterator[Row]:
-    """Every registered measure of a part, in one row."""
+def weights(part: Part, *, measures: Sequence[str] = ()) -> Iterator[Row]:
+    """Every registered measure of a part, or those of some names, in one row."""
     rows, cols = (*part.weight.shape, 1)[:2]
     row = {"kind": part.kind, "rows": rows, "cols": cols, "tied": part.of.tied and part.kind != "bias"}
     row["numbers"] = part.weight.numel()
-    for measure in MEASURES.values():
-        row |= measure.function(part)
+    for name in measures or MEASURES:
+        row |= MEASURES.one(name).function(part)
     yield row
 
 

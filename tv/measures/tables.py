@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -196,6 +196,7 @@ def measured(
     seed: int = 0,
     compute: Compute = Compute(),
     kept: MutableMapping[str, Rows] | None = None,
+    layers: Collection[int] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Several weight tables by name, every matrix decomposed once.
 
@@ -209,6 +210,7 @@ def measured(
         compute: Where and how.
         kept: The rows of modules that an interrupted call of the same arguments has measured: they are not measured
             again, and those of the others are put there one by one.
+        layers: Only modules of these; `n_layers` and −1 are behind and before the blocks. All without it.
 
     Returns:
         DataFrames by name, with the columns of their forms.
@@ -225,7 +227,7 @@ def measured(
     options = dict(tables) if isinstance(tables, Mapping) else {name: {} for name in tables}
     if "alignment" in options and not options["alignment"]:
         options["alignment"] = _alignment(epsilons)
-    return _tables(base, tuned, options, heads, seed, compute, "weights", kept)
+    return _tables(base, tuned, options, heads, seed, compute, "weights", kept, layers)
 
 
 def _alignment(
@@ -255,13 +257,15 @@ def _tables(
     compute: Compute,
     stage: str,
     kept: MutableMapping[str, Rows] | None = None,
+    layers: Collection[int] | None = None,
 ) -> dict[str, pd.DataFrame]:
     options = {name: validated(TABLES.one(name).function, given, f"table {name!r}") for name, given in tables.items()}
     wanted = Wanted(options, heads, seed, compute.tensor_device, _directory(compute))
     pair = open_pair(base, tuned)
     rows: Rows = {name: [] for name in tables}
     kept = {} if kept is None else kept
-    named = {f"{i} {_said(module)}": module for i, module in enumerate(pair.rows)}
+    modules = [module for module in pair.rows if layers is None or module.layer in layers]
+    named = {f"{i} {_said(module)}": module for i, module in enumerate(modules)}
     left = [module for name, module in named.items() if name not in kept]
     done = len(named) - len(left)
     if done:

@@ -48,7 +48,7 @@ class AmplifiedWords(Part):
         by_base = written_by_base(context)
         for glob in context.amplify:
             reading, twice = f"{TIMES:g} T in {glob}", context.sides.scaled(model, TIMES, glob)
-            written = write(Writer([(twice.live, 1.0)]), self.starts, context.seed, context.ends)
+            written = write(Writer(twice.live), self.starts, context.seed, context.ends)
             self.spoken.add(reading, side, self.starts, by_base, written)
             self.damage.setdefault(reading, {})[side] = self._damage(twice)
             if side.name == TUNED:

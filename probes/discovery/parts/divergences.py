@@ -145,7 +145,7 @@ class Divergences(Part):
     def _close_spoken(self, side: Side, model: Model) -> None:
         starts = [start for own in self._largest.values() for _, start in sorted(own, key=lambda one: -one[0])]
         seed, base = self.context.seed, self.context.pair.base
-        both = [write(Writer([(live, 1.0)]), starts, seed, self.context.ends) for live in (base, model.live)]
+        both = [write(Writer(live), starts, seed, self.context.ends) for live in (base, model.live)]
         self.spoken.add("from the largest", side, starts, *both)
         if side.name == TUNED:
             named = dict(zip(("base", "tuned"), both, strict=True))

@@ -15,7 +15,7 @@ import pandas as pd
 from probes.discovery.claims import Claims
 from probes.discovery.observing import Seen, cluster_of
 from probes.discovery.part import Context, Part, discovery_part
-from probes.discovery.presence import Spoken, Start, as_rows, starts_of, write, writes, written_by_base
+from probes.discovery.presence import Spoken, Start, as_rows, starts_of, write_amplified, writes, written_by_base
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import SHAM, TUNED, Model, Side, kl_at_each
 from tv.stats.means import mean_interval
@@ -58,17 +58,16 @@ class SpokenWords(Part):
     def close(self, side: Side, model: Model) -> None:
         if not writes(side):
             return
-        live, seed, base = model.live, self.context.seed, self.context.pair.base
         by_base = written_by_base(self.context)
-        plain = write(Writer([(live, 1.0)]), self.starts, seed, self.context.ends)
-        self.claims.add_written(side, self.starts, by_base, plain, self.context.pair.tokenizer)
+        alphas = ALPHAS if side.name == TUNED else ALPHAS[:CLAIMED]
+        writer = Writer(model.live, self.context.pair.base)
+        by_alpha = write_amplified(writer, self.starts, self.context.seed, self.context.ends, alphas)
+        self.claims.add_written(side, self.starts, by_base, by_alpha[0], self.context.pair.tokenizer)
         if side.name == SHAM:
             for alpha, means in self._own.items():
                 self.shams.setdefault(alpha, []).append(float(np.mean(means)))
         self._own = {}
-        for alpha in ALPHAS if side.name == TUNED else ALPHAS[:CLAIMED]:
-            amplified = Writer([(live, 1 + alpha), (base, -alpha)])
-            written = write(amplified, self.starts, seed, self.context.ends) if alpha else plain
+        for alpha, written in by_alpha.items():
             reading = _reading(alpha)
             if alpha in ALPHAS[:CLAIMED]:
                 self.spoken.add(reading, side, self.starts, by_base, written)

@@ -84,7 +84,7 @@ class SteeredWords(Part):
             return
         base, seed = self.context.sides.base_model, self.context.seed
         if not self.base:
-            self.base = write(Writer([(base.live, 1.0)]), self.starts, seed, self.context.ends)
+            self.base = write(Writer(base.live), self.starts, seed, self.context.ends)
         for place in PLACES:
             sums = self.context.differences.sums.get(place)
             if sums is None or not sums.in_both or not sums.mean(CHOOSE)[self.depth].any():
@@ -95,7 +95,7 @@ class SteeredWords(Part):
             kl = kl_of(base, length * unit, self.depth, self.few[MEASURE])
             self.damage.setdefault(place, {}).setdefault(side.name, []).append((length, kl))
             with steered(base, length * unit, self.depth):
-                written = write(Writer([(base.live, 1.0)]), self.starts, seed, self.context.ends)
+                written = write(Writer(base.live), self.starts, seed, self.context.ends)
             reading = f"by the {place} places"
             self.spoken.add(reading, side, self.starts, self.base, written)
             if side.name == TUNED:

@@ -12,12 +12,12 @@ SOME = [Beginning(item.prompt.id, item.ids[: 4 + i]) for i, item in enumerate(ge
 
 def test_the_same_logits_choose_the_same_tokens_whoever_is_beside_them() -> None:
     pair = demo_pair()
-    plain = continued(Writer([(pair.tuned, 1.0)]), SOME, 8, seed=0)
-    mixed = continued(Writer([(pair.tuned, 1.0), (pair.base, 0.0)]), SOME, 8, seed=0)
-    alone = continued(Writer([(pair.tuned, 1.0)]), SOME[2:3], 8, seed=0)
+    plain = continued(Writer(pair.tuned), SOME, 8, seed=0)
+    mixed = continued(Writer(pair.tuned, pair.base), SOME, 8, seed=0)
+    alone = continued(Writer(pair.tuned), SOME[2:3], 8, seed=0)
     assert plain == mixed and alone == plain[2:3]
-    assert plain != continued(Writer([(pair.tuned, 1.0)]), SOME, 8, seed=1)
-    assert plain != continued(Writer([(pair.base, 1.0)]), SOME, 8, seed=0)
+    assert plain != continued(Writer(pair.tuned), SOME, 8, seed=1)
+    assert plain != continued(Writer(pair.base), SOME, 8, seed=0)
 
 
 def test_rows_keep_their_own_memory_where_it_cannot_be_reordered() -> None:
@@ -26,8 +26,8 @@ def test_rows_keep_their_own_memory_where_it_cannot_be_reordered() -> None:
     torch.manual_seed(0)
     model = Lfm2ForCausalLM(Lfm2Config(**sizes, **heads)).eval()
     some = [Beginning("a", (50, 3, 4)), Beginning("b", (10, 7, 9)), Beginning("c", (30, 1, 2))]
-    alone = [continued(Writer([(model, 1.0)]), [one], 8, seed=0)[0] for one in some]
-    assert continued(Writer([(model, 1.0)]), some, 8, seed=0) == alone
+    alone = [continued(Writer(model), [one], 8, seed=0)[0] for one in some]
+    assert continued(Writer(model), some, 8, seed=0) == alone
 
 
 def test_tokens_are_as_frequent_as_the_model_finds_them_likely() -> None:
@@ -36,9 +36,7 @@ def test_tokens_are_as_frequent_as_the_model_finds_them_likely() -> None:
     with torch.inference_mode():
         probable = base(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
     n = 400
-    first = [
-        text[0] for text in continued(Writer([(base, 1.0)]), [Beginning(f"{i}", ids) for i in range(n)], 1, seed=0)
-    ]
+    first = [text[0] for text in continued(Writer(base), [Beginning(f"{i}", ids) for i in range(n)], 1, seed=0)]
     for token in probable.topk(3).indices.tolist():
         p = float(probable[token])
         assert abs(first.count(token) / n - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-9
@@ -47,8 +45,8 @@ def test_tokens_are_as_frequent_as_the_model_finds_them_likely() -> None:
 def test_two_models_are_amplified_token_by_token() -> None:
     pair = demo_pair()
     ids = torch.tensor([SOME[1].ids])
-    writer = Writer([(pair.tuned, 3.0), (pair.base, -2.0)])
-    writer.begin()
+    writer = Writer(pair.tuned, pair.base)
+    writer.begin([2.0])
     with torch.inference_mode():
         found, _ = writer.read(ids, 0)
         base, tuned = (model(input_ids=ids).logits[:, -1] for model in (pair.base, pair.tuned))
