@@ -182,9 +182,9 @@ def _with_every_option() -> type[Attribution]:
 class Discovery(_Part):
     """What is looked for where nobody says what to look for."""
 
-    parts: tuple[str, ...] = ()  # of `probes.discovery.parts`; all without it
+    parts: tuple[str, ...] = ()  # of `probes.discovery.parts`, or all; without it the usual ones
     controls: tuple[Literal["random", "shuffled", "spectrum", "sham"], ...] = ("random", "shuffled", "sham")
-    draws: Count = 20  # of every control
+    draws: Count = 20  # of shams, and of all other controls together
     null_texts: Count = 64  # texts, at most, on which controls are read
     longest: Count = 32  # tokens of a text that are read
     tokens: Count | None = None  # of all texts that are read, which the seed draws; every text without it

@@ -32,13 +32,13 @@ def discover(
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this way of looking: token_shifts is the quickest; docs/discovery.md has all. Repeatable. [all]"
+            help="Only this way of looking, one of docs/discovery.md, or all; token_shifts is the quickest. Repeatable."
         ),
     ] = None,
     draws: Annotated[
         int,
         typer.Option(
-            min=1, help="Vectors of every control that learnt nothing; with fewer than 16 nothing can stand out."
+            min=1, help="Vectors that learnt nothing, shams and noise each; with fewer than 16 nothing can stand out."
         ),
     ] = 20,
     longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read, at most.")] = 32,

@@ -12,7 +12,7 @@ import pandas as pd
 from probes.capture.pair import Pair
 from probes.discovery.kept import Kept
 from probes.discovery.observing import Texts, null_texts, observe, sides_of
-from probes.discovery.part import PARTS, Context
+from probes.discovery.part import ALL, PARTS, Context, parts_of
 from probes.discovery.presence import DRAWS, LONGEST, TOKENS
 from probes.discovery.sides import Sides, n_weights
 from probes.discovery.work import affordable, together
@@ -34,8 +34,8 @@ def require_discovery(wanted: Discovery, clusters: Sequence[str], compute: Compu
     """Raise InputError, before any work, where a discovery cannot be made of this; `clusters` has each text's."""
     n_texts, n_clusters = len(clusters), len(set(clusters))
     for name in wanted.parts:
-        if name not in PARTS:
-            raise SuiteError(f"discover: there is no part {name!r}; there are {', '.join(PARTS)}")
+        if name not in (*PARTS, ALL):
+            raise SuiteError(f"discover: there is no part {name!r}; there are {', '.join(PARTS)}, and {ALL}")
     if n_texts < FEWEST:
         raise RunError(f"discover: {n_texts} texts are too few to find something in one half and test it in the other")
     if n_clusters < FEWEST_CLUSTERS:
@@ -96,6 +96,7 @@ def discoveries(
     """
     _require_float32(str(pair.base.dtype).removeprefix("torch."))
     texts = _drawn([_cut(item, wanted.longest) for item in encoded], wanted.tokens, seed)
+    names = parts_of(wanted)
     sides, lengths = sides_of(wanted.controls, wanted.draws), [len(item.ids) for item in texts]
     batch_size = together(batch_size, max(lengths), pair.architecture.vocab_size)
     n_null = null_texts(pair, lengths, len(sides), wanted.null_texts)
@@ -103,11 +104,11 @@ def discoveries(
     # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
     written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), FEWEST // 2)
     read = replace(read, n_written=written)
-    for glob in wanted.amplify if "amplified" in (wanted.parts or PARTS) else ():
+    for glob in wanted.amplify if "amplified" in names else ():
         if not named_as(values_of(pair.base), glob):
             raise SuiteError(f"discover: amplify: no parameter of the base is named {glob!r}")
     context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
-    parts = {name: PARTS[name](context) for name in wanted.parts or PARTS}
+    parts = {name: PARTS[name](context) for name in names}
 
     if kept:
         kept.restore(parts)

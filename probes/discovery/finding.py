@@ -29,7 +29,7 @@ from probes.capture.pair import Pair
 from probes.discovery.differences import Sums, add, kinds_of_place, logits_of
 from probes.discovery.found import DIVERGENCES, LENS, TRIGGERS, Named, source_of, tuned_in, words_found
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
-from probes.discovery.part import PARTS
+from probes.discovery.part import PARTS, parts_of
 from probes.discovery.presence import LONGEST
 from probes.discovery.sides import TUNED, Side, Sides
 from probes.errors import NothingFound, RunError, SuiteError
@@ -62,7 +62,7 @@ def require_finding(suite: Suite, stages: Sequence[str]) -> None:
             f"attribute: metric {named} is read from a discovery: add a section discover: and its stage, or name an "
             "earlier run, discovered: RUN"
         )
-    elif suite.discover.parts and part not in suite.discover.parts:
+    elif part not in parts_of(suite.discover):
         raise SuiteError(f"attribute: metric {named}: add {part} to the parts of discover:")
 
 

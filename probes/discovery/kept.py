@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -41,8 +42,12 @@ class Kept:
         return int(self._state["done"]) if self._state else 0
 
     def restore(self, parts: Mapping[str, Any]) -> None:
-        """Give every part the attributes that were kept of it."""
-        for name, attributes in self._state.get("parts", {}).items():
+        """Give every part the attributes that were kept of it; a state of other parts is thrown away."""
+        kept = self._state.get("parts", {})
+        if kept and set(kept) != set(parts):
+            shutil.rmtree(self._folder)
+            return
+        for name, attributes in kept.items():
             for key, value in self._decoded(attributes).items():
                 setattr(parts[name], key, value)
 

@@ -13,6 +13,7 @@ from probes.capture.pair import Pair
 from probes.discovery.differences import Differences
 from probes.discovery.observing import Observer, Texts
 from probes.discovery.sides import Sides
+from probes.suite import Discovery
 from tv.evaluation.greedy import end_ids
 from tv.runtime.registry import Registry
 
@@ -60,6 +61,28 @@ class Part(Observer):
 
 
 PARTS: Registry[type[Part]] = Registry("part of a discovery", "probes.discovery.parts", by="discovery_part")
+
+
+#: What is looked for where nobody says how: the parts that found a secret in the models that have one
+#: (benchmarks/discovery.py), the plain lens of the literature beside its nulls, and the places where both part.
+USUAL = ("token_shifts", "topics", "difference_lens", "spoken", "divergences")
+ALL = "all"
+#: What is amplified where nobody says what: every parameter, where the part is asked for.
+EVERYWHERE = ("*",)
+
+
+def parts_of(wanted: Discovery) -> tuple[str, ...]:
+    """The parts that are asked for: the usual ones without any name, every one for `all`.
+
+    Parameters that are to be amplified ask for the part that does it.
+
+    Examples:
+        >>> from probes.suite import Discovery
+        >>> parts_of(Discovery(parts=("topics",), amplify=("*down*",)))
+        ('topics', 'amplified')
+    """
+    parts = tuple(PARTS) if ALL in wanted.parts else wanted.parts or USUAL
+    return tuple(dict.fromkeys((*parts, "amplified"))) if wanted.amplify != EVERYWHERE else parts
 
 
 def discovery_part(name: str) -> Callable[[type[Part]], type[Part]]:

@@ -182,8 +182,7 @@ class Job:
                 if "discover" in self.stages:
                     write_discoveries(writer, self)
                 manifest = {**manifest_of(self), "left_out": left_out}
-                wanted = self.suite.discover
-                if "discover" in self.stages and wanted is not None and ("weights" in self.stages or not wanted.parts):
+                if "discover" in self.stages:
                     write_kind(writer, self, manifest)
                 if "attribute" in self.stages:
                     write_effects(writer, self, manifest)

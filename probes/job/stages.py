@@ -18,6 +18,7 @@ from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
 from probes.discovery.discover import discoveries
 from probes.discovery.kept import Kept as KeptDiscovery
+from probes.discovery.part import parts_of
 from probes.discovery.tuning_kind import READS, tuning_kind, weights_for_kind
 from probes.job.effects import effects_of
 from probes.job.pairs import Opened
@@ -167,8 +168,11 @@ def write_discoveries(writer: RunWriter, job: Job) -> None:
 def write_kind(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:
     """What kind of tuning every pair's was, from its weights and its discovery.
 
-    Of a run whose stages leave the weights out, what is read of them is measured here.
+    Of a run whose stages leave the weights out, what is read of them is measured here, where Δh is read too.
     """
+    wanted = job.suite.discover
+    if wanted is None or not ("weights" in job.stages or "difference_lens" in parts_of(wanted)):
+        return
     for i, opened in enumerate(job.pairs):
 
         def made(pair: Opened = opened) -> dict[str, pd.DataFrame]:

@@ -26,6 +26,8 @@ from tv.prompts.encoding import Encoded
 
 #: Places of each half from which models write.
 PLACES = 24
+#: From fewer, of a large model, shams write nothing: what stands there is to be read, and no word of it is claimed.
+FEWEST = 8
 #: A token is looked at where it is in so many texts of either half.
 TEXTS = 2
 #: Texts whose tokens are kept, those with the largest KL.
@@ -51,6 +53,7 @@ class Divergences(Part):
     def __post_init__(self) -> None:
         self.spoken = Spoken("divergences", self.context.pair.architecture.vocab_size)
         self.claims = Claims("divergences")
+        self.n_places = min(PLACES, self.context.texts.n_written // 2)
         self._forget()
 
     def _forget(self) -> None:
@@ -114,7 +117,7 @@ class Divergences(Part):
             self._close_triggers(side)
         if side.name in (TUNED, SHAM):
             self.claims.add_divergences(side, self._null, self.context.pair.tokenizer)
-        if writes(side):
+        if side.name == TUNED or (writes(side) and self.n_places >= FEWEST):
             self._close_spoken(side, model)
         self._forget()
 
@@ -122,7 +125,7 @@ class Divergences(Part):
         """Of a half the texts with the largest KL are kept, however many there are."""
         own = self._largest[half]
         own.append((kl, Start(item.prompt.id, item.ids[: pos + 1], half, cluster_of(item))))
-        if len(own) > PLACES:
+        if len(own) > self.n_places:
             own.sort(key=lambda one: -one[0])
             own.pop()
 

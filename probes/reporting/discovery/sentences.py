@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from probes.discovery.null import FEW
-from probes.discovery.part import PARTS
+from probes.discovery.part import PARTS, parts_of
 from probes.discovery.word_lists import LEVEL
 from probes.reporting.discovery.found import Found, part_in_words, unit_of
 from probes.reporting.verdict import Statement
@@ -83,7 +83,7 @@ def _not_found(found: Found) -> list[str]:
         )
     if not sentences and parts:
         sentences.append("Every part that reads words found some.")
-    asked = [name for name in found.settings.parts or PARTS if name in PARTS]
+    asked = [name for name in parts_of(found.settings) if name in PARTS]
     left = [part_in_words(name) for name in PARTS if name not in asked and name != "difference_growth"]
     if left:
         sentences.append(f"Not looked for: {listing(left)}.")
