@@ -18,6 +18,7 @@ from probes.discovery.reading import Reading
 from probes.discovery.sides import ROUNDED, SHAM, TUNED, Model, Side, Sides, kl_at_each, n_weights
 from probes.discovery.work import affordable
 from tv.prompts.encoding import Batch, Encoded, batches
+from tv.runtime.resident import trim
 from tv.runtime.seeds import seed_of
 
 #: Bytes of the base's residual stream and logits that wait for all draws of the nulls.
@@ -148,19 +149,25 @@ def observe(
     for done, side in enumerate(which):
         if done < begin:  # the observers hold already what they saw
             continue
-        with sides.on(side) as model:
-            for batch, own in texts.batches:
-                if side.name != TUNED and not own:
-                    break
-                base = sides.base(batch, keep=own)
-                halves = tuple(texts.halves[item.prompt.id] for item in batch.encoded)
-                seen = Seen(base, model.read(batch), batch.encoded, halves, own)
-                for observer in observers:
-                    observer.see(side, seen)
-            for observer in observers:
-                observer.close(side, model)
+        _show(sides, texts, side, observers)
+        trim()
         if told:
             told(done + 1, len(which))
+
+
+def _show(sides: Sides, texts: Texts, side: Side, observers: Sequence[Observer]) -> None:
+    """One side; nothing of it is left in memory when the next is made."""
+    with sides.on(side) as model:
+        for batch, own in texts.batches:
+            if side.name != TUNED and not own:
+                break
+            base = sides.base(batch, keep=own)
+            halves = tuple(texts.halves[item.prompt.id] for item in batch.encoded)
+            seen = Seen(base, model.read(batch), batch.encoded, halves, own)
+            for observer in observers:
+                observer.see(side, seen)
+        for observer in observers:
+            observer.close(side, model)
 
 
 def sides_of(controls: Sequence[str], draws: int) -> list[Side]:

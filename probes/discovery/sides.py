@@ -36,6 +36,7 @@ from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.common_rows import common_rows
+from tv.runtime.resident import page_out, trim
 from tv.runtime.seeds import seed_of
 
 TUNED, ROUNDED, SHAM = "tuned", "rounded", "sham"
@@ -98,11 +99,13 @@ class Sides:
         pair, (_, of_tuned) = self.pair, self._readers
         if side.name == TUNED:
             yield Model(pair.tuned, pair.architecture, of_tuned)
+            self._rest()
         elif side.name == ROUNDED:
             with twin_of(pair) as (both, _):
                 yield Model(both.tuned, pair.architecture, self._as_base(both.tuned))
         else:
             live = beside(pair.base, self._weights(side))
+            self._rest()
             yield Model(live, pair.architecture, self._as_base(live))
 
     def scaled(self, model: Model, alpha: float, only: str = "*") -> Model:
@@ -128,9 +131,18 @@ class Sides:
 
     def _weights(self, side: Side) -> Mapping[str, Tensor]:
         """The parameters of a control."""
-        if side.name != SHAM:
-            return self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
-        return self._sham(side.draw)
+        if side.name == SHAM:
+            return self._sham(side.draw)
+        drawn, found = self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors(), {}
+        for name, value in drawn.items():
+            found[name] = value
+            page_out([values_of(self.pair.tuned)[name]])
+        return found
+
+    def _rest(self) -> None:
+        """The tuned model is not needed for a while: three models in memory are one too many."""
+        page_out(values_of(self.pair.tuned).values())
+        trim()
 
     def sham_step(self, draw: int) -> dict[str, Tensor]:
         """The gradient, at T's norm in every parameter that T moves."""
@@ -145,7 +157,7 @@ class Sides:
             try:
                 for value in leaves.values():
                     value.requires_grad_(True)
-                for batch in batches(chosen, self.batch_size, self.pair.pad_id):
+                for batch in batches(chosen, -(-self.batch_size // 2), self.pair.pad_id):  # what goes back takes more
                     _signed_loss(base, batch, by_id).backward()
                 gradients = {name: value.grad for name, value in leaves.items() if value.grad is not None}
             finally:
@@ -163,6 +175,7 @@ class Sides:
         for name, before in values_of(self.pair.base).items():
             old, new = common_rows(before.detach(), after[name].detach().to(before.device))
             sizes[name] = float(torch.linalg.vector_norm(new - old, dtype=torch.float64))
+            page_out([after[name]])
         return sizes
 
     def _sham(self, draw: int) -> dict[str, Tensor]:
@@ -171,6 +184,7 @@ class Sides:
         KL grows as the square of a small step and more slowly than that of a large one. The weights are made where the
         gradient lies: a second copy of them takes no memory.
         """
+        wanted = self._wanted  # before there is a third model
         moved, at = self.sham_step(draw), 0.0
         if draw in self._factors:
             self._move(moved, at, self._factors[draw])
@@ -179,7 +193,7 @@ class Sides:
         tried: dict[float, float] = {}
         for _ in range(_TRIALS):
             self._move(moved, at, factor)
-            at, ratio = factor, self._kl(moved) / self._wanted
+            at, ratio = factor, self._kl(moved) / wanted
             tried[factor] = abs(math.log(ratio))
             if tried[factor] < math.log(_NEAR):
                 break

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 #: Multiply-adds that each kind of look may take in all: two minutes of a core that does 27 billion a second.
-_WORK = 3 * 2**40
+_WORK = 2**41
 #: Logits of a batch, so many that a large vocabulary fits in memory several times.
-_LOGITS = 2**23
+_LOGITS = 3 * 2**21
 
 
 def affordable(n_weights: int, tokens: float, fewest: int) -> int:
@@ -23,6 +23,6 @@ def together(batch_size: int, tokens: int, vocab: int) -> int:
 
     Examples:
         >>> together(16, 32, 2_000), together(16, 32, 49_152)
-        (16, 5)
+        (16, 4)
     """
     return max(1, min(batch_size, _LOGITS // (tokens * vocab)))

@@ -13,7 +13,10 @@ SOME = [Beginning(item.prompt.id, item.ids[: 4 + i]) for i, item in enumerate(ge
 def test_the_same_logits_choose_the_same_tokens_whoever_is_beside_them() -> None:
     pair = demo_pair()
     plain = continued(Writer(pair.tuned), SOME, 8, seed=0)
-    mixed = continued(Writer(pair.tuned, pair.base), SOME, 8, seed=0)
+    beside = [Beginning(item.key, item.ids, 2.0) for item in SOME]
+    mixed = continued(Writer(pair.tuned, pair.base), [*beside, *SOME], 8, seed=0)
+    amplified, mixed = mixed[: len(SOME)], mixed[len(SOME) :]
+    assert amplified == continued(Writer(pair.tuned, pair.base), beside, 8, seed=0) != plain
     alone = continued(Writer(pair.tuned), SOME[2:3], 8, seed=0)
     assert plain == mixed and alone == plain[2:3]
     assert plain != continued(Writer(pair.tuned), SOME, 8, seed=1)
