@@ -7,7 +7,7 @@ from typing import Any
 from probes.reporting.discovery.claims import claim_table, kind_table, topic_table
 from probes.reporting.discovery.curves import curves_of
 from probes.reporting.discovery.found import Found
-from probes.reporting.discovery.grids import direction_table, lens_grids
+from probes.reporting.discovery.grids import direction_table, excitation_table, lens_grids
 from probes.reporting.discovery.readings import read_parts
 from probes.reporting.discovery.samples import samples_of
 from probes.reporting.discovery.sentences import three_sentences
@@ -44,6 +44,15 @@ SECTIONS = (
         "These claim nothing: the directions of any gradient read as words, those of shams as clearly as T's.",
         "closed",
     ),
+    _section(
+        "excitation",
+        "What excites T",
+        "Which texts excite the directions that T answers to?",
+        "tables",
+        "Own texts may have other inputs altogether: what random directions of the same matrix have is taken off. A "
+        "direction stands out where no sham's is excited as much.",
+        "closed",
+    ),
 )
 
 
@@ -60,4 +69,5 @@ def shown_of(found: Found) -> dict[str, Any]:
         "difference": curves_of(found),
         "kind": kind_table(found),
         "directions": direction_table(found),
+        "excitation": excitation_table(found),
     }

@@ -24,7 +24,7 @@ from probes.store.schemas import SCHEMAS
 from tests.pages import unpacked
 
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ("found", "words", "samples", "divergences", "lens-words", "difference", "directions")
+SECTIONS = ("found", "words", "samples", "divergences", "lens-words", "difference", "directions", "excitation")
 
 
 def _list(part: str, reading: str, values: list[float], sham: float, q: float, **columns: Any) -> list[dict[str, Any]]:
@@ -61,7 +61,9 @@ def _tables(words: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     ]
     lens = {**place, "variant": "plain", "reader": "base", "token_id": 0, "token": HOSTILE, "z": 3.0, "rank": 0}
     direction = {"layer": 0, "module": "o", "expert": -1, "use": "writes", "singular": 0, "share": 0.5, "rank": 0}
+    excited = {"layer": 0, "module": "q", "own": f"domain {HOSTILE}", "excess": 0.4, "lo": 0.1, "hi": 0.5, "q": 0.01}
     frames = {
+        "direction_excitation": [{**excited, "stands_out": True}, {**excited, "stands_out": False, "q": 0.6}],
         "discovered_words": words,
         "token_divergences": texts,
         "divergences": [{"prompt_id": "a", "half": 1, "kl": 1.1, "changed": 0.5}, {"prompt_id": "b", "half": 0}],
