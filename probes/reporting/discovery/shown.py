@@ -11,6 +11,7 @@ from probes.reporting.discovery.grids import direction_table, excitation_table, 
 from probes.reporting.discovery.readings import read_parts
 from probes.reporting.discovery.samples import samples_of
 from probes.reporting.discovery.sentences import three_sentences
+from probes.reporting.discovery.states import component_table, moved_table, steering_table
 from probes.reporting.discovery.texts import texts_of
 from probes.reporting.panel import Fold, Section
 
@@ -29,6 +30,23 @@ SECTIONS = (
     _section("divergences", "Texts", "Texts: behind which tokens do the predictions part?", "divergences"),
     _section("lens-words", "Lens by layer", "Lens by layer: what mean Δh reads as", "lens"),
     _section("difference", "Δh", "Δh: the difference of the two models' states", "curves"),
+    _section(
+        "components",
+        "Components of Δh",
+        "Components of Δh: which directions has it over texts?",
+        "tables",
+        "They are kinds of places more often than subjects: no word of theirs counts that does not stand out above.",
+        "closed",
+    ),
+    _section("moved", "Where states move", "Where do states move most?", "tables", fold="closed"),
+    _section(
+        "steering",
+        "Steering",
+        "Steering the base by mean Δh",
+        "tables",
+        "Mean Δh is added to the states of one depth, as long as it takes to move predictions by half a nat.",
+        "closed",
+    ),
     _section(
         "kind",
         "Kind of tuning",
@@ -67,6 +85,9 @@ def shown_of(found: Found) -> dict[str, Any]:
         "divergences": texts_of(found),
         "lens-words": lens_grids(found),
         "difference": curves_of(found),
+        "components": component_table(found),
+        "moved": moved_table(found),
+        "steering": steering_table(found),
         "kind": kind_table(found),
         "directions": direction_table(found),
         "excitation": excitation_table(found),
