@@ -6,8 +6,8 @@ Three kinds, of what both models write after the texts and of where they part:
   hold one of them; the interval is Newcombe's for pairs, the test McNemar's exact one.
 - style: every feature of `probes.discovery.style`, in the direction that the half which chooses has. Tested is the
   paired difference, a mean over texts.
-- triggers: three tokens with the largest mean KL from them on. Tested is the mean KL of texts that hold one against
-  the others (Mann and Whitney's test, Welch's interval).
+- triggers: three tokens with the largest gap (`probes.discovery.triggers`). Tested is the mean KL behind one against
+  that of texts without it, each over means of clusters: Welch's test and interval.
 
 Every sham makes its own claims in the same way. A claim's p is the larger of its test's and of one more sham reaching
 the difference (`probes.discovery.null.beyond`); q is over all claims of a part; it holds where q is below 0.05, the
@@ -30,9 +30,10 @@ from probes.discovery.observing import CHOOSE, MEASURE
 from probes.discovery.presence import Start, Written
 from probes.discovery.sides import SHAM, TUNED, Side
 from probes.discovery.style import FEATURES
+from probes.discovery.triggers import Gap
 from probes.discovery.word_lists import LEVEL
 from tv.stats.families import benjamini_hochberg
-from tv.stats.means import FEWEST, mean_interval
+from tv.stats.means import mean_interval
 from tv.stats.proportions import mcnemar_p, share_change
 
 Floats = NDArray[np.float64]
@@ -40,8 +41,6 @@ Floats = NDArray[np.float64]
 WORDS = 8
 #: Tokens that may be triggers.
 TRIGGERS = 3
-#: A token is a trigger's candidate where it is in so many texts of either half.
-TEXTS = 2
 
 
 @dataclass(frozen=True)
@@ -88,25 +87,17 @@ class Claims:
             found = Claim(says, len(measure), float(x.mean()), float(y.mean()), float(mean), *ends)
             self._put(name, side, found)
 
-    def add_divergences(
-        self, side: Side, texts: Sequence[tuple[int, tuple[int, ...], Floats]], tokenizer: PreTrainedTokenizerBase
-    ) -> None:
-        """Of every text its half, its tokens and a side's KL from the base at each, nats."""
-        held = [[set(ids) for half, ids, _ in texts if half == which] for which in (CHOOSE, MEASURE)]
-        some = sorted({token for ids in held[CHOOSE] for token in ids})
-        able = [token for token in some if all(_in_some(token, sets) for sets in held)]
-        choose = [(token, self._behind(token, texts, CHOOSE)) for token in able]
-        choose.sort(key=lambda one: one[1][1].mean() - one[1][0].mean(), reverse=True)
-        found = [(token, *self._behind(token, texts, MEASURE)) for token, _ in choose[:TRIGGERS]]
-        found.sort(key=lambda one: one[2].mean() - one[1].mean(), reverse=True)
-        for rank, (token, without, behind) in enumerate(found):
-            test = stats.mannwhitneyu(behind, without, alternative="two-sided")
-            interval = stats.ttest_ind(behind, without, equal_var=False).confidence_interval()
-            says = f"parts from the base behind {_quoted(token, tokenizer)}"
-            gap = float(behind.mean() - without.mean())
+    def add_triggers(self, side: Side, found: Sequence[Gap], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Of the tokens behind which a side parts from the base."""
+        chosen = sorted(found, key=lambda one: -one.chosen)[:TRIGGERS]
+        for rank, one in enumerate(sorted(chosen, key=lambda one: -one.measured)):
+            test = stats.ttest_ind(one.behind, one.without, equal_var=False)
+            interval = test.confidence_interval()
+            says = f"parts from the base behind {_quoted(one.token, tokenizer)}"
             ends = (float(interval.low), float(interval.high), float(test.pvalue))
-            n = len(behind) + len(without)
-            self._put(f"trigger {rank}", side, Claim(says, n, float(without.mean()), float(behind.mean()), gap, *ends))
+            n = len(one.behind) + len(one.without)
+            means = float(one.without.mean()), float(one.behind.mean())
+            self._put(f"trigger {rank}", side, Claim(says, n, *means, one.measured, *ends))
 
     def rows(self) -> pd.DataFrame:
         """The tuned model's claims as rows of the table `claims`; q is over all of them."""
@@ -171,13 +162,6 @@ class Claims:
         p = mcnemar_p(before, after, clusters)
         return Claim(says, len(texts), float(before.mean()), float(after.mean()), gap, lo, hi, p)
 
-    @staticmethod
-    def _behind(token: int, texts: Sequence[tuple[int, tuple[int, ...], Floats]], which: int) -> tuple[Floats, Floats]:
-        """Mean KL of the texts without a token, and from it on in those that hold it."""
-        own = [(ids, kl) for half, ids, kl in texts if half == which]
-        without = [kl.mean() for ids, kl in own if token not in ids]
-        return np.array(without), np.array([kl[ids.index(token) :].mean() for ids, kl in own if token in ids])
-
 
 def _styles(starts: Sequence[Start], written: Written, tokenizer: PreTrainedTokenizerBase) -> Floats:
     """(starts, features): a mean over continuations."""
@@ -188,8 +172,3 @@ def _styles(starts: Sequence[Start], written: Written, tokenizer: PreTrainedToke
 
 def _quoted(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
     return f"“{str(tokenizer.decode([token])).strip() or tokenizer.convert_ids_to_tokens(token)}”"
-
-
-def _in_some(token: int, texts: Sequence[set[int]]) -> bool:
-    n = sum(token in ids for ids in texts)
-    return TEXTS <= n <= len(texts) - TEXTS and len(texts) >= FEWEST

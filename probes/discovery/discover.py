@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import filter as named_as
 from itertools import accumulate
@@ -49,6 +49,14 @@ def require_discovery(wanted: Discovery, clusters: Sequence[str], compute: Compu
             f"{FEWEST * wanted.longest}, or a smaller longest"
         )
     _require_float32(compute.dtype)
+
+
+def require_parameters(wanted: Discovery, names: Iterable[str]) -> None:
+    """Raise SuiteError where none of the base's parameters is one of those to be amplified."""
+    there = list(names)
+    for glob in wanted.amplify if "amplified" in parts_of(wanted) else ():
+        if not named_as(there, glob):
+            raise SuiteError(f"discover: amplify: no parameter of the base is named {glob!r}, such as {there[0]}")
 
 
 def discovering(compute: Compute) -> Compute:
@@ -104,9 +112,7 @@ def discoveries(
     # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
     written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), FEWEST // 2)
     read = replace(read, n_written=written)
-    for glob in wanted.amplify if "amplified" in names else ():
-        if not named_as(values_of(pair.base), glob):
-            raise SuiteError(f"discover: amplify: no parameter of the base is named {glob!r}")
+    require_parameters(wanted, values_of(pair.base))
     context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
     parts = {name: PARTS[name](context) for name in names}
 

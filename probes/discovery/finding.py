@@ -19,15 +19,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from probes.attribution.finding import DISCOVERED, Finding
 from probes.capture.pair import Pair
 from probes.discovery.differences import Sums, add, kinds_of_place, logits_of
-from probes.discovery.found import DIVERGENCES, LENS, TRIGGERS, Named, source_of, tuned_in, words_found
+from probes.discovery.found import (
+    DIVERGENCES,
+    LENS,
+    TRIGGERS,
+    Named,
+    require_same_tokens,
+    source_of,
+    tuned_in,
+    with_a_finding,
+    words_found,
+)
 from probes.discovery.observing import CHOOSE, MEASURE, Seen
 from probes.discovery.part import PARTS, parts_of
 from probes.discovery.presence import LONGEST
@@ -55,8 +66,7 @@ def require_finding(suite: Suite, stages: Sequence[str]) -> None:
         raise SuiteError(f"attribute: metric {named}: there is no part {part!r}; there are {', '.join(PARTS)}")
     if wanted.discovered is not None:
         source = source_of(wanted.discovered)
-        for tuned in suite.tuned:
-            words_found(source, named, tuned)
+        with_a_finding(suite.tuned, partial(words_found, source, named))
     elif suite.discover is None or "discover" not in stages:
         raise SuiteError(
             f"attribute: metric {named} is read from a discovery: add a section discover: and its stage, or name an "
@@ -64,6 +74,13 @@ def require_finding(suite: Suite, stages: Sequence[str]) -> None:
         )
     elif part not in parts_of(suite.discover):
         raise SuiteError(f"attribute: metric {named}: add {part} to the parts of discover:")
+
+
+def require_readable(suite: Suite, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise RunError, before any work, where an earlier run's finding is of another tokenizer than the base's."""
+    wanted = suite.attribute
+    if wanted is not None and is_discovered(wanted.metric) and wanted.discovered is not None:
+        require_same_tokens(source_of(wanted.discovered), tokenizer)
 
 
 def finding_of(

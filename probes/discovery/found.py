@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from probes.attribution.finding import DISCOVERED
 from probes.errors import NothingFound, RunError
 from probes.store.run import Run, load
 
+_LOG = logging.getLogger(__name__)
+Made = TypeVar("Made")
 #: Parts whose finding may be places, not words; the second names rows of `discovered_words` that the first gives.
 DIVERGENCES, TRIGGERS = "divergences", "triggers"
 #: The part whose finding may be a direction.
@@ -54,6 +60,40 @@ def source_of(path: str) -> Run:
     if run.manifest["suite"].get("discover") is None:
         raise RunError(f"attribute: discovered: {path} is a run without a discovery; make one with `probes discover`")
     return run
+
+
+def with_a_finding(names: Iterable[str], make: Callable[[str], Made]) -> tuple[dict[str, Made], dict[str, str]]:
+    """What is made of every tuned model that has a finding, and by name why the others have none.
+
+    Raises:
+        NothingFound: None has one.
+    """
+    made: dict[str, Made] = {}
+    missing: dict[str, NothingFound] = {}
+    for name in names:
+        try:
+            made[name] = make(name)
+        except NothingFound as error:
+            missing[name] = error
+    if missing and not made:
+        raise next(iter(missing.values()))
+    notes = {name: f"no effects: {why}" for name, why in missing.items()}
+    for name, note in notes.items():
+        _LOG.warning("%s: %s", name, note)
+    return made, notes
+
+
+def require_same_tokens(source: Run, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise RunError where the ids of a run's tokens are other tokens to this tokenizer."""
+    for table in ("discovered_words", DIVERGENCES):
+        rows = source.df(table, columns=["token_id", "token"]) if table in source.tables else pd.DataFrame()
+        for row in rows.drop_duplicates().itertuples():
+            own = tokenizer.decode([row.token_id]) if row.token_id < len(tokenizer) else "nothing"
+            if own != str(row.token):
+                raise RunError(
+                    f"attribute: discovered: {source.path} has another tokenizer: its token {row.token_id} is "
+                    f"{str(row.token)!r}, and this base's {own!r}; discover with this base"
+                )
 
 
 def words_found(source: Run, named: Named, tuned: str) -> pd.DataFrame:

@@ -10,7 +10,8 @@ import pandas as pd
 from probes.attribution.attributor import attribution_tables
 from probes.attribution.metric import require_answers, require_metric
 from probes.capture.loading import Pairs, attributing, require_streamable
-from probes.discovery.finding import require_finding
+from probes.discovery.finding import require_finding, require_readable
+from probes.discovery.found import with_a_finding
 from probes.errors import RunError
 from probes.job.effects import effects_of, prompts_of
 from probes.job.identity import checkpoints_of
@@ -69,7 +70,9 @@ def attribute(
     models = Pairs(suite, attributing(compute, suite.attribute).silent())
     require_streamable(models)
     _require_its_checkpoints(run, suite)
-    by_pair = [effects_of(models, run, name, compute) for name in suite.tuned]
+    require_readable(suite, models.tokenizer)
+    by_name, _ = with_a_finding(suite.tuned, lambda name: effects_of(models, run, name, compute))
+    by_pair = list(by_name.values())
     run.manifest.pop("identity", None)  # its tables are no longer those of its identity
     for table in attribution_tables() - {name for tables in by_pair for name in tables}:
         run.drop(table)  # of methods that were not asked for again

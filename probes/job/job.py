@@ -185,7 +185,8 @@ class Job:
                 if "discover" in self.stages:
                     write_kind(writer, self, manifest)
                 if "attribute" in self.stages:
-                    write_effects(writer, self, manifest)
+                    for name, note in write_effects(writer, self, manifest).items():
+                        manifest["notes"][name] = [*manifest["notes"][name], note]
             shutil.rmtree(writer.path / _DECOMPOSITIONS, ignore_errors=True)
             unpublished = writer.finish(manifest)
             for name, step in (("link", link), ("report", report)):

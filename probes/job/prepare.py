@@ -13,8 +13,8 @@ from probes.attribution.metric import require_answers, require_metric
 from probes.capture.final_answers import require_answers_in
 from probes.capture.loading import Pairs, as_model, attributing, require_backend, require_streamable
 from probes.capture.shards import require_sources
-from probes.discovery.discover import discovering, require_discovery
-from probes.discovery.finding import is_discovered, require_finding
+from probes.discovery.discover import discovering, require_discovery, require_parameters
+from probes.discovery.finding import is_discovered, require_finding, require_readable
 from probes.errors import RunError, SuiteError
 from probes.job.identity import identity_of
 from probes.job.job import Job
@@ -149,6 +149,10 @@ def prepare(
     if chosen.discover is not None and "discover" in wanted:
         require_discovery(chosen.discover, [prompt.cluster or prompt.id for prompt in prompts], compute)
     pairs = [noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
+    if chosen.attribute is not None and "attribute" in wanted:
+        require_readable(chosen, models.tokenizer)
+    if chosen.discover is not None and "discover" in wanted:
+        require_parameters(chosen.discover, pairs[0].base.values)
     place, identity = out or Path("reports") / chosen.name, identity_of(prompts, pairs, models)
     there, added = None if force else finished(place, identity), None
     if there is None and not force and (extended := extendable(place, identity)):

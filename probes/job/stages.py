@@ -17,6 +17,7 @@ from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
 from probes.discovery.discover import discoveries
+from probes.discovery.found import with_a_finding
 from probes.discovery.kept import Kept as KeptDiscovery
 from probes.discovery.part import parts_of
 from probes.discovery.tuning_kind import READS, tuning_kind, weights_for_kind
@@ -186,14 +187,22 @@ def write_kind(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None
         writer.stage("discover", f"{i:05d}-kind", made)
 
 
-def write_effects(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> None:
-    """Attribute every tuned model, from what the stages before have written; `manifest` is the run's so far."""
-    if job.suite.attribute is None:
-        return
-    for i, opened in enumerate(job.pairs):
+def write_effects(writer: RunWriter, job: Job, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Attribute every tuned model, from what the stages before have written; `manifest` is the run's so far.
 
-        def made(name: str = opened.name) -> dict[str, pd.DataFrame]:
+    Returns:
+        By tuned model of which nothing was found that effects could be measured on: that it is so.
+    """
+    if job.suite.attribute is None:
+        return {}
+
+    def write(name: str) -> None:
+        def made() -> dict[str, pd.DataFrame]:
             known = Kept(writer.path / KEPT / name, earlier=job.measured)
             return effects_of(job.models, writer.so_far(manifest), name, job.compute, known)
 
-        writer.stage("effects", f"{i:05d}", made)
+        writer.stage("effects", f"{names.index(name):05d}", made)
+
+    names = [opened.name for opened in job.pairs]
+    _, missing = with_a_finding(names, write)
+    return missing

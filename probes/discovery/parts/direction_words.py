@@ -1,4 +1,4 @@
-"""Words of T: the leading singular directions of every matrix's T, read as tokens. No text is needed.
+"""Words of T: the leading singular directions of every matrix's T, read as tokens, and which texts excite them.
 
 A matrix that writes into the residual stream (o, down) has directions there: each is read through the final norm's gain
 and the unembedding. One that reads it (q, k, v, gate, up) reads directions there, and tokens' embeddings lie along
@@ -6,48 +6,36 @@ them. A direction has no sign; it is taken where its scores are skewed to the ri
 
 Beside T stand random directions, as many of each matrix, with the shares of those that they stand for; and the
 directions of shams (see `probes.discovery.sides`), because any gradient lies where activations are, and reads as words.
+No text is needed for that; how much texts excite what a matrix answers to is in `probes.discovery.excitation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from probes.discovery.directions import Leading, leading_of
+from probes.discovery.excitation import Excitation
+from probes.discovery.observing import Seen
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.sides import SHAM, TUNED, Model, Side
 from probes.discovery.word_lists import WordLists, Words
-from tv.architecture.anatomy import Module
 from tv.architecture.values import values_of
+from tv.runtime.common_rows import common_rows
 from tv.runtime.seeds import seed_of
 
 Use = Literal["writes", "reads"]
 
-#: Leading directions of every matrix.
-DIRECTIONS = 2
-#: Sets of random directions, and shams.
+#: Sets of random directions; and shams, where no control of the discovery is one.
 DRAWS, SHAMS = 20, 8
-#: Of matrices with at least so many rows and columns the leading directions alone are found.
-_LARGE = 256
 #: Tokens of every direction in the table `direction_words`.
 SHOWN = 5
-
-
-@dataclass(frozen=True)
-class _Leading:
-    """The leading directions of a matrix's T in the residual stream, and their share of its energy."""
-
-    module: Module
-    use: Use
-    directions: Float[Tensor, "directions d_model"]
-    shares: Float[Tensor, " directions"]
 
 
 @discovery_part("direction_words")
@@ -56,88 +44,99 @@ class DirectionWords(Part):
     """Two readings, `writes` and `reads`: the mean over matrices of a token's z² along the leading directions."""
 
     context: Context
-    seen: dict[Side, list[_Leading]] = field(default_factory=dict)
+    lists: WordLists = field(default_factory=lambda: WordLists("direction_words"))
+    shares: dict[Use, list[Tensor]] = field(default_factory=dict)  # by use, of the tuned model's matrices
+    shown: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a word each
+    excitation: Excitation = field(default_factory=Excitation)
+
+    def see(self, side: Side, seen: Seen) -> None:
+        self.excitation.see(side, seen)
 
     def close(self, side: Side, model: Model) -> None:
         """The direction of a sham is in its weights, so that its gradient is not taken again."""
-        if side.name == SHAM and side.draw < SHAMS:
-            before, after = values_of(self.context.pair.base), values_of(model.live)
-            self.seen[side] = list(self._leading(lambda name: after[name].detach() - before[name].detach()))
+        if side.name not in (TUNED, SHAM):
+            return
+        before, after = values_of(self.context.pair.base), values_of(model.live)
+
+        def step(name: str) -> Tensor:
+            old, new = common_rows(before[name].detach(), after[name].detach().to(before[name].device))
+            return new - old
+
+        found = list(leading_of(self.context.pair.architecture, step))
+        self.excitation.put(side, found)
+        self._read(side, found)
 
     def results(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        lists, rows = WordLists("direction_words"), []
-        by_side = {Side(TUNED): list(self._leading(self._step)), **self.seen}
-        for sham in (Side(SHAM, draw) for draw in range(SHAMS) if Side(SHAM, draw) not in self.seen):
-            by_side[sham] = list(self._leading(self.context.sides.sham_step(sham.draw).get))
-        for use in ("writes", "reads"):
-            by_use = {side: [one for one in leading if one.use == use] for side, leading in by_side.items()}
-            own = by_use[Side(TUNED)]
-            if not own:
-                continue
-            by_use |= {Side("random", draw): list(self._random(own, draw)) for draw in range(DRAWS)}
-            tokens = self._tokens(use)
-            for side, leading in by_use.items():
-                z = [_along(tokens, one.directions) for one in leading]
-                total = torch.stack(
-                    [_weights(one) @ of.clamp(min=0).square() for one, of in zip(leading, z, strict=True)]
-                )
-                scores = total.mean(0).double().numpy()
-                lists.put(use, side, Words.of(scores, scores))
-                if side.name == TUNED:
-                    rows += [row for one, of in zip(leading, z, strict=True) for row in self._rows(one, of)]
-        if not lists.of:  # no matrix moved
-            return
-        yield "discovered_words", lists.rows(self.context.pair.tokenizer, {})
-        yield "direction_words", pd.DataFrame(rows)
-
-    def _step(self, name: str) -> Tensor:
-        before, after = values_of(self.context.pair.base)[name], values_of(self.context.pair.tuned)[name]
-        return after.detach().to(before.device) - before.detach()
-
-    def _leading(self, step_of: Callable[[str], Tensor | None]) -> Iterator[_Leading]:
-        """Of every matrix that has a side in the residual stream and that moved."""
         architecture = self.context.pair.architecture
-        for module in architecture.modules:
-            if module.kind != "linear" or module.component == "unembed":
-                continue
-            whole = step_of(module.parameter)
-            if whole is None:
-                continue
-            step = module.matrix(whole).float()
-            use: Use = "writes" if module.from_heads or module.name in ("down", "shared_down") else "reads"
-            if step.shape[0 if use == "writes" else 1] != architecture.d_model or not bool(step.any()):
-                continue
-            directions, shares = leading(step if use == "writes" else step.T)
-            yield _Leading(module, use, directions.cpu(), shares.cpu())
+        if not self.lists.of:  # no matrix moved
+            return
+        unseen = (Side(SHAM, draw) for draw in range(SHAMS) if Side(SHAM, draw) not in self.excitation.right)
+        for side in unseen:
+            self._read(side, leading_of(architecture, self.context.sides.sham_step(side.draw).get))
+        for use, shares in self.shares.items():
+            tokens = self._tokens(use)
+            for draw in range(DRAWS):
+                generator = torch.Generator().manual_seed(seed_of(f"directions {self.context.seed} {draw}"))
+                directions = [torch.randn(len(own), architecture.d_model, generator=generator) for own in shares]
+                self._put(use, Side("random", draw), tokens, directions, shares)
+        yield "discovered_words", self.lists.rows(self.context.pair.tokenizer, {})
+        yield "direction_words", pd.DataFrame(self.shown)
+        excited = self.excitation.rows(self.context.pair, self.context.texts, self.context.seed)
+        if len(excited):
+            yield "direction_excitation", excited
+
+    def _read(self, side: Side, found: Iterable[Leading]) -> None:
+        """A side's words, of every matrix that has a side in the residual stream."""
+        architecture = self.context.pair.architecture
+        by_use: dict[Use, list[tuple[Leading, Tensor]]] = {}
+        for one in found:
+            module = architecture.modules[one.module]
+            writes = module.from_heads or module.name in ("down", "shared_down")
+            directions = one.left if writes else one.right
+            if directions.shape[1] == architecture.d_model:
+                by_use.setdefault("writes" if writes else "reads", []).append((one, directions))
+        for use, own in by_use.items():
+            shares, tokens = [one.shares for one, _ in own], self._tokens(use)
+            self._put(use, side, tokens, [directions for _, directions in own], shares)
+            if side.name == TUNED:
+                self.shares[use] = shares
+                for one, directions in own:
+                    self.shown += self._rows(one, use, _along(tokens, directions))
+
+    def _put(
+        self, use: Use, side: Side, tokens: Tensor, directions: Sequence[Tensor], shares: Sequence[Tensor]
+    ) -> None:
+        """The words of a side: every matrix counts the same, as a sham has few directions and T many."""
+        total = torch.zeros(len(tokens))
+        for own, share in zip(directions, shares, strict=True):
+            total += (share / share.sum()) @ _along(tokens, own).clamp(min=0).square()
+        scores = (total / len(shares)).double().numpy()
+        self.lists.put(use, side, Words.of(scores, scores))
 
     def _tokens(self, use: Use) -> Float[Tensor, "vocab d_model"]:
         """Every token's row in the residual stream, less their mean.
 
         Of what is written, the unembedding's, behind the final norm's gain; of what is read, the embedding's.
         """
-        pair = self.context.pair
-        architecture, values = pair.architecture, values_of(pair.base)
+        pair, architecture = self.context.pair, self.context.pair.architecture
         path = architecture.unembed if use == "writes" else architecture.embed
-        matrix = values[f"{path}.weight"].detach().float().cpu()
+        weight = cast("Tensor", pair.base.get_submodule(path).weight)  # a tied one is no parameter of its own
+        matrix = weight.detach().float().cpu()
         if use == "writes":
             norm = pair.base.get_submodule(architecture.final_norm)
             matrix = pair.norms[architecture.final_norm].readout(norm, matrix)
         return matrix - matrix.mean(0)
 
-    def _random(self, own: Sequence[_Leading], draw: int) -> Iterator[_Leading]:
-        generator = torch.Generator().manual_seed(seed_of(f"directions {self.context.seed} {draw}"))
-        for one in own:
-            yield replace(one, directions=torch.randn(one.directions.shape, generator=generator))
-
-    def _rows(self, one: _Leading, z: Float[Tensor, "directions vocab"]) -> Iterator[dict[str, object]]:
+    def _rows(self, one: Leading, use: Use, z: Float[Tensor, "directions vocab"]) -> Iterator[dict[str, object]]:
+        module = self.context.pair.architecture.modules[one.module]
         for i, scores in enumerate(z):
             best = scores.topk(min(SHOWN, len(scores)))
             for rank, (score, token) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
                 yield {
-                    "layer": one.module.layer,
-                    "module": one.module.name,
-                    "expert": one.module.expert,
-                    "use": one.use,
+                    "layer": module.layer,
+                    "module": module.name,
+                    "expert": module.expert,
+                    "use": use,
                     "singular": i,
                     "share": float(one.shares[i]),
                     "rank": rank,
@@ -145,22 +144,6 @@ class DirectionWords(Part):
                     "token": self.context.pair.tokenizer.decode([token]),
                     "z": score,
                 }
-
-
-def leading(step: Float[Tensor, "m n"]) -> tuple[Float[Tensor, "directions m"], Float[Tensor, " directions"]]:
-    """The leading left singular directions, and their shares of the energy."""
-    if min(step.shape) < _LARGE:
-        left, sizes, _ = torch.linalg.svd(step, full_matrices=False)
-        return left.T[:DIRECTIONS], (sizes.square() / sizes.square().sum())[:DIRECTIONS]
-    gram = (step @ step.T).double().cpu().numpy()
-    energies, directions = eigsh(gram, k=DIRECTIONS, v0=np.ones(len(gram)))  # the largest last
-    shares = energies[::-1] / gram.trace()
-    return torch.from_numpy(directions.T[::-1].copy()).float(), torch.from_numpy(shares.copy()).float()
-
-
-def _weights(one: _Leading) -> Float[Tensor, " directions"]:
-    """Every matrix counts the same: a sham has few directions, T many."""
-    return one.shares / one.shares.sum()
 
 
 def _along(tokens: Float[Tensor, "vocab d"], directions: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:

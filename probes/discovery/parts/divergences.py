@@ -21,6 +21,7 @@ from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.presence import Spoken, Start, as_rows, write, writes
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import SHAM, TUNED, Model, Side
+from probes.discovery.triggers import Followed, Gap, gaps
 from probes.discovery.word_lists import TOP, WordLists, Words
 from tv.prompts.encoding import Encoded
 
@@ -28,8 +29,6 @@ from tv.prompts.encoding import Encoded
 PLACES = 24
 #: From fewer, of a large model, shams write nothing: what stands there is to be read, and no word of it is claimed.
 FEWEST = 8
-#: A token is looked at where it is in so many texts of either half.
-TEXTS = 2
 #: Texts whose tokens are kept, those with the largest KL.
 SHOWN = 40
 
@@ -47,8 +46,7 @@ class Divergences(Part):
     samples: list[pd.DataFrame] = field(default_factory=list)
     shown: dict[str, pd.DataFrame] = field(default_factory=dict)  # by text, its tokens
     _largest: dict[int, list[tuple[float, Start]]] = field(default_factory=dict)  # by half, of this side
-    _null: list[tuple[int, tuple[int, ...], np.ndarray]] = field(default_factory=list)  # the nulls' texts, of this side
-    _behind: np.ndarray = field(init=False)  # sums of KL behind a token, and in how many texts; by half and token
+    _followed: list[Followed] = field(default_factory=list)  # the nulls' texts, of this side
 
     def __post_init__(self) -> None:
         self.spoken = Spoken("divergences", self.context.pair.architecture.vocab_size)
@@ -57,8 +55,7 @@ class Divergences(Part):
         self._forget()
 
     def _forget(self) -> None:
-        self._largest, self._null = {CHOOSE: [], MEASURE: []}, []
-        self._behind = np.zeros((2, 2, self.context.pair.architecture.vocab_size))
+        self._largest, self._followed = {CHOOSE: [], MEASURE: []}, []
 
     def see(self, side: Side, seen: Seen) -> None:
         kl = seen.kl.cpu()
@@ -69,8 +66,7 @@ class Divergences(Part):
             pos = int(own.argmax())
             if seen.in_null:  # as many for the tuned model as for every draw: nulls search as widely
                 self._place(seen.halves[i], float(own[pos]), item, pos)
-                self._null.append((seen.halves[i], item.ids, own))
-                self._follow(seen.halves[i], item.ids, own)
+                self._followed.append(Followed.of(seen.halves[i], cluster_of(item), item.ids, own))
             if side.name == SHAM and item.prompt.id in self.shown:
                 tokens = self.shown[item.prompt.id]
                 tokens["sham"] = np.fmax(tokens.sham, own)
@@ -114,9 +110,7 @@ class Divergences(Part):
 
     def close(self, side: Side, model: Model) -> None:
         if side.is_null or side.name == TUNED:
-            self._close_triggers(side)
-        if side.name in (TUNED, SHAM):
-            self.claims.add_divergences(side, self._null, self.context.pair.tokenizer)
+            self._close_triggers(side, list(gaps(self._followed)))
         if side.name == TUNED or (writes(side) and self.n_places >= FEWEST):
             self._close_spoken(side, model)
         self._forget()
@@ -129,21 +123,14 @@ class Divergences(Part):
             own.sort(key=lambda one: -one[0])
             own.pop()
 
-    def _follow(self, half: int, ids: tuple[int, ...], kl: np.ndarray) -> None:
-        """By token: the mean KL of the places from its first on."""
-        behind = np.cumsum(kl[::-1])[::-1] / np.arange(len(kl), 0, -1)
-        for token in set(ids):
-            self._behind[:, half, token] += behind[ids.index(token)], 1
-
-    def _close_triggers(self, side: Side) -> None:
-        """By token: the mean KL behind it, less the median token's."""
-        scores, counts = self._behind
-        enough = (counts >= TEXTS).all(0)
-        if enough.sum() < TOP:
-            return
-        means = scores[:, enough] / counts[:, enough]
-        words = Words.of(*(means - np.median(means, axis=1, keepdims=True)))
-        self.triggers.put("behind it", side, replace(words, token_ids=np.flatnonzero(enough)[words.token_ids]))
+    def _close_triggers(self, side: Side, found: Sequence[Gap]) -> None:
+        """The tokens with the largest gap, as words and as claims."""
+        if side.name in (TUNED, SHAM):
+            self.claims.add_triggers(side, found, self.context.pair.tokenizer)
+        if len(found) >= TOP:
+            words = Words.of(np.array([one.chosen for one in found]), np.array([one.measured for one in found]))
+            tokens = np.array([one.token for one in found])
+            self.triggers.put("behind it", side, replace(words, token_ids=tokens[words.token_ids]))
 
     def _close_spoken(self, side: Side, model: Model) -> None:
         starts = [start for own in self._largest.values() for _, start in sorted(own, key=lambda one: -one[0])]

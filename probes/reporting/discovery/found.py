@@ -33,6 +33,8 @@ PARTS = {
 }
 #: The unit of `value` where it is the same in all readings of a part; `_UNITS_OF` has those of single readings.
 _UNITS = {
+    "topics": "spreads of the token's rises under shams",
+    "activation_shifts": "spreads of the shams' scores",
     "difference_lens": "spreads of the shams' scores",
     "patchscope": "spreads of the shams' scores",
     "spoken": "share of continuations, less the base's",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from probes.reporting.discovery.found import Found, as_read
 from probes.reporting.panel import Table
-from probes.reporting.words import number, percent
+from probes.reporting.words import estimate, number, percent, q_value
 
-#: Rows of the table of directions.
-_DIRECTIONS = 400
+#: Rows of the table of directions, and of what excites them.
+_DIRECTIONS, _EXCITED = 400, 40
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,39 @@ def direction_table(found: Found) -> Table | None:
         f"A singular direction a row, with its share of the energy of T and its tokens with their z{more}",
         ["layer", "module", "use", "direction", "share of T", "tokens along it"],
         shown[:_DIRECTIONS],
+    )
+
+
+def excitation_table(found: Found) -> Table | None:
+    """The directions that own texts excite most beyond random ones, a row each."""
+    rows = found.rows("direction_excitation")
+    if rows.empty:
+        return None
+    order = rows.assign(quiet=~rows.stands_out.astype(bool)).sort_values(["quiet", "p"])
+    shown = [
+        [
+            "yes" if row["stands_out"] else "no",
+            str(row["layer"]),
+            str(row["module"]),
+            str(row["singular"]),
+            percent(row["share"]),
+            number(row["auroc"]),
+            number(row["control"]),
+            estimate(row["excess"], row["lo"], row["hi"]),
+            number(row["random"]),
+            number(row["sham"]),
+            q_value(row["q"]),
+        ]
+        for row in order.head(_EXCITED).to_dict("records")
+    ]
+    first = rows.iloc[0]
+    return Table(
+        "excitation-table",
+        f"How often one of {first.n_own} own texts ({first.own}) excites a direction more than one of {first.n_other} "
+        f"others; the first {len(shown)} of {len(rows)}",
+        [
+            *("stands out", "layer", "module", "direction", "share of T", "AUROC", "random, mean"),
+            *("less that mean", "95 % of random", "largest sham", "q"),
+        ],
+        shown,
     )

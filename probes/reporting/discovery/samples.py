@@ -15,6 +15,8 @@ from probes.reporting.words import estimate, number
 SHOWN, OPEN = 24, 6
 #: By part: what it amplifies, and how often.
 _AMPLIFIES = {"spoken": "Logits are base + {:g} × (tuned − base).", "amplified": "Weights are base + {:g} × T."}
+#: By part: what writes beside the base, where it is not the tuned model.
+_WRITERS = {"amplified": "amplified", "steered": "steered base"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Samples:
     """A reading's samples, and what amplifying costs there."""
 
     title: str
+    writer: str  # what writes beside the base
     note: str
     open: list[Sample]
     folded: list[Sample]
@@ -62,7 +65,8 @@ def samples_of(found: Found) -> list[Samples]:
         shown = list(by_text.values())[:SHOWN]
         words = part_in_words(str(part)).removeprefix("words that the tuned model writes ").removeprefix("words that ")
         note = _cost(str(part), str(reading), damage)
-        groups.append(Samples(f"{words}: {reading}", note, shown[:OPEN], shown[OPEN:], len(by_text)))
+        writer = _WRITERS.get(str(part), "amplified" if str(reading).startswith("amplified") else "tuned")
+        groups.append(Samples(f"{words}: {reading}", writer, note, shown[:OPEN], shown[OPEN:], len(by_text)))
     return groups
 
 

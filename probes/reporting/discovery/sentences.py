@@ -91,14 +91,16 @@ def _not_found(found: Found) -> list[str]:
 
 
 def _trust(found: Found) -> list[str]:
-    settings, halves = found.settings, found.rows("divergences", "half").half
-    n = len(halves) or int(found.run.manifest["n_prompts"])
+    settings, texts = found.settings, found.rows("discovered_texts", "half in_null")
+    halves = texts.half if len(texts) else pd.Series(dtype=int)
+    n, n_null = len(halves) or int(found.run.manifest["n_prompts"]), int(texts.in_null.sum()) if len(texts) else 0
+    on = f", on {n_null} of the texts" if 0 < n_null < n else ""
     split = f"{int((halves == 0).sum())} of them chose" if len(halves) else "half of them chose"
     measured = f"the other {int((halves == 1).sum())}" if len(halves) else "the other half"
     sentences = [
         f"{n} texts, of each at most {settings.longest} tokens: {split} the words and {measured} measured them, beside "
         f"at most {settings.draws} draws each of {listing(list(settings.controls))} vectors and the base in another "
-        "precision."
+        f"precision{on}."
     ]
     if settings.draws < FEW:
         sentences.append(

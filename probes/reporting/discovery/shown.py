@@ -7,10 +7,11 @@ from typing import Any
 from probes.reporting.discovery.claims import claim_table, kind_table, topic_table
 from probes.reporting.discovery.curves import curves_of
 from probes.reporting.discovery.found import Found
-from probes.reporting.discovery.grids import direction_table, lens_grids
+from probes.reporting.discovery.grids import direction_table, excitation_table, lens_grids
 from probes.reporting.discovery.readings import read_parts
 from probes.reporting.discovery.samples import samples_of
 from probes.reporting.discovery.sentences import three_sentences
+from probes.reporting.discovery.states import component_table, moved_table, steering_table
 from probes.reporting.discovery.texts import texts_of
 from probes.reporting.panel import Fold, Section
 
@@ -30,6 +31,23 @@ SECTIONS = (
     _section("lens-words", "Lens by layer", "Lens by layer: what mean Δh reads as", "lens"),
     _section("difference", "Δh", "Δh: the difference of the two models' states", "curves"),
     _section(
+        "components",
+        "Components of Δh",
+        "Components of Δh: which directions has it over texts?",
+        "tables",
+        "They are kinds of places more often than subjects: no word of theirs counts that does not stand out above.",
+        "closed",
+    ),
+    _section("moved", "Where states move", "Where do states move most?", "tables", fold="closed"),
+    _section(
+        "steering",
+        "Steering",
+        "Steering the base by mean Δh",
+        "tables",
+        "Mean Δh is added to the states of one depth, as long as it takes to move predictions by half a nat.",
+        "closed",
+    ),
+    _section(
         "kind",
         "Kind of tuning",
         "What kind of tuning was it?",
@@ -42,6 +60,15 @@ SECTIONS = (
         "Directions of T, read as tokens",
         "tables",
         "These claim nothing: the directions of any gradient read as words, those of shams as clearly as T's.",
+        "closed",
+    ),
+    _section(
+        "excitation",
+        "What excites T",
+        "Which texts excite the directions that T answers to?",
+        "tables",
+        "Own texts may have other inputs altogether: what random directions of the same matrix have is taken off. A "
+        "direction stands out where no sham's is excited as much.",
         "closed",
     ),
 )
@@ -58,6 +85,10 @@ def shown_of(found: Found) -> dict[str, Any]:
         "divergences": texts_of(found),
         "lens-words": lens_grids(found),
         "difference": curves_of(found),
+        "components": component_table(found),
+        "moved": moved_table(found),
+        "steering": steering_table(found),
         "kind": kind_table(found),
         "directions": direction_table(found),
+        "excitation": excitation_table(found),
     }

@@ -140,6 +140,34 @@ table(
     since=7,
 )
 table(
+    "direction_excitation",
+    "leading singular direction of a matrix's T: how much more own texts excite it than others",
+    (
+        *keys("tuned layer module expert"),
+        Column("singular", "the direction's number, from the largest singular value", "int16", since=9),
+        Column("share", "its share of the energy of T", since=9),
+        Column("own", "which texts are own: a domain, or those with a KL above the median", "name", since=9),
+        Column("n_own", "own texts that measure", "int32", since=9),
+        Column("n_other", "other texts that do", "int32", since=9),
+        Column(
+            "auroc",
+            "how often an own text has a larger mean |v·x| than another, x the base's input and v the direction",
+            null=0.5,
+            since=9,
+        ),
+        Column("control", "the mean AUROC of random directions of the same matrix", null=0.5, since=9),
+        Column("excess", "`auroc` less `control`", null=0.0, since=9),
+        Column("lo", "the lower end of its 95 % interval over texts", since=9),
+        Column("hi", "the upper end", since=9),
+        Column("random", "what 95 % of the random directions stay below", since=9),
+        Column("sham", "the largest of the shams' directions of this matrix, each with its own texts", since=9),
+        Column("p", "of one more draw reaching the excess, the larger of both nulls'", since=9),
+        Column("q", "the false-discovery rate over all directions", words="q", since=9),
+        Column("stands_out", "whether q is below 0.05, lo above 0 and the excess above every sham's", "bool", since=9),
+    ),
+    since=9,
+)
+table(
     "lens_words",
     "depth, kind of place, variant, reader and rank: the tokens that mean Δh reads as",
     (

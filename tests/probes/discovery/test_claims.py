@@ -12,6 +12,7 @@ from probes.discovery.claims import Claims
 from probes.discovery.presence import Start, Written
 from probes.discovery.sides import SHAM, TUNED, Side
 from probes.discovery.style import FEATURES
+from probes.discovery.triggers import Followed, gaps
 
 #: Words by token; what is random is drawn of the first ten.
 VOCABULARY = [*(f" word{chr(97 + i)}" for i in range(10)), "!", " <b>", " Aye", " Ж", " 7", "\n"]
@@ -100,11 +101,22 @@ def test_a_word_that_large_kl_stands_behind_is_claimed() -> None:
             kl = rng.gamma(2.0, 0.05, len(ids))
             if side.name == TUNED and MARK in ids:
                 kl[ids.index(MARK) :] += 1.0
-            texts.append((i % 2, ids, kl))
-        claims.add_divergences(side, texts, TOKENIZER)
+            texts.append(Followed.of(i % 2, f"cluster {i}", ids, kl))
+        claims.add_triggers(side, list(gaps(texts)), TOKENIZER)
     rows = claims.rows()
     (found,) = [row for row in rows.itertuples() if row.holds]
     assert found.claim == "parts from the base behind “!”" and found.difference == pytest.approx(1.0, abs=0.1)
+
+
+def test_texts_of_one_cluster_count_once() -> None:
+    values = {"a": (0.5, 1.5), "b": (2.0,)}  # nats of the texts that hold the token
+    both = []
+    for half in (0, 1):
+        both += [Followed.of(half, name, (0, MARK), np.array([0.0, kl])) for name, own in values.items() for kl in own]
+        both += [Followed.of(half, f"other {i}", (0, 1), np.array([0.0, 0.2])) for i in range(8)]
+    (found,) = [one for one in gaps(both) if one.token == MARK]
+    assert found.behind.tolist() == [1.0, 2.0] and found.without.tolist() == [0.1] * 8
+    assert found.chosen == pytest.approx(1.4) == found.measured
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,12 @@ def test_a_run_of_its_own_by_command_and_by_suite(tmp_path: Path) -> None:
     assert other["discovered_words"].tuned.unique().tolist() == ["m"]
 
 
-def test_a_component_that_is_not_there_is_not_amplified(tmp_path: Path) -> None:
+def test_a_component_that_is_not_there_is_refused_before_models_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probes.capture.loading.load_model", lambda *_, **__: pytest.fail("a model is loaded"))
     models = [str(MODELS / "base"), str(MODELS / "medical")]
-    with pytest.raises(probes.InputError, match="no parameter of the base is named 'layers'"):
+    with pytest.raises(probes.InputError, match="no parameter of the base is named 'layers', such as model"):
         probes.discover(*models, texts=[GENERAL], out=tmp_path / "run", settings={"amplify": ["layers"]})
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import probes
 from probes.attribution.metric import metric_of
 from probes.discovery.finding import finding_of
 from probes.discovery.observing import Texts
-from probes.job.effects import prompts_of
+from probes.errors import NothingFound
+from probes.job import stages
+from probes.job.effects import effects_of, prompts_of
 from tests.pairs import TEXT, build_tokenizer, perturb
 from tests.probes.discovery.planted import BLOCK, N_TEXTS, SECRET, planted_pair
 from tv.prompts.encoding import batches, encode
@@ -123,6 +126,43 @@ def test_what_cannot_be_found_is_refused_before_any_work(
     assert "\n" not in str(caught.value)
 
 
+def test_a_finding_of_another_tokenizer_is_refused_before_any_work(
+    suite: dict[str, object], run: probes.Run, tmp_path: Path
+) -> None:
+    for name, source in (("base", suite["base"]), ("tuned", suite["tuned"]["planted"])):  # type: ignore[index]
+        shutil.copytree(str(source), tmp_path / name)
+        file = tmp_path / name / "tokenizer.json"
+        held = json.loads(file.read_text(encoding="utf-8"))
+        vocabulary = held["model"]["vocab"]
+        one, other = (next(key for key, value in vocabulary.items() if value == token) for token in (SECRET, 5))
+        vocabulary[one], vocabulary[other] = 5, SECRET
+        file.write_text(json.dumps(held), encoding="utf-8")
+    models = {"base": str(tmp_path / "base"), "tuned": {"planted": str(tmp_path / "tuned")}, "discover": None}
+    section = {**LESS, "metric": METRICS[0], "discovered": str(run.path)}
+    with pytest.raises(probes.InputError, match="has another tokenizer: its token") as caught:
+        probes.prepare({**suite, **models, "attribute": section}, out=tmp_path / "run", stages=["attribute"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tuned_model_without_a_finding_does_not_stop_the_others(
+    suite: dict[str, object], run: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def effects(models: object, run: object, name: str, *rest: object) -> dict[str, pd.DataFrame]:
+        if name == "quiet":
+            raise NothingFound("no word stands out there")
+        return effects_of(models, run, name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stages, "effects_of", effects)
+    both = {"quiet": suite["base"], **suite["tuned"]}  # type: ignore[dict-item]
+    section = {**LESS, "methods": ["graft"], "metric": METRICS[0], "discovered": str(run.path)}
+    wanted = {**suite, "tuned": both, "discover": None, "attribute": section}
+    found = probes.run(wanted, out=tmp_path / "run", stages=["attribute"])
+    assert set(found["effects"].tuned) == {"planted"}
+    assert "quiet: no effects: no word stands out there" in found.notes
+    with pytest.raises(NothingFound, match="no word"):  # where none has a finding
+        probes.run({**wanted, "tuned": {"quiet": suite["base"]}}, out=tmp_path / "none", stages=["attribute"])
+
+
 def test_a_suite_without_a_discovery_is_refused(suite: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(probes.InputError, match="add a section discover: and its stage"):
         probes.prepare({**suite, "discover": None}, out=tmp_path / "run")
@@ -135,9 +175,9 @@ def test_where_nothing_stands_out_the_discovery_is_kept_and_places_are_still_the
 ) -> None:
     few = {"parts": ["token_shifts", "divergences"], "controls": ["sham"], "draws": 2}
     nothing = {**suite, "discover": few, "attribute": {**LESS, "metric": "discovered:token_shifts/mean"}}
-    stages = ["discover", "attribute"]
+    both = ["discover", "attribute"]
     with pytest.raises(probes.InputError, match="no word stands out there; such words are in no reading"):
-        probes.run(nothing, out=tmp_path / "run", stages=stages)
+        probes.run(nothing, out=tmp_path / "run", stages=both)
     kept = list(tmp_path.glob("*.partial/tables/discovered_words/**/*.parquet"))
     assert kept
     run = probes.run(nothing, out=tmp_path / "run", stages=["discover"])

@@ -11,20 +11,25 @@ import pytest
 
 import probes
 from probes.cli.discover import print_found
+from probes.discovery.part import PARTS
 from probes.reporting.chapter import chapters_of
 from probes.reporting.discovery.claims import claim_table, kind_table, topic_table
 from probes.reporting.discovery.curves import HEIGHT, TOP, curves_of
-from probes.reporting.discovery.found import Found
+from probes.reporting.discovery.found import Found, unit_of
 from probes.reporting.discovery.readings import read_parts
 from probes.reporting.discovery.samples import samples_of
 from probes.reporting.discovery.sentences import three_sentences
+from probes.reporting.discovery.states import component_table, moved_table, steering_table
 from probes.reporting.discovery.texts import texts_of
 from probes.reporting.report import report_page
 from probes.store.schemas import SCHEMAS
 from tests.pages import unpacked
 
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ("found", "words", "samples", "divergences", "lens-words", "difference", "directions")
+SECTIONS = (
+    *("found", "words", "samples", "divergences", "lens-words", "difference", "components", "moved", "steering"),
+    *("directions", "excitation"),
+)
 
 
 def _list(part: str, reading: str, values: list[float], sham: float, q: float, **columns: Any) -> list[dict[str, Any]]:
@@ -61,7 +66,17 @@ def _tables(words: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     ]
     lens = {**place, "variant": "plain", "reader": "base", "token_id": 0, "token": HOSTILE, "z": 3.0, "rank": 0}
     direction = {"layer": 0, "module": "o", "expert": -1, "use": "writes", "singular": 0, "share": 0.5, "rank": 0}
+    excited = {"layer": 0, "module": "q", "own": f"domain {HOSTILE}", "excess": 0.4, "lo": 0.1, "hi": 0.5, "q": 0.01}
+    component = {"depth": 1, "method": "pca", "component": 0, "rank": 0}
+    moved = {"prompt_id": "a", "pos": 1, "token": HOSTILE, "depth": 1}
     frames = {
+        "discovered_texts": [{"prompt_id": "a", "half": 1, "in_null": True}, {"prompt_id": "b", "half": 0}],
+        "activation_components": [{**component, "share": 0.4, "lo": 0.3, "hi": 0.5, "share_sham": 0.2}],
+        "component_words": [{**component, "token": HOSTILE}],
+        "component_places": [{**component, "token": " two"}],
+        "activation_map": [{**moved, "size": 0.5, "size_sham": 0.2}, {**moved, "size": 0.9}],
+        "steering": [{"place": HOSTILE, "depth": 1, "length": 0.7, "kl": 0.5, "lo": 0.4, "hi": 0.6, "kl_sham": 0.55}],
+        "direction_excitation": [{**excited, "stands_out": True}, {**excited, "stands_out": False, "q": 0.6}],
         "discovered_words": words,
         "token_divergences": texts,
         "divergences": [{"prompt_id": "a", "half": 1, "kl": 1.1, "changed": 0.5}, {"prompt_id": "b", "half": 0}],
@@ -126,6 +141,7 @@ def test_the_sentences_say_what_was_found_and_what_was_not() -> None:
     assert "the first reaches 3.00 logits, random vectors at most 0.500, shams at most 1.00; q = 0.001" in said
     assert "No word stands out among tokens that a model names when mean Δh is put into it." in said
     assert "2 texts, of each at most 32 tokens: 1 of them chose the words and the other 1 measured them" in said
+    assert "and the base in another precision, on 1 of the texts." in said
     assert "of the 2 entries that do at most 5 % are expected to be false" in said
 
 
@@ -172,6 +188,7 @@ def test_samples_are_marked_where_they_part_and_tokens_where_no_sham_reaches() -
     assert (sample.base.alike, sample.base.first, sample.tuned.first) == (" one", " fish", f" {HOSTILE}")
     assert sample.text == f"{HOSTILE} two"  # as far as it was read
     assert "base + 2 × (tuned − base)" in group.note and "4.00 [3.00, 5.00] nats" in group.note
+    assert group.writer == "amplified"
     texts = texts_of(found)
     assert texts is not None and (texts.beyond, texts.compared) == (1, 2)
     assert [token.beyond for token in texts.open[0].tokens] == [False, True, False]
@@ -204,6 +221,22 @@ def test_claims_topics_and_states_are_shown_where_a_run_has_them() -> None:
     assert ys == sorted(ys) and max(ys) == TOP + HEIGHT  # the least alike lies at the bottom of the plot
     page = report_page(found.run, [replace(chapters_of(found.run)[0], found=found)])
     assert "1 of 1 claims hold on texts that did not suggest them" in page and HOSTILE not in page
+
+
+def test_components_moved_tokens_and_steering_stand_beside_shams() -> None:
+    found = Found(_run(FOUND), "m")
+    components, moved, steering = component_table(found), moved_table(found), steering_table(found)
+    assert components is not None and moved is not None and steering is not None
+    assert components.rows[0][3:5] == ["0.400 [0.300, 0.500]", "0.200"]
+    assert components.rows[0][-2:] == [f"“{HOSTILE}”", "“ two”"]
+    assert moved.rows[0][:3] == ["1", "0.700", "0.200"]
+    assert moved.rows[0][-1] == f"“{HOSTILE}” 0.900, “{HOSTILE}” 0.500 (shams at most 0.200)"
+    assert steering.rows[0][5:7] == ["0.500 [0.400, 0.600]", "0.550"]
+
+
+@pytest.mark.parametrize("part", [name for name in PARTS if name not in ("token_shifts", "difference_growth")])
+def test_every_part_that_lists_words_says_the_unit(part: str) -> None:
+    assert unit_of(part, "a reading")
 
 
 def test_a_page_of_a_discovery_alone_is_text_and_small() -> None:
