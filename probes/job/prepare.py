@@ -148,7 +148,7 @@ def prepare(
         require_precision(chosen.attribute, compute.dtype)
     if chosen.discover is not None and "discover" in wanted:
         require_discovery(chosen.discover, [prompt.cluster or prompt.id for prompt in prompts], compute)
-    pairs = [noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
+    pairs = [noted(pair, models, prompts) for pair in open_pairs(models)]
     place, identity = out or Path("reports") / chosen.name, identity_of(prompts, pairs, models)
     there, added = None if force else finished(place, identity), None
     if there is None and not force and (extended := extendable(place, identity)):
