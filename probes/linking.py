@@ -268,10 +268,14 @@ def _by_prompt(
         if name in CAUSAL_MEASURES:
             names = units.module.where(units.module != "", units.component)
         wanted = pd.MultiIndex.from_arrays([units.tuned, units.layer, names])
+        places = means.index.droplevel("prompt_id")
+        there = places.unique()
+        at = there.get_indexer(wanted)
+        wide = np.full((len(there) + 1, len(prompts)), np.nan)  # the last is no unit's
+        rows = there.get_indexer(places), pd.Index(prompts).get_indexer(means.index.get_level_values("prompt_id"))
         for measure in means.columns:
-            wide = means[measure].unstack(["tuned", "layer", "unit"]).reindex(prompts)
-            at = wide.columns.get_indexer(wanted)
-            yield measure, np.where(at >= 0, wide.to_numpy()[:, at], np.nan)
+            wide[rows] = means[measure]
+            yield measure, wide[at].T
 
 
 def _summarised_effects(units: pd.DataFrame, effects: Table) -> dict[str, NDArray[np.float64]]:

@@ -18,17 +18,19 @@ transformers.logging.disable_progress_bar()
 
 #: Files that take longest, by folder and name. They go first, so that no process is left with one at the end.
 _LONGEST = (
-    *("docs/test_commands", "probes/test_job", "store/test_resume", "data/test_models", "capture/test_shards"),
-    *("hostile/test_hostile_input", "reporting/test_report", "examples/test_notebooks", "hostile/test_kill"),
-    *("reporting/test_page", "tests/test_demo", "reporting/test_compare", "reporting/test_diagnose"),
-    *("architectures/test_representatives", "attribution/test_streaming", "experiments/test_experiments"),
-    *("parity/test_backends", "runtime/test_scheduler", "hostile/test_offline"),
+    *("docs/test_commands", "discovery/test_discover", "store/test_resume", "capture/test_shards", "probes/test_job"),
+    *("data/test_models", "hostile/test_hostile_input", "hostile/test_kill", "docs/test_examples"),
+    *("reporting/test_report", "reporting/test_compare", "reporting/test_page", "measures/test_tables"),
+    *("examples/test_notebooks", "store/test_additions", "tests/test_demo", "parity/test_backends"),
+    *("runtime/test_scheduler", "experiments/test_experiments", "attribution/test_streaming"),
+    *("parts/test_activation_shifts", "discovery/test_scale", "reporting/test_diagnose", "discovery/test_finding"),
+    *("architectures/test_representatives", "hostile/test_offline"),
 )
 
 
 #: Files that take five seconds or more beside them: left out of `make test-fast` too.
 _LONG = (
-    *("cli/test_probes_cli", "measures/test_tables", "measures/test_cosine", "measures/test_nulls"),
+    *("cli/test_probes_cli", "measures/test_cosine", "measures/test_nulls"),
     *("arithmetic/test_apply", "arithmetic/test_lora", "attribution/test_path", "capture/test_estimate"),
     *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports"),
     "architectures/test_agreement",

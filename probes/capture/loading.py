@@ -24,6 +24,7 @@ from probes.errors import RunError
 from probes.methods import METHODS, all_methods
 from probes.suite import Attribution, Suite
 from tv.checkpoints.adapters.live import as_model as in_peft
+from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.own_tokenizer import borrow_template, reading
@@ -50,6 +51,7 @@ class Pairs:
     compute: Compute = Compute()  # without progress, if sent to another process
     live: Mapping[str, PreTrainedModel] = field(default_factory=dict)  # by name, in place of the suite's sources
     remote: bool = False  # capture runs on nnsight's server, all else here
+    _opened: dict[str, Checkpoint] = field(default_factory=dict, repr=False)
     _base: PreTrainedModel | None = field(default=None, repr=False)
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     _pair: tuple[str, Pair] | None = field(default=None, repr=False)
@@ -57,12 +59,22 @@ class Pairs:
     _bases: Bases | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_base": None, "_pair": None, "_session": None, "_bases": None}
+        return {**vars(self), "_opened": {}, "_base": None, "_pair": None, "_session": None, "_bases": None}
 
     @property
     def start(self) -> LiveSource:
         """The base's source, or the live base."""
         return self.live.get("base", self.suite.base)
+
+    def opened(self, name: str = "base") -> Checkpoint:
+        """The base, or the tuned model of this name over it, opened once."""
+        if name not in self._opened:
+            source, over = (self.start, None) if name == "base" else (self._source(name), self.opened())
+            self._opened[name] = open_checkpoint(source, base=over)
+        return self._opened[name]
+
+    def _source(self, tuned: str) -> LiveSource:
+        return self.live.get(tuned, self.suite.tuned[tuned])
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -88,11 +100,11 @@ class Pairs:
     @cached_property
     def ends(self) -> dict[str, set[int]]:
         """The end-of-text ids of each model's own, by name; a continuation ends with one of any."""
-        sources = {"base": self.start, **{name: self.live.get(name, of) for name, of in self.suite.tuned.items()}}
+        sources = {"base": self.start, **{name: self._source(name) for name in self.suite.tuned}}
         return {name: own_ends(source, self.tokenizer, self.start) for name, source in sources.items()}
 
     def _beside(self, tuned: str) -> PreTrainedTokenizerBase | None:
-        return tokenizer_of(open_checkpoint(self.live.get(tuned, self.suite.tuned[tuned]), base=self.start))
+        return tokenizer_of(self.opened(tuned))
 
     def pair(self, tuned: str) -> Pair:
         """The base and the tuned model of this name, proved."""
@@ -101,11 +113,10 @@ class Pairs:
                 self._pair = self._session = None
                 gc.collect()  # a bridge's modules reference each other in cycles
             if self._base is None:
-                self._base = self.load(self.start)
-            source = self.live.get(tuned, self.suite.tuned[tuned])
-            model = self.load(source, base=self.start)
+                self._base = self.load()
+            model = self.load(tuned)
             if self.suite.align:
-                model = self._aligned(model, source)
+                model = self._aligned(model, tuned)
             self._pair = tuned, make_pair(self._base, model, self.tokenizer, tuned)
         return self._pair[1]
 
@@ -135,7 +146,7 @@ class Pairs:
         """The base's output subspaces. Only while a pair is loaded."""
         if self._bases is None:
             assert self._pair is not None
-            base = open_checkpoint(self.start)
+            base = self.opened()
             directory = None if self.compute.cache is None else Path(self.compute.cache)
             held = partial(decomposer, base.untied() if self.apart else base, directory=directory)
             self._bases = output_bases(self._pair[1], held)
@@ -158,34 +169,32 @@ class Pairs:
             self._session = tuned, Session.open(pair, self.suite, bases, remote)
         return self._session[1]
 
-    def load(self, source: LiveSource, base: LiveSource | None = None) -> PreTrainedModel:
-        """The base model, or with `base` given, the tuned model over it."""
+    def load(self, name: str = "base") -> PreTrainedModel:
+        """The base model, or the tuned model of this name over it."""
+        checkpoint = self.opened(name)
         if self.streams:
-            checkpoint = open_checkpoint(source, base=None if base is None else open_checkpoint(base))
             checkpoint = checkpoint.untied() if self.apart else checkpoint
             streams = streamed(checkpoint, getattr(torch, self.compute.dtype), self.compute.device)
             take_turns(streams, checkpoint.architecture)
             return streams
-        device = "cpu" if self.compute.offload and base is not None else self.compute.device
-        model = load_model(source, base=base, dtype=self.compute.dtype, device=device)
+        source, over = (self.start, None) if name == "base" else (self._source(name), self.start)
+        device = "cpu" if self.compute.offload and over is not None else self.compute.device
+        model = load_model(source, base=over, opened=checkpoint, dtype=self.compute.dtype, device=device)
         return untied(model) if self.apart else model
 
-    def _aligned(self, model: PreTrainedModel, source: LiveSource) -> PreTrainedModel:
-        """The tuned model of a source, written as the base is; a live model that is lent stays as it is."""
-        base = open_checkpoint(self.start)
-        tuned = open_checkpoint(source, base=base)
-        sides = [side.untied() if self.apart else side for side in (base, tuned)]
+    def _aligned(self, model: PreTrainedModel, tuned: str) -> PreTrainedModel:
+        """The tuned model of this name, written as the base is; a live model that is lent stays as it is."""
+        sides = [side.untied() if self.apart else side for side in (self.opened(), self.opened(tuned))]
         found = match_pair(*sides)
         if found.is_identity:
             return model
-        return write_into(copy.deepcopy(model) if isinstance(source, PreTrainedModel) else model, found.tuned)
+        lent = isinstance(self._source(tuned), PreTrainedModel)
+        return write_into(copy.deepcopy(model) if lent else model, found.tuned)
 
     @cached_property
     def apart(self) -> bool:
         """Whether some models have an unembedding of their own: then each is given one, so that all are of one form."""
-        base = open_checkpoint(self.start)
-        tuned = [open_checkpoint(self.live.get(name, source), base=base) for name, source in self.suite.tuned.items()]
-        return of_two_forms([base, *tuned])
+        return of_two_forms([self.opened(), *map(self.opened, self.suite.tuned)])
 
     @cached_property
     def streams(self) -> bool:
@@ -194,7 +203,7 @@ class Pairs:
             return self.compute.stream
         if self.compute.device != "cpu" or self.live or why_not_streamed(self) is not None:
             return False
-        base = open_checkpoint(self.start)
+        base = self.opened()
         width = getattr(torch, self.compute.dtype).itemsize
         one = width * sum(math.prod(base.info(name).shape) for name in base.names)
         return 2 * one > free_memory()

@@ -79,11 +79,12 @@ def _fitted(rows: Rows, k: int, least: float) -> Parts:
 
 def _swept(loads: Loadings, along: Loadings, gram: Float[Tensor, "*batch k k"], least: float) -> Loadings:
     """Each part's loadings, fitted beside the others'; `along` is rows · partsᵀ, and `gram` parts · partsᵀ."""
-    loads = loads.clone()
-    for i in range(loads.shape[-1]):
-        own = gram[..., i, i][..., None]
-        best = loads[..., i] + (along[..., i] - (loads * gram[..., None, :, i]).sum(-1)) / own.clamp(min=_LEAST)
-        loads[..., i] = torch.where(own > 0, best.clamp(min=least), loads[..., i])
+    loads, own = loads.clone(), gram.diagonal(dim1=-2, dim2=-1)[..., None]
+    used, own = own > 0, own.clamp(min=_LEAST)
+    all_used = bool(used.all())
+    for i, (old, wanted) in enumerate(zip(loads.unbind(-1), along.unbind(-1), strict=True)):
+        best = (wanted - (loads * gram[..., None, :, i]).sum(-1)).div_(own[..., i, :]).add_(old).clamp_(min=least)
+        old.copy_(best if all_used else torch.where(used[..., i, :], best, old))
     return loads
 
 

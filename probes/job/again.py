@@ -18,7 +18,7 @@ from probes.job.identity import checkpoints_of
 from probes.job.pairs import open_pairs
 from probes.store.manifest import stages_of
 from probes.store.run import Run
-from probes.suite import Suite, load_suite
+from probes.suite import load_suite
 from tv.runtime.compute import Compute
 
 
@@ -69,7 +69,7 @@ def attribute(
     require_answers(prompts_of(run), suite.attribute.metric)
     models = Pairs(suite, attributing(compute, suite.attribute).silent())
     require_streamable(models)
-    _require_its_checkpoints(run, suite)
+    _require_its_checkpoints(run, models)
     require_readable(suite, models.tokenizer)
     by_name, _ = with_a_finding(suite.tuned, lambda name: effects_of(models, run, name, compute))
     by_pair = list(by_name.values())
@@ -84,9 +84,9 @@ def attribute(
 _LISTS = ("methods", "granularity", "controls")
 
 
-def _require_its_checkpoints(run: Run, suite: Suite) -> None:
+def _require_its_checkpoints(run: Run, models: Pairs) -> None:
     """Raise RunError where a source no longer holds the weights that the run's tables are of."""
-    for name, held in checkpoints_of(open_pairs(suite)).items():
+    for name, held in checkpoints_of(open_pairs(models)).items():
         read = run.manifest["checkpoints"][name]["fingerprint"]
         if held["fingerprint"]["content"] != read["content"]:
             raise RunError(

@@ -7,14 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from probes.capture.loading import Pairs
 from probes.capture.pair import require_sites
 from probes.errors import SuiteError
-from probes.suite import Suite
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.own_tokenizer import own_notes, require_meanings, same_tokens
 from tv.checkpoints.pairing import PairFacts, alike, check_pair
 from tv.matching.matching import match_pair
@@ -35,16 +31,14 @@ class Opened:
     sameness: Mapping[str, Any] | None = None  # where the suite aligns; see `tv.matching.sameness.Sameness`
 
 
-def open_pairs(suite: Suite, live: Mapping[str, PreTrainedModel] | None = None) -> list[Opened]:
+def open_pairs(models: Pairs) -> list[Opened]:
     """Open and check every pair of a suite, before any is loaded.
 
     Raises CheckpointError where two are no pair, ArchitectureError where no activations can be read.
     """
-    models = live or {}
-    base = open_checkpoint(models.get("base", suite.base))
-    require_sites(base.architecture)
-    opened = [open_checkpoint(models.get(name, source), base=base) for name, source in suite.tuned.items()]
-    base, *opened = alike([base, *opened])
+    suite = models.suite
+    require_sites(models.opened().architecture)
+    base, *opened = alike([models.opened(), *map(models.opened, suite.tuned)])
     pairs = [Opened(name, base, one, check_pair(base, one)) for name, one in zip(suite.tuned, opened, strict=True)]
     return [_aligned(pair) for pair in pairs] if suite.align else pairs
 
@@ -63,14 +57,16 @@ def noted(pair: Opened, models: Pairs, prompts: Sequence[Prompt]) -> Opened:
     if pair.facts.tokenizer == "not compared" and models.suite.tokenizer == "own":
         raise SuiteError(f"tokenizer: own: {pair.facts.notes[0]}")
     alone = models.suite.tokenizer == "own"
-    shared, own = models.tokenizer, models.own_tokenizer(pair.name)
+    shared = models.tokenizer
+    differs = pair.facts.tokenizer not in ("same", "not compared")
+    own = models.own_tokenizer(pair.name) if alone or differs else shared
     for model, words in ((pair.base, shared), (pair.tuned, own if alone else shared)):
         rows = model.architecture.vocab_size
         if max(words.get_vocab().values(), default=0) >= rows or placeholders_of(model.config):
             encoded = encode(prompts, words, sys.maxsize)
             require_rows(encoded, words, rows)
             require_text(encoded, words, model.config)
-    if pair.facts.tokenizer in ("same", "not compared"):
+    if not differs:
         return pair
     if not alone:
         require_meanings(prompts, shared, own)

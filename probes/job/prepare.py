@@ -148,7 +148,7 @@ def prepare(
         require_precision(chosen.attribute, compute.dtype)
     if chosen.discover is not None and "discover" in wanted:
         require_discovery(chosen.discover, [prompt.cluster or prompt.id for prompt in prompts], compute)
-    pairs = [noted(pair, models, prompts) for pair in open_pairs(chosen, live)]
+    pairs = [noted(pair, models, prompts) for pair in open_pairs(models)]
     if chosen.attribute is not None and "attribute" in wanted:
         require_readable(chosen, models.tokenizer)
     if chosen.discover is not None and "discover" in wanted:

@@ -45,17 +45,18 @@ def heatmap(
     columns to show on a cell; `marked` is a column of booleans that put a star on a cell. A `ratio` is coloured by its
     logarithm, from 1/`reach` over 1 to `reach`. A cell whose value is null is grey.
     """
-    rows = frame.assign(_x=_columns(frame, column), _y=frame.layer.astype(int))
-    names = [name for name in [*order, ENDS] if name in set(rows._x)]
-    names += sorted(set(rows._x) - set(names))
-    layers = sorted(set(rows._y))
-    at = {(y, x): i for i, (y, x) in enumerate(zip(rows._y, rows._x, strict=True))}
-    values = rows[value].to_numpy(np.float64)
+    columns, rows = _columns(frame, column), frame.layer.astype(int).tolist()
+    there = set(columns)
+    names = [name for name in [*order, ENDS] if name in there]
+    names += sorted(there - set(names))
+    layers = sorted(set(rows))
+    at = {place: i for i, place in enumerate(zip(rows, columns, strict=True))}
+    values = frame[value].to_numpy(np.float64)
     coloured = np.log2(np.maximum(values, 2.0**-20)) if ratio else values
     scale = _ratio_scale(coloured, reach) if ratio else _scale(values, centre, reach)
     decimals = 1 if ratio else _decimals(scale["zmax"] - (centre or 0))
-    extra = {name: rows[name].to_numpy(np.float64) for name in hover}
-    starred = rows[marked].to_numpy(bool) if marked else np.zeros(len(rows), bool)
+    extra = {name: frame[name].to_numpy(np.float64).tolist() for name in hover}
+    starred = frame[marked].to_numpy(bool) if marked else np.zeros(len(rows), bool)
     z: list[list[float | None]] = []
     text: list[list[str]] = []
     told: list[list[str]] = []
@@ -142,9 +143,8 @@ def plains(values: Any) -> list[float | None]:
     return [plain(value) for value in np.asarray(values, np.float64)]
 
 
-def _columns(frame: pd.DataFrame, column: str) -> pd.Series:
-    names = frame[column].astype(str)
-    return names.where(~names.isin(["embed", "unembed"]), ENDS)
+def _columns(frame: pd.DataFrame, column: str) -> list[str]:
+    return [ENDS if name in ("embed", "unembed") else str(name) for name in frame[column]]
 
 
 def _cell(values: np.ndarray, i: int | None, starred: np.ndarray, decimals: int) -> str:

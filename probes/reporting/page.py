@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **v
 
     `links` are the points of a page's link scatters, by chapter; `values` are the template's variables.
     """
+    figures = {figure.id: list(figure.plots) for panel in panels for figure in panel.figures}
+    page = _templates().get_template(template)
+    return page.render(
+        **values,
+        style=_file("style.css"),
+        script=_file("page.js"),
+        plotly=_plotly() if figures else "",
+        data=_packed(json.dumps({"figures": figures, "links": links}, separators=(",", ":"), allow_nan=False)),
+    )
+
+
+@cache
+def _templates() -> Environment:
+    """The pages' templates, each compiled once."""
     environment = Environment(
         loader=PackageLoader("probes.reporting", "."),
         autoescape=True,
@@ -33,14 +48,13 @@ def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **v
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed, "linked": linked}
-    figures = {figure.id: list(figure.plots) for panel in panels for figure in panel.figures}
-    return environment.get_template(template).render(
-        **values,
-        style=_file("style.css"),
-        script=_file("page.js"),
-        plotly=_packed(get_plotlyjs()) if figures else "",
-        data=_packed(json.dumps({"figures": figures, "links": links}, separators=(",", ":"), allow_nan=False)),
-    )
+    return environment
+
+
+@cache
+def _plotly() -> Markup:
+    """What draws figures, the same on every page."""
+    return _packed(get_plotlyjs())
 
 
 def _file(name: str) -> Markup:

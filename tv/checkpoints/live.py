@@ -41,6 +41,7 @@ def load_model(
     source: LiveSource,
     *,
     base: LiveSource | None = None,
+    opened: Checkpoint | None = None,
     dtype: str = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
@@ -48,7 +49,8 @@ def load_model(
     """A causal language model in evaluation mode, from whatever `tv.open_checkpoint` opens.
 
     A live model is used as it is, and of one that runs with adapters a plain copy that computes the same. An adapter
-    or a tuning vector moves a copy of `base` (without one, of the base that it names). `dtype` is float32, bfloat16 or
+    or a tuning vector moves a copy of `base` (without one, of the base that it names). `opened` is the source over
+    `base` as `tv.open_checkpoint` opened it, where that is at hand. `dtype` is float32, bfloat16 or
     float16; `device` is one of torch's, or "auto": spread over all GPUs by accelerate. Weights come from safetensors
     and GGUF alone. Raises CheckpointError where it cannot be loaded, or does not fit its devices, and InputError for
     another dtype.
@@ -59,23 +61,27 @@ def load_model(
             under = without_adapter(source)
             return _moved(open_checkpoint(source, base=under), under, under.dtype) if runs_adapter(source) else under
         return source.eval()
-    return _placed(_on_cpu(source, base, getattr(torch, require_dtype(dtype)), trust_remote_code), device)
+    return _placed(_on_cpu(source, base, getattr(torch, require_dtype(dtype)), trust_remote_code, opened), device)
 
 
 def _on_cpu(
-    source: str | Path | TuningVector, base: LiveSource | None, dtype: torch.dtype, trust_remote_code: bool
+    source: str | Path | TuningVector,
+    base: LiveSource | None,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    opened: Checkpoint | None = None,
 ) -> PreTrainedModel:
     if isinstance(source, TuningVector):
-        return _moved(open_checkpoint(source, base=base), base, dtype)
+        return _moved(opened or open_checkpoint(source, base=base), base, dtype)
     path = locate(source)
     if trust_remote_code and path.is_dir() and kind_of(path) == "model":
         return with_own_code(_load(place_of(source), dtype, trust_remote_code=True), path)
     kind = kind_of(path)
     if kind in ("adapter", "vector"):
-        return _moved(open_checkpoint(source, base=base), base, dtype)
+        return _moved(opened or open_checkpoint(source, base=base), base, dtype)
+    checkpoint = opened or open_checkpoint(path)
     if kind == "gguf":
-        return as_read(load_gguf(gguf_file(path), dtype).eval(), open_checkpoint(path))
-    checkpoint = open_checkpoint(path)
+        return as_read(load_gguf(gguf_file(path), dtype).eval(), checkpoint)
     return as_read(_load(path, dtype) if checkpoint.native else _from_here(checkpoint, dtype), checkpoint)
 
 
@@ -158,7 +164,7 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
 
 def _from_here(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The model of files that transformers does not load as they are, with the tensors as the checkpoint reads them."""
-    model = built(checkpoint.config, dtype=dtype)
+    model = built(copy.deepcopy(checkpoint.config), dtype=dtype)
     model.config.name_or_path = str(checkpoint.path)
     with suppress(OSError, ValueError):  # a checkpoint may have none
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)

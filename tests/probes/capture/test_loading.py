@@ -57,8 +57,8 @@ def test_one_model_may_stay_on_the_cpu(suite: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("probes.capture.loading.load_model", lambda source, **options: asked.append(options["device"]))
     for compute in (Compute("meta"), Compute("meta", offload=True), Compute("auto")):
         pairs = Pairs(load_suite(suite), compute)
-        pairs.load("base")
-        pairs.load("tuned", "base")
+        pairs.load()
+        pairs.load("moved")
     assert asked == ["meta", "meta", "meta", "cpu", "auto", "auto"]
 
 
