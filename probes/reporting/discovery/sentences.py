@@ -6,10 +6,12 @@ import pandas as pd
 
 from probes.discovery.null import FEW
 from probes.discovery.part import PARTS, parts_of
+from probes.discovery.sides import SHAM
 from probes.discovery.word_lists import LEVEL
 from probes.reporting.discovery.found import Found, part_in_words, unit_of
 from probes.reporting.verdict import Statement
 from probes.reporting.words import listing, number, q_value
+from probes.suite import Discovery
 from tv.errors import printable
 
 #: Words that a sentence names of one part.
@@ -99,8 +101,7 @@ def _trust(found: Found) -> list[str]:
     measured = f"the other {int((halves == 1).sum())}" if len(halves) else "the other half"
     sentences = [
         f"{n} texts, of each at most {settings.longest} tokens: {split} the words and {measured} measured them, beside "
-        f"at most {settings.draws} draws each of {listing(list(settings.controls))} vectors and the base in another "
-        f"precision{on}."
+        f"{_beside(settings)}, and the base in another precision{on}."
     ]
     if settings.draws < FEW:
         sentences.append(
@@ -116,6 +117,12 @@ def _trust(found: Found) -> list[str]:
         )
     sentences.append("Other texts may show other words; what no text calls up stays unseen.")
     return sentences
+
+
+def _beside(settings: Discovery) -> str:
+    noise = [control for control in settings.controls if control != SHAM]
+    shams = [f"{settings.draws} shams"] if SHAM in settings.controls else []
+    return listing([*shams, *([f"{settings.draws} {' or '.join(noise)} vectors"] if noise else [])])
 
 
 def _readings(words: pd.DataFrame) -> int:
