@@ -22,7 +22,7 @@ from probes.discovery.presence import Spoken, Start, as_rows, write, writes
 from probes.discovery.sampling import Writer
 from probes.discovery.sides import SHAM, TUNED, Model, Side
 from probes.discovery.triggers import Followed, Gap, gaps
-from probes.discovery.word_lists import TOP, WordLists, Words
+from probes.discovery.word_lists import WordLists, Words
 from tv.prompts.encoding import Encoded
 
 #: Places of each half from which models write.
@@ -127,7 +127,7 @@ class Divergences(Part):
         """The tokens with the largest gap, as words and as claims."""
         if side.name in (TUNED, SHAM):
             self.claims.add_triggers(side, found, self.context.pair.tokenizer)
-        if len(found) >= TOP:
+        if found:  # the same tokens under every side
             words = Words.of(np.array([one.chosen for one in found]), np.array([one.measured for one in found]))
             tokens = np.array([one.token for one in found])
             self.triggers.put("behind it", side, replace(words, token_ids=tokens[words.token_ids]))
