@@ -33,6 +33,7 @@ def page_out(tensors: Iterable[Tensor]) -> None:
         tensors: Any; those that no file backs, whose memory would go to a swap device, are left alone.
 
     Examples:
+        >>> import torch
         >>> page_out([torch.ones(3)])
     """
     if sys.platform != "linux":
