@@ -4,8 +4,9 @@
 
 The same merge (0.7 and 0.3 of two tuning vectors, task arithmetic, TIES, DARE) of the same bfloat16 checkpoints, random
 and shaped like a few layers of Qwen2-0.5B, into a bfloat16 checkpoint. Each round starts every command once, from
-nothing: what is timed is what a person waits for, imports included, and the peak is the process's own. Ours runs with
-its defaults: it measures how the vectors conflict too, and `plain` is the sum without.
+nothing, and its CPU seconds (user and system), the seconds that a person waits, and the process's own peak are taken,
+imports included. Ours runs with its defaults: it measures how the vectors conflict too, and `plain` is the sum without.
+With `--busy` there is no mergekit: the sum runs alone (`quiet`), and beside a process that keeps one core busy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,59 +29,88 @@ from results import Ratio, add_option, ratio, report
 
 SCALES = (0.7, 0.3)
 METHODS = {"sum": "task_arithmetic", "ties": "ties", "dare": "dare_linear"}
+_KINDS = ("CPU", "seconds", "peak memory")
 DENSITY = {"ties": 0.2, "dare": 0.5}  # our defaults
 
 
 def main() -> None:
     """One interleaved run after a round that does not count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("python", type=Path, help="the interpreter of an environment with mergekit")
+    parser.add_argument("python", type=Path, nargs="?", help="the interpreter of an environment with mergekit")
+    parser.add_argument("--busy", action="store_true", help="beside a busy core instead")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocab", type=int, default=32000)
     parser.add_argument("--rounds", type=int, default=3)
     add_option(parser)
     options = parser.parse_args()
+    if not options.busy and options.python is None:
+        parser.error("give the interpreter of an environment with mergekit, or --busy")
     with tempfile.TemporaryDirectory() as folder:
         sources = _models(Path(folder))
         # In a process of its own: the peak of a process that starts another counts as the other's.
         making = get_context("spawn").Process(target=_write_models, args=(sources, options.layers, options.vocab))
         making.start()
         making.join()
-        commands = {
-            (method, name): command
-            for method in METHODS
-            for name, command in (
-                ("ours", _ours(sources, method)),
-                ("mergekit", _theirs(options.python, sources, method, Path(folder))),
-            )
-        }
-        commands["sum", "plain"] = [*commands["sum", "ours"], "--no-conflicts"]
-        seconds, peaks = (
-            defaultdict[tuple[str, str], list[float]](list),
-            defaultdict[tuple[str, str], list[float]](list),
-        )
+        ways = _busy(sources) if options.busy else _both(sources, options.python, Path(folder))
+        found: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
         for turn in range(-1, options.rounds):
-            for key, command in commands.items():
+            for key, command in ways.items():
                 out = Path(folder) / "out"
                 shutil.rmtree(out, ignore_errors=True)
-                took, peak = _measured([*command, str(out)] if key[1] == "mergekit" else [*command, "-o", str(out)])
+                with _busy_core(key[1] == "busy"):
+                    took = _measured([*command, str(out)])
                 assert (out / "config.json").exists(), f"{key} wrote nothing"
                 if turn >= 0:
-                    seconds[key].append(took)
-                    peaks[key].append(peak)
-                    print(f"round {turn + 1}: {' '.join(key)} {took:.1f} s, {peak:.0f} MiB", flush=True)
-    both = ("with conflicts", seconds["sum", "ours"]), ("without", seconds["sum", "plain"])
-    measuring = ratio("merge by sum, seconds", *both)
-    report([*_ratios(seconds, "seconds"), *_ratios(peaks, "peak memory"), measuring], options.json)
+                    found[key].append(took)
+                    print(f"round {turn + 1}: {' '.join(key)} {took[0]:.1f} CPU s, {took[1]:.1f} s, {took[2]:.0f} MiB")
+    taken = {key: dict(zip(_KINDS, zip(*rounds, strict=True), strict=True)) for key, rounds in found.items()}
+    report(_busy_ratios(taken) if options.busy else _ratios(taken), options.json)
 
 
-def _ratios(found: dict[tuple[str, str], list[float]], unit: str) -> list[Ratio]:
-    return [
+def _both(sources: Sequence[Path], python: Path, folder: Path) -> dict[tuple[str, str], list[str]]:
+    names = [(method, name) for method in METHODS for name in ("ours", "mergekit")]
+    ways = {
+        (method, name): _ours(sources, method) if name == "ours" else _theirs(python, sources, method, folder)
+        for method, name in names
+    }
+    return ways | {("sum", "plain"): _ours(sources, "sum", "--no-conflicts")}
+
+
+def _busy(sources: Sequence[Path]) -> dict[tuple[str, str], list[str]]:
+    return {("sum", name): _ours(sources, "sum") for name in ("quiet", "busy")}
+
+
+def _ratios(taken: dict[tuple[str, str], dict[str, tuple[float, ...]]]) -> list[Ratio]:
+    ratios = [
         ratio(
-            f"merge by {method}, {unit}", ("mergekit", found[method, "mergekit"]), ("tv apply", found[method, "ours"])
+            f"tv apply with its defaults, whole process, {method}, {kind}",
+            ("mergekit", taken[method, "mergekit"][kind]),
+            ("ours", taken[method, "ours"][kind]),
         )
+        for kind in _KINDS
         for method in METHODS
     ]
+    without, both = (("without", taken["sum", "plain"]["CPU"]), ("with", taken["sum", "ours"]["CPU"]))
+    return [*ratios, ratio("measuring conflicts in a merge by sum, CPU", without, both)]
+
+
+def _busy_ratios(taken: dict[tuple[str, str], dict[str, tuple[float, ...]]]) -> list[Ratio]:
+    quiet, busy = ((name, taken["sum", name]["seconds"]) for name in ("quiet", "busy"))
+    return [ratio("tv apply beside a process that keeps a core busy, seconds", quiet, busy)]
+
+
+@contextmanager
+def _busy_core(wanted: bool) -> Iterator[None]:
+    """A process beside us that does nothing but compute."""
+    if not wanted:
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _models(folder: Path) -> tuple[Path, ...]:
@@ -98,20 +129,10 @@ def _write_models(paths: Sequence[Path], layers: int, vocab: int) -> None:
         word_tokenizer(vocab).save_pretrained(path)
 
 
-def _ours(sources: Sequence[Path], method: str) -> list[str]:
+def _ours(sources: Sequence[Path], method: str, *more: str) -> list[str]:
     added = [part for path, scale in zip(sources[1:], SCALES, strict=True) for part in ("--add", f"{path}:{scale}")]
-    return [
-        sys.executable,
-        "-m",
-        "tv",
-        "apply",
-        str(sources[0]),
-        *added,
-        "--method",
-        method,
-        "--out-dtype",
-        "bfloat16",
-    ]
+    command = [sys.executable, "-m", "tv", "apply", str(sources[0]), *added, "--method", method]
+    return [*command, "--out-dtype", "bfloat16", *more, "-o"]
 
 
 def _theirs(python: Path, sources: Sequence[Path], method: str, folder: Path) -> list[str]:
@@ -126,8 +147,8 @@ def _theirs(python: Path, sources: Sequence[Path], method: str, folder: Path) ->
     return [str(python), "-m", "mergekit.scripts.run_yaml", str(file)]
 
 
-def _measured(command: Sequence[str]) -> tuple[float, float]:
-    """Seconds, and the peak of resident memory in MiB."""
+def _measured(command: Sequence[str]) -> tuple[float, float, float]:
+    """CPU seconds, seconds, and the peak of resident memory in MiB: `_KINDS`."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -135,7 +156,8 @@ def _measured(command: Sequence[str]) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed:\n{said[-2000:]}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ On the embedded pair, and with `--shape` on a random pair of SmolLM2-135M's shap
 of it once with this build and then, if given, with the build in FOLDER:
 
 - `forward`: the base over the prompts, nothing else
-- `node`: one node of the integral, with every module, head, neuron and token; bound: at most 3.5 forwards
+- `node`: one node of the integral, with every module, head, neuron and token
 - `path`: the method with its defaults
 
 Also printed: the nodes that a prompt took, and the completeness gap.
@@ -68,7 +68,7 @@ def _compare(options: argparse.Namespace) -> None:
         print(f"{name}: {own[0]['nodes']:.2f} nodes a prompt, gap {own[0]['gap']:.5f}, peak {own[0]['peak']:.0f} MiB")
     where = "SmolLM2-135M's shape" if options.shape else f"embedded, {options.tuned}"
     ours = seconds["ours"]
-    ratios = [ratio(f"path, {where}", ("a forward", ours["forward"]), ("a node", ours["node"]), 1 / 3.5)]
+    ratios = [ratio(f"path, {where}", ("a forward", ours["forward"]), ("a node", ours["node"]))]
     if "before" in seconds:
         before = seconds["before"]
         ratios += [

@@ -66,7 +66,7 @@ def main() -> None:
         ):
             ours = _print_slice(run, name, where, options.repeats)[: len(EVERYTHING)]
             theirs = [_with_pandas(run, *where[0]) for _ in EVERYTHING]
-            ratios.append(ratio(f"{name} of {options.rows:,} rows", ("all with pandas", theirs), ("Run.df", ours)))
+            ratios.append(ratio(f"{name} of a run's table", ("all with pandas", theirs), ("Run.df", ours)))
         print()
         for layer, rate in enumerate(FLIPS):
             path = next((run.path / "tables" / "gates").rglob(f"layer={layer}/*.parquet"))

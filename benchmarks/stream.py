@@ -5,7 +5,7 @@ read a layer at a time (`stream`) and in memory (`whole`, where `--rounds` is no
 CPU seconds (user and system), wall seconds, the peak of the resident memory, and
 
 - the bound on the peak: imports + 2.5 × the largest layer of both models + what a batch's activations take
-- the bound on the time: 1.3 × the CPU seconds of `whole`
+- the CPU seconds of `whole` over those of `stream`
 
 With `--limit-gib` a line says whether the streamed peak, mapped files included, is below it.
 """
@@ -22,7 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-PEAK, TIME = 2.5, 1.3
+from results import add_option, ratio, report
+
+PEAK = 2.5
+_NAMES = {"135M": "SmolLM2-135M's shape", "0.5B": "Qwen2-0.5B's shape", "3B": "a 3B shape"}
 
 
 def main() -> None:
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit-gib", type=float, help="that the streamed process may reach")
     parser.add_argument("--keep", action="store_true", help="leave the pair where it is")
+    add_option(parser)
     parser.add_argument("--side", choices=("stream", "whole"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -50,7 +54,7 @@ def main() -> None:
         for side in found if options.rounds else ("stream",):
             found[side].append(_in_process(side))
             print(f"round {i + 1} {side}: {found[side][-1]}", flush=True)
-    _tell(found)
+    _tell(found, options)
     if options.limit_gib:
         peak = max(row["peak"] for row in found["stream"]) / 1024
         print(f"peak {peak:.2f} GiB: {'within' if peak <= options.limit_gib else 'OVER'} {options.limit_gib} GiB")
@@ -59,7 +63,7 @@ def main() -> None:
             file.unlink()
 
 
-def _tell(found: dict[str, list[dict[str, float]]]) -> None:
+def _tell(found: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
     for side, rows in found.items():
         for name in ("cpu", "wall", "peak") if rows else ():
             values = [row[name] for row in rows]
@@ -68,13 +72,17 @@ def _tell(found: dict[str, list[dict[str, float]]]) -> None:
     bound = row["imports"] + PEAK * row["largest"] + row["activations"]
     print(
         f"peak {row['peak']:.0f} MiB, bound {bound:.0f} MiB = {row['imports']:.0f} imports + {PEAK} × "
-        f"{row['largest']:.0f} + {row['activations']:.0f}: {'within' if row['peak'] <= bound else 'OVER'}"
+        f"{row['largest']:.0f} + {row['activations']:.0f}"
     )
+    peaks = [row["peak"] for row in found["stream"]]
+    ratios = [ratio("capture layer by layer, peak memory", ("what is allowed", [bound] * len(peaks)), ("ours", peaks))]
     if found["whole"]:
-        ratio = statistics.median(a["cpu"] / b["cpu"] for a, b in zip(found["stream"], found["whole"], strict=True))
-        print(f"CPU seconds, stream / whole: {ratio:.2f} ({'within' if ratio <= TIME else 'OVER'} {TIME})")
+        whole, stream = ([row["cpu"] for row in found[side]] for side in ("whole", "stream"))
+        what = f"capture, {_NAMES[options.shape]}, CPU"
+        ratios.append(ratio(what, ("in memory", whole), ("layer by layer", stream)))
         same = {row["digest"] for rows in found.values() for row in rows}
         print("the same tables" if len(same) == 1 else "OTHER TABLES")
+    report(ratios, options.json)
 
 
 def _in_process(side: str) -> dict[str, Any]:
