@@ -97,6 +97,8 @@ def _once(build: Path, suite: Path, folder: Path, settings: dict[str, Any]) -> d
     out = folder / "run"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"PYTHONPATH": str(build), "PYTHONPYCACHEPREFIX": str(folder / f"compiled-{build.name}")}
+    if "base" not in settings:  # the embedded models are so small that several threads wait for each other
+        environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-P", "-W", "ignore", "-c", _ONCE, str(suite), str(out), json.dumps(settings)]
     done = subprocess.run(command, env=environment, cwd=suite.parent, stdout=subprocess.PIPE, text=True, check=True)
     shutil.rmtree(out)

@@ -25,9 +25,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from results import Ratio, parsed, read
 from wanted import ROWS, RUNS, Row, Run
 
@@ -181,7 +181,7 @@ def _machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
+    versions = f"Python {platform.python_version()}, torch {version('torch').split('+')[0]}"
     return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, {versions}"
 
 
