@@ -110,6 +110,7 @@ def test_no_more_than_a_layer_of_both_models_is_in_memory(tmp_path: Path, monkey
     pair, units = work.pair, components(work.pair.architecture)
     largest = 2 * pair.base.weights.largest  # of both models
     work.under([Variant("base")])  # proves
+    gc.collect()  # what earlier tests left must not go while it is counted
     before, most = alive(), 0
 
     def look(*_: Any) -> None:
