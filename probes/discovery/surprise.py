@@ -78,10 +78,12 @@ class Surprises:
 def usual_of(shams: Sequence[Halves]) -> tuple[Halves, Halves]:
     """Of every token, mean and spread of its scores under shams.
 
-    Few shams tell a token's spread badly: the median over tokens is added, so that none is divided by next to nothing.
+    Few shams tell a token's spread badly: the median over tokens is added, so that none is divided by next to nothing. It
+    is that of tokens which any sham moves: of a large vocabulary most may be in no sham's lists.
     """
     if len(shams) < _FEWEST:
         return torch.zeros(2, 1), torch.ones(2, 1)
     scores = torch.stack(list(shams))
     spread = scores.std(0)
-    return scores.mean(0), (spread + spread.median(1, keepdim=True).values).clamp(min=1e-30)
+    moved = spread.where(spread > 0, torch.nan).nanmedian(1, keepdim=True).values
+    return scores.mean(0), (spread + moved.nan_to_num(0)).clamp(min=1e-30)

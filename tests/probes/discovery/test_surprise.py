@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from probes.discovery.sides import SHAM, TUNED, Side
-from probes.discovery.surprise import Surprises
+from probes.discovery.surprise import Surprises, usual_of
 
 
 def _scores(n_shams: int) -> tuple[Surprises, torch.Tensor, torch.Tensor]:
@@ -54,3 +54,13 @@ def test_intervals_are_of_the_same_scores() -> None:
     value, lo, hi = intervals["r"]
     np.testing.assert_allclose(value, lists.of["r"][Side(TUNED)].measured)
     assert (lo < value).all() and (value < hi).all()
+
+
+def test_a_word_that_is_in_no_shams_list_is_measured_by_the_others() -> None:
+    shams = torch.randn(5, 2, 60, generator=torch.Generator().manual_seed(3))
+    shams[:, :, 20:] = 0  # most of a large vocabulary
+    mean, spread = usual_of(list(shams))
+    among = shams.std(0)[:, :20].median(1).values
+    torch.testing.assert_close(spread[:, 40], among)
+    assert bool((mean[:, 40] == 0).all()) and bool((spread[:, :20] > among[:, None]).all())
+    assert bool((usual_of([torch.zeros(2, 3)] * 4)[1] > 0).all())
