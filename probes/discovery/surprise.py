@@ -78,8 +78,8 @@ class Surprises:
 def usual_of(shams: Sequence[Halves]) -> tuple[Halves, Halves]:
     """Of every token, mean and spread of its scores under shams.
 
-    Few shams tell a token's spread badly: the median over tokens is added, so that none is divided by next to nothing. It
-    is that of tokens which any sham moves: of a large vocabulary most may be in no sham's lists.
+    Few shams tell a token's spread badly: the median over tokens is added, so that none is divided by next to nothing.
+    It is that of tokens which any sham moves: of a large vocabulary most may be in no sham's lists.
     """
     if len(shams) < _FEWEST:
         return torch.zeros(2, 1), torch.ones(2, 1)
