@@ -134,9 +134,10 @@ class Sides:
         if side.name == SHAM:
             return self._sham(side.draw)
         drawn, found = self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors(), {}
+        after = values_of(self.pair.tuned)
         for name, value in drawn.items():
             found[name] = value
-            page_out([values_of(self.pair.tuned)[name]])
+            page_out([after[name]])
         return found
 
     def _rest(self) -> None:
