@@ -149,21 +149,29 @@ def lens(reader: Reader, means: Means, vocab: int) -> Scores:
         return reader.logits(means)[:, :vocab].cpu()
 
 
-def logits_of(reader: Reader, means: Means, size: Float[Tensor, " depth"], vocab: int) -> Scores:
+@torch.inference_mode()
+def logits_of(
+    reader: Reader, means: Float[Tensor, "... depth d_model"], size: Float[Tensor, " depth"], vocab: int
+) -> Float[Tensor, "... depth vocab"]:
     """By how much Δh moves the logits of a state of this size, less their mean over the vocabulary.
 
-    A bias of the final norm or of the unembedding is no part of Δh: what the lens says of nothing is taken off.
+    A bias of the final norm or of the unembedding is no part of Δh: what the lens says of nothing is taken off. However
+    many means there are, the unembedding is read once.
     """
-    apart = lens(reader, means, vocab) - lens(reader, torch.zeros_like(means[:1]), vocab)
-    return (apart - apart.mean(1, keepdim=True)) * (means.norm(dim=1) / size.clamp(min=1e-30))[:, None]
+    flat = means.flatten(0, -2)
+    logits = lens(reader, torch.cat([flat, torch.zeros_like(flat[:1])]), vocab)
+    apart = logits[:-1].sub_(logits[-1:])
+    apart -= apart.mean(1, keepdim=True)
+    apart *= (means.norm(dim=-1) / size.clamp(min=1e-30)).flatten()[:, None]
+    return apart.view(*means.shape[:-1], -1)
 
 
-def on_one_scale(logits: Scores) -> Scores:
+def on_one_scale(logits: Float[Tensor, "... depth vocab"]) -> Float[Tensor, "... depth vocab"]:
     """In standard deviations over the vocabulary, of the depth where these are largest.
 
     So a depth counts for as much as its logits move, and a vector that is longer at all depths scores no higher.
     """
-    return logits / logits.std(1).max().clamp(min=1e-30)
+    return logits / logits.std(-1).amax(-1).clamp(min=1e-30)[..., None, None]
 
 
 def standardised(scores: Scores) -> Scores:

@@ -110,8 +110,9 @@ def discoveries(
     n_null = null_texts(pair, lengths, len(sides), wanted.null_texts)
     read = Texts.of(texts, n_null, batch_size, pair.pad_id, seed)
     # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
-    written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), FEWEST // 2)
-    read = replace(read, n_written=written)
+    written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), 0)
+    # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read.
+    read = replace(read, n_written=max(written, FEWEST), shams_write=written >= FEWEST)
     require_parameters(wanted, values_of(pair.base))
     context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
     parts = {name: PARTS[name](context) for name in names}

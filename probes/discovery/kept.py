@@ -27,6 +27,8 @@ from tv.runtime.atomic import replacing_directory
 _LOG = logging.getLogger(__name__)
 #: Seconds between two times that a state is written: a large model's takes some hundred megabytes.
 _EVERY = 60.0
+#: At least so many times as long as the last one took.
+_SELDOM = 50
 _STATE = "state.json"
 
 
@@ -34,7 +36,7 @@ class Kept:
     """The state of a discovery's parts in a folder."""
 
     def __init__(self, folder: Path, every: float = _EVERY) -> None:
-        self._folder, self._every, self._last = folder / "sides", every, time.monotonic()
+        self._folder, self._every, self._last, self._took = folder / "sides", every, time.monotonic(), 0.0
 
     @property
     def done(self) -> int:
@@ -53,7 +55,8 @@ class Kept:
 
     def keep(self, done: int, parts: Mapping[str, Any], *, last: bool) -> None:
         """Write the state, unless that was a moment ago; where something cannot be kept, nothing is."""
-        if self._every == float("inf") or (not last and time.monotonic() - self._last < self._every):
+        began = time.monotonic()
+        if self._every == float("inf") or (not last and began - self._last < max(self._every, _SELDOM * self._took)):
             return
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +68,7 @@ class Kept:
             _LOG.warning("this discovery cannot be resumed if it is stopped: %s", error)
             self._every = float("inf")
         self._last = time.monotonic()
+        self._took = self._last - began
 
     @property
     def _state(self) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Texts:
     pad_id: int
     seed: int
     n_written: int = sys.maxsize  # texts, at most, that models go on with
+    shams_write: bool = True  # where they do not, what the tuned model writes is there to be read, and claims nothing
 
     @classmethod
     def of(cls, encoded: Sequence[Encoded], n_null: int, batch_size: int, pad_id: int, seed: int) -> Texts:

@@ -30,9 +30,9 @@ TEXTS, LONGEST = 64, 24
 TOKENS = 16
 
 
-def writes(side: Side) -> bool:
+def writes(side: Side, texts: Texts) -> bool:
     """Whether a side writes: the tuned model, and the shams. Noise of T's norms writes nearly as the base does."""
-    return side.name in (TUNED, SHAM)
+    return side.name == TUNED or (side.name == SHAM and texts.shams_write)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from probes.attribution.forwards import Variant, frozen
+from probes.attribution.forwards import Swap, Variant, frozen, swapped
 from probes.attribution.swaps import Swaps
 from probes.attribution.units import WHOLE
 from probes.capture.noise_floor import twin_of
@@ -38,13 +38,14 @@ from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.common_rows import common_rows
 from tv.runtime.resident import page_out, trim
 from tv.runtime.seeds import seed_of
+from tv.runtime.threads import side_by_side
 
 TUNED, ROUNDED, SHAM = "tuned", "rounded", "sham"
 #: Texts whose gradients make a sham, and on which its factor is found.
 _TEXTS = 12
 #: Of these, at least, however large the models are.
 _FEWEST = 6
-#: How near, as a factor, the KL of a sham comes to that of the tuned model.
+#: How near, as a factor, the KL of a trial comes to that of the tuned model; the sham itself comes nearer.
 _NEAR = 1.15
 #: So many factors are tried.
 _TRIALS = 8
@@ -104,9 +105,10 @@ class Sides:
             with twin_of(pair) as (both, _):
                 yield Model(both.tuned, pair.architecture, self._as_base(both.tuned))
         else:
-            live = beside(pair.base, self._weights(side))
+            weights = self._weights(side)
             self._rest()
-            yield Model(live, pair.architecture, self._as_base(live))
+            with self._with(weights) as moved:
+                yield moved
 
     def scaled(self, model: Model, alpha: float, only: str = "*") -> Model:
         """θ + α(θ′ − θ), α times as far as a side's weights; in the parameters of this glob, the others the base's."""
@@ -118,6 +120,18 @@ class Sides:
             old, new = common_rows(moved[name], after[name].detach().to(before.device))
             old += alpha * (new - old)
         live = beside(self.pair.base, moved)
+        return Model(live, self.pair.architecture, self._as_base(live))
+
+    @contextmanager
+    def _with(self, weights: Mapping[str, Tensor]) -> Iterator[Model]:
+        """The base with these weights in place of its own, while the context lasts."""
+        with swapped(self._double.live, Swap(lambda: weights, 0)):
+            yield self._double
+
+    @cached_property
+    def _double(self) -> Model:
+        """A second model of the base's own weights: copying modules takes longer than setting what they hold."""
+        live = beside(self.pair.base, {name: value.detach() for name, value in values_of(self.pair.base).items()})
         return Model(live, self.pair.architecture, self._as_base(live))
 
     @property
@@ -133,11 +147,15 @@ class Sides:
         """The parameters of a control."""
         if side.name == SHAM:
             return self._sham(side.draw)
-        drawn, found = self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors(), {}
-        after = values_of(self.pair.tuned)
-        for name, value in drawn.items():
-            found[name] = value
-            page_out([after[name]])
+        drawn = self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
+        after, found = values_of(self.pair.tuned), dict[str, Tensor]()
+
+        def read() -> Iterator[Tensor]:
+            for name, value in zip(drawn, side_by_side(drawn.__getitem__, drawn), strict=True):
+                found[name] = value
+                yield after[name]
+
+        page_out(read())
         return found
 
     def _rest(self) -> None:
@@ -158,7 +176,7 @@ class Sides:
             try:
                 for value in leaves.values():
                     value.requires_grad_(True)
-                for batch in batches(chosen, -(-self.batch_size // 2), self.pair.pad_id):  # what goes back takes more
+                for batch in batches(chosen, len(chosen), self.pair.pad_id):  # every further one adds to all gradients
                     _signed_loss(base, batch, by_id).backward()
                 gradients = {name: value.grad for name, value in leaves.items() if value.grad is not None}
             finally:
@@ -172,38 +190,45 @@ class Sides:
     @cached_property
     def _sizes(self) -> dict[str, float]:
         """‖T‖ of every parameter."""
-        after, sizes = values_of(self.pair.tuned), {}
-        for name, before in values_of(self.pair.base).items():
-            old, new = common_rows(before.detach(), after[name].detach().to(before.device))
-            sizes[name] = float(torch.linalg.vector_norm(new - old, dtype=torch.float64))
-            page_out([after[name]])
+        after, sizes = values_of(self.pair.tuned), dict[str, float]()
+
+        def read() -> Iterator[Tensor]:
+            for name, before in values_of(self.pair.base).items():
+                old, new = common_rows(before.detach(), after[name].detach().to(before.device))
+                sizes[name] = float(torch.linalg.vector_norm(new - old, dtype=torch.float64))
+                yield after[name]
+
+        page_out(read())
         return sizes
 
     def _sham(self, draw: int) -> dict[str, Tensor]:
         """The base's weights moved so that predictions move as far as under T, on a few texts, as near as trials come.
 
-        KL grows as the square of a small step and more slowly than that of a large one. The weights are made where the
-        gradient lies: a second copy of them takes no memory.
+        KL grows as the square of a small step and more slowly than that of a large one: between two near steps it is
+        taken for the square. The weights are made where the gradient lies: a second copy of them takes no memory.
         """
         wanted = self._wanted  # before there is a third model
+        if draw and 0 not in self._factors:
+            self._sham(0)
         moved, at = self.sham_step(draw), 0.0
         if draw in self._factors:
             self._move(moved, at, self._factors[draw])
             return moved
-        low, high, factor = 0.0, float("inf"), 0.05
+        low, high, factor = 0.0, float("inf"), self._factors.get(0, 0.05)  # that of another sham is near
         tried: dict[float, float] = {}
         for _ in range(_TRIALS):
             self._move(moved, at, factor)
             at, ratio = factor, self._kl(moved) / wanted
-            tried[factor] = abs(math.log(ratio))
-            if tried[factor] < math.log(_NEAR):
-                break
-            low, high = (factor, high) if ratio < 1 else (low, factor)
             guess = factor / math.sqrt(ratio)
+            if abs(math.log(ratio)) < math.log(_NEAR):
+                break
+            tried[factor] = abs(math.log(ratio))
+            low, high = (factor, high) if ratio < 1 else (low, factor)
             factor = guess if low < guess < high else (low + high) / 2
-        self._factors[draw] = min(tried, key=lambda one: tried[one])
-        if at != self._factors[draw]:
-            self._move(moved, at, self._factors[draw])
+        else:
+            guess = min(tried, key=lambda one: tried[one])
+        self._factors[draw] = guess
+        self._move(moved, at, guess)
         return moved
 
     def _move(self, weights: Mapping[str, Tensor], at: float, to: float) -> None:
@@ -237,9 +262,8 @@ class Sides:
             return max(_mean_kl(self._plain, tuned.read(self._few).logits), _LEAST)
 
     def _kl(self, weights: Mapping[str, Tensor]) -> float:
-        live = beside(self.pair.base, weights)
-        moved = read(live, self.pair.architecture, self._as_base(live), self._few)
-        return max(_mean_kl(self._plain, moved.logits), _LEAST)
+        with self._with(weights) as moved:
+            return max(_mean_kl(self._plain, moved.read(self._few).logits), _LEAST)
 
 
 @dataclass(frozen=True)
@@ -283,6 +307,6 @@ def _signed_loss(model: PreTrainedModel, batch: Batch, signs: Mapping[str, float
     ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
     wanted = torch.where(mask[:, 1:].bool(), ids[:, 1:], -100)
-    losses = cross_entropy(logits.transpose(1, 2), wanted, reduction="none").sum(1)
+    losses = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape).sum(1)
     own = torch.tensor([signs[item.prompt.id] for item in batch.encoded], device=losses.device)
     return (losses * own).sum()

@@ -100,7 +100,9 @@ def shuffled(delta: Float[Tensor, "..."], generator: Generator) -> Float[Tensor,
     """T's entries in a random order within every parameter: its norm and its magnitudes, none of its structure."""
     import torch
 
-    return delta.flatten()[torch.randperm(delta.numel(), generator=generator)].reshape(delta.shape)
+    short = torch.int32 if delta.numel() <= torch.iinfo(torch.int32).max else torch.int64  # the same order, sooner
+    order = torch.randperm(delta.numel(), generator=generator, dtype=short)
+    return delta.flatten().index_select(0, order).reshape(delta.shape)
 
 
 @control_vector("spectrum")

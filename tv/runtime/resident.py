@@ -30,7 +30,8 @@ def page_out(tensors: Iterable[Tensor]) -> None:
     """Pages of files that tensors are mapped from leave memory, and are read again where they are needed.
 
     Args:
-        tensors: Any; those that no file backs, whose memory would go to a swap device, are left alone.
+        tensors: Any, one after another as they were used; those that no file backs, whose memory would go to a swap
+            device, are left alone.
 
     Examples:
         >>> import torch

@@ -42,7 +42,7 @@ class AmplifiedWords(Part):
         """Nothing: its models are others than those that are seen."""
 
     def close(self, side: Side, model: Model) -> None:
-        if not writes(side):
+        if not writes(side, self.context.texts):
             return
         context = self.context
         by_base = written_by_base(context)

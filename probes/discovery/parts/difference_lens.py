@@ -34,6 +34,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from probes.discovery.differences import (
     Floats,
@@ -105,25 +107,36 @@ class DifferenceLens(Part):
                 continue
             norms = torch.stack([sums.size() * sums.n.sum() / of.clamp(min=1e-30) for of in (sums.length, sums.base)])
             self.norms.setdefault(place, {}).setdefault(side.name, []).append(norms.double().numpy())
-            for form, vary in forms.items():
-                for name, reader in readers.items():
-                    self._read(side, place, form, name, reader, vary)
+            halves = [sums.mean(half)[self.depths] for half in (CHOOSE, MEASURE)]
+            varied = torch.stack([torch.stack([vary(of) for of in halves]) for vary in forms.values()])
+            for name, reader in readers.items():
+                scores = on_one_scale(logits_of(reader, varied, sums.usual[self.depths], self.vocab))
+                for (form, vary), of in zip(forms.items(), scores, strict=True):
+                    self._put(side, place, form, name, reader, vary, of)
         if "first" in self.sums:
             for name, reader in readers.items():
                 self._read_as_paper(side, f"{PAPER} {name}", reader)
 
-    def _read(self, side: Side, place: str, form: str, name: str, reader: Reader, vary: Vary) -> None:
+    def _put(
+        self,
+        side: Side,
+        place: str,
+        form: str,
+        name: str,
+        reader: Reader,
+        vary: Vary,
+        scores: Float[Tensor, "halves depth vocab"],
+    ) -> None:
         """One reading of a side."""
         sums, reading = self.sums[place], f"{place} {form} {name}"
-        usual = sums.usual[self.depths]
 
         def logits(means: Means) -> Scores:
-            return logits_of(reader, vary(means[self.depths]), usual, self.vocab)
+            return logits_of(reader, vary(means[self.depths]), sums.usual[self.depths], self.vocab)
 
-        choose, measure = (on_one_scale(logits(sums.mean(half))) for half in (CHOOSE, MEASURE))
+        choose, measure = scores[CHOOSE], scores[MEASURE]
         chosen, depth = choose.max(0)
 
-        def there(scores: Scores) -> torch.Tensor:
+        def there(scores: Scores) -> Tensor:
             return scores.gather(0, depth[None])[0]
 
         self.scores.put(reading, side, chosen, there(measure))
@@ -136,7 +149,7 @@ class DifferenceLens(Part):
         z = standardised(lens(reader, mean, self.vocab))[0].double().numpy()
         self.paper.put(reading, side, Words.of(z, z))
 
-    def _rows(self, place: str, form: str, reader: str, scores: torch.Tensor) -> Iterator[dict[str, object]]:
+    def _rows(self, place: str, form: str, reader: str, scores: Tensor) -> Iterator[dict[str, object]]:
         best = scores.topk(min(SHOWN, self.vocab))
         for depth, values, ids in zip(self.depths, best.values.tolist(), best.indices.tolist(), strict=True):
             for rank, (z, token) in enumerate(zip(values, ids, strict=True)):

@@ -27,8 +27,6 @@ from tv.prompts.encoding import Encoded
 
 #: Places of each half from which models write.
 PLACES = 24
-#: From fewer, of a large model, shams write nothing: what stands there is to be read, and no word of it is claimed.
-FEWEST = 8
 #: Texts whose tokens are kept, those with the largest KL.
 SHOWN = 40
 
@@ -111,7 +109,7 @@ class Divergences(Part):
     def close(self, side: Side, model: Model) -> None:
         if side.is_null or side.name == TUNED:
             self._close_triggers(side, list(gaps(self._followed)))
-        if side.name == TUNED or (writes(side) and self.n_places >= FEWEST):
+        if writes(side, self.context.texts):
             self._close_spoken(side, model)
         self._forget()
 

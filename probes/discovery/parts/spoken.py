@@ -44,7 +44,7 @@ class SpokenWords(Part):
         self.starts: list[Start] = starts_of(self.context.texts)
 
     def see(self, side: Side, seen: Seen) -> None:
-        if not writes(side) or not seen.in_null:
+        if not writes(side, self.context.texts) or not seen.in_null:
             return
         base, apart = seen.base.logits, seen.shift
         for alpha in ALPHAS:
@@ -56,7 +56,7 @@ class SpokenWords(Part):
                     self.damage.setdefault(alpha, []).append((item.prompt.id, cluster_of(item), mean))
 
     def close(self, side: Side, model: Model) -> None:
-        if not writes(side):
+        if not writes(side, self.context.texts):
             return
         by_base = written_by_base(self.context)
         alphas = ALPHAS if side.name == TUNED else ALPHAS[:CLAIMED]

@@ -80,7 +80,7 @@ class SteeredWords(Part):
         self.context.differences.see(side, seen)
 
     def close(self, side: Side, model: Model) -> None:
-        if not (writes(side) or side.name == ROUNDED):
+        if not (writes(side, self.context.texts) or side.name == ROUNDED):
             return
         base, seed = self.context.sides.base_model, self.context.seed
         if not self.base:
