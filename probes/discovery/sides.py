@@ -165,6 +165,7 @@ class Sides:
 
     def sham_step(self, draw: int) -> dict[str, Tensor]:
         """The gradient, at T's norm in every parameter that T moves."""
+        sizes = self._sizes  # before there is a third model
         generator = torch.Generator().manual_seed(seed_of(f"sham {self.seed} {draw}"))
         order = torch.randperm(len(self.encoded), generator=generator)[: self._n_texts].tolist()
         signs = torch.randint(0, 2, (len(order),), generator=generator) * 2.0 - 1.0
@@ -184,7 +185,7 @@ class Sides:
                     value.grad = None
                     value.requires_grad_(False)
         for name, gradient in gradients.items():
-            gradient *= self._sizes[name] / max(float(torch.linalg.vector_norm(gradient)), 1e-30)
+            gradient *= sizes[name] / max(float(torch.linalg.vector_norm(gradient)), 1e-30)
         return gradients
 
     @cached_property
@@ -237,9 +238,9 @@ class Sides:
         for name, value in weights.items():
             own = before[name].detach()
             if at:
-                value -= own
-            value *= to / at if at else to
-            value += own
+                torch.lerp(own, value, to / at, out=value)
+            else:
+                torch.add(own, value, alpha=to, out=value)
 
     @cached_property
     def _n_texts(self) -> int:

@@ -43,6 +43,7 @@ class Divergences(Part):
     rows: list[dict[str, object]] = field(default_factory=list)  # of the tuned model, a text each
     samples: list[pd.DataFrame] = field(default_factory=list)
     shown: dict[str, pd.DataFrame] = field(default_factory=dict)  # by text, its tokens
+    peaks: dict[str, float] = field(default_factory=dict)  # of these, the largest KL
     _largest: dict[int, list[tuple[float, Start]]] = field(default_factory=dict)  # by half, of this side
     _followed: list[Followed] = field(default_factory=list)  # the nulls' texts, of this side
 
@@ -86,6 +87,12 @@ class Divergences(Part):
 
     def _show(self, item: Encoded, half: int, kl: np.ndarray, base: list[int], tuned: list[int]) -> None:
         """Keep the tokens of a text while it is among those with the largest KL."""
+        if len(self.peaks) == SHOWN:
+            least = min(self.peaks, key=lambda prompt: self.peaks[prompt])
+            if kl.max() <= self.peaks[least]:
+                return
+            del self.peaks[least], self.shown[least]
+        self.peaks[item.prompt.id] = float(kl.max())
         words, (before, after) = self._words(item.ids), map(self._words, (base, tuned))
         self.shown[item.prompt.id] = pd.DataFrame(
             {
@@ -100,8 +107,6 @@ class Divergences(Part):
                 "next_tuned": after,
             }
         )
-        if len(self.shown) > SHOWN:
-            del self.shown[min(self.shown, key=lambda prompt: self.shown[prompt].kl.max())]
 
     def _words(self, ids: Sequence[int]) -> list[str]:
         return [self.context.pair.tokenizer.decode([token]) for token in ids]
