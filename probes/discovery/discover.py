@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import filter as named_as
 from itertools import accumulate
 
@@ -12,9 +12,9 @@ import pandas as pd
 from probes.capture.pair import Pair
 from probes.discovery.kept import Kept
 from probes.discovery.observing import Texts, null_texts, observe, sides_of
-from probes.discovery.part import ALL, PARTS, Context, parts_of
+from probes.discovery.part import ALL, PARTS, Context, Part, parts_of
 from probes.discovery.presence import DRAWS, LONGEST, TOKENS
-from probes.discovery.sides import Sides, n_weights
+from probes.discovery.sides import Side, Sides, n_weights
 from probes.discovery.work import affordable, together
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
@@ -24,6 +24,8 @@ from tv.runtime.compute import Compute
 from tv.runtime.seeds import seed_of
 
 Told = Callable[[int, int, str], None]
+#: Given a search, where its findings are kept, and what is called with how many sides are seen: sees all of them.
+Spread = Callable[["Search", Kept, Callable[[int], None]], None]
 #: With fewer texts no half has enough of them to say anything.
 FEWEST = 16
 #: The same of the clusters that texts are drawn with.
@@ -74,6 +76,40 @@ def _require_float32(dtype: str) -> None:
         raise RunError("discover: differences of logits are smaller than half precision rounds; leave out --dtype")
 
 
+@dataclass(frozen=True)
+class Search:
+    """A pair, its texts and the parts that look at them: every process that shares a discovery has its own."""
+
+    context: Context
+    parts: dict[str, Part]
+    which: list[Side]
+
+    @classmethod
+    def of(cls, pair: Pair, encoded: Sequence[Encoded], wanted: Discovery, batch_size: int, seed: int) -> Search:
+        """Nothing is read yet. Raises SuiteError where no parameter is one of those to be amplified."""
+        texts = _drawn([_cut(item, wanted.longest) for item in encoded], wanted.tokens, seed)
+        which, lengths = sides_of(wanted.controls, wanted.draws), [len(item.ids) for item in texts]
+        batch_size = together(batch_size, max(lengths), pair.architecture.vocab_size)
+        n_null = null_texts(pair, lengths, len(which), wanted.null_texts)
+        read = Texts.of(texts, n_null, batch_size, pair.pad_id, seed)
+        # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
+        written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), 0)
+        # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read.
+        read = replace(read, n_written=max(written, FEWEST), shams_write=written >= FEWEST)
+        require_parameters(wanted, values_of(pair.base))
+        context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
+        return cls(context, {name: PARTS[name](context) for name in parts_of(wanted)}, which)
+
+    def anew(self) -> Search:
+        """The same with parts that have seen nothing."""
+        return replace(self, parts={name: PARTS[name](self.context) for name in self.parts})
+
+    def see(self, first: int, last: int, told: Callable[[int], None]) -> None:
+        """Show the sides of these numbers to every part."""
+        context, observers = self.context, list(self.parts.values())
+        observe(context.sides, context.texts, self.which[:last], observers, lambda done, _: told(done), begin=first)
+
+
 def discoveries(
     pair: Pair,
     encoded: Sequence[Encoded],
@@ -83,6 +119,7 @@ def discoveries(
     seed: int,
     told: Told | None = None,
     kept: Kept | None = None,
+    spread: Spread | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Every table of the parts that are asked for.
 
@@ -94,45 +131,36 @@ def discoveries(
         seed: Of the halves, the controls and all that is sampled.
         told: Called with (done, all, a label).
         kept: Where a killed process kept what it had found, and this one does.
+        spread: Has other processes look at the controls, where there are some; what they find is joined in `kept`.
 
     Returns:
         By name: `discovered_words` of all parts, and the tables that parts have of their own.
 
     Raises:
-        RunError: The models are not float32.
+        RunError: The models are not float32; a part's findings cannot be sent to other processes.
         SuiteError: No parameter is one of those to be amplified.
     """
     _require_float32(str(pair.base.dtype).removeprefix("torch."))
-    texts = _drawn([_cut(item, wanted.longest) for item in encoded], wanted.tokens, seed)
-    names = parts_of(wanted)
-    sides, lengths = sides_of(wanted.controls, wanted.draws), [len(item.ids) for item in texts]
-    batch_size = together(batch_size, max(lengths), pair.architecture.vocab_size)
-    n_null = null_texts(pair, lengths, len(sides), wanted.null_texts)
-    read = Texts.of(texts, n_null, batch_size, pair.pad_id, seed)
-    # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
-    written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), 0)
-    # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read.
-    read = replace(read, n_written=max(written, FEWEST), shams_write=written >= FEWEST)
-    require_parameters(wanted, values_of(pair.base))
-    context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
-    parts = {name: PARTS[name](context) for name in names}
-
+    search = Search.of(pair, encoded, wanted, batch_size, seed)
+    parts, n = search.parts, len(search.which)
     if kept:
         kept.restore(parts)
+    told = told or (lambda *_: None)
 
-    def reading(done: int, all_of_them: int) -> None:
+    def seen(done: int) -> None:
         if kept:
-            kept.keep(done, parts, last=done == all_of_them)
-        if told:
-            told(done, all_of_them, "models and controls read")
+            kept.keep(done, parts, last=done == n)
+        told(done, n, "models and controls read")
 
-    observe(context.sides, read, sides, list(parts.values()), reading, begin=kept.done if kept else 0)
-    found: dict[str, list[pd.DataFrame]] = {"discovered_texts": [read.rows()]}
+    if spread is None or kept is None:
+        search.see(kept.done if kept else 0, n, seen)
+    else:
+        spread(search, kept, lambda done: told(done, n, "models and controls read"))
+    found: dict[str, list[pd.DataFrame]] = {"discovered_texts": [search.context.texts.rows()]}
     for done, (name, part) in enumerate(parts.items(), 1):
         for table, rows in part.results():
             found.setdefault(table, []).append(rows)
-        if told:
-            told(done, len(parts), name)
+        told(done, len(parts), name)
     return {table: pd.concat(rows, ignore_index=True) for table, rows in found.items()}
 
 

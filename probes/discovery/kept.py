@@ -35,8 +35,8 @@ _STATE = "state.json"
 class Kept:
     """The state of a discovery's parts in a folder."""
 
-    def __init__(self, folder: Path, every: float = _EVERY) -> None:
-        self._folder, self._every, self._last, self._took = folder / "sides", every, time.monotonic(), 0.0
+    def __init__(self, folder: Path, every: float = _EVERY, name: str = "sides") -> None:
+        self._folder, self._every, self._last, self._took = folder / name, every, time.monotonic(), 0.0
 
     @property
     def done(self) -> int:
@@ -45,13 +45,24 @@ class Kept:
 
     def restore(self, parts: Mapping[str, Any]) -> None:
         """Give every part the attributes that were kept of it; a state of other parts is thrown away."""
-        kept = self._state.get("parts", {})
+        kept = self.found()
         if kept and set(kept) != set(parts):
-            shutil.rmtree(self._folder)
+            self.forget()
             return
         for name, attributes in kept.items():
-            for key, value in self._decoded(attributes).items():
-                setattr(parts[name], key, value)
+            give(parts[name], attributes)
+
+    def found(self) -> dict[str, dict[str, Any]]:
+        """By part, the attributes that were kept of it."""
+        return {name: self._decoded(attributes) for name, attributes in self._state.get("parts", {}).items()}
+
+    def forget(self) -> None:
+        """Throw away what was kept."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def beside(self, name: str) -> Kept:
+        """Where another process keeps what it finds, beginning with what is kept here."""
+        return Kept(self._folder.parent, self._every, f"{self._folder.name}-{name}")
 
     def keep(self, done: int, parts: Mapping[str, Any], *, last: bool) -> None:
         """Write the state, unless that was a moment ago; where something cannot be kept, nothing is."""
@@ -102,6 +113,12 @@ class Kept:
         for key, one in value:
             object.__setattr__(held, key, self._decoded(one))
         return held
+
+
+def give(part: Any, attributes: Mapping[str, Any]) -> None:
+    """Make a part one that has found this."""
+    for key, value in attributes.items():
+        setattr(part, key, value)
 
 
 def _own(part: Any) -> dict[str, Any]:

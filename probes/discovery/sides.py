@@ -74,7 +74,6 @@ class Sides:
     encoded: Sequence[Encoded]
     batch_size: int
     seed: int
-    _factors: dict[int, float] = field(default_factory=dict)
     _kept: dict[int, tuple[Batch, Reading]] = field(default_factory=dict)  # of the base, by the batch's identity
 
     @cached_property
@@ -146,7 +145,7 @@ class Sides:
     def _weights(self, side: Side) -> Mapping[str, Tensor]:
         """The parameters of a control."""
         if side.name == SHAM:
-            return self._sham(side.draw)
+            return self._moved_as_far(side.draw, self._factor)[0]
         drawn = self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
         after, found = values_of(self.pair.tuned), dict[str, Tensor]()
 
@@ -202,20 +201,27 @@ class Sides:
         page_out(read())
         return sizes
 
-    def _sham(self, draw: int) -> dict[str, Tensor]:
+    @cached_property
+    def _factor(self) -> float:
+        """That of the first sham; others are near."""
+        return self._moved_as_far(0, 0.05)[1]
+
+    def _moved_as_far(self, draw: int, factor: float) -> tuple[dict[str, Tensor], float]:
         """The base's weights moved so that predictions move as far as under T, on a few texts, as near as trials come.
 
         KL grows as the square of a small step and more slowly than that of a large one: between two near steps it is
         taken for the square. The weights are made where the gradient lies: a second copy of them takes no memory.
+
+        Args:
+            draw: The sham.
+            factor: The first that is tried.
+
+        Returns:
+            The weights, and the factor of their step.
         """
         wanted = self._wanted  # before there is a third model
-        if draw and 0 not in self._factors:
-            self._sham(0)
         moved, at = self.sham_step(draw), 0.0
-        if draw in self._factors:
-            self._move(moved, at, self._factors[draw])
-            return moved
-        low, high, factor = 0.0, float("inf"), self._factors.get(0, 0.05)  # that of another sham is near
+        low, high = 0.0, float("inf")
         tried: dict[float, float] = {}
         for _ in range(_TRIALS):
             self._move(moved, at, factor)
@@ -228,9 +234,8 @@ class Sides:
             factor = guess if low < guess < high else (low + high) / 2
         else:
             guess = min(tried, key=lambda one: tried[one])
-        self._factors[draw] = guess
         self._move(moved, at, guess)
-        return moved
+        return moved, guess
 
     def _move(self, weights: Mapping[str, Tensor], at: float, to: float) -> None:
         """From one factor to another, in place; at 0 the weights are the step alone."""

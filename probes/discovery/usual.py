@@ -88,5 +88,7 @@ class Usual:
         )
 
     def at(self, depths: list[int]) -> Usual:
-        """At some depths."""
-        return Usual(*(of[depths] for of in (self.mean, self.size, self.directions, self.factors, self.rest)))
+        """At some depths; in memory as it is read from a file, so that sums are the same to the bit."""
+        return Usual(
+            *(of[depths].contiguous() for of in (self.mean, self.size, self.directions, self.factors, self.rest))
+        )

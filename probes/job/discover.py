@@ -45,7 +45,7 @@ def discover(
         force: Make the run again, and replace another that is there.
         settings: Of the suite's section `discover`: `parts`, `controls`, `draws`, `null_texts`, `longest`, `tokens`,
             `amplify`; and `seed`.
-        compute: Where and how. One process does the work, with torch's threads.
+        compute: Where and how; its workers share the controls.
 
     Returns:
         The finished run, with its report; the table `discovered_words` has the words of every part.
@@ -94,8 +94,8 @@ def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
     """Raise InputError for settings that are wrong whatever the models and texts are, before a file is written."""
     wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover
     require_discovery(wanted or Discovery(), [str(i) for i in range(FEWEST)], discovering(compute))
-    if compute.elsewhere:
-        raise SuiteError("discover: one process does the work, with torch's threads; leave workers and engine out")
+    if compute.engine != "local":
+        raise SuiteError("discover: processes of this machine share the work; leave engine out, and name workers")
 
 
 def _as_set(path: Path, out: Path, i: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
 from probes.discovery.discover import discoveries
+from probes.discovery.elsewhere import spread_over
 from probes.discovery.found import with_a_finding
 from probes.discovery.kept import Kept as KeptDiscovery
 from probes.discovery.part import parts_of
@@ -160,7 +161,10 @@ def write_discoveries(writer: RunWriter, job: Job) -> None:
         def made(name: str = opened.name, shard: str = shard, wanted: Discovery = suite.discover) -> Tables:
             pair, told = job.models.pair(name), partial(job.compute.tell, f"discover {name}")
             size, seed, known = suite.batch_size, suite.seed, KeptDiscovery(writer.folder("discover", shard))
-            tables = discoveries(pair, job.encoded, wanted, batch_size=size, seed=seed, told=told, kept=known)
+            spread = spread_over(job.models, name, job.encoded, wanted, size, seed)
+            tables = discoveries(
+                pair, job.encoded, wanted, batch_size=size, seed=seed, told=told, kept=known, spread=spread
+            )
             return {table: rows.assign(tuned=name) for table, rows in tables.items()}
 
         writer.stage("discover", shard, made)

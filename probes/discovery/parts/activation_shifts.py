@@ -90,7 +90,7 @@ class ActivationShifts(Part):
         default_factory=dict
     )  # by method, where the tuned model's Δh does
     alike: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # −CKA and −cosine, by side's name
-    far: dict[str, Floats] = field(default_factory=dict)  # by side's name, the largest ‖Δh‖/‖h‖ of every token
+    far: dict[str, list[Floats]] = field(default_factory=dict)  # by side's name, ‖Δh‖/‖h‖ of every token
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of the tuned model
 
     def __post_init__(self) -> None:
@@ -152,8 +152,7 @@ class ActivationShifts(Part):
                     self.varies[method] = size > _LEAST * torch.cat(self.size, 1).mean(1)
                     self._show(method, found, apart, own.at)
         self._compare(side, own)
-        moved = torch.cat(own.moved, 1).numpy()
-        self.far[side.name] = np.maximum(self.far.get(side.name, moved), moved)
+        self.far.setdefault(side.name, []).append(torch.cat(own.moved, 1).numpy())
 
     def _read(
         self, method: str, side: Side, found: Components, choose: Rows, measure: Rows, group: Tensor | None
@@ -232,7 +231,7 @@ class ActivationShifts(Part):
             yield "discovered_words", lists.rows(self.context.pair.tokenizer, intervals)
             yield "activation_components", self._components()
         alike = self.tables.pop("activation_cka")
-        moved = self.far[TUNED].any(1)
+        moved = self.far[TUNED][0].any(1)
         for name, by_side in self.alike.items():
             for beside, side in _CONTROLS:
                 alike[f"{name}_{beside}"] = -largest(by_side, side, by_side[TUNED][0])
@@ -258,14 +257,14 @@ class ActivationShifts(Part):
         return pd.concat(parts, ignore_index=True)
 
     def _map(self) -> pd.DataFrame:
-        own = self.far[TUNED]
+        (own,) = self.far[TUNED]
         depth, token = np.indices(own.shape)
         decode = self.context.pair.tokenizer.decode
         rows = pd.DataFrame([vars(place) | {"token": decode([place.token_id])} for place in self.every])
         rows = rows.iloc[token.ravel()].reset_index(drop=True)
         rows["depth"], rows["size"] = np.array(self.depths)[depth.ravel()], own.ravel()
         for beside, side in _CONTROLS:
-            rows[f"size_{beside}"] = self.far.get(side, np.full_like(own, np.nan)).ravel()
+            rows[f"size_{beside}"] = largest(self.far, side, own).ravel()
         return rows
 
 

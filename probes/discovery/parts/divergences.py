@@ -44,6 +44,7 @@ class Divergences(Part):
     samples: list[pd.DataFrame] = field(default_factory=list)
     shown: dict[str, pd.DataFrame] = field(default_factory=dict)  # by text, its tokens
     peaks: dict[str, float] = field(default_factory=dict)  # of these, the largest KL
+    shams: dict[str, list[np.ndarray]] = field(default_factory=dict)  # of these, the KL of every sham
     _largest: dict[int, list[tuple[float, Start]]] = field(default_factory=dict)  # by half, of this side
     _followed: list[Followed] = field(default_factory=list)  # the nulls' texts, of this side
 
@@ -67,8 +68,7 @@ class Divergences(Part):
                 self._place(seen.halves[i], float(own[pos]), item, pos)
                 self._followed.append(Followed.of(seen.halves[i], cluster_of(item), item.ids, own))
             if side.name == SHAM and item.prompt.id in self.shown:
-                tokens = self.shown[item.prompt.id]
-                tokens["sham"] = np.fmax(tokens.sham, own)
+                self.shams.setdefault(item.prompt.id, []).append(own)
             if is_tuned:
                 here = seen.text == i
                 self._show(item, seen.halves[i], own, both[0][here].tolist(), both[1][here].tolist())
@@ -102,7 +102,6 @@ class Divergences(Part):
                 "token_id": item.ids,
                 "token": words,
                 "kl": kl,
-                "sham": np.full(len(kl), np.nan),
                 "next_base": before,
                 "next_tuned": after,
             }
@@ -153,4 +152,9 @@ class Divergences(Part):
             yield "claims", self.claims.rows()
         yield "samples", pd.concat(self.samples, ignore_index=True).assign(part="divergences")
         yield "divergences", pd.DataFrame(self.rows)
-        yield "token_divergences", pd.concat(self.shown.values(), ignore_index=True)
+        yield "token_divergences", pd.concat(map(self._beside_shams, self.shown), ignore_index=True)
+
+    def _beside_shams(self, prompt: str) -> pd.DataFrame:
+        """The tokens of a text, with the largest KL of a sham there."""
+        tokens, shams = self.shown[prompt], self.shams.get(prompt)
+        return tokens.assign(sham=np.max(shams, 0) if shams else np.nan)
