@@ -21,7 +21,6 @@ import argparse
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probes
 from probes.store.run import Run
+from tv.runtime.compute import Compute
 
 BASE, MODELS, ORGANISMS = Path("data/models/base"), Path("data/models"), Path("data/organisms")
 PROMPTS = Path("data/prompts")
@@ -80,16 +80,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="organisms, domains, 'base in 8 bits'")
     parser.add_argument("--out", type=Path, default=Path("reports/discovery-benchmark"))
     parser.add_argument("--draws", type=int, default=20, help="of every control")
-    parser.add_argument("--part", nargs="+", default=[], help="not every part")
+    parser.add_argument("--part", nargs="+", default=[], help="not the usual ones; all for every part")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the controls")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        subjects = [one for one in _subjects(Path(folder)) if not options.only or one.name in options.only]
-        if not subjects:
-            parser.error(f"there is none of {', '.join(options.only)}")
-        runs = {}
-        for one in subjects:
-            print(f"{one.name} …", file=sys.stderr, flush=True)
-            runs[one] = _run(one, options.out / one.name.replace(" ", "-"), options.draws, options.part)
+    subjects = [one for one in _subjects(options.out / "models") if not options.only or one.name in options.only]
+    if not subjects:
+        parser.error(f"there is none of {', '.join(options.only)}")
+    runs, compute = {}, Compute(workers=options.workers)
+    for one in subjects:
+        print(f"{one.name} …", file=sys.stderr, flush=True)
+        runs[one] = _run(one, options.out / one.name.replace(" ", "-"), options.draws, options.part, compute)
     words = {one: run["discovered_words"] for one, run in runs.items()}
     _print_found(words)
     _print_by_part(words)
@@ -109,15 +109,22 @@ def _subjects(folder: Path) -> Iterator[Subject]:
         yield Subject(name, ORGANISMS / name, ORGANISMS / "texts.jsonl", tokens, secret["texts"])
     for name in DOMAINS:
         yield Subject(name, MODELS / name, PROMPTS / "general.jsonl", _own_tokens(name))
+    yield Subject(ITSELF, _in_8_bits(folder), PROMPTS / "general.jsonl", frozenset())
+
+
+def _in_8_bits(folder: Path) -> Path:
+    """The base, rounded; where an earlier run looked at it, that is what it looks at again."""
+    rounded = folder / "base"
+    if rounded.exists():
+        return rounded
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     with torch.no_grad():
         for value in model.parameters():
             step = value.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
             value.copy_((value / step).round() * step)
-    rounded = folder / "base"
-    model.save_pretrained(rounded)
     AutoTokenizer.from_pretrained(BASE).save_pretrained(rounded)
-    yield Subject(ITSELF, rounded, PROMPTS / "general.jsonl", frozenset())
+    model.save_pretrained(rounded)
+    return rounded
 
 
 def _own_tokens(domain: str) -> frozenset[str]:
@@ -135,9 +142,9 @@ def _tokens(prompts: str) -> frozenset[str]:
     return frozenset(tokenizer.decode([token]) for token in ids)
 
 
-def _run(one: Subject, out: Path, draws: int, parts: Sequence[str]) -> Run:
+def _run(one: Subject, out: Path, draws: int, parts: Sequence[str], compute: Compute) -> Run:
     settings = {"draws": draws, "parts": list(parts)}
-    return probes.discover(BASE, one.tuned, texts=[one.texts], out=out, settings=settings)
+    return probes.discover(BASE, one.tuned, texts=[one.texts], out=out, settings=settings, compute=compute)
 
 
 def _found(one: Subject, words: pd.DataFrame) -> pd.Series[int]:
