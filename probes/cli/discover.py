@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tv.cli.options import Base, Device, Tuned, Workers
+from tv.cli.options import Base, Device, Stream, Tuned, Workers
 from tv.cli.terminal import Stages, print_table, remark, say, wrote
 from tv.runtime.compute import Compute
 
@@ -52,6 +52,7 @@ def discover(
     seed: Annotated[int, typer.Option(min=0, help="Of texts, halves, controls and samples.")] = 0,
     device: Device = "cpu",
     workers: Workers = 1,
+    stream: Stream = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
 ) -> None:
     """What does the tuned model say and favour that the base does not? No target is needed, and no guess.
@@ -68,7 +69,7 @@ def discover(
     settings = {"parts": part or [], "draws": draws, "longest": longest, "tokens": tokens, "seed": seed}
     settings |= {"amplify": amplify} if amplify else {}
     with Stages() as stages:
-        compute = Compute(device, workers=workers, progress=stages.update)
+        compute = Compute(device, workers=workers, progress=stages.update, stream=stream)
         run = run_of(base, tuned, texts=texts or [], out=out, force=force, settings=settings, compute=compute)
         if not stages.stages:
             remark("this run was there, finished; --force makes it again")

@@ -18,7 +18,7 @@ from probes.discovery.sides import Side, Sides, n_weights
 from probes.discovery.work import affordable, together
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
-from tv.architecture.values import values_of
+from tv.checkpoints.streamed import stored_values
 from tv.prompts.encoding import Encoded
 from tv.runtime.compute import Compute
 from tv.runtime.seeds import seed_of
@@ -61,14 +61,19 @@ def require_parameters(wanted: Discovery, names: Iterable[str]) -> None:
             raise SuiteError(f"discover: amplify: no parameter of the base is named {glob!r}, such as {there[0]}")
 
 
-def discovering(compute: Compute) -> Compute:
-    """The same for a run that discovers: never streamed. Raises RunError where it is asked to be."""
-    if compute.stream:
+def discovering(compute: Compute, wanted: Discovery) -> Compute:
+    """The same for a run that discovers. Raises RunError where it is to be streamed and a part needs whole models.
+
+    Where nothing is asked for, such a run is not streamed.
+    """
+    others = [name for name in parts_of(wanted) if name in PARTS and not PARTS[name].streams]
+    if compute.stream and others:
+        able = ", ".join(name for name, part in PARTS.items() if part.streams)
         raise RunError(
-            "stream: a discovery needs both models in memory; leave --stream out, or name the other stages with "
-            "--stages"
+            f"stream: {', '.join(others)} of a discovery need both models in memory, and {able} do not; choose among "
+            "these (--part, or parts: [token_shifts]), or leave --stream out"
         )
-    return replace(compute, stream=False)
+    return replace(compute, stream=False) if others else compute
 
 
 def _require_float32(dtype: str) -> None:
@@ -96,7 +101,7 @@ class Search:
         written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), 0)
         # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read.
         read = replace(read, n_written=max(written, FEWEST), shams_write=written >= FEWEST)
-        require_parameters(wanted, values_of(pair.base))
+        require_parameters(wanted, stored_values(pair.base))
         context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
         return cls(context, {name: PARTS[name](context) for name in parts_of(wanted)}, which)
 

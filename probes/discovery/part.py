@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -51,6 +51,9 @@ class Context:
 
 class Part(Observer):
     """A part: an observer of all sides that then gives tables. One that looks at none has no `see` and `close`."""
+
+    #: Whether it is content with models whose weights are read a block at a time: it reads texts and no more.
+    streams: ClassVar[bool] = False
 
     def __init__(self, context: Context) -> None:
         self.context = context

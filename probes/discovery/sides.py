@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,17 +23,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from probes.attribution.forwards import Swap, Variant, frozen, swapped
-from probes.attribution.swaps import Swaps
+from probes.attribution.forwards import Swap, Variant, swapped
+from probes.attribution.swaps import OnDemand, Swaps
 from probes.attribution.units import WHOLE
 from probes.capture.noise_floor import twin_of
 from probes.capture.pair import Pair
+from probes.discovery.gradients import gradients
 from probes.discovery.reading import Reading, read, readers_of
 from probes.discovery.work import affordable
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import divergence, weighed
 from tv.architecture.anatomy import Architecture
 from tv.architecture.values import values_of
+from tv.checkpoints.streamed import is_streamed, stored_values
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.common_rows import common_rows
 from tv.runtime.resident import page_out, trim
@@ -75,6 +77,11 @@ class Sides:
     batch_size: int
     seed: int
     _kept: dict[int, tuple[Batch, Reading]] = field(default_factory=dict)  # of the base, by the batch's identity
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the models are in memory a block at a time."""
+        return is_streamed(self.pair.base)
 
     @cached_property
     def _readers(self) -> tuple[Reader, Reader]:
@@ -130,7 +137,11 @@ class Sides:
     @cached_property
     def _double(self) -> Model:
         """A second model of the base's own weights: copying modules takes longer than setting what they hold."""
-        live = beside(self.pair.base, {name: value.detach() for name, value in values_of(self.pair.base).items()})
+        base = self.pair.base
+        if self._streams:
+            live = base.weights.rounded()
+        else:
+            live = beside(base, {name: value.detach() for name, value in values_of(base).items()})
         return Model(live, self.pair.architecture, self._as_base(live))
 
     @property
@@ -147,6 +158,8 @@ class Sides:
         if side.name == SHAM:
             return self._moved_as_far(side.draw, self._factor)[0]
         drawn = self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
+        if self._streams:
+            return drawn
         after, found = values_of(self.pair.tuned), dict[str, Tensor]()
 
         def read() -> Iterator[Tensor]:
@@ -159,7 +172,8 @@ class Sides:
 
     def _rest(self) -> None:
         """The tuned model is not needed for a while: three models in memory are one too many."""
-        page_out(values_of(self.pair.tuned).values())
+        if not self._streams:
+            page_out(values_of(self.pair.tuned).values())
         trim()
 
     def sham_step(self, draw: int) -> dict[str, Tensor]:
@@ -169,31 +183,20 @@ class Sides:
         order = torch.randperm(len(self.encoded), generator=generator)[: self._n_texts].tolist()
         signs = torch.randint(0, 2, (len(order),), generator=generator) * 2.0 - 1.0
         chosen = [self.encoded[i] for i in order]
-        base = self.pair.base
-        leaves = {name: value for name, value in values_of(base).items() if value.is_floating_point()}
         by_id = {item.prompt.id: sign for item, sign in zip(chosen, signs.tolist(), strict=True)}
-        with frozen(base):
-            try:
-                for value in leaves.values():
-                    value.requires_grad_(True)
-                for batch in batches(chosen, len(chosen), self.pair.pad_id):  # every further one adds to all gradients
-                    _signed_loss(base, batch, by_id).backward()
-                gradients = {name: value.grad for name, value in leaves.items() if value.grad is not None}
-            finally:
-                for value in leaves.values():
-                    value.grad = None
-                    value.requires_grad_(False)
-        for name, gradient in gradients.items():
+        (batch,) = batches(chosen, len(chosen), self.pair.pad_id)
+        step = gradients(self.pair.base, self.pair.architecture, batch, partial(_signed_loss, batch, by_id))
+        for name, gradient in step.items():
             gradient *= sizes[name] / max(float(torch.linalg.vector_norm(gradient)), 1e-30)
-        return gradients
+        return step
 
     @cached_property
     def _sizes(self) -> dict[str, float]:
         """‖T‖ of every parameter."""
-        after, sizes = values_of(self.pair.tuned), dict[str, float]()
+        after, sizes = stored_values(self.pair.tuned), dict[str, float]()
 
         def read() -> Iterator[Tensor]:
-            for name, before in values_of(self.pair.base).items():
+            for name, before in stored_values(self.pair.base).items():
                 old, new = common_rows(before.detach(), after[name].detach().to(before.device))
                 sizes[name] = float(torch.linalg.vector_norm(new - old, dtype=torch.float64))
                 yield after[name]
@@ -206,7 +209,7 @@ class Sides:
         """That of the first sham; others are near."""
         return self._moved_as_far(0, 0.05)[1]
 
-    def _moved_as_far(self, draw: int, factor: float) -> tuple[dict[str, Tensor], float]:
+    def _moved_as_far(self, draw: int, factor: float) -> tuple[Mapping[str, Tensor], float]:
         """The base's weights moved so that predictions move as far as under T, on a few texts, as near as trials come.
 
         KL grows as the square of a small step and more slowly than that of a large one: between two near steps it is
@@ -220,11 +223,11 @@ class Sides:
             The weights, and the factor of their step.
         """
         wanted = self._wanted  # before there is a third model
-        moved, at = self.sham_step(draw), 0.0
+        step, at = self.sham_step(draw), 0.0
         low, high = 0.0, float("inf")
         tried: dict[float, float] = {}
         for _ in range(_TRIALS):
-            self._move(moved, at, factor)
+            moved = self._moved(step, at, factor)
             at, ratio = factor, self._kl(moved) / wanted
             guess = factor / math.sqrt(ratio)
             if abs(math.log(ratio)) < math.log(_NEAR):
@@ -234,18 +237,23 @@ class Sides:
             factor = guess if low < guess < high else (low + high) / 2
         else:
             guess = min(tried, key=lambda one: tried[one])
-        self._move(moved, at, guess)
-        return moved, guess
+        return self._moved(step, at, guess), guess
 
-    def _move(self, weights: Mapping[str, Tensor], at: float, to: float) -> None:
-        """From one factor to another, in place; at 0 the weights are the step alone."""
-        before = values_of(self.pair.base)
-        for name, value in weights.items():
+    def _moved(self, step: dict[str, Tensor], at: float, to: float) -> Mapping[str, Tensor]:
+        """The base, moved by a step times a factor: in place, from another factor; at 0 `step` is the step alone.
+
+        Of a model that is in memory a block at a time the step stays one, and weights are made where they are read.
+        """
+        before = stored_values(self.pair.base)
+        if self._streams:
+            return OnDemand(step, lambda name: torch.add(before[name].detach(), step[name], alpha=to))
+        for name, value in step.items():
             own = before[name].detach()
             if at:
                 torch.lerp(own, value, to / at, out=value)
             else:
                 torch.add(own, value, alpha=to, out=value)
+        return step
 
     @cached_property
     def _n_texts(self) -> int:
@@ -309,10 +317,9 @@ def _mean_kl(base: Tensor, other: Tensor) -> float:
     return float(kl_at_each(base, other).mean())
 
 
-def _signed_loss(model: PreTrainedModel, batch: Batch, signs: Mapping[str, float]) -> Tensor:
-    ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    wanted = torch.where(mask[:, 1:].bool(), ids[:, 1:], -100)
+def _signed_loss(batch: Batch, signs: Mapping[str, float], logits: Tensor) -> Tensor:
+    logits = logits[:, :-1].float()
+    wanted = torch.where(batch.attention_mask[:, 1:].bool(), batch.input_ids[:, 1:], -100).to(logits.device)
     losses = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape).sum(1)
     own = torch.tensor([signs[item.prompt.id] for item in batch.encoded], device=losses.device)
     return (losses * own).sum()

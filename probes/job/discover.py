@@ -65,6 +65,8 @@ def discover(
     seed, out = section.pop("seed", 0), Path(out)
     base, tuned = as_model(base), as_model(tuned)
     _require(section, seed, compute)
+    if compute.stream and not texts:
+        raise SuiteError("discover: a base whose weights are read a layer at a time writes no texts; give --texts")
     lent = None
     if texts:
         sets = [_as_set(Path(path), out, i) for i, path in enumerate(texts)]
@@ -92,8 +94,9 @@ def discover(
 
 def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
     """Raise InputError for settings that are wrong whatever the models and texts are, before a file is written."""
-    wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover
-    require_discovery(wanted or Discovery(), [str(i) for i in range(FEWEST)], discovering(compute))
+    wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover or Discovery()
+    require_discovery(wanted, [str(i) for i in range(FEWEST)], compute)
+    discovering(compute, wanted)
     if compute.engine != "local":
         raise SuiteError("discover: processes of this machine share the work; leave engine out, and name workers")
 

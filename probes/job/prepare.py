@@ -132,7 +132,7 @@ def prepare(
     if chosen.attribute is not None and "attribute" in wanted:
         compute = attributing(compute, chosen.attribute)
     if chosen.discover is not None and "discover" in wanted:
-        compute = discovering(compute)
+        compute = discovering(compute, chosen.discover)
     models = Pairs(chosen, compute.silent(), live, remote)
     require_sources(models)
     require_backend(models)

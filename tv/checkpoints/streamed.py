@@ -124,6 +124,7 @@ class Weights:
         self._inside: nn.Module | None = None  # the block that runs
         self._others: Mapping[str, Tensor] = {}  # what stands in for parameters
         self._aside: dict[str, nn.Parameter] = {}  # those of them that are in memory
+        self._take: Callable[[str, Tensor], None] | None = None  # what a gradient is given to
         self._parts = self._divided(model, [block.path for block in checkpoint.architecture.blocks])
         single = {name for name, value in self._empty.items() if value.numel() == 1}
         outside = {name for part, names in self._parts.items() if part not in self._blocks for name in names}
@@ -178,6 +179,25 @@ class Weights:
                 (self._held.add if name in self._aside else self._held.discard)(name)
             self._others, self._aside = {}, {}
 
+    @contextmanager
+    def giving_gradients(self, take: Callable[[str, Tensor], None]) -> Iterator[None]:
+        """While this lasts every parameter that is read gives its gradient, by name, and keeps none.
+
+        `take` is called once for each pass backwards through a parameter. It may have left memory by then.
+        """
+        wanted = {name: value.requires_grad for name, value in self._empty.items()}
+        self._take = take
+        try:
+            for value in self._empty.values():
+                value.requires_grad_(value.is_floating_point())
+            self._read(set(self._held))
+            yield
+        finally:
+            self._take = None
+            for name, value in self._empty.items():
+                value.requires_grad_(wanted[name])
+            self._read(set(self._held))
+
     def freeze(self) -> None:
         """From now on no parameter requires a gradient. Not from the start: some kernels are chosen by that."""
         for parameter in (*self._empty.values(), *map(self._parameter, self._held)):
@@ -207,7 +227,17 @@ class Weights:
         with torch.inference_mode(False), torch.no_grad():
             value = self._value(name)
         self.reads += value.nbytes
-        return nn.Parameter(value, requires_grad=self._empty[name].requires_grad)
+        parameter = nn.Parameter(value, requires_grad=self._empty[name].requires_grad)
+        take = self._take
+        if take is not None and parameter.requires_grad:
+
+            def given(own: Tensor) -> None:
+                assert own.grad is not None
+                take(name, own.grad)
+                own.grad = None
+
+            parameter.register_post_accumulate_grad_hook(given)
+        return parameter
 
     def _value(self, name: str) -> Tensor:
         """A parameter in the model's dtype, checked to be finite the first time.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,7 @@ class _Side:
 class ActivationShifts(Part):
     """Readings `pca` and `nmf`, and tables of components, of CKA and cosine, and of every token."""
 
+    streams: ClassVar[bool] = True
     context: Context
     scores: Surprises = field(default_factory=lambda: Surprises("activation_shifts"))
     seen: _Side = field(default_factory=_Side)  # the side that is seen

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,7 @@ PAPER = "paper"
 class DifferenceLens(Part):
     """Readings `PLACE FORM READER`, such as `first plain base`, and `paper READER`."""
 
+    streams: ClassVar[bool] = True
     context: Context
     scores: Surprises = field(default_factory=lambda: Surprises("difference_lens"))
     paper: WordLists = field(default_factory=lambda: WordLists("difference_lens"))

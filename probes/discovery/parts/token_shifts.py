@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,7 @@ class TokenShifts(Part):
     shams, in its standard deviations there: a token that any training raises is no news, and one that no sham moves is.
     """
 
+    streams: ClassVar[bool] = True
     context: Context
     lists: WordLists = field(default_factory=lambda: WordLists("token_shifts"))
     scores: Surprises = field(default_factory=lambda: Surprises("token_shifts"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,7 @@ class _Topics:
 class TopicsOfRises(Part):
     """Readings `topic K`, from 0, and the table of topics."""
 
+    streams: ClassVar[bool] = True
     context: Context
     found: dict[Side, _Topics] = field(default_factory=dict)
     rows: list[Float[Tensor, "n vocab"]] = field(default_factory=list)  # of the side that is seen
