@@ -30,7 +30,7 @@ FAR = 8
 #: Groups of texts in each half, which intervals leave out one by one.
 GROUPS = 16
 #: Depths that are read: all of a small model's, an even choice of a large one's.
-_DEPTHS = 13
+_DEPTHS = 9
 
 
 def read_at(n_layers: int) -> list[int]:
@@ -40,7 +40,7 @@ def read_at(n_layers: int) -> list[int]:
         >>> read_at(6)
         [0, 1, 2, 3, 4, 5, 6]
         >>> len(read_at(80)), 40 in read_at(80)
-        (13, True)
+        (9, True)
     """
     n = min(_DEPTHS, n_layers + 1)
     return sorted({round(i * n_layers / (n - 1)) for i in range(n)} | {middle(n_layers)})

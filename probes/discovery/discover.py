@@ -100,7 +100,7 @@ class Search:
         # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
         written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), 0)
         # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read.
-        read = replace(read, n_written=max(written, FEWEST), shams_write=written >= FEWEST)
+        read = replace(read, n_written=max(written, FEWEST // 2), shams_write=written >= FEWEST)
         require_parameters(wanted, stored_values(pair.base))
         context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
         return cls(context, {name: PARTS[name](context) for name in parts_of(wanted)}, which)

@@ -38,7 +38,7 @@ from tv.architecture.values import values_of
 from tv.checkpoints.streamed import is_streamed, stored_values
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.common_rows import common_rows
-from tv.runtime.resident import page_out, trim
+from tv.runtime.resident import Pages, page_out, trim
 from tv.runtime.seeds import seed_of
 from tv.runtime.threads import side_by_side
 
@@ -160,15 +160,14 @@ class Sides:
         drawn = self._swaps.of(Variant("base", (WHOLE,), side.name, side.draw)).tensors()
         if self._streams:
             return drawn
-        after, found = values_of(self.pair.tuned), dict[str, Tensor]()
+        after, pages = values_of(self.pair.tuned), Pages()
 
-        def read() -> Iterator[Tensor]:
-            for name, value in zip(drawn, side_by_side(drawn.__getitem__, drawn), strict=True):
-                found[name] = value
-                yield after[name]
+        def made(name: str) -> Tensor:
+            value = drawn[name]
+            pages.leave(after[name])
+            return value
 
-        page_out(read())
-        return found
+        return dict(zip(drawn, side_by_side(made, drawn), strict=True))
 
     def _rest(self) -> None:
         """The tuned model is not needed for a while: three models in memory are one too many."""
@@ -193,15 +192,13 @@ class Sides:
     @cached_property
     def _sizes(self) -> dict[str, float]:
         """‖T‖ of every parameter."""
-        after, sizes = stored_values(self.pair.tuned), dict[str, float]()
-
-        def read() -> Iterator[Tensor]:
-            for name, before in stored_values(self.pair.base).items():
-                old, new = common_rows(before.detach(), after[name].detach().to(before.device))
-                sizes[name] = float(torch.linalg.vector_norm(new - old, dtype=torch.float64))
-                yield after[name]
-
-        page_out(read())
+        after, pages, sizes = stored_values(self.pair.tuned), Pages(), dict[str, float]()
+        for name, before in stored_values(self.pair.base).items():
+            own = after[name].detach()
+            old, new = common_rows(before.detach(), own.to(before.device))
+            sizes[name] = float(torch.linalg.vector_norm(new - old, dtype=torch.float64))
+            if not self._streams:
+                pages.leave(own)
         return sizes
 
     @cached_property

@@ -7,7 +7,7 @@ their standard deviations. A sham is held against the others, so that its list i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -58,8 +58,9 @@ class Surprises:
         """Every side's words, and intervals of the tuned model's over texts."""
         lists, intervals = WordLists(self.part), {}
         for reading, scores in self.of.items():
+            usual = Leaving({side: own for side, own in scores.items() if side.name == SHAM})
             for side, own in scores.items():
-                mean, spread = self.usual(reading, side)
+                mean, spread = usual.out(side)
                 choose, measure = ((own - mean) / spread).double().numpy()
                 words = Words.of(choose, measure)
                 lists.put(reading, side, words)
@@ -72,7 +73,31 @@ class Surprises:
 
     def usual(self, reading: str, side: Side) -> tuple[Halves, Halves]:
         """Of every token, mean and spread of its scores under the shams, of others where the side is one."""
-        return usual_of([other for name, other in self.of[reading].items() if name.name == SHAM and name != side])
+        return Leaving({name: own for name, own in self.of[reading].items() if name.name == SHAM}).out(side)
+
+
+class Leaving:
+    """`usual_of` shams without one of them, for one after another: sums over all of them are made once."""
+
+    def __init__(self, shams: Mapping[Side, Halves]) -> None:
+        self._shams, self._all = shams, usual_of(list(shams.values()))
+        scores = torch.stack(list(shams.values())).double() if shams else torch.zeros(1, 2, 1)
+        self._middle = scores.mean(0)
+        self._squares = (scores - self._middle).square_().sum(0)
+
+    def out(self, side: Side) -> tuple[Halves, Halves]:
+        """Without this one, where it is one of them."""
+        n = len(self._shams)
+        if side not in self._shams:
+            return self._all
+        if n - 1 < _FEWEST:
+            return usual_of([own for name, own in self._shams.items() if name != side])
+        apart = self._shams[side] - self._middle
+        squares = self._squares - apart.square() * n / (n - 1)
+        spread = (squares / (n - 2)).clamp(min=0).sqrt()
+        # What one sham alone moves has no spread without it, whatever rounding leaves of it.
+        spread[squares <= 1e-12 * self._squares] = 0
+        return (self._middle - apart / (n - 1)).float(), _steadied(spread.float())
 
 
 def usual_of(shams: Sequence[Halves]) -> tuple[Halves, Halves]:
@@ -84,6 +109,10 @@ def usual_of(shams: Sequence[Halves]) -> tuple[Halves, Halves]:
     if len(shams) < _FEWEST:
         return torch.zeros(2, 1), torch.ones(2, 1)
     scores = torch.stack(list(shams))
-    spread = scores.std(0)
+    return scores.mean(0), _steadied(scores.std(0))
+
+
+def _steadied(spread: Halves) -> Halves:
+    """With the median over the tokens that any sham moves added."""
     moved = spread.where(spread > 0, torch.nan).nanmedian(1, keepdim=True).values
-    return scores.mean(0), (spread + moved.nan_to_num(0)).clamp(min=1e-30)
+    return (spread + moved.nan_to_num(0)).clamp(min=1e-30)

@@ -30,28 +30,44 @@ def page_out(tensors: Iterable[Tensor]) -> None:
     """Pages of files that tensors are mapped from leave memory, and are read again where they are needed.
 
     Args:
-        tensors: Any, one after another as they were used; those that no file backs, whose memory would go to a swap
-            device, are left alone.
+        tensors: Any; those that no file backs, whose memory would go to a swap device, are left alone.
 
     Examples:
         >>> import torch
         >>> page_out([torch.ones(3)])
     """
-    if sys.platform != "linux":
-        return
-    files, advise = _mapped_files(), ctypes.CDLL(None).madvise
-    starts, page = [start for start, _ in files], mmap.PAGESIZE
+    leave = Pages().leave
     for tensor in tensors:
-        if tensor.device.type != "cpu":
-            continue
-        first = tensor.data_ptr()
+        leave(tensor)
+
+
+class Pages:
+    """The files that are mapped now; what is asked of many tensors reads where they are once.
+
+    Examples:
+        >>> import torch
+        >>> Pages().leave(torch.ones(3))
+    """
+
+    def __init__(self) -> None:
+        on_linux = sys.platform == "linux"
+        self._files = _mapped_files() if on_linux else []
+        self._starts = [start for start, _ in self._files]
+        self._advise = ctypes.CDLL(None).madvise if on_linux else None
+
+    def leave(self, tensor: Tensor) -> None:
+        """A tensor's pages leave memory."""
+        if self._advise is None or tensor.device.type != "cpu":
+            return
+        first, page = tensor.data_ptr(), mmap.PAGESIZE
         end = first + tensor.nbytes
-        at = bisect_right(starts, first) - 1
-        if at < 0 or end > files[at][1]:
-            continue
+        at = bisect_right(self._starts, first) - 1
+        if at < 0 or end > self._files[at][1]:
+            return
         begin = -(-first // page) * page
         if end - begin >= page:
-            advise(ctypes.c_void_p(begin), ctypes.c_size_t((end - begin) // page * page), ctypes.c_int(_PAGEOUT))
+            size = ctypes.c_size_t((end - begin) // page * page)
+            self._advise(ctypes.c_void_p(begin), size, ctypes.c_int(_PAGEOUT))
 
 
 def _mapped_files() -> list[tuple[int, int]]:
