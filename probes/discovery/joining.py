@@ -17,8 +17,9 @@ _NOTHING = object()
 def joined(start: Any, ends: Sequence[Any]) -> Any:
     """One value of what became of another in several places, their additions in the order given.
 
-    Dictionaries have what any of them added, and lists too, one behind the other; of anything else one place alone may
-    have made something new. So a part keeps what it finds under a side by the side, or in a list.
+    Dictionaries have what any of them added and none took out; lists what each added, one behind the other; of anything
+    else one place alone may have made something new. So a part keeps what it finds under a side by the side, or in a
+    list.
 
     Args:
         start: What they began with: plain values, arrays, tables and dataclasses, as a discovery keeps them.
@@ -37,7 +38,8 @@ def joined(start: Any, ends: Sequence[Any]) -> Any:
     first = made[0]
     if isinstance(first, dict):
         begun = {} if start is _NOTHING else start
-        keys = dict.fromkeys((*begun, *(key for end in made for key in end)))
+        gone = {key for end in made for key in begun if key not in end}
+        keys = dict.fromkeys(key for one in (begun, *made) for key in one if key not in gone)
         return {key: joined(begun.get(key, _NOTHING), [end[key] for end in made if key in end]) for key in keys}
     if isinstance(first, list):
         before = [] if start is _NOTHING else start

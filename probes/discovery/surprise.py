@@ -28,26 +28,25 @@ _FEWEST = 3
 class Surprises:
     """Of every reading and side, the scores of all tokens on both halves. Memory: 8 bytes a token for each.
 
-    Of other draws than shams, which all come behind these (`sides_of`), the words alone are kept.
+    Other draws than shams all come behind these (`sides_of`): with the first of them what shams usually score is
+    settled, and of all sides the words alone are kept.
     """
 
     part: str
     of: dict[str, dict[Side, Halves]] = field(default_factory=dict)
-    words: dict[str, dict[Side, Words]] = field(default_factory=dict)
     settled: dict[str, tuple[Halves, Halves]] = field(default_factory=dict)  # of all shams, once they are seen
+    words: dict[str, dict[Side, Words]] = field(default_factory=dict)
+    intervals: dict[str, tuple[Floats, Floats, Floats]] = field(default_factory=dict)  # of the tuned model's words
     without: dict[str, Float[Tensor, "groups vocab"]] = field(default_factory=dict)  # of the tuned model
 
     def put(self, reading: str, side: Side, choose: Tensor, measure: Tensor) -> None:
         """A side's scores, (vocab,), on either half."""
         scores = torch.stack([choose, measure])
-        if not side.is_null or side.name == SHAM:
+        if side.is_null and side.name != SHAM:
+            mean, spread = self.usual(reading)
+            self.words[reading][side] = Words.of(*((scores - mean) / spread).double().numpy())
+        else:
             self.of.setdefault(reading, {})[side] = scores
-            return
-        if reading not in self.settled:
-            shams = [own for name, own in self.of.get(reading, {}).items() if name.name == SHAM]
-            self.settled[reading] = usual_of(shams)
-        mean, spread = self.settled[reading]
-        self.words.setdefault(reading, {})[side] = Words.of(*((scores - mean) / spread).double().numpy())
 
     def put_without(self, reading: str, scores: Sequence[Tensor]) -> None:
         """The tuned model's scores on the half that measures, without one group of its texts each."""
@@ -56,31 +55,34 @@ class Surprises:
 
     def lists(self) -> tuple[WordLists, dict[str, tuple[Floats, Floats, Floats]]]:
         """Every side's words, and intervals of the tuned model's over texts."""
-        lists, intervals = WordLists(self.part), {}
-        for reading, scores in self.of.items():
-            usual = Leaving({side: own for side, own in scores.items() if side.name == SHAM})
-            for side, own in scores.items():
-                mean, spread = usual.out(side)
-                choose, measure = ((own - mean) / spread).double().numpy()
-                words = Words.of(choose, measure)
-                lists.put(reading, side, words)
-                if side.name == TUNED and reading in self.without:
-                    left = (self.without[reading] - mean[1]) / spread[1]
-                    ids = words.token_ids
-                    intervals[reading] = jackknifed(words.measured, list(left.double().numpy()[:, ids]))
-            lists.of[reading] |= self.words.get(reading, {})
-        return lists, intervals
+        for reading in list(self.of):
+            self.usual(reading)
+        return WordLists(self.part, {reading: dict(words) for reading, words in self.words.items()}), self.intervals
 
-    def usual(self, reading: str, side: Side) -> tuple[Halves, Halves]:
-        """Of every token, mean and spread of its scores under the shams, of others where the side is one."""
-        return Leaving({name: own for name, own in self.of[reading].items() if name.name == SHAM}).out(side)
+    def usual(self, reading: str) -> tuple[Halves, Halves]:
+        """Of every token, mean and spread of its scores under the shams: no further one is seen."""
+        if reading not in self.settled:
+            scores = self.of.pop(reading, {})
+            usual = Leaving({side: own for side, own in scores.items() if side.name == SHAM})
+            self.settled[reading] = usual.of_all
+            self.words[reading] = {side: self._listed(reading, side, own, usual) for side, own in scores.items()}
+        return self.settled[reading]
+
+    def _listed(self, reading: str, side: Side, scores: Halves, usual: Leaving) -> Words:
+        """A side's words, each sham's against the others."""
+        mean, spread = usual.out(side)
+        words = Words.of(*((scores - mean) / spread).double().numpy())
+        if side.name == TUNED and reading in self.without:
+            left = (self.without.pop(reading) - mean[1]) / spread[1]
+            self.intervals[reading] = jackknifed(words.measured, list(left.double().numpy()[:, words.token_ids]))
+        return words
 
 
 class Leaving:
     """`usual_of` shams without one of them, for one after another: sums over all of them are made once."""
 
     def __init__(self, shams: Mapping[Side, Halves]) -> None:
-        self._shams, self._all = shams, usual_of(list(shams.values()))
+        self._shams, self.of_all = shams, usual_of(list(shams.values()))
         scores = torch.stack(list(shams.values())).double() if shams else torch.zeros(1, 2, 1)
         self._middle = scores.mean(0)
         self._squares = (scores - self._middle).square_().sum(0)
@@ -89,7 +91,7 @@ class Leaving:
         """Without this one, where it is one of them."""
         n = len(self._shams)
         if side not in self._shams:
-            return self._all
+            return self.of_all
         if n - 1 < _FEWEST:
             return usual_of([own for name, own in self._shams.items() if name != side])
         apart = self._shams[side] - self._middle

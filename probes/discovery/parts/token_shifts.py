@@ -86,7 +86,7 @@ class TokenShifts(Part):
         for reading, lists in self.lists.of.items():
             ids, own = lists[Side(TUNED)].token_ids, by_group[:, READINGS.index(reading.removesuffix(UNUSUAL))]
             if reading.endswith(UNUSUAL):
-                mean, spread = (of[MEASURE].double().numpy() for of in self.scores.usual(reading, Side(TUNED)))
+                mean, spread = (of[MEASURE].double().numpy() for of in self.scores.usual(reading))
                 own = (own - mean) / spread
             mean, lo, hi, *_ = mean_interval(own[:, ids])
             intervals[reading] = mean, lo, hi
