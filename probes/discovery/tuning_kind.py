@@ -28,7 +28,7 @@ _DIRECTIONS: dict[str, dict[str, Any]] = {
     "spectra": {},
 }
 #: Of so many blocks, evenly chosen, matrices are decomposed.
-_BLOCKS = 4
+_BLOCKS = 6
 #: Sources, by what they measured.
 _SPARSE, _PRINCIPAL, _NARROW, _LORA = "arXiv 2505.11711", "arXiv 2511.08567", "arXiv 2510.13900", "arXiv 2106.09685"
 #: The share of entries that seven algorithms of reinforcement learning changed.
