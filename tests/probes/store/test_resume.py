@@ -119,7 +119,7 @@ def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[s
 
 
 def test_killed_in_every_stage(suite: Path, paged: probes.Run, tmp_path: Path) -> None:
-    """One run, killed again and again: each call goes on where the one before it was killed, and makes nothing twice."""
+    """One run, killed again and again: each call goes on where the one before was killed."""
     out = tmp_path / "place" / "run"
     out.parent.mkdir()
     points = {  # where it is killed, and the first counts that the next call tells
