@@ -56,7 +56,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory, _small_shards: None) -> Path
     directory = tmp_path_factory.mktemp("pair")
     quick = {"methods": ["graft"], "controls": [], "curves": False}
     pair = (MODELS / "base", MODELS / "medical") if FULL else build_pair(directory)
-    return write_suite(directory, *pair, batch_size=2, bootstrap=5, noise_floor=False, attribute=quick)
+    measure = ["gates", "changes", "behaviour"]
+    return write_suite(directory, *pair, measure=measure, batch_size=2, bootstrap=5, noise_floor=False, attribute=quick)
 
 
 @pytest.fixture(scope="module")

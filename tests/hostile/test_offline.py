@@ -1,4 +1,7 @@
-"""Neither importing nor a run of local paths asks anything of the network, and nothing tells anybody of its use."""
+"""Neither importing nor a run of local paths asks anything of the network, and nothing tells anybody of its use.
+
+Nor does importing change anything of the caller's.
+"""
 
 import os
 import subprocess
@@ -21,6 +24,18 @@ def watch(event, args):
             raise OSError("no network")
 
 sys.addaudithook(watch)
+from huggingface_hub import constants
+
+def state():  # but for what torch sets for itself
+    return {name: os.environ[name] for name in os.environ if name[:3] not in ("TOR", "KMP")}, dict(vars(constants))
+
+before = state()
+import probes, tv
+
+tv.open_checkpoint, probes.run
+if state() != before:
+    os.write(2, b"CHANGED\\n")
+
 import tv.cli
 from probes.cli import main
 
@@ -35,7 +50,10 @@ for suite in (there, elsewhere):
 
 
 def test_neither_imports_nor_a_run_of_local_paths_need_the_network(tmp_path: Path) -> None:
-    """Nothing is asked for before the second suite, whose base is to come from the hub: the watch notices that."""
+    """Nothing is asked for before the second suite, whose base is to come from the hub: the watch notices that.
+
+    Importing leaves the environment and the hub library's switches as they are: those are for the console scripts.
+    """
     (tmp_path / "there").mkdir()
     (tmp_path / "elsewhere").mkdir()
     suites = (
@@ -46,7 +64,8 @@ def test_neither_imports_nor_a_run_of_local_paths_need_the_network(tmp_path: Pat
     call = [sys.executable, "-c", _WATCHED, "--force", "--out", *map(str, (tmp_path / "run", *suites))]
     ended = subprocess.run(call, env=online, capture_output=True, text=True, check=False, timeout=300)
     here, _, hub = ended.stderr.partition("STATUS 0\n")
-    assert "NETWORK" not in here and "NETWORK socket.getaddrinfo" in hub and "STATUS 2" in hub, ended.stderr
+    assert "CHANGED" not in here and "NETWORK" not in here, ended.stderr
+    assert "NETWORK socket.getaddrinfo" in hub and "STATUS 2" in hub, ended.stderr
     assert (tmp_path / "run" / "report.html").exists()
 
 

@@ -69,16 +69,6 @@ def test_an_imported_module_is_the_module(package: ModuleType) -> None:
         assert getattr(sys.modules[folder], leaf) is sys.modules[name]
 
 
-def test_importing_leaves_the_caller_alone() -> None:
-    """Neither the environment nor the hub library's switches change: that is for the console scripts."""
-    program = (
-        "import os\nfrom huggingface_hub import constants\nbefore = dict(os.environ), dict(vars(constants))\n"
-        "import probes, tv\ntv.open_checkpoint, probes.run\n"
-        "assert before == (dict(os.environ), dict(vars(constants)))"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
 def test_help_and_bad_usage_and_completion_load_nothing_heavy() -> None:
     lines = "tv --help;tv ssa --help;tv ssa;probes --help;probes run --help;probes run --fast"
     done = subprocess.run([sys.executable, "-c", PROGRAM, lines, HEAVY], capture_output=True, text=True, check=False)

@@ -23,7 +23,8 @@ Paths = tuple[Path, Path, Path]  # folder, base, tuned
 
 
 def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=50)
+    quick = {"measure": ["gates", "behaviour"], "noise_floor": False, "bootstrap": 20}
+    suite = write_suite(tmp_path, *build_pair(tmp_path), **quick)
     out = tmp_path / "run"
     code, stdout, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out)
     assert code == 0 and str(out / "report.html") in stdout.replace("\n", "")
@@ -46,7 +47,8 @@ def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_stages_by_and_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=50)
+    quick = {"measure": ["gates", "behaviour"], "noise_floor": False, "bootstrap": 20}
+    suite = write_suite(tmp_path, *build_pair(tmp_path), **quick)
     words = ("run", suite, "--out", tmp_path / "run", "--json")
     code, stdout, _ = call(monkeypatch, capsys, main, *words, "--stages", "weights,capture")
     assert code == 0 and "a run with the stages weights, capture" in stdout

@@ -24,19 +24,44 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return probes.run(suite, out=folder / "run").path / "report.html"
 
 
+class Opened:
+    """The page, opened from disk, at 1280 pixels; it must not have complained, nor asked for anything."""
+
+    def __init__(self, browser: Any, report: Path) -> None:
+        self.report, self.page = report, browser.new_page(viewport={"width": 1280, "height": 900})
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda told: self.said.append(told.text) if told.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(report.as_uri())
+
+    def require_quiet(self) -> None:
+        assert self.said == []
+        assert [url for url in self.asked if not url.startswith(("blob:", "data:"))] == [self.report.as_uri()]
+
+
 @pytest.fixture
 def page(browser: Any, report: Path) -> Iterator[Any]:
-    """The page, opened from disk, at 1280 pixels; it must not have complained, nor asked for anything."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    said: list[str] = []
-    asked: list[str] = []
-    opened.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.goto(report.as_uri())
+    """The page as it is when it has just been opened."""
+    opened = Opened(browser, report)
+    yield opened.page
+    opened.require_quiet()
+    opened.page.close()
+
+
+@pytest.fixture(scope="module")
+def used(browser: Any, report: Path) -> Iterator[Opened]:
+    opened = Opened(browser, report)
     yield opened
-    assert said == [] and [url for url in asked if not url.startswith(("blob:", "data:"))] == [report.as_uri()]
-    opened.close()
+    opened.page.close()
+
+
+@pytest.fixture
+def shared(used: Opened) -> Iterator[Any]:
+    """A page on which other tests may have drawn and chosen before: what is looked at must not depend on it."""
+    yield used.page
+    used.require_quiet()
 
 
 def test_every_figure_is_drawn_when_it_comes_into_view(page: Any) -> None:
@@ -64,33 +89,33 @@ def test_on_a_phone_sections_open_one_by_one(browser: Any, report: Path) -> None
     phone.close()
 
 
-def test_what_prompts_say_is_text(page: Any) -> None:
-    assert page.evaluate("window.harmed") is None
-    shown = page.locator("body").inner_text()
-    assert all(text in shown for text in HOSTILE) and not page.locator("main img, main script").count()
+def test_what_prompts_say_is_text(shared: Any) -> None:
+    assert shared.evaluate("window.harmed") is None
+    shown = shared.locator("body").inner_text()
+    assert all(text in shown for text in HOSTILE) and not shared.locator("main img, main script").count()
 
 
-def test_choices_switch_the_figures(page: Any) -> None:
-    panel = page.locator(".panel", has_text="SSA beside its null").first
-    drawn(page, panel.locator(".plot").first.get_attribute("id"))
+def test_choices_switch_the_figures(shared: Any) -> None:
+    panel = shared.locator(".panel", has_text="SSA beside its null").first
+    drawn(shared, panel.locator(".plot").first.get_attribute("id"))
     before = panel.locator(".plot").first.inner_text()
     panel.locator("select[data-switch]").select_option(index=2)
     assert panel.locator(".plot").first.inner_text() != before
-    form = page.locator("form[data-link]")
+    form = shared.locator("form[data-link]")
     form.locator("select[name=x]").select_option("kappa_left")
-    drawn(page, "m0-scatter")
-    assert "κ" in page.locator("#m0-scatter .xtitle").text_content()
+    drawn(shared, "m0-scatter")
+    assert "κ" in shared.locator("#m0-scatter .xtitle").text_content()
 
 
-def test_a_prompt_leads_to_its_map_and_prompts_can_be_looked_for(page: Any) -> None:
-    table, form = page.locator("#m0-prompt-table"), page.locator("form[data-prompts]")
+def test_a_prompt_leads_to_its_map_and_prompts_can_be_looked_for(shared: Any) -> None:
+    table, form = shared.locator("#m0-prompt-table"), shared.locator("form[data-prompts]")
     rows = table.locator("tbody tr")
     last = rows.last
-    before = drawn(page, "m0-prompt-relative_change").inner_text()
+    before = drawn(shared, "m0-prompt-relative_change").inner_text()
     last.locator("button[data-map]").click()
-    chosen = page.locator("#m0-prompt-maps select option:checked").inner_text()
+    chosen = shared.locator("#m0-prompt-maps select option:checked").inner_text()
     assert chosen == last.locator("th code").inner_text()
-    assert page.locator("#m0-prompt-relative_change").inner_text() != before
+    assert shared.locator("#m0-prompt-relative_change").inner_text() != before
     form.locator("input[name=text]").fill(HOSTILE[2])
     assert table.locator("tbody tr:visible").count() == 1 and form.locator("output").inner_text().startswith("1 of ")
     form.locator("input[name=text]").fill("")
@@ -99,46 +124,46 @@ def test_a_prompt_leads_to_its_map_and_prompts_can_be_looked_for(page: Any) -> N
     assert len({colour.rsplit(",", 1)[0] for colour in colours}) == 2  # towards the target, and away from it
 
 
-def test_numbers_and_pictures_can_be_saved(page: Any, report: Path, tmp_path: Path) -> None:
+def test_numbers_and_pictures_can_be_saved(shared: Any, report: Path, tmp_path: Path) -> None:
     assert (
-        page.locator("[data-save=png]").count()
-        == page.locator("[data-save=csv]").count()
-        == page.locator(".plot").count()
+        shared.locator("[data-save=png]").count()
+        == shared.locator("[data-save=csv]").count()
+        == shared.locator(".plot").count()
     )
-    with page.expect_download() as told:
-        page.locator("[data-save=csv][data-of=m0-norm]").click()
+    with shared.expect_download() as told:
+        shared.locator("[data-save=csv][data-of=m0-norm]").click()
     told.value.save_as(tmp_path / "norm.csv")
     with open(tmp_path / "norm.csv", encoding="utf-8", newline="") as file:
         found = {(row["y"], row["x"]): row["value"] for row in csv.DictReader(file)}
     weights = probes.load(report.parent).df("weights", where=[("head", "==", -1)]).set_index(["layer", "module"])
     assert float(found["1", "gate"]) == pytest.approx(float(weights.relative_norm[1, "gate"]), rel=1e-4)
-    with page.expect_download() as told:
-        page.locator("[data-save=csv][data-of=m0-flips]").click()
+    with shared.expect_download() as told:
+        shared.locator("[data-save=csv][data-of=m0-flips]").click()
     told.value.save_as(tmp_path / "flips.csv")
     text = (tmp_path / "flips.csv").read_text(encoding="utf-8")
     assert '"\'=1+1"' in text and not re.search(r'(^|,)"?=', text, re.MULTILINE)
-    with page.expect_download() as told:
-        page.locator("[data-save=png][data-of=m0-flips]").click()
+    with shared.expect_download() as told:
+        shared.locator("[data-save=png][data-of=m0-flips]").click()
     told.value.save_as(tmp_path / "flips.png")
     assert (tmp_path / "flips.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_light_and_dark(page: Any) -> None:
+def test_light_and_dark(shared: Any) -> None:
     def colours() -> list[str]:
-        return page.evaluate(
+        return shared.evaluate(
             "[getComputedStyle(document.body).color, document.querySelector('#m0-flips .xtick text').style.fill]"
         )
 
-    drawn(page, "m0-flips")
+    drawn(shared, "m0-flips")
     light = colours()
-    page.locator("#theme").focus()
-    page.keyboard.press("Enter")
+    shared.locator("#theme").focus()
+    shared.keyboard.press("Enter")
     dark = colours()
     assert light[0] == light[1] and dark[0] == dark[1] != light[0]
 
 
-def test_a_narrow_screen_scrolls_only_down(page: Any, fits: Callable[[Any, int], bool]) -> None:
-    assert fits(page, 390)
+def test_a_narrow_screen_scrolls_only_down(shared: Any, fits: Callable[[Any, int], bool]) -> None:
+    assert fits(shared, 390)
 
 
 def test_the_keyboard_reaches_the_controls(page: Any) -> None:

@@ -71,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     other.save_pretrained(folder / "other")
     build_tokenizer().save_pretrained(folder / "other")
     suite = write_suite(
-        folder, base, tuned, tuned={"moved": str(tuned), "other": str(folder / "other")}, bootstrap=50, **EVERY
+        folder, base, tuned, tuned={"moved": str(tuned), "other": str(folder / "other")}, bootstrap=20, **EVERY
     )
     hostile = {"id": "</script>", "text": HOSTILE, "domain": "<b>bold</b>", "target": " <i>", "foil": " &amp;"}
     write_prompts(folder / "prompts.jsonl", [*PROMPTS, hostile])
@@ -205,7 +205,7 @@ def test_experiments_that_lie_in_the_run_are_shown(run: probes.Run, tmp_path: Pa
     assert figures_of["m0-addition-1"][0]["data"][0]["y"] == ["moved + other"] and HOSTILE not in page
     (folder / "negation.parquet").write_bytes(b"PAR1 not a table PAR1")
     with pytest.raises(probes.RunError, match=r"negation\.parquet: not the table of an experiment"):
-        probes.report(run, to=tmp_path / "r.html")
+        probes.report(_lacking(run), to=tmp_path / "r.html")
     shutil.rmtree(run.path / "experiments")
 
 

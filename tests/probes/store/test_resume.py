@@ -82,8 +82,13 @@ def _die() -> None:
 def _run_until(
     suite: Path, out: Path, point: tuple[str, int], force: bool = False, stages: Sequence[str] | None = NO_REPORT
 ) -> None:
+    """Killed once a stage has told this count; the first count of each stage is written to `told` beside the run."""
+    first: dict[str, int] = {}
+
     def stage(name: str, done: int, total: int, label: str) -> None:
+        first.setdefault(name, done)
         if (name, done) == point:
+            (out.parent.parent / "told").write_text(json.dumps(first))
             _die()
 
     probes.run(suite, out=out, compute=Compute(progress=stage), force=force, stages=stages)
@@ -113,29 +118,30 @@ def _resumed(suite: Path, out: Path, **options: Any) -> tuple[probes.Run, dict[s
     return run, told
 
 
-@pytest.mark.parametrize(
-    ("point", "first"),
-    [
-        (("weights moved", 9), {"weights moved": 9, "capture moved": 0}),
-        (("capture moved", 2), {"capture moved": 0}),
-        (("attribute moved", 8), {"capture moved": 6, "attribute moved": 8}),
-        (("link", 1), {"capture moved": 6, "link": 0}),
-        (("report", 1), {"capture moved": 6, "link": 0}),
-    ],
-)
-def test_killed_in_any_stage(
-    point: tuple[str, int], first: dict[str, int], suite: Path, paged: probes.Run, whole: probes.Run, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    expected, stages = (paged, None) if point[0] == "report" else (whole, NO_REPORT)
-    _killed(_run_until, suite, out, point, False, stages)
-    assert os.listdir(tmp_path) == ["run.partial"]
-    run, told = _resumed(suite, out, stages=stages)
-    assert first.items() <= told.items()
-    assert ("weights moved" in told) == (point[0] == "weights moved")
-    assert ("attribute moved" in told) == (point[0] in ("weights moved", "capture moved", "attribute moved"))
-    assert os.listdir(tmp_path) == ["run"]
-    _require_equal(run, expected)
+def test_killed_in_every_stage(suite: Path, paged: probes.Run, tmp_path: Path) -> None:
+    """One run, killed again and again: each call goes on where the one before was killed."""
+    out = tmp_path / "place" / "run"
+    out.parent.mkdir()
+    points = {  # where it is killed, and the first counts that the next call tells
+        ("weights moved", 9): {"weights moved": 9, "capture moved": 0},
+        ("capture moved", 2): {"capture moved": 0},
+        ("capture moved", 4): {"capture moved": 2},
+        ("attribute moved", 8): {"capture moved": 6, "attribute moved": 8},
+        ("link", 1): {"capture moved": 6, "link": 0},
+        ("report", 1): {"capture moved": 6, "link": 0},
+    }
+    told: list[dict[str, int]] = []
+    for point in points:
+        _killed(_run_until, suite, out, point, False, None)
+        assert os.listdir(out.parent) == ["run.partial"]
+        told.append(json.loads((tmp_path / "told").read_text()))
+    run, last = _resumed(suite, out, stages=None)
+    for ((stage, _), first), again in zip(points.items(), [*told[1:], last], strict=True):
+        assert first.items() <= again.items()
+        assert ("weights moved" in again) == (stage == "weights moved")
+        assert "attribute moved" not in again or stage in ("weights moved", "capture moved", "attribute moved")
+    assert os.listdir(out.parent) == ["run"]
+    _require_equal(run, paged)
 
 
 @pytest.mark.parametrize("number", [20, 0])
@@ -176,14 +182,6 @@ def test_another_tokenizer_is_another_run(suite: Path, whole: probes.Run, tmp_pa
             probes.run(suite, out=out, stages=NO_REPORT)
     finally:
         (base / "tokenizer.json").write_bytes(kept)
-
-
-def test_killed_twice(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
-    for prompts in (4, 6):
-        _killed(_run_until, suite, tmp_path / "run", ("capture moved", prompts))
-    run, told = _resumed(suite, tmp_path / "run")
-    assert told["capture moved"] == 4
-    _require_equal(run, whole)
 
 
 def test_killed_while_it_takes_the_place_of_an_older_run(suite: Path, whole: probes.Run, tmp_path: Path) -> None:
@@ -239,20 +237,20 @@ def test_a_full_disk_keeps_what_is_done(suite: Path, tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(RunError, match="No space left"):
-            probes.run(suite, out=tmp_path / "run", stages=NO_REPORT)
-    assert _resumed(suite, tmp_path / "run")[1]["capture moved"] == 4
+            probes.run(suite, out=tmp_path / "run", stages=["capture"])
+    assert _resumed(suite, tmp_path / "run", stages=["capture"])[1]["capture moved"] == 4
 
 
 def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, "llama")
     out = tmp_path / "run"
     suite = write_suite(tmp_path, base, tuned, **QUICK)
-    _killed(_run_until, suite, out, ("capture moved", 6))
+    _killed(_run_until, suite, out, ("capture moved", 6), False, ["capture"])
     partial = sorted((tmp_path / "run.partial").rglob("*"))
 
     def refused(match: str, **changes: Any) -> None:
         with pytest.raises(RunError, match=match) as caught:
-            probes.run(suite, out=out, stages=NO_REPORT, **changes)
+            probes.run(suite, out=out, stages=["capture"], **changes)
         assert "\n" not in str(caught.value) and "--force" in str(caught.value)
         assert sorted((tmp_path / "run.partial").rglob("*")) == partial
 
@@ -274,7 +272,7 @@ def test_what_changed_is_named_and_force_starts_anew(tmp_path: Path) -> None:
         patch.setattr("probes.job.identity.SCHEMA_VERSION", 99)
         refused(f"schema_version was {SCHEMA_VERSION} and is 99")
     write_suite(tmp_path, base, tuned, **QUICK | {"positions": "last"})
-    run, told = _resumed(suite, out, force=True)
+    run, told = _resumed(suite, out, force=True, stages=["capture"])
     assert told["capture moved"] == 0 and len(run["tokens"]) == len(PROMPTS)
 
 

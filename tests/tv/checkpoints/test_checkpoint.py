@@ -34,7 +34,8 @@ def _shard(path: Path, size: str = "20KB") -> None:
 
 
 def test_sharded_equals_single(pair: tuple[Path, Path]) -> None:
-    single = {name: tv.open_checkpoint(pair[0]).tensor(name) for name in tv.open_checkpoint(pair[0]).names}
+    whole = tv.open_checkpoint(pair[0])
+    single = {name: whole.tensor(name) for name in whole.names}
     _shard(pair[0])
     sharded = tv.open_checkpoint(pair[0])
     assert set(sharded.names) == set(single)
@@ -44,7 +45,8 @@ def test_sharded_equals_single(pair: tuple[Path, Path]) -> None:
 def test_older_names_are_the_models_own(tmp_path: Path) -> None:
     """Without the base model's prefix, and with a buffer that today's model does not keep."""
     base, _ = build_pair(tmp_path, "gpt2")
-    expected = {name: tv.open_checkpoint(base).tensor(name) for name in tv.open_checkpoint(base).names}
+    own = tv.open_checkpoint(base)
+    expected = {name: own.tensor(name) for name in own.names}
     tensors = load_file(base / "model.safetensors")
     older = {name.removeprefix("transformer."): value for name, value in tensors.items()}
     save_file(older | {"h.0.attn.bias": torch.ones(1, 1, 64, 64)}, base / "model.safetensors")

@@ -19,14 +19,14 @@ from tv.measures.subspaces import Change
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
     weights, alignment = tv.measured(base, tuned, ("weights", "alignment"), (0.05,)).values()
-    architecture = tv.open_checkpoint(base).architecture
-    modules = architecture.modules
+    checkpoint = tv.open_checkpoint(base)
+    modules = checkpoint.architecture.modules
     others = weights[weights.kind.isin(["vector", "group"])]
-    assert others.module.tolist() == [module.name for module in architecture.others]
+    assert others.module.tolist() == [module.name for module in checkpoint.architecture.others]
     whole = weights[(weights["head"] == -1) & ~weights.kind.isin(["bias", "vector", "group"])]
     places = zip(whole.layer, whole.module, whole.expert, strict=True)
     assert list(places) == [(m.layer, m.name, m.expert) for m in modules]
-    biases = {f"{m.layer} {m.name}_bias" for m in modules if f"{m.path}.bias" in tv.open_checkpoint(base).names}
+    biases = {f"{m.layer} {m.name}_bias" for m in modules if f"{m.path}.bias" in checkpoint.names}
     rows = weights[weights.kind == "bias"]
     assert set(rows.layer.astype(str) + " " + rows.module) == biases
     assert np.allclose(whole.relative_norm[~whole.module.str.endswith("norm")], 0.02, rtol=0.5)

@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +13,12 @@ import torch
 
 import tv
 from tests.pairs import build_pair
+from tests.tv.runtime.power import Power
 from tv.errors import CheckpointError, InputError
 from tv.runtime import scheduler, workers
 from tv.runtime.compute import Compute
 from tv.runtime.scheduler import ATTEMPTS, finished, ordered
 from tv.runtime.workers import Done, ray_cluster
-
-
-@dataclass(frozen=True)
-class Power:
-    """A picklable piece of work; item 0 is bad input, and item 13 kills who does it for the first time."""
-
-    exponent: int
-    killed: Path | None = None
-
-    def __call__(self, item: int) -> tuple[int, int, int]:
-        if item == 0:
-            raise CheckpointError("item 0: no such thing; leave it out")
-        if item == -1:
-            raise ZeroDivisionError("here")
-        if item == 13 and self.killed is not None and not self.killed.exists():
-            self.killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return item**self.exponent, os.getpid(), torch.get_num_threads()
 
 
 def always(work: Any) -> Callable[[str], Any]:
