@@ -7,7 +7,8 @@ CPU seconds (user and system), wall seconds, the peak of the resident memory, an
 - the bound on the peak: imports + 2.5 × the largest layer of both models + what a batch's activations take
 - the CPU seconds of `whole` over those of `stream`
 
-With `--limit-gib` a line says whether the streamed peak, mapped files included, is below it.
+With `--limit-gib` the streamed process runs under it from before its imports: the system refuses private, writable
+memory beyond it (RLIMIT_DATA). A line says whether its resident peak, pages of mapped files included, was below it too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from results import add_option, ratio, report
+from results import add_option, allowed, ratio, report
 
 PEAK = 2.5
 _NAMES = {"135M": "SmolLM2-135M's shape", "0.5B": "Qwen2-0.5B's shape", "3B": "a 3B shape"}
@@ -40,15 +41,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3, help="of both sides in turn; 0: streamed alone, once")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit-gib", type=float, help="that the streamed process may reach")
+    parser.add_argument("--limit-gib", type=float, help="of private memory, enforced while the pair is streamed")
     parser.add_argument("--keep", action="store_true", help="leave the pair where it is")
     add_option(parser)
     parser.add_argument("--side", choices=("stream", "whole"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
+        if options.limit_gib and options.side == "stream":
+            _limit(round(options.limit_gib * 2**30))
         print(json.dumps(_measure(options)))
         return
-    _write_pair(options)
+    from random_pair import QWEN2_05B, SHAPE_3B, SMOLLM2_135M, write_pair
+
+    shapes = {"135M": SMOLLM2_135M, "0.5B": QWEN2_05B, "3B": SHAPE_3B}
+    if not (options.directory / "tuned" / "config.json").is_file():
+        write_pair(options.directory, shapes[options.shape], threads=options.threads)
     found: dict[str, list[dict[str, float]]] = {"stream": [], "whole": []}
     for i in range(max(options.rounds, 1)):
         for side in found if options.rounds else ("stream",):
@@ -57,10 +64,19 @@ def main() -> None:
     _tell(found, options)
     if options.limit_gib:
         peak = max(row["peak"] for row in found["stream"]) / 1024
-        print(f"peak {peak:.2f} GiB: {'within' if peak <= options.limit_gib else 'OVER'} {options.limit_gib} GiB")
+        verdict = "within" if peak <= options.limit_gib else "OVER"
+        print(
+            f"done under a limit of {options.limit_gib} GiB of private memory; resident peak {peak:.2f} GiB: {verdict}"
+        )
     if not options.keep:
         for file in (*options.directory.glob("*/*"),):
             file.unlink()
+
+
+def _limit(n_bytes: int) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
 
 
 def _tell(found: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
@@ -82,6 +98,9 @@ def _tell(found: dict[str, list[dict[str, float]]], options: argparse.Namespace)
         ratios.append(ratio(what, ("in memory", whole), ("layer by layer", stream)))
         same = {row["digest"] for rows in found.values() for row in rows}
         print("the same tables" if len(same) == 1 else "OTHER TABLES")
+    if options.limit_gib:
+        what = f"capture layer by layer, {_NAMES[options.shape]}, resident peak under an enforced limit"
+        ratios.append(allowed(what, 1024 * options.limit_gib, "MiB", peaks))
     report(ratios, options.json)
 
 
@@ -89,42 +108,6 @@ def _in_process(side: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
     found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return found
-
-
-def _write_pair(options: argparse.Namespace) -> None:
-    """A base of normal numbers, and the same with every parameter moved a little, one file a layer."""
-    import torch
-    from random_pair import QWEN2_05B, SMOLLM2_135M, Shape, config_of, word_tokenizer
-    from safetensors.torch import save_file
-
-    from tv.architecture.resolve import skeleton
-
-    shapes = {"135M": SMOLLM2_135M, "0.5B": QWEN2_05B, "3B": Shape(3072, 8192, 28, 24, 8, 128256, True)}
-    shape = shapes[options.shape]
-    if (options.directory / "tuned" / "config.json").is_file():
-        return
-    config = config_of(shape)
-    groups: dict[str, dict[str, torch.Size]] = {}
-    for name, value in skeleton(config).named_parameters():
-        groups.setdefault(".".join(name.split(".")[:3]), {})[name] = value.shape
-    torch.set_num_threads(options.threads)
-    generator = torch.Generator().manual_seed(0)
-    for i, sizes in enumerate(groups.values()):
-        base, tuned = {}, {}
-        for name, size in sizes.items():
-            value = torch.randn(size, generator=generator).mul_(0.02).add_(float(name.endswith("norm.weight")))
-            base[name] = value.bfloat16()
-            tuned[name] = value.add_(torch.randn(size, generator=generator), alpha=0.0004).bfloat16()
-        for side, tensors in (("base", base), ("tuned", tuned)):
-            (options.directory / side).mkdir(parents=True, exist_ok=True)
-            save_file(tensors, options.directory / side / f"model-{i:05d}.safetensors", {"format": "pt"})
-    tokenizer = word_tokenizer(shape.vocab)
-    where = {name: f"model-{i:05d}.safetensors" for i, sizes in enumerate(groups.values()) for name in sizes}
-    for side in ("base", "tuned"):
-        tokenizer.save_pretrained(options.directory / side)
-        index = json.dumps({"metadata": {}, "weight_map": where})
-        (options.directory / side / "model.safetensors.index.json").write_text(index, encoding="utf-8")
-        config.save_pretrained(options.directory / side)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:

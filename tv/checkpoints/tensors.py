@@ -1,11 +1,13 @@
 """Tensors of safetensors files: every header checked first, then one tensor, or one slice of it, at a time.
 
-Files are memory-mapped and nothing is unpickled. Reading the headers detects a truncated shard, before any work.
+A large tensor is mapped from its own place in the file, so that what is held is what was asked for, not the whole file.
+Nothing is unpickled. Reading the headers detects a truncated shard, before any work.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import struct
 from collections import Counter
@@ -17,7 +19,6 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tv.errors import CheckpointError, first_line
@@ -28,7 +29,13 @@ _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 #: What torch's Hugging Face storage writer calls its files.
 _RANK = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _SAMPLED_BYTES = 4096
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "BOOL": torch.bool},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "C64": torch.complex64},
+    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu},
+}
+_MAPPED = 2**22  # bytes from which a tensor is mapped, which keeps a file open; smaller ones are read
 _BAND = 256  # rows taken to float32 at a time
 
 
@@ -66,16 +73,17 @@ class Stored:
     stop: int
 
     def load(self, index: int = -1) -> Float[Tensor, "..."]:
-        """The tensor as stored, from the mapped file; with `index` ≥ 0 only that entry of its first dimension.
+        """The tensor as stored; with `index` ≥ 0 only that entry of its first dimension. Writing to it changes no file.
 
         Raises CheckpointError where it cannot be read.
         """
+        shape, start, stop = self.shape, self.start, self.stop
+        if index >= 0:
+            size = (stop - start) // shape[0]
+            shape, start, stop = shape[1:], start + index * size, start + (index + 1) * size
         try:
-            with safe_open(self.file, framework="pt") as file:
-                if index < 0:
-                    return file.get_tensor(self.name)
-                return file.get_slice(self.name)[index : index + 1].squeeze(0)
-        except (OSError, SafetensorError) as error:
+            return _values(self.file, start, stop, _DTYPES[self.dtype]).reshape(shape)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
             require_memory(error, f"{self.file}: reading {self.name!r}", RELIEF)
             raise CheckpointError(
                 f"{self.file}: tensor {self.name!r} cannot be read: {first_line(error)}; download it again"
@@ -83,7 +91,7 @@ class Stored:
 
     def entries(self, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
         """Some entries of the first dimension of a float tensor, read by their place in the file."""
-        dtype, size = _FLOATS[self.dtype], (self.stop - self.start) // self.shape[0]
+        dtype, size = _DTYPES[self.dtype], (self.stop - self.start) // self.shape[0]
         with open(self.file, "rb") as file:
             parts = []
             for index in indices:
@@ -94,6 +102,23 @@ class Stored:
     def sample(self) -> bytes:
         """The ends of its bytes, for a fingerprint."""
         return sample_of(self.file, self.start, self.stop)
+
+
+def _values(file: Path, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Numbers of a file, a private copy of them, which lie in memory as they lie in a page of the file."""
+    if start == stop:
+        return torch.empty(0, dtype=dtype)
+    page = start - start % mmap.ALLOCATIONGRANULARITY
+    with open(file, "rb", buffering=0) as handle:
+        large = stop - start >= _MAPPED
+        held = mmap.mmap(
+            handle.fileno() if large else -1, stop - page, access=mmap.ACCESS_COPY, offset=page if large else 0
+        )
+        if not large:
+            handle.seek(page)
+            if handle.readinto(held) < stop - page:
+                raise ValueError("the file ends before it")
+    return torch.frombuffer(held, dtype=dtype, offset=start - page)
 
 
 def sample_of(path: Path, start: int, stop: int) -> bytes:

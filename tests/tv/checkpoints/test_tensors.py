@@ -1,5 +1,6 @@
 """Stored tensors: whole, one slice, their difference. Damaged files are in test_checkpoint."""
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,23 @@ def test_difference_of_the_rows_in_common_and_of_views() -> None:
     after, before = torch.randn(5, 700), torch.randn(3, 700).bfloat16()
     assert torch.equal(difference(after, before), after[:3] - before.float())
     assert torch.equal(difference(before.T, after[:3].T), before.T.float() - after[:3].T)
+
+
+@pytest.mark.parametrize("n", [3, 2**21 + 1])  # read, and mapped
+def test_what_is_held_of_a_file_is_the_tensor_alone(tmp_path: Path, n: int) -> None:
+    values = {"before": torch.arange(2**21 + 3).bfloat16(), "x": torch.arange(float(n)).bfloat16()}
+    save_file({**values, "after": torch.ones(2**21)}, tmp_path / "model.safetensors")
+    stored = stored_tensors(weight_files(tmp_path))["x"]
+    held = _private()
+    loaded = stored.load()
+    assert torch.equal(loaded, values["x"])
+    assert loaded.data_ptr() % mmap.PAGESIZE == stored.start % mmap.PAGESIZE  # as where the whole file is mapped
+    assert _private() - held <= loaded.nbytes + 2 * mmap.PAGESIZE
+    loaded.zero_()
+    assert torch.equal(stored.load(), values["x"])
+
+
+def _private() -> int:
+    """Bytes of this process's private, writable memory, which a limit of it counts."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData"))
