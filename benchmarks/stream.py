@@ -1,7 +1,8 @@
-"""Capture of a pair larger than memory: `python benchmarks/stream.py [--shape 3B] [--limit-gib 5]`.
+"""A pair larger than memory: `python benchmarks/stream.py [--shape 3B] [--limit-gib 5] [--work attribution]`.
 
-A random bfloat16 pair is written, layer by layer, into `--directory`. Then the capture runs in processes of its own,
-read a layer at a time (`stream`) and in memory (`whole`, where `--rounds` is not 0), one after the other. Printed are
+A random bfloat16 pair is written, layer by layer, into `--directory`. Then the capture (or graft of every component and
+path, four nodes of it) runs in processes of its own, read a layer at a time (`stream`) and in memory (`whole`, where
+`--rounds` is not 0), one after the other. Printed are
 CPU seconds (user and system), wall seconds, the peak of the resident memory, and
 
 - the bound on the peak: imports + 2.5 × the largest layer of both models + what a batch's activations take
@@ -23,9 +24,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from results import add_option, allowed, ratio, report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from probes.capture.pair import Pair
+    from tv.prompts.encoding import Encoded
 
 PEAK = 2.5
 _NAMES = {"135M": "SmolLM2-135M's shape", "0.5B": "Qwen2-0.5B's shape", "3B": "a 3B shape"}
@@ -36,6 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=("135M", "0.5B", "3B"), default="0.5B")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "stream-pair")
+    parser.add_argument("--layers", type=int, help="fewer than the shape has")
+    parser.add_argument("--work", choices=("capture", "attribution"), default="capture")
     parser.add_argument("--dtype", default="float32", help="that the models compute in")
     parser.add_argument("--measure", default="gates,contributions,changes,behaviour")
     parser.add_argument("--prompts", type=int, default=64)
@@ -57,7 +66,7 @@ def main() -> None:
 
     shapes = {"135M": SMOLLM2_135M, "0.5B": QWEN2_05B, "3B": SHAPE_3B}
     if not (options.directory / "tuned" / "config.json").is_file():
-        write_pair(options.directory, shapes[options.shape], threads=options.threads)
+        write_pair(options.directory, shapes[options.shape].cut(options.layers), threads=options.threads)
     found: dict[str, list[dict[str, float]]] = {"stream": [], "whole": []}
     for i in range(max(options.rounds, 1)):
         for side in found if options.rounds else ("stream",):
@@ -93,15 +102,16 @@ def _tell(found: dict[str, list[dict[str, float]]], options: argparse.Namespace)
         f"{row['largest']:.0f} + {row['activations']:.0f}"
     )
     peaks = [row["peak"] for row in found["stream"]]
-    ratios = [ratio("capture layer by layer, peak memory", ("what is allowed", [bound] * len(peaks)), ("ours", peaks))]
+    work, shape = options.work, _NAMES[options.shape] + (f", {options.layers} layers" if options.layers else "")
+    ratios = [ratio(f"{work} layer by layer, peak memory", ("what is allowed", [bound] * len(peaks)), ("ours", peaks))]
     if found["whole"]:
         whole, stream = ([row["cpu"] for row in found[side]] for side in ("whole", "stream"))
-        what = f"capture, {_NAMES[options.shape]}, CPU"
+        what = f"{work}, {shape}, CPU"
         ratios.append(ratio(what, ("in memory", whole), ("layer by layer", stream)))
         same = {row["digest"] for rows in found.values() for row in rows}
         print("the same tables" if len(same) == 1 else "OTHER TABLES")
     if options.limit_gib:
-        what = f"capture layer by layer, {_NAMES[options.shape]}, resident peak under an enforced limit"
+        what = f"{work} layer by layer, {shape}, resident peak under an enforced limit"
         ratios.append(allowed(what, 1024 * options.limit_gib, "MiB", peaks))
     report(ratios, options.json)
 
@@ -135,12 +145,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     start, before = time.perf_counter(), time.process_time()
     session = pairs.session("tuned")
     loaded = time.process_time() - before
-    with tempfile.TemporaryDirectory() as folder:
-        for shard in shards(encoded, suite, "tuned", session.pair.architecture):
-            run_shard(shard, session, Path(folder) / "tables")
-        digest = hashlib.sha256()
-        for file in sorted(Path(folder).rglob("*.parquet")):
-            digest.update(file.read_bytes())
+    if options.work == "capture":
+        with tempfile.TemporaryDirectory() as folder:
+            for shard in shards(encoded, suite, "tuned", session.pair.architecture):
+                run_shard(shard, session, Path(folder) / "tables")
+            files = [file.read_bytes() for file in sorted(Path(folder).rglob("*.parquet"))]
+    else:
+        files = _attribute(session.pair, encoded, options.batch)
+    digest = hashlib.sha256(b"".join(files))
     cpu, wall = time.process_time() - before, time.perf_counter() - start
     base = session.pair.base
     width = base.dtype.itemsize
@@ -161,6 +173,25 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         "times read": read,
         "digest": digest.hexdigest(),
     }
+
+
+def _attribute(pair: Pair, encoded: Sequence[Encoded], batch: int) -> list[bytes]:
+    """Graft of every component, and path; what they found, to three digits."""
+    import numpy as np
+
+    from probes.attribution.methods.exact import graft
+    from probes.attribution.methods.path import path_effects
+    from probes.attribution.metric import metric_of
+    from probes.attribution.units import components
+    from probes.attribution.work import Work
+    from tv.prompts.encoding import batches
+
+    several = batches(encoded, batch, pair.pad_id)
+    metric = metric_of("logit_diff", pair.tuned, several)
+    (grafted,) = graft(Work(pair, metric, several, batch), components(pair.architecture))
+    path = path_effects(pair, encoded, metric, batch_size=batch, nodes=4, most_nodes=4)
+    print(f"path's gap {path.gap:.2g}, effects {np.abs(grafted.values).mean():.4g}", file=sys.stderr)
+    return [np.array([f"{value:.2e}" for value in grafted.values.ravel()]).tobytes()]
 
 
 def _peak() -> float:
