@@ -29,11 +29,13 @@ _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 #: What torch's Hugging Face storage writer calls its files.
 _RANK = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _SAMPLED_BYTES = 4096
+#: torch's names of them. Not every version of torch has all.
 _DTYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "BOOL": torch.bool},
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "C64": torch.complex64},
-    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
-    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu},
+    **{"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "C64": "complex64", "BOOL": "bool"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E8M0": "float8_e8m0fnu"},
+    **{"F8_E5M2": "float8_e5m2", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
 }
 _MAPPED = 2**22  # bytes from which a tensor is mapped, which keeps a file open; smaller ones are read
 _BAND = 256  # rows taken to float32 at a time
@@ -82,8 +84,8 @@ class Stored:
             size = (stop - start) // shape[0]
             shape, start, stop = shape[1:], start + index * size, start + (index + 1) * size
         try:
-            return _values(self.file, start, stop, _DTYPES[self.dtype]).reshape(shape)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            return _values(self.file, start, stop, self._dtype()).reshape(shape)
+        except (OSError, ValueError, RuntimeError) as error:
             require_memory(error, f"{self.file}: reading {self.name!r}", RELIEF)
             raise CheckpointError(
                 f"{self.file}: tensor {self.name!r} cannot be read: {first_line(error)}; download it again"
@@ -91,13 +93,20 @@ class Stored:
 
     def entries(self, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
         """Some entries of the first dimension of a float tensor, read by their place in the file."""
-        dtype, size = _DTYPES[self.dtype], (self.stop - self.start) // self.shape[0]
+        dtype, size = self._dtype(), (self.stop - self.start) // self.shape[0]
         with open(self.file, "rb") as file:
             parts = []
             for index in indices:
                 file.seek(self.start + index * size)
                 parts.append(torch.frombuffer(bytearray(file.read(size)), dtype=dtype).reshape(self.shape[1:]))
         return torch.stack(parts)
+
+    def _dtype(self) -> torch.dtype:
+        dtype = getattr(torch, _DTYPES.get(self.dtype, ""), None)
+        if not isinstance(dtype, torch.dtype):
+            what = f"tensor {self.name!r} is stored as {self.dtype}"
+            raise CheckpointError(f"{self.file}: {what}, which this torch does not know; use a newer one")
+        return dtype
 
     def sample(self) -> bytes:
         """The ends of its bytes, for a fingerprint."""

@@ -1,6 +1,7 @@
 """Stored tensors: whole, one slice, their difference. Damaged files are in test_checkpoint."""
 
 import mmap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_a_file_that_vanishes_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(tv.CheckpointError, match="not a readable safetensors file"):
         header(tmp_path / "model.safetensors")
+
+
+def test_a_dtype_that_torch_does_not_know_is_one_line(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(4, 3)}, tmp_path / "model.safetensors")
+    stored = stored_tensors(weight_files(tmp_path))["x"]
+    with pytest.raises(
+        tv.CheckpointError, match=r"'x' is stored as F5, which this torch does not know; use a newer one$"
+    ):
+        replace(stored, dtype="F5").load()
 
 
 def test_a_sample_is_the_ends(tmp_path: Path) -> None:
