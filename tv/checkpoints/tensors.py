@@ -13,7 +13,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,18 +73,20 @@ class Stored:
     file: Path
     start: int  # first byte in the file
     stop: int
+    written: tuple[int, int] | None = field(default=None, compare=False)  # the file's size and time of change
 
     def load(self, index: int = -1) -> Float[Tensor, "..."]:
         """The tensor as stored; with `index` ≥ 0 only that entry of its first dimension. Writing to it changes no file.
 
         Raises CheckpointError where it cannot be read.
         """
-        shape, start, stop = self.shape, self.start, self.stop
-        if index >= 0:
-            size = (stop - start) // shape[0]
-            shape, start, stop = shape[1:], start + index * size, start + (index + 1) * size
         try:
-            return _values(self.file, start, stop, self._dtype()).reshape(shape)
+            there = self._there()
+            shape, start, stop = there.shape, there.start, there.stop
+            if index >= 0:
+                size = (stop - start) // shape[0]
+                shape, start, stop = shape[1:], start + index * size, start + (index + 1) * size
+            return _values(self.file, start, stop, there._dtype()).reshape(shape)
         except (OSError, ValueError, RuntimeError) as error:
             require_memory(error, f"{self.file}: reading {self.name!r}", RELIEF)
             raise CheckpointError(
@@ -100,6 +102,15 @@ class Stored:
                 file.seek(self.start + index * size)
                 parts.append(torch.frombuffer(bytearray(file.read(size)), dtype=dtype).reshape(self.shape[1:]))
         return torch.stack(parts)
+
+    def _there(self) -> Stored:
+        """It where it lies now: the file may have been written again since its header was read."""
+        if self.written in (None, _written(self.file)):
+            return self
+        there = next((one for one in header(self.file) if one.name == self.name), None)
+        if there is None:
+            raise ValueError("it is not in the file any more")
+        return there
 
     def _dtype(self) -> torch.dtype:
         dtype = getattr(torch, _DTYPES.get(self.dtype, ""), None)
@@ -128,6 +139,11 @@ def _values(file: Path, start: int, stop: int, dtype: torch.dtype) -> Tensor:
             if handle.readinto(held) < stop - page:
                 raise ValueError("the file ends before it")
     return torch.frombuffer(held, dtype=dtype, offset=start - page)
+
+
+def _written(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def sample_of(path: Path, start: int, stop: int) -> bytes:
@@ -209,7 +225,8 @@ def passed_over(directory: Path, files: list[Path]) -> tuple[str, ...]:
 def header(file: Path) -> list[Stored]:
     """The tensors a safetensors file declares. Raises CheckpointError where the file is shorter than it says."""
     try:
-        size = file.stat().st_size
+        written = _written(file)
+        size = written[0]
         with open(file, "rb") as handle:
             length = struct.unpack("<Q", handle.read(8))[0]
             if length > size - 8:
@@ -218,7 +235,9 @@ def header(file: Path) -> list[Stored]:
         entries.pop("__metadata__", None)
         start = 8 + length
         tensors = [
-            Stored(name, tuple(e["shape"]), e["dtype"], file, *(start + offset for offset in e["data_offsets"]))
+            Stored(
+                name, tuple(e["shape"]), e["dtype"], file, *(start + at for at in e["data_offsets"]), written=written
+            )
             for name, e in entries.items()
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:

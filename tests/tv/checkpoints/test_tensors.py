@@ -40,6 +40,17 @@ def test_a_file_that_vanishes_is_one_line(tmp_path: Path) -> None:
         header(tmp_path / "model.safetensors")
 
 
+def test_a_file_that_was_written_again_is_read_as_it_is_now(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"x": torch.ones(4, 3)}, file)
+    stored = stored_tensors([file])["x"]
+    save_file({"before": torch.zeros(4, 3), "x": 2 * torch.ones(4, 3)}, file)
+    assert torch.equal(stored.load(), 2 * torch.ones(4, 3))
+    save_file({"before": torch.zeros(4, 3)}, file)
+    with pytest.raises(tv.CheckpointError, match="'x' cannot be read: it is not in the file any more"):
+        stored.load()
+
+
 def test_a_dtype_that_torch_does_not_know_is_one_line(tmp_path: Path) -> None:
     save_file({"x": torch.ones(4, 3)}, tmp_path / "model.safetensors")
     stored = stored_tensors(weight_files(tmp_path))["x"]
