@@ -235,10 +235,9 @@ def header(file: Path) -> list[Stored]:
         entries.pop("__metadata__", None)
         start = 8 + length
         tensors = [
-            Stored(
-                name, tuple(e["shape"]), e["dtype"], file, *(start + at for at in e["data_offsets"]), written=written
-            )
+            Stored(name, tuple(e["shape"]), e["dtype"], file, start + first, start + last, written)
             for name, e in entries.items()
+            for first, last in [e["data_offsets"]]
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file: {first_line(error)}") from error
