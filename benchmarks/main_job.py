@@ -76,6 +76,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, build in builds.items():
                 found[name].append(_once(build, suite, Path(folder), settings))
+                print(f"{name}: {found[name][-1]['cpu']:.0f} CPU s, {found[name][-1]['leading']}", flush=True)
     for name, runs in found.items():
         _show(name, runs)
     what = "whole job, SmolLM2-135M's shape" if options.shape else f"whole job, {suite.stem}"

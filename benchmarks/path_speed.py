@@ -5,7 +5,7 @@ of it once with this build and then, if given, with the build in FOLDER:
 
 - `forward`: the base over the prompts, nothing else
 - `node`: one node of the integral, with every module, head, neuron and token
-- `path`: the method with its defaults
+- `path`: the method with its defaults; not with `--node`
 
 Also printed: the nodes that a prompt took, and the completeness gap.
 """
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--shape", action="store_true", help="a random pair of SmolLM2-135M's shape")
     parser.add_argument("--step", type=float, default=0.02, help="of the random pair: |T| / |W|")
+    parser.add_argument("--node", action="store_true", help="a node alone, not the whole method")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the ratios there too")
     options = parser.parse_args()
@@ -59,7 +60,7 @@ def _compare(options: argparse.Namespace) -> None:
     for worker in workers.values():
         worker.communicate()
     seconds = {
-        name: {what: [found[what] for found in own] for what in ("forward", "node", "path")}
+        name: {what: [found[what] for found in own] for what in ("forward", "node", "path")[: 2 if options.node else 3]}
         for name, own in rounds.items()
     }
     for name, own in rounds.items():
@@ -72,7 +73,7 @@ def _compare(options: argparse.Namespace) -> None:
     if "before" in seconds:
         before = seconds["before"]
         ratios += [
-            ratio(f"path, {where}: {what}", ("before", before[what]), ("ours", ours[what])) for what in ("node", "path")
+            ratio(f"path, {where}: {what}", ("before", before[what]), ("ours", ours[what])) for what in [*ours][1:]
         ]
     report(ratios, options.json)
 
@@ -107,10 +108,13 @@ def _serve(options: argparse.Namespace) -> None:
     metric = metric_of("logit_diff", pair.tuned, several)
     for _ in sys.stdin:
         forward, _ = _timed(lambda: values(pair.base, several, metric))
-        fixed, _ = _timed(
+        fixed, once = _timed(
             lambda: path_effects(pair, encoded, metric, batch_size=options.batch, nodes=NODES, most_nodes=NODES)
         )
-        path, found = _timed(lambda: path_effects(pair, encoded, metric, batch_size=options.batch))
+        if options.node:
+            path, found = fixed, once
+        else:
+            path, found = _timed(lambda: path_effects(pair, encoded, metric, batch_size=options.batch))
         seconds = {"forward": forward, "node": (fixed - 2 * forward) / NODES, "path": path}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         result = {**seconds, "nodes": _evaluated(found.nodes), "gap": found.gap, "peak": peak}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from probes.suite import Suite
+from tv.architecture.resolve import skeleton
 from tv.prompts.encoding import Batch, Encoded, encode
 from tv.prompts.files import Prompt
 
@@ -37,6 +41,7 @@ class Shape:
 
 
 SMOLLM2_135M = Shape(576, 1536, 30, 9, 3, 49152, True)
+SHAPE_3B = Shape(3072, 8192, 28, 24, 8, 128256, True)
 QWEN2_05B = Shape(896, 4864, 24, 14, 2, 151936, True)
 QWEN2_7B = Shape(3584, 18944, 28, 28, 4, 152064, False)
 
@@ -70,6 +75,35 @@ def config_of(shape: Shape) -> Qwen2Config:
     )
     config.architectures = [Qwen2ForCausalLM.__name__]
     return config
+
+
+def write_pair(directory: Path, shape: Shape, *, threads: int = 1) -> None:
+    """A base of normal numbers and the same with every parameter moved a little, as bfloat16, one file a layer.
+
+    They lie in `directory` as `base` and `tuned`; one layer is in memory at a time.
+    """
+    config = config_of(shape)
+    groups: dict[str, dict[str, torch.Size]] = {}
+    for name, value in skeleton(config).named_parameters():
+        groups.setdefault(".".join(name.split(".")[:3]), {})[name] = value.shape
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    for i, sizes in enumerate(groups.values()):
+        base, tuned = {}, {}
+        for name, size in sizes.items():
+            value = torch.randn(size, generator=generator).mul_(0.02).add_(float(name.endswith("norm.weight")))
+            base[name] = value.bfloat16()
+            tuned[name] = value.add_(torch.randn(size, generator=generator), alpha=0.0004).bfloat16()
+        for side, tensors in (("base", base), ("tuned", tuned)):
+            (directory / side).mkdir(parents=True, exist_ok=True)
+            save_file(tensors, directory / side / f"model-{i:05d}.safetensors", {"format": "pt"})
+    tokenizer = word_tokenizer(shape.vocab)
+    where = {name: f"model-{i:05d}.safetensors" for i, sizes in enumerate(groups.values()) for name in sizes}
+    for side in ("base", "tuned"):
+        tokenizer.save_pretrained(directory / side)
+        index = json.dumps({"metadata": {}, "weight_map": where})
+        (directory / side / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+        config.save_pretrained(directory / side)
 
 
 def word_tokenizer(vocab: int) -> PreTrainedTokenizerFast:

@@ -82,9 +82,11 @@ def main() -> None:
 def table(kept: dict[str, Kept], rows: Sequence[Row]) -> str:
     """The rows in Markdown, and under them where they were measured."""
     lines = [_line(row, kept.get(row.run)) for row in rows]
-    runs = [kept[name] for name in dict.fromkeys(row.run for row in rows) if name in kept]
-    places = dict.fromkeys(f"{run.machine}; {run.date}, commit {run.commit}" for run in runs)
-    return "\n".join([_HEAD, *lines, "", *(f"Measured on {place}.\n" for place in places)]).rstrip()
+    places: dict[str, list[str]] = {}
+    for name in dict.fromkeys(row.run for row in rows if row.run in kept):
+        places.setdefault(f"{kept[name].machine}; {kept[name].date}, commit {kept[name].commit}", []).append(name)
+    ends = [f"Measured on {place}: {', '.join(names)}.\n" for place, names in places.items()]
+    return "\n".join([_HEAD, *lines, "", *ends]).rstrip()
 
 
 def _line(row: Row, kept: Kept | None) -> str:

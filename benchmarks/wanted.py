@@ -52,6 +52,19 @@ RUNS = {
     "path": Run("path_speed.py", "--prompts 24", rounds=2),
     "growth": Run("capture_memory.py", "--prompts 16 --tokens 64 --layers 4 --vocab 8000"),
     "stream": Run("stream.py", "--shape 135M --prompts 32 --tokens 32 --threads 1", rounds=1),
+    "stream_attribution": Run(
+        "stream.py",
+        "--shape 135M --layers 8 --work attribution --prompts 32 --tokens 32 --batch 16 --threads 1",
+        rounds=1,
+    ),
+    "stream_3B": Run(
+        "stream.py",
+        "--shape 3B --limit-gib 5 --prompts 8 --tokens 32 --batch 8 --threads 1 --rounds 0",
+        minutes=60,
+        long=True,
+    ),
+    "ssa_3B": Run("ssa_large.py", "--before {before} --vocab 4096", rounds=1, minutes=60, long=True),
+    "ssa_3B_memory": Run("ssa_large.py", minutes=60, long=True),
     "report": Run("report_page.py", "{run}", rounds=3),
     "demo": Run("main_job.py", "--before {before}", rounds=1),
     "ssa": Run("ssa_speed.py", "--threads 1", rounds=1),
@@ -64,7 +77,7 @@ RUNS = {
         minutes=240,
         long=True,
     ),
-    "path_shape": Run("path_speed.py", "--shape --prompts 16", rounds=1, minutes=60, long=True),
+    "path_shape": Run("path_speed.py", "--shape --node --prompts 4 --batch 4", rounds=1, minutes=60, long=True),
 }
 
 _CAPTURE = "both forward passes, 4 layers of Qwen2-0.5B's width, CPU"
@@ -92,6 +105,28 @@ ROWS = (
     Row("growth", "peak memory of capture", "16 prompts", "160 prompts", 1 / 1.03),
     Row("stream", "capture, SmolLM2-135M's shape, CPU", "in memory", "layer by layer", 1 / 1.3),
     Row("stream", "capture layer by layer, peak memory", "what is allowed", "ours", 1),
+    Row(
+        "stream_attribution",
+        "attribution, SmolLM2-135M's shape, 8 layers, CPU",
+        "in memory",
+        "layer by layer",
+        1 / 1.3,
+    ),
+    Row(
+        "stream_3B",
+        "capture layer by layer, a 3B shape, resident peak under an enforced limit",
+        "5120 MiB",
+        "ours",
+        1,
+    ),
+    Row("ssa_3B", "tv ssa, a block of a 3B shape, 4096 words, CPU", "before", "ours", 1.5),
+    Row(
+        "ssa_3B_memory",
+        "tv ssa, a block of a 3B shape, 128256 words, resident peak under an enforced limit",
+        "5120 MiB",
+        "ours",
+        1,
+    ),
     Row("report", "report of the demo, size", "6 MB", "ours", 1),
     Row("report", "report of the demo, first text", "1 s", "ours", 1),
     Row("neighbours", _CAPTURE, "transformer_lens", "no_ledger"),

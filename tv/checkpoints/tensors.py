@@ -1,23 +1,24 @@
 """Tensors of safetensors files: every header checked first, then one tensor, or one slice of it, at a time.
 
-Files are memory-mapped and nothing is unpickled. Reading the headers detects a truncated shard, before any work.
+A large tensor is mapped from its own place in the file, so that what is held is what was asked for, not the whole file.
+Nothing is unpickled. Reading the headers detects a truncated shard, before any work.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tv.errors import CheckpointError, first_line
@@ -28,7 +29,15 @@ _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 #: What torch's Hugging Face storage writer calls its files.
 _RANK = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _SAMPLED_BYTES = 4096
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+#: torch's names of them. Not every version of torch has all.
+_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "C64": "complex64", "BOOL": "bool"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E8M0": "float8_e8m0fnu"},
+    **{"F8_E5M2": "float8_e5m2", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
+}
+_MAPPED = 2**22  # bytes from which a tensor is mapped, which keeps a file open; smaller ones are read
 _BAND = 256  # rows taken to float32 at a time
 
 
@@ -64,18 +73,21 @@ class Stored:
     file: Path
     start: int  # first byte in the file
     stop: int
+    written: tuple[int, int] | None = field(default=None, compare=False)  # the file's size and time of change
 
     def load(self, index: int = -1) -> Float[Tensor, "..."]:
-        """The tensor as stored, from the mapped file; with `index` ≥ 0 only that entry of its first dimension.
+        """The tensor as stored; with `index` ≥ 0 only that entry of its first dimension. Writing to it changes no file.
 
         Raises CheckpointError where it cannot be read.
         """
         try:
-            with safe_open(self.file, framework="pt") as file:
-                if index < 0:
-                    return file.get_tensor(self.name)
-                return file.get_slice(self.name)[index : index + 1].squeeze(0)
-        except (OSError, SafetensorError) as error:
+            there = self._there()
+            shape, start, stop = there.shape, there.start, there.stop
+            if index >= 0:
+                size = (stop - start) // shape[0]
+                shape, start, stop = shape[1:], start + index * size, start + (index + 1) * size
+            return _values(self.file, start, stop, there._dtype()).reshape(shape)
+        except (OSError, ValueError, RuntimeError) as error:
             require_memory(error, f"{self.file}: reading {self.name!r}", RELIEF)
             raise CheckpointError(
                 f"{self.file}: tensor {self.name!r} cannot be read: {first_line(error)}; download it again"
@@ -83,7 +95,7 @@ class Stored:
 
     def entries(self, indices: Sequence[int]) -> Float[Tensor, "n ..."]:
         """Some entries of the first dimension of a float tensor, read by their place in the file."""
-        dtype, size = _FLOATS[self.dtype], (self.stop - self.start) // self.shape[0]
+        dtype, size = self._dtype(), (self.stop - self.start) // self.shape[0]
         with open(self.file, "rb") as file:
             parts = []
             for index in indices:
@@ -91,9 +103,47 @@ class Stored:
                 parts.append(torch.frombuffer(bytearray(file.read(size)), dtype=dtype).reshape(self.shape[1:]))
         return torch.stack(parts)
 
+    def _there(self) -> Stored:
+        """It where it lies now: the file may have been written again since its header was read."""
+        if self.written in (None, _written(self.file)):
+            return self
+        there = next((one for one in header(self.file) if one.name == self.name), None)
+        if there is None:
+            raise ValueError("it is not in the file any more")
+        return there
+
+    def _dtype(self) -> torch.dtype:
+        dtype = getattr(torch, _DTYPES.get(self.dtype, ""), None)
+        if not isinstance(dtype, torch.dtype):
+            what = f"tensor {self.name!r} is stored as {self.dtype}"
+            raise CheckpointError(f"{self.file}: {what}, which this torch does not know; use a newer one")
+        return dtype
+
     def sample(self) -> bytes:
         """The ends of its bytes, for a fingerprint."""
         return sample_of(self.file, self.start, self.stop)
+
+
+def _values(file: Path, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Numbers of a file, a private copy of them, which lie in memory as they lie in a page of the file."""
+    if start == stop:
+        return torch.empty(0, dtype=dtype)
+    page = start - start % mmap.ALLOCATIONGRANULARITY
+    with open(file, "rb", buffering=0) as handle:
+        large = stop - start >= _MAPPED
+        held = mmap.mmap(
+            handle.fileno() if large else -1, stop - page, access=mmap.ACCESS_COPY, offset=page if large else 0
+        )
+        if not large:
+            handle.seek(page)
+            if handle.readinto(held) < stop - page:
+                raise ValueError("the file ends before it")
+    return torch.frombuffer(held, dtype=dtype, offset=start - page)
+
+
+def _written(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def sample_of(path: Path, start: int, stop: int) -> bytes:
@@ -175,7 +225,8 @@ def passed_over(directory: Path, files: list[Path]) -> tuple[str, ...]:
 def header(file: Path) -> list[Stored]:
     """The tensors a safetensors file declares. Raises CheckpointError where the file is shorter than it says."""
     try:
-        size = file.stat().st_size
+        written = _written(file)
+        size = written[0]
         with open(file, "rb") as handle:
             length = struct.unpack("<Q", handle.read(8))[0]
             if length > size - 8:
@@ -184,8 +235,9 @@ def header(file: Path) -> list[Stored]:
         entries.pop("__metadata__", None)
         start = 8 + length
         tensors = [
-            Stored(name, tuple(e["shape"]), e["dtype"], file, *(start + offset for offset in e["data_offsets"]))
+            Stored(name, tuple(e["shape"]), e["dtype"], file, start + first, start + last, written)
             for name, e in entries.items()
+            for first, last in [e["data_offsets"]]
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file: {first_line(error)}") from error

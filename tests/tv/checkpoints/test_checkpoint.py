@@ -59,7 +59,7 @@ def test_opening_reads_no_tensor(pair: tuple[Path, Path], monkeypatch: pytest.Mo
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr("tv.checkpoints.tensors.safe_open", refuse)
+    monkeypatch.setattr("tv.checkpoints.tensors._values", refuse)
     checkpoint = tv.open_checkpoint(pair[0])
     assert checkpoint.architecture.n_layers == 3
     assert checkpoint.info("model.norm.weight").shape == (48,)

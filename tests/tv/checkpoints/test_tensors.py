@@ -1,5 +1,7 @@
 """Stored tensors: whole, one slice, their difference. Damaged files are in test_checkpoint."""
 
+import mmap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,26 @@ def test_a_file_that_vanishes_is_one_line(tmp_path: Path) -> None:
         header(tmp_path / "model.safetensors")
 
 
+def test_a_file_that_was_written_again_is_read_as_it_is_now(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"x": torch.ones(4, 3)}, file)
+    stored = stored_tensors([file])["x"]
+    save_file({"before": torch.zeros(4, 3), "x": 2 * torch.ones(4, 3)}, file)
+    assert torch.equal(stored.load(), 2 * torch.ones(4, 3))
+    save_file({"before": torch.zeros(4, 3)}, file)
+    with pytest.raises(tv.CheckpointError, match="'x' cannot be read: it is not in the file any more"):
+        stored.load()
+
+
+def test_a_dtype_that_torch_does_not_know_is_one_line(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(4, 3)}, tmp_path / "model.safetensors")
+    stored = stored_tensors(weight_files(tmp_path))["x"]
+    with pytest.raises(
+        tv.CheckpointError, match=r"'x' is stored as F5, which this torch does not know; use a newer one$"
+    ):
+        replace(stored, dtype="F5").load()
+
+
 def test_a_sample_is_the_ends(tmp_path: Path) -> None:
     content = bytes(range(256)) * 100
     (tmp_path / "x").write_bytes(content)
@@ -59,3 +81,23 @@ def test_difference_of_the_rows_in_common_and_of_views() -> None:
     after, before = torch.randn(5, 700), torch.randn(3, 700).bfloat16()
     assert torch.equal(difference(after, before), after[:3] - before.float())
     assert torch.equal(difference(before.T, after[:3].T), before.T.float() - after[:3].T)
+
+
+@pytest.mark.parametrize("n", [3, 2**21 + 1])  # read, and mapped
+def test_what_is_held_of_a_file_is_the_tensor_alone(tmp_path: Path, n: int) -> None:
+    values = {"before": torch.arange(2**21 + 3).bfloat16(), "x": torch.arange(float(n)).bfloat16()}
+    save_file({**values, "after": torch.ones(2**21)}, tmp_path / "model.safetensors")
+    stored = stored_tensors(weight_files(tmp_path))["x"]
+    held = _private()
+    loaded = stored.load()
+    assert torch.equal(loaded, values["x"])
+    assert loaded.data_ptr() % mmap.PAGESIZE == stored.start % mmap.PAGESIZE  # as where the whole file is mapped
+    assert _private() - held <= loaded.nbytes + 2 * mmap.PAGESIZE
+    loaded.zero_()
+    assert torch.equal(stored.load(), values["x"])
+
+
+def _private() -> int:
+    """Bytes of this process's private, writable memory, which a limit of it counts."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData"))
