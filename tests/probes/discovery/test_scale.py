@@ -53,18 +53,6 @@ def test_a_killed_discovery_goes_on_behind_the_last_side_that_it_kept(tmp_path: 
         pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-5)
 
 
-def test_the_state_of_every_part_is_kept_and_read_again(tmp_path: Path) -> None:
-    context = context_of(planted_pair())
-    seen, again = _parts(context, *PARTS), _parts(context, *PARTS)
-    observe(context.sides, context.texts, sides_of(("sham",), 1), list(seen.values()))
-    Kept(tmp_path, every=0).keep(3, seen, last=True)
-    kept = Kept(tmp_path)
-    assert kept.done == 3
-    kept.restore(again)
-    for one, other in zip(_tables(seen), _tables(again), strict=True):
-        pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-5)
-
-
 def test_nothing_moved_is_nothing_found() -> None:
     base = planted_pair().base
     context = context_of(make_pair(base, copy.deepcopy(base), planted_pair().tokenizer))
