@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -17,33 +17,32 @@ from tv.architecture.values import values_of
 from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch
 
-Loss = Callable[[Float[Tensor, "batch pos vocab"]], Tensor]
+Loss = Callable[[Batch, Float[Tensor, "batch pos vocab"]], Tensor]
 
 
-def gradients(model: PreTrainedModel, architecture: Architecture, batch: Batch, loss: Loss) -> dict[str, Tensor]:
-    """Of a loss of the logits at every position of a batch, by parameter.
+def gradients(
+    model: PreTrainedModel, architecture: Architecture, batches: Sequence[Batch], loss: Loss
+) -> dict[str, Tensor]:
+    """Of the sum over batches of a loss of the logits at every position, by parameter.
 
     Args:
         model: Its parameters may require no gradient.
         architecture: Its blocks; each of a streamed model passes on its output alone (`Architecture.chained`).
-        batch: One pass: every further one would add to all gradients.
-        loss: Of logits.
+        batches: Each is one pass.
+        loss: Of a batch and its logits.
 
     Returns:
         float32, of the parameters that the loss depends on. Those of a streamed model wait in files, beyond a bound.
     """
-    inputs = {
-        name: of.to(model.device)
-        for name, of in (("input_ids", batch.input_ids), ("attention_mask", batch.attention_mask))
-    }
     if is_streamed(model):
-        return _block_by_block(model, architecture, inputs, loss)
+        return _block_by_block(model, architecture, batches, loss)
     leaves = {name: value for name, value in values_of(model).items() if value.is_floating_point()}
     with frozen(model):
         try:
             for value in leaves.values():
                 value.requires_grad_(True)
-            loss(model(**inputs, use_cache=False).logits).backward()
+            for batch in batches:
+                loss(batch, model(**_inputs(model, batch), use_cache=False).logits).backward()
             return {name: value.grad for name, value in leaves.items() if value.grad is not None}
         finally:
             for value in leaves.values():
@@ -51,28 +50,33 @@ def gradients(model: PreTrainedModel, architecture: Architecture, batch: Batch, 
                 value.requires_grad_(False)
 
 
+def _inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    return {"input_ids": batch.input_ids.to(model.device), "attention_mask": batch.attention_mask.to(model.device)}
+
+
 def _block_by_block(
-    model: PreTrainedModel, architecture: Architecture, inputs: dict[str, Tensor], loss: Loss
+    model: PreTrainedModel, architecture: Architecture, batches: Sequence[Batch], loss: Loss
 ) -> dict[str, Tensor]:
     """There and back: what enters each block waits, and on the way back the block runs again from there."""
     found, waiting = dict[str, Tensor](), Waiting(model)
 
     def take(name: str, gradient: Tensor) -> None:
-        if name in found:  # a tied matrix
+        if name in found:  # of another batch, or of a tied matrix
             found[name] += gradient
         else:
             found[name] = waiting.put(gradient.float())
 
-    with torch.no_grad():
-        parts, entered = Parts(model, architecture, inputs, None), list[Tensor]()
-        for layer in range(-1, architecture.n_layers):
-            entering = parts.block(layer, entered[-1].clone()) if layer >= 0 else parts.entering()
-            entered.append(waiting.put(entering))
-    with torch.enable_grad(), model.weights.giving_gradients(take):
-        states = entered.pop().detach().requires_grad_()
-        loss(parts.behind(states.clone(), inputs)).backward()
-        for layer in reversed(range(architecture.n_layers)):
-            behind, states = states.grad, entered.pop().detach().requires_grad_()
-            parts.block(layer, states.clone()).backward(behind)
-        parts.entering().backward(states.grad)
+    for batch in batches:
+        with torch.no_grad():
+            parts, entered = Parts(model, architecture, _inputs(model, batch), None), list[Tensor]()
+            for layer in range(-1, architecture.n_layers):
+                entering = parts.block(layer, entered[-1].clone()) if layer >= 0 else parts.entering()
+                entered.append(waiting.put(entering))
+        with torch.enable_grad(), model.weights.giving_gradients(take):
+            states = entered.pop().detach().requires_grad_()
+            loss(batch, parts.behind(states.clone(), parts.inputs)).backward()
+            for layer in reversed(range(architecture.n_layers)):
+                behind, states = states.grad, entered.pop().detach().requires_grad_()
+                parts.block(layer, states.clone()).backward(behind)
+            parts.entering().backward(states.grad)
     return found

@@ -30,7 +30,7 @@ from probes.capture.noise_floor import twin_of
 from probes.capture.pair import Pair
 from probes.discovery.gradients import gradients
 from probes.discovery.reading import Reading, read, readers_of
-from probes.discovery.work import affordable
+from probes.discovery.work import affordable, together
 from probes.measures.logit_lens import Reader
 from probes.measures.losses import divergence, weighed
 from tv.architecture.anatomy import Architecture
@@ -183,8 +183,10 @@ class Sides:
         signs = torch.randint(0, 2, (len(order),), generator=generator) * 2.0 - 1.0
         chosen = [self.encoded[i] for i in order]
         by_id = {item.prompt.id: sign for item, sign in zip(chosen, signs.tolist(), strict=True)}
-        (batch,) = batches(chosen, len(chosen), self.pair.pad_id)
-        step = gradients(self.pair.base, self.pair.architecture, batch, partial(_signed_loss, batch, by_id))
+        # All at once where that is not too much: every further pass adds to all gradients.
+        size = 2 * together(len(chosen), max(len(item.ids) for item in chosen), self.pair.architecture.vocab_size)
+        some = batches(chosen, size, self.pair.pad_id)
+        step = gradients(self.pair.base, self.pair.architecture, some, partial(_signed_loss, by_id))
         for name, gradient in step.items():
             gradient *= sizes[name] / max(float(torch.linalg.vector_norm(gradient)), 1e-30)
         return step
@@ -314,7 +316,7 @@ def _mean_kl(base: Tensor, other: Tensor) -> float:
     return float(kl_at_each(base, other).mean())
 
 
-def _signed_loss(batch: Batch, signs: Mapping[str, float], logits: Tensor) -> Tensor:
+def _signed_loss(signs: Mapping[str, float], batch: Batch, logits: Tensor) -> Tensor:
     logits = logits[:, :-1].float()
     wanted = torch.where(batch.attention_mask[:, 1:].bool(), batch.input_ids[:, 1:], -100).to(logits.device)
     losses = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape).sum(1)

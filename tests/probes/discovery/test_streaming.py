@@ -13,7 +13,7 @@ from probes.discovery.gradients import gradients
 from probes.discovery.part import PARTS
 from probes.suite import Discovery, load_suite
 from tests.pairs import TEXT, build_pair, write_suite
-from tv.prompts.encoding import batches, encode
+from tv.prompts.encoding import Batch, batches, encode
 from tv.prompts.files import Prompt
 from tv.runtime.compute import Compute
 
@@ -41,13 +41,13 @@ def _texts(pairs: Pairs) -> list[Prompt]:
 def test_gradients_are_those_of_the_whole_model(architecture: str, tmp_path: Path) -> None:
     whole, streamed = (pairs.pair("moved") for pairs in _pairs(tmp_path, architecture))
     texts = encode([Prompt(f"t{i}", "t", "t", TEXT[i : i + 60]) for i in range(3)], whole.tokenizer, 32)
-    (batch,) = batches(texts, 3, whole.pad_id)
+    some = batches(texts, 2, whole.pad_id)
 
-    def loss(logits: torch.Tensor) -> torch.Tensor:
+    def loss(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         return logits.float().log_softmax(-1)[..., 5][batch.attention_mask.bool()].sum()
 
-    expected = gradients(whole.base, whole.architecture, batch, loss)
-    found = gradients(streamed.base, streamed.architecture, batch, loss)
+    expected = gradients(whole.base, whole.architecture, some, loss)
+    found = gradients(streamed.base, streamed.architecture, some, loss)
     assert found.keys() == expected.keys() and len(found) > 10
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
