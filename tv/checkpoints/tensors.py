@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -235,7 +236,7 @@ def header(file: Path) -> list[Stored]:
         entries.pop("__metadata__", None)
         start = 8 + length
         tensors = [
-            Stored(name, tuple(e["shape"]), e["dtype"], file, start + first, start + last, written)
+            Stored(name, _sizes(name, e["shape"]), e["dtype"], file, start + first, start + last, written)
             for name, e in entries.items()
             for first, last in [e["data_offsets"]]
         ]
@@ -244,10 +245,21 @@ def header(file: Path) -> list[Stored]:
     odd = next((tensor.name for tensor in tensors if not start <= tensor.start <= tensor.stop), None)
     if odd is not None:
         raise CheckpointError(f"{file}: its header gives tensor {odd!r} an impossible place; download it again")
+    in_order = sorted((tensor for tensor in tensors if tensor.start < tensor.stop), key=lambda tensor: tensor.start)
+    for one, other in pairwise(in_order):
+        if other.start < one.stop:
+            names = f"{one.name!r} and {other.name!r}"
+            raise CheckpointError(f"{file}: its header gives tensors {names} one place; download it again")
     end = max((tensor.stop for tensor in tensors), default=start)
     if size < end:
         raise CheckpointError(f"{file}: truncated: {size:,} bytes of {end:,}; download it again")
     return tensors
+
+
+def _sizes(name: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"tensor {name!r} has the shape {shape!r}")
+    return tuple(shape)
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
