@@ -7,11 +7,13 @@ that process instead, where it can, and the limits of this one stay unchanged.
 from __future__ import annotations
 
 import atexit
+import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
@@ -54,8 +56,10 @@ class _Process:
     """A process that answers one statement at a time, until its input ends."""
 
     def __init__(self) -> None:
-        program = [sys.executable, "-c", _START.format(path=sys.path)]
-        self._child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        program = [sys.executable, "-c", _START.format(path=[os.path.abspath(place) for place in sys.path])]
+        # Where it stands must not go while it lives: DuckDB asks for it, and ends the process where there is none.
+        root = Path(sys.executable).anchor
+        self._child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
 
     def ask(self, question: tuple[Mapping[str, ds.Dataset], list[str], str]) -> tuple[str, Any]:
         """("table", Arrow's stream) or (the kind of mistake, its message in one line)."""

@@ -1,6 +1,6 @@
 """What the pages tell people to type is there, and works: in order, page by page, on the embedded models.
 
-Prompts and tasks are cut to their first rows, suites and texts to what is quick: a command takes a second or two.
+Prompts and tasks are cut to their first rows, suites to what is quick: a command takes a second or two.
 """
 
 import re
@@ -29,8 +29,6 @@ QUICK = {
     "noise_floor": False,
     "attribute": {"methods": ["graft"], "controls": [], "curves": False, "nodes": 2, "most_nodes": 4},
 }
-#: What a command asks for, and what is enough here.
-ENOUGH = {"--longest": "4"}
 DEMO = "reports/demo"  # the run that a page compares, model by model
 EVERY = [pytest.param(page, command, id=f"{page.name}:{command.line}") for page in PAGES for command in commands(page)]
 
@@ -107,8 +105,6 @@ def test_the_commands_of_a_page_run(
 ) -> None:
     for command in commands(page):
         program, *arguments = command.argv
-        for i, option in enumerate(arguments[:-1]):
-            arguments[i + 1] = ENOUGH.get(option, arguments[i + 1])
         if not command.runs or program not in OURS:
             continue
         made = runs / re.sub(r"\W+", "-", " ".join(arguments))

@@ -182,6 +182,18 @@ def test_a_process_that_dies_is_replaced(run: Run) -> None:
     assert run.sql("SELECT 1 AS n").n.tolist() == [1]
 
 
+def test_the_place_where_it_was_first_asked_may_go(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "gone"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    process = query_module._Process()
+    place.rmdir()
+    opened = {"lens": run.table("lens").dataset()}
+    said, _ = process.ask((opened, ["lens"], "SELECT count(*) FROM lens"))
+    process.end()
+    assert said == "table"
+
+
 def test_a_table_with_capital_letters_is_opened_beside_another(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "table.parquet")
     tables = {name: lambda: ds.dataset(tmp_path / "table.parquet") for name in ("gates", "Gaps")}
