@@ -11,7 +11,6 @@ import pandas as pd
 
 from probes.capture.pair import Pair
 from probes.discovery.kept import Kept
-from probes.discovery.null import FEW
 from probes.discovery.observing import Texts, null_texts, observe, sides_of
 from probes.discovery.part import ALL, PARTS, Context, Part, parts_of
 from probes.discovery.presence import DRAWS, LONGEST, TOKENS
@@ -94,17 +93,14 @@ class Search:
     def of(cls, pair: Pair, encoded: Sequence[Encoded], wanted: Discovery, batch_size: int, seed: int) -> Search:
         """Nothing is read yet. Raises SuiteError where no parameter is one of those to be amplified."""
         texts = _drawn([_cut(item, wanted.longest) for item in encoded], wanted.tokens, seed)
-        lengths = [len(item.ids) for item in texts]
-        # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
-        written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), 0)
-        # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read. Of
-        # a model as large, noise is drawn as often as tells how it scatters: T is far above it.
-        is_small = written >= FEWEST
-        which = sides_of(wanted.controls, wanted.draws, None if is_small else min(wanted.draws, FEW))
+        which, lengths = sides_of(wanted.controls, wanted.draws), [len(item.ids) for item in texts]
         batch_size = together(batch_size, max(lengths), pair.architecture.vocab_size)
         n_null = null_texts(pair, lengths, len(which), wanted.null_texts)
         read = Texts.of(texts, n_null, batch_size, pair.pad_id, seed)
-        read = replace(read, n_written=max(written, FEWEST // 2), shams_write=is_small)
+        # Of both models, behind each text, what the tuned one and every sham write, plain and amplified.
+        written = affordable(n_weights(pair.base), (1 + wanted.draws) * 3 * (LONGEST + DRAWS * TOKENS), 0)
+        # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read.
+        read = replace(read, n_written=max(written, FEWEST // 2), shams_write=written >= FEWEST)
         require_parameters(wanted, stored_values(pair.base))
         context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
         return cls(context, {name: PARTS[name](context) for name in parts_of(wanted)}, which)

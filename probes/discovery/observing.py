@@ -171,16 +171,15 @@ def _show(sides: Sides, texts: Texts, side: Side, observers: Sequence[Observer])
             observer.close(side, model)
 
 
-def sides_of(controls: Sequence[str], draws: int, noises: int | None = None) -> list[Side]:
+def sides_of(controls: Sequence[str], draws: int) -> list[Side]:
     """The tuned model first: the base is read beside it. Then the base in another precision, and the draws.
 
     Shams are the first of the draws: what others score is taken less what these do, see `probes.discovery.surprise`.
-    The other controls are one null, that T is noise: together they are drawn as often, or `noises` times.
+    The other controls are one null, that T is noise: together they are drawn as often.
     """
     noise = [control for control in controls if control != SHAM]
     shams = [Side(SHAM, draw) for draw in range(draws if SHAM in controls else 0)]
-    drawn = (draws if noises is None else noises) if noise else 0
-    return [Side(TUNED), Side(ROUNDED), *shams, *(Side(noise[i % len(noise)], i) for i in range(drawn))]
+    return [Side(TUNED), Side(ROUNDED), *shams, *(Side(noise[i % len(noise)], i) for i in range(draws if noise else 0))]
 
 
 def null_texts(pair: Pair, lengths: Sequence[int], n_sides: int, wanted: int) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from probes.attribution.kept import Kept
 from probes.capture.batch_files import kept_prompts
 from probes.discovery.kept import Kept as KeptDiscovery
+from probes.discovery.observing import sides_of
 from probes.job.stages import FLOORS, MODULES
 from probes.store.journal import KEPT
 from probes.store.writer import RunWriter
@@ -61,8 +62,8 @@ def _attributed(writer: RunWriter, job: Job, i: int) -> str:
 
 
 def _seen(writer: RunWriter, job: Job, i: int) -> str:
-    done = KeptDiscovery(writer.folder("discover", f"{i:05d}")).done
-    return f"{done} models and controls" if done else ""
+    done, wanted = KeptDiscovery(writer.folder("discover", f"{i:05d}")).done, job.suite.discover
+    return f"{done} of {len(sides_of(wanted.controls, wanted.draws))} models" if wanted and done else ""
 
 
 def _measured(writer: RunWriter, job: Job, i: int) -> str:

@@ -122,8 +122,7 @@ def _trust(found: Found) -> list[str]:
 def _beside(settings: Discovery) -> str:
     noise = [control for control in settings.controls if control != SHAM]
     shams = [f"{settings.draws} shams"] if SHAM in settings.controls else []
-    drawn = f"{FEW} or more" if settings.draws > FEW else f"{settings.draws}"  # of larger models no more
-    return listing([*shams, *([f"{drawn} {' or '.join(noise)} vectors"] if noise else [])])
+    return listing([*shams, *([f"{settings.draws} {' or '.join(noise)} vectors"] if noise else [])])
 
 
 def _readings(words: pd.DataFrame) -> int:
