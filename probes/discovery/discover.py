@@ -14,11 +14,11 @@ from probes.discovery.kept import Kept
 from probes.discovery.observing import Texts, null_texts, observe, sides_of
 from probes.discovery.part import ALL, PARTS, Context, Part, parts_of
 from probes.discovery.presence import DRAWS, LONGEST, TOKENS
-from probes.discovery.sides import Side, Sides, n_weights
+from probes.discovery.sides import SHAM, Side, Sides, n_weights
 from probes.discovery.work import affordable, together
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
-from tv.checkpoints.streamed import stored_values
+from tv.checkpoints.streamed import is_streamed, stored_values
 from tv.prompts.encoding import Encoded
 from tv.runtime.compute import Compute
 from tv.runtime.seeds import seed_of
@@ -91,7 +91,7 @@ class Search:
 
     @classmethod
     def of(cls, pair: Pair, encoded: Sequence[Encoded], wanted: Discovery, batch_size: int, seed: int) -> Search:
-        """Nothing is read yet. Raises SuiteError where no parameter is one of those to be amplified."""
+        """Nothing is read yet. Raises InputError for parameters that are not there, and where streaming cannot be."""
         texts = _drawn([_cut(item, wanted.longest) for item in encoded], wanted.tokens, seed)
         which, lengths = sides_of(wanted.controls, wanted.draws), [len(item.ids) for item in texts]
         batch_size = together(batch_size, max(lengths), pair.architecture.vocab_size)
@@ -102,6 +102,11 @@ class Search:
         # Fewer cannot tell how often a word is written: shams leave it, and the tuned model has samples to be read.
         read = replace(read, n_written=max(written, FEWEST // 2), shams_write=written >= FEWEST)
         require_parameters(wanted, stored_values(pair.base))
+        if is_streamed(pair.base) and SHAM in wanted.controls and not pair.architecture.chained:
+            raise RunError(
+                "discover: a block passes on more than its output, so a sham's gradient needs whole models; leave "
+                "--stream out"
+            )
         context = Context(pair, read, Sides(pair, texts, batch_size, seed), seed, wanted.amplify)
         return cls(context, {name: PARTS[name](context) for name in parts_of(wanted)}, which)
 

@@ -1,5 +1,6 @@
 """A discovery of models whose weights are read a block at a time finds what one of whole models does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -73,6 +74,14 @@ def test_a_part_that_writes_is_refused_where_models_are_streamed() -> None:
         discovering(Compute(stream=True), Discovery())
     assert discovering(Compute(), Discovery()).stream is False
     assert discovering(Compute(), WANTED).stream is None
+
+
+def test_blocks_that_pass_on_more_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    _, streamed = _pairs(tmp_path, "gpt2")
+    pair = streamed.pair("moved")
+    pair = replace(pair, architecture=replace(pair.architecture, chained=False))
+    with pytest.raises(probes.InputError, match="leave --stream out"):
+        Search.of(pair, encode(_texts(streamed), pair.tokenizer, 32), WANTED, 8, 0)
 
 
 def test_a_streamed_base_writes_no_texts(tmp_path: Path) -> None:
