@@ -60,7 +60,11 @@ class AttributionMethod:
 
 
 METHODS: Registry[AttributionMethod] = Registry(
-    "attribution method", "probes.attribution.declared", "probes.attribution.methods", by="attribution_method"
+    "attribution method",
+    "probes.attribution.declared",
+    "probes.attribution.methods",
+    "probes.directions.declared",
+    by="attribution_method",
 )
 
 

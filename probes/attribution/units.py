@@ -13,7 +13,9 @@ from torch import Tensor
 
 from tv.architecture.anatomy import Architecture, Module
 
-Granularity = Literal["component", "module", "head", "kv_head", "expert", "neuron", "type", "all"]
+Granularity = Literal[
+    "component", "module", "head", "kv_head", "expert", "neuron", "type", "direction", "feature", "all"
+]
 #: A module's rows (True) or columns (False) belong to neurons of the MLP, or of the expert that all tokens share.
 _NEURON_ROWS = {"gate": True, "up": True, "down": False}
 _NEURON_ROWS |= {f"shared_{name}": rows for name, rows in _NEURON_ROWS.items()}
@@ -22,9 +24,16 @@ _NEURON_ROWS |= {f"shared_{name}": rows for name, rows in _NEURON_ROWS.items()}
 _NUMBER = re.compile(r"_\d+$")
 
 
+#: What some granularities call their units.
+_SHOWN = {"kv_head": "kv head", "feature": "feature"}
+
+
 @dataclass(frozen=True)
 class Unit:
-    """One thing that may carry an effect. Unused fields are "" or −1; a "type" is one matrix in all layers."""
+    """One thing that may carry an effect. Unused fields are "" or −1; a "type" is one matrix in all layers.
+
+    A "direction" and a "feature" are of a site, which is the `component`; `neuron` is the feature's number.
+    """
 
     granularity: Granularity
     layer: int
@@ -41,7 +50,7 @@ class Unit:
             name += f" {self.layer}"
         for part in ("expert", "head", "neuron"):
             if (index := getattr(self, part)) >= 0:
-                name += f" {'kv head' if self.granularity == 'kv_head' else part} {index}"
+                name += f" {_SHOWN.get(self.granularity, part)} {index}"
         return name
 
 

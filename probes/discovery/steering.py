@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probes.capture.editing import edited
 from probes.discovery.sides import Model, kl_at_each
 from tv.prompts.encoding import Batch
 
@@ -20,21 +20,9 @@ Floats = NDArray[np.float64]
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
-@contextmanager
-def steered(model: Model, vector: Float[Tensor, " d_model"], depth: int) -> Iterator[None]:
+def steered(model: Model, vector: Float[Tensor, " d_model"], depth: int) -> AbstractContextManager[None]:
     """A vector is added to what enters the block of this depth, below the number of blocks."""
-
-    def add(_block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        state = args[0] if args else kwargs["hidden_states"]
-        moved = state + vector.to(state)
-        return ((moved, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": moved})
-
-    block = model.live.get_submodule(model.architecture.blocks[depth].path)
-    handle = block.register_forward_pre_hook(add, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return edited(model.live, model.architecture, "resid_pre", depth, lambda state: state + vector.to(state))
 
 
 def kl_of(model: Model, vector: Float[Tensor, " d_model"], depth: int, texts: Sequence[tuple[Batch, Tensor]]) -> Floats:

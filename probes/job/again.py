@@ -9,13 +9,11 @@ import pandas as pd
 
 from probes.attribution.attributor import attribution_tables
 from probes.attribution.metric import require_answers, require_metric
-from probes.capture.loading import Pairs, attributing, require_streamable
+from probes.capture.loading import attributing
 from probes.discovery.finding import require_finding, require_readable
 from probes.discovery.found import with_a_finding
-from probes.errors import RunError
 from probes.job.effects import effects_of, prompts_of
-from probes.job.identity import checkpoints_of
-from probes.job.pairs import open_pairs
+from probes.job.further import reopened
 from probes.store.manifest import stages_of
 from probes.store.run import Run
 from probes.suite import load_suite
@@ -67,9 +65,7 @@ def attribute(
     require_metric(suite.attribute.metric)
     require_finding(suite, stages_of(run.manifest))
     require_answers(prompts_of(run), suite.attribute.metric)
-    models = Pairs(suite, attributing(compute, suite.attribute).silent())
-    require_streamable(models)
-    _require_its_checkpoints(run, models)
+    models = reopened(run, attributing(compute, suite.attribute), suite)
     require_readable(suite, models.tokenizer)
     by_name, _ = with_a_finding(suite.tuned, lambda name: effects_of(models, run, name, compute))
     by_pair = list(by_name.values())
@@ -82,14 +78,3 @@ def attribute(
 
 
 _LISTS = ("methods", "granularity", "controls")
-
-
-def _require_its_checkpoints(run: Run, models: Pairs) -> None:
-    """Raise RunError where a source no longer holds the weights that the run's tables are of."""
-    for name, held in checkpoints_of(open_pairs(models)).items():
-        read = run.manifest["checkpoints"][name]["fingerprint"]
-        if held["fingerprint"]["content"] != read["content"]:
-            raise RunError(
-                f"{run.path}: {held['source']} ({name}) holds other weights now than the run read: it was changed, or "
-                "the run read a live model; run the suite again, with its attribute section"
-            )

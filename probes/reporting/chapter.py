@@ -47,6 +47,15 @@ REPORT: Panels[Chapter] = Panels(
             _ABSENT,
             template="link.html",
         ),
+        Section(
+            "directions",
+            "Directions",
+            "Directions: is the change a few vectors?",
+            "Not measured in this run.",
+            "Steering, linear probes, subspaces of Δh, sparse features, attention patterns and distances between "
+            "representations, each beside its nulls.",
+            optional=True,
+        ),
         Section("prompts", "Prompts", "Prompts: where do the predictions part?", _ABSENT, template="prompts.html"),
         *SECTIONS,
         Section(

@@ -7,7 +7,7 @@ The method is that of Vig et al. 2020 (arXiv 2004.12265), here across checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from probes.attribution.metric import Metric
 from probes.attribution.units import Unit
 from probes.attribution.work import Work
 from probes.attribution.written import is_written
+from probes.capture.editing import entering, leaving
 from probes.capture.hooks.plan import Seen, plan
 from probes.capture.hooks.torch_backend import capture
 from probes.capture.skipping import recording, skipping
@@ -31,7 +32,6 @@ from tv.architecture.anatomy import Architecture
 from tv.prompts.encoding import Batch
 
 SITES = ("embed_out", "head_out", "attn_out", "mlp_out")
-Edit = Callable[[Tensor], Tensor]
 
 
 def patch(work: Work, units: Sequence[Unit]) -> Iterator[Effects]:
@@ -124,35 +124,19 @@ def _patched(
             value[..., columns] = z[..., columns].to(value).view_as(value[..., columns])
             return value
 
-        handle = model.get_submodule(path).register_forward_pre_hook(_entering(edit), with_kwargs=True)
+        handle = model.get_submodule(path).register_forward_pre_hook(entering(edit), with_kwargs=True)
     elif unit.component == "embed":
         path = of["embed_out", -1]
         handle = model.get_submodule(path).register_forward_pre_hook(
-            _entering(lambda value: seen[path].input.to(value, copy=True)), with_kwargs=True
+            entering(lambda value: seen[path].input.to(value, copy=True)), with_kwargs=True
         )
     else:
         path = of[f"{unit.component}_out", unit.layer]
         handle = model.get_submodule(path).register_forward_hook(
             # a copy: Falcon adds attention to what its MLP returns in place
-            _leaving(lambda value: seen[path].output.to(value, copy=True).view_as(value))
+            leaving(lambda value: seen[path].output.to(value, copy=True).view_as(value))
         )
     try:
         yield
     finally:
         handle.remove()
-
-
-def _entering(edit: Edit) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if args:
-            return (edit(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
-
-    return hook
-
-
-def _leaving(edit: Edit) -> Callable[..., Any]:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
-
-    return hook

@@ -1,0 +1,1 @@
+"""Attribution methods over directions and features, as suites and command lines know them."""
