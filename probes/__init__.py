@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from probes.job.discover import discover as discover
     from probes.job.job import Job as Job
     from probes.job.prepare import prepare as prepare, run as run
+    from probes.job.steer import steer as steer
     from probes.linking import link as link
     from probes.planning import Plan as Plan, plan as plan
     from probes.reporting.compare.page import compare as compare, comparison as comparison
@@ -41,6 +42,7 @@ _EXPORTS = {
         "prepare",
         "run",
     ),
+    "probes.job.steer": ("steer",),
     "probes.linking": ("link",),
     "probes.planning": (
         "Plan",

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from probes.capture.pair import Pair
+from probes.directions.leading import Leading
 from probes.discovery.differences import GROUPS, jackknifed
-from probes.discovery.directions import Leading
 from probes.discovery.null import beyond
 from probes.discovery.observing import CHOOSE, MEASURE, Seen, Texts, group_of
 from probes.discovery.sides import SHAM, TUNED, Side

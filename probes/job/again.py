@@ -12,9 +12,10 @@ from probes.attribution.metric import require_answers, require_metric
 from probes.capture.loading import attributing
 from probes.discovery.finding import require_finding, require_readable
 from probes.discovery.found import with_a_finding
-from probes.job.effects import effects_of, prompts_of
+from probes.job.effects import effects_of
 from probes.job.further import reopened
 from probes.store.manifest import stages_of
+from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from probes.suite import load_suite
 from tv.runtime.compute import Compute

@@ -19,10 +19,10 @@ from probes.capture.loading import Pairs
 from probes.capture.pair import Pair
 from probes.discovery.finding import finding_of, is_discovered
 from probes.discovery.found import source_of
+from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from probes.suite import Suite
 from tv.prompts.encoding import Encoded, encode
-from tv.prompts.files import Prompt
 from tv.runtime.compute import Compute
 
 
@@ -72,9 +72,3 @@ def _finding(run: Run, suite: Suite, name: str, pair: Pair, encoded: Sequence[En
         texts = encode(prompts_of(source), pair.tokenizer, pair.architecture.context)
     size = suite.batch_size
     return finding_of(source, wanted.metric, name, pair, texts=texts, encoded=encoded, batch_size=size)
-
-
-def prompts_of(run: Run) -> list[Prompt]:
-    """The prompts that a run was made with, from its table `prompts`."""
-    rows = run.arrow("prompts").drop_columns(["answer_pos"]).rename_columns({"prompt_id": "id"}).to_pylist()
-    return [Prompt(**row) for row in rows]

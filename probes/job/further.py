@@ -9,9 +9,9 @@ import pandas as pd
 
 from probes.capture.loading import Pairs, require_streamable
 from probes.errors import RunError
-from probes.job.effects import prompts_of
 from probes.job.identity import checkpoints_of
 from probes.job.pairs import open_pairs
+from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from probes.suite import Suite, load_suite
 from tv.prompts.encoding import Encoded, encode

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.discovery.directions import Leading, leading_of
+from probes.directions.leading import Leading, leading_of
 from probes.discovery.excitation import Excitation
 from probes.discovery.observing import Seen
 from probes.discovery.part import Context, Part, discovery_part

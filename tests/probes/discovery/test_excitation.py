@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from probes.capture.pair import Pair, make_pair
-from probes.discovery.directions import leading
+from probes.directions.leading import leading
 from probes.discovery.excitation import auroc, excitations, own_texts
 from probes.discovery.observing import Texts, observe, sides_of
 from probes.discovery.part import Context

@@ -53,16 +53,16 @@ def leading_of(architecture: Architecture, step_of: Callable[[str], Tensor | Non
 
 
 def leading(
-    step: Float[Tensor, "m n"],
+    step: Float[Tensor, "m n"], directions: int = DIRECTIONS
 ) -> tuple[Float[Tensor, "directions m"], Float[Tensor, "directions n"], Float[Tensor, " directions"]]:
     """The leading left and right singular directions, and their shares of the energy."""
     if min(step.shape) < _LARGE:
         left, sizes, right = torch.linalg.svd(step, full_matrices=False)
-        return left.T[:DIRECTIONS], right[:DIRECTIONS], (sizes.square() / sizes.square().sum())[:DIRECTIONS]
+        return left.T[:directions], right[:directions], (sizes.square() / sizes.square().sum())[:directions]
     tall = step.shape[0] > step.shape[1]
     wide = step.T if tall else step
     gram = (wide @ wide.T).double().cpu().numpy()
-    energies, found = eigsh(gram, k=DIRECTIONS, v0=np.ones(len(gram)))  # the largest last
+    energies, found = eigsh(gram, k=directions, v0=np.ones(len(gram)))  # the largest last
     short = torch.from_numpy(found.T[::-1].copy()).to(wide)
     long = normalize(short @ wide, dim=1)
     shares = torch.from_numpy(energies[::-1] / gram.trace()).to(wide)

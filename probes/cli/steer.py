@@ -1,0 +1,105 @@
+"""`probes steer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from probes.cli.options import RunPath
+from tv.cli.options import Device, Dtype
+from tv.cli.terminal import Shown, Stages, print_table, wrote
+from tv.runtime.compute import Compute
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_Site = Literal["resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out"]
+_Positions = Literal["target", "last", "all", "from answer", "from user", "after template"]
+
+
+def steer(
+    path: RunPath,
+    direction: Annotated[
+        str,
+        typer.Option(
+            help="mean, mean:DOMAIN, mean:RUN, singular:MODULE, ledger:MODULE, probe:LABEL, or a file (.npy, "
+            ".safetensors)."
+        ),
+    ] = "mean",
+    op: Annotated[
+        Literal["add", "ablate", "clamp"],
+        typer.Option(help="add it, ablate it (project it out), or clamp its coordinate to the other model's mean."),
+    ] = "add",
+    site: Annotated[_Site, typer.Option(help="The site that is steered.")] = "resid_post",
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Only this layer; repeatable. Half of the prompts choose the best of all.")
+    ] = None,
+    positions: Annotated[_Positions, typer.Option(help="Where the vector is made and added.")] = "target",
+    dose: Annotated[
+        list[float] | None, typer.Option(help="A multiple of the vector, beside 1; repeatable. [0.25 0.5 2 4]")
+    ] = None,
+    placebos: Annotated[
+        int, typer.Option(min=1, help="Random vectors, and as many shuffled ones; below 20 nothing can be told.")
+    ] = 20,
+    samples: Annotated[int, typer.Option(min=0, help="Prompts that both models go on with, steered and not.")] = 3,
+    metric: Annotated[str | None, typer.Option(help="The metric of effects. [the run's]")] = None,
+    tuned: Annotated[list[str] | None, typer.Option(help="Only this tuned model; repeatable.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Is the behaviour one vector? Steer both models of a finished run by one, beside placebos.
+
+    The vector, its layer and its dose come from half of the prompts; the effect is read on the other half.
+
+    Example: probes steer reports/demo --tuned medical
+    """
+    import probes
+
+    loaded = probes.load(path)
+    with Stages() as stages:
+        found = probes.steer(
+            loaded,
+            direction=direction,
+            op=op,
+            site=site,
+            layers=layer or (),
+            positions=positions,
+            doses=(0.25, 0.5, 2.0, 4.0) if dose is None else dose,
+            placebos=placebos,
+            samples=samples,
+            metric=metric,
+            tuned=tuned,
+            compute=Compute(device, dtype, progress=stages.update),
+        )
+    print_answers(found)
+    wrote(probes.report(loaded), "the report, with doses, placebos and samples")
+
+
+def print_answers(found: pd.DataFrame) -> None:
+    """A line a model, direction and domain."""
+    from probes.reporting.words import number
+
+    cells: list[list[object]] = []
+    for row in found.to_dict("records"):
+        share = [row[name] for name in ("share", "share_lo", "share_hi")]
+        told = "–" if row["share"] != row["share"] else f"{number(share[0])} ({number(share[1])} … {number(share[2])})"
+        layers, doses = (sorted({row[f"{of}_{half}"] for half in (0, 1)}) for of in ("layer", "dose"))
+        cells.append(
+            [
+                row["tuned"],
+                row["direction"],
+                row["domain"],
+                " ".join(map(str, layers)),
+                " ".join(map(number, doses)),
+                row["effect"],
+                Shown(share, told),
+                row["random_p"],
+                row["shuffled_p"],
+                row["kl"],
+                row["answer"],
+            ]
+        )
+    columns = ["tuned", "steered from", "domain", "layer", "dose", "effect", "share of the change", "p, random"]
+    columns += ["p, shuffled", "KL", "one vector"]
+    print_table("What one vector carries, on prompts that did not choose it", columns, cells, digits=3)

@@ -1,0 +1,12 @@
+"""The prompts that a run was made with."""
+
+from __future__ import annotations
+
+from probes.store.run import Run
+from tv.prompts.files import Prompt
+
+
+def prompts_of(run: Run) -> list[Prompt]:
+    """The prompts of a run's table `prompts`, in order."""
+    rows = run.arrow("prompts").drop_columns(["answer_pos"]).rename_columns({"prompt_id": "id"}).to_pylist()
+    return [Prompt(**row) for row in rows]
