@@ -64,21 +64,20 @@ def one_way(
     n_placebos = wanted.placebos + _FEW * len(doses)
     tell = _Told(work, 2 * len(vectors) + 2 * len(doses) + 1 + len(PLACEBOS) * n_placebos)
     make = partial(_steers, model, making, wanted.op)
-    toward = float(np.sign(np.nanmean(change[making.inside]))) or 1.0
 
     def run(steers: Sequence[Steers], given: NDArray[np.int64]) -> tuple[Floats, Floats]:
         found = steered(work, model, steers, given, wanted.positions, tell)
         return found.values - found.start if way == FORWARD else found.start - found.values, found.kl
 
     def best(steers: Sequence[Steers], beside: Sequence[Sequence[Steers]]) -> tuple[int, int]:
-        """By what each half itself shows: the steers that move it furthest to the tuned model, and placebos less."""
-        flat = [*steers, *(steer for drawn in beside for steer in drawn)]
-        effects = toward * run(flat, seen)[0]
-        real, drawn = effects[: len(steers)], effects[len(steers) :].reshape(len(steers), -1, len(seen))
+        """By what each half itself shows: the steers that bring it nearest to the other model, and placebos less."""
+        effects = run([*steers, *(steer for drawn in beside for steer in drawn)], seen)[0]
         found = []
         for half in (making.of_half(0), making.of_half(1)):
-            noise = np.abs([_mean(each, half) for each in drawn])
-            found.append(int(np.argmax(_mean(real, half) - (noise.mean(1) if noise.size else 0.0))))
+            whole = _mean(change[None], half)[0]
+            near = 1 - np.abs(1 - _mean(effects, half) / whole) if whole else np.zeros(len(effects))
+            noise = near[len(steers) :].reshape(len(steers), -1)
+            found.append(int(np.argmax(near[: len(steers)] - (noise.mean(1) if noise.size else 0.0))))
         return found[0], found[1]
 
     layers = [make((place, place), (vector[0], vector[1]), (1.0, 1.0)) for place, vector in vectors.items()]
@@ -128,9 +127,8 @@ def _steers(
     return steers[0], steers[1]
 
 
-def _mean(effects: Floats, chosen: NDArray[np.bool_]) -> Floats:
-    """(rows,): over these prompts; −∞ where none has a value."""
-    own = effects[:, chosen]
+def _mean(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
+    """(rows,): over these prompts; 0 where none has a value."""
+    own = values[:, chosen]
     known = np.isfinite(own)
-    total = np.where(known, own, 0.0).sum(1)
-    return np.where(known.any(1), total / np.maximum(known.sum(1), 1), -np.inf)
+    return np.where(known, own, 0.0).sum(1) / np.maximum(known.sum(1), 1)

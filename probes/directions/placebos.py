@@ -1,7 +1,8 @@
 """Vectors that nobody has reason to expect anything of, with the length of a real one.
 
-`random`: of no direction. `shuffled`: mean Δh of the same prompts, where in each cluster of them a coin says which of
-the models is called the tuned one.
+`random`: of no direction. `shuffled`: of what tells the same prompts' Δh apart; each deviation from the mean gets a
+random sign, one a cluster, before they are averaged. Were the mean kept in, a Δh that is the same everywhere would be
+its own placebo.
 """
 
 from __future__ import annotations
@@ -52,5 +53,6 @@ def _random(draw: int, d_model: int, seed: int) -> Tensor:
 def _shuffled(draw: int, making: Making, place: Place, half: int, seed: int) -> Tensor:
     names = [item.prompt.cluster or item.prompt.id for item in making.states.encoded]
     signs = np.array([1.0 - 2.0 * (seed_of(f"shuffled {seed} {draw} {name}") % 2) for name in names], np.float32)
-    signed = making.states.delta(place) * torch.from_numpy(signs)[:, None]
-    return signed[torch.from_numpy(making.of_half(half))].mean(0)
+    own = torch.from_numpy(making.of_half(half))
+    apart = making.states.delta(place)[own]
+    return ((apart - apart.mean(0)) * torch.from_numpy(signs)[own, None]).mean(0)
