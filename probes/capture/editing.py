@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -39,30 +39,34 @@ def edited(
     Raises:
         RunError: The architecture has no such site in this layer.
     """
-    with ExitStack() as hooks:
-        for read, own in sites_at(architecture, site, layer):
-            module, enters = model.get_submodule(read.path), Read(read.path, (own,)).ends[0]
-            change = _at(edit, at)
-            handle = (
-                module.register_forward_pre_hook(entering(change), with_kwargs=True)
-                if enters
-                else module.register_forward_hook(leaving(change))
-            )
-            hooks.callback(handle.remove)
+    read, own = site_at(architecture, site, layer)
+    module, enters = model.get_submodule(read.path), Read(read.path, (own,)).ends[0]
+    change = _at(edit, at)
+    if enters:
+        handle = module.register_forward_pre_hook(entering(change), with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(leaving(change))
+    try:
         yield
+    finally:
+        handle.remove()
 
 
-def sites_at(architecture: Architecture, site: str, layer: int) -> list[tuple[Read, Site]]:
-    """The reads that serve a site of a layer: several where a block has several mixers.
+def site_at(architecture: Architecture, site: str, layer: int) -> tuple[Read, Site]:
+    """The read that serves a site of a layer.
 
-    Raises RunError where there are none.
+    Raises RunError where there is none, or several mixers add to the stream side by side.
     """
-    found = [(read, own) for read in plan(architecture, (site,)) for own in read.sites if own.layer == layer]
+    every = [(read, own) for read in plan(architecture, (site,)) for own in read.sites]
+    found = [(read, own) for read, own in every if own.layer == layer]
+    if len(found) > 1:
+        names = " and ".join(own.component for _, own in found)
+        raise RunError(f"{site} of layer {layer}: {names} stand side by side there; choose resid_mid or resid_post")
     if not found:
-        layers = sorted({own.layer for read in plan(architecture, (site,)) for own in read.sites})
+        layers = sorted({own.layer for _, own in every})
         there = f"layers {layers[0]} to {layers[-1]} have it" if layers else "no layer of this model has it"
         raise RunError(f"{site} of layer {layer}: there is no such site; {there}")
-    return found
+    return found[0]
 
 
 def entering(edit: Edit) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -16,7 +16,7 @@ from probes.attribution.effects import BACKWARD, FORWARD, Effects
 from probes.attribution.forwards import Floats, Model, values
 from probes.attribution.halves import halves
 from probes.attribution.work import Rows, Work
-from probes.capture.editing import sites_at
+from probes.capture.editing import site_at
 from probes.capture.hooks.plan import plan
 from probes.directions.choosing import Wanted, one_way
 from probes.directions.sources import Making, is_domain, vectors_of
@@ -71,12 +71,13 @@ def direction(work: Work, wanted: Wanted) -> Iterator[Effects | Rows]:
 
 def _places(work: Work, wanted: Wanted) -> list[Place]:
     architecture = work.pair.architecture
-    for layer in wanted.layers:
-        sites_at(architecture, wanted.site, layer)  # said before any work
     there = {site.layer for read in plan(architecture, (wanted.site,)) for site in read.sites}
     if not there:
         raise RunError(f"direction: no layer of this model has {wanted.site}; choose another site")
-    return [(wanted.site, layer) for layer in wanted.layers or sorted(there)]
+    layers = wanted.layers or sorted(there)
+    for layer in layers:
+        site_at(architecture, wanted.site, layer)  # said before any work
+    return [(wanted.site, layer) for layer in layers]
 
 
 def _making(work: Work, wanted: Wanted, places: Sequence[Place], change: Floats) -> Making:
@@ -85,7 +86,7 @@ def _making(work: Work, wanted: Wanted, places: Sequence[Place], change: Floats)
     domain = is_domain(wanted.source) or _most_changed(domains, change)
     inside = domains == domain
     if not inside.any():
-        there = ", ".join(sorted(set(domains)))
+        there = ", ".join(sorted(set(domains.tolist())))
         raise RunError(f"direction {wanted.source!r}: no prompt of domain {domain!r}; there are {there}")
     states = summed(work.pair, work.encoded, places, wanted.positions, work.batch_size)
     return Making(work.pair, states, _halves(work, inside, domain), inside, wanted.positions, work.batch_size)
@@ -93,7 +94,7 @@ def _making(work: Work, wanted: Wanted, places: Sequence[Place], change: Floats)
 
 def _most_changed(domains: NDArray[np.str_], change: Floats) -> str:
     known = np.isfinite(change)
-    sizes = {name: abs(change[known & (domains == name)].mean()) for name in sorted(set(domains[known]))}
+    sizes = {name: abs(change[known & (domains == name)].mean()) for name in sorted(set(domains[known].tolist()))}
     return max(sizes, key=lambda name: sizes[name])
 
 

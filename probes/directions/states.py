@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.capture.editing import sites_at
-from probes.capture.hooks.plan import Read, Seen
+from probes.capture.editing import site_at
+from probes.capture.hooks.plan import Read, Seen, Site
 from probes.capture.hooks.torch_backend import lockstep
 from probes.capture.pair import Pair
 from probes.measures.places import places_of
@@ -25,10 +25,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class States:
-    """n places of prompts, and what both models have there; on the CPU, in float32.
-
-    Several sites of a block that has several mixers are added up.
-    """
+    """n places of prompts, and what both models have there; on the CPU, in float32."""
 
     encoded: tuple[Encoded, ...]
     text: Int[Tensor, " n"]  # index into `encoded`
@@ -88,30 +85,26 @@ def each_batch(
     Raises:
         RunError: The architecture has no such site in such a layer.
     """
-    served: dict[str, list[tuple[Place, Read]]] = {}
+    served: dict[str, list[tuple[Place, Site]]] = {}
     for place in places:
-        for read, own in sites_at(pair.architecture, *place):
-            served.setdefault(read.path, []).append((place, Read(read.path, (own,))))
-    reads = [Read(path, tuple(site for _, read in own for site in read.sites)) for path, own in served.items()]
+        read, own = site_at(pair.architecture, *place)
+        served.setdefault(read.path, []).append((place, own))
     for batch in batches(encoded, batch_size, pair.pad_id):
-        yield _states(pair, batch, reads, served, positions)
+        yield _states(pair, batch, served, positions)
 
 
-def _states(
-    pair: Pair, batch: Batch, reads: Sequence[Read], served: dict[str, list[tuple[Place, Read]]], positions: Positions
-) -> States:
+def _states(pair: Pair, batch: Batch, served: dict[str, list[tuple[Place, Site]]], positions: Positions) -> States:
     at = places_of(batch, positions)
     found: tuple[dict[Place, Tensor], dict[Place, Tensor]] = ({}, {})
 
     def reduce(read: Read, base: Seen, tuned: Seen) -> None:
         for place, own in served[read.path]:
             for into, seen in zip(found, (base, tuned), strict=True):
-                value = at.take(seen.at(own.sites[0])).float().cpu()
-                into[place] = into[place] + value if place in into else value.clone()
+                into[place] = at.take(seen.at(own)).to("cpu", torch.float32, copy=True)
 
-    lockstep(
-        pair.base, pair.tuned, reads, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}, reduce
-    )
+    reads = [Read(path, tuple(own for _, own in of)) for path, of in served.items()]
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    lockstep(pair.base, pair.tuned, reads, inputs, reduce)
     return States(batch.encoded, at.row, at.pos, *found)
 
 
