@@ -92,7 +92,11 @@ class Panels(Generic[Subject]):
         room: The package whose files define panels.
         sections: The sections of the page, in their order.
         """
-        self.sections = {section.id: section for section in sections}
+        self.sections: dict[str, Section] = {}
+        for section in sections:
+            if section.id in self.sections:
+                raise ValueError(f"{kind}: two sections have the id {section.id!r}")
+            self.sections[section.id] = section
         self.registry: Registry[Entry[Subject]] = Registry(kind, room)
 
     def panel(

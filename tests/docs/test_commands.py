@@ -22,7 +22,7 @@ OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
     "tv": (tv_app, tv_main),
     "probes": (probes_app, probes_main),
 }
-ROWS = 2
+ROWS = 8
 QUICK = {
     "measure": ["gates", "behaviour"],
     "bootstrap": 20,

@@ -45,7 +45,7 @@ FILES = sorted(
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run such as `make demo` leaves, of a few prompts."""
     settings = {
-        "prompts": [{"file": ROOT / "data" / "prompts" / f"{name}.jsonl", "limit": 2} for name in ("medical", "math")],
+        "prompts": [{"file": ROOT / "data" / "prompts" / f"{name}.jsonl", "limit": 8} for name in ("medical", "math")],
         "bootstrap": 20,
         "measure": ["gates", "changes", "ledger", "behaviour"],
         "attribute": {"methods": ["graft"], "controls": [], "curves": False},
