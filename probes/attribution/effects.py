@@ -182,8 +182,13 @@ def _beside(other: Effects, effects: Effects) -> bool:
 
 
 def focus(effects: pd.DataFrame) -> str:
-    """The domain with the largest effect of any unit, which a reader wants to see first; all of them where none has."""
+    """The domain with the largest effect of any unit, which a reader wants to see first; all of them where none has.
+
+    Units of weights have a say before directions and features: pushed hard, those move whatever is there.
+    """
     known = effects.dropna(subset="effect")
+    weights = known[~known.granularity.isin(("direction", "feature"))]
+    known = weights if len(weights) else known
     return str(known.domain.loc[known.effect.abs().idxmax()]) if len(known) else ALL_DOMAINS
 
 

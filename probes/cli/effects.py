@@ -20,12 +20,14 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
     ]
     cells: list[list[object]] = []
     for _, pair_effects in shown.dropna(subset="effect").groupby("tuned", sort=False):
-        for _, family in pair_effects[pair_effects.domain == focus(pair_effects)].groupby(
+        ways = pair_effects.groupby("method").direction.nunique()
+        for (_, method, direction), family in pair_effects[pair_effects.domain == focus(pair_effects)].groupby(
             ["granularity", "method", "direction"], sort=False
         ):
+            named = f"{method} {direction}" if ways[method] > 1 else method
             rows = family.loc[family.effect.abs().nlargest(top).index]
             for unit, row in zip(units_in(rows), rows.to_dict("records"), strict=True):
-                names = (row["tuned"], row["domain"], row["method"], str(unit))
+                names = (row["tuned"], row["domain"], named, str(unit))
                 effect = Shown(row["effect"], f"{row['effect']:+.3f}")
                 told = f"{row['lo_all']:+.3f} … {row['hi_all']:+.3f}" if row["lo_all"] == row["lo_all"] else "–"
                 interval = Shown([row["lo_all"], row["hi_all"]], told)

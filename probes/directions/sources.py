@@ -90,7 +90,9 @@ def vectors_of(spec: str, making: Making, places: Sequence[Place]) -> Vectors:
         found = _file(Path(spec), making, places)
     vectors = {place: vector for place, vector in found.items() if vector is not None and bool(vector.any())}
     if not vectors:
-        raise RunError(f"direction {spec!r}: nothing there at {_said(places)}: T is 0, or the module is not there")
+        raise RunError(
+            f"direction {spec!r}: nothing there at {_said(places)}: T is 0 there, or no matrix of that name writes the stream (o and down do)"
+        )
     return vectors
 
 
