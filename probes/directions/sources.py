@@ -91,7 +91,8 @@ def vectors_of(spec: str, making: Making, places: Sequence[Place]) -> Vectors:
     vectors = {place: vector for place, vector in found.items() if vector is not None and bool(vector.any())}
     if not vectors:
         raise RunError(
-            f"direction {spec!r}: nothing there at {_said(places)}: T is 0 there, or no matrix of that name writes the stream (o and down do)"
+            f"direction {spec!r}: nothing there at {_said(places)}: T is 0, or no matrix of that name writes "
+            "the residual stream (o and down do)"
         )
     return vectors
 
