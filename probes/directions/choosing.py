@@ -19,7 +19,7 @@ from probes.attribution.work import Work
 from probes.directions.placebos import PLACEBOS, placebo
 from probes.directions.sources import Making, Vectors
 from probes.directions.states import Place
-from probes.directions.steering import Op, Steer, Steers, steered
+from probes.directions.steering import Op, Steer, Steers, n_batches, steered
 from tv.prompts.encoding import Positions
 
 #: Placebos of each kind beside which a dose is chosen: a large one moves a model whichever way it points.
@@ -101,7 +101,7 @@ class _Told:
     """Progress over vectors, batch by batch."""
 
     def __init__(self, work: Work, vectors: int) -> None:
-        self._done, self._total, self._tell = 0, vectors * len(work.small_batches), work.told
+        self._done, self._total, self._tell = 0, vectors * n_batches(work), work.told
 
     def __call__(self, n: int) -> None:
         self._done += n

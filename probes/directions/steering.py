@@ -19,8 +19,10 @@ from probes.attribution.work import Work
 from probes.capture.editing import edited
 from probes.capture.skipping import recording, skipping
 from probes.directions.states import Place
-from tv.prompts.encoding import Batch, Encoded, Positions, positions
+from tv.prompts.encoding import Batch, Encoded, Positions, batches, positions
 
+#: Bytes of a batch's block outputs that wait to be used again.
+_WAITING = 2**27
 #: What is done with a vector: added, projected out, or its coordinate set to the other model's mean.
 Op = Literal["add", "ablate", "clamp"]
 
@@ -91,10 +93,22 @@ def steered(
     place = {name: i for i, name in enumerate(work.prompts)}
     shape = len(steers), len(work.prompts)
     start, values, kl = np.full(shape[1], np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
-    for batch in work.small_batches:
+    for batch in batches(work.encoded, _many(work), work.pair.pad_id):
         own = np.array([place[item.prompt.id] for item in batch.encoded])
         start[own], values[:, own], kl[:, own] = _of_batch(work, model, steers, batch, given[own], at, told)
     return Steered(start, values, kl)
+
+
+def n_batches(work: Work) -> int:
+    """How many batches the prompts are read in."""
+    return -(-len(work.encoded) // _many(work))
+
+
+def _many(work: Work) -> int:
+    """Prompts of a batch: as many as let the outputs of all blocks wait, within what the metric's batches have."""
+    longest = max(len(item.ids) for item in work.encoded)
+    outputs = 4 * longest * work.pair.architecture.d_model * work.pair.architecture.n_layers
+    return int(np.clip(_WAITING // outputs, work.batch_size, 4 * work.batch_size))
 
 
 @torch.inference_mode()
