@@ -74,7 +74,7 @@ def _places(work: Work, wanted: Wanted) -> list[Place]:
     there = {site.layer for read in plan(architecture, (wanted.site,)) for site in read.sites}
     if not there:
         raise RunError(f"direction: no layer of this model has {wanted.site}; choose another site")
-    layers = wanted.layers or sorted(there)
+    layers = sorted({*wanted.layers}) or sorted(there)
     for layer in layers:
         site_at(architecture, wanted.site, layer)  # said before any work
     return [(wanted.site, layer) for layer in layers]
@@ -94,6 +94,8 @@ def _making(work: Work, wanted: Wanted, places: Sequence[Place], change: Floats)
 
 def _most_changed(domains: NDArray[np.str_], change: Floats) -> str:
     known = np.isfinite(change)
+    if not known.any():
+        raise RunError("direction: the metric has no value for any prompt; choose another metric")
     sizes = {name: abs(change[known & (domains == name)].mean()) for name in sorted(set(domains[known].tolist()))}
     return max(sizes, key=lambda name: sizes[name])
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from probes.attribution.metric import require_answers, require_metric
+from probes.capture.editing import site_at
+from probes.capture.loading import attributing
 from probes.job.effects import effects_of
 from probes.job.further import Tables, add, named, reopened
 from probes.store.prompts import prompts_of
@@ -106,7 +108,9 @@ def steer(
     require_metric(suite.attribute.metric)
     require_answers(prompts_of(run), suite.attribute.metric)
     names = named(run, tuned)
-    models = reopened(run, compute, suite)
+    models = reopened(run, attributing(compute, suite.attribute), suite)
+    for layer in layers:
+        site_at(models.opened().architecture, site, layer)  # before a model is loaded
     by_name: dict[str, Tables] = {}
     for name in names:
         tables = effects_of(models, run, name, compute)
