@@ -117,7 +117,11 @@ def read_states(
     batch_size: int = 16,
 ) -> States:
     """The states of all prompts at once; arguments as `each_batch`. Memory: 8 bytes × places × d_model of each."""
-    parts = list(each_batch(pair, encoded, places, positions=positions, batch_size=batch_size))
+    return joined(list(each_batch(pair, encoded, places, positions=positions, batch_size=batch_size)), places)
+
+
+def joined(parts: Sequence[States], places: Sequence[Place]) -> States:
+    """The states of several batches as one."""
     starts = np.cumsum([0, *(len(part.encoded) for part in parts)])
     text = torch.cat([part.text + int(start) for part, start in zip(parts, starts, strict=False)])
     base, tuned = (
