@@ -21,8 +21,8 @@ from probes.directions.features.study import Study, Wanted, study
 from probes.directions.features.training import Training
 from probes.discovery.own_texts import paragraphs
 from probes.errors import RunError
-from probes.store.prompts import prompts_of
 from probes.job.further import Tables, add, encoded_of, named, reopened
+from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from probes.suite import load_suite
 from tv.prompts.encoding import Encoded, encode
