@@ -66,7 +66,7 @@ def planted(
 
 
 def _inputs(
-    base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, layer: int, n: int = 600
+    base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, layer: int, n: int = 200
 ) -> tuple[Float[Tensor, "places d_model"], Tensor, Float[Tensor, "places d_model"]]:
     """What the MLP of a layer reads over documents of the base's kind, at which tokens, and what leaves the layer."""
     read, left, ids = [], [], []

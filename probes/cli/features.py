@@ -43,7 +43,7 @@ def features(
     k: Annotated[
         int | None, typer.Option(min=1, help="Latents that fire at a token, on average. [16; 4 of delta]")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How often training reads the tokens.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Of training, each of 512 tokens.")] = 450,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each side; with 1 nothing is said of stability.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of the first training, and of all draws.")] = 0,
     texts: Annotated[
@@ -74,7 +74,7 @@ def features(
             layer=layer,
             latents=latents,
             k=k,
-            epochs=epochs,
+            steps=steps,
             seeds=seeds,
             seed=seed,
             texts=texts or [],

@@ -43,7 +43,7 @@ def features(
     layer: int | None = None,
     latents: int = 1024,
     k: int | None = None,
-    epochs: int = 4,
+    steps: int = 450,
     seeds: int = 2,
     seed: int = 0,
     texts: Sequence[str | Path] = (),
@@ -66,7 +66,7 @@ def features(
         layer: From 0; the middle one without it.
         latents: Of a dictionary.
         k: Latents that fire at a token, on average; 16, and 4 of the form delta, without it.
-        epochs: How often training reads the tokens.
+        steps: Of training, each of 512 tokens.
         seeds: Trainings of each side: the first is read, the others say how stable it is, and test the thresholds.
         seed: Of the first training, and of all draws.
         texts: Files of texts to read, as `probes.discover` takes them; the run's prompts without any.
@@ -86,13 +86,13 @@ def features(
 
     Examples:
         >>> run = probes.load("reports/demo")
-        >>> few = {"latents": 32, "k": 4, "epochs": 1, "seeds": 1, "effects": 0}
+        >>> few = {"latents": 32, "k": 4, "steps": 5, "seeds": 1, "effects": 0}
         >>> found = probes.features(run, tuned=["medical"], **few)
         >>> set(found["class"]) <= {"new", "lost", "shifted", "shared", "dead"}, len(found)
         (True, 32)
     """
     k = k if k is not None else 4 if form == "delta" else 16
-    training = Training(form, latents, k, epochs, seed=seed)
+    training = Training(form, latents, k, steps, seed=seed)
     _require(run, training, seeds, tokens, effects, site)
     names = named(run, tuned)
     public = None if dictionary is None else read_public(Path(dictionary))
@@ -131,7 +131,7 @@ def _require(run: Run, training: Training, seeds: int, tokens: int, effects: int
         raise RunError(f"features: form {training.form!r}; crosscoder or delta")
     if site is not None and site not in SITES:
         raise RunError(f"features: site {site!r}; {', '.join(SITES)}")
-    least = {"latents": 2, "k": 1, "epochs": 1, "seeds": 1, "tokens": 64, "effects": 0}
+    least = {"latents": 2, "k": 1, "steps": 5, "seeds": 1, "tokens": 64, "effects": 0}
     given = {**vars(training), "seeds": seeds, "tokens": tokens, "effects": effects}
     for name, value in least.items():
         if given[name] < value:

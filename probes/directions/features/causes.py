@@ -33,7 +33,7 @@ from tv.prompts.encoding import Batch, batches
 from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval
 
-#: How many latents lead together: points of the curve.
+#: How many lead together: points of the curve, and at last every latent.
 TOGETHER = (0, 1, 10, 50)
 #: Draws of random directions in the curve.
 DRAWS = 5
@@ -83,8 +83,8 @@ def feature_effects(
         work: The pair, the prompts and the metric.
         dictionary: Its latents.
         place: The site and layer that it reads.
-        features: How many latents are moved one by one: those of the largest mean first-order effect, ∇M times the
-            latent's part; of a metric without a gradient, those with the largest part in Δh.
+        features: How many latents are moved one by one: those of the largest mean first-order effect, the latent's part
+            times ∇M of the base half way along Δh; of a metric without a gradient, those with the largest part.
         fires: (latents,), how often each fires, for controls that fire as often.
 
     Yields:
@@ -154,7 +154,7 @@ def _metric(work: Work, side: int, read: _Read, part: Float[Tensor, "n d_model"]
 
 
 def _first_order(work: Work, dictionary: Dictionary, read: _Read) -> Floats:
-    """(prompts, latents): Σ over places of ∇M of the base times what the latent writes into Δh.
+    """(prompts, latents): Σ over places of ∇M of the base, half way along Δh, times what the latent writes into Δh.
 
     Of a metric without a gradient, the square of what it writes.
     """
@@ -170,10 +170,10 @@ def _first_order(work: Work, dictionary: Dictionary, read: _Read) -> Floats:
 
 
 def _gradient(work: Work, read: _Read) -> Float[Tensor, "n d_model"]:
-    """The gradient of the metric, summed over prompts, by what the base has at the site."""
+    """The gradient of the metric, summed over prompts, by what the base has at the site: half way along Δh."""
     site, layer = read.place
     model = work.pair.base
-    added = torch.zeros(*read.batch.input_ids.shape, read.delta.shape[1]).flatten(0, 1).requires_grad_()
+    added = read.over_places(read.delta / 2).requires_grad_()
     with (
         frozen(model),
         torch.enable_grad(),
@@ -201,7 +201,8 @@ def _curves(work: Work, dictionary: Dictionary, reads: Sequence[_Read], expected
     values: dict[tuple[str, int], Floats] = {}
     of_prompt = dict(zip(prompts, range(len(prompts)), strict=True))
     for half in (first, ~first):
-        order = np.argsort(-np.abs(np.nanmean(expected[half], 0)), kind="stable")
+        sign = np.sign(np.nanmean((tuned - base)[half])) if work.metric.smooth else 1.0
+        order = np.argsort(-sign * np.nanmean(expected[half], 0), kind="stable")
         fit = torch.cat([read.delta[torch.from_numpy(half[_rows(read, of_prompt)])[read.at[0]]] for read in reads])
         mean = fit.mean(0)
         components = torch.linalg.eigh((fit - mean).double().T @ (fit - mean).double()).eigenvectors.flip(1).float()
@@ -243,13 +244,13 @@ def _together(
     shift, active = dictionary.bias[1] - dictionary.bias[0], read.active(dictionary)
     apart = read.delta - mean
     width = components.shape[1]
-    for n in TOGETHER:
+    for n in (*TOGETHER, dictionary.size):
         if n <= dictionary.size:
             part = shift.expand_as(read.delta)
             if n:
                 part = part + dictionary.parts(active, torch.from_numpy(order[:n].copy()))
             yield "features", n, part
-        if n <= width:
+        if n <= width and n in TOGETHER:
             leading = components[:, :n]
             yield "principal components", n, mean + apart @ leading @ leading.T
             for draw in range(DRAWS if n else 1):

@@ -45,7 +45,7 @@ def firing_rates(dictionary: Dictionary, states: States, place: Place) -> pd.Dat
         columns: dict[str, object] = {"feature": np.arange(m), "domain": domain, "n": len(inside)}
         for side, name in enumerate(("rate_base", "rate_tuned")):
             mean, lo, hi, *_ = mean_interval(shares[side, inside], [clusters[i] for i in inside])
-            columns |= {name: mean, f"{name}_lo": np.fmax(lo, 0.0), f"{name}_hi": hi}
+            columns |= {name: mean, f"{name}_lo": np.maximum(lo, 0.0), f"{name}_hi": hi}
         rows.append(pd.DataFrame(columns))
     return pd.concat(rows, ignore_index=True)
 

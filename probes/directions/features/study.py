@@ -32,6 +32,8 @@ REAL, RANDOM = "real", "random"
 SIDES = (REAL, ROUNDED, RANDOM)
 #: One cluster of texts in so many is held out for FVU.
 _HELD_OUT = 10
+#: So many of the suite's batches are read at once: of a batch only its states at one site are kept.
+_AT_ONCE = 4
 #: What a step tells: a label, how much is done, of how much.
 Told = Callable[[str, int, int], None]
 
@@ -128,7 +130,7 @@ def _held_out(encoded: Sequence[Encoded], seed: int) -> set[str]:
 
 def _read(pair: Pair, encoded: Sequence[Encoded], wanted: Wanted, told: Callable[[int, int], None]) -> States:
     parts, done = [], 0
-    for part in each_batch(pair, encoded, [wanted.place], positions="all", batch_size=wanted.batch_size):
+    for part in each_batch(pair, encoded, [wanted.place], positions="all", batch_size=_AT_ONCE * wanted.batch_size):
         parts.append(part)
         done += len(part.encoded)
         told(done, len(encoded))

@@ -6,13 +6,13 @@ Bussmann et al. 2024 (arXiv 2412.06410); both together, Minder et al. 2025 (arXi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.directions.features.dictionary import Above, Dictionary, read_tensors, write_tensors
@@ -21,6 +21,9 @@ from tv.runtime.seeds import seed_of
 
 #: Progress: (steps done, steps in all).
 Told = Callable[[int, int], None]
+#: A training goes in so many rounds at the least, each of at most so many steps; dead latents start anew after the
+#: rounds of this first part.
+_ROUNDS, _LONGEST, _REVIVING = 5, 500, 0.8
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,17 @@ class Training:
     form: Literal["crosscoder", "delta"] = "crosscoder"
     latents: int = 1024
     k: int = 16  # latents that fire at a place, on average over a batch
-    epochs: int = 4
-    batch: int = 512  # places
+    steps: int = 450
+    batch: int = 512  # places of a step
     rate: float = 5e-3  # of Adam, warmed up over the first tenth and led to 0 over the last half
     seed: int = 0
 
 
 @dataclass
 class _State:
-    """What a training goes on from: everything between two epochs."""
+    """What a training goes on from: everything between two rounds."""
 
-    epoch: int
+    round: int
     values: dict[str, Tensor]
     first: dict[str, Tensor]  # Adam's moments
     second: dict[str, Tensor]
@@ -55,16 +58,16 @@ def train(
     stamp: str = "",
     told: Told | None = None,
 ) -> Dictionary:
-    """Train a dictionary; a training that was killed goes on behind its last epoch and ends with the same numbers.
+    """Train a dictionary; a training that was killed goes on behind its last round and ends with the same numbers.
 
     Minimises ‖x − x̂‖² over places, x the two models' states side by side (or Δh), x̂ = f D + b and f = BatchTopK(x E +
     e): of a batch of n places the k n largest pre-activations above 0. The rows of D have norm 1 over both models
-    together. A latent that did not fire in an epoch starts anew at the residual of a place, drawn by its square.
+    together. A latent that did not fire in a round starts anew at the residual of a place, drawn by its square.
 
     Args:
         base, tuned: States of both models at the same places.
         training: How.
-        kept: A file for what was reached after every epoch.
+        kept: A file for what was reached after every round.
         stamp: What the states are of. What was reached with another stamp is not gone on from.
         told: Called at each step.
 
@@ -73,12 +76,15 @@ def train(
         pre-activation that BatchTopK kept.
     """
     x, centre, scale = _scaled(base, tuned, training)
-    steps = -(-len(x) // training.batch)
     state = _reached(kept, training, stamp, x.device) or _started(x, training)
-    for epoch in range(state.epoch, training.epochs):
-        _epoch(x, state, training, steps, told)
-        state.epoch = epoch + 1
-        if kept is not None and state.epoch < training.epochs:
+    rounds = max(_ROUNDS, -(-training.steps // _LONGEST))
+    for i in range(state.round, rounds):
+        steps = range(i * training.steps // rounds, (i + 1) * training.steps // rounds)
+        fired = _round(x, state, training, steps, told)
+        if i < _REVIVING * rounds - 1:
+            _revive(x, state, fired == 0, training)
+        state.round = i + 1
+        if kept is not None and state.round < rounds:
             _keep(state, kept, training, stamp)
     threshold = _threshold(x, state.values, training)
     if kept is not None:
@@ -144,22 +150,27 @@ def _started(x: Float[Tensor, "n sides d_model"], training: Training) -> _State:
     return _State(0, values, *moments)
 
 
-def _epoch(
-    x: Float[Tensor, "n sides d_model"], state: _State, training: Training, steps: int, told: Told | None
-) -> None:
-    order = torch.randperm(len(x), generator=_generator(training, f"order {state.epoch}")).to(x.device)
+def _round(
+    x: Float[Tensor, "n sides d_model"], state: _State, training: Training, steps: range, told: Told | None
+) -> Float[Tensor, " latents"]:
+    """Some steps; how often each latent fired in them."""
     fired = x.new_zeros(training.latents)
-    for step, at in enumerate(order.split(training.batch)):
-        active, slopes = gradients(state.values, x[at], training.k)
+    for step, at in zip(steps, _batches(len(x), state.round, training), strict=False):
+        active, slopes = gradients(state.values, x[at.to(x.device)], training.k)
         fired += (active > 0).sum(0)
-        done = state.epoch * steps + step
-        _adam(state, slopes, done, _rate(done, steps * training.epochs, training.rate))
+        _adam(state, slopes, step, _rate(step, training.steps, training.rate))
         rows = state.values["decoder"]
         rows /= rows.norm(dim=1, keepdim=True).clamp(min=1e-8)
         if told:
-            told(done + 1, steps * training.epochs)
-    if state.epoch < training.epochs - 2:
-        _revive(x, state, fired == 0, training)
+            told(step + 1, training.steps)
+    return fired
+
+
+def _batches(n: int, of_round: int, training: Training) -> Iterator[Int[Tensor, " batch"]]:
+    """The places of every step of a round: all in a drawn order, then all in another, without end."""
+    generator = _generator(training, f"order {of_round}")
+    while True:
+        yield from torch.randperm(n, generator=generator).split(min(training.batch, n))
 
 
 def _adam(state: _State, slopes: dict[str, Tensor], done: int, rate: float) -> None:
@@ -180,7 +191,7 @@ def _revive(x: Float[Tensor, "n sides d_model"], state: _State, dead: Tensor, tr
     n = int(dead.sum())
     if not n:
         return
-    generator = _generator(training, f"revive {state.epoch}")
+    generator = _generator(training, f"revive {state.round}")
     some = x[torch.randperm(len(x), generator=generator)[: 8 * training.batch].to(x.device)]
     _, active = loss_of(state.values, some, training.k)
     off = some.flatten(1) - active @ state.values["decoder"] - state.values["bias"]
@@ -235,7 +246,7 @@ def _keep(state: _State, path: Path, training: Training, stamp: str) -> None:
         for kind in ("values", "first", "second")
         for name, value in getattr(state, kind).items()
     }
-    write_tensors(tensors, path, _said(training, stamp) | {"epoch": state.epoch})
+    write_tensors(tensors, path, _said(training, stamp) | {"round": state.round})
 
 
 def _reached(path: Path | None, training: Training, stamp: str, device: torch.device) -> _State | None:
@@ -245,14 +256,14 @@ def _reached(path: Path | None, training: Training, stamp: str, device: torch.de
         tensors, said = read_tensors(path)
     except RunError:
         return None
-    epoch = said.pop("epoch", None)
-    if epoch is None or said != _said(training, stamp):
+    reached = said.pop("round", None)
+    if reached is None or said != _said(training, stamp):
         return None
     kinds: dict[str, dict[str, Tensor]] = {"values": {}, "first": {}, "second": {}}
     for name, value in tensors.items():
         kind, _, rest = name.partition(".")
         kinds[kind][rest] = value.to(device)
-    return _State(epoch, **kinds)
+    return _State(reached, **kinds)
 
 
 def _said(training: Training, stamp: str) -> dict[str, Any]:
