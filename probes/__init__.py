@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
     from probes.job.again import attribute as attribute
     from probes.job.discover import discover as discover
+    from probes.job.features import features as features
     from probes.job.job import Job as Job
     from probes.job.prepare import prepare as prepare, run as run
     from probes.job.steer import steer as steer
@@ -37,6 +38,7 @@ _EXPORTS = {
     ),
     "probes.job.again": ("attribute",),
     "probes.job.discover": ("discover",),
+    "probes.job.features": ("features",),
     "probes.job.job": ("Job",),
     "probes.job.prepare": (
         "prepare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probes.cli import answers, attribute, discover, query, run, steer
+from probes.cli import answers, attribute, discover, features, query, run, steer
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -19,6 +19,7 @@ for work in (
     discover.discover,
     attribute.attribute,
     steer.steer,
+    features.features,
     answers.link,
     answers.diagnose,
     query.query,

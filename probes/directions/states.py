@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from probes.capture.hooks.plan import Read, Seen, Site
 from probes.capture.hooks.torch_backend import lockstep
 from probes.capture.pair import Pair
 from probes.measures.places import places_of
+from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded, Positions, batches
 
 #: Where states are read: a site and a layer.
@@ -101,11 +103,20 @@ def _states(pair: Pair, batch: Batch, served: dict[str, list[tuple[Place, Site]]
         for place, own in served[read.path]:
             for into, seen in zip(found, (base, tuned), strict=True):
                 into[place] = at.take(seen.at(own)).to("cpu", torch.float32, copy=True)
+        left.discard(read.path)
+        if not left and not is_streamed(pair.base):
+            raise _Enough
 
     reads = [Read(path, tuple(own for _, own in of)) for path, of in served.items()]
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    lockstep(pair.base, pair.tuned, reads, inputs, reduce)
+    left = set(served)
+    with suppress(_Enough):
+        lockstep(pair.base, pair.tuned, reads, inputs, reduce)
     return States(batch.encoded, at.row, at.pos, *found)
+
+
+class _Enough(Exception):
+    """Everything was read: the blocks behind it need not run."""
 
 
 def read_states(
@@ -117,7 +128,11 @@ def read_states(
     batch_size: int = 16,
 ) -> States:
     """The states of all prompts at once; arguments as `each_batch`. Memory: 8 bytes × places × d_model of each."""
-    parts = list(each_batch(pair, encoded, places, positions=positions, batch_size=batch_size))
+    return joined(list(each_batch(pair, encoded, places, positions=positions, batch_size=batch_size)), places)
+
+
+def joined(parts: Sequence[States], places: Sequence[Place]) -> States:
+    """The states of several batches as one."""
     starts = np.cumsum([0, *(len(part.encoded) for part in parts)])
     text = torch.cat([part.text + int(start) for part, start in zip(parts, starts, strict=False)])
     base, tuned = (

@@ -37,6 +37,11 @@ def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **v
     )
 
 
+def part(template: str, **values: Any) -> Markup:
+    """A part of a page, from a template of its own; what is no markup is escaped."""
+    return Markup(_templates().get_template(template).render(**values))
+
+
 @cache
 def _templates() -> Environment:
     """The pages' templates, each compiled once."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from markupsafe import Markup
+
 from probes.reporting.figures import Plot
 from tv.runtime.registry import Registry
 
@@ -50,6 +52,7 @@ class Panel:
     choose: str = ""
     wide: bool = False
     tables: Sequence[Table] = field(default_factory=list)
+    below: Markup | None = None  # of a template of its own: `probes.reporting.page.part`
 
 
 Fold = Literal["open", "closed", "never"]
