@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from probes import plot as plot
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
     from probes.job.again import attribute as attribute
+    from probes.job.attention import attention as attention
     from probes.job.discover import discover as discover
     from probes.job.job import Job as Job
     from probes.job.prepare import prepare as prepare, run as run
@@ -35,6 +36,7 @@ _EXPORTS = {
         "SuiteError",
     ),
     "probes.job.again": ("attribute",),
+    "probes.job.attention": ("attention",),
     "probes.job.discover": ("discover",),
     "probes.job.job": ("Job",),
     "probes.job.prepare": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probes.cli import answers, attribute, discover, query, run
+from probes.cli import answers, attention, attribute, discover, query, run
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -18,6 +18,7 @@ for work in (
     run.run,
     discover.discover,
     attribute.attribute,
+    attention.attention,
     answers.link,
     answers.diagnose,
     query.query,

@@ -55,7 +55,7 @@ SECTIONS = (
         "Evidence, each number beside what it is held against; none of it is a class.",
     ),
     _section(
-        "directions",
+        "t-words",
         "Directions of T",
         "Directions of T, read as tokens",
         "tables",
@@ -89,6 +89,6 @@ def shown_of(found: Found) -> dict[str, Any]:
         "moved": moved_table(found),
         "steering": steering_table(found),
         "kind": kind_table(found),
-        "directions": direction_table(found),
+        "t-words": direction_table(found),
         "excitation": excitation_table(found),
     }

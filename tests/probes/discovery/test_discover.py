@@ -87,7 +87,7 @@ def test_a_run_of_its_own_by_command_and_by_suite(tmp_path: Path) -> None:
     assert tokens.kl.mean().to_dict() == pytest.approx(run["divergences"].set_index("prompt_id").kl.to_dict())
     assert run["token_divergences"].sham.notna().groupby(run["token_divergences"].prompt_id).all().sum() == 16
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert all(f'id="m0-{name}"' in page for name in ("found", "words", "samples", "divergences", "directions"))
+    assert all(f'id="m0-{name}"' in page for name in ("found", "words", "samples", "divergences", "t-words"))
     assert len(run["divergences"]) == 24 and set(run["samples"].model) == {"base", "tuned"}
     amplified = run["amplified"].set_index("reading")
     assert (amplified.lo < amplified.kl).all()

@@ -28,7 +28,7 @@ from tests.pages import unpacked
 HOSTILE = "<script>alert(1)</script>"
 SECTIONS = (
     *("found", "words", "samples", "divergences", "lens-words", "difference", "components", "moved", "steering"),
-    *("directions", "excitation"),
+    *("t-words", "excitation"),
 )
 
 
