@@ -8,7 +8,7 @@ import typer
 
 from probes.cli.options import RunPath
 from tv.cli.options import Device, Dtype, Offload
-from tv.cli.terminal import Shown, Stages, print_table
+from tv.cli.terminal import Shown, Stages, print_table, wrote
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def attention(
             draws=draws,
             compute=Compute(device, dtype, offload, progress=stages.update),
         )
-        probes.report(run)
+        page = probes.report(run)
     print_heads(heads)
+    wrote(page, "the report")
 
 
 def print_heads(heads: pd.DataFrame) -> None:

@@ -81,11 +81,12 @@ def beyond_random(
         middle = null.mean(0)
         p = np.full(js.shape, np.nan)
         for layer in np.unique(layers):
-            at = (layers == layer) & np.isfinite(middle) & np.isfinite(own)
-            df = (len(draws) - 1) * int(at.sum())
+            drawn = (layers == layer) & np.isfinite(middle)
+            df = (len(draws) - 1) * int(drawn.sum())
             if not df:
                 continue
-            spread = ((null[:, at] - middle[at]) ** 2).sum() / df
+            spread = ((null[:, drawn] - middle[drawn]) ** 2).sum() / df
+            at = drawn & np.isfinite(own)
             t = (own[at] - middle[at]) / np.sqrt(spread * (1 + 1 / len(draws)) + sampling[at])
             p[at] = stats.t.sf(t, max(1, min(df, n - 1)))
         return np.exp(middle), p
