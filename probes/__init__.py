@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from probes.job.again import attribute as attribute
     from probes.job.attention import attention as attention
     from probes.job.discover import discover as discover
+    from probes.job.edges import edges as edges
     from probes.job.job import Job as Job
     from probes.job.prepare import prepare as prepare, run as run
     from probes.linking import link as link
@@ -38,6 +39,7 @@ _EXPORTS = {
     "probes.job.again": ("attribute",),
     "probes.job.attention": ("attention",),
     "probes.job.discover": ("discover",),
+    "probes.job.edges": ("edges",),
     "probes.job.job": ("Job",),
     "probes.job.prepare": (
         "prepare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probes.cli import answers, attention, attribute, discover, query, run
+from probes.cli import answers, attention, attribute, discover, edges, query, run
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -19,6 +19,7 @@ for work in (
     discover.discover,
     attribute.attribute,
     attention.attention,
+    edges.edges,
     answers.link,
     answers.diagnose,
     query.query,
