@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from probes import plot as plot
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
     from probes.job.again import attribute as attribute
+    from probes.job.attention import attention as attention
     from probes.job.discover import discover as discover
+    from probes.job.edges import edges as edges
     from probes.job.features import features as features
     from probes.job.job import Job as Job
     from probes.job.prepare import prepare as prepare, run as run
@@ -37,8 +39,10 @@ _EXPORTS = {
         "SuiteError",
     ),
     "probes.job.again": ("attribute",),
+    "probes.job.attention": ("attention",),
     "probes.job.discover": ("discover",),
     "probes.job.features": ("features",),
+    "probes.job.edges": ("edges",),
     "probes.job.job": ("Job",),
     "probes.job.prepare": (
         "prepare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probes.cli import answers, attribute, discover, features, query, run, steer
+from probes.cli import answers, attention, attribute, discover, edges, features, query, run, steer
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -20,6 +20,8 @@ for work in (
     attribute.attribute,
     steer.steer,
     features.features,
+    attention.attention,
+    edges.edges,
     answers.link,
     answers.diagnose,
     query.query,

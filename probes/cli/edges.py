@@ -1,0 +1,79 @@
+"""`probes edges`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from probes.cli.options import RunPath
+from tv.cli.options import Device, among
+from tv.cli.terminal import Shown, Stages, print_table, wrote
+from tv.runtime.compute import Compute
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Edges that are printed of each tuned model.
+SHOWN = 10
+
+
+def _metrics() -> list[str]:
+    from probes.suite import metric_names
+
+    return list(metric_names())
+
+
+def edges(
+    path: RunPath,
+    tuned: Annotated[list[str] | None, typer.Option(help="A tuned model; give it again for several.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="A metric with a gradient; the suite's without it.", autocompletion=among(_metrics)),
+    ] = None,
+    prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 48,
+    draws: Annotated[int, typer.Option(help="Draws of random T, the null.")] = 2,
+    steps: Annotated[int, typer.Option(help="Steps of the integral to begin with, an even number.")] = 8,
+    orders: Annotated[int, typer.Option(help="Random orders of edges, beside the ranking's curve.")] = 8,
+    device: Device = "cpu",
+) -> None:
+    """What every component's change does to a metric through every component that reads it.
+
+    Example: probes edges reports/demo --tuned medical --metric logit_diff
+    """
+    import probes
+
+    run = probes.load(path)
+    with Stages() as stages:
+        found = probes.edges(
+            run,
+            tuned=tuned,
+            metric=metric,
+            prompts=prompts,
+            draws=draws,
+            steps=steps,
+            orders=orders,
+            compute=Compute(device, progress=stages.update),
+        )
+        page = probes.report(run)
+    print_edges(found)
+    wrote(page, "the report")
+
+
+def print_edges(edges: pd.DataFrame) -> None:
+    """The largest edges between components, where they are largest; those to the logits are left to the report."""
+    between = edges[edges.receiver != "logits"]
+    cells: list[list[object]] = []
+    for _, of_tuned in between.groupby("tuned", sort=False):
+        of_one = of_tuned[of_tuned.domain == of_tuned.domain.loc[of_tuned.effect.abs().idxmax()]]
+        for row in of_one.loc[of_one.effect.abs().nlargest(SHOWN).index].to_dict("records"):
+            head = f" head {row['head']}" if row["head"] >= 0 else ""
+            sender = "embed" if row["sender"] == "embed" else f"layer {row['sender_layer']} {row['sender']}{head}"
+            receiver = f"layer {row['receiver_layer']} {row['receiver']}"
+            effect = Shown(row["effect"], f"{row['effect']:+.3f}")
+            out = "yes" if row["stands_out"] else "no"
+            cells.append(
+                [row["tuned"], row["domain"], sender, receiver, effect, row["share"], row["random_most"], row["q"], out]
+            )
+    headings = ["tuned", "domain", "sender", "receiver", "effect", "share", "random T", "q", "stands out"]
+    print_table("largest edges between components", headings, cells)
