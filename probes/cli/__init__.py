@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probes.cli import answers, attribute, discover, query, run, steer
+from probes.cli import answers, attribute, discover, probe, query, representations, run, steer
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -19,6 +19,8 @@ for work in (
     discover.discover,
     attribute.attribute,
     steer.steer,
+    probe.probe,
+    representations.representations,
     answers.link,
     answers.diagnose,
     query.query,
