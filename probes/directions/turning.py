@@ -24,7 +24,10 @@ SAME = 0.9
 #: Below this cosine between halves a probe's direction is too noisy to be compared.
 RELIABLE = 0.1
 #: Halvings that cosines are averaged over.
-HALVINGS = 6
+HALVINGS = 4
+
+#: Groups of clusters that are left out in turn.
+_GROUPS = 8
 
 SAME_DIRECTION, MOVED, CANNOT_TELL = "same direction", "moved", "cannot tell"
 
@@ -80,7 +83,7 @@ def turn_interval(
     """The 95 % intervals of `cosine` and of `corrected`, by leaving out groups of clusters."""
     without = [
         turn(base[stay], tuned[stay], (labels[0].on(stay), labels[1].on(stay)), penalty, seed)
-        for stay in kept(labels[0].clusters.tolist(), seed, 10)
+        for stay in kept(labels[0].clusters.tolist(), seed, _GROUPS)
     ]
     return (
         interval([each.cosine for each in without], value.cosine, -1.0, 1.0),
