@@ -1,12 +1,15 @@
 """Options of commands that read states of a run: where, of which models, and beside how many nulls."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-Site = Annotated[str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out or mlp_out.")]
-Position = Annotated[
-    str, typer.Option(help="Which places of a prompt, averaged: last (of the text), all, target, from user, ….")
+Site = Annotated[
+    Literal["resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out"], typer.Option(help="Where states are read.")
+]
+Places = Annotated[
+    Literal["last", "all", "target", "generated", "from answer", "from user", "after template"],
+    typer.Option(help="At which places of a prompt, averaged; last is the text's."),
 ]
 Layer = Annotated[list[int] | None, typer.Option(help="A layer, from 0; repeatable. [every layer]", show_default=False)]
 Tuned = Annotated[

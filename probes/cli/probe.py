@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from probes.cli.options import RunPath
-from probes.cli.places import Draws, Layer, Position, Site, Tuned
+from probes.cli.places import Draws, Layer, Places, Site, Tuned
 from tv.cli.options import Device, Dtype
 from tv.cli.terminal import Stages, interval, print_table, wrote
 from tv.runtime.compute import Compute
@@ -19,10 +19,11 @@ def probe(
         str, typer.Option(help="domain, correct, or FILE:COLUMN of a CSV, TSV, JSONL or Parquet file with prompt ids.")
     ] = "domain",
     of: Annotated[
-        str, typer.Option(help="Of correct: whose answers, base or tuned; own are those of the model that is read.")
+        Literal["own", "base", "tuned"],
+        typer.Option(help="Of correct: whose answers; own are those of the model that is read."),
     ] = "own",
     site: Site = "resid_post",
-    position: Position = "last",
+    positions: Places = "last",
     layer: Layer = None,
     tuned: Tuned = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds, of whole clusters of prompts.")] = 5,
@@ -46,7 +47,7 @@ def probe(
             label,
             of=of,
             site=site,
-            position=position,  # type: ignore[arg-type]
+            positions=positions,
             layers=layer,
             tuned=tuned,
             folds=folds,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from probes.cli.options import RunPath
-from probes.cli.places import Draws, Layer, Position, Site, Tuned
+from probes.cli.places import Draws, Layer, Places, Site, Tuned
 from tv.cli.options import Device, Dtype
 from tv.cli.terminal import Stages, interval, print_table, wrote
 from tv.runtime.compute import Compute
@@ -16,7 +16,7 @@ from tv.runtime.compute import Compute
 def representations(
     path: RunPath,
     site: Site = "resid_post",
-    position: Position = "last",
+    positions: Places = "last",
     layer: Layer = None,
     tuned: Tuned = None,
     metric: Annotated[
@@ -39,7 +39,7 @@ def representations(
         rows = probes.representations(
             loaded,
             site=site,
-            position=position,  # type: ignore[arg-type]
+            positions=positions,
             layers=layer,
             tuned=tuned,
             metric=metric,

@@ -17,7 +17,7 @@ from probes.directions.states import Place, States
 from probes.errors import RunError
 from probes.job.further import Tables, add, named, reopened
 from probes.job.labels import name_of, values_of
-from probes.job.reading import RANDOM, layers_of, null_states, require_site, states_of
+from probes.job.reading import RANDOM, by_prompt, layers_of, null_states, require_site, states_of
 from probes.store.run import Run
 from tv.prompts.encoding import Positions
 from tv.runtime.compute import Compute
@@ -31,7 +31,7 @@ def probe(
     *,
     of: str = "own",
     site: str = "resid_post",
-    position: Positions = "last",
+    positions: Positions = "last",
     layers: Sequence[int] | None = None,
     tuned: Sequence[str] | None = None,
     folds: int = 5,
@@ -49,7 +49,7 @@ def probe(
             a column `prompt_id` or `id`. A number of more than ten values is read by ridge regression.
         of: Of `correct`: whose answers, "base" or "tuned"; "own" are those of the model that is read.
         site: Where states are read: resid_pre, resid_mid, resid_post, attn_out or mlp_out.
-        position: Which places of a prompt, averaged: "last" of the text, "all", "target", ….
+        positions: Which places of a prompt, averaged: "last" of the text, "all", "target", ….
         layers: Which; all without it.
         tuned: Which tuned models; all without it.
         folds: Of whole clusters.
@@ -70,7 +70,7 @@ def probe(
         >>> rows[["label", "layer", "verdict"]].to_numpy().tolist(), "probe_weights" in run.tables
         ([['domain', 2, 'cannot tell']], True)
     """
-    require_site(site, position)
+    require_site(site, positions)
     if folds < 2:
         raise RunError(f"{folds} folds: at least two are needed")
     if of not in ("own", "base", "tuned"):
@@ -81,9 +81,9 @@ def probe(
     wanted = Probing(folds, controls, models.suite.seed)
     found: dict[str, Tables] = {}
     for name, labels in asked.items():
-        states = states_of(run, models, name, where, position)
-        nulls = list(null_states(models, name, states.encoded, where, position, draws))
-        found[name] = _tables(states, nulls, labels, where, position, wanted, name, compute)
+        states = states_of(run, models, name, where, positions)
+        nulls = list(null_states(models, name, states.encoded, where, positions, draws))
+        found[name] = _tables(states, nulls, labels, where, positions, wanted, name, compute)
     add(run, found, {table: {"label": name_of(label, of), "site": site} for table in _TABLES})
     rows = run["probe_directions"]
     chosen = (rows.label == name_of(label, of)) & (rows.site == site) & rows.tuned.isin(list(found))
@@ -120,7 +120,7 @@ def _tables(
     nulls: Sequence[tuple[str, States]],
     labels: _Labels,
     where: Sequence[Place],
-    position: str,
+    positions: str,
     wanted: Probing,
     tuned: str,
     compute: Compute,
@@ -135,7 +135,7 @@ def _tables(
                 for wanted_kind in (ROUNDED, RANDOM)
             ),
         )
-        keys = {"label": labels.base.name, "site": place[0], "layer": place[1], "position": position}
+        keys = {"label": labels.base.name, "site": place[0], "layer": place[1], "positions": positions}
         rows, row, packed = probe_rows(sides, (labels.base, labels.tuned), wanted, tuned)
         accuracy += [keys | each for each in rows]
         directions.append(keys | row)
@@ -153,7 +153,5 @@ def _both(states: States, place: Place, prompts: Sequence[str]) -> tuple[Floats,
 
 
 def _at(states: States, values: Tensor, prompts: Sequence[str]) -> Floats:
-    """A row a prompt, in this order."""
-    row = {item.prompt.id: i for i, item in enumerate(states.encoded)}
-    by_prompt: Floats = states.by_prompt(values).double().numpy()
-    return by_prompt[[row[prompt] for prompt in prompts]]
+    found: Floats = by_prompt(states, values, prompts).double().numpy()
+    return found

@@ -21,7 +21,7 @@ from probes.discovery.finding import is_discovered
 from probes.errors import RunError
 from probes.job.effects import prompts_of
 from probes.job.further import Tables, add, encoded_of, named, reopened
-from probes.job.reading import RANDOM, layers_of, null_states, require_site, states_of
+from probes.job.reading import RANDOM, by_prompt, layers_of, null_states, require_site, states_of
 from probes.store.run import Run
 from probes.suite import metric_names
 from tv.prompts.encoding import Positions, batches
@@ -35,7 +35,7 @@ def representations(
     run: Run,
     *,
     site: str = "resid_post",
-    position: Positions = "last",
+    positions: Positions = "last",
     layers: Sequence[int] | None = None,
     tuned: Sequence[str] | None = None,
     metric: str | None = None,
@@ -52,7 +52,7 @@ def representations(
     Args:
         run: A finished run.
         site: Where states are read: resid_pre, resid_mid, resid_post, attn_out or mlp_out.
-        position: Which places of a prompt, averaged: "last" of the text, "all", "target", …. The curve has all.
+        positions: Which places of a prompt, averaged: "last" of the text, "all", "target", …. The curve has all.
         layers: Which; all without it.
         tuned: Which tuned models; all without it.
         metric: The behaviour that the curve measures; the run's own without it, else logit_diff.
@@ -74,7 +74,7 @@ def representations(
         >>> rows.measure.tolist(), "delta_curve" in run.tables
         (['cka', 'procrustes', 'neighbours'], True)
     """
-    require_site(site, position)
+    require_site(site, positions)
     where: list[Place] = [(site, layer) for layer in layers_of(run, layers)]
     asked = named(run, tuned)
     if neighbours < 1:
@@ -84,7 +84,7 @@ def representations(
     models = reopened(run, compute)
     found = {}
     for name in asked:
-        found[name] = dict(_tables(run, models, name, where, position, neighbours, draws, compute))
+        found[name] = dict(_tables(run, models, name, where, positions, neighbours, draws, compute))
         if curves:
             found[name]["delta_curve"] = _curve(run, models, name, where, measured, compute)
     add(run, found, {table: {"site": site} for tables in found.values() for table in tables})
@@ -117,20 +117,20 @@ def _tables(
     models: Pairs,
     name: str,
     where: Sequence[Place],
-    position: Positions,
+    positions: Positions,
     k: int,
     draws: int,
     compute: Compute,
 ) -> Tables:
-    states = states_of(run, models, name, where, position)
-    nulls = list(null_states(models, name, states.encoded, where, position, draws))
+    states = states_of(run, models, name, where, positions)
+    nulls = list(null_states(models, name, states.encoded, where, positions, draws))
     clusters = [item.prompt.cluster or item.prompt.id for item in states.encoded]
-    seed = models.suite.seed
+    prompts, seed = [item.prompt.id for item in states.encoded], models.suite.seed
     rows: dict[str, list[dict[str, object]]] = {"distances": [], "delta_spectrum": [], "delta_angles": []}
     for done, place in enumerate(where, 1):
         layer = Layer(
-            *_sides(states, place),
-            *([_sides(null, place) for kind, null in nulls if kind == wanted] for wanted in (ROUNDED, RANDOM)),
+            *_sides(states, place, prompts),
+            *([_sides(null, place, prompts) for kind, null in nulls if kind == wanted] for wanted in (ROUNDED, RANDOM)),
         )
         matrices = leading_writers(models.pair(name), place[1], max(RANKS))
         made = {
@@ -138,7 +138,7 @@ def _tables(
             "delta_spectrum": spectrum_rows(layer, clusters, seed),
             "delta_angles": angle_rows(layer, matrices, clusters, seed),
         }
-        keys = {"site": place[0], "layer": place[1], "position": position, "n": len(clusters)}
+        keys = {"site": place[0], "layer": place[1], "positions": positions, "n": len(clusters)}
         for table, found in made.items():
             rows[table] += [keys | row for row in found]
         compute.tell(f"representations {name}", done, len(where), f"layer {place[1]}")
@@ -162,6 +162,6 @@ def _curve(run: Run, models: Pairs, name: str, where: Sequence[Place], metric: s
     return curve_rows(found, metric)
 
 
-def _sides(states: States, place: Place) -> tuple[Tensor, Tensor]:
+def _sides(states: States, place: Place, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Both models' states, a row a prompt."""
-    return states.by_prompt(states.base[place]), states.by_prompt(states.tuned[place])
+    return by_prompt(states, states.base[place], prompts), by_prompt(states, states.tuned[place], prompts)

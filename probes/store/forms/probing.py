@@ -9,7 +9,7 @@ _OF = (
     *keys("tuned"),
     Column("label", "what is read: `domain`, `correct`, or the column of a file", "name"),
     *keys("site layer"),
-    Column("position", "the places that are read, averaged over a prompt", "name"),
+    Column("positions", "the places that are read, averaged over a prompt", "name"),
 )
 _N = (Column("n", "prompts", "int32", unit="prompts"), Column("clusters", "clusters of them", "int32", unit="clusters"))
 

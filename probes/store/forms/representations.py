@@ -7,7 +7,7 @@ from tv.columns import Column, keys
 
 _PLACE = (
     *keys("tuned site layer"),
-    Column("position", "the places that are read, averaged over a prompt", "name"),
+    Column("positions", "the places that are read, averaged over a prompt", "name"),
     Column("n", "prompts", "int32", unit="prompts"),
 )
 _RANK = Column("rank", "directions of the subspace", "int32", unit="directions")

@@ -95,10 +95,10 @@ def test_a_label_of_a_file_is_probed_and_the_report_shows_it(
         (["probe", "--label", "nowhere.csv:x"], "nowhere.csv is no file"),
         (["probe", "--label", "colour"], "there is no such label; use domain, correct, or FILE:COLUMN"),
         (["probe", "--label", "labels.csv:<b>half", "--folds", "40"], "fewer than 40 folds"),
-        (["probe", "--site", "logits"], "there is no such site"),
+        (["probe", "--site", "logits"], "--site"),
         (["representations", "--layer", "6"], "the model has layers 0 to 5"),
         (["representations", "--metric", "joy"], "metric 'joy'"),
-        (["representations", "--position", "first"], "there is no such position"),
+        (["representations", "--positions", "first"], "--positions"),
         (["representations", "--tuned", "other"], "no tuned model 'other'"),
     ],
 )
