@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from probes.job.features import features as features
     from probes.job.job import Job as Job
     from probes.job.prepare import prepare as prepare, run as run
+    from probes.job.probing import probe as probe
+    from probes.job.representations import representations as representations
     from probes.job.steer import steer as steer
     from probes.linking import link as link
     from probes.planning import Plan as Plan, plan as plan
@@ -48,6 +50,8 @@ _EXPORTS = {
         "prepare",
         "run",
     ),
+    "probes.job.probing": ("probe",),
+    "probes.job.representations": ("representations",),
     "probes.job.steer": ("steer",),
     "probes.linking": ("link",),
     "probes.planning": (

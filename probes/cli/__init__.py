@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from probes.cli import answers, attention, attribute, discover, edges, features, query, run, steer
+from probes.cli import (
+    answers,
+    attention,
+    attribute,
+    discover,
+    edges,
+    features,
+    probe,
+    query,
+    representations,
+    run,
+    steer,
+)
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -22,6 +34,8 @@ for work in (
     features.features,
     attention.attention,
     edges.edges,
+    probe.probe,
+    representations.representations,
     answers.link,
     answers.diagnose,
     query.query,

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probes.directions.similarity import cka, likenesses, shuffled_cka
 from probes.discovery.components import Components, nmf, pca
 from probes.discovery.differences import (
     GROUPS,
@@ -42,7 +43,6 @@ from probes.discovery.factors import Rows
 from probes.discovery.observing import CHOOSE, MEASURE, Seen, cluster_of, group_of
 from probes.discovery.part import Context, Part, discovery_part
 from probes.discovery.sides import ROUNDED, SHAM, TUNED, Model, Side
-from probes.discovery.similarity import cka, likenesses, shuffled_cka
 from probes.discovery.surprise import Surprises
 from tv.runtime.seeds import seed_of
 from tv.stats.means import mean_interval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from probes.discovery.similarity import cka, likenesses, shuffled_cka
+from probes.directions.similarity import cka, likenesses, shuffled_cka
 
 N, D = 48, 160
 

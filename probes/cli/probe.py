@@ -1,0 +1,78 @@
+"""`probes probe`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from probes.cli.options import RunPath
+from probes.cli.places import Draws, Layer, Places, Site, Tuned
+from tv.cli.options import Device, Dtype
+from tv.cli.terminal import Stages, interval, print_table, wrote
+from tv.runtime.compute import Compute
+
+
+def probe(
+    path: RunPath,
+    label: Annotated[
+        str, typer.Option(help="domain, correct, or FILE:COLUMN of a CSV, TSV, JSONL or Parquet file with prompt ids.")
+    ] = "domain",
+    of: Annotated[
+        Literal["own", "base", "tuned"],
+        typer.Option(help="Of correct: whose answers; own are those of the model that is read."),
+    ] = "own",
+    site: Site = "resid_post",
+    positions: Places = "last",
+    layer: Layer = None,
+    tuned: Tuned = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds, of whole clusters of prompts.")] = 5,
+    controls: Annotated[
+        int, typer.Option(min=0, help="Draws of shuffled labels; with fewer than 20 nothing can be readable.")
+    ] = 20,
+    draws: Draws = 3,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Linear probes: is a label readable from each layer's states, in base and tuned, and did its direction turn?
+
+    Example: probes probe reports/demo --label domain
+    """
+    import probes
+
+    loaded = probes.load(path)
+    with Stages() as stages:
+        rows = probes.probe(
+            loaded,
+            label,
+            of=of,
+            site=site,
+            positions=positions,
+            layers=layer,
+            tuned=tuned,
+            folds=folds,
+            controls=controls,
+            draws=draws,
+            compute=Compute(device, dtype, progress=stages.update),
+        )
+    columns = ["tuned", "layer", "base reads", "tuned reads", "change", "95 %", "q", "cosine, corrected", "95 %", ""]
+    print_table(
+        f"probes of {rows.label.iloc[0]}",
+        columns,
+        [
+            [
+                row.tuned,
+                row.layer,
+                row.accuracy_base,
+                row.accuracy_tuned,
+                row.change,
+                interval(row.change_lo, row.change_hi),
+                row.q,
+                row.corrected,
+                interval(row.corrected_lo, row.corrected_hi),
+                row.verdict,
+            ]
+            for row in rows.itertuples()
+        ],
+    )
+    wrote(probes.report(loaded), "the report; `probes query` reads probe_accuracy, probe_directions and probe_weights")

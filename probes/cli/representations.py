@@ -1,0 +1,70 @@
+"""`probes representations`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from probes.cli.options import RunPath
+from probes.cli.places import Draws, Layer, Places, Site, Tuned
+from tv.cli.options import Device, Dtype
+from tv.cli.terminal import Stages, interval, print_table, wrote
+from tv.runtime.compute import Compute
+
+
+def representations(
+    path: RunPath,
+    site: Site = "resid_post",
+    positions: Places = "last",
+    layer: Layer = None,
+    tuned: Tuned = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of the curve: logit_diff, kl, target_nll, …. [the run's]", show_default=False)
+    ] = None,
+    neighbours: Annotated[int, typer.Option(min=1, help="k of the nearest prompts that agree.")] = 10,
+    draws: Draws = 3,
+    curves: Annotated[bool, typer.Option(help="Also patch growing projections of Δh into the base.")] = True,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """How far are both models' states apart, of which directions is the difference made, and what do these do?
+
+    Example: probes representations reports/demo
+    """
+    import probes
+
+    loaded = probes.load(path)
+    with Stages() as stages:
+        rows = probes.representations(
+            loaded,
+            site=site,
+            positions=positions,
+            layers=layer,
+            tuned=tuned,
+            metric=metric,
+            neighbours=neighbours,
+            draws=draws,
+            curves=curves,
+            compute=Compute(device, dtype, progress=stages.update),
+        )
+    columns = ["tuned", "layer", "measure", "value", "95 %", "unrelated", "rounded", "random T", "beyond both"]
+    print_table(
+        "distances",
+        columns,
+        [
+            [
+                row.tuned,
+                row.layer,
+                row.measure,
+                row.value,
+                interval(row.lo, row.hi),
+                row.shuffled,
+                row.rounded,
+                row.random,
+                "yes" if row.beyond else "no",
+            ]
+            for row in rows.itertuples()
+        ],
+    )
+    wrote(probes.report(loaded), "the report; the tables are distances, delta_spectrum, delta_angles and delta_curve")
