@@ -21,6 +21,7 @@ from probes.capture.hooks.plan import MODULE, Read, Seen, plan
 from probes.capture.hooks.torch_backend import lockstep
 from probes.capture.pair import Pair
 from probes.directions.leading import leading
+from probes.directions.probing import probe_weight
 from probes.directions.states import Place
 from probes.directions.summed import Summed, summed
 from probes.errors import RunError
@@ -171,8 +172,19 @@ def _direct_of(
 
 
 def _probe(rest: str, making: Making, places: Sequence[Place]) -> dict[Place, Tensor | None]:
-    """The base's probe of a label, by the run that has it."""
-    raise RunError(f"direction probe:{rest}: not there")
+    """The base's probe of a label: probe:RUN#LABEL, or probe:RUN#LABEL=CLASS where it has several."""
+    path, _, said = rest.rpartition("#")
+    label, _, wanted = said.partition("=")
+    if not path:
+        raise RunError(f"direction probe:{rest}: of which run? write probe:RUN#{said}")
+    run, found = load(path), dict[Place, Tensor | None]()
+    for site, layer in places:
+        classes = probe_weight(run, label, layer, "base", site=site)
+        name = wanted or next(iter(classes))
+        if name not in classes or (len(classes) > 1 and not wanted):
+            raise RunError(f"direction probe:{rest}: which class? write {label}= and one of {', '.join(classes)}")
+        found[site, layer] = making.sized((site, layer), torch.tensor(classes[name]))
+    return found
 
 
 def _file(path: Path, making: Making, places: Sequence[Place]) -> dict[Place, Tensor | None]:

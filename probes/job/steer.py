@@ -58,8 +58,8 @@ def steer(
         run: A finished run.
         direction: `mean`: the mean change of states on the prompts of the domain where behaviour changes most;
             `mean:DOMAIN`; `mean:RUN`, of another run's prompts, such as a discovery's; `singular:MODULE`, T's first
-            left singular direction (`singular:down:2`: the second); `ledger:MODULE`, the mean direct term T·x; a .npy
-            or .safetensors file.
+            left singular direction (`singular:down:2`: the second); `ledger:MODULE`, the mean direct term T·x;
+            `probe:LABEL` or `probe:LABEL=CLASS`, the base's probe of `probes.probe`; a .npy or .safetensors file.
         op: `add` a dose of it, `ablate` (project it out), or `clamp` its coordinate to the other model's mean.
         site: Where: resid_post, resid_pre, resid_mid, attn_out or mlp_out.
         layers: Of these the best is chosen; of all layers without any.
@@ -88,6 +88,8 @@ def steer(
         >>> found.columns.isin(["share", "random_p", "answer"]).sum().item(), "direction_effects" in run.tables
         (3, True)
     """
+    if direction.startswith("probe:") and "#" not in direction:
+        direction = f"probe:{run.path}#{direction.removeprefix('probe:')}"
     given = {
         "direction": direction,
         "op": op,
