@@ -88,10 +88,9 @@ def steer(
         >>> found.columns.isin(["share", "random_p", "answer"]).sum().item(), "direction_effects" in run.tables
         (3, True)
     """
-    if direction.startswith("probe:") and "#" not in direction:
-        direction = f"probe:{run.path}#{direction.removeprefix('probe:')}"
+    own_probe = direction.startswith("probe:") and "#" not in direction
     given = {
-        "direction": direction,
+        "direction": f"probe:{run.path}#{direction.removeprefix('probe:')}" if own_probe else direction,
         "op": op,
         "site": site,
         "layers": layers,
@@ -117,6 +116,6 @@ def steer(
     for name in names:
         tables = effects_of(models, run, name, compute)
         shared = {table: tables[table][tables[table].method == "direction"] for table in _SHARED}
-        by_name[name] = shared | {table: tables[table] for table in _OWN if table in tables}
+        by_name[name] = shared | {table: tables[table].assign(source=direction) for table in _OWN if table in tables}
     add(run, by_name, {table: {"method": "direction"} for table in _SHARED})
     return run["one_vector"]

@@ -63,7 +63,7 @@ def _answers(rows: pd.DataFrame) -> Table:
                 estimate(row["kl"], row["kl_lo"], row["kl_hi"]),
                 ", ".join(map(str, layers)),
                 ", ".join(map(number, doses)),
-                number(row["n"]),
+                f"{row['n']:.0f}",
             ]
         )
     columns = ["prompts", "", "one vector", "share of the change", "p, random", "p, shuffled", "KL, nats a token"]
