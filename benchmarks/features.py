@@ -118,7 +118,10 @@ def _planted_edge(out: Path, texts: Sequence[str]) -> tuple[bool, str]:
     head_edge.wired(model, tokenizer, texts, head_edge.answer_direction(model, tokenizer, head_edge.TOKEN))
     _written(model, out, texts, head_edge.TOKEN, direction.FOIL)
     run = _run(out, out / "tuned", out / "prompts.jsonl", "edges", probes.edges)
-    edges = run["edges"][run["edges"].domain == "all"]
+    edges = run["edges"]
+    between = edges.receiver_layer < run.manifest["architecture"]["n_layers"]  # and not into the logits
+    finest = (edges["head"] >= 0) | (edges.sender != "attn")  # a head, where the sender has heads
+    edges = edges[(edges.domain == "all") & between & finest]
     first = edges.loc[edges.effect.abs().idxmax()]
     said = f"{first.sender} {first.sender_layer} head {first['head']} → {first.receiver} {first.receiver_layer}, "
     said += f"{first.effect:.2f} ({first.lo:.2f} … {first.hi:.2f}), share {first['share']:.2f}"
