@@ -187,8 +187,8 @@ def focus(effects: pd.DataFrame) -> str:
     Units of weights have a say before directions and features: pushed hard, those move whatever is there.
     """
     known = effects.dropna(subset="effect")
-    weights = known[~known.granularity.isin(("direction", "feature"))]
-    known = weights if len(weights) else known
+    if "granularity" in known and len(weights := known[~known.granularity.isin(("direction", "feature"))]):
+        known = weights
     return str(known.domain.loc[known.effect.abs().idxmax()]) if len(known) else ALL_DOMAINS
 
 

@@ -194,7 +194,10 @@ class Job:
                     self.compute.tell(name, 0, 1)
                     step(unpublished)
                     self.compute.tell(name, 1, 1)
-        return load(writer.directory)
+        made = load(writer.directory)
+        if lost := [table for table in (self.there.tables if self.there else ()) if table not in made.tables]:
+            _LOG.warning("of the run as it was, and gone: %s; ask for them again", ", ".join(lost))
+        return made
 
     @property
     def _decomposes_again(self) -> bool:
