@@ -1,7 +1,7 @@
 """How often probes and representations claim something: `python -m benchmarks.probe_nulls`, from the project's folder.
 
 Prints two tables: what is said of models that have learnt nothing (the base + random T of `medical`'s norms), and of
-directions that were turned by hand. About six minutes of one core; `--shams 2 --draws 4` takes two.
+directions that were turned by hand. About seven minutes of one core; `--shams 2 --draws 4` takes two.
 """
 
 from __future__ import annotations
