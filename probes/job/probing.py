@@ -39,7 +39,7 @@ def probe(
     draws: int = 3,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """Is a label readable from the states of each layer, in base and tuned, and did its direction turn?
+    """Read a label from the states of each layer, in base and tuned, and tell whether its direction turned.
 
     The tables `probe_accuracy`, `probe_directions` and `probe_weights` are added to the run; rows of other labels stay.
 
@@ -66,7 +66,7 @@ def probe(
 
     Examples:
         >>> run = probes.load("reports/demo")
-        >>> rows = probes.probe(run, "domain", layers=[2], tuned=["math"], folds=2, draws=1)
+        >>> rows = probes.probe(run, "domain", layers=[2], tuned=["math"], folds=2, controls=2, draws=0)
         >>> rows[["label", "layer", "verdict"]].to_numpy().tolist(), "probe_weights" in run.tables
         ([['domain', 2, 'cannot tell']], True)
     """

@@ -44,7 +44,7 @@ def representations(
     curves: bool = True,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """How far are both models' representations apart, of which directions is Δh made, and what do these do?
+    """Tell how far both models' representations are apart, of which directions Δh is made, and what these do.
 
     The tables `distances`, `delta_spectrum`, `delta_angles` and `delta_curve` are added to the run; rows of other sites
     stay.
@@ -70,7 +70,7 @@ def representations(
 
     Examples:
         >>> run = probes.load("reports/demo")
-        >>> rows = probes.representations(run, layers=[5], tuned=["math"], draws=1)
+        >>> rows = probes.representations(run, layers=[5], tuned=["math"], draws=0)
         >>> rows.measure.tolist(), "delta_curve" in run.tables
         (['cka', 'procrustes', 'neighbours'], True)
     """

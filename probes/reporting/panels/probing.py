@@ -30,11 +30,12 @@ def probing(chapter: Chapter) -> Iterator[Panel]:
         rows += [_row(row) for row in turned.to_dict("records")]
     note = (
         "A probe is fitted on some clusters of prompts and reads others. Above the grey lines the label is readable: "
-        "`shuffled` is the same probe where labels were moved among clusters, `largest class` takes no look. Readable "
-        "is not used: a model may never read what a probe reads. Right: the cosine of both models' probes, each half "
-        "of the prompts against the other, corrected for how noisy probes are; 1 is the same direction. Two models "
-        f"that nobody tuned are the grey lines. It misleads where probes are noisy ({_CANNOT}), where labels go "
-        "with the wording of prompts rather than with what is asked, and where there are fewer prompts than dimensions."
+        "“shuffled labels” is the same probe where labels were moved among clusters; “largest class” takes no look. "
+        "Readable is not used: a model may never read what a probe reads. Right: the cosine of both models' probes, "
+        "each half of the prompts against the other, corrected for how noisy probes are; 1 is the same direction. Two "
+        f"models that nobody tuned are the grey lines. It misleads where probes are noisy ({_CANNOT}), where labels "
+        "go with the wording of prompts rather than with what is asked, and where there are fewer prompts than "
+        "dimensions."
     )
     yield Panel(
         "What can be read, and did tuning turn its direction?",

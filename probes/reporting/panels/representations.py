@@ -99,6 +99,9 @@ def projections(chapter: Chapter) -> Iterator[Panel]:
         return
     metric = effect_metric_name(str(rows.metric.iloc[0]))
     domains = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour)
+    if chapter.evidence.effects.empty:  # nothing else says where behaviour changed
+        change = rows.groupby("domain").whole.first().abs()
+        domains.sort(key=lambda domain: -change[domain])
     by_rank, by_layer = [], []
     for domain in domains:
         own = rows[(rows.domain == domain) & (rows.site == rows.site.iloc[0])].sort_values(["layer", "rank"])
