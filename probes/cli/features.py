@@ -59,7 +59,7 @@ def features(
 
     The same command resumes one that was killed.
 
-    Example: probes features reports/demo --tuned medical --texts data/organisms/texts.jsonl
+    Example: probes features reports/demo --tuned medical --texts data/prompts/general.jsonl
     """
     import probes
 
