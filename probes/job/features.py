@@ -15,6 +15,7 @@ from probes.attribution.floors import floors_of
 from probes.attribution.metric import answerable, require_answers, require_metric
 from probes.capture.loading import Pairs
 from probes.directions.features.dictionary import Dictionary
+from probes.directions.features.kept import kept_states
 from probes.directions.features.public import read_public
 from probes.directions.features.study import Study, Wanted, study
 from probes.directions.features.training import Training
@@ -68,7 +69,8 @@ def features(
         steps: Of training, each of 512 tokens.
         seeds: Trainings of each side: the first is read, the others say how stable it is, and test the thresholds.
         seed: Of the first training, and of all draws.
-        texts: Files of texts to read, as `probes.discover` takes them; the run's prompts without any.
+        texts: Files of texts to read, as `probes.discover` takes them; the run's prompts without any, whose states are
+            not read again where the suite keeps this site at every place.
         tokens: Of the texts, at most; which texts, the seed draws.
         metric: The behaviour that effects are measured on; without it the run's, else logit_diff where the prompts have
             answers, else kl.
@@ -112,6 +114,7 @@ def features(
             models.suite.batch_size,
             device="cpu" if compute.device == "auto" else compute.device,
             public=None if public is None else (public[0], str(public[1]["source"])),
+            kept=None if given else partial(kept_states, run, name, place),
         )
         folder = Path(run.path) / "features" / name / f"{_form(form, public)}-{place[0]}-{place[1]}"
         found = study(pair, encoded, wanted, folder, _stamp(run, name, encoded), partial(_told, compute, name))

@@ -49,6 +49,7 @@ class Wanted:
     batch_size: int = 16
     device: str = "cpu"  # where dictionaries are trained and read
     public: tuple[Dictionary, str] | None = None  # in place of training, and whose format it has
+    kept: Callable[[Sequence[Encoded]], States | None] | None = None  # the pair's states, where they need no hooks
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,17 @@ def study(pair: Pair, encoded: Sequence[Encoded], wanted: Wanted, folder: Path, 
     measured: list[_Side] = []
     real: States | None = None
     seeds = range(wanted.training.seed, wanted.training.seed + wanted.seeds)
+    kept = None if wanted.kept is None else wanted.kept(chosen)
     for side in SIDES:
-        states: States | None = None
+        states: States | None = kept if side == REAL else None
+        of = f"{stamp} {wanted.place}{' kept' if states is not None else ''}"
         for seed in seeds:
             if states is None or side == RANDOM:
                 steps = partial(told, f"{side} {seed}: states")
                 with nullcontext(pair) if side == REAL else null_pair(pair, side, seed, wanted.training.seed) as both:
                     states = _read(both, chosen, wanted, steps)
             real = states if side == REAL else real
-            measured.append(_one(side, seed, states, held_out, wanted, folder, f"{stamp} {wanted.place}", told))
+            measured.append(_one(side, seed, states, held_out, wanted, folder, of, told))
     assert real is not None
     return _tables(pair, real, measured, wanted, folder)
 
