@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
 from probes.cli.options import RunPath
 from tv.cli.options import Device, Dtype
 from tv.cli.terminal import Stages, print_table, say, wrote
 from tv.runtime.compute import Compute
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Latents that are printed.
 _SHOWN = 10
@@ -59,7 +61,7 @@ def features(
 
     The same command resumes one that was killed.
 
-    Example: probes features reports/demo --tuned medical --texts data/organisms/texts.jsonl
+    Example: probes features reports/demo --tuned medical --texts data/prompts/general.jsonl
     """
     import probes
 

@@ -14,8 +14,8 @@ from probes.attribution.attributor import Attributor
 from probes.attribution.floors import floors_of
 from probes.attribution.metric import answerable, require_answers, require_metric
 from probes.capture.loading import Pairs
-from probes.capture.pair import Pair
 from probes.directions.features.dictionary import Dictionary
+from probes.directions.features.kept import kept_states
 from probes.directions.features.public import read_public
 from probes.directions.features.study import Study, Wanted, study
 from probes.directions.features.training import Training
@@ -69,7 +69,8 @@ def features(
         steps: Of training, each of 512 tokens.
         seeds: Trainings of each side: the first is read, the others say how stable it is, and test the thresholds.
         seed: Of the first training, and of all draws.
-        texts: Files of texts to read, as `probes.discover` takes them; the run's prompts without any.
+        texts: Files of texts to read, as `probes.discover` takes them; the run's prompts without any, whose states are
+            not read again where the suite keeps this site at every place.
         tokens: Of the texts, at most; which texts, the seed draws.
         metric: The behaviour that effects are measured on; without it the run's, else logit_diff where the prompts have
             answers, else kl.
@@ -98,11 +99,11 @@ def features(
     public = None if dictionary is None else read_public(Path(dictionary))
     given = [prompt for path in texts for prompt in _texts(Path(path))]
     wanted_metric = _metric(run, metric) if effects else None
+    place = _place(run, site, layer, {} if public is None else public[1])
     models = reopened(run, compute)
     by_name: dict[str, Tables] = {}
     for name in names:
         pair = models.pair(name)
-        place = _place(pair, site, layer, {} if public is None else public[1])
         own = encoded_of(run, models, name)
         encoded = encode(given, pair.tokenizer, pair.architecture.context) if given else own
         wanted = Wanted(
@@ -111,7 +112,9 @@ def features(
             seeds if public is None else 1,
             tokens,
             models.suite.batch_size,
-            None if public is None else (public[0], public[1]["source"]),
+            device="cpu" if compute.device == "auto" else compute.device,
+            public=None if public is None else (public[0], str(public[1]["source"])),
+            kept=None if given else partial(kept_states, run, name, place),
         )
         folder = Path(run.path) / "features" / name / f"{_form(form, public)}-{place[0]}-{place[1]}"
         found = study(pair, encoded, wanted, folder, _stamp(run, name, encoded), partial(_told, compute, name))
@@ -161,9 +164,9 @@ def _texts(path: Path) -> list[Prompt]:
     return list(read_prompts([PromptSet(**chosen)]))
 
 
-def _place(pair: Pair, site: str | None, layer: int | None, said: dict[str, object]) -> tuple[str, int]:
+def _place(run: Run, site: str | None, layer: int | None, said: dict[str, object]) -> tuple[str, int]:
     """The site and layer: as asked for, else what a public dictionary says, else resid_post in the middle."""
-    n = pair.architecture.n_layers
+    n = int(run.manifest["architecture"]["n_layers"])
     own = said.get("layer")
     layer = layer if layer is not None else int(str(own)) if own is not None else n // 2
     if not 0 <= layer < n:

@@ -43,12 +43,11 @@ LATENT, DIRECTION = "random latent", "random direction"
 
 @dataclass(frozen=True)
 class _Read:
-    """One batch: what both models have at the site, and what the blocks before it give."""
+    """One batch, and what both models have at the site."""
 
     batch: Batch
     states: States
     place: Place
-    before: tuple[dict[int, Any], dict[int, Any]]  # of base and tuned, by layer
 
     @cached_property
     def delta(self) -> Float[Tensor, "n d_model"]:
@@ -107,14 +106,14 @@ def feature_effects(
     for direction, side, sign in ((FORWARD, 0, 1.0), (BACKWARD, 1, -1.0)):
         values: dict[str, list[Floats]] = {"": [], LATENT: [], DIRECTION: []}
         for read in reads:
-            active, start = read.active(dictionary), _metric(work, side, read, None)
+            active, (start, before) = read.active(dictionary), _start(work, side, read)
             parts = {
                 "": [dictionary.parts(active, torch.tensor([j])) for j in chosen],
                 LATENT: [dictionary.parts(active, torch.tensor([j])) for j in beside],
             }
             parts[DIRECTION] = [part.norm(dim=1, keepdim=True) * u for part, u in zip(parts[""], random, strict=True)]
             for control, each in parts.items():
-                moved = [_metric(work, side, read, sign * part) for part in each]
+                moved = [_metric(work, side, read, sign * part, before) for part in each]
                 values[control].append(np.stack([sign * (value - start) for value in moved]))
                 done += len(each)
                 if work.told:
@@ -126,31 +125,33 @@ def feature_effects(
 
 def _reads(work: Work, dictionary: Dictionary, place: Place) -> Iterator[_Read]:
     width = dictionary.bias.shape[1]
-    architecture = work.pair.architecture
     for batch in work.batches:
         (states,) = each_batch(work.pair, batch.encoded, [place], positions="all", batch_size=len(batch.encoded))
         found = states.base[place].shape[1]
         if found != width:
             raise RunError(f"the dictionary reads {width} numbers, and {place[0]} of layer {place[1]} has {found}")
         (again,) = batches(states.encoded, len(states.encoded), work.pair.pad_id)
-        outputs: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
-        early = replace(architecture, blocks=tuple(b for b in architecture.blocks if b.layer < place[1]))
-        with torch.inference_mode():
-            for model, into in zip(work.pair.models, outputs, strict=True):
-                with recording(model, early, into):
-                    work.metric.of(model, again)
-        yield _Read(again, states, place, outputs)
+        yield _Read(again, states, place)
 
 
-def _metric(work: Work, side: int, read: _Read, part: Float[Tensor, "n d_model"] | None) -> Floats:
-    """(prompts,): the metric of base (0) or tuned (1), as it is or with something added at every place of the site."""
+def _start(work: Work, side: int, read: _Read) -> tuple[Floats, dict[int, Any]]:
+    """The metric of base (0) or tuned (1) as it is, (prompts,), and what the blocks before the site give."""
+    model, architecture, outputs = work.pair.models[side], work.pair.architecture, dict[int, Any]()
+    early = replace(architecture, blocks=tuple(b for b in architecture.blocks if b.layer < read.place[1]))
+    with torch.inference_mode(), recording(model, early, outputs):
+        return _numbers(work.metric.of(model, read.batch)), outputs
+
+
+def _metric(work: Work, side: int, read: _Read, part: Float[Tensor, "n d_model"], before: dict[int, Any]) -> Floats:
+    """(prompts,): the same with something added at every place of the site."""
     model, architecture, (site, layer) = work.pair.models[side], work.pair.architecture, read.place
-    with torch.inference_mode(), skipping(model, architecture, read.before[side], layer):
-        if part is None:
-            return _numbers(work.metric.of(model, read.batch))
-        added = read.over_places(part)
-        with edited(model, architecture, site, layer, lambda value: value + added.to(value)):
-            return _numbers(work.metric.of(model, read.batch))
+    added = read.over_places(part)
+    with (
+        torch.inference_mode(),
+        skipping(model, architecture, before, layer),
+        edited(model, architecture, site, layer, lambda value: value + added.to(value)),
+    ):
+        return _numbers(work.metric.of(model, read.batch))
 
 
 def _first_order(work: Work, dictionary: Dictionary, read: _Read) -> Floats:
@@ -197,7 +198,7 @@ def _curves(work: Work, dictionary: Dictionary, reads: Sequence[_Read], expected
     first = next(halves(clusters, work.seed), None)
     if first is None:
         return pd.DataFrame(columns=["ranking", "n", "domain", "effect", "share", "lo", "hi", "prompts"])
-    base, tuned = (np.concatenate([_metric(work, side, read, None) for read in reads]) for side in (0, 1))
+    base, tuned = (np.concatenate([_start(work, side, read)[0] for read in reads]) for side in (0, 1))
     values: dict[tuple[str, int], Floats] = {}
     of_prompt = dict(zip(prompts, range(len(prompts)), strict=True))
     for half in (first, ~first):
@@ -211,9 +212,9 @@ def _curves(work: Work, dictionary: Dictionary, reads: Sequence[_Read], expected
             measured = ~half[rows]
             if not measured.any():
                 continue
-            start = base[rows]
+            start, before = _start(work, 0, read)
             for name, n, part in _together(dictionary, read, order, mean, components, work.seed):
-                moved = _metric(work, 0, read, part) - start
+                moved = _metric(work, 0, read, part, before) - start
                 into = values.setdefault((name, n), np.zeros(len(prompts)))
                 draws = DRAWS if name == "random directions" and n else 1
                 into[rows[measured]] += moved[measured] / draws

@@ -47,7 +47,9 @@ class Wanted:
     seeds: int = 2
     tokens: int = 60_000
     batch_size: int = 16
+    device: str = "cpu"  # where dictionaries are trained and read
     public: tuple[Dictionary, str] | None = None  # in place of training, and whose format it has
+    kept: Callable[[Sequence[Encoded]], States | None] | None = None  # the pair's states, where they need no hooks
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,23 @@ def study(pair: Pair, encoded: Sequence[Encoded], wanted: Wanted, folder: Path, 
     """
     chosen = some_texts(encoded, wanted.tokens, wanted.training.seed)
     held_out = _held_out(chosen, wanted.training.seed)
+    if wanted.public is not None:
+        _require_width(pair, chosen[:1], wanted)
     folder.mkdir(parents=True, exist_ok=True)
     measured: list[_Side] = []
     real: States | None = None
     seeds = range(wanted.training.seed, wanted.training.seed + wanted.seeds)
+    kept = None if wanted.kept is None else wanted.kept(chosen)
     for side in SIDES:
-        states: States | None = None
+        states: States | None = kept if side == REAL else None
+        of = f"{stamp} {wanted.place}{' kept' if states is not None else ''}"
         for seed in seeds:
             if states is None or side == RANDOM:
                 steps = partial(told, f"{side} {seed}: states")
                 with nullcontext(pair) if side == REAL else null_pair(pair, side, seed, wanted.training.seed) as both:
                     states = _read(both, chosen, wanted, steps)
             real = states if side == REAL else real
-            measured.append(_one(side, seed, states, held_out, wanted, folder, f"{stamp} {wanted.place}", told))
+            measured.append(_one(side, seed, states, held_out, wanted, folder, of, told))
     assert real is not None
     return _tables(pair, real, measured, wanted, folder)
 
@@ -145,8 +151,8 @@ def _one(
     training = replace(wanted.training, seed=seed)
     if wanted.public is None:
         dictionary = _trained(
-            base[~out],
-            tuned[~out],
+            base[~out].to(wanted.device),
+            tuned[~out].to(wanted.device),
             training,
             folder / f"{side}-{seed}.safetensors",
             stamp,
@@ -155,12 +161,8 @@ def _one(
         components = training.k
     else:
         dictionary = wanted.public[0]
-        if dictionary.bias.shape[1] != base.shape[1]:
-            site, layer = wanted.place
-            raise RunError(
-                f"the dictionary reads {dictionary.bias.shape[1]} numbers; {site} of layer {layer} has {base.shape[1]}"
-            )
         components = 0
+    dictionary = dictionary.to(wanted.device)
     latents = measure(dictionary, base, tuned)
     fvu, l0 = quality.unexplained(dictionary, base[out], tuned[out])
     components = components or min(max(1, round(l0)), base.shape[1])
@@ -185,6 +187,16 @@ def _one(
         "share_least": _of(np.min, shares(latents)[0][alive]),
     }
     return _Side(side, seed, dictionary, latents, row)
+
+
+def _require_width(pair: Pair, first: Sequence[Encoded], wanted: Wanted) -> None:
+    """Raise RunError, before texts are read, where a public dictionary is of another width than the site."""
+    assert wanted.public is not None
+    (states,) = each_batch(pair, first, [wanted.place])
+    reads, found = wanted.public[0].bias.shape[1], states.base[wanted.place].shape[1]
+    if reads != found:
+        site, layer = wanted.place
+        raise RunError(f"the dictionary reads {reads} numbers, and {site} of layer {layer} has {found}")
 
 
 def _trained(

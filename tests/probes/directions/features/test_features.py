@@ -19,13 +19,17 @@ from probes.capture.pair import Pair, make_pair
 from probes.cli import main
 from probes.directions.features.causes import feature_effects
 from probes.directions.features.dictionary import read_dictionary
+from probes.directions.features.kept import kept_states
 from probes.directions.features.study import Study, Wanted, study
 from probes.directions.features.training import Training
+from probes.directions.states import read_states
+from probes.job.further import encoded_of, reopened
 from probes.suite import Attribution
 from tests.command import call
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt
+from tv.runtime.compute import Compute
 
 ROOT = Path(__file__).resolve().parents[4]
 BASE = ROOT / "data" / "models" / "base"
@@ -113,6 +117,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
         "tuned": {"medical": str(BASE.parent / "medical")},
         "prompts": [{"file": str(file)}],
         "measure": ["behaviour"],
+        "keep": ["resid_post"],
         "bootstrap": 20,
     }
     return probes.run(suite, out=folder / "run", stages=("capture",))
@@ -141,6 +146,20 @@ def test_what_was_trained_is_not_trained_again(run: probes.Run, monkeypatch: pyt
     monkeypatch.setattr("probes.directions.features.study.train", None)
     again = probes.features(run, **FEW, effects=0)  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(first, again)
+
+
+def test_kept_vectors_are_what_the_hooks_read(run: probes.Run) -> None:
+    models = reopened(run, Compute())
+    encoded = encoded_of(run, models, "medical")
+    place = ("resid_post", 3)
+    kept = kept_states(run, "medical", place, encoded)
+    read = read_states(models.pair("medical"), encoded, [place], positions="all")
+    assert kept is not None and kept_states(run, "medical", ("mlp_out", 3), encoded) is None
+    by_prompt = {item.prompt.id: i for i, item in enumerate(read.encoded)}
+    order = torch.tensor([by_prompt[item.prompt.id] for item in kept.encoded])
+    for side in ("base", "tuned"):
+        mine, theirs = getattr(kept, side)[place], read.by_prompt(getattr(read, side)[place])[order]
+        assert torch.allclose(kept.by_prompt(mine), theirs, rtol=2e-3, atol=2e-2)
 
 
 def test_a_public_dictionary_reads_both_models(run: probes.Run, tmp_path: Path) -> None:
