@@ -148,7 +148,8 @@ def _shams(out: Path) -> list[str]:
         called, n = sum(c for _, c, _ in found), sum(n for _, _, n in found)
         share, lo, hi = share_interval([1.0] * called + [0.0] * (n - called))
         cells = " | ".join(f"{c} of {n}" for _, c, n in found)
-        print(f"| {kind} | {cells} | {share:.2%} | {lo:.2%} … {hi:.2%} |")
+        ends = "–" if pd.isna(lo) else f"{lo:.2%} … {hi:.2%}"
+        print(f"| {kind} | {cells} | {share:.2%} | {ends} |")
         if share > FALSE:
             missed.append(f"{share:.1%} of {kind} are called something in shams; at most {FALSE:.0%} may be")
     return missed
