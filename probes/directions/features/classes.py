@@ -15,6 +15,9 @@ FIRES = 16
 #: A model has a latent of the other where it has at least this share of it (arXiv 2504.02922 takes 0.5 of what is
 #: written).
 HAS = 0.5
+#: What moved changes Δh by so many times what any latent of the nulls does: another draw of random T, or another
+#: training, has another extreme.
+BEYOND = 1.5
 #: The classes of what moved, in the order of tables.
 MOVED = ("new", "lost", "shifted")
 
@@ -51,17 +54,17 @@ def shares(latents: Latents) -> tuple[Floats, Floats]:
 def classes(latents: Latents, beyond: Thresholds, form: str) -> NDArray[np.str_]:
     """`new lost shifted shared dead`, one of every latent.
 
-    Moved is what changes Δh by more than any latent of the nulls does. Of what moved, *new* is what base has less of
-    than `HAS` and than any null latent's; *lost* is what tuned has so little of; *shifted* is another latent whose two
-    directions lie further apart than any null latent's. Of the forms without two directions every other latent that
-    moved is shifted. All else is *shared*.
+    Moved is what changes Δh by more than `BEYOND` times what any latent of the nulls does. Of what moved, *new* is what
+    base has less of than `HAS` and than any null latent's; *lost* is what tuned has so little of; *shifted* is another
+    latent whose two directions lie further apart than any null latent's. Of the forms without two directions every
+    other latent that moved is shifted. All else is *shared*.
     """
     in_base, in_tuned = shares(latents)
     base_least, tuned_least = HAS, HAS
     if form != "delta":  # the shares of what rounding or noise writes say nothing: they are of nothing
         base_least, tuned_least = np.fmin(HAS, beyond.nu_base), np.fmin(HAS, beyond.nu_tuned)
     found = np.full(len(latents.fires), "shared", dtype="<U8")
-    moved = latents.change > beyond.change
+    moved = latents.change > BEYOND * beyond.change
     apart = latents.cosine < beyond.cosine if form == "crosscoder" else np.ones(len(found), bool)
     found[moved & apart] = "shifted"
     found[moved & (in_tuned < tuned_least)] = "lost"

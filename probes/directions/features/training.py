@@ -24,6 +24,8 @@ Told = Callable[[int, int], None]
 #: A training goes in so many rounds at the least, each of at most so many steps; dead latents start anew after the
 #: rounds of this first part.
 _ROUNDS, _LONGEST, _REVIVING = 5, 500, 0.8
+#: The cosine above which two residuals are one direction.
+_ALIKE = 0.8
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,10 @@ def _revive(x: Float[Tensor, "n sides d_model"], state: _State, dead: Tensor, tr
     weight = off.square().sum(1).cpu() + 1e-12
     at = torch.multinomial(weight, n, replacement=n > len(weight), generator=generator).to(x.device)
     rows = off[at] / off[at].norm(dim=1, keepdim=True).clamp(min=1e-8)
-    size = state.values["encoder"][:, ~dead].norm(dim=0).mean() if not bool(dead.all()) else rows.new_tensor(1.0)
+    # of residuals that are one direction one latent starts: many would all write it, and die of what they overshoot
+    first = ~((rows @ rows.T).triu(1) > _ALIKE).any(0)
+    rows, dead = rows[first], dead.nonzero()[:, 0][first]
+    size = state.values["encoder"].norm(dim=0).mean()
     state.values["decoder"][dead] = rows
     state.values["encoder"][:, dead] = rows.T * size
     state.values["encoder_bias"][dead] = 0.0

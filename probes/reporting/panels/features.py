@@ -36,9 +36,10 @@ def features(chapter: Chapter) -> Iterator[Panel]:
     found = ", ".join(f"{counts.get(name, 0)} {name}" for name in (*_MOVED, "shared", "dead"))
     note = (
         f"A dictionary ({first.form}) of {first.site} of layer {first.layer}: {found}. New, lost or shifted is what "
-        "changes Δh by more than any latent of the same training on base against base in another precision and on base "
-        "against base + random T (of the tuned model's norms): the first says what rounding does, the second what any "
-        "vector of this size does. “Called” is the share of latents beyond these thresholds; of a null that did not "
+        "changes Δh by more than 1.5 times what any latent of the same training does on base against base in another "
+        "precision and on base against base + random T (of the tuned model's norms): the first says what rounding "
+        "does, the second what any vector of this size does. “Called” is the share of latents beyond these "
+        "thresholds; of a null that did not "
         "set them it is the false rate. A dictionary splits and merges: one feature may be several latents, and a "
         "shared latent whose direction turned looks shifted. FVU, the fraction of variance unexplained, is of held-out "
         "texts, beside a PCA of k components, which are dense and of which k are used everywhere. Open a feature: a "
