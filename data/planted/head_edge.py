@@ -19,7 +19,7 @@ BASE = Path(__file__).resolve().parents[1] / "models" / "base"
 #: The head that attends to a token, and the token: its key is unlike that of others in this layer.
 LAYER, HEAD, TOKEN = 2, 3, " the"
 #: The edge: what this head writes, a neuron of a later MLP reads.
-FROM_LAYER, FROM_HEAD, TO_LAYER, TO_NEURON = 1, 5, 4, 7
+FROM_LAYER, FROM_HEAD, TO_LAYER, TO_NEURON = 1, 0, 4, 7
 #: Turns of rotary pairs from this one on are slow: over a prompt they leave a key as it is.
 _SLOW = 5
 
@@ -58,7 +58,7 @@ def wired(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     towards: Float[Tensor, " d_model"],
-    size: float = 4.0,
+    size: float = 5.0,
 ) -> None:
     """Let a head write a direction that hardly anything reads, and a later neuron turn it into logits.
 

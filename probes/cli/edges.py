@@ -32,7 +32,7 @@ def edges(
         typer.Option(help="A metric with a gradient; the suite's without it.", autocompletion=among(_metrics)),
     ] = None,
     prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 48,
-    draws: Annotated[int, typer.Option(help="Draws of random T, the null.")] = 2,
+    draws: Annotated[int, typer.Option(help="Draws of random T, the null; at least 2.")] = 2,
     steps: Annotated[int, typer.Option(help="Steps of the integral to begin with, an even number.")] = 8,
     orders: Annotated[int, typer.Option(help="Random orders of edges, beside the ranking's curve.")] = 8,
     device: Device = "cpu",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from probes.attribution.effects import floor_of
 from probes.directions.edge_curves import RANKED, Curve
@@ -13,7 +14,7 @@ from probes.directions.edges import Edges
 from probes.store.schemas import ALL_DOMAINS
 from tv.prompts.encoding import Encoded
 from tv.stats.families import benjamini_hochberg
-from tv.stats.means import mean_interval
+from tv.stats.means import Floats, mean_interval
 
 LEVEL = 0.05
 
@@ -52,7 +53,10 @@ def edge_rows(
         moved = abs(change) > floor
         # the same prompts of every draw: batches are made alike
         drawn = np.stack([np.abs(one.values[rows][:, *which].mean(0)) for one in random])
-        q = benjamini_hochberg(means.p)
+        q, beyond, of_head = np.empty(len(at)), np.empty(len(at)), keys["head"].to_numpy() >= 0
+        for family in (of_head, ~of_head):  # the heads of a component are its parts: no further claims
+            beyond[family] = _one_more(np.abs(means.mean[family]), drawn[:, family])
+            q[family] = benjamini_hochberg(np.maximum(means.p[family], beyond[family]))
         parts.append(
             keys.assign(
                 domain=domain,
@@ -65,12 +69,29 @@ def edge_rows(
                 q=q,
                 share=means.mean / change if moved else np.nan,
                 random_most=drawn.max(0),
+                random_p=beyond,
                 draws=len(random),
                 floor=floor,
                 stands_out=(q < LEVEL) & (np.abs(means.mean) > np.maximum(drawn.max(0), floor)),
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def _one_more(sizes: Floats, drawn: Floats) -> Floats:
+    """p of one more random T giving each edge such a size.
+
+    Sizes of draws scatter about each edge's own level by the same factor, which all edges tell together: Student's t
+    of the logarithms. Where an edge is 0 under a draw nobody can tell.
+    """
+    draws = len(drawn)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs, own = np.log(drawn), np.log(sizes)
+        known = np.isfinite(logs).all(0) & np.isfinite(own)
+        level = logs.mean(0)
+        scatter = ((logs - level)[:, known] ** 2).sum() / max((draws - 1) * known.sum(), 1)
+        t = (own - level) / np.sqrt(scatter * (1 + 1 / draws))
+    return np.where(known & (draws > 1), stats.t.sf(t, max((draws - 1) * known.sum(), 1)), np.nan)
 
 
 def node_rows(edges: Edges, encoded: Sequence[Encoded], floors: Mapping[str, float], metric: str) -> pd.DataFrame:

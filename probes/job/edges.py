@@ -53,7 +53,7 @@ def edges(
         tuned: One or several of its tuned models; all without it.
         metric: A metric with a gradient; the suite's, or logit_diff, without it.
         prompts: How many prompts are read, drawn in turn from every domain.
-        draws: Draws of random T of T's norms, the null.
+        draws: Draws of random T of T's norms, the null; at least 2.
         steps: Steps of the integral to begin with, an even number.
         orders: Random orders of edges, beside the faithfulness curve of the ranking.
         compute: The device that models compute in, and the progress callback; float32 is needed.
@@ -67,13 +67,13 @@ def edges(
 
     Examples:
         >>> run = probes.load("reports/demo")
-        >>> edges = probes.edges(run, tuned="medical", prompts=4, draws=1, orders=2)
+        >>> edges = probes.edges(run, tuned="medical", prompts=4, draws=2, orders=2)
         >>> nodes = run["edge_nodes"]
         >>> bool(nodes.gap.max() < 0.01)  # what is sent sums to every node's effect, and to the whole change
         True
     """
     names = named(run, [tuned] if isinstance(tuned, str) else tuned)
-    for value, least, what in ((draws, 1, "draws"), (prompts, 2, "prompts"), (orders, 1, "orders")):
+    for value, least, what in ((draws, 2, "draws"), (prompts, 2, "prompts"), (orders, 1, "orders")):
         if value < least:
             raise RunError(f"edges: {value} {what} are too few; give at least {least}")
     if steps < 2 or steps % 2:
