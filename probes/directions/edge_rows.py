@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from probes.attribution.effects import floor_of
+from probes.directions.attention_heads import beyond_random
 from probes.directions.edge_curves import RANKED, Curve
 from probes.directions.edges import Edges
 from probes.store.schemas import ALL_DOMAINS
 from tv.prompts.encoding import Encoded
 from tv.stats.families import benjamini_hochberg
-from tv.stats.means import Floats, mean_interval
+from tv.stats.means import mean_interval
 
 LEVEL = 0.05
 
@@ -55,7 +55,9 @@ def edge_rows(
         drawn = np.stack([np.abs(one.values[rows][:, *which].mean(0)) for one in random])
         q, beyond, of_head = np.empty(len(at)), np.empty(len(at)), keys["head"].to_numpy() >= 0
         for family in (of_head, ~of_head):  # the heads of a component are its parts: no further claims
-            beyond[family] = _one_more(np.abs(means.mean[family]), drawn[:, family])
+            alike = np.zeros(int(family.sum()))  # all edges scatter by one factor; the prompts' p has their variance
+            sizes = np.abs(means.mean[family])
+            beyond[family] = beyond_random(sizes, drawn[:, family], alike.astype(np.int64), alike, len(rows))[1]
             q[family] = benjamini_hochberg(np.maximum(means.p[family], beyond[family]))
         parts.append(
             keys.assign(
@@ -76,22 +78,6 @@ def edge_rows(
             )
         )
     return pd.concat(parts, ignore_index=True)
-
-
-def _one_more(sizes: Floats, drawn: Floats) -> Floats:
-    """p of one more random T giving each edge such a size.
-
-    Sizes of draws scatter about each edge's own level by the same factor, which all edges tell together: Student's t
-    of the logarithms. Where an edge is 0 under a draw nobody can tell.
-    """
-    draws = len(drawn)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs, own = np.log(drawn), np.log(sizes)
-        known = np.isfinite(logs).all(0) & np.isfinite(own)
-        level = logs.mean(0)
-        scatter = ((logs - level)[:, known] ** 2).sum() / max((draws - 1) * known.sum(), 1)
-        t = (own - level) / np.sqrt(scatter * (1 + 1 / draws))
-    return np.where(known & (draws > 1), stats.t.sf(t, max((draws - 1) * known.sum(), 1)), np.nan)
 
 
 def node_rows(edges: Edges, encoded: Sequence[Encoded], floors: Mapping[str, float], metric: str) -> pd.DataFrame:
