@@ -84,7 +84,7 @@ MISTAKES = {
     ),
     "method": (
         GOOD.replace("graft", "guess"),
-        "line 7: attribute.methods.0: should be 'path', 'graft', 'revert', 'patch', 'gradient', 'depth', 'split' or ",
+        "line 7: attribute.methods.0: should be 'path', 'feature', 'graft', 'revert', 'patch', 'gradient', 'depth', ",
     ),
     "a method that knows nothing of the granularity": (
         GOOD.replace("[graft]", "[graft, patch], granularity: [module]"),

@@ -17,7 +17,7 @@ import torch
 from probes.errors import RunError
 from probes.store import table as store
 from probes.store.run import Run, load
-from probes.store.schemas import OLDEST_VERSION, PARTITIONS, SCHEMA_VERSION, SCHEMAS
+from probes.store.schemas import BITS, OLDEST_VERSION, PARTITIONS, SCHEMA_VERSION, SCHEMAS
 from probes.store.writer import RunWriter, _bring
 
 MANIFEST = {"suite": {"name": "tiny"}}
@@ -66,7 +66,7 @@ def test_every_table_comes_back_as_it_went_in(table: str, tmp_path: Path) -> Non
     assert list(frame.columns) == SCHEMAS[table].names and len(frame) == 9
     for name, value in ({**given, **keys}).items():
         column = frame[name]
-        if name in ("gate_base", "gate_xor", "vector_base", "vector_tuned"):
+        if SCHEMAS[table].field(name).type == BITS:
             assert column.tolist() == [row.tobytes() for row in value]
         elif column.dtype == np.float32:
             assert np.array_equal(column, np.asarray(value, np.float32))
