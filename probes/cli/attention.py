@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probes.cli.options import RunPath
+from probes.cli.places import Tuned
 from tv.cli.options import Device, Dtype, Offload
 from tv.cli.terminal import Shown, Stages, print_table, wrote
 from tv.runtime.compute import Compute
@@ -20,11 +21,9 @@ SHOWN = 8
 
 def attention(
     path: RunPath,
-    tuned: Annotated[
-        list[str] | None, typer.Option(help="A tuned model of the run; give it again for several.")
-    ] = None,
+    tuned: Tuned = None,
     prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 96,
-    draws: Annotated[int, typer.Option(help="Draws of random T, the null; at least 2.")] = 4,
+    draws: Annotated[int, typer.Option(help="Draws of base + random T, the null; at least 2.")] = 4,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,

@@ -43,11 +43,14 @@ def discover(
     ] = 20,
     longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read, at most.")] = 32,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help="Of all texts that are read; which, the seed draws. [every text]")
+        int | None,
+        typer.Option(min=1, help="Of all texts that are read; which, the seed draws.", show_default="every text"),
     ] = None,
     amplify: Annotated[
         list[str] | None,
-        typer.Option(help="What is written with twice the T of parameters of this name, * any; repeatable. [*]"),
+        typer.Option(
+            help="What is written with twice the T of parameters of this name, * any; repeatable.", show_default="*"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of texts, halves, controls and samples.")] = 0,
     device: Device = "cpu",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probes.cli.options import RunPath
-from tv.cli.options import Device, among
+from probes.cli.places import Metric, Tuned
+from tv.cli.options import Device
 from tv.cli.terminal import Shown, Stages, print_table, wrote
 from tv.runtime.compute import Compute
 
@@ -18,26 +19,24 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
-def _metrics() -> list[str]:
-    from probes.suite import metric_names
-
-    return list(metric_names())
-
-
 def edges(
     path: RunPath,
-    tuned: Annotated[list[str] | None, typer.Option(help="A tuned model; give it again for several.")] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="A metric with a gradient; the suite's without it.", autocompletion=among(_metrics)),
-    ] = None,
+    tuned: Tuned = None,
+    metric: Metric = None,
     prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 48,
-    draws: Annotated[int, typer.Option(help="Draws of random T, the null; at least 2.")] = 2,
-    steps: Annotated[int, typer.Option(help="Steps of the integral to begin with, an even number.")] = 8,
-    orders: Annotated[int, typer.Option(help="Random orders of edges, beside the ranking's curve.")] = 8,
+    draws: Annotated[int, typer.Option(help="Draws of base + random T, the null; at least 2.")] = 2,
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Steps of the integral to begin with, an even number; more are taken where it has not settled."
+        ),
+    ] = 8,
+    orders: Annotated[int, typer.Option(help="Random orders of edges, beside the curve of the largest first.")] = 8,
     device: Device = "cpu",
 ) -> None:
     """What every component's change does to a metric through every component that reads it.
+
+    The metric needs a gradient, as logit_diff and target_nll have.
 
     Example: probes edges reports/demo --tuned medical --metric logit_diff
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probes.cli.options import RunPath
+from probes.cli.places import Metric, SiteName, Tuned
 from tv.cli.options import Device, Dtype
 from tv.cli.terminal import Stages, print_table, say, wrote
 from tv.runtime.compute import Compute
@@ -29,7 +30,7 @@ class Form(StrEnum):
 
 def features(
     path: RunPath,
-    tuned: Annotated[list[str] | None, typer.Option(help="Only this tuned model; repeatable.")] = None,
+    tuned: Tuned = None,
     form: Annotated[
         Form, typer.Option(help="Both models together, or an SAE of their difference Δh.")
     ] = Form.crosscoder,
@@ -38,21 +39,26 @@ def features(
         typer.Option(help="A public dictionary of the base (SAELens, dictionary-learning); nothing is trained then."),
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out or mlp_out. [resid_post]")
+        SiteName | None, typer.Option(help="Where states are read.", show_default="the dictionary's, else resid_post")
     ] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="The layer, from 0. [the middle one]")] = None,
-    latents: Annotated[int, typer.Option(min=2, help="Latents of a dictionary.")] = 1024,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="The layer, from 0.", show_default="the dictionary's, else the middle one")
+    ] = None,
+    latents: Annotated[int, typer.Option(min=2, help="Latents of a dictionary that is trained.")] = 1024,
     k: Annotated[
-        int | None, typer.Option(min=1, help="Latents that fire at a token, on average. [16; 4 of delta]")
+        int | None,
+        typer.Option(min=1, help="Latents that fire at a token, on average.", show_default="16; 4 with --form delta"),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of training, each of 512 tokens.")] = 450,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each side; with 1 nothing is said of stability.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first training, and of all draws.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training, of 512 tokens each.")] = 450,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings of the pair and of each null; with 1 no stability and no false rate.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the first training and of all draws.")] = 0,
     texts: Annotated[
         list[Path] | None, typer.Option(help="Texts to read in place of the run's prompts; repeatable.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=64, help="Of the texts, at most.")] = 60_000,
-    metric: Annotated[str | None, typer.Option(help="The behaviour that effects are measured on. [the run's]")] = None,
+    tokens: Annotated[int, typer.Option(min=64, help="Tokens of the texts that are read, at most.")] = 60_000,
+    metric: Metric = None,
     effects: Annotated[int, typer.Option(min=0, help="Latents that are moved one by one; 0 for none.")] = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",

@@ -1,18 +1,38 @@
 """Options of commands that read states of a run: where, of which models, and beside how many nulls."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import typer
 
-Site = Annotated[
-    Literal["resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out"], typer.Option(help="Where states are read.")
-]
+from tv.cli.options import among
+
+
+def _metrics() -> Iterable[str]:
+    from probes.suite import metric_names
+
+    return metric_names()
+
+
+SiteName = Literal["resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out"]
+Site = Annotated[SiteName, typer.Option(help="Where states are read.")]
 Places = Annotated[
     Literal["last", "all", "target", "generated", "from answer", "from user", "after template"],
-    typer.Option(help="At which places of a prompt, averaged; last is the text's."),
+    typer.Option(help="At which positions of a prompt; several are averaged. last is the last token of the text."),
 ]
-Layer = Annotated[list[int] | None, typer.Option(help="A layer, from 0; repeatable. [every layer]", show_default=False)]
+Layer = Annotated[
+    list[int] | None, typer.Option(help="Only this layer, from 0; repeatable.", show_default="every layer")
+]
 Tuned = Annotated[
-    list[str] | None, typer.Option("--tuned", help="A tuned model of the run; repeatable. [all]", show_default=False)
+    list[str] | None,
+    typer.Option("--tuned", help="Only this tuned model of the run; repeatable.", show_default="every one"),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="The behaviour that effects are measured on: logit_diff, target_nll, ….",
+        show_default="the run's",
+        autocompletion=among(_metrics),
+    ),
 ]
 Draws = Annotated[int, typer.Option(min=0, help="Draws of base + random T, a null of every difference.")]

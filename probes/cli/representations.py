@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from probes.cli.options import RunPath
-from probes.cli.places import Draws, Layer, Places, Site, Tuned
+from probes.cli.places import Draws, Layer, Metric, Places, Site, Tuned
 from tv.cli.options import Device, Dtype
 from tv.cli.terminal import Stages, interval, print_table, wrote
 from tv.runtime.compute import Compute
@@ -19,12 +19,12 @@ def representations(
     positions: Places = "last",
     layer: Layer = None,
     tuned: Tuned = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Of the curve: logit_diff, kl, target_nll, …. [the run's]", show_default=False)
-    ] = None,
-    neighbours: Annotated[int, typer.Option(min=1, help="k of the nearest prompts that agree.")] = 10,
+    metric: Metric = None,
+    neighbours: Annotated[int, typer.Option(min=1, help="Nearest prompts of each prompt that are compared.")] = 10,
     draws: Draws = 3,
-    curves: Annotated[bool, typer.Option(help="Also patch growing projections of Δh into the base.")] = True,
+    curves: Annotated[
+        bool, typer.Option(help="Also patch growing projections of Δh into the base, and read the metric.")
+    ] = True,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:

@@ -29,7 +29,8 @@ def run(
     ] = None,
     tuned: Annotated[str | None, typer.Option(help="This tuned model, not the suite's.")] = None,
     out: Annotated[
-        str | None, typer.Option(help="Where the run goes, a directory or a URL (s3://…). [reports/<suite name>]")
+        str | None,
+        typer.Option(help="Where the run goes, a directory or a URL (s3://…).", show_default="reports/<suite name>"),
     ] = None,
     generate: Annotated[
         int | None, typer.Option(min=1, help="Read both models over a continuation of at most N tokens.", metavar="N")

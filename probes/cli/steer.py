@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from probes.cli.options import RunPath
+from probes.cli.places import Metric, SiteName, Tuned
 from tv.cli.options import Device, Dtype
 from tv.cli.terminal import Shown, Stages, print_table, wrote
 from tv.runtime.compute import Compute
@@ -14,7 +15,6 @@ from tv.runtime.compute import Compute
 if TYPE_CHECKING:
     import pandas as pd
 
-_Site = Literal["resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out"]
 _Positions = Literal["target", "last", "all", "from answer", "from user", "after template"]
 
 
@@ -31,20 +31,22 @@ def steer(
         Literal["add", "ablate", "clamp"],
         typer.Option(help="add it, ablate it (project it out), or clamp its coordinate to the other model's mean."),
     ] = "add",
-    site: Annotated[_Site, typer.Option(help="The site that is steered.")] = "resid_post",
+    site: Annotated[SiteName, typer.Option(help="Where states are changed.")] = "resid_post",
     layer: Annotated[
-        list[int] | None, typer.Option(help="Only this layer; repeatable. Half of the prompts choose the best of all.")
+        list[int] | None,
+        typer.Option(help="Only this layer, from 0; repeatable. The best is chosen.", show_default="every layer"),
     ] = None,
     positions: Annotated[_Positions, typer.Option(help="Where the vector is made and added.")] = "target",
     dose: Annotated[
-        list[float] | None, typer.Option(help="A multiple of the vector, beside 1; repeatable. [0.25 0.5 2 4]")
+        list[float] | None,
+        typer.Option(help="A multiple of the vector, beside 1; repeatable.", show_default="0.25, 0.5, 2 and 4"),
     ] = None,
     placebos: Annotated[
         int, typer.Option(min=1, help="Random vectors, and as many shuffled ones; below 20 nothing can be told.")
     ] = 20,
     samples: Annotated[int, typer.Option(min=0, help="Prompts that both models go on with, steered and not.")] = 3,
-    metric: Annotated[str | None, typer.Option(help="The metric of effects. [the run's]")] = None,
-    tuned: Annotated[list[str] | None, typer.Option(help="Only this tuned model; repeatable.")] = None,
+    metric: Metric = None,
+    tuned: Tuned = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
@@ -63,7 +65,7 @@ def steer(
             direction=direction,
             op=op,
             site=site,
-            layers=layer or (),
+            layers=layer,
             positions=positions,
             doses=(0.25, 0.5, 2.0, 4.0) if dose is None else dose,
             placebos=placebos,

@@ -61,7 +61,7 @@ def attention(
         >>> bool((shares - 1).abs().max() < 1e-4), "attention_pairs" in run.tables
         (True, True)
     """
-    names = named(run, [tuned] if isinstance(tuned, str) else tuned)
+    names = named(run, tuned)
     if draws < 2:
         raise RunError(f"attention: {draws} draws of random T do not tell how they scatter; give at least 2")
     if prompts < 2:

@@ -72,7 +72,7 @@ def edges(
         >>> bool(nodes.gap.max() < 0.01)  # what is sent sums to every node's effect, and to the whole change
         True
     """
-    names = named(run, [tuned] if isinstance(tuned, str) else tuned)
+    names = named(run, tuned)
     for value, least, what in ((draws, 2, "draws"), (prompts, 2, "prompts"), (orders, 1, "orders")):
         if value < least:
             raise RunError(f"edges: {value} {what} are too few; give at least {least}")

@@ -36,7 +36,7 @@ SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 def features(
     run: Run,
     *,
-    tuned: Sequence[str] | None = None,
+    tuned: str | Sequence[str] | None = None,
     form: Literal["crosscoder", "delta"] = "crosscoder",
     dictionary: str | Path | None = None,
     site: str | None = None,
@@ -58,7 +58,7 @@ def features(
 
     Args:
         run: A finished run on this machine; its models are opened again.
-        tuned: Which of its tuned models; all without it.
+        tuned: One or several of its tuned models; all without it.
         form: "crosscoder" reads base and tuned together, "delta" their difference.
         dictionary: The directory of a public dictionary of the base, which both models are then read through: of
             SAELens, or of the dictionary-learning format. Nothing is trained.

@@ -52,13 +52,14 @@ def encoded_of(run: Run, models: Pairs, name: str) -> list[Encoded]:
     return encode(prompts_of(run), pair.tokenizer, pair.architecture.context)
 
 
-def named(run: Run, tuned: Sequence[str] | None) -> list[str]:
+def named(run: Run, tuned: str | Sequence[str] | None) -> list[str]:
     """The tuned models that are asked for, all without a choice. Raises RunError for one that the run lacks."""
     there = list(run.manifest["suite"]["tuned"])
-    for name in tuned or ():
+    asked = [tuned] if isinstance(tuned, str) else list(tuned or ())
+    for name in asked:
         if name not in there:
             raise RunError(f"{run.path}: no tuned model {name!r}; there are {', '.join(there)}")
-    return list(tuned) if tuned else there
+    return asked or there
 
 
 def add(run: Run, by_name: Mapping[str, Tables], replacing: Mapping[str, Mapping[str, Any]] | None = None) -> None:

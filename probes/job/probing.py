@@ -33,7 +33,7 @@ def probe(
     site: str = "resid_post",
     positions: Positions = "last",
     layers: Sequence[int] | None = None,
-    tuned: Sequence[str] | None = None,
+    tuned: str | Sequence[str] | None = None,
     folds: int = 5,
     controls: int = 20,
     draws: int = 3,
@@ -51,7 +51,7 @@ def probe(
         site: Where states are read: resid_pre, resid_mid, resid_post, attn_out or mlp_out.
         positions: Which places of a prompt, averaged: "last" of the text, "all", "target", ….
         layers: Which; all without it.
-        tuned: Which tuned models; all without it.
+        tuned: One or several of its tuned models; all without it.
         folds: Of whole clusters.
         controls: Draws of labels moved among clusters; with fewer than 20 nothing can be readable.
         draws: Of base + random T, as a null of every difference.

@@ -37,7 +37,7 @@ def representations(
     site: str = "resid_post",
     positions: Positions = "last",
     layers: Sequence[int] | None = None,
-    tuned: Sequence[str] | None = None,
+    tuned: str | Sequence[str] | None = None,
     metric: str | None = None,
     neighbours: int = 10,
     draws: int = 3,
@@ -54,7 +54,7 @@ def representations(
         site: Where states are read: resid_pre, resid_mid, resid_post, attn_out or mlp_out.
         positions: Which places of a prompt, averaged: "last" of the text, "all", "target", …. The curve has all.
         layers: Which; all without it.
-        tuned: Which tuned models; all without it.
+        tuned: One or several of its tuned models; all without it.
         metric: The behaviour that the curve measures; the run's own without it, else logit_diff.
         neighbours: k of the neighbours that agree; at most half of the prompts.
         draws: Of base + random T, as a null.

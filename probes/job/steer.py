@@ -38,14 +38,14 @@ def steer(
     direction: str = "mean",
     op: str = "add",
     site: str = "resid_post",
-    layers: Sequence[int] = (),
+    layers: Sequence[int] | None = None,
     positions: str = "target",
     doses: Sequence[float] = (0.25, 0.5, 2.0, 4.0),
     placebos: int = 20,
     samples: int = 3,
     tokens: int = 16,
     metric: str | None = None,
-    tuned: Sequence[str] | None = None,
+    tuned: str | Sequence[str] | None = None,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """Is the behaviour one vector? Add one to the base's states, take it away from the tuned model's, beside placebos.
@@ -62,7 +62,7 @@ def steer(
             `probe:LABEL` or `probe:LABEL=CLASS`, the base's probe of `probes.probe`; a .npy or .safetensors file.
         op: `add` a dose of it, `ablate` (project it out), or `clamp` its coordinate to the other model's mean.
         site: Where: resid_post, resid_pre, resid_mid, attn_out or mlp_out.
-        layers: Of these the best is chosen; of all layers without any.
+        layers: Of these the best is chosen; of all layers without it.
         positions: Of each prompt: `target`, `last`, `all`, `from answer`, `from user` or `after template`.
         doses: Multiples of the vector, beside 1.
         placebos: Random vectors of its length, and as many means with the models' names shuffled. Below 20 nothing can
@@ -70,7 +70,7 @@ def steer(
         samples: Prompts that both models go on with, steered and not.
         tokens: Of each continuation, at most.
         metric: The behaviour that effects are measured on; the run's own, else logit_diff.
-        tuned: Which tuned models; all without any.
+        tuned: One or several of its tuned models; all without it.
         compute: Where models compute.
 
     Returns:
@@ -93,7 +93,7 @@ def steer(
         "direction": f"probe:{run.path}#{direction.removeprefix('probe:')}" if own_probe else direction,
         "op": op,
         "site": site,
-        "layers": layers,
+        "layers": layers or (),
         "positions": positions,
         "doses": doses,
         "placebos": placebos,
@@ -110,7 +110,7 @@ def steer(
     require_answers(prompts_of(run), suite.attribute.metric)
     names = named(run, tuned)
     models = reopened(run, attributing(compute, suite.attribute), suite)
-    for layer in layers:
+    for layer in layers or ():
         site_at(models.opened().architecture, site, layer)  # before a model is loaded
     by_name: dict[str, Tables] = {}
     for name in names:

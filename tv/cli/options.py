@@ -34,8 +34,8 @@ Stream = Annotated[
     bool | None,
     typer.Option(
         "--stream/--no-stream",
-        help="Read the models a layer at a time, for pairs larger than memory. [where two models do not fit]",
-        show_default=False,
+        help="Read the models a layer at a time, for pairs larger than memory.",
+        show_default="where two models do not fit",
     ),
 ]
 Workers = Annotated[int, typer.Option(help="Processes that share the work; the tables are the same.")]
