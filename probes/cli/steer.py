@@ -80,20 +80,18 @@ def steer(
 
 def print_answers(found: pd.DataFrame) -> None:
     """A line a model, direction and domain."""
-    from probes.reporting.words import number
+    from probes.reporting.words import chosen_by_halves, effect_metric_name, number
 
     cells: list[list[object]] = []
     for row in found.to_dict("records"):
         share = [row[name] for name in ("share", "share_lo", "share_hi")]
         told = "–" if row["share"] != row["share"] else f"{number(share[0])} ({number(share[1])} … {number(share[2])})"
-        layers, doses = (sorted({row[f"{of}_{half}"] for half in (0, 1)}) for of in ("layer", "dose"))
         cells.append(
             [
                 row["tuned"],
                 row["direction"],
                 row["domain"],
-                " ".join(map(str, layers)),
-                " ".join(map(number, doses)),
+                chosen_by_halves(row),
                 row["effect"],
                 Shown(share, told),
                 row["random_p"],
@@ -102,6 +100,8 @@ def print_answers(found: pd.DataFrame) -> None:
                 row["answer"],
             ]
         )
-    columns = ["tuned", "steered from", "domain", "layer", "dose", "effect", "share of the change", "p, random"]
-    columns += ["p, shuffled", "KL", "one vector"]
-    print_table("What one vector carries, on prompts that did not choose it", columns, cells, digits=3)
+    columns = ["tuned", "steered", "domain", "layer × dose", "effect", "share of the change", "p, random"]
+    columns += ["p, shuffled", "KL, nats", "one vector"]
+    metric = effect_metric_name(str(found.metric.iloc[0]))
+    title = f"What one vector carries of the {metric}, held out; layer × dose: as each half of the prompts chose"
+    print_table(title, columns, cells, digits=3)

@@ -11,6 +11,8 @@ from probes.reporting.charts import COLOURS
 from probes.reporting.figures import Plot, layout, plain, plains
 
 _NAMES = {FORWARD: "added to the base", "tuned→base": "taken from the tuned model"}
+#: The model that is steered; whole sentences would leave no room for the dots.
+_STEERED = {FORWARD: "base", "tuned→base": "tuned"}
 
 
 def by_layer(rows: pd.DataFrame) -> Plot:
@@ -46,7 +48,7 @@ def among_placebos(rows: pd.DataFrame) -> Plot:
     """Every placebo's effect as a dot, and the chosen vector's with its interval, both ways."""
     traces: list[dict[str, Any]] = []
     for i, (direction, own) in enumerate(rows.groupby("direction", sort=True)):
-        name = _NAMES.get(str(direction), str(direction))
+        name = _STEERED.get(str(direction), str(direction))
         for kind, drawn in own[own.control != ""].groupby("control", sort=True):
             dots = {"size": 6, "color": COLOURS[i], "symbol": "circle-open"}
             traces.append(
@@ -54,7 +56,7 @@ def among_placebos(rows: pd.DataFrame) -> Plot:
                     "type": "scatter",
                     "mode": "markers",
                     "x": plains(drawn.effect),
-                    "y": [f"{kind}: {name}"] * len(drawn),
+                    "y": [f"{kind}, {name}"] * len(drawn),
                     "marker": dots,
                     "hovertemplate": "%{x:.4g}<extra></extra>",
                 }
@@ -65,14 +67,14 @@ def among_placebos(rows: pd.DataFrame) -> Plot:
                 "type": "scatter",
                 "mode": "markers",
                 "x": plains(real.effect),
-                "y": [f"the vector: {name}"] * len(real),
+                "y": [f"the vector, {name}"] * len(real),
                 "marker": {"size": 11, "color": COLOURS[i], "symbol": "diamond"},
                 "error_x": _ends(real, "effect"),
                 "hovertemplate": "%{x:.4g}<extra></extra>",
             }
         )
     axis = {"type": "category", "showgrid": False}
-    return {"data": traces, "layout": layout(x="mean effect towards the other model", height=280, yaxis=axis)}
+    return {"data": traces, "layout": layout(x="effect, towards the other model", height=280, yaxis=axis)}
 
 
 def _ends(rows: pd.DataFrame, of: str) -> dict[str, Any]:

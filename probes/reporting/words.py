@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -135,6 +136,17 @@ def metric_name(metric: str) -> str:
 def effect_metric_name(metric: str) -> str:
     """What the metric of effects is called, which may differ from the metric of that name in `behaviour`."""
     return _OF_EFFECTS.get(metric) or metric_name(metric)
+
+
+def chosen_by_halves(row: Mapping[Any, Any]) -> str:
+    """The layer and dose that each half of the prompts chose, of a row of `one_vector`; once where they agree.
+
+    Examples:
+        >>> chosen_by_halves({"layer_0": 3, "dose_0": 2.0, "layer_1": 2, "dose_1": 0.5})
+        '3 × 2, 2 × 0.5'
+    """
+    halves = (f"{row[f'layer_{half}']} × {float(row[f'dose_{half}']):g}" for half in (0, 1))
+    return ", ".join(dict.fromkeys(halves))
 
 
 def prompts_of(domain: str) -> str:

@@ -35,16 +35,16 @@ def features(chapter: Chapter) -> Iterator[Panel]:
     counts = latents["class"].value_counts()
     found = ", ".join(f"{counts.get(name, 0)} {name}" for name in (*_MOVED, "shared", "dead"))
     note = (
-        f"A dictionary ({first.form}) of {first.site} of layer {first.layer}: {found}. New, lost or shifted is what "
-        "changes Δh by more than 1.5 times what any latent of the same training does on base against base in another "
-        "precision and on base against base + random T (of the tuned model's norms): the first says what rounding "
-        "does, the second what any vector of this size does. “Called” is the share of latents beyond these "
-        "thresholds; of a null that did not "
-        "set them it is the false rate. A dictionary splits and merges: one feature may be several latents, and a "
-        "shared latent whose direction turned looks shifted. FVU, the fraction of variance unexplained, is of held-out "
-        "texts, beside a PCA of k components, which are dense and of which k are used everywhere. Open a feature: a "
-        "darker token is a larger activation; words are what its decoder row reads as through the final norm, which "
-        "need not be what it does."
+        f"A dictionary ({first.form}) of {first.site} of layer {first.layer}: {found}. A latent is new, lost or "
+        "shifted where its part in Δh, relative to the state (“change”), is more than 1.5 times that of any latent of "
+        "the same training on base against base in another precision and on base against base + random T (of the "
+        "tuned model's norms): the first says what rounding does, the second what any vector of this size does. "
+        "“Called” is the share of latents beyond these thresholds; of a null that did not set them it is the false "
+        "rate. A dictionary splits and merges: one feature may be several latents, and a shared latent whose "
+        "direction turned looks shifted. FVU, the fraction of variance unexplained, is of held-out texts, beside a "
+        "PCA of k components, which are dense and of which k are used everywhere. Open a feature: a darker token is a "
+        "larger activation; words are what its decoder row reads as through the final norm, which need not be what it "
+        "does."
     )
     tables = [_dictionaries(chapter)]
     yield Panel(
@@ -166,13 +166,13 @@ def _one(row: dict[Any, Any], *tables: pd.DataFrame) -> dict[str, Any]:
         "‖d_base‖, ‖d_tuned‖": f"{number(row['norm_base'])}, {number(row['norm_tuned'])}",
         "cosine": f"{number(row['cosine'])} (nulls at least {number(row['cosine_null'])})",
         **{
-            f"ν in {model}, of error and of what is written": ", ".join(
+            f"share that {model} has of it (ν, in the error and in what is written)": ", ".join(
                 number(row[f"nu_{of}_{model}"]) for of in ("error", "written")
             )
             for model in ("base", "tuned")
         },
-        "share of Δh’s energy": number(row["energy"]),
-        "found again with another seed, cosine": number(row["found_again"]),
+        "share of ‖Δh‖²": number(row["energy"]),
+        "cosine with its partner of another seed": number(row["found_again"]),
     }
     told = rates[rates.domain != ALL_DOMAINS].head(_DOMAINS)
     return {
@@ -183,7 +183,7 @@ def _one(row: dict[Any, Any], *tables: pd.DataFrame) -> dict[str, Any]:
         "change_null": number(row["change_null"]),
         "rate": f"{row['rate_tuned']:.2%} of tokens",
         "words": " ".join(map(_shown, named.get("change", named.get("tuned", []))[:4])),
-        "numbers": "; ".join(f"{name} {value}" for name, value in known.items()),
+        "numbers": "; ".join(f"{name}: {value}" for name, value in known.items()),
         "rates": "Fires, of a prompt's tokens: "
         + "; ".join(
             f"{rate.domain} {rate.rate_tuned:.2%} [{rate.rate_tuned_lo:.2%}, {rate.rate_tuned_hi:.2%}]"

@@ -30,12 +30,12 @@ def probing(chapter: Chapter) -> Iterator[Panel]:
         rows += [_row(row) for row in turned.to_dict("records")]
     note = (
         "A probe is fitted on some clusters of prompts and reads others. Above the grey lines the label is readable: "
-        "“shuffled labels” is the same probe where labels were moved among clusters; “largest class” takes no look. "
+        "“shuffled labels” is the same probe where labels were moved among clusters; “largest class” needs no states. "
         "Readable is not used: a model may never read what a probe reads. Right: the cosine of both models' probes, "
-        "each half of the prompts against the other, corrected for how noisy probes are; 1 is the same direction. Two "
-        f"models that nobody tuned are the grey lines. It misleads where probes are noisy ({_CANNOT}), where labels "
-        "go with the wording of prompts rather than with what is asked, and where there are fewer prompts than "
-        "dimensions."
+        "each half of the prompts against the other, corrected for how noisy probes are; 1 is the same direction. The "
+        "grey lines are the base in another precision, the base + random T, and two halves of the base. It misleads "
+        f"where probes are noisy ({_CANNOT}), where labels go with the wording of prompts rather than with what is "
+        "asked, and where there are fewer prompts than dimensions."
     )
     yield Panel(
         "What can be read, and did tuning turn its direction?",
@@ -58,15 +58,15 @@ _COLUMNS = (
     "base reads",
     "tuned reads",
     "change",
-    "95 %",
+    "its 95 %",
     "q",
-    "rounded",
-    "random T",
-    "lost from base to tuned",
+    "change, rounded",
+    "change, random T",
+    "base's probe loses",
     "corrected cosine",
-    "95 %",
-    "rounded",
-    "random T",
+    "its 95 %",
+    "cosine, rounded",
+    "cosine, random T",
     "direction",
 )
 

@@ -81,7 +81,8 @@ def subspaces(chapter: Chapter) -> Iterator[Panel]:
         "layer are. Overlap: mean squared cosine of the principal angles with the other half's subspace, and with the "
         "leading directions that the layer's matrices, or their T, write. Random directions are drawn with the "
         "covariance of the base's states, for states fill few dimensions and share them by themselves. The nulls of "
-        "each comparison are in the table delta_angles. A share says nothing of behaviour: that is the next figure."
+        "each comparison are in the table delta_angles. A share says nothing of behaviour; "
+        "“How much of the behaviour is in the leading directions?” does."
     )
     figures = [
         Figure("delta-mean", "Share of mean Δh in ‖Δh‖²", shares[0]),

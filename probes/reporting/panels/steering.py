@@ -10,7 +10,7 @@ from probes.reporting import direction_charts
 from probes.reporting.causes import domains_in
 from probes.reporting.chapter import Chapter, panel
 from probes.reporting.panel import Figure, Panel, Table
-from probes.reporting.words import effect_metric_name, estimate, number, p_value, prompts_of
+from probes.reporting.words import chosen_by_halves, effect_metric_name, estimate, p_value, prompts_of
 
 #: Steering is told by this many characters of a continuation.
 _SHOWN = 160
@@ -35,8 +35,9 @@ def steering(chapter: Chapter) -> Iterator[Panel]:
         f"One vector ({first.source}, {first.op}) at {first.site}, at the positions “{first.positions}”. It is made on "
         f"half of the prompts, which choose its layer and dose too, and read on the other half. Share: of the whole "
         f"change of the {metric}; bars are 95 % intervals over prompts. Placebos have the vector's length and dose: "
-        "random ones, and means of what tells the prompts' Δh apart, with shuffled signs. A large dose moves any "
-        "model: a share that placebos reach too says nothing. No share is shown where behaviour did not change."
+        "random ones, and means of each prompt's deviation from mean Δh, with shuffled signs. A large dose moves any "
+        "model: a share that placebos reach too says nothing, and of a larger one only what lies beyond them counts. "
+        "“Most” compares the share with one half, not with placebos. No share is shown where behaviour did not change."
     )
     figures = [
         Figure("steer-layer", "Share at every layer, dose 1", layers),
@@ -50,7 +51,6 @@ def steering(chapter: Chapter) -> Iterator[Panel]:
 def _answers(rows: pd.DataFrame) -> Table:
     shown = []
     for row in rows.to_dict("records"):
-        layers, doses = (sorted({row[f"{of}_{half}"] for half in (0, 1)}) for of in ("layer", "dose"))
         share = estimate(row["share"], row["share_lo"], row["share_hi"]) if pd.notna(row["share"]) else "–"
         shown.append(
             [
@@ -61,13 +61,22 @@ def _answers(rows: pd.DataFrame) -> Table:
                 p_value(row["random_p"]),
                 p_value(row["shuffled_p"]),
                 estimate(row["kl"], row["kl_lo"], row["kl_hi"]),
-                ", ".join(map(str, layers)),
-                ", ".join(map(number, doses)),
+                chosen_by_halves(row),
                 f"{row['n']:.0f}",
             ]
         )
-    columns = ["prompts", "", "one vector", "share of the change", "p, random", "p, shuffled", "KL, nats a token"]
-    return Table("one-vector", "The vector that half of the prompts chose", [*columns, "layer", "dose", "n"], shown)
+    columns = [
+        "prompts",
+        "steered",
+        "one vector",
+        "share of the change",
+        "p, random",
+        "p, shuffled",
+        "KL, nats a token",
+    ]
+    return Table(
+        "one-vector", "The vectors that each half of the prompts chose", [*columns, "layer × dose", "n"], shown
+    )
 
 
 def _samples(chapter: Chapter) -> Iterator[Table]:
