@@ -121,6 +121,8 @@ def features(
         tables = dict(found.tables)
         if wanted_metric is not None:
             tables |= _effects(run, models, name, own, found, wanted_metric, effects, compute)
+            if "effects" in tables:
+                tables |= found.listed(tables["effects"].neuron.astype(int).tolist(), pair)
         by_name[name] = tables
     add(run, by_name, {"effects": {"method": "feature"}, "prompt_effects": {"method": "feature"}})
     return run["features"]

@@ -70,6 +70,23 @@ class Study:
     tables: dict[str, pd.DataFrame]
     file: Path
     fires: NDArray[np.float64]
+    dictionary: Dictionary
+    states: States  # of the pair, which the tables are of
+    place: Place
+
+    def listed(self, features: Sequence[int], pair: Pair) -> dict[str, pd.DataFrame]:
+        """`feature_texts` and `feature_words` with these latents too, such as those that were moved."""
+        there = set(self.tables["feature_words"].feature)
+        more = [feature for feature in dict.fromkeys(features) if feature not in there]
+        if not more:
+            return {}
+        added = {
+            "feature_texts": top_texts(self.dictionary, self.states, self.place, more, pair),
+            "feature_words": written_words(self.dictionary, more, pair),
+        }
+        of = {"form": self.dictionary.form, "site": self.place[0], "layer": self.place[1]}
+        found = {name: [self.tables[name], rows.assign(**of)] for name, rows in added.items()}
+        return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
 def study(pair: Pair, encoded: Sequence[Encoded], wanted: Wanted, folder: Path, stamp: str, told: Told) -> Study:
@@ -254,7 +271,8 @@ def _tables(pair: Pair, real: States, measured: Sequence[_Side], wanted: Wanted,
     file = folder / "dictionary.safetensors"
     fires = first.latents.fires
     save_dictionary(first.dictionary, file, {**of, "fires": fires.astype(int).tolist()})
-    return Study({name: rows.assign(**of) for name, rows in tables.items()}, file, fires)
+    made = {name: rows.assign(**of) for name, rows in tables.items()}
+    return Study(made, file, fires, first.dictionary, real, wanted.place)
 
 
 def _features(

@@ -51,7 +51,8 @@ def attention(chapter: Chapter) -> Iterator[Panel]:
         f"gives the head (geometric mean of {draws} draws). A star: q below 0.05 against one more random T, and the "
         "interval lies above what another precision of the base does. Right: how much of the divergence the head's own "
         "weights make; the rest comes with its input. How it misleads: almost any tuning moves patterns "
-        "more than random T of its size, so most heads may have a star; read the order, not the number of stars. A pattern can change without "
+        "more than random T of its size, so most heads may have a star; read the order, not the number of stars. "
+        "A pattern can change without "
         "any effect on the output, where the values it moves between are alike. "
         f"{int(over.stands_out.sum())} of {len(over)} heads have a star over all prompts."
     )

@@ -194,6 +194,7 @@ def _one(row: dict[Any, Any], *tables: pd.DataFrame) -> dict[str, Any]:
         "rows": [{"of": _ROWS.get(str(of), str(of)), "words": list(map(_shown, each))} for of, each in named.items()],
         "texts": [_text(own) for _, own in texts.groupby("text_rank")],
         "effects": list(_effects(effects)),
+        "effects_on": f"effect on the {effect_metric_name(str(effects.metric.iloc[0]))}" if len(effects) else "",
     }
 
 

@@ -141,6 +141,14 @@ def test_a_run_gets_its_tables_effects_and_a_browser(run: probes.Run) -> None:
     assert "<script>alert(1)" not in page and "&lt;i&gt;x&lt;/i&gt;" in page and 'style="--kl:1.00"' in page
 
 
+def test_what_is_moved_has_texts_and_words_though_others_lead(run: probes.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probes.directions.features.study.LISTED", 1)
+    probes.features(run, **FEW, effects=3)  # type: ignore[arg-type]
+    moved = set(run["effects"].neuron.astype(int))
+    assert len(moved) == 3
+    assert moved <= set(run["feature_words"].feature) and moved <= set(run["feature_texts"].feature)
+
+
 def test_what_was_trained_is_not_trained_again(run: probes.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = probes.features(run, **FEW, effects=0)  # type: ignore[arg-type]
     monkeypatch.setattr("probes.directions.features.study.train", None)
@@ -182,7 +190,7 @@ def test_bad_input_is_one_line(
 ) -> None:
     for options, words in (
         (("--layer", 9), "layers 0 to 5"),
-        (("--site", "gate"), "site 'gate'"),
+        (("--site", "gate"), "'gate' is not one of"),
         (("--tuned", "law"), "no tuned model 'law'"),
         (("--latents", 4, "--k", 5), "k 5 of 4 latents"),
         (("--dictionary", tmp_path / "none"), "no directory"),
