@@ -100,6 +100,8 @@ def features(
     names = named(run, tuned)
     public = None if dictionary is None else read_public(Path(dictionary))
     given = [prompt for path in texts for prompt in _texts(Path(path))]
+    if texts and not given:
+        raise RunError(f"features: no text in {', '.join(map(str, texts))}")
     wanted_metric = _metric(run, metric) if effects else None
     place = _place(run, site, layer, {} if public is None else public[1])
     models = reopened(run, compute)

@@ -194,14 +194,16 @@ def test_a_public_dictionary_reads_both_models(run: probes.Run, tmp_path: Path) 
 def test_bad_input_is_one_line(
     run: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "empty.txt").touch()
     for options, words in (
         (("--layer", 9), "layers 0 to 5"),
-        (("--site", "gate"), "site 'gate'"),
+        (("--site", "gate"), "'gate' is not one of"),
         (("--metric", "loss"), "'loss' is no metric"),
         (("--tuned", "law"), "no tuned model 'law'"),
         (("--latents", 4, "--k", 5), "k 5 of 4 latents"),
         (("--dictionary", tmp_path / "none"), "no directory"),
         (("--texts", tmp_path / "none.txt"), "cannot be read"),
+        (("--texts", tmp_path / "empty.txt"), "no text in"),
     ):
         status, _, said = call(monkeypatch, capsys, main, "features", run.path, *options)
         assert status == 2 and re.search(words, said) and said.strip().count("\n") == 0, said
