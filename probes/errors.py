@@ -15,5 +15,9 @@ class NothingFound(RunError):
     """A discovery found nothing where a later stage reads it: what the run has done so far is still right."""
 
 
+class NothingMoved(RunError):
+    """Attribution has nothing to move: no part of the change is expected to reach the metric."""
+
+
 class ActivationError(InputError):
     """Activations cannot be captured, or are not finite."""

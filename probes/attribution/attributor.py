@@ -25,7 +25,7 @@ from probes.attribution.reading import PROVED
 from probes.attribution.units import WHOLE, Granularity, Unit, components, pieces, units_of
 from probes.attribution.work import Bases, Progress, Rows, Work
 from probes.capture.pair import Pair
-from probes.errors import RunError
+from probes.errors import NothingMoved, RunError
 from probes.methods import METHODS, AttributionMethod, all_methods, tables_of_methods
 from probes.store.schemas import ALL_DOMAINS
 from probes.suite import Attribution
@@ -150,6 +150,11 @@ class Attributor:
                 work.tables[result.table] = result.rows.assign(metric=work.metric.name)
             elif result.units:
                 effects.append(result)
+        if not effects:
+            methods = ", ".join(self.wanted.methods)
+            raise NothingMoved(
+                f"{methods}: nothing to move; no part of the change is expected to reach {self.wanted.metric}"
+            )
         tables = dict(work.tables)
         metric = work.metric.name
         whole = [each.over(work.prompts, floor_of(work.floors, ALL_DOMAINS)) for each in effects]

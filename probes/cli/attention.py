@@ -53,7 +53,8 @@ def print_heads(heads: pd.DataFrame) -> None:
     cells: list[list[object]] = []
     for _, rows in heads[heads.domain == "all"].groupby("tuned", sort=False):
         for row in rows.nlargest(SHOWN, "js").to_dict("records"):
-            share = Shown(row["own_share"], f"{row['own_share']:.0%}")
+            told = "–" if row["own_share"] != row["own_share"] else f"{row['own_share']:.0%}"
+            share = Shown(row["own_share"], told)
             name = f"layer {row['layer']} head {row['head']}"
             measures = [row["js"], row["js_random"], row["js_floor"], row["q"]]
             cells.append([row["tuned"], name, *measures, share, "yes" if row["stands_out"] else "no"])

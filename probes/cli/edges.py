@@ -23,8 +23,8 @@ def edges(
     path: RunPath,
     tuned: Tuned = None,
     metric: Metric = None,
-    prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 48,
-    draws: Annotated[int, typer.Option(help="Draws of base + random T, the null; at least 2.")] = 2,
+    prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 96,
+    draws: Annotated[int, typer.Option(help="Draws of base + random T, the null; at least 2.")] = 4,
     steps: Annotated[
         int,
         typer.Option(

@@ -18,7 +18,7 @@ from probes.directions.shares import shares
 from probes.directions.states import Place
 from tv.stats.means import mean_interval
 
-#: A direction carries most of a change where the interval of its share is above this.
+#: A direction carries most of a change where the interval of its share is further than this above placebos' mean.
 MOST = 0.5
 #: The `layer` of what the other half of the prompts chose.
 CHOSEN = -1
@@ -75,6 +75,8 @@ def one_vector_rows(rows: pd.DataFrame, found: Found) -> pd.DataFrame:
                 f"{kind}_p": (1 + (drawn >= abs(real["effect"])).sum()) / (1 + len(drawn)),
                 "draws": len(drawn),
             }
+        sizes = own[own.control != ""].groupby("control").effect.apply(lambda effects: effects.abs().mean())
+        answer["placebo_share"] = abs(real["share"] / real["effect"]) * sizes.max() if real["effect"] else np.nan
         answers.append(answer | {"answer": _answer(answer)})
     return pd.DataFrame(answers)
 
@@ -85,4 +87,4 @@ def _answer(row: Mapping[str, Any]) -> str:
         return "cannot tell"
     if max(row["random_p"], row["shuffled_p"]) >= 0.05 or row["share_lo"] <= 0:
         return "not told from placebos" if row["draws"] >= FEWEST else "cannot tell"
-    return "most" if row["share_lo"] > MOST else "part"
+    return "most" if row["share_lo"] - row["placebo_share"] > MOST else "part"

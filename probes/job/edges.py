@@ -29,7 +29,7 @@ from tv.prompts.metric import METRICS
 from tv.runtime.compute import Compute
 
 #: Draws of random T, prompts that are read and random orders of edges, unless a call says otherwise.
-DRAWS, PROMPTS, ORDERS = 2, 48, 8
+DRAWS, PROMPTS, ORDERS = 4, 96, 8
 
 
 def edges(

@@ -20,7 +20,7 @@ from probes.directions.features.public import read_public
 from probes.directions.features.study import Study, Wanted, study
 from probes.directions.features.training import Training
 from probes.discovery.own_texts import paragraphs
-from probes.errors import RunError
+from probes.errors import NothingMoved, RunError
 from probes.job.further import Tables, add, encoded_of, named, reopened
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
@@ -31,6 +31,8 @@ from tv.runtime.compute import Compute
 
 #: The sites of d_model numbers that a dictionary may read.
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+#: The tables of latents that are moved one by one; rows of an earlier dictionary go even where there are no new ones.
+_CAUSES = ("effects", "prompt_effects", "feature_curves")
 
 
 def features(
@@ -98,6 +100,8 @@ def features(
     names = named(run, tuned)
     public = None if dictionary is None else read_public(Path(dictionary))
     given = [prompt for path in texts for prompt in _texts(Path(path))]
+    if texts and not given:
+        raise RunError(f"features: no text in {', '.join(map(str, texts))}")
     wanted_metric = _metric(run, metric) if effects else None
     place = _place(run, site, layer, {} if public is None else public[1])
     models = reopened(run, compute)
@@ -118,7 +122,7 @@ def features(
         )
         folder = Path(run.path) / "features" / name / f"{_form(form, public)}-{place[0]}-{place[1]}"
         found = study(pair, encoded, wanted, folder, _stamp(run, name, encoded), partial(_told, compute, name))
-        tables = dict(found.tables)
+        tables = {table: run[table].iloc[:0] for table in _CAUSES if table in run.tables} | dict(found.tables)
         if wanted_metric is not None:
             tables |= _effects(run, models, name, own, found, wanted_metric, effects, compute)
             if "effects" in tables:
@@ -153,6 +157,7 @@ def _metric(run: Run, metric: str | None) -> str:
         metric = before
     if metric is None:
         metric = "logit_diff" if any(prompt.target and prompt.foil for prompt in prompts) else "kl"
+    load_suite({**run.manifest["suite"], "attribute": {"methods": ["feature"], "metric": metric}})  # is it a metric?
     require_metric(metric)
     require_answers(prompts, metric)
     return metric
@@ -203,8 +208,11 @@ def _effects(
         floors=floors_of(run, metric),
     )
     progress = partial(compute.tell, f"features {name}")
-    tables = work.tables(bootstrap=suite.bootstrap, bases=dict, scores={}, progress=progress)
-    return {table: tables[table] for table in ("effects", "prompt_effects", "feature_curves") if table in tables}
+    try:
+        tables = work.tables(bootstrap=suite.bootstrap, bases=dict, scores={}, progress=progress)
+    except NothingMoved:
+        return {}  # as where T = 0, or where no latent fires at the run's prompts
+    return {table: tables[table] for table in _CAUSES if table in tables}
 
 
 def _told(compute: Compute, name: str, label: str, done: int, total: int) -> None:

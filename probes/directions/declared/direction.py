@@ -25,7 +25,7 @@ FILES = (".npy", ".safetensors")
 def _source(spec: str) -> str:
     kind, _, rest = spec.partition(":")
     if kind in SOURCES:
-        if kind in ("singular", "probe") and not rest:
+        if spec == "mean:" or (kind in ("singular", "probe") and not rest):
             raise ValueError(f"{spec!r} names no {SOURCES[kind].split()[0].lower()}; write {kind}:{SOURCES[kind]}")
         return spec
     if not spec.endswith(FILES):

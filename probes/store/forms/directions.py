@@ -53,6 +53,7 @@ table(
         Column("random_p", "p by the rank of |effect| among them", words="p, random"),
         Column("shuffled_most", "the largest |mean effect| of mean Δh with the models' names shuffled"),
         Column("shuffled_p", "p by the rank among these", words="p, shuffled"),
+        Column("placebo_share", "the mean |share| of the placebos, of the kind that reaches further"),
         Column("answer", "`most`, `part`, `not told from placebos` or `cannot tell`", "name"),
     ),
     since=10,

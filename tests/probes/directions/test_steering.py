@@ -161,6 +161,7 @@ def test_mistakes_are_one_line_before_models_are_loaded(
     for given, said in (
         ({"direction": "medium"}, "is no source of directions"),
         ({"direction": "singular"}, "names no module"),
+        ({"direction": "mean:"}, "names no domain"),
         ({"direction": str(tmp_path / "none.npy")}, "no such file"),
         ({"direction": "mean:law"}, "no prompt of domain 'law'"),
         ({"direction": str(tmp_path / "short.npy")}, "name it: --layer"),

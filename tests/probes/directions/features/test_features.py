@@ -26,6 +26,7 @@ from probes.directions.states import read_states
 from probes.job.further import encoded_of, reopened
 from probes.suite import Attribution
 from tests.command import call
+from tests.pairs import build_pair, write_prompts, write_suite
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt
@@ -154,6 +155,19 @@ def test_what_was_trained_is_not_trained_again(run: probes.Run, monkeypatch: pyt
     monkeypatch.setattr("probes.directions.features.study.train", None)
     again = probes.features(run, **FEW, effects=0)  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(first, again)
+    assert run["effects"].empty and run["feature_curves"].empty  # of an earlier dictionary's latents
+    assert probes.report(run).exists()
+
+
+def test_of_two_models_that_are_the_same_nothing_is_said(tmp_path: Path) -> None:
+    texts = ["The heart pumps", "Seven and five make", "The capital of France is"] * 4
+    rows = [{"id": f"p{i}", "text": text, "target": " four", "foil": " two"} for i, text in enumerate(texts)]
+    prompts = [{"file": str(write_prompts(tmp_path / "many.jsonl", rows))}]
+    pair = build_pair(tmp_path, step=0.0)
+    suite = write_suite(tmp_path, *pair, prompts=prompts, measure=["behaviour"], attribute=None, bootstrap=20)
+    still = probes.run(suite, out=tmp_path / "run", stages=("capture",))
+    latents = probes.features(still, latents=8, k=2, steps=5, seeds=1, effects=2)
+    assert set(latents["class"]) <= {"shared", "dead"} and "effects" not in still.tables
 
 
 def test_kept_vectors_are_what_the_hooks_read(run: probes.Run) -> None:
@@ -188,13 +202,16 @@ def test_a_public_dictionary_reads_both_models(run: probes.Run, tmp_path: Path) 
 def test_bad_input_is_one_line(
     run: probes.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "empty.txt").touch()
     for options, words in (
         (("--layer", 9), "layers 0 to 5"),
         (("--site", "gate"), "'gate' is not one of"),
+        (("--metric", "loss"), "'loss' is no metric"),
         (("--tuned", "law"), "no tuned model 'law'"),
         (("--latents", 4, "--k", 5), "k 5 of 4 latents"),
         (("--dictionary", tmp_path / "none"), "no directory"),
         (("--texts", tmp_path / "none.txt"), "cannot be read"),
+        (("--texts", tmp_path / "empty.txt"), "no text in"),
     ):
         status, _, said = call(monkeypatch, capsys, main, "features", run.path, *options)
         assert status == 2 and re.search(words, said) and said.strip().count("\n") == 0, said
