@@ -88,7 +88,7 @@ def _unanswerable(metric: str, prompts: Sequence[Prompt]) -> RunError:
     other = "target_nll, which needs only the targets" if without_foil else "kl, which needs neither"
     return RunError(
         f"attribution by {metric}: no prompt has {METRICS[metric].needed}; add them to the prompt set, choose "
-        f"the metric {other}, or leave `attribute` out of the suite"
+        f"the metric {other}, or leave `attribute` out of the suite (of a command: give --metric)"
     )
 
 
