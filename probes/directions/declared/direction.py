@@ -48,9 +48,9 @@ _POSITIONS = Literal["target", "last", "all", "from answer", "from user", "after
 
 
 def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> Cost:
-    """Every layer with the vectors of both halves, then doses and placebos at the layer that was chosen; both ways."""
-    layers = len(settings.direction_layers) or architecture.n_layers
-    return Cost(1 + 2 * (1 + 2 * layers + len(settings.doses) + 2 * settings.placebos))
+    """Every layer with the vectors of both halves, then doses beside four placebos each, then all placebos; both ways."""
+    layers, doses = len(settings.direction_layers) or architecture.n_layers, len(settings.doses) + 1
+    return Cost(1 + 2 * (1 + 2 * layers + 6 * doses + 1 + 2 * settings.placebos))
 
 
 @attribution_method(
