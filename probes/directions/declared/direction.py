@@ -48,7 +48,7 @@ _POSITIONS = Literal["target", "last", "all", "from answer", "from user", "after
 
 
 def _cost(architecture: Architecture, units: Sequence[Unit], settings: Any) -> Cost:
-    """Every layer with the vectors of both halves, then doses beside four placebos each, then all placebos; both ways."""
+    """Every layer with both halves' vectors, doses beside four placebos each, all placebos; from both models."""
     layers, doses = len(settings.direction_layers) or architecture.n_layers, len(settings.doses) + 1
     return Cost(1 + 2 * (1 + 2 * layers + 6 * doses + 1 + 2 * settings.placebos))
 
