@@ -22,6 +22,7 @@ from probes.directions.features.training import Training
 from probes.discovery.own_texts import paragraphs
 from probes.errors import NothingMoved, RunError
 from probes.job.further import Tables, add, encoded_of, named, reopened
+from probes.job.reading import SITES
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from probes.suite import load_suite
@@ -29,8 +30,6 @@ from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, PromptSet, read_prompts
 from tv.runtime.compute import Compute
 
-#: The sites of d_model numbers that a dictionary may read.
-SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 #: The tables of latents that are moved one by one; rows of an earlier dictionary go even where there are no new ones.
 _CAUSES = ("effects", "prompt_effects", "feature_curves")
 

@@ -14,7 +14,7 @@ from probes.directions.kept_states import kept_states
 from probes.directions.nulls import ROUNDED, null_pair
 from probes.directions.states import Place, States, read_states
 from probes.errors import RunError
-from probes.job.effects import prompts_of
+from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from tv.prompts.encoding import Encoded, Positions, encode
 

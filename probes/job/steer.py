@@ -65,7 +65,7 @@ def steer(
         layers: Of these the best is chosen; of all layers without it.
         positions: Of each prompt: `target`, `last`, `all`, `from answer`, `from user` or `after template`.
         doses: Multiples of the vector, beside 1.
-        placebos: Random vectors of its length, and as many means with the models' names shuffled. Below 20 nothing can
+        placebos: Random vectors of its length, and as many of what tells the prompts' Δh apart. Below 20 nothing can
             be told from them.
         samples: Prompts that both models go on with, steered and not.
         tokens: Of each continuation, at most.

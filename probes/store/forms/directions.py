@@ -51,7 +51,7 @@ table(
         Column("draws", "placebos of each kind", "int32"),
         Column("random_most", "the largest |mean effect| of random vectors of the same length"),
         Column("random_p", "p by the rank of |effect| among them", words="p, random"),
-        Column("shuffled_most", "the largest |mean effect| of mean Δh with the models' names shuffled"),
+        Column("shuffled_most", "the largest |mean effect| of what tells the prompts' Δh apart, with shuffled signs"),
         Column("shuffled_p", "p by the rank among these", words="p, shuffled"),
         Column("placebo_share", "the mean |share| of the placebos, of the kind that reaches further"),
         Column("answer", "`most`, `part`, `not told from placebos` or `cannot tell`", "name"),
