@@ -19,20 +19,24 @@ from tv.errors import InputError, first_line
 from tv.runtime.memory import RELIEF, is_out_of_memory
 from tv.runtime.quiet import report_no_use
 
-DONE, BUG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, BUG, BAD_INPUT, FAILED, CANNOT_TELL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but the result, and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress, result and errors as JSON, an object a line.")]
 
 
-def command(work: Callable[..., None]) -> Callable[..., None]:
-    """`work` with the options that every command takes; `entry` has read them already when it begins."""
+def command(work: Callable[..., int | None]) -> Callable[..., int | None]:
+    """`work` with the options that every command takes; `entry` has read them already when it begins.
+
+    What `work` returns is the exit status: nothing for DONE, FAILED or CANNOT_TELL from a command that judges.
+    """
 
     @wraps(work)
-    def perform(context: typer.Context, quiet: bool, json: bool, **given: Any) -> None:
+    def perform(context: typer.Context, quiet: bool, json: bool, **given: Any) -> int | None:
         _hush()
-        work(**given)
-        terminal.end(context.command_path)
+        status = work(**given)
+        terminal.end(context.command_path, status or DONE)
+        return status
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     common = [

@@ -57,10 +57,10 @@ def begin(*, quiet: bool, json: bool) -> None:
     _speech = _Speech(quiet, json)
 
 
-def end(command: str) -> None:
-    """With --json, the result: one object on stdout."""
+def end(command: str, status: int = 0) -> None:
+    """With --json, the result: one object on stdout. `status` is the exit status that follows."""
     if _speech.json:
-        _line(sys.stdout, command=command, status=0, **_speech.result)
+        _line(sys.stdout, command=command, status=status, **_speech.result)
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], digits: int = 3) -> None:

@@ -1,0 +1,1 @@
+"""Is this file what it says: a base and ΔW merged, or another checkpoint, compared module by module."""
