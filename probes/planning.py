@@ -286,7 +286,8 @@ def curve_sets(suite: Suite, architecture: Architecture) -> int:
     wanted = suite.attribute
     assert wanted is not None
     n = len(components(architecture))
-    orders = 2 * len(wanted.methods) + 1 + len(SCORES) + wanted.curve_draws
+    scores = len(SCORES) if wanted.curve_rankings == "all" else 0
+    orders = 2 * len(wanted.methods) + 1 + scores + wanted.curve_draws
     points = len(sizes_tried(n, wanted.curve_points)) - 1
     return 2 * (1 + orders * points)
 

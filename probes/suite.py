@@ -114,6 +114,7 @@ class Attribution(_Part):
     granularity: tuple[Granularity, ...] = Field(("component",), min_length=1)  # path gives all of them at once
     controls: tuple[Annotated[str, AfterValidator(_control)], ...] = ("random",)
     curves: bool = True
+    curve_rankings: Literal["leading", "all"] = "leading"  # those of the methods and of ‖T‖; all: SSA and the like too
     curve_prompts: Count = 32  # at most, drawn from all: a curve takes one forward per point
     curve_points: Count = 8  # values of n between 1 and all; every n where there are no more
     curve_draws: Count = 5  # random orders

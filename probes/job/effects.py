@@ -46,7 +46,8 @@ def effects_of(
     )
     if finding is not None:
         work.work = replace(work.work, floors=floors_read(pair, work.work.metric, work.work.batches))
-    scores = component_scores(run, name) if suite.attribute.curves else {}
+    every = suite.attribute.curves and suite.attribute.curve_rankings == "all"
+    scores = component_scores(run, name) if every else {}
     with helped(work.work, models, name) as team:
         tables = work.tables(
             bootstrap=suite.bootstrap,
