@@ -11,6 +11,7 @@ from probes.cli import (
     discover,
     edges,
     features,
+    gate,
     probe,
     query,
     representations,
@@ -41,6 +42,7 @@ for work in (
     query.query,
     answers.report,
     answers.compare,
+    gate.gate,
 ):
     app.command()(command(work))
 
