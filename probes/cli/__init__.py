@@ -8,6 +8,7 @@ from probes.cli import (
     answers,
     attention,
     attribute,
+    check,
     discover,
     edges,
     features,
@@ -43,6 +44,7 @@ for work in (
     answers.report,
     answers.compare,
     gate.gate,
+    check.check,
 ):
     app.command()(command(work))
 
