@@ -1,12 +1,12 @@
 """How often the gate is wrong: rules at their very bounds, null pairs, and random adapters through `probes check`.
 
-    python -m benchmarks.gate_nulls [bounds|pairs|adapters|planted] [--pairs 200]
+    python -m benchmarks.gate_nulls bounds|pairs|adapters|planted --count 200
 
 bounds: simulated prompts whose true mean is the bound of each of 8 rules; any false fail, any false pass.
 pairs: seeded random T of the medical model's norms, scaled down, on the embedded base. The prompts of each domain are
 taken as the population, so that the truth is known; 48 are drawn with replacement. Once the bounds are 0.05 and the
 like, as people write them (a sham should pass), once they are the truth itself (the hardest null).
-adapters: random LoRA adapters of rank 8, where a plain Gaussian null calls nearly all an effect or its absence.
+adapters: random LoRA adapters of rank 8 through `probes check`.
 planted: the medical and math models against base by the same rules, so that a regression is caught.
 """
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "data" / "models" / "base"
 DOMAINS = ("general", "medical", "math")
 #: Metric, and the change of it that matters.
-RULES = (("target_nll", 0.05), ("logit_diff", 0.2), ("exact_match", 0.05))
+RULES = (("target_nll", 0.1), ("logit_diff", 0.3), ("exact_match", 0.4))
 
 
 def bounds(draws: int) -> None:
@@ -75,9 +75,7 @@ def _judged(before: dict, after: dict, clusters: dict, rng: np.random.Generator,
             old, new = sign * before[domain, metric], sign * after[domain, metric]
             limit = float((new - old).mean()) if truth else matters
             if metric == "exact_match":
-                numbers.append(
-                    moved_share(*(abs(side[index]) for side in ((old, new) if sign > 0 else (new, old))), labels)
-                )
+                numbers.append(moved_share(-new[index], -old[index], labels))  # how many fewer
             else:
                 numbers.append(average((new - old)[index], labels))
             limits.append(Bound(at_most=limit, floor=0.0 if truth else 1e-5))
@@ -107,7 +105,7 @@ def pairs(count: int, planted: bool) -> None:
     counts = {"any fail": 0, "all pass": 0, "any fail at the truth": 0, "any pass at the truth": 0}
     for seed in range(count):
         rng = np.random.default_rng(seed)
-        with tv.variant(model, {tv.control(vector, "random", seed): 0.1}):
+        with tv.variant(model, {tv.control(vector, "random", seed): 0.05}):
             after = _values(model, prepared)
         sham, at_truth = (_judged(before, after, clusters, rng, truth) for truth in (False, True))
         counts["any fail"] += "fail" in sham
@@ -120,12 +118,10 @@ def pairs(count: int, planted: bool) -> None:
 def random_adapter(directory: Path, seed: int, rank: int = 8, size: float = 0.02) -> Path:
     """A LoRA adapter of the embedded base with random factors."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {}
+    tensors, shapes = {}, _shapes("q", "v")
     for layer in range(6):
-        for path, (rows, columns) in {
-            f"self_attn.{name}_proj": shape for name, shape in _shapes("q", "v").items()
-        }.items():
-            key = f"base_model.model.model.layers.{layer}.{path}"
+        for name, (rows, columns) in shapes.items():
+            key = f"base_model.model.model.layers.{layer}.self_attn.{name}_proj"
             tensors[f"{key}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * columns**-0.5
             tensors[f"{key}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * size
     save_file(tensors, directory / "adapter_model.safetensors")

@@ -25,7 +25,7 @@ def check(
         float | None, typer.Option(min=0.0, help="The KL that is allowed, nats per token.", show_default="any")
     ] = None,
     draws: Annotated[int, typer.Option(min=39, help="Random T, at most; the first 20 where these settle it.")] = 39,
-    longest: Annotated[int, typer.Option(min=2, help="Tokens of a text that are read, at most.")] = 16,
+    longest: Annotated[int, typer.Option(min=2, help="Tokens of a text that are read, at most.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the random T.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",

@@ -21,6 +21,7 @@ _FORM = (
     "paths are those of pytest's root. A rule that cannot be told fails the test, or skips it."
 )
 _FOUND = pytest.StashKey["Gate"]()
+_JUDGED = pytest.StashKey["dict[str, Gate | str]"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,28 +55,34 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 def _judged(item: Any) -> Gate:
     """The verdicts, judged once a test; its properties go to the JUnit file, also from a worker of xdist."""
     if _FOUND in item.stash:
-        found: Gate = item.stash[_FOUND]
-        return found
+        known: Gate = item.stash[_FOUND]
+        return known
     mark = item.get_closest_marker(_MARK)
     if mark is None:
         pytest.fail(f"the fixture `gate` is of tests marked @pytest.mark.{_MARK}(run=…, rules=…)", pytrace=False)
-    from tv.errors import InputError
-
-    try:
-        found = _judge(item.config.rootpath, *mark.args, **mark.kwargs)
-    except (InputError, TypeError) as error:
-        pytest.fail(f"{_MARK}: {error}", pytrace=False)
+    judged = item.config.stash.setdefault(_JUDGED, {})  # tests of one marked class share their verdicts
+    key = f"{mark.args} {mark.kwargs}"
+    if key not in judged:
+        judged[key] = _judge(item.config.rootpath, *mark.args, **mark.kwargs)
+    found = judged[key]
+    if isinstance(found, str):
+        pytest.fail(f"{_MARK}: {found}", pytrace=False)
     item.stash[_FOUND] = found
     item.user_properties += [("gate", found.verdict)]
     item.user_properties += [(f"gate: {ruled.name} ({ruled.tuned})", ruled.verdict) for ruled in found.ruled]
     return found
 
 
-def _judge(root: Any, run: Any, rules: Any, cannot_tell: str = "fail") -> Gate:
+def _judge(root: Any, run: Any = None, rules: Any = None, cannot_tell: str = "fail", **odd: Any) -> Gate | str:
+    """The verdicts, or why there are none."""
     from probes.gate.verdicts import gate as judge
+    from tv.errors import InputError
 
-    if cannot_tell not in ("fail", "skip"):
-        raise TypeError(f'cannot_tell={cannot_tell!r}: it is "fail" or "skip"')
-    runs = [run] if isinstance(run, str) or not isinstance(run, list | tuple) else run
+    if run is None or rules is None or odd or cannot_tell not in ("fail", "skip"):
+        return f"the mark says something else than {_FORM}"
+    runs = run if isinstance(run, list | tuple) else [run]
     here = [root / one if isinstance(one, str) and "://" not in one else one for one in runs]
-    return judge(here, root / rules if isinstance(rules, str) else rules)
+    try:
+        return judge(here, root / rules if isinstance(rules, str) else rules)
+    except InputError as error:
+        return str(error)

@@ -49,7 +49,7 @@ def load_rules(source: RuleSource) -> list[Written]:
     where = "rules"
     if isinstance(source, str | Path):
         where = str(source)
-        file = read_yaml(Path(source), RuleError, "rule file")
+        file = read_yaml(Path(source), RuleError, "rules")
         data = None if file is None else file.data
     if not isinstance(data, Sequence) or isinstance(data, str) or not data:
         raise RuleError(f"{where}: rules are a list that is not empty; write one a line: - kl: {{at_most: 0.1}}")

@@ -216,7 +216,7 @@ def _missing(number: Estimate, bound: Bound, judged: Judged) -> str:
     if math.isnan(judged.lo) or math.isnan(judged.hi):
         return "fewer than three prompts differ from the rest, so that there is no interval; give more prompts"
     edge = _nearest(number.value, bound)
-    if bound.floor > abs(edge - number.value) or (bound.at_most is not None and 0 <= bound.at_most < bound.floor):
+    if bound.at_most is not None and 0 <= bound.at_most < bound.floor:
         return f"rounding alone reaches {bound.floor:.2g}: no number of prompts tells changes of that size apart"
     return _more(number, edge, judged)
 
