@@ -107,7 +107,7 @@ def check(
         InputError: A pair that does not belong together, too few draws or texts, or values that are not finite.
 
     Examples:
-        >>> found = probes.check("data/models/base", "data/models/medical")
+        >>> found = probes.check("data/models/base", "data/models/medical", longest=3)
         >>> found.texts, len(found.random), found.standing
         (32, 39, 'more than random')
     """
