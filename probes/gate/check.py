@@ -58,6 +58,11 @@ class Checked:
         verdict: "pass" where it is told from random T and no more than `at_most`; "fail" where nothing moved or it is
             more; else "cannot tell".
         notes: What a reader should know.
+
+    Examples:
+        >>> found = probes.check("data/models/base", "data/models/base")
+        >>> found.standing, found.verdict, found.random
+        ('nothing moved', 'fail', ())
     """
 
     kl: float

@@ -67,6 +67,13 @@ class Gate:
     Attributes:
         ruled: One for each rule and tuned model.
         runs: Paths of the runs.
+
+    Examples:
+        >>> import probes
+        >>> rules = [{"behaviour": {"metric": "target_nll", "worse_by_at_most": 0.05, "tuned": "math"}}]
+        >>> found = probes.gate("reports/demo", rules)
+        >>> found.ruled[0].unit, found.passed == (found.verdict == "pass")
+        ('nats', True)
     """
 
     ruled: tuple[Ruled, ...]
@@ -116,6 +123,7 @@ def gate(runs: str | Path | Run | Sequence[str | Path | Run], rules: RuleSource)
         RunError: A path that is no run.
 
     Examples:
+        >>> import probes
         >>> found = probes.gate("reports/demo", [{"weights": {"modules": ["embed"], "share_of_T_at_most": 0.9}}])
         >>> found.verdict, found.df().tuned.tolist()
         ('pass', ['medical', 'math'])
