@@ -221,7 +221,7 @@ def _encoded(
 ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[str]]:
     """(ids, attention, the places that count) in batches, right-padded; what a text begins with does not count."""
     special, rows = set(tokenizer.all_special_ids), model.get_input_embeddings().weight.shape[0]
-    cut = [tokenizer(text).input_ids[:longest] for text in texts]
+    cut = [tokenizer(text, verbose=False).input_ids[:longest] for text in texts]
     encoded = [ids for ids in cut if sum(i not in special for i in ids) > 1]
     if len(encoded) < 8:
         raise InputError(f"{len(encoded)} texts of two tokens or more: no interval is trusted below 8; give more texts")

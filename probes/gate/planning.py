@@ -102,7 +102,7 @@ def _row(written: Written, tuned: str, known: Ahead, family: int) -> dict[str, A
         note, reachable = _too_few(known.n), False
     elif known.kind == "mean":
         most = known.matters / _deviations(known.n, LEVEL / family)
-        note = f"the spread is not known yet; sees {_deviations(known.n, LEVEL / family):.2g} sd"
+        note = f"the spread is not known yet; sees {_deviations(known.n, LEVEL / family):.2g} sd of values without skew"
         if written.rule.from_zero and known.matters:
             note += f", so that the bound is reachable where prompts or clusters vary by an sd below {most:.2g}"
     elif known.kind == "share":

