@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from probes.gate.estimates import Average, Estimate, Rank, Scored
+from probes.gate.estimates import Average, Estimate, Found, Rank, Scored
 from probes.gate.judging import LEVEL, Bound, Judged, Verdict, judge
 from probes.gate.rule import Reading, RuleError, one_of
 from probes.gate.rule_file import RuleSource, Written, load_rules
@@ -215,6 +215,8 @@ def _missing(number: Estimate, bound: Bound, judged: Judged) -> str:
         return (
             f"{number.n} prompts or clusters have it, and no interval is trusted below {FEWEST}; give at least {FEWEST}"
         )
+    if isinstance(number, Found):
+        return f"their q, {number.ps[0]:.2g} at best, is not small enough beside the other rules"
     if isinstance(number, Rank):
         if number.reached:
             return f"{number.reached} of {number.draws} draws reach it"

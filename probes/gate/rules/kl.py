@@ -34,7 +34,10 @@ class Kl(Rule):
         return self.at_most is not None
 
     def require(self, side: Side, sides: Mapping[str, Side]) -> None:
-        require_table(side, "tokens" if self.at == "text" else "behaviour", "run its suite again")
+        if self.at == "answer" or "divergences" not in side.run.tables:
+            require_table(
+                side, "tokens" if self.at == "text" else "behaviour", "run its suite with the stage `capture`"
+            )
         one_of(self.domain, side.domains, "domain", side.run.path)
         if self.at == "answer" and not len(side.behaviour("kl", side.tuned)):
             raise RuleError(f"{side.run.path}: no prompt has a KL at its answer; use at: text")
@@ -62,6 +65,8 @@ class Kl(Rule):
     def _values(self, side: Side) -> pd.Series:
         if self.at == "answer":
             return side.behaviour("kl", side.tuned)
+        if "tokens" not in side.run.tables:  # a discovery keeps the mean of each text
+            return side.rows("divergences", ["prompt_id", "kl"]).set_index("prompt_id").kl.dropna()
         rows = side.rows("tokens", ["prompt_id", "role", "kl"])
         rows = rows[(rows.role != "template") & rows.kl.notna()]
         return rows.groupby("prompt_id", sort=False).kl.mean()

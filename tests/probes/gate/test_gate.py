@@ -104,6 +104,14 @@ def test_words_of_a_discovery(tmp_path: Path) -> None:
         assert ruled.verdict == verdict and ("Oslo" in ruled.because) == (verdict == "fail" or "at_most" in rule), rule
 
 
+def test_a_discovery_has_the_kl_of_texts(tmp_path: Path) -> None:
+    run = written(tmp_path / "run", {"general": 0.3, "medical": -1.0})
+    del run.manifest["tables"]["tokens"]
+    ids = run["prompts"].prompt_id
+    put(run, "divergences", pd.DataFrame({"tuned": "tuned", "prompt_id": ids, "kl": np.linspace(0, 0.2, len(ids))}))
+    assert _verdict(probes.load(run.path), kl={"at_most": 0.15}).value == pytest.approx(0.1)
+
+
 def test_rank_among_random_vectors(tmp_path: Path) -> None:
     run = written(tmp_path / "run", {"general": 0.3, "medical": -1.0})
     keys = {"tuned": "tuned", "domain": "all", "metric": "logit_diff"}
