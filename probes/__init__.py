@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probes import plot as plot
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
+    from probes.gate.check import Checked as Checked, check as check
+    from probes.gate.planning import gate_plan as gate_plan
+    from probes.gate.verdicts import Gate as Gate, gate as gate
     from probes.job.again import attribute as attribute
     from probes.job.attention import attention as attention
     from probes.job.discover import discover as discover
@@ -39,6 +42,15 @@ _EXPORTS = {
         "ActivationError",
         "RunError",
         "SuiteError",
+    ),
+    "probes.gate.check": (
+        "Checked",
+        "check",
+    ),
+    "probes.gate.planning": ("gate_plan",),
+    "probes.gate.verdicts": (
+        "Gate",
+        "gate",
     ),
     "probes.job.again": ("attribute",),
     "probes.job.attention": ("attention",),

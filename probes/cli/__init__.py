@@ -8,9 +8,11 @@ from probes.cli import (
     answers,
     attention,
     attribute,
+    check,
     discover,
     edges,
     features,
+    gate,
     probe,
     query,
     representations,
@@ -41,6 +43,8 @@ for work in (
     query.query,
     answers.report,
     answers.compare,
+    gate.gate,
+    check.check,
 ):
     app.command()(command(work))
 

@@ -11,15 +11,16 @@ from scipy import optimize, stats
 
 from tv.stats.means import FEWEST, Floats
 
-_Z = float(stats.norm.ppf(0.975))
 
-
-def share_interval(values: ArrayLike, clusters: Sequence[str] | None = None) -> tuple[float, float, float]:
-    """(share, lo, hi): the share of ones, with Wilson's 95 % score interval.
+def share_interval(
+    values: ArrayLike, clusters: Sequence[str] | None = None, level: float = 0.95
+) -> tuple[float, float, float]:
+    """(share, lo, hi): the share of ones, with Wilson's score interval.
 
     Args:
         values: (prompts,) of 0 and 1; NaN is a prompt without a value.
         clusters: The cluster of each prompt: alike prompts count for less (`effective_n`).
+        level: The share of intervals that should cover.
 
     Returns:
         The share and its ends; NaN ends with fewer than `FEWEST` prompts or clusters, NaN all without a prompt.
@@ -36,11 +37,11 @@ def share_interval(values: ArrayLike, clusters: Sequence[str] | None = None) -> 
     share = float(known.mean())
     if _units(names) < FEWEST:
         return share, math.nan, math.nan
-    return share, *_wilson(share, effective_n(known, names))
+    return share, *_wilson(share, effective_n(known, names), level)
 
 
 def share_change(
-    before: ArrayLike, after: ArrayLike, clusters: Sequence[str] | None = None
+    before: ArrayLike, after: ArrayLike, clusters: Sequence[str] | None = None, level: float = 0.95
 ) -> tuple[float, float, float]:
     """(change, lo, hi) of a share of ones on the same prompts, with Newcombe's paired score interval (method 10).
 
@@ -48,6 +49,7 @@ def share_change(
         before: (prompts,) of 0 and 1; NaN is a prompt without a value.
         after: The same prompts afterwards.
         clusters: The cluster of each prompt: alike prompts count for less (`effective_n`).
+        level: The share of intervals that should cover.
 
     Returns:
         after − before and its ends; NaN ends with fewer than `FEWEST` prompts or clusters.
@@ -68,7 +70,7 @@ def share_change(
         return change, math.nan, math.nan
     n = effective_n(b - a, names)
     first, second = float(a.mean()), float(b.mean())
-    (lo_a, hi_a), (lo_b, hi_b) = _wilson(first, n), _wilson(second, n)
+    (lo_a, hi_a), (lo_b, hi_b) = _wilson(first, n, level), _wilson(second, n, level)
     phi = _phi(a, b, n)
     down = math.sqrt((second - lo_b) ** 2 - 2 * phi * (second - lo_b) * (hi_a - first) + (hi_a - first) ** 2)
     up = math.sqrt((hi_b - second) ** 2 - 2 * phi * (hi_b - second) * (first - lo_a) + (first - lo_a) ** 2)
@@ -171,9 +173,10 @@ def effective_n(values: Floats, clusters: Sequence[str]) -> float:
     return float(max(1.0, n / design * fewer))
 
 
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
+    z = float(stats.norm.ppf((1 + level) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # whatever rounding does
 
 

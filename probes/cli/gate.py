@@ -1,0 +1,89 @@
+"""`probes gate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tv.cli.commands import CANNOT_TELL, DONE, FAILED
+from tv.cli.terminal import interval, print_table, say, wrote
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probes.gate.verdicts import Gate
+
+STATUS = {"pass": DONE, "fail": FAILED, "cannot tell": CANNOT_TELL}
+
+
+def gate(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs, or their URLs: rules hold their tuned models to bounds, or against each other. With --plan a "
+            "suite too, before its run.",
+            metavar="RUN",
+        ),
+    ],
+    rules: Annotated[Path, typer.Option(help="The file of rules (YAML), see docs/gate.md.")],
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Judge nothing; say what each rule would be able to tell.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write them as Markdown, for a summary.")] = None,
+) -> int:
+    """May it ship? Hold the numbers of a run against rules: each passes, fails, or cannot be told.
+
+    The status is 0 where all pass, 3 where any fails, 4 where none fails and some cannot be told.
+
+    Example: probes gate reports/demo --rules data/gates/demo.yaml
+    """
+    from probes.gate.files import require_writable, write_junit, write_markdown
+    from probes.gate.planning import gate_plan
+    from probes.gate.verdicts import gate as judge
+
+    require_writable([junit, markdown])
+    if plan:
+        _print_plan(gate_plan(source[0] if len(source) == 1 else source, rules))
+        return DONE
+    found = judge(source, rules)
+    _print(found)
+    if junit is not None:
+        write_junit(found, junit)
+        wrote(junit, f"{len(found.ruled)} verdicts as JUnit XML")
+    if markdown is not None:
+        write_markdown(found, markdown)
+        wrote(markdown, f"{len(found.ruled)} verdicts as Markdown")
+    return STATUS[found.verdict]
+
+
+def _print(found: Gate) -> None:
+    rows = [
+        [one.verdict, one.name, one.tuned, one.value, interval(one.lo, one.hi), one.unit, one.n or None, one.because]
+        for one in found.ruled
+    ]
+    print_table("", ["verdict", "rule", "tuned", "number", "interval", "unit", "n", "why"], rows)
+    counts = {verdict: sum(one.verdict == verdict for one in found.ruled) for verdict in STATUS}
+    say(f"gate: {found.verdict} ({', '.join(f'{n} {verdict}' for verdict, n in counts.items())})")
+
+
+def _print_plan(ahead: pd.DataFrame) -> None:
+    words = {True: "yes", False: "no", None: "–"}
+    rows = [
+        [
+            row["name"],
+            row["tuned"],
+            row["n"] or None,
+            row["prompts"] or None,
+            row["matters"],
+            row["detectable"],
+            row["unit"],
+            words[row["reachable"]],
+            row["note"],
+        ]
+        for row in ahead.astype({"reachable": object}).to_dict("records")
+    ]
+    columns = ["rule", "tuned", "n", "prompts", "bound", "detectable", "unit", "reachable", "note"]
+    print_table("what each rule can tell in 80 % of runs, corrected over all rules", columns, rows)
