@@ -16,6 +16,7 @@ from probes.cli import (
     representations,
     run,
     steer,
+    verify,
 )
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
@@ -41,6 +42,7 @@ for work in (
     query.query,
     answers.report,
     answers.compare,
+    verify.verify,
 ):
     app.command()(command(work))
 
