@@ -339,7 +339,7 @@ def _counted(rows: Iterable[Row]) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1g} %"
+    return f"{100 * share:.0f} %" if share >= 0.01 else f"{100 * share:.1g} %"
 
 
 def _scales_of(change: Any) -> dict[float, str]:
