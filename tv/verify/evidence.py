@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -83,14 +84,14 @@ class Evidence:
         return 0.0 if self.delta is None else _norm(self.delta)
 
     @cached_property
-    def cosine(self) -> float:
-        """The cosine of what is seen with ΔW; NaN where one of them is zero."""
-        return cosine(self.seen, self.delta) if self.delta is not None else math.nan
-
-    @cached_property
     def is_swallowed(self) -> bool:
         """Whether the file's dtype cannot hold ΔW at all: W + ΔW is stored as W would be."""
-        return self.delta is not None and bool((self.expected == self.match.replay(self.weight, None)).all())
+        if self.delta is None:
+            return False
+        replay, part = self.match.replay, _part(self.weight)
+        if _off(replay(self.weight[part], self.delta[part]), replay(self.weight[part], None)):
+            return False  # most often a few rows say it
+        return not _off(self.expected, replay(self.weight, None))
 
     @cached_property
     def scale(self) -> Scale:
@@ -175,7 +176,7 @@ def matched(
         merged: What the file holds, of the same shape.
         ways: The ways to try; the first of several that come equally near is taken.
     """
-    part = slice(None, max(1, _SAMPLE // max(1, weight[:1].numel()))) if weight.ndim else ...
+    part = _part(weight)
     sample = weight[part], None if delta is None else delta[part], merged[part]
     off = [_off(way(*sample[:2]), sample[2]) for way in ways]
     likely = [way for way, n in zip(ways, off, strict=True) if n <= _NEARLY * min(off)]
@@ -249,8 +250,7 @@ def detectable(evidence: Evidence) -> float:
         return math.inf
     if evidence.match.off:
         return BEYOND * max(evidence.scale.error, unrounded_error(evidence, evidence.scale.value))
-    rows = max(1, _SAMPLE // max(1, evidence.weight[:1].numel())) if evidence.weight.ndim else 1
-    part = slice(None, rows) if evidence.weight.ndim else ...
+    part = _part(evidence.weight)
     weight, delta = evidence.weight[part], evidence.delta[part]
     there = evidence.match.replay(weight, delta)
     for exponent in range(-14, 1):
@@ -275,16 +275,15 @@ def _weighted(error: Tensor, delta: Tensor) -> float:
     return sum(float((e.double() * t.double()).square().sum()) for e, t in sides) ** 0.5
 
 
-def cosine(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> float:
-    """The cosine of two tensors; NaN where one of them is zero."""
-    norms = _norm(one) * _norm(other)
-    return dot(one, other) / norms if norms else math.nan
-
-
 def dot(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> float:
     """⟨one, other⟩ in float64, a band at a time."""
     bands = zip(one.flatten().split(_BAND), other.flatten().split(_BAND), strict=True)
     return sum(float(a.double().dot(b.double())) for a, b in bands)
+
+
+def _part(weight: Tensor) -> Any:
+    """The first rows, of a tensor or of one beside it, on which a question is asked first."""
+    return slice(None, max(1, _SAMPLE // max(1, weight[:1].numel()))) if weight.ndim else ...
 
 
 def _norm(value: Tensor) -> float:

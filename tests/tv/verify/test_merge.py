@@ -200,7 +200,7 @@ def test_every_healthy_merge_passes(tmp_path: Path, base_dtype: torch.dtype) -> 
     adapter = _adapter(base, tmp_path / "adapter", "all-linear", use_rslora=True)
     made: dict[str, Path] = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for safe in (False, True):
+        for safe in (False, True)[: 1 + (dtype != torch.float32)]:
             path = tmp_path / f"{dtype} {safe}"
             made[path.name] = _merge(base, adapter, path, dtype, safe=safe, shard="50KB" if safe else "1GB")
     for name, stochastic in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
