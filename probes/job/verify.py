@@ -40,6 +40,10 @@ class Check:
         name: "manifest", "journal", "files", "tables", "prompts", "report" or "models".
         passes: Whether it is as it should be; None where that cannot be told.
         said: What was found, in a line.
+
+    Examples:
+        >>> [check.name for check in probes.verify("reports/demo").checks if check.passes is False]
+        []
     """
 
     name: str

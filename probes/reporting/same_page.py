@@ -17,6 +17,7 @@ from typing import Any
 _PACKED = re.compile(r'<script type="application/gzip" id="(\w+)">([^<]*)</script>')
 _DRAWING = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
+_LONG = 2000  # lines
 _SHOWN = 60  # characters of a difference
 _MOST = 2**28  # bytes of unpacked figures: a file that says it holds more is not read
 
@@ -97,14 +98,24 @@ def _unpacked(content: str) -> Any:
 
 def _said(lines: list[str], expected: list[str], figures: Any, meant: Any) -> Iterator[str]:
     if lines != expected:
-        for tag, a, b, c, d in SequenceMatcher(None, lines, expected, autojunk=False).get_opcodes():
+        first = _alike(lines, expected)
+        last = _alike(lines[first:][::-1], expected[first:][::-1])
+        one, other = lines[first : len(lines) - last], expected[first : len(expected) - last]
+        close = max(len(one), len(other)) < _LONG  # looking for what moved takes the square of the lines
+        for tag, a, b, c, d in SequenceMatcher(None, one, other, autojunk=not close).get_opcodes():
             if tag != "equal":
-                yield _line(" ".join(lines[a:b]), " ".join(expected[c:d]))
+                yield _line(" ".join(one[a:b]), " ".join(other[c:d]))
     if figures is None:
         yield "its figures cannot be unpacked"
     else:
         for place, one, other in _unequal(figures, meant):
             yield f"a figure holds {_short(str(one))} at {place}, and the tables give {_short(str(other))}"
+
+
+def _alike(one: list[str], other: list[str]) -> int:
+    """How many lines two lists begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(one), len(other)))
 
 
 def _line(found: str, meant: str) -> str:

@@ -75,8 +75,9 @@ class Evidence:
 
     @cached_property
     def seen(self) -> Float[Tensor, "..."]:
-        """The file's values minus the base's, float32."""
-        return self.merged.float() - self.weight.float()
+        """The file's values minus the base's, float32; 0 where both hold one bound that is infinite."""
+        step = self.merged.float() - self.weight.float()
+        return step.masked_fill_(step.isnan(), 0)
 
     @cached_property
     def norm(self) -> float:
