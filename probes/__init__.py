@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from probes.job.probing import probe as probe
     from probes.job.representations import representations as representations
     from probes.job.steer import steer as steer
+    from probes.job.verify import Check as Check, RunVerified as RunVerified, verify as verify
     from probes.linking import link as link
     from probes.planning import Plan as Plan, plan as plan
     from probes.reporting.compare.page import compare as compare, comparison as comparison
@@ -65,6 +66,11 @@ _EXPORTS = {
     "probes.job.probing": ("probe",),
     "probes.job.representations": ("representations",),
     "probes.job.steer": ("steer",),
+    "probes.job.verify": (
+        "Check",
+        "RunVerified",
+        "verify",
+    ),
     "probes.linking": ("link",),
     "probes.planning": (
         "Plan",

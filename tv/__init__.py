@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from tv.measures.tokens import moved_tokens as moved_tokens
     from tv.prompts.files import Prompt as Prompt, PromptSet as PromptSet
     from tv.runtime.compute import Compute as Compute, Progress as Progress
+    from tv.verify.difference import Difference as Difference, diff as diff
+    from tv.verify.merge import Verified as Verified, verify_merge as verify_merge
 
 #: What each module exports here. It is imported at the first access to a name: no command's help waits for torch.
 _EXPORTS = {
@@ -115,6 +117,14 @@ _EXPORTS = {
     "tv.runtime.compute": (
         "Compute",
         "Progress",
+    ),
+    "tv.verify.difference": (
+        "Difference",
+        "diff",
+    ),
+    "tv.verify.merge": (
+        "Verified",
+        "verify_merge",
     ),
 }
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -18,6 +18,7 @@ from probes.cli import (
     representations,
     run,
     steer,
+    verify,
 )
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
@@ -45,6 +46,7 @@ for work in (
     answers.compare,
     gate.gate,
     check.check,
+    verify.verify,
 ):
     app.command()(command(work))
 

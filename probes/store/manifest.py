@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from probes.errors import RunError
 from probes.store import remote
+from probes.store.digests import OWN, digest_of
 from probes.store.remote import Place
 from tv.runtime.atomic import replacing
 
@@ -88,9 +89,10 @@ class _Manifest(_Form):
 
 
 def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, whole or not at all."""
+    """Write the manifest with its own digest, whole or not at all."""
+    signed = {**manifest, OWN: digest_of(manifest)}
     with replacing(directory / MANIFEST, RunError) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(json.dumps(signed, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_manifest(directory: Place) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from probes.errors import RunError
 from probes.store import remote
+from probes.store.digests import FILES, file_digest
 from probes.store.manifest import MANIFEST, read_manifest, require_form, suite_name, write_manifest
 from probes.store.parquet import Columns, cast, write as write_parquet
 from probes.store.query import query
@@ -186,6 +187,7 @@ class Run:
         if isinstance(self.path, Url):
             with tempfile.TemporaryDirectory() as here:
                 write_parquet(table, body, Path(here) / _FIRST)
+                self._list(table, Path(here) / _FIRST)
                 remote.upload(Path(here), self.path / f"tables/{table}")
                 write_manifest(Path(here), self.manifest)
                 others = [name for name in parts(self.path, table) if name != _FIRST]
@@ -197,6 +199,7 @@ class Run:
         for path in folder.glob("*.parquet"):
             if path.name != _FIRST:
                 path.unlink()
+        self._list(table, folder / _FIRST)
         write_manifest(self.path, self.manifest)
 
     def drop(self, table: str) -> None:
@@ -207,6 +210,7 @@ class Run:
         """
         if self.manifest["tables"].pop(table, None) is None:
             return
+        self._list(table, None)
         if isinstance(self.path, Url):
             with tempfile.TemporaryDirectory() as here:
                 write_manifest(Path(here), self.manifest)
@@ -215,6 +219,14 @@ class Run:
             return
         write_manifest(self.path, self.manifest)
         shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
+
+    def _list(self, table: str, path: Path | None) -> None:
+        """List a table's only file, or none, in the manifest; the manifest of an older run lists no files."""
+        listed = self.manifest.get(FILES)
+        if listed is not None:
+            folder = f"tables/{table}/"
+            kept = {name: digest for name, digest in listed.items() if not name.startswith(folder)}
+            self.manifest[FILES] = kept | ({} if path is None else {f"{folder}{_FIRST}": file_digest(path)})
 
     def _shown(self) -> list[tuple[str, str, str, str]]:
         """Name, rows, columns and size of every table."""

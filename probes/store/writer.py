@@ -13,6 +13,7 @@ from typing import IO, Any
 from probes.errors import NothingFound, RunError
 from probes.store import remote
 from probes.store.additions import Added, added
+from probes.store.digests import FILES, digests_of
 from probes.store.journal import BATCHES, KEPT, Journal, Row, digest, lines_of
 from probes.store.manifest import MANIFEST, read_manifest, suite_name, write_manifest
 from probes.store.neurons import SHARES, summed
@@ -241,7 +242,8 @@ class RunWriter:
             self._journal.begin(self._journal.identity, self._journal.rows)  # in an order that no kill changes
         tables = {table: self.tables[table] for table in SCHEMAS if table in self.tables}
         header = {"schema_version": SCHEMA_VERSION, "identity": digest(self._journal.identity), "tables": tables}
-        self._manifest = {**manifest, **header}
+        listed = {FILES: digests_of(self.path, ("tables", *_NEEDED))}
+        self._manifest = {**manifest, **header, **listed}
         write_manifest(self.path, self._manifest)
         self._finished = True
         return load(self.path)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from pydantic.fields import FieldInfo
 
 from tv.cli.options import Base
 from tv.cli.registered import options_from
@@ -16,6 +15,7 @@ from tv.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pydantic.fields import FieldInfo
 
     from tv.checkpoints.opening import Source
 

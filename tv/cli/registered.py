@@ -10,13 +10,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import wraps
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
-from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 
 from tv.runtime.lasting import lasting
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -52,8 +52,9 @@ class Factors:
         if self.output_bias is not None:
             return self.output_bias.load().float() * self.scaling
         assert self.down is not None and self.up is not None
-        up, down = self.up.load().float() * self.scaling, self.down.load().float()
-        return torch.mm(down.T, up.T) if self.transposed else torch.mm(up, down)
+        up, down = self.up.load().float(), self.down.load().float()
+        product = torch.mm(down.T, up.T) if self.transposed else torch.mm(up, down)
+        return product.mul_(self.scaling)  # last, as peft does: its merge is then T's to the bit
 
     def sample(self) -> bytes:
         return repr(self.scaling).encode() + b"".join(stored.sample() for stored in self._stored)
