@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tv.cli import align, apply, cosine, evaluate, experiment, extract, geometry, info, lora, path, quality, ssa
+from tv.cli import align, apply, cosine, evaluate, experiment, extract, geometry, info, logs, lora, path, quality, ssa
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -27,6 +27,7 @@ for work in (
     lora.lora_init,
     evaluate.evaluate,
     quality.quality,
+    logs.logs,
 ):
     app.command()(command(work))
 app.add_typer(experiment.app, name="experiment")
