@@ -84,7 +84,7 @@ def test_what_does_not_belong_to_the_run_is_refused(
     alien = tmp_path / "samples_alien_2026-01-02T03-04-05.6.jsonl"
     (file,) = base.glob("samples_medical_cloze*")
     alien.write_bytes(file.read_bytes())
-    with pytest.raises(InputError, match="none of its items .alien-0, alien-1"):
+    with pytest.raises(InputError, match="none of its items"):
         probes.logs(run, {"base": base, "medical": alien})
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows[0]["arguments"]["gen_args_0"]["arg_0"] += " Well,"
