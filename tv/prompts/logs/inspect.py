@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from tv.errors import PromptError
-from tv.prompts.logs.item import Item, Log, fields_of, number
+from tv.prompts.logs.item import Item, Log, fields_of, mapping, number, sequence
 from tv.prompts.logs.zipped import Members
 
 #: What graders say, as Inspect counts it.
@@ -79,7 +79,7 @@ def _log(path: Path, head: Any, samples: Iterator[tuple[str, Any]]) -> Log:
 
 
 def _item(task: str, sample: Mapping[str, Any], place: str, odd: dict[str, int]) -> Item:
-    attached = sample.get("attachments") or {}
+    attached = mapping(sample.get("attachments"))
     turns = _turns(sample, attached)
     words = [_words(turn.get("content"), attached) for turn in turns]
     whole = all(text is not None for text in words) and bool(turns)
@@ -99,7 +99,7 @@ def _item(task: str, sample: Mapping[str, Any], place: str, odd: dict[str, int])
         foil,
         _response(sample),
         _scores(sample, place, odd),
-        {**fields_of(sample.get("metadata") or {}), "id": str(sample["id"])},
+        {**fields_of(sample.get("metadata")), "id": str(sample["id"])},
         messages if whole else (),
     )
 
@@ -107,7 +107,7 @@ def _item(task: str, sample: Mapping[str, Any], place: str, odd: dict[str, int])
 def _turns(sample: Mapping[str, Any], attached: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The turns before the model's first answer; without any, what the sample asks."""
     turns: list[Mapping[str, Any]] = []
-    for turn in sample.get("messages") or ():
+    for turn in sequence(sample.get("messages")):
         if not isinstance(turn, dict) or (turn.get("role") == "assistant" and turn.get("source") != "input"):
             break
         turns.append(turn)
@@ -152,8 +152,7 @@ def _answers(sample: Mapping[str, Any], text: str) -> tuple[str | None, str | No
 
 
 def _response(sample: Mapping[str, Any]) -> str | None:
-    output = sample.get("output")
-    said = output.get("completion") if isinstance(output, dict) else None
+    said = mapping(sample.get("output")).get("completion")
     return said if isinstance(said, str) else None
 
 

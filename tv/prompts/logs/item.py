@@ -49,9 +49,19 @@ class Log:
     notes: tuple[str, ...] = field(default=())
 
 
-def fields_of(doc: Mapping[str, Any]) -> dict[str, str]:
+def fields_of(doc: Any) -> dict[str, str]:
     """The plain values of a document, as text."""
-    return {name: str(value) for name, value in doc.items() if isinstance(value, str | int | float | bool)}
+    return {name: str(value) for name, value in mapping(doc).items() if isinstance(value, str | int | float)}
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping that a log has at a place; empty where it has something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> list[Any]:
+    """A list that a log has at a place; empty where it has something else."""
+    return value if isinstance(value, list) else []
 
 
 def number(value: Any) -> float | None:

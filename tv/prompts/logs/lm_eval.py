@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tv.errors import PromptError
-from tv.prompts.logs.item import Item, Log, fields_of, number
+from tv.prompts.logs.item import Item, Log, fields_of, number, sequence
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<made>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl?")
 _LONGEST = 2**26  # bytes of a line
@@ -36,7 +36,7 @@ def read_samples(path: Path) -> Log:
     rows: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for place, row in _rows(path):
         rows.setdefault(str(row["doc_id"]), []).append((place, row))
-    several = len({row.get("filter") for block in rows.values() for _, row in block}) > 1
+    several = len({str(row.get("filter")) for block in rows.values() for _, row in block}) > 1
     odd: dict[str, int] = {}
     items = [_item(task, block, several, odd) for block in rows.values()]
     notes = [f"{path}: {name} is no number in {n} of its rows, and is left out there" for name, n in odd.items()]
@@ -73,10 +73,10 @@ def _item(task: str, block: Sequence[tuple[str, Mapping[str, Any]]], several: bo
     place, row = block[0]
     asked, scores = _asked(row, place), {}
     for where, each in block:
-        for metric in each.get("metrics") or _unnamed(each):
+        for metric in [str(name) for name in sequence(each.get("metrics"))] or _unnamed(each):
             if metric not in each:
                 raise PromptError(f"{where}: names the metric {metric!r} and has no value of it")
-            label, value = _score(str(metric), each[metric])
+            label, value = _score(metric, each[metric])
             label = f"{label}, {each.get('filter')}" if several else label
             if label in scores:
                 raise PromptError(f"{where}: item {row['doc_id']} stands twice; keep the samples of one evaluation")
@@ -113,7 +113,7 @@ class _Asked(NamedTuple):
 def _asked(row: Mapping[str, Any], place: str) -> _Asked:
     """What a document asks: choices by their likelihood, a text to write, or one to read."""
     arguments = _arguments(row["arguments"], place)
-    responses = row.get("resps") or row.get("filtered_resps") or []
+    responses = sequence(row.get("resps")) or sequence(row.get("filtered_resps"))
     continuations = [part[1] if len(part) > 1 else None for part in arguments]
     if len(arguments) > 1 and all(isinstance(text, str) for text in continuations):
         return _of_choices(row, arguments, responses)
