@@ -1,4 +1,4 @@
-"""SCE, Karcher mean, fusion and calibration against their definitions, written out in float64; invariants of all four."""
+"""SCE, Karcher mean, fusion, calibration against their definitions, written out in float64; invariants of all four."""
 
 from collections.abc import Callable
 from itertools import permutations
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from tests.tv.arithmetic.methods.test_elementwise import draws
 from tests.tv.arithmetic.methods.test_spectral import Array, arrays
-from tv.arithmetic.methods.calibrated import calibrated
 from tv.arithmetic.methods.compose import check_method
 from tv.arithmetic.methods.elementwise import addition
 from tv.arithmetic.methods.fusion import fusion
 from tv.arithmetic.methods.karcher import karcher
 from tv.arithmetic.methods.sce import sce
+from tv.arithmetic.methods.singular_values import calibrated
 from tv.arithmetic.methods.terms import Method, Terms
 
 METHODS = [sce, karcher, fusion, calibrated]
