@@ -33,7 +33,7 @@ from tv.stats.proportions import mcnemar_p, share_change
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 DOMAINS = ("medical", "math", "law", "code")
-GRID = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0)
+GRID = (0.5, 0.75, 1.0, 1.5, 2.5)
 NLL, EXACT = "target_nll_per_token", "exact_match"
 
 
