@@ -1,3 +1,3 @@
 """Fuzz targets of whatever reads a stranger's file: a file each, with a `target(data)` and the SEEDS it starts from."""
 
-NAMES = ("suite", "prompts", "index", "header")
+NAMES = ("suite", "prompts", "logs", "index", "header")

@@ -13,7 +13,16 @@ import atheris
 
 from fuzz import NAMES
 
-_INSTRUMENTED = ["fuzz", "probes.suite", "tv.prompts.files", "tv.checkpoints.tensors", "yaml", "json", "csv"]
+_INSTRUMENTED = [
+    "fuzz",
+    "probes.suite",
+    "tv.prompts.files",
+    "tv.prompts.logs",
+    "tv.checkpoints.tensors",
+    "yaml",
+    "json",
+    "csv",
+]
 
 
 def main() -> None:

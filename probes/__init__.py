@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from probes.job.edges import edges as edges
     from probes.job.features import features as features
     from probes.job.job import Job as Job
+    from probes.job.logged import logs as logs
     from probes.job.prepare import prepare as prepare, run as run
     from probes.job.probing import probe as probe
     from probes.job.representations import representations as representations
@@ -59,6 +60,7 @@ _EXPORTS = {
     "probes.job.features": ("features",),
     "probes.job.edges": ("edges",),
     "probes.job.job": ("Job",),
+    "probes.job.logged": ("logs",),
     "probes.job.prepare": (
         "prepare",
         "run",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tv.evaluation.generation import quality as quality
     from tv.evaluation.interpolation import path as path, plane as plane
     from tv.evaluation.judge import Judge as Judge
+    from tv.evaluation.logs.compare import compare_logs as compare_logs
+    from tv.evaluation.logs.read import read_logs as read_logs
     from tv.matching.matching import align as align, matched as matched
     from tv.measures.cosine import cosine as cosine
     from tv.measures.nulls import NULLS as NULLS
@@ -95,6 +97,8 @@ _EXPORTS = {
         "plane",
     ),
     "tv.evaluation.judge": ("Judge",),
+    "tv.evaluation.logs.compare": ("compare_logs",),
+    "tv.evaluation.logs.read": ("read_logs",),
     "tv.matching.matching": (
         "align",
         "matched",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probes.reporting.words import METRICS, is_share, smallest_that_matters
+from tv.prompts.metric import LOGGED
 from tv.stats.change import LEAST_FLOOR, said_of
 from tv.stats.families import holm
 from tv.stats.means import Floats, mean_interval
@@ -77,7 +78,9 @@ def _compared(base: Floats, tuned: Floats, clusters: list[str], metric: str) -> 
         "n": int(known.sum()),
         "units": len({name for name, there in zip(clusters, known, strict=True) if there}),
     }
-    if is_share(metric) and np.isin([*base[~np.isnan(base)], *tuned[known]], (0, 1)).all():
+    if (is_share(metric) or metric.startswith(LOGGED)) and np.isin(
+        [*base[~np.isnan(base)], *tuned[known]], (0, 1)
+    ).all():
         shares = share_interval(base, clusters), share_interval(tuned, clusters), share_change(base, tuned, clusters)
         ends = dict(zip(_SHOWN, shares, strict=True))
         p = mcnemar_p(base, tuned, clusters) if not np.isnan(ends["change"][1]) else np.nan

@@ -76,7 +76,7 @@ def _parse(command: object, name: str, arguments: list[str], parent: object = No
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place that looks like the checkout, with fewer prompts."""
-    for part in ("prompts", "tasks", "suites", "gates"):
+    for part in ("prompts", "tasks", "suites", "gates", "logs"):
         shutil.copytree(ROOT / "data" / part, tmp_path / "data" / part)
     (tmp_path / "data" / "models").symlink_to(ROOT / "data" / "models")
     for file in (tmp_path / "data").rglob("*.jsonl"):

@@ -22,11 +22,25 @@ _VALUES = st.recursive(
 )
 _SUITE_KEYS = st.sampled_from(["name", "base", "tuned", "prompts", "measure", "attribute", "seed", "epsilons"])
 _PROMPT_KEYS = st.sampled_from(["id", "text", "target", "foil", "domain", "messages", "cluster"])
+_LM_EVAL_KEYS = st.sampled_from(["doc_id", "target", "resps", "filtered_resps", "metrics", "filter", "doc_hash"])
+_INSPECT_KEYS = st.sampled_from(
+    ["id", "epoch", "messages", "choices", "target", "error", "metadata", "output", "scores"]
+)
 _ENTRY = st.fixed_dictionaries({"dtype": _VALUES, "shape": _VALUES, "data_offsets": _VALUES | st.lists(st.integers())})
 
 
 def _dumped(values: st.SearchStrategy[object]) -> st.SearchStrategy[bytes]:
     return values.map(lambda value: json.dumps(value).encode())
+
+
+def _scored(row: dict[str, object], value: object) -> dict[str, object]:
+    asked = {"doc_id": 0, "doc": {}, "arguments": [["x", " a"], ["x", " b"]], "metrics": ["acc"], "acc": value}
+    return {**asked, **row}
+
+
+def _inspected(sample: dict[str, object]) -> dict[str, object]:
+    whole = {"id": "s", "input": "x", "scores": {"match": {"value": "C"}}, **sample}
+    return {"version": 2, "eval": {"task": "t"}, "samples": [whole]}
 
 
 def _tensors(text: bytes) -> bytes:
@@ -40,6 +54,13 @@ WELL_FORMED = {
         bytes.__add__,
         st.sampled_from([bytes([kind, way]) for kind in range(4) for way in range(3)]),
         _dumped(st.dictionaries(_PROMPT_KEYS, _VALUES) | st.lists(st.dictionaries(_PROMPT_KEYS, _VALUES), max_size=3)),
+    ),
+    "logs": st.builds(
+        bytes.__add__,
+        st.sampled_from([b"\0", b"\1"]),
+        _dumped(st.fixed_dictionaries({"doc_id": _VALUES, "doc": _VALUES, "arguments": _VALUES, "target": _VALUES}))
+        | _dumped(st.builds(_scored, st.dictionaries(_LM_EVAL_KEYS, _VALUES), _VALUES))
+        | _dumped(st.builds(_inspected, st.dictionaries(_INSPECT_KEYS, _VALUES))),
     ),
     "index": _dumped(st.fixed_dictionaries({"weight_map": _VALUES}) | _VALUES),
     "header": _dumped(_VALUES | st.dictionaries(st.text(max_size=5), _ENTRY, max_size=3)).map(_tensors),

@@ -16,6 +16,7 @@ from tv.cli import (
     extract,
     geometry,
     info,
+    logs,
     lora,
     path,
     quality,
@@ -46,6 +47,7 @@ for work in (
     quality.quality,
     verify.verify,
     diff.diff,
+    logs.logs,
 ):
     app.command()(command(work))
 app.add_typer(experiment.app, name="experiment")

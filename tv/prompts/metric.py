@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # a suite is checked by the names of metrics alone, before to
 Reading: TypeAlias = 'Callable[[Float[Tensor, "pos vocab"], Encoded], Float[Tensor, ""]]'
 #: What a prompt must have: nothing but its text, a target, or a target and a foil.
 Needs = Literal["text", "target", "foil"]
+#: What the name of a metric begins with that another evaluation logged.
+LOGGED = "logged:"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Prompt sets as tables of rows: JSON lines, a JSON list, CSV, TSV, Parquet, or a Hugging Face dataset."""
+"""Prompt sets as tables of rows: JSON lines, a list, CSV, TSV, Parquet, a Hugging Face dataset, an evaluation's log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from tv.errors import PromptError
 from tv.prompts.columns import Columns, columns_of, line_to_write
-from tv.prompts.sets import CHAT_KEYS, PromptSet
+from tv.prompts.logs.item import Item
+from tv.prompts.logs.reading import is_log_file, read_log
+from tv.prompts.sets import CHAT_KEYS, KEYS, PromptSet
 
 
 class RawRow(NamedTuple):
@@ -37,6 +39,8 @@ def read_table(chosen: PromptSet) -> Table:
     path, ending = chosen.file, chosen.file.suffix.casefold()
     if ending == ".parquet":
         return _of_parquet(chosen, path)
+    if is_log_file(path):
+        return _of_logs(chosen, path)
     text = _text(path)
     if ending in _DELIMITERS:
         return _of_cells(chosen, text, _DELIMITERS[ending])
@@ -144,6 +148,30 @@ def _of_parquet(chosen: PromptSet, path: Path) -> Table:
         raise PromptError(f"{path}: not a Parquet file that can be read: {_said(error)}") from None
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def _of_logs(chosen: PromptSet, path: Path) -> Table:
+    """The items that another evaluation logged, each once, as the model got them; further columns are its fields."""
+    logs = read_log(path)
+    items = {item.prompt_id: item for log in reversed(logs) for item in reversed(log.items)}
+    asked = [item for item in reversed(items.values()) if item.text is not None or item.messages]
+    rows = [RawRow(f"{path}: item {item.id} of {item.task}", _row(item, chosen)) for item in asked]
+    _require_named(chosen, list(dict.fromkeys(name for row in rows for name in row.values)))
+    notes = [note for log in logs for note in log.notes]
+    if lost := len(items) - len(asked):
+        notes.append(f"{path}: {lost} items are more than text, and are left out")
+    if chosen.chat is None and (several := sum(len(item.messages) > 1 for item in asked)):
+        notes.append(f"{path}: of {several} items with several turns the last is read; chat: true (--chat) reads all")
+    columns: dict[str, str] = {key: chosen.columns.get(key, key) for key in KEYS}
+    return Table(Columns(columns, notes=tuple(notes)), rows[: chosen.limit])
+
+
+def _row(item: Item, chosen: PromptSet) -> dict[str, Any]:
+    plain = chosen.chat is None
+    turns = {} if plain or not item.messages else {"messages": [dict(turn) for turn in item.messages]}
+    target, foil = (item.answer(text, plain=plain) for text in (item.target, item.foil))
+    own = {"id": item.prompt_id, "text": item.text, "target": target, "foil": foil, "domain": item.task, **turns}
+    return {**item.fields, **own}
 
 
 def _of_dataset(chosen: PromptSet) -> Table:

@@ -99,7 +99,8 @@ def mcnemar_p(before: ArrayLike, after: ArrayLike, clusters: Sequence[str] | Non
     known, names = _known(gap, clusters)
     if not len(known):
         return math.nan
-    sums = [int(known[np.asarray(names) == name].sum()) for name in dict.fromkeys(names)]
+    which = np.unique(np.asarray(names, str), return_inverse=True)[1]
+    sums = [int(total) for total in np.bincount(which, known).round() if total]
     reach = sum(abs(total) for total in sums)
     chance = np.zeros(2 * reach + 1)  # of each sum from −reach to reach
     chance[reach] = 1
