@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         open_pair as open_pair,
     )
     from tv.checkpoints.vector import TuningVector as TuningVector
+    from tv.choosing.repair import Repaired as Repaired, repair as repair
     from tv.errors import (
         ArchitectureError as ArchitectureError,
         CheckpointError as CheckpointError,
@@ -80,6 +81,10 @@ _EXPORTS = {
         "open_pair",
     ),
     "tv.checkpoints.vector": ("TuningVector",),
+    "tv.choosing.repair": (
+        "Repaired",
+        "repair",
+    ),
     "tv.errors": (
         "ArchitectureError",
         "CheckpointError",
