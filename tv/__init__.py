@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from tv.checkpoints.vector import TuningVector as TuningVector
     from tv.choosing.repair import Repaired as Repaired, repair as repair
+    from tv.choosing.search import Searched as Searched, search as search
     from tv.errors import (
         ArchitectureError as ArchitectureError,
         CheckpointError as CheckpointError,
@@ -84,6 +85,10 @@ _EXPORTS = {
     "tv.choosing.repair": (
         "Repaired",
         "repair",
+    ),
+    "tv.choosing.search": (
+        "Searched",
+        "search",
     ),
     "tv.errors": (
         "ArchitectureError",

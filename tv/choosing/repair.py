@@ -171,7 +171,7 @@ def _written(
         *(f"| {one.part} | {one.layer} | {one.scale:.3f} |" for one in result["scales"].itertuples()),
     ]
     moved = scaled(cross.vector, cross.stands.division, chosen, record)
-    return Written(cross.stands.base, moved, target, "Repaired by `tv repair`", tuple(lines))
+    return Written(cross.stands.base, {moved: 1.0}, target, "Repaired by `tv repair`", tuple(lines))
 
 
 def _percent(row: Any, name: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from tv.arithmetic.adapter_writer import check_out as check_adapter
 from tv.arithmetic.apply import apply, check_out, check_space
@@ -25,13 +25,16 @@ As: TypeAlias = Literal["checkpoint", "lora"]
 
 @dataclass(frozen=True)
 class Written:
-    """What is to be written: a base moved by a vector, and the lines of its card."""
+    """What is to be written: a base moved by vectors, and the lines of its card."""
 
     base: LiveSource
-    vector: TuningVector
+    scales: Mapping[TuningVector, float]  # of an adapter, one
     out: Path
     title: str
     lines: Sequence[str]
+    method: str = "sum"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 def require_writable(
@@ -62,10 +65,20 @@ def write_choice(chosen: Written, *, form: As, rank: int | None, out_dtype: str,
     with replacing_directory(chosen.out, CheckpointError) as temporary:
         inside = temporary / chosen.out.name
         if form == "lora":
-            lora_export(chosen.base, chosen.vector, out=inside, rank=rank, progress=compute.progress)
+            (vector,) = chosen.scales
+            lora_export(chosen.base, vector, out=inside, rank=rank, progress=compute.progress)
             card = _ADAPTER
         else:
-            apply(chosen.base, {chosen.vector: 1.0}, out=inside, out_dtype=out_dtype, progress=compute.progress)
+            apply(
+                chosen.base,
+                {vector: scale for vector, scale in chosen.scales.items()},
+                out=inside,
+                method=chosen.method,
+                out_dtype=out_dtype,
+                seed=chosen.seed,
+                progress=compute.progress,
+                **chosen.options,
+            )
             card = (inside / "README.md").read_text(encoding="utf-8")
         (inside / "README.md").write_text(_card(card, chosen), encoding="utf-8")
         for file in inside.iterdir():
