@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         open_pair as open_pair,
     )
     from tv.checkpoints.vector import TuningVector as TuningVector
+    from tv.choosing.repair import Repaired as Repaired, repair as repair
+    from tv.choosing.search import Searched as Searched, search as search
     from tv.errors import (
         ArchitectureError as ArchitectureError,
         CheckpointError as CheckpointError,
@@ -84,6 +86,14 @@ _EXPORTS = {
         "open_pair",
     ),
     "tv.checkpoints.vector": ("TuningVector",),
+    "tv.choosing.repair": (
+        "Repaired",
+        "repair",
+    ),
+    "tv.choosing.search": (
+        "Searched",
+        "search",
+    ),
     "tv.errors": (
         "ArchitectureError",
         "CheckpointError",

@@ -65,7 +65,7 @@ class AdapterWriter:
     def __init__(self, base: Source, vector: Source, origin: Source | None, out: str | Path, force: bool) -> None:
         """Raises CheckpointError where nothing may be written to `out`, or the vector does not fit."""
         self._out = Path(out)
-        _check_out(self._out, force)
+        check_out(self._out, force)
         opened = open_checkpoint(base)
         self._checkpoint: Checkpoint
         self._brought: Brought
@@ -179,7 +179,8 @@ class AdapterWriter:
         return Adapter(self._out, modules, others, min(1.0, retained), self._brought.notes)
 
 
-def _check_out(out: Path, force: bool) -> None:
+def check_out(out: Path, force: bool) -> None:
+    """Raise CheckpointError where no adapter may be written to `out`."""
     if not out.resolve().parent.is_dir():
         raise CheckpointError(f"{out}: its directory does not exist; make it first")
     if out.exists() and not force:

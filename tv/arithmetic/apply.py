@@ -114,7 +114,7 @@ def apply(
     if not scales:
         raise InputError("no tuning vector given; name at least one to add or to subtract")
     checkpoint = open_checkpoint(base)
-    _check_out(out, [base, *scales], force)
+    check_out(out, [base, *scales], force)
     checkpoint, brought = of_one_form(checkpoint, _apart([bring(source, checkpoint, origin) for source in scales]))
     merged = Merged(
         checkpoint,
@@ -131,7 +131,7 @@ def apply(
         directions=directions,
     )
     tensors = entries(checkpoint, merged, DTYPES[out_dtype])
-    _check_space(out, sum(entry.size for entry in tensors))
+    check_space(out, sum(entry.size for entry in tensors))
     made = {
         "base": {"source": checkpoint.source, **checkpoint.fingerprint()},
         "method": method,
@@ -166,7 +166,8 @@ def _apart(brought: list[Brought]) -> list[Brought]:
     return named
 
 
-def _check_out(out: Path, sources: Sequence[Source], force: bool) -> None:
+def check_out(out: Path, sources: Sequence[Source], force: bool) -> None:
+    """Raise CheckpointError where no checkpoint may be written to `out`."""
     if not out.resolve().parent.is_dir():
         raise CheckpointError(f"{out}: its directory does not exist; make it first")
     if not out.exists():
@@ -179,7 +180,8 @@ def _check_out(out: Path, sources: Sequence[Source], force: bool) -> None:
         raise CheckpointError(f"{out}: is no checkpoint and is not replaced; remove it, or name another directory")
 
 
-def _check_space(out: Path, size: int) -> None:
+def check_space(out: Path, size: int) -> None:
+    """Raise CheckpointError where the disk of `out` has fewer bytes free."""
     free = shutil.disk_usage(out.resolve().parent).free
     if size > free:
         raise CheckpointError(f"{out}: needs {size:,} bytes and the disk has {free:,}; free some, or use bfloat16")

@@ -23,6 +23,7 @@ from tv.cli import (
     ssa,
     verify,
 )
+from tv.cli import align, apply, cosine, evaluate, experiment, extract, geometry, info, lora, path, quality, repair, ssa
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -41,6 +42,7 @@ for work in (
     path.path,
     align.align,
     apply.apply,
+    repair.repair,
     lora.lora_export,
     lora.lora_init,
     evaluate.evaluate,

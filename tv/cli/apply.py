@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tv.cli.options import Base
+from tv.cli.options import Base, Device
 from tv.cli.registered import options_from
 from tv.cli.terminal import bar, print_notes, print_table, wrote
 from tv.errors import InputError
@@ -59,6 +59,20 @@ def apply(
         bool, typer.Option("--directions", help="Measure also which directions they share: much longer than a sum.")
     ] = False,
     force: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
+    search: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompts of a domain, one option each: the λ are searched for. At least two domains."),
+    ] = None,
+    over: Annotated[
+        Literal["vectors", "components"],
+        typer.Option(help="With --search: a λ for each vector, or for each component of each."),
+    ] = "vectors",
+    budget: Annotated[int, typer.Option(help="With --search: evaluations of each search.")] = 100,
+    metric: Annotated[
+        str | None, typer.Option(help="With --search: a behaviour metric; the NLL of targets or texts without it.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="With --search: prompts in one forward pass.")] = 16,
+    device: Device = "cpu",
     **options: Any,
 ) -> None:
     """Write BASE moved along tuning vectors as a complete checkpoint: θ + Σ λT, or what a method makes of the λT.
@@ -70,6 +84,27 @@ def apply(
 
     stored: Stored = dtype or out_dtype  # --dtype and --except are earlier names of --out-dtype and --exclude
     scales = _scales(add or [], subtract or [])
+    if search:
+        _require_searchable(scales, origin, stochastic_rounding, [*(only or []), *(exclude or []), *(excepted or [])])
+        from tv.cli.searching import search_and_write
+
+        search_and_write(
+            base,
+            list(scales),
+            search,
+            output,
+            over=over,
+            budget=budget,
+            metric=metric,
+            batch_size=batch_size,
+            device=device,
+            method=method,
+            out_dtype=stored,
+            seed=seed,
+            force=force,
+            **options,
+        )
+        return
     with bar("apply") as progress:
         applied = tv.apply(
             base,
@@ -91,6 +126,15 @@ def apply(
     print_notes(applied.notes)
     _print_conflicts(applied.conflicts)
     wrote(applied.path, f"stored as {stored}; {in_words(applied.rounding)}")
+
+
+def _require_searchable(scales: Mapping[Source, float], origin: str | None, stochastic: bool, parts: list[str]) -> None:
+    """Raise InputError for what a search does not take."""
+    given = next((source for source, scale in scales.items() if scale != 1.0), None)
+    if given is not None:
+        raise InputError(f"{given}: --search finds its λ; leave it out, and add vectors rather than subtract them")
+    if origin is not None or stochastic or parts:
+        raise InputError("--search goes without --origin, --only, --exclude and --stochastic-rounding; leave them out")
 
 
 def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:
