@@ -20,10 +20,10 @@ from tv.cli import (
     lora,
     path,
     quality,
+    repair,
     ssa,
     verify,
 )
-from tv.cli import align, apply, cosine, evaluate, experiment, extract, geometry, info, lora, path, quality, repair, ssa
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
