@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tv.evaluation.generation import quality as quality
     from tv.evaluation.interpolation import path as path, plane as plane
     from tv.evaluation.judge import Judge as Judge
+    from tv.experiments.trajectory import trajectory as trajectory
     from tv.matching.matching import align as align, matched as matched
     from tv.measures.cosine import cosine as cosine
     from tv.measures.nulls import NULLS as NULLS
@@ -93,6 +94,7 @@ _EXPORTS = {
         "plane",
     ),
     "tv.evaluation.judge": ("Judge",),
+    "tv.experiments.trajectory": ("trajectory",),
     "tv.matching.matching": (
         "align",
         "matched",

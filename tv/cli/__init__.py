@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from tv.cli import align, apply, cosine, evaluate, experiment, extract, geometry, info, lora, path, quality, ssa
+from tv.cli import (
+    align,
+    apply,
+    cosine,
+    evaluate,
+    experiment,
+    extract,
+    geometry,
+    info,
+    lora,
+    path,
+    quality,
+    ssa,
+    trajectory,
+)
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
 
@@ -21,6 +35,7 @@ for work in (
     geometry.geometry,
     cosine.cosine,
     path.path,
+    trajectory.trajectory,
     align.align,
     apply.apply,
     lora.lora_export,
