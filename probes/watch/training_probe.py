@@ -125,15 +125,14 @@ class TrainingProbe(TrainerCallback):
         """
         if _rank():
             return False
-        if self._movement is None:
-            self._begin(model, step, self.tokenizer)
+        begun = self._movement is None and self._begin(model, step, self.tokenizer)
         self._loss = self._loss if loss is None else float(loss)
         due = self.pace.due(step, step if final else None)
         if due:
             self._measure(step, None, final)
         if final:
             self._end()
-        return due
+        return begun or due
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Trainer's event: the base is read, and logs pass through here before they are written."""
@@ -175,7 +174,8 @@ class TrainingProbe(TrainerCallback):
             self._measure(state.global_step, state.epoch, True)
         self._end()
 
-    def _begin(self, model: Any, step: int, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    def _begin(self, model: Any, step: int, tokenizer: PreTrainedTokenizerBase | None) -> bool:
+        """Read the base and measure the start, or go on where the directory ends; whether it measured."""
         started = time.perf_counter()
         core = core_of(model)
         known = read_table(self.out, "steps") if is_watched(self.out) else None
@@ -217,6 +217,7 @@ class TrainingProbe(TrainerCallback):
             last = known.iloc[-1]
             self.pace.start(started, float(last.training_seconds), float(last.probe_seconds), int(last.step))
             self.pace.paid(int(last.step), 0.0, time.perf_counter() - started, usual=float(last.seconds))
+        return fresh
 
     def _moved(self, core: PreTrainedModel, step: int, fresh: bool) -> Movement:
         """Where T comes from; a base that is nowhere else is written to disk."""

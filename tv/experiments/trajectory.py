@@ -158,7 +158,7 @@ def in_order(checkpoints: Sequence[str | Path]) -> list[Place]:
     for one in checkpoints:
         inner = [] if _is_model(Path(one)) else [sub for sub in Path(one).glob("checkpoint-*") if sub.is_dir()]
         found += inner or [one]
-    numbers = [re.search(r"(\d+)/?$", str(one)) for one in found]
+    numbers = [re.search(r"(\d+)(\.safetensors|\.gguf)?$", Path(one).name) for one in found]
     if found and all(numbers) and len({match[1] for match in numbers if match}) == len(found):
         steps = [float(match[1]) for match in numbers if match]
     else:
