@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from probes.store.run import Run as Run, load as load
     from probes.store.table import Table as Table
     from probes.suite import Suite as Suite, load_suite as load_suite
+    from probes.watch.store import load_watch as load_watch
+    from probes.watch.training_probe import TrainingProbe as TrainingProbe
     from tv.errors import InputError as InputError, PromptError as PromptError
     from tv.runtime.compute import Compute as Compute, Progress as Progress
 
@@ -93,6 +95,8 @@ _EXPORTS = {
         "Suite",
         "load_suite",
     ),
+    "probes.watch.store": ("load_watch",),
+    "probes.watch.training_probe": ("TrainingProbe",),
     "tv.errors": (
         "InputError",
         "PromptError",

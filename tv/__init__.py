@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tv.evaluation.judge import Judge as Judge
     from tv.evaluation.logs.compare import compare_logs as compare_logs
     from tv.evaluation.logs.read import read_logs as read_logs
+    from tv.experiments.trajectory import trajectory as trajectory
     from tv.matching.matching import align as align, matched as matched
     from tv.measures.cosine import cosine as cosine
     from tv.measures.nulls import NULLS as NULLS
@@ -109,6 +110,7 @@ _EXPORTS = {
     "tv.evaluation.judge": ("Judge",),
     "tv.evaluation.logs.compare": ("compare_logs",),
     "tv.evaluation.logs.read": ("read_logs",),
+    "tv.experiments.trajectory": ("trajectory",),
     "tv.matching.matching": (
         "align",
         "matched",

@@ -23,6 +23,11 @@ from tv.cli import (
     repair,
     ssa,
     verify,
+    lora,
+    path,
+    quality,
+    ssa,
+    trajectory,
 )
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
@@ -40,6 +45,7 @@ for work in (
     geometry.geometry,
     cosine.cosine,
     path.path,
+    trajectory.trajectory,
     align.align,
     apply.apply,
     repair.repair,
