@@ -22,12 +22,8 @@ from tv.cli import (
     quality,
     repair,
     ssa,
-    verify,
-    lora,
-    path,
-    quality,
-    ssa,
     trajectory,
+    verify,
 )
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
