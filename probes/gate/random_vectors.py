@@ -1,6 +1,6 @@
 """Random tuning vectors in T's place: of its norm and its effective rank, matrix by matrix.
 
-A random matrix of full rank spreads its norm over all directions, and does something else to a model than one of few.
+A random matrix of few directions varies more in what it does to a model than one of full rank and of the same norm.
 So T, which is often of few, is held against matrices of as few: a random adapter is then one more of them.
 """
 
