@@ -56,4 +56,7 @@ def move(start: Float[Tensor, "..."], form: Form, out: Float[Tensor, "..."], gen
     else:
         left, right = drawn(start.shape[0], form.rank), drawn(form.rank, start.shape[1])
         size = float(((left.T @ left) * (right @ right.T)).sum(dtype=torch.float64)) ** 0.5
-        out.copy_(torch.addmm(start.float(), left, right, alpha=form.norm / size))
+        if start.dtype == torch.float32:
+            torch.addmm(start, left, right, alpha=form.norm / size, out=out)
+        else:
+            out.copy_(torch.addmm(start.float(), left, right, alpha=form.norm / size))
