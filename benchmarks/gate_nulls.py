@@ -4,10 +4,10 @@
 
 bounds: simulated prompts whose true mean is the bound of each of 8 rules; any false fail, any false pass.
 pairs: seeded random T of the medical model's norms, scaled down, on the embedded base. The prompts of each domain are
-taken as the population, so that the truth is known; 48 are drawn with replacement. Once the bounds are 0.05 and the
+taken as the population, so that the truth is known; 48 are drawn with replacement. Once the bounds are 0.1 nats and the
 like, as people write them (a sham should pass), once they are the truth itself (the hardest null).
 adapters: random LoRA adapters of rank 8 through `probes check`.
-planted: the medical and math models against base by the same rules, so that a regression is caught.
+planted: the medical, math, law and code models against base by the same rules, so that a regression is caught.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random tuning vectors in T's place: of its norm and its effective rank, matrix by matrix.
 
-A random matrix of full rank spreads its norm over all directions, and does something else to a model than one of few.
+A random matrix of few directions varies more in what it does to a model than one of full rank and of the same norm.
 So T, which is often of few, is held against matrices of as few: a random adapter is then one more of them.
 """
 
@@ -56,4 +56,7 @@ def move(start: Float[Tensor, "..."], form: Form, out: Float[Tensor, "..."], gen
     else:
         left, right = drawn(start.shape[0], form.rank), drawn(form.rank, start.shape[1])
         size = float(((left.T @ left) * (right @ right.T)).sum(dtype=torch.float64)) ** 0.5
-        out.copy_(torch.addmm(start.float(), left, right, alpha=form.norm / size))
+        if start.dtype == torch.float32:
+            torch.addmm(start, left, right, alpha=form.norm / size, out=out)
+        else:
+            out.copy_(torch.addmm(start.float(), left, right, alpha=form.norm / size))
