@@ -21,6 +21,7 @@ _SAMPLE = 2**16  # entries on which replays are tried first
 _NEARLY = 1.25  # a way must be off by so much less than one before it to be taken instead
 _STEPS = 4  # of the search for a scale
 _USUAL = (0.0, 2.0, -1.0)  # scales that are looked for first
+_SURE = 8  # entries that must be off for bits to prove another scale, where rounding could explain each
 _BLIND = 0.02  # how much of a step of the scale must be left by rounding
 
 
@@ -120,7 +121,7 @@ class Evidence:
             if t is not None:
                 # The factors and their product may have been rounded too.
                 rms = float(t.square().mean().sqrt()) * abs(scale)
-                relative = 4 * torch.finfo(self.match.replay.computed).eps
+                relative = 2 * torch.finfo(self.coarse).eps
                 room += relative * (abs(scale) * t.abs() + rms)
             n += int(((m - moved).abs() > room).sum())
         return n
@@ -149,18 +150,21 @@ class Scale:
 
     Attributes:
         value: The estimate: 1 where ΔW was added once; NaN where the dtype swallows ΔW.
-        error: Its standard error, from the entries that are off.
+        error: Its standard error, from the entries that differ from W + value · ΔW.
+        shift: How far the entries that differ from W + ΔW lie along ΔW, in standard deviations of random signs. Were
+            the scale 1, they would be off by chance: few of them, all one way, prove nothing.
         exact: Whether W + value · ΔW is what the file holds, bit for bit.
     """
 
     value: float
     error: float
     exact: bool = False
+    shift: float = math.inf
 
-    def is_off(self, scale: float = 1.0) -> bool:
-        """Whether it is another scale than this one, beyond rounding."""
-        gap = abs(self.value - scale)
-        return gap > 1e-6 and (self.exact or gap > BEYOND * self.error)
+    def is_off(self) -> bool:
+        """Whether it is another scale than 1, beyond rounding."""
+        gap = abs(self.value - 1)
+        return gap > 1e-6 and (self.exact or (gap > BEYOND * self.error and self.shift > BEYOND))
 
 
 def matched(
@@ -215,8 +219,9 @@ def scale_of(evidence: Evidence) -> Scale:
     def reply(scale: float) -> float:
         return project(evidence.at(scale))
 
+    sure = bool(evidence.outliers()) or evidence.match.off >= _SURE
     for chosen in _USUAL:
-        if not _off(evidence.at(chosen), evidence.merged):
+        if sure and not _off(evidence.at(chosen), evidence.merged):
             return Scale(chosen, 0.0, exact=True)
     goal = project(evidence.merged)
     value, slope = goal, 1.0
@@ -232,13 +237,17 @@ def scale_of(evidence: Evidence) -> Scale:
         if abs(change) < 1e-6 * max(1.0, abs(value)):
             break
     error = _weighted(evidence.merged.float() - evidence.at(value).float(), delta) / square / slope
+    off = evidence.merged.float() - evidence.expected.float()
+    found = Scale(value, error, shift=abs(dot(off, delta)) / max(_weighted(off, delta), 1e-300))
+    if not evidence.outliers() and not found.is_off():
+        return found
     for digits in (1, 2, 3, 4):  # a scale that a person chose
         chosen = float(f"{value:.{digits}g}")
         if abs(chosen - value) < max(0.02 * abs(value), BEYOND * error) and not _off(
             evidence.at(chosen), evidence.merged
         ):
             return Scale(chosen, 0.0, exact=True)
-    return Scale(value, error)
+    return found
 
 
 def detectable(evidence: Evidence) -> float:

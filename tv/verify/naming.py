@@ -96,7 +96,7 @@ def _moved(
         return Named(ROUNDED, f"W + ΔW as {stored} rounds it, ΔW at {scale.value:.3g} ± {2 * scale.error:.1g}")
     if math.isnan(scale.value):
         return _touched_or_rounded(evidence)
-    if not evidence.outliers(scale.value):
+    if not evidence.outliers(scale.value if scale.is_off() else 1.0):
         # A smaller change in the same spaces looks like a scale, where it is small beside the dtype's spacing.
         within = _within(evidence, delta)
         if math.isinf(scale.error):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,12 @@ def test_the_command_says_it_and_has_its_status(
     status, out, _ = call(monkeypatch, capsys, main, "verify", a, a, a, "--json")
     assert status == json.loads(out)["status"] == 4
     assert call(monkeypatch, capsys, main, "verify", a, a)[0] == 2
+
+
+def test_headers_wait_for_no_library(a: Path) -> None:
+    program = (
+        "import sys; from tv.verify.difference import diff; assert diff(*sys.argv[1:], headers=True).same; "
+        "print([name for name in ('torch', 'transformers', 'pandas', 'numpy') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, a, a], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
