@@ -32,11 +32,6 @@ class Watched:
 
     Raises:
         RunError: It is none.
-
-    Examples:
-        >>> probes.load_watch("no-such-directory")  # doctest: +IGNORE_EXCEPTION_DETAIL
-        Traceback (most recent call last):
-        probes.errors.RunError: no-such-directory: no watched training is there
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -74,8 +69,12 @@ def load_watch(path: str | Path) -> Watched:
         RunError: It is no such directory.
 
     Examples:
-        >>> probes.load_watch("reports/watched")["steps"].step.tolist()  # doctest: +SKIP
-        [0, 10, 20, 30]
+        >>> from tv.checkpoints.live import load_model
+        >>> model = load_model("data/models/base")
+        >>> probes.TrainingProbe("watched").step(model, 0)
+        True
+        >>> probes.load_watch("watched")["steps"].norm.tolist()
+        [0.0]
     """
     return Watched(path)
 

@@ -120,8 +120,10 @@ class TrainingProbe(TrainerCallback):
             InputError: At the first call: the model cannot be watched.
 
         Examples:
-            >>> probe.step(model, 0)  # doctest: +SKIP
-            True
+            >>> from tv.checkpoints.live import load_model
+            >>> probe, model = TrainingProbe("watched", every=10), load_model("data/models/base")
+            >>> [step for step in range(26) if probe.step(model, step, final=step == 25)]
+            [0, 10, 20, 25]
         """
         if _rank():
             return False

@@ -105,7 +105,7 @@ def trajectory(
     Examples:
         >>> found = tv.trajectory("data/models/base", ["data/models/medical", "data/models/math"])
         >>> found["checkpoints"][["checkpoint", "norm"]].round(1).values.tolist()
-        [['base', 0.0], ['medical', 25.7], ['math', 51.8]]
+        [['base', 0.0], ['medical', 25.7], ['math', 50.4]]
     """
     compute.require_float32("points of a path are told apart")
     if not all(0 < alpha < 1 for alpha in alphas):
