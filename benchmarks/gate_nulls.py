@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 
 import probes
 import tv
-from probes.gate.estimates import average, moved_share
-from probes.gate.judging import Bound, judge
+from probes.gating.estimates import average, moved_share
+from probes.gating.judging import Bound, judge
 from tv.prompts.behaviour import batched, behaviour, gather
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probes import plot as plot
     from probes.errors import ActivationError as ActivationError, RunError as RunError, SuiteError as SuiteError
-    from probes.gate.check import Checked as Checked, check as check
-    from probes.gate.planning import gate_plan as gate_plan
-    from probes.gate.verdicts import Gate as Gate, gate as gate
+    from probes.gating.check import Checked as Checked, check as check
+    from probes.gating.planning import gate_plan as gate_plan
+    from probes.gating.verdicts import Gate as Gate, gate as gate
     from probes.job.again import attribute as attribute
     from probes.job.attention import attention as attention
     from probes.job.discover import discover as discover
@@ -47,12 +47,12 @@ _EXPORTS = {
         "RunError",
         "SuiteError",
     ),
-    "probes.gate.check": (
+    "probes.gating.check": (
         "Checked",
         "check",
     ),
-    "probes.gate.planning": ("gate_plan",),
-    "probes.gate.verdicts": (
+    "probes.gating.planning": ("gate_plan",),
+    "probes.gating.verdicts": (
         "Gate",
         "gate",
     ),

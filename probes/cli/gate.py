@@ -13,7 +13,7 @@ from tv.cli.terminal import interval, print_table, say, wrote
 if TYPE_CHECKING:
     import pandas as pd
 
-    from probes.gate.verdicts import Gate
+    from probes.gating.verdicts import Gate
 
 STATUS = {"pass": DONE, "fail": FAILED, "cannot tell": CANNOT_TELL}
 
@@ -40,9 +40,9 @@ def gate(
 
     Example: probes gate reports/demo --rules data/gates/demo.yaml
     """
-    from probes.gate.files import require_writable, write_junit, write_markdown
-    from probes.gate.planning import gate_plan
-    from probes.gate.verdicts import gate as judge
+    from probes.gating.files import require_writable, write_junit, write_markdown
+    from probes.gating.planning import gate_plan
+    from probes.gating.verdicts import gate as judge
 
     require_writable([junit, markdown])
     if plan:

@@ -11,12 +11,12 @@ import yaml
 
 import probes
 from probes.cli import main
-from probes.gate.estimates import Average, Exact, Found, Rank, average, moved_share
-from probes.gate.judging import Bound, judge
-from probes.gate.rule import RULES, RuleError
+from probes.gating.estimates import Average, Exact, Found, Rank, average, moved_share
+from probes.gating.judging import Bound, judge
+from probes.gating.rule import RULES, RuleError
 from tests.command import call
 from tests.docs.commands import ROOT
-from tests.probes.gate.runs import put, written
+from tests.probes.gating.runs import put, written
 
 KEPT = {"behaviour": {"metric": "target_nll", "domain": "general", "worse_by_at_most": 0.05}}
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from probes.gate.estimates import Estimate, Exact, average, moved_share, share
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
-from probes.gate.subject import BASE, Side
+from probes.gating.estimates import Estimate, Exact, average, moved_share, share
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
+from probes.gating.subject import BASE, Side
 from probes.reporting.words import METRICS, is_share
 from tv.prompts.metric import METRICS as REGISTERED
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from probes.gate.estimates import Estimate, Exact, average
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, one_of
-from probes.gate.rules.behaviour import clusters_of
-from probes.gate.subject import Side
+from probes.gating.estimates import Estimate, Exact, average
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, one_of
+from probes.gating.rules.behaviour import clusters_of
+from probes.gating.subject import Side
 
 _NUMERIC = ("int", "uint", "float", "double", "half", "bool", "decimal")
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, TypeVar
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from probes.gate.estimates import Estimate
-from probes.gate.judging import Bound
-from probes.gate.subject import Side
+from probes.gating.estimates import Estimate
+from probes.gating.judging import Bound
+from probes.gating.subject import Side
 from tv.errors import InputError
 from tv.runtime.registry import Registry
 
@@ -122,7 +122,7 @@ class Rule(BaseModel):
 
 
 R = TypeVar("R", bound=type[Rule])
-RULES: Registry[type[Rule]] = Registry("rule", "probes.gate.rules", by="gate_rule")
+RULES: Registry[type[Rule]] = Registry("rule", "probes.gating.rules", by="gate_rule")
 
 
 def gate_rule(kind: str) -> Callable[[R], R]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from probes.gate.rule import RuleError
-from probes.gate.verdicts import Gate, Ruled
+from probes.gating.rule import RuleError
+from probes.gating.verdicts import Gate, Ruled
 from tv.errors import printable
 from tv.runtime.atomic import replacing
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from probes.gate.estimates import Exact
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, one_of, require_table
-from probes.gate.subject import Side
+from probes.gating.estimates import Exact
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, one_of, require_table
+from probes.gating.subject import Side
 
 _ALL = "all"
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from probes.gate.rule import RULES, Rule, RuleError, meant
+from probes.gating.rule import RULES, Rule, RuleError, meant
 from tv.runtime.yaml_file import YamlFile, read_yaml
 
 #: A YAML file, or the same as a list of mappings.

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from probes.gate.estimates import Exact, average
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
-from probes.gate.rules.behaviour import clusters_of
-from probes.gate.subject import BASE, Side
+from probes.gating.estimates import Exact, average
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
+from probes.gating.rules.behaviour import clusters_of
+from probes.gating.subject import BASE, Side
 
 _METRIC = "logit_diff"
 _NEEDS = "calibration is of the choice between target and foil; give the prompts a foil and measure behaviour"

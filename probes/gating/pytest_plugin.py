@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from probes.gate.verdicts import Gate
+    from probes.gating.verdicts import Gate
 
 _MARK = "probes_gate"
 _FORM = (
@@ -44,7 +44,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     bad = [ruled for ruled in found.ruled if ruled.verdict != "pass"]
     if not bad:
         return
-    from probes.gate.files import sentence
+    from probes.gating.files import sentence
 
     said = "\n".join(sentence(ruled) for ruled in bad)
     if found.verdict == "cannot tell" and mark.kwargs.get("cannot_tell") == "skip":
@@ -75,7 +75,7 @@ def _judged(item: Any) -> Gate:
 
 def _judge(root: Any, run: Any = None, rules: Any = None, cannot_tell: str = "fail", **odd: Any) -> Gate | str:
     """The verdicts, or why there are none."""
-    from probes.gate.verdicts import gate as judge
+    from probes.gating.verdicts import gate as judge
     from tv.errors import InputError
 
     if run is None or rules is None or odd or cannot_tell not in ("fail", "skip"):

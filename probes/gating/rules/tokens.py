@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from probes.gate.estimates import Found
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, require_table
-from probes.gate.subject import Side
+from probes.gating.estimates import Found
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, require_table
+from probes.gating.subject import Side
 
 #: With fewer draws of the nulls no word can stand out.
 _FEWEST_DRAWS = 16

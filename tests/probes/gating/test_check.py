@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 import probes
 import tv
 from probes.cli import main
-from probes.gate.check import general_texts
-from probes.gate.random_vectors import form_of, move
+from probes.gating.check import general_texts
+from probes.gating.random_vectors import form_of, move
 from tests.command import call
 from tests.docs.commands import ROOT
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule
-from probes.gate.rules.table import number_of
-from probes.gate.subject import Side
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule
+from probes.gating.rules.table import number_of
+from probes.gating.subject import Side
 
 
 @gate_rule("sql")

@@ -8,10 +8,10 @@ from typing import ClassVar
 import pandas as pd
 from pydantic import Field, model_validator
 
-from probes.gate.estimates import Exact
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, one_of, require_table
-from probes.gate.subject import Side
+from probes.gating.estimates import Exact
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, one_of, require_table
+from probes.gating.subject import Side
 
 
 @gate_rule("weights")

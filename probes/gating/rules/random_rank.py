@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from probes.gate.estimates import Rank
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
-from probes.gate.subject import Side
+from probes.gating.estimates import Rank
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
+from probes.gating.subject import Side
 
 _HOW = "attribution by graft with controls makes it: attribute: {methods: [graft], controls: [random]}"
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.gate.estimates import Average
-from probes.gate.judging import Bound, Verdict, judge
-from probes.gate.random_vectors import Form, form_of, move
+from probes.gating.estimates import Average
+from probes.gating.judging import Bound, Verdict, judge
+from probes.gating.random_vectors import Form, form_of, move
 from tv.architecture.values import values_of
 from tv.arithmetic.variants import Mover, of_one_form
 from tv.checkpoints.extraction import extract
@@ -159,7 +159,7 @@ def check(
 
 def general_texts() -> list[str]:
     """The texts that come with the package: prose, code, dialogue, lists, four languages."""
-    return files("probes.gate").joinpath("texts.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    return files("probes.gating").joinpath("texts.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
 def _verdict(values: Floats, standing: Standing, at_most: float | None) -> Verdict:

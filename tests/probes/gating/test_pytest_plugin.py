@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import yaml
 
 from tests.docs.commands import ROOT
-from tests.probes.gate.runs import written
+from tests.probes.gating.runs import written
 
 _TESTS = """
 import pytest
@@ -21,7 +21,7 @@ def test_it_may_ship(gate):
 
 
 def _run(directory: Path, *options: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "probes.gate.pytest_plugin", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "probes.gating.pytest_plugin", "-p", "no:cacheprovider"]
     ended = subprocess.run([*command, *options], cwd=directory, capture_output=True, text=True, env=_environment())
     return ended.returncode, ended.stdout + ended.stderr
 
@@ -49,7 +49,7 @@ def test_marked_tests_hold_where_the_rules_pass(tmp_path: Path) -> None:
 
 
 def test_it_is_light_where_no_test_is_marked(tmp_path: Path) -> None:
-    heavy = "torch numpy pandas probes.gate.verdicts yaml"
+    heavy = "torch numpy pandas probes.gating.verdicts yaml"
     (tmp_path / "test_none.py").write_text(
         f"import sys\n\ndef test_none():\n    assert not set('{heavy}'.split()) & set(sys.modules)\n"
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from probes.gate.estimates import Average, Estimate, Found, Rank, Scored
-from probes.gate.judging import LEVEL, Bound, Judged, Verdict, judge
-from probes.gate.rule import Reading, RuleError, one_of
-from probes.gate.rule_file import RuleSource, Written, load_rules
-from probes.gate.subject import Side, sides_of
+from probes.gating.estimates import Average, Estimate, Found, Rank, Scored
+from probes.gating.judging import LEVEL, Bound, Judged, Verdict, judge
+from probes.gating.rule import Reading, RuleError, one_of
+from probes.gating.rule_file import RuleSource, Written, load_rules
+from probes.gating.subject import Side, sides_of
 from probes.store.run import Run
 from tv.stats.means import FEWEST
 

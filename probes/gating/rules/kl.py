@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from probes.gate.estimates import Exact, average
-from probes.gate.judging import Bound
-from probes.gate.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
-from probes.gate.rules.behaviour import clusters_of
-from probes.gate.subject import Side
+from probes.gating.estimates import Exact, average
+from probes.gating.judging import Bound
+from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, in_domain, one_of, require_table
+from probes.gating.rules.behaviour import clusters_of
+from probes.gating.subject import Side
 
 
 @gate_rule("kl")

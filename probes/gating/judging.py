@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from probes.gate.estimates import Estimate
+from probes.gating.estimates import Estimate
 from tv.stats.families import holm
 
 Verdict = Literal["pass", "fail", "cannot tell"]
@@ -95,7 +95,7 @@ def judge(numbers: Sequence[Estimate], bounds: Sequence[Bound]) -> list[Judged]:
     Stat. 6.
 
     Examples:
-        >>> from probes.gate.estimates import Exact
+        >>> from probes.gating.estimates import Exact
         >>> [judged.verdict for judged in judge([Exact(0.02), Exact(0.2)], [Bound(0.05), Bound(0.05)])]
         ['pass', 'fail']
     """

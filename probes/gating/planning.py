@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from probes.gate.estimates import Average, Estimate, Rank, Scored, moved_share
-from probes.gate.judging import LEVEL
-from probes.gate.rule import Ahead, Expected, RuleError, one_of
-from probes.gate.rule_file import RuleSource, Written, load_rules
-from probes.gate.subject import sides_of
-from probes.gate.verdicts import allowed, asked_of, read
+from probes.gating.estimates import Average, Estimate, Rank, Scored, moved_share
+from probes.gating.judging import LEVEL
+from probes.gating.rule import Ahead, Expected, RuleError, one_of
+from probes.gating.rule_file import RuleSource, Written, load_rules
+from probes.gating.subject import sides_of
+from probes.gating.verdicts import allowed, asked_of, read
 from probes.store.run import Run
 from tv.stats.means import FEWEST
 
