@@ -34,7 +34,7 @@ _LONGEST = (
 _LONG = (
     *("cli/test_probes_cli", "measures/test_cosine", "measures/test_nulls"),
     *("arithmetic/test_apply", "arithmetic/test_lora", "attribution/test_path", "capture/test_estimate"),
-    *("gate/test_check", "gate/test_pytest_plugin"),
+    *("gating/test_check", "gating/test_pytest_plugin"),
     *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports"),
     "architectures/test_agreement",
 )
