@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from tv.measures.tokens import moved_tokens as moved_tokens
     from tv.prompts.files import Prompt as Prompt, PromptSet as PromptSet
     from tv.runtime.compute import Compute as Compute, Progress as Progress
-    from tv.verify.difference import Difference as Difference, diff as diff
-    from tv.verify.merge import Verified as Verified, verify_merge as verify_merge
+    from tv.verifying.difference import Difference as Difference, diff as diff
+    from tv.verifying.merge import Verified as Verified, verify as verify
 
 #: What each module exports here. It is imported at the first access to a name: no command's help waits for torch.
 _EXPORTS = {
@@ -134,13 +134,13 @@ _EXPORTS = {
         "Compute",
         "Progress",
     ),
-    "tv.verify.difference": (
+    "tv.verifying.difference": (
         "Difference",
         "diff",
     ),
-    "tv.verify.merge": (
+    "tv.verifying.merge": (
         "Verified",
-        "verify_merge",
+        "verify",
     ),
 }
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -10,7 +10,7 @@ from tv.cli.commands import DONE, FAILED
 from tv.cli.terminal import Shown, bar, print_notes, print_table, say
 
 if TYPE_CHECKING:
-    from tv.verify.difference import Difference, Setting
+    from tv.verifying.difference import Difference, Setting
 
 _KINDS = "a model's directory, an adapter's, a .safetensors or .gguf file, or a hub id"
 
@@ -29,7 +29,7 @@ def diff(
 
     Example: tv diff data/models/base data/models/medical --headers
     """
-    from tv.verify.difference import diff as compared
+    from tv.verifying.difference import diff as compared
 
     if headers:
         found = compared(a, b, headers=True)

@@ -43,7 +43,7 @@ def verify(
         change, merged = vector, change
     assert merged is not None
     with bar("verify") as progress:
-        found = tv.verify_merge(base, change, merged, progress=progress)
+        found = tv.verify(base, change, merged, progress=progress)
     print_notes(found.notes)
     cells: list[list[object]] = []
     for row in found.table.head(rows).to_dict("records"):

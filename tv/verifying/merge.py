@@ -22,8 +22,8 @@ from tv.checkpoints.pairing import of_two_forms
 from tv.checkpoints.tokenizers import compare_tokenizers
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress
-from tv.verify.evidence import Evidence, detectable, dot, matched
-from tv.verify.naming import (
+from tv.verifying.evidence import Evidence, detectable, dot, matched
+from tv.verifying.naming import (
     ABSENT,
     ADDED,
     BESIDE,
@@ -39,7 +39,7 @@ from tv.verify.naming import (
     Named,
     named,
 )
-from tv.verify.replays import Replay, replays
+from tv.verifying.replays import Replay, replays
 
 _SKETCHED = 4096  # entries of a ΔW that stand for it where another one is looked for
 _ALIKE = 0.2  # the cosine of two such samples from which the whole is compared
@@ -51,7 +51,7 @@ class Row:
 
     parameter: str
     expert: int  # −1 where it has none
-    verdict: str  # a word of tv/verify/naming.py
+    verdict: str  # a word of tv/verifying/naming.py
     scale: float  # of ΔW in the file; NaN where none is expected, or the dtype swallows it
     scale_error: float
     detectable: float  # the smallest |scale − 1| that would be seen; infinite where none would
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `tv.verify_merge` found.
+    """What `tv.verify` found.
 
     Attributes:
         table: A row per parameter (per expert of a stacked one), worst first: `parameter expert verdict scale
@@ -77,7 +77,7 @@ class Verified:
 
     Examples:
         >>> medical = tv.extract("data/models/base", "data/models/medical")
-        >>> tv.verify_merge("data/models/base", medical, "data/models/medical").passes
+        >>> tv.verify("data/models/base", medical, "data/models/medical").passes
         True
     """
 
@@ -92,7 +92,7 @@ class Verified:
         return self.table[~self.table.verdict.isin(list(GOOD))]
 
 
-def verify_merge(base: Source, change: Source, merged: Source, *, progress: Progress | None = None) -> Verified:
+def verify(base: Source, change: Source, merged: Source, *, progress: Progress | None = None) -> Verified:
     """Check that a merged model is its base plus ΔW, and name what it is where it is not.
 
     Every parameter is compared with W + ΔW as it would be stored: replayed in the ways in which merges are made, bit
@@ -113,7 +113,7 @@ def verify_merge(base: Source, change: Source, merged: Source, *, progress: Prog
             architecture.
 
     Examples:
-        >>> verified = tv.verify_merge("data/models/base", "data/models/medical", "data/models/base")
+        >>> verified = tv.verify("data/models/base", "data/models/medical", "data/models/base")
         >>> verified.passes, sorted(set(verified.faults.verdict))
         (False, ['missing'])
     """

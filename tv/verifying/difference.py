@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tv.checkpoints.config_differences import Settings
 from tv.errors import CheckpointError
-from tv.verify.headers import Headers, flat, headers_of
+from tv.verifying.headers import Headers, flat, headers_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.checkpoints.noise import ROUNDING
-from tv.verify.evidence import BEYOND, Evidence, dot, unrounded_error
-from tv.verify.grids import grid_of
-from tv.verify.replays import Replay, is_coarser
+from tv.verifying.evidence import BEYOND, Evidence, dot, unrounded_error
+from tv.verifying.grids import grid_of
+from tv.verifying.replays import Replay, is_coarser
 
 EQUAL, ROUNDED, SWALLOWED = "equal", "equal up to rounding", "equal, ΔW swallowed"
 MISSING, DOUBLED, FLIPPED, SCALED = "missing", "doubled", "sign flipped", "scaled"

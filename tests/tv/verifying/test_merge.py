@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import tv
 from tests.pairs import build_model
 from tv.checkpoints.checkpoint import Checkpoint
-from tv.verify.merge import Verified
+from tv.verifying.merge import Verified
 
 _O, _O2 = (f"model.layers.{layer}.self_attn.o_proj.weight" for layer in (1, 2))  # square
 _DOWN, _GATE = "model.layers.0.mlp.down_proj.weight", "model.layers.2.mlp.gate_up_proj.weight"
@@ -83,7 +83,7 @@ class _Made:
         tensors = load_file(path / "model.safetensors")
         edit(tensors)
         save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-        return tv.verify_merge(str(self.base), str(self.adapter), str(path))
+        return tv.verify(str(self.base), str(self.adapter), str(path))
 
 
 @pytest.fixture(scope="module", params=list(_DTYPES))
@@ -179,7 +179,7 @@ def test_scales_come_with_their_value_and_their_reason(made: _Made, tmp_path: Pa
 
 
 def test_what_is_equal_says_which_scale_would_be_seen(made: _Made) -> None:
-    found = tv.verify_merge(str(made.base), str(made.adapter), str(made.merged))
+    found = tv.verify(str(made.base), str(made.adapter), str(made.merged))
     assert found.passes and not len(found.faults)
     moved = found.table[found.table.delta_norm > 0]
     assert set(moved.verdict) == {"equal"} and len(moved) == 9
@@ -188,7 +188,7 @@ def test_what_is_equal_says_which_scale_would_be_seen(made: _Made) -> None:
 
 
 def test_a_scale_below_what_is_detectable_is_not_seen_and_one_above_is(made: _Made, tmp_path: Path) -> None:
-    table = tv.verify_merge(str(made.base), str(made.adapter), str(made.merged)).table.set_index("parameter")
+    table = tv.verify(str(made.base), str(made.adapter), str(made.merged)).table.set_index("parameter")
     limit = float(table.detectable[_O])
     seen = made.verified(tmp_path / "x", lambda file: file.__setitem__(_O, made.sum(_O, (1 + 4 * limit) * made.t(_O))))
     assert seen.table.set_index("parameter").off[_O] > 0
@@ -208,7 +208,7 @@ def test_every_healthy_merge_passes(tmp_path: Path, base_dtype: torch.dtype) -> 
         applied = tv.apply(str(base), {str(adapter): 1.0}, out=path, out_dtype=name, stochastic_rounding=stochastic)
         made[path.name] = applied.path
     for name, path in made.items():
-        found = tv.verify_merge(str(base), str(adapter), str(path))
+        found = tv.verify(str(base), str(adapter), str(path))
         assert found.passes, (name, found.faults.said.tolist())
         limits = found.table[found.table.delta_norm > 0].detectable
         assert (limits < (0.02 if "float32" not in name else 1e-5)).all(), name
@@ -217,19 +217,19 @@ def test_every_healthy_merge_passes(tmp_path: Path, base_dtype: torch.dtype) -> 
 def test_tied_ends_experts_and_vectors(tmp_path: Path) -> None:
     base = _save(tmp_path / "qwen2", "qwen2", torch.bfloat16)
     adapter = _adapter(base, tmp_path / "adapter", ["q_proj"])
-    assert tv.verify_merge(str(base), str(adapter), str(_merge(base, adapter, tmp_path / "m", torch.bfloat16))).passes
+    assert tv.verify(str(base), str(adapter), str(_merge(base, adapter, tmp_path / "m", torch.bfloat16))).passes
     head = _adapter(base, tmp_path / "head", ["lm_head"])  # peft merges it into the matrix that the embedding is too
     with pytest.warns(UserWarning, match="tie"):
         merged = _merge(base, head, tmp_path / "h", torch.bfloat16)
-    found = tv.verify_merge(str(base), str(head), str(merged))
+    found = tv.verify(str(base), str(head), str(merged))
     assert found.faults.parameter.tolist() == [_EMBED] and "lm_head" in found.faults.said.item()
 
     sides = [_save(tmp_path / f"moe{seed}", "mixtral", torch.bfloat16, seed) for seed in (0, 3)]
     vector = tmp_path / "t.safetensors"
     tv.extract(str(sides[0]), str(sides[1])).save(vector)
-    assert tv.verify_merge(str(sides[0]), str(vector), str(sides[1])).passes
+    assert tv.verify(str(sides[0]), str(vector), str(sides[1])).passes
     half = tv.apply(str(sides[0]), {str(vector): 0.5}, out=tmp_path / "half", only=["expert=1"])
-    faults = tv.verify_merge(str(sides[0]), str(vector), str(half.path)).faults
+    faults = tv.verify(str(sides[0]), str(vector), str(half.path)).faults
     assert set(faults.verdict) == {"scaled", "missing"}
     assert set(faults[(faults.verdict == "scaled") & (faults.expert >= 0)].expert) == {1}
 
@@ -238,20 +238,20 @@ def test_what_the_dtype_swallows_cannot_be_told(tmp_path: Path) -> None:
     base = _save(tmp_path / "base", "llama", torch.bfloat16)
     adapter = _adapter(base, tmp_path / "adapter", ["q_proj"], std=1e-5)
     merged = _merge(base, adapter, tmp_path / "merged", torch.bfloat16)
-    found = tv.verify_merge(str(base), str(adapter), str(merged))
+    found = tv.verify(str(base), str(adapter), str(merged))
     assert found.passes is None and "swallows" in found.said[0]
     assert set(found.table[found.table.delta_norm > 0].detectable) == {math.inf}
     small = _adapter(base, tmp_path / "small", ["q_proj"], std=0.002)  # most entries stay as they are
-    assert tv.verify_merge(str(base), str(small), str(base)).passes is False
-    assert tv.verify_merge(str(base), str(small), str(_merge(base, small, tmp_path / "s", torch.bfloat16))).passes
+    assert tv.verify(str(base), str(small), str(base)).passes is False
+    assert tv.verify(str(base), str(small), str(_merge(base, small, tmp_path / "s", torch.bfloat16))).passes
 
 
 def test_other_settings_and_other_models_are_told(made: _Made, tmp_path: Path) -> None:
     shutil.copytree(made.merged, tmp_path / "x")
     config = tmp_path / "x" / "config.json"
     config.write_text(config.read_text().replace('"rms_norm_eps": 1e-05', '"rms_norm_eps": 0.1'))
-    found = tv.verify_merge(str(made.base), str(made.adapter), str(tmp_path / "x"))
+    found = tv.verify(str(made.base), str(made.adapter), str(tmp_path / "x"))
     assert found.faults.verdict.tolist() == ["other settings"] and "rms_norm_eps" in found.faults.said.item()
     llama = _save(tmp_path / "llama", "llama")
     with pytest.raises(tv.CheckpointError, match="cannot have been made"):
-        tv.verify_merge(str(made.base), str(made.adapter), str(llama))
+        tv.verify(str(made.base), str(made.adapter), str(llama))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tv.verify.replays import Replay, spacing
+from tv.verifying.replays import Replay, spacing
 
 #: Standard errors from which a scale is another one: of thousands of modules none gets there by rounding.
 BEYOND = 5.0

@@ -117,7 +117,7 @@ def test_the_command_says_it_and_has_its_status(
 
 def test_headers_wait_for_no_library(a: Path) -> None:
     program = (
-        "import sys; from tv.verify.difference import diff; assert diff(*sys.argv[1:], headers=True).same; "
+        "import sys; from tv.verifying.difference import diff; assert diff(*sys.argv[1:], headers=True).same; "
         "print([name for name in ('torch', 'transformers', 'pandas', 'numpy') if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", program, a, a], capture_output=True, text=True, check=True)
