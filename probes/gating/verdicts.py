@@ -15,6 +15,7 @@ from probes.gating.rule import Reading, RuleError, one_of
 from probes.gating.rule_file import RuleSource, Written, load_rules
 from probes.gating.subject import Side, sides_of
 from probes.store.run import Run
+from tv.errors import InputError
 from tv.stats.means import FEWEST
 
 #: Prompts beyond which it is no help to say how many there should be.
@@ -148,7 +149,7 @@ def asked_of(written: Sequence[Written], sides: dict[str, Side]) -> list[Asked]:
                 continue  # no model is held against itself
             try:
                 one.rule.require(side, sides)
-            except RuleError as error:
+            except InputError as error:
                 raise RuleError(f"{one.place}: {one.rule.kind}: {error}") from None
             asked.append(Asked(one, side))
     if not asked:

@@ -13,7 +13,10 @@ from probes.gating.subject import Side
 
 @gate_rule("sql")
 class Sql(Rule):
-    """What a SELECT answers: rows of `prompt_id, value`, or one number without an interval."""
+    """What a SELECT answers: rows of `prompt_id, value`, or one number without an interval.
+
+    `$tuned` in it stands for the name of the tuned model that is judged.
+    """
 
     bounds: ClassVar = ("at_most", "at_least")
 
@@ -23,7 +26,9 @@ class Sql(Rule):
     at_least: float | None = None
 
     def require(self, side: Side, sides: Mapping[str, Side]) -> None:
-        found = side.run.sql(f"SELECT * FROM ({self.query}) LIMIT 1")
+        if self.tuned is None and self._query(side) == self.query and len(side.run.manifest["suite"]["tuned"]) > 1:
+            raise RuleError("the run has several tuned models; ask for `tuned = $tuned`, or name one by the key tuned")
+        found = side.run.sql(f"SELECT * FROM ({self._query(side)}) LIMIT 1")
         if list(found.columns) != ["prompt_id", "value"] and found.shape[1] != 1:
             raise RuleError(
                 f"sql: the answer has the columns {', '.join(found.columns)}; ask for prompt_id and value, or for one "
@@ -31,7 +36,7 @@ class Sql(Rule):
             )
 
     def read(self, side: Side, sides: Mapping[str, Side]) -> Reading:
-        number, prompts = number_of(side, side.run.sql(self.query))
+        number, prompts = number_of(side, side.run.sql(self._query(side)))
         return Reading(number, Bound(self.at_most, self.at_least), self.query, self.unit, prompts)
 
     def ahead(self, expected: Expected) -> Ahead:
@@ -43,3 +48,7 @@ class Sql(Rule):
             len(expected.prompts),
             "mean",
         )
+
+    def _query(self, side: Side) -> str:
+        name = side.tuned.replace("'", "''")
+        return self.query.replace("$tuned", f"'{name}'")

@@ -55,7 +55,7 @@ def _verdict(run: probes.Run, **rule: Any) -> Any:
         ({"calibration": {"domain": "general", "brier_at_most": 0.2}}, "pass", None),
         ({"table": TABLE | {"where": "metric = 'exact_match'", "at_least": 0.7}}, "pass", 0.9),
         ({"sql": {"query": "SELECT count(*) AS n FROM prompts", "at_most": 79}}, "fail", 80),
-        ({"sql": {"query": "SELECT prompt_id, kl AS value FROM tokens WHERE pos = 0", "at_most": 9}}, "pass", 9),
+        ({"sql": {"query": "SELECT prompt_id, kl AS value FROM tokens WHERE tuned = $tuned", "at_most": 9}}, "pass", 9),
     ],
 )  # fmt: skip
 def test_a_planted_number_is_judged(run: probes.Run, rule: dict[str, Any], verdict: str, value: float | None) -> None:
@@ -173,7 +173,7 @@ def test_estimates_agree_with_their_ends() -> None:
         ("- check: completness", "no check 'completness', did you mean 'completeness'?"),
         ("- tokens: {}", "the run has no table 'discovered_words'; discovery makes it"),
         ("- table: {table: tokens, column: role, at_most: 1}", "not numbers"),
-        ("- table: {table: tokens, column: kl, where: 'nothing = 1', at_most: 1}", "nothing"),
+        ("- table: {table: tokens, column: kl, where: 'nothing = 1', at_most: 1}", "line 1: table: query: "),
         ("- weights: {modules: [p], share_of_T_at_most: 1}", "no module 'p'"),
         ("kl: {at_most: 1}", "rules are a list"),
         ("- kl: {at_most: 1}\n  check: no_op", "one kind, not kl and check"),
