@@ -65,4 +65,4 @@ def verify(
 
 
 def _percent(share: float) -> str:
-    return "–" if share != share else "0" if not share else f"{100 * share:.2g} %"
+    return "–" if share != share else "0" if not share else f"{100 * share:.{3 if share > 0.995 else 2}g} %"

@@ -16,7 +16,8 @@ from tv.verifying.grids import grid_of
 from tv.verifying.replays import Replay, is_coarser
 
 EQUAL, ROUNDED, SWALLOWED = "equal", "equal up to rounding", "equal, ΔW swallowed"
-MISSING, DOUBLED, FLIPPED, SCALED = "missing", "doubled", "sign flipped", "scaled"
+MISSING, PARTLY, DOUBLED = "missing", "missing in part", "doubled"
+FLIPPED, SCALED = "sign flipped", "scaled"
 TRANSPOSED, OTHER_MODULE, OTHER_FACTOR = "transposed", "of another module", "one factor of another"
 TRUNCATED, OTHER_DELTA, ON_TOP = "truncated", "another ΔW", "more on top"
 OTHER_BASE, REQUANTISED, TOUCHED = "of another base", "requantised", "touched elsewhere"
@@ -106,6 +107,8 @@ def _moved(
         return _scaled(evidence, scales)
     if (grid := _grid(evidence)) is not None:
         return Named(REQUANTISED, f"{grid}; ΔW at {scale.value:.3g} ± {2 * scale.error:.1g}")
+    if (partly := _partly(evidence)) is not None:
+        return partly
     if (few := evidence.outliers()) <= max(_FEW, int(_SPARSE * delta.numel())):
         return Named(BESIDE, f"{few} of its {delta.numel():,} entries are others than those of W + ΔW{_rows(evidence)}")
     if (other := _other(evidence, delta, others)) is not None:
@@ -119,6 +122,20 @@ def _moved(
         or _on_top(evidence)
         or _beside(evidence, f"ΔW is in it at {scale.value:.3g} ± {2 * scale.error:.1g}")
     )
+
+
+def _partly(evidence: Evidence) -> Named | None:
+    """W in some rows or columns, a head's say, and W + ΔW in all others, both bit for bit."""
+    if evidence.seen.ndim != 2:
+        return None
+    without, whole = evidence.at(0.0) == evidence.merged, evidence.expected == evidence.merged
+    for across, line in ((1, "row"), (0, "column")):
+        lacking, there = without.all(across), whole.all(across)
+        lines = (lacking & ~there).nonzero().flatten().tolist()
+        if lines and bool((lacking | there).all()) and bool((there & ~lacking).any()):
+            of = f"{len(lines)} of {len(there)} {line}s"
+            return Named(PARTLY, f"{of} hold the base's own values: {line}{_ranges(lines)}; the rest is W + ΔW")
+    return None
 
 
 def _is_unbiased(evidence: Evidence, delta: Tensor) -> bool:
@@ -314,7 +331,15 @@ def _rows(evidence: Evidence) -> str:
     rows = (evidence.seen != 0).any(1).nonzero().flatten().tolist()
     if len(rows) > 8 or len(rows) > len(evidence.seen) // 4:
         return ""
-    return f", in row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))}"
+    return f", in row{_ranges(rows)}"
+
+
+def _ranges(lines: list[int]) -> str:
+    """Rising numbers behind their noun: ` 17`, `s 0–19, 40`; of many ranges the first."""
+    starts = [one for one in lines if one - 1 not in lines]
+    ends = [one for one in lines if one + 1 not in lines]
+    spans = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
+    return f"{'s' * (len(lines) > 1)} {', '.join(spans[:8])}{', …' if len(spans) > 8 else ''}"
 
 
 def _off(evidence: Evidence) -> str:

@@ -55,7 +55,7 @@ def _verdict(run: probes.Run, **rule: Any) -> Any:
         ({"calibration": {"domain": "general", "brier_at_most": 0.2}}, "pass", None),
         ({"table": TABLE | {"where": "metric = 'exact_match'", "at_least": 0.7}}, "pass", 0.9),
         ({"sql": {"query": "SELECT count(*) AS n FROM prompts", "at_most": 79}}, "fail", 80),
-        ({"sql": {"query": "SELECT prompt_id, kl AS value FROM tokens WHERE tuned = $tuned", "at_most": 9}}, "pass", None),
+        ({"sql": {"query": "SELECT prompt_id, kl value FROM tokens WHERE tuned = $tuned", "at_most": 9}}, "pass", None),
     ],
 )  # fmt: skip
 def test_a_planted_number_is_judged(run: probes.Run, rule: dict[str, Any], verdict: str, value: float | None) -> None:

@@ -70,7 +70,7 @@ class _Made:
         side: Checkpoint = self.__dict__["sides"][adapter or self.adapter]
         return side.delta(name, self.__dict__["opened"])
 
-    def sum(self, name: str, delta: Tensor) -> Tensor:
+    def sum(self, name: str, delta: Tensor | float) -> Tensor:
         return (self.__dict__["w"][name].float() + delta).to(self.dtype)
 
     def factors(self, name: str, a: Path, b: Path) -> Tensor:
@@ -132,6 +132,7 @@ def _edits(made: _Made) -> dict[str, tuple[str, set[str], Callable[[dict[str, Te
     rounded = torch.float16 if made.dtype == torch.float32 else torch.float8_e4m3fn
     return {
         "ΔW missing": ("missing", {_GATE}, put(_GATE, 0 * made.t(_GATE))),
+        "ΔW missing in a head": ("missing in part", {_O}, lambda file: file[_O][:, 4:8].copy_(made.sum(_O, 0)[:, 4:8])),
         "ΔW doubled": ("doubled", {_GATE}, put(_GATE, 2 * made.t(_GATE))),
         "1.001": ("scaled", {_GATE}, put(_GATE, 1.001 * made.t(_GATE))),
         "1.05": ("scaled", {_GATE}, put(_GATE, 1.05 * made.t(_GATE))),
