@@ -9,6 +9,7 @@ import typer
 
 from tv.cli.commands import CANNOT_TELL, DONE, FAILED
 from tv.cli.terminal import interval, print_table, say, wrote
+from tv.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,9 @@ def gate(
     if plan:
         _print_plan(gate_plan(source[0] if len(source) == 1 else source, rules))
         return DONE
+    suites = [one for one in source if Path(one).suffix in (".yaml", ".yml")]
+    if suites:
+        raise InputError(f"{suites[0]}: is a suite, and has no numbers yet; add --plan, or pass the run that it made")
     found = judge(source, rules)
     _print(found)
     if junit is not None:
@@ -60,11 +64,23 @@ def gate(
 
 
 def _print(found: Gate) -> None:
+    from probes.gating.files import may_be
+
     rows = [
-        [one.verdict, one.name, one.tuned, one.value, interval(one.lo, one.hi), one.unit, one.n or None, one.because]
+        [
+            one.verdict,
+            one.name,
+            one.tuned,
+            one.value,
+            interval(one.lo, one.hi),
+            may_be(one),
+            one.unit,
+            one.n or None,
+            one.because,
+        ]
         for one in found.ruled
     ]
-    print_table("", ["verdict", "rule", "tuned", "number", "interval", "unit", "n", "why"], rows)
+    print_table("", ["verdict", "rule", "tuned", "number", "interval", "may be", "unit", "n", "why"], rows)
     counts = {verdict: sum(one.verdict == verdict for one in found.ruled) for verdict in STATUS}
     say(f"gate: {found.verdict} ({', '.join(f'{n} {verdict}' for verdict, n in counts.items())})")
 

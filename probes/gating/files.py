@@ -69,11 +69,12 @@ def markdown(found: Gate) -> str:
         "",
         f"{len(found.ruled)} rules on {', '.join(_cell(Path(run).name) for run in found.runs)}: {', '.join(counts)}.",
         "",
-        "| verdict | rule | tuned | number | interval | n | why |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| verdict | rule | tuned | number | interval | may be | n | why |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for ruled in sorted(found.ruled, key=lambda ruled: order.index(ruled.verdict)):
-        cells = [ruled.name, ruled.tuned, f"{number(ruled.value)} {ruled.unit}".strip(), ends(ruled), count(ruled)]
+        value = f"{number(ruled.value)} {ruled.unit}".strip()
+        cells = [ruled.name, ruled.tuned, value, ends(ruled), may_be(ruled), count(ruled)]
         lines.append(f"| {' | '.join([_MARKS[ruled.verdict], *map(_cell, cells), _cell(ruled.because)])} |")
     lines += ["", "The intervals are those that the verdicts read, corrected over all rules (Holm)."]
     return "\n".join(lines) + "\n"
@@ -94,6 +95,14 @@ def number(value: float) -> str:
 def ends(ruled: Ruled) -> str:
     """The interval."""
     return "–" if math.isnan(ruled.lo) and math.isnan(ruled.hi) else f"[{number(ruled.lo)}, {number(ruled.hi)}]"
+
+
+def may_be(ruled: Ruled) -> str:
+    """What the rule lets the number be: "≤ 0.5", "≥ 0.2", "-0.1 … 0.1"."""
+    low, high = f"{ruled.at_least:g}", f"{ruled.at_most:g}"
+    if math.isnan(ruled.at_least):
+        return "–" if math.isnan(ruled.at_most) else f"≤ {high}"
+    return f"≥ {low}" if math.isnan(ruled.at_most) else f"{low} … {high}"
 
 
 def count(ruled: Ruled) -> str:

@@ -242,7 +242,7 @@ def _more(number: Estimate, edge: float, judged: Judged) -> str:
     half = judged.hi - number.value if number.value < edge else number.value - judged.lo
     apart = abs(edge - number.value)
     needed = math.ceil(number.n * (half / apart) ** 2) if apart > 0 else _MANY + 1
-    there = f"the interval of {number.n} prompts or clusters holds the bound"
+    there = f"the interval of {number.n} prompts or clusters contains the bound"
     if needed > _MANY:
         return f"{there}, which the number is at; more prompts hardly help"
-    return f"{there}; about {max(needed, number.n + 1)} would tell if the number stays what it is"
+    return f"{there}; about {max(needed, number.n + 1)} would tell if the number stays as it is"

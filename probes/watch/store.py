@@ -38,6 +38,9 @@ class Watched:
         self.path = Path(path)
         self.manifest = _manifest(self.path)
 
+    def __repr__(self) -> str:
+        return f"{self.path}: a watched training, {'ended' if self.ended else 'not ended'}; {', '.join(self.tables)}"
+
     @property
     def ended(self) -> bool:
         """Whether training came to its end, as far as the files say."""

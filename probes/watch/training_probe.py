@@ -284,7 +284,7 @@ class TrainingProbe(TrainerCallback):
     def _measure(self, step: int, epoch: float | None, final: bool, since: float | None = None) -> None:
         """One measurement, with its cost."""
         _settle()
-        trained = self.pace.trained
+        trained = self.pace.trained if since is None else 0.0  # before the first step there was none
         begun = time.perf_counter()
         started = begun if since is None else since
         movement = self._now

@@ -105,6 +105,8 @@ def apply(
             **options,
         )
         return
+    if (over, budget, metric) != ("vectors", 100, None):
+        raise InputError("--over, --budget and --metric are of a search; add --search PROMPTS, or leave them out")
     with bar("apply") as progress:
         applied = tv.apply(
             base,

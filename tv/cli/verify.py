@@ -20,7 +20,8 @@ def verify(
     change: Annotated[
         str,
         typer.Argument(
-            metavar="ADAPTER", help="What was merged: an adapter or a tuning vector. With --vector, the file to check."
+            metavar="ADAPTER",
+            help="What was merged: an adapter, a tuning vector or a tuned model. With --vector, the file to check.",
         ),
     ],
     merged: Annotated[str | None, typer.Argument(metavar="[MERGED]", help="The merged file to check.")] = None,

@@ -112,7 +112,10 @@ def trajectory(
         raise InputError("alphas: points between two checkpoints lie within (0, 1)")
     places = in_order(checkpoints)
     if len(places) < 2:
-        raise InputError(f"{len(places)} checkpoint: a trajectory has two or more; name them, or their directory")
+        named = ", ".join(str(place.source) for place in places) or "no checkpoint"
+        raise InputError(
+            f"{named}: a trajectory has two checkpoints or more; name them, or the directory of their checkpoint-…"
+        )
     rows = gather(prompts) if prompts is not None else []
     vectors = [extract(base, place.source) for place in places]
     grams = _grams(base, vectors, compute)

@@ -215,7 +215,9 @@ def test_the_command_says_and_writes_the_verdicts(
     assert suite[0].get("name") == names[0] and (
         status == 0 or suite[0].find("failure" if status == 3 else "error") is not None
     )
-    assert "&lt;general&gt; \\| kept" in files["markdown"].read_text(encoding="utf-8")
+    written = files["markdown"].read_text(encoding="utf-8")
+    assert "&lt;general&gt; \\| kept" in written and f"| ≤ {sizes[0]:g} |" in written
+    assert call(monkeypatch, capsys, main, "gate", "suite.yaml", "--rules", tmp_path / "gate.yaml")[0] == 2
     assert call(monkeypatch, capsys, main, *given, "--junit", tmp_path / "no" / "x.xml")[0] == 2
 
 
