@@ -54,8 +54,11 @@ def _print(found: Difference, a: str, b: str, rows: int) -> None:
         kinds.setdefault((one, two), []).append(name)
     dtypes = [[len(names), *pair, names[0]] for pair, names in kinds.items()]
     _table(f"{len(found.dtypes)} tensors of other dtypes", ["tensors", "A", "B", "first"], dtypes, rows)
-    _print_settings("settings (config.json)", found.config)
-    _print_settings("generation settings (generation_config.json)", found.generation)
+    if found.kinds[0] == found.kinds[1] or "adapter" not in found.kinds:
+        _print_settings("settings (config.json)", found.config)
+        _print_settings("generation settings (generation_config.json)", found.generation)
+    else:
+        say("settings of an adapter and of no adapter are not shown: they have hardly a key in common")
     for line in found.tokenizer:
         say(f"tokenizer: {line}")
     for line in found.template:

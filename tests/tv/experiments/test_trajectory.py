@@ -126,7 +126,7 @@ def test_what_is_kept_is_not_computed_again(
 
 
 def test_bad_input(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(tv.InputError, match="two or more"):
+    with pytest.raises(tv.InputError, match="checkpoint-2: a trajectory has two"):
         tv.trajectory(BASE, [run / "checkpoint-2"])
     with pytest.raises(tv.InputError, match="within"):
         tv.trajectory(BASE, [run], alphas=(0.0,))
