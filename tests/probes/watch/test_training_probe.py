@@ -59,6 +59,7 @@ def test_training_is_the_same_to_the_bit(run: dict[str, Any], tmp_path: Path) ->
 def test_the_last_step_is_what_the_finished_model_shows(run: dict[str, Any], tmp_path: Path) -> None:
     steps, weights = run["watch"]["steps"], run["watch"]["weights"]
     assert steps.step.tolist() == [0, 2, 4]
+    assert steps.training_seconds.is_monotonic_increasing and steps.training_seconds[0] == 0
     run["model"].save_pretrained(tmp_path / "tuned")
     vector = tv.extract(BASE, tmp_path / "tuned")
     assert steps["norm"].iloc[-1] == pytest.approx(vector.norm(), rel=1e-4) and steps["norm"].iloc[0] == 0

@@ -76,6 +76,7 @@ def test_the_command_refuses_what_a_search_does_not_take(
         ([*files, "--only", "mlp"], "goes without"),
         ([*files, "--budget", "2"], "at least 8 evaluations"),
         (files[:2], "at least two domains"),
+        (["--budget", "20"], "add --search"),
         ([*files, "--over", "components", "--method", "ties"], "search over vectors"),
     ):
         status, _, told = call(monkeypatch, capsys, main, "apply", BASE, *given, *wrong)

@@ -109,6 +109,8 @@ def test_the_command_says_it_and_has_its_status(
     status, out, _ = call(monkeypatch, capsys, main, "diff", a, b, "--headers")
     assert status == 3 and "\x1b[31m" not in out and "\\x1b[31m" in out
     assert call(monkeypatch, capsys, main, "diff", a, tmp_path / "none.safetensors")[0] == 2
+    status, out, _ = call(monkeypatch, capsys, main, "diff", "data/models/base", "data/organisms/persona", "--headers")
+    assert status == 3 and "lora_alpha" not in out and "of kind adapter" in out
     assert call(monkeypatch, capsys, main, "verify", a, a, a)[0] == 4  # a ΔW that is zero everywhere
     status, out, _ = call(monkeypatch, capsys, main, "verify", a, a, a, "--json")
     assert status == json.loads(out)["status"] == 4
