@@ -85,17 +85,17 @@ def trajectory(
         A `Result` with the tables
 
         - `checkpoints`: a row a checkpoint: `step norm relative_norm`, `length` of the step from the one before and
-          `noise`, what rounding of the stored weights makes of it; `path`, all lengths so far, and `chord`, ‖T‖;
-          `straightness` path/chord (1: straight) beside `straightness_walk`, that of a random walk of these lengths,
-          and `path_above_noise`; `cosine_previous` with the step before, `cosine_previous_noise` what rounding alone
-          makes of it; `cosine_last` of T with the last T and `angle_last` in degrees
+            `noise`, what rounding of the stored weights makes of it; `path`, all lengths so far, and `chord`, ‖T‖;
+            `straightness` path/chord (1: straight) beside `straightness_walk`, that of a random walk of these lengths,
+            and `path_above_noise`; `cosine_previous` with the step before, `cosine_previous_noise` what rounding alone
+            makes of it; `cosine_last` of T with the last T and `angle_last` in degrees
         - `directions`: principal directions of all T: `explained`, beside a random walk's, and each
-          checkpoint's `coordinate` along them, in units of ‖T_last‖
+            checkpoint's `coordinate` along them, in units of ‖T_last‖
         - `modules`: a row per module and checkpoint: `norm` and `share`, of the last ‖T‖
         - `turned`: a row per module, domain and token: the step at which half of its way was gone, interpolated, with
-          its interval over prompts; null where the last checkpoint does not differ from the base beyond noise
+            its interval over prompts; null where the last checkpoint does not differ from the base beyond noise
         - `behaviour`, `connectivity` (the barrier between neighbours, and between base and last) and `tokens` (what the
-          last checkpoint favours most: chosen on half of the prompts, measured on the other), where there are prompts
+            last checkpoint favours most: chosen on half of the prompts, measured on the other), where there are prompts
 
     Raises:
         InputError: Fewer than two checkpoints, bad points or prompts, or a checkpoint of another model.
