@@ -183,7 +183,6 @@ class TrainingProbe(TrainerCallback):
         known = read_table(self.out, "steps") if is_watched(self.out) else None
         self._said = dict(load_watch(self.out).manifest) if known is not None else {}
         if known is not None:
-            forget(self.out, step)
             known = known[known.step <= step]
         fresh = known is None or not len(known)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -197,6 +196,8 @@ class TrainingProbe(TrainerCallback):
                 self._read = self._of_base(prompted)
             else:
                 notes = []
+        if known is not None:  # only now: whatever is refused was refused above
+            forget(self.out, step)
         self._said = {
             "format": _FORMAT,
             "every": self.pace.every,
@@ -205,6 +206,7 @@ class TrainingProbe(TrainerCallback):
             "prompts": len(self.prompts),
             "adapter": movement.adapted,
             "base": str(self._base or (core.config.name_or_path if movement.adapted else self.out / "base")),
+            "base_content": self._said["base_content"],
             "dtype": str(core.dtype).removeprefix("torch."),
             "vectors": {name: str(one) for name, one in self._given.items() if not isinstance(one, TuningVector)},
             "notes": notes,
@@ -242,7 +244,17 @@ class TrainingProbe(TrainerCallback):
             odd = [name for name in movement.parameters if name not in opened.names]
             if odd:
                 raise CheckpointError(f"{base}: not the base of this model: it has no parameter {odd[0]!r}")
+            for name, value in movement.parameters.items():
+                here, there = tuple(value.shape), tuple(opened.tensor(name).shape)
+                if here[1:] != there[1:]:  # rows may differ: a vocabulary that grew
+                    raise CheckpointError(f"{base}: not the base of this model: its {name} is {there}, and here {here}")
         under = opened if opened is not None else open_checkpoint(movement.plain)
+        content = under.fingerprint()["content"]
+        other = self._said.setdefault("base_content", content) != content
+        if base == copy and not step:  # a training that begins has the weights of its base
+            other |= not all(torch.equal(under.tensor(n).to(p), p) for n, p in movement.parameters.items())
+        if other:
+            raise RunError(f"{self.out}: watched a training that began from other weights; give another directory")
         vectors = {
             name: one if isinstance(one, TuningVector) else extract(under, one) for name, one in self._given.items()
         }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tv.checkpoints.adapters.live import as_model
 from tv.errors import InputError
+from tv.runtime.common_rows import common_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -128,7 +129,8 @@ def replaced(parameters: Mapping[str, Tensor], value: Callable[[str], Tensor], s
             new = value(name)
             save_file({"value": parameter.detach().contiguous()}, scratch / f"{i}.safetensors")
             waiting[name] = scratch / f"{i}.safetensors"
-            parameter.data.copy_(new)
+            there, here = common_rows(parameter.data, new)
+            there.copy_(here)
         yield
     finally:
         for name, path in waiting.items():

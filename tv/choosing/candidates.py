@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -105,7 +106,10 @@ def _worth(kept: float, undone: float) -> float:
 
 
 def _fitted(cross: CrossFit, starts: Sequence[Candidate]) -> list[Candidate]:
-    """λ fitted on each half at every trade-off: from the best of what is there already, by the gradient."""
+    """λ fitted on each half at every trade-off: from the best of what is there already, by the gradient.
+
+    All of T is the last of them, so that one at least keeps what was asked.
+    """
     scales: dict[float, dict[Half, Floats]] = {weight: {} for weight in TRADEOFFS}
     done = 0
     for half, seen in cross.seen.items():
@@ -126,10 +130,11 @@ def _fitted(cross: CrossFit, starts: Sequence[Candidate]) -> list[Candidate]:
             earlier.append(found)
             done += 1
             cross.tell("fits", done, len(TRADEOFFS) * len(cross.seen))
-    return [
+    fits = [
         Candidate(weight, {half: cross.at_scales(one) for half, one in by_half.items()}, by_half)
         for weight, by_half in scales.items()
     ]
+    return [*fits, cross.spread(math.inf, cross.even(1.0))]
 
 
 def _fit(cross: CrossFit, goal: Goal, weight: float, start: Floats) -> Floats:

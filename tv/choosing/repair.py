@@ -22,12 +22,13 @@ from tv.choosing.figures import frontier
 from tv.choosing.ground import ground
 from tv.choosing.tables import before_table, chosen_table, curve_table, scales_table
 from tv.choosing.units import Granularity, scaled
-from tv.choosing.writing import As, Written, require_writable, write_choice
+from tv.choosing.writing import As, Written, beside, require_writable, write_choice
 from tv.errors import InputError
 from tv.experiments.cells import Cells
 from tv.experiments.result import Result
 from tv.prompts.behaviour import PromptSource, gather
 from tv.runtime.compute import Compute
+from tv.runtime.seeds import require_seed
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,16 @@ def repair(
         require_metric(metric)
     if draws < 1:
         raise InputError(f"{draws} random choices: at least one stands beside the fitted one")
+    require_seed(seed)
     target = Path(out) if out is not None else None
+    place = beside(target, report, "repair")
     require_writable(target, form, rank, out_dtype, [base, tuned], force)
     rows = {"keep": gather(keep), "restore": gather(restore)}
     stands = ground(base, [tuned], [*rows["keep"], *rows["restore"]], granularity, compute)
     sets = {
         name: ask(prompts, stands.model, stands.tokenizer, metric, batch_size, name) for name, prompts in rows.items()
     }
-    beside = Path(report) if report is not None else target and target.with_name(f"{target.name}-repair")
-    cross = CrossFit(stands, sets, Cells(beside / "cells" if beside is not None else None), seed, compute)
+    cross = CrossFit(stands, sets, Cells(place / "cells" if place is not None else None), seed, compute)
     found, intruders = candidates(cross)
     choices = {method: cross.choose(points, keep_at_least) for method, points in found.items()}
     random = random_choices(cross, choices[FITTED], draws)
@@ -134,8 +136,8 @@ def repair(
         "before": before_table(cross),
     }
     result = Result("repair", tables, {_TITLE: frontier(curve, tables["chosen"], keep_at_least)})
-    if beside is not None:
-        result.save(beside)
+    if place is not None:
+        result.save(place)
     notes = [*cross.told, *([] if intruders else ["no intruder dimension: there is none to remove"]), *stands.notes]
     if target is None:
         return Repaired(None, result, None, tuple(notes))

@@ -30,12 +30,13 @@ from tv.choosing.landscape import Landscape
 from tv.choosing.shares import over_domains, share
 from tv.choosing.trial import Trial, Values
 from tv.choosing.units import scaled
-from tv.choosing.writing import Written, require_writable, write_choice
+from tv.choosing.writing import Written, beside, require_writable, write_choice
 from tv.errors import InputError
 from tv.experiments.cells import Cells
 from tv.prompts.behaviour import PromptSource, gather
 from tv.runtime.compute import Compute
 from tv.runtime.options import options_of
+from tv.runtime.seeds import require_seed
 from tv.stats.change import LEAST_FLOOR
 from tv.stats.means import Floats
 
@@ -136,9 +137,10 @@ def search(
     if metric is not None:
         require_metric(metric)
     require_cma()
+    require_seed(seed)
     target = Path(out) if out is not None else None
+    place = beside(target, report, "search")
     require_writable(target, "checkpoint", None, out_dtype, [base, *tuned.values()], force)
-    beside = Path(report) if report is not None else target and target.with_name(f"{target.name}-search")
     rows = [gather(one) for one in domains]
     stands = ground(base, list(tuned.values()), [p for one in rows for p in one], "component", compute)
     names = _names(domains)
@@ -146,15 +148,15 @@ def search(
         name: ask(prompts, stands.model, stands.tokenizer, metric, batch_size, name)
         for name, prompts in zip(names, rows, strict=True)
     }
-    cells = Cells(beside / "cells" if beside is not None else None)
+    cells = Cells(place / "cells" if place is not None else None)
     field = Landscape(stands.model, stands.vectors, stands.division)
     space = _Space(stands, field, tuple(tuned), over, method, options, seed)
     judge = _Judge(space, sets, cells, seed, compute)
     ways = judge.ways(budget)
     table, scales = judge.table(ways), space.scales(ways[FOUND]["all"])
-    if beside is not None:
-        table.to_csv(beside / "search.csv", index=False)
-        scales.to_csv(beside / "scales.csv", index=False)
+    if place is not None:
+        table.to_csv(place / "search.csv", index=False)
+        scales.to_csv(place / "scales.csv", index=False)
     path = None
     if target is not None:
         written = space.written(ways[FOUND]["all"], target, table)

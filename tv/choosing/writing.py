@@ -60,6 +60,16 @@ def require_writable(
     check_space(out, entries * DTYPES[out_dtype].itemsize)
 
 
+def beside(out: Path | None, report: str | Path | None, suffix: str) -> Path | None:
+    """Where tables and finished points go. Raises InputError for a place inside `out`: writing that replaces it."""
+    if report is None:
+        return out and out.with_name(f"{out.name}-{suffix}")
+    place = Path(report)
+    if out is not None and out.resolve() in (place.resolve(), *place.resolve().parents):
+        raise InputError(f"{report}: inside {out}, which is written whole at the end; give a directory beside it")
+    return place
+
+
 def write_choice(chosen: Written, *, form: As, rank: int | None, out_dtype: str, force: bool, compute: Compute) -> Path:
     """Write it, whole or not at all; returns the directory."""
     with replacing_directory(chosen.out, CheckpointError) as temporary:

@@ -59,7 +59,8 @@ app.add_typer(experiment.app, name="experiment")
 
 def main() -> None:
     """Run the `tv` command."""
-    entry(_alone(sys.argv[1:2]), "tv", resumes="experiment")
+    resumes = {"experiment": "", "repair": "", "apply": "--search", "trajectory": ("-o", "--output")}
+    entry(_alone(sys.argv[1:2]), "tv", resumes)
 
 
 def _alone(asked: list[str]) -> typer.Typer:

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any
 
@@ -50,10 +50,10 @@ def command(work: Callable[..., int | None]) -> Callable[..., int | None]:
     return perform
 
 
-def entry(app: typer.Typer, name: str, resumes: str) -> None:
+def entry(app: typer.Typer, name: str, resumes: Mapping[str, str | tuple[str, ...]]) -> None:
     """Run a command: bad input is one line on stderr and exit status 2, without a traceback.
 
-    `resumes` is the command that resumes after Ctrl-C when it is rerun.
+    `resumes` has the commands that resume after Ctrl-C when they are rerun, with the options that make them; "" is any.
     """
     report_no_use()
     # Read here, so that errors in the command line are reported in the form that it asks for.
@@ -76,7 +76,9 @@ def entry(app: typer.Typer, name: str, resumes: str) -> None:
         status = BAD_INPUT if short else BUG
         terminal.fail(f"out of memory ({first_line(error)}); {RELIEF}" if short else traceback.format_exc(), status)
     if status == INTERRUPTED:  # typer may have caught it first
-        again = f"; the same `{name} {resumes}` goes on where it stopped" if sys.argv[1:2] == [resumes] else ""
+        asked = sys.argv[1:]
+        goes_on = asked and asked[0] in resumes and any(one.startswith(resumes[asked[0]]) for one in asked)
+        again = f"; the same `{name} {asked[0]}` goes on where it stopped" if goes_on else ""
         terminal.fail(f"interrupted{again}", status)
     sys.exit(status)
 

@@ -39,6 +39,7 @@ from tv.prompts.behaviour import PromptSource, batched, behaviour, gather
 from tv.prompts.encoding import Batch, positions
 from tv.prompts.notes import prompt_notes
 from tv.runtime.compute import Compute
+from tv.runtime.seeds import require_seed
 from tv.stats.means import FEWEST, mean_interval
 from tv.stats.resampling import ends, resample_means
 
@@ -72,7 +73,7 @@ def trajectory(
     Args:
         base: The model that training began from: whatever `tv.open_checkpoint` opens.
         checkpoints: Two or more: full checkpoints, adapters or tuning vectors, or one directory that holds
-            `checkpoint-…` directories. Where all names end in a number they are put in its order, else taken as given.
+            `checkpoint-NUMBER` directories. Where all names end in a number they are put in its order, else as given.
         prompts: Files, sets or prompts, encoded with the base's tokenizer. Without any, only weights are measured.
         alphas: Points between neighbours, within (0, 1).
         out: A directory for tables, figures and finished points: the same call goes on where it was stopped.
@@ -108,6 +109,7 @@ def trajectory(
         [['base', 0.0], ['medical', 25.7], ['math', 50.4]]
     """
     compute.require_float32("points of a path are told apart")
+    require_seed(seed)
     if not all(0 < alpha < 1 for alpha in alphas):
         raise InputError("alphas: points between two checkpoints lie within (0, 1)")
     places = in_order(checkpoints)
@@ -159,8 +161,7 @@ def in_order(checkpoints: Sequence[str | Path]) -> list[Place]:
     """
     found: list[str | Path] = []
     for one in checkpoints:
-        inner = [] if _is_model(Path(one)) else [sub for sub in Path(one).glob("checkpoint-*") if sub.is_dir()]
-        found += inner or [one]
+        found += ([] if _is_model(Path(one)) else _numbered(Path(one))) or [one]
     numbers = [re.search(r"(\d+)(\.safetensors|\.gguf)?$", Path(one).name) for one in found]
     if found and all(numbers) and len({match[1] for match in numbers if match}) == len(found):
         steps = [float(match[1]) for match in numbers if match]
@@ -170,6 +171,12 @@ def in_order(checkpoints: Sequence[str | Path]) -> list[Place]:
     if len(set(names)) < len(names):
         names = [str(one) for one in found]
     return sorted((Place(*one) for one in zip(found, names, steps, strict=True)), key=lambda place: place.step)
+
+
+def _numbered(run: Path) -> list[Path]:
+    """The directories `checkpoint-NUMBER` of a training by their numbers; copies such as `checkpoint-best` are none."""
+    inner = [path for path in run.glob("checkpoint-*") if path.is_dir() and path.name.partition("-")[2].isdecimal()]
+    return sorted(inner, key=lambda path: int(path.name.partition("-")[2]))
 
 
 def _is_model(path: Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from tv.errors import InputError
+
 
 def seed_of(key: str | bytes) -> int:
     """A 64-bit seed for torch's generators, the same on every machine.
@@ -17,3 +19,9 @@ def seed_of(key: str | bytes) -> int:
     """
     content = key.encode() if isinstance(key, str) else key
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
+
+
+def require_seed(seed: int) -> None:
+    """Raise InputError for a seed that NumPy's generators do not take."""
+    if seed < 0:
+        raise InputError(f"seed {seed}: a whole number from 0 on")

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 import probes
 import tv
 from probes.cli import main
+from probes.errors import RunError
 from probes.watch.page import page_of
 from probes.watch.undisturbed import core_of, undisturbed
 from tests.command import call
@@ -193,6 +194,30 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
         with pytest.raises(tv.InputError, match=said):
             probes.TrainingProbe(**settings)
     assert not (tmp_path / "a").exists()
+    wider = LlamaForCausalLM(LlamaConfig.from_pretrained(BASE, hidden_size=16))
+    with pytest.raises(tv.CheckpointError, match="not the base of this model: its"):
+        probes.TrainingProbe(tmp_path / "a", base=BASE).step(wider, 0)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
+def test_a_directory_is_of_one_base(adapter: bool, tmp_path: Path) -> None:
+    """Else T and KL would be those from the base of the training before."""
+    model = model_of(adapter)
+    probes.TrainingProbe(tmp_path / "w", every=1).step(model, 0)
+    with torch.no_grad():
+        core_of(model).get_output_embeddings().weight.add_(1.0)
+    with pytest.raises(RunError, match="began from other weights"):
+        probes.TrainingProbe(tmp_path / "w", every=1).step(model, 0)
+    assert probes.load_watch(tmp_path / "w")["steps"].step.tolist() == [0]
+
+
+def test_a_vocabulary_that_grew(tmp_path: Path) -> None:
+    """The base has fewer rows: what it answers is read with those of its own."""
+    model = model_of(False)
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    probe = probes.TrainingProbe(tmp_path / "w", base=BASE, prompts=PROMPTS[:1], per_domain=2, draws=1, every=1)
+    assert probe.step(model, 0)
+    assert probes.load_watch(tmp_path / "w")["steps"].norm.tolist() == [0.0]
 
 
 def test_files_survive_a_kill_in_between(tmp_path: Path) -> None:

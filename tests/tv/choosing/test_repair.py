@@ -57,6 +57,8 @@ def test_the_part_with_the_planted_damage_is_taken_back(planted: tuple[tv.Repair
     assert scales["unembed", 6] > 0.7
     chosen = result["chosen"].set_index("method")
     assert chosen.undone[FITTED] > 0.8
+    curve = result["curve"]
+    assert 1.0 in curve.kept[curve.method == FITTED].tolist()  # all of T: one point keeps whatever is asked
     both = chosen.kept + chosen.undone
     assert both[FITTED] > both[SCALING] + 0.1
     assert both[FITTED] > both["random choices"] + 0.3
@@ -101,6 +103,8 @@ def test_bad_settings_are_one_line_and_nothing_is_written(
         (["--metric", "nothing"], "metric 'nothing'"),
         (["--keep-at-least", "2"], "keep at least 2"),
         (["--granularity", "neuron"], "granularity"),
+        (["--seed", "-1"], "seed -1"),
+        (["--report", tmp_path / "out" / "report"], "give a directory beside it"),
     ):
         where = ["-o", tmp_path / "out"]
         status, _, told = call(monkeypatch, capsys, main, "repair", BASE, MEDICAL, *prompts, *where, *wrong)

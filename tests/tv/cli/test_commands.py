@@ -107,6 +107,10 @@ def test_bad_input_a_bug_and_ctrl_c(pair: tuple[Path, Path], monkeypatch, capsys
     monkeypatch.setattr("tv.experiments.ssa", _raise(KeyboardInterrupt()))
     status, _, stderr = call(monkeypatch, capsys, tv_main, "experiment", "ssa", *pair, "-o", pair[0] / "out")
     assert status == INTERRUPTED and "the same `tv experiment` goes on where it stopped" in stderr
+    monkeypatch.setattr("tv.trajectory", _raise(KeyboardInterrupt()))
+    for more in ([], ["-o", pair[0] / "out"]):  # it is kept where it was to be written
+        status, _, stderr = call(monkeypatch, capsys, tv_main, "trajectory", *pair, *more)
+        assert status == INTERRUPTED and ("the same `tv trajectory` goes on" in stderr) == bool(more)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ def test_crossing_and_order(tmp_path: Path) -> None:
     assert np.isnan(crossing(steps, np.array([[0, 0.1, 0.4]]))).all()
     for n in (9, 10, 100):
         (tmp_path / f"checkpoint-{n}").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()  # a copy of one of them
     assert [place.step for place in in_order([tmp_path])] == [9, 10, 100]
+    assert [place.name[-3:] for place in in_order([tmp_path, "final"])] == ["t-9", "-10", "100", "nal"]
     assert [place.name for place in in_order(["b/last", "a/first"])] == ["last", "first"]
 
 

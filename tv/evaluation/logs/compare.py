@@ -56,6 +56,8 @@ def compare_logs(
         >>> found[["task", "base", "value", "n", "test"]].round(2).values.tolist()[1]
         ['medical_choice', 0.17, 0.98, 48, 'mcnemar']
     """
+    if prompts not in ("same", "any"):
+        raise InputError(f"prompts {prompts!r}: same or any")
     if len(logs) < 2:
         raise InputError("one log: pass those of two models or more, the base's first")
     read = {name: _by_task(read_log(Path(log))) for name, log in logs.items()}

@@ -62,14 +62,18 @@ def _log(path: Path, head: Any, samples: Iterator[tuple[str, Any]]) -> Log:
     spec = head.get("eval") if isinstance(head, dict) else None
     if not isinstance(spec, dict) or not isinstance(spec.get("task"), str):
         raise PromptError(f"{path}: no log of Inspect: its header names no task")
-    items, errors, odd = [], 0, dict[str, int]()
+    items, errors, odd, seen = [], 0, dict[str, int](), set[tuple[str, int]]()
     for place, sample in samples:
         if not isinstance(sample, dict) or "id" not in sample or not isinstance(sample.get("input"), str | list):
             raise PromptError(f"{place}: no sample of Inspect: it has id, epoch and input")
         if sample.get("error") is not None and not sample.get("scores"):
             errors += 1
         else:
-            items.append(_item(spec["task"], sample, place, odd))
+            item = _item(spec["task"], sample, place, odd)
+            if (item.id, item.draw) in seen:
+                raise PromptError(f"{place}: sample {item.id}, epoch {item.draw} stands twice")
+            seen.add((item.id, item.draw))
+            items.append(item)
     notes = [f"{path}: {errors} samples ended in an error and have no score; they are left out"] if errors else []
     notes += [f"{path}: {name} is no number in {n} samples, and is left out there" for name, n in odd.items()]
     status = head.get("status", "success")

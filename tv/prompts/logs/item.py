@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_LARGEST = 1e100  # the squares of larger scores are no numbers
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def sequence(value: Any) -> list[Any]:
 
 
 def number(value: Any) -> float | None:
-    """A score as a number: true and false, and numbers as text too. None for what is none, and for NaN."""
+    """A score as a number: true and false, and numbers as text too. None for all else, NaN, and beyond 1e100."""
     if isinstance(value, str):
         value = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}.get(value.strip().casefold(), value)
     if not isinstance(value, bool | int | float | str):
@@ -74,4 +75,4 @@ def number(value: Any) -> float | None:
         found = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return found if abs(found) <= _LARGEST else None  # not of NaN either

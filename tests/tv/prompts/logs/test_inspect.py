@@ -80,6 +80,7 @@ def test_a_genuine_archive_is_a_prompt_set(tmp_path: Path) -> None:
         ([1, "I"], {"match/0": 1.0, "match/1": 0.0}),
         ("fine", {}),
         (float("nan"), {}),
+        (1e200, {}),
     ],
 )
 def test_grades_numbers_and_several_values(name: str, value: Any, read: dict[str, float], tmp_path: Path) -> None:
@@ -171,7 +172,12 @@ def test_what_is_no_log_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.
     ):
         with pytest.raises(PromptError, match=said):
             read_log(tmp_path / f"{name}.eval")
-    for log in ({"version": 2, "eval": {}}, {"version": 2, "eval": {"task": "a"}}, content({"id": 1})):
+    for log in (
+        {"version": 2, "eval": {}},
+        {"version": 2, "eval": {"task": "a"}},
+        content({"id": 1}),
+        content(sample(), sample()),
+    ):
         with pytest.raises(PromptError):
             read_log(write(tmp_path, log))
 
