@@ -27,6 +27,10 @@ def check(
     draws: Annotated[int, typer.Option(min=39, help="Random T, at most; the first 20 where these settle it.")] = 39,
     longest: Annotated[int, typer.Option(min=2, help="Tokens of a text that are read, at most.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the random T.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="A directory that keeps finished random T: rerun the same command to resume."),
+    ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> int:
@@ -51,6 +55,7 @@ def check(
             draws=draws,
             longest=longest,
             seed=seed,
+            keep=keep,
             compute=Compute(device, dtype, progress=progress),
         )
     if math.isnan(found.kl):

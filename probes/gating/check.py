@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,7 +21,9 @@ from tv.architecture.values import values_of
 from tv.arithmetic.variants import Mover, of_one_form
 from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import load_model, load_tokenizer
+from tv.checkpoints.opening import open_checkpoint
 from tv.errors import InputError
+from tv.experiments.cells import Cells, identity
 from tv.runtime.compute import Compute
 from tv.runtime.seeds import seed_of
 from tv.stats.means import Floats, mean_interval
@@ -36,6 +39,8 @@ LEVEL = 0.05
 #: Tokens of a text that are read, at most.
 LONGEST = 10
 _AT_ONCE = 32  # texts
+_WIDER = "compute in float32"
+_UNSOUND = f"look for NaN in its weights, or {_WIDER}"
 #: The base's logits, and what they give each token.
 Base = tuple[Tensor, Tensor]
 
@@ -88,6 +93,7 @@ def check(
     draws: int = DRAWS,
     longest: int = LONGEST,
     seed: int = 0,
+    keep: str | Path | None = None,
     compute: Compute = Compute(),
 ) -> Checked:
     """Hold a tuning's effect on general texts against that of random T.
@@ -103,6 +109,8 @@ def check(
         draws: Random T, at most.
         longest: Tokens of a text that are read.
         seed: Of the random T.
+        keep: A directory that keeps what each random T gave, so that a check that was stopped resumes. Nothing is taken
+            from it that was asked of other models, texts, seeds or dtypes.
         compute: Where and how to compute.
 
     Returns:
@@ -121,6 +129,9 @@ def check(
     if longest < 2:
         raise InputError(f"{longest} tokens of a text: read at least 2")
     chosen = list(texts) if texts is not None else general_texts()
+    if at_most is not None and not at_most >= 0:
+        raise InputError(f"at most {at_most} nats per token: a KL is 0 or more; give such a number")
+    kept = Cells(keep)
     vector = extract(base, tuned)
     tokenizer = load_tokenizer(base)
     model = load_model(base, dtype=compute.dtype, device=compute.device)
@@ -128,6 +139,8 @@ def check(
     batches, notes = _encoded(chosen, tokenizer, longest, model)
     with torch.inference_mode():
         read = [_logits(model, *batch) for batch in batches]
+        if not all(logits.isfinite().all() for logits in read):
+            raise InputError(f"{base}: its predictions in {compute.dtype} are not finite numbers; {_UNSOUND}")
         before = [(logits, logits.softmax(-1)) for logits in read]
         starts = {tensor: tensor.detach().clone() for tensor in _moving(model, vector.shapes)}
         with Mover(model, [vector]) as mover:
@@ -135,7 +148,7 @@ def check(
             values = _kl(model, batches, before)
             forms = {tensor: _forms(tensor - start) for tensor, start in starts.items()}
         if not np.isfinite(values).all():
-            raise InputError(f"{tuned}: its predictions are not finite numbers; look for NaN in its weights")
+            raise InputError(f"{tuned}: its predictions in {compute.dtype} are not finite numbers; {_UNSOUND}")
         if not any(form.norm for each in forms.values() for form in each):
             return Checked(
                 *(math.nan, math.nan, math.nan, len(values), _places(batches), ()),
@@ -143,7 +156,15 @@ def check(
             )
         value = float(values.mean())
         random: list[float] = []
-        for drawn in _drawn(model, starts, forms, batches, before, seed, draws, compute):
+        asked = {
+            "check": [open_checkpoint(base).fingerprint()["content"], identity(vector)],
+            "forms": [[astuple(form) for form in each] for each in forms.values()],
+            "texts": [ids[mask.bool()].tolist() for ids, mask, _ in batches],
+            "dtype": compute.dtype,
+        }
+        for drawn in _drawn(model, starts, forms, batches, before, seed, draws, compute, kept, asked):
+            if not math.isfinite(drawn):
+                raise InputError(f"random T of T's norms give no finite numbers in {compute.dtype}; {_WIDER}")
             random.append(drawn)
             if len(random) >= FIRST and _two_sided(value, random, draws) > LEVEL:
                 break
@@ -198,18 +219,24 @@ def _drawn(
     seed: int,
     draws: int,
     compute: Compute,
+    kept: Cells,
+    asked: Mapping[str, object],
 ) -> Iterator[float]:
-    """The mean KL of one random T after another; the model is as it was at the end."""
+    """The mean KL of one random T after another, those that are kept first; the model is as it was at the end."""
     try:
         for draw in range(draws):
-            generator = torch.Generator().manual_seed(seed_of(f"check {seed} {draw}"))
-            for tensor, start in starts.items():
-                fused = tensor.ndim > 2
-                for form, out, part in zip(
-                    forms[tensor], tensor if fused else tensor[None], start if fused else start[None], strict=True
-                ):
-                    move(part, form, out, generator)
-            yield float(_kl(model, batches, before).mean())
+            key = {**asked, "seed": seed, "draw": draw}
+            found = kept.find(key)
+            if found is None:
+                generator = torch.Generator().manual_seed(seed_of(f"check {seed} {draw}"))
+                for tensor, start in starts.items():
+                    fused = tensor.ndim > 2
+                    for form, out, part in zip(
+                        forms[tensor], tensor if fused else tensor[None], start if fused else start[None], strict=True
+                    ):
+                        move(part, form, out, generator)
+                found = kept.keep(key, pd.DataFrame({"kl": [float(_kl(model, batches, before).mean())]}))
+            yield float(found.kl[0])
             compute.tell("random T", draw + 1, draws, "")
     finally:
         for tensor, start in starts.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from probes.gating.estimates import Estimate
 from probes.gating.judging import Bound
@@ -91,6 +91,13 @@ class Rule(BaseModel):
     shorthand: ClassVar[str] = ""
 
     tuned: str | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, field: ValidationInfo) -> Any:
+        if isinstance(value, bool) and field.field_name in cls.bounds:
+            raise ValueError(f"should be a number, not {value}; YAML reads yes, no, on and off as True and False")
+        return value
 
     @model_validator(mode="after")
     def _one_bound(self) -> Rule:

@@ -26,7 +26,7 @@ class Sql(Rule):
     at_least: float | None = None
 
     def require(self, side: Side, sides: Mapping[str, Side]) -> None:
-        if self.tuned is None and self._query(side) == self.query and len(side.run.manifest["suite"]["tuned"]) > 1:
+        if self.tuned is None and "$tuned" not in self.query and len(side.run.manifest["suite"]["tuned"]) > 1:
             raise RuleError("the run has several tuned models; ask for `tuned = $tuned`, or name one by the key tuned")
         found = side.run.sql(f"SELECT * FROM ({self._query(side)}) LIMIT 1")
         if list(found.columns) != ["prompt_id", "value"] and found.shape[1] != 1:
@@ -51,4 +51,4 @@ class Sql(Rule):
 
     def _query(self, side: Side) -> str:
         name = side.tuned.replace("'", "''")
-        return self.query.replace("$tuned", f"'{name}'")
+        return self.query.strip().removesuffix(";").replace("$tuned", f"'{name}'") + "\n"  # it may end in a comment

@@ -82,14 +82,17 @@ class Table(Rule):
 
 def number_of(side: Side, found: pd.DataFrame) -> tuple[Estimate, int]:
     """An answer as a number, and how many prompts it is over. Raises RuleError where it is none."""
+    numbers = pd.to_numeric(found["value"] if "prompt_id" in found else found.iloc[:, 0], errors="coerce")
+    given = found[numbers.name].notna()
+    if not np.isfinite(numbers[given].astype(float)).all():
+        raise RuleError(f"{side.run.path}: the query answers what is no finite number; filter or CAST it")
     if "prompt_id" not in found:
         if len(found) != 1:
             raise RuleError(f"{side.run.path}: the query answers {len(found)} rows, not one number; give prompt_id too")
-        value = pd.to_numeric(found.iloc[0, 0], errors="coerce")
-        if not np.isfinite(value):
-            return average(np.zeros(0), None), 0
-        return Exact(float(value)), 0
-    known = found[found.value.notna()].groupby("prompt_id", sort=False).value.mean()
+        return (Exact(float(numbers.iloc[0])) if given.all() else average(np.zeros(0), None)), 0
+    if len(unknown := set(found.prompt_id) - set(side.prompts.index)):
+        raise RuleError(f"{side.run.path}: the run has no prompt {min(map(str, unknown))!r}; select its own prompt_id")
+    known = numbers[given].astype(float).groupby(found.prompt_id[given], sort=False).mean()
     values = known.to_numpy(np.float64)
     return average(values, clusters_of(side.prompts, known.index)), len(values)
 

@@ -1,9 +1,11 @@
 """The one-minute check: real tunings stand out, random adapters do not."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -50,6 +52,35 @@ def test_a_random_adapter_is_one_more_random_vector(tmp_path: Path) -> None:
     found = [probes.check(BASE, _adapter(tmp_path / f"an adapter {seed}", seed), **QUICK) for seed in range(3)]
     assert [one.standing for one in found].count("like random") >= 2
     assert all(0.5 < one.kl / sorted(one.random)[len(one.random) // 2] < 2 for one in found)
+
+
+def test_a_check_that_was_stopped_resumes(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {**QUICK, "longest": 3, "keep": tmp_path / "kept here"}
+    adapter = _adapter(tmp_path / "adapter", 0)
+
+    def stop(stage: str, done: int, total: int, name: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        probes.check(BASE, adapter, **asked, compute=tv.Compute(progress=stop))
+    first = {path: path.stat().st_mtime_ns for path in asked["keep"].iterdir()}
+    assert len(first) == 2
+    found = probes.check(BASE, adapter, **asked)
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert found == probes.check(BASE, adapter, **{**asked, "keep": None})
+    with pytest.raises(KeyboardInterrupt):
+        probes.check(BASE, adapter, **{**asked, "seed": 1}, compute=tv.Compute(progress=stop))
+    assert len(list(asked["keep"].iterdir())) == len(found.random) + 2  # of another question nothing is taken
+
+
+def test_numbers_that_are_not_finite_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([np.ones(10), np.full(10, math.nan)])
+    monkeypatch.setattr("probes.gating.check._kl", lambda *_: next(values))
+    with pytest.raises(tv.InputError, match="random T of T's norms give no finite numbers"):
+        probes.check(BASE, ROOT / "data" / "models" / "medical", **QUICK)
+    with pytest.raises(tv.InputError, match="a KL is 0 or more"):
+        probes.check(BASE, BASE, at_most=math.nan, **QUICK)
 
 
 def test_nothing_moved_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

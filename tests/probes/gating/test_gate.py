@@ -21,6 +21,7 @@ from tests.probes.gating.runs import put, written
 KEPT = {"behaviour": {"metric": "target_nll", "domain": "general", "worse_by_at_most": 0.05}}
 
 TABLE = {"table": "behaviour", "column": "value"}
+OF_FIRST = "SELECT prompt_id, kl AS value FROM tokens WHERE tuned = $tuned AND pos = 0"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,8 @@ def _verdict(run: probes.Run, **rule: Any) -> Any:
         ({"table": TABLE | {"where": "metric = 'exact_match'", "at_least": 0.7}}, "pass", 0.9),
         ({"sql": {"query": "SELECT count(*) AS n FROM prompts", "at_most": 79}}, "fail", 80),
         ({"sql": {"query": "SELECT prompt_id, kl value FROM tokens WHERE tuned = $tuned", "at_most": 9}}, "pass", None),
+        ({"sql": {"query": f"{OF_FIRST} -- each prompt's", "at_most": 9}}, "pass", 9),
+        ({"sql": {"query": f"{OF_FIRST};", "at_most": 9}}, "pass", 9),
     ],
 )  # fmt: skip
 def test_a_planted_number_is_judged(run: probes.Run, rule: dict[str, Any], verdict: str, value: float | None) -> None:
@@ -166,6 +169,7 @@ def test_estimates_agree_with_their_ends() -> None:
         ("- kl: {at_mots: 0.1}", "line 1: kl.at_mots: unknown key, did you mean 'at_most'?"),
         ("- check: no_op\n- kl: {}", "line 2: kl: it says nothing of what may be; give one of at_most, at_least"),
         ("- kl:\n    at_most: -1", "line 2: kl.at_most: should be greater than or equal to 0, not -1"),
+        ("- kl: {at_most: yes}", "line 1: kl.at_most: should be a number, not True"),
         ("- kl: {at_most: 1, at_least: 0}", "are one too many"),
         ("- kl: {domain: generel, at_most: 1}", "no domain 'generel', did you mean 'general'?"),
         ("- behaviour: {metric: target_nl, at_most: 1}", "no metric 'target_nl', did you mean 'target_nll'?"),
@@ -176,6 +180,9 @@ def test_estimates_agree_with_their_ends() -> None:
         ("- table: {table: tokens, column: kl, where: 'nothing = 1', at_most: 1}", "line 1: table: query: "),
         ("- weights: {modules: [p], share_of_T_at_most: 1}", "no module 'p'"),
         ("kl: {at_most: 1}", "rules are a list"),
+        ("- sql: {query: 'SELECT prompt_id, domain AS value FROM prompts', at_most: 1}", "what is no finite number"),
+        ("- sql: {query: \"SELECT 'x' AS n\", at_most: 1}", "answers what is no finite number"),
+        ("- sql: {query: \"SELECT 'x' AS prompt_id, 1 AS value\", at_most: 1}", "the run has no prompt 'x'"),
         ("- kl: {at_most: 1}\n  check: no_op", "one kind, not kl and check"),
         ("- 3", "a rule is a mapping"),
         ("", "rules are a list"),
