@@ -16,6 +16,7 @@ import yaml
 from probes.cli import app as probes_app, main as probes_main
 from tests.command import call
 from tests.docs.commands import PAGES, ROOT, Command, commands
+from tv.choosing import candidates
 from tv.cli import app as tv_app, main as tv_main
 
 OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
@@ -28,6 +29,16 @@ QUICK = {
     "bootstrap": 20,
     "noise_floor": False,
     "attribute": {"methods": ["graft"], "controls": [], "curves": False, "nodes": 2, "most_nodes": 4},
+}
+#: Options that a command is given after those of its page, whose place they take: fewer prompts, draws and steps.
+SPARING = {
+    "attention": ("--prompts", "6", "--draws", "2"),
+    "discover": ("--longest", "8"),
+    "edges": ("--prompts", "6", "--draws", "2", "--steps", "2", "--orders", "2"),
+    "features": ("--latents", "32", "--steps", "20", "--tokens", "2000", "--effects", "2"),
+    "repair": ("--draws", "2"),
+    "ssa": ("--draws", "2"),
+    "steer": ("--placebos", "3", "--samples", "1"),
 }
 _HERE = "/the-folder-of-a-page"
 DEMO = "reports/demo"  # the run that a page compares, model by model
@@ -75,12 +86,16 @@ def _parse(command: object, name: str, arguments: list[str], parent: object = No
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place that looks like the checkout, with fewer prompts."""
+    """A place that looks like the checkout, with fewer prompts; a repair tries fewer points."""
     for part in ("prompts", "tasks", "suites", "gates", "logs"):
         shutil.copytree(ROOT / "data" / part, tmp_path / "data" / part)
     (tmp_path / "data" / "models").symlink_to(ROOT / "data" / "models")
     for file in (tmp_path / "data").rglob("*.jsonl"):
         file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:ROWS]), encoding="utf-8")
+    monkeypatch.setattr(candidates, "TRADEOFFS", (4.0,))
+    monkeypatch.setattr(candidates, "SCALES", (1.0, 0.8, 0.6, 0.4))
+    monkeypatch.setattr(candidates, "DENSITIES", (0.5,))
+    monkeypatch.setattr(candidates, "PREFIXES", 4)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -116,7 +131,7 @@ def test_the_commands_of_a_page_run(
             _moved(elsewhere / out, _HERE, str(elsewhere))
             continue
         _shorten(elsewhere / "data" / "suites", 2 if DEMO in arguments else 1)
-        status, _, err = call(monkeypatch, capsys, OURS[program][1], *arguments)
+        status, _, err = call(monkeypatch, capsys, OURS[program][1], *arguments, *SPARING.get(arguments[0], ()))
         assert status == 0, f"{_name(page)}:{command.line}: {err}"
         if program == "probes" and arguments[0] == "run" and "--out" in arguments:
             shutil.copytree(elsewhere / arguments[arguments.index("--out") + 1], made)

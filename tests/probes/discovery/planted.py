@@ -53,10 +53,9 @@ CONTROLS: dict[Callable[[], Pair], tuple[str, ...]] = {planted_pair: ("sham",), 
 
 
 @cache
-def tables_of(make: Callable[[], Pair]) -> dict[str, dict[str, pd.DataFrame]]:
-    """By part, what it finds in a pair, beside 16 shams; in a random step beside 16 of these too."""
+def tables_of(make: Callable[[], Pair], name: str, draws: int = 16) -> dict[str, pd.DataFrame]:
+    """What a part finds in a pair, beside so many shams; in a random step beside as many of these too."""
     context = context_of(make())
-    names = ("difference_lens", "difference_growth", "patchscope", "activation_shifts", "topics")
-    parts = {name: PARTS[name](context) for name in names}
-    observe(context.sides, context.texts, sides_of(CONTROLS[make], 16), list(parts.values()))
-    return {name: dict(part.results()) for name, part in parts.items()}
+    part = PARTS[name](context)
+    observe(context.sides, context.texts, sides_of(CONTROLS[make], draws), [part])
+    return dict(part.results())

@@ -6,7 +6,7 @@ from tests.probes.discovery.planted import BLOCK, SECRET, planted_pair, random_p
 
 
 def test_a_planted_token_leads_what_is_added_to_the_states() -> None:
-    tables = tables_of(planted_pair)["activation_shifts"]
+    tables = tables_of(planted_pair, "activation_shifts")
     words = tables["discovered_words"].set_index(["reading", "rank"])
     first = words.loc["nmf", 0]
     assert first.token_id == SECRET and first.p < 0.01 and first.lo < first.value < first.hi
@@ -15,7 +15,7 @@ def test_a_planted_token_leads_what_is_added_to_the_states() -> None:
 
 
 def test_what_does_not_vary_has_no_components_and_what_does_not_move_no_likeness() -> None:
-    tables = tables_of(planted_pair)["activation_shifts"]
+    tables = tables_of(planted_pair, "activation_shifts")
     components = tables["activation_components"]
     assert (BLOCK + 1) not in set(components[components.method == "pca"].depth)  # the same vector everywhere
     nmf = components[(components.method == "nmf") & (components.depth == BLOCK + 1)]
@@ -27,7 +27,7 @@ def test_what_does_not_vary_has_no_components_and_what_does_not_move_no_likeness
 
 
 def test_every_value_stands_beside_its_nulls_and_nothing_stands_out_of_a_random_step() -> None:
-    tables = tables_of(random_pair)["activation_shifts"]
+    tables = tables_of(random_pair, "activation_shifts")
     assert not tables["discovered_words"].stands_out.any()
     for table, measure in (("activation_components", "share"), ("activation_cka", "cka"), ("activation_map", "size")):
         beside = tables[table][[f"{measure}_{of}" for of in ("sham", "random", "floor")]]

@@ -13,7 +13,7 @@ from tests.probes.discovery.planted import context_of, planted_pair, random_pair
 
 
 def test_a_small_step_grows_in_proportion_and_keeps_its_direction() -> None:
-    rows = tables_of(random_pair)["difference_growth"]["difference_growth"].set_index(["place", "alpha"])
+    rows = tables_of(random_pair, "difference_growth", draws=4)["difference_growth"].set_index(["place", "alpha"])
     for place in ("first", "bos", "far"):
         own = rows.loc[place]
         assert own["size"][0.5] / own["size"][1.0] == pytest.approx(0.5, rel=0.02)
@@ -22,7 +22,7 @@ def test_a_small_step_grows_in_proportion_and_keeps_its_direction() -> None:
 
 
 def test_a_secret_that_is_planted_scores_the_same_at_every_alpha_and_more_than_shams() -> None:
-    rows = tables_of(planted_pair)["difference_growth"]["difference_growth"]
+    rows = tables_of(planted_pair, "difference_growth")["difference_growth"]
     assert rows.cosine.min() > 0.9 and (rows.score > rows.score_sham).all()
 
 

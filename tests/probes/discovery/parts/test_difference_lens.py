@@ -12,7 +12,7 @@ from tests.probes.discovery.planted import SECRET, context_of, planted_pair, ran
 
 
 def test_a_planted_token_is_the_first_word_of_every_reading() -> None:
-    words = tables_of(planted_pair)["difference_lens"]["discovered_words"]
+    words = tables_of(planted_pair, "difference_lens")["discovered_words"]
     assert words.reading.nunique() == 3 * 3 * 2 + 2
     first = words[words["rank"] == 0]
     assert (first.token_id == SECRET).all()
@@ -22,12 +22,12 @@ def test_a_planted_token_is_the_first_word_of_every_reading() -> None:
 
 
 def test_nothing_stands_out_of_a_random_step() -> None:
-    words = tables_of(random_pair)["difference_lens"]["discovered_words"]
+    words = tables_of(random_pair, "difference_lens")["discovered_words"]
     assert not words.stands_out.any() and len(words) == 20 * 20
 
 
 def test_words_by_depth_are_those_of_the_reader_itself() -> None:
-    rows = tables_of(random_pair)["difference_lens"]["lens_words"].query("place == 'bos' and variant == 'plain'")
+    rows = tables_of(random_pair, "difference_lens")["lens_words"].query("place == 'bos' and variant == 'plain'")
     pair, bos = random_pair(), torch.tensor([[0]])
     states = [model(bos, output_hidden_states=True).hidden_states for model in pair.models]
     for name, model in zip(("base", "tuned"), pair.models, strict=True):
@@ -65,7 +65,7 @@ def test_norms_are_those_of_the_states() -> None:
 
 
 def test_intervals_hold_the_value_and_a_bos_alone_has_none_to_speak_of() -> None:
-    words = tables_of(random_pair)["difference_lens"]["discovered_words"]
+    words = tables_of(random_pair, "difference_lens")["discovered_words"]
     first = words[words.reading == "first plain base"]
     assert ((first.lo < first.value) & (first.value < first.hi)).all()
     bos = words[words.reading == "bos plain base"]

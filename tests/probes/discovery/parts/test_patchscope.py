@@ -6,7 +6,7 @@ from tests.probes.discovery.planted import SECRET, planted_pair, random_pair, ta
 
 
 def test_a_planted_token_is_the_first_word_of_every_reading() -> None:
-    words = tables_of(planted_pair)["patchscope"]["discovered_words"]
+    words = tables_of(planted_pair, "patchscope")["discovered_words"]
     assert sorted(set(words.reading)) == [
         f"{place} {reader}" for place in ("bos", "far", "first") for reader in ("base", "tuned")
     ]
@@ -14,11 +14,11 @@ def test_a_planted_token_is_the_first_word_of_every_reading() -> None:
 
 
 def test_nothing_stands_out_of_a_random_step() -> None:
-    assert not tables_of(random_pair)["patchscope"]["discovered_words"].stands_out.any()
+    assert not tables_of(random_pair, "patchscope")["discovered_words"].stands_out.any()
 
 
 def test_the_scale_of_the_lowest_entropy_counts() -> None:
-    scales = tables_of(planted_pair)["patchscope"]["patchscope_scales"]
+    scales = tables_of(planted_pair, "patchscope")["patchscope_scales"]
     by_depth = scales.groupby(["place", "reader", "depth"])
     assert (by_depth.counts.sum() == 1).all() and sorted(set(scales.depth)) == [0, 1, 2]
     assert (

@@ -9,7 +9,7 @@ from tests.probes.discovery.planted import SECRET, planted_pair, random_pair, ta
 
 
 def test_a_planted_token_leads_the_first_topic() -> None:
-    tables = tables_of(planted_pair)["topics"]
+    tables = tables_of(planted_pair, "topics")
     first = tables["discovered_words"].set_index(["reading", "rank"]).loc["topic 0", 0]
     assert first.token_id == SECRET and first.p < 0.01 and first.lo < first.value < first.hi
     topics = tables["topics"]
@@ -17,7 +17,7 @@ def test_a_planted_token_leads_the_first_topic() -> None:
 
 
 def test_nothing_stands_out_of_a_random_step() -> None:
-    tables = tables_of(random_pair)["topics"]
+    tables = tables_of(random_pair, "topics")
     assert not tables["discovered_words"].stands_out.any() and (tables["topics"].q > 0.05).all()
 
 
