@@ -55,4 +55,4 @@ for work in (
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit status 2."""
-    entry(app, "probes", {"run": ""})
+    entry(app, "probes", {"run": ("",)})

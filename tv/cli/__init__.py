@@ -59,7 +59,7 @@ app.add_typer(experiment.app, name="experiment")
 
 def main() -> None:
     """Run the `tv` command."""
-    resumes = {"experiment": "", "repair": "", "apply": "--search", "trajectory": ("-o", "--output")}
+    resumes = {"experiment": ("",), "repair": ("",), "apply": ("--search",), "trajectory": ("-o", "--output")}
     entry(_alone(sys.argv[1:2]), "tv", resumes)
 
 
