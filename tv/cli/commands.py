@@ -53,8 +53,8 @@ def command(work: Callable[..., int | None]) -> Callable[..., int | None]:
 def entry(app: typer.Typer, name: str, resumes: Mapping[str, tuple[str, ...]]) -> None:
     """Run a command: bad input is one line on stderr and exit status 2, without a traceback.
 
-    `resumes` has the commands that resume after Ctrl-C when they are rerun, with the beginnings of the arguments of which
-    one makes them do so; "" is any.
+    `resumes` has the commands that resume after Ctrl-C when they are rerun, each with the beginnings of the arguments
+    of which it needs one for that; "" is any.
     """
     report_no_use()
     # Read here, so that errors in the command line are reported in the form that it asks for.
