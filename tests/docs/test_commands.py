@@ -23,7 +23,7 @@ OURS: dict[str, tuple[typer.Typer, Callable[[], None]]] = {
     "tv": (tv_app, tv_main),
     "probes": (probes_app, probes_main),
 }
-ROWS = 8
+ROWS = 5
 QUICK = {
     "measure": ["gates", "behaviour"],
     "bootstrap": 20,
@@ -33,9 +33,9 @@ QUICK = {
 #: Options that a command is given after those of its page, whose place they take: fewer prompts, draws and steps.
 SPARING = {
     "attention": ("--prompts", "6", "--draws", "2"),
-    "discover": ("--longest", "8"),
+    "discover": ("--longest", "5"),
     "edges": ("--prompts", "6", "--draws", "2", "--steps", "2", "--orders", "2"),
-    "features": ("--latents", "32", "--steps", "20", "--tokens", "2000", "--effects", "2"),
+    "features": ("--latents", "32", "--steps", "20", "--tokens", "2000", "--effects", "2", "--seeds", "1"),
     "repair": ("--draws", "2"),
     "ssa": ("--draws", "2"),
     "steer": ("--placebos", "3", "--samples", "1"),
