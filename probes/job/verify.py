@@ -116,11 +116,21 @@ def verify(
         checks.append(Check("report", None, "it cannot be compared with tables that are not whole"))
     else:
         checks += _of_tables(opened, progress)
-        checks += _of_prompts(opened)
-        checks += _of_report(opened)
+        checks += _held("prompts", _of_prompts(opened))
+        checks += _held("report", _of_report(opened))
     if models:
         checks += _of_models(manifest, progress)
     return RunVerified(tuple(checks), own)
+
+
+def _held(part: str, checks: Iterator[Check]) -> list[Check]:
+    """The checks; a failed one where the tables were edited so that nothing can be made of them."""
+    try:
+        return list(checks)
+    except OSError:
+        raise
+    except Exception as error:
+        return [Check(part, False, f"it cannot be made of these tables: {first_line(error)}")]
 
 
 def _of_manifest(manifest: Mapping[str, Any], own: str, told: str | None) -> Iterator[Check]:

@@ -66,6 +66,12 @@ def _prompt(run: Path) -> None:
     write_manifest(run, manifest)
 
 
+def _row_more(run: Path) -> None:
+    path = _one(run, "behaviour")
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table[:1]]), path)
+
+
 def _swapped(run: Path) -> None:
     one, other = sorted((run / "tables" / "gates").rglob("*.parquet"))[:2]
     content = one.read_bytes()
@@ -83,6 +89,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
     "a file more": (lambda run: (run / "tables" / "notes.txt").write_text("x"), [("files", "tables/notes.txt")]),
     "the manifest": (_manifest, [("manifest", "it was edited"), ("journal", "versions.torch"), ("report", "1.0")]),
     "a prompt": (_prompt, [("prompts", "a1: it was edited"), ("report", "The lungs pump")]),
+    "a row more": (_row_more, [("files", "tables/behaviour/"), ("tables", "behaviour: "), ("report", "")]),
     "swapped files": (_swapped, [("files", "tables/gates/"), ("files", "tables/gates/"), ("report", "")]),
 }
 

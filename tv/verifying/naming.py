@@ -344,7 +344,7 @@ def _ranges(lines: list[int]) -> str:
 
 def _off(evidence: Evidence) -> str:
     match = evidence.match
-    share = f"{100 * match.share:.2g} %"
+    share = f"{100 * match.share:.3g} %"
     return f"{share} of its entries are off, by up to {match.ulps:.3g} ulps ({match.replay})"
 
 
