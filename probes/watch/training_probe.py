@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_callback import CallbackHandler
 
 from probes.errors import RunError
 from probes.watch.movement import Movement
@@ -27,6 +26,7 @@ from tv.errors import CheckpointError, InputError
 from tv.prompts.behaviour import PromptSource, gather
 from tv.prompts.files import Prompt
 from tv.prompts.notes import prompt_notes
+from tv.runtime import transformers_private
 from tv.runtime.atomic import replacing_directory
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class TrainingProbe(TrainerCallback):
 
         Examples:
             >>> from tv.checkpoints.live import load_model
-            >>> probe, model = TrainingProbe("watched", every=10), load_model("data/models/base")
+            >>> probe, model = probes.TrainingProbe("watched", every=10), load_model("data/models/base")
             >>> [step for step in range(26) if probe.step(model, step, final=step == 25)]
             [0, 10, 20, 25]
         """
@@ -400,7 +400,7 @@ def _first(probe: TrainerCallback) -> None:
     frame = sys._getframe(1)
     while frame is not None:
         handler = frame.f_locals.get("self")
-        if isinstance(handler, CallbackHandler) and probe in handler.callbacks:
+        if isinstance(handler, transformers_private.CallbackHandler) and probe in handler.callbacks:
             # A new list: the old one is being gone through.
             handler.callbacks = [probe, *(one for one in handler.callbacks if one is not probe)]
             return

@@ -401,6 +401,7 @@ def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path
         "methods": ["path", "graft", "revert", "patch", "gradient", "depth", "split", "shapley"],
         "granularity": ["component", "module", "head", "kv_head", "expert", "neuron"],
         "controls": ["random", "shuffled", "spectrum"],
+        "curve_rankings": "all",
         **{"orders": 1, "curve_points": 3, "curve_draws": 2, "neurons": 3, "most_nodes": 16, "control_draws": 2},
     }
     run = _run(tmp_path, architecture, None if architecture == "llama" else NO_REPORT, attribute=wanted)

@@ -42,6 +42,11 @@ class Repaired:
             damage of the whole T. One figure.
         as_written: Gain kept and damage undone by what was written, on all prompts, which its choice has seen.
         notes: How the prompts and the weights were read, a line each.
+
+    Examples:
+        >>> from tv.experiments.result import Result
+        >>> repaired = tv.Repaired(None, Result("repair", {}, {}), (0.97, 0.6), ())
+        >>> kept, undone = repaired.as_written
     """
 
     path: Path | None

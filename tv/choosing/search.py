@@ -59,6 +59,11 @@ class Searched:
             addition.
         scales: λ by vector (and part), and the options of the method, as chosen on all prompts.
         notes: How the prompts and the weights were read, a line each.
+
+    Examples:
+        >>> import pandas as pd
+        >>> tv.Searched(None, pd.DataFrame({"way": ["found"]}), pd.DataFrame(), ()).table.way.tolist()
+        ['found']
     """
 
     path: Path | None

@@ -27,6 +27,7 @@ _GGUF = "transformers.modeling_gguf_pytorch_utils"
 _GGUF_CONVERSION = "transformers.integrations.gguf"
 #: Name → its module. Only those of loading map a stored name to its parameter: there is no public way.
 _HOMES = {
+    "CallbackHandler": "transformers.trainer_callback",  # a Trainer's callbacks, in their order
     "get_model_conversion_mapping": _CONVERSION,  # the renamings and converters of one model's checkpoints
     "revert_weight_conversion": _LOADING,  # a model's tensors by name → as its files hold them
     "rename_source_key": _LOADING,  # a stored name → the parameter, by those

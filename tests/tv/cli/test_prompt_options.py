@@ -25,7 +25,7 @@ def test_every_command_with_prompts_takes_them() -> None:
     commands = typer.main.get_command(app).commands | {"run": typer.main.get_command(probes_app).commands["run"]}  # type: ignore[attr-defined]
     taken = {name: {option.name for option in own.params} for name, own in commands.items()}
     readers = {name for name, options in taken.items() if "prompts" in options} | {"run"}
-    assert readers == {"path", "quality", "align", "run"}
+    assert readers == {"path", "quality", "align", "trajectory", "run"}
     assert all(taken[name] >= READING for name in readers)
     experiments = {
         name: {option.name for option in own.params} for name, own in commands["experiment"].commands.items()
