@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -87,9 +88,8 @@ def main() -> None:
             epochs=2,
             fail_on_error=False,
         )
-        (log,) = eval(
-            task, model=get_model(f"embedded/{name}"), log_dir="/tmp/inspect-logs", display="none", max_samples=1
-        )
+        folder = tempfile.mkdtemp()
+        (log,) = eval(task, model=get_model(f"embedded/{name}"), log_dir=folder, display="none", max_samples=1)
         whole = read_eval_log(log.location)
         for sample in whole.samples or ():
             if sample.error is not None:  # where it was raised is nobody's business
