@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +13,7 @@ import torch
 from probes.capture.loading import Pairs
 from probes.discovery.found import source_of
 from probes.job.pairs import Opened
+from probes.store.prompts import prompt_digest
 from probes.store.schemas import SCHEMA_VERSION
 from probes.suite import Suite
 from tv.architecture.anatomy import Architecture
@@ -29,11 +28,10 @@ if TYPE_CHECKING:
 
 def identity_of(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs) -> dict[str, Any]:
     """Everything that the rows of a run depend on. Which process does the work is not part of it."""
-    rows = ((prompt.id, json.dumps(asdict(prompt), ensure_ascii=False)) for prompt in prompts)
     writes = models.generates or models.suite.answer_pattern is not None
     return {
         "suite": models.suite.model_dump(mode="json"),
-        "prompts": [[name, hashlib.sha256(row.encode()).hexdigest()[:16]] for name, row in rows],
+        "prompts": [[prompt.id, prompt_digest(prompt)] for prompt in prompts],
         "checkpoints": {name: entry["fingerprint"] for name, entry in checkpoints_of(pairs).items()},
         "tokenizers": {
             "base": tokenizer_digest(pairs[0].base),

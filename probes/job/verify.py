@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,16 @@ from probes.reporting.report import report_page
 from probes.reporting.same_page import page_differences
 from probes.store import remote
 from probes.store.digests import FILES, OWN, digest_of, file_digest, sizes_of
-from probes.store.journal import digest, lines_of
+from probes.store.journal import JOURNAL, digest, journal_of
 from probes.store.manifest import MANIFEST, read_manifest
-from probes.store.prompts import prompts_of
+from probes.store.prompts import prompt_digest, prompts_of
 from probes.store.remote import Place, place_of
 from probes.store.run import Run, load
 from probes.store.schemas import BITS, NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
 from tv.errors import InputError, first_line
 from tv.runtime.compute import Progress
 
-_REPORT, _JOURNAL = "report.html", "journal.jsonl"
+_REPORT = "report.html"
 #: What later commands keep in a run beside its tables: it is in no manifest.
 _BESIDE = ("features/", "experiments/")
 _MB = 2**20
@@ -108,7 +107,8 @@ def verify(
     own = digest_of(manifest)
     checks = list(_of_manifest(manifest, own, digest))
     checks += _of_files(place, manifest, progress)
-    checks += _of_journal(place, manifest)
+    began = journal_of(place)
+    checks += _of_journal(began, manifest)
     try:
         opened = load(place if isinstance(place, Path) else str(place))
     except InputError as error:
@@ -116,7 +116,7 @@ def verify(
         checks.append(Check("report", None, "it cannot be compared with tables that are not whole"))
     else:
         checks += _of_tables(opened, progress)
-        checks += _held("prompts", _of_prompts(opened))
+        checks += _held("prompts", _of_prompts(opened, began))
         checks += _held("report", _of_report(opened))
     if models:
         checks += _of_models(manifest, progress)
@@ -151,7 +151,7 @@ def _of_files(place: Place, manifest: Mapping[str, Any], progress: Progress | No
     own = (MANIFEST, _REPORT)
     beside = [name for name in there if name.startswith(_BESIDE)]
     if listed is None:
-        odd = [name for name in there if not name.startswith((*own, *_BESIDE, "tables/", "kept/", "shares/", _JOURNAL))]
+        odd = [name for name in there if not name.startswith((*own, *_BESIDE, "tables/", "kept/", "shares/", JOURNAL))]
         yield from (Check("files", False, f"{name}: no file of a run") for name in odd)
         yield Check("files", None, f"{len(there)} files, of which the manifest lists no digests")
         return
@@ -192,13 +192,8 @@ def _told(progress: Progress | None, stage: str, total: int) -> Callable[[int], 
     return read
 
 
-def _of_journal(place: Place, manifest: Mapping[str, Any]) -> Iterator[Check]:
+def _of_journal(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> Iterator[Check]:
     """What the run was made of, as its journal began, against its manifest."""
-    try:
-        content = (place / _JOURNAL).read_bytes() if isinstance(place, Path) else remote.read(place / _JOURNAL)
-        lines = lines_of(content or b"")
-    except (OSError, ValueError):
-        lines = []
     if not lines:
         yield Check("journal", None, "there is none, so that what the run was made of cannot be compared")
         return
@@ -278,19 +273,17 @@ def _as_good(kind: pa.DataType, known: pa.DataType) -> bool:
     return any(is_one(kind) and is_one(known) for is_one in groups) or any(is_one(kind) for is_one in nested)
 
 
-def _of_prompts(run: Run) -> Iterator[Check]:
+def _of_prompts(run: Run, lines: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
     """The table `prompts` against the hashes of the prompts that the run began with."""
-    path = run.path / _JOURNAL
     try:
-        lines = lines_of(path.read_bytes() if isinstance(path, Path) else remote.read(path) or b"")
         began = {name: value for name, value in lines[0]["prompts"]}
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError):
         yield Check("prompts", None, "the run does not say which prompts it began with")
         return
     if "prompts" not in run.tables:
         yield Check("prompts", None, "the run has no table of prompts")
         return
-    now = {prompt.id: _hash(json.dumps(asdict(prompt), ensure_ascii=False)) for prompt in prompts_of(run)}
+    now = {prompt.id: prompt_digest(prompt) for prompt in prompts_of(run)}
     bad = [f"{name}: it was edited" for name in began if name in now and now[name] != began[name]]
     bad += [f"{name}: it is missing" for name in began if name not in now]
     bad += [f"{name}: the run did not begin with it" for name in now if name not in began]
@@ -299,14 +292,9 @@ def _of_prompts(run: Run) -> Iterator[Check]:
         yield Check("prompts", True, f"{len(now)} prompts are those that the run began with")
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _of_report(run: Run) -> Iterator[Check]:
     """The report against the one that the tables give."""
-    path = run.path / _REPORT
-    content = (path.read_bytes() if path.is_file() else None) if isinstance(path, Path) else remote.read(path)
+    content = remote.content_of(run.path / _REPORT)
     if content is None:
         if "report" in run.manifest.get("stages", ["report"]):
             yield Check("report", False, f"{_REPORT}: it is missing; write it again with `probes report`")

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import RunError
+from probes.store.remote import Place, content_of
 from tv.runtime.atomic import replacing
 
+#: The record's file in a run.
+JOURNAL = "journal.jsonl"
 #: The record of one finished piece of work: at least `shard`, and `tables` with their rows and files.
 Row = dict[str, Any]
 #: The directory inside a run's that holds what is there of unfinished pieces: a folder for each shard of a capture, and
@@ -82,6 +85,14 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     if len(whole) < len(content):
         os.truncate(path, len(whole))
     return lines_of(whole)
+
+
+def journal_of(run: Place) -> list[dict[str, Any]]:
+    """The lines of a finished run's journal; none where it has none that can be read."""
+    try:
+        return lines_of(content_of(run / JOURNAL) or b"")
+    except (OSError, ValueError):
+        return []
 
 
 def lines_of(content: bytes) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ def read_manifest(directory: Place) -> dict[str, Any] | None:
     """The manifest of a run of this program, else None. A missing key raises RunError when it is asked for."""
     path = directory / MANIFEST
     try:
-        content = path.read_bytes() if isinstance(path, Path) else remote.read(path) or b""
+        content = remote.content_of(path) or b""
         manifest = json.loads(content, object_hook=partial(_Mapping, path))
     except (OSError, ValueError, RecursionError):
         return None

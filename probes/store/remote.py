@@ -65,6 +65,13 @@ def read(url: Url) -> bytes | None:
         return bytes(system.cat_file(path)) if system.isfile(path) else None
 
 
+def content_of(place: Place) -> bytes | None:
+    """The content of a file here or at a URL; None where there is no file."""
+    if isinstance(place, Url):
+        return read(place)
+    return place.read_bytes() if place.is_file() else None
+
+
 def require_writable(url: Url) -> None:
     """Raise RunError where no file can be put below a URL."""
     with system_of(url) as (system, root):

@@ -14,7 +14,7 @@ from probes.errors import NothingFound, RunError
 from probes.store import remote
 from probes.store.additions import Added, added
 from probes.store.digests import FILES, digests_of
-from probes.store.journal import BATCHES, KEPT, Journal, Row, digest, lines_of
+from probes.store.journal import BATCHES, JOURNAL, KEPT, Journal, Row, digest, journal_of
 from probes.store.manifest import MANIFEST, read_manifest, suite_name, write_manifest
 from probes.store.neurons import SHARES, summed
 from probes.store.parquet import Columns, write_part
@@ -24,9 +24,9 @@ from probes.store.schemas import SCHEMA_VERSION, SCHEMAS
 from probes.store.unfinished import Unfinished
 from tv.errors import InputError, LackOfMemory
 
-_LOCK, _JOURNAL, _REPLACED, _REPORT = ".lock", "journal.jsonl", ".replaced", "report.html"
+_LOCK, _REPLACED, _REPORT = ".lock", ".replaced", "report.html"
 _OWN = (_LOCK, _REPLACED, BATCHES)  # the writer's files beside a run while it is built
-_NEEDED = (_JOURNAL, SHARES, KEPT)  # those that a run keeps, so that stages, methods and prompts can be added
+_NEEDED = (JOURNAL, SHARES, KEPT)  # those that a run keeps, so that stages, methods and prompts can be added
 
 
 def finished(directory: str | Path, identity: Mapping[str, Any]) -> Run | None:
@@ -55,7 +55,7 @@ def extendable(directory: str | Path, identity: Mapping[str, Any]) -> tuple[Run,
     """
     place = place_of(directory)
     manifest = read_manifest(place)
-    lines = _journal_of(place) if manifest is not None else []
+    lines = journal_of(place) if manifest is not None else []
     if manifest is None or not lines or manifest.get("identity") != digest(lines[0]):
         return None
     more = added(lines[0], json.loads(json.dumps(identity)))
@@ -101,7 +101,7 @@ class RunWriter:
         self._made = [parent for parent in self.path.parents if not parent.exists()]
         self._lock = _claim(self.path, self.directory)
         require_place(directory, force=force, extends=extends)  # again: a run that a killed writer moved is back
-        self._journal = Journal(self.path / _JOURNAL)
+        self._journal = Journal(self.path / JOURNAL)
         self._resumed = self._holds_work
         self._left = _files_by_name(self.path)
 
@@ -147,9 +147,7 @@ class RunWriter:
 
     def _taken_up(self, run: Run) -> dict[tuple[str, str], Row]:
         """What a finished run's journal counts. Its files are brought here, as hard links where possible."""
-        rows = {
-            (row["stage"], row["shard"]): row for row in _journal_of(run.path)[1:] if row["stage"] not in self._redo
-        }
+        rows = {(row["stage"], row["shard"]): row for row in journal_of(run.path)[1:] if row["stage"] not in self._redo}
         _bring(run.path, self.path)
         counted = {(table, f"part-{row['shard']}.parquet") for row in rows.values() for table in row["tables"]}
         self._left = _files_by_name(self.path)
@@ -319,7 +317,7 @@ def _claim(partial: Path, directory: Place) -> IO[str]:
             os.replace(replaced, directory)  # a writer was killed while it replaced a run
     except OSError as error:
         raise RunError(f"{partial.parent} cannot be written: {error.strerror}; choose another --out") from None
-    if not (partial / _JOURNAL).exists():
+    if not (partial / JOURNAL).exists():
         _clear(partial)
     return lock
 
@@ -373,15 +371,6 @@ def _partial(directory: Place) -> Path:
 
 def _via(directory: Url) -> Url:
     return Url(f"{directory.rstrip('/')}.partial")
-
-
-def _journal_of(place: Place) -> list[dict[str, Any]]:
-    """The lines of a finished run's journal; none where it has none."""
-    path = place / _JOURNAL
-    try:
-        return lines_of(path.read_bytes() if isinstance(path, Path) else remote.read(path) or b"")
-    except (OSError, ValueError):
-        return []
 
 
 def _bring(place: Place, directory: Path) -> None:

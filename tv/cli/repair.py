@@ -58,6 +58,7 @@ def repair(
     --restore data/prompts/general.jsonl -o repaired
     """
     import tv
+    from tv.choosing.writing import beside
 
     with bar("repair") as progress:
         repaired = tv.repair(
@@ -84,8 +85,7 @@ def repair(
     _print_scales(repaired.result["scales"])
     _say_reached(repaired, keep_at_least)
     print_notes(repaired.notes)
-    beside = report if report is not None else output.with_name(f"{output.name}-repair")
-    wrote(beside, "tables as .parquet and .csv, figure in repair.html; rerun to resume")
+    wrote(beside(output, report, "repair"), "tables as .parquet and .csv, figure in repair.html; rerun to resume")
     wrote(output, "chosen on all prompts; its card says how")
 
 

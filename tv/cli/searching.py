@@ -19,6 +19,7 @@ def search_and_write(
 ) -> None:
     """Search, print the comparison, and say what was written."""
     import tv
+    from tv.choosing.writing import beside
     from tv.prompts.sets import PromptSet
 
     with bar("search") as progress:
@@ -32,8 +33,7 @@ def search_and_write(
         rows: list[list[object]] = [list(row) for row in searched.scales.itertuples(index=False)]
         print_table("found on all prompts", ["vector", "part", "λ or value"], rows)
     print_notes(searched.notes)
-    beside = output.with_name(f"{output.name}-search")
-    wrote(beside, "tables as .csv, finished evaluations; rerun to resume")
+    wrote(beside(output, None, "search"), "tables as .csv, finished evaluations; rerun to resume")
     wrote(output, "searched for on all prompts; its card says what to expect")
 
 
