@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tv.cli.terminal import begin
+
 
 def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Callable[[], None], *arguments: object
@@ -13,5 +15,6 @@ def call(
     monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
+    begin(quiet=False, json=False)  # what follows in this process speaks as if nothing had been asked for
     streams = capsys.readouterr()
     return int(ended.value.code or 0), streams.out, streams.err

@@ -120,6 +120,7 @@ class TrainingProbe(TrainerCallback):
             InputError: At the first call: the model cannot be watched.
 
         Examples:
+            >>> import probes
             >>> from tv.checkpoints.live import load_model
             >>> probe, model = probes.TrainingProbe("watched", every=10), load_model("data/models/base")
             >>> [step for step in range(26) if probe.step(model, step, final=step == 25)]
