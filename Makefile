@@ -1,5 +1,5 @@
-# make demo: the main job on the embedded pair.  make test: the whole suite, with ruff, mypy and import-linter.
-# make test-fast: what one runs while writing.
+# make demo: the main job on the embedded pair.  make test: the test suite, with ruff, mypy and import-linter.
+# make test-fast: what one runs while writing.  make test-all: every case of every table of tests, before a release.
 # make bench: the performance table.  make docs: the documentation as a site, in reports/site.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +9,7 @@ RUN    := reports/demo
 # The embedded models are so small that several threads wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test suite test-fast test-hostile test-architectures mutants fuzz bench docs lint models organisms clean
+.PHONY: install demo test suite test-all test-fast test-hostile test-architectures mutants fuzz bench docs lint models organisms clean
 
 install: $(VENV)/installed
 
@@ -38,6 +38,10 @@ test: install
 
 # What is compiled is kept here too: else every process that a test starts would compile all of it again.
 suite: install
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --sample
+
+# Twice the time: all cases of tests that are tables (every adapter, architecture, method), and tests marked `thorough`.
+test-all: install lint
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # What one runs while writing: no program is started, no backend compared, no real model loaded.

@@ -42,6 +42,10 @@ _LONG = (
 _SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extending")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sample", action="store_true", help="the cases that `make test` runs: not all of every table")
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays, and the rest is small: looking for garbage in it takes a tenth of the time."""
     gc.collect()
@@ -49,7 +53,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     files = {f"{path.parent.name}/{path.stem}" for path in Path(__file__).parent.rglob("test_*.py")}
     assert files >= {*_LONGEST, *_LONG}, "tests/conftest.py names a file that has moved"
     rank = {name: i for i, name in enumerate(_LONGEST)}
@@ -57,3 +61,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in _SLOW or f"{item.path.parent.name}/{item.path.stem}" in (*_LONGEST, *_LONG):
             item.add_marker(pytest.mark.slow)
+    if config.getoption("sample"):
+        left_out = _beyond_the_sample(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _beyond_the_sample(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What `make test` leaves to `make test-all`: thorough tests, and all but evenly spread cases of sampled ones."""
+    cases: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
+    left_out = {item for item in items if item.get_closest_marker("thorough")}
+    for of_one in cases.values():
+        if mark := of_one[0].get_closest_marker("sampled"):
+            kept = min(mark.args[0], len(of_one))
+            places = {round(i * (len(of_one) - 1) / max(kept - 1, 1)) for i in range(kept)}
+            left_out |= {item for place, item in enumerate(of_one) if place not in places}
+    return left_out

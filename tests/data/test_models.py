@@ -63,6 +63,7 @@ def prompts(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in (DATA / "prompts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "test", "least", "most"),
     [

@@ -192,6 +192,7 @@ def _complete(partial: Path) -> dict[Path, int]:
     return {file.relative_to(partial): file.stat().st_mtime_ns for file in files}
 
 
+@pytest.mark.thorough
 def test_a_disk_that_fills_up_in_every_stage(suite: Path, whole: Whole, disk: Path) -> None:
     """One line each time; what was complete stays as it is, and the run ends once there is room."""
     out, ballast = disk / "run", disk / "ballast"

@@ -106,6 +106,7 @@ def test_the_whole_job(architecture: str, runs: Runs) -> None:
         assert np.isfinite(measures.to_numpy()[~measures.isna().to_numpy()]).all()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", [name for name in MIXTURES if name != "qwen3_moe"])  # which has every method
 def test_the_whole_job_on_a_mixture_of_experts(architecture: str, runs: Runs) -> None:
     """Every expert has rows of its own where a model chose it, and experts add up to what their MLP adds."""

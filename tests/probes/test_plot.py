@@ -74,6 +74,7 @@ FIGURES = {
 _BEGINS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "html": b"<!doctype html>", "json": b"{"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_for_papers(run: probes.Run, name: str, tmp_path: Path) -> None:
     figure = FIGURES[name](run, tmp_path / "fig.svg")

@@ -14,6 +14,7 @@ from tests.pairs import MEASURED
 from tests.probes.attribution.conftest import Case
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_values_and_shares_are_those_of_all_positions(architecture: str) -> None:
     case = Case(architecture)

@@ -65,6 +65,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture
         yield caplog
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rewrite", SAME)
 def test_the_same_function_written_differently_has_no_effects(
     rewrite: Callable[[PreTrainedModel], None], quiet: pytest.LogCaptureFixture

@@ -13,6 +13,7 @@ from tests.pairs import MEASURED
 from tests.probes.attribution.conftest import Case, checksum
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_a_models_own_output_changes_nothing(architecture: str) -> None:
     case = Case(architecture)

@@ -20,6 +20,7 @@ from tv.prompts.encoding import Encoded, batches
 from tv.prompts.files import Prompt
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("architecture", "metric"), [*((name, "logit_diff") for name in SUPPORTED), ("llama", "kl"), ("gemma2", "kl")]
 )
@@ -162,6 +163,7 @@ def test_equal_models_have_no_shares_and_the_models_stay_as_they_were() -> None:
     assert all(p.grad is None for p in case.pair.base.parameters())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_a_router_that_jumps_is_told_and_not_integrated_for_ever(architecture: str, caplog) -> None:
     """Over a change of experts the metric jumps, and no number of nodes makes the shares add up."""

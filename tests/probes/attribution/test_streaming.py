@@ -103,6 +103,7 @@ def test_hidden_states_beyond_the_bound_wait_in_files(tmp_path: Path, monkeypatc
     assert set(sizes) == {30_000} and len(sizes) > 3
 
 
+@pytest.mark.thorough
 def test_no_more_than_a_layer_of_both_models_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {**CONFIGS["llama"][1], "num_hidden_layers": 8, "intermediate_size": 400}
     monkeypatch.setitem(CONFIGS, "deep", ("LlamaConfig", sizes))

@@ -233,6 +233,7 @@ def _require_by_way_of_s3(url: remote.Url, few: Path, compute: Compute, monkeypa
     return run
 
 
+@pytest.mark.thorough
 def test_files_of_workers_on_other_machines_come_by_way_of_s3(
     few: Path, beside: probes.Run, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

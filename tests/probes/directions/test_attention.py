@@ -184,6 +184,7 @@ def _weight_on_the_token(pair: Pair, encoded: list[Encoded]) -> tuple[float, flo
     return float(before), float(after)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("null", "draw"), [("random", 50), ("rounded", 0)])
 def test_nothing_stands_out_of_a_sham(null: str, draw: int) -> None:
     pair, encoded = _planted()

@@ -44,6 +44,7 @@ def _whole(edges: Edges) -> list[int]:
     return [i for i, sender in enumerate(edges.senders) if sender.head < 0]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "neox", "falcon", "falcon_h1"])
 def test_edges_sum_to_node_effects_flows_are_kept_and_all_of_the_change_arrives(architecture: str) -> None:
     """What a component receives and what `path` says that its own weights add is what it sends."""

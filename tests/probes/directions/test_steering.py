@@ -82,6 +82,7 @@ def test_mean_delta_at_its_layer_is_the_planted_vector(planted: tuple[probes.Run
     assert torch.cosine_similarity(mean, vector, dim=0) > 0.99
 
 
+@pytest.mark.thorough
 def test_a_random_step_of_its_norms_is_no_direction(planted: tuple[probes.Run, torch.Tensor]) -> None:
     """The base beside the base + noise: whatever one vector moves there, placebos move too, or nothing moved."""
     run, _ = planted

@@ -28,6 +28,7 @@ def _words(pair: Pair, wanted: Discovery = OF_SHAMS) -> set[str]:
     return {token.strip() for token in rows[rows.stands_out].token}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("tuned", "words"),
     [
@@ -62,6 +63,7 @@ def test_nothing_is_found_in_a_random_step() -> None:
     assert _words(untaught, WORDS) == set()
 
 
+@pytest.mark.thorough
 def test_few_shams_stand_out_of_the_others() -> None:
     context = context_of(demo_pair())
     part = TokenShifts(context)

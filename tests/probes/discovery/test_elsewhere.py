@@ -64,6 +64,7 @@ def _found(folder: Path, monkeypatch: pytest.MonkeyPatch, kill_after: int | None
     return discoveries(planted_pair(), encoded, WANTED, batch_size=8, seed=0, kept=Kept(folder), spread=spread)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # with two draws little can be said
 def test_every_part_finds_the_same_to_the_bit_also_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

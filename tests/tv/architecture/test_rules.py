@@ -38,6 +38,7 @@ def test_every_matrix_is_named_and_every_parameter_has_one_component(architectur
     assert arch.component_of(f"{arch.unembed}.bias") == ((-1, "embed") if arch.tied else (3, "unembed"))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_the_slices_of_a_parameter_cover_it_once(architecture: str) -> None:
     model = build_model(architecture)

@@ -46,6 +46,7 @@ def loaded(path: Path) -> PreTrainedModel:
     return model
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_own_vector_at_one_is_the_tuned_model_and_at_zero_the_base(architecture: str, tmp_path: Path) -> None:
     """Bit for bit: the differences of these checkpoints, which are bfloat16, are exact in float32."""
@@ -76,6 +77,7 @@ def test_a_float32_pair_is_the_tuned_one_to_a_unit_in_the_last_place(tmp_path: P
         assert bool(((left - right).abs() <= torch.nextafter(size, size + 1) - size).all())
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_written_is_the_live_variant(method: str, tmp_path: Path) -> None:
     base, first, second = family(tmp_path, "qwen2")  # tied, with biases

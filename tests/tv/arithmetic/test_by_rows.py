@@ -52,6 +52,7 @@ def assert_same(left: tv.Applied, right: tv.Applied) -> None:
         assert left.conflicts[column][0] == pytest.approx(right.conflicts[column][0], rel=1e-9, nan_ok=True), column
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("architecture", "dtype"),
     [
@@ -69,6 +70,7 @@ def test_every_layout(architecture: str, dtype: torch.dtype, tmp_path: Path, mon
     assert_same(*both_ways(monkeypatch, base, scales, tmp_path, out_dtype="bfloat16"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", ["ties", "dare"])
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "gpt_oss"])
 def test_methods_that_look_at_all_of_a_vector_first(

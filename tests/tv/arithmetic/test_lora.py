@@ -31,6 +31,7 @@ def with_adapter(base: Path, adapter: Path, **options: object) -> PreTrainedMode
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter, **options)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_at_full_rank_it_is_t(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)
@@ -97,6 +98,7 @@ def test_warm_starts_at_the_leading_directions_and_the_others_at_the_base(tmp_pa
     assert cut.keys() == warm.keys() and all(torch.equal(cut[name], warm[name]) for name in cut)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["subspace", "orthogonal"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_training_stays_where_the_start_put_it(architecture: str, mode: str, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def _facts(checkpoint: tv.Checkpoint) -> dict[str, Any]:
     }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_a_checkpoint_is_the_same_with_and_without(
     architecture: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch

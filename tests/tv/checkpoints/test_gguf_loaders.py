@@ -142,6 +142,7 @@ def test_rows_that_transformers_would_leave_in_another_order_are_refused(
     assert tv.open_checkpoint(write(tmp_path / "y.gguf", "qwen2")).names  # whose rows are in one order everywhere
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "gpt-oss"])
 def test_every_parameter_is_bitwise_what_transformers_loads(architecture: str, tied: bool, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, PreTraine
     return request.param, base, after, tmp_path
 
 
+@pytest.mark.sampled(2)
 def test_a_round_trip(pair: tuple[str, PreTrainedModel, PreTrainedModel, Path]) -> None:
     kind, base, after, at = pair
     stored = load_file(at / "base" / "model.safetensors")
@@ -83,6 +84,7 @@ def test_a_round_trip(pair: tuple[str, PreTrainedModel, PreTrainedModel, Path]) 
     assert close(values(load_model(at / "t.safetensors", base=at / "base")), values(after))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["gemma3", "llava", "qwen2_5_vl"])
 @pytest.mark.parametrize("top, text", [(True, False), (False, True), (False, False)])
 def test_a_tie_is_read_of_the_model(kind: str, top: bool, text: bool, tmp_path: Path) -> None:

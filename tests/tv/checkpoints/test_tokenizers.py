@@ -62,6 +62,7 @@ RULES: dict[str, tuple[Edit, str]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("rule", RULES)
 def test_one_other_rule_is_named(rule: str, pair: tuple[Path, Path]) -> None:
     change, named = RULES[rule]

@@ -64,6 +64,7 @@ def line(text: str) -> str:
     return text.strip().split("\n")[0]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_no_setting_of_a_checkpoint_has_a_say(setting: str) -> None:
     model = model_with(**{setting: SETTINGS[setting]})
@@ -110,6 +111,7 @@ def task_file(directory: Path, **generation: object) -> Path:
     return file
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_no_setting_has_a_say_in_a_task(setting: str, task: tv.evaluation.tasks.Task) -> None:
     model = model_with(**{setting: SETTINGS[setting]})

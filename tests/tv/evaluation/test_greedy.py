@@ -28,6 +28,7 @@ def argmax_loop(
     return tuple(ids[len(text) :])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_texts_of_other_lengths_change_nothing(architecture: str) -> None:
     model = build_model(architecture)

@@ -52,6 +52,7 @@ def accuracy(model_name: str, task_name: str, limit: int = 24) -> float:
     return float(own.value.mean())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "task_name", "least", "most"),
     [

@@ -54,6 +54,7 @@ def _says(model: PreTrainedModel) -> torch.Tensor:
 MATCHED = [name for name in MEASURED if name != "gpt_oss"]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("architecture", MATCHED)
 def test_another_order_is_the_same_function_and_is_undone(architecture: str) -> None:
     base = build_model(architecture)
@@ -94,6 +95,7 @@ def test_what_heads_or_neurons_have_beside_known_matrices_keeps_them_in_their_or
         tv.align(base, tuned)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("architecture", MATCHED)
 def test_a_fine_tune_stays_where_it_is(architecture: str) -> None:
     base = build_model(architecture)

@@ -78,6 +78,7 @@ def _says(model: PreTrainedModel) -> Tensor:
         return torch.as_tensor(model(torch.arange(3, 15)[None]).logits)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("architecture", MATCHED)
 def test_another_writing_is_the_same_function_and_is_undone(architecture: str) -> None:
     base = build_model(architecture)
@@ -113,6 +114,7 @@ def test_what_each_architecture_can_be_written_in() -> None:
     assert pairs["gpt2"].shape == (0, 2) and len(pairs["neox"]) < 8
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("architecture", "step"), [("llama", 0.002), *((name, 0.3) for name in MATCHED)])
 def test_training_is_no_change_of_writing(architecture: str, step: float) -> None:
     base = build_model(architecture)

@@ -59,6 +59,7 @@ def _written(model: PreTrainedModel, change: str) -> tuple[PreTrainedModel, set[
     return other, kinds
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_same_function_written_differently(change: str, architecture: str) -> None:

@@ -40,6 +40,7 @@ def base() -> tv.Checkpoint:
     return tv.open_checkpoint(build_model())
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_the_whole_is_every_parameter_once(architecture: str, tmp_path: Path) -> None:
     """Modules, fused slices, tied weights and biases sum to TuningVector.cosine; the rows of a layer to the layer."""

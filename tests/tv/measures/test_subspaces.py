@@ -59,6 +59,7 @@ def test_scaling_keeps_every_subspace_and_shifts_the_spectrum() -> None:
     assert (found.kept_left, found.kept_right) == pytest.approx((1, 1))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (25, 30), (20, 20)])
 def test_a_turned_tuning_vector_keeps_its_spectrum_and_forgets_its_directions(shape: tuple[int, int]) -> None:
     """H and C of the random rotation are those of a T with the same singular values; their far sides agree in law."""

@@ -12,6 +12,7 @@ from probes.discovery.sides import TUNED, Side
 from tests.probes.discovery.planted import context_of, planted_pair, random_pair, tables_of
 
 
+@pytest.mark.thorough
 def test_a_small_step_grows_in_proportion_and_keeps_its_direction() -> None:
     rows = tables_of(random_pair, "difference_growth", draws=4)["difference_growth"].set_index(["place", "alpha"])
     for place in ("first", "bos", "far"):

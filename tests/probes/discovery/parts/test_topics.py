@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from probes.discovery.observing import observe, sides_of
 from probes.discovery.parts.topics import TOPICS, TopicsOfRises
 from tests.probes.discovery.conftest import context_of, demo_pair
@@ -21,6 +23,7 @@ def test_nothing_stands_out_of_a_random_step() -> None:
     assert not tables["discovered_words"].stands_out.any() and (tables["topics"].q > 0.05).all()
 
 
+@pytest.mark.thorough
 def test_subjects_are_told_apart() -> None:
     context = context_of(demo_pair())
     part = TopicsOfRises(context)

@@ -49,6 +49,7 @@ def adapter(tmp_path: Path) -> tuple[Path, Path]:
     return build_adapter(tmp_path, target_modules=["q_proj", "down_proj"])[:2]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_what_peft_merges(case: str, tmp_path: Path) -> None:
     architecture, settings = CASES[case]

@@ -29,6 +29,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", KINDS)
 @torch.no_grad()
 def test_the_plain_model_computes_what_the_running_one_computes(name: str, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_weights_and_logits_are_those_of_the_dequantised_model(name: str, pair: 
     assert tv.check_pair(tv.open_checkpoint(pair[0]), checkpoint).notes == checkpoint.notes  # nothing twice
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", FORMATS)
 def test_noise_share(name: str, pair: tuple[Path, Path], tmp_path: Path) -> None:
     rounding = ROUNDING[FORMATS[name][2]]
