@@ -11,6 +11,7 @@ def test_shown_intervals_cover() -> None:
     assert [(rate.what, rate.where, rate.rate) for rate in rates if not rate.holds] == []
 
 
+@pytest.mark.thorough
 def test_reports_on_nothing_rarely_claim_anything() -> None:
     rates = {rate.what: rate for rate in claims(reports=10)}
     assert len(rates) == 6 and [rate.what for rate in rates.values() if not rate.holds] == []

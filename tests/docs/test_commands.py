@@ -114,7 +114,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [pytest.param(page, id=_name(page)) for page in PAGES])
 def test_the_commands_of_a_page_run(

@@ -155,6 +155,7 @@ def _killing(crew: Any, kill: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
     return reports
 
 
+@pytest.mark.thorough
 def test_two_processes_give_the_tables_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of the two is killed in the middle, and another takes its place."""
     alone = attributed(pairs_of(tmp_path, "llama"), FEW)

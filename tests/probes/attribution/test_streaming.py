@@ -37,6 +37,7 @@ from tv.runtime.compute import Compute
 NEAR = 2e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("architecture", "metric"), [("qwen2", "logit_diff"), ("gpt2", "kl")])
 def test_tables_are_those_of_models_in_memory(tmp_path: Path, architecture: str, metric: str) -> None:
     attribute = {

@@ -187,6 +187,7 @@ def test_a_run_on_s3(few: Path, beside: probes.Run, s3: str, tmp_path: Path) -> 
     _require_equal(probes.load(url), beside)
 
 
+@pytest.mark.thorough
 def test_a_run_on_s3_is_absent_until_it_is_whole(
     few: Path, beside: probes.Run, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def _row(base: Floats, tuned: Floats, **nulls: object) -> tuple[list[dict[str, o
     return rows, row
 
 
+@pytest.mark.thorough
 def test_a_direction_that_was_turned_by_hand_is_called_moved_and_another_the_same() -> None:
     label = _label()
     half = (AXES[0] + AXES[1]) / math.sqrt(2)

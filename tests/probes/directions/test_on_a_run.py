@@ -62,6 +62,7 @@ def test_the_planted_direction_is_the_mean_of_delta_h_from_its_layer_on(run: pro
     assert not curve[curve.layer < LAYER].effect.any()
 
 
+@pytest.mark.thorough
 def test_a_label_of_a_file_is_probed_and_the_report_shows_it(
     run: probes.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

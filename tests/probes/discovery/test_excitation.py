@@ -76,6 +76,7 @@ def test_a_direction_that_own_texts_excite_stands_out() -> None:
     assert (found["n_own"], found["n_other"]) == (13, 11)  # the half that measures
 
 
+@pytest.mark.thorough
 def test_of_a_random_step_nothing_stands_out_and_of_no_step_there_is_nothing() -> None:
     found = _found(random_pair(), _texts())
     assert len(found) == 3 * 6 * 2 and not found.stands_out.any()

@@ -36,6 +36,7 @@ def _parts(context: Context, *names: str) -> dict[str, Part]:
     return {name: PARTS[name](context) for name in names}
 
 
+@pytest.mark.thorough
 def test_a_killed_discovery_goes_on_behind_the_last_side_that_it_kept(tmp_path: Path) -> None:
     names, sides = ("token_shifts", "divergences", "difference_growth"), sides_of(("random", "sham"), 4)
     whole = context_of(planted_pair())

@@ -55,6 +55,7 @@ def test_gradients_are_those_of_the_whole_model(architecture: str, tmp_path: Pat
     assert all(value.grad is None for value in streamed.base.parameters())
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # with two draws little can be said
 def test_the_tables_are_those_of_whole_models(tmp_path: Path) -> None:
     tables = []

@@ -141,6 +141,7 @@ def test_two_runs_are_held_against_each_other_prompt_by_prompt(tmp_path: Path) -
     assert found.ruled[0].value == pytest.approx(0.2) and found.verdict == "fail"
 
 
+@pytest.mark.thorough
 def test_both_errors_of_a_whole_file_are_rare_at_the_bounds() -> None:
     rng = np.random.default_rng(1)
     fails = passes = 0

@@ -105,6 +105,7 @@ def _bases(layers: int, shapes: Mapping[str, tuple[int, int]]) -> list[tuple[int
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rank", [1, 8])
 def test_of_a_random_t_at_most_one_report_in_twenty_claims_something(rank: int) -> None:
     """W of a decaying spectrum, T with singular values of one half, one quarter, … turned at random."""

@@ -199,6 +199,7 @@ NULLS: dict[str, Callable[[np.random.Generator, int], tuple[object, object]]] = 
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [8, 24])
 def test_nothing_got_worse_where_nothing_changed(n: int) -> None:
     """Of reports on three domains and three metrics whose mean did not change, at most 5 % say "worse"."""

@@ -124,6 +124,7 @@ def _scaled(model: PreTrainedModel) -> None:
                 getattr(part, reader).weight.div_(2)
 
 
+@pytest.mark.thorough
 def test_models_of_one_function_changed_in_nothing(tmp_path: Path) -> None:
     """What moved in the weights is told, and of behaviour nothing is claimed."""
     same = {"permuted": _permuted, "gains": _gains, "scaled": _scaled, "rounded": _rounded}

@@ -151,6 +151,7 @@ def test_memory_is_bounded_during_a_query_and_only_then(run: Run) -> None:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < 5e9
 
 
+@pytest.mark.thorough
 def test_threads_ask_at_the_same_time_and_nothing_here_is_bounded(run: Run) -> None:
     """A slow statement does not keep a quick one waiting, and this process keeps its limits all the while."""
     resource = pytest.importorskip("resource")

@@ -144,6 +144,7 @@ def test_killed_in_every_stage(suite: Path, paged: probes.Run, tmp_path: Path) -
     _require_equal(run, paged)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [20, 0])
 def test_killed_while_files_get_their_names(number: int, suite: Path, whole: probes.Run, tmp_path: Path) -> None:
     """A shard's own files, some written and some not; and the run's directory itself (0)."""

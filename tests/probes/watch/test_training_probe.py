@@ -211,6 +211,7 @@ def test_a_directory_is_of_one_base(adapter: bool, tmp_path: Path) -> None:
     assert probes.load_watch(tmp_path / "w")["steps"].step.tolist() == [0]
 
 
+@pytest.mark.thorough
 def test_a_vocabulary_that_grew(tmp_path: Path) -> None:
     """The base has fewer rows: what it answers is read with those of its own."""
     model = model_of(False)

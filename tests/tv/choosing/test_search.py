@@ -58,6 +58,7 @@ def test_a_domain_where_nothing_gains_is_refused() -> None:
         tv.search(BASE, {"medical": MEDICAL, "math": MATH}, [*domains(), general], budget=8)
 
 
+@pytest.mark.thorough
 def test_components_and_options_are_searched_too() -> None:
     vectors = {"medical": MEDICAL, "math": MATH}
     by_part = tv.search(BASE, vectors, domains(4), over="components", budget=8)

@@ -202,6 +202,7 @@ def test_clusters_are_drawn_whole_and_few_of_them_give_no_interval(pair: tuple[P
         assert (at(found, "exact_match", alpha=0.0).hi > 0.25) == shown, "Wilson's: none of twelve is not never"
 
 
+@pytest.mark.thorough
 def test_neurons_in_another_order_are_a_barrier() -> None:
     """The same function at both ends, and nothing that works between: what the barrier is for."""
     base = load_model(MODELS / "base")
@@ -262,6 +263,7 @@ def test_prompts_given_as_such_and_the_grid_completed(pair: tuple[Path, Path]) -
     assert set(found.domain) == {"all"} and not (found.metric == "logit_diff").any()
 
 
+@pytest.mark.thorough
 def test_the_plane(pair: tuple[Path, Path], prompts: Path, frame: pd.DataFrame) -> None:
     third = load_model(pair[0])
     perturb(third, 0.02, seed=5)

@@ -206,6 +206,7 @@ def test_addition_refuses_what_it_cannot_do() -> None:
             addition(model("base"), sides, task("arithmetic"), **{"scales": [1.0], "draws": 10, "limit": 2} | change)
 
 
+@pytest.mark.thorough
 def test_lineages_decay_on_the_same_items() -> None:
     found = lineage(
         {

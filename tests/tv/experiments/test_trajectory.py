@@ -56,6 +56,7 @@ def test_a_straight_way(tmp_path: Path) -> None:
     assert found["directions"].groupby("direction")["explained"].first()[1] > 0.8
 
 
+@pytest.mark.thorough
 def test_a_random_walk_is_what_the_null_says(tmp_path: Path) -> None:
     found = tv.trajectory(BASE, _vectors(tmp_path, [{DOWN: step} for step in _draws(DOWN, 5)]))
     last = found["checkpoints"].iloc[-1]

@@ -89,6 +89,7 @@ def test_a_random_tuning_vector_scores_its_null(shape: tuple[int, int], spectrum
         assert abs(float(shares.mean()) - rows[0].ssa_null ** 2) <= 4 * error + 1e-9
 
 
+@pytest.mark.thorough
 def test_z_is_standard_normal_under_rotations_of_one_spectrum() -> None:
     """The closed-form variance, for each side, by simulation with a T of low participation ratio."""
     m, n, draws = 24, 36, 800

@@ -79,6 +79,7 @@ def test_blocks_change_places_with_their_like_alone() -> None:
     assert found.n.ravel().tolist() == [11, 6]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("seed", "layers"), [(0, 12), (1, 24)])
 def test_one_report_in_twenty_names_a_pair_where_units_are_shuffled(seed: int, layers: int) -> None:
     """Five weight measures and four of what happened; each side goes together in itself. A report is one family."""

@@ -26,6 +26,7 @@ def test_what_does_not_vary_has_no_components_and_what_does_not_move_no_likeness
     assert (tables["activation_map"].query("depth == 0")["size"] == 0).all()
 
 
+@pytest.mark.thorough
 def test_every_value_stands_beside_its_nulls_and_nothing_stands_out_of_a_random_step() -> None:
     tables = tables_of(random_pair, "activation_shifts")
     assert not tables["discovered_words"].stands_out.any()
