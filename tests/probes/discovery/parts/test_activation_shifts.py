@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.probes.discovery.planted import BLOCK, SECRET, planted_pair, random_pair, tables_of
 
 
