@@ -40,6 +40,7 @@ SPARING = {
     "ssa": ("--draws", "2"),
     "steer": ("--placebos", "3", "--samples", "1"),
 }
+READ_FIRST = {"README.md", "docs/tutorial.md", "docs/cli.md", "docs/gate.md", "docs/how-to/own-models.md"}
 _HERE = "/the-folder-of-a-page"
 DEMO = "reports/demo"  # the run that a page compares, model by model
 EVERY = [pytest.param(page, command, id=f"{page.name}:{command.line}") for page in PAGES for command in commands(page)]
@@ -49,8 +50,13 @@ def _name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+def _marks(page: Path) -> list[pytest.MarkDecorator]:
+    """All pages but those that most people begin with are run by `make test-all` alone."""
+    return [] if _name(page) in READ_FIRST else [pytest.mark.thorough]
+
+
 def test_pages_have_commands() -> None:
-    assert len(EVERY) > 40 and {_name(page) for page in PAGES} >= {"README.md", "docs/tutorial.md"}
+    assert len(EVERY) > 40 and {_name(page) for page in PAGES} >= READ_FIRST
 
 
 @pytest.mark.parametrize(("page", "command"), EVERY)
@@ -114,9 +120,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.sampled(5)
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [pytest.param(page, id=_name(page)) for page in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(page, id=_name(page), marks=_marks(page)) for page in PAGES])
 def test_the_commands_of_a_page_run(
     page: Path, elsewhere: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
