@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from fuzz.oracle import is_read
-from tv.checkpoints.tensors import header_of, stored_tensors, weight_files
+from tv.checkpoints.safetensors_files import header_of, weight_files
+from tv.checkpoints.tensors import stored_tensors
 
 _SHARDS = {f"{name}.safetensors": header_of([(name, "F32", (1,), 4)], {}) + bytes(4) for name in "ab"}
 SEEDS = [

@@ -23,7 +23,7 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.location import BESIDE
 from tv.checkpoints.opening import Source
 from tv.checkpoints.parameters import Place
-from tv.checkpoints.tensors import header_of
+from tv.checkpoints.safetensors_files import header_of
 from tv.checkpoints.written_config import STORED
 from tv.errors import CheckpointError
 from tv.runtime.compute import Progress

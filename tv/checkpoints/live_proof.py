@@ -17,7 +17,8 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.parameters import Tensors
 from tv.checkpoints.quantised.formats import dequantised
-from tv.checkpoints.tensors import stored_tensors, weight_files
+from tv.checkpoints.safetensors_files import weight_files
+from tv.checkpoints.tensors import stored_tensors
 from tv.checkpoints.ties import is_tied, untie
 from tv.checkpoints.tree import tree_of
 from tv.errors import CheckpointError

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tv.checkpoints.tensors import holds_weights
+from tv.checkpoints.safetensors_files import holds_weights
 from tv.errors import CheckpointError, first_line
 
 Kind = Literal["model", "adapter", "vector", "gguf"]

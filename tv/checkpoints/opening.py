@@ -24,7 +24,8 @@ from tv.checkpoints.outline import OutlineTensors
 from tv.checkpoints.quantised.declaration import declaration
 from tv.checkpoints.quantised.formats import dequantised
 from tv.checkpoints.quantised.parts import Quantised
-from tv.checkpoints.tensors import of_ranks, passed_over, stored_tensors, weight_files
+from tv.checkpoints.safetensors_files import of_ranks, passed_over, weight_files
+from tv.checkpoints.tensors import stored_tensors
 from tv.checkpoints.ties import is_tied
 from tv.checkpoints.vector import TuningVector, VectorTensors
 from tv.checkpoints.wrappers import unwrapped

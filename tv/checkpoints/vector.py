@@ -17,7 +17,8 @@ from tv.checkpoints.moved import MovedTensors
 from tv.checkpoints.noise import Noise
 from tv.checkpoints.parameters import Rows, TensorInfo, rows_of
 from tv.checkpoints.provenance import Provenance
-from tv.checkpoints.tensors import header, header_of
+from tv.checkpoints.safetensors_files import header_of
+from tv.checkpoints.tensors import header
 from tv.errors import CheckpointError, first_line
 from tv.runtime.atomic import replacing
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tv.checkpoints.safetensors_files import declared, holds_weights, weight_files
 from tv.errors import CheckpointError, first_line
 
 #: Files that a tokenizer is made of.
@@ -19,7 +19,6 @@ _TOKENIZER = (
 _TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja", "chat_template.json")
 _CONFIGS = ("config.json", "adapter_config.json")
 _GENERATION = "generation_config.json"
-_LONGEST = 2**28  # bytes of a header, which no checkpoint comes near
 
 
 @dataclass(frozen=True)
@@ -117,42 +116,17 @@ def _of_file(source: str, path: Path) -> Headers:
 
 
 def _weights(directory: Path) -> list[Path]:
-    """The safetensors files of a directory, those of its index where it has one and no single file."""
-    for single in ("model.safetensors", "adapter_model.safetensors"):
-        if (directory / single).is_file():
-            return [directory / single]
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        listed = _json(index).get("weight_map")
-        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-            raise CheckpointError(f"{index}: not a valid index of shards")
-        names = sorted(set(listed.values()))
-        odd = next((name for name in names if Path(name).name != name), None)
-        if odd is not None:
-            raise CheckpointError(f"{index}: shard {odd!r} is not a plain file name in that directory")
-        missing = next((name for name in names if not (directory / name).is_file()), None)
-        if missing is not None:
-            raise CheckpointError(f"{directory / missing}: this shard is missing; download it again")
-        return [directory / name for name in names]
-    return sorted(directory.glob("*.safetensors"))
+    """The safetensors files of a directory: a model's, an adapter's, or whatever lies there."""
+    adapter = directory / "adapter_model.safetensors"
+    if holds_weights(directory):
+        return weight_files(directory)
+    return [adapter] if adapter.is_file() else sorted(directory.glob("*.safetensors"))
 
 
 def _tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What the header of a safetensors file declares: tensors, and metadata."""
-    try:
-        with open(file, "rb") as handle:
-            length = struct.unpack("<Q", handle.read(8))[0]
-            if length > min(_LONGEST, file.stat().st_size - 8):
-                raise ValueError("its header is cut off")
-            entries = json.loads(handle.read(length))
-        metadata = entries.pop("__metadata__", None) or {}
-        tensors = {
-            name: Tensor(tuple(int(size) for size in entry["shape"]), str(entry["dtype"]), file)
-            for name, entry in entries.items()
-        }
-        return tensors, {str(key): value for key, value in metadata.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        raise CheckpointError(f"{file}: not a readable safetensors file: {first_line(error)}") from error
+    tensors, metadata = declared(file)
+    return {one.name: Tensor(one.shape, one.dtype, one.file) for one in tensors}, metadata
 
 
 def _of_gguf(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,7 +15,8 @@ from tests.pairs import build_model, build_pair
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.file_tensors import FileTensors
 from tv.checkpoints.quantised.formats import dequantised
-from tv.checkpoints.tensors import Stored, stored_tensors, weight_files
+from tv.checkpoints.safetensors_files import weight_files
+from tv.checkpoints.tensors import Stored, stored_tensors
 from tv.checkpoints.tree import tree_of
 
 _SIZES = dict(

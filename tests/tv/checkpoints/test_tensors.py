@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 import tv
-from tv.checkpoints.tensors import difference, header, sample_of, stored_tensors, weight_files
+from tv.checkpoints.safetensors_files import weight_files
+from tv.checkpoints.tensors import difference, header, sample_of, stored_tensors
 
 
 def test_a_slice_is_read_without_the_rest(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from tv.checkpoints.live import load_model
 from tv.checkpoints.noise import ROUNDING
 from tv.checkpoints.quantised.declaration import declaration
 from tv.checkpoints.quantised.formats import dequantised
-from tv.checkpoints.tensors import Stored, stored_tensors, weight_files
+from tv.checkpoints.safetensors_files import weight_files
+from tv.checkpoints.tensors import Stored, stored_tensors
 from tv.checkpoints.tree import tree_of
 
 IDS = torch.tensor([[0, 5, 9, 44, 100, 306]])
