@@ -11,7 +11,7 @@ import tv
 from tests.command import call
 from tests.trained import BASE, model_of, train
 from tv.cli import main
-from tv.experiments.trajectory import crossing, in_order
+from tv.experiments.along.places import crossing, in_order
 
 PROMPTS = [
     tv.PromptSet(file=Path(f"data/prompts/{name}.jsonl"), limit=n) for name, n in (("medical", 16), ("general", 8))
@@ -117,8 +117,8 @@ def test_what_is_kept_is_not_computed_again(
     """Neither by the function nor by the command."""
     two = [run / "checkpoint-2", run / "checkpoint-20"]
     first = tv.trajectory(BASE, two, PROMPTS[:1], alphas=(0.5,), out=tmp_path, draws=50)
-    monkeypatch.setattr("tv.experiments.trajectory.behaviour", None)
-    monkeypatch.setattr("tv.experiments.trajectory._mean_logp", None)
+    monkeypatch.setattr("tv.experiments.along.behaviour.behaviour", None)
+    monkeypatch.setattr("tv.experiments.along.behaviour.mean_logp", None)
     again = tv.trajectory(BASE, two, PROMPTS[:1], alphas=(0.5,), out=tmp_path, draws=50)
     for name in first.tables:
         assert first[name].equals(again[name]), name

@@ -1,0 +1,1 @@
+"""What `tv trajectory` reads of the checkpoints of one training: their order, their distances, their behaviour."""
