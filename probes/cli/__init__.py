@@ -9,6 +9,7 @@ from probes.cli import (
     attention,
     attribute,
     check,
+    demo,
     discover,
     edges,
     features,
@@ -31,6 +32,7 @@ app = typer.Typer(
     help="What fine-tuning changed inside a model, and which of the changes cause its behaviour.",
 )
 for work in (
+    demo.demo,
     run.run,
     discover.discover,
     attribute.attribute,
@@ -55,4 +57,4 @@ for work in (
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit status 2."""
-    entry(app, "probes", {"run": ("",)})
+    entry(app, "probes", {"run": ("",), "demo": ("",)})
