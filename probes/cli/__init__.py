@@ -14,6 +14,7 @@ from probes.cli import (
     edges,
     features,
     gate,
+    init,
     logs,
     probe,
     query,
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for work in (
     demo.demo,
+    init.init,
     run.run,
     discover.discover,
     attribute.attribute,
