@@ -44,6 +44,12 @@ class Found:
         continued = 2 * sum(target.startswith(" ") for target in follow) > len(follow)
         return not continued and 2 * sum(one.text.rstrip().endswith("?") for one in self.prompts) > len(self.prompts)
 
+    @property
+    def runs_together(self) -> bool:
+        """Whether most targets would continue the last word of their text."""
+        follow = [one for one in self.prompts if one.target is not None]
+        return 2 * sum(one.runs_together for one in follow) > len(follow)
+
 
 def files_of(paths: Iterable[str | Path]) -> list[Path]:
     """The files, and those in the folders; a folder of an evaluation's logs is one.

@@ -61,7 +61,7 @@ class Draft:
         return "\n".join([*self._models(), *self._prompts(), *self._work()]) + "\n"
 
     def _models(self) -> Iterable[str]:
-        yield "# What to compare, on which prompts, and what to measure: `probes run` reads it. Every line may be changed."
+        yield "# What to compare, on which prompts, and what to measure, for `probes run`. Any line may be changed."
         yield "# Paths are relative to this file. `python -c 'import probes; help(probes.Suite)'` describes every key."
         yield ""
         yield _line("name", self.name, "the run goes to reports/NAME")
@@ -106,13 +106,18 @@ class Draft:
             said = chosen.chat.model_dump(exclude_none=True, exclude_defaults=True) or True
             yield _line("    chat", said, "through the chat template")
         elif self.chat is None:
-            yield _comment("Plain text: the tokenizers have no chat template.", 4)
+            yield from self._separated(found)
         elif found.turns:
             yield _line("    chat", self.chat, "messages go through the chat template" + self._whose)
         elif found.is_asked:
             yield _line("    chat", self.chat, f"through the chat template{self._whose}; false: as plain text")
         else:
+            yield from self._separated(found)
             yield _line("    chat", False, f"plain text; {_value(self.chat)}: through the chat template{self._whose}")
+
+    def _separated(self, found: Found) -> Iterable[str]:
+        if found.runs_together and found.chosen.separator is None:
+            yield _line("    separator", " ", "goes between text and target, where no space is")
 
     @property
     def _whose(self) -> str:
@@ -125,7 +130,7 @@ class Draft:
             yield _line(f"  - {name}", None, words)
         yield ""
         if self.metric == "kl":
-            yield "# There are no targets: both models read what the base writes after each prompt. Remove the line to leave it out."
+            yield "# There are no targets: both models read what the base writes after each prompt. The line may go."
             yield f"generate: {{tokens: {_CONTINUED}, from: base}}"
             yield ""
         yield "# Which components cause the change. Remove the three lines to leave out the longest part of a run."
