@@ -1,5 +1,5 @@
-# make demo: what the demo needs (about a gigabyte), and the main job on the embedded pair.
-# make test: everything that developing needs (2.4 GB more), the whole suite, ruff, mypy and import-linter.
+# make demo: installs what the demo needs, 1.4 GB of which torch is half, and runs the main job on the embedded models.
+# make test: installs what development needs, 2.5 GB in all; then the whole suite, with ruff, mypy and import-linter.
 # make test-fast: what one runs while writing.
 # make bench: the performance table.  make docs: the documentation as a site, in reports/site.
 PYTHON ?= python3

@@ -149,6 +149,12 @@ class Draft:
         return os.path.relpath(path, self.folder)
 
 
+def _share(having: Iterable[bool]) -> str:
+    """How many of some have something, in a word."""
+    found = list(having)
+    return "all" if all(found) else f"{sum(found):,}" if any(found) else "none"
+
+
 def _line(key: str, value: Any, words: str) -> str:
     line = key if value is None else f"{key}: {_value(value)}"
     return f"{line.ljust(_AT - 1)} # {words}" if words else line
