@@ -1,4 +1,5 @@
-# make demo: the main job on the embedded pair.  make test: the test suite, with ruff, mypy and import-linter.
+# make demo: installs what the demo needs, 1.4 GB of which torch is half, and runs the main job on the embedded models.
+# make test: installs what development needs, 2.5 GB in all; then the test suite, with ruff, mypy and import-linter.
 # make test-fast: what one runs while writing.  make test-all: every case of every table of tests, before a release.
 # make bench: the performance table.  make docs: the documentation as a site, in reports/site.
 PYTHON ?= python3
@@ -22,16 +23,21 @@ COMPILED := torch._dynamo, transformers.modeling_utils, transformers.generation.
 	huggingface_hub, safetensors.torch, fsspec, jaxtyping, greenlet, transformer_lens.model_bridge, nnsight, peft, \
 	lm_eval.evaluator, datasets, ray, accelerate, pytest, xdist, hypothesis, matplotlib.pyplot, probes.cli, tv.cli
 
-$(VENV)/installed: pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --progress-bar on --no-compile --disable-pip-version-check --constraint constraints.txt
+
+$(VENV)/demo-installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev,backends,gguf,ray,s3,accelerate,docs]'
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/demo-installed
+	$(PIP) --editable '.[dev,backends,gguf,ray,s3,accelerate,docs]'
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c 'import $(COMPILED)'
 	touch $@
 
-demo: install
-	$(BIN)/probes run data/suites/demo.yaml --out $(RUN) --force
+demo: $(VENV)/demo-installed
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/probes demo --out $(RUN) --force
 
 test: install
 	$(MAKE) --jobs 2 lint suite
@@ -67,7 +73,7 @@ test-architectures: install
 # Every reader of a stranger's file, each for so many seconds; what breaks one lies in reports/fuzz/ afterwards.
 FUZZ_SECONDS ?= 60
 fuzz: install
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(PIP) --editable '.[fuzz]'
 	for target in $$($(BIN)/python -c 'import fuzz; print(*fuzz.NAMES)'); do $(BIN)/python -m fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
 # Its models are large enough for every core. BEFORE=FOLDER compares the whole job with a checkout of another build.
@@ -78,7 +84,7 @@ bench: install $(VENV)-mergekit/installed
 # mergekit needs older libraries than this project: an environment of its own.
 $(VENV)-mergekit/installed:
 	$(PYTHON) -m venv $(VENV)-mergekit
-	$(VENV)-mergekit/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/mergekit.txt mergekit
+	$(VENV)-mergekit/bin/python -m pip install --progress-bar on --disable-pip-version-check --constraint benchmarks/mergekit.txt mergekit
 	touch $@
 
 docs: install

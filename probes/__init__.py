@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from probes.reporting.compare.page import compare as compare, comparison as comparison
     from probes.reporting.diagnose import diagnose as diagnose
     from probes.reporting.report import report as report
+    from probes.starting.init import init as init
     from probes.store.run import Run as Run, load as load
     from probes.store.table import Table as Table
     from probes.suite import Suite as Suite, load_suite as load_suite
@@ -86,6 +87,7 @@ _EXPORTS = {
     ),
     "probes.reporting.diagnose": ("diagnose",),
     "probes.reporting.report": ("report",),
+    "probes.starting.init": ("init",),
     "probes.store.run": (
         "Run",
         "load",

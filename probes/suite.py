@@ -405,7 +405,7 @@ def load_suite(
     if base is not None:
         given["base"] = _locate(str(base), Path.cwd())
     if tuned is not None:
-        named = tuned if isinstance(tuned, Mapping) else {_name_of(tuned): tuned}
+        named = tuned if isinstance(tuned, Mapping) else {name_of(tuned): tuned}
         given["tuned"] = {name: _locate(str(path), Path.cwd()) for name, path in named.items()}
     try:
         suite = Suite.model_validate(keys | given)
@@ -458,7 +458,7 @@ def _absolute(path: str, directory: Path) -> str:
     return os.path.abspath(directory / os.path.expanduser(path))
 
 
-def _name_of(tuned: str | Path) -> str:
+def name_of(tuned: str | Path) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(os.path.abspath(tuned)).name).strip("-")
     return "tuned" if name in ("", "base") else name
 

@@ -9,10 +9,12 @@ from probes.cli import (
     attention,
     attribute,
     check,
+    demo,
     discover,
     edges,
     features,
     gate,
+    init,
     logs,
     probe,
     query,
@@ -31,6 +33,8 @@ app = typer.Typer(
     help="What fine-tuning changed inside a model, and which of the changes cause its behaviour.",
 )
 for work in (
+    demo.demo,
+    init.init,
     run.run,
     discover.discover,
     attribute.attribute,
@@ -55,4 +59,4 @@ for work in (
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit status 2."""
-    entry(app, "probes", {"run": ("",)})
+    entry(app, "probes", {"run": ("",), "demo": ("",)})

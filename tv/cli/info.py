@@ -11,6 +11,14 @@ from tv.cli.output import check_output, write
 from tv.cli.terminal import print_notes, print_table, say
 from tv.runtime.lasting import lasting
 
+_TOKENIZERS = {
+    "same": "same tokenizer",
+    "grown": "one tokenizer has more tokens",
+    "renamed": "reserved ids have other tokens",
+    "other rules": "the tokenizers differ",
+    "not compared": "tokenizers not compared",
+}
+
 
 def info(
     path: Base,
@@ -51,7 +59,7 @@ def info(
         ],
     )
     if facts is not None:
-        say(f"{other}: fits; tokenizer {facts.tokenizer}")
+        say(f"{other}: compatible with the base; {_TOKENIZERS[facts.tokenizer]}")
     print_notes(facts.notes if facts is not None else info_notes(checkpoint))
     if output is not None:
         write(tv.info(checkpoint), output)

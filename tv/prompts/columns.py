@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from tv.prompts.sets import KEYS, PromptSet
 
 #: Names under which the text and the target are published, beside ours in other case.
 _TEXTS = ("text", "prompt", "question", "instruction", "query", "problem")
-_TARGETS = ("target", "answer", "completion", "output", "response", "solution", "chosen")
+TARGETS = ("target", "answer", "completion", "output", "response", "solution", "chosen")
 #: Columns that belong to the prompt too. How they are put together with the text is for the user to say.
 _BESIDES = ("context", "passage", "system", "system_prompt", "history", "choices", "options")
 
@@ -32,25 +33,25 @@ def columns_of(chosen: PromptSet, names: Collection[str]) -> Columns:
     """The columns of a set whose table has these names.
 
     What the set names wins. Without it, the only column of a name such as question is the text, and the only one of a
-    name such as answer the target: a note says so.
+    name such as answer the target; of a table of one column, that one is the text. A note says so.
     """
     given: dict[str, str] = {key: chosen.columns.get(key, key) for key in KEYS}
     if "text" in chosen.columns or "messages" in chosen.columns:
         return Columns(given)
-    targets = [] if given["target"] in names else _named(_TARGETS, names)
+    targets = [] if given["target"] in names else named(TARGETS, names)
     if given["text"] in names:
         return Columns(given, notes=(_left(chosen, targets),) if targets else ())
     if given["messages"] in names and chosen.chat is not None:
         return Columns(given)
     if "conversations" in names and chosen.chat is not None:
         return Columns(given | {"messages": "conversations"}, notes=(f"{chosen.place}: conversations are messages",))
-    texts = _named(_TEXTS, names) or _named(("input",), names)
-    if len(texts) != 1 or len(targets) > 1 or _named(_BESIDES, names):
+    texts = named(_TEXTS, names) or named(("input",), names) or _only(names)
+    if len(texts) != 1 or len(targets) > 1 or named(_BESIDES, names):
         return Columns(given)
     found = {"text": texts[0]} | ({"target": targets[0]} if targets else {})
     if targets == ["chosen"] and "rejected" in names:
         found["foil"] = "rejected"
-    joined = next(iter(_named(("input",), names)), None) if texts[0].casefold() == "instruction" else None
+    joined = next(iter(named(("input",), names)), None) if texts[0].casefold() == "instruction" else None
     more = f"; {joined} follows after a blank line, where it is not empty" if joined else ""
     return Columns(given | found, joined, (f"{chosen.place}: read with columns: {_mapping(found)}{more}",))
 
@@ -62,9 +63,9 @@ def line_to_write(chosen: PromptSet, names: Collection[str]) -> str:
         return f"with chat: true (--chat) its {conversation} are used"
     if conversation == "conversations" and not chosen.columns.keys() & {"text", "messages"}:
         return "some rows have conversations, others messages or a text; use one"
-    texts, targets = _named(_TEXTS, names), _named(_TARGETS, names)
+    texts, targets = named(_TEXTS, names), named(TARGETS, names)
     guess = {"text": texts[0] if texts else "…"} | ({"target": targets[0]} if targets else {})
-    besides = _named(_BESIDES, names)
+    besides = named(_BESIDES, names)
     left = f", which leaves out {' and '.join(besides)}, or write a column text" if texts and besides else ""
     setting = f"columns: {_mapping(guess)} ({_option(guess)}){left}"
     if len(texts) > 1:
@@ -87,6 +88,16 @@ def _option(columns: Mapping[str, str]) -> str:
     return "--columns " + ",".join(f"{key}={name}" for key, name in columns.items())
 
 
-def _named(known: Collection[str], names: Collection[str]) -> list[str]:
+def _only(names: Collection[str]) -> list[str]:
+    """The only column, if its name is a name: where a file has no header, its first text stands there."""
+    others = (*KEYS, *TARGETS, *_BESIDES, "conversations")
+    return [
+        name
+        for name in names
+        if len(names) == 1 and name.casefold() not in others and re.fullmatch(r"\w+([ _-]\w+)?", name)
+    ]
+
+
+def named(known: Collection[str], names: Collection[str]) -> list[str]:
     """The columns of these names, in whatever case."""
     return [name for one in known for name in names if name.casefold() == one]

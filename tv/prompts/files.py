@@ -95,17 +95,22 @@ def _prompt(row: RawRow, chosen: PromptSet, table: Table, name: Any) -> Prompt:
     read = read_row({key: values[key] for key in KEYS if key not in CHAT_KEYS}, row.place, columns.of, hint)
     if chosen.chat is not None and chat is None:
         chat = str(read_conversation({**values, "messages": None}, chosen.chat, row.place)[0])
+    between = chosen.separator if chosen.separator and chat is None and not read.text[-1:].isspace() else ""
     return Prompt(
         id=read.id,
         set=chosen.name,
         domain=read.domain or chosen.domain or chosen.name,
         text=read.text,
-        target=read.target,
-        foil=read.foil,
-        continuation=read.continuation,
+        target=_after(between, read.target),
+        foil=_after(between, read.foil),
+        continuation=_after(between, read.continuation),
         chat=chat,
         cluster=read.cluster,
     )
+
+
+def _after(between: str, words: str | None) -> str | None:
+    return words if words is None or words[:1].isspace() else between + words
 
 
 def _one_target(reply: str | None, target: Any, place: str) -> Any:

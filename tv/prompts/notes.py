@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -73,14 +72,11 @@ def _doubled(item: Encoded, opening: tuple[int, ...], tokenizer: PreTrainedToken
 
 
 def _run_together(item: Encoded) -> Iterator[str]:
-    """Of a plain text and its answer, in a language that puts spaces between words."""
-    end, begin = item.prompt.text[-1:], (item.prompt.target or "")[:1]
-    if item.prompt.chat is not None or any(
-        unicodedata.east_asian_width(one) in "WF" for one in (end or "a", begin or "a")
-    ):
-        return
-    if begin.isalnum() and (end.isalnum() or end in ".,:;?!"):
-        yield "the text ends without a space and the target begins without one, and the models read them as one word"
+    if item.prompt.runs_together:
+        yield (
+            "the text ends without a space and the target begins without one, and the models read them as one word; "
+            'separator: " " of the prompt set puts a space between them'
+        )
 
 
 def _marks(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[str]:

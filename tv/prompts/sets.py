@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Key = Literal[
     "id",
@@ -62,6 +71,13 @@ class Prompt:
     chat: str | None = None  # JSON of what the chat template is given; None as plain text
     cluster: str | None = None  # prompts of one template: statistics draw them together
 
+    @property
+    def runs_together(self) -> bool:
+        """Whether a plain text and its target are read as one word, in a language that puts spaces between words."""
+        end, begin = self.text[-1:], (self.target or "")[:1]
+        spaced = all(unicodedata.east_asian_width(one or "a") not in "WF" for one in (end, begin))
+        return self.chat is None and spaced and begin.isalnum() and (end.isalnum() or end in ".,:;?!")
+
 
 #: What rendering a conversation sets itself.
 OURS = ("tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "conversation", *CHAT_KEYS)
@@ -100,6 +116,7 @@ class PromptSet(BaseModel):
         domain: Of rows that name none; without it the set's name.
         chat: Put every text into the tokenizer's chat template: true, or a `system` turn and the template's `options`.
             "tuned", or `template: tuned` among these: into the tuned model's template.
+        separator: What is put between a text without `chat` and what follows it, where no white space is: " ".
 
     Examples:
         >>> prompts = tv.PromptSet(file="data/prompts/medical.jsonl", limit=4)
@@ -118,6 +135,13 @@ class PromptSet(BaseModel):
     limit: Annotated[int, Field(strict=True, ge=1)] | None = None
     domain: Name | None = None
     chat: Chat | None = None
+    separator: Name | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a separator that is not there: runs from before there was one are the same runs."""
+        values: dict[str, Any] = write(self)
+        return values if self.separator else {key: value for key, value in values.items() if key != "separator"}
 
     @field_validator("chat", mode="before")
     @classmethod

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,16 +44,56 @@ def read_table(chosen: PromptSet) -> Table:
         return _of_logs(chosen, path)
     text = _text(path)
     if ending in _DELIMITERS:
-        return _of_cells(chosen, text, _DELIMITERS[ending])
-    in_list = ending == ".json" and text.lstrip().startswith("[")
-    rows = list(islice((_list_rows if in_list else _line_rows)(path, text), chosen.limit))
+        return _of_cells(chosen, text, _delimiter(text, ending))
+    rows = _json_rows(path, text, chosen.limit)
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     if rows:
         _require_named(chosen, names)
     return Table(columns_of(chosen, names), rows)
 
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+#: The endings of files with cells, and what may stand between these: of CSV a comma, or what a spreadsheet writes in
+#: countries where the comma is in numbers.
+_DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
+
+
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+
+def column_names(chosen: PromptSet) -> list[str]:
+    """The columns of a file of prompts, whatever they hold; none of a file without rows, or of a log.
+
+    Raises:
+        PromptError: The file cannot be read.
+
+    Examples:
+        >>> column_names(PromptSet(file="data/prompts/medical.jsonl"))[:4]
+        ['id', 'text', 'target', 'foil']
+    """
+    path = Path(str(chosen.file))
+    ending = path.suffix.casefold()
+    if is_log_file(path):
+        return []
+    if ending == ".parquet":
+        with _parquet(path) as file:
+            return list(file.schema_arrow.names)
+    text = _text(path)
+    if ending in _DELIMITERS:
+        header = text.lstrip().partition("\n")[0]
+        cells = next(csv.reader([header], delimiter=_delimiter(header, ending)), [])
+        return [cell.strip() for cell in cells]
+    return list(dict.fromkeys(name for row in _json_rows(path, text, chosen.limit) for name in row.values))
+
+
+def _json_rows(path: Path, text: str, limit: int | None) -> list[RawRow]:
+    in_list = path.suffix.casefold() == ".json" and text.lstrip().startswith("[")
+    return list(islice((_list_rows if in_list else _line_rows)(path, text), limit))
+
+
+def _delimiter(text: str, ending: str) -> str:
+    """What stands between the cells: of those that the ending allows, the first that is in the header."""
+    header = text.lstrip().partition("\n")[0]
+    return next((one for one in _DELIMITERS[ending] if one in header), _DELIMITERS[ending][0])
 
 
 def _text(path: Path) -> str:
@@ -115,7 +156,7 @@ def _of_cells(chosen: PromptSet, text: str, delimiter: str) -> Table:
             elif cells and len(cells) != len(header):
                 raise PromptError(
                     f"{place}: {len(cells)} cells under a header of {len(header)}; a text with a "
-                    f"{'comma' if delimiter == ',' else 'tab'} stands in quotes"
+                    f"{_NAMES[delimiter]} stands in quotes"
                 )
             elif cells:
                 rows.append(RawRow(place, {name: cell or None for name, cell in zip(header, cells, strict=True)}))
@@ -123,7 +164,7 @@ def _of_cells(chosen: PromptSet, text: str, delimiter: str) -> Table:
                 break
             number = reader.line_num + 1  # a row starts on the line after the one before it
     except csv.Error as error:
-        kind = "CSV" if delimiter == "," else "TSV"
+        kind = "TSV" if chosen.place.casefold().endswith(".tsv") else "CSV"
         raise PromptError(f"{chosen.place}: line {reader.line_num}: not valid {kind}: {error}") from None
     return Table(columns if header else columns_of(chosen, ()), rows)
 
@@ -135,15 +176,22 @@ def _without_blanks(text: str, delimiter: str) -> str:
 
 
 def _of_parquet(chosen: PromptSet, path: Path) -> Table:
+    with _parquet(path) as file:
+        columns = _require_columns(chosen, file.schema_arrow.names)
+        needed = [name for name in columns.needed if name in file.schema_arrow.names]
+        values = (row for part in file.iter_batches(columns=needed) for row in part.to_pylist())
+        return Table(columns, _typed_rows(chosen, columns, values))
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """The opened file. Raises PromptError for whatever is wrong with it."""
     import pyarrow as pa  # here: no other kind of file needs it
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            columns = _require_columns(chosen, file.schema_arrow.names)
-            needed = [name for name in columns.needed if name in file.schema_arrow.names]
-            values = (row for part in file.iter_batches(columns=needed) for row in part.to_pylist())
-            return Table(columns, _typed_rows(chosen, columns, values))
+            yield file
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise PromptError(f"{path}: not a Parquet file that can be read: {_said(error)}") from None
     except OSError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tv.architecture.resolve import skeleton
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
-from tv.checkpoints.adapters.kinds import form_of, peft_version, reads_base, require_mergeable
+from tv.checkpoints.adapters.kinds import form_of, peft_version, reads_base, require_mergeable, trained_as
 from tv.checkpoints.adapters.layers import moved_leaves
 from tv.checkpoints.adapters.lora import factors_of, of_single_experts
 from tv.checkpoints.adapters.through_peft import Merge, digest_of, injected, noise_of
@@ -78,8 +78,9 @@ def adapter_tensors(directory: Path, base: Checkpoint) -> AdapterTensors:
     n_changed = sum(move.change is not None for move in moves.values())
     counts = ((n_changed, how), (len(moves) - n_changed, "stored whole"))
     said = ", ".join(f"{n} {way}" for n, way in counts if n)
+    trained = trained_as(form, config)
     notes.insert(
-        0, f"{directory}: an adapter ({form}), which changes {len(moves)} of {len(over.names)} tensors: {said}"
+        0, f"{directory}: an adapter ({trained}), which changes {len(moves)} of {len(over.names)} tensors: {said}"
     )
     named = str(config.get("base_model_name_or_path") or "")
     if named and Path(named).name != Path(place_of(base.source).name).name:

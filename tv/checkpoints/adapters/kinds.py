@@ -1,4 +1,4 @@
-"""What an adapter's configuration says of it: what it is called, whether it has a T, and what T is computed by."""
+"""What an adapter's configuration says of it: its kind and sizes, whether it has a T, and what T is computed by."""
 
 from __future__ import annotations
 
@@ -64,6 +64,41 @@ def form_of(config: Mapping[str, Any]) -> str:
     form = next((form for setting, form in _FORMS.items() if config.get(setting)), None)
     start = config.get("init_lora_weights", True)
     return form or ("LoRA" if start in _PLAIN_STARTS else f"LoRA, {start} start")
+
+
+def trained_as(form: str, config: Mapping[str, Any]) -> str:
+    """An adapter's form with rank, alpha and the modules that were trained, as far as its kind has them.
+
+    Examples:
+        >>> trained_as("LoRA", {"r": 8, "lora_alpha": 16, "target_modules": ["v_proj", "q_proj"]})
+        'LoRA, r 8, alpha 16, on q_proj and v_proj'
+    """
+    rank = config.get("target_r") or config.get("r")  # target_r is AdaLoRA's, which has an unused r beside it
+    alpha = config.get("lora_alpha") or config.get("alpha")
+    layers = _several(config.get("layers_to_transform"))
+    whole = _several(config.get("modules_to_save"))
+    said = [
+        form,
+        f"r {rank}{' (others by rank_pattern)' if config.get('rank_pattern') else ''}" if rank else "",
+        f"alpha {alpha}{' (others by alpha_pattern)' if config.get('alpha_pattern') else ''}" if alpha else "",
+        "scaled by 1/√r" if config.get("use_rslora") else "",
+        f"on {_joined(targets)}" if (targets := _several(config.get("target_modules"))) else "",
+        f"on the parameters {_joined(named)}" if (named := _several(config.get("target_parameters"))) else "",
+        f"in layers {_joined(layers)} only" if layers else "",
+        f"{_joined(whole)} trained whole" if whole else "",
+    ]
+    return ", ".join(filter(None, said))
+
+
+def _several(value: Any) -> list[str]:
+    """The names in a setting: one name or pattern, or a collection of them."""
+    if not isinstance(value, list | tuple | set):
+        return [] if value is None else [str(value)]
+    return sorted(map(str, value), key=lambda name: (len(name), name))  # peft keeps them in a set; 2 before 10
+
+
+def _joined(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def kind_of(config: Mapping[str, Any]) -> str:

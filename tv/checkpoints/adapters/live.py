@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tv.checkpoints.adapters.changes import AdapterTensors, Change, Move
-from tv.checkpoints.adapters.kinds import form_of, kind_of, reads_base, require_mergeable
+from tv.checkpoints.adapters.kinds import form_of, kind_of, reads_base, require_mergeable, trained_as
 from tv.checkpoints.adapters.layers import Layers, layers_of, moved_leaves
 from tv.checkpoints.adapters.through_peft import Merge, noise_of
 from tv.checkpoints.adapters.ties import settled, tied_names
@@ -108,7 +108,8 @@ def adapted(model: PreTrainedModel, own: Checkpoint, base: Checkpoint | None) ->
     changes = _changes(form, under, layers, tied, configs)
     moves = {name: Move(whole.get(name), changes.get(name)) for name in dict.fromkeys([*whole, *changes])}
     over, moves, notes = settled(own.source, under, moves, tied)
-    said = f"{own.source}: runs with an adapter ({form}), which changes {len(moves)} of {len(over.names)} tensors"
+    trained = "; ".join(dict.fromkeys(trained_as(form_of(one), one) for one in configs)) or form
+    said = f"{own.source}: runs with an adapter ({trained}), which changes {len(moves)} of {len(over.names)} tensors"
     return AdapterTensors(over, moves, (said, *notes))
 
 

@@ -134,7 +134,8 @@ def test_what_an_adapter_changes_is_counted_by_how_it_holds_it(tmp_path: Path) -
     )
     facts = tv.open_pair(path, adapter).facts
     said = f"which changes 7 of {facts.n_tensors} tensors: 6 by its factors, 1 stored whole"
-    assert facts.notes == (f"{adapter}: an adapter (LoRA), {said}",)
+    trained = "LoRA, r 4, alpha 8, on k_proj and q_proj, lm_head trained whole"
+    assert facts.notes == (f"{adapter}: an adapter ({trained}), {said}",)
 
 
 def test_another_base_is_noted(adapter: tuple[Path, Path]) -> None:

@@ -55,7 +55,7 @@ def test_it_is_measured_over_the_base_that_is_given_over_its_own_and_over_itself
             torch.testing.assert_close(found[name], tuned[name], atol=1e-7, rtol=1e-4)
     alone = tv.open_checkpoint(running)
     assert alone.base is not None and len(alone.moved) == len(tv.open_checkpoint(tmp_path / "adapter").moved)
-    assert any("runs with an adapter (LoRA)" in note for note in alone.notes)
+    assert any("runs with an adapter (LoRA, r " in note for note in alone.notes)
     assert torch.equal(running(IDS).logits, before)
 
 

@@ -1,0 +1,1 @@
+"""Where a new user starts: the demo, and a suite written for a pair and its prompts."""
