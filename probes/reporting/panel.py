@@ -68,7 +68,7 @@ class Section:
     absent: str  # shown where no panel has anything to show
     intro: str = ""
     template: str = "section.html"  # of the part below the title
-    fold: Fold = "open"  # how it stands at first
+    fold: Fold = "closed"  # how it stands at first
     optional: bool = False  # left out where it has nothing to show
 
 
