@@ -41,11 +41,13 @@ const view = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "50% 0px" });
 
-// A panel's choice switches all of its figures.
+// A panel's choices switch all of its figures, which have a version for each choice of the first and of the second.
 for (const select of document.querySelectorAll("select[data-switch]")) {
   select.addEventListener("change", () => {
-    for (const place of select.closest(".panel").querySelectorAll(".plot")) {
-      version[place.id] = Number(select.value);
+    const panel = select.closest(".panel"), choices = [...panel.querySelectorAll("select[data-switch]")];
+    const chosen = choices.reduce((before, choice) => before * choice.length + Number(choice.value), 0);
+    for (const place of panel.querySelectorAll(".plot")) {
+      version[place.id] = chosen;
       redraw(place.id);
     }
   });

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from probes.reporting.chapter import Chapter, panel
 from probes.reporting.panel import Panel, Table
@@ -21,9 +22,7 @@ def neurons(chapter: Chapter) -> Iterator[Panel]:
     top = rows.assign(rate=rows.n_flips / rows.n).nlargest(NEURONS, "rate")
     cells = [
         (
-            ".".join(
-                str(row[part]) for part in ("layer", "expert", "neuron") if part != "expert" or row["expert"] >= 0
-            ),
+            neuron_name(row),
             str(row["domain"]),
             percent(row["rate"]),
             percent(row["n_active_base"] / row["n"]),
@@ -32,9 +31,20 @@ def neurons(chapter: Chapter) -> Iterator[Panel]:
         )
         for row in top.to_dict("records")
     ]
-    columns = ("layer.neuron", "prompts", "flipped", "open in base", "open in tuned", "tokens")
+    columns = ("neuron", "prompts", "flipped", "open in base", "open in tuned", "tokens")
     note = (
         f"The {NEURONS} neurons whose gate differs on most tokens of a domain. One that went from mostly shut to "
         "mostly open was repurposed; one that flips half the time around 0 may carry nothing."
     )
     yield Panel("Neurons that changed sides", note, [], tables=[Table("neurons", "", columns, cells)])
+
+
+def neuron_name(row: Mapping[Any, Any]) -> str:
+    """The name of a neuron by the row's `layer`, `expert` and `neuron`.
+
+    Examples:
+        >>> neuron_name({"layer": 3, "expert": -1, "neuron": 46})
+        'layer 3 neuron 46'
+    """
+    expert = f" expert {row['expert']}" if row["expert"] >= 0 else ""
+    return f"layer {row['layer']}{expert} neuron {row['neuron']}"

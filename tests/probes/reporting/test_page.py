@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import probes
-from tests.pages import drawn
+from tests.pages import drawn, unfold
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 
 HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1"]
@@ -53,13 +53,14 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def used(browser: Any, report: Path) -> Iterator[Opened]:
     opened = Opened(browser, report)
+    unfold(opened.page)
     yield opened
     opened.page.close()
 
 
 @pytest.fixture
 def shared(used: Opened) -> Iterator[Any]:
-    """A page on which other tests may have drawn and chosen before: what is looked at must not depend on it."""
+    """A page with its folds open, on which other tests may have drawn and chosen before: what is looked at must not depend on it."""
     yield used.page
     used.require_quiet()
 
@@ -84,7 +85,7 @@ def test_on_a_phone_sections_open_one_by_one(browser: Any, report: Path) -> None
     phone.locator("nav a[href='#m0-causes']").first.click()
     phone.wait_for_selector("#m0-causes details[open]")
     assert phone.locator("details.fold[open]").count() == 1
-    phone.evaluate("document.querySelectorAll('details.fold').forEach((fold) => { fold.open = true; })")
+    unfold(phone)
     assert phone.evaluate("document.documentElement.scrollHeight") > 2 * closed
     phone.close()
 
