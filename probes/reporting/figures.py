@@ -42,9 +42,10 @@ def heatmap(
 ) -> Plot:
     """Layer × `column` map of `value`, one cell per row of `frame`, first layer at the bottom.
 
-    The axis across is called `axis`, or as its column is. With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`. `hover` names more
-    columns to show on a cell; `marked` is a column of booleans that put a star on a cell. A `ratio` is coloured by its
-    logarithm, from 1/`reach` over 1 to `reach`. A cell whose value is null is grey.
+    The axis across is called `axis`, or as its column is. With a `centre` the scale diverges there and spans ± `reach`;
+    without, it runs from 0 to `reach`. `hover` names more columns to show on a cell; `marked` is a column of booleans
+    that put a star on a cell. A `ratio` is coloured by its logarithm, from 1/`reach` over 1 to `reach`. A cell whose
+    value is null is grey.
     """
     columns, rows = _columns(frame, column), frame.layer.astype(int).tolist()
     there = set(columns)
@@ -231,7 +232,9 @@ def token_map(pattern: pd.DataFrame, value: str, centre: float | None, reach: fl
     axis = {"type": "category", "showgrid": False, "tickfont": {"size": 9}}
     shown = {
         "type": "heatmap",
-        "z": [[None if np.isnan(cell) else round(float(cell), 3) for cell in row] for row in cells.to_numpy(np.float64)],
+        "z": [
+            [None if np.isnan(cell) else round(float(cell), 3) for cell in row] for row in cells.to_numpy(np.float64)
+        ],
         "x": [_token(pos, keys[pos]) for pos in columns],
         "y": [_token(pos, queries[pos]) for pos in rows],
         "hovertemplate": "%{y} to %{x}: %{z:.3f}<extra></extra>",

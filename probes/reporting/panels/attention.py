@@ -11,6 +11,7 @@ from probes.reporting.chapter import Chapter, panel
 from probes.reporting.figures import heatmap, reach, token_map
 from probes.reporting.panel import Figure, Panel, Table
 from probes.reporting.words import estimate, number, percent, prompts_of, q_value
+from probes.store.schemas import ALL_DOMAINS
 
 #: Heads, and pairs of tokens of each, in the lists.
 HEADS, PAIRS = 20, 3
@@ -43,7 +44,9 @@ def attention(chapter: Chapter) -> Iterator[Panel]:
         for part in parts
     ]
     shares = [
-        heatmap(part, "own_share", "head_name", order, n_layers, reach=1.0, hover=["own_share_random", "js"], axis="head")
+        heatmap(
+            part, "own_share", "head_name", order, n_layers, reach=1.0, hover=["own_share_random", "js"], axis="head"
+        )
         for part in parts
     ]
     draws = int(rows.draws.max())
@@ -71,7 +74,7 @@ def attention(chapter: Chapter) -> Iterator[Panel]:
     )
 
 
-@panel("directions", order=51, needs=["attention_patterns"])
+@panel("directions", order=51, needs=["attention_patterns", "attention_heads"])
 def patterns(chapter: Chapter) -> Iterator[Panel]:
     """Both models' weights of a head on a prompt, query by key, and their difference."""
     rows = chapter.rows("attention_patterns")
@@ -80,7 +83,10 @@ def patterns(chapter: Chapter) -> Iterator[Panel]:
     rows = rows.assign(name=[_name(row) for row in rows[["layer", "component", "head"]].to_dict("records")])
     difference = rows.weight_tuned - rows.weight_base
     rows, far = rows.assign(difference=difference), float(difference.abs().max())
-    heads, prompts = (list(dict.fromkeys(rows[column].astype(str))) for column in ("name", "prompt_id"))
+    ranked = chapter.rows("attention_heads", where=[("domain", "==", ALL_DOMAINS)]).sort_values("js", ascending=False)
+    there = set(rows.name)
+    heads = [name for name in map(_name, ranked.to_dict("records")) if name in there]
+    prompts = list(dict.fromkeys(rows.prompt_id.astype(str)))
     by_both = dict(list(rows.groupby(["name", rows.prompt_id.astype(str)])))
     chosen = [by_both[head, prompt] for head in heads for prompt in prompts]
     maps = [
@@ -89,9 +95,9 @@ def patterns(chapter: Chapter) -> Iterator[Panel]:
         ("difference", "difference", 0.0, far),
     ]
     note = (
-        f"A row is a query, a column a key that it sees; the weights of a row sum to 1. Shown are the {len(heads)} heads "
-        f"with the largest divergence over all prompts, on the {len(prompts)} prompts on which they diverge most, at "
-        f"most {TOKENS} tokens each. These are the most extreme cases; the maps above show every head."
+        "A row is a query, a column a key that it sees; the weights of a row sum to 1. Shown are the "
+        f"{len(heads)} heads with the largest divergence over all prompts, on the {len(prompts)} prompts on which they "
+        f"diverge most, at most {TOKENS} tokens each. These are the most extreme cases; the maps above show every head."
     )
     titles = {"base": "base", "tuned": chapter.evidence.tuned, "difference": f"{chapter.evidence.tuned} − base"}
     yield Panel(

@@ -60,7 +60,7 @@ def used(browser: Any, report: Path) -> Iterator[Opened]:
 
 @pytest.fixture
 def shared(used: Opened) -> Iterator[Any]:
-    """A page with its folds open, on which other tests may have drawn and chosen before: what is looked at must not depend on it."""
+    """A page with its folds open, on which other tests may have drawn and chosen: nothing may depend on it."""
     yield used.page
     used.require_quiet()
 
