@@ -170,7 +170,7 @@ function follow() {
   if (!place) return;
   const chapter = place.closest("article[hidden]"), fold = place.closest("details") ?? place.querySelector("details");
   if (chapter) show(document.getElementById("tab-" + chapter.id));
-  if (fold) fold.open = true;
+  for (let one = fold; one; one = one.parentElement.closest("details")) one.open = true;
   if (chapter || fold) place.scrollIntoView();
 }
 window.addEventListener("hashchange", follow);
