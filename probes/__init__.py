@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from probes.job.features import features as features
     from probes.job.job import Job as Job
     from probes.job.logged import logs as logs
+    from probes.job.neurons import neurons as neurons
     from probes.job.prepare import prepare as prepare, run as run
     from probes.job.probing import probe as probe
     from probes.job.representations import representations as representations
@@ -64,6 +65,7 @@ _EXPORTS = {
     "probes.job.edges": ("edges",),
     "probes.job.job": ("Job",),
     "probes.job.logged": ("logs",),
+    "probes.job.neurons": ("neurons",),
     "probes.job.prepare": (
         "prepare",
         "run",

@@ -17,9 +17,15 @@ def data_of(page: str) -> dict[str, Any]:
     return content
 
 
+def unfold(page: Any) -> None:
+    """Open every fold of a page in a browser."""
+    page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+
+
 def drawn(page: Any, figure: str) -> Any:
-    """A figure of a page in a browser, once it is drawn: it comes into view, and so it must be."""
+    """A figure of a page in a browser, once it is drawn: its folds open, it comes into view, and so it must be."""
     place = page.locator(f"[id={figure!r}]")
+    place.evaluate("at => { for (let fold = at; (fold = fold.parentElement?.closest('details')); ) fold.open = true; }")
     place.scroll_into_view_if_needed()
     place.locator(".main-svg").first.wait_for()
     return place

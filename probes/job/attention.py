@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 
@@ -12,6 +12,7 @@ from probes.capture.pair import Pair
 from probes.directions.attention import Read, read_attention
 from probes.directions.attention_heads import HEAD, head_rows
 from probes.directions.attention_patterns import require_patterns
+from probes.directions.attention_shown import chosen_heads, chosen_prompts, pattern_rows
 from probes.directions.nulls import ROUNDED, null_pair
 from probes.errors import RunError
 from probes.job.further import Tables, add, encoded_of, named, reopened
@@ -37,8 +38,8 @@ def attention(
 ) -> pd.DataFrame:
     """How every head's attention pattern changed, and whether its own weights or its input changed it.
 
-    Adds the tables `attention`, `attention_heads` and `attention_pairs` to the run, in place of earlier ones of the
-    same models.
+    Adds the tables `attention`, `attention_heads`, `attention_pairs` and `attention_patterns` to the run, in place of
+    earlier ones of the same models.
 
     Args:
         run: A finished run.
@@ -58,7 +59,7 @@ def attention(
         >>> run = probes.load("reports/demo")
         >>> heads = probes.attention(run, tuned="medical", prompts=4, draws=2)
         >>> shares = heads[["score_own", "score_inherited", "score_interaction"]].sum(axis=1)
-        >>> bool((shares - 1).abs().max() < 1e-4), "attention_pairs" in run.tables
+        >>> bool((shares - 1).abs().max() < 1e-4), "attention_patterns" in run.tables
         (True, True)
     """
     names = named(run, tuned)
@@ -92,27 +93,35 @@ def _tables(pair: Pair, encoded: Sequence[Encoded], name: str, draws: int, suite
         with null_pair(pair, null, draw, suite.seed) as sham:
             nulls.append(read_attention(sham, encoded, batch_size=suite.batch_size, pairs=0, told=partial(told, i + 1)))
     heads = head_rows(own.heads, nulls[0].heads, [null.heads for null in nulls[1:]], encoded)
+    shown = chosen_heads(heads)
+    patterns = pattern_rows(pair, chosen_prompts(own.heads, shown, encoded), shown)
     return {
         "attention": own.heads,
         "attention_heads": heads,
-        "attention_pairs": _pairs(pair, own.pairs, heads, encoded),
+        "attention_pairs": _in_words(pair, _pairs(own.pairs, heads), encoded),
+        "attention_patterns": _in_words(pair, patterns, encoded),
     }
 
 
-def _pairs(pair: Pair, pairs: pd.DataFrame, heads: pd.DataFrame, encoded: Sequence[Encoded]) -> pd.DataFrame:
+def _pairs(pairs: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
     """The pairs of tokens of the heads that stand out over all prompts, largest change first."""
     chosen = heads[(heads.domain == ALL_DOMAINS) & heads.stands_out].nlargest(HEADS, "js")
     pairs = pairs.merge(chosen[HEAD], on=HEAD)
     size = (pairs.weight_tuned - pairs.weight_base).abs()
     pairs = pairs.assign(size=size).sort_values([*HEAD, "size"], ascending=[True, True, True, False], kind="stable")
     pairs["rank"] = pairs.groupby(HEAD).cumcount() + 1
-    pairs = pairs[pairs["rank"] <= PAIRS].drop(columns="size").reset_index(drop=True)
+    return pairs[pairs["rank"] <= PAIRS].drop(columns="size").reset_index(drop=True)
+
+
+def _in_words(pair: Pair, rows: pd.DataFrame, encoded: Sequence[Encoded]) -> pd.DataFrame:
+    """The rows with the token of each query and key."""
     ids = {item.prompt.id: item.ids for item in encoded}
 
+    @cache
     def token(prompt: str, pos: int) -> str:
         return "" if pos < 0 else str(pair.tokenizer.decode([ids[prompt][pos]]))
 
     for end in ("query", "key"):
-        places = zip(pairs.prompt_id, pairs[f"{end}_pos"], strict=True)
-        pairs[end] = [token(prompt, int(pos)) for prompt, pos in places]
-    return pairs
+        places = zip(rows.prompt_id, rows[f"{end}_pos"], strict=True)
+        rows[end] = [token(prompt, int(pos)) for prompt, pos in places]
+    return rows

@@ -39,6 +39,7 @@ REPORT: Panels[Chapter] = Panels(
             "Graft and revert are exact: weights are swapped and the model is run. They differ because components work "
             "together: one that matters only when others moved too shows in revert and not in graft.",
             "causes.html",
+            "open",
         ),
         Section(
             "link",

@@ -38,12 +38,14 @@ def heatmap(
     hover: Sequence[str] = (),
     marked: str | None = None,
     ratio: bool = False,
+    axis: str = "",
 ) -> Plot:
     """Layer × `column` map of `value`, one cell per row of `frame`, first layer at the bottom.
 
-    With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`. `hover` names more
-    columns to show on a cell; `marked` is a column of booleans that put a star on a cell. A `ratio` is coloured by its
-    logarithm, from 1/`reach` over 1 to `reach`. A cell whose value is null is grey.
+    The axis across is called `axis`, or as its column is. With a `centre` the scale diverges there and spans ± `reach`;
+    without, it runs from 0 to `reach`. `hover` names more columns to show on a cell; `marked` is a column of booleans
+    that put a star on a cell. A `ratio` is coloured by its logarithm, from 1/`reach` over 1 to `reach`. A cell whose
+    value is null is grey.
     """
     columns, rows = _columns(frame, column), frame.layer.astype(int).tolist()
     there = set(columns)
@@ -65,6 +67,7 @@ def heatmap(
         z.append([None if i is None else plain(coloured[i]) for i in places])
         text.append([_cell(values, i, starred, decimals) for i in places])
         told.append(["" if i is None else _told(values[i], {name: extra[name][i] for name in hover}) for i in places])
+    counted = f"{axis or column} " if all(name.isdigit() for name in names) else ""
     row = 26 if len(layers) <= 16 else 18 if len(layers) <= 40 else 12
     cells = {
         "type": "heatmap",
@@ -75,7 +78,7 @@ def heatmap(
         "texttemplate": "%{text}",
         "textfont": {"size": 10 if len(layers) <= 20 else 8},
         "customdata": told,
-        "hovertemplate": "layer %{y}, %{x}: %{customdata}<extra></extra>",
+        "hovertemplate": f"layer %{{y}}, {counted}%{{x}}: %{{customdata}}<extra></extra>",
         "hoverongaps": False,
         "xgap": 1,
         "ygap": 1,
@@ -84,8 +87,9 @@ def heatmap(
     return {
         "data": [cells],
         "layout": layout(
+            x=axis or column,
             y="layer",
-            height=64 + row * max(len(layers), 3),
+            height=84 + row * max(len(layers), 3),
             xaxis={"type": "category", "showgrid": False},
             yaxis={"type": "category", "showgrid": False, "dtick": 1 if len(layers) <= 40 else 4},
             shapes=_grey(z, text),
@@ -214,3 +218,39 @@ def square(values: NDArray[np.float64], told: NDArray[np.object_], names: Sequen
     axis = {"type": "category", "showgrid": False}
     height = 100 + 44 * max(len(names), 3)
     return {"data": [cells], "layout": layout(height=height, xaxis=axis, yaxis={**axis, "autorange": "reversed"})}
+
+
+def token_map(pattern: pd.DataFrame, value: str, centre: float | None, reach: float) -> Plot:
+    """Query × key map of a pattern (rows of `attention_patterns`), the first query on top; what is not seen is empty.
+
+    With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`.
+    """
+    queries = dict(zip(pattern.query_pos.astype(int), pattern["query"], strict=True))
+    keys = dict(zip(pattern.key_pos.astype(int), pattern["key"], strict=True))
+    rows, columns = sorted(queries), sorted(keys)
+    cells = pattern.pivot(index="query_pos", columns="key_pos", values=value).reindex(index=rows, columns=columns)
+    axis = {"type": "category", "showgrid": False, "tickfont": {"size": 9}}
+    shown = {
+        "type": "heatmap",
+        "z": [
+            [None if np.isnan(cell) else round(float(cell), 3) for cell in row] for row in cells.to_numpy(np.float64)
+        ],
+        "x": [_token(pos, keys[pos]) for pos in columns],
+        "y": [_token(pos, queries[pos]) for pos in rows],
+        "hovertemplate": "%{y} to %{x}: %{z:.3f}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+        **_scale(cells.to_numpy(np.float64), centre, reach),
+    }
+    across = {**axis, "dtick": 1, "tickangle": -90}
+    up = {**axis, "dtick": 1, "autorange": "reversed"}
+    return {
+        "data": [shown],
+        "layout": layout(x="key", y="query", height=150 + 13 * max(len(rows), 12), xaxis=across, yaxis=up),
+    }
+
+
+def _token(pos: int, token: str) -> str:
+    """A token beside its place, so that two of one text are two; the sink is none."""
+    return "nothing (sink)" if pos < 0 else f"{pos} {html.escape(token.strip() or repr(token)[1:-1])}"

@@ -27,6 +27,7 @@ async function draw(id) {
   await plotly();
   const plot = shownPlot(id), place = document.getElementById(id);
   plot.layout.font.color = ink();
+  tint(plot);
   await Plotly.react(id, plot.data, plot.layout, config);
   place.style.minHeight = "";
 }
@@ -41,11 +42,13 @@ const view = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "50% 0px" });
 
-// A panel's choice switches all of its figures.
+// A panel's choices switch all of its figures, which have a version for each choice of the first and of the second.
 for (const select of document.querySelectorAll("select[data-switch]")) {
   select.addEventListener("change", () => {
-    for (const place of select.closest(".panel").querySelectorAll(".plot")) {
-      version[place.id] = Number(select.value);
+    const panel = select.closest(".panel"), choices = [...panel.querySelectorAll("select[data-switch]")];
+    const chosen = choices.reduce((before, choice) => before * choice.length + Number(choice.value), 0);
+    for (const place of panel.querySelectorAll(".plot")) {
+      version[place.id] = chosen;
       redraw(place.id);
     }
   });
@@ -167,7 +170,7 @@ function follow() {
   if (!place) return;
   const chapter = place.closest("article[hidden]"), fold = place.closest("details") ?? place.querySelector("details");
   if (chapter) show(document.getElementById("tab-" + chapter.id));
-  if (fold) fold.open = true;
+  for (let one = fold; one; one = one.parentElement.closest("details")) one.open = true;
   if (chapter || fold) place.scrollIntoView();
 }
 window.addEventListener("hashchange", follow);
@@ -183,8 +186,7 @@ window.addEventListener("beforeprint", () => {
 const system = window.matchMedia("(prefers-color-scheme: dark)");
 system.addEventListener("change", () => drawn.forEach(draw));
 document.getElementById("theme").addEventListener("click", () => {
-  const root = document.documentElement, dark = root.style.colorScheme ? root.style.colorScheme === "dark" : system.matches;
-  root.style.colorScheme = dark ? "light" : "dark";
+  document.documentElement.style.colorScheme = isDark() ? "light" : "dark";
   drawn.forEach(draw);
 });
 
@@ -236,6 +238,17 @@ for (const button of document.querySelectorAll("button[data-save]")) {
     await plotly();
     save(id + ".png", await Plotly.toImage({ data: plot.data, layout: { ...plot.layout, paper_bgcolor: paper } }, size));
   });
+}
+// Heat maps about a middle: on a dark page the middle is dark as well, and what is far from it bright.
+const DARK = [[0, "#7dbcf2"], [0.25, "#35679b"], [0.5, "#23272f"], [0.75, "#99601f"], [1, "#f5ab5b"]];
+const light = new WeakMap();
+function isDark() { return (document.documentElement.style.colorScheme || (system.matches ? "dark" : "light")) === "dark"; }
+function tint(plot) {
+  for (const trace of plot.data) {
+    if (trace.type !== "heatmap" || !Array.isArray(trace.colorscale)) continue;
+    if (!light.has(trace)) light.set(trace, trace.colorscale);
+    trace.colorscale = isDark() ? DARK : light.get(trace);
+  }
 }
 follow();
 const ready = unpack("data").then((text) => {

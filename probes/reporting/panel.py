@@ -43,13 +43,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """Figures that belong side by side, how to read them, the choices that switch all of them, and tables below."""
+    """Figures that belong side by side, how to read them, the choices that switch all of them, and tables below.
+
+    With a second choice, a figure's plots are those of the first choice in the order of the second, then of the next.
+    """
 
     title: str
     note: str
     figures: Sequence[Figure]
     choices: Sequence[str] = field(default_factory=list)
     choose: str = ""
+    second: Sequence[str] = field(default_factory=list)
+    choose_second: str = ""
     wide: bool = False
     tables: Sequence[Table] = field(default_factory=list)
     below: Markup | None = None  # of a template of its own: `probes.reporting.page.part`
@@ -68,7 +73,7 @@ class Section:
     absent: str  # shown where no panel has anything to show
     intro: str = ""
     template: str = "section.html"  # of the part below the title
-    fold: Fold = "open"  # how it stands at first
+    fold: Fold = "closed"  # how it stands at first
     optional: bool = False  # left out where it has nothing to show
 
 

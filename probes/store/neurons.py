@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +17,20 @@ SHARES = "shares"
 
 _KEYS = ["tuned", "domain", "layer", "expert", "neuron"]
 _COUNTS = [name for name in SCHEMAS["neurons"].names if name not in _KEYS]
+#: Neurons that are listed of a tuned model.
+LISTED = 20
+
+
+def flipped_most(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `neurons` whose gate differs on most tokens of a domain, with that share as `rate`.
+
+    Examples:
+        >>> rows = pd.DataFrame({"neuron": [0, 1, 2], "n": [4, 4, 4], "n_flips": [1, 0, 3]})
+        >>> flipped_most(rows).neuron.tolist()
+        [2, 0]
+    """
+    rows = rows.assign(rate=rows.n_flips / rows.n)
+    return rows[rows.rate > 0].nlargest(LISTED, "rate")
 
 
 def summed(directory: Path) -> pa.Table | None:

@@ -20,7 +20,7 @@ COMPARISON: Panels[Comparison] = Panels(
     "comparison panel",
     "probes.reporting.compare.panels",
     [
-        Section("behaviour", "Behaviour", "Behaviour: what do they answer?", _ABSENT),
+        Section("behaviour", "Behaviour", "Behaviour: what do they answer?", _ABSENT, fold="open"),
         Section("causes", "Causes", "Causes: do the same components carry it?", _ABSENT),
         Section("weights", "Weights", "Weights: did the same places move?", _ABSENT),
         Section("activations", "Activations", "Activations: what ran differently?", _ABSENT),

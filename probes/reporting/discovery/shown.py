@@ -16,17 +16,17 @@ from probes.reporting.discovery.texts import texts_of
 from probes.reporting.panel import Fold, Section
 
 
-def _section(id: str, name: str, title: str, template: str, intro: str = "", fold: Fold = "open") -> Section:
+def _section(id: str, name: str, title: str, template: str, intro: str = "", fold: Fold = "closed") -> Section:
     return Section(id, name, title, "", intro, f"discovery/{template}.html", fold, optional=True)
 
 
 #: The sections of a discovery, each left out where the run has nothing for it.
 SECTIONS = (
     _section("found", "In three sentences", "In three sentences", "found", fold="never"),
-    _section("words", "Words", "Words that the tuned model favours", "words"),
+    _section("words", "Words", "Words that the tuned model favours", "words", fold="open"),
     _section("topics", "Topics", "Topics: words whose logits rise together", "tables"),
     _section("claims", "Claims", "Claims, tested on texts that did not suggest them", "tables"),
-    _section("samples", "Samples", "Samples: what both write after the same beginning", "samples"),
+    _section("samples", "Samples", "Samples: what both write after the same beginning", "samples", fold="open"),
     _section("divergences", "Texts", "Texts: behind which tokens do the predictions part?", "divergences"),
     _section("lens-words", "Lens by layer", "Lens by layer: what mean Δh reads as", "lens"),
     _section("difference", "Δh", "Δh: the difference of the two models' states", "curves"),
@@ -36,16 +36,14 @@ SECTIONS = (
         "Components of Δh: which directions has it over texts?",
         "tables",
         "They are kinds of places more often than subjects: no word of theirs counts that does not stand out above.",
-        "closed",
     ),
-    _section("moved", "Where states move", "Where do states move most?", "tables", fold="closed"),
+    _section("moved", "Where states move", "Where do states move most?", "tables"),
     _section(
         "steering",
         "Steering",
         "Steering the base by mean Δh",
         "tables",
         "Mean Δh is added to the states of one depth, as long as it takes to move predictions by half a nat.",
-        "closed",
     ),
     _section(
         "kind",
@@ -60,7 +58,6 @@ SECTIONS = (
         "Directions of T, read as tokens",
         "tables",
         "These claim nothing: the directions of any gradient read as words, those of shams as clearly as T's.",
-        "closed",
     ),
     _section(
         "excitation",
@@ -69,7 +66,6 @@ SECTIONS = (
         "tables",
         "Own texts may have other inputs altogether: what random directions of the same matrix have is taken off. A "
         "direction stands out where no sham's is excited as much.",
-        "closed",
     ),
 )
 

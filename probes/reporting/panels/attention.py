@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from probes.directions.attention_shown import TOKENS
 from probes.reporting.chapter import Chapter, panel
-from probes.reporting.figures import heatmap, reach
+from probes.reporting.figures import heatmap, reach, token_map
 from probes.reporting.panel import Figure, Panel, Table
 from probes.reporting.words import estimate, number, percent, prompts_of, q_value
+from probes.store.schemas import ALL_DOMAINS
 
 #: Heads, and pairs of tokens of each, in the lists.
 HEADS, PAIRS = 20, 3
@@ -22,8 +24,8 @@ def attention(chapter: Chapter) -> Iterator[Panel]:
     if rows.empty:
         return
     n_layers = int(chapter.run.manifest.get("architecture", {}).get("n_layers", rows.layer.max() + 1))
-    rows = rows.assign(head_name="head " + rows["head"].astype(str), beyond=rows.js / rows.js_random)
-    order = [f"head {i}" for i in sorted(rows["head"].unique())]
+    rows = rows.assign(head_name=rows["head"].astype(str), beyond=rows.js / rows.js_random)
+    order = [str(i) for i in sorted(rows["head"].unique())]
     domains = list(dict.fromkeys(rows.domain.astype(str)))
     parts = [rows[rows.domain == domain] for domain in domains]
     divergence = [
@@ -37,11 +39,14 @@ def attention(chapter: Chapter) -> Iterator[Panel]:
             ratio=True,
             marked="stands_out",
             hover=["js", "js_random", "js_floor", "q"],
+            axis="head",
         )
         for part in parts
     ]
     shares = [
-        heatmap(part, "own_share", "head_name", order, n_layers, reach=1.0, hover=["own_share_random", "js"])
+        heatmap(
+            part, "own_share", "head_name", order, n_layers, reach=1.0, hover=["own_share_random", "js"], axis="head"
+        )
         for part in parts
     ]
     draws = int(rows.draws.max())
@@ -66,6 +71,46 @@ def attention(chapter: Chapter) -> Iterator[Panel]:
         list(map(prompts_of, domains)),
         "prompts",
         tables=[_heads(over), *_pairs(chapter, over)],
+    )
+
+
+@panel("directions", order=51, needs=["attention_patterns", "attention_heads"])
+def patterns(chapter: Chapter) -> Iterator[Panel]:
+    """Both models' weights of a head on a prompt, query by key, and their difference."""
+    rows = chapter.rows("attention_patterns")
+    if rows.empty:
+        return
+    rows = rows.assign(name=[_name(row) for row in rows[["layer", "component", "head"]].to_dict("records")])
+    difference = rows.weight_tuned - rows.weight_base
+    rows, far = rows.assign(difference=difference), float(difference.abs().max())
+    ranked = chapter.rows("attention_heads", where=[("domain", "==", ALL_DOMAINS)]).sort_values("js", ascending=False)
+    there = set(rows.name)
+    heads = [name for name in map(_name, ranked.to_dict("records")) if name in there]
+    prompts = list(dict.fromkeys(rows.prompt_id.astype(str)))
+    by_both = dict(list(rows.groupby(["name", rows.prompt_id.astype(str)])))
+    chosen = [by_both[head, prompt] for head in heads for prompt in prompts]
+    maps = [
+        ("base", "weight_base", None, 1.0),
+        ("tuned", "weight_tuned", None, 1.0),
+        ("difference", "difference", 0.0, far),
+    ]
+    note = (
+        "A row is a query, a column a key that it sees; the weights of a row sum to 1. Shown are the "
+        f"{len(heads)} heads with the largest divergence over all prompts, on the {len(prompts)} prompts on which they "
+        f"diverge most, at most {TOKENS} tokens each. These are the most extreme cases; the maps above show every head."
+    )
+    titles = {"base": "base", "tuned": chapter.evidence.tuned, "difference": f"{chapter.evidence.tuned} − base"}
+    yield Panel(
+        "Attention patterns of a head",
+        note,
+        [
+            Figure(f"pattern-{side}", titles[side], [token_map(part, column, centre, top) for part in chosen])
+            for side, column, centre, top in maps
+        ],
+        heads,
+        "head",
+        prompts,
+        "prompt",
     )
 
 

@@ -15,12 +15,12 @@ from probes.reporting.panel import Figure, Panel
 from probes.reporting.words import effect_metric_name, prompts_of
 from tv.architecture.anatomy import in_order
 
-#: The column that names a unit of each finer granularity, its prefix in a map, and its word.
+#: The column that names a unit of each finer granularity, and what the axis of its map is called.
 _FINER = {
-    "module": ("module", "", "module"),
-    "head": ("head", "", "head"),
-    "kv_head": ("head", "kv ", "key-value head"),
-    "expert": ("expert", "expert ", "expert"),
+    "module": ("module", "module"),
+    "head": ("head", "head"),
+    "kv_head": ("head", "key-value head"),
+    "expert": ("expert", "expert"),
 }
 _HOVER = ["lo", "hi", "q", "n", "held_out"]
 
@@ -81,10 +81,10 @@ def finer(chapter: Chapter) -> Iterator[Panel]:
         return
     domains, maps = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour), []
     for (granularity, method), family in rows.groupby(["granularity", "method"], sort=False):
-        column, prefix, word = _FINER[str(granularity)]
-        family = family.assign(place=prefix + family[column].astype(str))
+        column, word = _FINER[str(granularity)]
+        family = family.assign(place=family[column].astype(str))
         order = list(dict.fromkeys((family if column == "module" else family.sort_values(column)).place))
-        plots = [_map(family[family.domain == domain], "place", order, chapter) for domain in domains]
+        plots = [_map(family[family.domain == domain], "place", order, chapter, word) for domain in domains]
         maps.append(Figure(f"{method}-{granularity}", f"{str(method).capitalize()}, layer × {word}", plots))
     note = "The same effects, cut finer. What a component's map says of it is spread over these."
     yield Panel("Finer: modules, heads, experts", note, maps, list(map(prompts_of, domains)), "prompts", wide=True)
@@ -130,7 +130,7 @@ def _prompts(domain: str, effects: pd.DataFrame) -> str:
     return f"{name} (n = {n:.0f})" if pd.notna(n) else name
 
 
-def _map(effects: pd.DataFrame, column: str, order: Sequence[str], chapter: Chapter) -> figures.Plot:
+def _map(effects: pd.DataFrame, column: str, order: Sequence[str], chapter: Chapter, axis: str = "") -> figures.Plot:
     """Effects by layer and `column`."""
     n_layers = chapter.evidence.n_layers
-    return figures.heatmap(effects, "effect", column, order, n_layers, centre=0, hover=_HOVER)
+    return figures.heatmap(effects, "effect", column, order, n_layers, centre=0, hover=_HOVER, axis=axis)

@@ -41,4 +41,12 @@ def flips(chapter: Chapter) -> Iterator[Panel]:
 
 def _flip_map(flips: pd.DataFrame, value: str, chance: str, domains: Sequence[str], n_layers: int) -> figures.Plot:
     rows = flips.assign(domain="mlp, " + flips.domain.astype(str)).rename(columns={chance: "chance"})
-    return figures.heatmap(rows, value, "domain", [f"mlp, {name}" for name in domains], n_layers, hover=["chance"])
+    return figures.heatmap(
+        rows,
+        value,
+        "domain",
+        [f"mlp, {name}" for name in domains],
+        n_layers,
+        hover=["chance"],
+        axis="component, prompts",
+    )

@@ -107,6 +107,21 @@ table(
     ),
 )
 table(
+    "neuron_tokens",
+    "listed neuron, model, and token at which its gate is among the largest in that model",
+    (
+        *keys("tuned layer expert neuron model"),
+        Column("rank", "1 is the largest; a prompt has one at most", "int16"),
+        *keys("prompt_id pos"),
+        Column("before", "the tokens before it", "text"),
+        Column("token", "the token", "text"),
+        Column("after", "the tokens after it", "text"),
+        Column("value_base", "what enters the gate's activation function there in the base; open above 0"),
+        Column("value_tuned", "in the tuned model"),
+    ),
+    since=11,
+)
+table(
     "contributions",
     "model, place of a prompt and component: what it adds to the residual stream",
     (

@@ -82,3 +82,17 @@ table(
     ),
     since=_SINCE,
 )
+table(
+    "attention_patterns",
+    "head that changed most, prompt, query and key that it sees",
+    (
+        *keys("tuned prompt_id layer component head"),
+        Column("query_pos", "the query's place in the prompt", "int32"),
+        Column("query", "its token", "text"),
+        Column("key_pos", "the key's place; −1 is the sink, nothing at all", "int32"),
+        Column("key", "its token", "text"),
+        Column("weight_base", "the attention weight in the base"),
+        Column("weight_tuned", "in the tuned model"),
+    ),
+    since=11,
+)

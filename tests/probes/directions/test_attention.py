@@ -18,9 +18,11 @@ from probes.cli import main
 from probes.directions.attention import Read, read_attention
 from probes.directions.attention_heads import head_rows
 from probes.directions.attention_patterns import Patterns, each_pattern, require_patterns
+from probes.directions.attention_shown import PROMPTS as SHOWN, pattern_rows
 from probes.directions.nulls import null_pair
 from probes.errors import RunError
 from tests.command import call
+from tests.pages import data_of
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_suite
 from tests.runs import NO_REPORT
 from tv.prompts.encoding import Batch, Encoded, batches, encode
@@ -72,6 +74,28 @@ def test_patterns_are_those_that_the_models_give(architecture: str) -> None:
             assert (ours.sum(-1) - 1).abs().max() < 1e-5
             assert one.error < 1e-6
     assert (found[0].base.weights.shape[-1] == length + 1) == (architecture == "gpt_oss")  # the sink is a key
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt_oss"])
+def test_stored_patterns_are_eager_attention(architecture: str) -> None:
+    """Query by query and key by key, of the heads asked for alone; a sink takes what the keys leave."""
+    pair, batch = _pair(architecture)
+    heads = pd.DataFrame({"layer": [1, 0], "component": "attn", "head": [2, 1]})
+    rows = pattern_rows(pair, batch.encoded, heads)
+    assert set(zip(rows.layer, rows["head"], strict=True)) == {(1, 2), (0, 1)}
+    assert (rows.key_pos.min() < 0) == (architecture == "gpt_oss") and (rows.key_pos <= rows.query_pos).all()
+    sums = rows.groupby(["prompt_id", "layer", "query_pos"])[["weight_base", "weight_tuned"]].sum()
+    assert np.allclose(sums, 1, atol=1e-5) and len(sums) == 2 * sum(len(item.ids) for item in batch.encoded)
+    seen, prompts = rows[rows.key_pos >= 0], {item.prompt.id: i for i, item in enumerate(batch.encoded)}
+    for side in ("base", "tuned"):
+        given = _by_themselves(getattr(pair, side), batch)
+        theirs = [
+            float(given[layer][prompts[prompt], head, query, key])
+            for prompt, layer, head, query, key in seen[
+                ["prompt_id", "layer", "head", "query_pos", "key_pos"]
+            ].itertuples(index=False)
+        ]
+        assert np.allclose(seen[f"weight_{side}"], theirs, atol=1e-6)
 
 
 def test_only_its_own_weights_move_the_first_attention_where_embeddings_did_not() -> None:
@@ -205,6 +229,15 @@ def test_the_command_adds_tables_and_a_panel(
     assert "Which heads attend elsewhere?" in page and "layer 2 head" in page
     again = probes.load(run.path)
     assert {"attention", "attention_heads", "attention_pairs"} <= set(again.tables)
+    patterns, heads = again["attention_patterns"], again["attention_heads"]
+    first = heads[heads.domain == "all"].nlargest(1, "js").iloc[0]
+    assert ((patterns.layer == first.layer) & (patterns["head"] == first["head"])).any()
+    assert patterns.prompt_id.nunique() == min(SHOWN, len(PROMPTS))
+    figures = data_of(page)["figures"]
+    n = len(patterns.groupby(["layer", "head"])) * patterns.prompt_id.nunique()
+    assert [len(figures[f"m0-pattern-{side}"]) for side in ("base", "tuned", "difference")] == [n, n, n]
+    shown = figures["m0-pattern-tuned"][0]["data"][0]
+    assert shown["y"][0].startswith("0 ") and sum(shown["z"][-1]) == pytest.approx(1, abs=0.02)
     assert set(again["attention_heads"].domain) >= {"all", "medical", "math", "general"}
     for wrong, said in (
         ("--draws=1", "at least 2"),

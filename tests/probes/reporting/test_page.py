@@ -9,10 +9,34 @@ from typing import Any
 import pytest
 
 import probes
-from tests.pages import drawn
+from tests.pages import drawn, unfold
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 
 HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1"]
+
+
+#: Texts of a page in a browser whose contrast with what lies behind them is below 4.5.
+FAINT = """() => {
+  const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true }), known = {};
+  const colour = (text) => known[text] ??= (() => {
+    pen.clearRect(0, 0, 1, 1); pen.fillStyle = text; pen.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  })();
+  const over = (top, below) => below.map((value, i) => top[i] * top[3] + value * (1 - top[3]));
+  const light = (c) => c.map((v) => v / 255).map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = (at) => !at ? [255, 255, 255]
+    : over(colour(getComputedStyle(at).backgroundColor), behind(at.parentElement));
+  const faint = new Set();
+  for (const at of document.querySelectorAll("body *:not(svg *, script, option)")) {
+    if (!at.checkVisibility() || ![...at.childNodes].some((one) => one.nodeType === 3 && one.data.trim())) continue;
+    const ground = behind(at), ink = over(colour(getComputedStyle(at).color), ground);
+    const [low, high] = [ground, ink].map(light).sort((a, b) => a - b);
+    if ((high + .05) / (low + .05) < 4.5) faint.add(`${at.tagName}.${at.className} ${at.textContent.slice(0, 20)}`);
+  }
+  return [...faint];
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +45,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = write_suite(folder, *build_pair(folder), bootstrap=20)
     hostile = [{"id": f"h{i}", "text": text, "domain": text, "target": " two"} for i, text in enumerate(HOSTILE)]
     write_prompts(folder / "prompts.jsonl", [*PROMPTS, *hostile])
-    return probes.run(suite, out=folder / "run").path / "report.html"
+    run = probes.run(suite, out=folder / "run")
+    probes.attention(run, prompts=4, draws=2)
+    probes.neurons(run, prompts=8)
+    return probes.report(run)
 
 
 class Opened:
@@ -53,13 +80,14 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def used(browser: Any, report: Path) -> Iterator[Opened]:
     opened = Opened(browser, report)
+    unfold(opened.page)
     yield opened
     opened.page.close()
 
 
 @pytest.fixture
 def shared(used: Opened) -> Iterator[Any]:
-    """A page on which other tests may have drawn and chosen before: what is looked at must not depend on it."""
+    """A page with its folds open, on which other tests may have drawn and chosen: nothing may depend on it."""
     yield used.page
     used.require_quiet()
 
@@ -84,7 +112,7 @@ def test_on_a_phone_sections_open_one_by_one(browser: Any, report: Path) -> None
     phone.locator("nav a[href='#m0-causes']").first.click()
     phone.wait_for_selector("#m0-causes details[open]")
     assert phone.locator("details.fold[open]").count() == 1
-    phone.evaluate("document.querySelectorAll('details.fold').forEach((fold) => { fold.open = true; })")
+    unfold(phone)
     assert phone.evaluate("document.documentElement.scrollHeight") > 2 * closed
     phone.close()
 
@@ -121,7 +149,38 @@ def test_a_prompt_leads_to_its_map_and_prompts_can_be_looked_for(shared: Any) ->
     form.locator("input[name=text]").fill("")
     form.locator("select[name=colour]").select_option("dla")
     colours = table.locator(".text span").evaluate_all("all => all.map((one) => getComputedStyle(one).backgroundColor)")
-    assert len({colour.rsplit(",", 1)[0] for colour in colours}) == 2  # towards the target, and away from it
+    tinted = {colour[:16] for colour in colours if not colour.endswith("/ 0)")}
+    assert len(tinted) == 2  # towards the target, and away from it
+
+
+def test_a_head_and_a_prompt_are_chosen_for_patterns_in_both_models(shared: Any) -> None:
+    panel = shared.locator(".panel", has=shared.locator("[id='m0-pattern-base']"))
+    seen = {tuple(_pattern(shared))}
+    for which in (0, 1):  # the head, and then the prompt
+        panel.locator("select[data-switch]").nth(which).select_option(index=1)
+        seen.add(tuple(_pattern(shared)))
+    assert len(seen) == 3
+    figures = {side: shared.evaluate(f"shownPlot('m0-pattern-{side}').data[0].z.at(-1)") for side in ("base", "tuned")}
+    moved = shared.evaluate("shownPlot('m0-pattern-difference').data[0].z.at(-1)")
+    assert moved == pytest.approx([t - b for b, t in zip(figures["base"], figures["tuned"], strict=True)], abs=2e-3)
+
+
+def _pattern(page: Any) -> list[str]:
+    """The tokens beside a drawn pattern, and its weights."""
+    labels = drawn(page, "m0-pattern-base").locator(".ytick text").all_inner_texts()
+    return [*labels, str(page.evaluate("document.getElementById('m0-pattern-base').data[0].z"))]
+
+
+def test_a_neuron_is_chosen_for_the_tokens_that_open_it(shared: Any) -> None:
+    tokens = shared.locator("#m0-neuron-tokens")
+    assert tokens.locator("table:visible").count() == 2
+    before = tokens.inner_text()
+    name = shared.locator("select[data-among='m0-neuron-tokens']").select_option(index=3)
+    assert name == ["3"] and tokens.inner_text() != before
+    assert tokens.locator("table:visible mark").count() >= 2
+    tokens.locator("table:visible a").first.click()
+    row = shared.locator("tr:target")
+    assert row.is_visible() and row.locator("xpath=ancestor::table[@id='m0-prompt-table']").count() == 1
 
 
 def test_numbers_and_pictures_can_be_saved(shared: Any, report: Path, tmp_path: Path) -> None:
@@ -162,8 +221,33 @@ def test_light_and_dark(shared: Any) -> None:
     assert light[0] == light[1] and dark[0] == dark[1] != light[0]
 
 
+def test_text_is_readable_in_light_and_dark(shared: Any) -> None:
+    """A contrast of 4.5 (WCAG AA) of every text against what lies behind it, tinted tokens and folds among them."""
+    kept = shared.evaluate("document.documentElement.style.colorScheme")
+    for scheme in ("light", "dark"):
+        shared.evaluate("scheme => { document.documentElement.style.colorScheme = scheme; }", scheme)
+        assert shared.evaluate(FAINT) == [], scheme
+        drawn(shared, "m0-pattern-difference")
+        shared.evaluate("draw('m0-pattern-difference')")
+        middle = shared.evaluate("document.getElementById('m0-pattern-difference').data[0].colorscale[2][1]")
+        assert (int(middle[1:3], 16) < 64) == (scheme == "dark")  # about 0 is as the page is
+    shared.evaluate("scheme => { document.documentElement.style.colorScheme = scheme; }", kept)
+
+
 def test_a_narrow_screen_scrolls_only_down(shared: Any, fits: Callable[[Any, int], bool]) -> None:
     assert fits(shared, 390)
+
+
+@pytest.mark.parametrize(("width", "most"), [(1280, 6000), (390, 9000)])
+def test_what_is_shown_first_is_short(browser: Any, report: Path, width: int, most: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollHeight") <= most
+    unfold(page)
+    tall = page.locator(".scroll").evaluate_all("all => all.map((one) => one.clientHeight)")
+    assert tall and max(tall) <= 26 * 16 + 1
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.close()
 
 
 def test_the_keyboard_reaches_the_controls(page: Any) -> None:

@@ -429,6 +429,14 @@ def test_neurons_that_flip_most_come_first(page: str, run: probes.Run) -> None:
     top = neurons.loc[(neurons.n_flips / neurons.n).idxmax()]
     first = page.split('<table id="m0-neurons">')[1].split("<tbody>")[1].split("</tr>")[0]
     assert words.percent(top.n_flips / top.n) in first
+    assert f"<td>layer {top.layer} neuron {top.neuron}</td>" in first
+
+
+def test_both_axes_of_a_map_of_heads_are_named(page: str) -> None:
+    plot = data_of(page)["figures"]["m0-head-norm"][0]
+    assert [plot["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")] == ["head", "layer"]
+    assert all(name.isdigit() for name in plot["data"][0]["x"])
+    assert plot["data"][0]["hovertemplate"].startswith("layer %{y}, head %{x}: ")
 
 
 def test_the_lens_ends_at_what_the_models_say(page: str, run: probes.Run) -> None:
