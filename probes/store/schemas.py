@@ -11,7 +11,7 @@ from probes.store.forms.declare import TABLES
 from tv.columns import Column, Kind, TableForm
 
 #: Raised whenever a table or a column is added. A run of a newer version is not read.
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 #: The oldest version that is read: what was added after it reads as null.
 OLDEST_VERSION = 3
 #: The `domain` of an effect over every prompt, besides those of each domain.
