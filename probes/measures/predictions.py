@@ -10,8 +10,10 @@ from torch import Tensor
 
 #: How many tokens are kept at each place.
 TOP = 5
-#: Every so many-th part of a vocabulary is looked through as one: its maximum says whether it matters.
+#: So many tokens of a vocabulary are looked through as one: their maximum says whether they matter.
 _PARTS = 64
+#: Where a vocabulary has so many times more, that is quicker.
+_WORTH = 128
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,24 @@ def likeliest_tokens(logits: Float[Tensor, "n vocab"], log_total: Float[Tensor, 
         >>> found.ids.tolist(), found.probabilities.tolist()
         ([[0, 1]], [[0.5, 0.25]])
     """
+    k = min(k, logits.shape[-1])
     ids = _candidates(logits, k)
-    values, order = logits.gather(1, ids).sort(dim=1, descending=True, stable=True)
-    chosen = order[:, :k]
-    return Likeliest(ids.gather(1, chosen), (values[:, :k] - log_total[:, None]).exp())
+    among = logits if ids is None else logits.gather(1, ids)
+    found = among.topk(k, dim=1).indices
+    found = (found if ids is None else ids.gather(1, found)).sort(dim=1).values  # of equals the smaller id is first
+    values, order = logits.gather(1, found).sort(dim=1, descending=True, stable=True)
+    return Likeliest(found.gather(1, order), (values - log_total[:, None]).exp())
 
 
-def _candidates(logits: Float[Tensor, "n vocab"], k: int) -> Int[Tensor, "n some"]:
-    """Ids in ascending order among which the k largest are: a sort of the whole vocabulary is dear."""
+def _candidates(logits: Float[Tensor, "n vocab"], k: int) -> Int[Tensor, "n some"] | None:
+    """Ids among which the k largest are, since a maximum is found sooner than an order; None: all of a small one."""
     n, vocab = logits.shape
     width = vocab // _PARTS
-    if width < 2 * k:
-        return torch.arange(vocab, device=logits.device).expand(n, vocab)
+    if width < _WORTH:
+        return None
     whole = width * _PARTS
     largest = logits[:, :whole].reshape(n, _PARTS, width).amax(1)  # of the ids that are equal modulo `width`
     columns = largest.topk(k, dim=1).indices
     steps = torch.arange(0, whole, width, device=logits.device)
-    ids = (columns[:, :, None] + steps).flatten(1)
     rest = torch.arange(whole, vocab, device=logits.device).expand(n, vocab - whole)
-    return torch.cat([ids, rest], dim=1).sort(dim=1).values
+    return torch.cat([(columns[:, :, None] + steps).flatten(1), rest], dim=1)

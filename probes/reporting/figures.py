@@ -21,6 +21,8 @@ DIVERGING = [[0, "#1f5fa8"], [0.25, "#86b3dc"], [0.5, "#f4f4f1"], [0.75, "#f2b06
 SEQUENTIAL = "Cividis"
 #: The column that holds embedding and unembedding, which belong to no block.
 ENDS = "(un)embed"
+#: Prompts that a cell leads to.
+BEHIND = 5
 _FAINT = "rgba(128,128,128,.3)"
 #: What did not move, or was not measured: it has no place on a scale.
 _GREY = "rgba(128,128,128,.45)"
@@ -38,12 +40,14 @@ def heatmap(
     hover: Sequence[str] = (),
     marked: str | None = None,
     ratio: bool = False,
+    behind: pd.DataFrame | None = None,
 ) -> Plot:
     """Layer × `column` map of `value`, one cell per row of `frame`, first layer at the bottom.
 
     With a `centre` the scale diverges there and spans ± `reach`; without, it runs from 0 to `reach`. `hover` names more
     columns to show on a cell; `marked` is a column of booleans that put a star on a cell. A `ratio` is coloured by its
-    logarithm, from 1/`reach` over 1 to `reach`. A cell whose value is null is grey.
+    logarithm, from 1/`reach` over 1 to `reach`. A cell whose value is null is grey. `behind` has `layer`, `column`,
+    `prompt` (its row in the table of prompts) and `value` of each prompt: a cell leads to those that have most of it.
     """
     columns, rows = _columns(frame, column), frame.layer.astype(int).tolist()
     there = set(columns)
@@ -65,6 +69,7 @@ def heatmap(
         z.append([None if i is None else plain(coloured[i]) for i in places])
         text.append([_cell(values, i, starred, decimals) for i in places])
         told.append(["" if i is None else _told(values[i], {name: extra[name][i] for name in hover}) for i in places])
+    prompts = {} if behind is None or behind.empty else {"meta": {"behind": _behind(behind, column, layers, names)}}
     row = 26 if len(layers) <= 16 else 18 if len(layers) <= 40 else 12
     cells = {
         "type": "heatmap",
@@ -80,6 +85,7 @@ def heatmap(
         "xgap": 1,
         "ygap": 1,
         **scale,
+        **prompts,
     }
     return {
         "data": [cells],
@@ -91,6 +97,20 @@ def heatmap(
             shapes=_grey(z, text),
         ),
     }
+
+
+def _behind(rows: pd.DataFrame, column: str, layers: Sequence[int], names: Sequence[str]) -> list[list[list[Any]]]:
+    """Of every cell the prompts with the largest sizes, each followed by its value."""
+    named = rows.assign(name=_columns(rows, column)).dropna(subset="value")
+    largest = named.loc[named.value.abs().sort_values(ascending=False, kind="stable").index]
+    cells: dict[tuple[int, str], list[Any]] = {}
+    for layer, name, prompt, value in zip(
+        *(largest[part].tolist() for part in ("layer", "name", "prompt", "value")), strict=True
+    ):
+        of = cells.setdefault((layer, name), [])
+        if len(of) < 2 * BEHIND:
+            of += [prompt, plain(value)]
+    return [[cells.get((layer, name), []) for name in names] for layer in layers]
 
 
 def _grey(z: list[list[float | None]], text: list[list[str]]) -> list[Plot]:

@@ -24,6 +24,7 @@ TABLES = {
     *("weights", "alignment", "spectra", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
     *(
         "predictions",
+        "answers",
         "behaviour",
         "effects",
         "prompt_effects",

@@ -21,3 +21,14 @@ table(
     ),
     since=5,
 )
+table(
+    "answers",
+    "prompt and model: what it writes after the text by greedy decoding, of the prompts that the report shows",
+    (
+        *keys("tuned prompt_id model"),
+        Column("answer", "what it writes", "text"),
+        Column("n_tokens", "how many tokens that is, the end-of-text token among them", "int32", unit="tokens"),
+        Column("ended", "whether an end-of-text token ended it; else it was cut after `n_tokens`", "bool"),
+    ),
+    since=11,
+)

@@ -6,7 +6,7 @@ import torch
 from probes.measures.predictions import likeliest_tokens
 
 
-@pytest.mark.parametrize("vocab", [3, 307, 1_000, 20_011])
+@pytest.mark.parametrize("vocab", [3, 307, 20_011])
 def test_they_are_the_first_of_a_sort(vocab: int) -> None:
     logits = 4 * torch.randn(9, vocab, generator=torch.Generator().manual_seed(vocab))
     logits[0] = 0  # all alike
