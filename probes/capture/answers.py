@@ -30,7 +30,8 @@ def answers(
         ends: Ids of end-of-text tokens.
 
     Returns:
-        A row per prompt and model: `prompt_id model answer n_tokens ended`. `ended` is false where it was cut.
+        A row per prompt and model: `prompt_id model answer n_tokens end`. Where a prompt's target is one line, an answer
+        is one too.
     """
     shared = len(common_rows(*(ends_of(model)[0].weight for model in pair.models))[0])
     room = pair.architecture.context - max((item.n_text for item in encoded), default=0)
@@ -41,8 +42,17 @@ def answers(
         for item, text, ids in zip(encoded, texts, written, strict=bool(written)):
             ended = bool(ids) and ids[-1] in ends
             answer = _after(text, ids[:-1] if ended else ids, pair.tokenizer)
-            rows.append((item.prompt.id, name, answer, len(ids), ended))
-    return pd.DataFrame(rows, columns=["prompt_id", "model", "answer", "n_tokens", "ended"])
+            line = _first_line(answer) if "\n" not in (item.prompt.target or "\n").strip() else answer
+            end = "line" if line != answer else "text" if ended else "length"
+            rows.append((item.prompt.id, name, line, len(ids), end))
+    return pd.DataFrame(rows, columns=["prompt_id", "model", "answer", "n_tokens", "end"])
+
+
+def _first_line(answer: str) -> str:
+    """Up to the end of the first line that is not empty."""
+    start = len(answer) - len(answer.lstrip())
+    end = answer.find("\n", start)
+    return answer if end < 0 else answer[:end]
 
 
 def _after(text: Sequence[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,6 +9,7 @@ from probes.store.run import Run
 
 #: What a model writes, and what ended it.
 Written = tuple[str, str]
+_ENDS = {"text": "end of text", "line": "end of the line"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def answers_of(run: Run, tuned: str) -> dict[str, tuple[Written, Written]]:
         return {}
     sides: tuple[dict[str, Written], dict[str, Written]] = {}, {}
     for row in run.df("answers", where=[("tuned", "==", tuned)]).to_dict("records"):
-        end = "end of text" if row["ended"] else f"cut after {row['n_tokens']} tokens"
-        sides[row["model"] != "base"][str(row["prompt_id"])] = str(row["answer"]), end
+        end = _ENDS.get(row["end"], f"cut after {row['n_tokens']} tokens")
+        sides[row["model"] != "base"][str(row["prompt_id"])] = str(row["answer"]).strip(), end
     base, own = sides
     return {prompt: (base[prompt], own[prompt]) for prompt in base if prompt in own}
 

@@ -155,12 +155,9 @@ function side(name, flat, words) {
   const table = document.createElement("table");
   table.append(element("caption", name));
   for (let i = 0; i < flat.length; i += 2) {
-    const row = table.insertRow(), value = row.insertCell(), share = element("i", "");
-    row.prepend(element("th", words[flat[i]], { scope: "row", className: "token" }));
-    value.className = "n";
-    share.style.setProperty("--share", flat[i + 1]);
-    value.append(share, (100 * flat[i + 1]).toPrecision(3).replace(/e.*/, "") + " %");
-    if (flat[i + 1] < 1e-4) value.lastChild.textContent = "< 0.01 %";
+    const row = table.insertRow(), share = flat[i + 1], word = element("th", words[flat[i]], { scope: "row", className: "token" });
+    word.style.setProperty("--share", share);
+    row.append(word, element("td", share < 1e-4 ? "< 0.01 %" : (100 * share).toPrecision(3) + " %", { className: "n" }));
   }
   return table;
 }
@@ -227,6 +224,8 @@ function offerCells(place) {
 function labelled(name, select) { const label = element("label", name + " "); label.append(select); return label; }
 function plain(name) { return new DOMParser().parseFromString(name, "text/html").documentElement.textContent; } // figures hold it escaped
 
+function wordsOf(row) { return [...row.querySelectorAll(".text :not(.template)")].map((token) => token.textContent).join(""); }
+
 function choose(place, row, column) {
   const map = shownPlot(place.id).data[0], form = cellsOf(place);
   form.querySelector("[name=layer]").value = map.y[row];
@@ -244,11 +243,11 @@ function list(place) {
     const row = rows[flat[i]], value = Number(flat[i + 1].toPrecision(3)), line = document.createElement("li");
     const link = element("a", row.querySelector("th code").textContent, { href: "#" + row.id });
     link.dataset.from = place.id;
-    line.append(link, " " + ((signed && value > 0 ? "+" : "") + value).replace("-", "−"), element("span", " " + row.querySelector(".text").title.slice(0, 80), { className: "soft" }));
+    line.append(link, " " + ((signed && value > 0 ? "+" : "") + value).replace("-", "−"), element("span", " " + wordsOf(row).slice(0, 80), { className: "soft" }));
     lines.push(line);
   }
   form.querySelector("ol").replaceChildren(...lines);
-  form.querySelector(".note").textContent = lines.length ? `Those with the largest values of the ${rows.length} prompts that the page shows.` : "No prompt that the page shows has a value there.";
+  form.querySelector(".note").textContent = lines.length ? `The largest values${signed ? ", of either sign," : ""} among the ${rows.length} prompts that the page shows.` : "No prompt that the page shows has a value there.";
 }
 
 document.addEventListener("click", (event) => {

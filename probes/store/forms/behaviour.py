@@ -27,8 +27,13 @@ table(
     (
         *keys("tuned prompt_id model"),
         Column("answer", "what it writes", "text"),
-        Column("n_tokens", "how many tokens that is, the end-of-text token among them", "int32", unit="tokens"),
-        Column("ended", "whether an end-of-text token ended it; else it was cut after `n_tokens`", "bool"),
+        Column("n_tokens", "how many tokens it wrote, an end-of-text token among them", "int32", unit="tokens"),
+        Column(
+            "end",
+            "where the answer ends: at an end-of-text token (`text`), after one line where the target is one line "
+            "(`line`), or at the limit of tokens (`length`)",
+            "name",
+        ),
     ),
     since=11,
 )
