@@ -30,8 +30,8 @@ def answers(
         ends: Ids of end-of-text tokens.
 
     Returns:
-        A row per prompt and model: `prompt_id model answer n_tokens end`. Where a prompt's target is one line, an answer
-        is one too.
+        A row per prompt and model: `prompt_id model answer n_tokens end`. Where a prompt's target is one line, its
+        answers are one too.
     """
     shared = len(common_rows(*(ends_of(model)[0].weight for model in pair.models))[0])
     room = pair.architecture.context - max((item.n_text for item in encoded), default=0)
@@ -42,7 +42,8 @@ def answers(
         for item, text, ids in zip(encoded, texts, written, strict=bool(written)):
             ended = bool(ids) and ids[-1] in ends
             answer = _after(text, ids[:-1] if ended else ids, pair.tokenizer)
-            line = _first_line(answer) if "\n" not in (item.prompt.target or "\n").strip() else answer
+            target = item.prompt.target
+            line = answer if target is None or "\n" in target.strip() else _first_line(answer)
             end = "line" if line != answer else "text" if ended else "length"
             rows.append((item.prompt.id, name, line, len(ids), end))
     return pd.DataFrame(rows, columns=["prompt_id", "model", "answer", "n_tokens", "end"])
