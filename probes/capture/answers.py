@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probes.capture.pair import Pair
 from tv.architecture.trunk import ends_of
-from tv.evaluation.greedy import continue_greedily
+from tv.evaluation.greedy import TOGETHER, continue_greedily
 from tv.prompts.encoding import Encoded
 from tv.runtime.common_rows import common_rows
 
 #: Tokens that a model writes at most, where the suite does not say.
 TOKENS = 16
+#: Tokens of all texts of a batch together, where that makes it larger.
+_PLACES = 4096
 
 
 def answers(
@@ -26,27 +29,50 @@ def answers(
         pair: Both models.
         tuned: The tuned model's name.
         encoded: The prompts; their texts are continued.
-        tokens: How many tokens a model writes at most; fewer where the context ends.
+        tokens: How many tokens a model writes at most.
         ends: Ids of end-of-text tokens.
 
     Returns:
         A row per prompt and model: `prompt_id model answer n_tokens end`. Where a prompt's target is one line, its
-        answers are one too.
+        answers are one too. A prompt after which the models' context has no room for `tokens` has none.
     """
-    shared = len(common_rows(*(ends_of(model)[0].weight for model in pair.models))[0])
-    room = pair.architecture.context - max((item.n_text for item in encoded), default=0)
-    texts = [item.ids[: item.n_text] for item in encoded]
+    asked = [item for item in encoded if item.n_text + tokens <= pair.architecture.context]
+    lines = [item for item in asked if _is_line(item.prompt.target)]
+    others = [item for item in asked if not _is_line(item.prompt.target)]
+    text = partial(_text, ends=ends, tokenizer=pair.tokenizer)
     rows = []
     for name, model in zip(("base", tuned), pair.models, strict=True):
-        written = continue_greedily(model, texts, min(tokens, room), ends=ends, vocab_size=shared) if room > 0 else []
-        for item, text, ids in zip(encoded, texts, written, strict=bool(written)):
-            ended = bool(ids) and ids[-1] in ends
-            answer = _after(text, ids[:-1] if ended else ids, pair.tokenizer)
-            target = item.prompt.target
-            line = answer if target is None or "\n" in target.strip() else _first_line(answer)
-            end = "line" if line != answer else "text" if ended else "length"
+        write = partial(_write, pair, model, tokens=tokens)
+        written = write(lines, {*ends, *_newlines(pair.tokenizer)})
+        blank = [item for item in lines if not text(item, written[item.prompt.id]).strip()]
+        written |= write([*others, *blank], ends)  # the first line that is not empty counts
+        for item in asked:
+            ids = written[item.prompt.id]
+            answer = text(item, ids)
+            line = _first_line(answer) if _is_line(item.prompt.target) else answer
+            end = "line" if line != answer else "text" if ids[-1] in ends else "length"
             rows.append((item.prompt.id, name, line, len(ids), end))
     return pd.DataFrame(rows, columns=["prompt_id", "model", "answer", "n_tokens", "end"])
+
+
+def _write(
+    pair: Pair, model: PreTrainedModel, encoded: Sequence[Encoded], ends: Collection[int], tokens: int
+) -> dict[str, tuple[int, ...]]:
+    """What a model writes after every prompt, by the prompt's id."""
+    shared = len(common_rows(*(ends_of(each)[0].weight for each in pair.models))[0])
+    texts = [item.ids[: item.n_text] for item in encoded]
+    together = max(TOGETHER, _PLACES // (max(map(len, texts), default=0) + tokens))
+    written = continue_greedily(model, texts, tokens, ends=ends, vocab_size=shared, together=together)
+    return {item.prompt.id: ids for item, ids in zip(encoded, written, strict=True)}
+
+
+def _is_line(target: str | None) -> bool:
+    return target is not None and "\n" not in target.strip()
+
+
+def _newlines(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens with a line break, as byte-level and other vocabularies spell it."""
+    return [i for token, i in tokenizer.get_vocab().items() if "\n" in token or "Ċ" in token or token == "<0x0A>"]
 
 
 def _first_line(answer: str) -> str:
@@ -56,7 +82,8 @@ def _first_line(answer: str) -> str:
     return answer if end < 0 else answer[:end]
 
 
-def _after(text: Sequence[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _text(item: Encoded, ids: Sequence[int], *, ends: Collection[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """The ids as text, with the space that some tokenizers drop from what they take for a beginning."""
+    text, ids = item.ids[: item.n_text], ids[:-1] if ids[-1] in ends else ids
     before, whole = (tokenizer.decode(each, skip_special_tokens=True) for each in (text, (*text, *ids)))
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids, skip_special_tokens=True)

@@ -17,8 +17,10 @@ def test_both_models_write_greedily_and_it_is_said_what_ended_it() -> None:
     encoded = encode(given, tokenizer, 64)
     pair = make_pair(base, tuned, tokenizer)
     rows = answers(pair, "moved", encoded, ends=()).set_index(["prompt_id", "model"])
-    assert len(rows) == 2 * len(PROMPTS) and set(rows.end) <= {"length", "line"} and set(rows.n_tokens) == {TOKENS}
+    assert len(rows) == 2 * len(PROMPTS) and set(rows.end) == {"length", "line"}
+    assert set(rows.n_tokens[rows.end == "length"]) == {TOKENS}
     item = encoded[0]
+    assert (rows.end[item.prompt.id] == "length").all()
     text = torch.tensor([item.ids[: item.n_text]])
     for name, model in (("base", base), ("moved", tuned)):
         settings = {"do_sample": False, "max_new_tokens": TOKENS, "eos_token_id": -1, "pad_token_id": 2}
