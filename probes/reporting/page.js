@@ -179,7 +179,7 @@ async function tell(token) {
 for (const text of document.querySelectorAll(".text[role=listbox]")) {
   text.addEventListener("click", (event) => {
     const token = event.target.closest("[role=option]");
-    if (token) { token.focus(); tell(token); }
+    if (token) { tell(token); token.focus(); }
   });
   text.addEventListener("keydown", (event) => {
     const all = [...text.children], i = all.indexOf(document.activeElement);
