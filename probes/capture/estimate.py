@@ -16,6 +16,7 @@ from probes.capture.runner import shards
 from probes.errors import RunError
 from probes.measures.declared import MEASURES
 from probes.measures.places import sampled
+from probes.measures.predictions import TOP
 from probes.store.schemas import PARTITIONS, SCHEMAS
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture
@@ -23,6 +24,7 @@ from tv.prompts.encoding import Encoded, positions
 
 _BYTES = {
     "tokens": 18.0,
+    "predictions": 8.0,
     "gates": 30.0,  # and the patterns
     "neurons": 4.0,
     "contributions": 7.3,
@@ -66,6 +68,7 @@ def estimate(
     modules = sum(module.expert < 0 for module in architecture.modules) + 3 * n_mixtures * experts_per_token
     rows = {
         "tokens": n_tuned * places,
+        "predictions": (n_tuned + 1) * places * TOP,
         "gates": n_tuned * places * len(widths),
         "neurons": n_tuned * domains * neurons,
         "lens": n_tuned * through_lens * n_layers,
@@ -81,7 +84,8 @@ def estimate(
         "gates": n_tuned * places * sum(widths) * _BYTES_A_GATE,
         "vectors": n_tuned * places * sum(entries) * _BYTES_AN_ENTRY,
     }
-    wanted = {*suite.measure, "tokens", "gates" in suite.measure and "neurons", bool(suite.keep) and "vectors"}
+    always = "tokens", "predictions"
+    wanted = {*suite.measure, *always, "gates" in suite.measure and "neurons", bool(suite.keep) and "vectors"}
     if "gate" not in suite.sites:
         wanted -= {"gates", "neurons"}
     registered = [MEASURES[name] for name in suite.measure if name not in MEASUREMENTS]

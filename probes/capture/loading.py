@@ -97,6 +97,11 @@ class Pairs:
         """Whether one of the models writes the continuations of the prompts."""
         return self.suite.generate is not None and self.suite.generate.source != "given"
 
+    @property
+    def answers(self) -> bool:
+        """Whether both models write answers, if their weights are in memory."""
+        return self.suite.tokenizer == "base" and "behaviour" in self.suite.measure and not self.remote
+
     @cached_property
     def ends(self) -> dict[str, set[int]]:
         """The end-of-text ids of each model's own, by name; a continuation ends with one of any."""

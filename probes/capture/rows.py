@@ -30,7 +30,16 @@ from tv.prompts.encoding import Batch, positions
 Counts = dict[str, dict[str, int]]
 
 _PACKED = ("gate_base", "gate_xor", "vector_base", "vector_tuned")
-_OF_BOTH = ("contributions", "behaviour")  # tables that name a model, not a pair
+_OF_BOTH = ("contributions", "behaviour", "predictions")  # tables that name a model, not a pair
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is read of both models' logits over one batch, as columns."""
+
+    tokens: Columns
+    predictions: tuple[Columns, Columns]  # of base and tuned
+    behaviour: Columns  # none where it is not measured
 
 
 @dataclass
@@ -54,7 +63,7 @@ class ShardTables:
         self.names = {"prompt_id": sorted(self.prompt_ids), **self.aside.names}
         self.codes = {name: code for code, name in enumerate(self.names["prompt_id"])}
 
-    def add(self, reduced: BatchReducer, tokens: Columns, answers: Columns, batch: Batch) -> None:
+    def add(self, reduced: BatchReducer, outputs: Outputs, batch: Batch) -> None:
         """Add one batch. Names are codes until they are written."""
         for piece, values in zip(reduced.pieces, fetched(reduced.pieces), strict=True):
             rows = self._rows(piece, values, batch)
@@ -66,10 +75,22 @@ class ShardTables:
         if "gates" in self.suite.measure:
             for key, counts in reduced.counts.items():
                 self.counts[key] = self.counts[key] + counts if key in self.counts else counts
-        self.parts["tokens", None, ""].append(self._located(batch, reduced.places) | tokens)
+        self.parts["tokens", None, ""].append(self._located(batch, reduced.places) | outputs.tokens)
+        self._add_predictions(outputs.predictions, reduced.places, batch)
         if "behaviour" in self.suite.measure:
+            answers = outputs.behaviour
             keep = np.array([self.with_base or model != "base" for model in answers["model"]], dtype=bool)
             self.parts["behaviour", None, ""].append({name: values[keep] for name, values in answers.items()})
+
+    def _add_predictions(self, of_both: Sequence[Columns], places: Places, batch: Batch) -> None:
+        """Base before tuned at every place, each in the order of ranks: sorting keeps it."""
+        for model, columns in zip(("base", self.tuned), of_both, strict=True):
+            if model != "base" or self.with_base:
+                n = len(columns["rank"])
+                rows = self._located(batch, places, n // max(len(places), 1))
+                self.parts["predictions", None, ""].append(
+                    rows | {"model": self._constant("model", model, n)} | columns
+                )
 
     def put_aside(self, prompts: int) -> None:
         """Move what was collected, of so many prompts, to disk."""
@@ -103,7 +124,7 @@ class ShardTables:
         table, layer, site = key
         parts = [*self.aside.columns(key), *self.parts.get(key, ())]
         columns = {name: stacked([part[name] for part in parts]) for name in parts[0]}
-        if layer is not None or table == "tokens":
+        if layer is not None or table in ("tokens", "predictions"):
             order = np.lexsort([columns[name] for name in ("head", "expert", "pos", "prompt_id") if name in columns])
             columns = {name: values[order] for name, values in columns.items()}
         named = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Bool
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.capture.batch_files import BatchFiles
@@ -23,15 +24,16 @@ from probes.capture.hooks.torch_backend import Lockstep
 from probes.capture.hooks.turns import together
 from probes.capture.pair import Pair
 from probes.capture.reduce import BatchReducer, Fixed, Piece, bias_change
-from probes.capture.rows import Columns, ShardTables
+from probes.capture.rows import Columns, Outputs, ShardTables
 from probes.errors import ActivationError
 from probes.measures.declared import MEASURES, ActivationMeasure
 from probes.measures.dla import readout
 from probes.measures.ledger import OutputBasis, Split, basis_of, split_by
 from probes.measures.live_weights import matrix_of
 from probes.measures.logit_lens import Reader
-from probes.measures.losses import likeliest, token_losses
+from probes.measures.losses import TokenLosses, likeliest, token_losses
 from probes.measures.places import Places, places_of, sample_of
+from probes.measures.predictions import Likeliest
 from probes.measures.residual import HeadGrams, head_grams
 from probes.measures.tall import TALL, Tall, tall_of
 from probes.store.journal import BATCHES
@@ -76,6 +78,13 @@ class Session:
     reads: tuple[Read, ...]
     fixed: Fixed
     lockstep: Lockstep
+    text_of: dict[int, str] = field(default_factory=dict)  # of the tokens seen so far
+
+    def texts(self, ids: NDArray[Any]) -> NDArray[Any]:
+        """Every token as text."""
+        for i in set(ids.tolist()) - self.text_of.keys():
+            self.text_of[i] = self.pair.tokenizer.decode([i])
+        return np.array([self.text_of[i] for i in ids.tolist()], dtype=object)
 
     @classmethod
     def open(
@@ -245,8 +254,8 @@ def _delta_norm(base: Tensor, tuned: Tensor) -> float:
     return float(torch.stack([(b.float().to(a.device) - a.float()).square().sum() for a, b in parts]).sum().sqrt())
 
 
-def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Columns, Columns]:
-    """(reduced hook readings, token columns, behaviour columns) of one batch."""
+def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Outputs]:
+    """The reduced hook readings, and what is read of the logits, of one batch."""
     pair, suite = session.pair, session.suite
     target, foil = (
         torch.tensor([getattr(item, f"{name}_id") for item in batch.encoded]) for name in ("target", "foil")
@@ -273,10 +282,12 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     logits = session.lockstep(session.reads, inputs, reducer, _looked_at(batch, reducer))
     reducer.read_late()
-    tokens = _token_columns(pair, batch, reducer.places, *logits)
+    losses = token_losses(*logits, batch.input_ids, reducer.places)
+    tokens = _token_columns(session, batch, reducer.places, losses)
     reducer.pieces = [_finished(piece, reducer) for piece in reducer.pieces]
     _require_finite(reducer, tokens, logits, batch, tuned)
-    return reducer, tokens, _behaviour_columns(batch, tuned, *logits) if "behaviour" in suite.measure else {}
+    answers = _behaviour_columns(batch, tuned, *logits) if "behaviour" in suite.measure else {}
+    return reducer, Outputs(tokens, _predictions(session, losses), answers)
 
 
 def _looked_at(batch: Batch, reducer: BatchReducer) -> Bool[Tensor, "batch pos"]:
@@ -381,18 +392,28 @@ def _refuse(model: str, site: str, item: Encoded) -> None:
     )
 
 
-def _token_columns(pair: Pair, batch: Batch, places: Places, base: Tensor, tuned: Tensor) -> Columns:
-    losses = token_losses(base, tuned, batch.input_ids, places)
-    columns: Columns = {name: value.cpu().numpy() for name, value in vars(losses).items()}
+def _token_columns(session: Session, batch: Batch, places: Places, losses: TokenLosses) -> Columns:
+    columns: Columns = {
+        name: value.cpu().numpy() for name, value in vars(losses).items() if not isinstance(value, Likeliest)
+    }
     columns["token_id"] = batch.input_ids[places.row, places.pos].numpy()
     roles = [item.roles for item in batch.encoded]
     at = zip(places.row.tolist(), places.pos.tolist(), strict=True)
     columns["role"] = np.array([roles[row][pos] for row, pos in at], dtype=object)
     named = {"token": "token_id", **{f"greedy_token_{side}": f"greedy_{side}" for side in ("base", "tuned")}}
-    text = {i: pair.tokenizer.decode([i]) for i in {i for name in named.values() for i in columns[name].tolist()}}
-    for name, ids in named.items():
-        columns[name] = np.array([text[i] for i in columns[ids].tolist()], dtype=object)
-    return columns
+    return columns | {name: session.texts(columns[ids]) for name, ids in named.items()}
+
+
+def _predictions(session: Session, losses: TokenLosses) -> tuple[Columns, Columns]:
+    """The likeliest next tokens of base and tuned, a row per place and rank."""
+
+    def columns(likely: Likeliest) -> Columns:
+        ids = likely.ids.cpu().numpy()
+        ranks = np.tile(np.arange(1, ids.shape[1] + 1, dtype=np.int16), len(ids))
+        flat, probability = ids.reshape(-1), likely.probabilities.cpu().numpy().reshape(-1)
+        return {"rank": ranks, "token_id": flat, "token": session.texts(flat), "probability": probability}
+
+    return columns(losses.likely_base), columns(losses.likely_tuned)
 
 
 def _behaviour_columns(batch: Batch, tuned: str, base: Tensor, logits: Tensor) -> Columns:

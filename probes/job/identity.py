@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def identity_of(prompts: Sequence[Prompt], pairs: Sequence[Opened], models: Pairs) -> dict[str, Any]:
     """Everything that the rows of a run depend on. Which process does the work is not part of it."""
-    writes = models.generates or models.suite.answer_pattern is not None
+    writes = models.generates or models.answers or models.suite.answer_pattern is not None
     return {
         "suite": models.suite.model_dump(mode="json"),
         "prompts": [[prompt.id, prompt_digest(prompt)] for prompt in prompts],

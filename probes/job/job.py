@@ -67,7 +67,7 @@ class Job:
     Examples:
         >>> job = probes.prepare("data/suites/demo.yaml", out="reports/new", settings={"measure": ["gates"]})
         >>> job.is_done, sorted(job.sizes)
-        (False, ['gates', 'neurons', 'tokens'])
+        (False, ['gates', 'neurons', 'predictions', 'tokens'])
     """
 
     models: Pairs

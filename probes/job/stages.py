@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from probes.attribution.kept import Kept
+from probes.capture.answers import TOKENS as SHORT, answers
 from probes.capture.batch_files import kept_prompts
 from probes.capture.behaviour_floor import behaviour_floor
 from probes.capture.final_answers import TOKENS, final_answers
@@ -24,7 +25,9 @@ from probes.discovery.part import parts_of
 from probes.discovery.tuning_kind import READS, tuning_kind, weights_for_kind
 from probes.job.effects import effects_of
 from probes.job.pairs import Opened
+from probes.reporting.prompts import most_changed
 from probes.store.journal import KEPT
+from probes.store.run import Run
 from probes.store.schemas import SCHEMAS
 from probes.store.writer import RunWriter
 from probes.suite import Discovery
@@ -104,6 +107,22 @@ def write_activations(writer: RunWriter, job: Job) -> None:
             writer.complete("capture", row)
         if job.suite.answer_pattern is not None:
             writer.stage("capture", f"{pair.name}-answers", partial(_final_answers, job, pair.name, i == 0))
+        if job.models.answers and not job.models.streams:  # a streamed model reads all weights for each token
+            writer.stage("answers", f"{i:05d}", partial(_written, job, pair.name, writer.so_far({})))
+        else:
+            writer.has("answers", f"{i:05d}")  # of a process that had the models in memory
+
+
+def _written(job: Job, name: str, run: Run) -> dict[str, pd.DataFrame]:
+    """What both models write after the prompts that the report will show."""
+    suite, shown = job.suite, set(most_changed(run, name))
+    asked = [item for item in job.encoded if item.prompt.id in shown]
+    tokens = (suite.generate and suite.generate.tokens) or (TOKENS if suite.answer_pattern else SHORT)
+    ends = set().union(*job.models.ends.values())
+    job.compute.tell(f"answers {name}", 0, len(asked))
+    rows = answers(job.models.pair(name), name, asked, tokens=tokens, ends=ends)
+    job.compute.tell(f"answers {name}", len(asked), len(asked))
+    return {"answers": rows.assign(tuned=name)}
 
 
 def _final_answers(job: Job, name: str, with_base: bool) -> dict[str, pd.DataFrame]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.measures.places import Places
+from probes.measures.predictions import TOP, Likeliest, likeliest_tokens
 from tv.runtime.common_rows import common_rows
 
 #: Logits processed together: what a core's cache holds.
@@ -24,6 +25,8 @@ class TokenLosses:
     kl: Float[Tensor, " n"]  # KL(base ‖ tuned) of the predictions of the next token, over the vocabulary in common
     greedy_base: Int[Tensor, " n"]  # the next token that each model finds likeliest
     greedy_tuned: Int[Tensor, " n"]
+    likely_base: Likeliest
+    likely_tuned: Likeliest
 
 
 def token_losses(
@@ -42,6 +45,7 @@ def token_losses(
     following = ids.flatten().roll(-1).to(base.device)[rows]
     nll_base, nll_tuned, kl = (torch.full(needed.shape, float("nan"), device=base.device) for _ in range(3))
     greedy_base, greedy_tuned = (torch.zeros(needed.shape, dtype=torch.long, device=base.device) for _ in range(2))
+    likely = [Likeliest.empty(len(needed), min(TOP, logits.shape[-1]), base.device) for logits in (base, tuned)]
     a, b = base.flatten(0, 1), tuned.flatten(0, 1)
     whole = len(rows) == len(a)
     step = max(1, _PIECE // base.shape[-1])
@@ -54,13 +58,14 @@ def token_losses(
         greedy_base[at], greedy_tuned[at] = seen.greedy, seen_tuned.greedy
         nll_base[at] = seen.log_total - x.gather(1, token)[:, 0]
         nll_tuned[at] = seen_tuned.log_total - y.gather(1, token)[:, 0]
+        for kept, logits, of in zip(likely, (x, y), (seen, seen_tuned), strict=True):
+            kept[at] = likeliest_tokens(logits, of.log_total)
         kl[at] = divergence(x, y, seen, seen_tuned)
     before = (flat - 1).clamp(min=0)
     nothing = torch.full_like(kl[flat], float("nan"))
-    return TokenLosses(
-        *(torch.where(predicted, nll[before], nothing) for nll in (nll_base, nll_tuned)),
-        *(value[flat] for value in (kl, greedy_base, greedy_tuned)),
-    )
+    losses = [torch.where(predicted, nll[before], nothing) for nll in (nll_base, nll_tuned)]
+    greedy = greedy_base[flat], greedy_tuned[flat]
+    return TokenLosses(losses[0], losses[1], kl[flat], *greedy, likely[0][flat], likely[1][flat])
 
 
 def likeliest(logits: Float[Tensor, "... vocab"]) -> Int[Tensor, "..."]:

@@ -21,6 +21,8 @@ DIVERGING = [[0, "#1f5fa8"], [0.25, "#86b3dc"], [0.5, "#f4f4f1"], [0.75, "#f2b06
 SEQUENTIAL = "Cividis"
 #: The column that holds embedding and unembedding, which belong to no block.
 ENDS = "(un)embed"
+#: Prompts that a cell leads to.
+BEHIND = 5
 _FAINT = "rgba(128,128,128,.3)"
 #: What did not move, or was not measured: it has no place on a scale.
 _GREY = "rgba(128,128,128,.45)"
@@ -39,13 +41,15 @@ def heatmap(
     marked: str | None = None,
     ratio: bool = False,
     axis: str = "",
+    behind: pd.DataFrame | None = None,
 ) -> Plot:
     """Layer × `column` map of `value`, one cell per row of `frame`, first layer at the bottom.
 
     The axis across is called `axis`, or as its column is. With a `centre` the scale diverges there and spans ± `reach`;
     without, it runs from 0 to `reach`. `hover` names more columns to show on a cell; `marked` is a column of booleans
     that put a star on a cell. A `ratio` is coloured by its logarithm, from 1/`reach` over 1 to `reach`. A cell whose
-    value is null is grey.
+    value is null is grey. `behind` has `layer`, `column`, `prompt` (its row in the table of prompts) and `value` of
+    each prompt: a cell leads to those that have most of it.
     """
     columns, rows = _columns(frame, column), frame.layer.astype(int).tolist()
     there = set(columns)
@@ -68,6 +72,7 @@ def heatmap(
         text.append([_cell(values, i, starred, decimals) for i in places])
         told.append(["" if i is None else _told(values[i], {name: extra[name][i] for name in hover}) for i in places])
     counted = f"{axis or column} " if all(name.isdigit() for name in names) else ""
+    prompts = {} if behind is None or behind.empty else {"meta": {"behind": _behind(behind, column, layers, names)}}
     row = 26 if len(layers) <= 16 else 18 if len(layers) <= 40 else 12
     cells = {
         "type": "heatmap",
@@ -83,6 +88,7 @@ def heatmap(
         "xgap": 1,
         "ygap": 1,
         **scale,
+        **prompts,
     }
     return {
         "data": [cells],
@@ -95,6 +101,20 @@ def heatmap(
             shapes=_grey(z, text),
         ),
     }
+
+
+def _behind(rows: pd.DataFrame, column: str, layers: Sequence[int], names: Sequence[str]) -> list[list[list[Any]]]:
+    """Of every cell the prompts with the largest sizes, each followed by its value."""
+    named = rows.assign(name=_columns(rows, column)).dropna(subset="value")
+    largest = named.loc[named.value.abs().sort_values(ascending=False, kind="stable").index]
+    cells: dict[tuple[int, str], list[Any]] = {}
+    for layer, name, prompt, value in zip(
+        *(largest[part].tolist() for part in ("layer", "name", "prompt", "value")), strict=True
+    ):
+        of = cells.setdefault((layer, name), [])
+        if len(of) < 2 * BEHIND:
+            of += [prompt, plain(value)]
+    return [[cells.get((layer, name), []) for name in names] for layer in layers]
 
 
 def _grey(z: list[list[float | None]], text: list[list[str]]) -> list[Plot]:

@@ -30,6 +30,10 @@ async function draw(id) {
   tint(plot);
   await Plotly.react(id, plot.data, plot.layout, config);
   place.style.minHeight = "";
+  if (plot.data[0]?.meta && !place.dataset.leads) {
+    place.dataset.leads = "yes";
+    place.on("plotly_click", ({ points: [cell] }) => choose(place, ...cell.pointIndex));
+  }
 }
 
 function redraw(id) { return drawn.has(id) ? draw(id) : undefined; }
@@ -50,6 +54,7 @@ for (const select of document.querySelectorAll("select[data-switch]")) {
     for (const place of panel.querySelectorAll(".plot")) {
       version[place.id] = chosen;
       redraw(place.id);
+      offerCells(place);
     }
   });
 }
@@ -143,6 +148,122 @@ for (const button of document.querySelectorAll("button[data-map]")) {
     maps.scrollIntoView({ block: "nearest" });
   });
 }
+
+// A token: what both models find likeliest after it, beside its numbers. One box on the page, below the tokens.
+const box = Object.assign(document.createElement("div"), { className: "at-token" });
+box.setAttribute("role", "status");
+function element(name, text, more = {}) { return Object.assign(document.createElement(name), { textContent: text }, more); }
+
+function side(name, flat, words) {
+  const table = document.createElement("table");
+  table.append(element("caption", name));
+  for (let i = 0; i < flat.length; i += 2) {
+    const row = table.insertRow(), share = flat[i + 1], word = element("th", words[flat[i]], { scope: "row", className: "token" });
+    word.style.setProperty("--share", share);
+    row.append(word, element("td", share < 1e-4 ? "< 0.01 %" : (100 * share).toPrecision(3) + " %", { className: "n" }));
+  }
+  return table;
+}
+
+async function tell(token) {
+  const text = token.parentElement, all = [...text.children], i = all.indexOf(token);
+  document.querySelector(".tokens [aria-selected]")?.removeAttribute("aria-selected");
+  for (const other of all) other.tabIndex = other === token ? 0 : -1;
+  token.setAttribute("aria-selected", "true");
+  await ready;
+  if (!token.hasAttribute("aria-selected")) return; // another was chosen meanwhile
+  const likely = data.likely[text.dataset.key], both = likely?.at[Number(text.dataset.prompt)]?.[i];
+  box.replaceChildren(element("p", `After “${token.textContent}”`));
+  if (both) box.append(...["base", "tuned"].map((name, which) => side(name, both[which], likely.words)));
+  box.append(element("p", token.title.replace(/^(\w+: )?after it /, ""), { className: "note" }));
+  text.after(box);
+}
+
+for (const text of document.querySelectorAll(".text[role=listbox]")) {
+  text.addEventListener("click", (event) => {
+    const token = event.target.closest("[role=option]");
+    if (token) { tell(token); token.focus(); }
+  });
+  text.addEventListener("keydown", (event) => {
+    const all = [...text.children], i = all.indexOf(document.activeElement);
+    if (i < 0) return;
+    if (event.key === "Escape") box.remove();
+    const to = { ArrowRight: i + 1, ArrowDown: i + 1, ArrowLeft: i - 1, ArrowUp: i - 1, Home: 0, End: all.length - 1, Enter: i, " ": i }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = all[Math.max(0, Math.min(all.length - 1, to))];
+    next.tabIndex = 0;
+    next.focus();
+    tell(next);
+  });
+}
+
+// A cell of a map leads to the prompts that have most of it, and each of them back to the map.
+function cellsOf(place) { return place.closest("figure").querySelector(".behind"); }
+
+function offerCells(place) {
+  const map = shownPlot(place.id).data[0], figure = place.closest("figure");
+  let form = cellsOf(place);
+  if (!map?.meta?.behind) return form && (form.hidden = true);
+  if (!form) {
+    form = element("details", "", { className: "behind" });
+    const layer = element("select", "", { name: "layer" }), part = element("select", "", { name: "part" });
+    const choice = document.createElement("p");
+    choice.append(labelled("layer", layer), " ", labelled("part", part));
+    form.append(element("summary", "Prompts behind a cell"), choice, element("ol", ""), element("p", "", { className: "note" }));
+    form.addEventListener("change", () => list(place));
+    form.addEventListener("toggle", () => form.open && list(place));
+    figure.append(form);
+  }
+  form.hidden = false;
+  const [layer, part] = form.querySelectorAll("select"), kept = [layer.value, part.value];
+  layer.replaceChildren(...map.y.map((name) => new Option(plain(name), name)).reverse());
+  part.replaceChildren(...map.x.map((name) => new Option(plain(name), name)));
+  if (map.y.includes(kept[0])) layer.value = kept[0];
+  if (map.x.includes(kept[1])) part.value = kept[1];
+  if (form.open) list(place);
+}
+
+function labelled(name, select) { const label = element("label", name + " "); label.append(select); return label; }
+function plain(name) { return new DOMParser().parseFromString(name, "text/html").documentElement.textContent; } // figures hold it escaped
+
+function wordsOf(row) { return [...row.querySelectorAll(".text :not(.template)")].map((token) => token.textContent).join(""); }
+
+function choose(place, row, column) {
+  const map = shownPlot(place.id).data[0], form = cellsOf(place);
+  form.querySelector("[name=layer]").value = map.y[row];
+  form.querySelector("[name=part]").value = map.x[column];
+  form.open = true;
+  list(place);
+}
+
+function list(place) {
+  const map = shownPlot(place.id).data[0], form = cellsOf(place), signed = map.zmin < 0, key = place.id.split("-")[0];
+  const y = map.y.indexOf(form.querySelector("[name=layer]").value), x = map.x.indexOf(form.querySelector("[name=part]").value);
+  const flat = map.meta.behind[y]?.[x] ?? [], rows = document.getElementById(key + "-prompt-table").tBodies[0].rows;
+  const lines = [];
+  for (let i = 0; i < flat.length; i += 2) {
+    const row = rows[flat[i]], value = Number(flat[i + 1].toPrecision(3)), line = document.createElement("li");
+    const link = element("a", row.querySelector("th code").textContent, { href: "#" + row.id });
+    link.dataset.from = place.id;
+    line.append(link, " " + ((signed && value > 0 ? "+" : "") + value).replace("-", "−"), element("span", " " + wordsOf(row).slice(0, 80), { className: "soft" }));
+    lines.push(line);
+  }
+  form.querySelector("ol").replaceChildren(...lines);
+  form.querySelector(".note").textContent = lines.length ? `The largest values${signed ? ", of either sign," : ""} among the ${rows.length} prompts that the page shows.` : "No prompt that the page shows has a value there.";
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-from]");
+  if (!link) return;
+  const row = document.getElementById(link.hash.slice(1)), place = document.getElementById(link.dataset.from);
+  const title = place.getAttribute("aria-label");
+  document.querySelectorAll(".prompts .back").forEach((other) => other.remove());
+  document.querySelectorAll(".prompts tr.chosen").forEach((other) => other.classList.remove("chosen"));
+  row.hidden = false; // the reader's search may have left it out
+  row.classList.add("chosen");
+  row.cells[0].append(element("a", "back to the map", { href: "#" + place.id, className: "back", title }));
+});
 for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
 
 // Tabs, one a tuned model. A link into a hidden chapter opens it.
@@ -174,7 +295,7 @@ function follow() {
   if (chapter || fold) place.scrollIntoView();
 }
 window.addEventListener("hashchange", follow);
-for (const link of document.querySelectorAll('a[href^="#"]')) link.addEventListener("click", () => setTimeout(follow));
+document.addEventListener("click", (event) => { if (event.target.closest('a[href^="#"]')) setTimeout(follow); });
 // On a phone a reader opens the sections one by one; on paper all are open, and every figure of theirs is drawn.
 const folds = document.querySelectorAll("details.fold");
 if (window.matchMedia("(max-width: 760px)").matches) for (const fold of folds) fold.open = false;
@@ -254,6 +375,6 @@ follow();
 const ready = unpack("data").then((text) => {
   data = JSON.parse(text);
   document.querySelectorAll("form[data-link]").forEach(offer);
-  for (const place of document.querySelectorAll(".plot")) view.observe(place);
+  for (const place of document.querySelectorAll(".plot")) { offerCells(place); view.observe(place); }
 });
 ready.catch(() => { document.getElementById("old").hidden = false; });

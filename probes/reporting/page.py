@@ -20,20 +20,28 @@ from probes.reporting.words import linked, number, signed
 _HERE = Path(__file__).parent
 
 
-def render(template: str, panels: Iterable[Panel], links: Mapping[str, Any], **values: Any) -> str:
+def render(
+    template: str,
+    panels: Iterable[Panel],
+    links: Mapping[str, Any],
+    likely: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> str:
     """The page as HTML. Everything that is not markup is escaped, and the page loads nothing. It holds
     what draws figures where it has any.
 
-    `links` are the points of a page's link scatters, by chapter; `values` are the template's variables.
+    `links` are the points of a page's link scatters, by chapter, and `likely` the likeliest tokens at each token of its
+    prompts (`probes.reporting.prompts.packed_likely`); `values` are the template's variables.
     """
     figures = {figure.id: list(figure.plots) for panel in panels for figure in panel.figures}
+    data = {"figures": figures, "links": links, "likely": likely or {}}
     page = _templates().get_template(template)
     return page.render(
         **values,
         style=_file("style.css"),
         script=_file("page.js"),
         plotly=_plotly() if figures else "",
-        data=_packed(json.dumps({"figures": figures, "links": links}, separators=(",", ":"), allow_nan=False)),
+        data=_packed(json.dumps(data, separators=(",", ":"), allow_nan=False)),
     )
 
 

@@ -1,14 +1,16 @@
-"""The prompts whose predictions moved most, token by token."""
+"""The prompts whose predictions moved most: token by token, and what both models say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
+from probes.reporting.answers import Said, answers_of, compared
 from probes.reporting.evidence import rows_of
 from probes.reporting.words import number, percent, signed
 from probes.store.run import Run
@@ -43,18 +45,23 @@ class ShownPrompt:
     says: tuple[str, str]  # what base and tuned predict where the answer is due
     outcome: str  # gained, lost, or nothing
     tokens: list[ShownToken]
+    begins: int | None = None  # the first of the tokens that is no part of the text; None without a target
+    answers: tuple[Said, Said] | None = None  # of base and tuned, where the run has them
+    likely: Sequence[Likely] = ()  # of every token, where the run has them
+
+
+#: The likeliest tokens after a place and their probabilities: base, tuned.
+Likely: TypeAlias = tuple[Sequence[tuple[str, float]], Sequence[tuple[str, float]]]
 
 
 def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
-    """At most `SHOWN` prompts: those whose answer was lost, then those with the largest mean KL(base ‖ tuned)."""
+    """The prompts of `most_changed`, with their tokens and what both models say."""
     if "tokens" not in run.tables or "prompts" not in run.tables:
         return []
     this_model = [("tuned", "==", tuned)]
-    mean_kl = run.df("tokens", columns=["prompt_id", "kl"], where=this_model).groupby("prompt_id").kl.mean()
     metrics = _metrics(run, tuned)
-    lost = mean_kl.index.map(lambda prompt_id: _outcome(metrics.get(prompt_id, {})) == "lost")
-    ranked = pd.DataFrame({"lost": lost, "kl": mean_kl}).sort_values(["lost", "kl"], ascending=False, kind="stable")
-    chosen = ranked.index[:SHOWN].tolist()
+    mean_kl = _ranked(run, tuned, metrics).kl.iloc[:SHOWN]
+    chosen = mean_kl.index.tolist()
     these = [("prompt_id", "in", chosen)]
     where = [*this_model, *these]
     tokens = rows_of(
@@ -65,6 +72,7 @@ def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
     by_prompt = dict(list(tokens.sort_values("pos").groupby("prompt_id")))
     tops = {name: scale_top(tokens[name].abs()) for name in ("kl", "flip_rate", "dla")}
     prompts = run.df("prompts", where=these).set_index("prompt_id")
+    answers, likely = answers_of(run, tuned), _likely(run, tuned, these)
     shown = []
     for prompt_id in chosen:
         row = prompts.loc[prompt_id]
@@ -76,9 +84,73 @@ def shown_prompts(run: Run, tuned: str) -> list[ShownPrompt]:
         due = next((token for token in records if token["pos"] == row["answer_pos"]), records[-1])
         says = due["greedy_token_base"], due["greedy_token_tuned"]
         parts = [_token(token, tops) for token in records]
-        kl, outcome = float(mean_kl[prompt_id]), _outcome(measured)
-        shown.append(ShownPrompt(str(prompt_id), domain, target, foil, text, kl, measured, says, outcome, parts))
+        shown.append(
+            ShownPrompt(
+                str(prompt_id),
+                domain,
+                target,
+                foil,
+                text,
+                float(mean_kl[prompt_id]),
+                measured,
+                says,
+                _outcome(measured),
+                parts,
+                begins=_begins(parts),
+                answers=compared(*answers[prompt_id], target) if prompt_id in answers else None,
+                likely=[likely[prompt_id, token["pos"]] for token in records] if likely else (),
+            )
+        )
     return shown
+
+
+def _begins(tokens: Sequence[ShownToken]) -> int | None:
+    """The first of the last tokens that are all the answer's."""
+    answer = sum(1 for _ in takewhile(lambda token: token.role == "answer", reversed(tokens)))
+    return len(tokens) - answer if 0 < answer < len(tokens) else None
+
+
+def _likely(run: Run, tuned: str, these: list[Any]) -> dict[tuple[str, int], Likely]:
+    """The likeliest next tokens of both models, by prompt and place."""
+    if "predictions" not in run.tables:
+        return {}
+    columns = ["model", "prompt_id", "pos", "rank", "token", "probability"]
+    rows = run.df("predictions", columns=columns, where=[*these, ("model", "in", ["base", tuned])])
+    rows = rows.sort_values("rank", kind="stable")
+    sides: tuple[dict[Any, list[tuple[str, float]]], ...] = {}, {}
+    for model, prompt_id, pos, token, probability in zip(
+        *(rows[name].astype(object) for name in ("model", "prompt_id", "pos", "token", "probability")), strict=True
+    ):
+        of = sides[model != "base"].setdefault((prompt_id, pos), [])
+        of.append((token, float(f"{probability:.3g}")))
+    return {at: (sides[0].get(at, []), sides[1][at]) for at in sides[1]}
+
+
+def packed_likely(prompts: Sequence[ShownPrompt]) -> dict[str, Any]:
+    """What a page holds of the likeliest tokens: `words`, and by prompt and token two lists of word and probability."""
+    words: dict[str, int] = {}
+
+    def flat(side: Sequence[tuple[str, float]]) -> Iterator[float]:
+        for word, probability in side:
+            yield words.setdefault(word, len(words))
+            yield probability
+
+    at = [[[list(flat(side)) for side in token] for token in prompt.likely] for prompt in prompts]
+    return {"words": list(words), "at": at}
+
+
+def most_changed(run: Run, tuned: str) -> list[str]:
+    """At most `SHOWN` ids: those whose answer was lost, then those with the largest mean KL(base ‖ tuned)."""
+    return list(map(str, _ranked(run, tuned, _metrics(run, tuned)).index[:SHOWN]))
+
+
+def _ranked(run: Run, tuned: str, metrics: Mapping[str, Mapping[str, tuple[float, float]]]) -> pd.DataFrame:
+    """`lost` and `kl` of every prompt, in order."""
+    rows = run.df("tokens", columns=["prompt_id", "kl"], where=[("tuned", "==", tuned)])
+    kl = rows.groupby("prompt_id").kl.mean()
+    lost = kl.index.map(lambda prompt_id: _outcome(metrics.get(prompt_id, {})) == "lost")
+    ranked = pd.DataFrame({"lost": lost, "kl": kl})
+    return ranked.sort_values(["lost", "kl"], ascending=False, kind="stable")
 
 
 def _token_flips(run: Run, where: list[Any]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from probes.reporting.discovery.found import is_alone
 from probes.reporting.discovery.shown import shown_of
 from probes.reporting.page import render
 from probes.reporting.panel import NO_GLU, Panel
-from probes.reporting.prompts import SHOWN
+from probes.reporting.prompts import SHOWN, packed_likely
 from probes.reporting.verdict import headline, verdict
 from probes.store.run import Run
 from tv.runtime.atomic import replacing
@@ -58,6 +58,7 @@ def report_page(run: Run, chapters: Sequence[Chapter]) -> str:
         "report.html",
         [panel for chapter in shown for section in chapter["panels"].values() for panel in section],
         {chapter.key: tables.link_points(chapter.evidence) for chapter in chapters},
+        {chapter.key: packed_likely(chapter.prompts) for chapter in chapters},
         suite=run.manifest["suite"],
         manifest=run.manifest,
         chapters=shown,

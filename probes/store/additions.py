@@ -22,7 +22,7 @@ class Added:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that are done again: those over all prompts, with more prompts; else attribution alone."""
-        return ("noise_floor", "effects") if self.prompts else ("effects",)
+        return ("answers", "noise_floor", "effects") if self.prompts else ("effects",)
 
     def __str__(self) -> str:
         n = len(self.prompts)

@@ -23,6 +23,8 @@ from tv.prompts.encoding import encode
 TABLES = {
     *("weights", "alignment", "spectra", "prompts", "tokens", "gates", "contributions", "changes", "ledger"),
     *(
+        "predictions",
+        "answers",
         "behaviour",
         "effects",
         "prompt_effects",
@@ -37,6 +39,8 @@ TABLES = {
 }
 
 
+#: Model names in tables that have both, and where `build_pair` puts them.
+MODELS = {"base": "base", "moved": "tuned"}
 #: Every other kind has the report's stage left out: its own tests draw pages of a llama and of a gpt2.
 WITH_PAGE = ("mixtral",)
 
@@ -179,6 +183,7 @@ def test_lenses_and_greedy_tokens_in_the_tables(tmp_path: Path) -> None:
             assert (row[f"rank_{side}"] == 0) == (
                 scored.loc[(row["prompt_id"], row["pos"])][f"greedy_{side}"] == after.token_id
             )
+    _require_predictions(run, tmp_path)
     told = behaviour[behaviour.metric == "first_divergence"].set_index("prompt_id").value.to_dict()
     for prompt_id, rows in tokens.sort_values("pos").groupby("prompt_id"):
         n = (rows.role == "answer").sum()
@@ -186,6 +191,24 @@ def test_lenses_and_greedy_tokens_in_the_tables(tmp_path: Path) -> None:
         parted = np.flatnonzero(predicting.greedy_base != predicting.greedy_tuned)
         assert told.get(prompt_id) == (parted[0] if len(parted) else None)
     assert told
+
+
+def _require_predictions(run: probes.Run, folder: Path) -> None:
+    """At every place both models' five likeliest tokens, as a forward pass of each alone has them."""
+    tokens, predictions = run["tokens"], run["predictions"]
+    assert len(predictions) == 2 * 5 * len(tokens)
+    chosen = {name: tokens.groupby("prompt_id")[f"greedy_{side}"] for name, side in MODELS.items()}
+    for model, side in MODELS.items():
+        live = AutoModelForCausalLM.from_pretrained(folder / f"llama-{side}").eval()
+        for prompt_id, rows in tokens.sort_values("pos").groupby("prompt_id"):
+            with torch.no_grad():
+                own = live(torch.tensor([rows.token_id.tolist()])).logits[0].softmax(-1).topk(5)
+            found = predictions[(predictions.model == model) & (predictions.prompt_id == prompt_id)]
+            assert found["rank"].tolist() == [1, 2, 3, 4, 5] * len(rows)
+            assert found.pos.tolist() == rows.pos.repeat(5).tolist()
+            assert found.token_id.tolist() == own.indices.flatten().tolist()
+            assert found.probability.to_numpy() == pytest.approx(own.values.flatten().numpy(), rel=1e-4)
+            assert (found.token_id[found["rank"] == 1] == chosen[model].get_group(prompt_id).to_numpy()).all()
 
 
 def test_prompts_come_back_as_they_went_in(tmp_path: Path) -> None:

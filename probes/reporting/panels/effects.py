@@ -8,11 +8,13 @@ import pandas as pd
 
 from probes.methods import METHODS, linked_methods
 from probes.reporting import cause_charts, charts, figures
+from probes.reporting.behind import behind
 from probes.reporting.causes import domains_in
 from probes.reporting.chapter import Chapter, panel
 from probes.reporting.evidence import one_metric
 from probes.reporting.panel import Figure, Panel
 from probes.reporting.words import effect_metric_name, prompts_of
+from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import in_order
 
 #: The column that names a unit of each finer granularity, and what the axis of its map is called.
@@ -32,11 +34,12 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
     if shown.empty:
         return
     domains = domains_in(shown, shown, chapter.evidence.behaviour)
+    own = _by_prompt(chapter, "component", "component", str(shown.metric.iloc[0]))
     cuts = {_prompts(domain, shown): shown[shown.domain == domain] for domain in domains}
     metric = effect_metric_name(str(shown.metric.iloc[0]))
     for method in dict.fromkeys(shown.method):
         families = [cut[cut.method == method] for cut in cuts.values()]
-        maps = [_map(family, "component", in_order(family.component), chapter) for family in families]
+        maps = [_map(family, "component", in_order(family.component), chapter, own) for family in families]
         note = (
             f"{METHODS[method].explains} The effect is how much the {metric} moves towards the tuned model. "
             "The largest of many is large by luck too: bars are 95 % intervals that hold for all components and "
@@ -60,9 +63,10 @@ def other_methods(chapter: Chapter) -> Iterator[Panel]:
         return
     domains = domains_in(rows, chapter.evidence.effects, chapter.evidence.behaviour)
     maps = []
+    own = _by_prompt(chapter, "component", "component", str(rows.metric.iloc[0]))
     for i, ((method, direction), family) in enumerate(rows.groupby(["method", "direction"], sort=False)):
         order = in_order(family.component)
-        plots = [_map(family[family.domain == domain], "component", order, chapter) for domain in domains]
+        plots = [_map(family[family.domain == domain], "component", order, chapter, own) for domain in domains]
         maps.append(Figure(f"method-{i}", f"{str(method).capitalize()}, {direction}", plots))
     note = (
         f"How much each component moves the {effect_metric_name(str(rows.metric.iloc[0]))} towards the tuned model, as "
@@ -84,7 +88,9 @@ def finer(chapter: Chapter) -> Iterator[Panel]:
         column, word = _FINER[str(granularity)]
         family = family.assign(place=family[column].astype(str))
         order = list(dict.fromkeys((family if column == "module" else family.sort_values(column)).place))
-        plots = [_map(family[family.domain == domain], "place", order, chapter, word) for domain in domains]
+        own = _by_prompt(chapter, str(granularity), column, str(family.metric.iloc[0]))
+        own = own.assign(place=own[column].astype(str))
+        plots = [_map(family[family.domain == domain], "place", order, chapter, own, word) for domain in domains]
         maps.append(Figure(f"{method}-{granularity}", f"{str(method).capitalize()}, layer × {word}", plots))
     note = "The same effects, cut finer. What a component's map says of it is spread over these."
     yield Panel("Finer: modules, heads, experts", note, maps, list(map(prompts_of, domains)), "prompts", wide=True)
@@ -130,7 +136,21 @@ def _prompts(domain: str, effects: pd.DataFrame) -> str:
     return f"{name} (n = {n:.0f})" if pd.notna(n) else name
 
 
-def _map(effects: pd.DataFrame, column: str, order: Sequence[str], chapter: Chapter, axis: str = "") -> figures.Plot:
-    """Effects by layer and `column`."""
+def _by_prompt(chapter: Chapter, granularity: str, column: str, metric: str) -> pd.DataFrame:
+    """The effects of one granularity on every shown prompt."""
+    where = [("granularity", "==", granularity), ("control", "==", ""), ("metric", "==", metric)]
+    by = f"{column} method direction"
+    return behind(chapter, "prompt_effects", f"{by} effect", {"value": "effect"}, by, where)
+
+
+def _map(
+    effects: pd.DataFrame, column: str, order: Sequence[str], chapter: Chapter, own: pd.DataFrame, axis: str = ""
+) -> figures.Plot:
+    """Effects by layer and `column`, and `own`, those of single prompts, behind them."""
+    if len(effects):
+        first = effects.iloc[0]
+        own = own[own.method == first.method]
+        own = own[own.direction == first.direction] if "direction" in effects else own
+        own = own if first.domain == ALL_DOMAINS else own[own.domain == first.domain]
     n_layers = chapter.evidence.n_layers
-    return figures.heatmap(effects, "effect", column, order, n_layers, centre=0, hover=_HOVER, axis=axis)
+    return figures.heatmap(effects, "effect", column, order, n_layers, centre=0, hover=_HOVER, axis=axis, behind=own)

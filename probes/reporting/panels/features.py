@@ -42,9 +42,9 @@ def features(chapter: Chapter) -> Iterator[Panel]:
         "“Called” is the share of latents beyond these thresholds; of a null that did not set them it is the false "
         "rate. A dictionary splits and merges: one feature may be several latents, and a shared latent whose "
         "direction turned looks shifted. FVU, the fraction of variance unexplained, is of held-out texts, beside a "
-        "PCA of k components, which are dense and of which k are used everywhere. Open a feature: a darker token is a "
-        "larger activation; words are what its decoder row reads as through the final norm, which need not be what it "
-        "does."
+        "PCA of k components, which are dense and of which k are used everywhere. Open a feature: a stronger colour is "
+        "a larger activation; words are what its decoder row reads as through the final norm, which need not be what "
+        "it does."
     )
     tables = [_dictionaries(chapter)]
     yield Panel(

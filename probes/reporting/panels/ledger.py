@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from probes.reporting import charts, figures
+from probes.reporting.behind import behind
 from probes.reporting.chapter import Chapter, panel
 from probes.reporting.panel import Figure, Panel
 from tv.architecture.anatomy import MODULES
@@ -37,8 +38,21 @@ def new_directions(chapter: Chapter) -> Iterator[Panel]:
         return
     split = split.assign(over_10=100 * (split.new_share_10 - 0.9), over=100 * (split.new_share - split.new_share_null))
     far = max(10.0, float(split[["over_10", "over"]].abs().max().max()))
+    measured = {"over_10": "100 * (new_share_10 - 0.9)", "over": "100 * (new_share - new_share_null)"}
+    read = "module new_share_10 new_share new_share_null"
+    own = behind(chapter, "ledger", read, measured, "module", [("expert", "==", -1)])
     ten, cut = (
-        figures.heatmap(split, value, "module", MODULES, n_layers, centre=0, reach=far, hover=hover)
+        figures.heatmap(
+            split,
+            value,
+            "module",
+            MODULES,
+            n_layers,
+            centre=0,
+            reach=far,
+            hover=hover,
+            behind=own.rename(columns={value: "value"}),
+        )
         for value, hover in (
             ("over_10", ["new_share_10", "new_share_10_of_w"]),
             ("over", ["new_share", "new_share_null", "new_share_of_w"]),

@@ -1,4 +1,4 @@
-"""The tables of capture: prompts, tokens, gates, contributions and the ledger."""
+"""The tables of capture: prompts, tokens, predictions, gates, contributions and the ledger."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ table(
         Column("greedy_token_base", "the base's choice as text", "name"),
         Column("greedy_token_tuned", "the tuned model's choice as text", "name"),
     ),
+)
+table(
+    "predictions",
+    "model, place of a prompt and rank: the five likeliest next tokens",
+    (
+        *keys("model prompt_id pos"),
+        Column("rank", "1 is the likeliest", "int16"),
+        Column("token_id", "the id of a token that may come next", "int32"),
+        Column("token", "the token as text", "name"),
+        Column("probability", "its probability there", words="probability of the next token"),
+    ),
+    since=11,
 )
 table(
     "lens",

@@ -21,3 +21,19 @@ table(
     ),
     since=5,
 )
+table(
+    "answers",
+    "prompt and model: what it writes after the text by greedy decoding, of the prompts that the report shows",
+    (
+        *keys("tuned prompt_id model"),
+        Column("answer", "what it writes", "text"),
+        Column("n_tokens", "how many tokens it wrote, an end-of-text token among them", "int32", unit="tokens"),
+        Column(
+            "end",
+            "where the answer ends: at an end-of-text token (`text`), after one line where the target is one line "
+            "(`line`), or at the limit of tokens (`length`)",
+            "name",
+        ),
+    ),
+    since=11,
+)

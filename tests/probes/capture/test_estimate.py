@@ -55,7 +55,7 @@ def test_only_what_is_measured_is_counted(tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, "llama")
     suite = write_suite(tmp_path, base, tuned, measure=["changes", "gates"], sites=["mlp_out"], attribute=None)
     run, told = _told(suite, tmp_path / "run")
-    assert set(told) == {"tokens", "changes"} == set(run.tables) & {*told, "gates", "neurons", "ledger"}
+    assert set(told) == {"tokens", "predictions", "changes"} == set(run.tables) & {*told, "gates", "neurons", "ledger"}
 
 
 def test_a_disk_without_room_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

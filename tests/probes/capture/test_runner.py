@@ -13,13 +13,16 @@ from tv.prompts.files import Prompt
 @pytest.mark.parametrize(
     ("asked", "tables"),
     [
-        ({"measure": ["gates"]}, {"gates", "neurons", "tokens"}),
-        ({"measure": ["ledger"]}, {"ledger", "tokens"}),
+        ({"measure": ["gates"]}, {"gates", "neurons", "tokens", "predictions"}),
+        ({"measure": ["ledger"]}, {"ledger", "tokens", "predictions"}),
         (
             {"measure": ["gates"], "keep": ["mlp_out", "head_out", "embed_out"]},
-            {"gates", "neurons", "tokens", "vectors"},
+            {"gates", "neurons", "tokens", "predictions", "vectors"},
         ),
-        ({"measure": ["changes"], "sites": ["attn_out"], "keep": ["mlp_out"]}, {"changes", "tokens", "vectors"}),
+        (
+            {"measure": ["changes"], "sites": ["attn_out"], "keep": ["mlp_out"]},
+            {"changes", "tokens", "predictions", "vectors"},
+        ),
     ],
 )
 def test_a_site_read_for_one_table_is_in_no_other(asked: dict[str, object], tables: set[str], tmp_path) -> None:

@@ -230,7 +230,7 @@ def _require_by_way_of_s3(url: remote.Url, few: Path, compute: Compute, monkeypa
     run = probes.run(few, out=url, compute=compute, stages=["capture"])
     assert copied and all(place.startswith(f"{url}.partial/") for place in copied)
     assert not remote.sizes(remote.Url(f"{url}.partial"))
-    assert set(run.tables) == {"prompts", "tokens", "gates", "neurons", "behaviour"}
+    assert set(run.tables) == {"prompts", "tokens", "predictions", "gates", "neurons", "answers", "behaviour"}
     return run
 
 

@@ -24,8 +24,11 @@ EVERYTHING = ["gates", "contributions", "changes", "ledger", "lens", "behaviour"
 
 
 def files(directory: Path) -> dict[str, str]:
+    """Without what models write: a streamed one would read all weights for each token."""
     return {
-        str(path.relative_to(directory)): sha256(path.read_bytes()).hexdigest() for path in directory.rglob("*.parquet")
+        str(path.relative_to(directory)): sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*.parquet")
+        if path.parent.name != "answers"
     }
 
 

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 import probes
+from probes.capture.answers import TOKENS
 from probes.reporting import figures, words
 from probes.reporting.causes import shown_domain
 from probes.reporting.chapter import chapters_of
@@ -150,13 +151,46 @@ def test_what_models_say_is_read_where_the_answer_is_due(run: probes.Run) -> Non
         assert pos < tokens.loc[prompt_id].index.max()  # the target follows
 
 
+def test_answers_and_likeliest_tokens_are_the_tables(run: probes.Run, page: str) -> None:
+    """Both models' answers, parted at the first difference; and at every token five likely ones of both models."""
+    answers = run.df("answers", where=[("tuned", "==", "moved")]).set_index(["prompt_id", "model"])
+    predictions = run.df("predictions").set_index(["prompt_id", "pos", "model", "rank"])
+    shown, packed = shown_prompts(run, "moved"), data_of(page)["likely"]["m0"]
+    assert set(answers.index.get_level_values(0)) == {prompt.id for prompt in shown}
+    for i, prompt in enumerate(shown):
+        assert prompt.answers is not None and len(prompt.likely) == len(prompt.tokens) == len(packed["at"][i])
+        for said, model in zip(prompt.answers, ("base", "moved"), strict=True):
+            assert said.before + said.differs + said.after == answers.answer[prompt.id, model].strip()
+            assert said.end in ("end of text", "end of the line", f"cut after {TOKENS} tokens")
+        for pos, both in enumerate(packed["at"][i]):
+            for flat, model in zip(both, ("base", "moved"), strict=True):
+                told = [(packed["words"][word], share) for word, share in zip(flat[::2], flat[1::2], strict=True)]
+                rows = [predictions.loc[prompt.id, pos, model, rank] for rank in range(1, 6)]
+                assert [word for word, _ in told] == [row.token for row in rows]
+                assert [share for _, share in told] == pytest.approx([row.probability for row in rows], rel=1e-2)
+
+
+def test_a_cell_leads_to_the_prompts_that_have_most_of_it(run: probes.Run, page: str) -> None:
+    figures_of, ids = data_of(page)["figures"], [prompt.id for prompt in shown_prompts(run, "moved")]
+    where = [("tuned", "==", "moved"), ("granularity", "==", "component"), ("method", "==", "graft")]
+    effects = run.df("prompt_effects", where=[*where, ("control", "==", ""), ("layer", "==", 1)])
+    trace = next(plot["data"][0] for plot in figures_of["m0-graft-map"] if "behind" in plot["data"][0].get("meta", {}))
+    flat = trace["meta"]["behind"][trace["y"].index("1")][trace["x"].index("attn")]
+    own = effects[effects.component == "attn"].set_index("prompt_id").effect
+    sizes = [abs(value) for value in flat[1::2]]
+    assert flat and sizes == sorted(sizes, reverse=True)
+    assert flat[1::2] == pytest.approx([own[ids[i]] for i in flat[::2]], rel=1e-4)
+    maps = ("relative", "turned", "flipmap", "new10", "newk", "graft-map", "revert-map", "path-map")
+    assert all(figures_of[f"m0-{name}"][0]["data"][0]["meta"]["behind"] for name in maps)
+
+
 def test_tokens_say_whose_words_they_are(run: probes.Run, page: str) -> None:
     """In an older run, which does not know it, they say nothing."""
     for prompt in shown_prompts(run, "moved"):
         assert prompt.tokens[0].role == "template" and prompt.tokens[1].role == "user"  # after the BOS token
         assert ("answer" in {token.role for token in prompt.tokens}) == bool(prompt.target)
         assert all(token.title.startswith(f"{token.role}: after it ") for token in prompt.tokens)
-    assert '<span class="template" style=' in page or '<span class="template down" style=' in page
+    assert re.search(r'<span role="option" tabindex="0" class="template( down)?" style=', page)
     older = probes.load(Path(__file__).parents[1] / "store" / "data" / "run_v3")
     tokens = [token for prompt in shown_prompts(older, str(older["tokens"].tuned.iloc[0])) for token in prompt.tokens]
     assert tokens and all(token.role == "" and token.title.startswith("after it ") for token in tokens)

@@ -260,7 +260,7 @@ def test_what_counts_as_an_addition() -> None:
     grown = {**section, "methods": ["path", "graft"], "nodes": 8, "curves": True, "controls": ["random"]}
     assert added(old, _identity(attribute=grown)) == Added((), ("path", "random", "curves"))
     assert added(_identity(), _identity("axb", attribute=section)) == Added(("x",), ("graft", "component"))
-    assert Added(("x",)).stages == ("noise_floor", "effects") and Added().stages == ("effects",)
+    assert Added(("x",)).stages == ("answers", "noise_floor", "effects") and Added().stages == ("effects",)
     assert added(old, _identity(attribute={**section, "metric": "x"})) == 'suite.attribute.metric was "kl" and is "x"'
     for alone in ({"generate": {"tokens": 3}}, {"answer_pattern": "x"}, {"tokenizer": "own"}):
         assert added(_identity(**alone), _identity("abc", **alone)) == "prompts changed"
