@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from probes.attribution.units import component_name
 from probes.reporting.causes import leaders
+from probes.reporting.claim import Claim
 from probes.reporting.compare.entries import ORDERED, Entry, laid, shared_prompts
 from probes.reporting.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
-from probes.reporting.verdict import Headline
 from probes.reporting.words import effect_metric_name, interval, listing, metric_name, number, percent, signed, too_few
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
@@ -34,7 +34,7 @@ _ORDERS = 5040
 
 def comparison_verdict(
     entries: Sequence[Entry], measures: pd.DataFrame, correlations: pd.DataFrame, cautions: Sequence[str]
-) -> list[Headline]:
+) -> list[Claim]:
     """What differs and by how much, most important first; what was not measured is left out.
 
     `measures` are `measure_rows`, `correlations` are `effect_correlations`.
@@ -49,7 +49,7 @@ def comparison_verdict(
         (_agreement(correlations), "agreement-table"),
         (course([entry.label for entry in entries], measures), "order"),
     ]
-    return [Headline(text, place) for text, place in sentences if text]
+    return [Claim(text, place) for text, place in sentences if text]
 
 
 def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:

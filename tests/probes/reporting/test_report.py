@@ -20,18 +20,15 @@ from probes.reporting.evidence import gather
 from probes.reporting.panels import weights as weights_panels
 from probes.reporting.prompts import shown_prompts
 from probes.reporting.report import report_page
-from probes.reporting.verdict import (
-    gates_sentences,
-    headline,
-    verdict,
-)
+from probes.reporting.summary import SENTENCES
+from probes.reporting.verdict import gates_sentences, verdict
 from probes.store.schemas import ALL_DOMAINS
 from tests.pages import data_of, unpacked
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import edited
 
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ("verdict", "pair", "weights", "activations", "causes", "link", "prompts", "experiments")
+SECTIONS = ("verdict", "behaviour", "prompts", "causes", "activations", "weights", "link", "experiments", "pair")
 #: What a chapter needs to draw each figure, beside `link`.
 NEEDED = {
     "weights": ["norm", "diagonal", "head-norm", "head-lift"],
@@ -106,8 +103,7 @@ def test_it_is_one_file_that_loads_nothing(page: str) -> None:
 
 def test_every_section_is_there_for_every_tuned_model(page: str) -> None:
     for key, name in (("m0", "moved"), ("m1", "other")):
-        for section in SECTIONS:
-            assert f'<section id="{key}-{section}"' in page
+        assert tuple(re.findall(rf'<section id="{key}-([^"]+)"', page)) == SECTIONS  # in this order
         assert f'role="tab" id="tab-{key}"' in page and f"base → {name}" in page
     assert 'id="how-to-read"' in page and "Not measured in this run." not in page
     figures_of = data_of(page)["figures"]
@@ -302,9 +298,9 @@ def test_gates_are_told_by_layer_domain_and_chance() -> None:
 def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     evidence = gather(run, "moved")
     by_label = {statement.label: " ".join(statement.sentences) for statement in verdict(evidence)}
-    assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "Does not hold"} <= set(by_label)
+    assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "What this run cannot show"} <= set(by_label)
     few = "Too few prompts or clusters for an interval, which takes 8: "
-    assert few in by_label["Does not hold"] and "got worse: " in by_label["Got worse"]
+    assert few in by_label["What this run cannot show"] and "got worse: " in by_label["Got worse"]
     assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
     assert "On neither side can any of it be told from a T with no preferred direction" in by_label["Alignment"]
 
@@ -312,12 +308,12 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
 def test_what_changed_unseen_begins_the_verdict(run: probes.Run) -> None:
     nothing = {"n_unrowed": 0, "names": [], "n_changed": 0, "note": ""}
     assert nothing.items() <= run.manifest["coverage"]["moved"].items()
-    assert "Unseen" not in {statement.label for statement in verdict(gather(run, "moved"))}
+    assert "In no table" not in {statement.label for statement in verdict(gather(run, "moved"))}
     note = "7 parameters (0.1 %) are in no row: a.b; of these 2 differ between the two"
     told = dict(run.manifest["coverage"]["moved"]) | {"n_unrowed": 7, "n_changed": 2, "note": note}
     manifest = {**run.manifest, "coverage": {"moved": told}}
     first = verdict(gather(replace(run, manifest=manifest), "moved"))[0]
-    assert (first.label, first.tone) == ("Unseen", "worse") and first.sentences[0].startswith(note)
+    assert (first.label, first.tone) == ("In no table", "worse") and first.sentences[0].startswith(note)
 
 
 def test_other_parameters_are_listed_and_leave_maps_alone(run: probes.Run) -> None:
@@ -333,25 +329,25 @@ def test_other_parameters_are_listed_and_leave_maps_alone(run: probes.Run) -> No
     assert maps[0] == maps[1] and not list(weights_panels.others(chapter))
 
 
-def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:
-    evidence = gather(run, "moved")
-    told = headline(evidence)
-    assert len(told) == 5 and "NLL per token went from" in told[0].text  # exact match stays at 0
-    assert ("by rounding alone" in told[2].text) == bool(len(evidence.noise_floor))
-    assert (
-        f"all {len(evidence.checks)} checks hold" in told[4].text and "3 random vectors of its norms by" in told[4].text
-    )
-    shown = page.split('<p class="headline">')[1].split("</p>")[0]
-    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', shown)
-    assert {place for place, _ in links} == {"m0-causes", "m0-flips", "m0-checks"}
-    assert all(f'id="{place}"' in page for place, _ in links)
-    assert (
-        re.sub("<[^>]+>", "", shown).split() == html.escape(" ".join(item.text for item in told), quote=False).split()
-    )
-    failing = replace(evidence, checks=evidence.checks.assign(holds=False), whole=evidence.whole.head(0))
-    assert "DO NOT HOLD" in headline(failing)[4].text and "no control vector was tried" in headline(failing)[4].text
-    bare = replace(evidence, effects=evidence.effects.head(0), flips=evidence.flips.head(0))
-    assert [item.place for item in headline(bare)] == ["causes", "causes", "weights"]
+def test_every_claim_of_the_verdict_has_one_link_and_it_leads_to_its_figure(page: str, run: probes.Run) -> None:
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    assert len(ids) == page.count(' id="')  # each id once
+    for chapter in chapters_of(run):
+        claims = [claim for of in SENTENCES.values() for claim in of(chapter.summary)]
+        assert [{claim.place} & ids for claim in claims] and {claim.place for claim in claims} >= {"behaviour", "norm"}
+        part = page.split(f'<section id="{chapter.key}-verdict"')[1].split("</section>")[0]
+        shown = re.findall(r'<p class="headline">(.*?)</p>', part, re.DOTALL)
+        places = re.findall(r'<a href="#([^"]+)">', " ".join(shown))
+        assert places == [f"{chapter.key}-{claim.place}" for claim in claims] and set(places) <= ids
+        text = html.unescape(re.sub("<[^>]+>", "", " ".join(shown)))
+        verdict_of_run = probes.load(run.path).verdict[chapter.evidence.tuned]
+        assert text.split() == " ".join(f"{k} {v}" for k, v in verdict_of_run.sentences.items()).split()
+        folded = re.findall(r'<dt><a href="#([^"]+)">([^<]+)</a></dt>', part)
+        assert {place for place, _ in folded} <= ids and len(folded) >= 8
+        weights = next(claim for claim in claims if claim.place == "norm")
+        largest = re.findall(r"= ([\d.]+);", weights.text)[0]
+        cells = [value for row in data_of(page)["figures"][f"{chapter.key}-norm"][0]["data"][0]["z"] for value in row]
+        assert largest == words.number(max(value for value in cells if value is not None))
 
 
 @pytest.mark.parametrize(
