@@ -74,11 +74,12 @@ def leaders(effects: pd.DataFrame) -> pd.DataFrame:
 
 def told_method(shown: pd.DataFrame) -> str:
     """The method whose effects are told first: the first of graft, revert, path and others that names a component."""
-    methods = sorted(dict.fromkeys(map(str, shown.method)), key=lambda name: _FIRST.get(name, len(_FIRST)))
+    methods = sorted(dict.fromkeys(map(str, shown.method)), key=lambda name: FIRST.get(name, len(FIRST)))
     return next((name for name in methods if len(leaders(shown[shown.method == name]))), "")
 
 
-_FIRST = {"graft": 0, "revert": 1, "path": 2}
+#: The methods whose effects are told first.
+FIRST = {"graft": 0, "revert": 1, "path": 2}
 
 
 def nothing_to_name(effects: pd.DataFrame) -> str:

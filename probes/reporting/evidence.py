@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Evidence:
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)  # `weights` of every expert
     areas: pd.DataFrame = field(default_factory=pd.DataFrame)  # ranking direction n_enough: see `tables`
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)  # method reference rho lo hi n, of components
-    adapter: Mapping[str, Any] = field(default_factory=dict)  # what was trained, where the tuned model is an adapter
+    trained: str = ""  # what was trained, where the tuned model is an adapter
 
     @property
     def all_weights(self) -> pd.DataFrame:
@@ -145,8 +146,17 @@ def gather(run: Run, tuned: str) -> Evidence:
                 [*this_model, ("granularity", "==", "component"), ("domain", "==", ALL_DOMAINS)],
             )
         ),
-        run.manifest.get("checkpoints", {}).get(tuned, {}).get("adapter") or {},
+        _trained(run.manifest.get("notes", {}).get(tuned, [])),
     )
+
+
+#: What opening an adapter notes of it.
+_ADAPTER = re.compile(r"an adapter \((.+)\), which changes (\d+ of \d+ tensors)")
+
+
+def _trained(notes: Sequence[str]) -> str:
+    found = next((match for note in notes if (match := _ADAPTER.search(note))), None)
+    return f"an adapter ({found[1]}), which changes {found[2]}" if found else ""
 
 
 def _unseen(coverage: Mapping[str, Any]) -> str:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from probes.attribution.units import component_name
-from probes.reporting.causes import leaders, nothing_to_name, shown_domain, told_method
 from probes.reporting.chapter import Chapter
 from probes.reporting.claim import sentence
 from probes.reporting.discovery.found import is_alone
 from probes.reporting.discovery.sentences import three_sentences
-from probes.reporting.evidence import Evidence
+from probes.reporting.named import named_effects, named_method
 from probes.reporting.verdict import limits
-from probes.reporting.words import effect_metric_name
-from probes.store.verdict import Effect, Verdict
+from probes.store.verdict import Verdict
 
 #: The largest effects that are told.
 LARGEST = 5
@@ -39,29 +36,5 @@ def verdict_of(chapter: Chapter) -> Verdict:
         sentence(told.trained),
         tuple(chapter.examples),
         tuple(cannot_show),
-        tuple(largest_effects(evidence)),
+        tuple(named_effects(evidence, named_method(evidence))[:LARGEST]),
     )
-
-
-def largest_effects(evidence: Evidence) -> list[Effect]:
-    """The largest effects by one method of those that may be named; none where the run may name none."""
-    effects = evidence.effects
-    if effects.empty:
-        return []
-    domain = shown_domain(effects, evidence.behaviour)
-    shown = effects[effects.domain == domain]
-    if nothing_to_name(shown) or not (method := told_method(shown)):
-        return []
-    rows = leaders(shown[shown.method == method]).head(LARGEST)
-    metric = effect_metric_name(str(effects.metric.iloc[0]))
-    return [
-        Effect(
-            component_name(row.layer, row.component),
-            method,
-            metric,
-            domain,
-            int(row.n),
-            *map(float, (row.effect, row.lo_all, row.hi_all)),
-        )
-        for row in rows.itertuples()
-    ]

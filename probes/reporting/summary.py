@@ -10,12 +10,12 @@ import pandas as pd
 
 from probes.attribution.curves import RANDOM
 from probes.attribution.effects import BACKWARD, FORWARD
-from probes.attribution.units import component_name
 from probes.reporting.behaviour_sentences import said_of_each
-from probes.reporting.causes import leaders, nothing_to_name, shown_domain, told_method
+from probes.reporting.causes import nothing_to_name, shown_domain
 from probes.reporting.claim import Claim
 from probes.reporting.evidence import Evidence
 from probes.reporting.moved import groups, moved, moves, place
+from probes.reporting.named import named_effects, named_method
 from probes.reporting.words import (
     change_form,
     effect_metric_name,
@@ -179,13 +179,13 @@ def _alone(evidence: Evidence) -> list[Claim]:
     over = f"on the {metric} on {prompts_of(domain)}"
     if reason := nothing_to_name(shown):
         return [Claim(f"no single component has a clear effect {over}: {reason}", "causes", "no single component")]
-    named = told_method(shown)
-    without = [str(m) for m in dict.fromkeys(shown.method) if m != named and leaders(shown[shown.method == m]).empty]
+    named = named_method(evidence)
+    without = [str(m) for m in dict.fromkeys(shown.method) if not named_effects(evidence, str(m))]
     claims = []
     if named:
-        top = leaders(shown[shown.method == named]).iloc[0]
-        name, size = component_name(top.layer, top.component), estimate(top.effect, top.lo_all, top.hi_all, signed)
-        text = f"the largest clear effect of one component {over} is that of {name}, {size} ({named})"
+        top = named_effects(evidence, named)[0]
+        size = estimate(top.effect, top.lo, top.hi, signed)
+        text = f"the largest clear effect of one component {over} is that of {top.component}, {size} ({named})"
         claims.append(Claim(text, f"{named}-ranked", "largest clear effect"))
     for method in without:
         text = f"{_DOING.get(method, method)}: no single component has a clear effect"
@@ -212,14 +212,7 @@ def _weights(evidence: Evidence) -> list[Claim]:
 
 
 def _trained(evidence: Evidence) -> list[Claim]:
-    """What was trained, of an adapter, as its configuration says."""
-    told = evidence.adapter
-    if not told:
-        return []
-    facts = [f"{name} {told[key]}" for key, name in (("r", "rank"), ("alpha", "α")) if told.get(key) is not None]
-    where = f" in {listing(list(map(str, told['targets'])))}" if told.get("targets") else ""
-    kind = str(told.get("type") or "an adapter")
-    return [Claim(f"{kind}{f' ({listing(facts)})' if facts else ''}{where}", "pair", kind)]
+    return [Claim(evidence.trained, "pair", "an adapter")] if evidence.trained else []
 
 
 #: The sentences of a summary by label, in order, and the field of each.
