@@ -75,12 +75,13 @@ def learnt_and_lost(behaviour: pd.DataFrame, choices: pd.DataFrame) -> tuple[lis
 
 
 def _without_targets(choices: pd.DataFrame) -> tuple[list[Claim], list[Claim]]:
-    lost = [Claim("not measured: without targets no answer is right or wrong", "behaviour", "not measured")]
+    lost = [Claim("not measured: no answer of this run is graded as right or wrong", "behaviour", "not measured")]
     if choices.empty:
-        return [Claim("not measured: no prompt of this run has a target", "behaviour", "not measured")], lost
+        nothing = "not measured: no answer is graded, and no first choices were kept"
+        return [Claim(nothing, "behaviour", "not measured")], lost
     told = [_differ(row) for row in choices.head(_DESCRIBED).to_dict("records")]
     rest = f" ({len(choices) - _DESCRIBED} more domains below)" if len(choices) > _DESCRIBED else ""
-    text = f"no prompt has a target; the models' first choices of the next token differ after {listing(told)}{rest}"
+    text = f"no answer is graded; the models' first choices of the next token differ after {listing(told)}{rest}"
     return [Claim(text, "prompts", "first choices")], lost
 
 

@@ -217,9 +217,7 @@ def course(labels: Sequence[str], measures: pd.DataFrame) -> str:
         return ""
     table = values.to_numpy(np.float64)
     steady, by_chance = _steady(table), _order_p(table)
-    what = (
-        f"In the order of training, {steady.sum()} of {len(values)} measures over all prompts rise or fall at each step"
-    )
+    what = f"In the order of training {steady.sum()} of {len(values)} measures over all prompts rise or fall every step"
     if by_chance >= 0.05:
         return f"{what}; as many do in {percent(by_chance)} of all orders of these entries, so no trend can be told."
     ends = values[steady].iloc[:, [0, -1]]

@@ -17,6 +17,8 @@ from probes.reporting import figures, words
 from probes.reporting.causes import shown_domain
 from probes.reporting.chapter import chapters_of
 from probes.reporting.evidence import gather
+from probes.reporting.examples import examples_of
+from probes.reporting.in_short import verdict_of, verdicts_of
 from probes.reporting.panels import weights as weights_panels
 from probes.reporting.prompts import shown_prompts
 from probes.reporting.report import report_page
@@ -348,6 +350,71 @@ def test_every_claim_of_the_verdict_has_one_link_and_it_leads_to_its_figure(page
         largest = re.findall(r"= ([\d.]+);", weights.text)[0]
         cells = [value for row in data_of(page)["figures"][f"{chapter.key}-norm"][0]["data"][0]["z"] for value in row]
         assert largest == words.number(max(value for value in cells if value is not None))
+
+
+def test_examples_are_answers_that_turned_as_the_models_put_them(run: probes.Run) -> None:
+    """Told to have turned, by cluster and by how far the NLL moved; what is said are the models' first choices."""
+    values = run["behaviour"]
+    for prompt, model, right in (("a1", "moved", 1), ("b1", "moved", 1), ("b2", "base", 1)):
+        at = (values.prompt_id == prompt) & (values.model == model) & (values.metric == "exact_match")
+        assert at.sum() == 1
+        values.loc[at, "value"] = right
+    told = examples_of(edited(run, "behaviour", values), "moved")
+    assert {(one.prompt_id, one.outcome) for one in told} == {("a1", "gained"), ("b1", "gained"), ("b2", "lost")}
+    assert [one.outcome for one in told] == ["gained", "gained", "lost"]
+    tokens = run.df("tokens", where=[("tuned", "==", "moved")])
+    due = tokens.merge(run["prompts"], on="prompt_id").query("pos == answer_pos").set_index("prompt_id")
+    for one in told:
+        assert one.target and due.text[one.prompt_id] == one.text
+        assert one.base.startswith(due.greedy_token_base[one.prompt_id].strip())
+        assert one.tuned.startswith(due.greedy_token_tuned[one.prompt_id].strip())
+
+
+def test_without_targets_first_choices_are_counted_and_shown(run: probes.Run) -> None:
+    prompts = run["prompts"]
+    tokens = run.df("tokens", where=[("tuned", "==", "moved")]).merge(prompts[["prompt_id", "answer_pos"]])
+    at = tokens.prompt_id.isin(["a1", "c1"]) & (tokens.pos == tokens.answer_pos)
+    tokens["greedy_tuned"] = tokens.greedy_base.where(~at, tokens.greedy_base + 1)
+    bare = edited(_lacking(run, "behaviour", "effects"), "tokens", tokens.drop(columns="answer_pos"))
+    (chapter,) = chapters_of(bare)
+    counts = chapter.choices.set_index("domain").differ.to_dict()
+    assert counts == {"medical": 1, "math": 0, "general": 1, "prompts": 0, "<b>bold</b>": 0}
+    assert {(one.prompt_id, one.outcome) for one in chapter.examples} == {("a1", "differs"), ("c1", "differs")}
+    told = verdict_of(chapter)
+    assert "first choices of the next token differ after 1 of 1 general prompts (100 %; too few prompts" in told.learnt
+    assert "no answer of this run is graded" in told.lost
+    page = report_page(bare, [chapter])
+    assert "Prompts after which the first choices differ" in page and "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert page.split('<table class="examples">')[1].split("</table>")[0].count(">differs<") == 2
+
+
+def test_an_adapter_begins_with_what_was_trained(run: probes.Run) -> None:
+    note = "a/b: an adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors: it fits"
+    manifest = {**run.manifest, "notes": {"moved": [note]}}
+    (chapter,) = chapters_of(replace(_lacking(run), manifest={**manifest, "suite": _lacking(run).manifest["suite"]}))
+    trained = "An adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors."
+    assert verdict_of(chapter).trained == trained and str(verdict_of(chapter)).startswith(f"Trained: {trained}")
+    page = report_page(chapter.run, [chapter])
+    assert '<a href="#m0-pair">An adapter</a> (LoRA, r 8' in page and "(<i>)" not in page
+
+
+def test_the_verdict_of_a_run_is_read_from_it_and_goes_with_its_tables(run: probes.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    copied = probes.load(tmp_path / "run")
+    assert copied.verdict == verdicts_of(chapters_of(copied)) and list(copied.verdict) == ["moved", "other"]
+    assert all(check.passes is not False for check in probes.verify(copied).checks)
+    file = tmp_path / "run" / "verdict.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"tuned": "moved"', '"tuned": "better"'), encoding="utf-8")
+    said = " ".join(check.said for check in probes.verify(copied).checks if check.passes is False)
+    assert "verdict.json: its content is not what the manifest lists" in said
+    assert "verdict.json: it is not what the tables give" in said
+    file.write_text("[1]", encoding="utf-8")
+    with pytest.raises(probes.RunError, match="not a verdict; write it again with `probes report`"):
+        _ = copied.verdict
+    copied.add("checks", copied["checks"])  # the verdict was of the tables before
+    with pytest.raises(probes.RunError, match="`probes report` writes one"):
+        _ = probes.load(copied.path).verdict
+    assert not any("verdict" in check.said for check in probes.verify(copied).checks if check.passes is False)
 
 
 @pytest.mark.parametrize(
