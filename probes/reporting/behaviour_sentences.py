@@ -13,7 +13,7 @@ from tv.stats.means import FEW_CLUSTERS, FEWEST
 _OTHERS = {
     "better": "got better",
     "negligible": "changed by less than what matters",
-    "within noise": "stayed within what rounding does",
+    "within noise": "stayed within rounding noise",
     "cannot tell": "cannot be told from these prompts",
 }
 

@@ -145,10 +145,10 @@ def _elsewhere(others: pd.DataFrame) -> str:
     """The largest effect of each other domain, of those that can be told from 0 among all of all other domains."""
     known = others.dropna(subset="effect")
     if (n := known.groupby("domain", sort=False).n.max().astype(float)).max() < FEWEST:
-        return f"On the other domains no effect can be told from 0: {too_few(n.index, n)}."
+        return f"On the other domains no effect is clear of 0: {too_few(n.index, n)}."
     told = leaders(known[known.p.astype(float) < FOUND / max(1, int(known.p.notna().sum()))])
     if told.empty:
-        return f"On the other domains no component has an effect that can be told from 0, of {len(known)} effects."
+        return f"On the other domains none of {len(known)} effects of single components is clear of 0."
     by_domain = told.groupby("domain", sort=False)
     parts = [f"{_over(rows)}: {_effect(rows.iloc[0])} ({rows.method.iloc[0]})" for _, rows in by_domain]
     return "Largest effects on the other domains, " + "; ".join(parts) + "."
@@ -162,7 +162,8 @@ def _leading(method: str, family: pd.DataFrame, q: pd.Series) -> str:
     counted = f"{significant} of {len(family)}{moved} components have q < {FOUND}."
     if told.empty:
         largest = family.loc[[family.effect.abs().astype(float).idxmax()]].iloc[0]
-        return f"{method.capitalize()}: none can be told from 0 by itself; the largest is {_effect(largest)}. {counted}"
+        none = "no single component has a clear effect"
+        return f"{method.capitalize()}: {none}; the largest is {_effect(largest)}. {counted}"
     named = "; ".join(_effect(row) for _, row in told.head(NAMED).iterrows())
     return f"{method.capitalize()}: {named}. {counted}"
 

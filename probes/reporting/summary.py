@@ -139,7 +139,7 @@ def _why(judged: pd.DataFrame) -> str:
     if len(few):
         return f": {too_few(few.domain, few.units)}"
     if len(judged) and (judged.said == "within noise").all():
-        return ": all are within what rounding does"
+        return ": all are within rounding noise"
     unsure = int((judged.said == "cannot tell").sum())
     return f"; {unsure} of {len(judged)} changes cannot be told from chance" if unsure else ""
 

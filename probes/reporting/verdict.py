@@ -18,7 +18,7 @@ from probes.reporting.controls import control_sentence
 from probes.reporting.evidence import Evidence
 from probes.reporting.link_sentences import link_sentences
 from probes.reporting.moved import matrices, weights_sentences
-from probes.reporting.own_doing import ledger_sentences
+from probes.reporting.own_weights import ledger_sentences
 from probes.reporting.sameness import sameness_sentences
 from probes.reporting.words import listing, percent
 
@@ -62,7 +62,11 @@ def verdict(evidence: Evidence) -> list[Statement]:
 
 def unseen_sentences(unseen: str) -> list[str]:
     """A warning where the two models differ in what no table shows."""
-    return [f"{unseen}: what they do to behaviour is attributed to nothing."] if unseen else []
+    return (
+        [f"{unseen}: no table shows them, and what they do to behaviour is attributed to no component."]
+        if unseen
+        else []
+    )
 
 
 def _sure(evidence: Evidence) -> list[str]:
@@ -104,7 +108,9 @@ def limits(evidence: Evidence) -> list[str]:
         noisy = int((evidence.weights.noise_share > NOISY).sum())
         sentences.append(f"In {noisy} modules more than {percent(NOISY)} of T is rounding of the stored dtype.")
     if raw_gap(evidence.alignment) < GAP:
-        sentences.append("The order of the modules by raw SSA is no finding: a T with no direction has it too.")
+        sentences.append(
+            "The order of the modules by raw SSA is not a finding: a T with no preferred direction has the same."
+        )
     if len(evidence.effects) == 0:
         sentences.append("Nothing here is causal: attribution was not measured in this run.")
     elif set(evidence.effects.method) != {"path"}:

@@ -172,7 +172,7 @@ def listing(parts: list[str]) -> str:
 def too_few(domains: Iterable[str], counts: Iterable[float]) -> str:
     """Which domains have fewer prompts, or clusters of them, than an interval needs."""
     named = listing([f"{domain} ({n:.0f})" for domain, n in zip(domains, counts, strict=True)])
-    return f"too few prompts or clusters for an interval, which takes {FEWEST}: {named}"
+    return f"too few prompts or clusters for an interval, which needs {FEWEST}: {named}"
 
 
 def ending(text: str, most: int = 240) -> str:

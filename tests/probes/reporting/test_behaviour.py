@@ -106,8 +106,8 @@ def test_a_change_below_the_floor_is_noise_however_sure(size: float) -> None:
     answers = {("medical", "target_nll_per_token"): (np.ones(48), 1 + drift)}
     table = compared(answers, {("medical", "target_nll_per_token"): 5e-3})
     assert table.p.iloc[0] < 1e-6 and table.said.iloc[0] == "within noise"
-    assert worse_sentences(table)[0].endswith("1 stayed within what rounding does. This holds for these prompts only.")
-    assert said(table)[1] == "No measured change is clearly for the worse: all are within what rounding does."
+    assert worse_sentences(table)[0].endswith("1 stayed within rounding noise. This holds for these prompts only.")
+    assert said(table)[1] == "No measured change is clearly for the worse: all are within rounding noise."
     assert compared(answers).said.iloc[0] == ("within noise" if size < 1e-5 else "negligible")
 
 
@@ -123,10 +123,10 @@ def test_what_is_surely_small_is_negligible() -> None:
 def test_too_few_prompts_or_clusters_give_no_interval_and_no_claim() -> None:
     up = ("medical", "target_nll_per_token"), (np.ones(7), 2 + 0.1 * np.arange(7))
     few = compared(dict([up]))
-    reason = "too few prompts or clusters for an interval, which takes 8: medical (7)"
+    reason = "too few prompts or clusters for an interval, which needs 8: medical (7)"
     assert said(few) == tuple(f"No measured change is clearly for the {way}: {reason}." for way in ("better", "worse"))
     assert few.said.tolist() == ["cannot tell"] and few.change_lo.isna().all() and few.p_holm.isna().all()
-    assert few_sentences(few) == ["Too few prompts or clusters for an interval, which takes 8: medical (7)."]
+    assert few_sentences(few) == ["Too few prompts or clusters for an interval, which needs 8: medical (7)."]
     answers = {("math", "exact_match"): (np.ones(48), np.zeros(48))}
     four = compared(answers, clusters=4)
     assert four.said.tolist() == ["cannot tell"] and four[["base_lo", "tuned_hi", "change_lo"]].isna().all(axis=None)

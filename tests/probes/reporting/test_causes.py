@@ -35,9 +35,9 @@ def test_causes_name_components_with_the_interval_of_all_and_what_is_held_out() 
     text = " ".join(causes_sentences(_effects(), behaviour))
     assert text.startswith("Exact effects on the logit difference over medical prompts (n = 48), where it changed most")
     assert "Graft: mlp 2 +3.00 [+1.00, +4.00], held out +2.50. 1 of 2 components have q < 0.05." in text
-    assert "Revert: none can be told from 0 by itself; the largest is mlp 2 +2.00 [−0.500, +3.00]" in text
+    assert "Revert: no single component has a clear effect; the largest is mlp 2 +2.00 [−0.500, +3.00]" in text
     assert "The whole change there is +4.00; single effects add up to +2.50 by graft and +2.10 by revert" in text
-    assert "On the other domains no component has an effect that can be told from 0, of 1 effects." in text
+    assert "On the other domains none of 1 effects of single components is clear of 0." in text
     assert told_method(_effects().query("domain == 'medical'")) == "graft"
 
 
@@ -49,7 +49,7 @@ def test_the_domain_that_changed_most_is_explained_not_that_of_the_largest_effec
 
 def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
     text = " ".join(causes_sentences(_effects(-0.1), _behaviour()))
-    assert "Graft: none can be told from 0 by itself; the largest is mlp 2 +3.00 [−0.100, +4.00], held out" in text
+    assert "Graft: no single component has a clear effect; the largest is mlp 2 +3.00 [−0.100, +4.00], held out" in text
     assert told_method(_effects(-0.1).query("domain == 'medical'")) == ""
     assert causes_sentences(_effects().head(0), _behaviour()) == []
 
@@ -59,7 +59,7 @@ def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
     [
         ({"within_noise": True}, "none moves it by more than rounding alone can"),
         ({"effect": np.nan, "within_noise": False}, "none moves it by more than rounding alone can"),
-        ({"n": 5.0, "lo": np.nan, "lo_all": np.nan}, "an interval, which takes 8: medical (5)"),
+        ({"n": 5.0, "lo": np.nan, "lo_all": np.nan}, "an interval, which needs 8: medical (5)"),
         ({"n": 9.0, "lo_all": np.nan}, "9 prompts, or clusters of them, are too few to tell one of 4 effects from 0"),
         ({"n": np.nan, "lo_all": np.nan, "within_noise": None}, "this run is older than intervals that hold for all"),
     ],
@@ -88,12 +88,12 @@ def test_one_domain_is_all_prompts_and_few_prompts_elsewhere_are_said_to_be_few(
     alone = _effects(n=5.0, lo=np.nan, lo_all=np.nan).query("domain == @ALL_DOMAINS")
     first, reason = causes_sentences(alone, _behaviour())
     assert first == "Exact effects on the logit difference over all prompts (n = 5)."
-    assert reason.endswith("takes 8: all prompts (5).")
+    assert reason.endswith("needs 8: all prompts (5).")
     behaviour = pd.DataFrame([dict(domain="medical", metric="logit_diff", n=48, change=4.0)])
     few = _effects()
     few.loc[few.domain == "math", "n"] = 7.0
     assert causes_sentences(few, behaviour)[-1] == (
-        "On the other domains no effect can be told from 0: too few prompts or clusters for an interval, which takes "
+        "On the other domains no effect is clear of 0: too few prompts or clusters for an interval, which needs "
         "8: math (7)."
     )
 

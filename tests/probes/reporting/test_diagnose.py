@@ -141,9 +141,9 @@ def test_models_of_one_function_changed_in_nothing(tmp_path: Path) -> None:
         evidence = gather(run, name)
         assert set(evidence.behaviour.said) <= {"within noise", ""}, name
         (worse,) = [part for part in verdict(evidence) if part.label == "Got worse"]
-        assert worse.tone == "" and "stayed within what rounding does" in worse.sentences[0]
+        assert worse.tone == "" and "stayed within rounding noise" in worse.sentences[0]
         lost = sentence(summary(evidence, pd.DataFrame()).lost)
-        assert lost == "No measured change is clearly for the worse: all are within what rounding does."
+        assert lost == "No measured change is clearly for the worse: all are within rounding noise."
 
 
 @pytest.fixture(scope="module")

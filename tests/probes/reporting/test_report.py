@@ -301,7 +301,7 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     evidence = gather(run, "moved")
     by_label = {statement.label: " ".join(statement.sentences) for statement in verdict(evidence)}
     assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "What this run cannot show"} <= set(by_label)
-    few = "Too few prompts or clusters for an interval, which takes 8: "
+    few = "Too few prompts or clusters for an interval, which needs 8: "
     assert few in by_label["What this run cannot show"] and "got worse: " in by_label["Got worse"]
     assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
     assert "On neither side can any of it be told from a T with no preferred direction" in by_label["Alignment"]
