@@ -84,8 +84,11 @@ class Verdict:
         largest: The five largest effects of single components by one method, of those that are clear of 0.
 
     Examples:
-        >>> print(probes.load("reports/demo").verdict["medical"])  # doctest: +ELLIPSIS
-        Learnt: on medical prompts exact match rises from 0 % to ...
+        >>> verdict = probes.load("reports/demo").verdict["medical"]
+        >>> verdict.learnt.startswith("On medical prompts exact match rises from 0 % to 98 %")
+        True
+        >>> list(verdict.sentences), len(verdict.largest)
+        (['Learnt', 'Lost', 'Where'], 5)
     """
 
     tuned: str
