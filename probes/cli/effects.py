@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tv.cli.terminal import Shown, print_table, say, speaks_json
+from tv.cli.terminal import Shown, print_table, remark, say, speaks_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 def print_verdict(run: Run) -> None:
     """The verdict on every tuned model, its largest effects, and checks that fail; a program gets every table."""
+    from probes.errors import RunError
     from probes.reporting.words import prompts_of
 
+    try:
+        verdicts = run.verdict
+    except RunError as error:  # of a run that is older, or whose tables were added to
+        return remark(f"note: {error}")
     cells: list[list[object]] = []
-    for name, verdict in run.verdict.items():
+    for name, verdict in verdicts.items():
         say(f"base → {name}")
         for line in str(verdict).splitlines():
             say(line)

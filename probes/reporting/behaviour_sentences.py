@@ -14,7 +14,7 @@ _OTHERS = {
     "better": "got better",
     "negligible": "changed by less than what matters",
     "within noise": "stayed within rounding noise",
-    "cannot tell": "cannot be told from these prompts",
+    "cannot tell": "cannot be decided from these prompts",
 }
 
 
@@ -78,7 +78,11 @@ def leading(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _size(rows: pd.DataFrame) -> str:
-    n, units = int(rows.n.max()), int(rows.units.max())
+    return size_of(int(rows.n.max()), int(rows.units.max()))
+
+
+def size_of(n: int, units: int) -> str:
+    """How many prompts, and in how many clusters where these are fewer."""
     return f"n = {n}" if n == units else f"n = {n} in {units} clusters"
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from probes.attribution.curves import RANDOM
 from probes.attribution.effects import BACKWARD, FORWARD
-from probes.reporting.behaviour_sentences import said_of_each
+from probes.reporting.behaviour_sentences import said_of_each, size_of
 from probes.reporting.causes import nothing_to_name, shown_domain
 from probes.reporting.claim import Claim
 from probes.reporting.evidence import Evidence
@@ -34,8 +34,8 @@ from tv.stats.means import FEWEST
 
 #: Domains that a sentence describes; others are named.
 _DESCRIBED = 2
-#: What is said of a change that cannot be told from these prompts.
-UNSURE = "which these prompts cannot tell from chance"
+#: What is said of a change that cannot be decided from these prompts.
+UNSURE = "which these prompts cannot distinguish from chance"
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ def _change(row: dict[Any, Any], turned: bool = True) -> str:
     parts = [estimate(row["change"], row["change_lo"], row["change_hi"], form)]
     if turned and pd.notna(row["gained"]):
         parts.insert(0, f"{row['gained']:.0f} of {row['n']} answers gained, {row['lost']:.0f} lost")
+    elif turned:
+        parts.append(size_of(row["n"], row["units"]))
     if row["units"] < FEWEST:
         parts.append(too_few([row["domain"]], [row["units"]]))
     return "; ".join(parts)
@@ -141,7 +143,7 @@ def _why(judged: pd.DataFrame) -> str:
     if len(judged) and (judged.said == "within noise").all():
         return ": all are within rounding noise"
     unsure = int((judged.said == "cannot tell").sum())
-    return f"; {unsure} of {len(judged)} changes cannot be told from chance" if unsure else ""
+    return f"; {unsure} of {len(judged)} changes cannot be distinguished from chance" if unsure else ""
 
 
 def _together(evidence: Evidence) -> list[Claim]:

@@ -84,11 +84,10 @@ class Verdict:
         largest: The five largest effects of single components by one method, of those that are clear of 0.
 
     Examples:
-        >>> verdict = probes.load("reports/demo").verdict["medical"]
-        >>> verdict.learnt.startswith("On medical prompts exact match rises from 0 % to 98 %")
-        True
-        >>> list(verdict.sentences), len(verdict.largest)
-        (['Learnt', 'Lost', 'Where'], 5)
+        >>> print(Verdict("medical", "On medical prompts exact match rises.", "Nothing.", "In all layers."))
+        Learnt: On medical prompts exact match rises.
+        Lost: Nothing.
+        Where: In all layers.
     """
 
     tuned: str

@@ -88,12 +88,12 @@ def test_four_lost_answers_are_no_claim() -> None:
     row = table.iloc[0]
     assert row.said == "cannot tell" and row.p == pytest.approx(0.125) and row.change_lo < -0.15 < 0 < row.change_hi
     assert worse_sentences(table)[0].startswith(
-        "None of the 1 measured domain × metric pairs got worse: 1 cannot be told"
+        "None of the 1 measured domain × metric pairs got worse: 1 cannot be decided"
     )
     assert said(table) == (
-        "No measured change is clearly for the better; 1 of 1 changes cannot be told from chance.",
-        "On general prompts 4 of 48 right answers become wrong, which these prompts cannot tell from chance (exact "
-        f"match 100 % → 92 %; −8.3 pp {interval(row.change_lo, row.change_hi, points)}).",
+        "No measured change is clearly for the better; 1 of 1 changes cannot be distinguished from chance.",
+        "On general prompts 4 of 48 right answers become wrong, which these prompts cannot distinguish from chance "
+        f"(exact match 100 % → 92 %; −8.3 pp {interval(row.change_lo, row.change_hi, points)}).",
     )
     drift = np.linspace(0.5, 4.0, 48)
     beside = {("math", "exact_match"): (np.zeros(48),) * 2, ("math", "target_nll_per_token"): (1 + drift, 5 + drift**2)}

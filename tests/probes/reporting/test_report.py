@@ -303,8 +303,8 @@ def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "What this run cannot show"} <= set(by_label)
     few = "Too few prompts or clusters for an interval, which needs 8: "
     assert few in by_label["What this run cannot show"] and "got worse: " in by_label["Got worse"]
-    assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
-    assert "On neither side can any of it be told from a T with no preferred direction" in by_label["Alignment"]
+    assert "this raw pattern only reflects matrix shape" in by_label["Alignment"]  # a random step has no direction
+    assert "On neither side is it distinguishable from a T with no preferred direction" in by_label["Alignment"]
 
 
 def test_what_changed_unseen_begins_the_verdict(run: probes.Run) -> None:
