@@ -1,13 +1,44 @@
-"""Effects and their checks, printed."""
+"""Effects, their checks and a run's verdict, printed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tv.cli.terminal import Shown, print_table
+from tv.cli.terminal import Shown, print_table, remark, say, speaks_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from probes.store.run import Run
+
+
+def print_verdict(run: Run) -> None:
+    """The verdict on every tuned model, its largest effects, and checks that fail; a program gets every table."""
+    from probes.errors import RunError
+    from probes.reporting.words import prompts_of
+
+    try:
+        verdicts = run.verdict
+    except RunError as error:  # of a run that is older, or whose tables were added to
+        return remark(f"note: {error}")
+    cells: list[list[object]] = []
+    for name, verdict in verdicts.items():
+        say(f"base → {name}")
+        for line in str(verdict).splitlines():
+            say(line)
+        for one in verdict.largest:
+            ends = Shown([one.lo, one.hi], f"{one.lo:+.3f} … {one.hi:+.3f}")
+            size = Shown(one.effect, f"{one.effect:+.3f}")
+            cells.append([name, one.component, one.method, f"{one.metric}, {prompts_of(one.domain)}", size, ends])
+    if cells:
+        headings = ["tuned", "component", "method", "on", "effect", "95 % interval of all"]
+        print_table("largest effects of single components that are clear of 0", headings, cells)
+    elif "effects" in run.tables:
+        say("No effect of a single component is clear of 0.")
+    if "effects" in run.tables and speaks_json():
+        print_effects(run["effects"])
+    if "checks" in run.tables and (speaks_json() or not run["checks"].holds.all()):
+        print_checks(run["checks"])
 
 
 def print_effects(effects: pd.DataFrame, top: int = 6) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from probes.cli.effects import print_checks, print_effects
+from probes.cli.effects import print_verdict
 from probes.cli.plan import print_plan, print_seconds
 from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Stream, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
@@ -141,10 +141,8 @@ def run(
                 _tell_size(job.sizes)
             _tell_forecast(job)
         result = job.run()
-    if "effects" in result.tables:
-        print_effects(result["effects"])
-        print_checks(result["checks"])
     if "report" in job.stages:
+        print_verdict(result)
         wrote(result.path / "report.html", "the report")
     else:
         wrote(result.path, f"a run with the stages {', '.join(job.stages)}")

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from probes.errors import RunError
 from probes.reporting.chapter import chapters_of
+from probes.reporting.in_short import verdicts_of
 from probes.reporting.report import report_page
 from probes.reporting.same_page import page_differences
 from probes.store import remote
@@ -22,6 +23,7 @@ from probes.store.prompts import prompt_digest, prompts_of
 from probes.store.remote import Place, place_of
 from probes.store.run import Run, load
 from probes.store.schemas import BITS, NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
+from probes.store.verdict import VERDICT
 from tv.errors import InputError, first_line
 from tv.runtime.compute import Progress
 
@@ -151,7 +153,8 @@ def _of_files(place: Place, manifest: Mapping[str, Any], progress: Progress | No
     own = (MANIFEST, _REPORT)
     beside = [name for name in there if name.startswith(_BESIDE)]
     if listed is None:
-        odd = [name for name in there if not name.startswith((*own, *_BESIDE, "tables/", "kept/", "shares/", JOURNAL))]
+        ours = (*own, *_BESIDE, "tables/", "kept/", "shares/", JOURNAL, VERDICT)
+        odd = [name for name in there if not name.startswith(ours)]
         yield from (Check("files", False, f"{name}: no file of a run") for name in odd)
         yield Check("files", None, f"{len(there)} files, of which the manifest lists no digests")
         return
@@ -294,12 +297,14 @@ def _of_prompts(run: Run, lines: Sequence[Mapping[str, Any]]) -> Iterator[Check]
 
 def _of_report(run: Run) -> Iterator[Check]:
     """The report against the one that the tables give."""
-    content = remote.content_of(run.path / _REPORT)
+    content, chapters = remote.content_of(run.path / _REPORT), chapters_of(run)
+    if remote.content_of(run.path / VERDICT) is not None and run.verdict != verdicts_of(chapters):
+        yield Check("report", False, f"{VERDICT}: it is not what the tables give; write it again with `probes report`")
     if content is None:
         if "report" in run.manifest.get("stages", ["report"]):
             yield Check("report", False, f"{_REPORT}: it is missing; write it again with `probes report`")
         return
-    found = page_differences(content.decode("utf-8", errors="replace"), report_page(run, chapters_of(run)))
+    found = page_differences(content.decode("utf-8", errors="replace"), report_page(run, chapters))
     if found.drawn:
         what = ", ".join(found.drawn)
         said = (

@@ -108,17 +108,17 @@ def _lifts(modules: pd.DataFrame) -> list[str]:
     if modules.empty:
         return []
     shown: list[str] = []
-    by_outcome: dict[str, list[str]] = {"above": [], "below": [], "not told from": []}
+    by_outcome: dict[str, list[str]] = {"above": [], "below": [], "not distinguishable from": []}
     for side, rows in modules.groupby("side"):
         shown.append(f"{SIDES[str(side)]} " + ", ".join(f"{row.module} {row.lift:.2f}" for row in rows.itertuples()))
-        outcome = np.where(rows.claimed, np.where(rows.lift > 1, "above", "below"), "not told from")
+        outcome = np.where(rows.claimed, np.where(rows.lift > 1, "above", "below"), "not distinguishable from")
         for word, some in rows.groupby(outcome):
             told = [f"{row.module}{f' (z = {_z(row.z)})' if row.claimed else ''}" for row in some.itertuples()]
             by_outcome[str(word)].append(f"{SIDES[str(side)]} {', '.join(told)}")
     numbers = "Energy of T in the leading 10 % of pretrained directions over its null (1 = no preferred direction): "
     numbers += "; ".join(shown) + "."
     if not modules.claimed.any():
-        return [numbers, "On neither side can any of it be told from a T with no preferred direction."]
+        return [numbers, "On neither side is it distinguishable from a T with no preferred direction."]
     rule = f"z pooled over layers, p < {CLAIMED:g} after Holm, and a lift more than {100 * SMALL:.0f} % from 1"
     parts = [f"{word} it: {'; '.join(told)}" for word, told in by_outcome.items() if told]
     return [numbers, f"Against the rotation null ({rule}) — {' — '.join(parts)}."]
@@ -144,10 +144,10 @@ def _raw(modules: pd.DataFrame, raw: pd.DataFrame) -> list[str]:
     elif ((kinds.gap.abs() + _EQUAL * kinds.se) < GAP).all():
         end = (
             f"SSA equals its null to within {GAP:g} in the mean of every module (mean distance "
-            f"{number(kinds.gap.abs().mean(), 2)}): this raw pattern only draws matrix shape"
+            f"{number(kinds.gap.abs().mean(), 2)}): this raw pattern only reflects matrix shape"
         )
     else:
-        end = f"no module can be told from its null (mean distance {number(kinds.gap.abs().mean(), 2)})"
+        end = f"no module is distinguishable from its null (mean distance {number(kinds.gap.abs().mean(), 2)})"
     ceiling = int(raw.at_ceiling.astype(bool).sum())
     room = f"; {ceiling} of {len(raw)} matrices have no room above their null, only below" if ceiling else ""
     return [f"{span}; {end}{room}."]
@@ -164,7 +164,7 @@ def _outliers(matrices: pd.DataFrame) -> list[str]:
         for row in first.itertuples()
     ]
     which = f"{len(beyond)} of {len(matrices)} matrices, {'first ' if len(beyond) > _NAMED else ''}{listing(told)}"
-    return [f"Beyond their null by themselves: {which}."]
+    return [f"Single matrices clear of their null: {which}."]
 
 
 def _rescaling(cosines: pd.DataFrame) -> list[str]:
@@ -175,7 +175,7 @@ def _rescaling(cosines: pd.DataFrame) -> list[str]:
     if cosines.claimed.any():
         tail = "there, part of T rescales W"
     else:
-        tail = "T does not rescale W" if abs(largest) < RESCALES else "no more than a T turned at random may reach"
+        tail = "T does not rescale W" if abs(largest) < RESCALES else "no more than a randomly rotated T may reach"
     return [f"cos(W, T) is furthest from 0 at {signed(largest)}: {tail}."]
 
 

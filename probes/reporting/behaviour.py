@@ -63,12 +63,23 @@ def compare_behaviour(values: pd.DataFrame, tuned: str, prompts: pd.DataFrame, f
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    """The domain whose NLL per token changed most first: a sum over tokens would rank by how long answers are."""
+    """The most important domain first: by the share of answers that turned, then by how far the NLL per token moved.
+
+    A sum over tokens would rank by how long answers are.
+    """
     ranking = next((metric for metric in ("target_nll_per_token", "target_nll") if (table.metric == metric).any()), "")
     moved = table[table.metric == ranking].set_index("domain").change.abs()
+    answers = table[table.metric == "exact_match"].set_index("domain")
+    turned = (answers.gained + answers.lost) / answers.n
     order = {name: i for i, name in enumerate(METRICS)}
-    keys = {"_moved": -table.domain.map(moved).astype(float), "_metric": table.metric.map(order)}
-    return table.assign(**keys).sort_values(["_moved", "domain", "_metric"])[_COMPARED].reset_index(drop=True)
+    keys = {
+        "_turned": -table.domain.map(turned).astype(float).fillna(0.0),
+        "_moved": -table.domain.map(moved).astype(float),
+        "_metric": table.metric.map(order),
+    }
+    return (
+        table.assign(**keys).sort_values(["_turned", "_moved", "domain", "_metric"])[_COMPARED].reset_index(drop=True)
+    )
 
 
 def _compared(base: Floats, tuned: Floats, clusters: list[str], metric: str) -> dict[str, Any]:

@@ -13,33 +13,9 @@ from tv.stats.means import FEW_CLUSTERS, FEWEST
 _OTHERS = {
     "better": "got better",
     "negligible": "changed by less than what matters",
-    "within noise": "stayed within what rounding does",
-    "cannot tell": "cannot be told from these prompts",
+    "within noise": "stayed within rounding noise",
+    "cannot tell": "cannot be decided from these prompts",
 }
-
-
-def behaviour_headlines(behaviour: pd.DataFrame) -> list[str]:
-    """How the domain that changed most answers now, and whether anything got worse."""
-    graded = behaviour[behaviour.base.notna()]
-    if graded.empty:
-        return []
-    first = leading(graded[graded.domain == graded.domain.iloc[0]])
-    if first.empty:  # of the tuned model there is no value
-        return []
-    lead = first.metric.iloc[0]
-    shown = [lead, "token_accuracy"] if lead == "target_nll_per_token" else [lead]
-    told = listing([_went(row) for row in first[first.metric.isin(shown)].to_dict("records")])
-    judged = said_of_each(graded)
-    worse = list(dict.fromkeys(judged[judged.said == "worse"].domain))
-    if worse:
-        second = f"Something got worse on {listing(worse)} prompts."
-    elif len(judged) and (judged.said == "within noise").all():
-        second = "No behaviour changed by more than rounding changes it."
-    elif unsure := int((judged.said == "cannot tell").sum()):
-        second = f"Nothing got worse that these prompts can tell; {unsure} of {len(judged)} changes they cannot."
-    else:
-        second = "Nothing got worse by as much as matters."
-    return [f"On {first.domain.iloc[0]} prompts {told} ({_size(first)}).", second]
 
 
 def behaviour_sentences(behaviour: pd.DataFrame) -> list[str]:
@@ -102,14 +78,12 @@ def leading(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _size(rows: pd.DataFrame) -> str:
-    n, units = int(rows.n.max()), int(rows.units.max())
+    return size_of(int(rows.n.max()), int(rows.units.max()))
+
+
+def size_of(n: int, units: int) -> str:
+    """How many prompts, and in how many clusters where these are fewer."""
     return f"n = {n}" if n == units else f"n = {n} in {units} clusters"
-
-
-def _went(row: dict[Any, Any]) -> str:
-    form, unsure = value_form(row["metric"]), row["said"] if row["said"] != "changed" else ""
-    text = f"{metric_name(row['metric'])} went from {form(row['base'])} to {form(row['tuned'])}"
-    return f"{text} ({unsure})" if unsure else text
 
 
 def _moved(row: dict[Any, Any]) -> str:

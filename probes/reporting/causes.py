@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-from scipy.stats import spearmanr
 
 from probes.attribution.effects import focus
 from probes.attribution.units import component_name
@@ -25,6 +24,8 @@ from tv.stats.means import FEWEST
 NAMED = 3
 #: A q value below this counts as significant, and a p value that is corrected for all that a sentence is about.
 FOUND = 0.05
+#: Rank correlations from here on are called alike.
+ALIKE = 0.7
 
 
 def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str]:
@@ -58,32 +59,10 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
                 f"The whole change there is {signed(total)}; single effects add up to {added}: where the two differ, "
                 "components work together."
             )
-        if (agreement := graft_revert_agreement(shown)) is not None:
-            rho, size = agreement
-            sentences.append(
-                f"Graft and revert order the {size} components alike with rank correlation {number(rho, 2)}."
-            )
     others = effects[(effects.domain != domain) & (effects.domain != ALL_DOMAINS)]
     if domain != ALL_DOMAINS and len(others) and not effects.n.isna().all():
         sentences.append(_elsewhere(others))
     return sentences
-
-
-def largest_sentence(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
-    """The leading components of all methods in one sentence, for the summary."""
-    metric, domain = str(effects.metric.iloc[0]), shown_domain(effects, behaviour)
-    shown = effects[effects.domain == domain]
-    where = f"on the {effect_metric_name(metric)} on {prompts_of(domain)}"
-    if reason := nothing_to_name(shown):
-        return f"No component has an effect {where} that can be named: {reason}."
-    parts = []
-    for method, family in shown.groupby("method", sort=False):
-        told = [row for _, row in leaders(family).head(NAMED).iterrows()]
-        named = [f"{_name(row)} {signed(row.effect)}{_held_out(row, ' ({})')}" for row in told]
-        parts.append(f"by {method} {listing(named) if named else 'none that can be told from 0'}")
-    total = total_change(behaviour, metric, domain)
-    whole = f" (whole change {signed(total)})" if total is not None else ""
-    return f"Largest effects of single components {where}{whole}: {'; '.join(parts)}."
 
 
 def leaders(effects: pd.DataFrame) -> pd.DataFrame:
@@ -91,6 +70,16 @@ def leaders(effects: pd.DataFrame) -> pd.DataFrame:
     told = (effects.lo_all.astype(float) > 0) | (effects.hi_all.astype(float) < 0)
     rows = effects[told & ~effects.within_noise.eq(True)]
     return rows.loc[rows.effect.abs().sort_values(ascending=False, kind="stable").index]
+
+
+def told_method(shown: pd.DataFrame) -> str:
+    """The method whose effects are told first: the first of graft, revert, path and others that names a component."""
+    methods = sorted(dict.fromkeys(map(str, shown.method)), key=lambda name: FIRST.get(name, len(FIRST)))
+    return next((name for name in methods if len(leaders(shown[shown.method == name]))), "")
+
+
+#: The methods whose effects are told first.
+FIRST = {"graft": 0, "revert": 1, "path": 2}
 
 
 def nothing_to_name(effects: pd.DataFrame) -> str:
@@ -156,10 +145,10 @@ def _elsewhere(others: pd.DataFrame) -> str:
     """The largest effect of each other domain, of those that can be told from 0 among all of all other domains."""
     known = others.dropna(subset="effect")
     if (n := known.groupby("domain", sort=False).n.max().astype(float)).max() < FEWEST:
-        return f"On the other domains no effect can be told from 0: {too_few(n.index, n)}."
+        return f"On the other domains no effect is clear of 0: {too_few(n.index, n)}."
     told = leaders(known[known.p.astype(float) < FOUND / max(1, int(known.p.notna().sum()))])
     if told.empty:
-        return f"On the other domains no component has an effect that can be told from 0, of {len(known)} effects."
+        return f"On the other domains none of {len(known)} effects of single components is clear of 0."
     by_domain = told.groupby("domain", sort=False)
     parts = [f"{_over(rows)}: {_effect(rows.iloc[0])} ({rows.method.iloc[0]})" for _, rows in by_domain]
     return "Largest effects on the other domains, " + "; ".join(parts) + "."
@@ -173,7 +162,8 @@ def _leading(method: str, family: pd.DataFrame, q: pd.Series) -> str:
     counted = f"{significant} of {len(family)}{moved} components have q < {FOUND}."
     if told.empty:
         largest = family.loc[[family.effect.abs().astype(float).idxmax()]].iloc[0]
-        return f"{method.capitalize()}: none can be told from 0 by itself; the largest is {_effect(largest)}. {counted}"
+        none = "no single component has a clear effect"
+        return f"{method.capitalize()}: {none}; the largest is {_effect(largest)}. {counted}"
     named = "; ".join(_effect(row) for _, row in told.head(NAMED).iterrows())
     return f"{method.capitalize()}: {named}. {counted}"
 
@@ -202,9 +192,36 @@ def total_change(behaviour: pd.DataFrame, metric: str, domain: str) -> float | N
     return float((rows.change * rows.n).sum() / rows.n.sum()) if len(rows) else None
 
 
-def graft_revert_agreement(effects: pd.DataFrame) -> tuple[float, int] | None:
-    """(Spearman's rho, components) between the two methods' effects; None where one is missing or constant."""
-    wide = effects.pivot_table(index=["layer", "component"], columns="method", values="effect").dropna()
-    if not {"graft", "revert"} <= set(wide.columns) or len(wide) < 4 or wide.nunique().min() < 2:
-        return None
-    return float(spearmanr(wide.graft, wide.revert).statistic), len(wide)
+def agreement_sentences(agreement: pd.DataFrame) -> list[str]:
+    """How far graft and revert order the components alike, over all prompts; nothing where it was not measured.
+
+    Args:
+        agreement: Rows of `agreement` over components and all prompts.
+    """
+    if agreement.empty:
+        return []
+    rows = agreement[(agreement.method == "graft") & (agreement.reference == "revert")].dropna(subset="rho")
+    return [
+        f"Graft and revert {_ALIKE[_how_alike(row)]}: rank correlation {estimate(row.rho, row.lo, row.hi, _digits)} "
+        f"over {row.n} components, all prompts."
+        for _, row in rows.head(1).iterrows()
+    ]
+
+
+_ALIKE = {
+    "alike": "order the components alike",
+    "partly": "only partly agree on the order of the components",
+    "opposite": "order the components in opposite ways",
+    "unclear": "do not clearly agree on the order of the components",
+}
+
+
+def _how_alike(row: pd.Series) -> str:
+    """By the interval; where there is none, by nothing."""
+    if not (row.lo > 0 or row.hi < 0):
+        return "unclear"
+    return "opposite" if row.rho < 0 else "alike" if row.rho >= ALIKE else "partly"
+
+
+def _digits(value: float | None) -> str:
+    return number(value, 2)

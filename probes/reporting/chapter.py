@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 from markupsafe import Markup
@@ -11,17 +11,38 @@ from markupsafe import Markup
 from probes.reporting.discovery.found import Found, found_of
 from probes.reporting.discovery.shown import SECTIONS
 from probes.reporting.evidence import Evidence, gather, rows_of
+from probes.reporting.examples import examples_of, first_choices, shares_that_differ
 from probes.reporting.panel import Panels, Section
 from probes.reporting.prompts import ShownPrompt, shown_prompts
+from probes.reporting.summary import Summary, summary
 from probes.store.run import Run
+from probes.store.verdict import Example
 
 _ABSENT = "Not measured in this run."
 
-#: The panels of report.html. The verdict and the pair, which have no panels, come above these sections.
+#: The panels of report.html. The verdict comes above these sections, the pair below them; both have no panels.
 REPORT: Panels[Chapter] = Panels(
     "report panel",
     "probes.reporting.panels",
     [
+        Section(
+            "behaviour",
+            "Behaviour",
+            "Behaviour: what do the models answer?",
+            _ABSENT,
+            template="behaviour.html",
+            fold="open",
+        ),
+        Section("prompts", "Prompts", "Prompts: where do the predictions part?", _ABSENT, template="prompts.html"),
+        Section(
+            "causes",
+            "Causes",
+            "Causes: which components carry the change?",
+            _ABSENT,
+            "Graft and revert are exact: weights are swapped and the model is run. They differ because components work "
+            "together: one that matters only when others moved too shows in revert and not in graft.",
+        ),
+        Section("activations", "Activations", "Activations: what ran differently?", _ABSENT),
         Section(
             "weights",
             "Weights",
@@ -29,17 +50,6 @@ REPORT: Panels[Chapter] = Panels(
             _ABSENT,
             "T is the difference of the two checkpoints. A large move need not matter, and alignment with the "
             "pretrained subspaces depends on matrix shape, so it is never shown without its null. Layers run upwards.",
-        ),
-        Section("activations", "Activations", "Activations: what ran differently?", _ABSENT),
-        Section(
-            "causes",
-            "Behaviour and causes",
-            "Behaviour and causes",
-            "Causes: not measured in this run.",
-            "Graft and revert are exact: weights are swapped and the model is run. They differ because components work "
-            "together: one that matters only when others moved too shows in revert and not in graft.",
-            "causes.html",
-            "open",
         ),
         Section(
             "link",
@@ -57,7 +67,6 @@ REPORT: Panels[Chapter] = Panels(
             "representations, each beside its nulls.",
             optional=True,
         ),
-        Section("prompts", "Prompts", "Prompts: where do the predictions part?", _ABSENT, template="prompts.html"),
         *SECTIONS,
         Section(
             "experiments",
@@ -83,6 +92,13 @@ class Chapter:
     evidence: Evidence
     prompts: Sequence[ShownPrompt]
     found: Found | None = None  # where the run has a discovery
+    choices: pd.DataFrame = field(default_factory=pd.DataFrame)  # how often first choices differ: without targets
+    examples: Sequence[Example] = ()
+
+    @property
+    def summary(self) -> Summary:
+        """What fine-tuning did, in three sentences."""
+        return summary(self.evidence, self.choices)
 
     @property
     def left_out(self) -> str:
@@ -105,7 +121,12 @@ class Chapter:
 
 def chapters_of(run: Run) -> list[Chapter]:
     """A chapter for every tuned model of the run, in the suite's order."""
-    return [
-        Chapter(f"m{i}", run, gather(run, tuned), shown_prompts(run, tuned), found_of(run, tuned))
-        for i, tuned in enumerate(run.manifest["suite"]["tuned"])
-    ]
+    return [_chapter(run, f"m{i}", tuned) for i, tuned in enumerate(run.manifest["suite"]["tuned"])]
+
+
+def _chapter(run: Run, key: str, tuned: str) -> Chapter:
+    evidence, choices = gather(run, tuned), pd.DataFrame()
+    if evidence.behaviour.base.isna().all():
+        choices = shares_that_differ(first_choices(run, tuned))
+    prompts, examples = shown_prompts(run, tuned), examples_of(run, tuned)
+    return Chapter(key, run, evidence, prompts, found_of(run, tuned), choices, examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from probes.linking import CAUSAL_MEASURES
 from probes.measures.ledger import CANCELLED
 from probes.reporting.behaviour import compare_behaviour
 from probes.store.run import Run
-from probes.store.schemas import SCHEMAS
+from probes.store.schemas import ALL_DOMAINS, SCHEMAS
 
 #: The three terms of the ledger.
 TERMS = ("direct", "inherited", "interaction")
@@ -45,6 +46,9 @@ class Evidence:
     sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
     unseen: str = ""  # what differs between the two models and is in no row of any table, in a line
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)  # `weights` of every expert
+    areas: pd.DataFrame = field(default_factory=pd.DataFrame)  # ranking direction n_enough: see `tables`
+    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)  # method reference rho lo hi n, of components
+    trained: str = ""  # what was trained, where the tuned model is an adapter
 
     @property
     def all_weights(self) -> pd.DataFrame:
@@ -133,7 +137,26 @@ def gather(run: Run, tuned: str) -> Evidence:
         run.manifest.get("sameness", {}).get(tuned, {}),
         _unseen(run.manifest.get("coverage", {}).get(tuned, {})),
         rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", ">=", 0), ("tied", "==", False)]),
+        one_metric(rows_of(run, "areas", "ranking direction metric n_enough", this_model)),
+        one_metric(
+            rows_of(
+                run,
+                "agreement",
+                "granularity method reference domain metric rho lo hi n",
+                [*this_model, ("granularity", "==", "component"), ("domain", "==", ALL_DOMAINS)],
+            )
+        ),
+        _trained(run.manifest.get("notes", {}).get(tuned, [])),
     )
+
+
+#: What opening an adapter notes of it.
+_ADAPTER = re.compile(r"an adapter \((.+)\), which changes (\d+ of \d+ tensors)")
+
+
+def _trained(notes: Sequence[str]) -> str:
+    found = next((match for note in notes if (match := _ADAPTER.search(note))), None)
+    return f"an adapter ({found[1]}), which changes {found[2]}" if found else ""
 
 
 def _unseen(coverage: Mapping[str, Any]) -> str:

@@ -46,13 +46,13 @@ def _found(rows: pd.DataFrame) -> str:
         return f"{len(rows)} pairs with a weight measure, not tested in this run; `probes link` tests them."
     if clear.empty:
         return (
-            f"none of {len(rows)} pairs with a weight measure stands out of shuffled units "
-            f"(least p {number(tests.min(), 2)} over all pairs)."
+            f"none of {len(rows)} pairs with a weight measure is clear of chance "
+            f"(shuffled units; smallest p {number(tests.min(), 2)} over all pairs)."
         )
     top = clear.loc[clear.rho.abs().astype(float).idxmax()]
     ends = " ".join(part for part in (number(top.rho, 2), interval(top.lo, top.hi)) if part)
     return (
-        f"{len(clear)} of {len(rows)} pairs with a weight measure stand out of shuffled units, most of all "
+        f"{len(clear)} of {len(rows)} pairs with a weight measure are clear of chance (shuffled units), most of all "
         f"{MEASURES[top.weight_measure]} with {MEASURES[top.activation_measure]}, ρ = {ends}, "
         f"p = {number(top.p_family, 2)} over all pairs."
     )

@@ -28,7 +28,7 @@ def weights_sentences(weights: pd.DataFrame, n_layers: int) -> list[str]:
     )
     besides = weights[moves(weights) & is_other(weights)]
     if len(besides):
-        sentences.append(f"Beside matrices moved {_largest(besides, n_layers)}.")
+        sentences.append(f"Besides the matrices, these moved: {_largest(besides, n_layers)}.")
     if len(blocks):
         kinds = blocks.groupby("module").relative_norm.mean().sort_values(ascending=False)
         depth = blocks.groupby("layer").relative_norm.mean()

@@ -14,8 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from probes.reporting.claim import clauses, linked
 from probes.reporting.panel import Panel
-from probes.reporting.words import linked, number, signed
+from probes.reporting.words import ending, number, signed
 
 _HERE = Path(__file__).parent
 
@@ -60,7 +61,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "linked": linked}
+    environment.filters |= {"number": number, "signed": signed, "linked": linked, "clauses": clauses, "ending": ending}
     return environment
 
 

@@ -9,27 +9,32 @@ from typing import Any
 
 from probes.errors import RunError
 from probes.reporting import tables
+from probes.reporting.before_after import before_after
 from probes.reporting.chapter import REPORT, Chapter, chapters_of
 from probes.reporting.discovery.curves import SIDES
 from probes.reporting.discovery.found import is_alone
 from probes.reporting.discovery.shown import shown_of
+from probes.reporting.in_short import verdicts_of
 from probes.reporting.page import render
 from probes.reporting.panel import NO_GLU, Panel
 from probes.reporting.prompts import SHOWN, packed_likely
-from probes.reporting.verdict import headline, verdict
+from probes.reporting.summary import SENTENCES
+from probes.reporting.verdict import verdict
 from probes.store.run import Run
+from probes.store.verdict import write_verdict
 from tv.runtime.atomic import replacing
 
 
 def report(run: Run, *, to: Path | None = None) -> Path:
-    """Write the report of a run: one HTML file that a person reads top to bottom.
+    """Write the report of a run: one HTML file that a person reads top to bottom, and beside it the run's verdict.
 
     The file loads nothing, and is written whole or not at all. Text from prompts, models and names is escaped. Where
     the run lacks a table, its section says so.
 
     Args:
         run: A finished run.
-        to: The file to write; report.html in the run without it. A run at a URL needs it.
+        to: The file to write, and nothing else; without it, report.html and verdict.json (see `Run.verdict`) in the
+            run. A run at a URL needs it.
 
     Returns:
         The file's path.
@@ -45,9 +50,12 @@ def report(run: Run, *, to: Path | None = None) -> Path:
     if to is None and not isinstance(run.path, Path):
         raise RunError(f"{run.path}: a report is written to this machine; say where with `to`")
     path = Path(run.path) / "report.html" if to is None else Path(to)
-    page = report_page(run, chapters_of(run))
+    chapters = chapters_of(run)
+    page = report_page(run, chapters)
     with replacing(path, RunError) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    if to is None:
+        write_verdict(Path(run.path), run.manifest, verdicts_of(chapters))
     return path
 
 
@@ -87,7 +95,9 @@ def _shown(chapter: Chapter) -> dict[str, Any]:
         "key": chapter.key,
         "left_out": chapter.left_out,
         "evidence": evidence,
-        "headline": headline(evidence),
+        "sentences": [(label, claims) for label, of in SENTENCES.items() if (claims := of(chapter.summary))],
+        "chart": before_after(evidence.behaviour, chapter.choices),
+        "examples": chapter.examples,
         "verdict": verdict(evidence),
         "pair": tables.pair_rows(chapter.run.manifest, evidence.tuned),
         "panels": {section: [_prefixed(chapter.key, panel) for panel in drawn] for section, drawn in panels.items()},

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-from markupsafe import Markup, escape
 
 from probes.store.forms.links import ACTIVATIONS, CAUSES, WEIGHTS
 from probes.store.schemas import ALL_DOMAINS
@@ -175,17 +172,10 @@ def listing(parts: list[str]) -> str:
 def too_few(domains: Iterable[str], counts: Iterable[float]) -> str:
     """Which domains have fewer prompts, or clusters of them, than an interval needs."""
     named = listing([f"{domain} ({n:.0f})" for domain, n in zip(domains, counts, strict=True)])
-    return f"too few prompts or clusters for an interval, which takes {FEWEST}: {named}"
+    return f"too few prompts or clusters for an interval, which needs {FEWEST}: {named}"
 
 
-#: A number, and no digit inside a name: conv1d, q_2.
-_NUMBER = re.compile(r"(?<!\w)[+−]?(?:\d[\d.,]*\d|\d)(?: %)?")
-
-
-def linked(text: str, place: str) -> Markup:
-    """The text with each of its numbers as a link to an id of the page."""
-    parts, end = [], 0
-    for match in _NUMBER.finditer(text):
-        parts += [escape(text[end : match.start()]), Markup('<a href="#{}">{}</a>').format(place, match[0])]
-        end = match.end()
-    return Markup("").join([*parts, escape(text[end:])])
+def ending(text: str, most: int = 240) -> str:
+    """The last characters of a text, as a line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"…{line[-most:]}"

@@ -26,6 +26,7 @@ from probes.store.query import query
 from probes.store.remote import Place, Url, place_of
 from probes.store.schemas import OLDEST_VERSION, PARTITIONS, SCHEMA_VERSION, SCHEMAS
 from probes.store.table import Table, Where, parts, size_text
+from probes.store.verdict import VERDICT, Verdict, read_verdict
 
 _FIRST = "part-0.parquet"
 _LOG = logging.getLogger(__name__)
@@ -59,6 +60,15 @@ class Run:
     def tables(self) -> list[str]:
         """The names of the tables that the run has."""
         return list(self.manifest["tables"])
+
+    @property
+    def verdict(self) -> dict[str, Verdict]:
+        """What fine-tuning did, in short: the verdict on every tuned model, by its name.
+
+        Raises:
+            RunError: The run has none, because its report was not written since its tables were.
+        """
+        return read_verdict(self.path)
 
     def __getitem__(self, table: str) -> pd.DataFrame:
         return self.df(table)
@@ -183,6 +193,7 @@ class Run:
         if table in PARTITIONS:
             raise RunError(f"table {table!r}: it is split into directories, which probes.run alone writes")
         body = cast(table, columns, {}, ())
+        self._forget_verdict()
         self.manifest["tables"][table] = {"rows": body.num_rows, "files": 1}
         if isinstance(self.path, Url):
             with tempfile.TemporaryDirectory() as here:
@@ -210,6 +221,7 @@ class Run:
         """
         if self.manifest["tables"].pop(table, None) is None:
             return
+        self._forget_verdict()
         self._list(table, None)
         if isinstance(self.path, Url):
             with tempfile.TemporaryDirectory() as here:
@@ -219,6 +231,14 @@ class Run:
             return
         write_manifest(self.path, self.manifest)
         shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
+
+    def _forget_verdict(self) -> None:
+        """Remove the verdict: it is of tables that change now."""
+        self.manifest.get(FILES, {}).pop(VERDICT, None)
+        if isinstance(self.path, Url):
+            remote.remove(self.path, [VERDICT])
+        else:
+            (self.path / VERDICT).unlink(missing_ok=True)
 
     def _list(self, table: str, path: Path | None) -> None:
         """List a table's only file, or none, in the manifest; the manifest of an older run lists no files."""

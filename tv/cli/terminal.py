@@ -63,6 +63,11 @@ def end(command: str, status: int = 0) -> None:
         _line(sys.stdout, command=command, status=status, **_speech.result)
 
 
+def speaks_json() -> bool:
+    """Whether the result goes to a program, which gets all of it."""
+    return _speech.json
+
+
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], digits: int = 3) -> None:
     """A table on stdout; numbers as `number` gives them, a dash for what is missing, `Shown` cells as they say.
 

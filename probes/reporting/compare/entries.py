@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,20 @@ def lacking(entries: Sequence[Entry], rows: pd.DataFrame) -> str:
 def shared_prompts(entries: Sequence[Entry]) -> set[str]:
     """The prompts that all of the entries were asked, as `same`."""
     return set.intersection(*(set(entry.prompts.same) for entry in entries))
+
+
+#: How a training names its checkpoints.
+_STEP = re.compile(r"(?P<training>.*(?:checkpoint|step|epoch)[-_]?)(?P<step>\d+)/?", re.IGNORECASE)
+
+
+def one_training(entries: Sequence[Entry]) -> bool:
+    """Whether the entries are checkpoints of one training in their order: one base, one place, and rising numbers."""
+    sources = [entry.run.manifest["checkpoints"].get(entry.evidence.tuned, {}).get("source", "") for entry in entries]
+    found = [_STEP.fullmatch(str(source)) for source in sources]
+    steps = [int(match["step"]) for match in found if match]
+    places = {match["training"] for match in found if match}
+    rising = all(first < then for first, then in pairwise(steps))
+    return len(steps) == len(entries) and len(places) == len({entry.base for entry in entries}) == 1 and rising
 
 
 def positions_of(entry: Entry) -> str:

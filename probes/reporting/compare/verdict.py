@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probes.attribution.units import component_name
-from probes.reporting.causes import leaders
-from probes.reporting.compare.entries import ORDERED, Entry, laid, shared_prompts
+from probes.reporting.causes import FIRST
+from probes.reporting.claim import Claim
+from probes.reporting.compare.entries import ORDERED, Entry, laid, one_training, shared_prompts
 from probes.reporting.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
-from probes.reporting.verdict import Headline
-from probes.reporting.words import effect_metric_name, interval, listing, metric_name, number, percent, signed, too_few
+from probes.reporting.named import named_effects, named_method
+from probes.reporting.words import interval, listing, metric_name, number, percent, prompts_of, signed, too_few
 from probes.store.schemas import ALL_DOMAINS
 from tv.architecture.anatomy import MODULES
 from tv.stats.change import LEAST_FLOOR
@@ -34,22 +34,34 @@ _ORDERS = 5040
 
 def comparison_verdict(
     entries: Sequence[Entry], measures: pd.DataFrame, correlations: pd.DataFrame, cautions: Sequence[str]
-) -> list[Headline]:
+) -> list[Claim]:
     """What differs and by how much, most important first; what was not measured is left out.
 
     `measures` are `measure_rows`, `correlations` are `effect_correlations`.
     """
+    chosen = _method(entries)
     sentences = [
         (_who(entries, cautions), "entries"),
         (_behaviour(entries, measures), "behaviour-by-domain"),
         (_weights(entries, measures), "weights-by-module"),
         (_furthest(measures, "flip_rate", entries[0].label), "flips"),
         (_furthest(measures, "relative_change", entries[0].label), "change-attn"),
-        (_causes(entries), "effects"),
-        (_agreement(correlations), "agreement-table"),
-        (course([entry.label for entry in entries], measures), "order"),
+        (_causes(entries, chosen), "effects"),
+        (_agreement(correlations[correlations.method == chosen]), "agreement-table"),
+        (course([entry.label for entry in entries], measures) if one_training(entries) else "", "order"),
     ]
-    return [Headline(text, place) for text, place in sentences if text]
+    return [Claim(text, place) for text, place in sentences if text]
+
+
+def _method(entries: Sequence[Entry]) -> str:
+    """The method that all sentences on effects are about: of those that every entry was measured with, the first that
+    names a component in most of them. Empty where they have none in common.
+    """
+    effects = [entry.evidence.effects for entry in entries if len(entry.evidence.effects)]
+    common = set.intersection(*(set(rows.method) for rows in effects)) if effects else set()
+    named = [named_method(entry.evidence) for entry in entries]
+    ordered = sorted(common, key=lambda method: (-named.count(method), FIRST.get(method, len(FIRST)), method))
+    return ordered[0] if ordered else ""
 
 
 def _who(entries: Sequence[Entry], cautions: Sequence[str]) -> str:
@@ -158,52 +170,45 @@ def _apart(row: pd.Series) -> str:
     return f"{text} over {row.n_shared:.0f} shared prompts" if pd.notna(row.n_shared) else text
 
 
-def _causes(entries: Sequence[Entry]) -> str:
-    """The largest effect of each entry that its own report may name, by its last method (revert, where requested)."""
-    parts: dict[str, list[str]] = {}
-    methods: dict[str, None] = {}
-    for entry in entries:
-        effects = entry.evidence.effects
-        if len(effects):
-            domain, method = entry.own_domain, str(effects.method.iloc[-1])
-            family = effects[(effects.domain == domain) & (effects.method == method)]
-            methods.setdefault(method)
-            found = leaders(family)
-            if found.empty:
-                parts.setdefault("none", []).append(f"{entry.label} (on {domain} prompts)")
-                continue
-            top = found.iloc[0]
-            size = (
-                f"{signed(top.effect)} {interval(top.lo_all, top.hi_all, signed)} {effect_metric_name(str(top.metric))}"
-            )
-            size += f", held out {signed(top.held_out)}," if pd.notna(top.held_out) else ""
-            name = component_name(top.layer, top.component)
-            parts.setdefault(name, []).append(f"{entry.label} ({size} on {domain} prompts)")
-    if not parts:
+def _causes(entries: Sequence[Entry], method: str) -> str:
+    """The largest effect of each entry by one method, of those that its own report may name."""
+    measured = [entry for entry in entries if len(entry.evidence.effects)]
+    if not measured:
         return ""
+    if not method:
+        own = [f"{listing(list(dict.fromkeys(entry.evidence.effects.method)))} in {entry.label}" for entry in measured]
+        return f"Effects are not compared: no method was used in all entries ({'; '.join(own)})."
+    parts: dict[str, list[str]] = {}
+    for entry in measured:
+        over = prompts_of(entry.own_domain)
+        found = named_effects(entry.evidence, method)
+        if not found:
+            parts.setdefault("none", []).append(f"{entry.label} (on {over})")
+            continue
+        top = found[0]
+        size = f"{signed(top.effect)} {interval(top.lo, top.hi, signed)} {top.metric}"
+        parts.setdefault(top.component, []).append(f"{entry.label} ({size} on {over})")
     where = "; ".join(f"{name} in {listing(told)}" for name, told in parts.items())
-    return f"The component of the largest single effect that can be told from 0, by {listing(list(methods))}: {where}."
+    return f"Largest clear effect of one component, by {method}: {where}."
 
 
 def _agreement(correlations: pd.DataFrame) -> str:
     rows = correlations[(correlations.domain == OWN_DOMAIN) & correlations.rho.notna()]
     if rows.empty:
         return ""
-    parts, several = [], len(rows[["a", "b"]].drop_duplicates()) > 1
-    for method, pairs in rows.groupby("method", sort=False):
-        ends = [pairs.loc[pairs.rho.idxmin()], pairs.loc[pairs.rho.idxmax()]] if len(pairs) > 1 else [pairs.iloc[0]]
-        told = [f" ({end.a} and {end.b})" if several else "" for end in ends]
-        said = [f"{number(end.rho, 2)} {interval(end.lo, end.hi)}" for end in ends]
-        parts.append(f"{' to '.join(map(str.__add__, said, told))} by {method}")
+    several = len(rows[["a", "b"]].drop_duplicates()) > 1
+    ends = [rows.loc[rows.rho.idxmin()], rows.loc[rows.rho.idxmax()]] if len(rows) > 1 else [rows.iloc[0]]
+    told = [f" ({end.a} and {end.b})" if several else "" for end in ends]
+    said = [f"{number(end.rho, 2)} {interval(end.lo, end.hi)}".rstrip() for end in ends]
     chance = interval(rows.null_lo.min(), rows.null_hi.max())
     return (
-        f"Do they order components alike, each on the prompts where it changed most? Rank correlation "
-        f"{listing(parts)}; 95 % of shuffled orders lie in {chance}."
+        f"Do they order components alike, each on the prompts where it changed most? By {rows.method.iloc[0]}, rank "
+        f"correlation {' to '.join(map(str.__add__, said, told))}; 95 % of shuffled orders lie in {chance}."
     )
 
 
 def course(labels: Sequence[str], measures: pd.DataFrame) -> str:
-    """Which measures rise or fall at every step of the order given, if more do than in other orders of the entries."""
+    """Which measures rise or fall at every checkpoint of one training, if more do than in other orders of them."""
     if len(labels) < ORDERED:
         return ""
     whole = measures[measures.domain.isin(["", ALL_DOMAINS])]  # each domain too would count the same prompts again
@@ -212,9 +217,9 @@ def course(labels: Sequence[str], measures: pd.DataFrame) -> str:
         return ""
     table = values.to_numpy(np.float64)
     steady, by_chance = _steady(table), _order_p(table)
-    what = f"In the order given, {steady.sum()} of {len(values)} measures, over all prompts, rise or fall at every step"
+    what = f"In the order of training {steady.sum()} of {len(values)} measures over all prompts rise or fall every step"
     if by_chance >= 0.05:
-        return f"{what}; as many do in {percent(by_chance)} of all orders of these entries, so no course can be told."
+        return f"{what}; as many do in {percent(by_chance)} of all orders of these entries, so no trend can be told."
     ends = values[steady].iloc[:, [0, -1]]
     said = [
         f"{MEASURES[name].words} {MEASURES[name].form(first)} → {MEASURES[name].form(last)}"

@@ -166,7 +166,7 @@ def test_a_run_on_s3(few: Path, beside: probes.Run, s3: str, tmp_path: Path) -> 
     run = probes.run(few, out=url)
     _require_equal(run, beside)
     beside_tables = {name for name in remote.sizes(url) if not name.startswith(("tables/", "shares/"))}
-    assert beside_tables == {"manifest.json", "report.html", "journal.jsonl", "kept/moved/values.jsonl"}
+    assert beside_tables == {"manifest.json", "report.html", "verdict.json", "journal.jsonl", "kept/moved/values.jsonl"}
     assert not remote.sizes(remote.Url(f"{url}.partial")) and not remote.staging(url).parent.exists()
     part = probes.load(f"{s3}/runs/a").df("gates", columns=["flip_rate"], where=[("layer", "==", 1)])
     assert part.equals(beside.df("gates", columns=["flip_rate"], where=[("layer", "==", 1)]))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+import probes
 from probes.cli import main
 from probes.cli.effects import print_checks, print_effects
 from tests.command import call
@@ -28,6 +29,8 @@ def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     out = tmp_path / "run"
     code, stdout, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out)
     assert code == 0 and str(out / "report.html") in stdout.replace("\n", "")
+    verdict = probes.load(out).verdict["moved"]
+    assert str(verdict) in stdout and {"Learnt", "Lost", "Where"} <= set(verdict.sentences) and "held out" not in stdout
     assert "LlamaForCausalLM" in stderr
     for command in (["attribute", out, "--method", "graft"], ["link", out], ["report", out]):
         code, stdout, stderr = call(monkeypatch, capsys, main, *command, "--json")
@@ -41,6 +44,10 @@ def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert code == 2 and "--force" in stderr
     code, stdout, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out, "--force", "--json")
     assert code == 0 and json.loads(stdout)["written"] == [str(out / "report.html")]
+    assert [table["title"] for table in json.loads(stdout)["tables"]] == [
+        "largest effects on logit difference",
+        "checks",
+    ]
     told = [json.loads(line) for line in stderr.splitlines()]
     assert {"weights moved", "capture moved"} <= {line["stage"] for line in told if "stage" in line}
     assert any("on disk" in line.get("remark", "") for line in told)

@@ -12,7 +12,7 @@ from probes.store.schemas import SCHEMAS
 from tv.measures.decomposition import Decomposition, decompose
 from tv.measures.ssa import align
 
-NOTHING = "On neither side can any of it be told from a T with no preferred direction."
+NOTHING = "On neither side is it distinguishable from a T with no preferred direction."
 
 
 def table(
@@ -43,7 +43,7 @@ def test_ssa_at_its_null_is_said_to_be_shape() -> None:
 def test_equality_is_not_said_of_what_is_merely_unclear() -> None:
     """A mean within 0.02 whose null is as wide as 0.02 equals nothing; nor does one module of two."""
     text = said(table(4, {"q": 1.0}, 0.4, ssa=0.915, raw_z=-0.2))
-    assert "no module can be told from its null (mean distance 0.010)" in text and "equals" not in text
+    assert "no module is distinguishable from its null (mean distance 0.010)" in text and "equals" not in text
     apart = table(4, {"q": 1.0, "k": 1.0}, 0.4)
     apart.loc[apart.epsilon.notna() & (apart.module == "k"), ["ssa", "ssa_z"]] = [0.895, -0.9]
     assert "equals" not in said(apart)
@@ -54,7 +54,9 @@ def test_a_small_lift_in_every_layer_pools_to_a_claim(layers: int, lift: float, 
     """No layer by itself is beyond 3: thirty of them at 1.2 are at 6.6 together."""
     text = said(table(layers, {"q": lift, "v": 1.0}, z))
     assert ("above it: input side q (z = 6." in text or "above it: output side q (z = 6." in text) == claims
-    assert ((NOTHING in text) != claims and "not told from it: output side v; input side v" in text) or not claims
+    assert (
+        (NOTHING in text) != claims and "not distinguishable from it: output side v; input side v" in text
+    ) or not claims
 
 
 def test_a_lift_below_one_is_said_and_one_within_five_per_cent_is_not() -> None:
@@ -75,7 +77,7 @@ def test_at_the_ceiling_there_is_room_below() -> None:
     rows.loc[rows.epsilon.notna() & (rows.layer == 29), ["ssa", "ssa_z"]] = [0.944, -41.0]
     text = said(rows)
     assert "30 of 30 matrices have no room above their null, only below" in text
-    assert "Beyond their null by themselves: 1 of 30 matrices, down 29 (0.944 against 0.987, z = −41)." in text
+    assert "Single matrices clear of their null: 1 of 30 matrices, down 29 (0.944 against 0.987, z = −41)." in text
 
 
 def test_what_did_not_move_is_left_out() -> None:
@@ -92,7 +94,7 @@ def test_cosines_are_held_against_the_size_of_the_matrix() -> None:
     at = table(4, {"q": 1.0}, 0.4)
     assert "furthest from 0 at −0.200: there, part of T rescales W." in said(at, weights)
     small = weights.assign(rows=4, cols=5)  # where chance gives as much
-    assert "at −0.200: no more than a T turned at random may reach." in said(at, small)
+    assert "at −0.200: no more than a randomly rotated T may reach." in said(at, small)
     assert "at +0.0100: T does not rescale W." in said(at, weights.drop(1))
 
 

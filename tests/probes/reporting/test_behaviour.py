@@ -8,13 +8,15 @@ import pytest
 
 from probes.reporting.behaviour import compare_behaviour
 from probes.reporting.behaviour_sentences import (
-    behaviour_headlines,
     behaviour_sentences,
     few_sentences,
     said_of_each,
     worse_sentences,
 )
+from probes.reporting.claim import sentence
+from probes.reporting.summary import learnt_and_lost
 from probes.reporting.tables import behaviour_rows
+from probes.reporting.words import interval, points
 
 #: By domain and metric: the values of the base and of the tuned model, a prompt each.
 Answers = Mapping[tuple[str, str], tuple[object, object]]
@@ -35,7 +37,7 @@ def compared(
     return compare_behaviour(values, "new", prompts, floors or {})
 
 
-def learnt_and_lost() -> pd.DataFrame:
+def turned() -> pd.DataFrame:
     """Medical answers become right, general ones wrong."""
     answers: dict[tuple[str, str], tuple[object, object]] = {}
     drift = 0.01 * np.arange(20)
@@ -50,7 +52,7 @@ def learnt_and_lost() -> pd.DataFrame:
 
 
 def test_behaviour_is_paired_counted_and_sorted_by_what_it_did() -> None:
-    table = learnt_and_lost()
+    table = turned()
     assert table.domain.iloc[0] == "medical"  # it changed most
     kl = table[table.metric == "kl"].iloc[0]
     assert kl.tuned == 2.0 and np.isnan(kl.base) and np.isnan(kl.change) and kl.said == ""
@@ -66,10 +68,17 @@ def test_behaviour_is_paired_counted_and_sorted_by_what_it_did() -> None:
     assert better == [
         "None of the 2 measured domain × metric pairs got worse: 2 got better. This holds for these prompts only."
     ]
-    assert behaviour_headlines(table) == [
-        "On medical prompts exact match went from 0 % to 95 % (n = 20).",
-        "Something got worse on general prompts.",
-    ]
+    assert said(table) == (
+        "On medical prompts exact match rises from 0 % to 95 % (19 of 20 answers gained, 0 lost; +95 pp [+70.4 pp, "
+        "+99.1 pp]).",
+        "On general prompts exact match falls from 100 % to 60 % (0 of 20 answers gained, 8 lost; −40 pp [−61.3 pp, "
+        "−15.8 pp]).",
+    )
+
+
+def said(table: pd.DataFrame) -> tuple[str, ...]:
+    """The sentences on what was learnt and what was lost."""
+    return tuple(map(sentence, learnt_and_lost(table, pd.DataFrame())))
 
 
 def test_four_lost_answers_are_no_claim() -> None:
@@ -79,9 +88,16 @@ def test_four_lost_answers_are_no_claim() -> None:
     row = table.iloc[0]
     assert row.said == "cannot tell" and row.p == pytest.approx(0.125) and row.change_lo < -0.15 < 0 < row.change_hi
     assert worse_sentences(table)[0].startswith(
-        "None of the 1 measured domain × metric pairs got worse: 1 cannot be told"
+        "None of the 1 measured domain × metric pairs got worse: 1 cannot be decided"
     )
-    assert "Nothing got worse that these prompts can tell; 1 of 1 changes they cannot." in behaviour_headlines(table)
+    assert said(table) == (
+        "No measured change is clearly for the better; 1 of 1 changes cannot be distinguished from chance.",
+        "On general prompts 4 of 48 right answers become wrong, which these prompts cannot distinguish from chance "
+        f"(exact match 100 % → 92 %; −8.3 pp {interval(row.change_lo, row.change_hi, points)}).",
+    )
+    drift = np.linspace(0.5, 4.0, 48)
+    beside = {("math", "exact_match"): (np.zeros(48),) * 2, ("math", "target_nll_per_token"): (1 + drift, 5 + drift**2)}
+    assert compared({("general", "exact_match"): (np.ones(48), lost), **beside}).domain.iloc[0] == "general"
 
 
 @pytest.mark.parametrize("size", [1e-6, 4e-3])
@@ -90,8 +106,8 @@ def test_a_change_below_the_floor_is_noise_however_sure(size: float) -> None:
     answers = {("medical", "target_nll_per_token"): (np.ones(48), 1 + drift)}
     table = compared(answers, {("medical", "target_nll_per_token"): 5e-3})
     assert table.p.iloc[0] < 1e-6 and table.said.iloc[0] == "within noise"
-    assert worse_sentences(table)[0].endswith("1 stayed within what rounding does. This holds for these prompts only.")
-    assert behaviour_headlines(table)[1] == "No behaviour changed by more than rounding changes it."
+    assert worse_sentences(table)[0].endswith("1 stayed within rounding noise. This holds for these prompts only.")
+    assert said(table)[1] == "No measured change is clearly for the worse: all are within rounding noise."
     assert compared(answers).said.iloc[0] == ("within noise" if size < 1e-5 else "negligible")
 
 
@@ -107,8 +123,10 @@ def test_what_is_surely_small_is_negligible() -> None:
 def test_too_few_prompts_or_clusters_give_no_interval_and_no_claim() -> None:
     up = ("medical", "target_nll_per_token"), (np.ones(7), 2 + 0.1 * np.arange(7))
     few = compared(dict([up]))
+    reason = "too few prompts or clusters for an interval, which needs 8: medical (7)"
+    assert said(few) == tuple(f"No measured change is clearly for the {way}: {reason}." for way in ("better", "worse"))
     assert few.said.tolist() == ["cannot tell"] and few.change_lo.isna().all() and few.p_holm.isna().all()
-    assert few_sentences(few) == ["Too few prompts or clusters for an interval, which takes 8: medical (7)."]
+    assert few_sentences(few) == ["Too few prompts or clusters for an interval, which needs 8: medical (7)."]
     answers = {("math", "exact_match"): (np.ones(48), np.zeros(48))}
     four = compared(answers, clusters=4)
     assert four.said.tolist() == ["cannot tell"] and four[["base_lo", "tuned_hi", "change_lo"]].isna().all(axis=None)
@@ -162,9 +180,7 @@ def test_what_cannot_move_comes_last_and_what_repeats_is_left_out() -> None:
     answers = {("math", "exact_match"): zero, ("math", "target_nll"): nll, ("math", "target_nll_per_token"): nll}
     part = np.tile([0.25, 0.5, 0.25], 8), np.tile([0.5, 0.75, 1.0], 8)
     table = compared({**answers, ("math", "token_accuracy"): part})
-    assert behaviour_headlines(table)[0] == (
-        "On math prompts NLL per token went from 8.50 to 5.88 and token accuracy went from 33 % to 75 % (n = 24)."
-    )
+    assert said(table)[0].startswith("On math prompts NLL per token falls from 8.50 to 5.88 (−2.62 [")
     assert behaviour_sentences(table)[0].endswith(
         "exact match 0 % → 0 % (0 pp [−13.8 pp, +13.8 pp]; 0 gained, 0 lost; within noise)."
     )
@@ -186,7 +202,7 @@ def test_long_answers_do_not_choose_the_domain() -> None:
 
 
 def test_the_report_shows_floor_p_and_what_is_said() -> None:
-    rows = behaviour_rows(learnt_and_lost())
+    rows = behaviour_rows(turned())
     assert rows[0]["said"] == "changed" and rows[0]["p"] == "p < 0.001" and rows[0]["floor"] == "0 pp"
     (kl,) = (row for row in rows if row["metric"].startswith("KL"))
     assert kl["said"] == kl["p"] == "" and kl["change"] == "–"
@@ -210,11 +226,11 @@ def test_nothing_got_worse_where_nothing_changed(n: int) -> None:
     assert alarms <= 0.05 * reports
 
 
-def test_headlines_of_a_model_without_values_and_of_one_that_lost_nothing() -> None:
+def test_sentences_on_a_model_without_values_and_of_one_that_lost_nothing() -> None:
     gone = compared({("math", "logit_diff"): (np.ones(9), np.full(9, np.nan))})
-    assert behaviour_headlines(gone) == [] and worse_sentences(gone) == []
+    assert "was measured of both models" in said(gone)[0] and worse_sentences(gone) == []
     better = compared({("math", "logit_diff"): (np.zeros(9), 3 + np.sin(np.arange(9)))})
-    assert behaviour_headlines(better)[1] == "Nothing got worse by as much as matters."
+    assert said(better)[1] == "No measured change is clearly for the worse."
 
 
 def test_newcombes_interval_may_leave_zero_out_where_mcnemars_test_cannot_tell() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from probes.reporting.behaviour import compare_behaviour
-from probes.reporting.causes import causes_sentences, largest_sentence, shown_domain
+from probes.reporting.causes import agreement_sentences, causes_sentences, shown_domain, told_method
 from probes.store.schemas import ALL_DOMAINS
 
 
@@ -35,10 +35,10 @@ def test_causes_name_components_with_the_interval_of_all_and_what_is_held_out() 
     text = " ".join(causes_sentences(_effects(), behaviour))
     assert text.startswith("Exact effects on the logit difference over medical prompts (n = 48), where it changed most")
     assert "Graft: mlp 2 +3.00 [+1.00, +4.00], held out +2.50. 1 of 2 components have q < 0.05." in text
-    assert "Revert: none can be told from 0 by itself; the largest is mlp 2 +2.00 [−0.500, +3.00]" in text
+    assert "Revert: no single component has a clear effect; the largest is mlp 2 +2.00 [−0.500, +3.00]" in text
     assert "The whole change there is +4.00; single effects add up to +2.50 by graft and +2.10 by revert" in text
-    assert "On the other domains no component has an effect that can be told from 0, of 1 effects." in text
-    assert "mlp 2 +3.00 (held out +2.50)" in largest_sentence(_effects(), behaviour)
+    assert "On the other domains none of 1 effects of single components is clear of 0." in text
+    assert told_method(_effects().query("domain == 'medical'")) == "graft"
 
 
 def test_the_domain_that_changed_most_is_explained_not_that_of_the_largest_effect() -> None:
@@ -49,8 +49,8 @@ def test_the_domain_that_changed_most_is_explained_not_that_of_the_largest_effec
 
 def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
     text = " ".join(causes_sentences(_effects(-0.1), _behaviour()))
-    assert "Graft: none can be told from 0 by itself; the largest is mlp 2 +3.00 [−0.100, +4.00], held out" in text
-    assert "by graft none that can be told from 0" in largest_sentence(_effects(-0.1), _behaviour())
+    assert "Graft: no single component has a clear effect; the largest is mlp 2 +3.00 [−0.100, +4.00], held out" in text
+    assert told_method(_effects(-0.1).query("domain == 'medical'")) == ""
     assert causes_sentences(_effects().head(0), _behaviour()) == []
 
 
@@ -59,7 +59,7 @@ def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
     [
         ({"within_noise": True}, "none moves it by more than rounding alone can"),
         ({"effect": np.nan, "within_noise": False}, "none moves it by more than rounding alone can"),
-        ({"n": 5.0, "lo": np.nan, "lo_all": np.nan}, "an interval, which takes 8: medical (5)"),
+        ({"n": 5.0, "lo": np.nan, "lo_all": np.nan}, "an interval, which needs 8: medical (5)"),
         ({"n": 9.0, "lo_all": np.nan}, "9 prompts, or clusters of them, are too few to tell one of 4 effects from 0"),
         ({"n": np.nan, "lo_all": np.nan, "within_noise": None}, "this run is older than intervals that hold for all"),
     ],
@@ -68,8 +68,7 @@ def test_where_nothing_can_be_named_the_text_says_why(columns: dict[str, object]
     behaviour = pd.DataFrame([dict(domain="medical", metric="logit_diff", n=48, change=4.0)])
     effects = _effects().assign(**columns)
     assert any(reason in sentence for sentence in causes_sentences(effects, behaviour))
-    assert reason in largest_sentence(effects, behaviour)
-    assert "mlp 2" not in " ".join([*causes_sentences(effects, behaviour), largest_sentence(effects, behaviour)])
+    assert "mlp 2" not in " ".join(causes_sentences(effects, behaviour))
 
 
 def test_exact_heads_no_shares_and_together_is_said_where_intervals_part() -> None:
@@ -89,11 +88,28 @@ def test_one_domain_is_all_prompts_and_few_prompts_elsewhere_are_said_to_be_few(
     alone = _effects(n=5.0, lo=np.nan, lo_all=np.nan).query("domain == @ALL_DOMAINS")
     first, reason = causes_sentences(alone, _behaviour())
     assert first == "Exact effects on the logit difference over all prompts (n = 5)."
-    assert reason.endswith("takes 8: all prompts (5).")
+    assert reason.endswith("needs 8: all prompts (5).")
     behaviour = pd.DataFrame([dict(domain="medical", metric="logit_diff", n=48, change=4.0)])
     few = _effects()
     few.loc[few.domain == "math", "n"] = 7.0
     assert causes_sentences(few, behaviour)[-1] == (
-        "On the other domains no effect can be told from 0: too few prompts or clusters for an interval, which takes "
+        "On the other domains no effect is clear of 0: too few prompts or clusters for an interval, which needs "
         "8: math (7)."
     )
+
+
+@pytest.mark.parametrize(
+    ("rho", "lo", "hi", "said"),
+    [
+        (0.9, 0.7, 0.97, "order the components alike: rank correlation 0.90 [0.70, 0.97] over 14 components"),
+        (0.36, 0.05, 0.6, "only partly agree on the order of the components"),
+        (0.36, -0.2, 0.7, "do not clearly agree"),
+        (-0.5, -0.8, -0.1, "in opposite ways"),
+        (0.9, np.nan, np.nan, "do not clearly agree on the order of the components: rank correlation 0.90 over"),
+    ],
+)
+def test_agreement_is_told_once_and_by_its_interval(rho: float, lo: float, hi: float, said: str) -> None:
+    row = dict(method="graft", reference="revert", rho=rho, lo=lo, hi=hi, n=14)
+    (told,) = agreement_sentences(pd.DataFrame([row, row | {"method": "path", "rho": 0.1}]))
+    assert said in told and told.endswith("14 components, all prompts.")
+    assert agreement_sentences(pd.DataFrame()) == [] == agreement_sentences(pd.DataFrame([row | {"rho": np.nan}]))

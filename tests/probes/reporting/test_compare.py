@@ -16,7 +16,7 @@ import probes
 from probes.cli import main
 from probes.errors import RunError
 from probes.reporting.compare import charts
-from probes.reporting.compare.entries import Entry, cautions, entries_of
+from probes.reporting.compare.entries import Entry, cautions, entries_of, one_training
 from probes.reporting.compare.measures import OWN_DOMAIN, differences, effect_correlations, measure_rows
 from probes.reporting.compare.verdict import comparison_verdict, course, told_apart
 from probes.store.schemas import ALL_DOMAINS
@@ -36,16 +36,16 @@ MEASURE = ["gates", "contributions", "changes", "ledger", "lens", "behaviour"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     """One base, and three points of one training: its tuned models moved less and more."""
     folder = tmp_path_factory.mktemp("compare")
-    base, tuned = build_pair(folder)
-    steps = {"some": str(tuned)}
-    for name, step in (("more", 0.05), ("most", 0.1)):
-        model = build_model()
+    base, _ = build_pair(folder)
+    steps = {}
+    for i, (name, step) in enumerate({"some": 0.02, "more": 0.05, "most": 0.1}.items()):
+        model, place = build_model(), folder / f"checkpoint-{10 * i}"
         perturb(model, step, seed=1)
-        model.save_pretrained(folder / name)
-        build_tokenizer().save_pretrained(folder / name)
-        steps[name] = str(folder / name)
+        model.save_pretrained(place)
+        build_tokenizer().save_pretrained(place)
+        steps[name] = str(place)
     quick = {"bootstrap": 40, "noise_floor": False, "epsilons": [0.05]}
-    suite = write_suite(folder, base, tuned, tuned=steps, measure=MEASURE, **quick)
+    suite = write_suite(folder, base, base, tuned=steps, measure=MEASURE, **quick)
     write_prompts(folder / "prompts.jsonl", ASKED)
     return probes.run(suite, out=folder / "run", stages=NO_REPORT)
 
@@ -278,7 +278,10 @@ def test_the_verdict_says_what_the_tables_say(entries: list[Entry]) -> None:
     )
     moved = measures[measures.measure == "relative_norm"].set_index("entry").value
     assert f"{moved['some']:.4f} in some, furthest from it {moved['most']:.3f} in most" in said["weights-by-module"]
-    assert "no course can be told" in said["order"]  # of three entries every third order is steady
+    assert "no trend can be told" in said["order"]  # of three entries every third order is steady
+    turned = [entries[0], entries[2], entries[1]]  # no order of one training
+    assert one_training(entries) and not one_training(turned)
+    assert "order" not in {claim.place for claim in comparison_verdict(turned, measures, correlations, [])}
     lowest = correlations[(correlations.domain == OWN_DOMAIN) & (correlations.method == "graft")].rho.min()
     assert f"{lowest:.2f}".replace("-", "−") in said["agreement-table"]
     two = comparison_verdict(entries[:2], measures[measures.entry != "most"], correlations[:0], ["x"])
@@ -293,7 +296,18 @@ def test_a_component_is_named_only_as_in_its_own_report(entries: list[Entry]) ->
     none = effect_correlations(entries[:2])[:0]
     named = [replace(entry, evidence=replace(entry.evidence, effects=rows)) for entry in entries[:1]]
     said = {own.place: own.text for own in comparison_verdict(named, measure_rows(named), none, [])}
-    assert "mlp 1 in some (+3.00 [+1.50, +5.00] logit difference, held out +2.50, on" in said["effects"]
+    assert "by revert: mlp 1 in some (+3.00 [+1.50, +5.00] logit difference on" in said["effects"]
+    clear = rows.assign(method="graft")
+    both = [replace(one.evidence, effects=table) for one, table in zip(entries, (rows, clear), strict=False)]
+    unlike = [replace(one, evidence=evidence) for one, evidence in zip(entries, both, strict=False)]
+    said = {own.place: own.text for own in comparison_verdict(unlike, measure_rows(unlike), none, [])}
+    assert said["effects"] == (
+        "Effects are not compared: no method was used in all entries (revert in some; graft in more)."
+    )
+    both[1] = replace(both[1], effects=pd.concat([clear, rows.assign(lo_all=-9.0)]))
+    unlike = [replace(one, evidence=evidence) for one, evidence in zip(entries, both, strict=False)]
+    said = {own.place: own.text for own in comparison_verdict(unlike, measure_rows(unlike), none, [])}
+    assert "by revert: mlp 1 in some (" in said["effects"] and "none in more (on" in said["effects"]
     few = [replace(named[0], evidence=replace(named[0].evidence, effects=rows.assign(lo_all=np.nan, hi_all=np.nan)))]
     said = {own.place: own.text for own in comparison_verdict(few, measure_rows(few), none, [])}
     assert "by revert: none in some" in said["effects"]
@@ -333,9 +347,9 @@ def test_a_course_is_told_only_where_other_orders_have_none() -> None:
     steady = [[1.0, 2, 3, 4, 5], [5.0, 4, 3, 2, 1], [0.1, 0.2, 0.25, 0.3, 0.4]]
     assert "flip" in (told := _in_order(steady)) and "1.7 % of all orders" in told
     four = _in_order([line[:4] for line in steady])
-    assert "8.3 % of all orders" in four and "no course can be told" in four
+    assert "8.3 % of all orders" in four and "no trend can be told" in four
     mixed = _in_order([[1.0, 3, 2, 4, 5], [5.0, 4, 3, 1, 2], [0.1, 0.2, 0.25, 0.4, 0.3]])
-    assert "0 of 3 measures" in mixed and "no course can be told" in mixed
+    assert "0 of 3 measures" in mixed and "no trend can be told" in mixed
 
 
 def test_claims_of_entries_that_do_not_differ_are_rare(entries: list[Entry]) -> None:

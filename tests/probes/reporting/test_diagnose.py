@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 
 import probes
 from probes.cli import main
+from probes.reporting.claim import sentence
 from probes.reporting.diagnose import _little_change, _nothing_new, conflict_of
 from probes.reporting.evidence import gather
-from probes.reporting.verdict import headline, verdict
+from probes.reporting.summary import summary
+from probes.reporting.verdict import verdict
 from tests.command import call
 from tests.pairs import PROMPTS, build_model, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import NO_REPORT
@@ -140,8 +142,9 @@ def test_models_of_one_function_changed_in_nothing(tmp_path: Path) -> None:
         evidence = gather(run, name)
         assert set(evidence.behaviour.said) <= {"within noise", ""}, name
         (worse,) = [part for part in verdict(evidence) if part.label == "Got worse"]
-        assert worse.tone == "" and "stayed within what rounding does" in worse.sentences[0]
-        assert headline(evidence)[1].text == "No behaviour changed by more than rounding changes it."
+        assert worse.tone == "" and "stayed within rounding noise" in worse.sentences[0]
+        lost = sentence(summary(evidence, pd.DataFrame()).lost)
+        assert lost == "No measured change is clearly for the worse: all are within rounding noise."
 
 
 @pytest.fixture(scope="module")

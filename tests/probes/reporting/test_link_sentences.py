@@ -22,14 +22,14 @@ def test_an_interval_clear_of_0_is_no_claim() -> None:
     (said,) = link_sentences(_pairs())
     assert said == (
         "Over 42 modules that moved, ranked within their type, direct share of the change: none of 2 pairs with a "
-        "weight measure stands out of shuffled units (least p 0.21 over all pairs)."
+        "weight measure is clear of chance (shuffled units; smallest p 0.21 over all pairs)."
     )
     assert stands_out(_pairs()).tolist() == [True, False, False]
 
 
 def test_what_stands_out_is_named_with_its_p() -> None:
     (said,) = link_sentences(_pairs(p_family=[0.001, 0.03, 0.002]))
-    assert "2 of 2 pairs with a weight measure stand out of shuffled units" in said
+    assert "2 of 2 pairs with a weight measure are clear of chance (shuffled units)" in said
     assert "most of all κ (ε = 0.05), output side with direct share of the change, ρ = −0.70 [−0.900, −0.300]" in said
     assert said.endswith("p = 0.0020 over all pairs.") and "raw SSA" not in said
     (bare,) = link_sentences(_pairs(p_family=[0.001, 0.03, 0.2], lo=np.nan, hi=np.nan))

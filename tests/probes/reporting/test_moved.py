@@ -77,7 +77,9 @@ def test_sinks_that_moved_beside_matrices_are_named() -> None:
     rows = [(layer, "sinks", "vector", 0.1, 0.2 + layer) for layer in range(2)]
     rows += [(0, "q", "linear", 0.1, 0.3), (1, "q", "linear", 0.0, 0.0), (-1, "mtp", "group", 0.1, 0.01)]
     text = " ".join(weights_sentences(_others(*rows), 2))
-    assert "Beside matrices moved sinks (2 layers) and mtp, most sinks of layer 1 (‖T‖/‖W‖ = 1.20)." in text
+    assert (
+        "Besides the matrices, these moved: sinks (2 layers) and mtp, most sinks of layer 1 (‖T‖/‖W‖ = 1.20)." in text
+    )
     assert "the median over 1 matrices that moved 0.300" in text
 
 

@@ -104,6 +104,22 @@ def test_a_reader_of_the_verdict_does_not_wait_for_what_draws(page: Any) -> None
     assert page.evaluate("typeof Plotly") == "object"
 
 
+def test_the_verdict_stands_beside_its_chart_and_a_claim_leads_to_its_figure(page: Any) -> None:
+    rows = page.locator("#m0-verdict .before-after .row")
+    domains = {row["domain"] for row in PROMPTS if "target" in row}
+    assert rows.count() == len(domains | set(HOSTILE)) and rows.locator(".track .dot").count() == 2 * rows.count()
+    assert HOSTILE[0] in page.locator("#m0-verdict .before-after").inner_text()
+    sentences, chart = (page.locator(f"#m0-verdict .in-short > {part}").bounding_box() for part in ("div", "figure"))
+    assert sentences["x"] + sentences["width"] <= chart["x"]
+    assert page.locator("#m0-verdict details.more dl").is_hidden()
+    page.locator("#m0-verdict .headline a[href='#m0-norm']").click()
+    page.wait_for_selector("#m0-norm .main-svg")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    above, below = (page.locator(f"#m0-verdict .in-short > {part}").bounding_box() for part in ("div", "figure"))
+    assert above["y"] + above["height"] <= below["y"]
+
+
 def test_on_a_phone_sections_open_one_by_one(browser: Any, report: Path) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 844})
     phone.goto(report.as_uri())

@@ -18,21 +18,20 @@ from probes.reporting import figures, words
 from probes.reporting.causes import shown_domain
 from probes.reporting.chapter import chapters_of
 from probes.reporting.evidence import gather
+from probes.reporting.examples import examples_of
+from probes.reporting.in_short import verdict_of, verdicts_of
 from probes.reporting.panels import weights as weights_panels
 from probes.reporting.prompts import shown_prompts
 from probes.reporting.report import report_page
-from probes.reporting.verdict import (
-    gates_sentences,
-    headline,
-    verdict,
-)
+from probes.reporting.summary import SENTENCES
+from probes.reporting.verdict import gates_sentences, verdict
 from probes.store.schemas import ALL_DOMAINS
 from tests.pages import data_of, unpacked
 from tests.pairs import PROMPTS, build_model, build_pair, build_tokenizer, perturb, write_prompts, write_suite
 from tests.runs import edited
 
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ("verdict", "pair", "weights", "activations", "causes", "link", "prompts", "experiments")
+SECTIONS = ("verdict", "behaviour", "prompts", "causes", "activations", "weights", "link", "experiments", "pair")
 #: What a chapter needs to draw each figure, beside `link`.
 NEEDED = {
     "weights": ["norm", "diagonal", "head-norm", "head-lift"],
@@ -107,8 +106,7 @@ def test_it_is_one_file_that_loads_nothing(page: str) -> None:
 
 def test_every_section_is_there_for_every_tuned_model(page: str) -> None:
     for key, name in (("m0", "moved"), ("m1", "other")):
-        for section in SECTIONS:
-            assert f'<section id="{key}-{section}"' in page
+        assert tuple(re.findall(rf'<section id="{key}-([^"]+)"', page)) == SECTIONS  # in this order
         assert f'role="tab" id="tab-{key}"' in page and f"base → {name}" in page
     assert 'id="how-to-read"' in page and "Not measured in this run." not in page
     figures_of = data_of(page)["figures"]
@@ -336,22 +334,22 @@ def test_gates_are_told_by_layer_domain_and_chance() -> None:
 def test_the_verdict_of_a_run_warns_of_few_prompts(run: probes.Run) -> None:
     evidence = gather(run, "moved")
     by_label = {statement.label: " ".join(statement.sentences) for statement in verdict(evidence)}
-    assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "Does not hold"} <= set(by_label)
-    few = "Too few prompts or clusters for an interval, which takes 8: "
-    assert few in by_label["Does not hold"] and "got worse: " in by_label["Got worse"]
-    assert "this raw pattern only draws matrix shape" in by_label["Alignment"]  # a random step has no direction
-    assert "On neither side can any of it be told from a T with no preferred direction" in by_label["Alignment"]
+    assert {"Behaviour", "Causes", "Weights", "Alignment", "Gates", "What this run cannot show"} <= set(by_label)
+    few = "Too few prompts or clusters for an interval, which needs 8: "
+    assert few in by_label["What this run cannot show"] and "got worse: " in by_label["Got worse"]
+    assert "this raw pattern only reflects matrix shape" in by_label["Alignment"]  # a random step has no direction
+    assert "On neither side is it distinguishable from a T with no preferred direction" in by_label["Alignment"]
 
 
 def test_what_changed_unseen_begins_the_verdict(run: probes.Run) -> None:
     nothing = {"n_unrowed": 0, "names": [], "n_changed": 0, "note": ""}
     assert nothing.items() <= run.manifest["coverage"]["moved"].items()
-    assert "Unseen" not in {statement.label for statement in verdict(gather(run, "moved"))}
+    assert "In no table" not in {statement.label for statement in verdict(gather(run, "moved"))}
     note = "7 parameters (0.1 %) are in no row: a.b; of these 2 differ between the two"
     told = dict(run.manifest["coverage"]["moved"]) | {"n_unrowed": 7, "n_changed": 2, "note": note}
     manifest = {**run.manifest, "coverage": {"moved": told}}
     first = verdict(gather(replace(run, manifest=manifest), "moved"))[0]
-    assert (first.label, first.tone) == ("Unseen", "worse") and first.sentences[0].startswith(note)
+    assert (first.label, first.tone) == ("In no table", "worse") and first.sentences[0].startswith(note)
 
 
 def test_other_parameters_are_listed_and_leave_maps_alone(run: probes.Run) -> None:
@@ -367,25 +365,90 @@ def test_other_parameters_are_listed_and_leave_maps_alone(run: probes.Run) -> No
     assert maps[0] == maps[1] and not list(weights_panels.others(chapter))
 
 
-def test_the_headline_is_five_sentences_whose_numbers_lead_to_their_figures(page: str, run: probes.Run) -> None:
-    evidence = gather(run, "moved")
-    told = headline(evidence)
-    assert len(told) == 5 and "NLL per token went from" in told[0].text  # exact match stays at 0
-    assert ("by rounding alone" in told[2].text) == bool(len(evidence.noise_floor))
-    assert (
-        f"all {len(evidence.checks)} checks hold" in told[4].text and "3 random vectors of its norms by" in told[4].text
-    )
-    shown = page.split('<p class="headline">')[1].split("</p>")[0]
-    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', shown)
-    assert {place for place, _ in links} == {"m0-causes", "m0-flips", "m0-checks"}
-    assert all(f'id="{place}"' in page for place, _ in links)
-    assert (
-        re.sub("<[^>]+>", "", shown).split() == html.escape(" ".join(item.text for item in told), quote=False).split()
-    )
-    failing = replace(evidence, checks=evidence.checks.assign(holds=False), whole=evidence.whole.head(0))
-    assert "DO NOT HOLD" in headline(failing)[4].text and "no control vector was tried" in headline(failing)[4].text
-    bare = replace(evidence, effects=evidence.effects.head(0), flips=evidence.flips.head(0))
-    assert [item.place for item in headline(bare)] == ["causes", "causes", "weights"]
+def test_every_claim_of_the_verdict_has_one_link_and_it_leads_to_its_figure(page: str, run: probes.Run) -> None:
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    assert len(ids) == page.count(' id="')  # each id once
+    for chapter in chapters_of(run):
+        claims = [claim for of in SENTENCES.values() for claim in of(chapter.summary)]
+        assert [{claim.place} & ids for claim in claims] and {claim.place for claim in claims} >= {"behaviour", "norm"}
+        part = page.split(f'<section id="{chapter.key}-verdict"')[1].split("</section>")[0]
+        shown = re.findall(r'<p class="headline">(.*?)</p>', part, re.DOTALL)
+        places = re.findall(r'<a href="#([^"]+)">', " ".join(shown))
+        assert places == [f"{chapter.key}-{claim.place}" for claim in claims] and set(places) <= ids
+        text = html.unescape(re.sub("<[^>]+>", "", " ".join(shown)))
+        verdict_of_run = probes.load(run.path).verdict[chapter.evidence.tuned]
+        assert text.split() == " ".join(f"{k} {v}" for k, v in verdict_of_run.sentences.items()).split()
+        folded = re.findall(r'<dt><a href="#([^"]+)">([^<]+)</a></dt>', part)
+        assert {place for place, _ in folded} <= ids and len(folded) >= 8
+        weights = next(claim for claim in claims if claim.place == "norm")
+        largest = re.findall(r"= ([\d.]+);", weights.text)[0]
+        cells = [value for row in data_of(page)["figures"][f"{chapter.key}-norm"][0]["data"][0]["z"] for value in row]
+        assert largest == words.number(max(value for value in cells if value is not None))
+
+
+def test_examples_are_answers_that_turned_as_the_models_put_them(run: probes.Run) -> None:
+    """Told to have turned, by cluster and by how far the NLL moved; what is said are the models' first choices."""
+    values = run["behaviour"]
+    for prompt, model, right in (("a1", "moved", 1), ("b1", "moved", 1), ("b2", "base", 1)):
+        at = (values.prompt_id == prompt) & (values.model == model) & (values.metric == "exact_match")
+        assert at.sum() == 1
+        values.loc[at, "value"] = right
+    told = examples_of(edited(run, "behaviour", values), "moved")
+    assert {(one.prompt_id, one.outcome) for one in told} == {("a1", "gained"), ("b1", "gained"), ("b2", "lost")}
+    assert [one.outcome for one in told] == ["gained", "gained", "lost"]
+    tokens = run.df("tokens", where=[("tuned", "==", "moved")])
+    due = tokens.merge(run["prompts"], on="prompt_id").query("pos == answer_pos").set_index("prompt_id")
+    for one in told:
+        assert one.target and due.text[one.prompt_id] == one.text
+        assert one.base.startswith(due.greedy_token_base[one.prompt_id].strip())
+        assert one.tuned.startswith(due.greedy_token_tuned[one.prompt_id].strip())
+
+
+def test_without_targets_first_choices_are_counted_and_shown(run: probes.Run) -> None:
+    prompts = run["prompts"]
+    tokens = run.df("tokens", where=[("tuned", "==", "moved")]).merge(prompts[["prompt_id", "answer_pos"]])
+    at = tokens.prompt_id.isin(["a1", "c1"]) & (tokens.pos == tokens.answer_pos)
+    tokens["greedy_tuned"] = tokens.greedy_base.where(~at, tokens.greedy_base + 1)
+    bare = edited(_lacking(run, "behaviour", "effects"), "tokens", tokens.drop(columns="answer_pos"))
+    (chapter,) = chapters_of(bare)
+    counts = chapter.choices.set_index("domain").differ.to_dict()
+    assert counts == {"medical": 1, "math": 0, "general": 1, "prompts": 0, "<b>bold</b>": 0}
+    assert {(one.prompt_id, one.outcome) for one in chapter.examples} == {("a1", "differs"), ("c1", "differs")}
+    told = verdict_of(chapter)
+    assert "first choices of the next token differ after 1 of 1 general prompts (100 %; too few prompts" in told.learnt
+    assert "no answer of this run is graded" in told.lost
+    page = report_page(bare, [chapter])
+    assert "Prompts after which the first choices differ" in page and "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert page.split('<table class="examples">')[1].split("</table>")[0].count(">differs<") == 2
+
+
+def test_an_adapter_begins_with_what_was_trained(run: probes.Run) -> None:
+    note = "a/b: an adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors: it fits"
+    manifest = {**run.manifest, "notes": {"moved": [note]}}
+    (chapter,) = chapters_of(replace(_lacking(run), manifest={**manifest, "suite": _lacking(run).manifest["suite"]}))
+    trained = "An adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors."
+    assert verdict_of(chapter).trained == trained and str(verdict_of(chapter)).startswith(f"Trained: {trained}")
+    page = report_page(chapter.run, [chapter])
+    assert '<a href="#m0-pair">An adapter</a> (LoRA, r 8' in page and "(<i>)" not in page
+
+
+def test_the_verdict_of_a_run_is_read_from_it_and_goes_with_its_tables(run: probes.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    copied = probes.load(tmp_path / "run")
+    assert copied.verdict == verdicts_of(chapters_of(copied)) and list(copied.verdict) == ["moved", "other"]
+    assert all(check.passes is not False for check in probes.verify(copied).checks)
+    file = tmp_path / "run" / "verdict.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"tuned": "moved"', '"tuned": "better"'), encoding="utf-8")
+    said = " ".join(check.said for check in probes.verify(copied).checks if check.passes is False)
+    assert "verdict.json: its content is not what the manifest lists" in said
+    assert "verdict.json: it is not what the tables give" in said
+    file.write_text("[1]", encoding="utf-8")
+    with pytest.raises(probes.RunError, match="not a verdict; write it again with `probes report`"):
+        _ = copied.verdict
+    copied.add("checks", copied["checks"])  # the verdict was of the tables before
+    with pytest.raises(probes.RunError, match="`probes report` writes one"):
+        _ = probes.load(copied.path).verdict
+    assert not any("verdict" in check.said for check in probes.verify(copied).checks if check.passes is False)
 
 
 @pytest.mark.parametrize(

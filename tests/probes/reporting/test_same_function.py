@@ -76,8 +76,8 @@ def _said(run: probes.Run, tuned: str) -> dict[str, str]:
 def test_readers_that_undo_their_norms_have_no_doing_of_their_own(run: probes.Run) -> None:
     said = _said(run, "gains")
     assert said["Weights"].startswith("Trained: q, k, v, gate, up; not moved: o, down, embed, unembed.")
-    assert "the terms cancel" in said["Own doing"] and "its own weights made" not in said["Own doing"]
-    assert "W x itself writes as much there" in said["Own doing"]
+    assert "the terms cancel" in said["Own weights"] and "due to the module's own weights" not in said["Own weights"]
+    assert "as much as W x itself writes there" in said["Own weights"]
     ledger = run.df("ledger", where=[("tuned", "==", "gains")])
     blocks = ledger[ledger.new_share_10_null.notna()]
     assert blocks[["direct_share", "inherited_share", "interaction_share"]].isna().all().all()
@@ -87,7 +87,8 @@ def test_a_value_that_is_doubled_and_halved_again_is_its_own_doing_once(run: pro
     shares = run.df("ledger", where=[("tuned", "==", "writers")]).groupby("module").direct_share.mean()
     assert shares[["v", "up"]].tolist() == pytest.approx([1, 1], abs=1e-4) and shares[["o", "down"]].isna().all()
     assert (
-        "In down (at 100 % of places) and o (at 100 % of places) the terms cancel" in _said(run, "writers")["Own doing"]
+        "In down (at 100 % of places) and o (at 100 % of places) the terms cancel"
+        in _said(run, "writers")["Own weights"]
     )
 
 
@@ -95,7 +96,10 @@ def test_of_a_model_trained_in_part_only_that_part_counts(run: probes.Run) -> No
     said = _said(run, "v")
     assert said["Weights"].startswith("Trained: v; not moved: q, k, o, gate, up, down, embed, unembed.")
     assert "output side v " in said["Alignment"] and "down" not in said["Alignment"]
-    assert "most in v" in said["Own doing"] and "q" not in said["Own doing"].split("Of that direct write")[1][:60]
+    assert (
+        "most in v" in said["Own weights"]
+        and "q" not in said["Own weights"].split("Share of this direct change")[1][:60]
+    )
     still = run.df("link", where=[("tuned", "==", "v"), ("module", "==", "q")])
     assert still[["ssa_left", "kappa_left", "kappa10_right", "new_share"]].isna().all().all()
 
@@ -103,4 +107,4 @@ def test_of_a_model_trained_in_part_only_that_part_counts(run: probes.Run) -> No
 def test_nothing_is_said_of_the_base_itself(run: probes.Run) -> None:
     said = _said(run, "same")
     assert said["Weights"] == "No matrix moved: both checkpoints hold the same weights."
-    assert said["Alignment"] == "Undefined: no matrix that this is measured of moved." and "Own doing" not in said
+    assert said["Alignment"] == "Undefined: no matrix that this is measured of moved." and "Own weights" not in said

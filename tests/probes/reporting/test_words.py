@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from probes.reporting.words import estimate, linked, number, percent, points, signed
+from probes.reporting.words import estimate, number, percent, points, signed
 
 
 @pytest.mark.parametrize("form", [number, signed, percent, points])
@@ -23,9 +23,3 @@ def test_rounding_never_puts_an_estimate_outside_its_own_interval(form: Callable
 def test_an_estimate_without_an_interval_stands_alone() -> None:
     assert estimate(-0.486, -0.486, -0.486, signed) == "−0.486 [−0.486, −0.486]"
     assert estimate(1.0, float("nan"), float("nan")) == "1.00"
-
-
-def test_numbers_are_links_and_digits_of_a_name_are_not() -> None:
-    text = linked("conv1d and layernorm_2 of layer 10 moved +0.05, −3 % of 1,200", "w")
-    assert re.findall(">([^<]+)</a>", text) == ["10", "+0.05", "−3 %", "1,200"]
-    assert text.startswith("conv1d and layernorm_2 of layer <a")

@@ -1,11 +1,11 @@
-"""Whose doing a change is, in sentences: projections, what cancels, and new directions beside W's own."""
+"""What a change is due to, in sentences: projections, what cancels, and new directions beside W's own."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from probes.reporting.evidence import _ledger
-from probes.reporting.own_doing import ledger_sentences
+from probes.reporting.own_weights import ledger_sentences
 
 _ROW = {
     "prompt_id": "a",
@@ -24,10 +24,12 @@ def sentences(*changes: dict[str, object]) -> list[str]:
 def test_shares_are_projections_and_new_stands_beside_w() -> None:
     down = {"module": "down", "direct_share": 0.05, "inherited_share": 0.9, "new_share_10": 0.5}
     own, new = sentences({}, down)
-    assert "its own weights made 15 % on average: most in q (25 %), least in down (5.0 %)" in own
-    assert own.endswith("80 % came in with its input, 5.0 % is both at once.")
-    assert "outside the leading 10 % of pretrained output directions: down 50 % (W 45 %), q 80 % (W 45 %)" in new
-    assert "with no preferred direction it would be 90 %, more than W x itself on the same inputs in down and q." in new
+    assert own.startswith(
+        "15 % of the change of a module's output is due to the module's own weights, on average: most"
+    )
+    assert "most in q (25 %), least in down (5.0 %). 80 % is inherited through its input, and 5.0 % is the" in own
+    assert "outside the leading 10 % of pretrained output directions: down 50 % (W x 45 %), q 80 % (W x 45 %)" in new
+    assert new.endswith("has 90 %. That is more than W x itself on the same inputs in down and q.")
 
 
 def test_a_negative_share_is_shown_as_such() -> None:
@@ -37,18 +39,18 @@ def test_a_negative_share_is_shown_as_such() -> None:
 
 def test_more_of_w_is_not_called_new() -> None:
     (_, new) = sentences({"new_share_10": 0.46})
-    assert new.endswith("90 %, and W x itself writes as much there.")
-    assert sentences({"new_share_10": 0.30})[1].endswith("less than W x itself in q.")
+    assert new.endswith("That is as much as W x itself writes there.")
+    assert sentences({"new_share_10": 0.30})[1].endswith("That is less than W x itself in q.")
 
 
 def test_terms_that_cancel_are_said_to_and_get_no_share() -> None:
     nothing = dict.fromkeys(("direct_share", "inherited_share", "interaction_share"), np.nan)
     undone, new = sentences(nothing | {"delta_norm": 1e-6})
     assert undone == (
-        "In q (at 100 % of places) the terms cancel: what came in with the input undoes what the weights did, and no "
-        "share is given."
+        "In q (at 100 % of places) the terms cancel: the inherited change undoes what the module's own weights did, so "
+        "no shares are given."
     )
-    assert new.startswith("Of that direct write")
+    assert new.startswith("Share of this direct change")
 
 
 @pytest.mark.parametrize("still", [{"direct_norm": 0.0, "new_share_10": np.nan, "direct_share": 0.0}])
@@ -61,9 +63,9 @@ def test_a_run_of_before_says_what_it_knows() -> None:
     """Without shares and without W's own: what is new, beside its null alone."""
     unknown = ("direct_share", "inherited_share", "interaction_share", "new_share_of_w", "new_share_10_of_w")
     (new,) = sentences(dict.fromkeys(unknown, np.nan))
-    assert new.endswith("directions: q 80 %; with no preferred direction it would be 90 %.")
+    assert new.endswith("directions: q 80 %; a T with no preferred direction has 90 %.")
 
 
 def test_prompts_count_alike_however_long_they_are() -> None:
     long = [{"prompt_id": "b", "direct_share": 0.05}] * 9
-    assert "made 15 % on average" in sentences({}, *long)[0]
+    assert "15 % of the change" in sentences({}, *long)[0]

@@ -1,4 +1,4 @@
-"""What the modules' own weights did to their outputs, and whether it is new: in sentences."""
+"""The change due to a module's own weights, and whether it is in new directions: in sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALIKE = 0.02
 
 
 def ledger_sentences(ledger: pd.DataFrame) -> list[str]:
-    """Of the modules of blocks that moved: whose doing their change is, where terms cancel, and what is new in it."""
+    """Of the modules of blocks that moved: what their change is due to, where terms cancel, and what is new in it."""
     rows = ledger[ledger.new_share_10.notna()] if len(ledger) else ledger
     if rows.empty:
         return []
@@ -31,9 +31,10 @@ def _shares(means: pd.DataFrame) -> list[str]:
     ends = f"most in {direct.index[0]} ({percent(direct.iloc[0])}), least in {direct.index[-1]}"
     against = "" if direct.iloc[-1] >= 0 else ", where they pushed against it"
     return [
-        f"Of the change of the output of a block's module that moved (projections on it, which sum to 1), its own "
-        f"weights made {percent(direct.mean())} on average: {ends} ({percent(direct.iloc[-1])}{against}). "
-        f"{percent(whole.inherited)} came in with its input, {percent(whole.interaction)} is both at once."
+        f"{percent(direct.mean())} of the change of a module's output is due to the module's own weights, on average: "
+        f"{ends} ({percent(direct.iloc[-1])}{against}). {percent(whole.inherited)} is inherited through its input, and "
+        f"{percent(whole.interaction)} is the interaction of both. Only modules of blocks that moved count; shares are "
+        "projections on the change."
     ]
 
 
@@ -44,7 +45,8 @@ def _cancelled(means: pd.DataFrame) -> list[str]:
         return []
     told = listing([f"{name} (at {percent(row.cancelled)} of places)" for name, row in rows.iterrows()])
     return [
-        f"In {told} the terms cancel: what came in with the input undoes what the weights did, and no share is given."
+        f"In {told} the terms cancel: the inherited change undoes what the module's own weights did, so no shares are "
+        "given."
     ]
 
 
@@ -52,11 +54,11 @@ def _new(means: pd.DataFrame) -> list[str]:
     rows = means[list(_NEW)].sort_values("new_share_10", kind="stable")
     told = []
     for name, row in rows.iterrows():
-        of_w = "" if pd.isna(row.new_share_10_of_w) else f" (W {percent(row.new_share_10_of_w)})"
+        of_w = "" if pd.isna(row.new_share_10_of_w) else f" (W x {percent(row.new_share_10_of_w)})"
         told.append(f"{name} {percent(row.new_share_10)}{of_w}")
     sentence = (
-        f"Of that direct write T x, outside the leading 10 % of pretrained output directions: {', '.join(told)}; with "
-        "no preferred direction it would be 90 %"
+        f"Share of this direct change T x outside the leading 10 % of pretrained output directions: {', '.join(told)}; "
+        "a T with no preferred direction has 90 %"
     )
     above = rows.new_share_10 - rows.new_share_10_of_w
     if above.isna().all():
@@ -64,4 +66,4 @@ def _new(means: pd.DataFrame) -> list[str]:
     newer, older = (list(map(str, rows.index[at])) for at in (above > ALIKE, above < -ALIKE))
     parts = [f"more than W x itself on the same inputs in {listing(newer)}"] if newer else []
     parts += [f"less in {listing(older)}" if newer else f"less than W x itself in {listing(older)}"] if older else []
-    return [f"{sentence}, {', '.join(parts) if parts else 'and W x itself writes as much there'}."]
+    return [f"{sentence}. That is {', '.join(parts) if parts else 'as much as W x itself writes there'}."]
