@@ -20,6 +20,7 @@ from probes.cli import (
     run,
     steer,
     verify,
+    view,
 )
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
@@ -49,6 +50,7 @@ for work in (
     gate.gate,
     check.check,
     verify.verify,
+    view.view,
 ):
     app.command()(command(work))
 

@@ -220,6 +220,12 @@ class Run:
         write_manifest(self.path, self.manifest)
         shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
 
+    def view(self, **options: Any) -> Any:
+        """Both models of the run, live in a notebook: `probes.view` of this run, with the same options."""
+        import probes
+
+        return probes.view(self, **options)
+
     def _list(self, table: str, path: Path | None) -> None:
         """List a table's only file, or none, in the manifest; the manifest of an older run lists no files."""
         listed = self.manifest.get(FILES)
