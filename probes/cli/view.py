@@ -43,5 +43,5 @@ def view(
     if not found:
         raise RunError(f"{_REPORTS}/: there is no run in it; name one: probes view RUN")
     session = session_of(found, Compute(device, dtype, offload))
-    remark("The page is served to this machine only. Press Ctrl-C to stop.")
+    remark("The page is for this machine only. Press Ctrl-C to stop.")
     serve(session, port=port, open_browser=open_browser, told=partial(announce, "address"))

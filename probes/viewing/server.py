@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import tempfile
@@ -43,8 +44,9 @@ def serve(
     """
     try:
         listening = socket.create_server((_HOST, port))
-    except (OSError, OverflowError) as error:
-        raise RunError(f"port {port}: cannot be used ({error}); choose another --port, or leave it out") from None
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise RunError(f"port {port}: {why}; choose another with --port, or leave it out") from None
     with listening, tempfile.TemporaryDirectory() as folder:
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(32)

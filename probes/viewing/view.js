@@ -137,7 +137,7 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
   const answers = h("div", { class: "answers" }), strip = h("div"), detail = h("div"), mix = h("div", { class: "mix" });
   const label = (model) => ({ base: "base", tuned: state.tuned, mixed: "mix" })[model];
 
-  async function send(request, waiting) {
+  async function send(request, waiting, done) {
     say(said, waiting);
     const { run, tuned } = state;
     const reply = await ask({ run, tuned, pane: id, ...request });
@@ -146,7 +146,7 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
       say(said, reply.error, true);
       return null;
     }
-    say(said, `${waiting.replace("…", "")}: ${reply.seconds.toFixed(1)} s`);
+    say(said, `${done} in ${reply.seconds.toFixed(1)} s.`);
     return reply;
   }
 
@@ -158,7 +158,7 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
         do: "answer", prompt: shared.prompt.value, form: shared.form.value, tokens: Number(shared.tokens.value) || 24,
         follow, scales: state.scales,
       },
-      "Both models answer…",
+      "The models answer…", "Answered",
     );
     if (!reply) return;
     state.answer = reply;
@@ -171,7 +171,7 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
   const token = latest(async (pos) => {
     state.pos = pos;
     for (const one of strip.querySelectorAll("button.token")) one.setAttribute("aria-pressed", Number(one.dataset.pos) === pos);
-    const reply = await send({ do: "token", ids: state.answer.ids, pos, scales: state.scales }, "One token is read…");
+    const reply = await send({ do: "token", ids: state.answer.ids, pos, scales: state.scales }, "The models read up to this token…", "Read");
     if (reply) showDetail(reply);
   });
 
@@ -219,9 +219,9 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
     const lines = Object.entries(kl).map(([model, values]) => h("div", { class: "strip", "data-model": model },
       h("h3", {}, `KL(base ‖ ${label(model)}) after every token, nats`),
       h("p", { class: "note" },
-        `mean ${number(mean(values.slice(0, n)))} over the prompt, ${number(mean(values.slice(n)))} over the answer; ` +
-        (floor === null ? "what rounding alone makes was not measured in this run"
-          : `rounding alone: ${number(floor)} on this run's prompts`)),
+        `mean ${number(mean(values.slice(0, n - 1)))} inside the prompt, ${number(mean(values.slice(n - 1)))} from its end on; ` +
+        (floor === null ? "this run has no noise floor"
+          : `rounding alone: ${number(floor)} at this run's answers`)),
       h("div", { class: "tokens" }, tokens.map((text, pos) => h("button", {
         type: "button", class: pos < n ? "token" : "token answered", "data-pos": pos, "aria-pressed": "false",
         title: `token ${pos}: what follows it`, ...heat(Math.sqrt(values[pos] / most)), onclick: () => token(pos),
@@ -298,7 +298,7 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
     Object.assign(state, { run, tuned, info: null, scales: {}, pos: null, answer: null });
     showTabs();
     [frame, answers, strip, detail, mix].forEach((part) => part.replaceChildren());
-    const info = await send({ do: "load" }, `Base and ${tuned} are loaded…`);
+    const info = await send({ do: "load" }, `Loading base and ${tuned}…`, "Loaded");
     if (!info) return;
     state.info = info;
     loaded(info);
