@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from probes.capture.loading import Pairs
 from probes.capture.pair import Pair
 from probes.errors import RunError
 from probes.job.further import reopened
+from probes.store.manifest import suite_name
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from tv.architecture.trunk import ends_of
@@ -161,6 +164,11 @@ class Models:
 
 def described(run: Run) -> dict[str, Any]:
     """A run in the words of a page, nothing of it loaded."""
-    suite = run.manifest["suite"]
-    checkpoints = {name: held["source"] for name, held in run.manifest["checkpoints"].items()}
-    return {"path": str(run.path), "name": suite.get("name"), "tuned": list(suite["tuned"]), "sources": checkpoints}
+    sources = {name: _short(str(held["source"])) for name, held in run.manifest["checkpoints"].items()}
+    tuned = list(run.manifest["suite"]["tuned"])
+    return {"path": _short(str(run.path)), "name": suite_name(run.manifest), "tuned": tuned, "sources": sources}
+
+
+def _short(path: str) -> str:
+    """A path below this folder without what all have in common; another as it is."""
+    return path.removeprefix(f"{Path.cwd()}{os.sep}")

@@ -48,7 +48,7 @@ async function mount(root, ask, { reports = false } = {}) {
 
   const shared = {
     asked: false,
-    prompt: h("textarea", { rows: 4, spellcheck: "false", placeholder: "Type a prompt, or choose one of the run" }),
+    prompt: h("textarea", { rows: 3, spellcheck: "false", placeholder: "Type a prompt, or choose one of the run" }),
     form: h("select"),
     tokens: h("input", { type: "number", min: 1, max: 200, value: 24 }),
   };
@@ -287,8 +287,8 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
     whole.addEventListener("input", () => set(whole.value));
     const button = (text, value) => h("button", { type: "button", onclick: () => { whole.value = value; set(value); } }, text);
     mix.replaceChildren(
-      h("h2", {}, "Mix: the base plus λ × what tuning changed, component by component"),
-      h("p", { class: "note" }, "λ = 0 is the base, 1 the tuned model, above it more of the same, below it the opposite. The answer and the KL follow."),
+      h("h2", {}, "Mix: base + λ × change"),
+      h("p", { class: "note" }, "Of each component, λ × what tuning changed: 0 is the base, 1 the tuned model. The answer and the KL follow."),
       h("p", { class: "row" }, h("label", { class: "slider" }, h("span", {}, "all"), whole), button("all 0: base", 0), button("all 1: tuned", 1)),
       h("div", { class: "sliders" }, components.map((one) => slider(one.name))),
     );
@@ -306,7 +306,8 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
     await answer();
   }
 
-  const root = h("section", { class: "pane" }, tabs, source, frame, answers, mix, strip, detail);
+  const root = h("section", { class: "pane" }, tabs, source, frame,
+    h("div", { class: "body" }, answers, strip, mix, detail));
   const following = () => pairs[(pairs.findIndex((one) => one.run === state.run && one.tuned === state.tuned) + 1) % pairs.length];
   return { root, choose, answer, following };
 }
