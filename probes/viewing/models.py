@@ -39,11 +39,7 @@ class Subject:
     run: Run
     tuned: str
     pairs: Pairs
-
-    @property
-    def pair(self) -> Pair:
-        """Both models, loaded on first use."""
-        return self.pairs.pair(self.tuned)
+    pair: Pair
 
     @cached_property
     def prompts(self) -> list[Prompt]:
@@ -147,19 +143,19 @@ class Models:
         if tuned not in names:
             raise RunError(f"tuned model {tuned!r}: the run has {', '.join(names)}")
         found = self._kept.pop(key, None) or self._opened(*key)
-        while len(self._kept) >= _KEPT:
-            del self._kept[next(iter(self._kept))]
         self._kept[key] = found  # the newest last
         return found
 
     def _opened(self, run: int, tuned: str) -> Subject:
         pairs = reopened(self.runs[run], self._compute)
         base = self.runs[run].manifest["checkpoints"]["base"]
-        for (other, name), kept in self._kept.items():  # of one base, one copy in memory
+        for (other, _), kept in self._kept.items():  # of one base, one copy in memory
             if self.runs[other].manifest["checkpoints"]["base"] == base:
-                pairs.lend(kept.pairs.pair(name).base)
+                pairs.lend(kept.pair.base)
                 break
-        return Subject(self.runs[run], tuned, pairs)
+        while len(self._kept) >= _KEPT:  # before the next one is loaded
+            del self._kept[next(iter(self._kept))]
+        return Subject(self.runs[run], tuned, pairs, pairs.pair(tuned))
 
 
 def described(run: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from probes.viewing.page import style, widget_script
 from probes.viewing.session import Session
 
 PROMPT = "Question: In what organ does galoria begin?\nAnswer:"
@@ -120,4 +121,33 @@ def test_without_the_token_nothing_is_shown(browser: Any, served: str) -> None:
     page.goto(served.partition("#")[0])
     page.locator(".said.wrong", has_text="no valid token").wait_for()
     assert page.locator("textarea").count() == 0
+    page.close()
+
+
+#: What a notebook does with the widget's module.
+NOTEBOOK = """async script => {
+  const module = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  const heard = [];
+  const model = {
+    on: (name, hear) => heard.push(hear),
+    off: () => {},
+    send: async ({ id, request }) => {
+      const reply = await window.handle(request);
+      heard.forEach((hear) => hear({ id, reply }));
+    },
+  };
+  module.default.render({ model, el: document.body.appendChild(document.createElement("div")) });
+}"""
+
+
+def test_the_widget_is_the_same_page(browser: Any, session: Session) -> None:
+    page = browser.new_page()
+    page.expose_function("handle", session.handle)
+    page.add_style_tag(content=style())
+    page.evaluate(NOTEBOOK, widget_script())
+    page.locator(".slider output").first.wait_for()
+    _asked(page, PROMPT)
+    told = session.handle({"do": "answer", "run": 0, "tuned": "medical", "prompt": PROMPT})
+    assert _answer(page, "tuned") == told["answers"]["tuned"]["text"].strip()
+    assert page.get_by_role("button", name="Report of").count() == 0
     page.close()
