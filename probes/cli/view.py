@@ -34,14 +34,15 @@ def view(
     Example: probes view reports/demo
     """
     from probes.errors import RunError
-    from probes.viewing.opening import require_installed, session_of
+    from probes.viewing.packages import require_installed
 
     require_installed("fastapi", "uvicorn")
-    from probes.viewing.server import serve
-
     found = paths or sorted(str(manifest.parent) for manifest in _REPORTS.glob("*/manifest.json"))
     if not found:
         raise RunError(f"{_REPORTS}/: there is no run in it; name one: probes view RUN")
+    remark("Starting. The page is for this machine only; press Ctrl-C to stop.")
+    from probes.viewing.opening import session_of
+    from probes.viewing.server import serve
+
     session = session_of(found, Compute(device, dtype, offload))
-    remark("The page is for this machine only. Press Ctrl-C to stop.")
     serve(session, port=port, open_browser=open_browser, told=partial(announce, "address"))

@@ -1,4 +1,4 @@
-"""Who may ask: nobody without the token, and no page that came from elsewhere."""
+"""The guard of the local server: a token on every path, and a check of the host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEADERS = {
 
 
 class Tickets:
-    """Addresses that open once: a frame cannot send the token in a header, and no address may hold it."""
+    """Addresses that open once. A frame cannot send the token in a header, and no address may contain it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -52,11 +52,11 @@ class Tickets:
 
 
 class Guard:
-    """Stands before every path of a server, also before those that do not exist.
+    """Checks every request before the application sees it, on every path, whether or not it exists.
 
-    A request must name this server as its host (else 400), which one that was lured here by another name does not; and
-    it must carry the token in `Authorization: Bearer …` (else 401). Only the empty page at `/`, which holds no data, is
-    given to everyone, and an address with a ticket to whoever has it.
+    A request must name this server as its host, else the status is 400: this stops DNS rebinding. It must carry the
+    token in `Authorization: Bearer …`, else the status is 401. Two paths need no token: the page at `/`, which holds
+    no data, and a report's address with a valid ticket.
 
     Args:
         app: What is guarded.

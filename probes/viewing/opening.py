@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from probes.errors import RunError
 from probes.store.run import Run, load
+from probes.viewing.packages import require_installed
 from probes.viewing.session import Session
 from tv.runtime.compute import Compute
 
@@ -44,10 +44,3 @@ def session_of(runs: Sequence[Run | str | Path], compute: Compute) -> Session:
     if not runs:
         raise RunError("no run is given; give the directory that `probes run --out` wrote")
     return Session([run if isinstance(run, Run) else load(run) for run in runs], compute)
-
-
-def require_installed(*packages: str) -> None:
-    """Raise RunError where one of the packages that the extra `view` brings is missing."""
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise RunError(f"the live view needs {' and '.join(missing)}: pip install 'tuning-probes[view]'")

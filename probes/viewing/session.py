@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
@@ -31,10 +32,12 @@ from tv.evaluation.greedy import continue_greedily
 from tv.runtime.compute import Compute
 from tv.runtime.memory import RELIEF, is_out_of_memory
 
+Found = TypeVar("Found")
 #: Tokens that are listed at a place.
 _TOP = 5
-#: Answers that are kept: while a slider moves, base and tuned model need not answer again.
+#: Answers that are kept. Of logits and readings, those of base and tuned model for one text.
 _ANSWERS = 64
+_PAIR = 2
 
 
 class Session:
@@ -52,7 +55,8 @@ class Session:
         self._models = Models(runs, compute)
         self._lock = threading.Lock()
         self._newest: dict[tuple[str, str], int] = {}
-        self._answers: dict[tuple[object, ...], tuple[int, ...]] = {}
+        # While a slider moves, base and tuned model are not asked again.
+        self._answers, self._logits, self._readings = _Kept(_ANSWERS), _Kept(_PAIR), _Kept(_PAIR)
 
     @property
     def runs(self) -> list[Run]:
@@ -99,22 +103,21 @@ class Session:
             elif isinstance(asked, Answer):
                 reply = self._answered(subject, asked, still_wanted)
             else:
-                reply = _at_token(subject, asked)
+                reply = self._at_token(subject, asked)
             return {**reply, "seconds": time.perf_counter() - began}
 
     def _answered(self, subject: Subject, asked: Answer, still_wanted: Callable[[], None]) -> dict[str, Any]:
         text = subject.ids(asked.prompt, asked.form, asked.tokens, MOST_TOKENS)
-        answers: dict[ModelName, tuple[int, ...]] = {}
-        for name in _names(asked.scales):
+
+        def written(model: PreTrainedModel, name: ModelName) -> tuple[int, ...]:
             still_wanted()
-            answers[name] = self._answer(subject, name, text, asked)
-        followed = answers.get(asked.follow, answers["tuned"])
-        ids = (*text, *followed)
+            found = continue_greedily(model, [text], asked.tokens, ends=subject.ends, vocab_size=subject.vocab_size)
+            return found[0]
+
+        answers = _of_each(subject, asked, self._answers, (text, asked.tokens), written)
+        ids = (*text, *answers.get(asked.follow, answers["tuned"]))
         still_wanted()
-        logits = {}
-        for name in _names(asked.scales):
-            with _model(subject, name, asked.scales) as model:
-                logits[name] = logits_of(model, ids)
+        logits = _of_each(subject, asked, self._logits, ids, lambda model, name: logits_of(model, ids))
         tokenizer = subject.pair.tokenizer
         return {
             "n_text": len(text),
@@ -132,27 +135,78 @@ class Session:
             "kl": {name: divergences(logits["base"], of).tolist() for name, of in logits.items() if name != "base"},
         }
 
-    def _answer(self, subject: Subject, name: ModelName, text: tuple[int, ...], asked: Answer) -> tuple[int, ...]:
-        scales = tuple(sorted(asked.scales.items())) if name == "mixed" else ()
-        key = (asked.run, asked.tuned, name, text, asked.tokens, scales)
-        if key not in self._answers:
-            with _model(subject, name, asked.scales) as model:
-                (answer,) = continue_greedily(
-                    model, [text], asked.tokens, ends=subject.ends, vocab_size=subject.vocab_size
-                )
-            while len(self._answers) >= _ANSWERS:
-                del self._answers[next(iter(self._answers))]
-            self._answers[key] = answer
-        return self._answers[key]
+    def _at_token(self, subject: Subject, asked: Token) -> dict[str, Any]:
+        if asked.pos >= len(asked.ids) or max(asked.ids) >= subject.vocab_size:
+            raise RunError(
+                f"token {asked.pos}: the text has {len(asked.ids)} tokens, counted from 0, of the vocabulary"
+            )
+        ids, flows = tuple(asked.ids[: asked.pos + 1]), subject.pair.flows
+
+        def seen(model: PreTrainedModel, name: ModelName) -> Reading:
+            return read(subject.pair, model, flows[1] if name == "tuned" else flows[0], ids)
+
+        readings = _of_each(subject, asked, self._readings, ids, seen)
+        base = readings["base"]
+        others = {name: reading for name, reading in readings.items() if name != "base"}
+        return {
+            "pos": asked.pos,
+            "top": {name: _listed(subject, reading.logits) for name, reading in readings.items()},
+            "lens": {
+                name: [_listed(subject, depth, 1)[0] for depth in reading.lens] for name, reading in readings.items()
+            },
+            "lens_kl": {name: lens_divergences(base, reading) for name, reading in others.items()},
+            "changes": {
+                name: [
+                    {"name": component_name(*place), "layer": place[0], "component": place[1], "change": change}
+                    for place, change in relative_changes(base, reading).items()
+                ]
+                for name, reading in others.items()
+            },
+        }
 
 
 class _Overtaken(Exception):
     """A newer request of the same kind is there."""
 
 
+class _Kept(dict[tuple[Any, ...], Any]):
+    """The last few results, by what they are of."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def of(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What is kept under a key, or made now; it counts as the newest."""
+        found = self.pop(key) if key in self else make()
+        while len(self) >= self._most:
+            del self[next(iter(self))]
+        self[key] = found
+        return found
+
+
 def _names(scales: Mapping[str, float]) -> list[ModelName]:
     """The models that are asked: a mix only where something is mixed."""
     return ["base", "tuned", "mixed"] if any(scales.values()) else ["base", "tuned"]
+
+
+def _of_each(
+    subject: Subject,
+    asked: Answer | Token,
+    kept: _Kept,
+    about: tuple[Any, ...],
+    make: Callable[[PreTrainedModel, ModelName], Found],
+) -> dict[ModelName, Found]:
+    """What `make` finds of every model that is asked; that of base and tuned is kept, by what it is about."""
+
+    def made(name: ModelName) -> Found:
+        with _model(subject, name, asked.scales) as model:
+            return make(model, name)
+
+    return {
+        name: made(name) if name == "mixed" else kept.of((asked.run, asked.tuned, name, about), partial(made, name))
+        for name in _names(asked.scales)
+    }
 
 
 @contextmanager
@@ -175,32 +229,6 @@ def _loaded(subject: Subject) -> dict[str, Any]:
         "forms": list(subject.forms),
         "prompts": subject.offered(),
         "floors": subject.floors,
-    }
-
-
-def _at_token(subject: Subject, asked: Token) -> dict[str, Any]:
-    if asked.pos >= len(asked.ids) or max(asked.ids) >= subject.vocab_size:
-        raise RunError(f"token {asked.pos}: the text has {len(asked.ids)} tokens, counted from 0, of the vocabulary")
-    readings: dict[ModelName, Reading] = {}
-    flows = subject.pair.flows
-    for name in _names(asked.scales):
-        with _model(subject, name, asked.scales) as model:
-            flow = flows[1] if name == "tuned" else flows[0]
-            readings[name] = read(subject.pair, model, flow, asked.ids[: asked.pos + 1])
-    base = readings["base"]
-    others = {name: reading for name, reading in readings.items() if name != "base"}
-    return {
-        "pos": asked.pos,
-        "top": {name: _listed(subject, reading.logits) for name, reading in readings.items()},
-        "lens": {name: [_listed(subject, depth, 1)[0] for depth in reading.lens] for name, reading in readings.items()},
-        "lens_kl": {name: lens_divergences(base, reading) for name, reading in others.items()},
-        "changes": {
-            name: [
-                {"name": component_name(*place), "layer": place[0], "component": place[1], "change": change}
-                for place, change in relative_changes(base, reading).items()
-            ]
-            for name, reading in others.items()
-        },
     }
 
 

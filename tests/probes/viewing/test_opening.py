@@ -8,7 +8,7 @@ import pytest
 import probes
 from probes.cli import main
 from probes.errors import RunError
-from probes.viewing import opening, server
+from probes.viewing import packages, server
 from probes.viewing.session import Session
 from probes.viewing.widget import View
 from tests.command import call
@@ -43,7 +43,7 @@ def test_what_is_missing_is_told_with_what_to_do(run: probes.Run, monkeypatch: p
         probes.view()
     with pytest.raises(RunError, match="not a run directory"):
         probes.view(Path("nowhere"))
-    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"needs anywidget: pip install 'tuning-probes\[view\]'"):
         probes.view(run)
 
