@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from probes.store.run import Run as Run, load as load
     from probes.store.table import Table as Table
     from probes.suite import Suite as Suite, load_suite as load_suite
+    from probes.viewing.opening import view as view
     from probes.watch.store import load_watch as load_watch
     from probes.watch.training_probe import TrainingProbe as TrainingProbe
     from tv.errors import InputError as InputError, PromptError as PromptError
@@ -99,6 +100,7 @@ _EXPORTS = {
         "Suite",
         "load_suite",
     ),
+    "probes.viewing.opening": ("view",),
     "probes.watch.store": ("load_watch",),
     "probes.watch.training_probe": ("TrainingProbe",),
     "tv.errors": (

@@ -37,6 +37,7 @@ _LONG = (
     *("gating/test_check", "gating/test_pytest_plugin"),
     *("capture/test_loading", "store/test_query", "probes/test_plot", "tv/test_exports"),
     "architectures/test_agreement",
+    *("viewing/test_page", "viewing/test_session"),
 )
 #: Folders whose tests start programs, train or load real models, or compare backends.
 _SLOW = ("hostile", "parity", "docs", "examples", "data", "experiments", "extending")

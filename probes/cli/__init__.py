@@ -23,6 +23,7 @@ from probes.cli import (
     run,
     steer,
     verify,
+    view,
 )
 from tv.cli.commands import command, entry
 from tv.cli.registered import Group
@@ -55,6 +56,7 @@ for work in (
     gate.gate,
     check.check,
     verify.verify,
+    view.view,
 ):
     app.command()(command(work))
 

@@ -232,6 +232,12 @@ class Run:
         write_manifest(self.path, self.manifest)
         shutil.rmtree(self.path / "tables" / table, ignore_errors=True)
 
+    def view(self, **options: Any) -> Any:
+        """Both models of the run, live in a notebook: `probes.view` of this run, with the same options."""
+        import probes
+
+        return probes.view(self, **options)
+
     def _forget_verdict(self) -> None:
         """Remove the verdict: it is of tables that change now."""
         self.manifest.get(FILES, {}).pop(VERDICT, None)

@@ -98,6 +98,14 @@ def say(text: str) -> None:
         typer.echo(printable(text))
 
 
+def announce(name: str, text: str) -> None:
+    """A part of the result that cannot wait for the end: on stdout, with --json an object of its own."""
+    if _speech.json:
+        _line(sys.stdout, **{name: text})
+    else:
+        typer.echo(printable(text))
+
+
 def wrote(path: object, what: str) -> None:
     """What was written, and where."""
     say(f"{path}: {what}")

@@ -12,6 +12,7 @@ import pytest
 from tv.cli.terminal import (
     Shown,
     Stages,
+    announce,
     bar,
     begin,
     end,
@@ -53,6 +54,14 @@ def test_a_table_wider_than_the_screen_loses_nothing(capsys: pytest.CaptureFixtu
 def test_numbers_have_three_digits_and_nan_is_a_dash() -> None:
     assert [number(value) for value in (1234.5, 0.000123456, math.nan)] == ["1.23e+03", "0.00012", "–"]
     assert [number(value, digits=5) for value in (1234.5, 0.000123456)] == ["1234.5", "0.0001235"]
+
+
+def test_what_cannot_wait_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    announce("address", "http://here")
+    assert capsys.readouterr().out == "http://here\n"
+    begin(quiet=True, json=True)
+    announce("address", "http://here")
+    assert json.loads(capsys.readouterr().out) == {"address": "http://here"}
 
 
 #: Cell → on the screen, in JSON.
