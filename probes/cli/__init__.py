@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from probes.cli import (
     answers,
     attention,
@@ -21,16 +19,10 @@ from probes.cli import (
     steer,
     verify,
 )
-from tv.cli.commands import command, entry
-from tv.cli.registered import Group
+from tv.cli.commands import entry
+from tv.cli.registered import program
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="What fine-tuning changed inside a model, and which of the changes cause its behaviour.",
-)
-for work in (
+_WORKS = (
     run.run,
     discover.discover,
     attribute.attribute,
@@ -49,8 +41,8 @@ for work in (
     gate.gate,
     check.check,
     verify.verify,
-):
-    app.command()(command(work))
+)
+app = program("Show what fine-tuning changed inside a model, and which changes cause its behaviour.", _WORKS)
 
 
 def main() -> None:

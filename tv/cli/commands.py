@@ -21,8 +21,8 @@ from tv.runtime.quiet import report_no_use
 
 DONE, BUG, BAD_INPUT, FAILED, CANNOT_TELL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but the result, and errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Progress, result and errors as JSON, an object a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only results and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print progress, results and errors as JSON, one object per line.")]
 
 
 def command(work: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -78,8 +78,8 @@ def entry(app: typer.Typer, name: str, resumes: Mapping[str, tuple[str, ...]]) -
         terminal.fail(f"out of memory ({first_line(error)}); {RELIEF}" if short else traceback.format_exc(), status)
     if status == INTERRUPTED:  # typer may have caught it first
         asked = sys.argv[1:]
-        goes_on = asked and asked[0] in resumes and any(one.startswith(resumes[asked[0]]) for one in asked)
-        again = f"; the same `{name} {asked[0]}` goes on where it stopped" if goes_on else ""
+        resumes_here = asked and asked[0] in resumes and any(one.startswith(resumes[asked[0]]) for one in asked)
+        again = "; rerun the same command to resume" if resumes_here else ""
         terminal.fail(f"interrupted{again}", status)
     sys.exit(status)
 

@@ -15,11 +15,11 @@ from tv.runtime.lasting import lasting
 def info(
     path: Base,
     other: Annotated[
-        str | None, typer.Argument(metavar="TUNED", help="A tuned side: check that it belongs to BASE.")
+        str | None, typer.Argument(metavar="TUNED", help="A tuned model: check that it belongs to BASE.")
     ] = None,
     output: Output = None,
 ) -> None:
-    """What a checkpoint is; with two, whether they belong together.
+    """Describe a checkpoint; with two, check that they belong together.
 
     Example: tv info data/models/base data/models/medical
     """
@@ -51,7 +51,11 @@ def info(
         ],
     )
     if facts is not None:
-        say(f"{other}: fits; tokenizer {facts.tokenizer}")
+        say(f"{other}: compatible with the base; {_tokenizers(facts.tokenizer)}")
     print_notes(facts.notes if facts is not None else info_notes(checkpoint))
     if output is not None:
         write(tv.info(checkpoint), output)
+
+
+def _tokenizers(compared: str) -> str:
+    return "same tokenizer" if compared == "same" else f"tokenizer {compared}"

@@ -55,7 +55,7 @@ def test_stages_by_and_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     code, stdout, stderr = call(monkeypatch, capsys, main, *words)
     assert code == 0 and json.loads(stdout)["written"] == [str(tmp_path / "run" / "report.html")]
     assert "weights moved" not in stderr
-    assert "this run was there, finished" in call(monkeypatch, capsys, main, *words)[2]
+    assert "already complete; use --force to redo" in call(monkeypatch, capsys, main, *words)[2]
     assert "no such stage" in call(monkeypatch, capsys, main, *words, "--stages", "weight")[2]
 
 
@@ -230,7 +230,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("probes.job.job.write_floors", interrupted)
         code, _, stderr = call(patch, capsys, main, *run)
-    assert code == 130 and "error: interrupted; the same `probes run` goes on" in stderr
+    assert code == 130 and "error: interrupted; rerun the same command to resume" in stderr
     with monkeypatch.context() as patch:
         patch.setattr("probes.load", interrupted)
         assert call(patch, capsys, main, "attribute", tmp_path / "run")[2] == "error: interrupted\n"

@@ -335,7 +335,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     ]
     code, stdout, stderr = call(monkeypatch, capsys, main, "apply", base, *options)
     assert code == 0, stderr
-    assert "how the vectors conflict" in stdout and "times what rounding added" in stdout
+    assert "how much the vectors conflict" in stdout and "times what rounding added" in stdout
     assert "signs differ" in stdout.replace("\n", " ") and "κ left" not in stdout
     live = load_model(base)
     scales = {tv.extract(base, first): 0.7, tv.extract(base, second): -0.3}
