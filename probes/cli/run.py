@@ -12,12 +12,11 @@ from probes.cli.effects import print_checks, print_effects
 from probes.cli.plan import print_plan, print_seconds
 from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Stream, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
-from tv.cli.terminal import Stages, duration, remark, wrote
+from tv.cli.terminal import Stages, remark, wrote
 from tv.errors import InputError
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
-    from probes.job.job import Job
     from probes.job.pairs import Opened
 
 
@@ -119,6 +118,7 @@ def run(
     chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
     read_prompts([prompts for prompts in chosen.prompts if prompts.file is not None])
     import probes  # only now: a mistake in the suite or in a prompt file is reported before torch is imported
+    from probes.forecast import estimated
     from probes.job.prepare import prepare
 
     if plan:
@@ -157,7 +157,8 @@ def run(
                 remark(f"left out: {line}")
             if job.sizes:
                 _tell_size(job.sizes)
-            _tell_forecast(job)
+            for line in estimated(job):
+                remark(line)
         result = job.run()
     if "effects" in result.tables:
         print_effects(result["effects"])
@@ -186,22 +187,6 @@ def _tell_pair(opened: Opened) -> None:
         remark(f"  note: {note}")
     if opened.sameness is not None:
         remark(f"  aligned: {opened.sameness['sentence']}")
-
-
-def _tell_forecast(job: Job) -> None:
-    """Print what each stage takes here: time, and memory at its peak."""
-    from probes.forecast import forecast
-    from probes.store.table import size_text
-
-    stages = forecast(job)
-    if not stages:
-        return
-    cpu, wall = sum(stage.cpu for stage in stages), sum(stage.wall for stage in stages)
-    again = " if nothing of it were there already" if job.there is not None else ""
-    remark(f"about {duration(cpu)} of CPU time, {duration(wall)} here at the pace of a short trial{again}:")
-    for stage in stages:
-        peak = f"up to {size_text(stage.memory)} of memory"
-        remark(f"  {stage.name}: {duration(stage.cpu)} of CPU time, {duration(stage.wall)} here, {peak}")
 
 
 def _tell_size(tables: Mapping[str, int]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tv.errors import InputError
+from tv.errors import InputError, choices
 
 if TYPE_CHECKING:
     from tv.prompts.sets import PromptSet
@@ -135,7 +135,7 @@ def _columns(given: list[str] | None) -> dict[str, str] | None:
     columns = dict(_pairs(given, "--columns", "text=question,target=answer"))
     odd = next((key for key in columns if key not in KEYS), None)
     if odd is not None:
-        raise InputError(f"--columns {odd}=…: no key is called {odd!r}; there are {', '.join(KEYS)}")
+        raise InputError(f"--columns {odd}=…: no key {odd!r}{choices(odd, KEYS)}")
     return columns or None
 
 

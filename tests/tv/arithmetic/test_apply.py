@@ -379,7 +379,7 @@ def bad_input(base: Path, tuned: Path, other: Path, directory: Path) -> dict[str
     return {
         "no vector": ([base, *out], "no tuning vector given"),
         "no such vector": ([base, "--add", directory / "nothing", *out], "no such directory"),
-        "λ": ([base, "--add", f"{tuned}:much", *out], "'much', which is no number"),
+        "λ": ([base, "--add", f"{tuned}:much", *out], "'much', which is not a number"),
         "infinite λ": ([base, "--add", f"{tuned}:inf", *out], "finite"),
         "twice": ([base, *add, *add, *out], "given twice"),
         "method": ([base, *add, "--method", "best", *out], "use sum, ties"),

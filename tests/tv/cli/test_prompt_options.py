@@ -78,7 +78,7 @@ def test_options_are_the_settings_of_a_set(case: str) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "a key": ({"columns": ["question=text"]}, "--columns question=…: no key is called 'question'; there are id, text,"),
+    "a key": ({"columns": ["question=text"]}, "--columns question=…: no key 'question'; there are id, text,"),
     "no pair": ({"columns": ["question"]}, "--columns 'question': expected the form text=question,target=answer"),
     "no value": ({"chat": True, "chat_option": ["a="]}, "--chat-option 'a=': expected the form enable_thinking=false"),
     "system alone": (
@@ -87,7 +87,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "option alone": (
         {"chat_option": ["a=1"]},
-        "--chat-option belongs to a conversation; add --chat or",
+        "--chat-option needs a conversation; add --chat or",
     ),
     "blank": ({"chat": True, "system": " "}, "--system: the system message is blank"),
 }
