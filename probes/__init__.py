@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from probes.reporting.compare.page import compare as compare, comparison as comparison
     from probes.reporting.diagnose import diagnose as diagnose
     from probes.reporting.report import report as report
+    from probes.running import run as run
     from probes.starting.init import init as init
     from probes.store.run import Run as Run, load as load
     from probes.store.table import Table as Table
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from probes.watch.store import load_watch as load_watch
     from probes.watch.training_probe import TrainingProbe as TrainingProbe
     from tv.errors import InputError as InputError, PromptError as PromptError
-    from tv.runtime.compute import Compute as Compute, Progress as Progress
+    from tv.runtime.compute import Compute as Compute
+    from tv.runtime.progress import Progress as Progress
 
 #: What each module exports here. A module is imported when a name is first used: no command's help waits for torch.
 _EXPORTS = {
@@ -71,6 +73,8 @@ _EXPORTS = {
         "prepare",
         "run",
     ),
+    "probes.job.prepare": ("prepare",),
+    "probes.running": ("run",),
     "probes.job.probing": ("probe",),
     "probes.job.representations": ("representations",),
     "probes.job.steer": ("steer",),
@@ -107,10 +111,8 @@ _EXPORTS = {
         "InputError",
         "PromptError",
     ),
-    "tv.runtime.compute": (
-        "Compute",
-        "Progress",
-    ),
+    "tv.runtime.compute": ("Compute",),
+    "tv.runtime.progress": ("Progress",),
 }
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = sorted(_HOMES)

@@ -20,6 +20,7 @@ from probes.attribution.units import Unit
 from probes.capture.noise_floor import has_noise_floor
 from probes.job.job import Job
 from probes.planning import curve_sets, memory_of
+from probes.store.table import size_text
 from probes.suite import Suite
 from probes.trial import NOTHING, Pace, some_of, timed
 from tv.architecture.anatomy import Architecture, Module
@@ -28,6 +29,7 @@ from tv.measures.declared import TABLES
 from tv.measures.one_module import Wanted, measure_module
 from tv.prompts.encoding import Encoded, batches
 from tv.prompts.metric import answering
+from tv.runtime.progress import duration
 
 #: Bare forwards of both models that a capture takes, by what it measures: see benchmarks/capture_speed.py.
 LIGHT, FULL, EVERYWHERE = 1 / 0.93, 1 / 0.88, 1 / 0.55
@@ -81,6 +83,26 @@ def forecast(job: Job) -> list[Stage]:
     }
     here = _resident()
     return [Stage(name, pace.cpu, pace.wall, here + beyond.get(name, 0)) for name, pace in paces.items()]
+
+
+def estimated(job: Job) -> Iterator[str]:
+    """What the stages of a job take here, a line each after the total: time, and memory at its peak. It loads a pair.
+
+    Examples:
+        >>> import probes
+        >>> job = probes.prepare("data/suites/demo.yaml", out="reports/new", stages=["weights"])
+        >>> [line.split(":")[0] for line in estimated(job)][1:]
+        ['  weights']
+    """
+    stages = forecast(job)
+    if not stages:
+        return
+    cpu, wall = sum(stage.cpu for stage in stages), sum(stage.wall for stage in stages)
+    again = " for the whole run, of which a part is done" if job.there is not None else ""
+    yield f"estimated time{again}: {duration(wall)} here, {duration(cpu)} of CPU time, at the pace of a short trial"
+    for stage in stages:
+        peak = f"up to {size_text(stage.memory)} of memory"
+        yield f"  {stage.name}: {duration(stage.wall)} here, {duration(stage.cpu)} of CPU time, {peak}"
 
 
 def _paces(job: Job) -> Iterator[tuple[str, Pace]]:

@@ -26,6 +26,7 @@ from probes.reporting.words import MEASURES, effect_metric_name, metric_name
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
 from tv.architecture.anatomy import MODULES, in_order
+from tv.errors import choices
 from tv.runtime.atomic import replacing
 
 if TYPE_CHECKING:
@@ -159,8 +160,8 @@ def scatter(
     name = _tuned(run, tuned)
     for measure in (x, y):
         if measure not in SCHEMAS["link"].names:
-            known = ", ".join((*WEIGHT_MEASURES, *ACTIVATION_MEASURES, *CAUSAL_MEASURES))
-            raise RunError(f"{measure!r}: no measure of the link; there are {known}")
+            known = (*WEIGHT_MEASURES, *ACTIVATION_MEASURES, *CAUSAL_MEASURES)
+            raise RunError(f"no measure {measure!r} in the link{choices(measure, known)}")
     rows = rows_of(run, "link", "", [("tuned", "==", name), ("kind", "==", kind)]).dropna(subset=[x, y])
     if rows.empty:
         raise RunError(f"{run.path}: no {kind} of {name} has both {x} and {y}")
@@ -215,14 +216,14 @@ def _effects(run: Run, name: str, method: str, granularity: str | None) -> pd.Da
 def _of_domain(rows: pd.DataFrame, domain: str) -> pd.DataFrame:
     matches = rows[rows.domain == domain]
     if matches.empty and len(rows):
-        raise RunError(f"domain {domain!r}: there are {', '.join(map(str, rows.domain.unique()))}")
+        raise RunError(f"no domain {domain!r}{choices(domain, rows.domain.unique())}")
     return matches
 
 
 def _gathered(run: Run, tuned: str | None, table: str) -> Evidence:
     name = _tuned(run, tuned)
     if table not in run.tables:
-        raise RunError(f"{run.path}: no table {table!r}; there are {', '.join(run.tables)}")
+        raise RunError(f"{run.path}: no table {table!r}{choices(table, run.tables)}")
     return gather(run, name)
 
 
@@ -231,7 +232,7 @@ def _tuned(run: Run, tuned: str | None) -> str:
     if tuned is None and len(names) > 1:
         raise RunError(f"{run.path}: it has several tuned models; say tuned= one of {', '.join(names)}")
     if tuned is not None and tuned not in names:
-        raise RunError(f"{run.path}: no tuned model {tuned!r}; there are {', '.join(names)}")
+        raise RunError(f"{run.path}: no tuned model {tuned!r}{choices(tuned, names)}")
     return tuned or names[0]
 
 

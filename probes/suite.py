@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,12 +21,12 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from probes.errors import SuiteError
 from probes.measures.declared import MEASURES
 from probes.methods import METHODS, all_methods, all_options
 from tv.arithmetic.controls import CONTROLS
+from tv.errors import choices, meant
 from tv.prompts.files import Chat, PromptSet
 from tv.prompts.metric import METRICS
 from tv.prompts.sets import Positions
@@ -85,19 +85,14 @@ def metric_names() -> tuple[str, ...]:
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise _none_of(method.name for method in all_methods())
+        raise ValueError(f"no method {name!r}{choices(name, (method.name for method in all_methods()))}")
     return name
 
 
 def _control(name: str) -> str:
     if name not in CONTROLS:
-        raise _none_of(CONTROLS)
+        raise ValueError(f"no control {name!r}{choices(name, CONTROLS)}")
     return name
-
-
-def _none_of(known: Iterable[str]) -> PydanticCustomError:
-    *names, last = map(repr, known)
-    return PydanticCustomError("name", "should be {names}", {"names": f"{', '.join(names)} or {last}"})
 
 
 class Attribution(_Part):
@@ -124,9 +119,8 @@ class Attribution(_Part):
     def _named(cls, metric: str) -> str:
         if metric in metric_names() or FOUND_METRIC.fullmatch(metric) or OWN_METRIC.fullmatch(metric):
             return metric
-        known = ", ".join(metric_names())
         raise ValueError(
-            f"{metric!r} is no metric; there are {known}, module:function for a function of your own, and "
+            f"no metric {metric!r}{choices(metric, metric_names())}, module:function for a function of your own, and "
             "discovered:PART/READING for what a discovery found"
         )
 
@@ -305,7 +299,7 @@ class Suite(_Part):
     def _measurable(cls, measure: tuple[str, ...]) -> tuple[str, ...]:
         others = [name for name in measure if name not in MEASUREMENTS]
         if odd := [name for name in others if name not in MEASURES]:
-            raise ValueError(f"{odd[0]!r} is no measurement; there are {', '.join((*MEASUREMENTS, *MEASURES))}")
+            raise ValueError(f"no measurement {odd[0]!r}{choices(odd[0], (*MEASUREMENTS, *MEASURES))}")
         return measure
 
     @field_validator("tuned")
@@ -491,7 +485,7 @@ def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
     if mistake["type"] == "extra_forbidden":
         within = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
         part = _with_every_option() if within == "attribute" else _PARTS.get(within, Suite)
-        return f"unknown key; allowed: {', '.join(field.alias or name for name, field in part.model_fields.items())}"
+        return f"unknown key{choices(loc[-1], (field.alias or name for name, field in part.model_fields.items()))}"
     if mistake["type"] == "missing":
         return "missing; add this key"
     message = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "should")
@@ -500,7 +494,8 @@ def _complaint(mistake: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
     if mistake["type"] == "value_error":
         return message
     shown = repr(mistake["input"])
-    return f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
+    expected = re.findall("'([^']*)'", mistake.get("ctx", {}).get("expected", ""))
+    return f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '…'}{meant(mistake['input'], expected)}"
 
 
 def _place(where: str, file: YamlFile | None, loc: tuple[int | str, ...], given: frozenset[str]) -> str:

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     )
     from tv.measures.tokens import moved_tokens as moved_tokens
     from tv.prompts.files import Prompt as Prompt, PromptSet as PromptSet
-    from tv.runtime.compute import Compute as Compute, Progress as Progress
+    from tv.runtime.compute import Compute as Compute
+    from tv.runtime.progress import Progress as Progress
     from tv.verifying.difference import Difference as Difference, diff as diff
     from tv.verifying.merge import Verified as Verified, verify as verify
 
@@ -130,10 +131,8 @@ _EXPORTS = {
         "Prompt",
         "PromptSet",
     ),
-    "tv.runtime.compute": (
-        "Compute",
-        "Progress",
-    ),
+    "tv.runtime.compute": ("Compute",),
+    "tv.runtime.progress": ("Progress",),
     "tv.verifying.difference": (
         "Difference",
         "diff",

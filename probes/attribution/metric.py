@@ -21,7 +21,7 @@ from probes.errors import RunError
 from probes.suite import OWN_METRIC, metric_names
 from tv.architecture.trunk import ends_of
 from tv.checkpoints.streamed import in_memory, is_streamed
-from tv.errors import first_line
+from tv.errors import choices, first_line
 from tv.prompts.behaviour import metric_values
 from tv.prompts.encoding import Batch, Encoded, positions
 from tv.prompts.files import Prompt
@@ -113,9 +113,7 @@ def metric_of(name: str, tuned: PreTrainedModel, batches: Sequence[Batch], findi
         reads = _predicting if finding is None else finding.reads
         return Metric(name, partial(_kl, _reference(tuned, batches, reads), reads), reads=reads, finding=finding)
     if not OWN_METRIC.fullmatch(name):
-        raise RunError(
-            f"attribution: unknown metric {name!r}; there are {', '.join(metric_names())}, and module:function"
-        )
+        raise RunError(f"attribution: no metric {name!r}{choices(name, metric_names())}, and module:function")
     return Metric(name, partial(_checked, name, _imported(name)))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from probes.cli import (
     answers,
     attention,
@@ -25,16 +23,10 @@ from probes.cli import (
     verify,
     view,
 )
-from tv.cli.commands import command, entry
-from tv.cli.registered import Group
+from tv.cli.commands import entry
+from tv.cli.registered import program
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="What fine-tuning changed inside a model, and which of the changes cause its behaviour.",
-)
-for work in (
+_WORKS = (
     demo.demo,
     init.init,
     run.run,
@@ -57,8 +49,8 @@ for work in (
     check.check,
     verify.verify,
     view.view,
-):
-    app.command()(command(work))
+)
+app = program("Show what fine-tuning changed inside a model, and which changes cause its behaviour.", _WORKS)
 
 
 def main() -> None:

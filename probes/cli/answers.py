@@ -14,7 +14,7 @@ from tv.errors import InputError
 
 
 def link(path: RunPath) -> None:
-    """Join a run's weights, changes, ledger and effects by layer again; print the rank correlations.
+    """Join the weights, changes, ledger and effects of a run by layer again, and print their rank correlations.
 
     Example: probes link reports/demo
     """
@@ -28,9 +28,9 @@ def link(path: RunPath) -> None:
 
 def diagnose(
     path: RunPath,
-    conflicts: Annotated[bool, typer.Option(help="Compare every two tuned checkpoints again.")] = True,
+    conflicts: Annotated[bool, typer.Option(help="Also compare every two tuned checkpoints.")] = True,
 ) -> None:
-    """Say which known failure signatures a run shows, with the numbers behind them.
+    """List the known signs of failed tuning that a run shows, with the numbers behind them.
 
     Example: probes diagnose reports/demo
     """
@@ -42,7 +42,7 @@ def diagnose(
 
 
 def report(path: RunPath) -> None:
-    """Write a run's report.html again.
+    """Write the report.html of a run again.
 
     Example: probes report reports/demo
     """
@@ -52,17 +52,19 @@ def report(path: RunPath) -> None:
 
 
 def compare(
-    paths: Annotated[list[str], typer.Argument(metavar="RUN", help="Directories of runs, or their URLs.")],
+    paths: Annotated[list[str], typer.Argument(metavar="RUN", help="Directories or URLs of runs.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page to write (.html); a watched training has its own.")
+        Path | None, typer.Option("--out", "-o", help="The page to write (.html); optional for a watched training run.")
     ] = None,
-    label: Annotated[list[str] | None, typer.Option(help="A run's label on the page, in the runs' order.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="The label of a run on the page, in the order of the runs; repeatable.")
+    ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Of a watched training: write the page again until training ends.")
+        bool, typer.Option("--watch", help="For a watched training run: update the page until training ends.")
     ] = False,
-    every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.")] = 5.0,
+    every: Annotated[float, typer.Option(help="With --watch: seconds between two updates.")] = 5.0,
 ) -> None:
-    """Lay several runs side by side in one page: checkpoints of one training, domains, sizes; or watch a training.
+    """Compare several runs in one page: checkpoints of one training run, domains or sizes; or watch a training run.
 
     Example: probes compare reports/medical reports/math --out compared.html --label medical --label math
     """
@@ -70,13 +72,13 @@ def compare(
 
     if watch or (len(paths) == 1 and is_watched(paths[0])):
         if len(paths) > 1 or label:
-            raise InputError("--watch: takes one directory, the `out` of a probes.TrainingProbe, and no label")
+            raise InputError("--watch takes one directory, the `out` of a probes.TrainingProbe, and no label")
         if not every > 0:
-            raise InputError(f"--every {every:g}: seconds between two looks are more than 0")
+            raise InputError(f"--every {every:g}: must be more than 0 seconds")
         _watch(paths[0], out, every, watch)
         return
     if out is None:
-        raise InputError("runs are compared in a page: name it with --out PAGE.html")
+        raise InputError("no page to write; name one with --out PAGE.html")
     import probes
 
     wrote(probes.compare(paths, to=out, labels=label), f"{len(paths)} runs compared")
@@ -89,6 +91,6 @@ def _watch(path: str, out: Path | None, every: float, live: bool) -> None:
     page = None
     with suppress(KeyboardInterrupt):
         for page in watch(path, to=out, every=every, live=live):
-            remark(f"{page}: written; the browser loads it again by itself" if live else f"{page}: written")
+            remark(f"{page}: written; the browser reloads it by itself" if live else f"{page}: written")
     if page is not None:
-        wrote(page, "the watched training")
+        wrote(page, "the watched training run")

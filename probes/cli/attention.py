@@ -22,13 +22,13 @@ SHOWN = 8
 def attention(
     path: RunPath,
     tuned: Tuned = None,
-    prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 96,
+    prompts: Annotated[int, typer.Option(help="How many prompts to read, drawn from all domains in turn.")] = 96,
     draws: Annotated[int, typer.Option(help="Draws of base + random T, the null; at least 2.")] = 4,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     offload: Offload = False,
 ) -> None:
-    """How every head's attention pattern changed, and whether its own weights or its input changed it.
+    """Measure how each head's attention pattern changed, and whether its own weights or its input changed it.
 
     Example: probes attention reports/demo --tuned medical --draws 4
     """

@@ -26,8 +26,8 @@ def _helps() -> dict[str, str]:
     from probes.suite import metric_names
 
     return {
-        "method": f"{', '.join(_methods())}; give it again for several.",
-        "metric": f"{', '.join(metric_names())}, discovered:PART/READING, or module:function of your own.",
+        "method": f"{', '.join(_methods())}; repeatable.",
+        "metric": f"{', '.join(metric_names())}, discovered:PART/READING, or your own module:function.",
     }
 
 
@@ -43,25 +43,36 @@ def _metrics() -> list[str]:
     return list(metric_names())
 
 
-@options_from(_options, _helps)
+@options_from(_options, _helps, default="the suite's, else {}")
 def attribute(
     path: RunPath,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A method; give it again for several.", autocompletion=among(_methods)),
+        typer.Option(help="A method; repeatable.", show_default="the suite's", autocompletion=among(_methods)),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="The metric of effects.", autocompletion=among(_metrics)),
+        typer.Option(help="The metric of the effects.", show_default="the suite's", autocompletion=among(_metrics)),
     ] = None,
     granularity: Annotated[
-        list[str] | None, typer.Option(help="component, module, head, kv_head, expert or neuron; several too.")
+        list[str] | None,
+        typer.Option(
+            help="component, module, head, kv_head, expert or neuron; repeatable.", show_default="the suite's"
+        ),
     ] = None,
     control: Annotated[
-        list[str] | None, typer.Option(help="random, shuffled, spectrum …: a vector in T's place; several too.")
+        list[str] | None,
+        typer.Option(
+            help="A control vector in T's place: random, shuffled, spectrum …; repeatable.",
+            show_default="the suite's",
+        ),
     ] = None,
     curves: Annotated[
-        bool | None, typer.Option(help="Also the faithfulness curves: each ranking's top n moved together.")
+        bool | None,
+        typer.Option(
+            help="Also measure faithfulness curves: move the top n of each ranking together.",
+            show_default="the suite's",
+        ),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -70,7 +81,7 @@ def attribute(
     engine: Engine = "local",
     **options: Any,
 ) -> None:
-    """Attribute a run's behaviour change again, from the checkpoints that it names; what is not given is the suite's.
+    """Attribute the behaviour change of a run again, with its checkpoints and, by default, the settings of its suite.
 
     Example: probes attribute reports/demo --method path --method revert --granularity module
     """

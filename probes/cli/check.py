@@ -19,27 +19,29 @@ def check(
     base: Base,
     tuned: Tuned,
     texts: Annotated[
-        Path | None, typer.Option(help="Texts of your own, a blank line between two; else those that come along.")
+        Path | None,
+        typer.Option(
+            help="A file of texts, separated by blank lines.", show_default="texts that come with the program"
+        ),
     ] = None,
     at_most: Annotated[
-        float | None, typer.Option(min=0.0, help="The KL that is allowed, nats per token.", show_default="any")
+        float | None, typer.Option(min=0.0, help="The largest KL allowed, in nats per token.", show_default="any")
     ] = None,
-    draws: Annotated[int, typer.Option(min=39, help="Random T, at most; the first 20 where these settle it.")] = 39,
-    longest: Annotated[int, typer.Option(min=2, help="Tokens of a text that are read, at most.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random T.")] = 0,
+    draws: Annotated[int, typer.Option(min=39, help="Draws of random T, at most; 20 if these settle it.")] = 39,
+    longest: Annotated[int, typer.Option(min=2, help="Tokens to read of each text, at most.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random T.")] = 0,
     keep: Annotated[
         Path | None,
-        typer.Option(help="A directory that keeps finished random T: rerun the same command to resume."),
+        typer.Option(help="A directory that stores finished draws: rerun the same command to resume."),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> int:
-    """In a minute, without a suite: does a tuning move predictions on general texts otherwise than random T would?
+    """In a minute, without a suite: does the tuning change predictions on general texts more or less than random T?
 
-    KL(base ‖ tuned) over the whole vocabulary, beside random T of the same norm and effective rank in every matrix.
+    Measures KL(base ‖ tuned) over the whole vocabulary, next to random T of the same norm and effective rank.
 
-    The status is 0 where it is told from random T, 4 where it is not, 3 where nothing moved or the KL is above
-    --at-most.
+    Exit status: 0 if it differs from random T, 4 if it does not, 3 if nothing changed or the KL is above --at-most.
 
     Example: probes check data/models/base data/models/medical
     """
@@ -59,7 +61,7 @@ def check(
             compute=Compute(device, dtype, progress=progress),
         )
     if math.isnan(found.kl):
-        say("T = 0: nothing moved")
+        say("T = 0: nothing changed")
         return STATUS[found.verdict]
     random = sorted(found.random)
     rows = [
@@ -76,7 +78,7 @@ def check(
 
 
 def _rank(value: float, random: list[float]) -> str:
-    return f"{sum(drawn >= value for drawn in random)} of {len(random)} random T move predictions as much or more"
+    return f"{sum(drawn >= value for drawn in random)} of {len(random)} random T change predictions as much or more"
 
 
 def _read(path: Path | None) -> list[str] | None:

@@ -24,45 +24,49 @@ def discover(
     texts: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Any texts: prompts (JSONL, CSV, Parquet), plain text (.txt, .md) or a data set; repeatable. Without "
-            "it the base writes some itself."
+            help="Any texts: prompts (JSONL, CSV, Parquet), plain text (.txt, .md) or a data set; repeatable.",
+            show_default="texts that the base writes",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the run goes, and its report.html.")] = Path("reports/discovery"),
+    out: Annotated[Path, typer.Option(help="The directory for the run and its report.html.")] = Path(
+        "reports/discovery"
+    ),
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this way of looking, one of docs/discovery.md, or all; token_shifts is the quickest. Repeatable."
+            help="Only this part, one of docs/discovery.md, or all; token_shifts is the quickest. Repeatable.",
+            show_default="the suite's default parts",
         ),
     ] = None,
     draws: Annotated[
         int,
         typer.Option(
-            min=1, help="Vectors that learnt nothing, shams and noise each; with fewer than 16 nothing can stand out."
+            min=1, help="Control vectors of each kind, shams and noise; with fewer than 16 nothing can stand out."
         ),
     ] = 20,
-    longest: Annotated[int, typer.Option(min=4, help="Tokens of a text that are read, at most.")] = 32,
+    longest: Annotated[int, typer.Option(min=4, help="Tokens to read of each text, at most.")] = 32,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Of all texts that are read; which, the seed draws.", show_default="every text"),
+        typer.Option(min=1, help="Tokens to read in total; the seed chooses the texts.", show_default="all"),
     ] = None,
     amplify: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is written with twice the T of parameters of this name, * any; repeatable.", show_default="*"
+            help="Double the T of parameters of this name (* for any) in amplified samples; repeatable.",
+            show_default="*",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of texts, halves, controls and samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of texts, halves, controls and samples.")] = 0,
     device: Device = "cpu",
     workers: Workers = 1,
     stream: Stream = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Redo the run, and replace an existing one.")] = False,
 ) -> None:
-    """What does the tuned model say and favour that the base does not? No target is needed, and no guess.
+    """Find what the tuned model says and favours that the base does not, without targets and without a guess.
 
-    The result is words. Each is held against vectors that have learnt nothing.
+    The result is a list of words, each compared with control vectors that learnt nothing.
 
-    Where none stands out, nothing was found. The run's report.html shows it all.
+    If no word stands out, nothing was found. The run's report.html has the details.
 
     Example: probes discover data/models/base data/models/medical --texts data/prompts/general.jsonl
     """
@@ -75,13 +79,13 @@ def discover(
         compute = Compute(device, workers=workers, progress=stages.update, stream=stream)
         run = run_of(base, tuned, texts=texts or [], out=out, force=force, settings=settings, compute=compute)
         if not stages.stages:
-            remark("this run was there, finished; --force makes it again")
+            remark("already complete; use --force to redo")
     for name in run.manifest["suite"]["tuned"]:
         found = found_of(run, name)
         if found is not None:
             print_found(found)
-    wrote(run.path / "report.html", "the report: words beside their nulls, samples, texts")
-    wrote(run.path, 'the run; its tables are read with `probes query`, such as "SELECT * FROM discovered_words"')
+    wrote(run.path / "report.html", "the report: words and their nulls, samples, texts")
+    wrote(run.path, 'the run; read its tables with `probes query`, as in "SELECT * FROM discovered_words"')
 
 
 def print_found(found: Found) -> None:
@@ -102,4 +106,4 @@ def print_found(found: Found) -> None:
         rows.append([part, reading, f"{named}{more}", first.value, first.noise, first.sham, unit, first.q])
     if rows:
         columns = ["part", "list", "words that stand out", "first word", "random at most", "shams at most", "unit", "q"]
-        print_table("Lists of words, and how far the first word is beyond the nulls", columns, rows, digits=3)
+        print_table("lists of words, and how far the first word is beyond the nulls", columns, rows, digits=3)

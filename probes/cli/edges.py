@@ -23,20 +23,20 @@ def edges(
     path: RunPath,
     tuned: Tuned = None,
     metric: Metric = None,
-    prompts: Annotated[int, typer.Option(help="How many prompts are read, drawn in turn from every domain.")] = 96,
+    prompts: Annotated[int, typer.Option(help="How many prompts to read, drawn from all domains in turn.")] = 96,
     draws: Annotated[int, typer.Option(help="Draws of base + random T, the null; at least 2.")] = 4,
     steps: Annotated[
         int,
-        typer.Option(
-            help="Steps of the integral to begin with, an even number; more are taken where it has not settled."
-        ),
+        typer.Option(help="Initial steps of the integral, an even number; more are taken until it settles."),
     ] = 8,
-    orders: Annotated[int, typer.Option(help="Random orders of edges, beside the curve of the largest first.")] = 8,
+    orders: Annotated[
+        int, typer.Option(help="Random orders of edges, for comparison with the curve of the largest first.")
+    ] = 8,
     device: Device = "cpu",
 ) -> None:
-    """What every component's change does to a metric through every component that reads it.
+    """Measure how the change of each component acts on a metric through each component that reads it.
 
-    The metric needs a gradient, as logit_diff and target_nll have.
+    The metric must have a gradient, as logit_diff and target_nll do.
 
     Example: probes edges reports/demo --tuned medical --metric logit_diff
     """

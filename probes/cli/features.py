@@ -32,40 +32,42 @@ def features(
     path: RunPath,
     tuned: Tuned = None,
     form: Annotated[
-        Form, typer.Option(help="Both models together, or an SAE of their difference Δh.")
+        Form, typer.Option(help="crosscoder: a dictionary of both models; delta: an SAE of their difference Δh.")
     ] = Form.crosscoder,
     dictionary: Annotated[
         Path | None,
-        typer.Option(help="A public dictionary of the base (SAELens, dictionary-learning); nothing is trained then."),
+        typer.Option(help="Use a public dictionary of the base (SAELens, dictionary-learning) and train none."),
     ] = None,
     site: Annotated[
-        SiteName | None, typer.Option(help="Where states are read.", show_default="the dictionary's, else resid_post")
+        SiteName | None, typer.Option(help="The site to read.", show_default="the dictionary's, else resid_post")
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="The layer, from 0.", show_default="the dictionary's, else the middle one")
+        int | None,
+        typer.Option(min=0, help="The layer, counted from 0.", show_default="the dictionary's, else the middle one"),
     ] = None,
-    latents: Annotated[int, typer.Option(min=2, help="Latents of a dictionary that is trained.")] = 1024,
+    latents: Annotated[int, typer.Option(min=2, help="Latents of a trained dictionary.")] = 1024,
     k: Annotated[
         int | None,
-        typer.Option(min=1, help="Latents that fire at a token, on average.", show_default="16; 4 with --form delta"),
+        typer.Option(min=1, help="Average number of active latents per token.", show_default="16; 4 with --form delta"),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training, of 512 tokens each.")] = 450,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of 512 tokens each.")] = 450,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Trainings of the pair and of each null; with 1 no stability and no false rate.")
+        int,
+        typer.Option(min=1, help="Training runs of the pair and of each null; 1 gives no stability and no false rate."),
     ] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the first training and of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first training run and of all random draws.")] = 0,
     texts: Annotated[
-        list[Path] | None, typer.Option(help="Texts to read in place of the run's prompts; repeatable.")
+        list[Path] | None, typer.Option(help="Texts to read; repeatable.", show_default="the run's prompts")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=64, help="Tokens of the texts that are read, at most.")] = 60_000,
+    tokens: Annotated[int, typer.Option(min=64, help="Tokens to read, at most.")] = 60_000,
     metric: Metric = None,
-    effects: Annotated[int, typer.Option(min=0, help="Latents that are moved one by one; 0 for none.")] = 16,
+    effects: Annotated[int, typer.Option(min=0, help="Latents to move one at a time; 0 for none.")] = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Which sparse features are new, lost or shifted, beyond base against base? And what do they cause?
+    """Find sparse features that are new, lost or shifted beyond base-against-base, and what they cause.
 
-    The same command resumes one that was killed.
+    Rerun the same command to resume.
 
     Example: probes features reports/demo --tuned medical --texts data/prompts/general.jsonl
     """
@@ -92,13 +94,13 @@ def features(
             compute=Compute(device, dtype, progress=stages.update),
         )
     _print(found, run["dictionaries"], run["feature_words"])
-    wrote(probes.report(run), "the report: the features with their texts, words and effects")
+    wrote(probes.report(run), "the report: features with their texts, words and effects")
 
 
 def _print(found: pd.DataFrame, dictionaries: pd.DataFrame, words: pd.DataFrame) -> None:
     shown = ["tuned", "side", "seed", "fvu_base", "fvu_tuned", "fvu_delta", "l0", "dead", "stability", "called"]
     print_table(
-        "Dictionaries; `called` is the share of latents called new, lost or shifted: of a null, falsely",
+        "dictionaries; `called` is the share of latents called new, lost or shifted, which is false for a null",
         shown,
         dictionaries[shown].to_numpy().tolist(),
         digits=3,
@@ -121,4 +123,4 @@ def _print(found: pd.DataFrame, dictionaries: pd.DataFrame, words: pd.DataFrame)
         ]
         if lines:
             columns = ["feature", "class", "change", "nulls at most", "energy", "words"]
-            print_table(f"What moved most in {name}", columns, lines, digits=3)
+            print_table(f"largest changes in {name}", columns, lines, digits=3)

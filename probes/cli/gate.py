@@ -23,21 +23,20 @@ def gate(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="Runs, or their URLs: rules hold their tuned models to bounds, or against each other. With --plan a "
-            "suite too, before its run.",
+            help="Directories or URLs of runs, whose tuned models the rules judge; with --plan, also a suite before "
+            "its run.",
             metavar="RUN",
         ),
     ],
-    rules: Annotated[Path, typer.Option(help="The file of rules (YAML), see docs/gate.md.")],
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Judge nothing; say what each rule would be able to tell.")
-    ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write them as Markdown, for a summary.")] = None,
+    rules: Annotated[Path, typer.Option(help="The file of rules (YAML); see docs/gate.md.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Do not judge; show what each rule could detect.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML to this file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the verdicts as Markdown to this file.")] = None,
 ) -> int:
-    """May it ship? Hold the numbers of a run against rules: each passes, fails, or cannot be told.
+    """Decide whether a tuned model may ship: check the numbers of a run against rules.
 
-    The status is 0 where all pass, 3 where any fails, 4 where none fails and some cannot be told.
+    Each rule passes, fails, or cannot tell. Exit status: 0 if all pass, 3 if any fails, 4 if none fails but some
+    cannot tell.
 
     Example: probes gate reports/demo --rules data/gates/demo.yaml
     """
@@ -51,7 +50,7 @@ def gate(
         return DONE
     suites = [one for one in source if Path(one).suffix in (".yaml", ".yml")]
     if suites:
-        raise InputError(f"{suites[0]}: is a suite, and has no numbers yet; add --plan, or pass the run that it made")
+        raise InputError(f"{suites[0]}: this is a suite, which has no numbers yet; add --plan, or pass its run")
     found = judge(source, rules)
     _print(found)
     if junit is not None:
@@ -102,4 +101,4 @@ def _print_plan(ahead: pd.DataFrame) -> None:
         for row in ahead.astype({"reachable": object}).to_dict("records")
     ]
     columns = ["rule", "tuned", "n", "prompts", "bound", "detectable", "unit", "reachable", "note"]
-    print_table("what each rule can tell in 80 % of runs, corrected over all rules", columns, rows)
+    print_table("what each rule can detect in 80 % of runs, corrected for the number of rules", columns, rows)

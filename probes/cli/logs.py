@@ -15,10 +15,13 @@ def logs(
     path: RunPath,
     log: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=LOG", help="By model, base or a tuned one: samples of lm-eval, a log of Inspect."),
+        typer.Argument(
+            metavar="NAME=LOG",
+            help="The log of a model (base, or the name of a tuned one): samples of lm-eval or a log of Inspect.",
+        ),
     ],
 ) -> None:
-    """Add what other evaluations logged of a run's models to its behaviour, on the prompts that came from the logs.
+    """Add the logs of other evaluations to the behaviour of a run, for the prompts that came from these logs.
 
     Example: probes logs reports/items base=data/logs/lm-eval/base medical=data/logs/lm-eval/medical
     """

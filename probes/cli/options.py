@@ -4,4 +4,4 @@ from typing import Annotated
 
 import typer
 
-RunPath = Annotated[str, typer.Argument(help="The directory of a run, or its URL.", metavar="RUN")]
+RunPath = Annotated[str, typer.Argument(help="The directory or URL of a run.", metavar="RUN")]

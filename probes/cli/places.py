@@ -18,21 +18,21 @@ SiteName = Literal["resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out"
 Site = Annotated[SiteName, typer.Option(help="Where states are read.")]
 Places = Annotated[
     Literal["last", "all", "target", "generated", "from answer", "from user", "after template"],
-    typer.Option(help="At which positions of a prompt; several are averaged. last is the last token of the text."),
+    typer.Option(help="Which positions of a prompt to read; several are averaged. last is the last token of the text."),
 ]
 Layer = Annotated[
-    list[int] | None, typer.Option(help="Only this layer, from 0; repeatable.", show_default="every layer")
+    list[int] | None, typer.Option(help="Only this layer, counted from 0; repeatable.", show_default="all")
 ]
 Tuned = Annotated[
     list[str] | None,
-    typer.Option("--tuned", help="Only this tuned model of the run; repeatable.", show_default="every one"),
+    typer.Option("--tuned", help="Only this tuned model of the run; repeatable.", show_default="all"),
 ]
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="The behaviour that effects are measured on: logit_diff, target_nll, ….",
+        help="The behaviour metric of the effects: logit_diff, target_nll, ….",
         show_default="the run's",
         autocompletion=among(_metrics),
     ),
 ]
-Draws = Annotated[int, typer.Option(min=0, help="Draws of base + random T, a null of every difference.")]
+Draws = Annotated[int, typer.Option(min=0, help="Draws of base + random T, the null of every difference.")]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tv.cli.terminal import duration, print_notes, print_table, say
+from tv.cli.terminal import print_notes, print_table, say
 from tv.errors import InputError
 from tv.runtime.compute import Compute, Engine
+from tv.runtime.progress import duration
 
 if TYPE_CHECKING:
     from probes.methods import Cost

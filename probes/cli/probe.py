@@ -16,25 +16,26 @@ from tv.runtime.compute import Compute
 def probe(
     path: RunPath,
     label: Annotated[
-        str, typer.Option(help="domain, correct, or FILE:COLUMN of a CSV, TSV, JSONL or Parquet file with prompt ids.")
+        str,
+        typer.Option(help="domain, correct, or FILE:COLUMN of a CSV, TSV, JSONL or Parquet file with prompt ids."),
     ] = "domain",
     of: Annotated[
         Literal["own", "base", "tuned"],
-        typer.Option(help="Of correct: whose answers; own are those of the model that is read."),
+        typer.Option(help="For the label correct: whose answers count; own: those of the model that is read."),
     ] = "own",
     site: Site = "resid_post",
     positions: Places = "last",
     layer: Layer = None,
     tuned: Tuned = None,
-    folds: Annotated[int, typer.Option(min=2, help="Folds, of whole clusters of prompts.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Cross-validation folds, of whole clusters of prompts.")] = 5,
     controls: Annotated[
-        int, typer.Option(min=0, help="Draws of shuffled labels; with fewer than 20 nothing can be readable.")
+        int, typer.Option(min=0, help="Draws of shuffled labels; with fewer than 20 no label can count as readable.")
     ] = 20,
     draws: Draws = 3,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Linear probes: is a label readable from each layer's states, in base and tuned, and did its direction turn?
+    """Train linear probes: is a label readable in each layer of base and tuned, and did its direction turn?
 
     Example: probes probe reports/demo --label domain
     """
@@ -76,4 +77,6 @@ def probe(
             for row in rows.itertuples()
         ],
     )
-    wrote(probes.report(loaded), "the report; `probes query` reads probe_accuracy, probe_directions and probe_weights")
+    wrote(
+        probes.report(loaded), "the report; read probe_accuracy, probe_directions and probe_weights with `probes query`"
+    )

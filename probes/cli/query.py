@@ -14,13 +14,13 @@ from tv.cli.terminal import Shown, print_table, say
 
 def query(
     path: RunPath,
-    statement: Annotated[str, typer.Argument(help="One SELECT, in DuckDB's dialect.", metavar="SQL")],
+    statement: Annotated[str, typer.Argument(help="One SELECT statement in the SQL of DuckDB.", metavar="SQL")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the whole answer: .csv, .parquet or .json.")
+        Path | None, typer.Option("--out", "-o", help="Write the whole answer to this file: .csv, .parquet or .json.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows that are printed.")] = 40,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to print.")] = 40,
 ) -> None:
-    """Ask a run's tables in SQL. It reads those tables and nothing else, and never writes to them.
+    """Query the tables of a run with SQL, which can read these tables only and cannot change them.
 
     Example: probes query reports/demo "SELECT layer, avg(flip_rate) AS flips FROM gates GROUP BY layer ORDER BY layer"
     """
@@ -35,7 +35,7 @@ def query(
     cells = [[_cell(value) for value in row] for row in shown.itertuples(index=False)]
     print_table("", found.column_names, cells, digits=5)
     if found.num_rows > rows:
-        say(f"{found.num_rows - rows:,} rows more; --rows N prints N, --out FILE writes all")
+        say(f"{found.num_rows - rows:,} more rows; --rows N prints N rows, --out FILE writes all")
 
 
 def _cell(value: object) -> object:

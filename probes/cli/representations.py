@@ -20,15 +20,15 @@ def representations(
     layer: Layer = None,
     tuned: Tuned = None,
     metric: Metric = None,
-    neighbours: Annotated[int, typer.Option(min=1, help="Nearest prompts of each prompt that are compared.")] = 10,
+    neighbours: Annotated[int, typer.Option(min=1, help="How many nearest prompts of each prompt to compare.")] = 10,
     draws: Draws = 3,
     curves: Annotated[
-        bool, typer.Option(help="Also patch growing projections of Δh into the base, and read the metric.")
+        bool, typer.Option(help="Also patch growing projections of Δh into the base and measure the metric.")
     ] = True,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """How far are both models' states apart, of which directions is the difference made, and what do these do?
+    """Measure how far apart the states of both models are, along which directions, and what these directions do.
 
     Example: probes representations reports/demo
     """

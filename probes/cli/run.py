@@ -12,12 +12,11 @@ from probes.cli.effects import print_verdict
 from probes.cli.plan import print_plan, print_seconds
 from tv.cli.options import Align, Cache, Device, Dtype, Engine, Offload, Stream, Workers
 from tv.cli.prompt_options import reads_prompts, settings_of
-from tv.cli.terminal import Stages, duration, remark, wrote
+from tv.cli.terminal import Stages, remark, wrote
 from tv.errors import InputError
 from tv.runtime.compute import Compute
 
 if TYPE_CHECKING:
-    from probes.job.job import Job
     from probes.job.pairs import Opened
 
 
@@ -25,19 +24,31 @@ if TYPE_CHECKING:
 def run(
     suite: Annotated[Path, typer.Argument(help="The suite file (YAML).", metavar="SUITE")],
     base: Annotated[
-        str | None, typer.Option(help="This base, not the suite's: a directory, a hub id or a GGUF file.")
+        str | None, typer.Option(help="The base: a directory, a hub id or a GGUF file.", show_default="the suite's")
     ] = None,
-    tuned: Annotated[str | None, typer.Option(help="This tuned model, not the suite's.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="The tuned model.", show_default="the suite's")] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="Where the run goes, a directory or a URL (s3://…).", show_default="reports/<suite name>"),
+        typer.Option(
+            help="Where to write the run: a directory or a URL (s3://…).", show_default="reports/<suite name>"
+        ),
     ] = None,
     generate: Annotated[
-        int | None, typer.Option(min=1, help="Read both models over a continuation of at most N tokens.", metavar="N")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Also read both models on a continuation of each prompt of at most N tokens.",
+            show_default="the suite's",
+            metavar="N",
+        ),
     ] = None,
     continuation: Annotated[
         Literal["base", "tuned", "given"] | None,
-        typer.Option("--continue", help="Whose continuation: base's, tuned's, or the given one."),
+        typer.Option(
+            "--continue",
+            help="Whose continuation: the base's, the tuned model's, or the one given in the prompt file.",
+            show_default="the suite's, else base",
+        ),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -49,38 +60,44 @@ def run(
     stages: Annotated[
         str | None,
         typer.Option(
-            help="Only these of weights, capture, noise_floor, attribute, link, report; the rest can follow later.",
+            help="Only these stages, separated by commas: weights, capture, noise_floor, discover, attribute, link, "
+            "report; run the others later with the same command.",
+            show_default="all",
             metavar="STAGES",
         ),
     ] = None,
     backend: Annotated[
         Literal["torch", "transformer_lens", "nnsight"] | None,
-        typer.Option(help="The capture backend, not the suite's: torch, transformer_lens or nnsight."),
+        typer.Option(help="The library that captures activations.", show_default="the suite's"),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(help="Store the vectors of these sites too, as float16: resid_post,attn_out,…", metavar="SITES"),
+        typer.Option(
+            help="Also store the vectors of these sites, as float16: resid_post,attn_out,…",
+            show_default="the suite's",
+            metavar="SITES",
+        ),
     ] = None,
     align: Align = False,
-    remote: Annotated[bool, typer.Option("--remote", help="Let nnsight's server run the models.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Run the models on the server of nnsight.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Redo the run, and replace an existing one.")] = False,
     plan: Annotated[
         bool,
         typer.Option(
-            "--plan", help="Say what the run would read, hold and compute, and how long; a config.json is enough."
+            "--plan", help="Show what the run would read, store and compute, and how long it takes; do not run."
         ),
     ] = False,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="With --plan: every prompt has N tokens, without a tokenizer.", metavar="N"),
+        typer.Option(min=1, help="With --plan: assume N tokens per prompt, where there is no tokenizer.", metavar="N"),
     ] = None,
     **reading: Any,
 ) -> None:
-    """The main job: measure weights, capture activations, attribute, link, report.
+    """Run a suite: measure weights, capture activations, attribute the change of behaviour, link, report.
 
-    Rerun the same command to resume a run that was killed. What is said of prompts holds for every set of the suite.
+    Rerun the same command to resume. Options for prompts apply to every prompt set of the suite.
 
-    With --plan no weight is loaded, and what the run would take is said, time by a trial of a few seconds.
+    With --plan no weights are loaded; times come from a trial of a few seconds on random weights.
 
     Example: probes run data/suites/demo.yaml --out reports/demo
     """
@@ -88,7 +105,7 @@ def run(
     from tv.prompts.files import read_prompts
 
     if tokens is not None and not plan:
-        raise InputError("--tokens is of --plan; a run counts its tokens itself")
+        raise InputError("--tokens needs --plan; a run counts its tokens itself")
     continued = {key: value for key, value in (("tokens", generate), ("from", continuation)) if value is not None}
     settings = {
         "generate": continued or None,
@@ -100,7 +117,8 @@ def run(
     settings = {key: value for key, value in settings.items() if value is not None}
     chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
     read_prompts([prompts for prompts in chosen.prompts if prompts.file is not None])
-    import probes  # only now: a mistake in the suite or in a file of prompts is told before torch is imported
+    import probes  # only now: a mistake in the suite or in a prompt file is reported before torch is imported
+    from probes.forecast import estimated
     from probes.job.prepare import prepare
 
     if plan:
@@ -129,7 +147,7 @@ def run(
         for pair in job.pairs:
             _tell_pair(pair)
         if job.is_done:
-            remark("this run was there, finished; --force makes it again")
+            remark("already complete; use --force to redo")
         else:
             for note in job.notes:
                 remark(f"note: {note}")
@@ -139,7 +157,8 @@ def run(
                 remark(f"left out: {line}")
             if job.sizes:
                 _tell_size(job.sizes)
-            _tell_forecast(job)
+            for line in estimated(job):
+                remark(line)
         result = job.run()
     if "report" in job.stages:
         print_verdict(result)
@@ -166,22 +185,6 @@ def _tell_pair(opened: Opened) -> None:
         remark(f"  note: {note}")
     if opened.sameness is not None:
         remark(f"  aligned: {opened.sameness['sentence']}")
-
-
-def _tell_forecast(job: Job) -> None:
-    """Print what each stage takes here: time, and memory at its peak."""
-    from probes.forecast import forecast
-    from probes.store.table import size_text
-
-    stages = forecast(job)
-    if not stages:
-        return
-    cpu, wall = sum(stage.cpu for stage in stages), sum(stage.wall for stage in stages)
-    again = " if nothing of it were there already" if job.there is not None else ""
-    remark(f"about {duration(cpu)} of CPU time, {duration(wall)} here at the pace of a short trial{again}:")
-    for stage in stages:
-        peak = f"up to {size_text(stage.memory)} of memory"
-        remark(f"  {stage.name}: {duration(stage.cpu)} of CPU time, {duration(stage.wall)} here, {peak}")
 
 
 def _tell_size(tables: Mapping[str, int]) -> None:

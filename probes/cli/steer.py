@@ -23,36 +23,36 @@ def steer(
     direction: Annotated[
         str,
         typer.Option(
-            help="mean, mean:DOMAIN, mean:RUN, singular:MODULE, ledger:MODULE, probe:LABEL, or a file (.npy, "
-            ".safetensors)."
+            help="The vector: mean, mean:DOMAIN, mean:RUN, singular:MODULE, ledger:MODULE, probe:LABEL, or a file "
+            "(.npy, .safetensors)."
         ),
     ] = "mean",
     op: Annotated[
         Literal["add", "ablate", "clamp"],
         typer.Option(help="add it, ablate it (project it out), or clamp its coordinate to the other model's mean."),
     ] = "add",
-    site: Annotated[SiteName, typer.Option(help="Where states are changed.")] = "resid_post",
+    site: Annotated[SiteName, typer.Option(help="The site to change.")] = "resid_post",
     layer: Annotated[
         list[int] | None,
-        typer.Option(help="Only this layer, from 0; repeatable. The best is chosen.", show_default="every layer"),
+        typer.Option(help="A layer to try, counted from 0; repeatable. The best is chosen.", show_default="all"),
     ] = None,
-    positions: Annotated[_Positions, typer.Option(help="Where the vector is made and added.")] = "target",
+    positions: Annotated[_Positions, typer.Option(help="The positions where the vector is made and added.")] = "target",
     dose: Annotated[
         list[float] | None,
-        typer.Option(help="A multiple of the vector, beside 1; repeatable.", show_default="0.25, 0.5, 2 and 4"),
+        typer.Option(help="A multiple of the vector to try besides 1; repeatable.", show_default="0.25, 0.5, 2 and 4"),
     ] = None,
     placebos: Annotated[
-        int, typer.Option(min=1, help="Random vectors, and as many shuffled ones; below 20 nothing can be told.")
+        int, typer.Option(min=1, help="Random vectors, and as many shuffled ones; fewer than 20 cannot tell.")
     ] = 20,
-    samples: Annotated[int, typer.Option(min=0, help="Prompts that both models go on with, steered and not.")] = 3,
+    samples: Annotated[int, typer.Option(min=0, help="Prompts that both models continue, steered and unsteered.")] = 3,
     metric: Metric = None,
     tuned: Tuned = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Is the behaviour one vector? Steer both models of a finished run by one, beside placebos.
+    """Test whether one vector carries the behaviour: steer both models of a run with it, next to placebos.
 
-    The vector, its layer and its dose come from half of the prompts; the effect is read on the other half.
+    One half of the prompts chooses the vector, its layer and its dose; the effect is measured on the other half.
 
     Example: probes steer reports/demo --tuned medical
     """
@@ -103,5 +103,5 @@ def print_answers(found: pd.DataFrame) -> None:
     columns = ["tuned", "steered", "domain", "layer × dose", "effect", "share of the change", "p, random"]
     columns += ["p, shuffled", "KL, nats", "one vector"]
     metric = effect_metric_name(str(found.metric.iloc[0]))
-    title = f"What one vector carries of the {metric}, held out; layer × dose: as each half of the prompts chose"
+    title = f"the {metric} that one vector carries, held out; layer × dose: the choice of each half of the prompts"
     print_table(title, columns, cells, digits=3)

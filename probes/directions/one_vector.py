@@ -25,6 +25,7 @@ from probes.directions.steered_samples import steered_samples
 from probes.directions.steering_rows import effects_of, one_vector_rows, steering_rows
 from probes.directions.summed import summed
 from probes.errors import RunError
+from tv.errors import choices
 from tv.runtime.seeds import seed_of
 
 #: The model that is steered, and which way its effects go.
@@ -86,8 +87,8 @@ def _making(work: Work, wanted: Wanted, places: Sequence[Place], change: Floats)
     domain = is_domain(wanted.source) or _most_changed(domains, change)
     inside = domains == domain
     if not inside.any():
-        there = ", ".join(sorted(set(domains.tolist())))
-        raise RunError(f"direction {wanted.source!r}: no prompt of domain {domain!r}; there are {there}")
+        there = sorted(set(domains.tolist()))
+        raise RunError(f"direction {wanted.source!r}: no prompt of domain {domain!r}{choices(domain, there)}")
     states = summed(work.pair, work.encoded, places, wanted.positions, work.batch_size)
     return Making(work.pair, states, _halves(work, inside, domain), inside, wanted.positions, work.batch_size)
 

@@ -19,6 +19,7 @@ from probes.discovery.work import affordable, together
 from probes.errors import RunError, SuiteError
 from probes.suite import Discovery
 from tv.checkpoints.streamed import is_streamed, stored_values
+from tv.errors import choices
 from tv.prompts.encoding import Encoded
 from tv.runtime.compute import Compute
 from tv.runtime.seeds import seed_of
@@ -37,7 +38,7 @@ def require_discovery(wanted: Discovery, clusters: Sequence[str], compute: Compu
     n_texts, n_clusters = len(clusters), len(set(clusters))
     for name in wanted.parts:
         if name not in (*PARTS, ALL):
-            raise SuiteError(f"discover: there is no part {name!r}; there are {', '.join(PARTS)}, and {ALL}")
+            raise SuiteError(f"discover: no part {name!r}{choices(name, (*PARTS, ALL))}")
     if n_texts < FEWEST:
         raise RunError(f"discover: {n_texts} texts are too few to find something in one half and test it in the other")
     if n_clusters < FEWEST_CLUSTERS:

@@ -47,6 +47,7 @@ from probes.errors import NothingFound, RunError, SuiteError
 from probes.store.run import Run
 from probes.suite import Suite
 from tv.checkpoints.streamed import is_streamed
+from tv.errors import choices
 from tv.prompts.encoding import Encoded, batches
 
 
@@ -63,7 +64,7 @@ def require_finding(suite: Suite, stages: Sequence[str]) -> None:
     named = Named.of(wanted.metric)
     part = DIVERGENCES if named.part == TRIGGERS else named.part
     if part not in PARTS:
-        raise SuiteError(f"attribute: metric {named}: there is no part {part!r}; there are {', '.join(PARTS)}")
+        raise SuiteError(f"attribute: metric {named}: no part {part!r}{choices(part, PARTS)}")
     if wanted.discovered is not None:
         source = source_of(wanted.discovered)
         with_a_finding(suite.tuned, partial(words_found, source, named))

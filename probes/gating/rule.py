@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 from probes.gating.estimates import Estimate
 from probes.gating.judging import Bound
 from probes.gating.subject import Side
-from tv.errors import InputError
+from tv.errors import InputError, choices
 from tv.runtime.registry import Registry
 
 
@@ -149,15 +148,9 @@ def gate_rule(kind: str) -> Callable[[R], R]:
 
 
 def one_of(name: str, there: Collection[str], what: str, where: object) -> None:
-    """Raise RuleError for a name that is not among those there are, with the one that was probably meant."""
+    """Raise RuleError for a name that is not among those there are, with a similar one."""
     if name not in there:
-        raise RuleError(f"{where}: no {what} {name!r}{meant(name, there)}; there are {', '.join(there) or 'none'}")
-
-
-def meant(name: str, there: Iterable[str]) -> str:
-    """`, did you mean 'x'?` where a name is close to one that there is."""
-    close = difflib.get_close_matches(name, list(there), 1, 0.6)
-    return f", did you mean {close[0]!r}?" if close else ""
+        raise RuleError(f"{where}: no {what} {name!r}{choices(name, there)}")
 
 
 def require_table(side: Side, table: str, how: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from probes.gating.rule import RULES, Rule, RuleError, meant
+from probes.gating.rule import RULES, Rule, RuleError
+from tv.errors import choices
 from tv.runtime.yaml_file import YamlFile, read_yaml
 
 #: A YAML file, or the same as a list of mappings.
@@ -63,7 +64,7 @@ def _written(item: Any, i: int, where: str, file: YamlFile | None) -> Written:
     kinds = [key for key in item if key != _NAME]
     for kind in kinds:
         if kind not in RULES:
-            raise RuleError(f"{place}: no kind of rule {kind!r}{meant(str(kind), RULES)}; there are {', '.join(RULES)}")
+            raise RuleError(f"{place}: no kind of rule {kind!r}{choices(kind, RULES)}")
     if len(kinds) != 1:
         raise RuleError(f"{place}: a rule has one kind, not {' and '.join(kinds) or 'none'}; begin each with a dash")
     kind, name = kinds[0], item.get(_NAME, "")
@@ -89,7 +90,7 @@ def _sentence(error: ValidationError, form: type[Rule], keys: list[Any], place: 
     path = ".".join([form.kind, *loc])
     allowed = list(form.model_fields)
     if mistake["type"] == "extra_forbidden":
-        return f"{place}: {path}: unknown key{meant(loc[-1], allowed)}; allowed: {', '.join(allowed)}"
+        return f"{place}: {path}: unknown key{choices(loc[-1], allowed)}"
     if mistake["type"] == "missing":
         return f"{place}: {path}: missing; add this key"
     message = (

@@ -24,6 +24,7 @@ from probes.job.effects import prompts_of
 from probes.job.further import Tables, add, encoded_of, named, reopened
 from probes.store.run import Run
 from probes.suite import Suite, metric_names
+from tv.errors import choices
 from tv.prompts.encoding import Encoded, batches
 from tv.prompts.metric import METRICS
 from tv.runtime.compute import Compute
@@ -83,7 +84,7 @@ def edges(
     if wanted in METRICS and not METRICS[wanted].smooth:
         raise RunError(f"edges: {wanted} is a step function and has no gradient; use logit_diff or target_nll")
     if wanted not in metric_names() and ":" not in wanted:
-        raise RunError(f"edges: unknown metric {wanted!r}; there are {', '.join(metric_names())}, and module:function")
+        raise RunError(f"edges: no metric {wanted!r}{choices(wanted, metric_names())}, and module:function")
     require_answers(prompts_of(run), wanted)
     compute.require_float32("gradients along the path are taken")
     models = reopened(run, compute)

@@ -14,6 +14,7 @@ from probes.job.pairs import open_pairs
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from probes.suite import Suite, load_suite
+from tv.errors import choices
 from tv.prompts.encoding import Encoded, encode
 from tv.runtime.compute import Compute
 
@@ -58,7 +59,7 @@ def named(run: Run, tuned: str | Sequence[str] | None) -> list[str]:
     asked = [tuned] if isinstance(tuned, str) else list(tuned or ())
     for name in asked:
         if name not in there:
-            raise RunError(f"{run.path}: no tuned model {name!r}; there are {', '.join(there)}")
+            raise RunError(f"{run.path}: no tuned model {name!r}{choices(name, there)}")
     return asked or there
 
 

@@ -140,8 +140,12 @@ class Job:
 
         Raises ArchitectureError where the models do not compute what their architecture says.
         """
-        runs = {"capture", "noise_floor", "discover", "attribute"} & set(self.stages)
-        return self.models.prove() if runs else []
+        if not {"capture", "noise_floor", "discover", "attribute"} & set(self.stages):
+            return []
+        self.compute.tell("load models and check their structure", 0, 1)
+        found = self.models.prove()
+        self.compute.tell("load models and check their structure", 1, 1)
+        return found
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -196,7 +200,7 @@ class Job:
                     self.compute.tell(name, 1, 1)
         made = load(writer.directory)
         if lost := [table for table in (self.there.tables if self.there else ()) if table not in made.tables]:
-            _LOG.warning("of the run as it was, and gone: %s; ask for them again", ", ".join(lost))
+            _LOG.warning("these tables of the earlier run are gone: %s; compute them again", ", ".join(lost))
         return made
 
     @property

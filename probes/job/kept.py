@@ -22,8 +22,8 @@ def what_is_kept(writer: RunWriter, job: Job) -> str:
     """What of the run is there and what is still to do, in a line; empty where nothing is there."""
     pieces = [piece for stage in job.stages for piece in _pieces(writer, job, stage)]
     kept, left = ([words for words in side if words] for side in zip(*pieces, strict=True))
-    more = f"added: {job.added}; " if job.added else ""
-    return f"{more}kept: {', '.join(kept)}; to do: {', '.join(left)}" if kept else ""
+    more = f"; added: {job.added}" if job.added else ""
+    return f"resuming{more}; done already: {', '.join(kept)}; still to do: {', '.join(left)}" if kept else ""
 
 
 def _pieces(writer: RunWriter, job: Job, stage: str) -> Iterator[tuple[str, str]]:
@@ -53,7 +53,7 @@ def _captured(writer: RunWriter, job: Job, name: str) -> tuple[str, str]:
         len(shard.encoded) if shard.name in whole else kept_prompts(writer.path, shard.name)
         for shard in job.shards(name)
     )
-    there, left = f"capture {name} of {done} of {n} prompts", f"capture {name} of {n - done} prompts"
+    there, left = f"capture {name} ({done} of {n} prompts)", f"capture {name} ({n - done} prompts)"
     return there if done else "", left if done < n else ""
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from probes.directions.labels import own_label
 from probes.errors import RunError
 from probes.store.run import Run
-from tv.errors import first_line
+from tv.errors import choices, first_line, meant
 
 DOMAIN, CORRECT = "domain", "correct"
 #: The columns of a file that may hold prompts' ids.
@@ -72,11 +72,11 @@ def _of_file(run: Run, label: str) -> Mapping[str, object]:
     path = Path(name)
     if not colon or path.suffix.casefold() not in _READERS:
         raise RunError(
-            f"label {label!r}: there is no such label; use {DOMAIN}, {CORRECT}, or FILE:COLUMN of a "
+            f"no label {label!r}{meant(label, (DOMAIN, CORRECT))}; use {DOMAIN}, {CORRECT}, or FILE:COLUMN of a "
             f"{', '.join(_READERS)} file with a column prompt_id or id"
         )
     if not path.is_file():
-        raise RunError(f"label {label!r}: {path} is no file")
+        raise RunError(f"label {label!r}: no such file {path}")
     try:
         rows = _READERS[path.suffix.casefold()](path)
     except (ValueError, OSError) as error:
@@ -85,7 +85,7 @@ def _of_file(run: Run, label: str) -> Mapping[str, object]:
     if ids is None:
         raise RunError(f"{path}: no column prompt_id or id, by which labels are joined to prompts")
     if column not in rows:
-        raise RunError(f"{path}: no column {column!r}; there are {', '.join(map(str, rows.columns))}")
+        raise RunError(f"{path}: no column {column!r}{choices(column, rows.columns)}")
     named = rows[rows[ids].notna()]
     found = own_label(column, named[column].tolist(), named[ids].astype(str).tolist())
     there = set(run.df("prompts", columns=["prompt_id"]).prompt_id.astype(str))

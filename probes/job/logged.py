@@ -10,6 +10,7 @@ import pandas as pd
 from probes.errors import RunError
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
+from tv.errors import choices
 from tv.evaluation.logs.read import read_logs
 from tv.prompts.metric import LOGGED
 
@@ -42,7 +43,7 @@ def logs(run: Run, logs: Mapping[str, str | Path]) -> pd.DataFrame:
     known = ["base", *run.manifest["suite"]["tuned"]]
     for name in logs:
         if name not in known:
-            raise RunError(f"{run.path}: no model {name!r}; there are {', '.join(known)}")
+            raise RunError(f"{run.path}: no model {name!r}{choices(name, known)}")
     if "base" not in logs or len(logs) < 2:
         raise RunError(f"{run.path}: a change needs logs of both models: base=LOG and one of {', '.join(known[1:])}")
     texts = {prompt.id: prompt.text for prompt in prompts_of(run)}

@@ -20,68 +20,15 @@ from probes.job.identity import identity_of
 from probes.job.job import Job
 from probes.job.pairs import noted, open_pairs
 from probes.store.manifest import STAGES, stages_of
-from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS
 from probes.store.writer import extendable, finished, require_place
 from probes.suite import Suite, load_suite
 from tv.checkpoints.adapters.live import base_beside, holds_adapter
 from tv.checkpoints.live import LiveSource
+from tv.errors import choices
 from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt, read_prompts
 from tv.runtime.compute import Compute
-
-
-def run(
-    suite: str | Path | Mapping[str, Any],
-    *,
-    base: LiveSource | None = None,
-    tuned: LiveSource | Mapping[str, LiveSource] | None = None,
-    out: str | Path | None = None,
-    force: bool = False,
-    stages: Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    remote: bool = False,
-    compute: Compute = Compute(),
-) -> Run:
-    """Run a probe suite: check the pairs, measure weights, capture activations, attribute, link, report.
-
-    Rerun the same call to resume a run that was killed. A finished run is returned unchanged.
-
-    Args:
-        suite: A YAML file's path, or the same as a mapping.
-        base: In place of the suite's: a directory, a hub id or a live model, Hugging Face's or a TransformerBridge.
-        tuned: In place of the suite's, one or several by name.
-        out: A directory or a URL (s3://bucket/run); reports/<suite name> without it.
-        force: Make the run again, and replace another that is there.
-        stages: Which to do of weights, capture, noise_floor, attribute, link and report; all without it. A run with
-            fewer is a finished run without the others' tables; the same call with more stages adds what is missing.
-        settings: Keys that win over the suite's, such as {"keep": ["resid_post"], "generate": {"tokens": 8}}.
-        remote: Let nnsight's server capture.
-        compute: Where and how. Its workers share the modules and the prompts; the tables are the same.
-
-    Returns:
-        The finished run.
-
-    Raises:
-        InputError: Bad input, in one line; nothing is left behind.
-
-    Examples:
-        >>> less = {"tuned": "data/models/medical", "stages": ["capture"], "settings": {"measure": ["gates"]}}
-        >>> probes.run("data/suites/demo.yaml", out="reports/gates", **less).tables
-        ['prompts', 'tokens', 'gates', 'neurons']
-    """
-    job = prepare(
-        suite,
-        base=base,
-        tuned=tuned,
-        out=out,
-        force=force,
-        stages=stages,
-        settings=settings,
-        remote=remote,
-        compute=compute,
-    )
-    return job.run()
 
 
 def prepare(
@@ -190,7 +137,7 @@ def _stages(names: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
     chosen = STAGES if names is None else tuple(names)
     for name in chosen:
         if name not in STAGES:
-            raise SuiteError(f"stage {name!r}: there is no such stage; use {', '.join(STAGES)}")
+            raise SuiteError(f"no stage {name!r}{choices(name, STAGES)}")
         for other in () if found and name == "attribute" else _NEEDS.get(name, ()):
             if other not in chosen:
                 raise SuiteError(f"stage {name!r} reads what stage {other!r} writes; name both")

@@ -16,6 +16,7 @@ from probes.directions.states import Place, States, read_states
 from probes.errors import RunError
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
+from tv.errors import choices
 from tv.prompts.encoding import Encoded, Positions, encode
 
 #: Sites of d_model numbers of which every block has one.
@@ -36,9 +37,9 @@ def layers_of(run: Run, layers: Sequence[int] | None) -> list[int]:
 def require_site(site: str, positions: str) -> None:
     """Raise RunError for a site, or positions, that nobody knows."""
     if site not in SITES:
-        raise RunError(f"site {site!r}: there is no such site; use {', '.join(SITES)}")
+        raise RunError(f"no site {site!r}{choices(site, SITES)}")
     if positions not in get_args(Positions):
-        raise RunError(f"positions {positions!r}: there are no such positions; use {', '.join(get_args(Positions))}")
+        raise RunError(f"no positions {positions!r}{choices(positions, get_args(Positions))}")
 
 
 def states_of(run: Run, models: Pairs, name: str, places: Sequence[Place], positions: Positions) -> States:

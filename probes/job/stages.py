@@ -158,12 +158,14 @@ def write_floors(writer: RunWriter, job: Job) -> None:
         return
 
     def made() -> dict[str, pd.DataFrame]:
+        job.compute.tell("noise floor", 0, 1)
         pair, size, tables = job.models.pair(job.pairs[0].name), suite.batch_size, {}
         gates, behaves = (writer.unfinished("noise_floor", "00000", floor) for floor in FLOORS)
         if "gates" in suite.measure:
             tables["noise_floor"] = noise_floor(pair, job.encoded, batch_size=size, seed=suite.seed, kept=gates)
         if "behaviour" in suite.measure or suite.attribute is not None:
             tables["behaviour_floor"] = behaviour_floor(pair, job.encoded, batch_size=size, kept=behaves)
+        job.compute.tell("noise floor", 1, 1)
         return tables
 
     writer.stage("noise_floor", "00000", made)

@@ -25,7 +25,7 @@ from probes.store.run import Run, load
 from probes.store.schemas import BITS, NAME, PARTITIONS, SCHEMA_VERSION, SCHEMAS, TEXT
 from probes.store.verdict import VERDICT
 from tv.errors import InputError, first_line
-from tv.runtime.compute import Progress
+from tv.runtime.progress import Progress, ProgressOption, reporting
 
 _REPORT = "report.html"
 #: What later commands keep in a run beside its tables: it is in no manifest.
@@ -77,7 +77,7 @@ class RunVerified:
 
 
 def verify(
-    run: str | Path | Run, *, models: bool = False, digest: str | None = None, progress: Progress | None = None
+    run: str | Path | Run, *, models: bool = False, digest: str | None = None, progress: ProgressOption = None
 ) -> RunVerified:
     """Check a run as one who trusts nobody: digests, tables, prompts, and that the report's numbers are the tables'.
 
@@ -88,7 +88,7 @@ def verify(
         run: A run, its directory or its URL.
         models: Hash the models' weights too, and compare what the run read.
         digest: The manifest's SHA-256 as the run's maker told it.
-        progress: Called as files are read.
+        progress: Called as files are read; see `Compute.progress`.
 
     Returns:
         What was checked, and the run's digest.
@@ -106,9 +106,9 @@ def verify(
         raise RunError(f"{place}: not a run directory (no readable {MANIFEST}); pass what `probes run --out` wrote")
     if manifest["schema_version"] > SCHEMA_VERSION:
         raise RunError(f"{place}: a newer program wrote it (schema version {manifest['schema_version']}); update this")
-    own = digest_of(manifest)
+    own, tell = digest_of(manifest), reporting(progress)
     checks = list(_of_manifest(manifest, own, digest))
-    checks += _of_files(place, manifest, progress)
+    checks += _of_files(place, manifest, tell)
     began = journal_of(place)
     checks += _of_journal(began, manifest)
     try:
@@ -117,11 +117,11 @@ def verify(
         checks.append(Check("tables", False, str(error)))
         checks.append(Check("report", None, "it cannot be compared with tables that are not whole"))
     else:
-        checks += _of_tables(opened, progress)
+        checks += _of_tables(opened, tell)
         checks += _held("prompts", _of_prompts(opened, began))
         checks += _held("report", _of_report(opened))
     if models:
-        checks += _of_models(manifest, progress)
+        checks += _of_models(manifest, tell)
     return RunVerified(tuple(checks), own)
 
 
@@ -147,7 +147,7 @@ def _of_manifest(manifest: Mapping[str, Any], own: str, told: str | None) -> Ite
         yield Check("manifest", True, f"its SHA-256 is {own}" + (", as you were told" if told else ""))
 
 
-def _of_files(place: Place, manifest: Mapping[str, Any], progress: Progress | None) -> Iterator[Check]:
+def _of_files(place: Place, manifest: Mapping[str, Any], tell: Progress) -> Iterator[Check]:
     """The run's files against the digests in its manifest."""
     there, listed = sizes_of(place), manifest.get(FILES)
     own = (MANIFEST, _REPORT)
@@ -169,7 +169,7 @@ def _of_files(place: Place, manifest: Mapping[str, Any], progress: Progress | No
         if name not in listed and name not in own and name not in beside
     ]
     names = [name for name in listed if name in there]
-    told = _told(progress, "hash files", sum(there[name] for name in names))
+    told = _told(tell, "hash files", sum(there[name] for name in names))
     for name in names:
         if file_digest(place / name, told) != listed[name]:
             bad.append(
@@ -181,16 +181,14 @@ def _of_files(place: Place, manifest: Mapping[str, Any], progress: Progress | No
         yield Check("files", True, f"{len(names)} files have the SHA-256 that the manifest lists{more}")
 
 
-def _told(progress: Progress | None, stage: str, total: int) -> Callable[[int], None] | None:
+def _told(tell: Progress, stage: str, total: int) -> Callable[[int], None]:
     """A callback for bytes that were read, as progress in MB."""
-    if progress is None:
-        return None
     done = 0
 
     def read(n: int) -> None:
         nonlocal done
         done += n
-        progress(stage, min(done, total) // _MB, max(1, total // _MB), "MB")
+        tell(stage, min(done, total) // _MB, max(1, total // _MB), "MB")
 
     return read
 
@@ -225,7 +223,7 @@ def _first(one: Any, other: Any) -> str:
     return ""
 
 
-def _of_tables(run: Run, progress: Progress | None) -> Iterator[Check]:
+def _of_tables(run: Run, tell: Progress) -> Iterator[Check]:
     """Rows and columns of every table; where the manifest lists no digests, also the checksums inside the files."""
     bad, rows = [], 0
     for done, name in enumerate(run.tables):
@@ -240,8 +238,7 @@ def _of_tables(run: Run, progress: Progress | None) -> Iterator[Check]:
             bad.append(f"{name}: {found:,} rows, and the manifest says {said:,}")
         if odd:
             bad.append(f"{name}: {odd}")
-        if progress is not None:
-            progress("tables", done + 1, len(run.tables), name)
+        tell("tables", done + 1, len(run.tables), name)
     yield from (Check("tables", False, line) for line in bad)
     if not bad:
         yield Check(
@@ -318,7 +315,7 @@ def _of_report(run: Run) -> Iterator[Check]:
         yield Check("report", True, "its text and the numbers of its figures are what the tables give")
 
 
-def _of_models(manifest: Mapping[str, Any], progress: Progress | None) -> Iterator[Check]:
+def _of_models(manifest: Mapping[str, Any], tell: Progress) -> Iterator[Check]:
     """The models' weights against the fingerprints in the manifest, and the SHA-256 of their files."""
     from tv.checkpoints.opening import open_checkpoint
 
@@ -337,7 +334,7 @@ def _of_models(manifest: Mapping[str, Any], progress: Progress | None) -> Iterat
             yield Check("models", False, f"{name}: {source} holds other weights than the run read")
             continue
         files = list(_weight_files(checkpoint.path, source))
-        told = _told(progress, f"hash {name}", sum(file.stat().st_size for file in files))
+        told = _told(tell, f"hash {name}", sum(file.stat().st_size for file in files))
         hashes = ", ".join(f"{file.name} {file_digest(file, told)}" for file in files)
         yield Check(
             "models", True, f"{name}: {source} has the fingerprint that the run read; SHA-256 of {hashes or 'no file'}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from probes.store.query import read, write
-from tv.errors import first_line
+from tv.errors import choices, first_line, meant
 
 _MEMORY = 4_000_000_000
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
@@ -62,9 +64,29 @@ def answer(tables: Mapping[str, ds.Dataset], known: list[str], statement: str) -
                 stream.write_table(table)
             return "table", sink.getvalue().to_pybytes()
     except duckdb.CatalogException as error:
-        return "catalog", f"{first_line(error)}; tables: {', '.join(known)}"
+        return "catalog", _of_catalog(error, known)
+    except duckdb.BinderException as error:
+        return "error", _of_column(error, {name: tables[name].schema.names for name in tables})
     except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
         return "error", first_line(error)
+
+
+def _of_catalog(error: duckdb.CatalogException, known: list[str]) -> str:
+    named = re.search("Table with name (.+) does not exist", str(error))
+    if named is not None:
+        return f"no table {named[1]!r}{choices(named[1], known)}"
+    similar = re.search('Did you mean "(.+)"', str(error))  # of a function
+    return first_line(error) + (f"; did you mean {similar[1]!r}?" if similar else "")
+
+
+def _of_column(error: duckdb.BinderException, columns: Mapping[str, list[str]]) -> str:
+    """What a query does wrong; of a column that no table has, those that the tables have."""
+    named = re.search('column "(.+?)" not found|does not have a column named "(.+?)"', str(error))
+    if named is None:
+        return first_line(error)
+    name = named[1] or named[2]
+    there = "; ".join(f"columns of {table}: {', '.join(names)}" for table, names in columns.items())
+    return f"no column {name!r}{meant(name, chain(*columns.values())) or ';'} {there}"
 
 
 def _bound() -> None:

@@ -27,6 +27,7 @@ from probes.store.remote import Place, Url, place_of
 from probes.store.schemas import OLDEST_VERSION, PARTITIONS, SCHEMA_VERSION, SCHEMAS
 from probes.store.table import Table, Where, parts, size_text
 from probes.store.verdict import VERDICT, Verdict, read_verdict
+from tv.errors import choices
 
 _FIRST = "part-0.parquet"
 _LOG = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Run:
             RunError: The run has no such table.
         """
         if name not in self.manifest["tables"]:
-            raise RunError(f"{self.path}: no table {name!r}; there are {', '.join(self.tables)}")
+            raise RunError(f"{self.path}: no table {name!r}{choices(name, self.tables)}")
         rows = int(self.manifest["tables"][name]["rows"])
         older = self.manifest["schema_version"] < SCHEMA_VERSION
         return Table(self.path, name, rows, self.manifest.get("shards", {}), older)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,7 @@ from probes.store.forms.declare import TABLES
 from probes.store.query import query
 from probes.store.remote import Place, Url
 from probes.store.schemas import NAME, PARTITIONS, SCHEMAS, TEXT, WEIGHT_TABLES, schema_of
-from tv.errors import first_line
+from tv.errors import choices, first_line
 
 Where: TypeAlias = "ds.Expression | Sequence[Any] | None"
 
@@ -122,9 +123,8 @@ class Table:
         except (pa.ArrowException, OSError) as error:
             problem = str(error).split("\n")[0]
             if "FieldRef" in problem:
-                raise RunError(
-                    f"{self.name}: the filter names an unknown column; there are {', '.join(self.schema.names)}"
-                ) from None
+                named = re.search(r"FieldRef\.Name\((.*?)\)", problem)
+                self._require([named[1] if named else problem])
             raise RunError(f"{self.path}: table {self.name} cannot be read: {problem}; make the run again") from error
 
     def polars(self, columns: Sequence[str] | None = None, where: Where = None) -> Any:
@@ -187,9 +187,9 @@ class Table:
             raise RunError(f"{self.name}: the filter {list(where)!r} cannot be understood: {error}") from None
 
     def _require(self, columns: Iterable[str]) -> None:
-        if unknown := [name for name in columns if name not in self.schema.names]:
-            there = ", ".join(self.schema.names)
-            raise RunError(f"{self.name}: no column {', '.join(map(repr, unknown))}; there are {there}")
+        for name in columns:
+            if name not in self.schema.names:
+                raise RunError(f"{self.name}: no column {name!r}{choices(name, self.schema.names)}")
 
     def _files(self) -> tuple[fs.FileSystem, str, list[str]]:
         """(file system, the table's folder there, its files below it)."""

@@ -22,7 +22,7 @@ from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import load_tokenizer
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.vector import TuningVector
-from tv.errors import CheckpointError, InputError
+from tv.errors import CheckpointError, InputError, choices
 from tv.prompts.behaviour import PromptSource, gather
 from tv.prompts.files import Prompt
 from tv.prompts.notes import prompt_notes
@@ -88,7 +88,7 @@ class TrainingProbe(TrainerCallback):
     ) -> None:
         self.out, self.pace = Path(out), Pace(every, share)
         if unknown := [name for name in metrics if name not in METRICS]:
-            raise InputError(f"TrainingProbe: unknown metric {unknown[0]!r}; there are {', '.join(METRICS)}")
+            raise InputError(f"TrainingProbe: no metric {unknown[0]!r}{choices(unknown[0], METRICS)}")
         if per_domain < 1 or batch_size < 1:
             raise InputError("TrainingProbe: per_domain and batch_size are at least 1")
         if self.out.exists() and (not self.out.is_dir() or (any(self.out.iterdir()) and not is_watched(self.out))):

@@ -244,6 +244,6 @@ def test_on_the_command_line(
     assert (status, err, len(result["tables"])) == (0, "", 5)
     assert result["said"][-1] == "no seconds are told: a trial holds one block of it, 9 GB"
     status, _, err = call(monkeypatch, capsys, main, "run", suite, "--tokens", 9)
-    assert (status, err) == (2, "error: --tokens is of --plan; a run counts its tokens itself\n")
+    assert (status, err) == (2, "error: --tokens needs --plan; a run counts its tokens itself\n")
     status, _, err = call(monkeypatch, capsys, main, "run", suite, "--plan", "--base", tmp_path)
     assert (status, err.count("\n")) == (2, 1) and f"{tmp_path}: no config.json; pass a model's directory" in err

@@ -73,9 +73,9 @@ def test_overrides_win_and_a_single_tuned_model_is_named_after_its_directory(fol
 MISTAKES = {
     "unknown key": (
         GOOD.replace("file:", "fil:"),
-        "line 5: prompts.0.fil: unknown key; allowed: file, dataset, config, split, revision, columns, limit, ",
+        "line 5: prompts.0.fil: unknown key; did you mean 'file'? There are file, dataset, config, split, ",
     ),
-    "unknown at top": (GOOD + "sed: 1\n", "line 9: sed: unknown key; allowed: name, base"),
+    "unknown at top": (GOOD + "sed: 1\n", "line 9: sed: unknown key; did you mean 'seed'? There are name, base"),
     "missing": (GOOD.replace("name: demo\n", ""), "line 1: name: missing; add this key"),
     "choice": (
         GOOD.replace("target\n", "first\n", 1),
@@ -84,7 +84,7 @@ MISTAKES = {
     ),
     "method": (
         GOOD.replace("graft", "guess"),
-        "line 7: attribute.methods.0: should be 'path', 'feature', 'graft', 'revert', 'patch', 'gradient', 'depth', ",
+        "line 7: attribute.methods.0: no method 'guess'; there are path, feature, graft, revert, ",
     ),
     "a method that knows nothing of the granularity": (
         GOOD.replace("[graft]", "[graft, patch], granularity: [module]"),
@@ -93,7 +93,7 @@ MISTAKES = {
     "depth alone": (GOOD.replace("graft", "depth"), "line 7: attribute.methods: depth has a table of its own"),
     "metric": (
         GOOD.replace("target_nll", "nonsense"),
-        "line 7: attribute.metric: 'nonsense' is no metric; there are target_nll, logit_diff, ",
+        "line 7: attribute.metric: no metric 'nonsense'; there are target_nll, logit_diff, ",
     ),
     "nodes": (
         GOOD.replace("metric: target_nll", "nodes: 9, most_nodes: 8"),
@@ -145,10 +145,13 @@ MISTAKES = {
     ),
     "chat key": (
         GOOD.replace("{file", "{chat: {sys: x}, file"),
-        "line 5: prompts.0.chat.sys: unknown key; allowed: system, options",
+        "line 5: prompts.0.chat.sys: unknown key; did you mean 'system'? There are system, options",
     ),
     "no tokens": (GOOD + "generate: {from: base}\n", "line 9: generate: how many tokens? Add tokens: N"),
-    "generate key": (GOOD + "generate: {token: 3}\n", "line 9: generate.token: unknown key; allowed: tokens, from"),
+    "generate key": (
+        GOOD + "generate: {token: 3}\n",
+        "line 9: generate.token: unknown key; did you mean 'tokens'? There are tokens, from",
+    ),
     "generator": (
         GOOD + "generate: {tokens: 3, from: me}\n",
         "line 9: generate.from: should be 'base', 'tuned' or 'given'",

@@ -22,7 +22,7 @@ from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.errors import CheckpointError
 from tv.runtime.atomic import replacing_directory
-from tv.runtime.compute import Progress
+from tv.runtime.progress import ProgressOption, reporting
 
 Kind: TypeAlias = Literal["matrix", "bias", "other"]
 _PREFIX = "base_model.model."
@@ -83,7 +83,7 @@ class AdapterWriter:
         self._modules: set[str] = set()
         self._energies: dict[str, float] = {}
 
-    def parts(self, progress: Progress | None) -> Iterator[Part]:
+    def parts(self, progress: ProgressOption) -> Iterator[Part]:
         """Every parameter and buffer that T moves, one at a time."""
         names = [name for name in self._checkpoint.values if name in self._brought.vector.shapes]
         ends = self._checkpoint.architecture.embed, self._checkpoint.architecture.unembed
@@ -99,8 +99,7 @@ class AdapterWriter:
             if bool(delta.any()):
                 self._energies[name] = float(delta.double().pow(2).sum())
                 yield Part(name, path, layer, kind, delta, not isinstance(owner, nn.Linear))
-            if progress:
-                progress("adapter", i + 1, len(names), name)
+            reporting(progress)("adapter", i + 1, len(names), name)
 
     def add_factors(self, part: Part, down: Float[Tensor, "r cols"], up: Float[Tensor, "rows r"]) -> None:
         """Hold a matrix as B·A."""

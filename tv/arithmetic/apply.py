@@ -16,9 +16,9 @@ from tv.arithmetic.merging import Brought, Merged, bring, of_one_form
 from tv.arithmetic.rounding import Rounding
 from tv.arithmetic.saving import DTYPES, SHARD, entries, write_surroundings, write_weights
 from tv.checkpoints.opening import Source, open_checkpoint
-from tv.errors import CheckpointError, InputError
+from tv.errors import CheckpointError, InputError, choices
 from tv.runtime.atomic import replacing_directory
-from tv.runtime.compute import Progress
+from tv.runtime.progress import ProgressOption
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def apply(
     directions: bool = False,
     force: bool = False,
     shard: int = SHARD,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     **options: float,
 ) -> Applied:
     """Write `base` moved along tuning vectors to a directory: θ + Σ λT, or what a method makes of the λT.
@@ -88,7 +88,7 @@ def apply(
             many times as long as a sum. `conflicts` may then be left out.
         force: Replace the checkpoint at `out`, once the new one is complete.
         shard: Bytes of tensors in a file, at most; a tensor that is larger has a file to itself.
-        progress: Called after every tensor.
+        progress: Called after every tensor; see `Compute.progress`.
         options: Options of the method, such as `density` or `fraction`.
 
     Returns:
@@ -110,7 +110,7 @@ def apply(
     """
     out = Path(out)
     if out_dtype not in DTYPES:
-        raise InputError(f"out_dtype {out_dtype!r}: one of {', '.join(DTYPES)}")
+        raise InputError(f"no out_dtype {out_dtype!r}{choices(out_dtype, DTYPES)}")
     if not scales:
         raise InputError("no tuning vector given; name at least one to add or to subtract")
     checkpoint = open_checkpoint(base)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tv.arithmetic.adapter_writer import Adapter, AdapterWriter
 from tv.arithmetic.methods.spectral import svd
 from tv.checkpoints.opening import Source
-from tv.errors import InputError
-from tv.runtime.compute import Progress
+from tv.errors import InputError, choices
+from tv.runtime.progress import ProgressOption
 from tv.runtime.seeds import seed_of
 
 Mode = Literal["warm", "subspace", "orthogonal"]
@@ -35,7 +35,7 @@ def lora_export(
     save_others: bool = True,
     origin: Source | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Adapter:
     """Write T as a LoRA adapter in peft's format: of every matrix the truncated SVD, T ≈ B·A.
 
@@ -50,7 +50,7 @@ def lora_export(
         save_others: Write what LoRA cannot hold (biases, gains, embeddings) as whole tensors; otherwise it is left out.
         origin: What the model in `vector` was tuned from; without it, `base`.
         force: Replace the adapter at `out`.
-        progress: Called after every parameter.
+        progress: Called after every parameter; see `Compute.progress`.
 
     Returns:
         The directory as `path`; `modules`, with each one's rank and the share of its ‖T‖² that is `retained`; `others`,
@@ -93,7 +93,7 @@ def lora_init(
     origin: Source | None = None,
     seed: int = 0,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> Adapter:
     """Write a LoRA adapter to start training from, built from T's directions, on every matrix that T moves.
 
@@ -115,7 +115,7 @@ def lora_init(
         origin: What the model in `vector` was tuned from; without it, `base`.
         seed: Of the random directions.
         force: Replace the adapter at `out`.
-        progress: Called after every parameter.
+        progress: Called after every parameter; see `Compute.progress`.
 
     Returns:
         The directory as `path`; `modules`, with each one's rank and the share of its ‖T‖² that is `retained` at the
@@ -134,7 +134,7 @@ def lora_init(
         ([2], 0.0)
     """
     if mode not in get_args(Mode):
-        raise InputError(f"mode {mode!r}: one of {', '.join(get_args(Mode))}")
+        raise InputError(f"no mode {mode!r}{choices(mode, get_args(Mode))}")
     _require_rank(rank)
     writer = AdapterWriter(base, vector, origin, out, force)
     for part in writer.parts(progress):

@@ -26,8 +26,8 @@ from tv.checkpoints.parameters import Place
 from tv.checkpoints.safetensors_files import header_of
 from tv.checkpoints.written_config import STORED
 from tv.errors import CheckpointError
-from tv.runtime.compute import Progress
 from tv.runtime.live_models import is_live
+from tv.runtime.progress import ProgressOption, reporting
 
 
 class Moved(Protocol):
@@ -124,7 +124,7 @@ def write_weights(
     metadata: dict[str, str],
     *,
     shard: int = SHARD,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Write the tensors into `directory` in files of at most `shard` bytes, with an index if there are several."""
     shards: list[list[Entry]] = [[]]
@@ -146,8 +146,7 @@ def write_weights(
                 for value in entry.values():
                     file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 done += 1
-                if progress:
-                    progress("apply", done, len(tensors), entry.key)
+                reporting(progress)("apply", done, len(tensors), entry.key)
     if n > 1:
         weights = {
             entry.key: name for name, shard_tensors in zip(names, shards, strict=True) for entry in shard_tensors

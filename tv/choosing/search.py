@@ -31,7 +31,7 @@ from tv.choosing.shares import over_domains, share
 from tv.choosing.trial import Trial, Values
 from tv.choosing.units import scaled
 from tv.choosing.writing import Written, beside, require_writable, write_choice
-from tv.errors import InputError
+from tv.errors import InputError, choices
 from tv.experiments.cells import Cells
 from tv.prompts.behaviour import PromptSource, gather
 from tv.runtime.compute import Compute
@@ -131,7 +131,7 @@ def search(
         ['plain addition', 'one λ for all', 'found']
     """
     if over not in get_args(Over):
-        raise InputError(f"over {over!r}: one of {', '.join(get_args(Over))}")
+        raise InputError(f"over {over!r} is not possible{choices(over, get_args(Over))}")
     if budget < 8:
         raise InputError(f"budget {budget}: a search takes at least 8 evaluations")
     if len(tuned) < 2 or len(domains) < 2:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tv.architecture.anatomy import Architecture, Module
 from tv.arithmetic.methods.layout import Piece, layout
 from tv.checkpoints.vector import TuningVector
-from tv.errors import InputError
+from tv.errors import InputError, choices
 
 Granularity = Literal["component", "module", "head"]
 
@@ -58,7 +58,7 @@ def cut(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]], by: G
     granularity.
     """
     if by not in get_args(Granularity):
-        raise InputError(f"granularity {by!r}: one of {', '.join(get_args(Granularity))}")
+        raise InputError(f"no granularity {by!r}{choices(by, get_args(Granularity))}")
     modules = {(m.parameter, m.ranges, m.expert): m for m in architecture.modules if not m.tied}
     units: dict[Unit, int] = {}
     places = {}

@@ -16,7 +16,7 @@ from tv.arithmetic.saving import DTYPES
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.vector import TuningVector
-from tv.errors import CheckpointError, InputError
+from tv.errors import CheckpointError, InputError, choices
 from tv.runtime.atomic import replacing_directory
 from tv.runtime.compute import Compute
 
@@ -42,9 +42,9 @@ def require_writable(
 ) -> None:
     """Raise InputError or CheckpointError where this could not be written at the end; before any work."""
     if form not in get_args(As):
-        raise InputError(f"form {form!r}: one of {', '.join(get_args(As))}")
+        raise InputError(f"no form {form!r}{choices(form, get_args(As))}")
     if out_dtype not in DTYPES:
-        raise InputError(f"out_dtype {out_dtype!r}: one of {', '.join(DTYPES)}")
+        raise InputError(f"no out_dtype {out_dtype!r}{choices(out_dtype, DTYPES)}")
     if form == "lora" and (rank is None or rank < 1):
         raise InputError("an adapter needs a rank of at least 1: give --rank")
     if form != "lora" and rank is not None:

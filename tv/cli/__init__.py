@@ -25,16 +25,11 @@ from tv.cli import (
     trajectory,
     verify,
 )
-from tv.cli.commands import command, entry
-from tv.cli.registered import Group
+from tv.cli.commands import entry
+from tv.cli.help_texts import Group
+from tv.cli.registered import Program, program
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Where fine-tuning moved the weights, and what of it is more than matrix shape.",
-)
-for work in (
+_WORKS = (
     info.info,
     extract.extract,
     ssa.ssa,
@@ -52,9 +47,11 @@ for work in (
     verify.verify,
     diff.diff,
     logs.logs,
-):
-    app.command()(command(work))
-app.add_typer(experiment.app, name="experiment")
+)
+app = program(
+    "Measure how fine-tuning changed the weights of a model, next to what matrix shape alone would give.", _WORKS
+)
+app.add_typer(experiment.app, name="experiment", cls=Group)
 
 
 def main() -> None:
@@ -68,7 +65,7 @@ def _alone(asked: list[str]) -> typer.Typer:
     named = [one for one in app.registered_commands if one.callback and [one.callback.__name__] == asked]
     if not named:
         return app
-    alone = typer.Typer(cls=Group, pretty_exceptions_enable=False)
+    alone = typer.Typer(cls=Program, pretty_exceptions_enable=False)
     alone.callback()(lambda: None)  # else typer takes the command for the whole program
     alone.registered_commands = named
     return alone

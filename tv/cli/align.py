@@ -25,22 +25,23 @@ def align(
     base: Base,
     tuned: Tuned,
     on: Annotated[
-        Literal["weights", "activations"], typer.Option(help="What neurons and heads are compared by.")
+        Literal["weights", "activations"], typer.Option(help="What neurons and heads are matched by.")
     ] = "weights",
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="Files of prompts, for activations: JSONL, JSON, CSV, TSV or Parquet; repeatable."),
+        typer.Option(help="With --on activations, a prompt file: JSONL, JSON, CSV, TSV or Parquet; repeatable."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     ssa: Annotated[
-        Path | None, typer.Option(help="Write the SSA table of the matched pair, with ssa_before beside it.")
+        Path | None,
+        typer.Option(help="Write the SSA table of the matched pair to this file, with a column ssa_before."),
     ] = None,
     output: Output = None,
     **reading: Any,
 ) -> None:
-    """Is the tuned model written as the base is: orders, scales, bases? Of a fine-tune of one base, all of it.
+    """Check that the tuned weights have the base's order, scale and basis, as those of a fine-tune of the base do.
 
     Example: tv align data/models/base data/models/medical --ssa matched.parquet
     """
@@ -76,7 +77,7 @@ def align(
 
 
 def aligned(base: str, tuned: str) -> Checkpoint:
-    """The tuned side of another command, written as the base is; what that explains of T is said."""
+    """The tuned side of another command, matched to the base; prints what that explains of T."""
     from tv.matching.matching import match_pair
 
     with bar("matching") as progress:
@@ -99,7 +100,7 @@ def _print(table: pd.DataFrame) -> None:
     if found is not None:
         say(found["sentence"])
     if found is not None and found["changes"]:
-        say("measures of the matched pair: --ssa FILE, --align of other commands, or tv.matched")
+        say("to measure the matched pair, use --ssa FILE, --align in other commands, or tv.matched")
     print_notes(table.attrs.get("notes", ()))
 
 

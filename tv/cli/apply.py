@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tv.checkpoints.opening import Source
 
 Stored = Literal["float32", "bfloat16"]
-_VECTOR = "A checkpoint, an adapter, or a file of `tv extract`; λ is 1 if not given. Repeatable."
+_VECTOR = "A checkpoint, an adapter, or a file that tv extract wrote; λ is 1 by default. Repeatable."
 
 
 def _options() -> Mapping[str, FieldInfo]:
@@ -32,50 +32,58 @@ def _options() -> Mapping[str, FieldInfo]:
 def _helps() -> dict[str, str]:
     import tv
 
-    return {"method": f"How several vectors become one: {', '.join(tv.METHODS)}."}
+    return {"method": f"How to combine several vectors: {', '.join(tv.METHODS)}."}
 
 
 @options_from(_options, _helps)
 def apply(
     base: Base,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write; whole or absent.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write.")],
     add: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help=_VECTOR)] = None,
-    subtract: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help="The same with −λ.")] = None,
-    method: Annotated[str, typer.Option(help="How several vectors become one.")] = "sum",
+    subtract: Annotated[list[str] | None, typer.Option(metavar="VECTOR[:λ]", help="The same, subtracted.")] = None,
+    method: Annotated[str, typer.Option(help="How to combine several vectors.")] = "sum",
     only: Annotated[
-        list[str] | None, typer.Option(help="layer=0-3, gate, mlp, norm, a glob; joined by commas: all. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Only these parts: layer=0-3, gate, mlp, norm, or a glob; commas mean and. Repeatable.",
+            show_default="all",
+        ),
     ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="The same, left out. Repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave these parts out. Repeatable.")] = None,
     excepted: Annotated[list[str] | None, typer.Option("--except", hidden=True)] = None,
     origin: Annotated[
-        str | None, typer.Option(help="What the vectors' checkpoints were tuned from, where it is not BASE.")
+        str | None,
+        typer.Option(help="The model that the vectors' checkpoints were tuned from.", show_default="BASE"),
     ] = None,
-    out_dtype: Annotated[Stored, typer.Option(help="What weights are stored in.")] = "float32",
+    out_dtype: Annotated[Stored, typer.Option(help="The dtype of the stored weights.")] = "float32",
     dtype: Annotated[Stored | None, typer.Option(hidden=True)] = None,
-    stochastic_rounding: Annotated[bool, typer.Option(help="bfloat16 up or down by chance, right on average.")] = False,
-    seed: Annotated[int, typer.Option(help="Of dare's masks and of stochastic rounding.")] = 0,
-    conflicts: Annotated[bool, typer.Option(help="Measure how the vectors conflict, entry by entry.")] = True,
-    directions: Annotated[
-        bool, typer.Option("--directions", help="Measure also which directions they share: much longer than a sum.")
+    stochastic_rounding: Annotated[
+        bool, typer.Option(help="Round to bfloat16 up or down at random, correct on average.")
     ] = False,
-    force: Annotated[bool, typer.Option(help="Replace a checkpoint that is there.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of dare's masks and of stochastic rounding.")] = 0,
+    conflicts: Annotated[bool, typer.Option(help="Measure how much the vectors conflict, entry by entry.")] = True,
+    directions: Annotated[
+        bool, typer.Option("--directions", help="Also measure which directions they share; much slower than a sum.")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing checkpoint.")] = False,
     search: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompts of a domain, one option each: the λ are searched for. At least two domains."),
+        typer.Option(help="Search for the λ: a file of prompts of one domain. Give it for two or more domains."),
     ] = None,
     over: Annotated[
         Literal["vectors", "components"],
-        typer.Option(help="With --search: a λ for each vector, or for each component of each."),
+        typer.Option(help="With --search: one λ per vector, or one per component of each vector."),
     ] = "vectors",
-    budget: Annotated[int, typer.Option(help="With --search: evaluations of each search.")] = 100,
+    budget: Annotated[int, typer.Option(help="With --search: evaluations per search.")] = 100,
     metric: Annotated[
-        str | None, typer.Option(help="With --search: a behaviour metric; the NLL of targets or texts without it.")
+        str | None,
+        typer.Option(help="With --search: a behaviour metric.", show_default="NLL of the targets, or of the texts"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="With --search: prompts in one forward pass.")] = 16,
     device: Device = "cpu",
     **options: Any,
 ) -> None:
-    """Write BASE moved along tuning vectors as a complete checkpoint: θ + Σ λT, or what a method makes of the λT.
+    """Write a checkpoint of BASE plus tuning vectors: θ + Σ λT, or another way to combine the λT.
 
     Example: tv apply data/models/base --add data/models/medical:0.7 --add data/models/math:0.3 -o both
     """
@@ -106,7 +114,7 @@ def apply(
         )
         return
     if (over, budget, metric) != ("vectors", 100, None):
-        raise InputError("--over, --budget and --metric are of a search; add --search PROMPTS, or leave them out")
+        raise InputError("--over, --budget and --metric need --search PROMPTS; add it or leave them out")
     with bar("apply") as progress:
         applied = tv.apply(
             base,
@@ -134,9 +142,11 @@ def _require_searchable(scales: Mapping[Source, float], origin: str | None, stoc
     """Raise InputError for what a search does not take."""
     given = next((source for source, scale in scales.items() if scale != 1.0), None)
     if given is not None:
-        raise InputError(f"{given}: --search finds its λ; leave it out, and add vectors rather than subtract them")
+        raise InputError(f"{given}: --search finds λ; leave λ out, and add vectors rather than subtract them")
     if origin is not None or stochastic or parts:
-        raise InputError("--search goes without --origin, --only, --exclude and --stochastic-rounding; leave them out")
+        raise InputError(
+            "--search does not work with --origin, --only, --exclude or --stochastic-rounding; leave them out"
+        )
 
 
 def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:
@@ -146,7 +156,7 @@ def _scales(add: list[str], subtract: list[str]) -> dict[Source, float]:
         for argument in arguments:
             source, scale = split(argument)
             if source in scales:
-                raise InputError(f"{source}: given twice; add the two λ up")
+                raise InputError(f"{source}: given twice; give it once with the sum of both λ")
             scales[source] = sign * scale
     return scales
 
@@ -160,7 +170,7 @@ def split(argument: str) -> tuple[str, float]:
         return source, float(scale)
     except ValueError:
         if Path(source).exists():
-            raise InputError(f"{argument!r}: λ is {scale!r}, which is no number; give VECTOR:λ") from None
+            raise InputError(f"{argument!r}: λ is {scale!r}, which is not a number; give VECTOR:λ") from None
         return argument, 1.0
 
 
@@ -177,7 +187,7 @@ def _print_conflicts(conflicts: pd.DataFrame) -> None:
         COSINES["sign_conflict_null"].title: conflicts.sign_conflict_null,
         "by size": conflicts.conflict_energy,
     }
-    title = "how the vectors conflict where they are merged"
+    title = "how much the vectors conflict where they are merged"
     if conflicts.overlap_left_kappa.notna().any():
         title += "; shared z: the cosine's among shared directions; κ: shared directions beyond their null"
         columns |= {"shared z": conflicts.cosine_shared_z}

@@ -15,14 +15,15 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from tv.cli import terminal
-from tv.errors import InputError, first_line
+from tv.errors import InputError, first_line, meant
 from tv.runtime.memory import RELIEF, is_out_of_memory
+from tv.runtime.progress import VARIABLE
 from tv.runtime.quiet import report_no_use
 
 DONE, BUG, BAD_INPUT, FAILED, CANNOT_TELL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but the result, and errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Progress, result and errors as JSON, an object a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only results and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print progress, results and errors as JSON, one object per line.")]
 
 
 def command(work: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -66,6 +67,8 @@ def entry(app: typer.Typer, name: str, resumes: Mapping[str, tuple[str, ...]]) -
     except (InputError, TyperException) as error:
         status = BAD_INPUT
         message = error.format_message() if isinstance(error, TyperException) else str(error)
+        if similar := getattr(error, "possibilities", None):  # of an unknown option
+            message = f"no option {error.option_name}{meant(error.option_name, similar)}"  # type: ignore[union-attr]
         if message.strip():  # empty where missing arguments made it show the help
             terminal.fail(" ".join(message.split()), status)
     except (KeyboardInterrupt, Abort):
@@ -78,14 +81,15 @@ def entry(app: typer.Typer, name: str, resumes: Mapping[str, tuple[str, ...]]) -
         terminal.fail(f"out of memory ({first_line(error)}); {RELIEF}" if short else traceback.format_exc(), status)
     if status == INTERRUPTED:  # typer may have caught it first
         asked = sys.argv[1:]
-        goes_on = asked and asked[0] in resumes and any(one.startswith(resumes[asked[0]]) for one in asked)
-        again = f"; the same `{name} {asked[0]}` goes on where it stopped" if goes_on else ""
+        resumes_here = asked and asked[0] in resumes and any(one.startswith(resumes[asked[0]]) for one in asked)
+        again = "; rerun the same command to resume" if resumes_here else ""
         terminal.fail(f"interrupted{again}", status)
     sys.exit(status)
 
 
 def _hush() -> None:
     """Silence libraries' progress bars and warnings; the command itself says what a person should know."""
+    os.environ[VARIABLE] = "off"  # the command shows its own
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if "huggingface_hub" in sys.modules:  # it has read its variable already

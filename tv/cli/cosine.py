@@ -20,14 +20,16 @@ def cosine(
     base: Base,
     tuned: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]TUNED", help="Two tuned sides or more; the name is the path's last part."),
+        typer.Argument(
+            metavar="[NAME=]TUNED", help="Two or more tuned models; the default name is the last part of the path."
+        ),
     ],
-    fraction: Annotated[float, typer.Option(help="The share of directions whose subspaces are compared.")] = 0.10,
+    fraction: Annotated[float, typer.Option(help="The share of leading directions to compare.")] = 0.10,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     output: Output = None,
 ) -> None:
-    """How tuning vectors of one base compare: cosine, sign conflict, shared directions, beside their nulls.
+    """Compare tuning vectors of one base: cosine, sign conflicts and shared directions, next to their nulls.
 
     Example: tv cosine data/models/base data/models/medical data/models/math
     """
@@ -77,11 +79,11 @@ def _in_words(row: Mapping[str, Any]) -> str:
     """One line on the whole of two vectors."""
     pair = f"{row['a']} and {row['b']}"
     if not row["sign_entries"]:
-        return f"{pair}: no parameter is moved by both"
+        return f"{pair}: no parameter is changed by both"
     z = row["cosine_shared_z"]
     side = "above" if z > 0 else "below"
     beyond = f"{number(abs(z))} standard deviations {side} what unrelated coefficients in the same directions give"
-    null = "" if math.isnan(z) else f", {beyond if abs(z) > 2 else 'no more than the same directions give by chance'}"
+    null = "" if math.isnan(z) else f", {beyond if abs(z) > 2 else 'no more than these directions give by chance'}"
     cosine = f"cosine {number(row['cosine'])}{null}"
-    conflict = f"{row['sign_conflict']:.1%} of the entries that both move (by chance {row['sign_conflict_null']:.1%})"
+    conflict = f"{row['sign_conflict']:.1%} of the entries that both change (by chance {row['sign_conflict_null']:.1%})"
     return f"{pair}: {cosine}; signs differ on {conflict}, by size {row['conflict_energy']:.1%}"

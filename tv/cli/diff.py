@@ -17,15 +17,15 @@ _KINDS = "a model's directory, an adapter's, a .safetensors or .gguf file, or a 
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help=f"A checkpoint: {_KINDS}.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another checkpoint.")],
     headers: Annotated[
-        bool, typer.Option("--headers", help="Stop before values: names, shapes, dtypes and settings alone.")
+        bool, typer.Option("--headers", help="Compare names, shapes, dtypes and settings only, not values.")
     ] = False,
-    rows: Annotated[int, typer.Option(min=0, help="Tensors that are shown of each kind of difference.")] = 20,
+    rows: Annotated[int, typer.Option(min=0, help="How many tensors to show for each kind of difference.")] = 20,
 ) -> int:
-    """How two checkpoints differ: names, shapes, dtypes, settings, tokenizer, template, then values.
+    """Show how two checkpoints differ: names, shapes, dtypes, settings, tokenizer, template, then values.
 
-    Exit status 0 where they are the same, 3 where they differ.
+    Exit status: 0 if they are the same, 3 if they differ.
 
     Example: tv diff data/models/base data/models/medical --headers
     """
@@ -48,17 +48,17 @@ def _print(found: Difference, a: str, b: str, rows: int) -> None:
         if names:
             _table(f"{len(names)} tensors only in {source}", ["name"], [[name] for name in names], rows)
     shapes = [[name, str(list(one)), str(list(two))] for name, one, two in found.shapes]
-    _table(f"{len(shapes)} tensors of other shapes", ["name", "A", "B"], shapes, rows)
+    _table(f"{len(shapes)} tensors with different shapes", ["name", "A", "B"], shapes, rows)
     kinds: dict[tuple[str, str], list[str]] = {}
     for name, one, two in found.dtypes:
         kinds.setdefault((one, two), []).append(name)
     dtypes = [[len(names), *pair, names[0]] for pair, names in kinds.items()]
-    _table(f"{len(found.dtypes)} tensors of other dtypes", ["tensors", "A", "B", "first"], dtypes, rows)
+    _table(f"{len(found.dtypes)} tensors with different dtypes", ["tensors", "A", "B", "first"], dtypes, rows)
     if found.kinds[0] == found.kinds[1] or "adapter" not in found.kinds:
         _print_settings("settings (config.json)", found.config)
         _print_settings("generation settings (generation_config.json)", found.generation)
     else:
-        say("settings of an adapter and of no adapter are not shown: they have hardly a key in common")
+        say("settings are not compared: one is an adapter and the other is not")
     for line in found.tokenizer:
         say(f"tokenizer: {line}")
     for line in found.template:
@@ -72,8 +72,8 @@ def _print(found: Difference, a: str, b: str, rows: int) -> None:
         for one in moved
     ]
     headings = ["name", "entries that differ", "‖B − A‖/‖A‖", "largest"]
-    _table(f"{len(cells)} of {found.n_tensors} tensors have other values", headings, cells, rows)
-    say("the same" if found.same else f"they differ; {found.n_tensors - len(cells)} of the tensors of both are equal")
+    _table(f"{len(cells)} of {found.n_tensors} tensors have different values", headings, cells, rows)
+    say("the same" if found.same else f"they differ; {found.n_tensors - len(cells)} tensors are equal")
 
 
 def _print_settings(title: str, settings: tuple[Setting, ...]) -> None:

@@ -19,15 +19,17 @@ Tasks = Annotated[
     list[str],
     typer.Option(
         "--task",
-        help="A YAML file, FORMAT=FILE (medqa, pubmedqa, medmcqa, mmlu, gsm8k, ifeval), or a name of "
+        help="A YAML file, FORMAT=FILE (medqa, pubmedqa, medmcqa, mmlu, gsm8k, ifeval), or a task name of "
         "lm-evaluation-harness; repeatable.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Only the first items of each task.")]
+Limit = Annotated[int | None, typer.Option(help="Read only the first items of each task.", show_default="all")]
 BatchSize = Annotated[int, typer.Option(help="Prompts in one forward pass.")]
 Decoding = Annotated[
     Literal["greedy", "checkpoint"],
-    typer.Option(help="How models write: the argmax for all, or each by its checkpoint's generation settings."),
+    typer.Option(
+        help="greedy: every model writes its most likely token; checkpoint: each follows its own generation settings."
+    ),
 ]
 
 
@@ -35,13 +37,14 @@ Decoding = Annotated[
 def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL", help="Checkpoints, adapters or vectors.")],
     task: Tasks,
-    base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model of adapters and vectors among the models.")] = None,
     limit: Limit = None,
     shots: Annotated[
-        int | None, typer.Option(help="Examples before each question, where a task leaves it open.")
+        int | None,
+        typer.Option(help="Examples before each question, if the task does not say how many.", show_default="0"),
     ] = None,
     new_tokens: Annotated[
-        int | None, typer.Option(help="How many a model may write, in place of a task's own.")
+        int | None, typer.Option(help="The most tokens a model may write.", show_default="the task's")
     ] = None,
     decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
@@ -50,7 +53,7 @@ def evaluate(
     output: Output = None,
     **talk: Any,
 ) -> None:
-    """What models do on tasks, item by item; several are compared with the first on the same items.
+    """Score models on tasks, item by item, and compare each with the first on the same items.
 
     Example: tv evaluate data/models/base data/models/medical --task data/tasks/medical_cloze.yaml -o items.parquet
     """
@@ -108,7 +111,7 @@ def print_differences(differences: pd.DataFrame, reference: str) -> None:
     print_table(title, ["task", "metric", "model", "difference", "interval", "p", "least p", "q"], rows)
     unreachable = differences[(differences.least_p >= 0.05) & (differences.least_p < 1)]
     print_notes(
-        f"{r.task}, {r.metric}, {r.variant}: so few items turned that p is {number(float(r.least_p))} at the least"
+        f"{r.task}, {r.metric}, {r.variant}: so few items changed that p cannot be below {number(float(r.least_p))}"
         for r in unreachable.itertuples()
     )
 
@@ -118,7 +121,7 @@ def _few(means: pd.DataFrame) -> Iterator[str]:
     from tv.stats.means import FEW_CLUSTERS, FEWEST
 
     if means.lo.isna().any():
-        yield f"no interval: fewer than {FEWEST} items or clusters of them, or fewer than three that differ"
+        yield f"no interval: fewer than {FEWEST} items or clusters, or fewer than three that differ"
     rough = means[(means.clusters < FEW_CLUSTERS) & (means.clusters < means.n) & means.lo.notna()]
     for task, clusters in rough.groupby("task", sort=False).clusters.min().items():
-        yield f"{task}: items come from {clusters} clusters; from fewer than {FEW_CLUSTERS}, intervals are rough"
+        yield f"{task}: items come from {clusters} clusters; with fewer than {FEW_CLUSTERS}, intervals are rough"

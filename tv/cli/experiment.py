@@ -9,6 +9,7 @@ import typer
 
 from tv.cli.commands import command
 from tv.cli.evaluate import BatchSize, Limit, Tasks
+from tv.cli.help_texts import Command
 from tv.cli.options import Base, Cache, Device, Dtype, Engine, Workers, named
 from tv.cli.prompt_options import chat_of, converses
 from tv.cli.terminal import Shown, bar, interval, number, print_table, wrote
@@ -17,20 +18,23 @@ from tv.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-app = typer.Typer(no_args_is_help=True, help="Negation, addition, SSA and lineage: tables, figures and intervals.")
+app = typer.Typer(no_args_is_help=True, help="The experiments of the source: negation, addition, SSA and lineage.")
 
 Sides = Annotated[
-    list[str], typer.Argument(metavar="[NAME=]TUNED", help="Tuned sides; the name is the path's last part.")
+    list[str],
+    typer.Argument(metavar="[NAME=]TUNED", help="Tuned models; the default name is the last part of the path."),
 ]
 Out = Annotated[
-    Path, typer.Option("-o", "--output", help="The directory for results and finished cells; rerun to resume.")
+    Path, typer.Option("-o", "--output", help="A directory for results and finished work; rerun to resume.")
 ]
-Draws = Annotated[int, typer.Option(help="Resamples of items (of whole clusters) for what has no formula.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
-Scale = Annotated[list[float] | None, typer.Option(help="A λ of the grid; repeatable.")]
+Draws = Annotated[int, typer.Option(help="Bootstrap resamples of items (of whole clusters) where there is no formula.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
+Scale = Annotated[
+    list[float] | None, typer.Option("--scale", help="A λ of the grid; repeatable.", show_default="0, 0.1, …, 1.5")
+]
 
 
-@app.command()
+@app.command(cls=Command)
 @command
 @converses
 def negation(
@@ -39,9 +43,14 @@ def negation(
     task: Tasks,
     output: Out,
     scale: Scale = None,
-    parts: Annotated[str, typer.Option(help="whole, component or layer: what is negated by itself too.")] = "whole",
+    parts: Annotated[
+        str, typer.Option(help="What is negated: whole, or also each component or layer alone.")
+    ] = "whole",
     control: Annotated[
-        list[str] | None, typer.Option(help="random, shuffled, spectrum …: negated in T's place; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A control vector in T's place: random, shuffled, spectrum …; repeatable.", show_default="random"
+        ),
     ] = None,
     limit: Limit = None,
     batch_size: BatchSize = 16,
@@ -51,7 +60,7 @@ def negation(
     seed: Seed = 0,
     **talk: Any,
 ) -> None:
-    """θ_tuned − λT for λ from 0 to 1.5, on every task, beside a random vector of T's norms.
+    """Measure θ_tuned − λT on every task for λ from 0 to 1.5, next to a random vector with T's norms.
 
     Example: tv experiment negation data/models/base data/models/medical --task data/tasks/medical_cloze.yaml -o out
     """
@@ -73,7 +82,7 @@ def negation(
         )
     summary = result["summary"]
     _print(
-        "at λ = 1: is the base's behaviour back?",
+        "at λ = 1: has the base's behaviour returned?",
         summary,
         ["tuned", "part", "vector", "task", "metric", "value_0", "value_1"],
         "difference",
@@ -82,14 +91,15 @@ def negation(
     _said(output, "negation")
 
 
-@app.command()
+@app.command(cls=Command)
 @command
 def ssa(
     base: Base,
     tuned: Sides,
     output: Out,
     epsilon: Annotated[
-        list[float] | None, typer.Option(help="Relative error of the kept subspace; repeatable.")
+        list[float] | None,
+        typer.Option(help="Relative error of the kept subspace; repeatable.", show_default="0.01, 0.05, 0.1"),
     ] = None,
     null: Annotated[
         str, typer.Option(help="What SSA is compared with: rotation, gaussian, row_scale or shuffle.")
@@ -100,7 +110,7 @@ def ssa(
     engine: Engine = "local",
     cache: Cache = None,
 ) -> None:
-    """Layer-wise SSA of one tuned side or more, at ε = 0.01, 0.05 and 0.10, both sides, beside its null.
+    """Measure SSA layer by layer for one or more tuned models, on both sides, next to its null.
 
     Example: tv experiment ssa data/models/base data/models/medical data/models/math -o out
     """
@@ -120,7 +130,7 @@ def ssa(
     modules = result["modules"]
     middle = f"ε = {sorted(epsilon or EPSILONS)[len(epsilon or EPSILONS) // 2]:g}"
     _print(
-        "mean over layers, and in how many layers SSA is above or below what the null allows",
+        "mean over layers, and the number of layers where SSA is above or below its null",
         modules[(modules.side != "two_sided") & modules["at"].isin(["10 %", middle])],
         ["tuned", "module", "side", "at", "ssa", "ssa_null", "kappa"],
         None,
@@ -129,7 +139,7 @@ def ssa(
     _said(output, "ssa")
 
 
-@app.command()
+@app.command(cls=Command)
 @command
 @converses
 def addition(
@@ -137,13 +147,18 @@ def addition(
     tuned: Sides,
     task: Tasks,
     output: Out,
-    method: Annotated[list[str] | None, typer.Option(help="One of tv's methods; repeatable. sum if none.")] = None,
-    scale: Scale = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method of tv apply; repeatable.", show_default="sum")
+    ] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option(help="A λ of the grid; repeatable.", show_default="0.3, 0.5, 0.7, 1")
+    ] = None,
     grid: Annotated[
-        str, typer.Option(help="common: one λ for all vectors of a subset; product: each its own.")
+        str, typer.Option(help="common: one λ for all vectors of a subset; product: one for each.")
     ] = "common",
     target: Annotated[
-        list[str] | None, typer.Option(help="NAME=TASK: what a vector is for; repeatable. All tasks if none.")
+        list[str] | None,
+        typer.Option(help="NAME=TASK: a task that the vector NAME is for; repeatable.", show_default="all tasks"),
     ] = None,
     limit: Limit = None,
     batch_size: BatchSize = 16,
@@ -152,7 +167,7 @@ def addition(
     seed: Seed = 0,
     **talk: Any,
 ) -> None:
-    """Every subset of the vectors, by every method, over a λ grid chosen on half of the items, reported on the other.
+    """Add every subset of the vectors by every method; λ is chosen on one half of the items and tested on the other.
 
     Example: tv experiment addition data/models/base data/models/medical data/models/math --method sum --method tsv-m
     --task data/tasks/medical_cloze.yaml --task data/tasks/arithmetic.yaml --target medical=medical_cloze
@@ -177,20 +192,20 @@ def addition(
         )
     chosen = result["chosen"]
     shown = ["subset", "method", "scales", "task", "base", "value"]
-    title = "λ chosen on one half, told on the other; a gain above 0 is better"
+    title = "λ chosen on one half of the items, tested on the other; a gain above 0 is better"
     _print(title, chosen, shown, "gain", ["p", "best_single"])
     _said(output, "addition")
 
 
-@app.command()
+@app.command(cls=Command)
 @command
 @converses
 def lineage(
-    lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED", help="Two lineages or more.")],
+    lineages: Annotated[list[str], typer.Argument(metavar="NAME=PARENT:TUNED", help="Two or more lineages.")],
     task: Tasks,
     output: Out,
     scale: Scale = None,
-    cross: Annotated[bool, typer.Option(help="Also take away the other lineage's vector.")] = True,
+    cross: Annotated[bool, typer.Option(help="Also subtract the vector of the other lineage.")] = True,
     limit: Limit = None,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
@@ -199,7 +214,7 @@ def lineage(
     seed: Seed = 0,
     **talk: Any,
 ) -> None:
-    """How vectors of a base lineage and of an instruct lineage withstand negation.
+    """Compare how well the vectors of a base lineage and of an instruct lineage withstand negation.
 
     Example: tv experiment lineage base=data/models/base:data/models/medical
     instruct=data/models/instruct:data/models/medical-from-instruct --task data/tasks/medical_cloze.yaml -o out
@@ -220,7 +235,11 @@ def lineage(
         )
     shown = ["lineage", "vector", "task", "metric", "half", "half_lo", "half_hi", "area", "area_lo", "area_hi"]
     _print(
-        "λ at which half is left, and the mean of what is left over 0 ≤ λ ≤ 1", result["robustness"], shown, None, []
+        "λ at which half of the behaviour is left, and the mean of what is left over 0 ≤ λ ≤ 1",
+        result["robustness"],
+        shown,
+        None,
+        [],
     )
     shown = ["first", "second", "task", "metric", "half", "half_lo", "half_hi", "area", "area_lo", "area_hi"]
     if len(result["difference"]):
@@ -243,7 +262,7 @@ def _targets(given: list[str]) -> dict[str, list[str]] | None:
     for text in given:
         name, equals, task = text.partition("=")
         if not equals or not name or not task:
-            raise InputError(f"--target {text}: give NAME=TASK, a vector and what it is for")
+            raise InputError(f"--target {text}: give NAME=TASK, a vector and the task it is for")
         targets.setdefault(name, []).append(task)
     return targets or None
 
@@ -254,7 +273,7 @@ def _lineages(given: list[str]) -> dict[str, tuple[str, str]]:
         name, equals, both = text.partition("=")
         parent, colon, tuned = both.partition(":")
         if not (equals and colon and name and parent and tuned):
-            raise InputError(f"{text!r}: a lineage is given as NAME=PARENT:TUNED")
+            raise InputError(f"{text!r}: give a lineage as NAME=PARENT:TUNED")
         lineages[name] = (parent, tuned)
     return lineages
 

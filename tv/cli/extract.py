@@ -13,7 +13,9 @@ from tv.errors import CheckpointError
 
 
 def extract(
-    base: Base, tuned: Tuned, output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file.")]
+    base: Base,
+    tuned: Tuned,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write: .safetensors.")],
 ) -> None:
     """Write the tuning vector T = tuned − base as safetensors, float32, with its provenance.
 
@@ -22,7 +24,7 @@ def extract(
     import tv
 
     if output.suffix != ".safetensors":
-        raise CheckpointError(f"{output}: a tuning vector is written as .safetensors; name the file so")
+        raise CheckpointError(f"{output}: a tuning vector is written as .safetensors; use that ending")
     pair = tv.open_pair(base, tuned)
     print_notes(pair.facts.notes)
     vector = tv.extract(pair.base, pair.tuned)

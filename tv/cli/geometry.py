@@ -20,7 +20,7 @@ def geometry(
     tuned: Tuned,
     heads: Heads = False,
     align: Align = False,
-    tokens: Annotated[int, typer.Option(help="How many of the most moved tokens to name.")] = 10,
+    tokens: Annotated[int, typer.Option(help="How many tokens to list: those whose embeddings changed most.")] = 10,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     workers: Workers = 1,
@@ -28,7 +28,7 @@ def geometry(
     cache: Cache = None,
     output: Output = None,
 ) -> None:
-    """Norms, cosine, ranks, spectra and noise share of every module; the most moved tokens by name.
+    """Measure every module's change: norms, cosine, ranks, spectra, share of noise; and the tokens that changed most.
 
     Example: tv geometry data/models/base data/models/medical -o geometry.parquet
     """
@@ -47,7 +47,7 @@ def geometry(
     whole = frame[frame["head"] == -1]
     matrices = whole[whole.kind == "linear"]
     _print(matrices, "tuning vector by module: matrices, mean over layers (and experts)", _MATRIX)
-    _print(matrices, "what it changed in W's own spectrum and leading subspaces", _SUBSPACES)
+    _print(matrices, "what it changed in the spectrum and leading subspaces of W", _SUBSPACES)
     for kind, title in _VECTORS.items():
         _print(whole[whole.kind == kind], f"{title}, mean over layers", _VECTOR)
     if tokens > 0:
@@ -55,7 +55,7 @@ def geometry(
         columns = ["matrix", "rank", "token_id", "token", "relative_norm", "mean_relative_norm"]
         if len(moved):
             print_table(
-                "most moved tokens",
+                "tokens whose embeddings changed most",
                 ["matrix", "rank", "id", "token", "‖T‖/‖W‖", "mean"],
                 moved[columns].to_numpy(object).tolist(),
             )

@@ -23,11 +23,11 @@ _TOKENIZERS = {
 def info(
     path: Base,
     other: Annotated[
-        str | None, typer.Argument(metavar="TUNED", help="A tuned side: check that it belongs to BASE.")
+        str | None, typer.Argument(metavar="TUNED", help="A tuned model: check that it belongs to BASE.")
     ] = None,
     output: Output = None,
 ) -> None:
-    """What a checkpoint is; with two, whether they belong together.
+    """Describe a checkpoint; with two, check that they belong together.
 
     Example: tv info data/models/base data/models/medical
     """

@@ -20,21 +20,22 @@ def logs(
         list[str],
         typer.Argument(
             metavar="[NAME=]LOG",
-            help="samples_*.jsonl of lm-evaluation-harness, .eval or .json of Inspect, or a folder; the base's first.",
+            help="samples_*.jsonl of lm-evaluation-harness, .eval or .json of Inspect, or a folder; the base first.",
         ),
     ],
     cluster: Annotated[
-        str | None, typer.Option(help="The field of an item (document or metadata) that says which items are alike.")
+        str | None,
+        typer.Option(help="The field of an item (document or metadata) that says which items belong together."),
     ] = None,
     any_prompt: Annotated[
-        bool, typer.Option("--any-prompt", help="Pair items that the models were asked in other words too.")
+        bool, typer.Option("--any-prompt", help="Also pair items whose prompts differ in wording.")
     ] = False,
     prompts_out: Annotated[
-        Path | None, typer.Option(help="Write the first log's items as a file of prompts: .jsonl.")
+        Path | None, typer.Option(help="Write the items of the first log as a prompt file: .jsonl.")
     ] = None,
     output: Output = None,
 ) -> None:
-    """What other evaluations logged, model against model on the same items: paired tests, intervals, corrections.
+    """Compare models in the logs of other evaluations, item by item: paired tests, intervals, corrections.
 
     Example: tv logs data/logs/lm-eval/base data/logs/lm-eval/medical --prompts-out items.jsonl
     """
@@ -84,14 +85,14 @@ def _print_changes(changes: pd.DataFrame, first: str) -> None:
         tests = ["items", "clusters", "test", "p", "Holm", "q", "detectable"]
         print_table(f"{name} against {first} on the same items, 95 % intervals", [*headings, *tests], cells)
     if changes.difference_lo.isna().any():
-        print_notes([f"no interval: fewer than {FEWEST} items or clusters of them, or fewer than three that differ"])
+        print_notes([f"no interval: fewer than {FEWEST} items or clusters, or fewer than three that differ"])
     rough = changes[(changes.clusters < FEW_CLUSTERS) & (changes.clusters < changes.n) & changes.difference_lo.notna()]
     print_notes(
-        f"{task}: items come from {clusters} clusters; from fewer than {FEW_CLUSTERS}, intervals are rough"
+        f"{task}: items come from {clusters} clusters; with fewer than {FEW_CLUSTERS}, intervals are rough"
         for task, clusters in rough.groupby("task", sort=False).clusters.min().items()
     )
     unreachable = changes[(changes.least_p >= 0.05) & (changes.least_p < 1)]
     print_notes(
-        f"{r.task}, {r.metric}, {r.variant}: so few items turned that p is {number(float(r.least_p))} at the least"
+        f"{r.task}, {r.metric}, {r.variant}: so few items changed that p cannot be below {number(float(r.least_p))}"
         for r in unreachable.itertuples()
     )

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from tv.arithmetic.adapter_writer import Adapter
 
 Vector = Annotated[
-    str, typer.Argument(metavar="VECTOR", help="A file of `tv extract`, or a fine-tuned checkpoint or adapter.")
+    str, typer.Argument(metavar="VECTOR", help="A file that tv extract wrote, a tuned checkpoint, or an adapter.")
 ]
-Directory = Annotated[Path, typer.Option("-o", "--output", help="The adapter's directory; whole or absent.")]
+Directory = Annotated[Path, typer.Option("-o", "--output", help="The directory of the adapter to write.")]
 Origin = Annotated[
-    str | None, typer.Option(help="What VECTOR was tuned from, where it is a checkpoint and not BASE's.")
+    str | None, typer.Option(help="The model that VECTOR, a checkpoint, was tuned from.", show_default="BASE")
 ]
-Force = Annotated[bool, typer.Option(help="Replace an adapter that is there.")]
+Force = Annotated[bool, typer.Option(help="Replace an existing adapter.")]
 _SHOWN = 12
 
 
@@ -28,12 +28,12 @@ def lora_export(
     base: Base,
     vector: Vector,
     output: Directory,
-    rank: Annotated[int | None, typer.Option(help="Of every matrix.")] = None,
+    rank: Annotated[int | None, typer.Option(help="The rank of every matrix; give either this or --energy.")] = None,
     energy: Annotated[
-        float | None, typer.Option(help="Or: the share of ‖T‖² that each matrix keeps, at its own smallest rank.")
+        float | None, typer.Option(help="The share of ‖T‖² that each matrix keeps, at the smallest rank that does.")
     ] = None,
     others: Annotated[
-        bool, typer.Option(help="Save what LoRA cannot hold (norms, biases, embeddings) whole beside it.")
+        bool, typer.Option(help="Also save the parameters that LoRA cannot hold (norms, biases, embeddings) in full.")
     ] = True,
     origin: Origin = None,
     force: Force = False,
@@ -69,16 +69,18 @@ def lora_init(
     base: Base,
     vector: Vector,
     output: Directory,
-    rank: Annotated[int, typer.Option(help="Of every matrix.")],
+    rank: Annotated[int, typer.Option(help="The rank of every matrix.")],
     mode: Annotated[
         Literal["warm", "subspace", "orthogonal"],
-        typer.Option(help="Start at T's leading directions, read only what they read, or nothing of it."),
+        typer.Option(
+            help="warm: start at T's leading directions; subspace: read only their inputs; orthogonal: none of them."
+        ),
     ],
     origin: Origin = None,
-    seed: Annotated[int, typer.Option(help="Of orthogonal's directions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the directions of orthogonal.")] = 0,
     force: Force = False,
 ) -> None:
-    """Write a LoRA adapter to train on from, which starts in, stays in, or stays out of a vector's leading directions.
+    """Write a LoRA adapter to start training from, in or outside the leading directions of a vector.
 
     Example: tv lora-init data/models/base data/models/medical --rank 8 --mode subspace -o start
     """
@@ -104,7 +106,7 @@ def _print_others(adapter: Adapter) -> None:
     print_notes(adapter.notes)
     if adapter.others.empty:
         return
-    for held, words in ((True, "saved whole beside the factors"), (False, "left out")):
+    for held, words in ((True, "saved in full next to the factors"), (False, "left out")):
         listed = adapter.others[adapter.others.held == held]
         if len(listed):
             named = [f"{row.parameter} {_percent(row.share)}" for row in listed.head(_SHOWN).itertuples()]

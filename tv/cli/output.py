@@ -20,7 +20,7 @@ def check_output(path: Path | None) -> None:
     if path is not None and path.suffix not in _WRITERS:
         raise CheckpointError(f"{path}: unknown ending {path.suffix!r}; use {', '.join(_WRITERS)}")
     if path is not None and not path.resolve().parent.is_dir():
-        raise CheckpointError(f"{path}: its directory does not exist; make it first")
+        raise CheckpointError(f"{path}: its directory does not exist; create it first")
 
 
 def write(frame: pd.DataFrame, path: Path | None) -> None:

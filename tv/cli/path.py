@@ -24,16 +24,15 @@ _ROUNDING = 1e-5  # nats; float32 logits resolve nothing smaller
 def path(
     base: Base,
     tuned: Tuned,
-    prompts: Annotated[
-        list[Path], typer.Option(help="Files of prompts: JSONL, JSON, CSV, TSV or Parquet; repeatable.")
-    ],
+    prompts: Annotated[list[Path], typer.Option(help="Prompt file: JSONL, JSON, CSV, TSV or Parquet; repeatable.")],
     second: Annotated[
-        str | None, typer.Option(help="Another tuned side: the plane θ + αT + βT' instead of the path.")
+        str | None, typer.Option(help="A second tuned model: measure the plane θ + αT + βT' instead of the path.")
     ] = None,
     start: Annotated[float, typer.Option("--from", help="The first α.")] = -0.5,
     stop: Annotated[float, typer.Option("--to", help="The last α.")] = 1.5,
     points: Annotated[
-        int | None, typer.Option(help="How many α: 21 if not given, 9 a side of a plane. 0 and 1 are added.")
+        int | None,
+        typer.Option(help="How many α to measure; 0 and 1 are added.", show_default="21; 9 per side of a plane"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
     device: Device = "cpu",
@@ -41,7 +40,7 @@ def path(
     output: Output = None,
     **reading: Any,
 ) -> None:
-    """Loss and behaviour along θ + αT, from the base (α = 0) through the tuned model (α = 1), and the barrier between.
+    """Measure loss and behaviour along θ + αT, from the base (α = 0) through the tuned model (α = 1), and the barrier.
 
     Example: tv path data/models/base data/models/medical --prompts data/prompts/medical.jsonl
     """
@@ -52,9 +51,9 @@ def path(
     check_output(output)
     n = points if points is not None else 21 if second is None else 9
     if n < 2:
-        raise InputError(f"--points {n}: a path needs at least two")
+        raise InputError(f"--points {n}: a path needs at least two points")
     if not start < stop:
-        raise InputError(f"--from {start:g} --to {stop:g}: a path runs from the smaller to the larger α")
+        raise InputError(f"--from {start:g} --to {stop:g}: --from must be smaller than --to")
     sets = prompt_sets(prompts, **reading)
     alphas = [float(alpha) for alpha in np.linspace(start, stop, n)]
     with bar("path" if second is None else "plane") as progress:
@@ -105,12 +104,12 @@ def _barrier_in_words(points: pd.DataFrame) -> str:
     size = f"{number(barrier['value'])} {interval(barrier['lo'], barrier['hi']).text} nats"
     if math.isnan(barrier["lo"]):
         size = f"{number(barrier['value'])} nats above the straight line between the ends"
-        return f"whether there is a barrier cannot be told from fewer than {FEWEST} prompts or clusters of them: {size}"
+        return f"fewer than {FEWEST} prompts or clusters are too few to say whether there is a barrier: {size}"
     if not barrier["lo"] > _ROUNDING:
         return f"no barrier found: {size} above the straight line between the ends"
     words = f"barrier {size} above the straight line between the ends, at α = {barrier['alpha']:g}"
     if not rise["lo"] > _ROUNDING:
-        return f"{words}; but no point is worse than both ends: the curve bends, and nothing blocks the way"
+        return f"{words}; but no point is worse than both ends: the curve bends without a barrier between them"
     size = f"{number(rise['value'])} [{number(rise['lo'])}, {number(rise['hi'])}] nats"
     return f"{words}; {size} worse than the worse end, at α = {rise['alpha']:g}"
 
@@ -130,7 +129,7 @@ def _print_plane(label: str, points: pd.DataFrame) -> None:
 def _title(label: str, loss: pd.DataFrame) -> str:
     n, clusters = loss.prompts.iloc[0], loss.clusters.iloc[0]
     prompts = f"{n} {'prompt' if n == 1 else 'prompts'}" + (f" in {clusters} clusters" if clusters < n else "")
-    return f"{label}: {prompts}, loss in nats a token ({loss.over.iloc[0]})"
+    return f"{label}: {prompts}, loss in nats per token ({loss.over.iloc[0]})"
 
 
 def _alpha(value: float) -> Shown:

@@ -11,30 +11,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tv.errors import InputError
+from tv.errors import InputError, choices
 
 if TYPE_CHECKING:
     from tv.prompts.sets import PromptSet
 
 Columns = Annotated[
     list[str] | None,
-    typer.Option(help="Which column holds what, KEY=NAME: text=question,target=answer.", metavar="KEY=NAME"),
+    typer.Option(help="The column that holds each key: text=question,target=answer.", metavar="KEY=NAME"),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows of each file.")]
-Domain = Annotated[str | None, typer.Option(help="The domain of rows that name none. Without it, the file's name.")]
-Chat = Annotated[bool, typer.Option("--chat", help="Put every prompt through the chat template.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Read only the first rows of each file.", show_default="all")]
+Domain = Annotated[
+    str | None, typer.Option(help="The domain of rows that do not name one.", show_default="the file's name")
+]
+Chat = Annotated[bool, typer.Option("--chat", help="Format every prompt with the chat template.")]
 Template = Annotated[
     Literal["tuned"] | None,
-    typer.Option(help="tuned: like --chat, but through the tuned model's template, for the base too."),
+    typer.Option(help="tuned: like --chat, but both models use the tuned model's template."),
 ]
 System = Annotated[
     str | None,
-    typer.Option(help="The system turn of conversations that have none; with --chat or --chat-template."),
+    typer.Option(help="The system message of conversations that have none; needs --chat or --chat-template."),
 ]
 ChatOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="A variable of the chat template, such as enable_thinking=false; with --chat or --chat-template. "
+        help="A variable of the chat template, such as enable_thinking=false; needs --chat or --chat-template. "
         "Repeatable.",
         metavar="NAME=VALUE",
     ),
@@ -87,7 +89,9 @@ def prompt_sets(files: Collection[Path], **options: Any) -> list[PromptSet]:
 
     settings = settings_of(**options)
     if settings and not files:
-        raise InputError(f"--{next(iter(settings))} says how prompts are read, and none are given; add --prompts FILE")
+        raise InputError(
+            f"--{next(iter(settings))} says how to read prompts, but no prompts are given; add --prompts FILE"
+        )
     return [PromptSet(file=file, **settings) for file in files]
 
 
@@ -113,9 +117,9 @@ def settings_of(
     chat = chat or chat_template is not None
     if talk and not chat:
         option = "--system" if system is not None else "--chat-option"
-        raise InputError(f"{option} belongs to a conversation; add --chat or --chat-template tuned")
+        raise InputError(f"{option} needs a conversation; add --chat or --chat-template tuned")
     if system is not None and not system.strip():
-        raise InputError("--system: the system's turn is blank; leave it out, or give its words")
+        raise InputError("--system: the system message is blank; leave it out or write one")
     given = {
         "columns": _columns(columns),
         "limit": limit,
@@ -131,7 +135,7 @@ def _columns(given: list[str] | None) -> dict[str, str] | None:
     columns = dict(_pairs(given, "--columns", "text=question,target=answer"))
     odd = next((key for key in columns if key not in KEYS), None)
     if odd is not None:
-        raise InputError(f"--columns {odd}=…: no key is called {odd!r}; there are {', '.join(KEYS)}")
+        raise InputError(f"--columns {odd}=…: no key {odd!r}{choices(odd, KEYS)}")
     return columns or None
 
 
@@ -142,7 +146,7 @@ def _pairs(given: list[str] | None, option: str, example: str) -> list[tuple[str
         for part in re.split(r",(?=\w+=)", text):
             name, equals, value = part.partition("=")
             if not (name.strip() and equals and value):
-                raise InputError(f"{option} {text!r}: give it as {example}")
+                raise InputError(f"{option} {text!r}: expected the form {example}")
             pairs.append((name.strip(), value))
     return pairs
 

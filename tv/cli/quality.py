@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 @reads_prompts
 def quality(
     models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL", help="Checkpoints, adapters or vectors.")],
-    prompts: Annotated[
-        list[Path], typer.Option(help="Files of prompts: JSONL, JSON, CSV, TSV or Parquet; repeatable.")
-    ],
+    prompts: Annotated[list[Path], typer.Option(help="Prompt file: JSONL, JSON, CSV, TSV or Parquet; repeatable.")],
     text: Annotated[
-        list[Path] | None, typer.Option(help="Likewise, of held-out text for the perplexity: read as it is.")
+        list[Path] | None,
+        typer.Option(help="File of held-out texts for the perplexity; read without a template; repeatable."),
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option("--format", help="A regular expression of a well-formed answer.")
+        str | None, typer.Option("--format", help="A regular expression that a well-formed answer matches.")
     ] = None,
-    judge_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint, up to /v1.")] = None,
-    judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
-    judge_key: Annotated[str, typer.Option(help="The environment variable with its key.")] = "OPENAI_API_KEY",
-    base: Annotated[str | None, typer.Option(help="The base of the adapters and vectors among the models.")] = None,
-    new_tokens: Annotated[int, typer.Option(help="How many a model may write.")] = 64,
+    judge_url: Annotated[str | None, typer.Option(help="The URL of an OpenAI-compatible endpoint, up to /v1.")] = None,
+    judge_model: Annotated[str, typer.Option(help="The name of the judge model at that endpoint.")] = "",
+    judge_key: Annotated[str, typer.Option(help="The environment variable that holds the API key.")] = "OPENAI_API_KEY",
+    base: Annotated[str | None, typer.Option(help="The base model of adapters and vectors among the models.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="The most tokens a model may write.")] = 64,
     decoding: Decoding = "greedy",
     batch_size: BatchSize = 16,
     device: Device = "cpu",
@@ -41,7 +40,7 @@ def quality(
     output: Output = None,
     **reading: Any,
 ) -> None:
-    """How well models write: perplexity, variety, repetition, form, ROUGE-L and a judge's score, prompt by prompt.
+    """Measure how well models write: perplexity, variety, repetition, form, ROUGE-L and the score of a judge.
 
     Example: tv quality data/models/base data/models/instruct --prompts data/prompts/instruct.jsonl
     --format 'The answer is'

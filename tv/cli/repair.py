@@ -24,35 +24,35 @@ _SHOWN = 20
 def repair(
     base: Base,
     tuned: Tuned,
-    keep: Annotated[list[Path], typer.Option(help="Prompts of the gain that is to be kept; repeatable.")],
-    restore: Annotated[list[Path], typer.Option(help="Prompts of what tuning damaged; repeatable.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write; whole or absent.")],
-    keep_at_least: Annotated[float, typer.Option(help="The share of the gain that has to be kept.")] = 0.95,
+    keep: Annotated[list[Path], typer.Option(help="Prompts that show the gain to keep; repeatable.")],
+    restore: Annotated[list[Path], typer.Option(help="Prompts that show the damage to undo; repeatable.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write.")],
+    keep_at_least: Annotated[float, typer.Option(help="The share of the gain that must be kept.")] = 0.95,
     granularity: Annotated[
-        Literal["component", "module", "head"], typer.Option(help="What has a λ of its own.")
+        Literal["component", "module", "head"], typer.Option(help="The parts that have their own λ.")
     ] = "component",
     metric: Annotated[
         str | None,
-        typer.Option(help="A behaviour metric. Without it the NLL of the targets; without targets, of the texts."),
+        typer.Option(help="A behaviour metric.", show_default="NLL of the targets; without targets, of the texts"),
     ] = None,
-    form: Annotated[Literal["checkpoint", "lora"], typer.Option("--as", help="What is written.")] = "checkpoint",
-    rank: Annotated[int | None, typer.Option(help="Of every matrix of an adapter.")] = None,
+    form: Annotated[Literal["checkpoint", "lora"], typer.Option("--as", help="The form of the result.")] = "checkpoint",
+    rank: Annotated[int | None, typer.Option(help="With --as lora: the rank of every matrix.")] = None,
     out_dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="What a checkpoint is stored in.")
+        Literal["float32", "bfloat16"], typer.Option(help="The dtype of the stored checkpoint.")
     ] = "float32",
     report: Annotated[
         Path | None,
-        typer.Option(help="The directory of tables, figure and finished cells; OUTPUT-repair if not given."),
+        typer.Option(help="A directory for tables, figures and finished work.", show_default="OUTPUT-repair"),
     ] = None,
-    draws: Annotated[int, typer.Option(help="Random choices of equal size.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the halves and of the random choices.")] = 0,
-    force: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    draws: Annotated[int, typer.Option(help="Random choices of the same size, for comparison.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the halves and of the random choices.")] = 0,
+    force: Annotated[bool, typer.Option(help="Replace an existing result.")] = False,
     batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     **reading: Any,
 ) -> None:
-    """Choose a λ for every part of T that keeps its gain and undoes its damage; write it, and say what to expect.
+    """Choose a λ for every part of T that keeps the gain and undoes the damage; write the model and what to expect.
 
     Example: tv repair data/models/base data/models/medical --keep data/prompts/medical.jsonl
     --restore data/prompts/general.jsonl -o repaired
@@ -86,7 +86,7 @@ def repair(
     _say_reached(repaired, keep_at_least)
     print_notes(repaired.notes)
     wrote(beside(output, report, "repair"), "tables as .parquet and .csv, figure in repair.html; rerun to resume")
-    wrote(output, "chosen on all prompts; its card says how")
+    wrote(output, "chosen on all prompts; the model card says how")
 
 
 def _print_before(before: pd.DataFrame) -> None:
@@ -104,7 +104,7 @@ def _print_before(before: pd.DataFrame) -> None:
         for row in before.itertuples()
     ]
     headings = ["set", "metric", "prompts", "clusters", "base", "tuned", "gain or damage", "95 % interval"]
-    print_table("what all of T does", headings, rows)
+    print_table("the effect of all of T", headings, rows)
 
 
 def _print_chosen(chosen: pd.DataFrame, keep_at_least: float) -> None:
@@ -119,14 +119,14 @@ def _print_chosen(chosen: pd.DataFrame, keep_at_least: float) -> None:
         ]
         for row in chosen.to_dict("records")
     ]
-    title = "chosen on one half of the prompts, tested on the other; of random choices the median, with 5 % and 95 %"
+    title = "chosen on one half of the prompts, tested on the other; random choices: median, 5 % and 95 %"
     at = f"undone at {keep_at_least:.0%} kept"
     print_table(title, ["method", "gain kept", "damage undone", at, "beyond plain scaling", "p"], rows)
 
 
 def _print_scales(scales: pd.DataFrame) -> None:
     if len(scales) > _SHOWN:
-        say(f"{len(scales)} parts have a λ: see the table of scales")
+        say(f"{len(scales)} parts have their own λ: see the table of scales")
         return
     rows: list[list[object]] = [
         [
@@ -140,7 +140,7 @@ def _print_scales(scales: pd.DataFrame) -> None:
         for row in scales.to_dict("records")
     ]
     print_table(
-        "λ of every part, and what reverting it alone does",
+        "λ of every part, and the effect of reverting it alone",
         ["layer", "part", "of ‖T‖²", "gain lost", "damage undone", "λ"],
         rows,
     )
@@ -151,14 +151,14 @@ def _say_reached(repaired: Repaired, keep_at_least: float) -> None:
 
     chosen = repaired.result["chosen"].set_index("method")
     kept, undone = (float(chosen.loc[FITTED, name]) for name in ("kept", "undone"))
-    short = "" if kept >= keep_at_least else f", less than the {keep_at_least:.0%} asked"
-    say(f"on prompts that the choice had not seen: {kept:.1%} of the gain kept{short}; {undone:.1%} of damage undone")
+    short = "" if kept >= keep_at_least else f", less than the {keep_at_least:.0%} asked for"
+    say(f"on held-out prompts: {kept:.1%} of the gain kept{short}; {undone:.1%} of the damage undone")
     best = chosen.undone_at.dropna()
     if len(best):
-        say(f"where {keep_at_least:.0%} is kept on such prompts, {best.idxmax()} undoes most: {best.max():.1%}")
+        say(f"at {keep_at_least:.0%} kept on held-out prompts, {best.idxmax()} undoes most: {best.max():.1%}")
     if repaired.as_written is not None:
         kept, undone = repaired.as_written
-        say(f"what was written keeps {kept:.1%} and undoes {undone:.1%} on all prompts, which its choice has seen")
+        say(f"the written model keeps {kept:.1%} and undoes {undone:.1%} on all prompts, also those it was chosen on")
 
 
 def _share(row: dict[str, Any], name: str) -> Shown:

@@ -34,14 +34,14 @@ def search_and_write(
         print_table("found on all prompts", ["vector", "part", "λ or value"], rows)
     print_notes(searched.notes)
     wrote(beside(output, None, "search"), "tables as .csv, finished evaluations; rerun to resume")
-    wrote(output, "searched for on all prompts; its card says what to expect")
+    wrote(output, "λ found on all prompts; the model card says what to expect")
 
 
 def _print(table: pd.DataFrame, domains: list[str]) -> None:
     rows: list[list[object]] = []
     for row in table.to_dict("records"):
         rows.append([row["way"], _cell(row, "value", "lo", "hi"), *(_cell(row, name) for name in domains)])
-    title = "share of the best single vector's gain that is kept, on prompts that the search had not seen"
+    title = "share of the best single vector's gain that is kept, on held-out prompts"
     print_table(title, ["way of adding", "mean over domains", *domains], rows)
 
 
@@ -57,5 +57,5 @@ def _say(table: pd.DataFrame, other: str) -> None:
     row = table.set_index("way").loc[FOUND]
     gap, lo, hi, p = (float(row[f"over_{other}{end}"]) for end in ("", "_lo", "_hi", "_p"))
     name = PLAIN if other == "plain" else f"{SCALED}, searched for with the same budget,"
-    words = "is better than" if lo > 0 else "is worse than" if hi < 0 else "cannot be told from"
-    say(f"what was found {words} {name} by {number(gap)} [{number(lo)}, {number(hi)}], p = {number(p)}")
+    words = "is better than" if lo > 0 else "is worse than" if hi < 0 else "is not distinguishable from"
+    say(f"the result {words} {name} by {number(gap)} [{number(lo)}, {number(hi)}], p = {number(p)}")

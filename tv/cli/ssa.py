@@ -20,29 +20,32 @@ def ssa(
     base: Base,
     tuned: Tuned,
     epsilon: Annotated[
-        list[float] | None, typer.Option(help="Relative error of the kept subspace; repeatable.")
+        list[float] | None,
+        typer.Option(help="Relative error of the kept subspace; repeatable.", show_default="0.01, 0.05, 0.1"),
     ] = None,
     k_rule: Annotated[
-        str, typer.Option(help="tail (by ε), energy (share of Σσ²) or fixed (share of dimension).")
+        str, typer.Option(help="How k is chosen: tail (by ε), energy (share of Σσ²) or fixed (share of the dimension).")
     ] = "tail",
     level: Annotated[
         list[float] | None,
         typer.Option(
-            help="ε, energy share or dimension share, as --k-rule says; needed with energy and fixed; repeatable."
+            help="The level of --k-rule: ε, share of energy or share of the dimension; required with energy and "
+            "fixed; repeatable.",
+            show_default="--epsilon",
         ),
     ] = None,
     null: Annotated[
         str,
         typer.Option(help="What SSA is compared with: rotation, gaussian, row_scale, shuffle …"),
     ] = "rotation",
-    draws: Annotated[int, typer.Option(help="How often the shuffle null is drawn.")] = 20,
-    swap: Annotated[bool, typer.Option(help="Add the control: T against another layer's basis.")] = False,
+    draws: Annotated[int, typer.Option(help="Draws of the shuffle null.")] = 20,
+    swap: Annotated[bool, typer.Option(help="Add a control: T against the basis of another layer.")] = False,
     curve: Annotated[
-        Path | None, typer.Option(help="Also write SSA(k) for every k, with its area over the null.")
+        Path | None, typer.Option(help="Also write SSA(k) for every k, and its area above the null, to this file.")
     ] = None,
     heads: Heads = True,
     align: Align = False,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     workers: Workers = 1,
@@ -50,7 +53,7 @@ def ssa(
     cache: Cache = None,
     output: Output = None,
 ) -> None:
-    """Subspace alignment of every matrix beside its null.
+    """Measure the subspace alignment (SSA) of every matrix, next to its null.
 
     Example: tv ssa data/models/base data/models/medical -o ssa.parquet
     """
@@ -117,7 +120,7 @@ def _print_alignment(frame: pd.DataFrame) -> None:
         title += f", then SSA at {rule} {shown:g}"
     print_table(title, headings, rows)
     if len(fixed) and fixed.ssa.isna().all():
-        say("no matrix of a block moved; embeddings, norms and parts beside the language model are in `tv geometry`")
+        say("no matrix of a block changed; `tv geometry` shows embeddings, norms and parts outside the language model")
     if "ssa_swap" in whole:
         sided = fixed[fixed.side != "two_sided"]
         mean_lift, swapped_lift = (float((sided[name] ** 2 / sided.ssa_null**2).mean()) for name in ("ssa", "ssa_swap"))

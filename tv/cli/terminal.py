@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tv.errors import WARNING, printable
+from tv.runtime.progress import Pace, duration, sentence
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Stages:
         now = self.clock()
         known = self.stages.get(stage)
         if known is None or done < known.done or total != known.total:  # a stage may have steps of their own lengths
-            known = self.stages[stage] = _Stage(now, done, known.due if known else now + _FIRST, total)
+            known = self.stages[stage] = _Stage(now, done, total, due=now + _FIRST, again=known is not None)
         known.done = done
         elapsed, left = now - known.began, known.left(now, done, total)
         if _speech.quiet:
@@ -200,9 +201,7 @@ class Stages:
         elif self.progress.console.is_terminal:
             self._draw(stage, done, total, "" if left is None else f"{duration(left)} left")
         elif known.is_due(now, done, total, self.transient):
-            rest = "" if left is None or done == total else f", about {duration(left)} left"
-            parts = (f" {done}/{total}" if total else "") + (f" ({printable(label)})" if label else "")
-            print(f"{printable(stage)}{parts}, {duration(elapsed)}{rest}", file=sys.stderr, flush=True)
+            print(sentence(stage, done, total, label, elapsed, left), file=sys.stderr, flush=True)
 
     def _draw(self, stage: str, done: int, total: int | None, left: str) -> None:
         if stage not in self.tasks:
@@ -216,28 +215,12 @@ _FIRST, _EVERY = 5.0, 15.0
 
 
 @dataclass
-class _Stage:
-    """When a stage began, with how many of its parts done already, and when it says something next."""
+class _Stage(Pace):
+    """A stage, and when it says something next."""
 
-    began: float
-    first: int
-    due: float
-    total: int | None = None
-    done: int = 0
-    paced: tuple[float, int] | None = None  # when its first part here was done, and how many were then
+    due: float = 0.0
+    again: bool = False  # it is a further step of a stage that said something already
     over: bool = False
-
-    def left(self, now: float, done: int, total: int | None) -> float | None:
-        """Seconds until it is done, at the pace so far; None where nobody knows.
-
-        The first part does not count: what is made once, for all parts, is made before it is done.
-        """
-        if total is None or done <= self.first:
-            return None
-        if self.paced is None:
-            self.paced = now, done
-        since, first = self.paced
-        return (now - since) / (done - first) * (total - done) if done > first else None
 
     def is_due(self, now: float, done: int, total: int | None, transient: bool) -> bool:
         """Whether a line is to be said now: after a while, then now and then, and once at the end."""
@@ -246,20 +229,8 @@ class _Stage:
         late = now >= self.due
         if late:
             self.due = now + _EVERY
-        return late or (ends and (not transient or now - self.began >= _FIRST))
-
-
-def duration(seconds: float) -> str:
-    """A time in words: `12 s`, `4 min`, `2 h 10 min`.
-
-    Examples:
-        >>> duration(12.4), duration(250), duration(7800)
-        ('12 s', '4 min', '2 h 10 min')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+        least = _FIRST if transient else 1.0 if self.again else 0.0
+        return late or (ends and now - self.began >= least)
 
 
 @contextmanager

@@ -25,28 +25,32 @@ def trajectory(
     checkpoints: Annotated[
         list[str],
         typer.Argument(
-            metavar="CKPT…", help="Checkpoints or adapters of one training, or the directory of its checkpoint-…"
+            metavar="CKPT…",
+            help="Checkpoints or adapters of one training run, or the directory that holds them as checkpoint-…",
         ),
     ],
     prompts: Annotated[
-        list[Path] | None, typer.Option(help="Files of prompts: JSONL, JSON, CSV, TSV or Parquet; repeatable.")
+        list[Path] | None, typer.Option(help="Prompt file: JSONL, JSON, CSV, TSV or Parquet; repeatable.")
     ] = None,
-    points: Annotated[int, typer.Option(help="Points between neighbours, at which the loss is computed.")] = 3,
+    points: Annotated[
+        int, typer.Option(help="Points between neighbouring checkpoints at which the loss is computed.")
+    ] = 3,
     batch_size: Annotated[int, typer.Option(help="Prompts in one forward pass.")] = 16,
     device: Device = "cpu",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A directory for tables and figures; it resumes there too.")
+        Path | None,
+        typer.Option("-o", "--output", help="A directory for tables, figures and finished work; rerun to resume."),
     ] = None,
     **reading: Any,
 ) -> None:
-    """The way of a training through its checkpoints: how straight, with what barriers, and what turned when.
+    """Follow a training run through its checkpoints: how straight, over which barriers, and what changed when.
 
     Example: tv trajectory data/models/base data/models/medical data/models/math --prompts data/prompts/medical.jsonl
     """
     if points < 1:
-        raise InputError(f"--points {points}: a line between two checkpoints needs at least one point inside")
+        raise InputError(f"--points {points}: a line between two checkpoints needs at least one point")
     if output is not None and output.exists() and not output.is_dir():
-        raise InputError(f"{output}: is a file; -o names a directory")
+        raise InputError(f"{output}: is a file; -o must name a directory")
     sets = prompt_sets(prompts, **reading) if prompts else None
     import numpy as np
 
@@ -78,13 +82,13 @@ def _print_distances(rows: pd.DataFrame) -> None:
         "cos(step before)",
     ]
     names = ["checkpoint", "norm", "length", "noise", "straightness", "straightness_walk", "cosine_previous"]
-    print_table("distance along the way", columns, rows[names].to_numpy(object).tolist())
+    print_table("distance along the path", columns, rows[names].to_numpy(object).tolist())
     last = rows.iloc[-1]
     walk = f"1 is a straight line, {number(last.straightness_walk)} a random walk of these steps"
     above = last.path_above_noise / last.chord if last.chord else math.nan
     say(
         f"the path is {number(last.straightness)} times its chord ({walk}); without rounding at most "
-        f"{number(above)} of it"
+        f"{number(above)} times"
         if last.noise and abs(above - last.straightness) > 0.005
         else f"the path is {number(last.straightness)} times its chord ({walk})"
     )
@@ -100,7 +104,7 @@ def _print_connectivity(rows: pd.DataFrame) -> None:
     unclear = whole[whole.lo.isna()]
     blocked = whole[whole.rise_lo > _ROUNDING]
     if len(unclear):
-        say("whether there are barriers cannot be told from so few prompts")
+        say("too few prompts to say whether there are barriers")
     elif len(blocked):
         say(f"a barrier higher than both ends on {len(blocked)} of {len(whole)} lines")
     else:
@@ -131,7 +135,9 @@ def _print_turned(rows: pd.DataFrame) -> None:
             for row in shown.itertuples()
         ]
         change = "loss, last − base" if kind == "domain" else "log-probability, last − base"
-        print_table(f"{kind}s: half of the way", [kind, "at step", "95 % interval", change, "said"], table)
+        print_table(
+            f"{kind}s: when half of the change is reached", [kind, "at step", "95 % interval", change, "said"], table
+        )
 
 
 def _when(step: float) -> Shown:

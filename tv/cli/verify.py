@@ -26,19 +26,21 @@ def verify(
     ],
     merged: Annotated[str | None, typer.Argument(metavar="[MERGED]", help="The merged file to check.")] = None,
     vector: Annotated[
-        str | None, typer.Option("--vector", help="The tuning vector that was added: a file of tv extract.")
+        str | None, typer.Option("--vector", help="The tuning vector that was added: a file that tv extract wrote.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=0, help="Parameters that are shown, worst first.")] = 12,
+    rows: Annotated[int, typer.Option(min=0, help="How many parameters to show, worst first.")] = 12,
     output: Output = None,
 ) -> int:
-    """Is a merged file its base + ΔW, parameter by parameter? Exit status 0 yes, 3 no, 4 its dtype cannot tell.
+    """Check that a merged file is its base + ΔW, parameter by parameter.
+
+    Exit status: 0 if it is, 3 if it is not, 4 if its dtype is too coarse to tell.
 
     Example: tv verify data/models/base data/models/medical data/models/medical
     """
     import tv
 
     if (merged is None) == (vector is None):
-        raise InputError("give either tv verify BASE ADAPTER MERGED or tv verify BASE TUNED --vector T")
+        raise InputError("use either tv verify BASE ADAPTER MERGED or tv verify BASE TUNED --vector T")
     check_output(output)
     if vector is not None:
         change, merged = vector, change

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tv.errors import InputError
+from tv.errors import InputError, choices
 
 
 def follows(response: str, instruction: str, arguments: Mapping[str, Any]) -> bool:
@@ -55,7 +55,7 @@ def verify(name: str) -> None:
 
 def _check(name: str) -> Callable[..., bool]:
     if name not in CHECKS:
-        raise InputError(f"instruction {name!r} cannot be checked here; remove it, or use one of {', '.join(CHECKS)}")
+        raise InputError(f"instruction {name!r} cannot be checked here{choices(name, CHECKS)}")
     return CHECKS[name]
 
 

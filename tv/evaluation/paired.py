@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from tv.errors import InputError
+from tv.errors import InputError, choices
 from tv.stats.families import benjamini_hochberg
 from tv.stats.means import Floats, mean_interval
 from tv.stats.proportions import mcnemar_p, share_change, share_interval
@@ -70,7 +70,7 @@ def compare(items: pd.DataFrame, reference: str) -> pd.DataFrame:
         [[1.0, 0.125, 0.125]]
     """
     if reference not in set(items.variant):
-        raise InputError(f"no variant {reference!r} to compare with; there are {', '.join(map(str, _variants(items)))}")
+        raise InputError(f"no variant {reference!r} to compare with{choices(reference, _variants(items))}")
     rows = []
     for (task, metric), table, clusters in tables(items):
         for variant in table.columns.drop(reference):

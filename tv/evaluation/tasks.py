@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tv.errors import InputError, first_line
+from tv.errors import InputError, choices, first_line
 from tv.evaluation.formats import FORMATS, Row, read_rows
 from tv.prompts.conversation import read_conversation
 from tv.prompts.files import Chat, Prompt
@@ -158,7 +158,7 @@ def _read_all(directory: Path, names: str | Sequence[str]) -> list[Row]:
 
 def _formatted(kind: str, file: Path) -> dict[str, Any]:
     if kind not in FORMATS:
-        raise InputError(f"task format {kind!r}: one of {', '.join(FORMATS)}")
+        raise InputError(f"no task format {kind!r}{choices(kind, FORMATS)}")
     rows = read_rows(kind, read_jsonl(file), str(file))
     return {"task": kind, "test_split": "test", "custom_dataset": _dataset({"test": rows}), **FORMATS[kind].config}
 

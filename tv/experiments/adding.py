@@ -18,7 +18,7 @@ from tv.arithmetic.methods.terms import METHODS
 from tv.checkpoints.extraction import extract
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.vector import TuningVector
-from tv.errors import InputError
+from tv.errors import InputError, choices
 from tv.evaluation.paired import difference, means, tables as by_item
 from tv.evaluation.tasks import TaskSpec
 from tv.experiments.bench import Bench, Point, Settings
@@ -63,7 +63,7 @@ def addition(
         raise InputError("addition needs a tuned side and a scale at the least")
     odd = next((method for method in methods if method not in METHODS), None)
     if odd is not None:
-        raise InputError(f"method {odd!r}: one of {', '.join(METHODS)}")
+        raise InputError(f"no method {odd!r}{choices(odd, METHODS)}")
     primary = {task.name: next(iter(task.metrics)) for task in chosen.load()}
     better = {task.name: task.metrics[primary[task.name]] for task in chosen.load()}
     goals = _goals(tuned, targets, list(primary))
@@ -102,10 +102,10 @@ def _goals(
     """Vector → the tasks that it is for."""
     for name, goals in (targets or {}).items():
         if name not in tuned:
-            raise InputError(f"target of {name!r}: no vector of this name; there are {', '.join(tuned)}")
+            raise InputError(f"target of {name!r}: no such vector{choices(name, tuned)}")
         odd = next((task for task in goals if task not in tasks), None)
         if odd is not None:
-            raise InputError(f"target {odd!r} of {name!r}: no such task; there are {', '.join(tasks)}")
+            raise InputError(f"target {odd!r} of {name!r}: no such task{choices(odd, tasks)}")
     return {name: list((targets or {}).get(name, tasks)) for name in tuned}
 
 

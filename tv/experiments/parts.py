@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from tv.checkpoints.live import LiveSource
 from tv.checkpoints.opening import open_checkpoint
 from tv.checkpoints.vector import TuningVector
-from tv.errors import InputError
+from tv.errors import InputError, choices
 
 By = Literal["whole", "component", "layer"]
 
@@ -28,7 +28,7 @@ def parts_of(vector: TuningVector, base: LiveSource, by: By) -> dict[str, Tuning
     The parts of one cut add up to the whole. Raises InputError for another cut.
     """
     if by not in get_args(By):
-        raise InputError(f"parts by {by!r}: one of {', '.join(get_args(By))}")
+        raise InputError(f"no parts by {by!r}{choices(by, get_args(By))}")
     whole = {"whole": vector}
     if by == "whole":
         return whole

@@ -22,7 +22,7 @@ from tv.checkpoints.adapters.live import base_beside
 from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.pairing import WeightPair, alike, open_pair
 from tv.columns import Column, TableForm, keys
-from tv.errors import InputError
+from tv.errors import InputError, choices
 from tv.measures.decomposition import FIXED_FRACTION
 from tv.measures.overlap import Angles, Directions, Inside, Overlap, component_products, cross_gram, directions, overlap
 from tv.runtime.common_rows import common_rows
@@ -112,7 +112,7 @@ def cosine(
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction}: a share of the dimension, above 0 and at most 1")
     if level not in LEVELS:
-        raise InputError(f"level {level!r}: one of {', '.join(LEVELS)}")
+        raise InputError(f"no level {level!r}{choices(level, LEVELS)}")
     under = open_checkpoint(base_beside(base, *tuned.values()))
     under, *opened = alike([under, *(open_checkpoint(source, base=under) for source in tuned.values())])
     pairs = {name: open_pair(under, one) for name, one in zip(tuned, opened, strict=True)}

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tv.columns import Column
-from tv.errors import InputError
+from tv.errors import InputError, choices
 from tv.measures.declared import Row, weight_table
 from tv.measures.decomposition import FIXED_FRACTION, Decomposition, Energies, decompose, energies_along, fixed_k, k_of
 from tv.measures.nulls import NULLS, Draws, Kept, Moments, Null, Side, rotation
@@ -152,7 +152,7 @@ def _sides(part: Part) -> tuple[Side, ...]:
 def cuts_by(rule: Rule, levels: Sequence[float]) -> tuple[Cut, ...]:
     """The levels of a rule, and the fixed fraction. Raises InputError for an invalid rule or level."""
     if rule not in RULES:
-        raise InputError(f"k rule {rule!r}: there is no such rule; use {', '.join(RULES)}")
+        raise InputError(f"no k rule {rule!r}{choices(rule, RULES)}")
     for level in levels:
         if not 0 < level < 1:
             what = f"a share of the {SHARES[rule]}" if rule in SHARES else "ε is the share of ‖W‖ left out"

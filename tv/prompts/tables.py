@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tv.errors import PromptError
+from tv.errors import PromptError, meant
 from tv.prompts.columns import Columns, columns_of, line_to_write
 from tv.prompts.logs.item import Item
 from tv.prompts.logs.reading import is_log_file, read_log
@@ -282,7 +282,9 @@ def _require_named(chosen: PromptSet, names: Sequence[str]) -> None:
     """Raises PromptError for a column that the set names and no row has."""
     for key, name in chosen.columns.items():
         if name not in names:
-            raise PromptError(f"{chosen.place}: no column {name!r} for {key}; its columns are {_listed(names)}")
+            raise PromptError(
+                f"{chosen.place}: no column {name!r} for {key}{meant(name, names)}; its columns are {_listed(names)}"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,37 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from tv.errors import InputError, first_line
+from tv.errors import InputError, choices, first_line
+from tv.runtime.progress import ProgressOption, reporting
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
 #: The dtypes that models can compute in, by the names used everywhere.
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-class Progress(Protocol):
-    """A callback for progress: any callable that takes four arguments by position.
-
-    Examples:
-        >>> told = []
-        >>> def progress(stage, done, total, label):
-        ...     told.append((stage, done, total))
-        >>> table = tv.align("data/models/base", "data/models/medical", compute=tv.Compute(progress=progress))
-        >>> told[-1]
-        ('matching', 12, 12)
-    """
-
-    def __call__(self, stage: str, done: int, total: int, label: str, /) -> None:
-        """Called when a part of the work is done.
-
-        Args:
-            stage: What is being done, such as "weights medical".
-            done: How many of its parts are done.
-            total: How many parts it has.
-            label: Names the part that was done last, such as "q 3"; it may be empty.
-        """
 
 
 @dataclass(frozen=True)
@@ -50,7 +28,8 @@ class Compute:
         engine: "local" for processes of this machine, "ray" for a cluster: the one that RAY_ADDRESS names, or a new
             one of `workers` processes here.
         cache: A directory that keeps the base's decompositions for the next tuned model.
-        progress: Called as work advances.
+        progress: Called as work advances; False for none. Without it a line on stderr shows progress on a terminal or
+            in a notebook, unless the environment variable TUNING_PROBES_PROGRESS is off.
         stream: Read the models' weights a layer at a time, for pairs larger than memory; without it, where two models
             do not fit in the memory that is free.
 
@@ -68,13 +47,13 @@ class Compute:
     workers: int = 1
     engine: Engine = "local"
     cache: str | Path | None = None
-    progress: Progress | None = None
+    progress: ProgressOption = None
     stream: bool | None = None
 
     def __post_init__(self) -> None:
         require_dtype(self.dtype)
         if self.engine not in ENGINES:
-            raise InputError(f"engine {self.engine!r}: there is no such engine; use {' or '.join(ENGINES)}")
+            raise InputError(f"no engine {self.engine!r}{choices(self.engine, ENGINES)}")
         if self.workers < 1:
             raise InputError(f"{self.workers} workers: at least one has to do the work")
         if self.device not in ("cpu", "auto"):  # only the others need torch
@@ -100,13 +79,12 @@ class Compute:
             raise InputError(f"dtype {self.dtype!r}: {what} in float32 only; leave dtype out")
 
     def tell(self, stage: str, done: int, total: int, label: str = "") -> None:
-        """Call `progress`, if there is one."""
-        if self.progress is not None:
-            self.progress(stage, done, total, label)
+        """Report progress."""
+        reporting(self.progress)(stage, done, total, label)
 
     def silent(self) -> Compute:
         """The same without `progress`: what can be sent to other processes."""
-        return replace(self, progress=None)
+        return replace(self, progress=False)
 
     def about(self, name: str) -> Compute:
         """The same, with `name` added to its stages: "weights" is reported as "weights medical"."""
@@ -117,7 +95,7 @@ class Compute:
 def require_dtype(name: str) -> str:
     """`name`. Raises InputError where it is not one of `DTYPES`."""
     if name not in DTYPES:
-        raise InputError(f"dtype {name!r}: there is no such dtype; use {', '.join(DTYPES)}")
+        raise InputError(f"no dtype {name!r}{choices(name, DTYPES)}")
     return name
 
 
@@ -129,9 +107,7 @@ def _require_device(device: str) -> None:
         if kind.type != "cuda":
             torch.empty(0, device=kind)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device {device!r}: there is no such device; use cpu, cuda, cuda:N or auto ({first_line(error)})"
-        ) from None
+        raise InputError(f"no device {device!r}; use cpu, cuda, cuda:N or auto ({first_line(error)})") from None
     if kind.type == "cuda":  # no empty tensor is made there: it would take GPU memory
         if not torch.cuda.is_available():
             raise InputError(f"device {device!r}: torch sees no GPU here; use cpu")

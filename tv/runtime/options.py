@@ -7,6 +7,7 @@ its help, as in pydantic.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, get_type_hints
@@ -14,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from tv.errors import InputError
+from tv.errors import InputError, choices, meant
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, FieldInfo]:
@@ -47,15 +48,15 @@ def validated(function: Callable[..., Any], given: Mapping[str, Any], what: str)
     model = _model(function)
     odd = next((name for name in given if name not in model.model_fields), None)
     if odd is not None:
-        known = ", ".join(model.model_fields)
-        raise InputError(f"{what} has no option {odd!r}; it takes {known or 'no options'}")
+        raise InputError(f"{what} has no option {odd!r}{choices(odd, model.model_fields)}")
     try:
         return model.model_validate(dict(given)).model_dump(include=set(given))
     except ValidationError as error:
         mistake = error.errors()[0]
         name = ".".join(map(str, mistake["loc"]))
         said = str(mistake["msg"]).replace("Input should", "should")
-        raise InputError(f"{what}: {name} {mistake['input']!r} {said}") from None
+        expected = re.findall("'([^']*)'", mistake.get("ctx", {}).get("expected", ""))
+        raise InputError(f"{what}: {name} {mistake['input']!r} {said}{meant(mistake['input'], expected)}") from None
 
 
 def _model(function: Callable[..., Any]) -> type[BaseModel]:

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tv.errors import InputError
+from tv.errors import InputError, choices
 
 #: The entry points of packages that register functions.
 GROUP = "tuning_probes"
@@ -77,9 +77,9 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._entries)
 
     def one(self, name: str) -> T:
-        """The entry of this name. Raises InputError, which lists the names there are, for another."""
+        """The entry of this name. Raises InputError, which lists the names that exist, for another."""
         if name not in self:
-            raise InputError(f"{self.kind} {name!r}: there is none of that name; use {', '.join(self)}")
+            raise InputError(f"no {self.kind} {name!r}{choices(name, self)}")
         return self[name]
 
     def _load(self) -> None:

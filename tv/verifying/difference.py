@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from tv.checkpoints.config_differences import Settings
 from tv.errors import CheckpointError
+from tv.runtime.progress import reporting
 from tv.verifying.headers import Headers, flat, headers_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tv.runtime.compute import Progress
+    from tv.runtime.progress import Progress, ProgressOption
 
 _SHOWN = 5  # tokens that are named
 _BAND = 2**22  # entries compared at a time
@@ -102,14 +103,14 @@ class Difference:
         return self.kinds[0] == self.kinds[1] and not any((*found, self.tokenizer, self.template, self.values))
 
 
-def diff(a: str | Path, b: str | Path, *, headers: bool = False, progress: Progress | None = None) -> Difference:
+def diff(a: str | Path, b: str | Path, *, headers: bool = False, progress: ProgressOption = None) -> Difference:
     """How two checkpoints differ, of any kind and any architecture.
 
     Args:
         a: A directory (a model or an adapter), a .safetensors or .gguf file, or a hub id.
         b: Another.
         headers: Stop before values: only headers and settings are read, in a moment.
-        progress: Called after every tensor.
+        progress: Called after every tensor; see `Compute.progress`.
 
     Returns:
         What differs.
@@ -129,7 +130,7 @@ def diff(a: str | Path, b: str | Path, *, headers: bool = False, progress: Progr
     if gguf:
         notes.append("GGUF names tensors and settings its own way: only values can be compared with another format")
     pairs = [(name, left.tensors[name], right.tensors[name]) for name in both]
-    values = None if headers else tuple(_values(left, right, progress, notes))
+    values = None if headers else tuple(_values(left, right, reporting(progress), notes))
     return Difference(
         kinds=(left.kind, right.kind),
         only_a=() if gguf else tuple(sorted(here - there)),
@@ -244,15 +245,14 @@ def _templates(left: Headers, right: Headers) -> Iterator[str]:
             yield from difflib.unified_diff(sides[0], sides[1], names[0], names[1], lineterm="")
 
 
-def _values(left: Headers, right: Headers, progress: Progress | None, notes: list[str]) -> Iterator[Moved]:
+def _values(left: Headers, right: Headers, tell: Progress, notes: list[str]) -> Iterator[Moved]:
     pairs = _through_checkpoints(left, right) if "gguf" in (left.kind, right.kind) else _as_stored(left, right)
     total, reads = pairs
     for i, (name, read) in enumerate(reads):
         one, other = read()
         if (moved := _moved(name, one, other)) is not None:
             yield moved
-        if progress is not None:
-            progress("diff", i + 1, total, name)
+        tell("diff", i + 1, total, name)
     skipped = len(left.tensors.keys() & right.tensors.keys()) - total
     if skipped > 0 and "gguf" not in (left.kind, right.kind):
         notes.append(f"{skipped} tensors have other shapes, so their values are not compared")

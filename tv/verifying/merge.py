@@ -21,7 +21,7 @@ from tv.checkpoints.opening import Source, open_checkpoint
 from tv.checkpoints.pairing import of_two_forms
 from tv.checkpoints.tokenizers import compare_tokenizers
 from tv.errors import CheckpointError
-from tv.runtime.compute import Progress
+from tv.runtime.progress import ProgressOption, reporting
 from tv.verifying.evidence import Evidence, detectable, dot, matched
 from tv.verifying.naming import (
     ABSENT,
@@ -92,7 +92,7 @@ class Verified:
         return self.table[~self.table.verdict.isin(list(GOOD))]
 
 
-def verify(base: Source, change: Source, merged: Source, *, progress: Progress | None = None) -> Verified:
+def verify(base: Source, change: Source, merged: Source, *, progress: ProgressOption = None) -> Verified:
     """Check that a merged model is its base plus ΔW, and name what it is where it is not.
 
     Every parameter is compared with W + ΔW as it would be stored: replayed in the ways in which merges are made, bit
@@ -103,7 +103,7 @@ def verify(base: Source, change: Source, merged: Source, *, progress: Progress |
         base: The pretrained model: whatever `tv.open_checkpoint` opens.
         change: What was merged: an adapter, a tuning vector, or a tuned model, whose difference from `base` is ΔW.
         merged: The file to check.
-        progress: Called after every parameter.
+        progress: Called after every parameter; see `Compute.progress`.
 
     Returns:
         A verdict per parameter and one on the whole.
@@ -125,8 +125,7 @@ def verify(base: Source, change: Source, merged: Source, *, progress: Progress |
     parts = list(work.parts())
     for i, (name, expert) in enumerate(parts):
         rows.append(work.row(name, expert))
-        if progress is not None:
-            progress("verify", i + 1, len(parts), name)
+        reporting(progress)("verify", i + 1, len(parts), name)
     rows = _of_other_base(rows, left, right)
     table = pd.DataFrame([asdict(row) for row in sorted(rows, key=_rank)], columns=list(Row.__annotations__))
     passes = _passes(rows)

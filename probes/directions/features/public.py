@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probes.directions.features.dictionary import Above, Dictionary, Form, Gated, Largest, Rule
 from probes.errors import RunError
+from tv.errors import choices
 
 Tensors = Mapping[str, Tensor]
 #: Where the names of SAELens's hooks read.
@@ -215,7 +216,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _named(tensors: Tensors, path: Path, name: str) -> Tensor:
     if name not in tensors:
-        raise RunError(f"{path}: no tensor {name!r}; there are {', '.join(sorted(tensors))}")
+        raise RunError(f"{path}: no tensor {name!r}{choices(name, sorted(tensors))}")
     return tensors[name]
 
 

@@ -12,6 +12,7 @@ from probes.gating.estimates import Found
 from probes.gating.judging import Bound
 from probes.gating.rule import Ahead, Expected, Reading, Rule, RuleError, gate_rule, require_table
 from probes.gating.subject import Side
+from tv.errors import choices
 
 #: With fewer draws of the nulls no word can stand out.
 _FEWEST_DRAWS = 16
@@ -38,7 +39,7 @@ class Tokens(Rule):
         parts = set(side.rows("discovered_words", ["part"]).part)
         if self.part is not None and self.part not in parts:
             raise RuleError(
-                f"{side.run.path}: no part {self.part!r} in its discovery; there are {', '.join(sorted(parts))}"
+                f"{side.run.path}: no part {self.part!r} in its discovery{choices(self.part, sorted(parts))}"
             )
 
     def read(self, side: Side, sides: Mapping[str, Side]) -> Reading:

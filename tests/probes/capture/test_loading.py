@@ -39,9 +39,9 @@ def plain(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
 def test_what_is_not_to_be_had_is_refused(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for match, options in {
-        "device 'tpu9': there is no such device; use cpu, cuda": {"device": "tpu9"},
+        "no device 'tpu9'; use cpu, cuda": {"device": "tpu9"},
         "device 'cuda': torch sees no GPU here; use cpu": {"device": "cuda"},
-        "dtype 'int8': there is no such dtype; use float32": {"dtype": "int8"},
+        "no dtype 'int8'; there are float32": {"dtype": "int8"},
     }.items():
         with pytest.raises(InputError, match=match):
             probes.run(suite, out=tmp_path / "run", compute=Compute(**options))  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import torch
 
 from probes.capture.pair import make_pair
 from probes.capture.proof import prove
-from probes.job.prepare import run
+from probes.running import run
 from tests.pairs import (
     BY_NAME,
     MEASURED,

@@ -62,8 +62,10 @@ def test_stages_by_and_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     code, stdout, stderr = call(monkeypatch, capsys, main, *words)
     assert code == 0 and json.loads(stdout)["written"] == [str(tmp_path / "run" / "report.html")]
     assert "weights moved" not in stderr
-    assert "this run was there, finished" in call(monkeypatch, capsys, main, *words)[2]
-    assert "no such stage" in call(monkeypatch, capsys, main, *words, "--stages", "weight")[2]
+    assert "already complete; use --force to redo" in call(monkeypatch, capsys, main, *words)[2]
+    assert (
+        "no stage 'weight'; did you mean 'weights'?" in call(monkeypatch, capsys, main, *words, "--stages", "weight")[2]
+    )
 
 
 def _edit(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -201,7 +203,7 @@ def test_unknown_methods_and_metrics_are_one_line(tmp_path: Path, monkeypatch, c
     out = tmp_path / "run"
     suite = write_suite(tmp_path, *build_pair(tmp_path), bootstrap=20)
     assert call(monkeypatch, capsys, main, "run", suite, "--out", out, "--stages", "capture")[0] == 0
-    for option, known in (("--method", "'graft', 'revert'"), ("--metric", "target_nll, logit_diff")):
+    for option, known in (("--method", "graft, revert"), ("--metric", "target_nll, logit_diff")):
         code, _, stderr = call(monkeypatch, capsys, main, "attribute", out, option, "foo")
         assert code == 2 and "'foo'" in stderr and known in stderr and len(stderr.strip().splitlines()) == 1
 
@@ -237,7 +239,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("probes.job.job.write_floors", interrupted)
         code, _, stderr = call(patch, capsys, main, *run)
-    assert code == 130 and "error: interrupted; the same `probes run` goes on" in stderr
+    assert code == 130 and "error: interrupted; rerun the same command to resume" in stderr
     with monkeypatch.context() as patch:
         patch.setattr("probes.load", interrupted)
         assert call(patch, capsys, main, "attribute", tmp_path / "run")[2] == "error: interrupted\n"

@@ -200,7 +200,7 @@ def test_the_command_adds_tables_and_a_panel(
     assert direct.effect.sum() == pytest.approx(nodes.received, rel=1e-4)
     for wrong, said in (
         ("--steps=3", "even"),
-        ("--metric=nothing", "unknown metric"),
+        ("--metric=nothing", "no metric 'nothing'"),
         ("--metric=exact_match", "step"),
     ):
         code, _, stderr = call(monkeypatch, capsys, main, "edges", run.path, wrong)

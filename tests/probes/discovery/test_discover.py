@@ -117,7 +117,11 @@ def test_a_component_that_is_not_there_is_refused_before_models_are_loaded(
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"parts": ["words"]}, "there is no part 'words'"), ({"controls": ["none"]}, "controls"), ({"draws": 0}, "draws")],
+    [
+        ({"parts": ["words"]}, "no part 'words'; there are"),
+        ({"controls": ["none"]}, "controls"),
+        ({"draws": 0}, "draws"),
+    ],
 )
 def test_bad_settings_are_one_line(settings: dict[str, object], said: str, tmp_path: Path) -> None:
     models = [str(MODELS / "base"), str(MODELS / "medical")]
@@ -135,7 +139,7 @@ def test_too_few_texts_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("section", "limit", "said"),
-    [({"parts": ["words"]}, 24, "there is no part 'words'"), ({}, 5, "5 texts are too few")],
+    [({"parts": ["words"]}, 24, "no part 'words'; there are"), ({}, 5, "5 texts are too few")],
 )
 def test_a_suite_is_refused_before_any_work_too(
     section: dict[str, object], limit: int, said: str, tmp_path: Path

@@ -113,7 +113,7 @@ def test_the_same_texts_are_not_written_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "compute", "said"),
     [
-        ({"parts": ["words"]}, Compute(), "there is no part 'words'"),
+        ({"parts": ["words"]}, Compute(), "no part 'words'; there are"),
         ({"tokens": 100}, Compute(), "give at least 512"),
         ({}, Compute(workers=2, engine="ray"), "leave engine out"),
         ({}, Compute(stream=True), "both models in memory"),

@@ -42,5 +42,8 @@ def test_its_table_says_what_the_built_in_ones_say(tmp_path: Path) -> None:
 
 def test_an_unknown_measurement_is_one_line(tmp_path: Path) -> None:
     suite = write_suite(tmp_path, *build_pair(tmp_path, "llama"), measure=["changes", "gaps"])
-    with pytest.raises(probes.SuiteError, match=r"measure: 'gaps' is no measurement; there are gates, contributions"):
+    with pytest.raises(
+        probes.SuiteError,
+        match=r"measure: no measurement 'gaps'; did you mean 'gates'\? There are gates, contributions",
+    ):
         probes.load_suite(suite)

@@ -80,9 +80,9 @@ def test_a_method_is_added(
     assert {what for what, _ in reads} == {"tuned"}
     (line,) = (record.getMessage() for record in caplog.records if record.name == "probes.job.job")
     assert line.startswith(
-        "added: revert; kept: weights moved, capture moved of 6 of 6 prompts, noise_floor, attribute moved: "
+        "resuming; added: revert; done already: weights moved, capture moved (6 of 6 prompts), noise_floor, "
     )
-    assert line.endswith("to do: attribute moved, link")
+    assert line.endswith("still to do: attribute moved, link")
     whole = _run(both, tmp_path / "whole")
     assert run.manifest["tables"] == whole.manifest["tables"]
     for table in run.tables:
@@ -103,7 +103,7 @@ def test_prompts_are_added(
     caplog.clear()
     run = _run(more, out)
     assert {prompt for _, prompt in reads} == {"d1"} and sum(what == "capture" for what, _ in reads) == 1
-    assert "capture moved of 6 of 7 prompts" in caplog.text and "added: 1 prompt" in caplog.text
+    assert "capture moved (6 of 7 prompts)" in caplog.text and "added: 1 prompt" in caplog.text
     for name, rows in old.items():
         kept = run[name][run[name].prompt_id != "d1"].reset_index(drop=True)
         assert len(kept) == len(rows) < len(run[name])

@@ -212,15 +212,25 @@ def test_an_idle_process_ends_by_itself_with_the_program(run: Run) -> None:
 
 
 def test_a_table_that_is_not_there_is_told_beside_those_that_are(run: Run) -> None:
-    with pytest.raises(RunError, match=r"nothing.*; tables: prompts, lens"):
+    with pytest.raises(RunError, match="no table 'nothing'; there are prompts, lens"):
         run.sql("SELECT * FROM nothing")
+    with pytest.raises(RunError, match=r"no table 'len'; did you mean 'lens'[?] There are prompts, lens"):
+        run.sql("SELECT * FROM len")
+
+
+@pytest.mark.parametrize("asked", ["SELECT dmain FROM prompts", "SELECT p.dmain, l.kl FROM lens l, prompts p"])
+def test_a_column_that_is_not_there_is_told_beside_those_of_the_tables_asked(run: Run, asked: str) -> None:
+    with pytest.raises(
+        RunError, match=r"no column 'dmain'; did you mean 'domain'[?] .*columns of prompts: prompt_id, "
+    ):
+        run.sql(asked)
 
 
 def test_the_command_prints_some_and_writes_all(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, _ = call(monkeypatch, capsys, main, "query", run.path, "FROM prompts ORDER BY prompt_id", "--rows", 1)
-    assert status == 0 and "[red]one" in out and "two" not in out and "1 rows more" in out
+    assert status == 0 and "[red]one" in out and "two" not in out and "1 more rows" in out
     asked = "SELECT prompt_id, kl FROM lens WHERE layer = 1 ORDER BY ALL"
     read = {
         "csv": pd.read_csv,

@@ -58,19 +58,19 @@ def _counted(function: Callable[..., Any], calls: list[int], last: int | None = 
             (tables, "measure_module"),
             None,
             5,
-            "weights moved: 4 of {} modules; to do: weights moved, noise_floor",
+            "weights moved: 4 of {} modules; still to do: weights moved, noise_floor",
         ),
         (
             (noise_floor, "_compared"),
             BATCHES,
             2,
-            "weights moved, noise_floor: 1 batch of gates; to do: noise_floor",
+            "weights moved, noise_floor: 1 batch of gates; still to do: noise_floor",
         ),
         (
             (behaviour_floor, "_logits"),
             2 * BATCHES,
             6,
-            "weights moved, noise_floor: 3 batches of gates and 2 batches of behaviour; to do: noise_floor",
+            "weights moved, noise_floor: 3 batches of gates and 2 batches of behaviour; still to do: noise_floor",
         ),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_killed_piece_repeats_one_part(
     run = probes.run(suite, out=tmp_path / "run", stages=STAGES)
     assert modules < done[0] <= modules + (2 if name == "_logits" else 1)  # a batch reads two models
     lines = [record.getMessage() for record in caplog.records if record.name == "probes.job.job"]
-    assert lines == [f"kept: {kept.format(modules)}"]
+    assert lines == [f"resuming; done already: {kept.format(modules)}"]
     assert run.manifest["tables"] == whole.manifest["tables"]
     assert tree(tmp_path / "run") == tree(whole.path)
 

@@ -188,7 +188,7 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
         ({"out": tmp_path / "other"}, "something else"),
         ({"out": tmp_path / "a", "every": 0}, "number of steps"),
         ({"out": tmp_path / "a", "share": 2.0}, "share"),
-        ({"out": tmp_path / "a", "metrics": ["speed"]}, "unknown metric"),
+        ({"out": tmp_path / "a", "metrics": ["speed"]}, "no metric 'speed'"),
         ({"out": tmp_path / "a", "prompts": tmp_path / "none.jsonl"}, "none.jsonl"),
     ):
         with pytest.raises(tv.InputError, match=said):

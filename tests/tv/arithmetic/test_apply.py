@@ -337,7 +337,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     ]
     code, stdout, stderr = call(monkeypatch, capsys, main, "apply", base, *options)
     assert code == 0, stderr
-    assert "how the vectors conflict" in stdout and "times what rounding added" in stdout
+    assert "how much the vectors conflict" in stdout and "times what rounding added" in stdout
     assert "signs differ" in stdout.replace("\n", " ") and "κ left" not in stdout
     live = load_model(base)
     scales = {tv.extract(base, first): 0.7, tv.extract(base, second): -0.3}
@@ -381,7 +381,7 @@ def bad_input(base: Path, tuned: Path, other: Path, directory: Path) -> dict[str
     return {
         "no vector": ([base, *out], "no tuning vector given"),
         "no such vector": ([base, "--add", directory / "nothing", *out], "no such directory"),
-        "λ": ([base, "--add", f"{tuned}:much", *out], "'much', which is no number"),
+        "λ": ([base, "--add", f"{tuned}:much", *out], "'much', which is not a number"),
         "infinite λ": ([base, "--add", f"{tuned}:inf", *out], "finite"),
         "twice": ([base, *add, *add, *out], "given twice"),
         "method": ([base, *add, "--method", "best", *out], "use sum, ties"),

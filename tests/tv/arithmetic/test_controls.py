@@ -96,7 +96,7 @@ def test_provenance_says_what_it_is_and_keeps_the_rounding(tmp_path: Path, vecto
 
 
 def test_a_control_of_a_name_that_is_none(vector: tv.TuningVector) -> None:
-    with pytest.raises(tv.InputError, match="'noise': there is none of that name; use random, shuffled, spectrum"):
+    with pytest.raises(tv.InputError, match="'noise'; there are random, shuffled, spectrum"):
         control(vector, "noise", 0)
 
 

@@ -2,9 +2,12 @@
 
 import inspect
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -106,11 +109,11 @@ def test_bad_input_a_bug_and_ctrl_c(pair: tuple[Path, Path], monkeypatch, capsys
     assert status == INTERRUPTED and json.loads(stderr) == {"error": "interrupted", "status": INTERRUPTED}
     monkeypatch.setattr("tv.experiments.ssa", _raise(KeyboardInterrupt()))
     status, _, stderr = call(monkeypatch, capsys, tv_main, "experiment", "ssa", *pair, "-o", pair[0] / "out")
-    assert status == INTERRUPTED and "the same `tv experiment` goes on where it stopped" in stderr
+    assert status == INTERRUPTED and "interrupted; rerun the same command to resume" in stderr
     monkeypatch.setattr("tv.trajectory", _raise(KeyboardInterrupt()))
     for more in ([], ["-o", pair[0] / "out"]):  # it is kept where it was to be written
         status, _, stderr = call(monkeypatch, capsys, tv_main, "trajectory", *pair, *more)
-        assert status == INTERRUPTED and ("the same `tv trajectory` goes on" in stderr) == bool(more)
+        assert status == INTERRUPTED and ("rerun the same command to resume" in stderr) == bool(more)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +155,40 @@ def test_the_completion_can_be_shown(shell: str, monkeypatch, capsys) -> None:
     monkeypatch.setenv("_PROBES_COMPLETE", f"source_{shell}")
     status, stdout, _ = call(monkeypatch, capsys, probes_main)
     assert status == DONE and f"_PROBES_COMPLETE=complete_{shell}" in stdout
+
+
+def _shown(text: str) -> str:
+    """The letters of a text, however its lines are broken and framed."""
+    return re.sub(r"[\s│]+", "", text)
+
+
+def test_the_help_says_every_default_and_loses_no_word(monkeypatch, capsys) -> None:
+    """Square brackets of a text are no markup, a flag has no type, and what must be given is marked."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    for path, own in [param.values for param in EVERY]:
+        app: Any = typer.main.get_command(PROGRAMS[path[0]])
+        if len(path) == 2:  # with the options that are registered elsewhere
+            own = app.resolve_command(typer.Context(app), [path[1]])[1]
+        main = {"tv": tv_main, "probes": probes_main}[path[0]]
+        status, help_text, _ = call(monkeypatch, capsys, main, *path[1:], "--help")
+        lines = {line.strip("│* ").split()[0].split(",")[0]: line for line in help_text.splitlines() if "│ " in line}
+        assert status == DONE and "<bool>" not in help_text and "list[" not in help_text, path
+        for one in own.params:
+            if one.hidden:
+                continue
+            name = one.metavar if one.param_type_name == "argument" else max(one.opts, key=len)
+            line, flag = lines[name.split()[0]], getattr(one, "is_flag", False)
+            assert _shown(one.help or "") in _shown(line), (path, line)
+            assert one.required == ("[required]" in line) == line.startswith("│ *"), (path, line)
+            default = one.show_default if isinstance(one.show_default, str) else one.default
+            if default not in (None, False, "") or (flag and one.secondary_opts):
+                assert "[default: " in line, (path, line)
+            if default not in (None, False, "") and not flag:
+                assert f"[default: {default}]" in line, (path, line)
+
+
+@pytest.mark.parametrize("program", ["tv", "probes"])
+def test_the_version(program: str, monkeypatch, capsys) -> None:
+    status, said, _ = call(monkeypatch, capsys, {"tv": tv_main, "probes": probes_main}[program], "--version")
+    assert status == DONE and said.splitlines()[0] == f"tuning-probes {version('tuning-probes')}"
+    assert f"torch {version('torch')}" in said.splitlines()[1]

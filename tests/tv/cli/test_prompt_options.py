@@ -78,18 +78,18 @@ def test_options_are_the_settings_of_a_set(case: str) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "a key": ({"columns": ["question=text"]}, "--columns question=…: no key is called 'question'; there are id, text,"),
-    "no pair": ({"columns": ["question"]}, "--columns 'question': give it as text=question,target=answer"),
-    "no value": ({"chat": True, "chat_option": ["a="]}, "--chat-option 'a=': give it as enable_thinking=false"),
+    "a key": ({"columns": ["question=text"]}, "--columns question=…: no key 'question'; there are id, text,"),
+    "no pair": ({"columns": ["question"]}, "--columns 'question': expected the form text=question,target=answer"),
+    "no value": ({"chat": True, "chat_option": ["a="]}, "--chat-option 'a=': expected the form enable_thinking=false"),
     "system alone": (
         {"system": "Be brief."},
-        "--system belongs to a conversation; add --chat or",
+        "--system needs a conversation; add --chat or",
     ),
     "option alone": (
         {"chat_option": ["a=1"]},
-        "--chat-option belongs to a conversation; add --chat or",
+        "--chat-option needs a conversation; add --chat or",
     ),
-    "blank": ({"chat": True, "system": " "}, "--system: the system's turn is blank"),
+    "blank": ({"chat": True, "system": " "}, "--system: the system message is blank"),
 }
 
 
@@ -103,7 +103,7 @@ def test_wrong_options_are_one_line(case: str) -> None:
 
 def test_options_without_prompts_are_refused() -> None:
     assert prompt_sets([]) == []
-    with pytest.raises(InputError, match="--limit says how prompts are read, and none are given; add --prompts FILE"):
+    with pytest.raises(InputError, match="--limit says how to read prompts, but no prompts are given"):
         prompt_sets([], limit=2)
 
 

@@ -126,4 +126,4 @@ def test_the_command(
     code, _, err = call(monkeypatch, capsys, main, *words, "--chat")
     assert code == 2 and "--chat-template tuned" in err
     code, _, err = call(monkeypatch, capsys, main, *words, "--system", "Be.")
-    assert code == 2 and "--system belongs to a conversation; add --chat" in err
+    assert code == 2 and "--system needs a conversation; add --chat" in err

@@ -215,7 +215,7 @@ def test_a_digest_is_of_what_is_asked(tmp_path: Path) -> None:
         ([], "no task; give"),
         ("nowhere.yaml", r"nowhere\.yaml: no such file"),
         ("medqa=nowhere.jsonl", r"nowhere\.jsonl: cannot be read"),
-        ("trivia=x.jsonl", "task format 'trivia': one of medqa"),
+        ("trivia=x.jsonl", "no task format 'trivia'; there are medqa"),
         ([TASKS / "arithmetic.yaml", TASKS / "arithmetic.yaml"], "'arithmetic' is given twice"),
     ],
 )

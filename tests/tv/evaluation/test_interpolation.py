@@ -322,7 +322,7 @@ def test_the_command(pair: tuple[Path, Path], prompts: Path, tmp_path: Path, mon
     given = ["--prompts", prompts, "--points", "3", "--to", "1.0", "-o", tmp_path / "path.csv"]
     code, out, err = call(monkeypatch, capsys, main, "path", *pair, *given)
     assert code == 0, err
-    assert "medical: whether there is a barrier cannot be told from fewer than 8 prompts" in out and "nan" not in out
+    assert "medical: fewer than 8 prompts or clusters are too few" in out and "nan" not in out
     table = pd.read_csv(tmp_path / "path.csv")
     assert sorted(set(table.alpha)) == [-0.5, 0, 0.25, 1] and "fingerprint_base" in table
     code, out, err = call(

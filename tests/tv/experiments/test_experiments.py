@@ -258,7 +258,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     base, medical = model("base"), model("medical")
     code, out, err = run("negation", base, medical, *few, "--scale", 0.5)
     assert code == 0, err
-    assert "is the base's behaviour back?" in out and (tmp_path / "negation.html").is_file()
+    assert "has the base's behaviour returned?" in out and (tmp_path / "negation.html").is_file()
     few = few[:4] + few[-2:]
     code, out, err = run("addition", base, f"m={medical}", model("math"), *few, "--scale", 1, "--method", "ties")
     assert code == 0 and "told on the other" in out, err
@@ -268,7 +268,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     code, out, err = run("ssa", *build_pair(tmp_path), "-o", tmp_path, "--epsilon", 0.05)
     assert code == 0 and "tables as .parquet" in out, err
     for arguments, message in (
-        (("lineage", f"{base}:{medical}", *few), "a lineage is given as NAME=PARENT:TUNED"),
+        (("lineage", f"{base}:{medical}", *few), "give a lineage as NAME=PARENT:TUNED"),
         (("addition", base, medical, *few, "--target", "medical"), "--target medical: give NAME=TASK"),
         (("negation", base, medical, "--task", "nowhere.yaml", "-o", tmp_path), "nowhere.yaml: no such file"),
     ):

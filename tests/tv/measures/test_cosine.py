@@ -301,7 +301,7 @@ def test_the_command_writes_its_table(ending: str, tmp_path: Path, monkeypatch, 
     expected = tv.cosine(base, {"llama-tuned": tuned, "again": tmp_path / "t.safetensors", "base": base})
     assert list(frame.a) == list(expected.a) and np.allclose(frame.cosine, expected.cosine, equal_nan=True)
     assert {"fingerprint_base", "fingerprint_again"} <= set(frame.columns)
-    assert "llama-tuned and again: cosine 1" in stdout and "no parameter is moved by both" in stdout
+    assert "llama-tuned and again: cosine 1" in stdout and "no parameter is changed by both" in stdout
 
 
 @pytest.mark.parametrize(

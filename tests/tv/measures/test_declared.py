@@ -45,7 +45,7 @@ def test_a_column_and_a_table_reach_frames_and_forms(tmp_path: Path) -> None:
     joined = weights.set_index(["layer", "module"]).loc[largest.index]
     assert np.array_equal(joined.largest_step, largest["max"])
     assert "largest_step" in forms()["weights"].names and forms()["steps"].names == ("tuned", "layer", "module", "step")
-    with pytest.raises(tv.InputError, match="table 'steps' has no option 'm'; it takes n"):
+    with pytest.raises(tv.InputError, match="table 'steps' has no option 'm'; the only one is n"):
         tv.measured(*pair, {"steps": {"m": 1}})
 
 

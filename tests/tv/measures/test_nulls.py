@@ -135,5 +135,5 @@ def test_another_null_is_one_decorated_function(tmp_path: Path, monkeypatch: pyt
 
     frame = tv.ssa(*build_pair(tmp_path, "llama"), null="half")
     assert set(frame.null) == {"half"} and frame.ssa_null.pow(2).sub(0.5).abs().max() < 1e-9
-    with pytest.raises(tv.InputError, match="null 'whole': there is none of that name; use half, rotation, "):
+    with pytest.raises(tv.InputError, match="no null 'whole'; there are half, rotation, "):
         tv.ssa("a", "b", null="whole")

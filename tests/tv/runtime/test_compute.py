@@ -13,10 +13,10 @@ from tv.errors import InputError
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"dtype": "int8"}, "dtype 'int8': there is no such dtype; use float32, bfloat16, float16"),
-        ({"engine": "spark"}, "engine 'spark': there is no such engine; use local or ray"),
+        ({"dtype": "int8"}, "no dtype 'int8'; there are float32, bfloat16, float16"),
+        ({"engine": "spark"}, "no engine 'spark'; there are local, ray"),
         ({"workers": 0}, "0 workers: at least one has to do the work"),
-        ({"device": "nowhere"}, "device 'nowhere': there is no such device; use cpu, cuda, cuda:N or auto"),
+        ({"device": "nowhere"}, "no device 'nowhere'; use cpu, cuda, cuda:N or auto"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(given: dict[str, object], match: str) -> None:

@@ -35,7 +35,7 @@ def test_only_what_is_given_is_handed_on() -> None:
         ({"density": 0}, "trim: density 0 should be greater than 0"),
         ({"density": 1.5}, "trim: density 1.5 should be less than or equal to 1"),
         ({"rounds": "many"}, "trim: rounds 'many' should be a valid integer"),
-        ({"depth": 1}, "trim has no option 'depth'; it takes density, rounds"),
+        ({"depth": 1}, "trim has no option 'depth'; there are density, rounds"),
     ],
 )
 def test_a_mistake_is_one_line(given: dict[str, object], line: str) -> None:
@@ -45,7 +45,7 @@ def test_a_mistake_is_one_line(given: dict[str, object], line: str) -> None:
 
 
 def test_a_function_without_options_says_so() -> None:
-    with pytest.raises(InputError, match="sort has no option 'depth'; it takes no options"):
+    with pytest.raises(InputError, match="sort has no option 'depth'; there are none"):
         validated(lambda values: None, {"depth": 1}, "sort")
 
 

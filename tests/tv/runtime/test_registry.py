@@ -42,7 +42,7 @@ def test_a_file_is_imported_when_the_registry_is_first_asked(room: str) -> None:
 
 
 def test_an_unknown_name_is_one_line_that_lists_the_others(room: str) -> None:
-    with pytest.raises(InputError, match="greeting 'hello': there is none of that name; use m, z, a"):
+    with pytest.raises(InputError, match="no greeting 'hello'; there are m, z, a"):
         __import__(room).greetings.one("hello")
 
 

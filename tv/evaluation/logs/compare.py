@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from tv.errors import InputError
+from tv.errors import InputError, choices
 from tv.evaluation.logs.read import COLUMNS, rows_of
 from tv.evaluation.paired import difference, means, tables
 from tv.prompts.logs.item import Item, Log
@@ -143,8 +143,8 @@ def _compared(
     ]
     rows = pd.concat(frames, ignore_index=True)
     if cluster is not None and len(rows) and rows.cluster.isna().all():
-        fields = ", ".join(dict.fromkeys(name for item in both[0] for name in item.fields)) or "none"
-        raise InputError(f"{logs[names[0]]}: no item of {task} has a field {cluster!r}; there are {fields}")
+        fields = dict.fromkeys(name for item in both[0] for name in item.fields)
+        raise InputError(f"{logs[names[0]]}: no item of {task} has a field {cluster!r}{choices(cluster, fields)}")
     rows["cluster"] = rows.cluster.fillna(rows.prompt_id)
     for (_, metric), table, clusters in tables(rows):
         if not {*names} <= {*table.columns}:
