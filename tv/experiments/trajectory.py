@@ -76,7 +76,7 @@ def trajectory(
             `checkpoint-NUMBER` directories. Where all names end in a number they are put in its order, else as given.
         prompts: Files, sets or prompts, encoded with the base's tokenizer. Without any, only weights are measured.
         alphas: Points between neighbours, within (0, 1).
-        out: A directory for tables, figures and finished points: the same call goes on where it was stopped.
+        out: A directory for tables, figures and finished points; the same call resumes.
         draws: Resamples of the prompts.
         seed: Of the resamples.
         batch_size: Prompts in one forward pass.
