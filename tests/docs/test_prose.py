@@ -1,5 +1,6 @@
 """What people read is checked: a planted phrase is found wherever a person would meet it, and nowhere else."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -26,3 +27,12 @@ def test_a_planted_phrase_is_found_wherever_a_person_reads_it(tmp_path: Path) ->
     assert banned == ["README.md:4", "README.md:8", "probes/said.py:3", "probes/said.py:8", "tv/page.js:1"]
     linted = [line.split(": ")[0] for line in found if SAID not in line.lower()]
     assert set(linted) == {"docs/how-to/page.md:3"}
+
+
+def test_llms_txt_lists_every_page_and_only_files_that_exist() -> None:
+    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    assert re.match(r"# .+\n\n> .+", text)
+    linked = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(linked) == len(set(linked)) and all((ROOT / name).is_file() for name in linked)
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages - set(linked) == {"docs/index.md"}
