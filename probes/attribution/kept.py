@@ -1,4 +1,4 @@
-"""What an attribution has computed, on disk as soon as it is there: a run that goes on does not compute it again."""
+"""What an attribution has computed, on disk as soon as it is there: a resumed run does not compute it again."""
 
 from __future__ import annotations
 

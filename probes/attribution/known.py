@@ -43,4 +43,4 @@ class Known:
         return iter(())
 
     def keep_arrays(self, label: str, found: Mapping[str, Arrays]) -> None:
-        """Keep what a method computed by prompt and is no value of the metric, for a run that goes on."""
+        """Keep what a method computed by prompt and is no value of the metric, for a resumed run."""

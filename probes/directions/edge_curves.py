@@ -21,7 +21,7 @@ from tv.prompts.encoding import Batch, Encoded, batches
 
 #: An edge between a component and what reads it.
 Edge = tuple[Sender, Receiver]
-#: Random orders that a ranking is held against.
+#: Random orders that a ranking is compared with.
 ORDERS = 8
 #: The ranking itself; others are random orders.
 RANKED, RANDOM = "edges", "random"

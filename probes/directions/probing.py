@@ -41,7 +41,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Probing:
-    """How probes are fitted and held against chance."""
+    """How probes are fitted and compared with chance."""
 
     folds: int = 5
     controls: int = 20

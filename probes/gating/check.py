@@ -60,8 +60,8 @@ class Checked:
         p_more: (1 + random T that reach it)/(1 + random T).
         p_less: (1 + random T that it reaches)/(1 + random T).
         standing: What it is among random T.
-        verdict: "pass" where it is told from random T and no more than `at_most`; "fail" where nothing moved or it is
-            more; else "cannot tell".
+        verdict: "pass" if it differs from random T and is at most `at_most`; "fail" if nothing moved or it is larger;
+            otherwise "cannot tell".
         notes: What a reader should know.
 
     Examples:

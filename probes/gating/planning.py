@@ -134,7 +134,7 @@ def _words(bound_name: str) -> str:
 
 
 def _detectable(number: Estimate, family: int) -> tuple[float, str]:
-    """How far from its bound a number must lie to be told with the power, and why that is unknown where it is."""
+    """How far from its bound a number must lie for a verdict at this power, or why that is unknown."""
     if not isinstance(number, Average | Scored):
         return math.nan, "" if isinstance(number, Rank) else "exact: it passes or fails"
     if number.n < FEWEST:

@@ -108,7 +108,7 @@ def trajectory(
         >>> found["checkpoints"][["checkpoint", "norm"]].round(1).values.tolist()
         [['base', 0.0], ['medical', 25.7], ['math', 50.4]]
     """
-    compute.require_float32("points of a path are told apart")
+    compute.require_float32("points of a path can be distinguished")
     require_seed(seed)
     if not all(0 < alpha < 1 for alpha in alphas):
         raise InputError("alphas: points between two checkpoints lie within (0, 1)")
