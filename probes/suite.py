@@ -188,7 +188,7 @@ class Discovery(_Part):
     draws: Count = 20  # of shams, and of all other controls together
     null_texts: Count = 64  # texts, at most, on which controls are read
     longest: Count = 32  # tokens of a text that are read
-    tokens: Count | None = None  # of all texts that are read, which the seed draws; every text without it
+    tokens: Count | None = None  # of all texts that are read, which the seed draws; default: every text
     amplify: tuple[str, ...] = ("*",)  # globs of parameters' names: what is written where T is doubled in these alone
 
 

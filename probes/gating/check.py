@@ -104,7 +104,7 @@ def check(
     Args:
         base: The pretrained checkpoint.
         tuned: The fine-tuned side: a checkpoint, an adapter, or a vector.
-        texts: The texts; those that come with the package without it.
+        texts: The texts; default: those that come with the package.
         at_most: The KL that is allowed, nats per token; without it any is.
         draws: Random T, at most.
         longest: Tokens of a text that are read.

@@ -33,7 +33,7 @@ class Settings:
 
     experiment: str  # its name, for progress messages
     tasks: Sequence[TaskSpec] | TaskSpec
-    out: str | Path | None = None  # where finished cells and the results go; nowhere without it
+    out: str | Path | None = None  # where finished cells and the results go; default: nowhere
     tokenizer: LiveSource | None = None  # the base's without it
     limit: int | None = None  # items of each task
     new_tokens: int | None = None
