@@ -76,7 +76,7 @@ class Kept(Known):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+            raise RunError(f"{folder}: cannot be created: {error.strerror}") from error
 
 
 def _name(variant: Variant) -> list[Any]:

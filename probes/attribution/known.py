@@ -1,4 +1,4 @@
-"""Values of the metric that are there already, so that no model is read twice on a prompt."""
+"""Values of the metric that are known already, so that no model reads a prompt twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the edges that are said to matter do: the tuned model with these edges alone, every other one the base's."""
+"""Whether the leading edges matter: the tuned model with these edges alone, every other one the base's."""
 
 from __future__ import annotations
 

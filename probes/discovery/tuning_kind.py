@@ -1,4 +1,4 @@
-"""What kind of tuning it was: numbers that the literature tells kinds apart by, never a class.
+"""What kind of tuning it was: numbers by which the literature distinguishes kinds, never a class.
 
 Each row says what a number speaks for, or why it cannot tell. All come from tables that a run has: `weights`,
 `alignment` and `spectra` of the matrices, `difference_norms` of a discovery.

@@ -251,7 +251,7 @@ def _encoded(
     cut = [tokenizer(text, verbose=False).input_ids[:longest] for text in texts]
     encoded = [ids for ids in cut if sum(i not in special for i in ids) > 1]
     if len(encoded) < 8:
-        raise InputError(f"{len(encoded)} texts of two tokens or more: no interval is trusted below 8; give more texts")
+        raise InputError(f"{len(encoded)} texts of two tokens or more: intervals need at least 8; give more texts")
     if (largest := max(max(ids) for ids in encoded)) >= rows:
         raise InputError(f"the tokenizer gives id {largest}, and the model's embedding has {rows} rows; resize it")
     unknown = tokenizer.unk_token_id

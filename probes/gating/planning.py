@@ -1,4 +1,4 @@
-"""What rules can tell, before they are asked: the smallest effect that each would see."""
+"""What rules can decide, before a run: the smallest effect that each would detect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live model moved along tuning vectors in place, θ + Σ λT or as a method merges them, and back to its very bits."""
+"""A live model moved along tuning vectors in place, θ + Σ λT or as a method merges them, and restored bit for bit."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
-        raise InputError(f"pattern {pattern!r}: no regular expression: {error}") from error
+        raise InputError(f"pattern {pattern!r}: not a regular expression: {error}") from error
 
 
 def _rouge() -> RougeScorer:

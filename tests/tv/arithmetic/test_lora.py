@@ -167,10 +167,10 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
             ["lora-init", base, tuned, "--rank", 25, "--mode", "orthogonal", *out],
             "50 directions are asked",
         ),
-        "there": (["lora-export", base, tuned, "--rank", 2, "-o", tmp_path / "there"], "is there already"),
+        "there": (["lora-export", base, tuned, "--rank", 2, "-o", tmp_path / "there"], "already exists"),
         "no adapter": (
             ["lora-export", base, tuned, "--rank", 2, "-o", tmp_path / "there", "--force"],
-            "is no adapter and is not replaced",
+            "is not an adapter, so it is not replaced",
         ),
     }
     before = set(tmp_path.iterdir())
