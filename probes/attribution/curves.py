@@ -23,7 +23,7 @@ from tv.stats.means import mean_interval
 #: The share of the change that the smallest sufficient set must reach.
 ENOUGH = 0.8
 RANDOM = "random"
-#: A change with a larger p than this cannot be told from 0.
+#: A change with a larger p than this does not differ clearly from 0.
 ALPHA = 0.05
 
 

@@ -24,7 +24,10 @@ def terms(chapter: Chapter) -> Iterator[Panel]:
     )
     bars = charts.ledger_bars(ledger, chapter.evidence.n_layers)
     yield Panel(
-        "Ledger: own doing or inherited?", note, [Figure("terms", "Direct, inherited, interaction", [bars])], wide=True
+        "Ledger: own weights or inherited?",
+        note,
+        [Figure("terms", "Direct, inherited, interaction", [bars])],
+        wide=True,
     )
 
 
