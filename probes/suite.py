@@ -235,7 +235,7 @@ class Suite(_Part):
         generate: Over which continuation of every text both models are read; None: over the target.
         answer_pattern: A regular expression. Its first group, or its whole match, in what each model writes after the
             text is compared with that in the target: the metric `final_answer`. None: it is not measured.
-        align: Undo first what of T is a change of writing: the tuned models are read, and run, as the base is written.
+        align: Undo first what of T is a reparametrisation: the tuned models are read, and run, as the base is written.
         tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
             of them, and only answers are compared.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
