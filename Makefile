@@ -95,6 +95,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python docs/prose.py
 
 models: install
 	$(BIN)/python -m data.train_demo

@@ -1,14 +1,14 @@
 """The performance table, from one command: `python benchmarks/table.py [--mergekit PYTHON] [--before FOLDER]`.
 
 Runs the benchmarks of `wanted.py` one after another, each an interleaved run of its own, at sizes that two quiet cores
-do in about half an hour. One that fails or runs out of time is told in its rows, and the others follow; the status is 1
-then. A row that lacks something (mergekit, a checkout of another build in FOLDER, a finished run) says what.
+do in about half an hour. A failure or a timeout is shown in the benchmark's rows, the others still run, and the status
+is 1. A row that lacks something (mergekit, a checkout of another build in FOLDER, a finished run) says what.
 
 What each run found is kept in `--keep FOLDER`, with the machine, the date and the commit, and the table is made of all
 that is kept: `--only NAME…` measures a part again, `--only` with no name prints what is kept, and `--write FILE…` puts
-the table into documents, between the lines `<!-- benchmarks: all -->` or `<!-- benchmarks: wanted -->` and
-`<!-- /benchmarks -->`. A ratio is what the other way took over what ours took, in the same round, as a median with its
-range; below 1 the other way is better.
+the table into documents, between the lines `<!-- benchmarks: all -->` (or names of runs: their rows with a bound) and
+`<!-- /benchmarks -->`. A ratio is the cost of the alternative ÷ the cost of ours in the same round, as a median with
+its range; below 1 the alternative is better.
 """
 
 from __future__ import annotations
@@ -170,13 +170,21 @@ def _read(path: Path) -> Kept:
 
 
 def _written(text: str, kept: dict[str, Kept]) -> str:
-    """A document with the table in its place."""
-    rows = {"all": ROWS, "wanted": [row for row in ROWS if row.wanted is not None]}
-    pattern = re.compile(r"(<!-- benchmarks: (all|wanted) -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
-    written, count = pattern.subn(lambda at: f"{at[1]}{table(kept, rows[at[2]])}\n{at[3]}", text)
+    """A document with the table in its place: all rows, or those of the runs that the line before it names."""
+    pattern = re.compile(r"(<!-- benchmarks: ([\w ]+) -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
+    written, count = pattern.subn(lambda at: f"{at[1]}{table(kept, _rows(at[2].split()))}\n{at[3]}", text)
     if not count:
-        sys.exit("the document has no line <!-- benchmarks: all --> or <!-- benchmarks: wanted --> for the table")
+        sys.exit("the document has no line <!-- benchmarks: all --> or <!-- benchmarks: RUN RUN --> for the table")
     return written
+
+
+def _rows(runs: Sequence[str]) -> list[Row]:
+    """Every row, or of these runs the rows with a bound."""
+    if runs == ["all"]:
+        return list(ROWS)
+    if unknown := [name for name in runs if name not in RUNS]:
+        sys.exit(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(RUNS)}")
+    return [row for row in ROWS if row.run in runs and row.wanted is not None]
 
 
 def _machine() -> str:

@@ -11,15 +11,15 @@ from tv.columns import Column
 PAGE = Path(__file__).resolve().parent / "reference" / "tables.md"
 _HEAD = """# Tables
 
-What a run holds. `run["changes"]` is a table as a pandas DataFrame; [measures](../measures.md) and
-[attribution](../attribution.md) say what the numbers mean. A measure that was not made is null, and reads as NaN.
+The tables of a run. `run["changes"]` is one of them as a pandas DataFrame; [measures](../measures.md) and
+[attribution](../attribution.md) explain the numbers. A value that was not measured is null, and reads as NaN.
 
-A column with an *interval* stands before `_lo` and `_hi`, its 95 % interval over prompts. The column *null* names what
-the measure would be without any preference: another column, or a number. `head`, `expert` and `neuron` are −1 where a
-row is about all of them; `layer` is −1 for the embedding and `n_layers` for the final norm and the unembedding.
+A column with an *interval* is followed by `_lo` and `_hi`, its 95 % interval over prompts. The column *null* says what
+the measure would be without any preference: another column, or a number. `head`, `expert` and `neuron` are −1 if a row
+is about all of them; `layer` is −1 for the embedding and `n_layers` for the final norm and the unembedding.
 
-This page is made of the declarations in the code (`python docs/tables.py`), and so are the tables' schemas, the words
-of the report and the colours of figures.
+This page is generated from the declarations in the code (`python docs/tables.py`), as are the tables' schemas, the
+words of the report and the colours of figures.
 """
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from probes.job.job import Job as Job
     from probes.job.logged import logs as logs
     from probes.job.neurons import neurons as neurons
-    from probes.job.prepare import prepare as prepare, run as run
+    from probes.job.prepare import prepare as prepare
     from probes.job.probing import probe as probe
     from probes.job.representations import representations as representations
     from probes.job.steer import steer as steer
@@ -69,10 +69,6 @@ _EXPORTS = {
     "probes.job.job": ("Job",),
     "probes.job.logged": ("logs",),
     "probes.job.neurons": ("neurons",),
-    "probes.job.prepare": (
-        "prepare",
-        "run",
-    ),
     "probes.job.prepare": ("prepare",),
     "probes.running": ("run",),
     "probes.job.probing": ("probe",),

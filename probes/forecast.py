@@ -1,4 +1,4 @@
-"""What a run takes on this machine, told before it starts: CPU seconds, seconds on the clock and peak memory, by stage.
+"""What a run takes on this machine, printed before it starts: CPU seconds, wall time and peak memory, by stage.
 
 A forward pass of both models and the measures of a matrix of each shape are tried out, which takes a few seconds; the
 rest is counted. What a piece costs in forwards was measured with the benchmarks, and stands here as a constant each.

@@ -1,4 +1,4 @@
-"""What a run would read, hold and compute, told from the configuration alone: `probes run --plan`.
+"""What a run would read, hold and compute, from the configuration alone: `probes run --plan`.
 
 No weight is loaded, and none has to be there. The counts are those of the functions that the run itself calls; which
 components share a module's output, and what is left out, only the live models prove.

@@ -182,7 +182,7 @@ class Discovery(_Part):
     draws: Count = 20  # of shams, and of all other controls together
     null_texts: Count = 64  # texts, at most, on which controls are read
     longest: Count = 32  # tokens of a text that are read
-    tokens: Count | None = None  # of all texts that are read, which the seed draws; every text without it
+    tokens: Count | None = None  # of all texts that are read, which the seed draws; default: every text
     amplify: tuple[str, ...] = ("*",)  # globs of parameters' names: what is written where T is doubled in these alone
 
 
@@ -229,7 +229,7 @@ class Suite(_Part):
         generate: Over which continuation of every text both models are read; None: over the target.
         answer_pattern: A regular expression. Its first group, or its whole match, in what each model writes after the
             text is compared with that in the target: the metric `final_answer`. None: it is not measured.
-        align: Undo first what of T is a change of writing: the tuned models are read, and run, as the base is written.
+        align: Undo first what of T is a reparametrisation: the tuned models are read, and run, as the base is written.
         tokenizer: "base": the base's encodes the prompts for all. "own": each model reads what its own tokenizer makes
             of them, and only answers are compared.
         edit_distance: The places whose gate patterns are compared by edit distance: "target", "all" or "none".
@@ -330,7 +330,7 @@ class Suite(_Part):
         try:
             re.compile(pattern or "")
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
         return pattern
 
     @field_validator("generate")

@@ -23,7 +23,7 @@ from tv.stats.means import mean_interval
 #: The share of the change that the smallest sufficient set must reach.
 ENOUGH = 0.8
 RANDOM = "random"
-#: A change with a larger p than this cannot be told from 0.
+#: A change with a larger p than this does not differ clearly from 0.
 ALPHA = 0.05
 
 
@@ -87,7 +87,7 @@ def areas_of(
     The area is under the share against n / all (trapezoids): 1 where the first unit does everything, 0.5 where all do
     the same. Shares are of the means over prompts, and may exceed 1; NaN where the metric does not change by more than
     `floor`. The area is then a ratio of two means over prompts, and its interval is that of the ratio's linear part;
-    there is none where the change itself cannot be told from 0. `clusters` gives each prompt's.
+    there is none where the change itself does not differ clearly from 0. `clusters` gives each prompt's.
     """
     rows = []
     for (ranking, draw, direction), curve in points.groupby(["ranking", "draw", "direction"], sort=False):

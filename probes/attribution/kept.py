@@ -1,4 +1,4 @@
-"""What an attribution has computed, on disk as soon as it is there: a run that goes on does not compute it again."""
+"""What an attribution has computed, on disk as soon as it is there: a resumed run does not compute it again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Kept(Known):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+            raise RunError(f"{folder}: cannot be created: {error.strerror}") from error
 
 
 def _name(variant: Variant) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Values of the metric that are there already, so that no model is read twice on a prompt."""
+"""Values of the metric that are known already, so that no model reads a prompt twice."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ class Known:
         return iter(())
 
     def keep_arrays(self, label: str, found: Mapping[str, Arrays]) -> None:
-        """Keep what a method computed by prompt and is no value of the metric, for a run that goes on."""
+        """Keep what a method computed by prompt and is no value of the metric, for a resumed run."""

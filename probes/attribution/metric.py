@@ -231,7 +231,7 @@ def _imported(name: str) -> Values:
     finally:
         sys.path.remove(here)
     if not callable(imported):
-        raise RunError(f"metric {name!r} is no function")
+        raise RunError(f"metric {name!r} is not a function")
     return imported
 
 

@@ -112,7 +112,7 @@ class BatchFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{self.folder}: cannot be made: {error.strerror}") from error
+            raise RunError(f"{self.folder}: cannot be created: {error.strerror}") from error
         index: dict[str, Any] = {"prompts": prompts, "names": names, "parts": [], "counts": []}
         arrays, what = _paths(self.folder, self.prompts)
         with replacing(arrays, RunError) as temporary, open(temporary, "wb") as file:

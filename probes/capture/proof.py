@@ -373,7 +373,7 @@ class _Proof:
                 whole = writer.path if writer.post_norm is not None else writer.out
                 told = self._linear(head) and self._same(self.seen(head.path).output, self.seen(whole).output)
                 if not told or (writer.post_norm is not None and writer.post_norm not in forms):
-                    self.notes.append(f"heads of {writer.component} are not told apart")
+                    self.notes.append(f"heads of {writer.component} cannot be separated")
                     writer = replace(writer, head_in=None, head_module=None)
             writers.append(writer)
         return replace(block, writers=tuple(writers))
@@ -397,11 +397,11 @@ class _Proof:
             block = replace(block, router=None)
         if block.experts is None:
             if any(module.layer == block.layer and module.name == "router" for module in self.of.modules):
-                self.notes.append("experts are not told apart")
+                self.notes.append("experts cannot be separated")
             return block
         factor = self._experts(block)
         if factor is None:
-            self.notes.append("experts are not told apart")
+            self.notes.append("experts cannot be separated")
             return replace(block, experts=None)
         if factor:
             experts[block.layer] = factor

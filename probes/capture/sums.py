@@ -1,4 +1,4 @@
-"""How the terms of a block explain the stream behind it: the factor that each is multiplied by.
+"""How the terms of a block explain the stream after it: the factor that each is multiplied by.
 
 Factors are solved for by least squares over all entries of the stream, so that they are known far better than a
 rounded sum shows: in bfloat16 a small component with a wrong factor would pass a test of the sum alone.

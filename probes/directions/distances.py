@@ -105,7 +105,7 @@ def distances(
         other: The other model's.
         clusters: The cluster of each prompt.
         k: Neighbours; fewer where there are few prompts.
-        draws: How often rows are held against others, clusters staying together.
+        draws: How often rows are compared with others, clusters staying together.
         seed: Of these draws, and of the groups of clusters that are left out for the interval.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Whether the edges that are said to matter do: the tuned model with these edges alone, every other one the base's."""
+"""Whether the leading edges matter: the tuned model with these edges alone, every other one the base's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tv.prompts.encoding import Batch, Encoded, batches
 
 #: An edge between a component and what reads it.
 Edge = tuple[Sender, Receiver]
-#: Random orders that a ranking is held against.
+#: Random orders that a ranking is compared with.
 ORDERS = 8
 #: The ranking itself; others are random orders.
 RANKED, RANDOM = "edges", "random"

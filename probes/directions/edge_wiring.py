@@ -74,7 +74,7 @@ def wiring_of(pair: Pair, heads: bool = True) -> Wiring:
         heads: Whether heads are senders too, beside the components that they make up.
 
     Raises:
-        RunError: The blocks multiply the stream, or it cannot be told what reads it.
+        RunError: The blocks multiply the stream, or it is not known what reads it.
     """
     architecture, flow = pair.architecture, pair.flows[0]
     name = architecture.name
@@ -100,7 +100,7 @@ def wiring_of(pair: Pair, heads: bool = True) -> Wiring:
         unread = {w.component for w in block.writers} - {part for r in found for part in r.component.split("+")}
         if unread:
             told = ", ".join(sorted(unread))
-            raise RunError(f"edges: {name}: it cannot be told what reads the stream for {told} in layer {layer}")
+            raise RunError(f"edges: {name}: no module is known to read the stream for {told} in layer {layer}")
         receivers += found
     n = architecture.n_layers
     receivers.append(Receiver(n, LOGITS, (architecture.final_norm,), 2 * n))

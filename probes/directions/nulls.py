@@ -1,4 +1,4 @@
-"""Pairs of which nobody expects anything: the base beside itself in another precision, and beside the base + noise."""
+"""Pairs in which nothing was learnt: the base with itself in another precision, and with the base + noise."""
 
 from __future__ import annotations
 

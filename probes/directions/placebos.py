@@ -1,4 +1,4 @@
-"""Vectors that nobody has reason to expect anything of, with the length of a real one.
+"""Vectors that should do nothing in particular, with the length of a real one.
 
 `random`: of no direction. `shuffled`: of what tells the same prompts' Δh apart; each deviation from the mean gets a
 random sign, one a cluster, before they are averaged. Were the mean kept in, a Δh that is the same everywhere would be

@@ -41,7 +41,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Probing:
-    """How probes are fitted and held against chance."""
+    """How probes are fitted and compared with chance."""
 
     folds: int = 5
     controls: int = 20
@@ -118,7 +118,7 @@ def probe_weight(
         layer: From 0.
         model: "base" or "tuned".
         site: Where its states were read.
-        tuned: Which tuned model's pair; the first without it.
+        tuned: Which tuned model's pair; default: the first.
 
     Returns:
         (d_model,) for each class, in the unit of the label's log odds per unit of the state; of two classes one, which

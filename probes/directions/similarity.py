@@ -40,6 +40,6 @@ def cka(one: Gram, other: Gram) -> Float[Tensor, "*batch"]:
 
 
 def shuffled_cka(one: Gram, other: Gram, draws: int, generator: Generator) -> Float[Tensor, "draws *batch"]:
-    """CKA where texts of one set are held against other texts of the other."""
+    """CKA where texts of one set are compared with other texts of the other."""
     orders = [torch.randperm(one.shape[-1], generator=generator) for _ in range(draws)]
     return torch.stack([cka(one[..., order, :][..., order], other) for order in orders])

@@ -1,4 +1,4 @@
-"""What both models go on with, as they are and steered, side by side."""
+"""The continuations of both models, unsteered and steered, side by side."""
 
 from __future__ import annotations
 

@@ -86,5 +86,5 @@ def _answer(row: Mapping[str, Any]) -> str:
     if np.isnan(row["share_lo"]):
         return "cannot tell"
     if max(row["random_p"], row["shuffled_p"]) >= 0.05 or row["share_lo"] <= 0:
-        return "not told from placebos" if row["draws"] >= FEWEST else "cannot tell"
+        return "no better than placebos" if row["draws"] >= FEWEST else "cannot tell"
     return "most" if row["share_lo"] - row["placebo_share"] > MOST else "part"

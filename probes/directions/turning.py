@@ -1,4 +1,4 @@
-"""Did tuning turn the direction that a probe reads, or is it the same one? Beside what identical directions show.
+"""Did tuning turn the direction that a probe reads, or is it the same one? Identical directions are the reference.
 
 Two probes of one model, fitted on two halves of the clusters, have a cosine below 1 although their direction is the
 same: each is noisy. So the cosine across models, half against other half, is divided by that within models.

@@ -55,7 +55,7 @@ def spread_over(
 
 
 def phases(which: Sequence[Side]) -> list[int]:
-    """How many sides are seen at the end of each phase: no null, then shams, then what is held against these too."""
+    """How many sides are seen at the end of each phase: no null, then shams, then what is compared with these too."""
     own = sum(not side.is_null for side in which)
     shams = sum(side.name == SHAM for side in which)
     return list(dict.fromkeys((own, own + shams, len(which))))

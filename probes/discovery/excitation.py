@@ -2,7 +2,7 @@
 
 A matrix adds σ u (v·x) to what it gives of an input x, along a leading pair of singular directions. A text's excitation
 of v is the mean of |v·x| over its tokens, the first left out, with x of the base: the inputs are the same for every
-vector that is held against T.
+vector that is compared with T.
 
 Own texts are those that a side changes. Where the texts are of several domains, they are the domain with the largest
 mean KL in the half that chooses, and are measured on the other half. Where they are of one, they are the texts with a
@@ -10,7 +10,7 @@ KL above the median; nothing is chosen, so that all texts measure. Every sham ha
 
 AUROC is how often an own text excites a direction more than another text does. Own texts may have other inputs
 altogether, so that random directions of the same matrix have an AUROC away from 0.5: their mean is taken off. What is
-left (`excess`) is held against random directions and against the directions of shams.
+left (`excess`) is compared with random directions and with the directions of shams.
 """
 
 from __future__ import annotations

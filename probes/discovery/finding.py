@@ -165,7 +165,7 @@ class _Read:
         """Of every prompt that did not choose and has some. Raises NothingFound where there is none."""
         places = {item.prompt.id: tuple(self._at(item)) for item in encoded if not self._chose(item)}
         if not any(places.values()):
-            raise NothingFound(f"{self.named}: no prompt has a place where it is read; give it texts of its discovery")
+            raise NothingFound(f"{self.named}: no prompt has a place where it is read; use texts of its discovery")
         return {prompt: own for prompt, own in places.items() if own}
 
     def _chose(self, item: Encoded) -> bool:

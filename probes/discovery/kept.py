@@ -1,4 +1,4 @@
-"""What a discovery has found so far, on disk: a killed one goes on behind the last side that was kept.
+"""What a discovery has found so far, on disk: a killed one resumes after the last side that was kept.
 
 A part is kept as what its attributes hold: plain values, arrays, tables and dataclasses of plain values. Nothing is
 pickled: values are JSON, arrays are files of numpy's own form beside it.

@@ -1,4 +1,4 @@
-"""What stands out of draws of a null: a list of values by rank, held against the lists that the draws give."""
+"""What stands out of draws of a null: a list of values by rank, compared with the lists that the draws give."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Beyond(NamedTuple):
 def beyond(values: ArrayLike, draws: ArrayLike) -> Beyond:
     """Whether values, the largest first, are larger than draws of a null give at the same rank.
 
-    The first value is held against the largest value of every draw, the second against the second, and so on: a null
+    The first value is compared with the largest value of every draw, the second with the second, and so on: a null
     that is searched as widely gives lists as long. So the first p is of the whole list, and no later one is smaller.
     With n draws the rank alone tells no p below 1/(n + 1). Above all draws, `p` is that of Student's t for one further
     draw, of logarithms, as the largest of many scores are skewed; where some are zero, as shares of few texts may be,

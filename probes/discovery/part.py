@@ -20,7 +20,7 @@ from tv.runtime.registry import Registry
 
 @dataclass(frozen=True)
 class Context:
-    """The pair, the texts and what is held against the base."""
+    """The pair, the texts and what is compared with the base."""
 
     pair: Pair
     texts: Texts

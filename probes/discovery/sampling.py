@@ -1,4 +1,4 @@
-"""How models go on with a text: sampled, with the same random numbers for each, so that models alike say alike."""
+"""How models continue a text: sampled, with the same random numbers, so that equal models write the same."""
 
 from __future__ import annotations
 

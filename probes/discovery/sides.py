@@ -1,4 +1,4 @@
-"""Who is held against the base: the tuned model, the base in another precision, and controls in the place of T.
+"""Who is compared with the base: the tuned model, the base in another precision, and controls in the place of T.
 
 `random` and `shuffled` have T's norm in every parameter and nothing else of it. They say little of a vector that came
 from training, which lies where activations are: any training moves predictions further than noise of its norm. So there
@@ -57,7 +57,7 @@ _LEAST = 1e-12
 
 @dataclass(frozen=True)
 class Side:
-    """What is held against the base: `tuned`, `rounded`, or a control's name and draw."""
+    """What is compared with the base: `tuned`, `rounded`, or a control's name and draw."""
 
     name: str
     draw: int = 0
@@ -70,7 +70,7 @@ class Side:
 
 @dataclass
 class Sides:
-    """The base, and everything that is held against it on some texts."""
+    """The base, and everything that is compared with it on some texts."""
 
     pair: Pair
     encoded: Sequence[Encoded]

@@ -1,8 +1,8 @@
-"""Scores that a lens gives every token, held against what shams read as: a word that any training reads as is no news.
+"""Scores that a lens gives every token, compared with what shams read as: a word that any training reads as is no news.
 
 Vectors that come from a gradient read as words too, mostly the same ones (frequent tokens, beginnings of sentences),
 and score as high as words of a secret. So a token's score is taken less the mean of its scores under the shams, in
-their standard deviations. A sham is held against the others, so that its list is made as the tuned model's is.
+their standard deviations. A sham is compared with the others, so that its list is made as the tuned model's is.
 """
 
 from __future__ import annotations

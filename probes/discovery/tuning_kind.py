@@ -1,4 +1,4 @@
-"""What kind of tuning it was: numbers that the literature tells kinds apart by, never a class.
+"""What kind of tuning it was: numbers by which the literature distinguishes kinds, never a class.
 
 Each row says what a number speaks for, or why it cannot tell. All come from tables that a run has: `weights`,
 `alignment` and `spectra` of the matrices, `difference_norms` of a discovery.
@@ -35,7 +35,7 @@ _SPARSE, _PRINCIPAL, _NARROW, _LORA = "arXiv 2505.11711", "arXiv 2511.08567", "a
 _CHANGED_BY_RL = (0.05, 0.30)
 #: A singular value of T counts where it is at least so much of the largest.
 _COUNTS = 1e-3
-#: Numbers that are held against chance: each speaks only where it would among so many.
+#: Numbers that are compared with chance: each speaks only where it would among so many.
 _BESIDE_CHANCE = 4
 #: T is of low rank where no matrix uses more of its directions than this.
 _LOW = 0.5
@@ -217,7 +217,7 @@ def _beside_chance(name: str, value: pd.Series, chance: pd.Series, compared: str
         return replace(found, speaks_for="off the principal weights: reinforcement learning", source=_PRINCIPAL)
     why = "as by chance, or too few matrices for an interval"
     if surely > 0:
-        why = "on the principal weights, which is said of supervised tuning; but any gradient lies where activations do"
+        why = "on the principal weights, as in supervised tuning; but any gradient lies where activations do"
     return replace(found, cannot_tell=why, source=_PRINCIPAL)
 
 

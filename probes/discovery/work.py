@@ -1,4 +1,4 @@
-"""How many texts the dear looks of a discovery get, so that one of a larger model takes minutes and not hours."""
+"""How many texts the costly parts of a discovery read, so that a larger model takes minutes and not hours."""
 
 from __future__ import annotations
 

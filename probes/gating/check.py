@@ -60,8 +60,8 @@ class Checked:
         p_more: (1 + random T that reach it)/(1 + random T).
         p_less: (1 + random T that it reaches)/(1 + random T).
         standing: What it is among random T.
-        verdict: "pass" where it is told from random T and no more than `at_most`; "fail" where nothing moved or it is
-            more; else "cannot tell".
+        verdict: "pass" if it differs from random T and is at most `at_most`; "fail" if nothing moved or it is larger;
+            otherwise "cannot tell".
         notes: What a reader should know.
 
     Examples:
@@ -104,7 +104,7 @@ def check(
     Args:
         base: The pretrained checkpoint.
         tuned: The fine-tuned side: a checkpoint, an adapter, or a vector.
-        texts: The texts; those that come with the package without it.
+        texts: The texts; default: those that come with the package.
         at_most: The KL that is allowed, nats per token; without it any is.
         draws: Random T, at most.
         longest: Tokens of a text that are read.
@@ -251,7 +251,7 @@ def _encoded(
     cut = [tokenizer(text, verbose=False).input_ids[:longest] for text in texts]
     encoded = [ids for ids in cut if sum(i not in special for i in ids) > 1]
     if len(encoded) < 8:
-        raise InputError(f"{len(encoded)} texts of two tokens or more: no interval is trusted below 8; give more texts")
+        raise InputError(f"{len(encoded)} texts of two tokens or more: intervals need at least 8; give more texts")
     if (largest := max(max(ids) for ids in encoded)) >= rows:
         raise InputError(f"the tokenizer gives id {largest}, and the model's embedding has {rows} rows; resize it")
     unknown = tokenizer.unk_token_id

@@ -1,4 +1,4 @@
-"""What rules can tell, before they are asked: the smallest effect that each would see."""
+"""What rules can decide, before a run: the smallest effect that each would detect."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _words(bound_name: str) -> str:
 
 
 def _detectable(number: Estimate, family: int) -> tuple[float, str]:
-    """How far from its bound a number must lie to be told with the power, and why that is unknown where it is."""
+    """How far from its bound a number must lie for a verdict at this power, or why that is unknown."""
     if not isinstance(number, Average | Scored):
         return math.nan, "" if isinstance(number, Rank) else "exact: it passes or fails"
     if number.n < FEWEST:

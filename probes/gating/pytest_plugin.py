@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MARK = "probes_gate"
 _FORM = (
     f'{_MARK}(run, rules, cannot_tell="fail"): judge a run, or a list of runs, by a file or a list of rules; relative '
-    "paths are those of pytest's root. A rule that cannot be told fails the test, or skips it."
+    "paths are those of pytest's root. A rule that cannot be decided fails the test, or skips it."
 )
 _FOUND = pytest.StashKey["Gate"]()
 _JUDGED = pytest.StashKey["dict[str, Gate | str]"]()

@@ -1,7 +1,7 @@
 """Random tuning vectors in T's place: of its norm and its effective rank, matrix by matrix.
 
 A random matrix of few directions varies more in what it does to a model than one of full rank and of the same norm.
-So T, which is often of few, is held against matrices of as few: a random adapter is then one more of them.
+So T, which is often of few, is compared with matrices of as few: a random adapter is then one more of them.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Rule(BaseModel):
 
     @property
     def from_zero(self) -> bool:
-        """Whether a tuning that moves nothing lies at 0, within the bound: then the bound is to be told from 0."""
+        """Whether a tuning that moves nothing lies at 0, within the bound."""
         return self.bound_name.endswith("by_at_most")
 
     def require(self, side: Side, sides: Mapping[str, Side]) -> None:

@@ -1,4 +1,4 @@
-"""Rules on the numbers of runs: each passes, fails, or cannot be told."""
+"""Rules on the numbers of runs: each passes, fails, or cannot be decided."""
 
 from __future__ import annotations
 
@@ -146,14 +146,14 @@ def asked_of(written: Sequence[Written], sides: dict[str, Side]) -> list[Asked]:
             one_of(one.rule.tuned, list(sides), "tuned model", one.place)
         for side in sides.values() if one.rule.tuned is None else [sides[one.rule.tuned]]:
             if getattr(one.rule, "against", None) == side.label:
-                continue  # no model is held against itself
+                continue  # no model is compared with itself
             try:
                 one.rule.require(side, sides)
             except InputError as error:
                 raise RuleError(f"{one.place}: {one.rule.kind}: {error}") from None
             asked.append(Asked(one, side))
     if not asked:
-        raise RuleError("no rule is about any tuned model; a model is not held against itself")
+        raise RuleError("no rule is about any tuned model; a model is not compared with itself")
     return asked
 
 
@@ -211,7 +211,7 @@ def _because(reading: Reading, judged: Judged, verdict: Verdict) -> str:
 
 
 def _missing(number: Estimate, bound: Bound, judged: Judged) -> str:
-    """Why nothing can be told, and how many units would tell."""
+    """Why nothing can be decided, and how many units would decide."""
     if isinstance(number, Average | Scored) and number.n < FEWEST:
         return (
             f"{number.n} prompts or clusters have it, and no interval is trusted below {FEWEST}; give at least {FEWEST}"

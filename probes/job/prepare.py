@@ -1,4 +1,4 @@
-"""From a suite to a job: everything that can be wrong is told before any work."""
+"""From a suite to a job: everything that can be wrong is reported before any work."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def few_sentences(behaviour: pd.DataFrame) -> list[str]:
 
 
 def said_of_each(behaviour: pd.DataFrame) -> pd.DataFrame:
-    """The rows of metrics that are better or worse, "changed" told apart into "better" and "worse"."""
+    """The rows of metrics that are better or worse, "changed" split into "better" and "worse"."""
     up = behaviour.metric.map({name: better for name, (_, _, better) in METRICS.items()})
     judged = behaviour[up.notna() & (behaviour.said != "")]
     better = (judged.change > 0) == up[judged.index]

@@ -33,7 +33,7 @@ def over_layers(
     share: bool = False,
     zero: bool = False,
 ) -> Plot:
-    """Lines over the layers of a model, or over another column: `log` for ranks. A `share` is told in per cent."""
+    """Lines over the layers of a model, or over another column: `log` for ranks. A `share` is shown in per cent."""
     traces = []
     dashes = ("dash", "dot", "dashdot", "longdash")
     nulls = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def sameness_sentences(found: Mapping[str, Any]) -> list[str]:
-    """What undoing the changes of writing explained of T; nothing of a run that was not aligned.
+    """What undoing the reparametrisations explained of T; nothing of a run that was not aligned.
 
     Args:
         found: The finding as a run's manifest holds it, empty where there is none.

@@ -1,4 +1,4 @@
-"""More of the same: what a suite adds to a finished run without changing anything that the run has."""
+"""Extending a run: what a suite adds to a finished run without changing what the run has."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
 
 
 def file_digest(place: Place, read: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a file, also at a URL. `read` is told how many bytes were read since it was last called."""
+    """The SHA-256 of a file, also at a URL. `read` gets the number of bytes read since it was last called."""
     digest = hashlib.sha256()
     with _opened(place) as file:
         while piece := file.read(_PIECE):

@@ -72,7 +72,7 @@ def write(table: str, body: pa.Table, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{path.parent}: cannot be made: {error.strerror}") from error
+        raise RunError(f"{path.parent}: cannot be created: {error.strerror}") from error
     with replacing(path, RunError) as temporary:
         pq.write_table(
             body,

@@ -1,4 +1,4 @@
-"""What is done of a piece that is not finished, part by part on disk: a killed run loses the part it was at."""
+"""What is done of a piece that is not finished, part by part on disk: a killed run loses only the part in progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Unfinished(MutableMapping[str, Any]):
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{self.file.parent}: cannot be made: {error.strerror}") from error
+            raise RunError(f"{self.file.parent}: cannot be created: {error.strerror}") from error
         # Numbers of numpy and of torch are written as Python's.
         plain = json.loads(json.dumps(part, default=lambda number: number.item()))
         append_line(self.file, {name: plain})

@@ -1,4 +1,4 @@
-"""The page of a watched training: written again as long as it goes on, and loaded again by the browser."""
+"""The page of a watched training: rewritten while it runs, and reloaded by the browser."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _said(watched: Watched, steps: pd.DataFrame) -> str:
         return "Nothing is measured yet."
     last = steps.iloc[-1]
     cost = "" if math.isnan(last.share) else f", {100 * last.share:.1f} % of the training time"
-    going = "Training has ended." if watched.ended else "Training goes on, or was stopped."
+    going = "Training has ended." if watched.ended else "Training runs, or was stopped."
     took = f"{len(steps)} measurements took {last.probe_seconds:.1f} s{cost}"
     return f"{going} Last measured after step {last.step:.0f}; {took}."
 

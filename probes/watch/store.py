@@ -60,7 +60,7 @@ class Watched:
 
 
 def load_watch(path: str | Path) -> Watched:
-    """Open a watched training, while it goes on or afterwards.
+    """Open a watched training, while it runs or afterwards.
 
     Args:
         path: The directory that a `probes.TrainingProbe` writes, or wrote.

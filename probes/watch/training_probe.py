@@ -46,8 +46,8 @@ class TrainingProbe(TrainerCallback):
     time.
 
     Args:
-        out: The directory to write. If it holds a watched training already, that one goes on: what was measured after
-            the step that training resumes from is measured again.
+        out: The directory to write. If it holds a watched training already, that one is continued: what was measured
+            after the step that training resumes from is measured again.
         base: The base: whatever `tv.open_checkpoint` opens. Without it, the model as it is when training begins (of an
             adapter: without the adapter); of a full fine-tune a copy is then written to `out/base`.
         prompts: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several. Without any, only weights are measured.

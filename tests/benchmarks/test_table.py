@@ -73,13 +73,16 @@ def test_one_row_is_measured_again_and_written(
 ) -> None:
     _run(table, monkeypatch, tmp_path, "--only", "works")
     page = tmp_path / "page.md"
-    page.write_text("Before.\n<!-- benchmarks: wanted -->\nold\n<!-- /benchmarks -->\nAfter.\n", encoding="utf-8")
+    page.write_text("Before.\n<!-- benchmarks: works -->\nold\n<!-- /benchmarks -->\nAfter.\n", encoding="utf-8")
     _run(table, monkeypatch, tmp_path, "--write", str(page))
     text = page.read_text(encoding="utf-8")
     assert "2.50 (1.50–3.00)" in text and "old" not in text and "endless" not in text
     assert text.startswith("Before.\n<!--") and text.endswith("<!-- /benchmarks -->\nAfter.\n")
     _run(table, monkeypatch, tmp_path, "--write", str(page))
     assert page.read_text(encoding="utf-8") == text
+    page.write_text(text.replace("works -->", "works typo -->"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="there is no benchmark typo"):
+        _run(table, monkeypatch, tmp_path, "--write", str(page))
     with pytest.raises(SystemExit):
         _run(table, monkeypatch, tmp_path, "--only", "unknown")
 

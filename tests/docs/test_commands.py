@@ -73,6 +73,8 @@ def test_a_command_is_one_that_there_is(page: Path, command: Command) -> None:
         (first, *_) = arguments
         where = _[0].replace(".", "/") + ".py" if first == "-m" else first
         assert (ROOT / where).is_file()
+    elif name == "source":
+        assert arguments == [".venv/bin/activate"]
     else:
         assert name == "pip", f"{_name(page)}:{command.line}: what is {name}?"
 

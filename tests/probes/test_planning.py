@@ -1,4 +1,4 @@
-"""What a run would take, told from the configuration alone, against what runs take."""
+"""What a run would take, from the configuration alone, against what runs take."""
 
 import json
 import math

@@ -181,8 +181,8 @@ class AdapterWriter:
 def check_out(out: Path, force: bool) -> None:
     """Raise CheckpointError where no adapter may be written to `out`."""
     if not out.resolve().parent.is_dir():
-        raise CheckpointError(f"{out}: its directory does not exist; make it first")
+        raise CheckpointError(f"{out}: its directory does not exist; create it first")
     if out.exists() and not force:
-        raise CheckpointError(f"{out}: is there already; name another directory, or replace it with --force")
+        raise CheckpointError(f"{out}: already exists; name another directory, or use --force to replace it")
     if out.exists() and not (out / "adapter_config.json").is_file():
-        raise CheckpointError(f"{out}: is no adapter and is not replaced; remove it, or name another directory")
+        raise CheckpointError(f"{out}: is not an adapter, so it is not replaced; remove it, or name another directory")

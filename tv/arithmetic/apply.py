@@ -169,15 +169,15 @@ def _apart(brought: list[Brought]) -> list[Brought]:
 def check_out(out: Path, sources: Sequence[Source], force: bool) -> None:
     """Raise CheckpointError where no checkpoint may be written to `out`."""
     if not out.resolve().parent.is_dir():
-        raise CheckpointError(f"{out}: its directory does not exist; make it first")
+        raise CheckpointError(f"{out}: its directory does not exist; create it first")
     if not out.exists():
         return
     if any(isinstance(source, str | Path) and Path(source).resolve() == out.resolve() for source in sources):
         raise CheckpointError(f"{out}: is read from; write to another directory")
     if not force:
-        raise CheckpointError(f"{out}: is there already; name another directory, or replace it with --force")
+        raise CheckpointError(f"{out}: already exists; name another directory, or use --force to replace it")
     if not (out / "config.json").is_file():
-        raise CheckpointError(f"{out}: is no checkpoint and is not replaced; remove it, or name another directory")
+        raise CheckpointError(f"{out}: is not a checkpoint, so it is not replaced; name another directory")
 
 
 def check_space(out: Path, size: int) -> None:

@@ -185,7 +185,7 @@ def _outside(right: Float[Tensor, "n k"], rank: int, path: str, seed: int) -> Fl
     """Random orthonormal rows, orthogonal to the columns of `right`; the same for one place and seed."""
     n, taken = right.shape
     if rank + taken > n:
-        raise InputError(f"rank {rank}: {path} reads {n} numbers, and {rank + taken} directions are asked for")
+        raise InputError(f"rank {rank}: {path} reads {n} numbers, and {rank + taken} directions are requested")
     seed = seed_of(f"{seed} {path}")
     draws = torch.randn(n, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for _ in range(2):  # once more for what rounding left

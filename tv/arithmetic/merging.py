@@ -82,14 +82,14 @@ def bring(source: Source, checkpoint: Checkpoint, origin: Source | None = None) 
     _require_fit(label, vector, under)
     named = vector.base
     if named is None:
-        notes.append(f"{label}: does not say which base it was taken from; it is applied to {checkpoint.source}")
+        notes.append(f"{label}: does not say which base it was extracted from; it is applied to {checkpoint.source}")
     elif named.get("content") not in (under.fingerprint()["content"], checkpoint.fingerprint()["content"]):
         notes.append(
-            f"{label}: was taken from {named.get('source')}, which has another fingerprint than {checkpoint.source}"
+            f"{label}: was extracted from {named.get('source')}, which has another fingerprint than {checkpoint.source}"
         )
     tokens = _tokens(label, vector, checkpoint)
     if tokens is not None:
-        notes.append(f"{label}: its tokenizer numbers tokens otherwise; the {len(tokens[0])} in common move by name")
+        notes.append(f"{label}: its tokenizer numbers tokens differently; the {len(tokens[0])} in common move by name")
     return Brought(label, vector, tuple(dict.fromkeys(notes)), tokens)
 
 
@@ -131,7 +131,7 @@ class Merged:
         if odd is not None:
             raise InputError(f"scale {odd}: a tuning vector is scaled by a finite number")
         if stochastic and dtype != torch.bfloat16:
-            raise InputError("stochastic rounding is for bfloat16: in float32 there is next to nothing to round")
+            raise InputError("stochastic rounding is for bfloat16: float32 needs none")
         self.checkpoint, self.method, self.options = checkpoint, method, taken
         self._terms = [(one, scale) for one, scale in zip(brought, scales, strict=True) if scale]
         shapes = {name: checkpoint.info(name).shape for name in checkpoint.values}

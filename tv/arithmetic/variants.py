@@ -1,4 +1,4 @@
-"""A live model moved along tuning vectors in place, θ + Σ λT or as a method merges them, and back to its very bits."""
+"""A live model moved along tuning vectors in place, θ + Σ λT or as a method merges them, and restored bit for bit."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Mover:
     reads each T again.
 
     Sums are formed in float32 and cast to the model's dtype. In bfloat16 a step below 0.2 % of an entry is lost in
-    the cast, and λ and λ + 0.1 may be one model: load the model in float32 where points are to be told apart. Every
+    the cast, and λ and λ + 0.1 may be one model: load the model in float32 where points have to be distinguished. Every
     parameter that moves is kept as it was (on its device), so that no point depends on the one before and leaving the
     context restores the bits. Tied weights are one parameter, and of a grown vocabulary the rows in common move.
 

@@ -86,7 +86,7 @@ class FileTensors(Tensors):
 
     `stored` has quantised weights as they are without quantisation, and `quantisation` is what the checkpoint declares
     of it. Where they hold an unembedding and an embedding that differ, its own `tree` is the untied one. Raises
-    CheckpointError where the tensors are not weights of this model's shapes: quantised otherwise than declared, or of
+    CheckpointError where the tensors are not weights of this model's shapes: not quantised as declared, or of
     another model.
     """
 
@@ -109,7 +109,7 @@ class FileTensors(Tensors):
         for name in shapes:
             if quantisation and name not in self._parameters:
                 raise CheckpointError(
-                    f"{source}: tensor {name!r} is missing: the checkpoint is incomplete, or quantised otherwise than "
+                    f"{source}: tensor {name!r} is missing: the checkpoint is incomplete, or not quantised as "
                     f"it declares ({quantisation.get('quant_method')}); {ADVICE}"
                 )
         self.infos = {name: self._parameters[name].info for name in shapes if name in self._parameters}

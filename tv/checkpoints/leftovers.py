@@ -1,4 +1,4 @@
-"""Stored tensors that belong to no parameter and are missed by none: what old versions of transformers saved."""
+"""Stored tensors that belong to no parameter and that nothing needs: what old versions of transformers saved."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ class VectorTensors(MovedTensors):
     def _notes(self, source: str, base: Checkpoint) -> Iterator[str]:
         origin = self._vector.base
         if origin is None:
-            yield f"{source}: does not say which base it was taken from; it is applied to {base.source}"
+            yield f"{source}: does not say which base it was extracted from; it is applied to {base.source}"
         elif any(origin.get(part) != base.fingerprint()[part] for part in ("structure", "content")):
             yield f"{source}: was taken from {origin.get('source')}, whose fingerprint is another than {base.source}'s"
 

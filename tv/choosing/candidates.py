@@ -1,4 +1,4 @@
-"""The points that a repair chooses among: fitted scales, and the methods that they stand beside."""
+"""The points that a repair chooses among: fitted scales, and the methods that they are compared with."""
 
 from __future__ import annotations
 

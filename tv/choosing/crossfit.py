@@ -157,7 +157,7 @@ class CrossFit:
             if mean <= LEAST_FLOOR or said == "negligible":
                 raise InputError(f"--{name}: no {rose}: {size}; there is nothing to {name}")
             if said != "changed":
-                told.append(f"whether there is a {rose} cannot be told: {size}; shares are of what these prompts show")
+                told.append(f"these prompts do not show whether there is a {rose}: {size}")
         return tuple(told)
 
     def _require_in_halves(self) -> None:

@@ -53,7 +53,7 @@ def ground(
     compute: Compute,
 ) -> Ground:
     """Open and load all of it. Raises InputError where the models do not belong together."""
-    compute.require_float32("scales are told apart")
+    compute.require_float32("scales can be distinguished")
     base = base_beside(base, *tuned)
     vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
     sides = [open_checkpoint(side, base=base) for side in tuned if not isinstance(side, TuningVector)]

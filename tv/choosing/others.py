@@ -1,4 +1,4 @@
-"""What a fitted choice stands beside: T trimmed by size, and T without its intruder dimensions."""
+"""What a fitted choice is compared with: T trimmed by size, and T without its intruder dimensions."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def repair(
     if metric is not None:
         require_metric(metric)
     if draws < 1:
-        raise InputError(f"{draws} random choices: at least one stands beside the fitted one")
+        raise InputError(f"{draws} random choices: give at least 1, to compare the fitted one with")
     require_seed(seed)
     target = Path(out) if out is not None else None
     place = beside(target, report, "repair")

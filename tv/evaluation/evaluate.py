@@ -63,7 +63,7 @@ def evaluate(
         base: The base of the tuning vectors and adapters among the models.
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
             is no base, then use their own.
-        limit: Items of every task, from the first; all without it.
+        limit: Items of every task, from the first; default: all.
         shots: Examples before each question, where a task sets no number.
         new_tokens: How many tokens a model may write at most, in place of what a task says.
         chat: Put every prompt through the tokenizer's chat template: True, or a `system` turn and the template's

@@ -61,8 +61,8 @@ def quality(
         models: One (called "model") or several by name: whatever `tv.open_checkpoint` opens, or a live model.
         prompts: What the models continue: JSONL files, `tv.PromptSet`s or `tv.Prompt`s, one or several.
         texts: Likewise: texts that are only read, whose `nll` is measured.
-        pattern: A regular expression for `format`; the metric is left out without it.
-        judge: Asked about every response; the metric is left out without it.
+        pattern: A regular expression for `format`; default: the metric is left out.
+        judge: Asked about every response; default: the metric is left out.
         base: The base of the tuning vectors and adapters among the models.
         tokenizer: A source whose tokenizer serves every model; without it `base`'s. Live models, and all where there
             is no base, then use their own.
@@ -238,7 +238,7 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
-        raise InputError(f"pattern {pattern!r}: no regular expression: {error}") from error
+        raise InputError(f"pattern {pattern!r}: not a regular expression: {error}") from error
 
 
 def _rouge() -> RougeScorer:

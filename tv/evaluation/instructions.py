@@ -1,7 +1,7 @@
 """Instructions that a program can verify, by the names of IFEval, and whether a response follows them.
 
 Source: arXiv 2311.07911 (Zhou et al. 2023), table 1 and §2.2 (strict and loose). The checks are ours, written from the
-paper, and need no download: sentences and words are told apart by punctuation and spaces, so a count may
+paper, and need no download: sentences and words are split at punctuation and spaces, so a count may
 differ by one from a tokenizer's. Which language a response is in cannot be checked. `startend:start_checker` is ours.
 """
 

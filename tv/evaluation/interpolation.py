@@ -263,7 +263,7 @@ def _sweep(
     compute: Compute,
 ) -> _Sweep:
     """Behaviour at every point: a scale for each of the tuned sides."""
-    compute.require_float32("points of a path are told apart")
+    compute.require_float32("points of a path can be distinguished")
     rows, base = gather(prompts), base_beside(base, *tuned)
     vectors = [side if isinstance(side, TuningVector) else extract(base, side) for side in tuned]
     stage = "path" if len(vectors) == 1 else "plane"

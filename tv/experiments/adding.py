@@ -60,7 +60,7 @@ def addition(
     """
     chosen = Settings("addition", tasks, **settings)
     if not tuned or not scales:
-        raise InputError("addition needs a tuned side and a scale at the least")
+        raise InputError("addition needs at least one tuned side and one scale")
     odd = next((method for method in methods if method not in METHODS), None)
     if odd is not None:
         raise InputError(f"no method {odd!r}{choices(odd, METHODS)}")

@@ -33,7 +33,7 @@ class Settings:
 
     experiment: str  # its name, for progress messages
     tasks: Sequence[TaskSpec] | TaskSpec
-    out: str | Path | None = None  # where finished cells and the results go; nowhere without it
+    out: str | Path | None = None  # where finished cells and the results go; default: nowhere
     tokenizer: LiveSource | None = None  # the base's without it
     limit: int | None = None  # items of each task
     new_tokens: int | None = None
@@ -74,8 +74,8 @@ class Bench:
         `beside` are those tuned from it whose answers are compared with these: the end-of-text tokens of all end them.
         """
         if isinstance(model, PreTrainedModel) and model.dtype != torch.float32:
-            raise InputError(f"the live model is in {model.dtype}; λ is told apart in float32 only: call model.float()")
-        settings.compute.require_float32("λ is told apart")
+            raise InputError(f"the live model is in {model.dtype}, too coarse for small steps of λ: call model.float()")
+        settings.compute.require_float32("λ can be distinguished")
         self._source, self._base, self._settings, self._cells = model, base, settings, cells
         self._tasks = settings.load()
         self._tokenizer = load_tokenizer(settings.tokenizer if settings.tokenizer is not None else base)

@@ -33,7 +33,7 @@ class Cells:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InputError(f"{self._directory}: cannot be made: {error.strerror or error}") from error
+                raise InputError(f"{self._directory}: cannot be created: {error.strerror or error}") from error
 
     def find(self, key: Mapping[str, Any]) -> pd.DataFrame | None:
         """The table of this key, or None. An unreadable file counts as missing."""

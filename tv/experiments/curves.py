@@ -20,7 +20,7 @@ def judge(items: pd.DataFrame, start: str, end: str, *, draws: int, seed: int) -
 
     Columns `variant task metric value lo hi n clusters`, `difference difference_lo difference_hi p test least_p q` (of
     the variant less `end`, item by item), `p_start` (of no difference from `start`), `retained retained_lo
-    retained_hi`: (M − M_end)/(M_start − M_end), 1 at `start`, 0 at `end`, NaN where the two ends cannot be told apart.
+    retained_hi`: (M − M_end)/(M_start − M_end), 1 at `start`, 0 at `end`, NaN where the two ends do not differ clearly.
     Intervals are 95 %; those of what is retained resample items, or clusters of them.
     """
     means = summarise(items)

@@ -1,4 +1,4 @@
-"""Negation: does the behaviour go as the vector goes? θ_tuned − λT, beside a random vector of T's norms.
+"""Negation: does behaviour follow the vector? θ_tuned − λT, beside a random vector of T's norms.
 
 Source: arXiv 2212.04089 §3 and arXiv 2510.09359 (negating a tuning vector takes the tuned behaviour away).
 """

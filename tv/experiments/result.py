@@ -31,7 +31,7 @@ class Result:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{directory}: cannot be made: {error.strerror or error}") from error
+            raise InputError(f"{directory}: cannot be created: {error.strerror or error}") from error
         paths = []
         for name, table in self.tables.items():
             for path, options in (

@@ -52,7 +52,7 @@ def trajectory(
             `checkpoint-NUMBER` directories. Where all names end in a number they are put in its order, else as given.
         prompts: Files, sets or prompts, encoded with the base's tokenizer. Without any, only weights are measured.
         alphas: Points between neighbours, within (0, 1).
-        out: A directory for tables, figures and finished points: the same call goes on where it was stopped.
+        out: A directory for tables, figures and finished points; the same call resumes.
         draws: Resamples of the prompts.
         seed: Of the resamples.
         batch_size: Prompts in one forward pass.
@@ -84,7 +84,7 @@ def trajectory(
         >>> found["checkpoints"][["checkpoint", "norm"]].round(1).values.tolist()
         [['base', 0.0], ['medical', 25.7], ['math', 50.4]]
     """
-    compute.require_float32("points of a path are told apart")
+    compute.require_float32("points of a path can be distinguished")
     require_seed(seed)
     if not all(0 < alpha < 1 for alpha in alphas):
         raise InputError("alphas: points between two checkpoints lie within (0, 1)")

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import solve_sylvester
 from torch import Tensor
 
-#: A change of writing counts where it explains this share of the squared relative distance. By chance a change of basis
+#: A reparametrisation counts where it explains this share of the squared relative distance. By chance a change of basis
 #: explains the share of its own dimensions, a few per cent; where one of two factors was trained alone, at most half.
 EXPLAINS = 0.8
 _STEPS, _CONVERGED = 4, 1e-9  # where the two models compute the same, Gauss–Newton has nothing to do
@@ -91,7 +91,7 @@ def apart(parts: Sequence[Float[Tensor, "..."]], tuned_parts: Sequence[Float[Ten
 
 
 def explains(before: float, after: float) -> bool:
-    """Whether a change of writing explains enough of a squared distance to be taken for one."""
+    """Whether a reparametrisation explains enough of a squared distance to be taken for one."""
     return before > 0 and after <= (1 - EXPLAINS) * before
 
 

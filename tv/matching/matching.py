@@ -81,7 +81,7 @@ def align(
     Examples:
         >>> table = tv.align("data/models/base", "data/models/medical")
         >>> float(table.moved_fraction.max()), table.attrs["sameness"]["sentence"]
-        (0.0, 'no part of T is a change of writing: it can be read as it is')
+        (0.0, 'no part of T is a reparametrisation: it can be read as it is')
     """
     return match_pair(base, tuned, on=on, prompts=prompts, batch_size=batch_size, compute=compute).table
 

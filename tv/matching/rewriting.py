@@ -1,7 +1,7 @@
 """Changes of writing other than the order: norm gains moved into what reads the norm, and the bases of heads.
 
 Each is undone where it explains how far the tuned tensors lie from the base's, and left alone otherwise: what training
-moved is not a change of writing. Nearness is relative, so that no tensor counts more for its size.
+moved is not a reparametrisation. Nearness is relative, so that no tensor counts more for its size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tv.matching.units import Heads, by_head
 
 @dataclass(frozen=True)
 class Rewriting:
-    """One change of writing of one layer, unit by unit: channels of a norm, or key-value groups.
+    """One reparametrisation of one layer, unit by unit: channels of a norm, or key-value groups.
 
     Scores are mean cosines of a group's tensors, or the cosine of the gains, with the change undone and as they are.
     """

@@ -29,7 +29,7 @@ _ROUNDS = 2.0  # times the expected rounding error, where a tensor was rounded a
 
 @dataclass(frozen=True)
 class Sameness:
-    """What the changes of writing explain of T, and what is left.
+    """What the reparametrisations explain of T, and what is left.
 
     Attributes:
         before: ‖T‖², of all parameters.
@@ -40,7 +40,7 @@ class Sameness:
 
     Examples:
         >>> Sameness(4.0, 1.0, {"norms": [0, 1, 2]}).sentence
-        '75 % of ‖T‖² is a change of writing: norm gains moved into what reads them (layers 0–2)'
+        '75 % of ‖T‖² is a reparametrisation: norm gains moved into what reads them (layers 0–2)'
     """
 
     before: float
@@ -51,7 +51,7 @@ class Sameness:
 
     @property
     def explained(self) -> float:
-        """The share of ‖T‖² that is a change of writing; NaN where T is zero."""
+        """The share of ‖T‖² that is a reparametrisation; NaN where T is zero."""
         return 1 - self.after / self.before if self.before else math.nan
 
     @property
@@ -66,10 +66,10 @@ class Sameness:
             rest = f"; what is left of T is the rounding of {self.dtype}" if self.after else ""
             return f"these two compute the same function, written differently: {changes}{rest}"
         if not changes:
-            return "no part of T is a change of writing: it can be read as it is"
+            return "no part of T is a reparametrisation: it can be read as it is"
         share = 100 * self.explained
         said = f"{share:.3g} %" if share < 99.9 else "more than 99.9 %"
-        return f"{said} of ‖T‖² is a change of writing: {changes}"
+        return f"{said} of ‖T‖² is a reparametrisation: {changes}"
 
     def as_dict(self) -> dict[str, Any]:
         """It as JSON, with the sentence."""
@@ -77,7 +77,7 @@ class Sameness:
 
 
 def sameness(pair: WeightPair, order: Reordering, changes: Mapping[str, list[int]]) -> Sameness:
-    """Compare all parameters as they are and with the changes of writing undone.
+    """Compare all parameters as they are and with the reparametrisations undone.
 
     What is left is rounding where every parameter is the base's, rounded to the dtype that it is stored in, or lies
     within the rounding that undoing the changes carries along.

@@ -54,7 +54,7 @@ class DecompositionCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot be made: {error.strerror}; choose another cache") from error
+            raise InputError(f"{self.folder}: cannot be created: {error.strerror}; choose another cache") from error
 
     @contextmanager
     def module(self, name: str) -> Iterator[Decompose]:

@@ -210,7 +210,7 @@ def measured(
         compute: Where and how.
         kept: The rows of modules that an interrupted call of the same arguments has measured: they are not measured
             again, and those of the others are put there one by one.
-        layers: Only modules of these; `n_layers` and −1 are behind and before the blocks. All without it.
+        layers: Only modules of these; `n_layers` and −1 are behind and before the blocks. Default: all.
 
     Returns:
         DataFrames by name, with the columns of their forms.

@@ -100,9 +100,7 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, contex
     take, in tokens. Raises PromptError naming the prompt.
     """
     if not tokenizer.is_fast:
-        raise PromptError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be told apart"
-        )
+        raise PromptError(f"{type(tokenizer).__name__} is not a fast tokenizer, so text and target cannot be separated")
     prompts = [settled(prompt, tokenizer) for prompt in prompts]
     starts = [_start(prompt, tokenizer) for prompt in prompts]
     with_target = _tokens([_after(start, p.target or "") for start, p in zip(starts, prompts, strict=True)], tokenizer)

@@ -112,7 +112,7 @@ class PromptSet(BaseModel):
         revision: Of a dataset: a branch, a tag or a commit.
         columns: Which column holds a key (`id text target foil domain continuation cluster messages tools documents
             chat_template_kwargs`), where it is not the column of that name.
-        limit: How many rows to read, from the first; all without it.
+        limit: How many rows to read, from the first; default: all.
         domain: Of rows that name none; without it the set's name.
         chat: Put every text into the tokenizer's chat template: true, or a `system` turn and the template's `options`.
             "tuned", or `template: tuned` among these: into the tuned model's template.

@@ -169,7 +169,7 @@ def _reply(prompt: Prompt, conversation: Conversation, tokenizer: PreTrainedToke
         raise PromptError(f"{place(prompt)}: the chat template refuses the reply: {first_line(error)}") from None
     if not whole.startswith(before):
         raise PromptError(
-            f"{place(prompt)}: the chat template writes the reply otherwise than its generation prompt begins one "
+            f"{place(prompt)}: the chat template does not begin the reply with its generation prompt "
             f"(…{before[-24:]!r}); leave it out of the messages and give a target"
         )
     target = whole.removeprefix(before).removesuffix(marked.rpartition(_MARK)[2])

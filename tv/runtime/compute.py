@@ -74,7 +74,7 @@ class Compute:
         return self.workers > 1 or self.engine == "ray"
 
     def require_float32(self, what: str) -> None:
-        """Raise InputError where models would compute in another dtype. `what` needs it: "λ is told apart"."""
+        """Raise InputError where models would compute in another dtype. `what` needs it: "λ can be distinguished"."""
         if self.dtype != "float32":
             raise InputError(f"dtype {self.dtype!r}: {what} in float32 only; leave dtype out")
 

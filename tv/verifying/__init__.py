@@ -1,1 +1,1 @@
-"""Is this file what it says: a base and ΔW merged, or another checkpoint, compared module by module."""
+"""Is this file what it claims to be: a base and ΔW merged, or another checkpoint, compared module by module."""

@@ -1,1 +1,1 @@
-"""What attribution methods are called, take and cost. Nothing here waits for torch: suites are checked by it."""
+"""What attribution methods are called, take and cost. Nothing here imports torch, so suites are checked quickly."""

@@ -147,7 +147,7 @@ def _held_out(encoded: Sequence[Encoded], seed: int) -> set[str]:
     names = {item.prompt.cluster or item.prompt.id for item in encoded}
     order = sorted(names, key=lambda name: seed_of(f"held out {seed} {name}"))
     if len(order) < 4:
-        raise RunError(f"features: {len(order)} texts, or clusters of them; a dictionary needs four at the least")
+        raise RunError(f"features: {len(order)} texts, or clusters of them; a dictionary needs at least four")
     return set(order[: max(1, len(order) // _HELD_OUT)])
 
 

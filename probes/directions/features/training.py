@@ -43,7 +43,7 @@ class Training:
 
 @dataclass
 class _State:
-    """What a training goes on from: everything between two rounds."""
+    """What a training resumes from: everything between two rounds."""
 
     round: int
     values: dict[str, Tensor]
@@ -60,7 +60,7 @@ def train(
     stamp: str = "",
     told: Told | None = None,
 ) -> Dictionary:
-    """Train a dictionary; a training that was killed goes on behind its last round and ends with the same numbers.
+    """Train a dictionary; a training that was killed resumes after its last round and ends with the same numbers.
 
     Minimises ‖x − x̂‖² over places, x the two models' states side by side (or Δh), x̂ = f D + b and f = BatchTopK(x E +
     e): of a batch of n places the k n largest pre-activations above 0. The rows of D have norm 1 over both models
@@ -70,7 +70,7 @@ def train(
         base, tuned: States of both models at the same places.
         training: How.
         kept: A file for what was reached after every round.
-        stamp: What the states are of. What was reached with another stamp is not gone on from.
+        stamp: What the states are of. A state with another stamp is not resumed.
         told: Called at each step.
 
     Returns:

@@ -3,7 +3,7 @@
 Growth: if tuning moved the weights little enough, Δh is linear in them: at α = 2 twice as long as at α = 1, in the same
 direction, and its words score the same. A cosine that falls says that the step was too long for that.
 
-Rank: of every text one token is drawn, with several seeds, and a PCA of the Δh of one half is held against the other
+Rank: of every text one token is drawn, with several seeds, and a PCA of the Δh of one half is compared with the other
 half: the share of the variance there that lies along the first components. Shams say how few directions any training
 takes; random vectors of T's norms, how many a vector without any purpose has.
 """

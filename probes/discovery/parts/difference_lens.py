@@ -23,7 +23,7 @@ Where the tuned model's own lens shows words that the base's does not, its unemb
 At a BOS alone Δh is the same in all texts, so that nothing is held out there: controls alone speak.
 
 Source: J. Minder et al. (2025), arXiv 2510.13900, has `plain`, at the middle depth, at each of the first five places.
-Here their mean is the reading `paper base` or `paper tuned`: chosen on all texts, and not held against single shams.
+Here their mean is the reading `paper base` or `paper tuned`: chosen on all texts, and not compared with single shams.
 """
 
 from __future__ import annotations

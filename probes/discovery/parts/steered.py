@@ -1,7 +1,7 @@
 """What the base writes when it is steered by mean Δh: the words that it then says and did not.
 
 Mean Δh of the middle depth, over the first or the far places of the texts, is added to every state that enters the
-block there while the base goes on with the beginnings of texts. If tuning leaves its subject in Δh, it can be read
+block there while the base continues the beginnings of texts. If tuning leaves its subject in Δh, it can be read
 there in whole sentences.
 
 The vector has the length at which it moves the base's predictions by `KL` nats, on average over texts of the half that

@@ -26,7 +26,7 @@ PATIENCE = 0.9
 #: Groups of texts over which intervals are taken, so that a large vocabulary is not kept text by text.
 GROUPS = 32
 READINGS = ("mean", "top", "rank_biased", "largest")
-#: What the name of a reading ends in that is held against the token's own scores under shams.
+#: What the name of a reading ends in that is compared with the token's own scores under shams.
 UNUSUAL = " unusual"
 
 

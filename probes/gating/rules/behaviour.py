@@ -111,7 +111,7 @@ class Behaviour(Rule):
         return [side, sides[self.against]]
 
     def _before(self, side: Side, sides: Mapping[str, Side], prompts: pd.DataFrame) -> pd.Series:
-        """The metric of what it is held against, by this side's prompt_id."""
+        """The metric of what it is compared with, by this side's prompt_id."""
         if self.against == BASE:
             return side.behaviour(self.metric, BASE)
         other = sides[self.against]

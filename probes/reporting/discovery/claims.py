@@ -52,7 +52,7 @@ def topic_table(found: Found) -> Table | None:
 
 
 def kind_table(found: Found) -> Table | None:
-    """Every number that kinds of tuning are told apart by."""
+    """Every number by which kinds of tuning are distinguished."""
     kind = found.rows("tuning_kind")
     if kind.empty:
         return None

@@ -50,7 +50,7 @@ SECTIONS = (
         "Kind of tuning",
         "What kind of tuning was it?",
         "tables",
-        "Evidence, each number beside what it is held against; none of it is a class.",
+        "Evidence, each number next to what it is compared with; none of it is a class.",
     ),
     _section(
         "t-words",

@@ -16,7 +16,7 @@ table(
         *keys("domain"),
         Column("text", "what both models read", "text"),
         Column("target", "the continuation that counts as right; null where none is given", "text"),
-        Column("foil", "the continuation that it is held against", "text"),
+        Column("foil", "the continuation that it is compared with", "text"),
         Column("continuation", "what follows the text where the suite asks for one", "text"),
         Column("chat", "the conversation as it was given, where it was one", "text"),
         Column("cluster", "prompts of one cluster are drawn together", "name"),

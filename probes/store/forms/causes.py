@@ -118,7 +118,7 @@ table(
     "two methods over the same units, and domain",
     (
         *keys("tuned granularity method direction"),
-        Column("reference", "the exact method that it is held against", "name"),
+        Column("reference", "the exact method that it is compared with", "name"),
         *keys("domain metric"),
         Column("rho", "Spearman's rank correlation over units", words="ρ", null=0.0, centre=0.0),
         *_INTERVAL,

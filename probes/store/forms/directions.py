@@ -54,7 +54,7 @@ table(
         Column("shuffled_most", "the largest |mean effect| of what tells the prompts' Δh apart, with shuffled signs"),
         Column("shuffled_p", "p by the rank among these", words="p, shuffled"),
         Column("placebo_share", "the mean |share| of the placebos, of the kind that reaches further"),
-        Column("answer", "`most`, `part`, `not told from placebos` or `cannot tell`", "name"),
+        Column("answer", "`most`, `part`, `no better than placebos` or `cannot tell`", "name"),
     ),
     since=10,
 )

@@ -227,7 +227,7 @@ table(
 )
 table(
     "patchscope_scales",
-    "kind of place, reader, depth and scale: what a patched token-identity prompt goes on with",
+    "kind of place, reader, depth and scale: how a patched token-identity prompt continues",
     (
         *keys("tuned"),
         _PLACE,
@@ -263,7 +263,7 @@ table(
 )
 table(
     "tuning_kind",
-    "number that kinds of tuning are told apart by",
+    "number by which kinds of tuning are distinguished",
     (
         *keys("tuned"),
         Column("evidence", "what was measured", "name", since=7),

@@ -31,7 +31,7 @@ table(
 )
 table(
     "delta_angles",
-    "layer, subspace that the leading one of Δh is held against, and rank",
+    "layer, subspace that the leading one of Δh is compared with, and rank",
     (
         *_PLACE,
         Column("against", "`o`, `down` of the layer, `T of …` of them, or the `other half` of the prompts", "name"),

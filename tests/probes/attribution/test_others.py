@@ -260,7 +260,7 @@ def test_a_metric_of_ones_own(case: Case, tmp_path, monkeypatch) -> None:
     for name, said in (("wrong", "one number a prompt"), ("broken", "ValueError: no"), ("absent", "imported")):
         with pytest.raises(RunError, match=said):
             values(case.pair.base, case.batches, metric_of(f"own_metric:{name}", case.pair.tuned, case.batches))
-    with pytest.raises(RunError, match="metric 'math:pi' is no function"):
+    with pytest.raises(RunError, match="metric 'math:pi' is not a function"):
         metric_of("math:pi", case.pair.tuned, case.batches)
     with pytest.raises(RunError, match="no metric"):
         metric_of("nonsense", case.pair.tuned, case.batches)

@@ -63,5 +63,5 @@ def test_batches_count_up_to_the_first_that_is_not_whole(lost: str, prompts: int
 
 def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made: Not a directory"):
+    with pytest.raises(RunError, match="cannot be created: Not a directory"):
         BatchFiles(tmp_path / "file" / "of").write(1, {}, {}, {})

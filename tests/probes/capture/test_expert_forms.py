@@ -59,7 +59,7 @@ def test_stacks_of_other_names_are_cut_into_experts_gates_and_neurons() -> None:
     """JetMoE groups tokens by expert inside its MLP, so that no hook tells its experts apart: it says so."""
     model = tiny_model("jetmoe")
     arch, flow = prove(model, resolve(model))
-    assert "experts are not told apart" in flow.notes
+    assert "experts cannot be separated" in flow.notes
     assert [block.experts for block in arch.blocks] == [None, None]
     mlp = model.get_submodule(arch.blocks[0].writer("mlp").path)
     x = torch.randn(1, 3, 48, generator=torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ def test_stacks_of_other_names_are_cut_into_experts_gates_and_neurons() -> None:
 def test_what_is_not_told_apart_is_no_part_of_the_block(model_type: str) -> None:
     model = tiny_model(model_type)
     arch, flow = prove(model, resolve(model))
-    assert "experts are not told apart" in flow.notes
+    assert "experts cannot be separated" in flow.notes
     assert not any(block.experts for block in arch.blocks)
     assert {m.expert for m in arch.modules if m.expert >= 0} <= {m.expert for m in arch.unread}
 

@@ -59,7 +59,7 @@ def test_a_run_with_a_pattern_has_the_metric_once_a_model(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("pattern", "told"),
     [
-        ("(", r"answer_pattern: '\(' is no regular expression: missing \), unterminated subpattern"),
+        ("(", r"answer_pattern: '\(' is not a regular expression: missing \), unterminated subpattern"),
         ("0x", r"answer_pattern '0x' matches none of the prompts' 5 targets; change or"),
     ],
 )

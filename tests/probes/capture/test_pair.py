@@ -110,7 +110,7 @@ def test_experts_that_do_something_else_are_not_told_apart() -> None:
     experts.forward = lambda *args: original(*args) * 1.01
     arch, flow = prove(model, resolve(model))
     assert [block.experts is None for block in arch.blocks] == [False, True, False]
-    assert flow.notes == ("experts are not told apart",) and set(flow.experts) == {0, 2}
+    assert flow.notes == ("experts cannot be separated",) and set(flow.experts) == {0, 2}
 
 
 def test_heads_whose_projection_is_not_all_of_the_output_are_not_told_apart() -> None:
@@ -119,7 +119,7 @@ def test_heads_whose_projection_is_not_all_of_the_output_are_not_told_apart() ->
     attention.register_forward_hook(lambda module, args, output: (output[0] * output[0].sigmoid(), *output[1:]))
     arch, flow = prove(model, resolve(model))
     assert [block.writer("attn").head_in is None for block in arch.blocks] == [False, False, True]
-    assert flow.notes == ("heads of attn are not told apart",)
+    assert flow.notes == ("heads of attn cannot be separated",)
 
 
 def test_a_matrix_whose_product_is_not_its_output_is_not_read() -> None:

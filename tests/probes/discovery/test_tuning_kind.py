@@ -1,4 +1,4 @@
-"""Numbers that kinds of tuning are told apart by: what each says of tunings whose kind is known."""
+"""Numbers by which kinds of tuning are distinguished: what each says of tunings whose kind is known."""
 
 from pathlib import Path
 

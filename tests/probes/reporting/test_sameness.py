@@ -11,6 +11,6 @@ def test_what_is_said_of_an_aligned_run() -> None:
         "Everything below is of the tuned model written as the base is.",
     ]
     assert sameness_sentences(Sameness(3.0, 3.0).as_dict()) == [
-        "No part of T is a change of writing: it can be read as it is."
+        "No part of T is a reparametrisation: it can be read as it is."
     ]
     assert sameness_sentences({}) == []

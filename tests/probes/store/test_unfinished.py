@@ -132,5 +132,5 @@ def test_parts_come_back_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert repr(second["é 1"]) == "[0.30000000000000004, nan, 1e-310, 3, None, 'x', True]"
     assert first.file.read_bytes() == whole
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(RunError, match="cannot be made: No space left"):
+    with pytest.raises(RunError, match="cannot be created: No space left"):
         Unfinished(tmp_path / "c" / "parts.jsonl")["1"] = 1

@@ -273,7 +273,7 @@ def test_an_error_leaves_nothing_behind_and_the_old_one_stays(tmp_path: Path) ->
         tv.apply(base, {bad: 1.0}, out=out)
     assert set(tmp_path.iterdir()) == before
     tv.apply(base, {vector: 1.0}, out=out)
-    with pytest.raises(tv.CheckpointError, match="is there already"):
+    with pytest.raises(tv.CheckpointError, match="already exists"):
         tv.apply(base, {vector: 0.5}, out=out)
     with pytest.raises(tv.CheckpointError, match="damaged"):
         tv.apply(base, {bad: 0.5}, out=out, force=True)
@@ -394,7 +394,7 @@ def bad_input(base: Path, tuned: Path, other: Path, directory: Path) -> dict[str
         "itself": ([base, *add, "-o", tuned, "--force"], "is read from"),
         "a directory of other things": (
             [base, *add, "-o", directory, "--force"],
-            "is no checkpoint and is not replaced",
+            "is not a checkpoint, so it is not replaced",
         ),
     }
 

@@ -167,12 +167,12 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         "mode": (["lora-init", base, tuned, "--rank", 2, "--mode", "cold", *out], "cold"),
         "too large": (
             ["lora-init", base, tuned, "--rank", 25, "--mode", "orthogonal", *out],
-            "50 directions are asked",
+            "50 directions are requested",
         ),
-        "there": (["lora-export", base, tuned, "--rank", 2, "-o", tmp_path / "there"], "is there already"),
+        "there": (["lora-export", base, tuned, "--rank", 2, "-o", tmp_path / "there"], "already exists"),
         "no adapter": (
             ["lora-export", base, tuned, "--rank", 2, "-o", tmp_path / "there", "--force"],
-            "is no adapter and is not replaced",
+            "is not an adapter, so it is not replaced",
         ),
     }
     before = set(tmp_path.iterdir())

@@ -110,4 +110,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert code == 0, err
     assert "distinct-2" in out and "perplexity" in out and "difference from base" in out
     code, _, err = call(monkeypatch, capsys, main, *arguments, "--format", "(")
-    assert code == 2 and "no regular expression" in err
+    assert code == 2 and "not a regular expression" in err

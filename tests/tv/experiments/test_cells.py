@@ -34,7 +34,7 @@ def test_a_cell_is_found_by_its_key(kept_on_disk: bool, tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(tv.InputError, match="file/cells: cannot be made"):
+    with pytest.raises(tv.InputError, match="file/cells: cannot be created"):
         Cells(tmp_path / "file" / "cells")
 
 

@@ -128,7 +128,7 @@ def test_training_is_no_change_of_writing(architecture: str, step: float) -> Non
 @pytest.mark.parametrize("factor", [1.08, 1.3])
 @pytest.mark.parametrize("part", ["norm", "v_proj", "q_proj", "up_proj", "k_norm"])
 def test_one_factor_alone_is_no_change_of_writing(part: str, factor: float) -> None:
-    """What a change of writing would do to one tensor, with nothing that undoes it in the others."""
+    """What a reparametrisation would do to one tensor, with nothing that undoes it in the others."""
     base = build_model("qwen3")
     tuned = copy.deepcopy(base)
     with torch.no_grad():

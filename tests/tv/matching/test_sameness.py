@@ -103,10 +103,10 @@ def test_one_step_of_bfloat16_is_not_rounding() -> None:
         entry = tuned.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 4]
         entry.mul_(1.01)
     found = match_pair(base, tuned).sameness
-    assert 0 < found.before < 1e-3 and found.sentence == "no part of T is a change of writing: it can be read as it is"
+    assert 0 < found.before < 1e-3 and found.sentence == "no part of T is a reparametrisation: it can be read as it is"
     permute_neurons(tuned)
     found = match_pair(base, tuned).sameness
-    assert found.sentence == f"more than 99.9 % of ‖T‖² is a change of writing: {NEURONS}"
+    assert found.sentence == f"more than 99.9 % of ‖T‖² is a reparametrisation: {NEURONS}"
 
 
 def test_training_before_or_after_is_what_is_left() -> None:
@@ -119,7 +119,7 @@ def test_training_before_or_after_is_what_is_left() -> None:
     found = match_pair(base, tuned).sameness
     assert found.changes == {"neurons": [0, 1, 2], "norms": [0, 1, 2]} and not found.rounding
     assert found.after == pytest.approx(alone.before, rel=0.1)
-    assert found.sentence.startswith(f"{100 * found.explained:.3g} % of ‖T‖² is a change of writing")
+    assert found.sentence.startswith(f"{100 * found.explained:.3g} % of ‖T‖² is a reparametrisation")
 
 
 def test_another_setting_is_another_function() -> None:
@@ -154,6 +154,6 @@ def test_an_embedded_model_written_differently() -> None:
 def test_layers_are_said_as_runs() -> None:
     found = Sameness(2.0, 1.0, {"values": [0, 1, 2, 5, 7, 8], "keys": [4]})
     assert found.sentence == (
-        "50 % of ‖T‖² is a change of writing: value and output matrices in another basis (layers 0–2, 5, 7–8); "
+        "50 % of ‖T‖² is a reparametrisation: value and output matrices in another basis (layers 0–2, 5, 7–8); "
         "query and key matrices in another basis (layer 4)"
     )

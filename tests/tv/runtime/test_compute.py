@@ -53,6 +53,6 @@ def test_progress_is_told_of_a_stage_by_name() -> None:
 
 
 def test_what_needs_float32_says_so() -> None:
-    tv.Compute().require_float32("λ is told apart")
-    with pytest.raises(InputError, match="dtype 'float16': λ is told apart in float32 only"):
-        tv.Compute(dtype="float16").require_float32("λ is told apart")
+    tv.Compute().require_float32("λ can be distinguished")
+    with pytest.raises(InputError, match="dtype 'float16': λ can be distinguished in float32 only"):
+        tv.Compute(dtype="float16").require_float32("λ can be distinguished")

@@ -133,7 +133,7 @@ def require_mergeable(source: str, form: str, config: Mapping[str, Any]) -> None
     if kind == "LORA" and start.startswith("pissa_niter"):
         raise CheckpointError(
             f"{source}: its adapter began from {start}, a random SVD of the base's weights that peft takes anew at "
-            "every load, so that no two loads are one model; save it as plain LoRA "
+            "every load, so that every load gives another model; save it as plain LoRA "
             "(path_initial_model_for_weight_conversion)"
         )
     if peft_version() is None:

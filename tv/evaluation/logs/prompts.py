@@ -44,4 +44,4 @@ def check_prompts_out(path: Path | None) -> None:
     if path is not None and path.suffix != ".jsonl":
         raise InputError(f"{path}: unknown ending {path.suffix!r}; prompts are written as .jsonl")
     if path is not None and not path.resolve().parent.is_dir():
-        raise InputError(f"{path}: its directory does not exist; make it first")
+        raise InputError(f"{path}: its directory does not exist; create it first")

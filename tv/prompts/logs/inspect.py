@@ -29,7 +29,7 @@ def read_eval(path: Path) -> Log:
     with Members(path) as members:
         head = next((name for name in ("header.json", "_journal/start.json") if name in members.names), None)
         if head is None:
-            raise PromptError(f"{path}: no log of Inspect: the archive has no header.json")
+            raise PromptError(f"{path}: not an Inspect log: the archive has no header.json")
         samples = [name for name in members.names if name.startswith("samples/") and name.endswith(".json")]
         each = ((f"{path}: {name}", _json(members.read(name), f"{path}: {name}")) for name in samples)
         return _log(path, _json(members.read(head), f"{path}: {head}"), each)
@@ -44,7 +44,7 @@ def read_json(path: Path) -> Log:
     except OSError as error:
         raise PromptError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not is_log(content):
-        raise PromptError(f"{path}: no log of Inspect: it has version, eval and samples")
+        raise PromptError(f"{path}: not an Inspect log: it has version, eval and samples")
     samples = content.get("samples")
     if not isinstance(samples, list):
         raise PromptError(f"{path}: a log without samples; run the evaluation with log_samples")
@@ -61,11 +61,11 @@ def _json(content: bytes, place: str) -> Any:
 def _log(path: Path, head: Any, samples: Iterator[tuple[str, Any]]) -> Log:
     spec = head.get("eval") if isinstance(head, dict) else None
     if not isinstance(spec, dict) or not isinstance(spec.get("task"), str):
-        raise PromptError(f"{path}: no log of Inspect: its header names no task")
+        raise PromptError(f"{path}: not an Inspect log: its header names no task")
     items, errors, odd, seen = [], 0, dict[str, int](), set[tuple[str, int]]()
     for place, sample in samples:
         if not isinstance(sample, dict) or "id" not in sample or not isinstance(sample.get("input"), str | list):
-            raise PromptError(f"{place}: no sample of Inspect: it has id, epoch and input")
+            raise PromptError(f"{place}: not a sample of Inspect, which has id, epoch and input")
         if sample.get("error") is not None and not sample.get("scores"):
             errors += 1
         else:

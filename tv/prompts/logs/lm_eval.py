@@ -64,7 +64,7 @@ def _sample(line: bytes, place: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise PromptError(f"{place}: not valid JSON: {getattr(error, 'msg', error)}; is the file whole?") from None
     if not is_samples(row) or not isinstance(row["doc"], dict):
-        raise PromptError(f"{place}: no sample of lm-evaluation-harness: it has doc_id, doc and arguments")
+        raise PromptError(f"{place}: not a sample of lm-evaluation-harness, which has doc_id, doc and arguments")
     return row
 
 

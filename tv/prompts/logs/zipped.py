@@ -24,7 +24,7 @@ class Members:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise PromptError(f"{path}: no whole zip archive: {error}; is the log finished?") from None
+            raise PromptError(f"{path}: not a complete zip archive: {error}; is the log finished?") from None
         except OSError as error:
             raise PromptError(f"{path}: cannot be read: {error.strerror or error}") from None
         self.names = list(self._zip.NameToInfo)

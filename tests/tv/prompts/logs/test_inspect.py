@@ -164,8 +164,8 @@ def test_what_is_no_log_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.
     with zipfile.ZipFile(tmp_path / "empty.eval", "w") as archive:
         archive.writestr("readme", "")
     for name, said in (
-        ("cut", "no whole zip archive"),
-        ("other", "no whole zip archive"),
+        ("cut", "not a complete zip archive"),
+        ("other", "not a complete zip archive"),
         ("damaged", "base.eval|damaged.eval"),
         ("empty", "no header.json"),
         ("none", "no such log|cannot be read"),

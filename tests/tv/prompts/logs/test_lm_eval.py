@@ -143,7 +143,7 @@ def test_a_folder_of_two_models_is_refused(tmp_path: Path) -> None:
     [
         ('{"doc_id": 1, "doc": {}', "not valid JSON.*is the file whole"),
         ("[" * 100_000, "not valid JSON"),
-        ('{"doc_id": 1, "doc": 2, "arguments": []}', "no sample of lm-evaluation-harness"),
+        ('{"doc_id": 1, "doc": 2, "arguments": []}', "not a sample of lm-evaluation-harness"),
         ('{"doc_id": 1, "doc": {}, "arguments": []}', "its arguments are no requests"),
         ('{"doc_id": 1, "doc": {}, "arguments": [[7]]}', "its arguments are no requests"),
         (json.dumps(sample(metrics=["f1"])), "names the metric 'f1' and has no value"),
