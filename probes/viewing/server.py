@@ -52,18 +52,26 @@ def serve(
         token = secrets.token_urlsafe(32)
         # Behind "#", an address goes to no server and into no log.
         address = f"http://{_HOST}:{port}/#token={token}"
-        config = uvicorn.Config(
-            application(session, token, port),
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
+        guarded = application(session, token, port)
+        config = uvicorn.Config(guarded, access_log=False, log_level="warning", server_header=False)
         told(address)
         if open_browser:
             webbrowser.open(_launcher(Path(folder), address).as_uri())
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+            Server(config, session).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """A server that drops the work in progress on Ctrl-C."""
+
+    def __init__(self, config: uvicorn.Config, session: Session) -> None:
+        super().__init__(config)
+        self._session = session
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """End: what is in progress stops before its next forward pass."""
+        self._session.close()
+        super().handle_exit(sig, frame)
 
 
 def application(session: Session, token: str, port: int) -> App:

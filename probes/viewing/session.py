@@ -43,8 +43,8 @@ _PAIR = 2
 class Session:
     """Runs whose models are asked, one request at a time.
 
-    Models are loaded on first use, and one lock is around all work on them. A request that waits while a newer one of
-    the same pane and kind arrives is not worked on: its reply is {"overtaken": true}.
+    Models are loaded on first use, and one lock is around all work on them. A request stops before its next forward
+    pass when a newer one of the same pane and kind arrives, or the session closes. Its reply is {"overtaken": true}.
 
     Args:
         runs: Finished runs.
@@ -55,6 +55,7 @@ class Session:
         self._models = Models(runs, compute)
         self._lock = threading.Lock()
         self._newest: dict[tuple[str, str], int] = {}
+        self._closed = False
         # While a slider moves, base and tuned model are not asked again.
         self._answers, self._logits, self._readings = _Kept(_ANSWERS), _Kept(_PAIR), _Kept(_PAIR)
 
@@ -84,6 +85,10 @@ class Session:
                 raise
             return {"error": f"out of memory ({first_line(error)}); {RELIEF}"}
 
+    def close(self) -> None:
+        """Stop what is worked on, and work on nothing more."""
+        self._closed = True
+
     def _handled(self, asked: Open | Load | Answer | Token) -> dict[str, Any]:
         if isinstance(asked, Open):
             return {"runs": [described(run) for run in self.runs]}
@@ -91,7 +96,7 @@ class Session:
         number = self._newest[key] = self._newest.get(key, 0) + 1
 
         def still_wanted() -> None:
-            if self._newest[key] != number:
+            if self._closed or self._newest[key] != number:
                 raise _Overtaken
 
         with self._lock:
@@ -103,21 +108,20 @@ class Session:
             elif isinstance(asked, Answer):
                 reply = self._answered(subject, asked, still_wanted)
             else:
-                reply = self._at_token(subject, asked)
+                reply = self._at_token(subject, asked, still_wanted)
             return {**reply, "seconds": time.perf_counter() - began}
 
     def _answered(self, subject: Subject, asked: Answer, still_wanted: Callable[[], None]) -> dict[str, Any]:
         text = subject.ids(asked.prompt, asked.form, asked.tokens, MOST_TOKENS)
 
         def written(model: PreTrainedModel, name: ModelName) -> tuple[int, ...]:
-            still_wanted()
             found = continue_greedily(model, [text], asked.tokens, ends=subject.ends, vocab_size=subject.vocab_size)
             return found[0]
 
-        answers = _of_each(subject, asked, self._answers, (text, asked.tokens), written)
+        each = partial(_of_each, subject, asked, still_wanted)
+        answers = each(self._answers, (text, asked.tokens), written)
         ids = (*text, *answers.get(asked.follow, answers["tuned"]))
-        still_wanted()
-        logits = _of_each(subject, asked, self._logits, ids, lambda model, name: logits_of(model, ids))
+        logits = each(self._logits, ids, lambda model, name: logits_of(model, ids))
         tokenizer = subject.pair.tokenizer
         return {
             "n_text": len(text),
@@ -135,7 +139,7 @@ class Session:
             "kl": {name: divergences(logits["base"], of).tolist() for name, of in logits.items() if name != "base"},
         }
 
-    def _at_token(self, subject: Subject, asked: Token) -> dict[str, Any]:
+    def _at_token(self, subject: Subject, asked: Token, still_wanted: Callable[[], None]) -> dict[str, Any]:
         if asked.pos >= len(asked.ids) or max(asked.ids) >= subject.vocab_size:
             raise RunError(
                 f"token {asked.pos}: the text has {len(asked.ids)} tokens, counted from 0, of the vocabulary"
@@ -145,7 +149,7 @@ class Session:
         def seen(model: PreTrainedModel, name: ModelName) -> Reading:
             return read(subject.pair, model, flows[1] if name == "tuned" else flows[0], ids)
 
-        readings = _of_each(subject, asked, self._readings, ids, seen)
+        readings = _of_each(subject, asked, still_wanted, self._readings, ids, seen)
         base = readings["base"]
         others = {name: reading for name, reading in readings.items() if name != "base"}
         return {
@@ -193,6 +197,7 @@ def _names(scales: Mapping[str, float]) -> list[ModelName]:
 def _of_each(
     subject: Subject,
     asked: Answer | Token,
+    still_wanted: Callable[[], None],
     kept: _Kept,
     about: tuple[Any, ...],
     make: Callable[[PreTrainedModel, ModelName], Found],
@@ -201,7 +206,11 @@ def _of_each(
 
     def made(name: ModelName) -> Found:
         with _model(subject, name, asked.scales) as model:
-            return make(model, name)
+            hook = model.register_forward_pre_hook(lambda *_: still_wanted())
+            try:
+                return make(model, name)
+            finally:
+                hook.remove()
 
     return {
         name: made(name) if name == "mixed" else kept.of((asked.run, asked.tuned, name, about), partial(made, name))

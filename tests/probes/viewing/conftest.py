@@ -35,13 +35,13 @@ def session(run: probes.Run) -> Session:
 @pytest.fixture(scope="module")
 def served(session: Session) -> Iterator[str]:
     """The address of the page of a server that runs, token and all."""
-    kept: list[uvicorn.Server] = []
+    kept: list[server.Server] = []
     addresses: list[str] = []
     listens = threading.Event()
 
-    class Kept(uvicorn.Server):
-        def __init__(self, config: uvicorn.Config) -> None:
-            super().__init__(config)
+    class Kept(server.Server):
+        def __init__(self, config: uvicorn.Config, session: Session) -> None:
+            super().__init__(config, session)
             kept.append(self)
 
     def told(address: str) -> None:
@@ -49,7 +49,7 @@ def served(session: Session) -> Iterator[str]:
         listens.set()
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(server.uvicorn, "Server", Kept)
+    patch.setattr(server, "Server", Kept)
     work: dict[str, Any] = {"open_browser": False, "told": told}
     thread = threading.Thread(target=server.serve, args=(session,), kwargs=work)
     thread.start()

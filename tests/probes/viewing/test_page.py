@@ -35,6 +35,7 @@ def opened(browser: Any, served: str) -> Iterator[Callable[..., Any]]:
 
 def _asked(page: Any, prompt: str) -> None:
     page.locator("textarea").fill(prompt)
+    page.locator("input[type=number]").fill("6")
     page.get_by_role("button", name="Ask both models").click()
     page.locator(".said", has_text="Read in").wait_for()
 
@@ -47,7 +48,7 @@ def test_a_prompt_is_answered_and_the_mix_follows(opened: Callable[..., Any], se
     page = opened()
     assert "token" not in page.url  # nor where one could read it off the screen
     _asked(page, PROMPT)
-    told = session.handle({"do": "answer", "run": 0, "tuned": "medical", "prompt": PROMPT})
+    told = session.handle({"do": "answer", "run": 0, "tuned": "medical", "prompt": PROMPT, "tokens": 6})
     for model in ("base", "tuned"):
         assert _answer(page, model) == told["answers"][model]["text"].strip()
         assert page.locator(f'.answer[data-model="{model}"] mark').count() == 1
@@ -147,7 +148,7 @@ def test_the_widget_is_the_same_page(browser: Any, session: Session) -> None:
     page.evaluate(NOTEBOOK, widget_script())
     page.locator(".slider output").first.wait_for()
     _asked(page, PROMPT)
-    told = session.handle({"do": "answer", "run": 0, "tuned": "medical", "prompt": PROMPT})
+    told = session.handle({"do": "answer", "run": 0, "tuned": "medical", "prompt": PROMPT, "tokens": 6})
     assert _answer(page, "tuned") == told["answers"]["tuned"]["text"].strip()
     assert page.get_by_role("button", name="Report of").count() == 0
     page.close()

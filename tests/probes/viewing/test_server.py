@@ -119,12 +119,12 @@ def test_the_token_is_in_no_log_and_on_no_command_line(
 
     ran: list[server.uvicorn.Config] = []
 
-    class Asked(server.uvicorn.Server):
+    class Asked(server.Server):
         def run(self, sockets: Any = None) -> None:
             ran.append(self.config)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(server.uvicorn, "Server", Asked)
+    monkeypatch.setattr(server, "Server", Asked)
     monkeypatch.setattr(server.webbrowser, "open", open_page)
     told: list[str] = []
     server.serve(session, told=told.append)  # Ctrl-C ends it without a word

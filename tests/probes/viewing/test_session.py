@@ -1,12 +1,14 @@
 """What the page is told is what both models say, computed here without it."""
 
 import json
+import signal
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import uvicorn
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -14,6 +16,7 @@ import probes
 from probes.viewing import session as of_session
 from probes.viewing.mixing import mixed
 from probes.viewing.reading import Reading, logits_of, relative_changes
+from probes.viewing.server import Server, application
 from probes.viewing.session import Session
 from tests.pairs import PROMPTS, build_pair, write_suite
 
@@ -193,6 +196,21 @@ def test_a_request_that_is_overtaken_is_not_worked_on(session: Session, monkeypa
     assert replies["first"] == replies["second"] == {"overtaken": True}
     assert "answers" in replies["third"] and "answers" in replies["other"]
     assert not any("second" in text for text in asked)
+
+
+def test_work_in_progress_stops_when_the_server_does(run: probes.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Session([run])
+    server = Server(uvicorn.Config(application(own, "token", 1)), own)
+    real = of_session.continue_greedily
+
+    def interrupted(*asked: Any, **named: Any) -> Any:
+        server.handle_exit(signal.SIGINT, None)
+        return real(*asked, **named)
+
+    monkeypatch.setattr(of_session, "continue_greedily", interrupted)
+    assert own.handle(ASKED) == own.handle(ASKED) == {"overtaken": True}
+    assert server.should_exit
+    assert not any(model._forward_pre_hooks for model in own._models.subject(0, "medical").pair.models)
 
 
 def test_prompts_are_written_as_those_of_the_run(tmp_path: Path) -> None:
