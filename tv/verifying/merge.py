@@ -93,11 +93,11 @@ class Verified:
 
 
 def verify(base: Source, change: Source, merged: Source, *, progress: Progress | None = None) -> Verified:
-    """Check that a merged model is its base plus ΔW, and if not, say what it is.
+    """Check that a merged model is its base plus ΔW, and name what it is where it is not.
 
     Every parameter is compared with W + ΔW as it would be stored: replayed in the ways in which merges are made, bit
-    for bit. Where bits differ, the scale of ΔW is estimated, with the error that rounding leaves, and the rest is
-    examined.
+    for bit. Where bits differ, the scale at which ΔW is there is estimated with the error that rounding leaves it, and
+    the rest is looked at.
 
     Args:
         base: The pretrained model: whatever `tv.open_checkpoint` opens.

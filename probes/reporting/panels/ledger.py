@@ -24,10 +24,7 @@ def terms(chapter: Chapter) -> Iterator[Panel]:
     )
     bars = charts.ledger_bars(ledger, chapter.evidence.n_layers)
     yield Panel(
-        "Ledger: own weights or inherited?",
-        note,
-        [Figure("terms", "Direct, inherited, interaction", [bars])],
-        wide=True,
+        "Ledger: own doing or inherited?", note, [Figure("terms", "Direct, inherited, interaction", [bars])], wide=True
     )
 
 

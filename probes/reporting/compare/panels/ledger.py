@@ -21,7 +21,7 @@ def ledger(compared: Comparison) -> Iterator[Panel]:
         "new: outside the leading 10 % of output directions": ("new_share_10", "ten"),
         "amplified: inside the leading 10 %": ("amplified_10", "ten_inside"),
         "new: outside the ε = 0.05 subspace": ("new_share", "new_share_null"),
-        "own weights: the direct term's share of the change": ("direct", ""),
+        "own doing: the direct term's share of the change": ("direct", ""),
     }
     rows = rows.assign(amplified_10=1 - rows.new_share_10.astype(float), ten_inside=0.1)
     cuts = {name: cut for name, cut in cuts.items() if rows[cut[0]].notna().any()}
