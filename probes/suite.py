@@ -206,7 +206,7 @@ class Generation(_Part):
 
 
 class Suite(_Part):
-    """A validated suite. Paths are absolute; a model that is no local path stays a hub id.
+    """A validated suite. Paths are absolute; a model that is not a local path stays a hub id.
 
     `probes.load_suite` reads one; docs/prompts.md and docs/attribution.md describe their keys.
 

@@ -96,10 +96,10 @@ def check(
     keep: str | Path | None = None,
     compute: Compute = Compute(),
 ) -> Checked:
-    """Hold a tuning's effect on general texts against that of random T.
+    """Compare a tuning's effect on general texts with that of random T.
 
     A random T has T's norm and its effective rank in every matrix, so that a random adapter is one more of them.
-    Where T lies among the first twenty no further one could set it apart, and none is drawn.
+    If T lies among the first twenty, no further one could set it apart, and none is drawn.
 
     Args:
         base: The pretrained checkpoint.
@@ -109,12 +109,12 @@ def check(
         draws: Random T, at most.
         longest: Tokens of a text that are read.
         seed: Of the random T.
-        keep: A directory that keeps what each random T gave, so that a check that was stopped resumes. Nothing is taken
-            from it that was asked of other models, texts, seeds or dtypes.
+        keep: A directory that keeps what each random T gave, so that a check that was stopped resumes. Results for
+            other models, texts, seeds or dtypes are not reused.
         compute: Where and how to compute.
 
     Returns:
-        The KL beside its null.
+        The KL and its null.
 
     Raises:
         InputError: A pair that does not belong together, too few draws or texts, or values that are not finite.

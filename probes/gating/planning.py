@@ -26,7 +26,7 @@ _SUITES = (".yaml", ".yml")
 
 
 def gate_plan(source: str | Path | Run | Sequence[str | Path | Run], rules: RuleSource) -> pd.DataFrame:
-    """What rules would be able to tell.
+    """What rules would be able to decide.
 
     Args:
         source: A suite's YAML file, before its run; or finished runs, whose spread over prompts is then known.
@@ -35,8 +35,8 @@ def gate_plan(source: str | Path | Run | Sequence[str | Path | Run], rules: Rule
     Returns:
         A row per rule and tuned model: `n` units (prompts, clusters, or draws) of `prompts`; `detectable`, how far from
         its bound the truth must lie for a verdict in 80 % of runs, all rules being corrected for, in `unit`; `matters`,
-        the bound; `reachable`, whether a tuning that changes nothing would pass that often, null where that is no
-        question. Before a run the spread of means is unknown: `detectable` is null, and `note` says up to which
+        the bound; `reachable`, whether a tuning that changes nothing would pass that often, null where that does not
+        apply. Before a run the spread of means is unknown: `detectable` is null, and `note` says up to which
         standard deviation between units the bound is reachable.
 
     Raises:

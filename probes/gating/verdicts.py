@@ -112,7 +112,7 @@ def gate(runs: str | Path | Run | Sequence[str | Path | Run], rules: RuleSource)
     """Judge runs by rules.
 
     Args:
-        runs: A finished run or its path, or several, whose tuned models rules may hold against each other.
+        runs: A finished run or its path, or several, whose tuned models rules may compare.
         rules: A YAML file of rules, or the same as a list. A rule without `tuned` holds for every tuned model.
 
     Returns:
@@ -121,7 +121,7 @@ def gate(runs: str | Path | Run | Sequence[str | Path | Run], rules: RuleSource)
 
     Raises:
         RuleError: A mistake in the rules, or a domain, metric or table that a run lacks; nothing is judged then.
-        RunError: A path that is no run.
+        RunError: A path that is not a run.
 
     Examples:
         >>> import probes

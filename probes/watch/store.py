@@ -69,7 +69,7 @@ def load_watch(path: str | Path) -> Watched:
         Its tables, read when they are asked for: `steps`, `weights`, `cosines`, `behaviour`, `flips`, `nulls`.
 
     Raises:
-        RunError: It is no such directory.
+        RunError: It is not such a directory.
 
     Examples:
         >>> from tv.checkpoints.live import load_model

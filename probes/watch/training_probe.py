@@ -62,7 +62,7 @@ class TrainingProbe(TrainerCallback):
         draws: Random T of the same norms that the last measurement is compared with, where the share allows.
 
     Raises:
-        InputError: Settings that cannot be, when it is made; a model whose parameters are spread over processes, a base
+        InputError: Impossible settings, when it is created; a model whose parameters are spread over processes, a base
             or a vector of another model, prompts that cannot be read, when training begins.
 
     Examples:

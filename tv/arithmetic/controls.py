@@ -26,7 +26,7 @@ CONTROLS: Registry[Draw] = Registry("control", "tv.arithmetic", by="control_vect
 
 
 def control(vector: TuningVector, kind: str, seed: int) -> TuningVector:
-    """The control vector of a name.
+    """A control vector, by its name.
 
     Args:
         vector: T, which it replaces. Its dtype and its rounding are kept.

@@ -44,7 +44,7 @@ def variant(
     or give both vectors to one context.
 
     Args:
-        model: A live model. It is moved in place, and every bit is as before afterwards.
+        model: A live model. It is moved in place, and restored bit for bit afterwards.
         scales: λ by tuning vector.
         method: One of `tv.METHODS`.
         only: Patterns that name what moves, as in `tv.apply`; without any, all of it.

@@ -77,9 +77,9 @@ def repair(
 ) -> Repaired:
     """Choose a scale λ in 0…1 for every part of T, so that its gain is kept and its damage is undone.
 
-    Beside the fitted scales stand, chosen and tested by the same halves: parts reverted whole by their effects, plain
+    The fitted scales are compared with choices made and tested on the same halves: whole parts reverted, plain
     scaling of all of T, trimming its smallest entries, removing its intruder dimensions, and random parts of the same
-    ‖T‖². What is written is chosen on all prompts, and the tested numbers say what to expect of it.
+    ‖T‖². The file is chosen on all prompts, and the tested numbers say what to expect of it.
 
     Args:
         base: Whatever `tv.open_checkpoint` opens, or a live model, which is copied.

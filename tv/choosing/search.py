@@ -92,9 +92,8 @@ def search(
 ) -> Searched:
     """Find the scales at which several tuning vectors add up best, judged on prompts that the search does not see.
 
-    A point is worth the mean over domains of its gain over the base, as a share of what the best single vector gains
-    there. One λ for all, and (where more is searched) a λ each, are searched with the same budget: what a method has
-    to be better than.
+    The score of a point is its gain over the base, as a share of what the best single vector gains, averaged over
+    domains. One λ for all, and (where more is searched) a λ each, are searched with the same budget, as the reference.
 
     Args:
         base: Whatever `tv.open_checkpoint` opens, or a live model, which is copied.

@@ -71,7 +71,7 @@ def evaluate(
             none.
         decoding: Of tasks in which a model writes. "greedy": the argmax of the logits at every step, up to an
             end-of-text token of any of the models, for every model alike; nothing else in a checkpoint's generation
-            settings has a say. "checkpoint": each by its own settings. What a task itself states (temperature, where to
+            settings is used. "checkpoint": each by its own settings. What a task itself states (temperature, where to
             stop, …) holds in either case.
         batch_size: Prompts in one forward pass.
         compute: Where and in what dtype models compute, and how to report progress.

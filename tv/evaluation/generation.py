@@ -68,7 +68,7 @@ def quality(
             is no base, then use their own.
         new_tokens: How many tokens a model writes at most.
         decoding: "greedy": the argmax of the logits at every step, up to an end-of-text token of any of the models, for
-            every model alike; nothing else in a checkpoint's generation settings has a say. "checkpoint": each by its
+            every model alike; nothing else in a checkpoint's generation settings is used. "checkpoint": each by its
             own settings (penalties, beams, suppressed tokens, sampling with a fixed seed, …).
         batch_size: Prompts in one forward pass.
         compute: Where and in what dtype models compute, and how to report progress.

@@ -50,7 +50,7 @@ def align(
     batch_size: int = 16,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """The check before any comparison: what of the tuned model would have to be written differently to match the base.
+    """Check before any comparison which parts of the tuned model are the base's, written differently.
 
     Every layer's neurons and heads are matched with the base's by linear assignment, those of each expert among
     themselves; then norm gains and the bases of values and keys are compared. For fine-tunes of one base expect the

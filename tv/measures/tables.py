@@ -38,7 +38,7 @@ def ssa(
     seed: int = 0,
     compute: Compute = Compute(),
 ) -> pd.DataFrame:
-    """Subspace alignment (SSA): how much of T lies in the directions that W uses most, beside what chance gives.
+    """Subspace alignment (SSA): how much of T lies in the directions that W uses most, compared with chance.
 
     SSA = ‖Π_k T‖/‖T‖ of every matrix of every block, left (output side), right (input side) and two-sided. It is the
     table `alignment` of a run.

@@ -22,8 +22,8 @@ _PIECE = 2**20  # entries that are taken to float64 at a time
 def moved_tokens(base: Source, tuned: Source, n: int = 20) -> pd.DataFrame:
     """The tokens whose rows moved most, in the embedding and, where it is not tied to it, in the unembedding.
 
-    Rows are ranked by ‖T‖, as a token that training never saw has a ‖W‖ near 0, and by id where two moved as far; rows
-    that did not move are left out.
+    Rows are ranked by ‖T‖, because a token that training never saw has a ‖W‖ near 0, and by id if two moved as far;
+    rows that did not move are left out.
 
     Args:
         base: Whatever `tv.open_checkpoint` opens.
@@ -32,7 +32,7 @@ def moved_tokens(base: Source, tuned: Source, n: int = 20) -> pd.DataFrame:
 
     Returns:
         A row per matrix and token: `matrix rank token_id token delta_norm relative_norm cosine mean_delta_norm
-        mean_relative_norm rows`. ‖T‖, ‖T‖/‖W‖ and cos(W, W + T) of the row stand beside the means of the first two
+        mean_relative_norm rows`. ‖T‖, ‖T‖/‖W‖ and cos(W, W + T) of the row are given with the means of the first two
         over all `rows` that both models have; where W = 0 the last two are NaN and count in no mean. `token` is the
         text that the tokenizer beside the base (or the tuned model) writes for the id, its spelling where that is no
         text, None without a tokenizer.json.

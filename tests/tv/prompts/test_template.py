@@ -105,7 +105,7 @@ def test_a_reply_that_cannot_be_told_apart_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"writes nothing of the reply, which holds role and content and tool_calls"):
         _encoded("documents", tmp_path, {"messages": [USER, CALLING | {"content": ""}]})
     off = {"messages": [USER, THOUGHT], "chat_template_kwargs": {"enable_thinking": False}}
-    with pytest.raises(PromptError, match=r"otherwise than its generation prompt begins one \(…'.*<think></think>'\)"):
+    with pytest.raises(PromptError, match=r"not begin the reply with its generation prompt \(…'.*<think></think>'\)"):
         _encoded("tools", tmp_path, off)
     kept = _encoded("thinks", tmp_path, {"messages": [USER, THOUGHT]})
     assert kept.prompt.target == "Five."  # the template drops what was thought

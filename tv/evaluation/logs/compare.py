@@ -37,13 +37,13 @@ def compare_logs(
         logs: Two or more by the model's name: what `tv.read_logs` reads. The first is the base.
         cluster: As in `tv.read_logs`: items of one cluster count as one draw.
         prompts: "same" refuses an item that the models were asked in other words, such as by other examples or through
-            a chat template; "any" pairs it all the same, and a note counts them.
+            a chat template; "any" pairs it anyway, and a note counts such items.
 
     Returns:
         A row for every other model, task and metric: `variant task metric base base_lo base_hi value lo hi difference
         difference_lo difference_hi n clusters p test least_p holm q detectable`. Means, their change and 95 % intervals
         are over the n paired items. Where all values are 0 or 1, intervals are Wilson's and Newcombe's and the test is
-        McNemar's, exact; else "mean": a paired t, skewness allowed for. `holm` and `q` (Benjamini–Hochberg) correct
+        McNemar's, exact; else "mean": a paired t that allows for skewness. `holm` and `q` (Benjamini–Hochberg) correct
         over all rows. `detectable` is the change that so many items (clusters) would show in 4 of 5 such evaluations.
         `attrs["notes"]` counts and names what is not paired.
 

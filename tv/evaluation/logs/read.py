@@ -26,8 +26,8 @@ def read_logs(log: str | Path, *, cluster: str | None = None) -> pd.DataFrame:
     Returns:
         `task item_id metric value response target cluster text prompt_id`. A metric with several filters, or a scorer
         with several values, has a name for each: `exact_match, strict-match`, `scorer/key`. Of Inspect, correct counts
-        1, partially correct 0.5. Every epoch is an item of its own, and those of one sample are one cluster at the
-        least. `text` is what the model was given, `prompt_id` the item's id where the log is a prompt set.
+        1, partially correct 0.5. Every epoch is a separate item, and those of one sample are at least one cluster.
+        `text` is what the model was given, `prompt_id` the item's id if the log is a prompt set.
         `attrs["notes"]` says what was left out.
 
     Raises:
