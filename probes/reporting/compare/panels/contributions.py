@@ -27,7 +27,7 @@ def contribution_change(compared: Comparison) -> Iterator[Panel]:
         if len(rows := changes[changes.component == component])
     ]
     note = (
-        "What each component adds to the residual stream, tuned against base, mean over prompts; its own doing or what "
-        "came in with its input." + compared.lacking(changes)
+        "What each component adds to the residual stream, tuned against base, mean over prompts; due to its own "
+        "weights or inherited through its input." + compared.lacking(changes)
     )
     yield Panel("Contribution change", note, plots)
