@@ -1,6 +1,5 @@
 """What a wheel has beside the code: the demo, and no more than a small download."""
 
-import io
 import shutil
 import subprocess
 import sys
@@ -14,8 +13,10 @@ from probes.starting import demo
 from probes.suite import load_suite
 from tests.docs.commands import ROOT
 
-SOURCES = ("tv", "probes", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-FOLDERS = ("suites", "prompts", *(f"models/{name}" for name in ("base", "medical", "math")))
+SOURCES = (
+    *("tv", "probes", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"),
+    *(f"data/{name}" for name in ("README.md", "suites", "prompts", "models/base", "models/medical", "models/math")),
+)
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
 
@@ -32,12 +33,8 @@ def test_the_wheel_of_a_source_distribution_has_the_demo(tmp_path: Path, monkeyp
     project = tmp_path / "project"
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        project.mkdir(exist_ok=True)
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, project / name)
-    for name in ("README.md", *FOLDERS):
-        copy = shutil.copytree if (ROOT / "data" / name).is_dir() else shutil.copy2
-        (project / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(ROOT / "data" / name, project / "data" / name)
     with tarfile.open(_build("build_sdist", project)) as sources:
         sources.extractall(tmp_path / "sources", filter="data")
     (unpacked,) = (tmp_path / "sources").iterdir()
@@ -46,18 +43,16 @@ def test_the_wheel_of_a_source_distribution_has_the_demo(tmp_path: Path, monkeyp
     with zipfile.ZipFile(wheel) as files:
         packed = files.read("probes/demo.tar.bz2")
         assert {"probes/reporting/style.css", "probes/gating/texts.txt", "tv/py.typed"} <= {*files.namelist()}
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        members = archive.getnames()
-        for name in members:
-            content = archive.extractfile(name)
-            assert content is not None and content.read() == (ROOT / "data" / name).read_bytes(), name
-    assert {"README.md", "suites/demo.yaml", "models/math/model.safetensors", "prompts/general.jsonl"} <= {*members}
 
     # The package as it is installed: the archive beside the code, and no data/.
     (tmp_path / "demo.tar.bz2").write_bytes(packed)
     monkeypatch.setattr(demo, "_PACKED", tmp_path / "demo.tar.bz2")
     monkeypatch.setenv("TUNING_PROBES_CACHE", str(tmp_path / "cache"))
     suite = demo.demo_suite()
-    assert suite.is_relative_to(tmp_path / "cache") and demo.demo_suite() == suite
+    folder = suite.parents[1]
+    assert folder.parent == tmp_path / "cache" / "demo" and demo.demo_suite() == suite
+    files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    assert {"README.md", "models/base/model.safetensors", "models/medical/tokenizer.json"} <= {*files}
+    assert all(file.read_bytes() == (ROOT / "data" / name).read_bytes() for name, file in files.items())
     chosen = load_suite(suite)
-    assert [*chosen.tuned] == ["medical", "math"] and Path(chosen.base, "model.safetensors").is_file()
+    assert [*chosen.tuned] == ["medical", "math"] and all(prompts.file for prompts in chosen.prompts)

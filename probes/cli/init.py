@@ -19,7 +19,7 @@ def init(
     tuned: Tuned,
     prompts: Annotated[
         list[Path],
-        typer.Argument(metavar="PROMPTS...", help="Files of prompts (.jsonl .json .csv .tsv .parquet), or folders."),
+        typer.Argument(metavar="PROMPTS", help="Files of prompts (.jsonl .json .csv .tsv .parquet), or folders."),
     ],
     out: Annotated[Path, typer.Option("-o", "--output", help="The suite to write.")] = Path("suite.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a suite that is there.")] = False,

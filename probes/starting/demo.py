@@ -50,5 +50,5 @@ def _unpack(folder: Path) -> None:
         with replacing_directory(folder, RunError) as temporary, tarfile.open(_PACKED) as archive:
             archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 brought it
             archive.extractall(temporary)
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError) as error:
         raise RunError(f"{folder}: the demo cannot be unpacked there: {error}") from error

@@ -119,4 +119,5 @@ def one_line(found_sets: Sequence[Found]) -> str:
     targets, foils = (sum(getattr(one, key) is not None for one in prompts) for key in ("target", "foil"))
     domains = list(dict.fromkeys(prompt.domain for prompt in prompts))
     shown = ", ".join(domains[:6]) + f" and {len(domains) - 6} more" * (len(domains) > 6)
-    return f"{len(prompts):,} prompts ({shown}), {targets:,} with a target, {foils:,} with a foil"
+    count = "1 prompt" if len(prompts) == 1 else f"{len(prompts):,} prompts"
+    return f"{count} ({shown}), {targets:,} with a target, {foils:,} with a foil"

@@ -85,6 +85,10 @@ def _on_cpu(
     return as_read(_load(path, dtype) if checkpoint.native else _from_here(checkpoint, dtype), checkpoint)
 
 
+#: The files without any of which a directory has no tokenizer.
+_TOKENIZERS = ("tokenizer*", "vocab.*", "*.model", "tekken.json")
+
+
 def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint: of an adapter without one, its base's. Raises CheckpointError without any."""
     if isinstance(source, TuningVector):
@@ -105,6 +109,11 @@ def load_tokenizer(source: LiveSource) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
     except (OSError, ValueError, ImportError) as error:
+        if isinstance(place, Path) and not any(any(place.glob(pattern)) for pattern in _TOKENIZERS):
+            raise CheckpointError(
+                f"{name}: no tokenizer lies beside the weights; copy tokenizer.json and tokenizer_config.json of the "
+                "model that it was trained from into this directory"
+            ) from error
         raise CheckpointError(
             f"{name or 'live model'}: no tokenizer can be loaded from there: {first_line(error)}"
         ) from error
