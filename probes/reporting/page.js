@@ -336,7 +336,7 @@ function numbers(plot) {
 
 function cell(value) {
   if (typeof value === "number" || value === null || value === undefined) return String(value ?? "");
-  const name = new DOMParser().parseFromString(value, "text/html").documentElement.textContent; // figures hold it escaped
+  const name = plain(value);
   const text = /^[=+\-@\t\r]/.test(name) && !Number.isFinite(Number(name)) ? "'" + name : name; // no formula
   return '"' + text.replaceAll('"', '""') + '"';
 }
