@@ -228,6 +228,7 @@ function wordsOf(row) { return [...row.querySelectorAll(".text :not(.template)")
 
 function choose(place, row, column) {
   const map = shownPlot(place.id).data[0], form = cellsOf(place);
+  if (!map.meta?.behind) return; // of this choice no prompt has a value
   form.querySelector("[name=layer]").value = map.y[row];
   form.querySelector("[name=part]").value = map.x[column];
   form.open = true;
