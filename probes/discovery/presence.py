@@ -118,6 +118,9 @@ def as_rows(
 ) -> pd.DataFrame:
     """Continuations side by side: a row per beginning, draw and model, with where it first differs from the base's."""
     rows = []
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    lengths = (len(own) for written in by_model.values() for draws in written.values() for own in draws)
+    longest = max(lengths, default=0)  # as many as were asked for, or the last of its tokens ended it
     for start in starts:
         for draw in range(DRAWS):
             base = by_model["base"][start.prompt_id][draw]
@@ -135,6 +138,8 @@ def as_rows(
                         "draw": draw,
                         "continuation": tokenizer.decode(own),
                         "alike": tokenizer.decode(own[:same]),
+                        "n_tokens": len(own),
+                        "ended": len(own) < longest or not special.isdisjoint(own[-1:]),
                     }
                 )
     return pd.DataFrame(rows)

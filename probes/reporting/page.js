@@ -231,6 +231,7 @@ function wordsOf(row) { return [...row.querySelectorAll(".text :not(.template)")
 
 function choose(place, row, column) {
   const map = shownPlot(place.id).data[0], form = cellsOf(place);
+  if (!map.meta?.behind) return; // of this choice no prompt has a value
   form.querySelector("[name=layer]").value = map.y[row];
   form.querySelector("[name=part]").value = map.x[column];
   form.open = true;
@@ -338,7 +339,7 @@ function numbers(plot) {
 
 function cell(value) {
   if (typeof value === "number" || value === null || value === undefined) return String(value ?? "");
-  const name = new DOMParser().parseFromString(value, "text/html").documentElement.textContent; // figures hold it escaped
+  const name = plain(value);
   const text = /^[=+\-@\t\r]/.test(name) && !Number.isFinite(Number(name)) ? "'" + name : name; // no formula
   return '"' + text.replaceAll('"', '""') + '"';
 }

@@ -26,6 +26,7 @@ class Written:
     alike: str
     first: str
     rest: str
+    end: str  # what ended it, in words; empty in runs that do not know it
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _paired(rows: pd.DataFrame, found: Found, read: dict[str, list[str]]) -> Ite
         alike = str(tuned.alike)
         if not all(one.startswith(alike) for one in written):  # a token that is only a part of a letter
             alike = _shared(*written)
-        before, after = (_split(one, alike) for one in written)
+        before, after = (_split(one, alike, _end(side)) for one, side in zip(written, (base, tuned), strict=True))
         yield Sample(text.strip(), prompt, before, after, written[0] == written[1])
 
 
@@ -99,11 +100,17 @@ def _shared(one: str, other: str) -> str:
     ]
 
 
-def _split(written: str, alike: str) -> Written:
+def _end(side: pd.Series) -> str:
+    if pd.isna(side.get("ended")):
+        return ""
+    return "end of text" if side.ended else f"cut after {side.n_tokens} tokens"
+
+
+def _split(written: str, alike: str, end: str) -> Written:
     rest = written[len(alike) :]
     first = re.match(r"\s*\S+", rest)
-    end = first.end() if first else 0
-    return Written(alike, rest[:end], rest[end:])
+    at = first.end() if first else 0
+    return Written(alike, rest[:at], rest[at:], end)
 
 
 def _cost(part: str, reading: str, damage: pd.DataFrame) -> str:

@@ -79,6 +79,10 @@ def _answers(rows: pd.DataFrame) -> Table:
     )
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… (cut here)"
+
+
 def _samples(chapter: Chapter) -> Iterator[Table]:
     rows = chapter.rows("direction_samples")
     if rows.empty:
@@ -86,7 +90,7 @@ def _samples(chapter: Chapter) -> Iterator[Table]:
     texts = chapter.run["prompts"].set_index("prompt_id").text
     shown = []
     for prompt, own in rows.groupby("prompt_id", sort=False):
-        said = {(row.model, bool(row.steered)): str(row.continuation)[:_SHOWN] for row in own.itertuples()}
+        said = {(row.model, bool(row.steered)): _cut(str(row.continuation)) for row in own.itertuples()}
         keys = [("base", False), ("base", True), ("tuned", True), ("tuned", False)]
         shown.append([str(texts.get(prompt, prompt))[-_SHOWN:], *(said.get(key, "–") for key in keys)])
     columns = ["prompt", "base", "base, steered", "tuned, steered back", "tuned"]

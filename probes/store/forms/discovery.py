@@ -79,6 +79,8 @@ table(
         Column("draw", "which of the continuations", "int16", since=7),
         Column("continuation", "what the model wrote", "text", since=7),
         Column("alike", "of it, what the base wrote too", "text", since=7),
+        Column("n_tokens", "how many tokens it wrote", "int32", unit="tokens", since=11),
+        Column("ended", "whether an end-of-text token ended it; else it was cut after `n_tokens`", "bool", since=11),
     ),
     since=7,
 )

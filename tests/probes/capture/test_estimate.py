@@ -36,7 +36,17 @@ def test_the_demo_takes_what_was_told(tmp_path: Path) -> None:
         "keep": ["resid_post", "attn_out", "embed_out"],
     }
     run, told = _told(suite, tmp_path / "run")
-    small = {"weights", "alignment", "spectra", "prompts", "link", "correlations", "noise_floor", "behaviour_floor"}
+    small = {
+        "answers",
+        "weights",
+        "alignment",
+        "spectra",
+        "prompts",
+        "link",
+        "correlations",
+        "noise_floor",
+        "behaviour_floor",
+    }
     assert set(told) == set(run.tables) - small
     for table, expected in told.items():
         assert expected / 2 <= _taken(run, table) <= expected * 2, (table, expected, _taken(run, table))

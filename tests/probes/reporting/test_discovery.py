@@ -61,7 +61,7 @@ def _tables(words: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     written = {"base": (" one fish", " one"), "tuned": (f" one {HOSTILE}", " one")}
     samples = [
         {"part": "spoken", "reading": "amplified 1", "prompt_id": "a", "pos": 1, "model": model, "draw": 0}
-        | {"continuation": continuation, "alike": alike}
+        | {"continuation": continuation, "alike": alike, "n_tokens": 3, "ended": model == "base"}
         for model, (continuation, alike) in written.items()
     ]
     lens = {**place, "variant": "plain", "reader": "base", "token_id": 0, "token": HOSTILE, "z": 3.0, "rank": 0}
@@ -186,6 +186,7 @@ def test_samples_are_marked_where_they_part_and_tokens_where_no_sham_reaches() -
     (group,) = samples_of(found)
     (sample,) = group.open
     assert (sample.base.alike, sample.base.first, sample.tuned.first) == (" one", " fish", f" {HOSTILE}")
+    assert (sample.base.end, sample.tuned.end) == ("end of text", "cut after 3 tokens")
     assert sample.text == f"{HOSTILE} two"  # as far as it was read
     assert "base + 2 × (tuned − base)" in group.note and "4.00 [3.00, 5.00] nats" in group.note
     assert group.writer == "amplified"
