@@ -23,6 +23,8 @@ SEQUENTIAL = "Cividis"
 ENDS = "(un)embed"
 #: Prompts that a cell leads to.
 BEHIND = 5
+#: Columns of a map up to which cells are wide enough for their numbers on half of a page; others have a star at most.
+_WRITTEN = 20
 _FAINT = "rgba(128,128,128,.3)"
 #: What did not move, or was not measured: it has no place on a scale.
 _GREY = "rgba(128,128,128,.45)"
@@ -79,7 +81,7 @@ def heatmap(
         "z": z,
         "x": [html.escape(name) for name in names],
         "y": [layer_name(layer, n_layers) for layer in layers],
-        "text": text,
+        "text": text if len(names) <= _WRITTEN else [["∗" * cell.endswith("∗") for cell in line] for line in text],
         "texttemplate": "%{text}",
         "textfont": {"size": 10 if len(layers) <= 20 else 8},
         "customdata": told,

@@ -529,6 +529,14 @@ def test_neurons_that_flip_most_come_first(page: str, run: probes.Run) -> None:
     assert f"<td>layer {top.layer} neuron {top.neuron}</td>" in first
 
 
+def test_cells_of_a_wide_map_show_a_star_and_no_numbers() -> None:
+    rows = pd.DataFrame(
+        {"layer": 0, "head": [str(i) for i in range(32)], "v": 0.125, "star": [i == 3 for i in range(32)]}
+    )
+    text = figures.heatmap(rows, "v", "head", rows["head"].tolist(), 4, marked="star")["data"][0]["text"][0]
+    assert text == ["", "", "", "∗", *[""] * 28]
+
+
 def test_both_axes_of_a_map_of_heads_are_named(page: str) -> None:
     plot = data_of(page)["figures"]["m0-head-norm"][0]
     assert [plot["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")] == ["head", "layer"]
