@@ -54,7 +54,7 @@ def _new(means: pd.DataFrame) -> list[str]:
     rows = means[list(_NEW)].sort_values("new_share_10", kind="stable")
     told = []
     for name, row in rows.iterrows():
-        of_w = "" if pd.isna(row.new_share_10_of_w) else f" (W x {percent(row.new_share_10_of_w)})"
+        of_w = "" if pd.isna(row.new_share_10_of_w) else f" (W x: {percent(row.new_share_10_of_w)})"
         told.append(f"{name} {percent(row.new_share_10)}{of_w}")
     sentence = (
         f"Share of this direct change T x outside the leading 10 % of pretrained output directions: {', '.join(told)}; "

@@ -48,7 +48,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Behaviour", behaviour_sentences(evidence.behaviour), place="behaviour"),
         Statement("Got worse", worse_sentences(evidence.behaviour), "worse" if got_worse else "", "behaviour"),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour), place="causes"),
-        Statement("Methods agree", agreement_sentences(evidence.agreement), place="agreement"),
+        Statement("Agreement", agreement_sentences(evidence.agreement), place="agreement"),
         Statement("How sure", _sure(evidence), place="checks" if len(evidence.checks) else "causes"),
         Statement("Gates", gates_sentences(evidence.flips, evidence.gated), place="flips"),
         Statement("Own weights", ledger_sentences(evidence.ledger), place="activations"),

@@ -148,7 +148,9 @@ def chosen_by_halves(row: Mapping[Any, Any]) -> str:
 
 def prompts_of(domain: str) -> str:
     """The prompts of a domain, or all of them."""
-    return "all prompts" if domain == ALL_DOMAINS else f"{domain} prompts"
+    if domain == ALL_DOMAINS:
+        return "all prompts"
+    return domain if domain.lower().endswith("prompts") else f"{domain} prompts"
 
 
 def components_in_words(components: Iterable[str]) -> str:

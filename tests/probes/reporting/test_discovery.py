@@ -254,4 +254,4 @@ def test_a_run_that_measured_more_has_the_same_sections_beside_its_own() -> None
     run = _run(FOUND, "behaviour")
     shown = re.findall(r'<section id="m0-([\w-]+)"', report_page(run, chapters_of(run)))
     assert [name for name in shown if name in SECTIONS] == list(SECTIONS)
-    assert shown[:3] == ["verdict", "pair", "weights"] and shown[-1] == "experiments"
+    assert shown[:3] == ["verdict", "behaviour", "prompts"] and shown[-2:] == ["experiments", "pair"]

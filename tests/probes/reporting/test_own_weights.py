@@ -28,7 +28,7 @@ def test_shares_are_projections_and_new_stands_beside_w() -> None:
         "15 % of the change of a module's output is due to the module's own weights, on average: most"
     )
     assert "most in q (25 %), least in down (5.0 %). 80 % is inherited through its input, and 5.0 % is the" in own
-    assert "outside the leading 10 % of pretrained output directions: down 50 % (W x 45 %), q 80 % (W x 45 %)" in new
+    assert "outside the leading 10 % of pretrained output directions: down 50 % (W x: 45 %), q 80 % (W x: 45 %)" in new
     assert new.endswith("has 90 %. That is more than W x itself on the same inputs in down and q.")
 
 

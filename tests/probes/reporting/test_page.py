@@ -99,7 +99,7 @@ def test_every_figure_is_drawn_when_it_comes_into_view(page: Any) -> None:
 
 
 def test_a_reader_of_the_verdict_does_not_wait_for_what_draws(page: Any) -> None:
-    assert page.locator("#m0-verdict .headline").is_visible() and page.evaluate("typeof Plotly") == "undefined"
+    assert page.locator("#m0-verdict .headline").first.is_visible() and page.evaluate("typeof Plotly") == "undefined"
     drawn(page, "m0-flips")
     assert page.evaluate("typeof Plotly") == "object"
 
