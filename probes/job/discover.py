@@ -12,13 +12,10 @@ from probes.discovery.own_texts import base_writes, is_written, paragraphs, writ
 from probes.errors import SuiteError
 from probes.job.prepare import prepare
 from probes.store.run import Run
-from probes.suite import Discovery, load_suite
+from probes.suite import discovery_of
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.pairing import open_pair
 from tv.runtime.compute import Compute
-
-#: What a suite needs to be read, where its own models and prompts are not there yet.
-_STAND_IN = {"name": "discovery", "base": "base", "tuned": {"tuned": "tuned"}, "prompts": [{"file": "texts.jsonl"}]}
 
 
 def discover(
@@ -94,7 +91,7 @@ def discover(
 
 def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
     """Raise InputError for settings that are wrong whatever the models and texts are, before a file is written."""
-    wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover or Discovery()
+    wanted = discovery_of(section, seed)
     require_discovery(wanted, [str(i) for i in range(FEWEST)], compute)
     discovering(compute, wanted)
     if compute.engine != "local":

@@ -125,7 +125,7 @@ def test_components_are_negated_apart() -> None:
     assert set(parts.index) == {"whole", "attn", "mlp", "embed", "unembed"}
     assert parts["whole"] == pytest.approx(0, abs=1e-3)
     assert parts.drop("whole").between(0.2, 0.9).all() and parts.drop("whole").idxmin() == "mlp"
-    with pytest.raises(tv.InputError, match="parts by 'heads': one of whole, component, layer"):
+    with pytest.raises(tv.InputError, match="no parts by 'heads'; there are whole, component, layer"):
         negation(model("base"), {"m": model("medical")}, task("medical_choice"), parts="heads", limit=1)  # type: ignore[arg-type]
 
 
@@ -196,7 +196,7 @@ def test_a_vector_trained_beside_another_adds_up_with_it_and_one_trained_alone_d
 def test_addition_refuses_what_it_cannot_do() -> None:
     sides = {"medical": model("medical")}
     for change, message in (
-        ({"methods": ["magic"]}, "method 'magic': one of sum"),
+        ({"methods": ["magic"]}, "no method 'magic'; there are sum"),
         ({"targets": {"law": ["arithmetic"]}}, "target of 'law'.*medical"),
         ({"targets": {"medical": ["law"]}}, "target 'law' of 'medical'.*arithmetic"),
         ({"grid": "random"}, "grid 'random'"),
