@@ -63,7 +63,7 @@ def discover(
     base, tuned = as_model(base), as_model(tuned)
     _require(section, seed, compute)
     if compute.stream and not texts:
-        raise SuiteError("discover: a base whose weights are read a layer at a time writes no texts; give --texts")
+        raise SuiteError("discover: a base that is read a layer at a time cannot write texts; give --texts")
     lent = None
     if texts:
         sets = [_as_set(Path(path), out, i) for i, path in enumerate(texts)]
@@ -95,7 +95,7 @@ def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
     require_discovery(wanted, [str(i) for i in range(FEWEST)], compute)
     discovering(compute, wanted)
     if compute.engine != "local":
-        raise SuiteError("discover: processes of this machine share the work; leave engine out, and name workers")
+        raise SuiteError("discover: only local processes can share the work; leave engine out and use workers")
 
 
 def _as_set(path: Path, out: Path, i: int) -> dict[str, str]:

@@ -386,7 +386,7 @@ def test_a_run_stays_while_stages_are_added_to_it(suite: Path, whole: probes.Run
 def test_stages_that_cannot_be_done_are_refused(suite: Path, tmp_path: Path) -> None:
     for stages, match in {
         ("weight",): "no stage 'weight'; did you mean 'weights'[?] There are weights, capture",
-        ("weights", "link"): "stage 'link' reads what stage 'capture' writes; name both",
+        ("weights", "link"): "stage 'link' reads the tables of stage 'capture'; name both",
         (): "no stages: name at least one",
     }.items():
         with pytest.raises(probes.SuiteError, match=match):

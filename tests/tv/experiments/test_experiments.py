@@ -260,7 +260,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "has the base's behaviour returned?" in out and (tmp_path / "negation.html").is_file()
     few = few[:4] + few[-2:]
     code, out, err = run("addition", base, f"m={medical}", model("math"), *few, "--scale", 1, "--method", "ties")
-    assert code == 0 and "told on the other" in out, err
+    assert code == 0 and "tested on the other" in out, err
     pairs = f"a={base}:{medical}", f"b={model('instruct')}:{model('medical-from-instruct')}"
     code, out, err = run("lineage", *pairs, *few, "--scale", 0.5, "--no-cross", "--limit", LIMIT, "--draws", 50)
     assert code == 0 and "first minus second" in out, err
