@@ -26,7 +26,7 @@ from probes.reporting.words import MEASURES, effect_metric_name, metric_name
 from probes.store.run import Run
 from probes.store.schemas import ALL_DOMAINS, SCHEMAS, form_of
 from tv.architecture.anatomy import MODULES, in_order
-from tv.errors import choices
+from tv.errors import choices, meant
 from tv.runtime.atomic import replacing
 
 if TYPE_CHECKING:
@@ -179,8 +179,10 @@ def _mapped(
     asked = {"ssa_excess": ["ssa", "ssa_null"], "dla_change": ["dla_base", "dla_tuned"]}.get(column, [column])
     holds = [at for at in MAPPED if at in run.tables and table in ("", at) and set(asked) <= set(SCHEMAS[at].names)]
     if not holds:
+        known = [name for at in MAPPED if at in run.tables for name in SCHEMAS[at].names]
         raise RunError(
             f"{run.path}: no table of {', '.join(MAPPED)} has a measure {measure!r}, and no method has that name"
+            f"{meant(measure, known)}"
         )
     source, across = holds[0], MAPPED[holds[0]]
     where = [("tuned", "==", name), *(clause for clause in _WHOLE if clause[0] in SCHEMAS[source].names)]

@@ -410,6 +410,45 @@ def load_suite(
     return suite
 
 
+def with_attribution(suite: Mapping[str, Any], given: Mapping[str, Any]) -> Suite:
+    """A run's suite with other settings in its section `attribute`; those that are None stay as they are.
+
+    Raises:
+        SuiteError: An unknown method, metric or setting.
+
+    Examples:
+        >>> suite = load_suite("data/suites/demo.yaml").model_dump(mode="json")
+        >>> with_attribution(suite, {"methods": "path", "metric": None}).attribute.methods
+        ('path',)
+    """
+    section = dict(suite.get("attribute") or {})
+    for name, value in given.items():
+        if value is not None:
+            section[name] = [value] if name in _LISTS and isinstance(value, str) else value
+    return load_suite({**suite, "attribute": section})
+
+
+#: The settings of `attribute` that hold several values.
+_LISTS = ("methods", "granularity", "controls")
+
+
+def discovery_of(settings: Mapping[str, Any], seed: Any) -> Discovery:
+    """The section `discover` of a suite, checked without models and prompts.
+
+    Raises:
+        SuiteError: An unknown setting, or a value that it cannot have.
+
+    Examples:
+        >>> discovery_of({"draws": 16}, seed=0).draws
+        16
+    """
+    return load_suite({**_STAND_IN, "discover": dict(settings), "seed": seed}).discover or Discovery()
+
+
+#: What a suite needs, where its own models and prompts are not known yet.
+_STAND_IN = {"name": "discovery", "base": "base", "tuned": {"tuned": "tuned"}, "prompts": [{"file": "texts.jsonl"}]}
+
+
 def _read(path: Path) -> YamlFile:
     """The file, whose data are a mapping."""
     file = read_yaml(path, SuiteError, "suite")

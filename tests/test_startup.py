@@ -14,6 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tv
+from probes.store.schemas import SCHEMA_VERSION
+from probes.suite import load_suite
 from tests.pairs import build_pair, write_suite
 
 _ROOT = Path(__file__).parent.parent
@@ -86,6 +88,28 @@ def test_a_bad_suite_is_refused_before_torch_is_imported(tmp_path: Path) -> None
         for answer in pair:
             assert answer["status"] == 2 and answer["found"] == [], (name, answer)
             assert line in answer["err"] and answer["err"].count("\n") == 1, (name, answer["err"])
+
+
+def test_settings_of_other_commands_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    base, tuned = build_pair(tmp_path, "llama")
+    good, run, rules = write_suite(tmp_path, base, tuned), tmp_path / "run", tmp_path / "rules.yaml"
+    manifest = {"schema_version": SCHEMA_VERSION, "tables": {}, "suite": load_suite(good).model_dump(mode="json")}
+    run.mkdir()
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    rules.write_text("- kl: {at_most: 0.1}")
+    (tmp_path / "bad").mkdir()
+    bad = write_suite(tmp_path / "bad", base, tuned, sed=1)
+    twice = ["--amplify", "mlp", "--amplify", "mlp"]
+    commands = {
+        ("attribute", str(run), "--method", "grft"): "no method 'grft'; did you mean 'graft'?",
+        ("attribute", str(run), "--metric", "logit_dif"): "no metric 'logit_dif'; did you mean 'logit_diff'?",
+        ("discover", str(base), str(tuned), *twice): "mlp is listed twice",
+        ("gate", str(bad), "--plan", "--rules", str(rules)): "sed: unknown key; did you mean 'seed'?",
+        ("gate", str(run), "--rules", str(bad)): "rules are a list",
+    }
+    answers = _answers("probes.cli", [["probes", *words] for words in commands], ("torch", "transformers"))
+    for (words, line), answer in zip(commands.items(), answers, strict=True):
+        assert answer["status"] == 2 and answer["found"] == [] and line in answer["err"], (words, answer)
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ class Pairs:
     def _aligned(self, model: PreTrainedModel, tuned: str) -> PreTrainedModel:
         """The tuned model of this name, written as the base is; a live model that is lent stays as it is."""
         sides = [side.untied() if self.apart else side for side in (self.opened(), self.opened(tuned))]
-        found = match_pair(*sides)
+        found = match_pair(*sides, compute=Compute(progress=False))
         if found.is_identity:
             return model
         lent = isinstance(self._source(tuned), PreTrainedModel)

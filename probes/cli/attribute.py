@@ -85,9 +85,14 @@ def attribute(
 
     Example: probes attribute reports/demo --method path --method revert --granularity module
     """
+    from probes.store.run import load
+    from probes.suite import with_attribution
+
+    given = {"methods": method, "metric": metric, "granularity": granularity, "controls": control, "curves": curves}
+    loaded = load(path)
+    with_attribution(loaded.manifest["suite"], given | options)  # a mistake is reported before torch is imported
     import probes
 
-    loaded = probes.load(path)
     with Stages() as stages:
         effects = probes.attribute(
             loaded,

@@ -70,11 +70,15 @@ def discover(
 
     Example: probes discover data/models/base data/models/medical --texts data/prompts/general.jsonl
     """
-    from probes.job.discover import discover as run_of
-    from probes.reporting.discovery.found import found_of
+    from probes.suite import discovery_of
 
     settings = {"parts": part or [], "draws": draws, "longest": longest, "tokens": tokens, "seed": seed}
     settings |= {"amplify": amplify} if amplify else {}
+    checked = {name: value for name, value in settings.items() if name != "seed"}
+    discovery_of(checked, seed)  # a mistake is reported before torch is imported
+    from probes.job.discover import discover as run_of
+    from probes.reporting.discovery.found import found_of
+
     with Stages() as stages:
         compute = Compute(device, workers=workers, progress=stages.update, stream=stream)
         run = run_of(base, tuned, texts=texts or [], out=out, force=force, settings=settings, compute=compute)

@@ -17,7 +17,7 @@ from probes.job.further import reopened
 from probes.store.manifest import stages_of
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
-from probes.suite import load_suite
+from probes.suite import with_attribution
 from tv.runtime.compute import Compute
 
 
@@ -58,10 +58,7 @@ def attribute(
         (['graft'], True)
     """
     given = {"methods": method, "metric": metric, "granularity": granularity, **settings}
-    told = {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in given.items()}
-    section = dict(run.manifest["suite"].get("attribute") or {})
-    section |= {name: value for name, value in told.items() if value is not None}
-    suite = load_suite({**run.manifest["suite"], "attribute": section})
+    suite = with_attribution(run.manifest["suite"], given)
     assert suite.attribute is not None
     require_metric(suite.attribute.metric)
     require_finding(suite, stages_of(run.manifest))
@@ -76,6 +73,3 @@ def attribute(
     for table in dict.fromkeys(name for tables in by_pair for name in tables):
         run.add(table, pd.concat([tables[table] for tables in by_pair if table in tables], ignore_index=True))
     return run["effects"]
-
-
-_LISTS = ("methods", "granularity", "controls")

@@ -64,9 +64,9 @@ def attention(
     """
     names = named(run, tuned)
     if draws < 2:
-        raise RunError(f"attention: {draws} draws of random T do not tell how they scatter; give at least 2")
+        raise RunError(f"attention: {draws} draws of random T are too few to estimate their spread; give at least 2")
     if prompts < 2:
-        raise RunError(f"attention: {prompts} prompts give no interval; give at least 2")
+        raise RunError(f"attention: {prompts} prompts are too few for an interval; give at least 2")
     models = reopened(run, compute)
     by_name: dict[str, Tables] = {}
     for name in names:
@@ -87,7 +87,7 @@ def _tables(pair: Pair, encoded: Sequence[Encoded], name: str, draws: int, suite
     own = read_attention(pair, encoded, batch_size=suite.batch_size, told=partial(told, 0))
     if own.heads.empty:
         why = "; ".join(own.notes) or "no text has more than one token"
-        raise RunError(f"attention: there is no pattern to compare: {why}")
+        raise RunError(f"attention: no patterns to compare: {why}")
     nulls: list[Read] = []
     for i, (null, draw) in enumerate([(ROUNDED, 0), *(("random", draw) for draw in range(draws))]):
         with null_pair(pair, null, draw, suite.seed) as sham:

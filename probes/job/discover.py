@@ -12,13 +12,10 @@ from probes.discovery.own_texts import base_writes, is_written, paragraphs, writ
 from probes.errors import SuiteError
 from probes.job.prepare import prepare
 from probes.store.run import Run
-from probes.suite import Discovery, load_suite
+from probes.suite import discovery_of
 from tv.checkpoints.live import LiveSource, load_model, load_tokenizer
 from tv.checkpoints.pairing import open_pair
 from tv.runtime.compute import Compute
-
-#: What a suite needs to be read, where its own models and prompts are not there yet.
-_STAND_IN = {"name": "discovery", "base": "base", "tuned": {"tuned": "tuned"}, "prompts": [{"file": "texts.jsonl"}]}
 
 
 def discover(
@@ -66,7 +63,7 @@ def discover(
     base, tuned = as_model(base), as_model(tuned)
     _require(section, seed, compute)
     if compute.stream and not texts:
-        raise SuiteError("discover: a base whose weights are read a layer at a time writes no texts; give --texts")
+        raise SuiteError("discover: a base that is read a layer at a time cannot write texts; give --texts")
     lent = None
     if texts:
         sets = [_as_set(Path(path), out, i) for i, path in enumerate(texts)]
@@ -94,11 +91,11 @@ def discover(
 
 def _require(section: Mapping[str, Any], seed: Any, compute: Compute) -> None:
     """Raise InputError for settings that are wrong whatever the models and texts are, before a file is written."""
-    wanted = load_suite({**_STAND_IN, "discover": section, "seed": seed}).discover or Discovery()
+    wanted = discovery_of(section, seed)
     require_discovery(wanted, [str(i) for i in range(FEWEST)], compute)
     discovering(compute, wanted)
     if compute.engine != "local":
-        raise SuiteError("discover: processes of this machine share the work; leave engine out, and name workers")
+        raise SuiteError("discover: only local processes can share the work; leave engine out and use workers")
 
 
 def _as_set(path: Path, out: Path, i: int) -> dict[str, str]:

@@ -78,7 +78,7 @@ def edges(
         if value < least:
             raise RunError(f"edges: {value} {what} are too few; give at least {least}")
     if steps < 2 or steps % 2:
-        raise RunError(f"edges: {steps} steps: give an even number, from 2 on")
+        raise RunError(f"edges: {steps} steps: give an even number of at least 2")
     wanted = metric or _metric_of(run)
     require_metric(wanted)
     if wanted in METRICS and not METRICS[wanted].smooth:

@@ -26,6 +26,7 @@ from probes.job.reading import SITES
 from probes.store.prompts import prompts_of
 from probes.store.run import Run
 from probes.suite import load_suite
+from tv.errors import choices
 from tv.prompts.encoding import Encoded, encode
 from tv.prompts.files import Prompt, PromptSet, read_prompts
 from tv.runtime.compute import Compute
@@ -134,18 +135,18 @@ def features(
 def _require(run: Run, training: Training, seeds: int, tokens: int, effects: int, site: str | None) -> None:
     """Raise RunError, before any model is loaded, for what makes no dictionary."""
     if not isinstance(run.path, Path):
-        raise RunError(f"{run.path}: dictionaries are written into the run; copy it to this machine first")
+        raise RunError(f"{run.path}: dictionaries are written into the run; copy the run to this machine first")
     if training.form not in ("crosscoder", "delta"):
-        raise RunError(f"features: form {training.form!r}; crosscoder or delta")
+        raise RunError(f"features: no form {training.form!r}; there are crosscoder, delta")
     if site is not None and site not in SITES:
-        raise RunError(f"features: site {site!r}; {', '.join(SITES)}")
+        raise RunError(f"features: no site {site!r}{choices(site, SITES)}")
     least = {"latents": 2, "k": 1, "steps": 5, "seeds": 1, "tokens": 64, "effects": 0}
     given = {**vars(training), "seeds": seeds, "tokens": tokens, "effects": effects}
     for name, value in least.items():
         if given[name] < value:
-            raise RunError(f"features: {name} {given[name]}; at least {value}")
+            raise RunError(f"features: {name} {given[name]} is too small; give at least {value}")
     if training.k > training.latents:
-        raise RunError(f"features: k {training.k} of {training.latents} latents; at most all of them fire")
+        raise RunError(f"features: k {training.k} is larger than the number of latents, {training.latents}")
 
 
 def _metric(run: Run, metric: str | None) -> str:
@@ -176,7 +177,7 @@ def _place(run: Run, site: str | None, layer: int | None, said: dict[str, object
     own = said.get("layer")
     layer = layer if layer is not None else int(str(own)) if own is not None else n // 2
     if not 0 <= layer < n:
-        raise RunError(f"features: layer {layer}; the models have layers 0 to {n - 1}")
+        raise RunError(f"features: no layer {layer}; the models have layers 0 to {n - 1}")
     return site or str(said.get("site", "resid_post")), layer
 
 

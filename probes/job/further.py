@@ -35,14 +35,14 @@ def reopened(run: Run, compute: Compute, suite: Suite | None = None) -> Pairs:
     """
     models = Pairs(suite or load_suite(run.manifest["suite"]), compute.silent())
     if models.suite.tokenizer == "own":
-        raise RunError(f"{run.path}: each model read its own tokens (tokenizer: own); their states cannot be paired")
+        raise RunError(f"{run.path}: the models read different tokens (tokenizer: own): states cannot be paired")
     require_streamable(models)
     for name, held in checkpoints_of(open_pairs(models)).items():
         read = run.manifest["checkpoints"][name]["fingerprint"]
         if held["fingerprint"]["content"] != read["content"]:
             raise RunError(
-                f"{run.path}: {held['source']} ({name}) holds other weights now than the run read: it was changed, or "
-                "the run read a live model; run the suite again"
+                f"{run.path}: {held['source']} ({name}) no longer holds the weights that the run read: it was "
+                "changed, or the run read a live model; run the suite again"
             )
     return models
 

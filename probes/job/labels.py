@@ -83,12 +83,12 @@ def _of_file(run: Run, label: str) -> Mapping[str, object]:
         raise RunError(f"{path} cannot be read: {first_line(error)}") from error
     ids = next((key for key in _IDS if key in rows), None)
     if ids is None:
-        raise RunError(f"{path}: no column prompt_id or id, by which labels are joined to prompts")
+        raise RunError(f"{path}: no column prompt_id or id to match labels with prompts")
     if column not in rows:
         raise RunError(f"{path}: no column {column!r}{choices(column, rows.columns)}")
     named = rows[rows[ids].notna()]
     found = own_label(column, named[column].tolist(), named[ids].astype(str).tolist())
     there = set(run.df("prompts", columns=["prompt_id"]).prompt_id.astype(str))
     if not there & found.keys():
-        raise RunError(f"{path}: none of its ids is a prompt of {run.path}; the first is {next(iter(found), '')!r}")
+        raise RunError(f"{path}: no id in it is a prompt of {run.path}; its first id is {next(iter(found), '')!r}")
     return found

@@ -45,7 +45,7 @@ def logs(run: Run, logs: Mapping[str, str | Path]) -> pd.DataFrame:
         if name not in known:
             raise RunError(f"{run.path}: no model {name!r}{choices(name, known)}")
     if "base" not in logs or len(logs) < 2:
-        raise RunError(f"{run.path}: a change needs logs of both models: base=LOG and one of {', '.join(known[1:])}")
+        raise RunError(f"{run.path}: logs of two models are needed: base=LOG and one of {', '.join(known[1:])}")
     texts = {prompt.id: prompt.text for prompt in prompts_of(run)}
     new = pd.concat([_rows(run, name, log, texts) for name, log in logs.items()], ignore_index=True)
     there = run["behaviour"] if "behaviour" in run.tables else new.iloc[:0]
@@ -67,8 +67,8 @@ def _rows(run: Run, name: str, log: str | Path, texts: Mapping[str, str]) -> pd.
     for prompt, text in zip(found.prompt_id, found.text, strict=True):
         if text is not None and text != texts[prompt]:
             raise RunError(
-                f"{log}: item {prompt} was asked in other words than the run's prompt: {text[:60]!r}, not "
-                f"{texts[prompt][:60]!r}; evaluate both models alike"
+                f"{log}: item {prompt} differs in wording from the run's prompt: {text[:60]!r}, not "
+                f"{texts[prompt][:60]!r}; evaluate both models on the same prompts"
             )
     means = found.groupby(["prompt_id", "metric"], sort=False, as_index=False).value.mean()
     return means.assign(model=name, metric=LOGGED + means.metric)[["prompt_id", "model", "metric", "value"]]

@@ -18,6 +18,7 @@ from tv.prompts.behaviour import require_rows
 from tv.prompts.encoding import encode
 from tv.prompts.files import Prompt
 from tv.prompts.placeholders import placeholders_of, require_text
+from tv.runtime.compute import Compute
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def open_pairs(models: Pairs) -> list[Opened]:
 
 
 def _aligned(pair: Opened) -> Opened:
-    found = match_pair(pair.base, pair.tuned)
+    found = match_pair(pair.base, pair.tuned, compute=Compute(progress=False))
     return replace(pair, tuned=found.tuned, sameness=found.sameness.as_dict())
 
 

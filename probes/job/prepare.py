@@ -140,7 +140,7 @@ def _stages(names: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
             raise SuiteError(f"no stage {name!r}{choices(name, STAGES)}")
         for other in () if found and name == "attribute" else _NEEDS.get(name, ()):
             if other not in chosen:
-                raise SuiteError(f"stage {name!r} reads what stage {other!r} writes; name both")
+                raise SuiteError(f"stage {name!r} reads the tables of stage {other!r}; name both")
     if not chosen:
         raise SuiteError(f"no stages: name at least one of {', '.join(STAGES)}")
     return tuple(stage for stage in STAGES if stage in chosen)
@@ -154,7 +154,7 @@ def _require_domains(prompts: Sequence[Prompt]) -> None:
     for prompt in prompts:
         if prompt.domain == ALL_DOMAINS:
             raise SuiteError(
-                f"prompt {prompt.id!r} of {prompt.set}: no domain can be called {ALL_DOMAINS!r}, which means every "
+                f"prompt {prompt.id!r} of {prompt.set}: a domain cannot be called {ALL_DOMAINS!r}, which means every "
                 "prompt; give its set another `domain` in the suite"
             )
 

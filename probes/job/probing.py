@@ -72,9 +72,9 @@ def probe(
     """
     require_site(site, positions)
     if folds < 2:
-        raise RunError(f"{folds} folds: at least two are needed")
+        raise RunError(f"{folds} folds are too few; give at least two")
     if of not in ("own", "base", "tuned"):
-        raise RunError(f"of {of!r}: own, base or tuned")
+        raise RunError(f"of {of!r}: use own, base or tuned")
     where: list[Place] = [(site, layer) for layer in layers_of(run, layers)]
     asked = {name: _labels(run, label, of, name, folds) for name in named(run, tuned)}
     models = reopened(run, compute)
@@ -111,7 +111,7 @@ def _labels(run: Run, label: str, of: str, tuned: str, folds: int) -> _Labels:
     name = name_of(label, of)
     (base, prompts), (other, same) = (label_of(name, values[side], clusters, folds) for side in ("base", "tuned"))
     if prompts != same or base.classes != other.classes:
-        raise RunError(f"label {name}: base and {tuned} have no values of the same prompts; use of: base or tuned")
+        raise RunError(f"label {name}: base and {tuned} have no values for the same prompts; use of: base or tuned")
     return _Labels(base, other, prompts)
 
 

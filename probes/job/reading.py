@@ -30,7 +30,7 @@ def layers_of(run: Run, layers: Sequence[int] | None) -> list[int]:
     n = int(run.manifest["architecture"]["n_layers"])
     for layer in layers or ():
         if not 0 <= layer < n:
-            raise RunError(f"layer {layer}: the model has layers 0 to {n - 1}")
+            raise RunError(f"no layer {layer}; the model has layers 0 to {n - 1}")
     return list(dict.fromkeys(layers)) if layers else list(range(n))
 
 

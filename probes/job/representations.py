@@ -24,6 +24,7 @@ from probes.job.further import Tables, add, encoded_of, named, reopened
 from probes.job.reading import RANDOM, by_prompt, layers_of, null_states, require_site, states_of
 from probes.store.run import Run
 from probes.suite import metric_names
+from tv.errors import choices
 from tv.prompts.encoding import Positions, batches
 from tv.runtime.compute import Compute
 
@@ -78,7 +79,7 @@ def representations(
     where: list[Place] = [(site, layer) for layer in layers_of(run, layers)]
     asked = named(run, tuned)
     if neighbours < 1:
-        raise RunError(f"neighbours {neighbours}: at least one")
+        raise RunError(f"neighbours {neighbours}: give at least one")
     _require_prompts(run)
     measured = _metric(run, metric) if curves else ""
     models = reopened(run, compute)
@@ -106,7 +107,7 @@ def _metric(run: Run, metric: str | None) -> str:
     """The metric of the curve. Raises RunError, before any work, where it cannot be measured."""
     chosen = metric or (run.manifest["suite"].get("attribute") or {}).get("metric") or "logit_diff"
     if is_discovered(chosen) or (chosen not in metric_names() and ":" not in chosen):
-        raise RunError(f"metric {chosen!r}: the curve measures {', '.join(metric_names())}, or module:function")
+        raise RunError(f"no metric {chosen!r}{choices(chosen, metric_names())}, and module:function")
     require_metric(chosen)
     require_answers(prompts_of(run), chosen)
     return str(chosen)

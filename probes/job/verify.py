@@ -105,7 +105,9 @@ def verify(
     if manifest is None:
         raise RunError(f"{place}: not a run directory (no readable {MANIFEST}); pass what `probes run --out` wrote")
     if manifest["schema_version"] > SCHEMA_VERSION:
-        raise RunError(f"{place}: a newer program wrote it (schema version {manifest['schema_version']}); update this")
+        raise RunError(
+            f"{place}: a newer version wrote it (schema version {manifest['schema_version']}); update this program"
+        )
     own, tell = digest_of(manifest), reporting(progress)
     checks = list(_of_manifest(manifest, own, digest))
     checks += _of_files(place, manifest, tell)
@@ -132,19 +134,19 @@ def _held(part: str, checks: Iterator[Check]) -> list[Check]:
     except OSError:
         raise
     except Exception as error:
-        return [Check(part, False, f"it cannot be made of these tables: {first_line(error)}")]
+        return [Check(part, False, f"it cannot be recreated from these tables: {first_line(error)}")]
 
 
 def _of_manifest(manifest: Mapping[str, Any], own: str, told: str | None) -> Iterator[Check]:
     said = manifest.get(OWN)
     if told is not None and told.strip().lower() != own:
-        yield Check("manifest", False, f"its SHA-256 is {own}, and you were told {told.strip()}")
+        yield Check("manifest", False, f"its SHA-256 is {own}, not {told.strip()}, which you gave")
     if said is None:
-        yield Check("manifest", None, "it holds no digests: an older program wrote it, so an edit cannot be told")
+        yield Check("manifest", None, "it holds no digests, because an older version wrote it: an edit would not show")
     elif said != own:
-        yield Check("manifest", False, f"it was edited: its SHA-256 is {own[:12]}…, and it says {str(said)[:12]}…")
+        yield Check("manifest", False, f"it was edited: its SHA-256 is {own[:12]}…, but it records {str(said)[:12]}…")
     elif told is None or told.strip().lower() == own:
-        yield Check("manifest", True, f"its SHA-256 is {own}" + (", as you were told" if told else ""))
+        yield Check("manifest", True, f"its SHA-256 is {own}" + (", as you gave" if told else ""))
 
 
 def _of_files(place: Place, manifest: Mapping[str, Any], tell: Progress) -> Iterator[Check]:
@@ -155,16 +157,16 @@ def _of_files(place: Place, manifest: Mapping[str, Any], tell: Progress) -> Iter
     if listed is None:
         ours = (*own, *_BESIDE, "tables/", "kept/", "shares/", JOURNAL, VERDICT)
         odd = [name for name in there if not name.startswith(ours)]
-        yield from (Check("files", False, f"{name}: no file of a run") for name in odd)
-        yield Check("files", None, f"{len(there)} files, of which the manifest lists no digests")
+        yield from (Check("files", False, f"{name}: does not belong to a run") for name in odd)
+        yield Check("files", None, f"{len(there)} files, for which the manifest lists no digests")
         return
     bad = [
-        Check("files", False, f"{name}: the manifest lists it, and it is missing")
+        Check("files", False, f"{name}: missing, although the manifest lists it")
         for name in listed
         if name not in there
     ]
     bad += [
-        Check("files", False, f"{name}: the manifest does not list it")
+        Check("files", False, f"{name}: not listed in the manifest")
         for name in there
         if name not in listed and name not in own and name not in beside
     ]
@@ -173,7 +175,7 @@ def _of_files(place: Place, manifest: Mapping[str, Any], tell: Progress) -> Iter
     for name in names:
         if file_digest(place / name, told) != listed[name]:
             bad.append(
-                Check("files", False, f"{name}: its content is not what the manifest lists: it was edited or swapped")
+                Check("files", False, f"{name}: its content does not match the manifest: it was edited or replaced")
             )
     yield from bad
     if not bad:
@@ -196,23 +198,21 @@ def _told(tell: Progress, stage: str, total: int) -> Callable[[int], None]:
 def _of_journal(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> Iterator[Check]:
     """What the run was made of, as its journal began, against its manifest."""
     if not lines:
-        yield Check("journal", None, "there is none, so that what the run was made of cannot be compared")
+        yield Check("journal", None, "there is none, so what the run was made of cannot be compared")
         return
     identity, bad = lines[0], []
     if manifest.get("identity") != digest(identity):
-        bad.append("its identity is another than the manifest's: one of the two was edited")
+        bad.append("its identity differs from the manifest's: one of the two was edited")
     for key in ("suite", "versions", "computed"):
         if key in identity and key in manifest and identity[key] != json.loads(json.dumps(manifest[key])):
             differing = _first(identity[key], manifest[key])
-            bad.append(f"the manifest's {key}{differing} is not what the run began with")
+            bad.append(f"the manifest's {key}{differing} differs from what the run began with")
     for name, fingerprint in identity.get("checkpoints", {}).items():
         if manifest.get("checkpoints", {}).get(name, {}).get("fingerprint") != fingerprint:
-            bad.append(f"the manifest's fingerprint of {name} is not what the run began with")
+            bad.append(f"the manifest's fingerprint of {name} differs from what the run began with")
     yield from (Check("journal", False, line) for line in bad)
     if not bad:
-        yield Check(
-            "journal", True, "suite, versions and fingerprints in the manifest are those that the run began with"
-        )
+        yield Check("journal", True, "suite, versions and fingerprints in the manifest are those the run began with")
 
 
 def _first(one: Any, other: Any) -> str:
@@ -235,15 +235,13 @@ def _of_tables(run: Run, tell: Progress) -> Iterator[Check]:
             continue
         rows += found
         if found != said:
-            bad.append(f"{name}: {found:,} rows, and the manifest says {said:,}")
+            bad.append(f"{name}: {found:,} rows, but the manifest says {said:,}")
         if odd:
             bad.append(f"{name}: {odd}")
         tell("tables", done + 1, len(run.tables), name)
     yield from (Check("tables", False, line) for line in bad)
     if not bad:
-        yield Check(
-            "tables", True, f"{len(run.tables)} tables have the rows ({rows:,}) and the columns that they should"
-        )
+        yield Check("tables", True, f"{len(run.tables)} tables have the expected rows ({rows:,}) and columns")
 
 
 def _scanned(run: Run, name: str, reads: bool) -> tuple[int, str]:
@@ -258,7 +256,7 @@ def _scanned(run: Run, name: str, reads: bool) -> tuple[int, str]:
             kind = TEXT if pa.types.is_dictionary(field.type) else field.type
             kind = BITS if pa.types.is_fixed_size_binary(kind) else kind
             if field.name not in known:
-                odd = odd or f"its column {field.name!r} is not one that this table has"
+                odd = odd or f"its column {field.name!r} does not belong to this table"
             elif kind != known[field.name] and not _as_good(kind, known[field.name]):
                 odd = odd or f"its column {field.name!r} is {kind}, and should be {known[field.name]}"
         if reads:
@@ -278,7 +276,7 @@ def _of_prompts(run: Run, lines: Sequence[Mapping[str, Any]]) -> Iterator[Check]
     try:
         began = {name: value for name, value in lines[0]["prompts"]}
     except (ValueError, KeyError, IndexError, TypeError):
-        yield Check("prompts", None, "the run does not say which prompts it began with")
+        yield Check("prompts", None, "the run does not record which prompts it began with")
         return
     if "prompts" not in run.tables:
         yield Check("prompts", None, "the run has no table of prompts")
@@ -286,10 +284,10 @@ def _of_prompts(run: Run, lines: Sequence[Mapping[str, Any]]) -> Iterator[Check]
     now = {prompt.id: prompt_digest(prompt) for prompt in prompts_of(run)}
     bad = [f"{name}: it was edited" for name in began if name in now and now[name] != began[name]]
     bad += [f"{name}: it is missing" for name in began if name not in now]
-    bad += [f"{name}: the run did not begin with it" for name in now if name not in began]
+    bad += [f"{name}: it was added later" for name in now if name not in began]
     yield from (Check("prompts", False, line) for line in bad)
     if not bad:
-        yield Check("prompts", True, f"{len(now)} prompts are those that the run began with")
+        yield Check("prompts", True, f"{len(now)} prompts are those the run began with")
 
 
 def _of_report(run: Run) -> Iterator[Check]:
@@ -299,7 +297,7 @@ def _of_report(run: Run) -> Iterator[Check]:
         yield Check("report", False, f"{VERDICT}: it is not what the tables give; write it again with `probes report`")
     if content is None:
         if "report" in run.manifest.get("stages", ["report"]):
-            yield Check("report", False, f"{_REPORT}: it is missing; write it again with `probes report`")
+            yield Check("report", False, f"{_REPORT}: it is missing; create it again with `probes report`")
         return
     found = page_differences(content.decode("utf-8", errors="replace"), report_page(run, chapters))
     if found.drawn:
@@ -308,11 +306,11 @@ def _of_report(run: Run) -> Iterator[Check]:
             f"{len(found.said)} or more differences, first: {found.said[0]}" if found.said else "its text is the same"
         )
         why = f"another version of this program or of plotly wrote it (its {what} differs), or it was edited"
-        yield Check("report", None, f"{why}; {said}; write it again with `probes report`, and compare")
+        yield Check("report", None, f"{why}; {said}; create it again with `probes report` and compare")
         return
     yield from (Check("report", False, line) for line in found.said)
     if not found.said:
-        yield Check("report", True, "its text and the numbers of its figures are what the tables give")
+        yield Check("report", True, "its text and the numbers in its figures match the tables")
 
 
 def _of_models(manifest: Mapping[str, Any], tell: Progress) -> Iterator[Check]:
@@ -331,7 +329,7 @@ def _of_models(manifest: Mapping[str, Any], tell: Progress) -> Iterator[Check]:
         base = base or checkpoint
         differing = [part for part in ("structure", "content") if now[part] != read.get(part)]
         if differing:
-            yield Check("models", False, f"{name}: {source} holds other weights than the run read")
+            yield Check("models", False, f"{name}: {source} does not hold the weights that the run read")
             continue
         files = list(_weight_files(checkpoint.path, source))
         told = _told(tell, f"hash {name}", sum(file.stat().st_size for file in files))

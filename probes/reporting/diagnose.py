@@ -30,6 +30,7 @@ from probes.store.run import Run
 from tv.architecture.anatomy import MODULES
 from tv.errors import InputError
 from tv.measures.cosine import cosine
+from tv.runtime.compute import Compute
 from tv.stats.families import holm
 from tv.stats.means import FEWEST, mean_interval
 
@@ -243,7 +244,7 @@ def _conflicts(suite: Mapping[str, object]) -> Iterator[Finding]:
     """Whether two vectors undo each other where they are added: over all weights, or in single modules."""
     base, tuned = str(suite["base"]), {str(k): str(v) for k, v in dict(suite["tuned"]).items()}  # type: ignore[call-overload]
     try:
-        rows = cosine(base, tuned)
+        rows = cosine(base, tuned, compute=Compute(progress=False))
     except InputError as error:
         yield Finding(" + ".join(tuned), "conflict", None, f"The checkpoints could not be compared: {error}")
         return

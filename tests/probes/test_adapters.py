@@ -48,7 +48,7 @@ def test_a_live_model_with_an_adapter_is_its_directory_s_run(tmp_path: Path) -> 
         for table, column in {"weights": "delta_norm", "behaviour": "value"}.items():
             np.testing.assert_allclose(run[table][column], expected[table][column], rtol=1e-4, atol=1e-5)
     assert torch.equal(running(IDS).logits, before)
-    with pytest.raises(probes.RunError, match=r"\(a\) holds other weights now than the run read"):
+    with pytest.raises(probes.RunError, match=r"\(a\) no longer holds the weights that the run read"):
         probes.attribute(run, method="graft", metric="target_nll")  # the live model's name is its base's
 
 

@@ -227,7 +227,7 @@ def test_no_domain_is_called_all(tmp_path: Path) -> None:
     """Which is what a file all.jsonl would be; it would be mixed up with every prompt's own rows."""
     suite = write_suite(tmp_path, *build_pair(tmp_path))
     write_prompts(tmp_path / "prompts.jsonl", [{**row, "domain": "all"} for row in PROMPTS])
-    with pytest.raises(SuiteError, match=r"prompt 'a1' of prompts: no domain can be called 'all'"):
+    with pytest.raises(SuiteError, match=r"prompt 'a1' of prompts: a domain cannot be called 'all'"):
         probes.run(suite, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -92,5 +92,5 @@ def test_what_does_not_belong_to_the_run_is_refused(
     other.parent.mkdir()
     other.write_text("".join(json.dumps(row) + "\n" for row in rows))
     status, _, err = call(monkeypatch, capsys, main, "logs", run.path, f"base={base}", f"medical={other}")
-    assert status == 2 and "asked in other words than the run's prompt" in err and len(err.splitlines()) == 1
+    assert status == 2 and "differs in wording from the run's prompt" in err and len(err.splitlines()) == 1
     assert probes.load(run.path)["behaviour"].equals(before)

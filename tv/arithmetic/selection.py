@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from tv.arithmetic.methods.layout import Piece
-from tv.errors import InputError
+from tv.errors import InputError, choices
 
 _RANGE = re.compile(r"(layer|expert)=(-?\d+)(?:-(\d+))?")
 
@@ -26,7 +26,7 @@ def select(
     wanted = _named(every, only) if (only := list(only)) else set(every)
     wanted -= _named(every, exclude)
     if not wanted:
-        raise InputError("the patterns leave no parameter; nothing would move")
+        raise InputError("the patterns leave no parameter; nothing would change")
     selected = {name: [piece for piece in group if piece in wanted] for name, group in pieces.items()}
     return {name: group for name, group in selected.items() if group}
 
@@ -36,10 +36,10 @@ def _named(pieces: Sequence[Piece], patterns: Iterable[str]) -> set[Piece]:
     for pattern in patterns:
         matches = {piece for piece in pieces if all(_holds(part.strip(), piece) for part in pattern.split(","))}
         if not matches:
-            words = ", ".join(dict.fromkeys(word for piece in pieces for word in (piece.component, piece.name)))
+            words = dict.fromkeys(word for piece in pieces for word in (piece.component, piece.name))
             raise InputError(
-                f"pattern {pattern!r} names no parameter; give layer=0-3, a glob over parameter names, norm, bias, or "
-                f"one of {words}"
+                f"pattern {pattern!r} names no parameter{choices(pattern, words)}, norm, bias, layer=0-3, and globs of "
+                "parameter names"
             )
         named |= matches
     return named

@@ -9,8 +9,9 @@ import hashlib
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -120,7 +121,11 @@ def _load(spec: TaskSpec) -> list[Any]:
 
 def _why(error: Exception, text: str) -> str:
     if isinstance(error, KeyError) and "not a registered task" in str(error):
-        return "lm-evaluation-harness knows no task of this name; a local one is given as its YAML file"
+        return "lm-evaluation-harness has no task of this name; give a local one as its YAML file"
+    if (odd := re.search(r"unexpected keyword argument '(\w+)'", str(error))) is not None:
+        from lm_eval.api.task import TaskConfig
+
+        return f"unknown key {odd[1]!r}{choices(odd[1], (field.name for field in fields(TaskConfig)))}"
     return f"cannot be loaded: {first_line(error)}"
 
 

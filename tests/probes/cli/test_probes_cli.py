@@ -241,7 +241,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys) -> None:
         code, _, stderr = call(patch, capsys, main, *run)
     assert code == 130 and "error: interrupted; rerun the same command to resume" in stderr
     with monkeypatch.context() as patch:
-        patch.setattr("probes.load", interrupted)
+        patch.setattr("probes.store.run.load", interrupted)
         assert call(patch, capsys, main, "attribute", tmp_path / "run")[2] == "error: interrupted\n"
     assert not list(tmp_path.rglob("*.tmp")) and not (tmp_path / "run").exists()
     assert call(monkeypatch, capsys, main, *run)[0] == 0

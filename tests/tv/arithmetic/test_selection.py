@@ -58,7 +58,7 @@ def test_slices_biases_and_experts() -> None:
 @pytest.mark.parametrize("pattern", ["layer=7", "attention", "layer=0,embed", "model.layers.9.*", "", "layer="])
 def test_a_pattern_that_names_nothing(pattern: str) -> None:
     for only, exclude in (([pattern], []), ([], [pattern]), (["mlp", pattern], [])):
-        with pytest.raises(tv.InputError, match="names no parameter; give layer=0-3"):
+        with pytest.raises(tv.InputError, match=r"names no parameter.*layer=0-3"):
             select(LLAMA, only, exclude)
 
 

@@ -227,6 +227,7 @@ def test_bad_specs_are_named(spec: str | list[str], message: str) -> None:
 def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "nameless.yaml").write_text("dataset_path: json")
     (tmp_path / "dataless.yaml").write_text("task: x\ndataset_path: json")
+    (tmp_path / "typo.yaml").write_text("task: x\ndoc_to_txt: a")
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\nnot json\n')
     (tmp_path / "odd.yaml").write_text(
         "task: x\ndataset_path: json\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{gone'\n"
@@ -237,6 +238,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         tmp_path / "nameless.yaml": "has no `task`",
         tmp_path / "dataless.yaml": "needs `dataset_kwargs",
         f"medqa={tmp_path / 'bad.jsonl'}": "line 2: no JSON",
+        tmp_path / "typo.yaml": "unknown key 'doc_to_txt'; did you mean 'doc_to_text'",
         tmp_path / "odd.yaml": r"odd\.yaml: cannot be loaded",
     }.items():
         with pytest.raises(tv.InputError, match=message):

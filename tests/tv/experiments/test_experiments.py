@@ -125,7 +125,7 @@ def test_components_are_negated_apart() -> None:
     assert set(parts.index) == {"whole", "attn", "mlp", "embed", "unembed"}
     assert parts["whole"] == pytest.approx(0, abs=1e-3)
     assert parts.drop("whole").between(0.2, 0.9).all() and parts.drop("whole").idxmin() == "mlp"
-    with pytest.raises(tv.InputError, match="parts by 'heads': one of whole, component, layer"):
+    with pytest.raises(tv.InputError, match="no parts by 'heads'; there are whole, component, layer"):
         negation(model("base"), {"m": model("medical")}, task("medical_choice"), parts="heads", limit=1)  # type: ignore[arg-type]
 
 
@@ -196,7 +196,7 @@ def test_a_vector_trained_beside_another_adds_up_with_it_and_one_trained_alone_d
 def test_addition_refuses_what_it_cannot_do() -> None:
     sides = {"medical": model("medical")}
     for change, message in (
-        ({"methods": ["magic"]}, "method 'magic': one of sum"),
+        ({"methods": ["magic"]}, "no method 'magic'; there are sum"),
         ({"targets": {"law": ["arithmetic"]}}, "target of 'law'.*medical"),
         ({"targets": {"medical": ["law"]}}, "target 'law' of 'medical'.*arithmetic"),
         ({"grid": "random"}, "grid 'random'"),
@@ -261,7 +261,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "has the base's behaviour returned?" in out and (tmp_path / "negation.html").is_file()
     few = few[:4] + few[-2:]
     code, out, err = run("addition", base, f"m={medical}", model("math"), *few, "--scale", 1, "--method", "ties")
-    assert code == 0 and "told on the other" in out, err
+    assert code == 0 and "tested on the other" in out, err
     pairs = f"a={base}:{medical}", f"b={model('instruct')}:{model('medical-from-instruct')}"
     code, out, err = run("lineage", *pairs, *few, "--scale", 0.5, "--no-cross", "--limit", LIMIT, "--draws", 50)
     assert code == 0 and "first minus second" in out, err

@@ -50,7 +50,7 @@ def test_a_column_and_a_table_reach_frames_and_forms(tmp_path: Path) -> None:
 
 
 def test_an_unknown_table_is_refused_before_anything_is_opened() -> None:
-    with pytest.raises(tv.InputError, match=r"weight table 'nothing'.*use .*weights"):
+    with pytest.raises(tv.InputError, match=r"no weight table 'nothing'; there are .*weights"):
         tv.measured("never", "opened", ("nothing",))
 
 
