@@ -33,7 +33,14 @@ REPORT: Panels[Chapter] = Panels(
             template="behaviour.html",
             fold="open",
         ),
-        Section("prompts", "Prompts", "Prompts: where do the predictions part?", _ABSENT, template="prompts.html"),
+        Section(
+            "prompts",
+            "Prompts",
+            "Prompts: where do the predictions part?",
+            _ABSENT,
+            template="prompts.html",
+            fold="open",
+        ),
         Section(
             "causes",
             "Causes",
