@@ -35,7 +35,7 @@ def discover(
         list[str] | None,
         typer.Option(
             help="Only this part, one of docs/discovery.md, or all; token_shifts is the quickest. Repeatable.",
-            show_default="the suite's default parts",
+            show_default="the usual parts",
         ),
     ] = None,
     draws: Annotated[

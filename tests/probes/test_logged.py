@@ -79,7 +79,7 @@ def test_what_does_not_belong_to_the_run_is_refused(
     base, medical = LM_EVAL.values()
     with pytest.raises(InputError, match="no model 'law'; there are base, medical"):
         probes.logs(run, {"base": base, "law": medical})
-    with pytest.raises(InputError, match="needs logs of both models"):
+    with pytest.raises(InputError, match="logs of two models are needed"):
         probes.logs(run, {"medical": medical})
     alien = tmp_path / "samples_alien_2026-01-02T03-04-05.6.jsonl"
     (file,) = base.glob("samples_medical_cloze*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ class _Helped:
             if getattr(one, "is_flag", False):
                 one.metavar = ""
                 continue
-            kind = one.display_type(ctx).replace("list[", "", 1).replace("]>", ">").replace(" range", "")
+            kind = re.sub(r"list\[(.+)\]", r"\1", one.display_type(ctx)).replace(" range", "").replace("Path", "path")
             one.display_type = partial(_given, kind)
             if isinstance(one.show_default, str):  # typer puts such words in parentheses
                 one.default, one.show_default = one.show_default, True

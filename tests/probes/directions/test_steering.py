@@ -171,7 +171,7 @@ def test_mistakes_are_one_line_before_models_are_loaded(
         ({"layers": [9]}, "layers 0 to 5 have it"),
         ({"site": "nowhere"}, "direction_site"),
         ({"tuned": ["law"]}, "no tuned model 'law'"),
-        ({"metric": "rouge"}, "is no metric"),
+        ({"metric": "rouge"}, "no metric 'rouge'"),
     ):
         with pytest.raises(probes.InputError, match=said) as caught:
             probes.steer(run, samples=0, placebos=1, **given)

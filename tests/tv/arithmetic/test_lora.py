@@ -146,7 +146,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert code == 0, stderr
     assert "saved in full next to the factors" in stdout and "model.embed_tokens.weight" in stdout
     code, stdout, _ = call(monkeypatch, capsys, main, *export, "--no-others", "--force")
-    assert code == 0 and "left out" in stdout and "saved whole" not in stdout
+    assert code == 0 and "left out" in stdout and "saved in full" not in stdout
     start = ["lora-init", base, tuned, "-o", tmp_path / "start", "--rank", 3, "--mode", "orthogonal"]
     code, stdout, stderr = call(monkeypatch, capsys, main, *start)
     assert code == 0 and "tv.freeze_inputs" in stdout, stderr

@@ -74,10 +74,10 @@ def test_the_command_refuses_what_a_search_does_not_take(
     given = ["--add", MEDICAL, "--add", MATH, "-o", tmp_path / "out"]
     files = ["--search", "data/prompts/medical.jsonl", "--search", "data/prompts/math.jsonl"]
     for wrong, said in (
-        ([*files, "--only", "mlp"], "goes without"),
+        ([*files, "--only", "mlp"], "does not work with"),
         ([*files, "--budget", "2"], "at least 8 evaluations"),
         (files[:2], "at least two domains"),
-        (["--budget", "20"], "add --search"),
+        (["--budget", "20"], "need --search"),
         ([*files, "--over", "components", "--method", "ties"], "search over vectors"),
     ):
         status, _, told = call(monkeypatch, capsys, main, "apply", BASE, *given, *wrong)

@@ -125,7 +125,7 @@ def test_what_is_kept_is_not_computed_again(
     arguments = ["trajectory", BASE, *two, "--points", 1, "-o", tmp_path]
     arguments += ["--prompts", "data/prompts/medical.jsonl", "--limit", 16]
     status, said, _ = call(monkeypatch, capsys, main, *arguments)
-    assert status == 0 and "times its chord" in said and "half of the way" in said
+    assert status == 0 and "times its chord" in said and "when half of the change is reached" in said
 
 
 def test_bad_input(run: Path, tmp_path: Path) -> None:
