@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probes.reporting.answers import answers_of
 from probes.reporting.evidence import rows_of
 from probes.store.run import Run
 from probes.store.verdict import Example
@@ -102,12 +103,16 @@ def _side_by_side(values: pd.DataFrame, metric: str, tuned: str) -> pd.DataFrame
 
 
 def _answers(run: Run, tuned: str, prompts: pd.DataFrame) -> Mapping[Any, tuple[str, str]]:
-    """What each model would say in place of what follows: its first choices until one is another token."""
+    """What each model writes; where the run has no such text, its first choices until one is another token."""
     where = [("tuned", "==", tuned), ("prompt_id", "in", list(prompts.index))]
     columns = "prompt_id pos token_id role greedy_base greedy_tuned greedy_token_base greedy_token_tuned"
     tokens = rows_of(run, "tokens", columns, where).sort_values("pos")
-    told = {}
+    told: dict[Any, tuple[str, str]] = {
+        prompt: (base[0], own[0]) for prompt, (base, own) in answers_of(run, tuned).items() if base[0] != own[0]
+    }
     for prompt_id, rows in tokens.groupby("prompt_id", sort=False):
+        if prompt_id in told:
+            continue
         answer = rows[rows.pos >= prompts.answer_pos[prompt_id]]
         asked = int((answer.role == "answer").sum())  # what follows the answer is no part of it
         answer = answer.head(min(asked, _TOKENS) if asked else _TOKENS)

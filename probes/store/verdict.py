@@ -31,7 +31,8 @@ class Example:
         domain: Its domain.
         text: What the models read; of a conversation its last message.
         target: The right answer; empty where there is none.
-        base: The base's first choices where the answer is due, up to the first that leaves the target.
+        base: What the base writes by greedy decoding; where the run has no such text, its first choices up to the first
+            that leaves the target.
         tuned: The tuned model's.
     """
 
