@@ -103,14 +103,14 @@ async function mount(root, ask, { reports = false } = {}) {
     return made.choose(next.run, next.tuned);
   }
 
-  const written = h("label", {}, "written as ", shared.form);
-  const more = h("button", { type: "button", onclick: add }, "Another model beside it");
+  const written = h("label", {}, "format ", shared.form);
+  const more = h("button", { type: "button", onclick: add }, "Another model side by side");
   const form = h(
     "form",
     { class: "prompt", onsubmit: (event) => { event.preventDefault(); askAll(); } },
     h("label", { class: "wide" }, "Prompt", shared.prompt),
     h("div", { class: "row" },
-      h("label", {}, "take ", examples), written, h("label", {}, "answer up to ", shared.tokens, " tokens"),
+      h("label", {}, "or choose ", examples), written, h("label", {}, "answer up to ", shared.tokens, " tokens"),
       h("button", { class: "main" }, "Ask both models"), more),
   );
   shared.prompt.addEventListener("keydown", (event) => {
@@ -288,7 +288,7 @@ function pane({ id, number: place, runs, shared, ask, said, reports, loaded, clo
     const button = (text, value) => h("button", { type: "button", onclick: () => { whole.value = value; set(value); } }, text);
     mix.replaceChildren(
       h("h2", {}, "Mix: base + λ × change"),
-      h("p", { class: "note" }, "Of each component, λ × what tuning changed: 0 is the base, 1 the tuned model. The answer and the KL follow."),
+      h("p", { class: "note" }, "λ scales what tuning changed in each component: 0 is the base, 1 the tuned model. The answer and the KL update."),
       h("p", { class: "row" }, h("label", { class: "slider" }, h("span", {}, "all"), whole), button("all 0: base", 0), button("all 1: tuned", 1)),
       h("div", { class: "sliders" }, components.map((one) => slider(one.name))),
     );
