@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pandas as pd
 
-from probes.attribution.effects import focus
+from probes.attribution.curves import RANDOM
+from probes.attribution.effects import BACKWARD, FORWARD, focus
 from probes.attribution.units import component_name
 from probes.reporting.behaviour import REPEATS
 from probes.reporting.words import (
@@ -44,8 +47,8 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
         sentences.append(f"No component is named: {reason}.")
     else:
         sentences[0] = (
-            f"{sentences[0][:-1]}; mean [95 % interval that holds for all of them at once], and, held out, what a "
-            "component of that rank is worth on prompts that did not choose it."
+            f"{sentences[0][:-1]}: mean [95 % interval that holds for all of them at once]; “held out” is the effect "
+            "of a component of that rank on prompts that were not used to rank it."
         )
         q = pd.Series(benjamini_hochberg(shown.p.astype(float)), shown.index)
         sentences += [_leading(str(method), family, q) for method, family in shown.groupby("method", sort=False)]
@@ -66,19 +69,19 @@ def causes_sentences(effects: pd.DataFrame, behaviour: pd.DataFrame) -> list[str
 
 
 def leaders(effects: pd.DataFrame) -> pd.DataFrame:
-    """The rows that may be named, largest first: told from 0 among all that were measured, and above rounding."""
+    """The rows that may be named, largest first: clear of 0 among all that were measured, and above rounding."""
     told = (effects.lo_all.astype(float) > 0) | (effects.hi_all.astype(float) < 0)
     rows = effects[told & ~effects.within_noise.eq(True)]
     return rows.loc[rows.effect.abs().sort_values(ascending=False, kind="stable").index]
 
 
 def told_method(shown: pd.DataFrame) -> str:
-    """The method whose effects are told first: the first of graft, revert, path and others that names a component."""
+    """The method whose effects come first: the first of graft, revert, path and others that names a component."""
     methods = sorted(dict.fromkeys(map(str, shown.method)), key=lambda name: FIRST.get(name, len(FIRST)))
     return next((name for name in methods if len(leaders(shown[shown.method == name]))), "")
 
 
-#: The methods whose effects are told first.
+#: The methods whose effects come first.
 FIRST = {"graft": 0, "revert": 1, "path": 2}
 
 
@@ -94,7 +97,7 @@ def nothing_to_name(effects: pd.DataFrame) -> str:
         domain = str(known.domain.iloc[0])
         return too_few([prompts_of(domain) if domain == ALL_DOMAINS else domain], [n])
     if known.lo_all.isna().all() and known.lo.notna().any():
-        return f"{n:.0f} prompts, or clusters of them, are too few to tell one of {len(known)} effects from 0"
+        return f"{n:.0f} prompts, or clusters of them, are too few to distinguish any of {len(known)} effects from 0"
     return ""
 
 
@@ -142,7 +145,7 @@ def _only_together(shown: pd.DataFrame) -> bool:
 
 
 def _elsewhere(others: pd.DataFrame) -> str:
-    """The largest effect of each other domain, of those that can be told from 0 among all of all other domains."""
+    """The largest effect of each other domain, of those that are clear of 0 among all of all other domains."""
     known = others.dropna(subset="effect")
     if (n := known.groupby("domain", sort=False).n.max().astype(float)).max() < FEWEST:
         return f"On the other domains no effect is clear of 0: {too_few(n.index, n)}."
@@ -192,8 +195,40 @@ def total_change(behaviour: pd.DataFrame, metric: str, domain: str) -> float | N
     return float((rows.change * rows.n).sum() / rows.n.sum()) if len(rows) else None
 
 
+@dataclass(frozen=True)
+class Enough:
+    """How few components together make 80 % of the change, by which ranking, and in random order."""
+
+    n: int
+    ranking: str
+    by_chance: float
+
+
+def fewest(areas: pd.DataFrame, direction: str) -> Enough | None:
+    """Of all rankings the one that needs the fewest components in this direction; None where no curve gets there."""
+    rows = areas[areas.direction == direction].dropna(subset="n_enough")
+    ranked = rows[rows.ranking != RANDOM]
+    if ranked.empty:
+        return None
+    best = ranked.loc[ranked.n_enough.idxmin()]
+    return Enough(int(best.n_enough), str(best.ranking), float(rows.n_enough[rows.ranking == RANDOM].median()))
+
+
+def together_sentences(areas: pd.DataFrame) -> list[str]:
+    """How many components, moved together, are enough in each direction, beside random orders."""
+    if areas.empty:
+        return []
+    sentences = []
+    for direction, does in ((FORWARD, "In the base, 80 % of the change needs"), (BACKWARD, "Undoing 80 % of it takes")):
+        if enough := fewest(areas, direction):
+            chance = f", {enough.by_chance:.0f} in random order" if pd.notna(enough.by_chance) else ""
+            some = "1 component" if enough.n == 1 else f"{enough.n} components"
+            sentences.append(f"{does} {some} (all prompts; ranked by {enough.ranking}{chance}).")
+    return sentences
+
+
 def agreement_sentences(agreement: pd.DataFrame) -> list[str]:
-    """How far graft and revert order the components alike, over all prompts; nothing where it was not measured.
+    """How far graft and revert agree on the order of the components over all prompts, where that was measured.
 
     Args:
         agreement: Rows of `agreement` over components and all prompts.
@@ -209,7 +244,7 @@ def agreement_sentences(agreement: pd.DataFrame) -> list[str]:
 
 
 _ALIKE = {
-    "alike": "order the components alike",
+    "alike": "agree on the order of the components",
     "partly": "only partly agree on the order of the components",
     "opposite": "order the components in opposite ways",
     "unclear": "do not clearly agree on the order of the components",

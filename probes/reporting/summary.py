@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from probes.attribution.curves import RANDOM
 from probes.attribution.effects import BACKWARD, FORWARD
 from probes.reporting.behaviour_sentences import said_of_each, size_of
-from probes.reporting.causes import nothing_to_name, shown_domain
+from probes.reporting.causes import fewest, nothing_to_name, shown_domain
 from probes.reporting.claim import Claim
 from probes.reporting.evidence import Evidence
 from probes.reporting.moved import groups, moved, moves, place
@@ -54,10 +53,11 @@ def summary(evidence: Evidence, choices: pd.DataFrame) -> Summary:
     Args:
         evidence: Its tables.
         choices: How often the two models' first choices differ (`probes.reporting.examples.shares_that_differ`), which
-            is told where no prompt has a target.
+            is said where no prompt has a target.
     """
     learnt, lost = learnt_and_lost(evidence.behaviour, choices)
-    return Summary(learnt, lost, [*_together(evidence), *_alone(evidence), *_weights(evidence)], _trained(evidence))
+    where = [*_together(evidence), *_alone(evidence), *_weights(evidence)]
+    return Summary(learnt, lost, where[:2], _trained(evidence))
 
 
 def learnt_and_lost(behaviour: pd.DataFrame, choices: pd.DataFrame) -> tuple[list[Claim], list[Claim]]:
@@ -69,9 +69,17 @@ def learnt_and_lost(behaviour: pd.DataFrame, choices: pd.DataFrame) -> tuple[lis
     if judged.empty:
         nothing = "no metric that has a better and a worse was measured of both models"
         return [Claim(nothing, "behaviour", "no metric")], [Claim(nothing, "behaviour", "no metric")]
-    none = "no measured change is clearly for the {}" + _why(judged)
-    learnt = _better(judged) or [Claim(none.format("better"), "behaviour", "measured change")]
-    return learnt, _worse(graded, judged) or [Claim(none.format("worse"), "behaviour", "measured change")]
+    none = "{}no measured change is clearly for the {}" + _why(judged)
+    better, worse = none.format(_turned(graded, "gained"), "better"), none.format(_turned(graded, "lost"), "worse")
+    learnt = _better(judged) or [Claim(better, "behaviour", "measured change")]
+    return learnt, _worse(graded, judged) or [Claim(worse, "behaviour", "measured change")]
+
+
+def _turned(graded: pd.DataFrame, outcome: str) -> str:
+    """How many answers were gained or lost over all domains, before what may not be said of them."""
+    rows = graded[graded[outcome].notna()]
+    rows = rows[rows.metric == rows.metric.iloc[0]] if len(rows) else rows
+    return f"{turned:.0f} of {rows.n.sum():.0f} answers {outcome}, but " if (turned := rows[outcome].sum()) else ""
 
 
 def _without_targets(choices: pd.DataFrame) -> tuple[list[Claim], list[Claim]]:
@@ -147,56 +155,36 @@ def _why(judged: pd.DataFrame) -> str:
 
 
 def _together(evidence: Evidence) -> list[Claim]:
-    """How many components, moved together, are enough: given to the base, and taken back from the tuned model."""
+    """How few components together carry the change, or without a curve of grafts undo it."""
     total = len(evidence.effects[["layer", "component"]].drop_duplicates())
     if evidence.areas.empty or not total:
         return []
-    claims = []
-    for direction, figure, given, does in (
-        (FORWARD, "curve-graft", "given to the base together", "move 80 % of the change on all prompts"),
-        (BACKWARD, "curve-revert", "taken back together", "undo 80 % of it"),
+    for direction, figure, moved_together, does in (
+        (FORWARD, "curve-graft", "put into the base together", "give"),
+        (BACKWARD, "curve-revert", "taken back together", "undo"),
     ):
-        rows = evidence.areas[evidence.areas.direction == direction].dropna(subset="n_enough")
-        ranked = rows[rows.ranking != RANDOM]
-        if ranked.empty:
-            continue
-        best = ranked.loc[ranked.n_enough.idxmin()]
-        by_chance = rows.n_enough[rows.ranking == RANDOM].median()
-        chance = f"; {by_chance:.0f} in random order" if pd.notna(by_chance) else ""
-        if best.n_enough >= total:
-            claims.append(Claim(f"{given}, only all {total} components {does}", figure, given))
-        else:
-            of = f" of {total} components" if not claims else ""
-            first = f"the first {best.n_enough:.0f}{of} {does} (ranked by {best.ranking}{chance})"
-            claims.append(Claim(f"{given}, {first}", figure, given))
-    return claims
+        if enough := fewest(evidence.areas, direction):
+            n = f"{enough.n} of the {total}" if enough.n < total else f"only all {total}"
+            text = f"{n} components, {moved_together}, {does} 80 % of the change on all prompts"
+            return [Claim(text, figure, moved_together)]
+    return []
 
 
 def _alone(evidence: Evidence) -> list[Claim]:
-    """The largest effect of a single component that may be named, and which exact methods name none."""
+    """The largest effect of a single component that may be named, or that there is none."""
     effects = evidence.effects
     if effects.empty:
         return []
     metric, domain = effect_metric_name(str(effects.metric.iloc[0])), shown_domain(effects, evidence.behaviour)
-    shown = effects[effects.domain == domain]
     over = f"on the {metric} on {prompts_of(domain)}"
-    if reason := nothing_to_name(shown):
-        return [Claim(f"no single component has a clear effect {over}: {reason}", "causes", "no single component")]
-    named = named_method(evidence)
-    without = [str(m) for m in dict.fromkeys(shown.method) if not named_effects(evidence, str(m))]
-    claims = []
-    if named:
+    if named := named_method(evidence):
         top = named_effects(evidence, named)[0]
-        size = estimate(top.effect, top.lo, top.hi, signed)
-        text = f"the largest clear effect of one component {over} is that of {top.component}, {size} ({named})"
-        claims.append(Claim(text, f"{named}-ranked", "largest clear effect"))
-    for method in without:
-        text = f"{_DOING.get(method, method)}: no single component has a clear effect"
-        claims.append(Claim(text, f"{method}-ranked", _DOING.get(method, method)))
-    return claims
-
-
-_DOING = {"graft": "grafting", "revert": "reverting"}
+        size = f"{estimate(top.effect, top.lo, top.hi, signed)} {over}"
+        text = f"the largest clear effect of a single component is that of {top.component} ({named}: {size})"
+        return [Claim(text, f"{named}-ranked", "largest clear effect")]
+    reason = nothing_to_name(effects[effects.domain == domain])
+    text = f"no single component has a clear effect {over}{': ' * bool(reason)}{reason}"
+    return [Claim(text, "causes", "no single component")]
 
 
 def _weights(evidence: Evidence) -> list[Claim]:

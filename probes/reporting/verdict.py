@@ -13,7 +13,7 @@ from probes.reporting.behaviour_sentences import (
     said_of_each,
     worse_sentences,
 )
-from probes.reporting.causes import agreement_sentences, causes_sentences
+from probes.reporting.causes import agreement_sentences, causes_sentences, together_sentences
 from probes.reporting.controls import control_sentence
 from probes.reporting.evidence import Evidence
 from probes.reporting.link_sentences import link_sentences
@@ -48,6 +48,7 @@ def verdict(evidence: Evidence) -> list[Statement]:
         Statement("Behaviour", behaviour_sentences(evidence.behaviour), place="behaviour"),
         Statement("Got worse", worse_sentences(evidence.behaviour), "worse" if got_worse else "", "behaviour"),
         Statement("Causes", causes_sentences(evidence.effects, evidence.behaviour), place="causes"),
+        Statement("Together", together_sentences(evidence.areas), place="areas"),
         Statement("Agreement", agreement_sentences(evidence.agreement), place="agreement"),
         Statement("How sure", _sure(evidence), place="checks" if len(evidence.checks) else "causes"),
         Statement("Gates", gates_sentences(evidence.flips, evidence.gated), place="flips"),

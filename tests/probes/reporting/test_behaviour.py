@@ -127,6 +127,9 @@ def test_too_few_prompts_or_clusters_give_no_interval_and_no_claim() -> None:
     assert said(few) == tuple(f"No measured change is clearly for the {way}: {reason}." for way in ("better", "worse"))
     assert few.said.tolist() == ["cannot tell"] and few.change_lo.isna().all() and few.p_holm.isna().all()
     assert few_sentences(few) == ["Too few prompts or clusters for an interval, which needs 8: medical (7)."]
+    turned = said(compared({("medical", "exact_match"): (np.r_[1.0, 0, 0], np.r_[1.0, 1, 1])}))
+    assert turned[0].startswith("2 of 3 answers gained, but no measured change is clearly for the better: too few")
+    assert turned[1].startswith("No measured change")
     answers = {("math", "exact_match"): (np.ones(48), np.zeros(48))}
     four = compared(answers, clusters=4)
     assert four.said.tolist() == ["cannot tell"] and four[["base_lo", "tuned_hi", "change_lo"]].isna().all(axis=None)

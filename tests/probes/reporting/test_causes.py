@@ -60,7 +60,10 @@ def test_effects_that_cannot_be_told_from_zero_are_not_named_causes() -> None:
         ({"within_noise": True}, "none moves it by more than rounding alone can"),
         ({"effect": np.nan, "within_noise": False}, "none moves it by more than rounding alone can"),
         ({"n": 5.0, "lo": np.nan, "lo_all": np.nan}, "an interval, which needs 8: medical (5)"),
-        ({"n": 9.0, "lo_all": np.nan}, "9 prompts, or clusters of them, are too few to tell one of 4 effects from 0"),
+        (
+            {"n": 9.0, "lo_all": np.nan},
+            "9 prompts, or clusters of them, are too few to distinguish any of 4 effects from 0",
+        ),
         ({"n": np.nan, "lo_all": np.nan, "within_noise": None}, "this run is older than intervals that hold for all"),
     ],
 )
@@ -101,7 +104,7 @@ def test_one_domain_is_all_prompts_and_few_prompts_elsewhere_are_said_to_be_few(
 @pytest.mark.parametrize(
     ("rho", "lo", "hi", "said"),
     [
-        (0.9, 0.7, 0.97, "order the components alike: rank correlation 0.90 [0.70, 0.97] over 14 components"),
+        (0.9, 0.7, 0.97, "agree on the order of the components: rank correlation 0.90 [0.70, 0.97] over 14 components"),
         (0.36, 0.05, 0.6, "only partly agree on the order of the components"),
         (0.36, -0.2, 0.7, "do not clearly agree"),
         (-0.5, -0.8, -0.1, "in opposite ways"),
