@@ -25,14 +25,14 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a suite that is there.")] = False,
     **reading: Any,
 ) -> None:
-    """Write a suite for two models and some prompts, out of what is found in them, with a comment for every line.
+    """Write a commented suite for two models and your prompts, from what is found in them.
 
     Example: probes init data/models/base data/models/medical data/prompts/medical.jsonl -o medical.yaml
     """
     from probes.starting.prompt_files import files_of, found, one_line
 
     settings = settings_of(**reading)
-    for file in files_of(prompts):  # a mistake in a file of prompts is told before torch is imported
+    for file in files_of(prompts):  # a mistake in a file of prompts is reported before torch is imported
         found(file, settings)
     from probes.starting.init import written
 

@@ -169,11 +169,13 @@ def run(
 
 def _tell_pair(opened: Opened) -> None:
     from tv.architecture.in_words import in_words
+    from tv.cli.info import TOKENIZERS
 
     facts, architecture = opened.facts, opened.base.architecture
+    dtypes = " and ".join(dict.fromkeys((facts.dtype_base, facts.dtype_tuned)))
     remark(
         f"{opened.name}: {architecture.name}, {in_words(architecture)}, {facts.n_parameters:,} parameters, "
-        f"stored {facts.dtype_base} and {facts.dtype_tuned}, tokenizer {facts.tokenizer}"
+        f"stored in {dtypes}; {TOKENIZERS[facts.tokenizer]}"
     )
     patterned = any(block.gate is not None or block.experts is not None for block in architecture.blocks)
     notes = (

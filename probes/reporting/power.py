@@ -38,7 +38,7 @@ def _line(n: int, domains: Sequence[str]) -> str:
     rough = f"; fewer than {FEW_CLUSTERS} prompts or clusters make rough intervals" if n < FEW_CLUSTERS else ""
     return (
         f"{listing(list(domains))}, {n} prompts or clusters{' each' if len(domains) > 1 else ''}: the smallest change "
-        f"that shows (power 80 %, uncorrected) is {number(detectable(n), 2)} standard deviations between them, and "
+        f"that shows (power 80 %, uncorrected) is {number(detectable(n), 2)} standard deviations across them, and "
         f"{points(detectable_change(n, TURNED)).removeprefix('+')} of exact match if {percent(TURNED)} of the answers "
         f"turn{rough}"
     )

@@ -22,16 +22,16 @@ _AT = 34  # where the comments of lines begin
 
 _MEASURES = {
     "gates": "which MLP neurons switch on or off",
-    "contributions": "what attention and MLP add to the residual stream, in each model",
-    "changes": "how far that moved between the models",
-    "ledger": "of each module's change: its own weights, or what it was given",
+    "contributions": "what attention and MLP add to the residual stream",
+    "changes": "how far these contributions differ between the models",
+    "ledger": "how much of each module's change is due to its own weights",
     "lens": "what each layer would answer",
-    "behaviour": "how well each model answers, or how far their answers are apart",
+    "behaviour": "how well each model answers, or how much their answers differ",
 }
 _METRICS = {
     "logit_diff": "target against foil, for the prompts that have both",
     "target_nll": "how unlikely the target is: there are no foils",
-    "kl": "how far the models' next tokens are apart: there are no targets",
+    "kl": "how much the models' next tokens differ: there are no targets",
 }
 
 
@@ -64,7 +64,7 @@ class Draft:
         yield "# What to compare, on which prompts, and what to measure, for `probes run`. Any line may be changed."
         yield "# Paths are relative to this file. `python -c 'import probes; help(probes.Suite)'` describes every key."
         yield ""
-        yield _line("name", self.name, "the run goes to reports/NAME")
+        yield _line("name", self.name, "without --out, the run goes to reports/NAME")
         yield ""
         yield _comment(f"The model before fine-tuning: {self.about_base}")
         yield _line("base", self._path(self.base), "")
@@ -117,7 +117,7 @@ class Draft:
 
     def _separated(self, found: Found) -> Iterable[str]:
         if found.runs_together and found.chosen.separator is None:
-            yield _line("    separator", " ", "goes between text and target, where no space is")
+            yield _line("    separator", " ", "goes between text and target if there is no space")
 
     @property
     def _whose(self) -> str:
@@ -133,14 +133,13 @@ class Draft:
             yield "# There are no targets: both models read what the base writes after each prompt. The line may go."
             yield f"generate: {{tokens: {_CONTINUED}, from: base}}"
             yield ""
-        yield "# Which components cause the change. Remove the three lines to leave out the longest part of a run."
+        yield "# Which components cause the change. This takes longest; remove these lines to skip it."
         yield "attribute:"
-        yield _line(
-            "  methods", ["path", "graft", "revert"], "graft moves one component of the base, revert one of the tuned"
-        )
+        yield "  # graft puts one tuned component into the base; revert takes one back out of the tuned model"
+        yield _line("  methods", ["path", "graft", "revert"], "path divides the whole change among them")
         yield _line("  metric", self.metric, _METRICS[self.metric])
         yield ""
-        yield _line("seed", 0, "of all that is drawn: the same seed gives the same tables")
+        yield _line("seed", 0, "the same seed gives the same tables")
 
     def _path(self, path: str) -> str:
         """A path of the disk as seen from the suite; a hub id, and a path that was given whole, as they are."""

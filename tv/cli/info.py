@@ -11,7 +11,8 @@ from tv.cli.output import check_output, write
 from tv.cli.terminal import print_notes, print_table, say
 from tv.runtime.lasting import lasting
 
-_TOKENIZERS = {
+#: What is said of two tokenizers.
+TOKENIZERS = {
     "same": "same tokenizer",
     "grown": "one tokenizer has more tokens",
     "renamed": "reserved ids have other tokens",
@@ -59,7 +60,7 @@ def info(
         ],
     )
     if facts is not None:
-        say(f"{other}: compatible with the base; {_TOKENIZERS[facts.tokenizer]}")
+        say(f"{other}: compatible with the base; {TOKENIZERS[facts.tokenizer]}")
     print_notes(facts.notes if facts is not None else info_notes(checkpoint))
     if output is not None:
         write(tv.info(checkpoint), output)

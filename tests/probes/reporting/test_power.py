@@ -25,9 +25,9 @@ def test_domains_of_as_many_prompts_or_clusters_share_a_line() -> None:
     shows = "the smallest change that shows (power 80 %, uncorrected) is"
     turn = "of exact match if 20 % of the answers turn"
     assert lines == [
-        f"medical and law, 48 prompts or clusters each: {shows} 0.42 standard deviations between them, and 17.9 pp "
+        f"medical and law, 48 prompts or clusters each: {shows} 0.42 standard deviations across them, and 17.9 pp "
         f"{turn}",
-        f"math, 12 prompts or clusters: {shows} 1.0 standard deviations between them, and 57.8 pp {turn}; fewer than "
+        f"math, 12 prompts or clusters: {shows} 1.0 standard deviations across them, and 57.8 pp {turn}; fewer than "
         "20 prompts or clusters make rough intervals",
         "too few prompts or clusters for an interval, which needs 8: art (5)",
     ]
