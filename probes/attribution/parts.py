@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tv.architecture.anatomy import Architecture
 from tv.architecture.trunk import ends_of
 
-#: What a block calls the hidden states that it is given, where it is told by name.
+#: What a block calls the hidden states that it is given, where it is passed by name.
 _HIDDEN = "hidden_states"
 
 

@@ -14,7 +14,7 @@ class Feature:
     of: Callable[[Sequence[int], str], float]
     more: str  # "writes … than the base" with its verb, where there is more of it
     less: str
-    is_ratio: bool = False  # whether it is told as so many times as much, not as a share
+    is_ratio: bool = False  # whether it is written as so many times as much, not as a share
 
 
 def _share(counts: Callable[[str], bool]) -> Callable[[Sequence[int], str], float]:

@@ -36,7 +36,7 @@ REPORT: Panels[Chapter] = Panels(
         Section(
             "prompts",
             "Prompts",
-            "Prompts: where do the predictions part?",
+            "Prompts: where do the predictions differ?",
             _ABSENT,
             template="prompts.html",
             fold="open",
@@ -47,13 +47,13 @@ REPORT: Panels[Chapter] = Panels(
             "Causes: which components carry the change?",
             _ABSENT,
             "Graft and revert are exact: weights are swapped and the model is run. They differ because components work "
-            "together: one that matters only when others moved too shows in revert and not in graft.",
+            "together: revert shows a component that matters only when others have moved too, and graft does not.",
         ),
         Section("activations", "Activations", "Activations: what ran differently?", _ABSENT),
         Section(
             "weights",
             "Weights",
-            "Weights: where did they move, and into what?",
+            "Weights: where did they move, and in which directions?",
             _ABSENT,
             "T is the difference of the two checkpoints. A large move need not matter, and alignment with the "
             "pretrained subspaces depends on matrix shape, so it is never shown without its null. Layers run upwards.",
@@ -61,7 +61,7 @@ REPORT: Panels[Chapter] = Panels(
         Section(
             "link",
             "Link",
-            "Link: does what moved in the weights go with what changed?",
+            "Link: do larger weight changes go with larger effects?",
             _ABSENT,
             template="link.html",
         ),
@@ -78,10 +78,10 @@ REPORT: Panels[Chapter] = Panels(
         Section(
             "experiments",
             "Experiments",
-            "Experiments: does behaviour go as the vector goes?",
+            "Experiments: does behaviour follow the vector?",
             Markup(
-                "This run holds none. <code>tv experiment negation … -o RUN/experiments/negation</code>, "
-                "then <code>probes report RUN</code>, shows them here."
+                "This run has none. To add one, run <code>tv experiment negation … -o RUN/experiments/negation</code>, "
+                "then <code>probes report RUN</code>."
             ),
         ),
     ],

@@ -62,7 +62,7 @@ def ssa(chapter: Chapter) -> Iterator[Panel]:
                 )
             )
     note = (
-        "Read the three together: SSA alone mostly draws matrix shapes. κ is 0 at the null and 1 when T lies wholly "
+        "Read the three together: SSA alone mostly shows matrix shape. κ is 0 at the null and 1 when T lies wholly "
         "inside the subspace. ∗ marks modules at the ceiling (null² > 0.95), where there is room below the null and "
         "none above it. Grey did not move."
     )

@@ -23,8 +23,8 @@ def cosines(chapter: Chapter) -> Iterator[Panel]:
         where = layer_name(int(layer), chapter.evidence.n_layers)
         scopes[f"layer {where}" if where.isdigit() else f"{where}ding"] = in_layer
     note = (
-        "Cosine between tuning vectors. In so many dimensions two unrelated vectors have a cosine of next to 0, so "
-        "point at a cell for how far beyond chance it is. Orange: they pull the same way; blue: against each other."
+        "Cosine between tuning vectors. In so many dimensions two unrelated vectors have a cosine near 0, so point "
+        "at a cell to see how far beyond chance it is. Orange: the same way; blue: in opposite ways."
     )
     plots = [weight_charts.cosine_matrix(in_scope, names) for in_scope in scopes.values()]
     yield Panel(

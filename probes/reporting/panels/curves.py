@@ -30,10 +30,10 @@ def curves(chapter: Chapter) -> Iterator[Panel]:
     if len(areas):
         lines.append(Figure("areas", "Area of each curve, all prompts", [cause_charts.areas(areas)]))
     note = (
-        "Components are moved together, the first n of each ranking. A ranking that knows the causes leaves the grey "
-        "band of random orders early; one inside it knows no more than chance. Area: the share of the whole change "
-        "that is there on the way, over all n (1: at once, 0: only at the end), with its 95 % interval over prompts; "
-        "none where the metric hardly changes."
+        "Components are moved together, the first n of each ranking. A ranking that finds the causes leaves the grey "
+        "band of random orders early; one inside it is no better than chance. Area: the share of the whole change "
+        "reached, mean over all n (1: all at once, 0: only at the end), with its 95 % interval over prompts; none "
+        "where the metric hardly changes."
     )
     choices = list(map(prompts_of, domains))
     yield Panel("Which ranking finds the causes?", note, lines, choices, "prompts", wide=True)

@@ -42,9 +42,9 @@ def effects(chapter: Chapter) -> Iterator[Panel]:
         maps = [_map(family, "component", in_order(family.component), chapter, own) for family in families]
         note = (
             f"{METHODS[method].explains} The effect is how much the {metric} moves towards the tuned model. "
-            "The largest of many is large by luck too: bars are 95 % intervals that hold for all components and "
-            "methods at once, dots are filled where these leave 0 out, and a cross is what a component of that rank "
-            "is worth on prompts that did not choose it."
+            "The largest of many effects is partly large by luck, so bars are 95 % intervals that hold for all "
+            "components and methods at once; a dot is filled if its interval excludes 0. A cross is the effect of a "
+            "component of that rank on prompts that were not used to rank it."
         )
         ranked = f"Components ranked by |effect| (at most {charts.RANKED})"
         plots = [
@@ -69,8 +69,8 @@ def other_methods(chapter: Chapter) -> Iterator[Panel]:
         plots = [_map(family[family.domain == domain], "component", order, chapter, own) for domain in domains]
         maps.append(Figure(f"method-{i}", f"{str(method).capitalize()}, {direction}", plots))
     note = (
-        f"How much each component moves the {effect_metric_name(str(rows.metric.iloc[0]))} towards the tuned model, as "
-        "these methods tell it. What they approximate, and how far they agree with graft and revert, stands below."
+        f"How much each component moves the {effect_metric_name(str(rows.metric.iloc[0]))} towards the tuned model, by "
+        "these methods. What they approximate, and how far they agree with graft and revert, is shown below."
     )
     choices = list(map(prompts_of, domains))
     yield Panel("Effects by other methods", note, maps, choices if len(choices) > 1 else [], "prompts")
@@ -92,7 +92,7 @@ def finer(chapter: Chapter) -> Iterator[Panel]:
         own = own.assign(place=own[column].astype(str))
         plots = [_map(family[family.domain == domain], "place", order, chapter, own, word) for domain in domains]
         maps.append(Figure(f"{method}-{granularity}", f"{str(method).capitalize()}, layer × {word}", plots))
-    note = "The same effects, cut finer. What a component's map says of it is spread over these."
+    note = "The same effects by module, head or expert: each component's effect is divided among its parts."
     yield Panel("Finer: modules, heads, experts", note, maps, list(map(prompts_of, domains)), "prompts", wide=True)
 
 
@@ -104,8 +104,8 @@ def controls(chapter: Chapter) -> Iterator[Panel]:
         real = whole[(whole.control == "") & (whole.method == "graft")]
         ordered = domains_in(draws, chapter.evidence.effects, chapter.evidence.behaviour)
         note = (
-            "All of T grafted into the base, and draws of a vector of the same norms in every matrix and no other "
-            "likeness to T. Where T lies among them, it does what any disturbance of that size does."
+            "All of T added to the base, next to random vectors that share only its norm in every matrix. If T lies "
+            "among them, it does no more than any change of that size."
         )
         figure = Figure("control-draws", "Effect of the whole vector", [cause_charts.among_draws(real, draws, ordered)])
         yield Panel("T beside its controls", note, [figure])
@@ -124,8 +124,8 @@ def controls(chapter: Chapter) -> Iterator[Panel]:
         ]
         dots.append(Figure(f"{method}-controls", f"{str(method).capitalize()}, largest effects", plots))
     note = (
-        "The same experiment with a vector of the same norms in every matrix and no other likeness to T. An effect "
-        "that its control shows too is what any disturbance of that size does. Bars are 95 % intervals over prompts."
+        "The same experiment with a random vector that shares only T's norm in every matrix. An effect that its "
+        "control shows too is one of any change of that size. Bars are 95 % intervals over prompts."
     )
     yield Panel("Effects beside their controls", note, dots, list(map(prompts_of, domains)), "prompts")
 

@@ -34,7 +34,7 @@ def lens(chapter: Chapter) -> Iterator[Panel]:
         distances.append(_lines(by_layer.kl.mean().to_frame("KL"), "KL(base ‖ tuned), nats", _FROM_ZERO))
     note = (
         "Each layer's residual stream read through its own model's final norm and unembedding, at "
-        f"{_places(chapter)}. Where the two lines part is where the tuned model begins to say something else; early "
+        f"{_places(chapter)}. From where the two lines separate, the tuned model predicts something else; early "
         "layers need not be readable this way in either model."
     )
     plots = [

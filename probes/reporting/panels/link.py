@@ -15,7 +15,7 @@ def link_scatter(chapter: Chapter) -> Iterator[Panel]:
     if chapter.evidence.link.empty:
         return
     note = (
-        "A point is a module, or a component, of one layer. Pick a measure for each axis; point at a dot for its place."
+        "A point is a module, or a component, of one layer. Pick a measure for each axis; point at a dot to see which."
     )
     figure = Figure("scatter", "", [charts.empty_scatter()], "scatter")
     yield Panel("Weight measure against activation or causal measure", note, [figure], wide=True)

@@ -39,12 +39,12 @@ def neurons(chapter: Chapter) -> Iterator[Panel]:
     columns += ["most open in base at", "in tuned at"] if tokens else []
     note = (
         f"The {LISTED} neurons whose gate differs on most tokens of a domain. One that went from mostly shut to "
-        "mostly open was repurposed; one that flips half the time around 0 may carry nothing."
+        "mostly open may have a new use; one whose gate stays near 0 flips often and may mean nothing."
     )
     listed = Table("neurons", "", columns, cells)
     key, tuned = chapter.key, chapter.evidence.tuned
     below = part("neurons.html", key=key, neurons=tokens.values(), tuned=tuned)
-    yield Panel("Neurons that changed sides", note, [], tables=[listed], below=below)
+    yield Panel("Neurons whose gate flips most", note, [], tables=[listed], below=below)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from probes.reporting.chapter import Chapter, panel
 from probes.reporting.panel import Figure, Panel, Table
 from probes.reporting.words import chosen_by_halves, effect_metric_name, estimate, p_value, prompts_of
 
-#: Steering is told by this many characters of a continuation.
+#: Steering is shown by this many characters of a continuation.
 _SHOWN = 160
 _WAYS = {"base→tuned": "added to the base", "tuned→base": "taken from the tuned model"}
 
