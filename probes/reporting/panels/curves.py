@@ -23,7 +23,7 @@ def curves(chapter: Chapter) -> Iterator[Panel]:
     lines = []
     for direction, family in rows.groupby("direction", sort=False):
         forth = str(direction).startswith("base")
-        title = "components of the tuned model given to the base" if forth else "components taken back to the base"
+        title = "tuned components put into the base" if forth else "components set back to the base"
         plots = [cause_charts.growing(family[family.domain == domain], metric, title) for domain in domains]
         name = "graft" if forth else "revert"
         lines.append(Figure(f"curve-{name}", f"{name.capitalize()} curve", plots))
