@@ -69,9 +69,11 @@ def learnt_and_lost(behaviour: pd.DataFrame, choices: pd.DataFrame) -> tuple[lis
     if judged.empty:
         nothing = "no metric that has a better and a worse was measured of both models"
         return [Claim(nothing, "behaviour", "no metric")], [Claim(nothing, "behaviour", "no metric")]
-    none = "no measured change is clearly for the {}" + _why(judged)
-    learnt = _better(judged) or [Claim(none.format("better"), "behaviour", "measured change")]
-    return learnt, _worse(graded, judged) or [Claim(none.format("worse"), "behaviour", "measured change")]
+    better, worse = (
+        Claim(f"no measured change is clearly for the {way}{_why(judged)}", "behaviour", "measured change")
+        for way in ("better", "worse")
+    )
+    return _better(judged) or [better], _worse(graded, judged) or [worse]
 
 
 def _without_targets(choices: pd.DataFrame) -> tuple[list[Claim], list[Claim]]:
@@ -99,13 +101,17 @@ def _better(judged: pd.DataFrame) -> list[Claim]:
 
 def _worse(graded: pd.DataFrame, judged: pd.DataFrame) -> list[Claim]:
     """What got worse, and answers that were lost although these prompts cannot tell."""
-    claims = []
+    claims: list[Claim] = []
+    clear: list[str] = []  # of each claim the domain that got worse; nothing where these prompts cannot tell
     for domain, rows in graded.groupby("domain", sort=False):
         worse = judged[(judged.domain == domain) & (judged.said == "worse")]
         lost = rows[(rows.lost > rows.gained) & ~rows.metric.isin(worse.metric) & (rows.said != "")]
         claims += [_lost(row) for row in lost.head(1).to_dict("records")]
         claims += [_went(row) for row in worse.head(1).to_dict("records")]
-    return claims[: 2 * _DESCRIBED]
+        clear += [""] * min(len(lost), 1) + [str(domain)] * min(len(worse), 1)
+    rest = [domain for domain in clear[2 * _DESCRIBED :] if domain]
+    also = [Claim(f"also worse: {listing(rest)}", "behaviour", "also worse")] if rest else []
+    return [*claims[: 2 * _DESCRIBED], *also]
 
 
 def _went(row: dict[Any, Any]) -> Claim:
@@ -151,18 +157,23 @@ def _together(evidence: Evidence) -> list[Claim]:
     total = len(evidence.effects[["layer", "component"]].drop_duplicates())
     if evidence.areas.empty or not total:
         return []
+    areas = evidence.areas.dropna(subset="n_enough")
+    if len(areas) and areas.lo.isna().all():
+        unclear = "components moved together: the change on all prompts does not differ clearly from 0"
+        return [Claim(f"{unclear}, so this run cannot say how many make most of it", "curve-graft", "components")]
     claims = []
     for direction, figure, given, does in (
         (FORWARD, "curve-graft", "given to the base together", "move 80 % of the change on all prompts"),
         (BACKWARD, "curve-revert", "taken back together", "undo 80 % of it"),
     ):
-        rows = evidence.areas[evidence.areas.direction == direction].dropna(subset="n_enough")
+        rows = areas[areas.direction == direction]
         ranked = rows[rows.ranking != RANDOM]
         if ranked.empty:
             continue
         best = ranked.loc[ranked.n_enough.idxmin()]
-        by_chance = rows.n_enough[rows.ranking == RANDOM].median()
-        chance = f"; {by_chance:.0f} in random order" if pd.notna(by_chance) else ""
+        by_chance = rows.n_enough[rows.ranking == RANDOM]
+        ends = dict.fromkeys(f"{n:.0f}" for n in (by_chance.min(), by_chance.max()))
+        chance = f"; {' to '.join(ends)} in random order" if len(by_chance) else ""
         if best.n_enough >= total:
             claims.append(Claim(f"{given}, only all {total} components {does}", figure, given))
         else:
@@ -211,6 +222,8 @@ def _weights(evidence: Evidence) -> list[Claim]:
         return [Claim(text, "norm" if in_map else "weights", "weights moved most")]
     if names := groups(evidence.all_weights[moves(evidence.all_weights)]):
         return [Claim(f"no matrix of the language model moved, only {listing(names)}", "others", "no matrix")]
+    if len(evidence.all_weights) and not (evidence.unseen or moves(evidence.all_weights).any()):
+        return [Claim("no matrix moved: both checkpoints hold the same weights", "weights", "no matrix moved")]
     return []
 
 
