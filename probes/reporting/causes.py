@@ -201,7 +201,7 @@ class Enough:
 
     n: int
     ranking: str
-    by_chance: float
+    by_chance: str  # of random orders, from the smallest to the largest
 
 
 def fewest(areas: pd.DataFrame, direction: str) -> Enough | None:
@@ -211,17 +211,22 @@ def fewest(areas: pd.DataFrame, direction: str) -> Enough | None:
     if ranked.empty:
         return None
     best = ranked.loc[ranked.n_enough.idxmin()]
-    return Enough(int(best.n_enough), str(best.ranking), float(rows.n_enough[rows.ranking == RANDOM].median()))
+    return Enough(int(best.n_enough), str(best.ranking), _range(rows.n_enough[rows.ranking == RANDOM]))
+
+
+def _range(counts: pd.Series) -> str:
+    """The smallest and the largest, in words; empty where there are none."""
+    return " to ".join(dict.fromkeys(f"{n:.0f}" for n in (counts.min(), counts.max()))) if len(counts) else ""
 
 
 def together_sentences(areas: pd.DataFrame) -> list[str]:
     """How many components, moved together, are enough in each direction, beside random orders."""
-    if areas.empty:
+    if areas.empty or areas.dropna(subset="n_enough").lo.isna().all():
         return []
     sentences = []
     for direction, does in ((FORWARD, "In the base, 80 % of the change needs"), (BACKWARD, "Undoing 80 % of it takes")):
         if enough := fewest(areas, direction):
-            chance = f", {enough.by_chance:.0f} in random order" if pd.notna(enough.by_chance) else ""
+            chance = f", {enough.by_chance} in random order" if enough.by_chance else ""
             some = "1 component" if enough.n == 1 else f"{enough.n} components"
             sentences.append(f"{does} {some} (all prompts; ranked by {enough.ranking}{chance}).")
     return sentences

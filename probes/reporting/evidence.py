@@ -46,7 +46,7 @@ class Evidence:
     sameness: Mapping[str, Any] = field(default_factory=dict)  # where the run is aligned: what that explained of T
     unseen: str = ""  # what differs between the two models and is in no row of any table, in a line
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)  # `weights` of every expert
-    areas: pd.DataFrame = field(default_factory=pd.DataFrame)  # ranking direction n_enough: see `tables`
+    areas: pd.DataFrame = field(default_factory=pd.DataFrame)  # ranking direction n_enough lo: see `tables`
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)  # method reference rho lo hi n, of components
     trained: str = ""  # what was trained, where the tuned model is an adapter
 
@@ -137,7 +137,7 @@ def gather(run: Run, tuned: str) -> Evidence:
         run.manifest.get("sameness", {}).get(tuned, {}),
         _unseen(run.manifest.get("coverage", {}).get(tuned, {})),
         rows_of(run, "weights", of_weights, [*this_model, *_WHOLE, ("expert", ">=", 0), ("tied", "==", False)]),
-        one_metric(rows_of(run, "areas", "ranking direction metric n_enough", this_model)),
+        one_metric(rows_of(run, "areas", "ranking direction metric n_enough lo", this_model)),
         one_metric(
             rows_of(
                 run,

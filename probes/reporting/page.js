@@ -372,10 +372,10 @@ function tint(plot) {
     trace.colorscale = isDark() ? DARK : light.get(trace);
   }
 }
-follow();
 const ready = unpack("data").then((text) => {
   data = JSON.parse(text);
   document.querySelectorAll("form[data-link]").forEach(offer);
   for (const place of document.querySelectorAll(".plot")) { offerCells(place); view.observe(place); }
 });
 ready.catch(() => { document.getElementById("old").hidden = false; });
+follow();

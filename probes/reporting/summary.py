@@ -69,10 +69,15 @@ def learnt_and_lost(behaviour: pd.DataFrame, choices: pd.DataFrame) -> tuple[lis
     if judged.empty:
         nothing = "no metric that has a better and a worse was measured of both models"
         return [Claim(nothing, "behaviour", "no metric")], [Claim(nothing, "behaviour", "no metric")]
-    none = "{}no measured change is clearly for the {}" + _why(judged)
-    better, worse = none.format(_turned(graded, "gained"), "better"), none.format(_turned(graded, "lost"), "worse")
-    learnt = _better(judged) or [Claim(better, "behaviour", "measured change")]
-    return learnt, _worse(graded, judged) or [Claim(worse, "behaviour", "measured change")]
+    better, worse = (
+        Claim(
+            f"{_turned(graded, outcome)}no measured change is clearly for the {way}{_why(judged)}",
+            "behaviour",
+            "measured change",
+        )
+        for way, outcome in (("better", "gained"), ("worse", "lost"))
+    )
+    return _better(judged) or [better], _worse(graded, judged) or [worse]
 
 
 def _turned(graded: pd.DataFrame, outcome: str) -> str:
@@ -107,13 +112,17 @@ def _better(judged: pd.DataFrame) -> list[Claim]:
 
 def _worse(graded: pd.DataFrame, judged: pd.DataFrame) -> list[Claim]:
     """What got worse, and answers that were lost although these prompts cannot tell."""
-    claims = []
+    claims: list[Claim] = []
+    clear: list[str] = []  # of each claim the domain that got worse; nothing where these prompts cannot tell
     for domain, rows in graded.groupby("domain", sort=False):
         worse = judged[(judged.domain == domain) & (judged.said == "worse")]
         lost = rows[(rows.lost > rows.gained) & ~rows.metric.isin(worse.metric) & (rows.said != "")]
         claims += [_lost(row) for row in lost.head(1).to_dict("records")]
         claims += [_went(row) for row in worse.head(1).to_dict("records")]
-    return claims[: 2 * _DESCRIBED]
+        clear += [""] * min(len(lost), 1) + [str(domain)] * min(len(worse), 1)
+    rest = [domain for domain in clear[2 * _DESCRIBED :] if domain]
+    also = [Claim(f"also worse: {listing(rest)}", "behaviour", "also worse")] if rest else []
+    return [*claims[: 2 * _DESCRIBED], *also]
 
 
 def _went(row: dict[Any, Any]) -> Claim:
@@ -159,6 +168,10 @@ def _together(evidence: Evidence) -> list[Claim]:
     total = len(evidence.effects[["layer", "component"]].drop_duplicates())
     if evidence.areas.empty or not total:
         return []
+    areas = evidence.areas.dropna(subset="n_enough")
+    if len(areas) and areas.lo.isna().all():
+        unclear = "components moved together: the change on all prompts does not differ clearly from 0"
+        return [Claim(f"{unclear}, so this run cannot say how many make most of it", "curve-graft", "components")]
     for direction, figure, moved_together, does in (
         (FORWARD, "curve-graft", "put into the base together", "give"),
         (BACKWARD, "curve-revert", "taken back together", "undo"),
@@ -199,6 +212,8 @@ def _weights(evidence: Evidence) -> list[Claim]:
         return [Claim(text, "norm" if in_map else "weights", "weights moved most")]
     if names := groups(evidence.all_weights[moves(evidence.all_weights)]):
         return [Claim(f"no matrix of the language model moved, only {listing(names)}", "others", "no matrix")]
+    if len(evidence.all_weights) and not (evidence.unseen or moves(evidence.all_weights).any()):
+        return [Claim("no matrix moved: both checkpoints hold the same weights", "weights", "no matrix moved")]
     return []
 
 

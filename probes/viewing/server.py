@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from probes.errors import RunError
 from probes.viewing.guard import App, Guard, Tickets
@@ -86,7 +87,7 @@ def application(session: Session, token: str, port: int) -> App:
     tickets = Tickets()
 
     @app.get("/")
-    def shell() -> HTMLResponse:
+    async def shell() -> HTMLResponse:
         return HTMLResponse(page(), headers={"content-security-policy": policy()})
 
     @app.post("/ask")
@@ -124,10 +125,13 @@ async def _body(request: Request) -> dict[str, Any] | Response:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return Response("send JSON (content-type application/json)", 415)
     read = bytearray()
-    async for piece in request.stream():
-        read += piece
-        if len(read) > MOST_BYTES:
-            return Response(f"more than {MOST_BYTES} bytes", 413)
+    try:
+        async for piece in request.stream():
+            read += piece
+            if len(read) > MOST_BYTES:
+                return Response(f"more than {MOST_BYTES} bytes", 413)
+    except ClientDisconnect:  # nobody reads this
+        return Response("half a request", 400)
     try:
         asked = json.loads(read)
     except (ValueError, RecursionError):

@@ -144,6 +144,8 @@ class Session:
             raise RunError(
                 f"token {asked.pos}: the text has {len(asked.ids)} tokens, counted from 0, of the vocabulary"
             )
+        if asked.pos >= subject.pair.architecture.context:
+            raise RunError(f"token {asked.pos}: the models take {subject.pair.architecture.context} tokens")
         ids, flows = tuple(asked.ids[: asked.pos + 1]), subject.pair.flows
 
         def seen(model: PreTrainedModel, name: ModelName) -> Reading:

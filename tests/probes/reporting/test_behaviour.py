@@ -236,6 +236,15 @@ def test_sentences_on_a_model_without_values_and_of_one_that_lost_nothing() -> N
     assert said(better)[1] == "No measured change is clearly for the worse."
 
 
+def test_all_that_got_worse_is_named_whatever_the_domains_are_called() -> None:
+    names = ["a", "b", "c", "d", "e {} {0}", "f"]
+    table = compared({(name, "logit_diff"): (3 + np.sin(np.arange(9)), np.zeros(9)) for name in names})
+    better, worse = said(table)
+    assert better.startswith("No measured change is clearly for the better")
+    assert worse.count("logit difference falls") == 4 and worse.endswith("also worse: e {} {0} and f.")
+    assert said(compared({("{0}", "exact_match"): (np.ones(2), np.ones(2))}))[0].endswith("which needs 8: {0} (2).")
+
+
 def test_newcombes_interval_may_leave_zero_out_where_mcnemars_test_cannot_tell() -> None:
     """Five of fourteen lost: p = .0625, and the interval is just below 0."""
     lost = compared({("math", "exact_match"): (np.ones(14), (np.arange(14) >= 5).astype(float))})

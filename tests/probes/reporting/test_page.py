@@ -12,7 +12,7 @@ import probes
 from tests.pages import drawn, unfold
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
 
-HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1"]
+HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1", "w" * 45]
 
 
 #: Texts of a page in a browser whose contrast with what lies behind them is below 4.5.

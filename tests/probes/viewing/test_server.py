@@ -4,6 +4,7 @@ import http.client
 import json
 import logging
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,13 @@ def test_requests_leave_no_line(
     caplog.set_level(logging.DEBUG)
     client.ask({"do": "open"})
     client("/docs")
+    with socket.create_connection(("127.0.0.1", client.port)) as gone:  # in the middle of a request
+        head = f"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nAuthorization: Bearer {client.token}\r\n"
+        gone.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode())
+    client.ask({"do": "open"})
     said = "".join(capfd.readouterr()) + caplog.text
     assert client.token not in said and "/ask" not in said and "/docs" not in said
+    assert "Traceback" not in said
 
 
 def test_a_port_that_is_taken_is_told(client: Client, session: Session) -> None:

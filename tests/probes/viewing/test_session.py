@@ -148,6 +148,8 @@ def test_a_token_outside_the_text_is_refused(session: Session) -> None:
     for ids, pos in (([0, 287], 2), ([0, 10**6], 1)):
         reply = session.handle({"do": "token", "run": 0, "tuned": "medical", "ids": ids, "pos": pos})
         assert "counted from 0" in reply["error"]
+    beyond = session.handle({"do": "token", "run": 0, "tuned": "medical", "ids": [0] * 129, "pos": 128})
+    assert "the models take 128 tokens" in beyond["error"]
 
 
 def test_checkpoints_that_are_gone_are_told(run: probes.Run) -> None:
