@@ -351,6 +351,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "prompts": PromptSet,
     "chat": Chat,
     "generate": Generation,
+    "discover": Discovery,
 }
 
 

@@ -14,7 +14,7 @@ from tv.cli.terminal import remark
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the run goes, a directory.")] = Path("reports", "demo"),
+    out: Annotated[str, typer.Option(help="Where to write the run: a directory or a URL (s3://…).")] = "reports/demo",
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open the report in the browser at the end.")] = False,
 ) -> None:
@@ -24,12 +24,15 @@ def demo(
 
     Example: probes demo --out reports/demo
     """
+    from probes.errors import RunError
     from probes.starting.demo import demo_suite
 
+    if show and "://" in out:
+        raise RunError(f"{out}: --open needs a run in a directory; leave it out")
     # So small are the models that several threads wait for each other more than they work.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     suite = demo_suite()
     remark(f"the demo's models, prompts and suite are in {suite.parents[1]}; the run goes to {out}")
-    run(suite=suite, out=str(out), force=force)
+    run(suite=suite, out=out, force=force)
     if show:
-        webbrowser.open((out / "report.html").resolve().as_uri())
+        webbrowser.open(Path(out, "report.html").resolve().as_uri())

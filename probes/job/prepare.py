@@ -155,7 +155,7 @@ def _require_domains(prompts: Sequence[Prompt]) -> None:
         if prompt.domain == ALL_DOMAINS:
             raise SuiteError(
                 f"prompt {prompt.id!r} of {prompt.set}: a domain cannot be called {ALL_DOMAINS!r}, which means every "
-                "prompt; give its set another `domain` in the suite"
+                "prompt; give its set another `domain` in the suite (--domain)"
             )
 
 

@@ -102,8 +102,12 @@ def nothing_to_name(effects: pd.DataFrame) -> str:
 
 
 def shown_domain(effects: pd.DataFrame, behaviour: pd.DataFrame) -> str:
-    """The domain whose metric changed most; where no change was measured, that of the largest effect."""
-    metric = str(effects.metric.iloc[0])
+    """The domain whose metric changed most; where no change was measured, that of the largest effect.
+
+    Domains of too few prompts for an interval, where nothing could be named, come after all others.
+    """
+    metric, enough = str(effects.metric.iloc[0]), effects[effects.n.astype(float) >= FEWEST]
+    effects = enough if len(enough) else effects
     by = REPEATS[metric] if REPEATS.get(metric) in set(behaviour.metric) else metric
     changes = {
         str(domain): abs(change)

@@ -154,13 +154,15 @@ def _change(row: dict[Any, Any], turned: bool = True) -> str:
 
 def _why(judged: pd.DataFrame) -> str:
     """Why no more can be said: too few prompts, or how many changes are unclear, or that all are rounding."""
-    few = judged[judged.units < FEWEST].drop_duplicates("domain")
-    if len(few):
-        return f": {too_few(few.domain, few.units)}"
-    if len(judged) and (judged.said == "within noise").all():
+    few, sized = judged[judged.units < FEWEST].drop_duplicates("domain"), judged[judged.units >= FEWEST]
+    small = too_few(few.domain, few.units) if len(few) else ""
+    if sized.empty:
+        return f": {small}" if small else ""
+    if (judged.said == "within noise").all():
         return ": all are within rounding noise"
-    unsure = int((judged.said == "cannot tell").sum())
-    return f"; {unsure} of {len(judged)} changes cannot be distinguished from chance" if unsure else ""
+    unsure = int((sized.said == "cannot tell").sum())
+    chance = f"{unsure} of {len(sized)} changes cannot be distinguished from chance" if unsure else ""
+    return "".join(f"; {why}" for why in (chance, small) if why)
 
 
 def _together(evidence: Evidence) -> list[Claim]:
@@ -210,11 +212,16 @@ def _weights(evidence: Evidence) -> list[Claim]:
         )
         in_map = "expert" not in rows or top.expert < 0
         return [Claim(text, "norm" if in_map else "weights", "weights moved most")]
-    if names := groups(evidence.all_weights[moves(evidence.all_weights)]):
+    if evidence.all_weights.empty:
+        return []
+    others = evidence.all_weights[moves(evidence.all_weights)]
+    if names := groups(others):
         return [Claim(f"no matrix of the language model moved, only {listing(names)}", "others", "no matrix")]
-    if len(evidence.all_weights) and not (evidence.unseen or moves(evidence.all_weights).any()):
-        return [Claim("no matrix moved: both checkpoints hold the same weights", "weights", "no matrix moved")]
-    return []
+    if len(others):
+        return [Claim("no matrix moved, only gains or biases", "weights", "no matrix")]
+    if evidence.unseen:
+        return []
+    return [Claim("no weight moved: the models have the same weights", "weights", "no weight")]
 
 
 def _trained(evidence: Evidence) -> list[Claim]:

@@ -76,6 +76,8 @@ def written(
 ) -> Written:
     """As `init`, with what was found."""
     place = Path(out)
+    if place.is_dir():
+        raise SuiteError(f"{place}: a directory; pass the suite's file with -o, such as {place / 'suite.yaml'}")
     if place.exists() and not force:
         raise SuiteError(f"{place}: there already; use --force to replace it, or -o for another file")
     if not place.absolute().parent.is_dir():

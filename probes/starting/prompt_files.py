@@ -68,7 +68,7 @@ def files_of(paths: Iterable[str | Path]) -> list[Path]:
         else:
             what = "a folder without files of prompts" if path.is_dir() else "no file of prompts"
             raise PromptError(f"{path}: {what}; save prompts as {_ENDINGS}, with a header or names for the columns")
-    return files
+    return list(dict.fromkeys(files))  # a file that is named twice is read once
 
 
 _ENDINGS = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"

@@ -72,7 +72,7 @@ class Draft:
         yield "# The model after it, under the name that tables and figures give it. Each further line adds a model."
         yield from map(_comment, self.about_tuned)
         yield "tuned:"
-        yield f"  {self.name}: {_value(self._path(self.tuned))}"
+        yield f"  {_value(self.name)}: {_value(self._path(self.tuned))}"
         yield ""
 
     def _prompts(self) -> Iterable[str]:
@@ -85,9 +85,8 @@ class Draft:
         chosen, n = found.chosen, len(found.prompts)
         targets = sum(prompt.target is not None for prompt in found.prompts)
         foils = sum(prompt.foil is not None for prompt in found.prompts)
-        yield _comment(
-            f"{n:,} rows: {targets:,} with a target (the answer), {foils:,} with a foil (a wrong answer).", 2
-        )
+        rows = "1 row" if n == 1 else f"{n:,} rows"
+        yield _comment(f"{rows}: {targets:,} with a target (the answer), {foils:,} with a foil (a wrong answer).", 2)
         if found.joined:
             yield _comment(f"{found.joined} follows {found.named_text} after a blank line, where it is not empty.", 2)
         yield _line("  - file", self._path(str(chosen.file)), "")

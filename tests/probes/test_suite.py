@@ -148,6 +148,10 @@ MISTAKES = {
         "line 5: prompts.0.chat.sys: unknown key; did you mean 'system'? There are system, options",
     ),
     "no tokens": (GOOD + "generate: {from: base}\n", "line 9: generate: how many tokens? Add tokens: N"),
+    "discover key": (
+        GOOD + "discover: {partz: all}\n",
+        "line 9: discover.partz: unknown key; did you mean 'parts'? There are parts, ",
+    ),
     "generate key": (
         GOOD + "generate: {token: 3}\n",
         "line 9: generate.token: unknown key; did you mean 'tokens'? There are tokens, from",

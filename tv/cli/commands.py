@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Annotated, Any
 
@@ -68,7 +69,10 @@ def entry(app: typer.Typer, name: str, resumes: Mapping[str, tuple[str, ...]]) -
         status = BAD_INPUT
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         if similar := getattr(error, "possibilities", None):  # of an unknown option
-            message = f"no option {error.option_name}{meant(error.option_name, similar)}"  # type: ignore[union-attr]
+            message = _no_option(error.option_name, similar)  # type: ignore[union-attr]
+        if wrong := _NO_CHOICE.fullmatch(message):
+            close = meant(wrong["given"], re.findall("'([^']*)'", wrong["known"]))
+            message = f"{wrong['where']}: {wrong['given']!r} is not one of {wrong['known']}{close}"
         if message.strip():  # empty where missing arguments made it show the help
             terminal.fail(" ".join(message.split()), status)
     except (KeyboardInterrupt, Abort):
@@ -85,6 +89,18 @@ def entry(app: typer.Typer, name: str, resumes: Mapping[str, tuple[str, ...]]) -
         again = "; rerun the same command to resume" if resumes_here else ""
         terminal.fail(f"interrupted{again}", status)
     sys.exit(status)
+
+
+#: What typer says of a word that is none of an option's choices.
+_NO_CHOICE = re.compile(
+    r"Invalid value for '(?P<where>[^']*)': (?:Value error, )?'(?P<given>.*)' is not one of (?P<known>.*)\."
+)
+
+
+def _no_option(name: str, similar: Iterable[str]) -> str:
+    """What is said of an unknown option. The dashes that every option begins with make none similar."""
+    alike = [one for one in similar if meant(name.strip("-"), [one.strip("-")])]
+    return f"no option {name}{meant(name, alike)}"
 
 
 def _hush() -> None:

@@ -125,6 +125,8 @@ def test_too_few_prompts_or_clusters_give_no_interval_and_no_claim() -> None:
     few = compared(dict([up]))
     reason = "too few prompts or clusters for an interval, which needs 8: medical (7)"
     assert said(few) == tuple(f"No measured change is clearly for the {way}: {reason}." for way in ("better", "worse"))
+    beside = compared({**dict([up]), ("law", "logit_diff"): (np.zeros(24), np.cos(np.arange(24)))})
+    assert said(beside)[0].endswith(f"better; 1 of 1 changes cannot be distinguished from chance; {reason}.")
     assert few.said.tolist() == ["cannot tell"] and few.change_lo.isna().all() and few.p_holm.isna().all()
     assert few_sentences(few) == ["Too few prompts or clusters for an interval, which needs 8: medical (7)."]
     turned = said(compared({("medical", "exact_match"): (np.r_[1.0, 0, 0], np.r_[1.0, 1, 1])}))

@@ -44,6 +44,9 @@ def test_causes_name_components_with_the_interval_of_all_and_what_is_held_out() 
 def test_the_domain_that_changed_most_is_explained_not_that_of_the_largest_effect() -> None:
     rows = [dict(domain=name, metric="logit_diff", n=48, change=by) for name, by in (("medical", 0.5), ("math", -4.0))]
     assert shown_domain(_effects(), pd.DataFrame(rows)) == "math"
+    effects = _effects()
+    few = effects.assign(n=effects.n.where(effects.domain != "math", 5.0))
+    assert shown_domain(few, pd.DataFrame(rows)) == "medical"  # five prompts of math have no interval
     assert shown_domain(_effects(), _behaviour()) == "medical"  # nothing known of logit_diff: the largest effect
 
 

@@ -55,4 +55,4 @@ def test_of_a_change_that_is_not_clear_of_0_no_share_is_told() -> None:
 
 
 def test_two_equal_checkpoints_are_told_to_be_equal() -> None:
-    assert _where(pd.DataFrame(), moved=0.0).endswith("no matrix moved: both checkpoints hold the same weights.")
+    assert _where(pd.DataFrame(), moved=0.0).endswith("no weight moved: the models have the same weights.")

@@ -78,6 +78,15 @@ def test_without_targets_both_models_read_what_the_base_writes(tmp_path: Path) -
     assert "LoRA, r 16, alpha 32, on k_proj" in " ".join(path.read_text().replace("# ", "").split())
 
 
+@pytest.mark.parametrize("name", ["007", "yes", "null"])
+def test_names_that_yaml_takes_for_other_values_stay_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(MODELS / "medical")
+    chosen = _suite(tmp_path, tmp_path / name, qa_csv=ASKED)
+    assert chosen.name == name and [*chosen.tuned] == [name]
+    with pytest.raises(InputError, match="a directory; pass the suite's file"):
+        probes.init(MODELS / "base", MODELS / "medical", tmp_path / "qa.csv", out=tmp_path, force=True)
+
+
 def test_models_that_are_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has the same weights as the base"):
         _suite(tmp_path, MODELS / "base", asked_csv=ASKED)
@@ -104,7 +113,7 @@ def test_a_folder_is_its_files_and_semicolons_are_cells(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("Frage;Antwort\nWas ist 2,5 + 2?;4,5\n")
     (tmp_path / "a.tsv").write_text("text\ttarget\nOne\ttwo\n")
     (tmp_path / "notes.md").write_text("no prompts")
-    files = files_of([tmp_path])
+    files = files_of([tmp_path, tmp_path / "b.csv"])
     assert [file.name for file in files] == ["a.tsv", "b.csv"]
     (prompt,) = found(files[1], {"columns": {"text": "Frage", "target": "Antwort"}}).prompts
     assert (prompt.text, prompt.target) == ("Was ist 2,5 + 2?", "4,5")

@@ -94,6 +94,16 @@ def test_a_command_line_that_is_wrong(main: Callable[[], None], monkeypatch, cap
     assert call(monkeypatch, capsys, main, "--help")[0] == DONE
 
 
+def test_a_word_that_is_no_choice_or_no_option(monkeypatch, capsys) -> None:
+    for words, said in (
+        (("run", "s.yaml", "--backend", "torhc"), "--backend: 'torhc' is not one of 'torch', 'transformer_lens', "),
+        (("run", "s.yaml", "--backend", "torhc"), "; did you mean 'torch'?\n"),
+        (("run", "s.yaml", "--stag", "x"), "no option --stag; did you mean '--stages'?\n"),
+        (("neurons", "run", "--top", "3"), "no option --top\n"),
+    ):
+        assert said in call(monkeypatch, capsys, probes_main, *words)[2]
+
+
 def test_bad_input_a_bug_and_ctrl_c(pair: tuple[Path, Path], monkeypatch, capsys) -> None:
     status, stdout, stderr = call(monkeypatch, capsys, tv_main, "info", "./nowhere", "--json")
     assert status == BAD_INPUT and not stdout and json.loads(stderr)["error"].startswith("./nowhere: no such directory")
