@@ -17,7 +17,7 @@ from probes.reporting.compare.measures import BEHAVIOUR, MEASURES, OWN_DOMAIN
 from probes.reporting.named import named_effects, named_method
 from probes.reporting.words import interval, listing, metric_name, number, percent, prompts_of, signed, too_few
 from probes.store.schemas import ALL_DOMAINS
-from tv.architecture.anatomy import MODULES
+from tv.architecture.anatomy import MODULES, in_order
 from tv.stats.change import LEAST_FLOOR
 from tv.stats.families import holm
 from tv.stats.means import Floats
@@ -40,12 +40,14 @@ def comparison_verdict(
     `measures` are `measure_rows`, `correlations` are `effect_correlations`.
     """
     chosen = _method(entries)
+    changes = laid(entries, lambda entry: entry.evidence.changes)
+    first = next(iter(in_order(changes[changes.layer >= 0].component)), "attn")  # whose figure comes first
     sentences = [
         (_who(entries, cautions), "entries"),
         (_behaviour(entries, measures), "behaviour-by-domain"),
         (_weights(entries, measures), "weights-by-module"),
         (_furthest(measures, "flip_rate", entries[0].label), "flips"),
-        (_furthest(measures, "relative_change", entries[0].label), "change-attn"),
+        (_furthest(measures, "relative_change", entries[0].label), f"change-{first}"),
         (_causes(entries, chosen), "effects"),
         (_agreement(correlations[correlations.method == chosen]), "agreement-table"),
         (course([entry.label for entry in entries], measures) if one_training(entries) else "", "order"),

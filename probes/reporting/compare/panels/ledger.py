@@ -25,6 +25,8 @@ def ledger(compared: Comparison) -> Iterator[Panel]:
     }
     rows = rows.assign(amplified_10=1 - rows.new_share_10.astype(float), ten_inside=0.1)
     cuts = {name: cut for name, cut in cuts.items() if rows[cut[0]].notna().any()}
+    if not cuts:  # nothing moved
+        return
     names, depths = [], []
     for value, level in cuts.values():
         known = rows.dropna(subset=[value])
