@@ -380,7 +380,7 @@ def test_every_claim_of_the_verdict_has_one_link_and_it_leads_to_its_figure(page
         assert text.split() == " ".join(f"{k} {v}" for k, v in verdict_of_run.sentences.items()).split()
         folded = re.findall(r'<dt><a href="#([^"]+)">([^<]+)</a></dt>', part)
         assert {place for place, _ in folded} <= ids and len(folded) >= 8
-        weights = next(" ".join(one.sentences) for one in chapter.verdict if one.label == "Weights")
+        weights = next(" ".join(one.sentences) for one in verdict(chapter.evidence) if one.label == "Weights")
         largest = re.findall(r"‖T‖/‖W‖ = ([\d.]+)\)", weights)[0]
         cells = [value for row in data_of(page)["figures"][f"{chapter.key}-norm"][0]["data"][0]["z"] for value in row]
         assert largest == words.number(max(value for value in cells if value is not None))
