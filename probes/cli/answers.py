@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from probes.cli.effects import tell_next
 from probes.cli.options import RunPath
 from tv.cli.terminal import print_table, remark, say, wrote
 from tv.errors import InputError
@@ -24,6 +25,7 @@ def link(path: RunPath) -> None:
     probes.link(loaded)
     correlations = loaded["correlations"]
     print_table("rank correlations", list(correlations.columns), correlations.to_numpy(object).tolist())
+    tell_next(path)
 
 
 def diagnose(

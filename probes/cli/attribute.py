@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
-from probes.cli.effects import print_checks, print_effects
+from probes.cli.effects import print_checks, print_effects, tell_next
 from probes.cli.options import RunPath
 from tv.cli.options import Device, Dtype, Engine, Offload, Workers, among
 from tv.cli.registered import options_from
@@ -106,3 +106,4 @@ def attribute(
         )
     print_effects(effects)
     print_checks(loaded["checks"])
+    tell_next(path)

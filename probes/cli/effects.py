@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from tv.cli.terminal import Shown, print_table, remark, say, speaks_json
@@ -65,6 +66,11 @@ def print_effects(effects: pd.DataFrame, top: int = 6) -> None:
                 cells.append([*names, row["n"], effect, interval, row["q"], row["held_out"]])
     headings = ["tuned", "domain", "method", "unit", "n", "effect", "95 % interval of all", "q", "held out"]
     print_table(f"largest effects on {effect_metric_name(effects.metric.iloc[0])}", headings, cells)
+
+
+def tell_next(path: str) -> None:
+    """What to do after a command that changed tables which the report was made of."""
+    remark(f"next: probes report {shlex.quote(path)}  (its report and verdict are of the tables before)")
 
 
 def print_checks(checks: pd.DataFrame) -> None:

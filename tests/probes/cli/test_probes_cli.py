@@ -37,9 +37,12 @@ def test_run_then_every_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         result = json.loads(stdout)
         assert code == 0 and result["command"] == f"probes {command[0]}"
         assert bool(result["tables"]) != bool(result["written"])
-        assert {json.loads(line)["stage"] for line in stderr.splitlines()} == (
+        lines = [json.loads(line) for line in stderr.splitlines()]
+        assert {line["stage"] for line in lines if "stage" in line} == (
             {"attribute moved"} if command[0] == "attribute" else set()
         )
+        said = [line["remark"] for line in lines if "remark" in line]
+        assert said == [] if command[0] == "report" else said[0].startswith(f"next: probes report {out}")
     code, _, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out)
     assert code == 2 and "--force" in stderr
     code, stdout, stderr = call(monkeypatch, capsys, main, "run", suite, "--out", out, "--force", "--json")
