@@ -209,13 +209,22 @@ class Enough:
 
 
 def fewest(areas: pd.DataFrame, direction: str) -> Enough | None:
-    """Of all rankings the one that needs the fewest components in this direction; None where no curve gets there."""
-    rows = areas[areas.direction == direction].dropna(subset="n_enough")
+    """Of all rankings the one that needs the fewest components in this direction.
+
+    None where no curve gets there, or the change on all prompts is not clear of 0, so that it has no 80 %.
+    """
+    rows = areas.dropna(subset="n_enough")
+    rows = rows[(rows.direction == direction) & rows.lo.notna().any()]
     ranked = rows[rows.ranking != RANDOM]
     if ranked.empty:
         return None
     best = ranked.loc[ranked.n_enough.idxmin()]
     return Enough(int(best.n_enough), str(best.ranking), _range(rows.n_enough[rows.ranking == RANDOM]))
+
+
+_NOT_CLEAR = (
+    "The change on all prompts together is not clear of 0, so this run cannot say how many components make most of it."
+)
 
 
 def _range(counts: pd.Series) -> str:
@@ -225,7 +234,7 @@ def _range(counts: pd.Series) -> str:
 
 def together_sentences(areas: pd.DataFrame) -> list[str]:
     """How many components, moved together, are enough in each direction, beside random orders."""
-    if areas.empty or areas.dropna(subset="n_enough").lo.isna().all():
+    if areas.empty:
         return []
     sentences = []
     for direction, does in ((FORWARD, "In the base, 80 % of the change needs"), (BACKWARD, "Undoing 80 % of it takes")):
@@ -233,7 +242,7 @@ def together_sentences(areas: pd.DataFrame) -> list[str]:
             chance = f", {enough.by_chance} in random order" if enough.by_chance else ""
             some = "1 component" if enough.n == 1 else f"{enough.n} components"
             sentences.append(f"{does} {some} (all prompts; ranked by {enough.ranking}{chance}).")
-    return sentences
+    return sentences or [_NOT_CLEAR]
 
 
 def agreement_sentences(agreement: pd.DataFrame) -> list[str]:

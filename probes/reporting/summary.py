@@ -170,10 +170,6 @@ def _together(evidence: Evidence) -> list[Claim]:
     total = len(evidence.effects[["layer", "component"]].drop_duplicates())
     if evidence.areas.empty or not total:
         return []
-    areas = evidence.areas.dropna(subset="n_enough")
-    if len(areas) and areas.lo.isna().all():
-        unclear = "components moved together: the change on all prompts does not differ clearly from 0"
-        return [Claim(f"{unclear}, so this run cannot say how many make most of it", "curve-graft", "components")]
     for direction, figure, moved_together, does in (
         (FORWARD, "curve-graft", "put into the base together", "give"),
         (BACKWARD, "curve-revert", "taken back together", "undo"),

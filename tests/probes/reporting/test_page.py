@@ -269,7 +269,12 @@ def test_what_is_shown_first_is_short(browser: Any, report: Path, width: int, mo
 def test_the_keyboard_reaches_the_controls(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
-    reached = set()
+    page.keyboard.press("Tab")
+    reached = {page.evaluate("document.activeElement.id")}
+    fold = page.locator("article:not([hidden]) details.fold:not([open]) > summary").first
+    fold.focus()
+    page.keyboard.press("Enter")
+    assert fold.evaluate("summary => summary.parentElement.open")
     for _ in range(60):
         page.keyboard.press("Tab")
         reached.add(
