@@ -138,7 +138,7 @@ def plan(
     Examples:
         >>> plan = probes.plan("data/suites/demo.yaml", settings={"measure": ["gates"]})
         >>> dict(plan.sites), sorted(plan.tables)
-        ({'gate': 6}, ['gates', 'neurons', 'tokens'])
+        ({'gate': 6}, ['gates', 'neurons', 'predictions', 'tokens'])
     """
     chosen = load_suite(suite, base=base, tuned=tuned, settings=settings)
     prompts = read_prompts(chosen.prompts)

@@ -53,7 +53,7 @@ def run(
     Examples:
         >>> less = {"tuned": "data/models/medical", "stages": ["capture"], "settings": {"measure": ["gates"]}}
         >>> probes.run("data/suites/demo.yaml", out="reports/gates", **less).tables
-        ['prompts', 'tokens', 'gates', 'neurons']
+        ['prompts', 'tokens', 'predictions', 'gates', 'neurons']
     """
     job = prepare(
         suite,

@@ -72,5 +72,5 @@ def test_an_imported_module_is_the_module(package: ModuleType) -> None:
 def test_help_and_bad_usage_and_completion_load_nothing_heavy() -> None:
     lines = "tv --help;tv ssa --help;tv ssa;probes --help;probes run --help;probes run --fast"
     done = subprocess.run([sys.executable, "-c", PROGRAM, lines, HEAVY], capture_output=True, text=True, check=False)
-    assert "Subspace alignment" in done.stdout and "No such option: --fast" in done.stderr and "\nssa\n" in done.stdout
+    assert "subspace alignment (SSA)" in done.stdout and "no option --fast" in done.stderr and "\nssa\n" in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded:"

@@ -58,7 +58,7 @@ def test_a_run_says_how_many_prompts_differ(
 
     code, _, err = call(monkeypatch, capsys, main, "run", suite, "--out", tmp_path / "run", "--stages", "capture")
     run = probes.load(tmp_path / "run")
-    assert code == 0 and "tokenizer other rules" in err
+    assert code == 0 and "the tokenizers differ" in err
     n, its = (len(load_tokenizer(side)("The heart pumps blood")["input_ids"]) for side in pair)
     said = f"6 of 6 prompts become other tokens with its own tokenizer (first prompt 'a1' of prompts: {n} and {its} "
     said += "tokens)"

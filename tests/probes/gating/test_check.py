@@ -85,7 +85,7 @@ def test_numbers_that_are_not_finite_decide_nothing(monkeypatch: pytest.MonkeyPa
 
 def test_nothing_moved_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     status, out, _ = call(monkeypatch, capsys, main, "check", BASE, _adapter(tmp_path / "none", 0, size=0.0))
-    assert status == 3 and "nothing moved" in out
+    assert status == 3 and "nothing changed" in out
     for wrong, said in (({"draws": 20}, "draw 39"), ({"texts": ["one text"]}, "give more texts")):
         with pytest.raises(tv.InputError, match=said):
             probes.check(BASE, BASE, **{**QUICK, **wrong})

@@ -17,7 +17,7 @@ def _evidence(whole: dict[str, float], draws: list[tuple[str, float]], within_no
     return Evidence(
         **nothing
         | {
-            "effects": pd.DataFrame([{"domain": "math", "effect": 1.0, "metric": "logit_diff"}]),
+            "effects": pd.DataFrame([{"domain": "math", "effect": 1.0, "metric": "logit_diff", "n": 8}]),
             "behaviour": behaviour,
             "whole": effects.assign(within_noise=within_noise),
             "control_draws": pd.DataFrame(draws, columns=["control", "effect"]).assign(domain="math"),

@@ -151,7 +151,7 @@ def test_the_command_prints_the_sentences_and_the_lists_that_stand_out(capsys: p
     assert [line.strip() for line in said.splitlines() if line.startswith(("F", "N", "H"))] == [
         *("Found:", "Not found:", "How far to trust it:")
     ]
-    listed = said.split("Lists of words")[1]
+    listed = said.split("lists of words, and how far")[1]
     assert "mean" in listed and "behind it" in listed and "rank_biased" not in listed and "first base" not in listed
     assert "\x1b" not in said
 

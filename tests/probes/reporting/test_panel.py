@@ -80,7 +80,7 @@ def test_a_panel_whose_table_is_missing_is_not_called() -> None:
 
 
 def test_a_section_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match="no section 'weighs'; use weights, activations"):
+    with pytest.raises(ValueError, match="no section 'weighs'; use behaviour, prompts"):
         panel("weighs")
 
 

@@ -45,9 +45,9 @@ def test_link_and_report_are_drawn_again(copy: Path) -> None:
     before = run["link"]
     assert probes.link(run).relative_norm.tolist() == pytest.approx(before.relative_norm.tolist(), nan_ok=True)
     page = Path(str(probes.report(run))).read_text(encoding="utf-8")
-    assert "run-v3" in page and "Of that direct write T x" in page
+    assert "run-v3" in page and "Share of this direct change T x" in page
     assert run["link"].direct_share.isna().all()  # as a projection, which that program did not measure
-    assert "its own weights made" not in page
+    assert "is due to the module's own weights" not in page
 
 
 def test_later_columns_are_null_and_a_line_says_so(

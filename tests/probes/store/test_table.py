@@ -87,7 +87,7 @@ def test_a_weight_table_with_a_broken_footer_is_said(run: Run, tmp_path: Path) -
 
 def test_a_table_that_is_not_there_has_no_handle(run: Run) -> None:
     for ask in (run.table, run.size):
-        with pytest.raises(RunError, match="no table 'gates'; there are behaviour"):
+        with pytest.raises(RunError, match="no table 'gates'; the only one is behaviour"):
             ask("gates")
 
 

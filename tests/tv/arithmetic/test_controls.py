@@ -119,5 +119,5 @@ def test_another_control_is_one_decorated_function(vector: tv.TuningVector, monk
 
     assert torch.equal(tv.control(vector, "flipped", 0)["wide"], -vector["wide"])
     assert Attribution(controls=("flipped",)).controls == ("flipped",)
-    with pytest.raises(ValidationError, match="should be 'flipped', 'random', 'shuffled' or 'spectrum'"):
+    with pytest.raises(ValidationError, match="no control 'noise'; there are flipped, random, shuffled, spectrum"):
         Attribution(controls=("noise",))

@@ -206,9 +206,9 @@ def test_bad_input_is_one_line(
     for options, words in (
         (("--layer", 9), "layers 0 to 5"),
         (("--site", "gate"), "'gate' is not one of"),
-        (("--metric", "loss"), "'loss' is no metric"),
+        (("--metric", "loss"), "no metric 'loss'; there are"),
         (("--tuned", "law"), "no tuned model 'law'"),
-        (("--latents", 4, "--k", 5), "k 5 of 4 latents"),
+        (("--latents", 4, "--k", 5), "k 5 is larger than the number of latents, 4"),
         (("--dictionary", tmp_path / "none"), "no directory"),
         (("--texts", tmp_path / "none.txt"), "cannot be read"),
         (("--texts", tmp_path / "empty.txt"), "no text in"),

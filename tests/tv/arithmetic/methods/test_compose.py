@@ -97,9 +97,9 @@ def test_a_vector_that_does_not_move_a_parameter_takes_no_part_in_it(method: str
 def test_bad_methods_and_options() -> None:
     check_method("ties", {"density": 0.5})
     for method, options, message in [
-        ("best", {}, "use sum, ties"),
-        ("sum", {"density": 0.5}, "it takes no options"),
-        ("ties", {"fraction": 0.5}, "it takes density"),
+        ("best", {}, "there are sum, ties"),
+        ("sum", {"density": 0.5}, "has no option 'density'"),
+        ("ties", {"fraction": 0.5}, "the only one is density"),
         ("ties", {"density": 0.0}, "greater than 0"),
         ("deflate", {"fraction": float("nan")}, "fraction nan should be"),
     ]:
