@@ -18,6 +18,8 @@ from tests.docs.commands import ROOT
 
 #: What an example may use without importing it.
 NAMES = {"tv": tv, "probes": probes, "Path": Path, "os": os, "pd": pd}
+#: Examples that run for a minute or more: `make test-all` runs them.
+DEAR = {"tv.repair"}
 _OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -29,7 +31,10 @@ def _public() -> list[Any]:
             value = getattr(package, name)
             if inspect.isfunction(value) or inspect.isclass(value):
                 found.setdefault(value, f"{package.__name__}.{name}")
-    return [pytest.param(value, id=name) for value, name in found.items()]
+    return [
+        pytest.param(value, id=name, marks=[pytest.mark.thorough] if name in DEAR else [])
+        for value, name in found.items()
+    ]
 
 
 PUBLIC = _public()
