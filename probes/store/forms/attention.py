@@ -65,18 +65,22 @@ table(
     ),
     since=_SINCE,
 )
+#: The weight that a query gives a key.
+_WEIGHTS = (
+    Column("query_pos", "the query's place in the prompt", "int32"),
+    Column("query", "its token", "text"),
+    Column("key_pos", "the key's place; −1 is the sink, nothing at all", "int32"),
+    Column("key", "its token", "text"),
+    Column("weight_base", "the attention weight in the base"),
+    Column("weight_tuned", "in the tuned model"),
+)
 table(
     "attention_pairs",
     "head that stands out, and query–key pair whose weight changed most",
     (
         *keys("tuned layer component head prompt_id"),
         Column("rank", "1 is the largest change of the head", "int16"),
-        Column("query_pos", "the query's place in the prompt", "int32"),
-        Column("query", "its token", "text"),
-        Column("key_pos", "the key's place; −1 is the sink, nothing at all", "int32"),
-        Column("key", "its token", "text"),
-        Column("weight_base", "the attention weight in the base"),
-        Column("weight_tuned", "in the tuned model"),
+        *_WEIGHTS,
         Column("weight_own", "with the tuned model's weights of this module on the base's input"),
         Column("weight_inherited", "with the base's weights on the tuned model's input"),
     ),
@@ -87,12 +91,7 @@ table(
     "head that changed most, prompt, query and key that it sees",
     (
         *keys("tuned prompt_id layer component head"),
-        Column("query_pos", "the query's place in the prompt", "int32"),
-        Column("query", "its token", "text"),
-        Column("key_pos", "the key's place; −1 is the sink, nothing at all", "int32"),
-        Column("key", "its token", "text"),
-        Column("weight_base", "the attention weight in the base"),
-        Column("weight_tuned", "in the tuned model"),
+        *_WEIGHTS,
     ),
     since=11,
 )
