@@ -8,10 +8,11 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,14 +66,14 @@ class Journal:
         """How many times the stage was begun before."""
         return sum(row["stage"] == stage and "cpu" not in row for row in self._rows())
 
-    def write(self, row: dict[str, object]) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
         """One line, at once."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _rows(self) -> list[dict[str, object]]:
+    def _rows(self) -> list[dict[str, Any]]:
         """A line that a killed process left half-written is no line."""
         if not self._path.exists():
             return []
@@ -91,9 +92,7 @@ def run(stages: Sequence[Stage], work: Path, pace: float, jobs: int, say: Callab
         done = journal.done()
         left = [stage for stage in stages if stage.name not in done or not stage.out.exists()]
         ready = [
-            stage
-            for stage in left
-            if stage.name not in failed and not {*stage.needs} & {other.name for other in left}
+            stage for stage in left if stage.name not in failed and not {*stage.needs} & {other.name for other in left}
         ]
         if not ready:
             break

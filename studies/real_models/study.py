@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-from studies.real_models import models, texts, training
+from studies.real_models import texts, training
+from studies.real_models.models import SOURCES, gguf_of, write_base
 from studies.real_models.training import Training
 
-#: CPU seconds of a machine that multiplies at 50 GFLOP a second and core: a token forward and backward, and an update.
-TOKEN, UPDATE = {"smollm2": 0.017, "gemma3": 0.036}, {"smollm2": 0.5, "gemma3": 1.0}
 #: A LoRA's gradients are small: what is left of the work of a token.
 LORA = 0.75
-#: MiB of a model in float32.
-MIB = {"smollm2": 515, "gemma3": 1025}
+#: Tokens of a held-out text, about.
+TEXT = 130
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,10 @@ class Study:
         """A fine-tuned model or adapter."""
         return self.work / "tuned" / one.name
 
+    def results(self, stage: str) -> Path:
+        """What a stage measured: CSV files, which `tables.collect` joins over stages by their names."""
+        return self.work / "results" / stage
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -114,42 +117,36 @@ def trainings(size: Size) -> list[Training]:
 
 def stages(study: Study) -> list[Stage]:
     """All stages, in the order in which they are done."""
-    return [*_bases(study), *_trainings(study)]
+    tunes = [training_stage(study, one, study.base(one.model), (f"base-{one.model}",)) for one in trainings(study.size)]
+    return [*_bases(study), *tunes]
 
 
 def _bases(study: Study) -> list[Stage]:
+    sources = {name: SOURCES[name].mib for name in study.size.names}
     return [
-        Stage(f"base-{name}", partial(_write_base, study, name), 60, 4 * MIB[name], MIB[name] / 2, study.base(name))
-        for name in study.size.names
+        Stage(f"base-{name}", partial(_write_base, study, name), 60, 4 * mib, mib / 2, study.base(name))
+        for name, mib in sources.items()
     ]
 
 
 def _write_base(study: Study, name: str) -> None:
-    models.write_base(models.gguf_of(name, study.work), study.base(name))
+    write_base(gguf_of(name, study.work), study.base(name))
 
 
-def _trainings(study: Study) -> list[Stage]:
-    return [_training(study, one) for one in trainings(study.size)]
-
-
-def _training(study: Study, one: Training) -> Stage:
-    full = one.method == "full"
-    tokens = training.WINDOW * one.steps * (1 if full else LORA) + 2 * study.size.held_out * 130 / 3
-    cost = 15 + tokens * TOKEN[one.model] + one.steps * UPDATE[one.model] * full
-    work = partial(
-        training.train, one, study.base(one.model), study.texts, study.tuned(one), held_out=study.size.held_out
-    )
-    memory = (5 if full else 3) * MIB[one.model] + 1500
-    disk = MIB[one.model] * (1 + max(0, one.checkpoints - 1)) if full else 40
-    return Stage(f"tune-{one.name}", work, cost, memory, disk, study.tuned(one), (f"base-{one.model}",))
+def training_stage(
+    study: Study, one: Training, start: Path, needs: tuple[str, ...], adapter: Path | None = None
+) -> Stage:
+    """The stage `tune-NAME`, from the model in `start`."""
+    full, source, n = one.method == "full", SOURCES[one.model], study.size.held_out
+    tokens = training.WINDOW * one.steps * (1 if full else LORA) + 2 * n * TEXT / 3
+    cost = 15 + tokens * source.token + one.steps * source.update * full
+    work = partial(training.train, one, start, study.texts, study.tuned(one), held_out=n, adapter=adapter)
+    memory = (5 if full else 3) * source.mib + 1500
+    disk = source.mib * max(1, one.checkpoints) if full else 40
+    return Stage(f"tune-{one.name}", work, cost, memory, disk, study.tuned(one), needs)
 
 
 def within(minutes: float, sizes: tuple[Size, ...] = SIZES) -> Size:
     """The largest size that takes no longer than the budget; the smallest where none does."""
     fitting = [size for size in sizes if size.minutes <= minutes]
     return fitting[-1] if fitting else sizes[0]
-
-
-def estimates(all_stages: list[Stage], pace: float) -> Mapping[str, float]:
-    """CPU seconds of each stage on this machine."""
-    return {stage.name: stage.cpu * pace for stage in all_stages}

@@ -75,9 +75,7 @@ def in_order(texts: Iterable[Text], seed: int) -> list[Text]:
 
 def prompt_rows(texts: Iterable[Text], name: str) -> list[dict[str, str]]:
     """The rows of a prompt set."""
-    return [
-        {"id": f"{name}-{one.id}", "text": one.text, "target": one.target, "cluster": one.cluster} for one in texts
-    ]
+    return [{"id": f"{name}-{one.id}", "text": one.text, "target": one.target, "cluster": one.cluster} for one in texts]
 
 
 def _medical(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:

@@ -57,7 +57,9 @@ class Training:
         return "-".join([self.model, self.domain, self.method, str(self.seed), *rest])
 
 
-def train(training: Training, start: Path, texts: Path, out: Path, *, held_out: int, adapter: Path | None = None) -> None:
+def train(
+    training: Training, start: Path, texts: Path, out: Path, *, held_out: int, adapter: Path | None = None
+) -> None:
     """Fine-tune the checkpoint `start` and write `out`: the model or adapter, `steps.csv` and `held_out.csv`.
 
     Checkpoints on the way are written to `out/step-N`. The same seed gives the same weights on the same machine.
