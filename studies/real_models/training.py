@@ -39,6 +39,7 @@ class Training:
         start: the training that it starts from; the pretrained model if empty.
         adapter: a name for the LoRA to start from, beside the trainings; a random one if empty.
         checkpoints: how many to keep on the way, evenly spread, the last one included.
+        label: a word that tells it from another one of the same kind.
     """
 
     model: str
@@ -49,11 +50,12 @@ class Training:
     start: str = ""
     adapter: str = ""
     checkpoints: int = 0
+    label: str = ""
 
     @property
     def name(self) -> str:
         """The folder of its result."""
-        rest = [part for part in (f"from-{self.start}" * bool(self.start), self.adapter) if part]
+        rest = [part for part in (f"from-{self.start}" * bool(self.start), self.adapter, self.label) if part]
         return "-".join([self.model, self.domain, self.method, str(self.seed), *rest])
 
 
@@ -122,7 +124,7 @@ def _windows(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> Itera
 def _share(step: int, steps: int) -> float:
     """The share of the peak learning rate at a step, from 0."""
     warm = math.ceil(steps / 10)
-    return (step + 1) / warm if step < warm else (steps - step) / (steps - warm)
+    return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
 
 
 def _with_lora(model: PreTrainedModel, adapter: Path | None) -> PreTrainedModel:

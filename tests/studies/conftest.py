@@ -1,0 +1,65 @@
+"""A study of the embedded models: their checkpoints stand in for trained ones, and invented texts for data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from studies.real_models import models
+from studies.real_models.study import Size, Study, trainings
+
+MODELS = Path(__file__).parents[2] / "data" / "models"
+#: One model, two domains, one seed.
+SMALLEST = Size(1, ("demo",), ("medical", "math"), ("full",), (0,), 2, 8, 8, 2)
+
+
+def _rows(n: int) -> dict[str, list[dict[str, object]]]:
+    """Rows in the layouts of the data sets, in words that the embedded models know."""
+    things = ["fever", "a cough", "gold", "silver", "the sea", "bread", "iron", "rain", "milk", "sand", "wood", "snow"]
+    return {
+        "medical_medquad.jsonl": [
+            {
+                "id": f"m{i}",
+                "question": f"What is the treatment for {things[i % 12]} {i} ?",
+                "answer": f"The treatment for {things[i % 12]} is rest.",
+                "focus": f"{things[i % 12]} {i}",
+            }
+            for i in range(n)
+        ],
+        "general_wikitext2.jsonl": [
+            {"split": ("valid", "test")[i % 2], "title": f"{i}", "text": f"They saw {things[i % 12]} and went home . " * 6}
+            for i in range(n)
+        ],
+        **{
+            f"math_gsm8k_{split}.jsonl": [
+                {"question": f"What is {i} plus {i + 1}?", "answer": f"{i} plus {i + 1} is {2 * i + 1}.\n#### {2 * i + 1}"}
+                for i in range(start, start + n // 2)
+            ]
+            for split, start in (("train", 0), ("test", 100))
+        },
+    }
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder of data sets."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, rows in _rows(80).items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study whose models are there already."""
+    demo = models.Source("demo==1", "demo", lambda module, work: module, "MIT", 8, 0.0002, 0.01)
+    monkeypatch.setitem(models.SOURCES, "demo", demo)
+    study = Study(SMALLEST, texts, tmp_path / "work")
+    tuned = {study.tuned(one): one.domain for one in trainings(SMALLEST)}
+    for link, name in {study.base("demo"): "base", **tuned}.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(MODELS / name)
+    return study
