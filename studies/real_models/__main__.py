@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.real_models import running
+from studies.real_models import running, tables, texts
 from studies.real_models.study import SIZES, Study, stages, within
 from tv.errors import InputError
 from tv.runtime.progress import duration
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="stages at once (default: one a core)")
     parser.add_argument("--only", default="", help="only stages whose names match this regular expression")
     parser.add_argument("--plan", action="store_true", help="say what would be done, and what it takes")
+    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="only join what is done into tables there")
     chosen = parser.parse_args(arguments)
     study = Study(within(chosen.budget, SIZES), chosen.data, chosen.work)
     wanted = [stage for stage in stages(study) if re.search(chosen.only, stage.name)]
@@ -38,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{duration(sum(stage.cpu for stage in wanted) * pace)} of CPU time")
         return 0
     try:
+        if chosen.tables:
+            missing = tables.collect(study, chosen.tables)
+            print("\n".join(f"not done: {name}" for name in missing))
+            return 0
+        for name in dict.fromkeys([*study.size.domains, "general"]):
+            texts.domain(name, study.texts)
         running.run(wanted, study.work, pace, chosen.jobs, lambda line: print(line, file=sys.stderr, flush=True))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

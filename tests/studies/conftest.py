@@ -29,12 +29,19 @@ def _rows(n: int) -> dict[str, list[dict[str, object]]]:
             for i in range(n)
         ],
         "general_wikitext2.jsonl": [
-            {"split": ("valid", "test")[i % 2], "title": f"{i}", "text": f"They saw {things[i % 12]} and went home . " * 6}
+            {
+                "split": ("valid", "test")[i % 2],
+                "title": f"{i}",
+                "text": f"They saw {things[i % 12]} and went home . " * 6,
+            }
             for i in range(n)
         ],
         **{
             f"math_gsm8k_{split}.jsonl": [
-                {"question": f"What is {i} plus {i + 1}?", "answer": f"{i} plus {i + 1} is {2 * i + 1}.\n#### {2 * i + 1}"}
+                {
+                    "question": f"What is {i} plus {i + 1}?",
+                    "answer": f"{i} plus {i + 1} is {2 * i + 1}.\n#### {2 * i + 1}",
+                }
                 for i in range(start, start + n // 2)
             ]
             for split, start in (("train", 0), ("test", 100))

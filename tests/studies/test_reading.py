@@ -16,4 +16,6 @@ def test_reads_every_fine_tune_beside_its_nulls(study: Study) -> None:
         stage.work()
     tables = {path.stem: pd.read_csv(path) for path in study.results("read-demo-0").glob("*.csv")}
     assert {*tables["weights"].tuned} == {"medical-full", "math-full", "one-step", "random"}
-    for t in tables: print(t, len(tables[t])); print(tables[t].head(3).to_string())
+    for t in tables:
+        print(t, len(tables[t]))
+        print(tables[t].head(3).to_string())

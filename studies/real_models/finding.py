@@ -1,0 +1,57 @@
+"""What a discovery finds in each fine-tune that nobody told it to look for."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+import probes
+from studies.real_models.models import SOURCES
+from studies.real_models.reading import prompt_files, write
+from studies.real_models.study import Stage, Study, trainings
+from studies.real_models.training import Training
+
+#: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable.
+LONGEST, NULL_TEXTS, DRAWS = 24, 16, 16
+#: Forwards over its texts that a discovery takes, with shams that need gradients.
+FORWARDS = 3 + 3 * DRAWS + DRAWS
+#: Words of every part that are kept.
+WORDS = 10
+
+
+def stages(study: Study) -> list[Stage]:
+    """A discovery in every full fine-tune of the first seed."""
+    first = [one for one in trainings(study.size) if one.method == "full" and one.seed == study.size.seeds[0]]
+    return [_finding(study, one) for one in first]
+
+
+def _finding(study: Study, one: Training) -> Stage:
+    stage, source = f"find-{one.model}-{one.domain}", SOURCES[one.model]
+    cpu = 40 + FORWARDS * NULL_TEXTS * LONGEST * source.token / 3
+    work = partial(_find, study, one, study.results(stage))
+    return Stage(stage, work, cpu, 4 * source.mib + 2000, 20, study.results(stage), (f"tune-{one.name}",))
+
+
+def _find(study: Study, one: Training, out: Path) -> None:
+    """On texts of every domain, so that what is found need not be what was asked."""
+    texts = [one_set["file"] for one_set in prompt_files(study, study.size.domains)]
+    settings = {"draws": DRAWS, "null_texts": NULL_TEXTS, "longest": LONGEST, "seed": 0}
+    cpu, wall = time.process_time(), time.monotonic()
+    run = probes.discover(
+        study.base(one.model), study.tuned(one), texts=texts, out=study.work / "runs" / out.name, settings=settings
+    )
+    words = run["discovered_words"].drop(columns="tuned")
+    kept = words[(words["rank"] <= WORDS) | words.stands_out]
+    tables = {"words": kept.groupby(["part", "reading"], observed=True, sort=False).head(WORDS)}
+    tables["searches"] = (
+        words.groupby(["part", "reading"], observed=True, sort=False)
+        .agg(words=("token", "size"), stand_out=("stands_out", "sum"))
+        .reset_index()
+    )
+    if "claims" in run.tables:
+        tables["claims"] = run["claims"].drop(columns="tuned")
+    tables["discoveries"] = pd.DataFrame({"cpu": [time.process_time() - cpu], "wall": time.monotonic() - wall})
+    write(out, tables, model=one.model, seed=one.seed, of=one.domain)

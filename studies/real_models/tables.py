@@ -1,0 +1,44 @@
+"""The tables of the study: what its stages wrote, joined by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from studies.real_models.running import Journal
+from studies.real_models.study import Study, stages
+
+#: Where the tables lie that docs/study.md is written from.
+COMMITTED = Path(__file__).with_name("tables")
+
+
+def collect(study: Study, out: Path) -> list[str]:
+    """Join the results of all stages that are done into `out`, a CSV file a table; the stages that are missing.
+
+    Beside them stand the losses of every fine-tune, and what each stage took against its estimate.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[pd.DataFrame]] = {"held_out": [], "training": []}
+    missing = []
+    for stage in stages(study):
+        if not stage.out.exists():
+            missing.append(stage.name)
+        elif stage.name.startswith("tune-"):
+            for name, file in (("held_out", "held_out.csv"), ("training", "steps.csv")):
+                found[name].append(pd.read_csv(stage.out / file).assign(tune=stage.out.name))
+        elif stage.out == study.results(stage.name):
+            for path in sorted(stage.out.glob("*.csv")):
+                found.setdefault(path.stem, []).append(pd.read_csv(path))
+    rows = [done.__dict__ for done in Journal(study.work).done().values()]
+    found["stages"] = [pd.DataFrame(rows)]
+    for name, parts in found.items():
+        if parts:
+            table = pd.concat(parts, ignore_index=True)
+            table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
+    return missing
+
+
+def load(folder: Path = COMMITTED) -> dict[str, pd.DataFrame]:
+    """Every table by its name."""
+    return {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(folder.glob("*.csv"))}
