@@ -112,12 +112,12 @@ def orderings(tables: Tables) -> pd.DataFrame:
 
 
 def gates(tables: Tables) -> pd.DataFrame:
-    """Gate patterns on a fine-tune's own domain and on others', beside chance, random T and one step: means of layers."""
+    """Gate patterns on a fine-tune's own domain and on others', beside chance, random T and one step."""
     table = _kinds(tables["gates"])
     own = np.where(table.tuned.str.rpartition("-")[0] == table.domain, "own domain", "other domains")
     table = table.assign(on=np.where(table.kind.isin([RANDOM, ONE_STEP]), "all domains", own))
     floor = tables["noise_floor"].groupby("model").flip_rate.mean()
-    rows = []
+    distances, rows = ["edit_distance", "chance_edit_distance", "flip_rate"], []
     for (model, kind, on), group in table.groupby(["model", "kind", "on"], sort=False):
         by_tune = group.groupby(["tuned", "seed", "domain"])[
             ["edit_distance", "chance_edit_distance", "flip_rate"]
