@@ -119,9 +119,7 @@ def gates(tables: Tables) -> pd.DataFrame:
     floor = tables["noise_floor"].groupby("model").flip_rate.mean()
     distances, rows = ["edit_distance", "chance_edit_distance", "flip_rate"], []
     for (model, kind, on), group in table.groupby(["model", "kind", "on"], sort=False):
-        by_tune = group.groupby(["tuned", "seed", "domain"])[
-            ["edit_distance", "chance_edit_distance", "flip_rate"]
-        ].mean()
+        by_tune = group.groupby(["tuned", "seed", "domain"])[distances].mean()
         rows.append(
             {
                 "model": model,
