@@ -12,7 +12,8 @@ import probes
 from probes.store.run import Run
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, recorded, write
-from studies.real_models.study import TEXT, Stage, Study, trainings
+from studies.real_models.stage import Stage
+from studies.real_models.study import TEXT, Study, trainings
 from studies.real_models.training import Training
 from tv.stats.means import mean_interval
 

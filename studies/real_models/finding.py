@@ -11,7 +11,8 @@ import pandas as pd
 import probes
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, write
-from studies.real_models.study import Stage, Study, trainings
+from studies.real_models.stage import Stage
+from studies.real_models.study import Study, trainings
 from studies.real_models.training import Training
 
 #: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable.

@@ -18,7 +18,8 @@ from probes.errors import RunError
 from probes.forecast import forecast
 from probes.store.run import Run
 from studies.real_models.models import SOURCES
-from studies.real_models.study import TEXT, Stage, Study, training_stage, trainings
+from studies.real_models.stage import Stage
+from studies.real_models.study import TEXT, Study, training_stage, trainings
 from studies.real_models.texts import domain, prompt_rows
 from studies.real_models.training import Training
 from tv.checkpoints.live import LiveSource

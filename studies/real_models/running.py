@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from studies.real_models.study import Stage
+from studies.real_models.stage import Stage
 from tv.errors import InputError
 from tv.runtime.progress import duration
 
@@ -41,6 +39,8 @@ class Done:
 
 def pace() -> float:
     """How much slower this machine multiplies than the one that the costs were measured on; 1 where it is as fast."""
+    import torch  # a stage's process need not load it
+
     torch.manual_seed(0)
     a, b = torch.randn(256, 576), torch.randn(576, 1536)
     for _ in range(20):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from studies.real_models import texts, training
 from studies.real_models.models import SOURCES, gguf_of, write_base
+from studies.real_models.stage import Stage
 from studies.real_models.training import Training
 
 #: A LoRA's gradients are small: what is left of the work of a token.
@@ -77,29 +77,6 @@ class Study:
     def results(self, stage: str) -> Path:
         """What a stage measured: CSV files, which `tables.collect` joins over stages by their names."""
         return self.work / "results" / stage
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One piece of work, done by a process of its own and never twice.
-
-    Args:
-        name: unique in the study.
-        work: what is done.
-        cpu: estimated CPU seconds on a machine that computes at pace 1.
-        memory: estimated peak, MiB.
-        disk: estimated, MiB.
-        needs: names of stages that come before.
-        out: what is there once it is done.
-    """
-
-    name: str
-    work: Callable[[], object]
-    cpu: float
-    memory: float
-    disk: float
-    out: Path
-    needs: tuple[str, ...] = ()
 
 
 def trainings(size: Size) -> list[Training]:

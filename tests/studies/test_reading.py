@@ -1,10 +1,11 @@
-"""Reading a pair for the study."""
+"""Reading fine-tunes for the study: one run over all of them, and tables beside the nulls."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from studies.real_models import reading
+from studies.real_models import page, reading, tables
 from studies.real_models.study import Study
 from studies.real_models.training import train
 
@@ -14,8 +15,20 @@ def test_reads_every_fine_tune_beside_its_nulls(study: Study) -> None:
     train(step, study.base("demo"), study.texts, study.tuned(step), held_out=2)
     for stage in reading.stages(study)[1:]:
         stage.work()
-    tables = {path.stem: pd.read_csv(path) for path in study.results("read-demo-0").glob("*.csv")}
-    assert {*tables["weights"].tuned} == {"medical-full", "math-full", "one-step", "random"}
-    for t in tables:
-        print(t, len(tables[t]))
-        print(tables[t].head(3).to_string())
+    found = {path.stem: pd.read_csv(path) for path in study.results("read-demo-0").glob("*.csv")}
+    assert {*found["weights"].tuned} == {"medical-full", "math-full", reading.ONE_STEP, reading.RANDOM}
+
+    of = found["weights"].set_index(["tuned", "layer", "module"])
+    np.testing.assert_allclose(of.delta_norm["random"], of.delta_norm["medical-full"], rtol=1e-3)
+    assert (of.relative_norm["one-step"] < 0.1 * of.relative_norm["medical-full"]).all()
+
+    random = page._at_epsilon(found["alignment"]).query("kind == 'random' and side == 'left'")
+    assert (random.ssa - random.ssa_null).abs().max() < 0.02  # a T without direction is its own null
+    assert "medical-full" in page.markdown(found["gates"])
+    said = page.gates(found)
+    assert [*said["texts of"]].count("own domain") == 1
+    assert len(page.similarity(found)) == len({"full", reading.ONE_STEP, reading.RANDOM})
+
+
+def test_stages_that_are_not_done_are_named(study: Study) -> None:
+    assert tables.collect(study, study.work / "tables") == ["read-demo-0", "cause-demo-medical"]
