@@ -42,7 +42,7 @@ def problems(root: Path = ROOT) -> list[str]:
 
 def _files(root: Path) -> list[Path]:
     tops = [*root.glob("*.md"), root / "llms.txt"]
-    pages = chain.from_iterable((root / folder).rglob("*.md") for folder in ("docs", "examples", "data"))
+    pages = chain.from_iterable((root / folder).rglob("*.md") for folder in ("docs", "examples", "data", "studies"))
     code = chain.from_iterable((root / package).rglob("*") for package in ("tv", "probes"))
     files = [*tops, *pages, *(path for path in code if path.suffix in (".py", ".html", ".js"))]
     return sorted(path for path in files if path.is_file())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from studies.real_models import page, reading, tables
+from studies.real_models import answers, reading, tables
 from studies.real_models.study import Study
 from studies.real_models.training import train
 
@@ -22,12 +22,12 @@ def test_reads_every_fine_tune_beside_its_nulls(study: Study) -> None:
     np.testing.assert_allclose(of.delta_norm["random"], of.delta_norm["medical-full"], rtol=1e-3)
     assert (of.relative_norm["one-step"] < 0.1 * of.relative_norm["medical-full"]).all()
 
-    random = page._at_epsilon(found["alignment"]).query("kind == 'random' and side == 'left'")
+    random = answers._at_epsilon(found["alignment"]).query("kind == 'random' and side == 'left'")
     assert (random.ssa - random.ssa_null).abs().max() < 0.02  # a T without direction is its own null
-    assert "medical-full" in page.markdown(found["gates"])
-    said = page.gates(found)
+    assert "medical-full" in answers.markdown(found["gates"])
+    said = answers.gates(found)
     assert [*said["texts of"]].count("own domain") == 1
-    assert len(page.similarity(found)) == len({"full", reading.ONE_STEP, reading.RANDOM})
+    assert len(answers.similarity(found)) == len({"full", reading.ONE_STEP, reading.RANDOM})
 
 
 def test_stages_that_are_not_done_are_named(study: Study) -> None:

@@ -1,51 +1,16 @@
-"""docs/study.md and its figures, from the committed tables and the template beside this file.
-
-`python -m studies.real_models.page` writes them. Every number of the page is computed here from a table; the words are
-the template's.
-"""
+"""What the study's tables say to each question, as tables for readers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import jinja2
 import numpy as np
 import pandas as pd
 
 from studies.real_models.reading import ONE_STEP, RANDOM
-from studies.real_models.tables import COMMITTED, load
-from tv.stats.means import mean_interval
 
-ROOT = Path(__file__).parents[2]
-PAGE, FIGURES, TEMPLATE = ROOT / "docs" / "study.md", ROOT / "docs" / "images" / "study", "study.md.j2"
 #: The source's rule: a share of the spectrum that 5 % of the norm is left out of.
 EPSILON = 0.05
 
 Tables = dict[str, pd.DataFrame]
-
-
-def rendered(tables: Tables) -> str:
-    """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        autoescape=False,  # Markdown of our own tables
-    )
-    answers: dict[str, Callable[[Tables], pd.DataFrame]] = {
-        "similarity": similarity,
-        "subspaces": subspaces,
-        "orderings": orderings,
-        "gates": gates,
-        "new_directions": new_directions,
-        "causes": causes,
-        "searches": searches,
-        "estimates": estimates,
-    }
-    made = {name: markdown(answer(tables)) for name, answer in answers.items()}
-    return environment.get_template(TEMPLATE).render(made)
 
 
 def similarity(tables: Tables) -> pd.DataFrame:
@@ -212,12 +177,6 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def paired(values: Sequence[float], clusters: Sequence[str]) -> str:
-    """A mean with its interval over clusters."""
-    mean = mean_interval(np.asarray(values, np.float64), list(clusters))
-    return f"{float(mean.mean):.3f} [{float(mean.lo):.3f}, {float(mean.hi):.3f}]"
-
-
 def _kinds(table: pd.DataFrame) -> pd.DataFrame:
     """With the column `kind`: full, lora, or the null that it is."""
     kind = table.tuned.where(table.tuned.isin([RANDOM, ONE_STEP]), table.tuned.str.rpartition("-")[2])
@@ -232,12 +191,3 @@ def _range(values: pd.Series, digits: int = 3) -> str:
     """The median, and the range where there are several."""
     middle = f"{values.median():.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ({values.min():.{digits}f}–{values.max():.{digits}f})"
-
-
-def main() -> None:
-    """Write the page from the committed tables."""
-    PAGE.write_text(rendered(load(COMMITTED)), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
