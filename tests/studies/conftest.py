@@ -66,7 +66,10 @@ def study(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> Study
     monkeypatch.setitem(models.SOURCES, "demo", demo)
     study = Study(SMALLEST, texts, tmp_path / "work")
     tuned = {study.tuned(one): one.domain for one in trainings(SMALLEST)}
-    for link, name in {study.base("demo"): "base", **tuned}.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(MODELS / name)
+    for folder, name in {study.base("demo"): "base", **tuned}.items():
+        folder.mkdir(parents=True)
+        for file in (MODELS / name).iterdir():
+            (folder / file.name).symlink_to(file)
+        for table in ("steps", "held_out"):
+            (folder / f"{table}.csv").write_text("step\n1\n", encoding="utf-8")
     return study

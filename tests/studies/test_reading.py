@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from studies.real_models import answers, reading, tables
 from studies.real_models.study import Study
 from studies.real_models.training import train
 
 
+@pytest.mark.thorough  # thirty CPU seconds
 def test_reads_every_fine_tune_beside_its_nulls(study: Study) -> None:
     step = reading.one_step("demo")
     train(step, study.base("demo"), study.texts, study.tuned(step), held_out=2)
@@ -31,4 +33,8 @@ def test_reads_every_fine_tune_beside_its_nulls(study: Study) -> None:
 
 
 def test_stages_that_are_not_done_are_named(study: Study) -> None:
-    assert tables.collect(study, study.work / "tables") == ["read-demo-0", "cause-demo-medical"]
+    missing = tables.collect(study, study.work / "tables")
+    assert {"null-demo", "read-demo-0", "cause-demo-medical", "find-demo-math"} <= {*missing}
+    assert not any(name.startswith("tune-demo-m") for name in missing)
+    steps = tables.load(study.work / "tables")["training"]
+    assert steps.tune.tolist() == ["demo-medical-full-0", "demo-math-full-0"]
