@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pandas as pd
 
-from studies.real_models.running import Journal
+from studies.real_models.running import Done, Journal
 from studies.real_models.study import Study, stages
 
 #: Where the tables lie that docs/study.md is written from.
@@ -30,8 +31,8 @@ def collect(study: Study, out: Path) -> list[str]:
         elif stage.out == study.results(stage.name):
             for path in sorted(stage.out.glob("*.csv")):
                 found.setdefault(path.stem, []).append(pd.read_csv(path))
-    rows = [done.__dict__ for done in Journal(study.work).done().values()]
-    found["stages"] = [pd.DataFrame(rows)]
+    rows = [asdict(done) for done in Journal(study.work).done().values()]
+    found["stages"] = [pd.DataFrame(rows, columns=[field.name for field in fields(Done)])]
     for name, parts in found.items():
         if parts:
             table = pd.concat(parts, ignore_index=True)
