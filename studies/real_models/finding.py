@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 import probes
+from probes.discovery.discover import FEWEST
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, write
 from studies.real_models.stage import Stage
@@ -38,7 +40,8 @@ def _finding(study: Study, one: Training) -> Stage:
 
 def _find(study: Study, one: Training, out: Path) -> None:
     """On texts of every domain, so that what is found need not be what was asked."""
-    texts = [one_set["file"] for one_set in prompt_files(study, study.size.domains)]
+    n = max(study.size.prompts, math.ceil(FEWEST / len(study.size.domains)))
+    texts = [one_set["file"] for one_set in prompt_files(study, study.size.domains, n)]
     settings = {"draws": DRAWS, "null_texts": NULL_TEXTS, "longest": LONGEST, "seed": 0}
     cpu, wall = time.process_time(), time.monotonic()
     run = probes.discover(

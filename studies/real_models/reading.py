@@ -51,13 +51,13 @@ def one_step(name: str) -> Training:
     return Training(name, "general", "full", 0, steps=1, label=ONE_STEP)
 
 
-def prompt_files(study: Study, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The prompt sets of a suite: texts of these domains that no fine-tune was trained on."""
-    folder, sets = study.work / "prompts", []
+def prompt_files(study: Study, names: Sequence[str], n: int | None = None) -> list[dict[str, Any]]:
+    """The prompt sets of a suite: `n` texts of each domain that no fine-tune was trained on, or as the size says."""
+    folder, sets, n = study.work / "prompts", [], n or study.size.prompts
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        rows = prompt_rows(domain(name, study.texts).held_out[: study.size.prompts], name)
-        path = folder / f"{name}-{study.size.prompts}.jsonl"
+        rows = prompt_rows(domain(name, study.texts).held_out[:n], name)
+        path = folder / f"{name}-{n}.jsonl"
         with replacing(path, RunError) as file:
             file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         sets.append({"file": str(path.resolve()), "domain": name})
