@@ -119,6 +119,7 @@ class PassedLayers:
     def __init__(self, folder: Path, pair: Pair, reads: Sequence[Read], left: Sequence[Encoded]) -> None:
         self._folder, self._pair, self._reads = folder / _FOLDER, pair, reads
         self._sites = [site for read in reads for site in read.sites]
+        self._at = {site: i for i, site in enumerate(self._sites)}
         self._dtype = str(pair.base.dtype).removeprefix("torch.")
         found = _Pass.of(self._folder)
         fits = found.dtype == self._dtype and found.ends_with([item.prompt.id for item in left])
@@ -169,8 +170,10 @@ class PassedLayers:
         def at_gate(place: int, base: Coming, tuned: Coming) -> None:
             if place >= self.first:
                 skips.close()
+                passed = base.taken(), tuned.taken()
                 if place > self.first:
-                    self._keep(place, name, progress, (base.passed, tuned.passed))
+                    self._keep(place, name, progress, passed)
+                del passed
                 turn(place, base.value, tuned.value)
             elif place == 0:
                 enter(base.value, tuned.value)
@@ -202,7 +205,7 @@ class PassedLayers:
             self._came = 0
 
     def _record(self, place: int) -> None:
-        """Say in the journal that a layer is whole; what entered the one before it goes."""
+        """Say in the journal that a layer is whole; what entered the one before it can go."""
         journal = self._folder / _JOURNAL
         if place == 1:
             append_line(journal, {"dtype": self._dtype, "batches": self._batches})
@@ -212,18 +215,18 @@ class PassedLayers:
 
     def _since(self, progress: _Progress) -> dict[str, Any]:
         """What a reducer has read since the last layer, as values that a file holds."""
-        reducer, at = progress.reducer, self._sites.index
+        reducer, at = progress.reducer, self._at
         known = [reducer.places, reducer.ledger_places, reducer.lens_places]
 
         def piece(one: Piece) -> list[Any]:
             which = next((i for i, places in enumerate(known) if places is one.places), -1)
             own = [one.places.row, one.places.pos] if which < 0 else []
-            return [one.table, at(one.site), dict(one.labels), dict(one.columns), which, own]
+            return [one.table, at[one.site], dict(one.labels), dict(one.columns), which, own]
 
         unread = []
         for i, (site, base, tuned) in enumerate(reducer.unread[progress.unread :], progress.unread):
             values = base(), tuned()
-            unread.append([at(site), *values])
+            unread.append([at[site], *values])
             reducer.unread[i] = site, kept(values[0]), kept(values[1])
         counts = {key: reducer.counts[key] for key in reducer.counts.keys() - progress.counts}
         overlaps = {layer: reducer.overlaps[layer] for layer in reducer.overlaps.keys() - progress.overlaps}

@@ -32,6 +32,7 @@ Lockstep = Callable[[Sequence[Read], Inputs, ReducePair, Tensor], tuple[Tensor, 
 
 def in_turn(place: int, base: Coming, tuned: Coming) -> None:
     """Wait at a gate of two streamed models for the other passes."""
+    base.taken(), tuned.taken()
     turn(place, base.value, tuned.value)
 
 

@@ -11,6 +11,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from tempfile import TemporaryFile
@@ -39,11 +40,17 @@ class Gate(NamedTuple):
     place: int
 
 
-class Coming(NamedTuple):
+@dataclass
+class Coming:
     """What a forward pass brings to a gate."""
 
     value: Tensor  # that enters
-    passed: Any  # what the block before it returned; None at the first
+    passed: Any  # what the block before it returned; None at the first, and once it is taken
+
+    def taken(self) -> Any:
+        """What was passed, which is not held here any longer: only `value` waits in a file."""
+        passed, self.passed = self.passed, None
+        return passed
 
 
 def take_turns(model: PreTrainedModel, architecture: Architecture) -> None:

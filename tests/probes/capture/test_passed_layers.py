@@ -157,8 +157,9 @@ def test_a_full_disk_is_said_and_costs_the_layer_that_was_written(
         put(self, name, value)
 
     monkeypatch.setattr(TensorFile, "put", full)
-    with pytest.raises(RunError, match=r"0000[12]\.\w+: cannot be written: No space left on device"):
+    with pytest.raises(RunError, match=r"0000[12]\.\w+: cannot be written: No space left on device") as caught:
         run_shard(shard, session, tmp_path / "out")
+    assert isinstance(caught.value.__cause__, OSError)  # of the machine: a run keeps what it has
     assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
         "00001.passed",
         "00001.read",
