@@ -23,7 +23,7 @@ from probes.capture.hooks.turns import Coming, enter, kept, turn
 from probes.capture.pair import Pair
 from probes.capture.reduce import BatchReducer, Piece
 from probes.capture.skipping import skipping
-from probes.capture.tensor_file import TensorFile, index_of, value_of
+from probes.capture.tensor_file import index_of, tensor_file, value_of
 from probes.errors import RunError
 from probes.measures.gates import NeuronCounts
 from probes.measures.places import Places
@@ -195,7 +195,7 @@ class PassedLayers:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RunError(f"{self._folder}: cannot be created: {error.strerror}") from error
-            self._files = {kind: self._open.enter_context(TensorFile(self._path(place, kind))) for kind in _KINDS}
+            self._files = {kind: self._open.enter_context(tensor_file(self._path(place, kind))) for kind in _KINDS}
         self._files[_READ].put(name, self._since(progress))
         self._files[_PASSED].put(name, passed)
         self._came += 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,36 +20,34 @@ _TENSOR, _TUPLE = "tensor", "tuple"
 _END = 8
 
 
-class TensorFile:
-    """A file that is being written, value by value, and is there whole or not at all.
+@contextmanager
+def tensor_file(path: Path) -> Iterator[TensorFile]:
+    """A file to put values in, which is there whole if the context succeeds, else not at all.
 
-    Leaving the context with an error leaves nothing; RunError where the disk refuses.
+    Raises RunError where the disk refuses.
     """
+    with replacing(path, RunError) as temporary, open(temporary, "wb") as opened:
+        file = TensorFile(opened)
+        yield file
+        file.finish()
 
-    def __init__(self, path: Path) -> None:
-        self._replacing = replacing(path, RunError)
-        self._file = open(self._replacing.__enter__(), "wb")  # noqa: SIM115  (`__exit__` closes it)
+
+class TensorFile:
+    """A file that is being written, value by value."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._index: dict[str, Any] = {}
-
-    def __enter__(self) -> TensorFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            with self._file:
-                if error is None:
-                    at = self._file.tell()
-                    self._file.write(json.dumps(self._index, separators=(",", ":")).encode())
-                    self._file.write(at.to_bytes(_END, "little"))
-        except OSError as refused:
-            kind, error, trace = type(refused), refused, refused.__traceback__
-        self._replacing.__exit__(kind, error, trace)
 
     def put(self, name: str, value: Any) -> None:
         """Append a value: tensors, numbers, texts, None, and lists, tuples and dicts of them."""
         self._index[name] = self._put(value)
+
+    def finish(self) -> None:
+        """Say at the end where the values are."""
+        at = self._file.tell()
+        self._file.write(json.dumps(self._index, separators=(",", ":")).encode())
+        self._file.write(at.to_bytes(_END, "little"))
 
     def _put(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from probes.capture.tensor_file import TensorFile, index_of, value_of
+from probes.capture.tensor_file import index_of, tensor_file, value_of
 from probes.errors import RunError
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ VALUES: dict[str, Any] = {
 
 def test_values_come_back_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "of"
-    with TensorFile(path) as file:
+    with tensor_file(path) as file:
         for name, value in VALUES.items():
             file.put(name, value)
     index = index_of(path)
@@ -38,7 +38,9 @@ def test_values_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     for error, told in ((ValueError("no"), ValueError), (OSError(28, "No space left on device"), RunError)):
-        with pytest.raises(told, match=r"no|No space left"), TensorFile(tmp_path / "of") as file:
+        with pytest.raises(told, match=r"no|No space left"), tensor_file(tmp_path / "of") as file:
             file.put("one", VALUES["half"])
             raise error
         assert not list(tmp_path.iterdir())
+    with pytest.raises(RunError, match="cannot be written: No such file"), tensor_file(tmp_path / "no" / "of"):
+        pass
