@@ -184,7 +184,8 @@ class Job:
             writer.begin(self.identity)
             if kept := what_is_kept(writer, self):
                 _LOG.warning(kept)
-            require_space(writer.path, sum(self.sizes.values()), self.besides)
+            besides = 0 if not self.besides or self._all_captured(writer) else self.besides
+            require_space(writer.path, sum(self.sizes.values()), besides)
             write_prompts(writer, self.encoded)
             if self._decomposes_again:
                 self.models.keep_decompositions(writer.path / _DECOMPOSITIONS)
@@ -214,6 +215,9 @@ class Job:
         if lost := [table for table in (self.there.tables if self.there else ()) if table not in made.tables]:
             _LOG.warning("these tables of the earlier run are gone: %s; compute them again", ", ".join(lost))
         return made
+
+    def _all_captured(self, writer: RunWriter) -> bool:
+        return {shard.name for pair in self.pairs for shard in self.shards(pair.name)} <= set(writer.done("capture"))
 
     @property
     def _decomposes_again(self) -> bool:
