@@ -57,7 +57,7 @@ def _captured(writer: RunWriter, job: Job, name: str) -> tuple[str, str]:
         ids = [item.prompt.id for item in shard.encoded]
         passed = kept_layers(writer.path, shard.name, ids) if more and job.models.streams else 0
         if passed:
-            there.append(f"{passed} of {n_layers} layers of {more} more")
+            there.append(f"{passed} of {n_layers} layers of another {more}")
             left.append(f"{more} need {n_layers - passed} of {n_layers} layers")
     some = f", of which {' and '.join(left)}" if left else ""
     return (

@@ -226,7 +226,7 @@ def test_the_embedded_models_killed_while_a_layer_is_written(
     with caplog.at_level(logging.WARNING):
         job.run()
     assert (
-        "resuming; done already: capture moved (0 of 6 prompts and 3 of 6 layers of 6 more); "
+        "resuming; done already: capture moved (0 of 6 prompts and 3 of 6 layers of another 6); "
         "still to do: capture moved (6 prompts, of which 6 need 3 of 6 layers)" in caplog.text
     )
     assert len(taken) == 3 and job.besides / 4 < max(taken) <= job.besides
