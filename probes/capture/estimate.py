@@ -17,10 +17,11 @@ from probes.errors import RunError
 from probes.measures.declared import MEASURES
 from probes.measures.places import sampled
 from probes.measures.predictions import TOP
+from probes.store.journal import BATCHES
 from probes.store.schemas import PARTITIONS, SCHEMAS
 from probes.suite import MEASUREMENTS, Suite
 from tv.architecture.anatomy import Architecture
-from tv.prompts.encoding import Encoded, positions
+from tv.prompts.encoding import Encoded, batches, positions
 
 _BYTES = {
     "tokens": 18.0,
@@ -37,6 +38,7 @@ _BYTES = {
 _BYTES_A_GATE = (0.95 + 0.75) / 8
 _BYTES_AN_ENTRY = 2 * 1.9  # float16 of both models, of which zstd saves a little
 _BYTES_A_COLUMN = 120  # of each file, whatever it holds
+_AS_READ = 4  # rows that are not compressed, and are there twice, to rows in tables
 
 
 def estimate(
@@ -103,14 +105,43 @@ def estimate(
     }
 
 
-def require_space(directory: Path, needed: int) -> None:
-    """Raise RunError where the disk lacks room for what the run still has to write."""
+def streaming(
+    suite: Suite, architecture: Architecture, work: Sequence[Sequence[Encoded]], width: int, experts_per_token: int = 0
+) -> int:
+    """Bytes that a streamed capture takes besides, at most, until a shard is done; within a factor of two.
+
+    Args:
+        suite: What is measured.
+        architecture: Of the base.
+        work: The prompts of every shard.
+        width: Bytes of a number that the models compute.
+        experts_per_token: Of a mixture.
+
+    Returns:
+        What two layers pass on in both models, what waits for the unembedding, and rows as they were read and as the
+        batches that are done hold them.
+    """
+    numbers = width * architecture.d_model
+    n_lens = architecture.n_layers if "lens" in suite.measure else 0
+    sizes = [0]
+    for encoded in work:
+        passed = sum(batch.input_ids.numel() for batch in batches(encoded, suite.batch_size, 0))
+        waiting = sum(len(sampled(item, suite.ledger_positions, suite.lens_places)) for item in encoded)
+        rows = sum(estimate(suite, architecture, encoded, experts_per_token).values()) // len(suite.tuned)
+        sizes.append(numbers * (4 * passed + 2 * n_lens * waiting) + _AS_READ * rows)
+    return max(sizes)
+
+
+def require_space(directory: Path, needed: int, besides: int = 0) -> None:
+    """Raise RunError where the disk lacks room for what the run still has to write, for good or for a while."""
     there = next(parent for parent in (directory, *directory.parents) if parent.exists())
     done = sum(path.stat().st_size for path in directory.rglob("*.parquet"))
+    kept = sum(path.stat().st_size for path in (directory / BATCHES).rglob("*") if path.is_file())
     free = shutil.disk_usage(there).free
-    if needed - done > free:
+    left = max(needed - done, 0) + max(besides - kept, 0)
+    if left > free:
         raise RunError(
-            f"{there}: the run takes about {_gigabytes(needed - done)}, and {_gigabytes(free)} are free there; choose "
+            f"{there}: the run takes about {_gigabytes(left)}, and {_gigabytes(free)} are free there; choose "
             "another --out, fewer positions, or fewer measurements"
         )
 

@@ -527,8 +527,9 @@ class _Proof:
     def _is_chained(self, architecture: Architecture) -> bool:
         """Whether blocks pass on their output alone, so that the first ones can be skipped."""
         last = architecture.n_layers - 1
+        same = dict.fromkeys(range(last), self.outputs.get(last - 1))  # nor is an earlier one's read by the model
         try:
-            with torch.inference_mode(), skipping(self.model, architecture, self.outputs, last):
+            with torch.inference_mode(), skipping(self.model, architecture, same, last):
                 skipped = self.model(**self.inputs, use_cache=False).logits
         except Exception as error:  # a block that misses what another one passes on may raise anything
             if is_out_of_memory(error):

@@ -23,6 +23,7 @@ from probes.capture.hooks.plan import EXPERTS, MODULE, Read, plan
 from probes.capture.hooks.torch_backend import Lockstep
 from probes.capture.hooks.turns import together
 from probes.capture.pair import Pair
+from probes.capture.passed_layers import PassedLayers
 from probes.capture.reduce import BatchReducer, Fixed, Piece, bias_change
 from probes.capture.rows import Columns, Outputs, ShardTables
 from probes.errors import ActivationError
@@ -148,18 +149,22 @@ def run_shard(
 ) -> dict[str, Any]:
     """Run both models over a shard and write its part of every table below `directory`; return its manifest row.
 
-    Batches that a killed process put aside there are taken up, and those put aside here are left there until the
-    caller has taken down that the shard is whole. `progress` gets the number of prompts of each batch that is done.
-    Writing a shard again replaces the same files with the same bytes. Raises ActivationError, naming model, site and
-    prompt, where an activation is not finite.
+    Batches that a killed process put aside there are taken up, and of a streamed pair the layers that it had behind it;
+    those put aside here are left there until the caller has taken down that the shard is whole. `progress` gets the
+    number of prompts of each batch that is done. Writing a shard again replaces the same files with the same bytes.
+    Raises ActivationError, naming model, site and prompt, where an activation is not finite.
     """
     ids = [item.prompt.id for item in shard.encoded]
     aside = BatchFiles(directory / BATCHES / shard.name)
     done = aside.prompts
     tables = ShardTables(session.suite, shard.tuned, session.pair.architecture, ids, shard.with_base, aside)
     run = partial(_run_batch, session, shard.tuned)
-    size, pair = session.suite.batch_size, session.pair
-    for batch, reduced in within_memory(shard.encoded[done:], size, pair.pad_id, run, together(pair.base)):
+    size, pair, left = session.suite.batch_size, session.pair, shard.encoded[done:]
+    passing = together(pair.base)
+    if is_streamed(pair.base) and pair.architecture.chained:
+        layers = PassedLayers(aside.folder, pair, session.reads, left)
+        run, passing, size = partial(run, layers=layers), layers.together(passing), layers.size or size
+    for batch, reduced in within_memory(left, size, pair.pad_id, run, passing):
         tables.add(*reduced, batch)
         del reduced  # else it stays on the device beside the next batch
         done += len(batch.encoded)
@@ -254,7 +259,9 @@ def _delta_norm(base: Tensor, tuned: Tensor) -> float:
     return float(torch.stack([(b.float().to(a.device) - a.float()).square().sum() for a, b in parts]).sum().sqrt())
 
 
-def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer, Outputs]:
+def _run_batch(
+    session: Session, tuned: str, batch: Batch, layers: PassedLayers | None = None
+) -> tuple[BatchReducer, Outputs]:
     """The reduced hook readings, and what is read of the logits, of one batch."""
     pair, suite = session.pair, session.suite
     target, foil = (
@@ -280,7 +287,10 @@ def _run_batch(session: Session, tuned: str, batch: Batch) -> tuple[BatchReducer
         check_all=suite.ledger_positions != "all",
     )
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    logits = session.lockstep(session.reads, inputs, reducer, _looked_at(batch, reducer))
+    if layers is None:
+        logits = session.lockstep(session.reads, inputs, reducer, _looked_at(batch, reducer))
+    else:
+        logits = layers.run(batch, inputs, reducer)
     reducer.read_late()
     losses = token_losses(*logits, batch.input_ids, reducer.places)
     tokens = _token_columns(session, batch, reducer.places, losses)

@@ -156,7 +156,7 @@ def run(
             for line in job.left_out:
                 remark(f"left out: {line}")
             if job.sizes:
-                _tell_size(job.sizes)
+                _tell_size(job.sizes, job.besides)
             for line in estimated(job):
                 remark(line)
         result = job.run()
@@ -189,10 +189,11 @@ def _tell_pair(opened: Opened) -> None:
         remark(f"  aligned: {opened.sameness['sentence']}")
 
 
-def _tell_size(tables: Mapping[str, int]) -> None:
-    """Print the disk space that the run will take, and the tables that take most of it."""
+def _tell_size(tables: Mapping[str, int], besides: int) -> None:
+    """Print the disk space that the run will take, the tables that take most of it, and what goes when it is done."""
     from probes.store.table import size_text
 
     largest = sorted(tables.items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{name} {size_text(size)}" for name, size in largest)
-    remark(f"about {size_text(sum(tables.values()))} on disk ({parts})")
+    more = f"; while layers are streamed, up to {size_text(besides)} more" if besides else ""
+    remark(f"about {size_text(sum(tables.values()))} on disk ({parts}){more}")

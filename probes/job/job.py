@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from probes.capture.continuations import with_continuations
-from probes.capture.estimate import estimate, require_space
+from probes.capture.estimate import estimate, require_space, streaming
 from probes.capture.loading import Pairs
 from probes.capture.runner import Shard, shards
 from probes.job.identity import manifest_of
@@ -155,6 +157,16 @@ class Job:
         base = self.pairs[0].base
         return estimate(self.suite, base.architecture, self.encoded, experts_per_token(base.config))
 
+    @cached_property
+    def besides(self) -> int:
+        """Bytes that a streamed capture takes besides, at most, until a shard is done; 0 where nothing is streamed."""
+        if not self.sizes or not self.models.streams:
+            return 0
+        base, width = self.pairs[0].base, getattr(torch, self.compute.dtype).itemsize
+        work = [shard.encoded for pair in self.pairs for shard in self.shards(pair.name)]
+        size = streaming(self.suite, base.architecture, work, width, experts_per_token(base.config))
+        return size * min(self.compute.workers, len(work))
+
     def run(self) -> Run:
         """Do what is missing.
 
@@ -172,7 +184,8 @@ class Job:
             writer.begin(self.identity)
             if kept := what_is_kept(writer, self):
                 _LOG.warning(kept)
-            require_space(writer.path, sum(self.sizes.values()))
+            besides = 0 if not self.besides or self._all_captured(writer) else self.besides
+            require_space(writer.path, sum(self.sizes.values()), besides)
             write_prompts(writer, self.encoded)
             if self._decomposes_again:
                 self.models.keep_decompositions(writer.path / _DECOMPOSITIONS)
@@ -202,6 +215,9 @@ class Job:
         if lost := [table for table in (self.there.tables if self.there else ()) if table not in made.tables]:
             _LOG.warning("these tables of the earlier run are gone: %s; compute them again", ", ".join(lost))
         return made
+
+    def _all_captured(self, writer: RunWriter) -> bool:
+        return {shard.name for pair in self.pairs for shard in self.shards(pair.name)} <= set(writer.done("capture"))
 
     @property
     def _decomposes_again(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from probes.attribution.kept import Kept
 from probes.capture.batch_files import kept_prompts
+from probes.capture.passed_layers import kept_layers
 from probes.discovery.kept import Kept as KeptDiscovery
 from probes.discovery.observing import sides_of
 from probes.job.stages import FLOORS, MODULES
@@ -48,13 +49,21 @@ def _pieces(writer: RunWriter, job: Job, stage: str) -> Iterator[tuple[str, str]
 
 
 def _captured(writer: RunWriter, job: Job, name: str) -> tuple[str, str]:
-    whole, n = set(writer.done("capture")), len(job.prompts)
-    done = sum(
-        len(shard.encoded) if shard.name in whole else kept_prompts(writer.path, shard.name)
-        for shard in job.shards(name)
+    whole, n, n_layers = set(writer.done("capture")), len(job.prompts), job.pairs[0].base.architecture.n_layers
+    done, there, left = 0, list[str](), list[str]()
+    for shard in job.shards(name):
+        kept = len(shard.encoded) if shard.name in whole else kept_prompts(writer.path, shard.name)
+        done, more = done + kept, len(shard.encoded) - kept
+        ids = [item.prompt.id for item in shard.encoded]
+        passed = kept_layers(writer.path, shard.name, ids) if more and job.models.streams else 0
+        if passed:
+            there.append(f"{passed} of {n_layers} layers of another {more}")
+            left.append(f"{more} need {n_layers - passed} of {n_layers} layers")
+    some = f", of which {' and '.join(left)}" if left else ""
+    return (
+        f"capture {name} ({' and '.join([f'{done} of {n} prompts', *there])})" if done or there else "",
+        f"capture {name} ({n - done} prompts{some})" if done < n else "",
     )
-    there, left = f"capture {name} ({done} of {n} prompts)", f"capture {name} ({n - done} prompts)"
-    return there if done else "", left if done < n else ""
 
 
 def _attributed(writer: RunWriter, job: Job, i: int) -> str:

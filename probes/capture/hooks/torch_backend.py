@@ -8,7 +8,7 @@ its module's forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.capture.hooks.plan import Read, Seen
-from probes.capture.hooks.turns import START, Gate, meeting, turn, unwind
+from probes.capture.hooks.turns import START, Coming, Gate, meeting, turn, unwind
 
 Inputs = Mapping[str, Tensor]
 Receive = Callable[[Read, Seen], None]
@@ -30,12 +30,25 @@ Forward = Callable[[Receive], Tensor]
 Lockstep = Callable[[Sequence[Read], Inputs, ReducePair, Tensor], tuple[Tensor, Tensor]]
 
 
+def in_turn(place: int, base: Coming, tuned: Coming) -> None:
+    """Wait at a gate of two streamed models for the other passes."""
+    base.taken(), tuned.taken()
+    turn(place, base.value, tuned.value)
+
+
 def lockstep(
-    base: PreTrainedModel, tuned: PreTrainedModel, reads: Sequence[Read], inputs: Inputs, reduce: ReducePair
+    base: PreTrainedModel,
+    tuned: PreTrainedModel,
+    reads: Sequence[Read],
+    inputs: Inputs,
+    reduce: ReducePair,
+    during: Callable[[], AbstractContextManager[None]] = nullcontext,
+    at_gate: Callable[[int, Coming, Coming], None] = in_turn,
 ) -> tuple[Float[Tensor, "batch pos vocab"], Float[Tensor, "batch pos vocab"]]:
     """Run both models on `inputs`, calling `reduce(read, base_seen, tuned_seen)` at every read; return both logits.
 
-    Each model's inputs go to its own device. Hooks are removed when this returns or raises.
+    Each model's inputs go to its own device. Hooks are removed when this returns or raises. Streamed models are within
+    `during` from when it is this pass's turn to begin, and `at_gate` waits for the other passes.
     """
 
     def forward(model: PreTrainedModel) -> Forward:
@@ -47,12 +60,12 @@ def lockstep(
 
     def at(read: Read | Gate, base_seen: Any, tuned_seen: Any) -> None:
         if isinstance(read, Gate):
-            turn(read.place, base_seen, tuned_seen)
+            at_gate(read.place, base_seen, tuned_seen)
         else:
             reduce(read, base_seen, tuned_seen)
 
     turn(START)
-    with torch.inference_mode():
+    with torch.inference_mode(), during():
         return in_step(forward(base), forward(tuned), at)
 
 

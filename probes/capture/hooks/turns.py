@@ -11,6 +11,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from tempfile import TemporaryFile
@@ -39,29 +40,51 @@ class Gate(NamedTuple):
     place: int
 
 
+@dataclass
+class Coming:
+    """What a forward pass brings to a gate."""
+
+    value: Tensor  # that enters
+    passed: Any  # what the block before it returned; None at the first, and once it is taken
+
+    def taken(self) -> Any:
+        """What was passed, which is not held here any longer: only `value` waits in a file."""
+        passed, self.passed = self.passed, None
+        return passed
+
+
 def take_turns(model: PreTrainedModel, architecture: Architecture) -> None:
     """Let the forward passes of a streamed model take turns, where they run as tasks of `in_turns`."""
     gates = [Gate(block.path, block.layer) for block in architecture.blocks]
     for gate in (*gates, Gate(architecture.unembed, architecture.n_layers)):
         module = model.get_submodule(gate.path)
         module.register_forward_pre_hook(_hook(gate), with_kwargs=True, prepend=True)
+        if gate.place < architecture.n_layers:
+            module.register_forward_hook(_passes)
 
 
 def _hook(gate: Gate) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _Tasks.running is not None:
             first = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-            _meeting.get(getcurrent(), _alone)(gate, first)
+            _meeting.get(getcurrent(), _alone)(gate, Coming(first, _passed.pop(getcurrent(), None)))
 
     return hook
 
 
-def _alone(gate: Gate, value: Tensor) -> None:
-    turn(gate.place, value)
+def _passes(_module: nn.Module, _args: Any, output: Any) -> None:
+    if getcurrent() in _meeting:
+        _passed[getcurrent()] = output
+
+
+def _alone(gate: Gate, coming: Coming) -> None:
+    turn(gate.place, coming.value)
 
 
 #: Of a forward pass that keeps step with another one: what brings both to the gate.
 _meeting: dict[greenlet, Callable[..., Any]] = {}
+#: What the last block of such a pass returned, until the pass comes to the next gate.
+_passed: dict[greenlet, Any] = {}
 
 
 @contextmanager
@@ -72,12 +95,19 @@ def meeting(at_gate: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         del _meeting[getcurrent()]
+        _passed.pop(getcurrent(), None)
 
 
 def turn(place: int, *values: Tensor) -> None:
     """Wait until every other task is at `place` too, or has passed it. `values` may lie in a file meanwhile."""
     if _Tasks.running is not None:
         _Tasks.running.wait(place, values)
+
+
+def enter(*values: Tensor) -> None:
+    """Say what entered the first block, where that is no turn: it may lie in a file during later turns."""
+    if _Tasks.running is not None:
+        _Tasks.running.enter(values)
 
 
 def kept(value: Tensor) -> Callable[[], Tensor]:
@@ -156,13 +186,17 @@ class _Tasks:
         finally:
             _Tasks.running = before
 
+    def enter(self, values: tuple[Tensor, ...]) -> None:
+        """Called in a task: models hold what enters the first block until they return."""
+        self.first[getcurrent()] = [weakref.ref(value) for value in values]
+
     def wait(self, place: int, values: tuple[Tensor, ...]) -> None:
         """Called in a task."""
         task = getcurrent()
-        first = self.first.setdefault(task, [])
-        if place == 0:  # models hold what enters the first block until they return
-            first += [weakref.ref(value) for value in values]
-        alive = [value for value in (*values, *(ref() for ref in first)) if value is not None]
+        if place == 0:
+            self.enter(values)
+        held = (ref() for ref in self.first.get(task, ()))
+        alive = [value for value in (*values, *held) if value is not None]
         back = [self.shelf.put(value) for value in {v.untyped_storage().data_ptr(): v for v in alive}.values()]
         heappush(self.waiting, (place, self.order[task], task))
         del alive, values

@@ -83,3 +83,8 @@ def test_a_disk_without_room_is_refused_before_any_work(tmp_path: Path, monkeypa
     require_space(tmp_path / "part", 14_000)  # what is there already needs no room
     with pytest.raises(RunError):
         require_space(tmp_path / "part", 16_000)
+    with pytest.raises(RunError, match="the run takes about 1\\.1e-05 GB"):
+        require_space(tmp_path / "part", 14_000, besides=2_000)
+    (tmp_path / "part" / "batches").mkdir()
+    (tmp_path / "part" / "batches" / "00001.read").write_bytes(b"x" * 1500)
+    require_space(tmp_path / "part", 14_000, besides=2_000)
