@@ -23,6 +23,7 @@ from probes.capture.pair import Pair
 from probes.measures.gates import compare_gates, gate_bits, words
 from probes.measures.places import places_of
 from probes.suite import Suite
+from tv.architecture.values import cast
 from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.memory import is_out_of_memory
@@ -119,7 +120,7 @@ def _copied(pair: Pair, *dtypes: torch.dtype) -> PreTrainedModel:
         return twin
     twin = copy.deepcopy(pair.base)
     for dtype in dtypes:
-        twin = twin.to(dtype)
+        twin = cast(twin, dtype)
     return twin
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import torch
 from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def values_of(model: nn.Module) -> dict[str, Tensor]:
@@ -26,3 +31,20 @@ def values_of(model: nn.Module) -> dict[str, Tensor]:
             if saved and buffer.is_floating_point():
                 values[f"{path}.{name}".lstrip(".")] = buffer
     return values
+
+
+def cast(model: Model, dtype: torch.dtype) -> Model:
+    """The model itself with its weights in another dtype, as if it had been loaded in it.
+
+    What a model computes from its settings and stores in no file keeps its dtype, as it does with a loader. `model.to`
+    rounds that too: with the frequencies of rotary embeddings in bfloat16, late positions are turned by other angles.
+    """
+    computed = [
+        (module, name, module._buffers[name])
+        for module in model.modules()
+        for name in module._non_persistent_buffers_set
+    ]
+    model.to(dtype)
+    for module, name, buffer in computed:
+        module._buffers[name] = buffer
+    return model

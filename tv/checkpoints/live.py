@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tv.architecture.classes import built, loader_of
-from tv.architecture.values import values_of
+from tv.architecture.values import cast, values_of
 from tv.checkpoints.adapters.directory import adapter_base
 from tv.checkpoints.adapters.live import as_model, holds_adapter, runs_adapter, without_adapter
 from tv.checkpoints.checkpoint import Checkpoint
@@ -163,7 +163,9 @@ def _moved(checkpoint: Checkpoint, base: LiveSource | None, dtype: torch.dtype) 
     """A copy of the base with the parameters that T moves replaced."""
     assert checkpoint.base is not None
     under = base if base is not None else checkpoint.base.source
-    model = copy.deepcopy(under).to(dtype) if isinstance(under, PreTrainedModel) else _on_cpu(under, None, dtype, False)
+    model = (
+        cast(copy.deepcopy(under), dtype) if isinstance(under, PreTrainedModel) else _on_cpu(under, None, dtype, False)
+    )
     if is_tied(model) and not checkpoint.architecture.tied:
         untie(model)
     if checkpoint.architecture.vocab_size != checkpoint.base.architecture.vocab_size:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.architecture.classes import built
-from tv.architecture.values import values_of
+from tv.architecture.values import cast, values_of
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.ties import is_tied, untie
 from tv.checkpoints.transformers_names import ModelNames
@@ -145,7 +145,7 @@ class Weights:
         """Another streamed model of the same checkpoint, rounded to each of these dtypes in turn."""
         model = streamed(self.checkpoint, self._dtype, str(self.device))
         for dtype in dtypes:
-            model = model.to(dtype)
+            model = cast(model, dtype)
         model.weights._then = dtypes
         return model
 
