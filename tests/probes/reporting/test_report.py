@@ -431,8 +431,8 @@ def test_without_targets_first_choices_are_counted_and_shown(run: probes.Run) ->
 
 def test_an_adapter_begins_with_what_was_trained(small: probes.Run) -> None:
     note = "a/b: an adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors: it fits"
-    manifest = {**small.manifest, "notes": {"moved": [note]}}
-    (chapter,) = chapters_of(replace(_lacking(small), manifest={**manifest, "suite": _lacking(small).manifest["suite"]}))
+    alone = _lacking(small)
+    (chapter,) = chapters_of(replace(alone, manifest={**alone.manifest, "notes": {"moved": [note]}}))
     trained = "An adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors."
     assert verdict_of(chapter).trained == trained and str(verdict_of(chapter)).startswith(f"Trained: {trained}")
     page = report_page(chapter.run, [chapter])
