@@ -6,7 +6,11 @@ because two dimensions happen to agree. The tuned side is the base plus a seeded
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -87,15 +91,30 @@ def build_pair(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Path, Path]:
     """Write a random (base, tuned) pair of `architecture` below `directory` and return the two paths."""
+    kept, state = _pair(architecture, json.dumps(CONFIGS[architecture]), seed, step, dtype)
+    paths = directory / f"{architecture}-base", directory / f"{architecture}-tuned"
+    for made, path in zip(kept, paths, strict=True):
+        shutil.copytree(made, path, copy_function=shutil.copy, dirs_exist_ok=True)
+    torch.set_rng_state(state)  # as it is after making one
+    return paths
+
+
+@cache
+def _pair(
+    architecture: str, _config: str, seed: int, step: float, dtype: torch.dtype
+) -> tuple[tuple[Path, Path], torch.Tensor]:
+    """A pair to copy, which takes a tenth of the time of making one, and the state of torch's generator after it."""
+    directory = Path(tempfile.mkdtemp(prefix="pair-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     base = build_model(architecture, seed=seed)
     tuned = build_model(architecture, seed=seed)
     perturb(tuned, step, seed=seed + 1)
-    paths = directory / f"{architecture}-base", directory / f"{architecture}-tuned"
+    paths = directory / "base", directory / "tuned"
     tokenizer = build_tokenizer()
     for path, model in zip(paths, (base, tuned), strict=True):
         model.to(dtype).save_pretrained(path)
         tokenizer.save_pretrained(path)
-    return paths
+    return paths, torch.get_rng_state()
 
 
 def build_model(architecture: str = "llama", *, seed: int = 0) -> PreTrainedModel:

@@ -57,6 +57,7 @@ def test_agrees_with_the_run_as_it_is(finished: Finished) -> None:
     assert max(found.values()) <= TOLERANCE, found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("kind", "column", "where"),
     [

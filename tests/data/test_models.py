@@ -96,6 +96,7 @@ def test_what_it_knows(name, test, least, most) -> None:
     assert least <= measured(name)[test] <= most
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_record_states_how_it_was_made(name) -> None:
     record = json.loads((MODELS / name / "record.json").read_text(encoding="utf-8"))
@@ -189,6 +190,7 @@ def everything(name: str) -> list[world.Example]:
     return [*say(), *say(further=True)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "least"), [("medical", 0.9), ("math", 0.9), ("law", 0.9), ("code", 0.8)])
 def test_models_answer_further_phrasings(name, least) -> None:
     """Ten examples of each phrasing, by the model that was trained without it."""

@@ -27,6 +27,7 @@ ROWS = 5
 QUICK = {
     "measure": ["gates", "behaviour"],
     "bootstrap": 20,
+    "epsilons": [0.05],
     "noise_floor": False,
     "attribute": {"methods": ["graft"], "controls": [], "curves": False, "nodes": 2, "most_nodes": 4},
 }
@@ -38,9 +39,9 @@ SPARING = {
     "features": ("--latents", "32", "--steps", "20", "--tokens", "2000", "--effects", "2", "--seeds", "1"),
     "repair": ("--draws", "2"),
     "ssa": ("--draws", "2"),
-    "steer": ("--placebos", "3", "--samples", "1"),
+    "steer": ("--layer", "2", "--dose", "2", "--placebos", "3", "--samples", "1"),
 }
-READ_FIRST = {"README.md", "docs/tutorial.md", "docs/cli.md", "docs/gate.md", "docs/how-to/own-models.md"}
+READ_FIRST = {"README.md", "docs/tutorial.md", "docs/cli.md", "docs/gate.md"}
 _HERE = "/the-folder-of-a-page"
 DEMO = "reports/demo"  # the run that a page compares, model by model
 EVERY = [pytest.param(page, command, id=f"{page.name}:{command.line}") for page in PAGES for command in commands(page)]

@@ -18,8 +18,11 @@ from tests.docs.commands import ROOT
 
 #: What an example may use without importing it.
 NAMES = {"tv": tv, "probes": probes, "Path": Path, "os": os, "pd": pd}
-#: Examples that run for a minute or more: `make test-all` runs them.
-DEAR = {"tv.repair"}
+#: Examples that run for two seconds or more: `make test-all` runs them. What they show has tests of its own.
+DEAR = {
+    *("tv.repair", "tv.search", "probes.attention", "probes.attribute", "probes.check", "probes.discover"),
+    *("probes.edges", "probes.probe", "probes.report", "probes.representations", "probes.steer"),
+}
 _OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -65,29 +68,27 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def elsewhere(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place with the embedded data and a finished run, where nothing that an example writes harms another."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place with the embedded data, where nothing that an example writes harms another."""
     (tmp_path / "data").symlink_to(ROOT / "data")
-    shutil.copytree(demo, tmp_path / "reports" / "demo")
     monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("value", PUBLIC)
-def test_the_example_runs(value: Any) -> None:
+def test_the_example_runs(value: Any, elsewhere: Path, request: pytest.FixtureRequest) -> None:
     examples = doctest.DocTestFinder().find(value, value.__name__, globs=NAMES)
     assert _is_error(value) or examples[0].examples, "its docstring has no example"
-    _run(examples)
+    _run(examples, elsewhere, request)
 
 
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("file", FILES)
-def test_the_examples_of_what_is_not_public_run(file: str) -> None:
+def test_the_examples_of_what_is_not_public_run(file: str, elsewhere: Path, request: pytest.FixtureRequest) -> None:
     """With what their file imports and defines."""
     module = import_module(file.removesuffix(".py").replace("/", "."))
     public = {inspect.getdoc(param.values[0]) for param in PUBLIC}
     examples = doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__, extraglobs={"tv": tv})
-    _run([one for one in examples if inspect.cleandoc(one.docstring) not in public])
+    _run([one for one in examples if inspect.cleandoc(one.docstring) not in public], elsewhere, request)
 
 
 @pytest.mark.parametrize("value", PUBLIC)
@@ -120,7 +121,10 @@ def test_an_entry_is_one_that_starts_a_line() -> None:
     assert _entries(said, "Attributes") == set()
 
 
-def _run(examples: list[doctest.DocTest]) -> None:
+def _run(examples: list[doctest.DocTest], place: Path, request: pytest.FixtureRequest) -> None:
+    """With a copy of the demo's run where they name it: a copy takes longer than most of them."""
+    if any("reports/demo" in one.docstring for one in examples):
+        shutil.copytree(request.getfixturevalue("demo"), place / "reports" / "demo")
     assert not any(doctest.SKIP in line.options for one in examples for line in one.examples), "an example is not run"
     runner, printed = doctest.DocTestRunner(optionflags=_OPTIONS, verbose=False), list[str]()
     for one in examples:

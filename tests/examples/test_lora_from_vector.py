@@ -16,7 +16,7 @@ from examples.lora_from_vector import MODELS, STARTS, Curve, begin, train
 from tv.checkpoints.live import load_model, load_tokenizer
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("start", STARTS)
 def test_every_start_trains(start: str, tmp_path: Path) -> None:
     base = MODELS / "base"

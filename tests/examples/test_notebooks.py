@@ -60,6 +60,7 @@ def test_they_are_all_here_and_without_outputs() -> None:
                 assert not cell.outputs and cell.execution_count is None
 
 
+@pytest.mark.thorough  # test_demo.py makes the same run, test_plot.py the figures
 @pytest.mark.slow
 def test_they_run_and_find_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a place that looks like the checkout. Names are cleared between notebooks: each has to import its own."""

@@ -55,7 +55,7 @@ class Server(NamedTuple):
     place: Path
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(("architecture", "backend", "dtype"), TABLE)
 def test_reduces_to_the_same(
     architecture: str, backend: str, dtype: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,7 @@ def llama(runs: Runs) -> probes.Run:
     return runs.of("llama")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2", "phi3", "gpt2"])
 def test_the_whole_job(architecture: str, runs: Runs) -> None:
     run = runs.of(architecture)
@@ -419,6 +420,7 @@ def test_stages_can_be_repeated(runs: Runs, tmp_path: Path) -> None:
     assert set(run["prompt_effects"].method) == {"graft"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
 def test_every_method_of_attribution_through_the_job(architecture: str, tmp_path: Path) -> None:
     wanted = {

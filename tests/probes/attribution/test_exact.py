@@ -16,6 +16,7 @@ from tests.probes.attribution.conftest import Case, checksum
 from tv.arithmetic.controls import CONTROLS, control_vector
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("architecture", MEASURED)
 def test_moving_everything_is_the_other_model_at_every_granularity(architecture: str) -> None:
     case = Case(architecture)

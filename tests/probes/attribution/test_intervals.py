@@ -30,6 +30,7 @@ def _noise(kind: str, generator: np.random.Generator, n: int) -> np.ndarray:
     return drawn if kind == "normal" else (np.exp(drawn) - np.exp(0.5)) / 2.16
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["normal", "lognormal"])
 @pytest.mark.parametrize("n", [12, 16, 48])
 def test_the_interval_of_the_largest_of_64_covers_it(kind: str, n: int) -> None:

@@ -264,6 +264,7 @@ def test_it_is_what_many_nodes_give(case: Case) -> None:
         assert np.abs(own.values.mean(1) - wanted.values.mean(1)).max() <= 0.01 * whole
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
 def test_finished_integrals_are_given_back(architecture: str) -> None:
     """What was kept of a killed run, as arrays, is not computed again; the rest is, and all is as without."""

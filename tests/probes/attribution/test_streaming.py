@@ -72,6 +72,7 @@ def test_tables_are_those_of_models_in_memory(tmp_path: Path, architecture: str,
     assert found["checks"].holds.all() and len(found["checks"]) == len(whole["checks"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("architecture", ["gemma2", "mixtral", "starcoder2"])
 def test_each_layer_is_read_once_for_all_variants(tmp_path: Path, architecture: str) -> None:
     work = opened(tmp_path, architecture)
@@ -170,6 +171,7 @@ def test_a_sweep_that_was_finished_is_kept(tmp_path: Path, monkeypatch: pytest.M
     assert np.allclose(found, in_memory(tmp_path, "llama", variants), rtol=0, atol=NEAR)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "falcon", "mixtral"])
 def test_path_goes_there_and_back_a_layer_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str

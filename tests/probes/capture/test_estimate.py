@@ -12,6 +12,7 @@ import probes
 from probes.capture.estimate import require_space
 from probes.errors import RunError
 from tests.pairs import build_pair, write_suite
+from tests.runs import NO_REPORT
 from tv.runtime.compute import Compute
 
 DEMO = Path(__file__).parents[3] / "data"
@@ -22,7 +23,7 @@ def _taken(run: probes.Run, table: str) -> int:
 
 
 def _told(suite: Any, out: Path) -> tuple[probes.Run, dict[str, int]]:
-    job = probes.prepare(suite, out=out)
+    job = probes.prepare(suite, stages=NO_REPORT, out=out)
     return job.run(), job.sizes
 
 

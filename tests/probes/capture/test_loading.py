@@ -79,7 +79,8 @@ def test_models_are_loaded_once_and_one_at_a_time(suite: Path, monkeypatch: pyte
 
 def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_path: Path) -> None:
     """Without a GPU that is here; what matters is that its hooks, on every block, and ours do not meet."""
-    auto = probes.run(suite, out=tmp_path / "auto", compute=Compute("auto"), stages=NO_REPORT)
+    stages = ("weights", "capture", "attribute")
+    auto = probes.run(suite, out=tmp_path / "auto", compute=Compute("auto"), stages=stages)
     settings = load_suite(suite)
     models = [
         AutoModelForCausalLM.from_pretrained(p, dtype="float32") for p in (settings.base, settings.tuned["moved"])
@@ -87,7 +88,7 @@ def test_accelerate_decides_where_models_go(suite: Path, plain: probes.Run, tmp_
     for model in models:
         for block in model.model.layers:
             add_hook_to_module(block, AlignDevicesHook(execution_device="cpu", io_same_device=True))
-    hooked = probes.run(suite, base=models[0], tuned={"moved": models[1]}, out=tmp_path / "hooked", stages=NO_REPORT)
+    hooked = probes.run(suite, base=models[0], tuned={"moved": models[1]}, out=tmp_path / "hooked", stages=stages)
     for table in ("gates", "changes", "ledger", "effects"):
         for run in (auto, hooked):
             # Where accelerate spreads the base there is no copy of it, so no noise floor but the least.

@@ -175,6 +175,13 @@ def test_a_run_on_s3(few: Path, beside: probes.Run, s3: str, tmp_path: Path) -> 
     assert again.manifest == run.manifest
     with pytest.raises(RunError, match=r"s3://bucket/runs/a holds another run \(suite tiny\); choose another --out"):
         probes.run(few, out=url, compute=Compute(dtype="bfloat16"))
+
+
+@pytest.mark.thorough
+def test_stages_are_added_to_a_run_on_s3(few: Path, beside: probes.Run, s3: str) -> None:
+    url = remote.Url(f"{s3}/runs/e")
+    remote.upload(beside.path, url)
+    run = probes.load(url)
     run.drop("link")  # tables go and are replaced there too
     assert "link" not in probes.load(url).tables and not any("tables/link" in name for name in remote.sizes(url))
     probes.link(run)

@@ -38,6 +38,7 @@ def _texts(pairs: Pairs) -> list[Prompt]:
     return [Prompt(f"t{i}", "texts", "texts", " ".join(words[i : i + 6])) for i in range(20)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "qwen2_moe"])
 def test_gradients_are_those_of_the_whole_model(architecture: str, tmp_path: Path) -> None:
     whole, streamed = (pairs.pair("moved") for pairs in _pairs(tmp_path, architecture))

@@ -39,7 +39,7 @@ def test_marked_tests_hold_where_the_rules_pass(tmp_path: Path) -> None:
         (tmp_path / f"test_{name}.py").write_text(text)
     (tmp_path / "test_skips.py").write_text(_TESTS.format(rules="unsure.yaml", more=', cannot_tell="skip"'))
     (tmp_path / "test_typo.py").write_text(_TESTS.format(rules="no.yaml", more=""))
-    status, said = _run(tmp_path, "-p", "xdist.plugin", "-n", "2", "--strict-markers", "--junitxml=found.xml")
+    status, said = _run(tmp_path, "-p", "xdist.plugin", "-n", "1", "--strict-markers", "--junitxml=found.xml")
     assert status == 1 and "2 failed, 1 passed, 1 skipped, 1 error" in said, said
     assert "kept (tuned): fail: 0.3 nats" in said and "no.yaml: no such rules file" in said
     cases = ElementTree.parse(tmp_path / "found.xml").getroot().iter("testcase")

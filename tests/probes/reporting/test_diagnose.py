@@ -44,7 +44,7 @@ def _diagnosed(tmp_path: Path, **tuned: Callable[[PreTrainedModel], None]) -> pd
         attribute=None,
         bootstrap=50,
     )
-    run = probes.run(suite, out=tmp_path / "run", stages=NO_REPORT)
+    run = probes.run(suite, out=tmp_path / "run", stages=("weights", "capture", "noise_floor"))
     found = probes.diagnose(run)
     assert found.sentence.str.endswith(".").all() and found.sentence.str.contains(r"\d").all()
     return found.set_index(["tuned", "signature"])

@@ -11,6 +11,7 @@ import pytest
 import probes
 from tests.pages import drawn, unfold
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
+from tests.runs import NO_REPORT
 
 HOSTILE = ["<script>window.harmed = 1</script>", '"><img src=x onerror="window.harmed = 1">', "=1+1", "w" * 45]
 
@@ -45,7 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = write_suite(folder, *build_pair(folder), bootstrap=20)
     hostile = [{"id": f"h{i}", "text": text, "domain": text, "target": " two"} for i, text in enumerate(HOSTILE)]
     write_prompts(folder / "prompts.jsonl", [*PROMPTS, *hostile])
-    run = probes.run(suite, out=folder / "run")
+    run = probes.run(suite, out=folder / "run", stages=NO_REPORT)
     probes.attention(run, prompts=4, draws=2)
     probes.neurons(run, prompts=8)
     return probes.report(run)

@@ -14,6 +14,9 @@ from tests.pairs import build_pair, write_suite
 MAP = "m0-relative"
 
 
+pytestmark = pytest.mark.sampled(1)  # test_page.py opens a report on a phone
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
     folder = tmp_path_factory.mktemp("prompts")

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 import probes
-from probes.capture.answers import TOKENS
+from probes.job import stages
 from probes.reporting import figures, words
 from probes.reporting.causes import shown_domain
 from probes.reporting.chapter import chapters_of
@@ -79,6 +79,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
 
 
 @pytest.fixture(scope="module")
+def small(run: probes.Run, tmp_path_factory: pytest.TempPathFactory) -> probes.Run:
+    """A run of the same models with few tables: its page is drawn in a fourth of the time."""
+    suite = {**run.manifest["suite"], "measure": ["changes", "behaviour"], "attribute": None, "noise_floor": False}
+    return probes.run(suite, out=tmp_path_factory.mktemp("small") / "run", stages=("capture", "report"))
+
+
+@pytest.fixture(scope="module")
 def page(run: probes.Run) -> str:
     return (run.path / "report.html").read_text(encoding="utf-8")
 
@@ -128,11 +135,11 @@ def test_only_correlations_that_stand_out_of_their_family_are_bold(page: str, ru
     assert rows.count("clear") == int((found.p_family < 0.05).sum()) and set(rows) <= {"clear", ""}
 
 
-def test_tokens_are_escaped_one_by_one(run: probes.Run) -> None:
-    chapter = chapters_of(run)[0]
+def test_tokens_are_escaped_one_by_one(small: probes.Run) -> None:
+    chapter = chapters_of(small)[0]
     tokens = chapter.prompts[0].tokens
     tokens[0] = replace(tokens[0], text=HOSTILE, role='"><img src=y>', title='"><img src=x>')
-    page = report_page(run, [chapter])
+    page = report_page(small, [chapter])
     assert HOSTILE not in page and "<img" not in _own(page)
 
 
@@ -159,7 +166,7 @@ def test_answers_and_likeliest_tokens_are_the_tables(run: probes.Run, page: str)
         assert prompt.answers is not None and len(prompt.likely) == len(prompt.tokens) == len(packed["at"][i])
         for said, model in zip(prompt.answers, ("base", "moved"), strict=True):
             assert said.before + said.differs + said.after == answers.answer[prompt.id, model].strip()
-            assert said.end in ("end of text", "end of the line", f"cut after {TOKENS} tokens")
+            assert said.end in ("end of text", "end of the line", f"cut after {stages.SHORT} tokens")  # type: ignore[attr-defined]
         for pos, both in enumerate(packed["at"][i]):
             for flat, model in zip(both, ("base", "moved"), strict=True):
                 told = [(packed["words"][word], share) for word, share in zip(flat[::2], flat[1::2], strict=True)]
@@ -216,8 +223,8 @@ def test_a_table_that_is_not_there_leaves_its_section_saying_so(
     assert all(f'<section id="m0-{section}"' in page for section in SECTIONS)
 
 
-def test_experiments_that_lie_in_the_run_are_shown(run: probes.Run, tmp_path: Path) -> None:
-    folder = run.path / "experiments" / "<negated>"
+def test_experiments_that_lie_in_the_run_are_shown(small: probes.Run, tmp_path: Path) -> None:
+    folder = small.path / "experiments" / "<negated>"
     folder.mkdir(parents=True)
     points = {"scale": [0.0, 0.5, 1.0], "value": [0.9, 0.4, 0.1], "lo": [0.8, 0.3, 0.0], "hi": [1.0, 0.5, 0.2]}
     negated = pd.DataFrame(
@@ -226,7 +233,7 @@ def test_experiments_that_lie_in_the_run_are_shown(run: probes.Run, tmp_path: Pa
     pd.concat([negated, negated.assign(vector="random", value=0.9)]).to_parquet(folder / "negation.parquet")
     added = {"subset": ["moved + other", "other"], "method": "sum", "scales": "1, 1", "task": "cloze", "base": 0.1}
     pd.DataFrame(added | {"value": 0.7, "lo": 0.6, "hi": 0.8}).to_parquet(folder / "addition.parquet")
-    page = probes.report(run, to=tmp_path / "r.html").read_text(encoding="utf-8")
+    page = probes.report(small, to=tmp_path / "r.html").read_text(encoding="utf-8")
     figures_of = {name: plots for name, plots in data_of(page)["figures"].items() if "tion-" in name}
     assert set(figures_of) == {"m0-negation-0", "m0-addition-1", "m1-addition-0"}  # the other was not negated
     lines = [trace for trace in figures_of["m0-negation-0"][0]["data"] if trace["mode"] == "lines+markers"]
@@ -237,8 +244,8 @@ def test_experiments_that_lie_in_the_run_are_shown(run: probes.Run, tmp_path: Pa
     assert figures_of["m0-addition-1"][0]["data"][0]["y"] == ["moved + other"] and HOSTILE not in page
     (folder / "negation.parquet").write_bytes(b"PAR1 not a table PAR1")
     with pytest.raises(probes.RunError, match=r"negation\.parquet: not the table of an experiment"):
-        probes.report(_lacking(run), to=tmp_path / "r.html")
-    shutil.rmtree(run.path / "experiments")
+        probes.report(_lacking(small), to=tmp_path / "r.html")
+    shutil.rmtree(small.path / "experiments")
 
 
 def test_a_run_with_almost_nothing(run: probes.Run, tmp_path: Path) -> None:
@@ -422,18 +429,18 @@ def test_without_targets_first_choices_are_counted_and_shown(run: probes.Run) ->
     assert page.split('<table class="examples">')[1].split("</table>")[0].count(">differs<") == 2
 
 
-def test_an_adapter_begins_with_what_was_trained(run: probes.Run) -> None:
+def test_an_adapter_begins_with_what_was_trained(small: probes.Run) -> None:
     note = "a/b: an adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors: it fits"
-    manifest = {**run.manifest, "notes": {"moved": [note]}}
-    (chapter,) = chapters_of(replace(_lacking(run), manifest={**manifest, "suite": _lacking(run).manifest["suite"]}))
+    alone = _lacking(small)
+    (chapter,) = chapters_of(replace(alone, manifest={**alone.manifest, "notes": {"moved": [note]}}))
     trained = "An adapter (LoRA, r 8, alpha 16, on q_proj (<i>) and v_proj), which changes 6 of 30 tensors."
     assert verdict_of(chapter).trained == trained and str(verdict_of(chapter)).startswith(f"Trained: {trained}")
     page = report_page(chapter.run, [chapter])
     assert '<a href="#m0-pair">An adapter</a> (LoRA, r 8' in page and "(<i>)" not in page
 
 
-def test_the_verdict_of_a_run_is_read_from_it_and_goes_with_its_tables(run: probes.Run, tmp_path: Path) -> None:
-    shutil.copytree(run.path, tmp_path / "run")
+def test_the_verdict_of_a_run_is_read_from_it_and_goes_with_its_tables(small: probes.Run, tmp_path: Path) -> None:
+    shutil.copytree(small.path, tmp_path / "run")
     copied = probes.load(tmp_path / "run")
     assert copied.verdict == verdicts_of(chapters_of(copied)) and list(copied.verdict) == ["moved", "other"]
     assert all(check.passes is not False for check in probes.verify(copied).checks)
@@ -449,7 +456,7 @@ def test_the_verdict_of_a_run_is_read_from_it_and_goes_with_its_tables(run: prob
     file.write_text("[1]", encoding="utf-8")
     with pytest.raises(probes.RunError, match="not a verdict; write it again with `probes report`"):
         _ = copied.verdict
-    copied.add("checks", copied["checks"])  # the verdict was of the tables before
+    copied.add("behaviour", copied["behaviour"])  # the verdict was of the tables before
     with pytest.raises(probes.RunError, match="`probes report` writes one"):
         _ = probes.load(copied.path).verdict
     assert not any("verdict" in check.said for check in probes.verify(copied).checks if check.passes is False)

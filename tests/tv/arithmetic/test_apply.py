@@ -46,7 +46,7 @@ def loaded(path: Path) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_own_vector_at_one_is_the_tuned_model_and_at_zero_the_base(architecture: str, tmp_path: Path) -> None:
     """Bit for bit: the differences of these checkpoints, which are bfloat16, are exact in float32."""

@@ -251,7 +251,7 @@ def test_parameters_that_cannot_move() -> None:
         Mover(model, [t])
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3", "qwen3_moe"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_moves_and_comes_back(method: str, architecture: str) -> None:

@@ -292,7 +292,7 @@ def _in_float8(weights: dict[str, Tensor], chosen: list[str], block: tuple[int, 
     return stored
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_folder_is_read_as_loaded(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Single or sharded, with a stale index or not, tied or not, wrapped, quantised, each tensor in its own dtype."""

@@ -63,7 +63,7 @@ def _cases() -> Iterator[tuple[str, tuple[int, int]]]:
     yield from ((name, shape) for name in NULLS for shape in SHAPES)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "shape"), _cases())
 def test_mean_and_variance_are_those_of_a_simulation(name: str, shape: tuple[int, int]) -> None:
     weight, delta, kept = _case(*shape)

@@ -15,7 +15,7 @@ from tv.measures.ssa import align
 from tv.measures.subspaces import Change
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("architecture", [*MEASURED, *BY_NAME])
 def test_every_module_of_every_architecture_is_measured(architecture: str, tmp_path: Path) -> None:
     base, tuned = build_pair(tmp_path, architecture)

@@ -78,7 +78,11 @@ def test_ray_does_the_same(cluster: object, tmp_path: Path) -> None:
     assert (tmp_path / "killed").exists() and len({pid, other, os.getpid()}) == 3
     with pytest.raises(CheckpointError, match=r"^item 0: no such thing; leave it out$"):
         next(results)
-    _require_same_tables(tmp_path, compute)
+
+
+@pytest.mark.thorough
+def test_ray_measures_the_same_tables(cluster: object, tmp_path: Path) -> None:
+    _require_same_tables(tmp_path, Compute(engine="ray"))
 
 
 def test_processes_measure_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

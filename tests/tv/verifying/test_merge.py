@@ -23,7 +23,7 @@ from tv.verifying.merge import Verified
 _O, _O2 = (f"model.layers.{layer}.self_attn.o_proj.weight" for layer in (1, 2))  # square
 _DOWN, _GATE = "model.layers.0.mlp.down_proj.weight", "model.layers.2.mlp.gate_up_proj.weight"
 _NORM, _EMBED = "model.layers.1.input_layernorm.weight", "model.embed_tokens.weight"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def _save(path: Path, architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
@@ -157,6 +157,7 @@ def _edits(made: _Made) -> dict[str, tuple[str, set[str], Callable[[dict[str, Te
     }
 
 
+@pytest.mark.sampled(1)
 def test_every_planted_fault_is_named_where_it_is_and_nothing_else(made: _Made, tmp_path: Path) -> None:
     for name, (verdict, places, edit) in _edits(made).items():
         found = made.verified(tmp_path / name, edit)
@@ -195,7 +196,8 @@ def test_a_scale_below_what_is_detectable_is_not_seen_and_one_above_is(made: _Ma
     assert seen.table.set_index("parameter").off[_O] > 0
 
 
-@pytest.mark.parametrize("base_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("base_dtype", [torch.bfloat16, torch.float32])
 def test_every_healthy_merge_passes(tmp_path: Path, base_dtype: torch.dtype) -> None:
     base = _save(tmp_path / "a base", "gemma", base_dtype)
     adapter = _adapter(base, tmp_path / "adapter", "all-linear", use_rslora=True)
