@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import copy
 
 import torch
 from torch import Tensor, nn
-
-Model = TypeVar("Model", bound=nn.Module)
+from transformers import PreTrainedModel
 
 
 def values_of(model: nn.Module) -> dict[str, Tensor]:
@@ -33,16 +32,19 @@ def values_of(model: nn.Module) -> dict[str, Tensor]:
     return values
 
 
-def cast(model: Model, dtype: torch.dtype) -> Model:
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """The model itself with its weights in another dtype, as if it had been loaded in it.
 
-    What a model computes from its settings and stores in no file keeps its dtype, as it does with a loader. `model.to`
+    What a model computes from its settings and stores in no file has the dtype that its class gives it. `model.to`
     rounds that too: with the frequencies of rotary embeddings in bfloat16, late positions are turned by other angles.
     """
+    with torch.device("meta"):
+        loaded = dict(type(model)._from_config(copy.deepcopy(model.config), dtype=dtype).named_buffers())
     computed = [
         (module, name, module._buffers[name])
-        for module in model.modules()
+        for path, module in model.named_modules()
         for name in module._non_persistent_buffers_set
+        if (like := loaded.get(f"{path}.{name}".lstrip("."))) is not None and like.dtype == module._buffers[name].dtype
     ]
     model.to(dtype)
     for module, name, buffer in computed:
