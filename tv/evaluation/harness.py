@@ -53,6 +53,7 @@ class Harness:
         self._chat = Chat() if chat is True else chat or None
         talk = template_options(self._chat, tokenizer) if self._chat is not None else {}
         options = {"pretrained": model, "tokenizer": tokenizer, "batch_size": batch_size, "chat_template_args": talk}
+        options["softmax_dtype"] = "float32"  # else the log-likelihoods of a bfloat16 model are summed in bfloat16
         with _quiet():
             self._model = _language_model(**options)
             # Of a whole text HFLM predicts every token, after a BOS of its own: one more would be predicted too.

@@ -99,6 +99,13 @@ def test_what_is_logged_is_what_the_model_says() -> None:
     assert text.value[0] == pytest.approx(told, abs=1e-4)
 
 
+def test_the_log_likelihoods_of_a_bfloat16_model_are_summed_in_float32() -> None:
+    """In bfloat16 twelve sums of about 5 nats have a handful of values, and answers tie."""
+    narrow = Harness(load_model(MODELS / "base", dtype="bfloat16"), load_tokenizer(MODELS / "base"))
+    items = narrow.items(task("general_choice"), 12)
+    assert items.value[items.metric == "nll"].nunique() == 12
+
+
 def test_a_moved_model_is_measured_where_it_stands() -> None:
     own = load_model(MODELS / "base")
     harness, vector = Harness(own, load_tokenizer(MODELS / "base")), tv.extract(MODELS / "base", MODELS / "medical")
