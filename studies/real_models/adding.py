@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,18 @@ import pandas as pd
 import tv
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
-from studies.real_models.study import Stage, Study
+from studies.real_models.stage import Stage
+from studies.real_models.study import Study
 from studies.real_models.texts import Text, domain, shortest
 from studies.real_models.training import Training, losses
 from tv.checkpoints.live import load_model, load_tokenizer
 
 #: Tokens of a text among the shorter half of a domain's, about.
-TOKENS: Mapping[str, int] = {"medical": 68, "math": 132, "code": 46, "instructions": 58, "general": 78}
+TOKENS: Mapping[str, int] = {"medical": 68, "math": 132, "code": 46, "instructions": 58, "general": 78, "law": 70}
 #: CPU seconds to start and to open models; to put 1 MiB of a model (float32) at a point, to read its T, to draw a T.
 START, POINT, READ, DRAW = 15, 0.0026, 0.0015, 0.0046
 #: CPU seconds to compare the directions of two T of 1 MiB in float32, and to decompose one.
-COMPARE, DECOMPOSE = 0.04, 0.1
+COMPARE, DECOMPOSE = 0.023, 0.017
 
 
 def stages(study: Study) -> list[Stage]:
@@ -51,9 +52,9 @@ def _transfer(study: Study, model: str, method: str, seed: int) -> Stage:
 
 def _sums(study: Study, model: str, seed: int) -> Stage:
     n, k = _texts(study), len(study.size.domains)
-    tokens = (1 + 2 * (k - 1)) * n * sum(TOKENS[name] for name in study.size.domains)
-    ordered = k * (k - 1)  # a sum serves both of its domains, a random vector one
-    moved = (POINT * (k + 1.5 * ordered) + READ * (k + 2 * ordered) + DRAW * ordered) * SOURCES[model].mib
+    tokens = (1 + 1.5 * (k - 1)) * n * sum(TOKENS[name] for name in study.size.domains)
+    pairs_of = k * (k - 1) / 2  # a sum serves both of its domains, a random vector one
+    moved = (POINT * (k + 2 * pairs_of) + READ * (k + 3 * pairs_of) + DRAW * pairs_of) * SOURCES[model].mib
     return _stage(study, f"sums-{model}-{seed}", sums, (model, "full", seed), tokens, moved)
 
 
@@ -93,29 +94,32 @@ def transfer(study: Study, model: str, method: str, seed: int, name: str) -> Non
 def sums(study: Study, model: str, method: str, seed: int, name: str) -> None:
     """`sums.csv`: a row per domain, other domain and text of the first: its loss `alone`, by θ + T_domain.
 
-    `interference` is what adding T_other changes, `control` what a random vector with the norms of T_other does.
+    `interference` is what adding T_other changes, `control` what a random vector with the norms of T_other does, in
+    one of the two orders of every two domains.
     """
     base, vectors = study.base(model), _vectors(study, model, method, seed)
     live, tokenizer, read = load_model(base), load_tokenizer(base), _read(study)
     random = {one: tv.control(vector, "random", seed) for one, vector in vectors.items()}
     alone: dict[str, pd.DataFrame] = {}
-    both: dict[tuple[str, str], pd.Series] = {}
     frames = []
     with tv.Mover(live, [*vectors.values(), *random.values()]) as mover:
-
-        def at(of: str) -> pd.DataFrame:
-            return losses(live, tokenizer, read[of])
-
         for one, vector in vectors.items():
             mover.to({vector: 1.0})
-            alone[one] = at(one).rename(columns={"nll": "alone"})
-        for one, other in combinations(vectors, 2):
+            alone[one] = losses(live, tokenizer, read[one]).rename(columns={"nll": "alone"})
+
+        def change(of: str) -> pd.Series:
+            return losses(live, tokenizer, read[of]).nll - alone[of].alone
+
+        for i, two in enumerate(combinations(vectors, 2)):
+            one, other = two if i % 2 else two[::-1]
             mover.to({vectors[one]: 1.0, vectors[other]: 1.0})
-            both |= {(one, other): at(one).nll, (other, one): at(other).nll}
-        for one, other in permutations(vectors, 2):
+            found = {one: change(one), other: change(other)}
             mover.to({vectors[one]: 1.0, random[other]: 1.0})
-            changed = {"interference": both[one, other] - alone[one].alone, "control": at(one).nll - alone[one].alone}
-            frames.append(alone[one].assign(domain=one, other=other, **changed))
+            control = {one: change(one), other: np.nan}
+            frames += [
+                alone[own].assign(domain=own, other=added, interference=found[own], control=control[own])
+                for own, added in ((one, other), (other, one))
+            ]
     table = pd.concat(frames)[["domain", "other", "id", "cluster", "tokens", "alone", "interference", "control"]]
     write(study.results(name), {"sums": table}, model=model, method=method, seed=seed)
 

@@ -18,7 +18,8 @@ from studies.real_models import tasks
 from studies.real_models.adding import TOKENS
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
-from studies.real_models.study import Stage, Study, training_stage
+from studies.real_models.stage import Stage
+from studies.real_models.study import Study, training_stage
 from studies.real_models.texts import domain, shortest
 from studies.real_models.training import Training
 from tv.checkpoints.live import load_model, load_tokenizer
@@ -33,15 +34,15 @@ WRITTEN = (0.0, 0.5, 1.0, 1.5)
 #: Models that nobody tuned before: the other lineage first follows instructions.
 PRETRAINED = ("gemma3",)
 #: Tokens that a model writes to instructions, and to a held-out question.
-INSTRUCTED, ANSWERED = 48, 32
+INSTRUCTED, ANSWERED = 32, 24
 #: A batch's logits over a large vocabulary take most of the memory.
 BATCH = 4
 #: CPU seconds to start with lm-evaluation-harness; to put 1 MiB of a model at a point, with a random vector half the
 #: time; to write one token after each of a batch's prompts, as tokens forward.
-START, POINT, STEP = 30, 0.006, 14
+START, POINT, STEP = 30, 0.006, 32
 #: Tokens of a choice with its four answers, and of a benchmark's question.
-CHOICE = {"medical": 160, "math": 320, "code": 160, "instructions": 120, "general": 200, "svamp": 250}
-QUESTION = {"pubmedqa": 260, "mmlu": 70, "svamp": CHOICE["svamp"]}
+CHOICE = {"medical": 110, "math": 360, "instructions": 115, "svamp": 145}
+QUESTION = {"pubmedqa": 186, "mmlu": 68, "svamp": CHOICE["svamp"]}
 
 
 def stages(study: Study) -> list[Stage]:
@@ -62,11 +63,11 @@ def _negate(study: Study, model: str, name: str) -> Stage:
     source, points = SOURCES[model], 2 + 2 * len(_scales(study))
     few, several = _items(study), study.size.held_out // 2
     own = _domains(name)
-    tokens = several * sum(TOKENS[each] for each in own) + few * sum(CHOICE[each] for each in own)
+    tokens = several * sum(TOKENS[each] for each in own) + few * CHOICE[name]
     tokens += few * sum(QUESTION[each] for each in tasks.OF_DOMAIN.get(name, ()))
     batches = -(-few // BATCH)
     tokens += STEP * INSTRUCTED * batches
-    written = STEP * ANSWERED * batches * len(own) * (2 * len(_written(study)) - 1)
+    written = STEP * ANSWERED * batches * (2 * len(_written(study)) - 1)
     cost = START + (points * tokens + written) * source.token / 3 + 2 * points * POINT * source.mib
     work = partial(negate, study, model, name, stage)
     needs = f"base-{model}", f"tune-{one.name}"
@@ -86,7 +87,7 @@ def negate(study: Study, model: str, name: str, stage: str) -> None:
     for each in read:
         held_out = domain(each, study.texts).held_out
         specs.append(tasks.loss_task(each, shortest(held_out[: study.size.held_out], several), tokenizer, folder))
-        specs.append(tasks.choice_task(each, held_out, few, folder))
+    specs.append(tasks.choice_task(name, domain(name, study.texts).held_out, few, folder))
     specs += [*tasks.benchmark_tasks(name, study.texts, few, folder), tasks.ifeval_task(study.texts, few, folder)]
     found = negation(
         base,
@@ -102,18 +103,18 @@ def negate(study: Study, model: str, name: str, stage: str) -> None:
         "negation": found["negation"].drop(columns="tuned"),
         "returned": found["summary"].drop(columns="tuned"),
         "negation_items": items,
-        "quality": _quality(study, model, one, read),
+        "quality": _quality(study, model, one),
     }
     write(study.results(stage), tables, model=model, domain=name, method=one.method, seed=one.seed)
 
 
-def _quality(study: Study, model: str, one: Training, read: tuple[str, ...]) -> pd.DataFrame:
+def _quality(study: Study, model: str, one: Training) -> pd.DataFrame:
     """What the tuned model writes to held-out questions, as its vector or a random one is taken away."""
     base, few = study.base(model), _items(study)
+    texts = shortest(domain(one.domain, study.texts).held_out[: study.size.held_out], few)
     prompts = [
-        tv.Prompt(f"{each}-{text.id}", each, each, text.text, target=text.target.strip(), cluster=text.cluster)
-        for each in read
-        for text in shortest(domain(each, study.texts).held_out[: study.size.held_out], few)
+        tv.Prompt(text.id, one.domain, one.domain, text.text, target=text.target.strip(), cluster=text.cluster)
+        for text in texts
     ]
     live, frames = load_model(study.tuned(one), base=base), []
     vector = tv.extract(base, study.tuned(one))

@@ -36,7 +36,8 @@ def test_losses_of_fine_tunes_alone_and_added(study: Study) -> None:
         expected = losses(both, load_tokenizer(study.base("demo")), few).set_index("id").nll
     np.testing.assert_allclose((added.alone + added.interference)[expected.index], expected, rtol=2e-3)
     found = interference(sums, pairs, transfer)
-    assert found[["domain", "other"]].values.tolist() == [["medical", "math"], ["math", "medical"]]
+    assert found[["domain", "other"]].values.tolist() == [["math", "medical"], ["medical", "math"]]
+    assert found.control.notna().tolist() == [True, False]
     assert found[[*MEASURES]].notna().all(axis=None) and found.transfer.notna().all()
     assert found.norm_share.sum() == 1
 

@@ -53,7 +53,7 @@ def test_a_vector_taken_away_on_every_axis(with_benchmarks: Study) -> None:
     stage.work()
     found = {path.stem: pd.read_csv(path) for path in stage.out.glob("*.csv")}
     assert {*found} == {"negation", "returned", "negation_items", "quality"}
-    asked = {"medical-loss", "medical-choice", "general-loss", "general-choice", "pubmedqa", "mmlu", "ifeval"}
+    asked = {"medical-loss", "medical-choice", "general-loss", "pubmedqa", "mmlu", "ifeval"}
     assert {*found["returned"].task} == {*found["negation_items"].task} == asked
     curve = found["negation"].query("task == 'medical-loss' and vector == 'T'").set_index("scale")
     assert abs(curve.difference[1.0]) < 1e-3 < abs(curve.difference[0.0])
@@ -83,7 +83,7 @@ def test_a_lineage_has_a_tune_that_starts_from_another(with_benchmarks: Study, m
     *_, tune, stage = negating.stages(study)
     assert tune.name == "tune-demo-medical-full-0-from-demo-instructions-full-0"
     assert tune.needs == ("tune-demo-instructions-full-0",) and tune.name in stage.needs
-    models = study.base("demo").resolve().parent
+    models = Path(__file__).parents[2] / "data" / "models"
     (study.texts / "instr_selfinstruct_user.jsonl").write_text("")
     rows = [{"id": f"i{i}", "instruction": f"Say {i} .", "input": "", "output": f"It is {i} ."} for i in range(80)]
     (study.texts / "instr_selfinstruct_seed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
