@@ -59,6 +59,14 @@ FILES: Mapping[str, Mapping[str, str]] = {
 #: Whose texts of licences are the domain `law`.
 LAW = ("licensedcode-data==32.1.0", "licensedcode", "CC BY 4.0; the texts of single licences are their authors'")
 
+#: The files of a benchmark, likewise.
+BENCHMARKS: Mapping[str, Mapping[str, str]] = {
+    "pubmedqa": {"medical_pubmedqa.jsonl": "PubMedQA, the 1,000 labelled rows, MIT; abstracts are PubMed's"},
+    "mmlu": {"mcq_mmlu_medical_math_code.jsonl": "MMLU, test rows of 15 subjects, MIT"},
+    "svamp": {"math_svamp.jsonl": "SVAMP, MIT"},
+    "ifeval": {"instr_ifeval.jsonl": "IFEval, Apache-2.0"},
+}
+
 
 def domain(name: str, folder: Path) -> Domain:
     """The texts of one domain.
@@ -73,6 +81,18 @@ def domain(name: str, folder: Path) -> Domain:
     short = [(text, held) for text, held in rows if len(text.text) + len(text.target) <= LONGEST]
     train, held_out = ([text for text, held in short if held is side] for side in (False, True))
     return Domain(tuple(train), tuple(in_order(held_out, seed=0)))
+
+
+def benchmark(name: str, folder: Path) -> list[dict[str, Any]]:
+    """The rows of a benchmark, as its file has them, in a seeded order. Raises PromptError as `domain` does."""
+    rows = [row for file in BENCHMARKS[name] for row in _read(folder / file)]
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def shortest(texts: Iterable[Text], n: int) -> list[Text]:
+    """The n shortest, by characters."""
+    return sorted(texts, key=lambda one: len(one.text) + len(one.target))[:n]
 
 
 def in_order(texts: Iterable[Text], seed: int) -> list[Text]:

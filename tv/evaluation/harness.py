@@ -165,6 +165,12 @@ def _rows(task: Task, sample: Mapping[str, Any], several: bool) -> Iterator[dict
         "target": choices[target] if choices and isinstance(target, int) and target < len(choices) else str(target),
     }
     values = [(metric, _number(metric, sample[metric])) for metric in sample["metrics"]]
+    if task.harness.OUTPUT_TYPE == "loglikelihood" and not callable(task.harness.config.process_results):
+        # What the harness calls an answer's perplexity is its log p until it takes the mean over items.
+        values = [
+            ("nll", -value) if metric == "perplexity" and value is not None else (metric, value)
+            for metric, value in values
+        ]
     if choices and isinstance(target, int):
         values += _likelihoods(sample, target, len(choices))
     for metric, value in values:

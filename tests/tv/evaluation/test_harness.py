@@ -106,6 +106,23 @@ def test_the_log_likelihoods_of_a_bfloat16_model_are_summed_in_float32() -> None
     assert items.value[items.metric == "nll"].nunique() == 12
 
 
+def test_an_answer_that_is_only_read_has_its_nll(tmp_path: Path) -> None:
+    row = task_rows.rows()["general_choice.jsonl"][0]
+    answer = row["choices"][row["answer"]]
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"text": row["text"], "target": f" {answer}"}) + "\n")
+    (tmp_path / "answers.yaml").write_text(
+        "task: answers\ndataset_path: json\ndataset_kwargs: {data_files: {test: answers.jsonl}}\ntest_split: test\n"
+        "output_type: loglikelihood\ndoc_to_text: text\ndoc_to_target: target\n"
+        "metric_list: [{metric: perplexity, aggregation: perplexity, higher_is_better: false}]\n"
+    )
+    harness = Harness(model("base"), load_tokenizer(MODELS / "base"))
+    (found,) = load_tasks(str(tmp_path / "answers.yaml"))
+    items = harness.items(found)
+    choice = harness.items(task("general_choice"), 1).set_index("metric").value
+    assert items.metric.tolist() == ["nll"]
+    assert items.value[0] == pytest.approx(choice["nll"], abs=1e-4)
+
+
 def test_a_moved_model_is_measured_where_it_stands() -> None:
     own = load_model(MODELS / "base")
     harness, vector = Harness(own, load_tokenizer(MODELS / "base")), tv.extract(MODELS / "base", MODELS / "medical")
