@@ -95,9 +95,9 @@ def trainings(size: Size) -> list[Training]:
 def stages(study: Study) -> list[Stage]:
     """All stages, in the order in which they are done."""
     tunes = [training_stage(study, one, study.base(one.model), (f"base-{one.model}",)) for one in trainings(study.size)]
-    from studies.real_models import causing, finding, reading  # they are made of what stands here
+    from studies.real_models import along, causing, finding, program, reading  # they are made of what stands here
 
-    parts = (reading, causing, finding)
+    parts = (reading, causing, finding, along, program)
     return [*_bases(study), *tunes, *(stage for part in parts for stage in part.stages(study))]
 
 
