@@ -29,13 +29,13 @@ from studies.real_models.reading import prompt_files, write
 from studies.real_models.study import TEXT, Stage, Study, trainings
 
 #: Of each of two domains. More of them would only take longer.
-PROMPTS = 6
+PROMPTS = 3
 #: What is done of a run.
 STAGES = ["capture", "noise_floor"]
 #: Forwards of a model over the prompts: capture and noise floor of a pair, and the trial before.
 FORWARDS = 8
 #: How a process begins: with nothing that another has loaded.
-BEGIN = "spawn"
+BEGIN = multiprocessing.get_context("spawn")
 #: CPU seconds of a process until it computes: imports, and the check of both models.
 START = 25
 
@@ -104,7 +104,7 @@ def _write_way(study: Study, way: str, out: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     cpu, wall, said = _cpu(), time.monotonic(), place.with_name(f"{place.name}.jsonl")
     for killed in [True, False] if WAYS[way].killed else [False]:
-        child = multiprocessing.get_context(BEGIN).Process(target=_run, args=(suite, way, place, said, killed))
+        child = BEGIN.Process(target=_run, args=(suite, way, place, said, killed))
         child.start()
         child.join()
         if child.exitcode != (-signal.SIGKILL if killed else 0):
