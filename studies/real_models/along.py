@@ -75,14 +75,14 @@ def _line(study: Study, first: Training | None, one: Training) -> Stage:
     name = f"path-{one.name}" if first is None else f"between-{first.name}-{one.seed}"
     needs = (f"base-{one.model}", f"tune-{one.name}", *(() if first is None else (f"tune-{first.name}",)))
     points = PATH if first is None else BETWEEN
-    cpu, mib = forward(study, one, len(points), study.size.held_out), SOURCES[one.model].mib
+    cpu, mib = forward(study, one, len(points), study.size.prompts), SOURCES[one.model].mib
     work = partial(_write_line, study, first, one, points, study.results(name))
     return Stage(name, work, cpu, 3 * mib + 1500, 1, study.results(name), needs)
 
 
 def _write_line(study: Study, first: Training | None, one: Training, points: Sequence[float], out: Path) -> None:
     start = study.base(one.model) if first is None else study.tuned(first)
-    path = tv.path(start, study.tuned(one), prompts_of(study, one, study.size.held_out), alphas=points, batch_size=1)
+    path = tv.path(start, study.tuned(one), prompts_of(study, one, study.size.prompts), alphas=points, batch_size=1)
     label = "base" if first is None else f"seed {first.seed}"
     write(out, {"path": _losses(path, "alpha").assign(start=label, written="as trained")}, **_of(one))
 
@@ -110,7 +110,7 @@ def _control(study: Study, one: Training) -> Stage:
     """A tuned model written differently: what is found between base and it, and the barrier between it and itself."""
     name, mib = f"rewritten-{one.model}", SOURCES[one.model].mib
     work = partial(_write_control, study, one, study.results(name))
-    cpu = forward(study, one, len(BETWEEN), study.size.held_out) + 2 * mib / MATCHED
+    cpu = forward(study, one, len(BETWEEN), study.size.prompts) + 2 * mib / MATCHED
     needs = (f"base-{one.model}", f"tune-{one.name}")
     return Stage(name, work, cpu, 5 * mib + 1500, 1, study.results(name), needs)
 
@@ -120,7 +120,7 @@ def _write_control(study: Study, one: Training, out: Path) -> None:
     model = load_model(tuned)
     _write_differently(model)
     found = tv.align(study.base(one.model), model)
-    path = tv.path(tuned, model, prompts_of(study, one, study.size.held_out), alphas=BETWEEN, batch_size=1)
+    path = tv.path(tuned, model, prompts_of(study, one, study.size.prompts), alphas=BETWEEN, batch_size=1)
     tables = {"align": _matched(found), "path": _losses(path, "alpha").assign(start="itself")}
     write(out, {name: table.assign(written="differently") for name, table in tables.items()}, **_of(one))
 

@@ -30,14 +30,16 @@ from studies.real_models.study import TEXT, Stage, Study, trainings
 
 #: Of each of two domains. More of them would only take longer.
 PROMPTS = 3
+#: Minutes of a size that leaves out most of the ways.
+SHORT = 10
 #: What is done of a run.
-STAGES = ["capture", "noise_floor"]
-#: Forwards of a model over the prompts: capture and noise floor of a pair, and the trial before.
-FORWARDS = 8
+STAGES = ["capture"]
+#: Forwards of a model over the prompts: the capture of a pair, what both write, and the trial before.
+FORWARDS = 5.5
 #: How a process begins: with nothing that another has loaded.
 BEGIN = multiprocessing.get_context("spawn")
-#: CPU seconds of a process until it computes: imports, and the check of both models.
-START = 25
+#: CPU seconds of a process until it computes: imports, and the check of both models where it has them.
+START = 10
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,16 @@ WAYS = {
 
 
 def stages(study: Study) -> list[Stage]:
-    """A stage for each way, of the first model; nnsight where it is installed."""
+    """A stage for each way, of the first model; nnsight where it is installed. The smallest size has the first two."""
     ways = [way for way in WAYS if way != "nnsight" or importlib.util.find_spec("nnsight")]
+    ways = ways if study.size.minutes > SHORT else ways[:2]
     return [_stage(study, way) for way in ways]
 
 
 def _stage(study: Study, way: str) -> Stage:
     name, one = _name(way), trainings(study.size)[0]
     source, prompts = SOURCES[one.model], min(PROMPTS, study.size.prompts) * len(study.size.domains[:2])
-    cpu = WAYS[way].starts * START + FORWARDS * prompts * TEXT * source.token / 3
+    cpu = (1 + WAYS[way].starts) * START + FORWARDS * prompts * TEXT * source.token / 3
     needs = [f"base-{one.model}", f"tune-{one.name}", *([] if way == "plain" else [_name("plain")])]
     work = partial(_write_way, study, way, study.results(name))
     return Stage(name, work, cpu, 3 * source.mib + 1500, 1, study.results(name), tuple(needs))
@@ -122,9 +125,15 @@ def _write_way(study: Study, way: str, out: Path) -> None:
 
 
 def differences(one: Run, other: Run) -> pd.DataFrame:
-    """A row a table: how far numbers lie apart, and how many other entries differ. Rows are compared in their order."""
-    rows = []
+    """A row a table: how far numbers lie apart, and how many other entries differ; all NaN where the other has none.
+
+    Rows are compared in their order.
+    """
+    rows: list[dict[str, object]] = []
     for name in one.tables:
+        if name not in other.tables:
+            rows.append({"table": name, "rows": 0})
+            continue
         left, right = one[name], other[name]
         if len(left) != len(right):
             raise RunError(f"{other.path}: table {name} has {len(right)} rows and not {len(left)}")
