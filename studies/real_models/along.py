@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 import tv
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
-from studies.real_models.study import Stage, Study, training_stage, trainings
+from studies.real_models.stage import Stage
+from studies.real_models.study import Study, training_stage, trainings
 from studies.real_models.texts import domain
 from studies.real_models.training import RANK, Training
 from tv.checkpoints.live import load_model
@@ -55,7 +56,7 @@ def forward(study: Study, one: Training, points: float, texts: int) -> float:
 
 
 #: Tokens of a held-out text, on average.
-TOKENS = {"medical": 94, "math": 160, "code": 80, "instructions": 90, "general": 110}
+TOKENS = {"medical": 94, "math": 160, "code": 80, "instructions": 90, "general": 110, "law": 125}
 #: MiB of weights that are moved to another point in a CPU second, and that are matched with the base's.
 MOVED, MATCHED = 2000, 40
 

@@ -26,7 +26,8 @@ from probes.forecast import forecast
 from probes.store.run import Run
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, write
-from studies.real_models.study import TEXT, Stage, Study, trainings
+from studies.real_models.stage import Stage
+from studies.real_models.study import TEXT, Study, trainings
 
 #: Of each of two domains. More of them would only take longer.
 PROMPTS = 3

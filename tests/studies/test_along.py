@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from studies.real_models import along
-from studies.real_models.study import Stage, Study, training_stage, trainings
+from studies.real_models.stage import Stage
+from studies.real_models.study import Study, training_stage, trainings
 from studies.real_models.training import train
 
 
@@ -55,7 +56,6 @@ def test_loras_begin_inside_and_outside_of_the_tuning_subspace_and_stay_there(st
     stages["starts-demo-medical-full-0"].work()
     for one in trainings(size)[1:]:
         training_stage(study, one, study.base("demo"), ()).work()
-    study.tuned(full).unlink()
     train(full, study.base("demo"), study.texts, study.tuned(full), held_out=size.held_out)
     for start in along.STARTS:
         stages[f"tune-demo-medical-lora-0-{start}"].work()
@@ -71,7 +71,6 @@ def test_loras_begin_inside_and_outside_of_the_tuning_subspace_and_stay_there(st
 def test_a_trajectory_is_measured_as_trained_and_as_published(study: Study) -> None:
     one = replace(trainings(study.size)[0], steps=4)
     study = replace(study, size=replace(study.size, prompts=2))
-    study.tuned(one).unlink()
     train(one, study.base("demo"), study.texts, study.tuned(one), held_out=2)
     stage = along._trajectory_stage(study, one)
     stage.work()
