@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
-from probes.capture.answers import TOKENS
+from probes.capture.answers import TOKENS, is_line
 from probes.capture.noise_floor import PROMPTS, has_noise_floor, some_of_each_domain
 from probes.job.job import Job
 from probes.planning import curve_sets, memory_of
@@ -147,7 +147,9 @@ def _written(job: Job) -> float:
     n = len(job.encoded)
     shown = min(SHOWN, n)
     tokens = (job.suite.generate and job.suite.generate.tokens) or TOKENS
-    return shown * sum(item.n_text for item in job.encoded) / n + tokens * max(shown, STEP)
+    lines = sum(is_line(item.prompt.target) for item in job.encoded)
+    together = sum(max(shown * rows / n, STEP) for rows in (lines, n - lines) if rows)  # written apart
+    return shown * sum(item.n_text for item in job.encoded) / n + tokens * together
 
 
 def _floor_tokens(job: Job) -> int:
