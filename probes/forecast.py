@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import linear
 
 from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
-from probes.capture.noise_floor import has_noise_floor
+from probes.capture.answers import TOKENS, is_line
+from probes.capture.noise_floor import PROMPTS, has_noise_floor, some_of_each_domain
 from probes.job.job import Job
 from probes.planning import curve_sets, memory_of
+from probes.reporting.prompts import SHOWN
 from probes.store.table import size_text
 from probes.suite import Suite
 from probes.trial import NOTHING, Pace, some_of, timed
@@ -29,6 +32,7 @@ from tv.measures.declared import TABLES
 from tv.measures.one_module import Wanted, measure_module
 from tv.prompts.encoding import Encoded, batches
 from tv.prompts.metric import answering
+from tv.runtime.compute import Compute
 from tv.runtime.progress import duration
 
 #: Bare forwards of both models that a capture takes, by what it measures: see benchmarks/capture_speed.py.
@@ -37,6 +41,8 @@ LIGHT, FULL, EVERYWHERE = 1 / 0.93, 1 / 0.88, 1 / 0.55
 LENS = 0.5
 #: Forwards of a node of path, and nodes of a prompt on average.
 NODE, NODES = 3.5, 6.0
+#: A step of writing takes at least as long as so many tokens read together.
+STEP = 24
 #: What is read of the forward behind a changed block, where variants are read together.
 STACKED = 1.0
 #: CPU seconds of the link and of the report of one tuned model.
@@ -110,11 +116,12 @@ def _paces(job: Job) -> Iterator[tuple[str, Pace]]:
     if "weights" in job.stages:
         yield "weights", _weights(job)
     if {"capture", "noise_floor", "attribute"} & set(job.stages):
-        bare = _forward(job, job.encoded, whole=True).times(sum(len(item.ids) for item in job.encoded))
+        token = _forward(job, job.encoded, whole=True)
     if "capture" in job.stages:
-        yield "capture", bare.times(2 * n * capture_forwards(suite))
+        read = sum(len(item.ids) for item in job.encoded)
+        yield "capture", token.times(2 * n * (read * capture_forwards(suite) + _written(job)))
     if "noise_floor" in job.stages and has_noise_floor(suite, job.compute.device):
-        yield "noise_floor", bare.times(2 + 2 * ("gates" in suite.measure))
+        yield "noise_floor", token.times(_floor_tokens(job) * (1 + _twin(job.compute)))
     if "attribute" in job.stages and suite.attribute is not None:
         usable = answerable(job.encoded, suite.attribute.metric)
         once = _forward(job, usable, whole=False).times(sum(len(item.ids) for item in usable))
@@ -131,6 +138,39 @@ def capture_forwards(suite: Suite) -> float:
         heads = "head_out" in suite.sites and {"contributions", "changes"} & set(suite.measure)
         return (FULL if heads else LIGHT) + lens
     return (EVERYWHERE if suite.ledger_positions == "all" else FULL) + lens
+
+
+def _written(job: Job) -> float:
+    """Tokens that a model reads for the answers that it writes."""
+    if not job.models.answers:
+        return 0.0
+    n = len(job.encoded)
+    shown = min(SHOWN, n)
+    tokens = (job.suite.generate and job.suite.generate.tokens) or TOKENS
+    lines = sum(is_line(item.prompt.target) for item in job.encoded)
+    together = sum(max(shown * rows / n, STEP) for rows in (lines, n - lines) if rows)  # written apart
+    return shown * sum(item.n_text for item in job.encoded) / n + tokens * together
+
+
+def _floor_tokens(job: Job) -> int:
+    """Tokens that the base and its twin read: of some prompts for their gates, of all for behaviour."""
+    suite, read = job.suite, list[Encoded]()
+    if "gates" in suite.measure:
+        read += some_of_each_domain(job.encoded, PROMPTS, suite.seed)
+    if "behaviour" in suite.measure or suite.attribute is not None:
+        read += job.encoded
+    return sum(len(item.ids) for item in read)
+
+
+def _twin(compute: Compute) -> float:
+    """How many times as long a product takes the twin: several on a CPU without instructions for bfloat16."""
+    own = getattr(torch, compute.dtype)
+    paces = []
+    for dtype in (own, torch.bfloat16 if own == torch.float32 else torch.float32):
+        x, weight = (torch.ones(rows, 512, dtype=dtype, device=compute.tensor_device) for rows in (128, 1536))
+        linear(x, weight)  # the first one is slower
+        paces.append(timed(lambda x=x, weight=weight: [linear(x, weight) for _ in range(8)]))  # type: ignore[misc]
+    return paces[1].cpu / max(paces[0].cpu, 1e-9)
 
 
 def attribution_forwards(suite: Suite, architecture: Architecture, prompts: int) -> Iterator[tuple[str, float]]:

@@ -37,8 +37,8 @@ def answers(
         answers are one too. A prompt after which the models' context has no room for `tokens` has none.
     """
     asked = [item for item in encoded if item.n_text + tokens <= pair.architecture.context]
-    lines = [item for item in asked if _is_line(item.prompt.target)]
-    others = [item for item in asked if not _is_line(item.prompt.target)]
+    lines = [item for item in asked if is_line(item.prompt.target)]
+    others = [item for item in asked if not is_line(item.prompt.target)]
     text = partial(_text, ends=ends, tokenizer=pair.tokenizer)
     rows = []
     for name, model in zip(("base", tuned), pair.models, strict=True):
@@ -49,7 +49,7 @@ def answers(
         for item in asked:
             ids = written[item.prompt.id]
             answer = text(item, ids)
-            line = _first_line(answer) if _is_line(item.prompt.target) else answer
+            line = _first_line(answer) if is_line(item.prompt.target) else answer
             end = "line" if line != answer else "text" if ids[-1] in ends else "length"
             rows.append((item.prompt.id, name, line, len(ids), end))
     return pd.DataFrame(rows, columns=["prompt_id", "model", "answer", "n_tokens", "end"])
@@ -66,7 +66,8 @@ def _write(
     return {item.prompt.id: ids for item, ids in zip(encoded, written, strict=True)}
 
 
-def _is_line(target: str | None) -> bool:
+def is_line(target: str | None) -> bool:
+    """Whether a prompt's answers are one line, as its target is: these are written apart from others."""
     return target is not None and "\n" not in target.strip()
 
 

@@ -95,9 +95,10 @@ def trainings(size: Size) -> list[Training]:
 def stages(study: Study) -> list[Stage]:
     """All stages, in the order in which they are done."""
     tunes = [training_stage(study, one, study.base(one.model), (f"base-{one.model}",)) for one in trainings(study.size)]
-    from studies.real_models import adding, causing, finding, negating, reading  # they are made of what stands here
+    # they are made of what stands here
+    from studies.real_models import adding, along, causing, finding, negating, program, reading
 
-    parts = (reading, causing, finding, adding, negating)
+    parts = (reading, causing, finding, adding, negating, along, program)
     return [*_bases(study), *tunes, *(stage for part in parts for stage in part.stages(study))]
 
 

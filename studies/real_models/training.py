@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.real_models.texts import Text, domain, in_order
+from tv.arithmetic.lora import freeze_inputs
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.errors import CheckpointError
 from tv.runtime.atomic import replacing_directory
@@ -37,7 +38,7 @@ class Training:
         seed: of the order of the texts and of a LoRA's first factors.
         steps: of 256 tokens each.
         start: the training that it starts from; the pretrained model if empty.
-        adapter: a name for the LoRA to start from, beside the trainings; a random one if empty.
+        adapter: a name for the LoRA to start from, whose A stays frozen; a random one, of which both train, if empty.
         checkpoints: how many to keep on the way, evenly spread, the last one included.
         label: a word that tells it from another one of the same kind.
     """
@@ -131,6 +132,8 @@ def _with_lora(model: PreTrainedModel, adapter: Path | None) -> PreTrainedModel:
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        started = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        freeze_inputs(started)
+        return started
     settings = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, settings)

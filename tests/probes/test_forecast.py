@@ -43,7 +43,8 @@ def test_every_stage_is_told(suite: Path) -> None:
     assert list(_told(suite, stages=["weights"])) == ["weights"]
 
 
-def test_more_prompts_take_longer_in_proportion(suite: Path) -> None:
+def test_more_prompts_take_longer_in_proportion(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEP", 1)  # what few prompts write takes as long as what many do
     once = _told(suite)
     more = [row | {"id": f"again {row['id']}"} for row in PROMPTS]
     write_prompts(suite.parent / "prompts.jsonl", [*PROMPTS, *more])
@@ -71,3 +72,18 @@ def test_what_others_do_is_not_told(suite: Path) -> None:
 def test_what_is_read_as_it_is_used_is_not_tried(suite: Path) -> None:
     assert _told(suite, compute=probes.Compute(stream=True), stages=["weights", "capture"]) == {}
     assert list(_told(suite, stages=["weights", "capture"])) == ["weights", "capture"]
+
+
+def test_the_floor_is_told_by_the_pace_of_the_other_precision(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without bfloat16 takes several times as long in it; gates are read of so many prompts and no more."""
+    even = _told(suite)["noise_floor"].cpu
+    monkeypatch.setattr(module, "_twin", lambda compute: 5.0)
+    assert _told(suite)["noise_floor"].cpu == pytest.approx(3 * even, rel=0.05)
+    monkeypatch.setattr(module, "PROMPTS", 1)
+    assert _told(suite)["noise_floor"].cpu < 0.9 * 3 * even
+
+
+def test_what_models_write_is_told(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = _told(suite)["capture"].cpu
+    monkeypatch.setattr(module, "TOKENS", 3 * module.TOKENS)
+    assert _told(suite)["capture"].cpu > 1.5 * once

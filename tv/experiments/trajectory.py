@@ -49,7 +49,8 @@ def trajectory(
     Args:
         base: The model that training began from: whatever `tv.open_checkpoint` opens.
         checkpoints: Two or more: full checkpoints, adapters or tuning vectors, or one directory that holds
-            `checkpoint-NUMBER` directories. Where all names end in a number they are put in its order, else as given.
+            `checkpoint-NUMBER` directories. Names that differ in numbers alone are put in the last one's order, others
+            stay as given.
         prompts: Files, sets or prompts, encoded with the base's tokenizer. Without any, only weights are measured.
         alphas: Points between neighbours, within (0, 1).
         out: A directory for tables, figures and finished points; the same call resumes.

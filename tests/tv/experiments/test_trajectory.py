@@ -75,6 +75,7 @@ def test_crossing_and_order(tmp_path: Path) -> None:
     assert [place.step for place in in_order([tmp_path])] == [9, 10, 100]
     assert [place.name[-3:] for place in in_order([tmp_path, "final"])] == ["t-9", "-10", "100", "nal"]
     assert [place.name for place in in_order(["b/last", "a/first"])] == ["last", "first"]
+    assert [place.name for place in in_order(["run/step-8", "run/step-16", "run-0"])] == ["step-8", "step-16", "run-0"]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ class Place:
 
     source: str | Path
     name: str
-    step: float  # the number that its name ends in, else its place in the order
+    step: float  # the number that its name ends in, where the names differ in numbers alone; else its place
 
 
 def in_order(checkpoints: Sequence[str | Path]) -> list[Place]:
@@ -33,7 +33,8 @@ def in_order(checkpoints: Sequence[str | Path]) -> list[Place]:
     for one in checkpoints:
         found += ([] if _is_model(Path(one)) else _numbered(Path(one))) or [one]
     numbers = [re.search(r"(\d+)(\.safetensors|\.gguf)?$", Path(one).name) for one in found]
-    if found and all(numbers) and len({match[1] for match in numbers if match}) == len(found):
+    alike = len({re.sub(r"\d+", "", Path(one).name) for one in found}) == 1  # `tuned-0` is no step before `step-8`
+    if alike and all(numbers) and len({match[1] for match in numbers if match}) == len(found):
         steps = [float(match[1]) for match in numbers if match]
     else:
         steps = [float(i + 1) for i in range(len(found))]

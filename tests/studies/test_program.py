@@ -1,0 +1,27 @@
+"""The program run in several ways, for the study."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pandas as pd
+import pytest
+
+from studies.real_models import program
+from studies.real_models.study import Study
+
+
+def test_a_killed_run_is_resumed_and_its_tables_are_those_of_the_plain_one(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "BEGIN", multiprocessing.get_context("fork"))  # without the seconds that imports take
+    for way in ("plain", "killed and resumed"):
+        program._stage(study, way).work()
+    plain, killed = (
+        pd.read_csv(study.results(program._name(way)) / "program.csv").iloc[0]
+        for way in ("plain", "killed and resumed")
+    )
+    assert killed.cpu > plain.cpu > plain.cpu_run > 0 and plain.cpu_estimate > 0
+    apart = pd.read_csv(study.results("program-killed-and-resumed") / "program_tables.csv")
+    assert {"gates", "contributions", "behaviour"} <= {*apart.table}
+    assert (apart.largest_difference == 0).all() and (apart.others_unequal == 0).all()
