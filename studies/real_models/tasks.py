@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,22 @@ def choice_task(name: str, texts: Sequence[Text], n: int, folder: Path) -> str:
     """
     distinct = {one.target: one for one in texts}.values()
     pool = shortest(distinct, max(len(distinct) // 4, n + FOILS))
-    rows = []
+    rows: list[dict[str, object]] = []
     for one in in_order(pool, seed=0)[:n]:
         others = [other.target for other in pool if other.cluster != one.cluster]
         random.Random(one.id).shuffle(others)  # of answers of one length not always the same three
-        near = sorted(others, key=lambda target, right=one.target: abs(len(target) - len(right)))[:FOILS]
+        near = sorted(others, key=partial(_further, one.target))[:FOILS]
         if len(near) < FOILS:
             raise PromptError(f"{name}: {len(pool)} held-out texts are too few for a choice among {FOILS + 1} answers")
         place = len(rows) % (FOILS + 1)
         answers = [*near[:place], one.target, *near[place:]]
         rows.append({"id": one.id, "text": one.text, "choices": answers, "answer": place, "cluster": one.cluster})
     return _task(folder, f"{name}-choice", _CHOICE, rows)
+
+
+def _further(target: str, other: str) -> int:
+    """How many letters longer or shorter."""
+    return abs(len(other) - len(target))
 
 
 def benchmark_tasks(name: str, data: Path, n: int, folder: Path) -> list[str]:
