@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from studies.real_models import running, tables, texts
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             missing = tables.collect(study, chosen.tables)
             print("\n".join(f"not done: {name}" for name in missing))
             return 0
-        for name in dict.fromkeys([*study.size.domains, "general"]):
+        for name in dict.fromkeys([*chain.from_iterable(study.size.domains.values()), "general"]):
             texts.domain(name, study.texts)
         running.run(wanted, study.work, pace, chosen.jobs, lambda line: print(line, file=sys.stderr, flush=True))
     except InputError as error:

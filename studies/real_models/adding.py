@@ -35,7 +35,7 @@ def stages(study: Study) -> list[Stage]:
     """`transfer-…` for every method and seed, `sums-…` and `pairs-…` for full fine-tunes of two domains or more."""
     size = study.size
     each = [(model, method, seed) for model in size.names for method in size.methods for seed in size.seeds]
-    several = [(model, seed) for model, method, seed in each if method == "full" and len(size.domains) > 1]
+    several = [(model, seed) for model, method, seed in each if method == "full" and len(size.domains[model]) > 1]
     return [
         *(_transfer(study, *one) for one in each),
         *(_sums(study, *one) for one in several),
@@ -44,22 +44,24 @@ def stages(study: Study) -> list[Stage]:
 
 
 def _transfer(study: Study, model: str, method: str, seed: int) -> Stage:
-    n, k = _texts(study), len(study.size.domains)
-    tokens = (1 + k) * n * sum(TOKENS[name] for name in study.size.domains)
+    n, names = _texts(study), study.size.domains[model]
+    k = len(names)
+    tokens = (1 + k) * n * sum(TOKENS[name] for name in names)
     moved = k * (POINT + READ) * SOURCES[model].mib
     return _stage(study, f"transfer-{model}-{method}-{seed}", transfer, (model, method, seed), tokens, moved)
 
 
 def _sums(study: Study, model: str, seed: int) -> Stage:
-    n, k = _texts(study), len(study.size.domains)
-    tokens = (1 + 1.5 * (k - 1)) * n * sum(TOKENS[name] for name in study.size.domains)
+    n, names = _texts(study), study.size.domains[model]
+    k = len(names)
+    tokens = (1 + 1.5 * (k - 1)) * n * sum(TOKENS[name] for name in names)
     pairs_of = k * (k - 1) / 2  # a sum serves both of its domains, a random vector one
     moved = (POINT * (k + 2 * pairs_of) + READ * (k + 3 * pairs_of) + DRAW * pairs_of) * SOURCES[model].mib
     return _stage(study, f"sums-{model}-{seed}", sums, (model, "full", seed), tokens, moved)
 
 
 def _pairs(study: Study, model: str, seed: int) -> Stage:
-    k = len(study.size.domains)
+    k = len(study.size.domains[model])
     cost = (DECOMPOSE * k + COMPARE * k * (k - 1) / 2) * SOURCES[model].mib
     return _stage(study, f"pairs-{model}-{seed}", pairs, (model, "full", seed), 0, cost)
 
@@ -70,14 +72,14 @@ def _stage(
     """Of all fine-tunes of one model, method and seed."""
     source = SOURCES[of[0]]
     needs = (f"base-{of[0]}", *(f"tune-{one.name}" for one in _trainings(study, *of).values()))
-    out, cost = study.results(name), START + tokens * source.token / 3 + more
+    out, cost = study.results(name), START + tokens * source.forward + more
     return Stage(name, partial(work, study, *of, name), cost, 4 * source.mib + 1500, 1, out, needs)
 
 
 def transfer(study: Study, model: str, method: str, seed: int, name: str) -> None:
     """`transfer.csv`: a row per fine-tuned domain and text, of domain `text`: the loss of the base, and its change."""
     base, vectors = study.base(model), _vectors(study, model, method, seed)
-    live, tokenizer, read = load_model(base), load_tokenizer(base), _read(study)
+    live, tokenizer, read = load_model(base), load_tokenizer(base), _read(study, model)
 
     def on_all() -> pd.DataFrame:
         return pd.concat([losses(live, tokenizer, few).assign(text=text) for text, few in read.items()])
@@ -98,7 +100,7 @@ def sums(study: Study, model: str, method: str, seed: int, name: str) -> None:
     one of the two orders of every two domains.
     """
     base, vectors = study.base(model), _vectors(study, model, method, seed)
-    live, tokenizer, read = load_model(base), load_tokenizer(base), _read(study)
+    live, tokenizer, read = load_model(base), load_tokenizer(base), _read(study, model)
     random = {one: tv.control(vector, "random", seed) for one, vector in vectors.items()}
     alone: dict[str, pd.DataFrame] = {}
     frames = []
@@ -146,7 +148,7 @@ def pairs(study: Study, model: str, method: str, seed: int, name: str) -> None:
 
 
 def _trainings(study: Study, model: str, method: str, seed: int) -> dict[str, Training]:
-    return {name: Training(model, name, method, seed, study.size.steps) for name in study.size.domains}
+    return {name: Training(model, name, method, seed, study.size.steps) for name in study.size.domains[model]}
 
 
 def _vectors(study: Study, model: str, method: str, seed: int) -> dict[str, tv.TuningVector]:
@@ -154,8 +156,8 @@ def _vectors(study: Study, model: str, method: str, seed: int) -> dict[str, tv.T
     return {name: tv.extract(study.base(model), study.tuned(one)) for name, one in trainings.items()}
 
 
-def _read(study: Study) -> dict[str, Sequence[Text]]:
-    held_out = {name: domain(name, study.texts).held_out[: study.size.held_out] for name in study.size.domains}
+def _read(study: Study, model: str) -> dict[str, Sequence[Text]]:
+    held_out = {name: domain(name, study.texts).held_out[: study.size.held_out] for name in study.size.domains[model]}
     return {name: shortest(texts, _texts(study)) for name, texts in held_out.items()}
 
 

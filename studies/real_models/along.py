@@ -52,7 +52,7 @@ def stages(study: Study) -> list[Stage]:
 def forward(study: Study, one: Training, points: float, texts: int) -> float:
     """CPU seconds of the loss of so many texts at so many points, each of which moves all weights."""
     source = SOURCES[one.model]
-    return 15 + points * (texts * TOKENS[one.domain] * source.token / 3 + source.mib / MOVED)
+    return 15 + points * (texts * TOKENS[one.domain] * source.forward + source.mib / MOVED)
 
 
 #: Tokens of a held-out text, on average.

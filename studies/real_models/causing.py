@@ -13,7 +13,7 @@ from probes.store.run import Run
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, recorded, write
 from studies.real_models.stage import Stage
-from studies.real_models.study import TEXT, Study, trainings
+from studies.real_models.study import TEXT, Study, deep
 from studies.real_models.training import Training
 from tv.stats.means import mean_interval
 
@@ -25,14 +25,13 @@ METRIC = "target_nll_per_token"
 
 
 def stages(study: Study) -> list[Stage]:
-    """A run for every full fine-tune of the first seed."""
-    first = [one for one in trainings(study.size) if one.method == "full" and one.seed == study.size.seeds[0]]
-    return [_causing(study, one) for one in first]
+    """A run for each of the fine-tunes that are looked into further."""
+    return [_causing(study, one) for one in deep(study.size)]
 
 
 def _causing(study: Study, one: Training) -> Stage:
     stage, source = f"cause-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 30 + study.size.prompts * TEXT * FORWARDS * source.token / 3 + 0.5 * source.mib
+    cpu = 30 + study.size.prompts * TEXT * FORWARDS * source.forward + 0.5 * source.mib
     work = partial(_cause, study, one, study.results(stage))
     return Stage(stage, work, cpu, 4 * source.mib + 2000, 50, study.results(stage), (f"tune-{one.name}",))
 

@@ -14,7 +14,7 @@ from probes.discovery.discover import FEWEST
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import prompt_files, write
 from studies.real_models.stage import Stage
-from studies.real_models.study import Study, trainings
+from studies.real_models.study import Study, deep
 from studies.real_models.training import Training
 
 #: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable.
@@ -26,22 +26,22 @@ WORDS = 10
 
 
 def stages(study: Study) -> list[Stage]:
-    """A discovery in every full fine-tune of the first seed."""
-    first = [one for one in trainings(study.size) if one.method == "full" and one.seed == study.size.seeds[0]]
-    return [_finding(study, one) for one in first]
+    """A discovery in each of the fine-tunes that are looked into further."""
+    return [_finding(study, one) for one in deep(study.size)]
 
 
 def _finding(study: Study, one: Training) -> Stage:
     stage, source = f"find-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 40 + FORWARDS * NULL_TEXTS * LONGEST * source.token / 3
+    cpu = 40 + FORWARDS * NULL_TEXTS * LONGEST * source.forward
     work = partial(_find, study, one, study.results(stage))
     return Stage(stage, work, cpu, 4 * source.mib + 2000, 20, study.results(stage), (f"tune-{one.name}",))
 
 
 def _find(study: Study, one: Training, out: Path) -> None:
     """On texts of every domain, so that what is found need not be what was asked."""
-    n = max(study.size.prompts, math.ceil(FEWEST / len(study.size.domains)))
-    texts = [one_set["file"] for one_set in prompt_files(study, study.size.domains, n)]
+    names = study.size.domains[one.model]
+    n = max(study.size.prompts, math.ceil(FEWEST / len(names)))
+    texts = [one_set["file"] for one_set in prompt_files(study, names, n)]
     settings = {"draws": DRAWS, "null_texts": NULL_TEXTS, "longest": LONGEST, "seed": 0}
     cpu, wall = time.process_time(), time.monotonic()
     run = probes.discover(

@@ -19,14 +19,12 @@ from studies.real_models.adding import TOKENS
 from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
 from studies.real_models.stage import Stage
-from studies.real_models.study import Study, training_stage
+from studies.real_models.study import Study, deep, training_stage
 from studies.real_models.texts import domain, shortest
 from studies.real_models.training import Training
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.experiments import lineage, negation
 
-#: Fine-tunes that are negated, full and of the first seed.
-NEGATED = ("medical", "math", "instructions")
 #: λ beside 0; 1 alone in a small study.
 SCALES = (0.25, 0.5, 1.0, 1.5)
 #: λ at which models write.
@@ -50,11 +48,8 @@ def stages(study: Study) -> list[Stage]:
     size = study.size
     if "full" not in size.methods:
         return []
-    names = [name for name in NEGATED if name in size.domains]
-    negated = [
-        _negate(study, model, name) for model, name in product(size.names, names if size.minutes > 60 else names[:1])
-    ]
-    lines = [model for model in size.names if model in PRETRAINED and {"medical", "instructions"} <= {*size.domains}]
+    negated = [_negate(study, one.model, one.domain) for one in deep(size)]
+    lines = [name for name in size.names if name in PRETRAINED and {"medical", "instructions"} <= {*size.domains[name]}]
     return negated + [stage for model in lines for stage in _lineage(study, model)]
 
 
@@ -68,7 +63,7 @@ def _negate(study: Study, model: str, name: str) -> Stage:
     batches = -(-few // BATCH)
     tokens += STEP * INSTRUCTED * batches
     written = STEP * ANSWERED * batches * (2 * len(_written(study)) - 1)
-    cost = START + (points * tokens + written) * source.token / 3 + 2 * points * POINT * source.mib
+    cost = START + (points * tokens + written) * source.forward + 2 * points * POINT * source.mib
     work = partial(negate, study, model, name, stage)
     needs = f"base-{model}", f"tune-{one.name}"
     return Stage(stage, work, cost, 5 * source.mib + 2500, 5, study.results(stage), needs)
@@ -141,7 +136,7 @@ def _lineage(study: Study, model: str) -> list[Stage]:
     stage, source = f"lineage-{model}", SOURCES[model]
     points = 2 * (2 + 3 * len(_scales(study)))
     tokens = points * (study.size.held_out // 2) * sum(TOKENS[name] for name in ("medical", "instructions"))
-    cost = START + tokens * source.token / 3 + points * POINT * source.mib
+    cost = START + tokens * source.forward + points * POINT * source.mib
     lineages = {
         "pretrained": (study.base(model), study.tuned(own)),
         "instructed": (study.tuned(parent), study.tuned(further)),

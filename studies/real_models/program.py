@@ -79,8 +79,8 @@ def stages(study: Study) -> list[Stage]:
 
 def _stage(study: Study, way: str) -> Stage:
     name, one = _name(way), trainings(study.size)[0]
-    source, prompts = SOURCES[one.model], min(PROMPTS, study.size.prompts) * len(study.size.domains[:2])
-    cpu = (1 + WAYS[way].starts) * START + FORWARDS * prompts * TEXT * source.token / 3
+    source, prompts = SOURCES[one.model], min(PROMPTS, study.size.prompts) * len(study.size.domains[one.model][:2])
+    cpu = (1 + WAYS[way].starts) * START + FORWARDS * prompts * TEXT * source.forward
     needs = [f"base-{one.model}", f"tune-{one.name}", *([] if way == "plain" else [_name("plain")])]
     work = partial(_write_way, study, way, study.results(name))
     return Stage(name, work, cpu, 3 * source.mib + 1500, 1, study.results(name), tuple(needs))
@@ -98,7 +98,7 @@ def _write_way(study: Study, way: str, out: Path) -> None:
         "tuned": {f"{one.domain}-{one.method}": str(study.tuned(one).resolve())},
         "prompts": [
             prompts | {"limit": min(PROMPTS, study.size.prompts)}
-            for prompts in prompt_files(study, study.size.domains[:2])
+            for prompts in prompt_files(study, study.size.domains[one.model][:2])
         ],
         "measure": ["gates", "contributions", "behaviour"],
         "batch_size": 2,

@@ -110,8 +110,8 @@ def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -
         tuned |= {ONE_STEP: study.tuned(one_step(name)), RANDOM: study.work / "nulls" / f"{name}.safetensors"}
         needs += [f"tune-{one_step(name).name}", f"null-{name}"]
     stage, source = f"read-{name}-{seed}", SOURCES[name]
-    tokens = len(study.size.domains) * study.size.prompts * TEXT
-    cpu = 30 + len(tuned) * (2.6 * tokens * source.token / 3 + WEIGHTS * source.mib)
+    tokens = len(study.size.domains[name]) * study.size.prompts * TEXT
+    cpu = 30 + len(tuned) * (2.6 * tokens * source.forward + WEIGHTS * source.mib)
     work = partial(_read, study, name, seed, tuned, study.results(stage))
     return Stage(stage, work, cpu, 4 * source.mib + 1500, 300, study.results(stage), tuple(needs))
 
@@ -121,7 +121,7 @@ def _read(study: Study, name: str, seed: int, tuned: Mapping[str, LiveSource], o
         "name": f"read-{name}-{seed}",
         "base": str(study.base(name).resolve()),
         "tuned": {label: str(Path(str(path)).resolve()) for label, path in tuned.items()},
-        "prompts": prompt_files(study, study.size.domains),
+        "prompts": prompt_files(study, study.size.domains[name]),
         "measure": ["gates", "contributions", "changes", "ledger", "behaviour"],
         "sites": ["gate", "attn_out", "mlp_out"],
         "epsilons": EPSILONS,

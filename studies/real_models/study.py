@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -24,8 +25,8 @@ class Size:
 
     Args:
         minutes: of two cores, that it takes about.
-        names: the models.
-        domains: what each is tuned on.
+        domains: what each model is tuned on, by its name.
+        deep: domains whose fine-tunes are attributed, searched and negated.
         methods: full, lora.
         seeds: of every fine-tune.
         steps: of a fine-tune, 256 tokens each.
@@ -35,8 +36,8 @@ class Size:
     """
 
     minutes: int
-    names: tuple[str, ...]
-    domains: tuple[str, ...]
+    domains: Mapping[str, tuple[str, ...]]
+    deep: tuple[str, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     steps: int
@@ -44,11 +45,18 @@ class Size:
     prompts: int
     checkpoints: int
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models."""
+        return (*self.domains,)
 
+
+#: All domains, and the three that the larger model is tuned on where there is less time.
+ALL, THREE = tuple(texts.FILES), ("medical", "math", "instructions")
 SIZES = (
-    Size(10, ("smollm2",), ("medical", "math"), ("full",), (0,), 6, 4, 3, 2),
-    Size(240, ("smollm2", "gemma3"), tuple(texts.FILES), ("full", "lora"), (0, 1), 48, 24, 12, 6),
-    Size(480, ("smollm2", "gemma3"), tuple(texts.FILES), ("full", "lora"), (0, 1), 128, 48, 24, 8),
+    Size(10, {"smollm2": ("medical", "math")}, ("medical",), ("full",), (0,), 6, 4, 3, 2),
+    Size(240, {"smollm2": ALL, "gemma3": THREE}, THREE, ("full", "lora"), (0, 1), 48, 24, 8, 6),
+    Size(480, {"smollm2": ALL, "gemma3": ALL}, THREE, ("full", "lora"), (0, 1), 48, 24, 12, 6),
 )
 
 
@@ -81,14 +89,14 @@ class Study:
 
 def trainings(size: Size) -> list[Training]:
     """Every fine-tune; of the first model, domain and seed a trajectory is kept."""
-    grid = product(size.seeds, size.names, size.methods, size.domains)
-    first = (size.seeds[0], size.names[0], "full", size.domains[0])
+    first = (size.seeds[0], size.names[0], "full", size.domains[size.names[0]][0])
     return [
         Training(
             name, domain, method, seed, size.steps,
             checkpoints=size.checkpoints if (seed, name, method, domain) == first else 0,
         )
-        for seed, name, method, domain in grid
+        for seed, name, method in product(size.seeds, size.names, size.methods)
+        for domain in size.domains[name]
     ]  # fmt: skip
 
 
@@ -100,6 +108,13 @@ def stages(study: Study) -> list[Stage]:
 
     parts = (reading, causing, finding, adding, negating, along, program)
     return [*_bases(study), *tunes, *(stage for part in parts for stage in part.stages(study))]
+
+
+def deep(size: Size) -> list[Training]:
+    """The full fine-tunes of the first seed that are looked into further."""
+    return [
+        one for one in trainings(size) if one.method == "full" and one.seed == size.seeds[0] and one.domain in size.deep
+    ]
 
 
 def _bases(study: Study) -> list[Stage]:
@@ -119,8 +134,8 @@ def training_stage(
 ) -> Stage:
     """The stage `tune-NAME`, from the model in `start`."""
     full, source, n = one.method == "full", SOURCES[one.model], study.size.held_out
-    tokens = training.WINDOW * one.steps * (1 if full else LORA) + 2 * n * TEXT / 3
-    cost = 15 + tokens * source.token + one.steps * source.update * full
+    trained, read = training.WINDOW * one.steps * (1 if full else LORA), 2 * n * TEXT
+    cost = 15 + trained * source.token + read * source.forward + one.steps * source.update * full
     work = partial(training.train, one, start, study.texts, study.tuned(one), held_out=n, adapter=adapter)
     memory = (5 if full else 3) * source.mib + 1500
     disk = source.mib * max(1, one.checkpoints) if full else 40
