@@ -23,7 +23,7 @@ from probes.capture.pair import Pair
 from probes.measures.gates import compare_gates, gate_bits, words
 from probes.measures.places import places_of
 from probes.suite import Suite
-from tv.architecture.values import cast
+from tv.checkpoints.casting import cast
 from tv.checkpoints.streamed import is_streamed
 from tv.prompts.encoding import Batch, Encoded, batches
 from tv.runtime.memory import is_out_of_memory

@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from tv.architecture.classes import built, loader_of
-from tv.architecture.values import cast, values_of
+from tv.architecture.values import values_of
 from tv.checkpoints.adapters.directory import adapter_base
 from tv.checkpoints.adapters.live import as_model, holds_adapter, runs_adapter, without_adapter
+from tv.checkpoints.casting import cast
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.gguf import gguf_file, load_gguf
 from tv.checkpoints.live_proof import as_read, with_own_code

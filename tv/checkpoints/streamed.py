@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tv.architecture.classes import built
-from tv.architecture.values import cast, values_of
+from tv.architecture.values import values_of
+from tv.checkpoints.casting import cast
 from tv.checkpoints.checkpoint import Checkpoint
 from tv.checkpoints.ties import is_tied, untie
 from tv.checkpoints.transformers_names import ModelNames
@@ -113,6 +114,7 @@ class Weights:
         self.reads = 0  # bytes in the model's dtype that were read so far
         self._dtype = model.dtype
         self._then: tuple[torch.dtype, ...] = ()  # what a parameter is rounded to once it is read
+        self._spared: set[str] = set()  # parameters that are not
         self._empty: dict[str, nn.Parameter] = dict(model.named_parameters())
         missing = next((name for name in self._empty if name not in checkpoint.reader.infos), None)
         if missing is not None:
@@ -144,9 +146,12 @@ class Weights:
     def rounded(self, *dtypes: torch.dtype) -> PreTrainedModel:
         """Another streamed model of the same checkpoint, rounded to each of these dtypes in turn."""
         model = streamed(self.checkpoint, self._dtype, str(self.device))
+        weights = model.weights
         for dtype in dtypes:
-            model = cast(model, dtype)
-        model.weights._then = dtypes
+            cast(model, dtype)
+            if dtype != torch.float32:
+                weights._spared |= {name for name, value in weights._empty.items() if value.dtype == torch.float32}
+        weights._then = dtypes
         return model
 
     def enter(self, module: nn.Module) -> None:
@@ -248,7 +253,7 @@ class Weights:
         stored = self.checkpoint.reader.read(name) if name in self._checked else self.checkpoint.tensor(name)
         self._checked.add(name)
         value = stored.to(self.device, self._dtypes[name])
-        for dtype in self._then:
+        for dtype in () if name in self._spared else self._then:
             value = value.to(dtype)
         return value
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.architectures.tiny import tiny_model
-from tv.architecture.values import cast
+from tv.checkpoints.casting import cast
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text", "xglm"])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "xglm", "ernie4_5_moe", "deepseek_v3"])
 def test_a_cast_model_is_the_one_that_is_loaded_in_the_dtype(name: str, tmp_path: Path) -> None:
     model = tiny_model(name)
     model.save_pretrained(tmp_path)
