@@ -1,4 +1,4 @@
-"""The study of docs/study.md, again: `python -m studies.real_models --data FOLDER --budget 8h`.
+"""The claims of the source on real models: `python -m studies.real_models --data FOLDER --budget 8h`.
 
 Stages that are done are kept in --work, so that the same command goes on where it was stopped. --plan says what would
 be done, and what it takes, without doing it.
@@ -11,10 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from studies.real_models import running, tables, texts
+from studies.real_models import negating, running, tables, texts
 from studies.real_models.study import SIZES, Study, stages, within
 from tv.errors import InputError
 from tv.runtime.progress import duration
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=_minutes, default=8 * 60, metavar="TIME", help="10m, 4h or 8h (default: 8h)")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets that docs/study.md lists")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets that studies/README.md lists")
     parser.add_argument("--work", type=Path, default=Path("reports/real_models"), help="weights, runs and the journal")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="stages at once (default: one a core)")
     parser.add_argument("--only", default="", help="only stages whose names match this regular expression")
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         for name in dict.fromkeys([*chain.from_iterable(study.size.domains.values()), "general"]):
             texts.domain(name, study.texts)
+        negating.require_benchmarks(study)
+        running.claim(study.work, asdict(study.size) | {"data": str(study.texts.resolve())})
         running.run(wanted, study.work, pace, chosen.jobs, lambda line: print(line, file=sys.stderr, flush=True))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

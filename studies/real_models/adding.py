@@ -22,6 +22,7 @@ from studies.real_models.study import Study
 from studies.real_models.texts import Text, domain, shortest
 from studies.real_models.training import Training, losses
 from tv.checkpoints.live import load_model, load_tokenizer
+from tv.runtime.seeds import seed_of
 
 #: Tokens of a text among the shorter half of a domain's, about.
 TOKENS: Mapping[str, int] = {"medical": 68, "math": 132, "code": 46, "instructions": 58, "general": 78, "law": 70}
@@ -101,7 +102,8 @@ def sums(study: Study, model: str, method: str, seed: int, name: str) -> None:
     """
     base, vectors = study.base(model), _vectors(study, model, method, seed)
     live, tokenizer, read = load_model(base), load_tokenizer(base), _read(study, model)
-    random = {one: tv.control(vector, "random", seed) for one, vector in vectors.items()}
+    seeds = {one: seed_of(f"{seed} {one}") for one in vectors}  # one draw of each, none a multiple of another
+    random = {one: tv.control(vector, "random", seeds[one]) for one, vector in vectors.items()}
     alone: dict[str, pd.DataFrame] = {}
     frames = []
     with tv.Mover(live, [*vectors.values(), *random.values()]) as mover:

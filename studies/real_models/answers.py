@@ -125,7 +125,8 @@ def causes(tables: Tables) -> pd.DataFrame:
     """What path gives attention and MLPs of the change in loss, beside their share of ‖T‖²: a row a fine-tune."""
     kinds = {**dict.fromkeys("qkvo", "attention"), **dict.fromkeys(("gate", "up", "down"), "MLP")}
     table = tables["by_type"].assign(part=lambda t: t.module.map(kinds).fillna("embedding and norms"))
-    completeness = tables["checks"][tables["checks"].check == "completeness"].set_index(["model", "of"]).value
+    checks = tables["checks"].query("check == 'completeness' and method == 'path' and domain == 'all'")
+    completeness = checks.set_index(["model", "of"]).value
     rows = []
     for (model, of), group in table.groupby(["model", "of"], sort=False):
         sums = group.groupby("part")[["effect", "share", "share_of_norm"]].sum()
@@ -139,19 +140,20 @@ def causes(tables: Tables) -> pd.DataFrame:
 
 
 def searches(tables: Tables) -> pd.DataFrame:
-    """The words that a discovery is sure of, by fine-tune: those that stand out in the part that finds most."""
+    """The words that a discovery is sure of, in any of its parts, and the claims that held on the other texts."""
     words, rows = tables["words"], []
     for (model, of), group in words.groupby(["model", "of"], sort=False):
         sure = group[group.stands_out.astype(bool)].sort_values(["part", "rank"])
         listed = list(dict.fromkeys(f"`{token.strip()}`" for token in sure.token.astype(str) if token.strip()))
-        held = tables["claims"].query("model == @model and of == @of").holds.astype(bool).sum()
+        counts = tables["searches"].query("model == @model and of == @of").stand_out
+        held = tables["claims"].query("model == @model and of == @of").holds.astype(bool) if "claims" in tables else []
         rows.append(
             {
                 "model": model,
                 "tuned on": of,
-                "words that stand out": len(listed),
+                "words that stand out": int(counts.sum()),
                 "the first": ", ".join(listed[:8]) or "none",
-                "claims that hold": int(held),
+                "claims that hold": int(sum(held)),
             }
         )
     return pd.DataFrame(rows)
@@ -159,7 +161,7 @@ def searches(tables: Tables) -> pd.DataFrame:
 
 def estimates(tables: Tables) -> pd.DataFrame:
     """What the program said beforehand against what its runs took."""
-    took = tables["forecasts"]
+    took = tables["forecasts"].dropna(subset="cpu_estimate")  # not what was resumed
     ratio = took.cpu / took.cpu_estimate
     return pd.DataFrame(
         {

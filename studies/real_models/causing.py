@@ -84,7 +84,7 @@ def _by_type(run: Run) -> pd.DataFrame:
     )
     whole = per_prompt.groupby("prompt_id")["effect"].sum().mean()
     weights = run["weights"]
-    weights = weights[weights["head"] == -1]
+    weights = weights[(weights["head"] == -1) & ~weights.tied.astype(bool)]
     energy = (weights.delta_norm.astype(np.float64) ** 2).groupby(weights.module, observed=True).sum()
     rows = []
     for module, group in per_prompt.groupby("module", sort=False):

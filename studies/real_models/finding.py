@@ -18,7 +18,7 @@ from studies.real_models.study import Study, deep
 from studies.real_models.training import Training
 
 #: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable.
-LONGEST, NULL_TEXTS, DRAWS = 24, 16, 16
+LONGEST, NULL_TEXTS, DRAWS = 24, 16, 20
 #: Forwards over its texts that a discovery takes, with shams that need gradients.
 FORWARDS = 3 + 3 * DRAWS + DRAWS
 #: Words of every part that are kept.

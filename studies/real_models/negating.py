@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import product
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from studies.real_models.models import SOURCES
 from studies.real_models.reading import write
 from studies.real_models.stage import Stage
 from studies.real_models.study import Study, deep, training_stage
-from studies.real_models.texts import domain, shortest
+from studies.real_models.texts import benchmark, domain, shortest
 from studies.real_models.training import Training
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.experiments import lineage, negation
@@ -51,6 +51,12 @@ def stages(study: Study) -> list[Stage]:
     negated = [_negate(study, one.model, one.domain) for one in deep(size)]
     lines = [name for name in size.names if name in PRETRAINED and {"medical", "instructions"} <= {*size.domains[name]}]
     return negated + [stage for model in lines for stage in _lineage(study, model)]
+
+
+def require_benchmarks(study: Study) -> None:
+    """Read what the stages ask. Raises PromptError where a file of it is missing."""
+    for name in dict.fromkeys(["ifeval", *chain.from_iterable(tasks.OF_DOMAIN.get(of, ()) for of in study.size.deep)]):
+        benchmark(name, study.texts)
 
 
 def _negate(study: Study, model: str, name: str) -> Stage:

@@ -79,26 +79,32 @@ def predictions(found: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per place, test and measure. `across`: a model is tested on another (means over seeds), or a seed on
         another of one model. `rho_train` and `rho` are rank correlations with interference over pairs; of the measures
-        of weights the one with the largest |rho_train| is `chosen`. `p` is the share of orders of the domains under
-        which rho is as large in the direction of rho_train, the real order among them, `least_p` the least that so few
+        of weights the one with the largest |rho_train| is `chosen`.
+
+        Both places have the same domains, texts and so much of their noise, so the null relabels the domains of both
+        outcomes alike, and each time takes the sign, and what is `chosen`, anew: `p` is the share of orders under which
+        rho, in the direction of its rho_train, is as large, the real order among them; `least_p` the least that so few
         domains can give; `null_lo null_hi` hold the middle 95 % of these rho.
     """
     rows = []
     for across, train, test, first, second in _places(found):
-        trained = {name: _rho(first[name], first.interference)[0] for name in (*MEASURES, "transfer")}
-        known = {name: abs(trained[name]) for name in MEASURES if not np.isnan(trained[name])}
-        chosen = max(known, key=lambda name: known[name], default=None)
-        for name in (*MEASURES, *BEHAVIOUR):
-            # What happened there is itself a measure here, and nothing is left to choose: its sign is +.
-            values, before = (first, 1.0) if name == "interference" else (second, trained[name])
-            null = _rho(values[name], second.interference)
-            rho, sign = null[0], np.sign(before)
-            far = sign * null >= sign * rho - 1e-9
+        trained = {name: _rho(first[name], first.interference) for name in (*MEASURES, "transfer")}
+        tested = {name: _rho(second[name], second.interference) for name in trained}
+        nulls = {name: np.sign(trained[name]) * tested[name] for name in trained}
+        known = [name for name in MEASURES if not np.isnan(trained[name][0])]
+        chosen = max(known, key=lambda name: abs(trained[name][0]), default=None)
+        if chosen:
+            best = np.argmax(np.abs([np.nan_to_num(trained[name]) for name in known]), axis=0)
+            nulls[chosen] = np.array([nulls[name] for name in known])[best, np.arange(len(best))]
+        # What happened there is itself a measure here, and nothing is left to choose: its sign is +.
+        tested["interference"] = nulls["interference"] = _rho(first.interference, second.interference)
+        for name, null in nulls.items():
             row = {"across": across, "train": train, "test": test, "measure": name, "chosen": name == chosen}
-            row |= {"rho_train": before if name != "interference" else np.nan, "rho": rho, "pairs": len(second)}
-            lo, hi = np.nanquantile(null, (0.025, 0.975)) if not np.isnan(rho) else (np.nan, np.nan)
-            p = np.nan if np.isnan(rho) or np.isnan(before) else far.mean()
-            rows.append(row | {"null_lo": lo, "null_hi": hi, "p": p, "least_p": 1 / len(null)})
+            row |= {"rho_train": trained[name][0] if name in trained else np.nan, "rho": tested[name][0]}
+            lo, hi = (np.nan, np.nan) if np.isnan(null[0]) else np.nanquantile(null, (0.025, 0.975))
+            far = np.isnan(null) | (null >= null[0] - 1e-9)
+            p = np.nan if np.isnan(null[0]) else far.mean()
+            rows.append(row | {"pairs": len(second), "null_lo": lo, "null_hi": hi, "p": p, "least_p": 1 / len(null)})
     return pd.DataFrame(rows)
 
 

@@ -65,17 +65,17 @@ def prompt_files(study: Study, names: Sequence[str], n: int | None = None) -> li
 
 
 def recorded(job: probes.Job) -> tuple[Run, pd.DataFrame]:
-    """Run a job; and what it took, beside what the program says beforehand."""
-    said = forecast(job)
+    """Run a job; and what it took, beside what the program says beforehand: nothing where a part was done before."""
+    said = forecast(job) if job.there is None else []
     cpu, wall = time.process_time(), time.monotonic()
     run = job.run()
     return run, pd.DataFrame(
         {
-            "cpu_estimate": [sum(stage.cpu for stage in said)],
+            "cpu_estimate": [sum(stage.cpu for stage in said) or None],
             "cpu": time.process_time() - cpu,
-            "wall_estimate": sum(stage.wall for stage in said),
+            "wall_estimate": sum(stage.wall for stage in said) or None,
             "wall": time.monotonic() - wall,
-            "memory_estimate": max(stage.memory for stage in said) / 2**20,
+            "memory_estimate": max((stage.memory for stage in said), default=0) / 2**20 or None,
         }
     )
 
@@ -148,7 +148,7 @@ def _weights(run: Run) -> pd.DataFrame:
         *("changed_fraction_bf16", "noise_share", "stable_rank", "effective_rank"),
     ]
     table = run["weights"]
-    return table[(table["head"] == -1) & table.kind.isin(["linear", "embed"])][columns]
+    return table[(table["head"] == -1) & table.kind.isin(["linear", "embed"]) & ~table.tied.astype(bool)][columns]
 
 
 def _alignment(run: Run) -> pd.DataFrame:

@@ -9,13 +9,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from studies.real_models.stage import Stage
 from tv.errors import InputError
+from tv.runtime.atomic import replacing
 from tv.runtime.progress import duration
 
 #: CPU seconds of a trial on the machine that the stages' costs were measured on.
@@ -81,31 +82,54 @@ class Journal:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
 
+def claim(work: Path, settings: Mapping[str, Any]) -> None:
+    """Keep in the folder of the work what it is done with.
+
+    Raises:
+        InputError: where the folder holds work that was done with other settings.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    path, said = work / "settings.json", json.dumps(settings, indent=2, sort_keys=True)
+    if path.exists() and path.read_text(encoding="utf-8") != said:
+        raise InputError(f"{work}: holds a study of another size or other texts ({path.name}); pass another --work")
+    with replacing(path, InputError) as file:
+        file.write_text(said, encoding="utf-8")
+
+
 def run(stages: Sequence[Stage], work: Path, pace: float, jobs: int, say: Callable[[str], None]) -> list[Done]:
-    """Do what is not done yet, `jobs` stages at once where none waits for another.
+    """Do what is not done yet, `jobs` stages at once where none waits for another and memory is enough for them.
 
     Raises:
         InputError: once no stage is left that could be done, where some failed.
     """
     journal, failed = Journal(work), list[str]()
-    while True:
-        done = journal.done()
-        left = [stage for stage in stages if stage.name not in done or not stage.out.exists()]
-        ready = [
-            stage for stage in left if stage.name not in failed and not {*stage.needs} & {other.name for other in left}
-        ]
-        if not ready:
-            break
-        say(f"{len(left)} of {len(stages)} stages to do, {duration(sum(s.cpu for s in left) * pace)} of CPU time")
-        with ThreadPoolExecutor(jobs) as pool:
-            for stage, row in zip(ready, pool.map(lambda stage: _done(stage, journal, pace), ready), strict=True):
+    done = journal.done()
+    left = [stage for stage in stages if stage.name not in done or not stage.out.exists()]
+    say(f"{len(left)} of {len(stages)} stages to do, {duration(sum(stage.cpu for stage in left) * pace)} of CPU time")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # of every stage's process
+    memory, doing = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20, dict[Future[Done | None], Stage]()
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            undone = {stage.name for stage in left}
+            begun = [stage.name for stage in doing.values()]
+            for stage in left:
+                fits = not doing or sum(one.memory for one in (stage, *doing.values())) < memory
+                free = stage.name not in (*failed, *begun) and undone.isdisjoint(stage.needs)
+                if free and fits and len(doing) < jobs:
+                    doing[pool.submit(_done, stage, journal, pace)] = stage
+            if not doing:
+                break
+            for future in wait(doing, return_when=FIRST_COMPLETED).done:
+                stage, row = doing.pop(future), future.result()
                 if row is None:
                     failed.append(stage.name)
                     say(f"{stage.name}: failed; its message is in {work / 'logs' / stage.name}.txt")
                 else:
+                    left.remove(stage)
                     say(f"{stage.name}: {duration(row.cpu)} of CPU time, {row.cpu_estimate:.0f} s expected")
     if failed:
         raise InputError(f"{len(failed)} stages failed: {', '.join(failed)}; mend what they say and start again")
+    done = journal.done()
     return [done[stage.name] for stage in stages]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from studies.real_models.running import Done, Journal
 from studies.real_models.study import Study, stages
 
-#: Where the tables lie that docs/study.md is written from.
+#: Where the tables of a whole study lie.
 COMMITTED = Path(__file__).with_name("tables")
 
 

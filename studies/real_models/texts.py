@@ -19,6 +19,8 @@ from tv.errors import PromptError
 
 #: Text and answer together, characters: about 150 tokens, so that a batch of them stays small.
 LONGEST = 640
+#: Words in a row that no held-out text shares with one that is trained on: many answers are put together from parts.
+RUN = 8
 #: One row of so many is held out, where a data set has no split of its own.
 HELD_OUT = 5
 
@@ -35,7 +37,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Domain:
-    """The texts of one domain. No cluster of `train` is in `held_out`."""
+    """The texts of one domain. No cluster of `train` is in `held_out`, and no run of `RUN` words of it."""
 
     train: tuple[Text, ...]
     held_out: tuple[Text, ...]
@@ -79,7 +81,10 @@ def domain(name: str, folder: Path) -> Domain:
     else:
         rows = [row for file in FILES[name] for row in _READERS[name](file, _read(folder / file))]
     short = [(text, held) for text, held in rows if len(text.text) + len(text.target) <= LONGEST]
-    train, held_out = ([text for text, held in short if held is side] for side in (False, True))
+    train, apart = ([text for text, held in short if held is side] for side in (False, True))
+    known = {run for one in train for run in _runs(one)}
+    about = {one.cluster for one in train}
+    held_out = [one for one in apart if one.cluster not in about and known.isdisjoint(_runs(one))]
     return Domain(tuple(train), tuple(in_order(held_out, seed=0)))
 
 
@@ -109,7 +114,7 @@ def prompt_rows(texts: Iterable[Text], name: str) -> list[dict[str, str]]:
 def _medical(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:
     for row in rows:
         yield (
-            Text(row["id"], f"Question: {row['question']}\nAnswer:", f" {row['answer']}", row["focus"]),
+            Text(row["id"], f"Question: {row['question']}\nAnswer:", f" {row['answer']}", row["focus"].casefold()),
             _held_out(row["focus"]),
         )
 
@@ -137,15 +142,21 @@ def _instructions(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bo
 
 
 def _general(_: str, rows: list[dict[str, Any]]) -> Iterable[tuple[Text, bool]]:
-    """Paragraphs without the words that the data set leaves out, cut after a third: what follows is the target."""
+    """Paragraphs without the words that the data set leaves out, cut after a third: what follows is the target.
+
+    An article is a run of rows with one title: many titles are words that are left out.
+    """
+    article, title = 0, None
     for number, row in enumerate(rows):
+        if row["title"] != title:
+            article, title = article + 1, row["title"]
         whole = row["text"].replace(" @-@ ", "-").replace(" @,@ ", ",").replace(" @.@ ", ".")
         words = [word for word in whole.split(" ") if word != "<unk>"]
         while len(" ".join(words)) > LONGEST:
             words.pop()
         first = len(words) // 3
         yield (
-            Text(str(number), " ".join(words[:first]), f" {' '.join(words[first:])}", row["title"]),
+            Text(str(number), " ".join(words[:first]), f" {' '.join(words[first:])}", f"article {article}"),
             row["split"] == "test",
         )
 
@@ -160,29 +171,23 @@ _READERS: Mapping[str, Callable[[str, list[dict[str, Any]]], Iterable[tuple[Text
 
 
 def _law(licences: Mapping[str, str]) -> Iterable[tuple[Text, bool]]:
-    """Paragraphs of licences, cut after a third.
-
-    Licences copy each other, so no run of eight words of a held-out paragraph is in one that is trained on.
-    """
-    trained, held_out = dict[str, Text](), dict[str, Text]()
+    """Paragraphs of licences, cut after a third; licences copy each other, and each paragraph is there once a side."""
+    seen: set[tuple[bool, str]] = set()
     for key, whole in licences.items():
         family = key.partition("-")[0]
+        side = _held_out(family)
         for number, paragraph in enumerate(whole.split("\n\n")):
             words = paragraph.split()
             text, first = " ".join(words), len(words) // 3
-            if 200 <= len(text) <= LONGEST:
-                side = held_out if _held_out(family) else trained
-                given, rest = " ".join(words[:first]), f" {' '.join(words[first:])}"
-                side[text.lower()] = Text(f"{key}-{number}", given, rest, family)
-    known = {run for text in trained for run in _runs(text)}
-    yield from ((text, False) for text in trained.values())
-    yield from ((text, True) for words, text in held_out.items() if known.isdisjoint(_runs(words)))
+            if 200 <= len(text) <= LONGEST and (side, text.lower()) not in seen:
+                seen.add((side, text.lower()))
+                yield Text(f"{key}-{number}", " ".join(words[:first]), f" {' '.join(words[first:])}", family), side
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
-    """Every eight words in a row."""
-    words = text.split()
-    return {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
+def _runs(one: Text) -> set[tuple[str, ...]]:
+    """Every `RUN` words in a row."""
+    words = f"{one.text}{one.target}".casefold().split()
+    return {tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)}
 
 
 def _licences() -> dict[str, str]:
@@ -210,5 +215,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
             return [json.loads(line) for line in lines]
     except OSError as error:
         raise PromptError(
-            f"{path}: cannot be read ({error.strerror}); pass --data FOLDER with the files that docs/study.md lists"
+            f"{path}: cannot be read ({error.strerror}); pass --data FOLDER with the files that studies/README.md lists"
         ) from error

@@ -174,7 +174,8 @@ class _Tasks:
                     yield results.pop(done)
                     done += 1
         finally:
-            unwind([task for *_, task in self.waiting])
+            with torch.inference_mode():  # the mode that each of them began in, and sets again as it ends
+                unwind([task for *_, task in self.waiting])
             self.shelf.close()
 
     def _resume(self, task: greenlet) -> None:

@@ -3,13 +3,14 @@
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import probes
 import tv
@@ -62,6 +63,13 @@ def dies(monkeypatch: pytest.MonkeyPatch, layer: int, *, before: bool = False) -
 
     monkeypatch.setattr(PassedLayers, "_record", recording)
     return lambda: monkeypatch.setattr(PassedLayers, "_record", record)
+
+
+@pytest.fixture(autouse=True)
+def no_mode_is_left() -> Iterator[None]:
+    """A pass that ends in the middle leaves torch as it was."""
+    yield
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import tv
 from tests.pairs import CONFIGS, build_pair
+from tv.checkpoints.casting import cast
 from tv.checkpoints.live import load_model
 from tv.checkpoints.streamed import in_memory, is_streamed, stored_values, streamed
 from tv.errors import CheckpointError
@@ -75,7 +76,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
 def test_another_dtype_is_rounded_as_a_copy_in_memory_is(tmp_path: Path) -> None:
     base, _ = build_pair(tmp_path)
     model, whole = streamed(tv.open_checkpoint(base), torch.float32), load_model(base)
-    twin, copy = model.weights.rounded(torch.bfloat16, torch.float32), whole.bfloat16().float()
+    twin, copy = model.weights.rounded(torch.bfloat16, torch.float32), cast(cast(whole, torch.bfloat16), torch.float32)
     with torch.inference_mode():
         assert torch.equal(twin(IDS, use_cache=False).logits, copy(IDS, use_cache=False).logits)
 
