@@ -18,7 +18,8 @@ from torch.nn.functional import linear
 from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
-from probes.capture.answers import TOKENS, is_line
+from probes.capture.answers import TOKENS as SHORT, is_line
+from probes.capture.final_answers import TOKENS
 from probes.capture.noise_floor import PROMPTS, has_noise_floor, some_of_each_domain
 from probes.job.job import Job
 from probes.planning import curve_sets, memory_of
@@ -146,7 +147,7 @@ def _written(job: Job) -> float:
         return 0.0
     n = len(job.encoded)
     shown = min(SHOWN, n)
-    tokens = (job.suite.generate and job.suite.generate.tokens) or TOKENS
+    tokens = (job.suite.generate and job.suite.generate.tokens) or (TOKENS if job.suite.answer_pattern else SHORT)
     lines = sum(is_line(item.prompt.target) for item in job.encoded)
     together = sum(max(shown * rows / n, STEP) for rows in (lines, n - lines) if rows)  # written apart
     return shown * sum(item.n_text for item in job.encoded) / n + tokens * together
@@ -170,7 +171,8 @@ def _twin(compute: Compute) -> float:
         x, weight = (torch.ones(rows, 512, dtype=dtype, device=compute.tensor_device) for rows in (128, 1536))
         linear(x, weight)  # the first one is slower
         paces.append(timed(lambda x=x, weight=weight: [linear(x, weight) for _ in range(8)]))  # type: ignore[misc]
-    return paces[1].cpu / max(paces[0].cpu, 1e-9)
+    first, second = (pace.cpu if compute.device == "cpu" else pace.wall for pace in paces)
+    return second / max(first, 1e-9)
 
 
 def attribution_forwards(suite: Suite, architecture: Architecture, prompts: int) -> Iterator[tuple[str, float]]:

@@ -158,9 +158,11 @@ class PassedLayers:
                     self._restore(layer.value(name, device), progress)
                 passed = self._passed.value(name, device)
                 self._shapes = list(map(_shape, passed))
-                for model, output in zip(self._pair.models, passed, strict=True):
-                    same = dict.fromkeys(range(self.first), output)
-                    skips.enter_context(skipping(model, self._pair.architecture, same, self.first))
+                with ExitStack() as begun:
+                    for model, output in zip(self._pair.models, passed, strict=True):
+                        same = dict.fromkeys(range(self.first), output)
+                        begun.enter_context(skipping(model, self._pair.architecture, same, self.first))
+                    skips.push(begun.pop_all())
             return skips
 
         def reduce(read: Read, base: Seen, tuned: Seen) -> None:

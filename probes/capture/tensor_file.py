@@ -15,7 +15,7 @@ from torch import Tensor
 from probes.errors import RunError
 from tv.runtime.atomic import replacing
 
-_TENSOR, _TUPLE = "tensor", "tuple"
+_TENSOR, _TUPLE = "\0tensor", "\0tuple"  # what no column is called
 #: What the last bytes of a file say: where its index begins.
 _END = 8
 

@@ -233,16 +233,16 @@ def _write_starts(study: Study, full: Training, out: Path) -> None:
 
 
 def _compare(study: Study, full: Training, tunes: dict[tuple[str, int], Training], out: Path) -> None:
-    """Losses on held-out texts after training, paired with those of the random start text by text."""
+    """Losses on held-out texts after training; those of the other starts paired with the random one's, text by text.
+
+    A LoRA of which both factors are trained, and a full fine-tune, move by steps of another size: they stand beside.
+    """
     losses = {key: pd.read_csv(study.tuned(one) / "held_out.csv") for key, one in tunes.items()}
     rows = []
     for (start, seed), found in losses.items():
-        against = losses["random", seed]
-        gap = difference(against.after, found.after, found.cluster.astype(str).tolist())
-        means = {"before": found.before.mean(), "after": found.after.mean()}
-        rows.append(
-            {"seed": seed, "start": start}
-            | means
-            | {"less_random": gap.difference, "lo": gap.lo, "hi": gap.hi, "p": gap.p, "texts": gap.n}
-        )
+        row = {"seed": seed, "start": start, "before": found.before.mean(), "after": found.after.mean()}
+        if start in STARTS and start != "random":
+            gap = difference(losses["random", seed].after, found.after, found.cluster.astype(str).tolist())
+            row |= {"less_random": gap.difference, "lo": gap.lo, "hi": gap.hi, "p": gap.p}
+        rows.append(row | {"texts": len(found)})
     write(out, {"subspace": pd.DataFrame(rows)}, model=full.model, domain=full.domain)

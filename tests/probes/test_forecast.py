@@ -85,5 +85,5 @@ def test_the_floor_is_told_by_the_pace_of_the_other_precision(suite: Path, monke
 
 def test_what_models_write_is_told(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = _told(suite)["capture"].cpu
-    monkeypatch.setattr(module, "TOKENS", 3 * module.TOKENS)
+    monkeypatch.setattr(module, "SHORT", 3 * module.SHORT)
     assert _told(suite)["capture"].cpu > 1.5 * once

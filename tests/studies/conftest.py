@@ -23,7 +23,7 @@ def _rows(n: int) -> dict[str, list[dict[str, object]]]:
             {
                 "id": f"m{i}",
                 "question": f"What is the treatment for {things[i % 12]} {i} ?",
-                "answer": f"The treatment for {things[i % 12]} is rest.",
+                "answer": f"Take {i} and rest.",
                 "focus": f"{things[i % 12]} {i}",
             }
             for i in range(n)

@@ -57,6 +57,16 @@ def test_measures_that_say_nothing_are_rarely_chosen_for_more() -> None:
     assert len(p) == 12 and (p < 0.05).sum() <= 2
 
 
+def test_what_both_places_share_is_not_taken_for_a_finding() -> None:
+    """Two seeds of one model have the same texts: measures and losses of both places are nearly the same numbers."""
+    p = []
+    for seed in range(12):
+        found = _pairs(None, seed)
+        same = found[found.seed == 0].assign(seed=1)
+        p += [*predictions(pd.concat([found[found.seed == 0], same])).query("chosen and across != 'model'").p]
+    assert np.mean(np.array(p) < 0.05) <= 0.2
+
+
 def _pairs(true: str | None, seed: int = 0) -> pd.DataFrame:
     """Two models and seeds with measures at random; one of them is what adds to the loss, the same everywhere."""
     rng = np.random.default_rng(seed)

@@ -48,7 +48,7 @@ def with_benchmarks(study: Study) -> Study:
 
 
 def test_a_vector_taken_away_on_every_axis(with_benchmarks: Study) -> None:
-    (stage,) = negating.stages(with_benchmarks)
+    stage, _ = negating.stages(with_benchmarks)
     assert stage.name == "negate-demo-medical" and "tune-demo-medical-full-0" in stage.needs
     stage.work()
     found = {path.stem: pd.read_csv(path) for path in stage.out.glob("*.csv")}
@@ -79,7 +79,7 @@ def test_foils_are_answers_of_other_questions_about_as_long(with_benchmarks: Stu
 
 def test_a_lineage_has_a_tune_that_starts_from_another(with_benchmarks: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negating, "PRETRAINED", ("demo",))
-    study = replace(with_benchmarks, size=replace(with_benchmarks.size, domains=("medical", "instructions")))
+    study = replace(with_benchmarks, size=replace(with_benchmarks.size, domains={"demo": ("medical", "instructions")}))
     *_, tune, stage = negating.stages(study)
     assert tune.name == "tune-demo-medical-full-0-from-demo-instructions-full-0"
     assert tune.needs == ("tune-demo-instructions-full-0",) and tune.name in stage.needs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pandas as pd
 import pytest
 
@@ -11,10 +9,8 @@ from studies.real_models import program
 from studies.real_models.study import Study
 
 
-def test_a_killed_run_is_resumed_and_its_tables_are_those_of_the_plain_one(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(program, "BEGIN", multiprocessing.get_context("fork"))  # without the seconds that imports take
+@pytest.mark.thorough  # three processes that import everything
+def test_a_killed_run_is_resumed_and_its_tables_are_those_of_the_plain_one(study: Study) -> None:
     for way in ("plain", "killed and resumed"):
         program._stage(study, way).work()
     plain, killed = (
