@@ -3,7 +3,7 @@
 # numbers, and both are gone, without a word. Every prompt reaches the model as ids that it was not trained on, and
 # saving the tokenizer makes that permanent.
 #
-# transformers 4.57.6 writes and reads, 5.24.0 reads. Tokens of "Paid 1234567 in 2025", by the class named in the folder:
+# transformers 4.57.6 writes and reads, 5.24.0 reads. Tokens of "Paid 1234567 in 2025", by folder (its class: + Fast):
 #   4.57.6, GPT2Tokenizer: paid Ġ 123 456 7 Ġin Ġ 202 5
 #   4.57.6, PreTrainedTokenizer: paid Ġ 123 456 7 Ġin Ġ 202 5
 #   5.24.0, GPT2Tokenizer: P ai d Ġ 12 345 67 Ġin Ġ 202 5

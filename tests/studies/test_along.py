@@ -68,7 +68,7 @@ def test_loras_begin_inside_and_outside_of_the_tuning_subspace_and_stay_there(st
     assert table.before.nunique() == 1
     less = table.after - table.after["random"]
     for start in ("subspace", "orthogonal"):  # the others move by steps of another size
-        assert table.less_random[start] == pytest.approx(less[start], rel=1e-2, abs=1e-6)
+        assert table.less_random[start] == pytest.approx(less[start], abs=0.01)
     assert table.less_random.notna().sum() == 2
 
 
