@@ -31,7 +31,7 @@ def stages(study: Study) -> list[Stage]:
 
 def _causing(study: Study, one: Training) -> Stage:
     stage, source = f"cause-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 30 + study.size.prompts * TEXT * FORWARDS * source.forward + 0.5 * source.mib
+    cpu = 30 + study.size.prompts * TEXT * FORWARDS * source.forward + 0.25 * source.mib
     work = partial(_cause, study, one, study.results(stage))
     return Stage(stage, work, cpu, 4 * source.mib + 2000, 50, study.results(stage), (f"tune-{one.name}",))
 

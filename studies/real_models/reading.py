@@ -32,7 +32,7 @@ EPSILONS = [0.01, 0.05, 0.1]
 #: Tuned models that are nulls: a random vector of the norms of T, and one step of ordinary pretraining.
 RANDOM, ONE_STEP = "random", "one-step"
 #: CPU seconds of the weights of one fine-tune, per MiB of the model: singular values of every T.
-WEIGHTS = 0.5
+WEIGHTS = 0.25
 
 
 def stages(study: Study) -> list[Stage]:
