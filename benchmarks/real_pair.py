@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 from shape_artefact import table
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import tv
+from tv.checkpoints.gguf import plain
 from tv.checkpoints.live import load_model
 
 STEPS, BATCH, WINDOW, RATE = 80, 2, 256, 5e-5
@@ -70,14 +71,8 @@ def _loss(model: torch.nn.Module, windows: list[list[int]]) -> float:
     return sum(float(model(input_ids=row[None], labels=row[None]).loss) for row in batch) / len(batch)
 
 
-def _save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """A model out of a GGUF file cannot be saved as it is: its weights go into a plain one of that configuration."""
-    config = type(model.config).from_dict(
-        {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-    )
-    plain = type(model)(config).to(torch.bfloat16)
-    plain.load_state_dict(model.state_dict())
-    plain.save_pretrained(path)
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    plain(model, torch.bfloat16).save_pretrained(path)
     tokenizer.save_pretrained(path)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tv.checkpoints.gguf import plain
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.prompts.files import Prompt, read_prompts
 from tv.prompts.sets import PromptSet
@@ -54,11 +55,8 @@ def loss_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """As a plain checkpoint: what came out of a GGUF file cannot be saved as it is."""
-    kept = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
-    plain = type(model)(type(model.config).from_dict(kept)).to(model.dtype)
-    plain.load_state_dict(model.state_dict())
-    plain.save_pretrained(path)
+    """As a checkpoint of its own, with its tokenizer."""
+    plain(model, model.dtype).save_pretrained(path)
     tokenizer.save_pretrained(path)
 
 

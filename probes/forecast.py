@@ -18,9 +18,9 @@ from torch.nn.functional import linear
 from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
-from probes.capture.answers import TOKENS as SHORT, is_line
-from probes.capture.final_answers import TOKENS
-from probes.capture.noise_floor import PROMPTS, has_noise_floor, some_of_each_domain
+from probes.capture.answers import is_line
+from probes.capture.final_answers import tokens_shown
+from probes.capture.noise_floor import PROMPTS, has_noise_floor, other_precision, some_of_each_domain
 from probes.job.job import Job
 from probes.planning import curve_sets, memory_of
 from probes.reporting.prompts import SHOWN
@@ -147,10 +147,9 @@ def _written(job: Job) -> float:
         return 0.0
     n = len(job.encoded)
     shown = min(SHOWN, n)
-    tokens = (job.suite.generate and job.suite.generate.tokens) or (TOKENS if job.suite.answer_pattern else SHORT)
     lines = sum(is_line(item.prompt.target) for item in job.encoded)
     together = sum(max(shown * rows / n, STEP) for rows in (lines, n - lines) if rows)  # written apart
-    return shown * sum(item.n_text for item in job.encoded) / n + tokens * together
+    return shown * sum(item.n_text for item in job.encoded) / n + tokens_shown(job.suite) * together
 
 
 def _floor_tokens(job: Job) -> int:
@@ -167,7 +166,7 @@ def _twin(compute: Compute) -> float:
     """How many times as long a product takes the twin: several on a CPU without instructions for bfloat16."""
     own = getattr(torch, compute.dtype)
     paces = []
-    for dtype in (own, torch.bfloat16 if own == torch.float32 else torch.float32):
+    for dtype in (own, other_precision(own)):
         x, weight = (torch.ones(rows, 512, dtype=dtype, device=compute.tensor_device) for rows in (128, 1536))
         linear(x, weight)  # the first one is slower
         paces.append(timed(lambda x=x, weight=weight: [linear(x, weight) for _ in range(8)]))  # type: ignore[misc]

@@ -8,8 +8,10 @@ from collections.abc import Collection, Sequence
 import pandas as pd
 from transformers import PreTrainedModel
 
+from probes.capture.answers import TOKENS as SHORT
 from probes.capture.pair import Pair
 from probes.errors import SuiteError
+from probes.suite import Suite
 from tv.architecture.trunk import ends_of
 from tv.evaluation.greedy import continue_greedily
 from tv.prompts.encoding import Encoded
@@ -20,6 +22,11 @@ from tv.runtime.common_rows import common_rows
 METRIC = "final_answer"
 #: Tokens that a model writes at most, where the suite's `generate` does not say.
 TOKENS = 64
+
+
+def tokens_shown(suite: Suite) -> int:
+    """Tokens that a model writes at most after a prompt that the report shows."""
+    return (suite.generate and suite.generate.tokens) or (TOKENS if suite.answer_pattern else SHORT)
 
 
 def answer(pattern: str, text: str) -> str | None:

@@ -101,7 +101,7 @@ def twin_of(pair: Pair) -> Iterator[tuple[Pair, str]]:
 
     Where the model cannot compute in bfloat16, its weights alone are rounded to it.
     """
-    other = torch.bfloat16 if pair.base.dtype == torch.float32 else torch.float32
+    other = other_precision(pair.base.dtype)
     precision = str(other).removeprefix("torch.")
     twin = _copied(pair, other)
     if not _runs(twin):
@@ -110,6 +110,11 @@ def twin_of(pair: Pair) -> Iterator[tuple[Pair, str]]:
         yield replace(pair, tuned=twin), precision
     finally:
         del twin
+
+
+def other_precision(dtype: torch.dtype) -> torch.dtype:
+    """What the twin of a base in this dtype computes in."""
+    return torch.bfloat16 if dtype == torch.float32 else torch.float32
 
 
 def _copied(pair: Pair, *dtypes: torch.dtype) -> PreTrainedModel:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from probes.attribution.kept import Kept
-from probes.capture.answers import TOKENS as SHORT, answers
+from probes.capture.answers import answers
 from probes.capture.batch_files import kept_prompts
 from probes.capture.behaviour_floor import behaviour_floor
-from probes.capture.final_answers import TOKENS, final_answers
+from probes.capture.final_answers import TOKENS, final_answers, tokens_shown
 from probes.capture.noise_floor import has_noise_floor, noise_floor
 from probes.capture.own_tokens import own_answers
 from probes.capture.shards import run_shards
@@ -117,10 +117,9 @@ def _written(job: Job, name: str, run: Run) -> dict[str, pd.DataFrame]:
     """What both models write after the prompts that the report will show."""
     suite, shown = job.suite, set(most_changed(run, name))
     asked = [item for item in job.encoded if item.prompt.id in shown]
-    tokens = (suite.generate and suite.generate.tokens) or (TOKENS if suite.answer_pattern else SHORT)
     ends = set().union(*job.models.ends.values())
     job.compute.tell(f"answers {name}", 0, len(asked))
-    rows = answers(job.models.pair(name), name, asked, tokens=tokens, ends=ends)
+    rows = answers(job.models.pair(name), name, asked, tokens=tokens_shown(suite), ends=ends)
     job.compute.tell(f"answers {name}", len(asked), len(asked))
     return {"answers": rows.assign(tuned=name)}
 

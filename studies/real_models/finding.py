@@ -48,13 +48,9 @@ def _find(study: Study, one: Training, out: Path) -> None:
         study.base(one.model), study.tuned(one), texts=texts, out=study.work / "runs" / out.name, settings=settings
     )
     words = run["discovered_words"].drop(columns="tuned")
-    kept = words[(words["rank"] <= WORDS) | words.stands_out]
-    tables = {"words": kept.groupby(["part", "reading"], observed=True, sort=False).head(WORDS)}
-    tables["searches"] = (
-        words.groupby(["part", "reading"], observed=True, sort=False)
-        .agg(words=("token", "size"), stand_out=("stands_out", "sum"))
-        .reset_index()
-    )
+    lists = words.groupby(["part", "reading"], observed=True, sort=False)
+    counts = lists.agg(words=("token", "size"), stand_out=("stands_out", "sum"))
+    tables = {"words": lists.head(WORDS), "searches": counts.reset_index()}
     if "claims" in run.tables:
         tables["claims"] = run["claims"].drop(columns="tuned")
     tables["discoveries"] = pd.DataFrame({"cpu": [time.process_time() - cpu], "wall": time.monotonic() - wall})

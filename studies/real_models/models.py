@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
+from tv.checkpoints.gguf import plain
 from tv.checkpoints.live import load_model, load_tokenizer
 from tv.errors import CheckpointError
 from tv.runtime.atomic import replacing_directory
@@ -82,12 +82,3 @@ def write_base(gguf: Path, out: Path) -> None:
     with replacing_directory(out, CheckpointError) as folder:
         plain(model, torch.bfloat16).save_pretrained(folder)
         load_tokenizer(gguf).save_pretrained(folder)
-
-
-def plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy that can be saved: a model out of a GGUF file cannot, as its settings say that it is quantised."""
-    settings = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
-    copy: PreTrainedModel = type(model)(type(model.config).from_dict(settings)).to(dtype)
-    copy.load_state_dict(model.state_dict())
-    copy.config.dtype = dtype
-    return copy

@@ -7,6 +7,7 @@ import pytest
 
 import probes
 from probes import forecast as module
+from probes.capture import final_answers
 from probes.forecast import Stage, forecast
 from probes.trial import Pace
 from tests.pairs import PROMPTS, build_pair, write_prompts, write_suite
@@ -85,5 +86,5 @@ def test_the_floor_is_told_by_the_pace_of_the_other_precision(suite: Path, monke
 
 def test_what_models_write_is_told(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = _told(suite)["capture"].cpu
-    monkeypatch.setattr(module, "SHORT", 3 * module.SHORT)
+    monkeypatch.setattr(final_answers, "SHORT", 3 * final_answers.SHORT)
     assert _told(suite)["capture"].cpu > 1.5 * once

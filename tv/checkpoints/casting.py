@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +36,7 @@ def _staying(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple[dict[
     except (RuntimeError, TypeError, ValueError, AttributeError):
         return
     dtypes = {name: value.dtype for name, value in loaded.named_buffers()}
-    kept = [re.compile(pattern.replace("*", ".*")) for pattern in kept_in_float32(loaded)]
+    is_kept = kept_in_float32(loaded)
     for path, module in model.named_modules():
         computed = module._non_persistent_buffers_set
         for values in (module._parameters, module._buffers):
@@ -48,6 +47,6 @@ def _staying(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple[dict[
                 if values is module._buffers and name in computed:
                     stays = dtypes.get(whole) == value.dtype
                 else:
-                    stays = value.dtype == torch.float32 and any(pattern.search(whole) for pattern in kept)
+                    stays = value.dtype == torch.float32 and is_kept(whole)
                 if stays:
                     yield values, name, value, value.data

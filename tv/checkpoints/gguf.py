@@ -64,6 +64,15 @@ def load_gguf(file: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     return loaded
 
 
+def plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy that can be saved: a model out of a GGUF file cannot, as its settings say that it is quantised."""
+    settings = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    copied: PreTrainedModel = type(model)(type(model.config).from_dict(settings)).to(dtype)
+    copied.load_state_dict(model.state_dict())
+    copied.config.dtype = dtype
+    return copied
+
+
 class GgufTensors(Tensors):
     """The parameters of `model` (a skeleton) from a GGUF file. Raises CheckpointError where it cannot be read."""
 

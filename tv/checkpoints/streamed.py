@@ -7,7 +7,6 @@ computed is what the model in memory computes: the same values in the same modul
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -312,7 +311,6 @@ def _dtypes(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, torch.d
     """What each parameter is read as; transformers keeps some of some classes in float32."""
     dtypes = {name: value.dtype for name, value in model.named_parameters()}
     if (checkpoint.base or checkpoint).native:
-        for pattern in kept_in_float32(model):
-            kept = re.compile(pattern.replace("*", ".*"))
-            dtypes |= {name: torch.float32 for name in dtypes if kept.search(name)}
+        is_kept = kept_in_float32(model)
+        dtypes |= {name: torch.float32 for name in dtypes if is_kept(name)}
     return dtypes

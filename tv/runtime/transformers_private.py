@@ -7,6 +7,7 @@ transformers, change its line here, and run the tests of tests/tv/checkpoints an
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -115,14 +116,15 @@ def make_buffers(model: PreTrainedModel, device: torch.device) -> None:
     model.initialize_weights()
 
 
-def kept_in_float32(model: PreTrainedModel) -> tuple[str, ...]:
-    """Parts of names of the parameters that are loaded as float32, whatever the dtype; none where it has moved."""
-    if model.dtype not in (torch.float16, torch.bfloat16):
-        return ()
-    found = list(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+def kept_in_float32(model: PreTrainedModel) -> Callable[[str], bool]:
+    """Whether a weight of this name is loaded as float32, whatever the model's dtype; none where this has moved."""
+    found: list[str] = []
+    if model.dtype in (torch.float16, torch.bfloat16):
+        found += getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     if model.dtype == torch.float16:
-        found += list(getattr(model, "_keep_in_fp32_modules", None) or ())
-    return tuple(found)
+        found += getattr(model, "_keep_in_fp32_modules", None) or ()
+    patterns = [re.compile(part.replace("*", ".*")) for part in found]
+    return lambda name: any(pattern.search(name) for pattern in patterns)
 
 
 def grows(layer: object) -> bool:
