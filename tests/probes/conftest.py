@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from probes.job import stages
+from probes.capture import final_answers
 
-stages.SHORT = 5  # type: ignore[attr-defined]  # of 16 tokens that models write in a run, a tenth of a tiny one's work
+final_answers.SHORT = 5  # of 16 tokens that models write in a run, a tenth of a tiny one's work
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

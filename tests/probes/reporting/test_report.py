@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 import probes
-from probes.job import stages
+from probes.capture import final_answers
 from probes.reporting import figures, words
 from probes.reporting.causes import shown_domain
 from probes.reporting.chapter import chapters_of
@@ -166,7 +166,7 @@ def test_answers_and_likeliest_tokens_are_the_tables(run: probes.Run, page: str)
         assert prompt.answers is not None and len(prompt.likely) == len(prompt.tokens) == len(packed["at"][i])
         for said, model in zip(prompt.answers, ("base", "moved"), strict=True):
             assert said.before + said.differs + said.after == answers.answer[prompt.id, model].strip()
-            assert said.end in ("end of text", "end of the line", f"cut after {stages.SHORT} tokens")  # type: ignore[attr-defined]
+            assert said.end in ("end of text", "end of the line", f"cut after {final_answers.SHORT} tokens")
         for pos, both in enumerate(packed["at"][i]):
             for flat, model in zip(both, ("base", "moved"), strict=True):
                 told = [(packed["words"][word], share) for word, share in zip(flat[::2], flat[1::2], strict=True)]
