@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from studies.real_models import negating, running, tables, texts
-from studies.real_models.study import SIZES, Study, stages, within
+from studies.real_models.study import SIZES, Study, of_models, stages, within
 from tv.errors import InputError
 from tv.runtime.progress import duration
 
@@ -24,7 +24,8 @@ from tv.runtime.progress import duration
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=_minutes, default=8 * 60, metavar="TIME", help="10m, 4h or 8h (default: 8h)")
+    parser.add_argument("--budget", type=_minutes, default=8 * 60, metavar="TIME", help="10m, 5h or 8h (default: 8h)")
+    parser.add_argument("--models", nargs="+", default=(), metavar="NAME", help="only these (default: all of the budget)")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets that studies/README.md lists")
     parser.add_argument("--work", type=Path, default=Path("reports/real_models"), help="weights, runs and the journal")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="stages at once (default: one a core)")
@@ -32,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", action="store_true", help="say what would be done, and what it takes")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="only join what is done into tables there")
     chosen = parser.parse_args(arguments)
-    study = Study(within(chosen.budget, SIZES), chosen.data, chosen.work)
+    try:
+        size = of_models(within(chosen.budget, SIZES), chosen.models)
+    except InputError as error:
+        parser.error(str(error))
+    study = Study(size, chosen.data, chosen.work)
     wanted = [stage for stage in stages(study) if re.search(chosen.only, stage.name)]
     pace = running.pace()
     if chosen.plan:

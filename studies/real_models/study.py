@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,6 +12,7 @@ from studies.real_models import texts, training
 from studies.real_models.models import SOURCES, gguf_of, write_base
 from studies.real_models.stage import Stage
 from studies.real_models.training import Training
+from tv.errors import InputError
 
 #: A LoRA's gradients are small: what is left of the work of a token.
 LORA = 0.75
@@ -55,7 +56,7 @@ class Size:
 ALL, THREE = tuple(texts.FILES), ("medical", "math", "instructions")
 SIZES = (
     Size(10, {"smollm2": ("medical", "math")}, ("medical",), ("full",), (0,), 6, 4, 3, 2),
-    Size(240, {"smollm2": ALL, "gemma3": THREE}, THREE, ("full", "lora"), (0, 1), 48, 24, 8, 6),
+    Size(300, {"smollm2": ALL, "gemma3": THREE}, THREE, ("full", "lora"), (0, 1), 48, 24, 8, 6),
     Size(480, {"smollm2": ALL, "gemma3": ALL}, THREE, ("full", "lora"), (0, 1), 48, 24, 12, 6),
 )
 
@@ -146,3 +147,15 @@ def within(minutes: float, sizes: tuple[Size, ...] = SIZES) -> Size:
     """The largest size that takes no longer than the budget; the smallest where none does."""
     fitting = [size for size in sizes if size.minutes <= minutes]
     return fitting[-1] if fitting else sizes[0]
+
+
+def of_models(size: Size, names: Sequence[str]) -> Size:
+    """The part of a size that these models take; all of it without names.
+
+    Raises:
+        InputError: where the size has no such model.
+    """
+    for name in names:
+        if name not in size.domains:
+            raise InputError(f"--models {name}: this budget has {', '.join(size.names)}")
+    return replace(size, domains={name: size.domains[name] for name in names or size.names})

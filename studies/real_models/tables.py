@@ -41,5 +41,8 @@ def collect(study: Study, out: Path) -> list[str]:
 
 
 def load(folder: Path = COMMITTED) -> dict[str, pd.DataFrame]:
-    """Every table by its name."""
-    return {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(folder.glob("*.csv"))}
+    """Every table by its name, joined over the folders in which a study's parts were collected."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for path in sorted(folder.rglob("*.csv")):
+        parts.setdefault(path.stem, []).append(pd.read_csv(path, keep_default_na=True))
+    return {name: pd.concat(found, ignore_index=True) for name, found in parts.items()}
