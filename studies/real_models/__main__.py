@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=_minutes, default=8 * 60, metavar="TIME", help="10m, 5h or 8h (default: 8h)")
-    parser.add_argument("--models", nargs="+", default=(), metavar="NAME", help="only these (default: all of the budget)")
+    parser.add_argument(
+        "--models", nargs="+", default=(), metavar="NAME", help="only these (default: all of the budget)"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets that studies/README.md lists")
     parser.add_argument("--work", type=Path, default=Path("reports/real_models"), help="weights, runs and the journal")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="stages at once (default: one a core)")

@@ -24,7 +24,7 @@ def test_reads_every_fine_tune_beside_its_nulls(study: Study) -> None:
     np.testing.assert_allclose(of.delta_norm["random"], of.delta_norm["medical-full"], rtol=1e-3)
     assert (of.relative_norm["one-step"] < 0.1 * of.relative_norm["medical-full"]).all()
 
-    random = answers._at_epsilon(found["alignment"]).query("kind == 'random' and side == 'left'")
+    random = answers.at_epsilon(found["alignment"]).query("kind == 'random' and side == 'left'")
     assert (random.ssa - random.ssa_null).abs().max() < 0.02  # a T without direction is its own null
     assert "medical-full" in answers.markdown(found["gates"])
     said = answers.gates(found)

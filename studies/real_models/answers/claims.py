@@ -1,0 +1,126 @@
+"""The source's claims, what of them holds here, and what it takes to see it: with the numbers of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from studies.real_models.answers.shown import Tables, kinds, signed, spread
+from studies.real_models.answers.weights import at_epsilon
+from studies.real_models.predicting import interference
+from studies.real_models.reading import RANDOM
+
+_Found = Callable[[Tables, str], str]
+
+
+def claims(tables: Tables) -> pd.DataFrame:
+    """A row a claim: what the source reports, what is found in every model, and what has to stand beside it."""
+    said: tuple[tuple[str, str, _Found, str], ...] = (
+        (
+            "Weights are similar",
+            "base and tuned weights are more than 99.9 % alike",
+            _similar,
+            "‖T‖ itself: a cosine above 0.999 says no more than that ‖T‖/‖W‖ is below 4.5 %",
+        ),
+        (
+            "A small subspace",
+            "a small subset of the representational subspace is modified",
+            _subset,
+            "SSA's null: a T without direction has the same values and the same order of modules",
+        ),
+        (
+            "Activations are preserved",
+            "gate patterns of both models are nearly the same",
+            _preserved,
+            "other texts than the domain's, a random T of the same norms, and what rounding alone does",
+        ),
+        (
+            "Tuning vectors are needed",
+            "without T, instruction following and the quality of what is written fall",
+            _needed,
+            "a random vector of T's norms taken away in its place, and hundreds of items",
+        ),
+        (
+            "Vectors add up",
+            "vectors of several domains together generalise better",
+            _combined,
+            "each vector alone on the same texts, and a random vector as the second",
+        ),
+        (
+            "MLPs write, attention amplifies",
+            "T writes new directions in MLPs and amplifies those that are there in attention",
+            _written,
+            "the share that chance leaves outside the pretrained directions, on activations and not on T alone",
+        ),
+    )
+    return pd.DataFrame(
+        [
+            {
+                "claim": claim,
+                "the source reports": reports,
+                "here": _each(tables, found),
+                "what it takes to see it": needed,
+            }
+            for claim, reports, found, needed in said
+        ]
+    )
+
+
+def _each(tables: Tables, found: _Found) -> str:
+    """What is found in every model."""
+    names = list(dict.fromkeys(tables["weights"].model))
+    return "; ".join(f"{name}: {found(tables, name)}" for name in names)
+
+
+def _similar(tables: Tables, model: str) -> str:
+    weights = kinds(tables["weights"].query("model == @model"))
+    of = weights[weights.kind.isin(["full", "lora"])]
+    random = weights[weights.kind == RANDOM]
+    squares = of.assign(energy=of.delta_norm**2, size=of.weight_norm**2)
+    norms = squares.groupby(["tuned", "seed"])[["energy", "size"]].sum()
+    moved = spread(100 * np.sqrt(norms.energy / norms["size"]), 2)
+    least = f"{of.cosine.min():.5f} (with a random T {random.cosine.min():.5f})"
+    return f"the least cosine of a matrix is {least}, at ‖T‖/‖W‖ of {moved} %"
+
+
+def _subset(tables: Tables, model: str) -> str:
+    at = at_epsilon(tables["alignment"].query("model == @model"))
+    of = at[(at.kind == "full") & (at.side == "left")].groupby("module")[["ssa", "ssa_null", "kappa"]].mean()
+    rho = of.ssa.corr(of.ssa_null, method="spearman")
+    return f"SSA and its null order the modules alike (ρ = {signed(rho, 2)}); κ, what is left, is {spread(of.kappa, 2)}"
+
+
+def _preserved(tables: Tables, model: str) -> str:
+    table = kinds(tables["gates"].query("model == @model"))
+    full = table[table.kind == "full"]
+    own = full[full.tuned.str.rpartition("-")[0] == full.domain].edit_distance.mean()
+    other = full[full.tuned.str.rpartition("-")[0] != full.domain].edit_distance.mean()
+    random = table[table.kind == RANDOM].edit_distance.mean()
+    return f"an edit distance of {own:.3f} on the own domain and {other:.3f} on others; a random T moves {random:.3f}"
+
+
+def _needed(tables: Tables, model: str) -> str:
+    returned = tables["returned"].query("model == @model and task == 'ifeval'")
+    of, random = (returned[(returned.vector == vector)].groupby("domain").first() for vector in ("T", "random"))
+    gaps = [
+        f"{name}: {signed(row.value_0, 2)} → {signed(row.value_1, 2)} (random: {signed(random.value_1[name], 2)})"
+        for name, row in of.iterrows()
+    ]
+    return "instructions followed with T and without, tuned on " + ", ".join(gaps)
+
+
+def _combined(tables: Tables, model: str) -> str:
+    of_model = {name: tables[name].query("model == @model") for name in ("sums", "pairs", "transfer")}
+    found = interference(*of_model.values())
+    worse, better = (found.interference_lo > 0).sum(), (found.interference_hi < 0).sum()
+    return f"of {len(found)} ordered pairs, the other's T lowers the loss clearly in {better} and raises it in {worse}"
+
+
+def _written(tables: Tables, model: str) -> str:
+    ledger = kinds(tables["ledger"].query("model == @model"))
+    of = ledger[ledger.kind == "full"].groupby("module").new_share_above_null.mean()
+    return "new share above chance: " + ", ".join(
+        f"{module} {signed(of[module], 3)}" for module in ("q", "k", "v", "o", "gate", "up", "down")
+    )

@@ -1,0 +1,63 @@
+"""What the program said beforehand, and what its runs and the study's stages took."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from studies.real_models.answers.shown import Tables, spread
+
+
+def estimates(tables: Tables) -> pd.DataFrame:
+    """What the program said beforehand against what its runs took."""
+    took = tables["forecasts"].dropna(subset="cpu_estimate")  # not what was resumed
+    return pd.DataFrame(
+        {
+            "run": took.stage,
+            "CPU seconds": took.cpu.round().astype(int),
+            "said before": took.cpu_estimate.round().astype(int),
+            "ratio": (took.cpu / took.cpu_estimate).round(2),
+        }
+    )
+
+
+def ways(tables: Tables) -> pd.DataFrame:
+    """One capture in several ways: what it took, what was said, and how far its tables are from the plain one's."""
+    apart = tables["program_tables"]
+    rows = []
+    for one in tables["program"].itertuples():
+        of = apart[apart.way == one.way]
+        same = "–" if of.empty else "equal" if not (of.largest_difference.max() or of.others_unequal.sum()) else ""
+        rows.append(
+            {
+                "model": one.model,
+                "way": one.way,
+                "CPU seconds": round(one.cpu),
+                "of them the run": round(one.cpu_run),
+                "said before": "–" if pd.isna(one.cpu_estimate) else round(one.cpu_estimate),
+                "peak memory, MiB": round(one.memory),
+                "disk, MiB (said)": f"{one.disk:.1f} ({one.disk_estimate:.1f})",
+                "tables": same or f"differ by {of.largest_difference.max():.2g} at most",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def stages(tables: Tables) -> pd.DataFrame:
+    """What the study's stages took against its own estimate: a row a kind of stage and model."""
+    done = tables["stages"]
+    done = done.assign(kind=done.stage.str.partition("-")[0], model=done.stage.str.extract(r"-(smollm2|gemma3)")[0])
+    rows = []
+    for (model, kind), group in done.groupby([done.model.fillna("smollm2"), "kind"], sort=False):
+        rows.append(
+            {
+                "model": model,
+                "stages": f"{kind} ({len(group)})",
+                "CPU seconds": round(group.cpu.sum()),
+                "said before": round(group.cpu_estimate.sum()),
+                "ratio": spread(group.cpu / group.cpu_estimate, 2),
+                "on the clock, s": round(group.wall.sum()),
+                "peak memory, MiB (said)": f"{group.memory.max():.0f} ({group.memory_estimate.max():.0f})",
+                "disk, MiB (said)": f"{group.disk.sum():.0f} ({group.disk_estimate.sum():.0f})",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,133 @@
+"""What the page shows of the tables: made-up ones, whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from studies.real_models.answers import activations, claims, moving, program, shown
+
+
+def test_numbers_are_written_alike() -> None:
+    assert shown.signed(-0.0004) == shown.signed(0.0) == "0.000"
+    assert shown.signed(-1.5, 1) == "−1.5"
+    assert shown.interval(-0.5, -1.0, np.nan, 1) == "−0.5"
+    assert shown.interval(-0.5, -1.0, 0.25, 2) == "−0.50 [−1.00, 0.25]"
+    assert shown.spread(pd.Series([1.0]), 1) == "1.0"
+    assert shown.spread(pd.Series([-1.0, 0.0, 3.0]), 1) == "0.0 (−1.0 to 3.0)"
+    assert shown.markdown(pd.DataFrame({"a": ["x|y"], "b": [1]})) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+
+
+def test_losses_are_means_over_seeds_and_intervals_over_texts() -> None:
+    tunes = ["one-medical-full-0", "one-medical-full-1", "one-medical-lora-0", "one-medical-lora-0-random"]
+    frames = [
+        pd.DataFrame({"id": range(12), "cluster": range(12), "tokens": 5, "before": 3.0, "after": after}).assign(
+            tune=tune
+        )
+        for tune, after in zip(tunes, (np.linspace(1, 2, 12), np.linspace(2, 3, 12), 2.5, 99.0), strict=True)
+    ]
+    (row,) = moving.losses({"held_out": pd.concat(frames, ignore_index=True)}).to_dict("records")
+    assert row["model"] == "one" and row["texts"] == 12 and row["before"] == "3.000"
+    assert row["change, full"].startswith("−1.000 [−1.2")
+    assert row["change, LoRA"] == "−0.500"  # all texts alike: no interval, and not the frozen one's 99
+
+
+def test_transfer_says_what_is_clear() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            **{
+                "model": "one",
+                "method": "full",
+                "seed": seed,
+                "domain": "medical",
+                "text": text,
+                "id": i,
+                "cluster": i,
+            },
+            "change": mean + rng.normal(0, 0.1),
+        }
+        for text, mean in (("medical", -1.0), ("law", 0.0))
+        for seed in (0, 1)
+        for i in range(12)
+    ]
+    (row,) = moving.transfer({"transfer": pd.DataFrame(rows)}).to_dict("records")
+    assert row["medical"].startswith("−") and row["law"].startswith("(")
+
+
+def test_the_quality_of_what_is_written_is_compared_item_by_item() -> None:
+    rows = [
+        {
+            **{"model": "one", "domain": "medical", "metric": "words", "vector": vector, "scale": scale},
+            **{"item_id": i, "cluster": i, "value": i + shift + 0.01 * i * shift},
+        }
+        for vector, scale, shift in (("T", 0.0, 0), ("T", 1.0, -5), ("random", 1.0, 0.5))
+        for i in range(12)
+    ]
+    (row,) = moving.quality({"quality": pd.DataFrame(rows)}).to_dict("records")
+    assert row["− 1 T"].startswith("−5.275 [") and row["− 1 random"].startswith("0.527 [")
+    assert "− 1.5 T" not in row
+
+
+def test_orders_tell_a_fine_tune_from_a_model_written_differently() -> None:
+    rows = [
+        {
+            "model": "one",
+            "written": written,
+            "domain": "medical",
+            "seed": 0,
+            "moved": moved,
+            "rescaled": 0.0,
+            "explained": share,
+        }
+        for written, moved, share in (("as trained", 0.0, 0.0), ("differently", 1.0, 0.97))
+    ]
+    found = moving.orders({"align": pd.DataFrame(rows)}).set_index("written")
+    column = "most that any layer moves, %"
+    assert found[column].to_dict() == {"as trained": "0.0", "differently": "100.0"}
+
+
+def test_measures_that_order_causes_are_counted_against_their_family() -> None:
+    rows = [
+        {
+            **{
+                "model": "one",
+                "of": of,
+                "kind": "module",
+                "weight_measure": "kappa_left",
+                "activation_measure": "path",
+            },
+            **{"rho": rho, "null_lo": -0.2, "null_hi": 0.2, "p_family": p},
+        }
+        for of, rho, p in (("medical", 0.5, 0.01), ("math", 0.1, 0.9))
+    ]
+    (row,) = activations.predictors({"correlations": pd.DataFrame(rows)}).to_dict("records")
+    assert row["clear"] == "1 of 2" and row["ρ with path"] == "0.30 (0.10 to 0.50)"
+
+
+def test_runs_and_stages_stand_beside_what_was_said() -> None:
+    took = pd.DataFrame({"stage": ["read", "again"], "cpu": [50.0, 1.0], "cpu_estimate": [40.0, np.nan]})
+    (row,) = program.estimates({"forecasts": took}).to_dict("records")
+    assert row["ratio"] == 1.25
+    ways = pd.DataFrame(
+        {
+            **{"model": "one", "way": ["plain", "killed and resumed"], "cpu": 10.0, "cpu_run": 8.0, "memory": 900.0},
+            **{"cpu_estimate": [7.0, np.nan], "disk": 1.0, "disk_estimate": 1.1},
+        }
+    )
+    apart = pd.DataFrame({"way": ["killed and resumed"], "largest_difference": [0.0], "others_unequal": [0]})
+    shown_ways = program.ways({"program": ways, "program_tables": apart})
+    assert shown_ways.tables.tolist() == ["–", "equal"] and shown_ways["said before"].tolist() == [7, "–"]
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_claim_says_what_was_found(better: bool) -> None:
+    returned = pd.DataFrame(
+        {
+            **{"model": "one", "domain": "medical", "task": "ifeval", "vector": ["T", "random"]},
+            **{"value_0": 0.75, "value_1": [0.25 if better else 0.75, 0.75]},
+        }
+    )
+    said = claims._needed({"returned": returned}, "one")
+    assert ("0.75 → 0.25" in said) == better and "(random: 0.75)" in said
