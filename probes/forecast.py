@@ -9,19 +9,26 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch.nn.functional import linear
 
 from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
-from probes.capture.answers import is_line
-from probes.capture.final_answers import tokens_shown
+from probes.capture.final_answers import TOKENS, tokens_shown
 from probes.capture.noise_floor import PROMPTS, has_noise_floor, other_precision, some_of_each_domain
+from probes.capture.runner import with_bases
 from probes.job.job import Job
+from probes.measures.edit_distance import edit_distances
+from probes.measures.ledger import basis_of
+from probes.measures.live_weights import matrix_of
 from probes.planning import curve_sets, memory_of
 from probes.reporting.prompts import SHOWN
 from probes.store.table import size_text
@@ -29,27 +36,30 @@ from probes.suite import Suite
 from probes.trial import NOTHING, Pace, some_of, timed
 from tv.architecture.anatomy import Architecture, Module
 from tv.checkpoints.pairing import WeightPair
+from tv.evaluation.greedy import TOGETHER, groups_of
 from tv.measures.declared import TABLES
+from tv.measures.decomposition import decompose
 from tv.measures.one_module import Wanted, measure_module
-from tv.prompts.encoding import Encoded, batches
+from tv.prompts.encoding import Encoded, Positions, batches, positions
 from tv.prompts.metric import answering
 from tv.runtime.compute import Compute
 from tv.runtime.progress import duration
 
 #: Bare forwards of both models that a capture takes, by what it measures: see benchmarks/capture_speed.py.
-LIGHT, FULL, EVERYWHERE = 1 / 0.93, 1 / 0.88, 1 / 0.55
+LIGHT, FULL = 1 / 0.93, 1 / 0.88
+#: What the ledger adds, in forwards of both models over the places that it reads: at some, and at every place.
+LEDGER, EVERYWHERE = 2.2, 1 / 0.55 - 1 / 0.88
 #: What the logit lens adds to that.
 LENS = 0.5
 #: Forwards of a node of path, and nodes of a prompt on average.
 NODE, NODES = 3.5, 6.0
-#: A step of writing takes at least as long as so many tokens read together.
-STEP = 24
 #: What is read of the forward behind a changed block, where variants are read together.
 STACKED = 1.0
 #: CPU seconds of the link and of the report of one tuned model.
 PAGES = 6.0
 #: Of matrices only those of at most so many entries are tried.
 ENTRIES = 2_000_000
+_PATTERNS = 64
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,7 @@ def _paces(job: Job) -> Iterator[tuple[str, Pace]]:
     if {"capture", "noise_floor", "attribute"} & set(job.stages):
         token = _forward(job, job.encoded, whole=True)
     if "capture" in job.stages:
-        read = sum(len(item.ids) for item in job.encoded)
-        yield "capture", token.times(2 * n * (read * capture_forwards(suite) + _written(job)))
+        yield "capture", _capture(job, token)
     if "noise_floor" in job.stages and has_noise_floor(suite, job.compute.device):
         yield "noise_floor", token.times(_floor_tokens(job) * (1 + _twin(job.compute)))
     if "attribute" in job.stages and suite.attribute is not None:
@@ -132,34 +141,104 @@ def _paces(job: Job) -> Iterator[tuple[str, Pace]]:
         yield "link and report", Pace(PAGES * n, PAGES * n)
 
 
-def capture_forwards(suite: Suite) -> float:
-    """Bare forwards of both models that a capture takes."""
-    lens = LENS if "lens" in suite.measure else 0.0
-    if "ledger" not in suite.measure:
-        heads = "head_out" in suite.sites and {"contributions", "changes"} & set(suite.measure)
-        return (FULL if heads else LIGHT) + lens
-    return (EVERYWHERE if suite.ledger_positions == "all" else FULL) + lens
+def capture_forwards(suite: Suite, encoded: Sequence[Encoded]) -> float:
+    """Bare forwards of both models that a capture of these prompts takes."""
+    heads = "head_out" in suite.sites and {"contributions", "changes"} & set(suite.measure)
+    taken = FULL if heads or "ledger" in suite.measure else LIGHT
+    if "lens" in suite.measure:
+        taken += LENS
+    if "ledger" in suite.measure:
+        share = _places(encoded, suite.ledger_positions) / max(1, sum(len(item.ids) for item in encoded))
+        taken += EVERYWHERE if suite.ledger_positions == "all" else LEDGER * share
+    return taken
 
 
-def _written(job: Job) -> float:
-    """Tokens that a model reads for the answers that it writes."""
+def _padded(job: Job, encoded: Sequence[Encoded]) -> int:
+    """Tokens of these prompts with what fills their batches."""
+    pad = job.models.pair(job.pairs[0].name).pad_id
+    read = batches(encoded, job.suite.batch_size, pad)
+    return sum(len(batch.encoded) * max(len(item.ids) for item in batch.encoded) for batch in read)
+
+
+def _places(encoded: Sequence[Encoded], which: Positions) -> int:
+    return sum(len(positions(item, which)) for item in encoded)
+
+
+def _capture(job: Job, token: Pace) -> Pace:
+    """Both models on all prompts with their padding, what is measured of them, and what they write."""
+    suite, n = job.suite, len(job.pairs)
+    read = _padded(job, job.encoded)
+    taken = token.times(2 * n * read * capture_forwards(suite, job.encoded)) + _written(job, token)
+    if "gates" in suite.measure and suite.edit_distance != "none":
+        taken += _edits(job, _places(job.encoded, suite.edit_distance))
+    if "ledger" in suite.measure and "weights" not in job.stages:  # which keeps what it decomposes
+        taken += _bases(job)
+    return taken
+
+
+def _written(job: Job, token: Pace) -> Pace:
+    """What both models write: to the prompts that are shown, and where answers are looked for, to all."""
     if not job.models.answers:
-        return 0.0
-    n = len(job.encoded)
-    shown = min(SHOWN, n)
-    lines = sum(is_line(item.prompt.target) for item in job.encoded)
-    together = sum(max(shown * rows / n, STEP) for rows in (lines, n - lines) if rows)  # written apart
-    return shown * sum(item.n_text for item in job.encoded) / n + tokens_shown(job.suite) * together
+        return NOTHING
+    suite, texts = job.suite, [item.ids[: item.n_text] for item in job.encoded]
+    shown, tokens = min(SHOWN, len(texts)), tokens_shown(suite)
+    pieces = [(shown / len(texts), texts, tokens)]
+    if suite.answer_pattern:
+        pieces.append((1.0, [item.ids[: item.n_text] for item in job.encoded if item.prompt.target], TOKENS))
+    read = steps = 0.0
+    for share, given, most in pieces:
+        for group in groups_of(given, most, TOGETHER):
+            lengths = [len(given[i]) for i in group]
+            read += share * len(group) * (min(lengths) - 1)
+            steps += share * (max(lengths) - min(lengths) + most)
+    both = 2 * len(job.pairs)
+    return token.times(both * read) + _step(job, min(TOGETHER, len(texts))).times(both * steps)
+
+
+def _step(job: Job, rows: int) -> Pace:
+    """One more token of each of so many texts, by either model."""
+    pair = job.models.pair(job.pairs[0].name)
+    ids = torch.zeros(rows, 1, dtype=torch.long, device=pair.base.device)
+
+    def both() -> None:
+        with torch.inference_mode():
+            for model in pair.models:
+                model(input_ids=ids, use_cache=False)
+
+    both()  # the first call of a process is slower
+    return timed(both).times(0.5)
+
+
+def _edits(job: Job, places: int) -> Pace:
+    """Edit distances of every layer's gate patterns at so many places, of which one gate in thirty differs."""
+    widths = Counter(block.gate.shape[0] for block in job.pairs[0].base.architecture.blocks if block.gate is not None)
+    taken, draw = NOTHING, np.random.default_rng(0)
+    for width, layers in widths.items():
+        base = draw.random((_PATTERNS, width)) < 0.5
+        tuned = base ^ (draw.random(base.shape) < 1 / 30)
+        pace = timed(lambda base=base, tuned=tuned: edit_distances(base, tuned, 0)).times(1 / _PATTERNS)  # type: ignore[misc]
+        taken += pace.times(layers * places * len(job.pairs))
+    return taken
+
+
+def _bases(job: Job) -> Pace:
+    """The base's output directions, once for all pairs."""
+    pair = job.models.pair(job.pairs[0].name)
+
+    def made(module: Module) -> object:
+        return basis_of(decompose(matrix_of(module, pair.base.get_submodule(module.path)).float()))
+
+    return _of_each(with_bases(pair.architecture), made)
 
 
 def _floor_tokens(job: Job) -> int:
     """Tokens that the base and its twin read: of some prompts for their gates, of all for behaviour."""
-    suite, read = job.suite, list[Encoded]()
+    suite, read = job.suite, 0
     if "gates" in suite.measure:
-        read += some_of_each_domain(job.encoded, PROMPTS, suite.seed)
+        read += _padded(job, some_of_each_domain(job.encoded, PROMPTS, suite.seed))
     if "behaviour" in suite.measure or suite.attribute is not None:
-        read += job.encoded
-    return sum(len(item.ids) for item in read)
+        read += _padded(job, job.encoded)
+    return read
 
 
 def _twin(compute: Compute) -> float:
@@ -218,22 +297,33 @@ def _forward(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> Pace:
 
 
 def _weights(job: Job) -> Pace:
-    """The tables of weights of every pair: one matrix of each shape is tried, larger ones counted by their cost."""
+    """The tables of weights of every pair; of the base's matrices all but the first find their decompositions kept."""
     opened = job.pairs[0]
     names = [name for name, table in TABLES.items() if table.in_runs]
-    wanted = Wanted({name: ({"levels": job.suite.epsilons} if name == "alignment" else {}) for name in names})
-    modules = opened.base.architecture.modules
+    tables = {name: ({"levels": job.suite.epsilons} if name == "alignment" else {}) for name in names}
+    pair = WeightPair(opened.base, opened.tuned, opened.facts)
+    with TemporaryDirectory() as cache:
+        measure = partial(measure_module, pair, wanted=Wanted(tables, cache=Path(cache)))
+        first = _of_each(pair.base.architecture.modules, measure)
+        return (
+            first
+            if len(job.pairs) == 1
+            else first + _of_each(pair.base.architecture.modules, measure).times(len(job.pairs) - 1)
+        )
+
+
+def _of_each(modules: Sequence[Module], work: Callable[[Module], object]) -> Pace:
+    """What a piece of work takes for all modules: one of each shape is tried, larger ones are counted by their cost."""
     shapes = Counter(map(_alike, modules))
     first = {_alike(module): module for module in reversed(modules)}
-    total, tried, work = NOTHING, NOTHING, 0.0
-    pair = WeightPair(opened.base, opened.tuned, opened.facts)
+    total, tried, done = NOTHING, NOTHING, 0.0
     for key, module in sorted(first.items(), key=lambda item: _work(item[1])):
-        if _work(module) and _entries(module) > ENTRIES and work:
-            total += tried.times(shapes[key] * _work(module) / work)
+        if _work(module) and _entries(module) > ENTRIES and done:
+            total += tried.times(shapes[key] * _work(module) / done)
             continue
-        tried, work = timed(lambda module=module: measure_module(pair, module, wanted)), _work(module)  # type: ignore[misc]
+        tried, done = timed(partial(work, module)), _work(module)
         total += tried.times(shapes[key])
-    return total.times(len(job.pairs))
+    return total
 
 
 def _alike(module: Module) -> tuple[str, tuple[int, ...], int]:

@@ -80,7 +80,7 @@ def steps_of(plan: Plan, compute: Compute = Compute()) -> list[Step]:
     found = [
         step(
             "capture",
-            bare.times(2 * n * capture_forwards(suite)),
+            bare.times(2 * n * capture_forwards(suite, encoded)),
             len(shards(encoded, suite, first, base.architecture, True)),
         )
     ]

@@ -45,7 +45,7 @@ def test_every_stage_is_told(suite: Path) -> None:
 
 
 def test_more_prompts_take_longer_in_proportion(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STEP", 1)  # what few prompts write takes as long as what many do
+    monkeypatch.setattr(module, "TOGETHER", 1)  # what few prompts write together takes as long as what many do
     once = _told(suite)
     more = [row | {"id": f"again {row['id']}"} for row in PROMPTS]
     write_prompts(suite.parent / "prompts.jsonl", [*PROMPTS, *more])
@@ -85,6 +85,41 @@ def test_the_floor_is_told_by_the_pace_of_the_other_precision(suite: Path, monke
 
 
 def test_what_models_write_is_told(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    once = _told(suite)["capture"].cpu
+    less = {"measure": ["behaviour"]}
+    once = _told(suite, settings=less)["capture"].cpu
     monkeypatch.setattr(final_answers, "SHORT", 3 * final_answers.SHORT)
-    assert _told(suite)["capture"].cpu > 1.5 * once
+    assert _told(suite, settings=less)["capture"].cpu > 1.3 * once
+
+
+def test_answers_that_are_looked_for_are_told(suite: Path) -> None:
+    less = {"measure": ["behaviour"]}
+    asked = less | {"answer_pattern": r"\w+"}
+    once, more = (_told(suite, settings=settings)["capture"].cpu for settings in (less, asked))
+    assert more > 2 * once
+
+
+def test_the_ledger_is_told_by_the_places_that_it_reads(suite: Path) -> None:
+    last, target, none = (
+        _told(suite, settings=settings)["capture"].cpu
+        for settings in ({"ledger_positions": "last"}, {}, {"measure": ["gates", "behaviour", "contributions"]})
+    )
+    assert none < last < target
+
+
+def test_a_second_fine_tune_finds_the_base_decomposed(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried of the base's matrices counts once, of the others' as often as there are pairs."""
+    calls = [0]
+
+    def timed(work: Any) -> Any:
+        work()
+        calls[0] += 1
+        return Pace(float(calls[0] <= once), 0.5)  # what comes later takes nothing
+
+    once = 10**6
+    monkeypatch.setattr(module, "timed", timed)
+    first = _told(suite, stages=["weights"])["weights"].cpu
+    once, calls[0] = calls[0], 0
+    two = {"tuned": {name: str(next(suite.parent.glob("*-tuned"))) for name in ("one", "two")}}
+    job = probes.prepare(suite, out=suite.parent / "two", stages=["weights"], **two)
+    (both,) = forecast(job)
+    assert both.cpu == pytest.approx(first) and calls[0] == 2 * once
