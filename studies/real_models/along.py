@@ -38,6 +38,7 @@ STARTS = ("subspace", "orthogonal", "random")
 def stages(study: Study) -> list[Stage]:
     """Paths and lines, orders, the trajectory, and where the size has LoRA, those that start from T."""
     full = [one for one in trainings(study.size) if one.method == "full"]
+    full = [one for one in full if not study.size.short or one.domain in study.size.deep]
     first_of = {(one.model, one.domain): one for one in reversed(full)}
     found = []
     for one in full:

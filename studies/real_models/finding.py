@@ -17,8 +17,8 @@ from studies.real_models.stage import Stage
 from studies.real_models.study import Study, deep
 from studies.real_models.training import Training
 
-#: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable.
-LONGEST, NULL_TEXTS, DRAWS = 24, 16, 20
+#: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable; in a short study.
+LONGEST, NULL_TEXTS, FEWER_TEXTS, DRAWS = 24, 16, 8, 20
 #: Forwards over its texts that a discovery takes, with shams that need gradients.
 FORWARDS = 3 + 3 * DRAWS + DRAWS
 #: Words of every part that are kept.
@@ -32,7 +32,7 @@ def stages(study: Study) -> list[Stage]:
 
 def _finding(study: Study, one: Training) -> Stage:
     stage, source = f"find-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 40 + FORWARDS * NULL_TEXTS * LONGEST * source.forward
+    cpu = 40 + FORWARDS * _null_texts(study) * LONGEST * source.forward
     work = partial(_find, study, one, study.results(stage))
     return Stage(stage, work, cpu, 4 * source.mib + 2000, 20, study.results(stage), (f"tune-{one.name}",))
 
@@ -42,7 +42,7 @@ def _find(study: Study, one: Training, out: Path) -> None:
     names = study.size.domains[one.model]
     n = max(study.size.prompts, math.ceil(FEWEST / len(names)))
     texts = [one_set["file"] for one_set in prompt_files(study, names, n)]
-    settings = {"draws": DRAWS, "null_texts": NULL_TEXTS, "longest": LONGEST, "seed": 0}
+    settings = {"draws": DRAWS, "null_texts": _null_texts(study), "longest": LONGEST, "seed": 0}
     cpu, wall = time.process_time(), time.monotonic()
     run = probes.discover(
         study.base(one.model), study.tuned(one), texts=texts, out=study.work / "runs" / out.name, settings=settings
@@ -55,3 +55,7 @@ def _find(study: Study, one: Training, out: Path) -> None:
         tables["claims"] = run["claims"].drop(columns="tuned")
     tables["discoveries"] = pd.DataFrame({"cpu": [time.process_time() - cpu], "wall": time.monotonic() - wall})
     write(out, tables, model=one.model, seed=one.seed, of=one.domain)
+
+
+def _null_texts(study: Study) -> int:
+    return FEWER_TEXTS if study.size.short else NULL_TEXTS

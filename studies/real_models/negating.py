@@ -185,8 +185,8 @@ def _items(study: Study) -> int:
 
 
 def _scales(study: Study) -> tuple[float, ...]:
-    return SCALES if study.size.minutes > 60 else (1.0,)
+    return (1.0,) if study.size.short else SCALES
 
 
 def _written(study: Study) -> tuple[float, ...]:
-    return WRITTEN if study.size.minutes > 60 else (0.0, 1.0)
+    return (0.0, 1.0) if study.size.short else WRITTEN

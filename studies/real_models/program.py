@@ -31,8 +31,6 @@ from studies.real_models.study import TEXT, Study, trainings
 
 #: Of each of two domains. More of them would only take longer.
 PROMPTS = 3
-#: Minutes of a size that leaves out most of the ways.
-SHORT = 10
 #: What is done of a run.
 STAGES = ["capture"]
 #: Forwards of a model over the prompts: the capture of a pair, what both write, and the trial before.
@@ -71,9 +69,9 @@ WAYS = {
 
 
 def stages(study: Study) -> list[Stage]:
-    """A stage for each way, of the first model; nnsight where it is installed. The smallest size has the first two."""
+    """A stage for each way, of the first model; nnsight where it is installed. A short study has the first two."""
     ways = [way for way in WAYS if way != "nnsight" or importlib.util.find_spec("nnsight")]
-    ways = ways if study.size.minutes > SHORT else ways[:2]
+    ways = ways[:2] if study.size.short else ways
     return [_stage(study, way) for way in ways]
 
 

@@ -103,7 +103,8 @@ def _write_random(base: Path, tuned: Path, out: Path) -> None:
 
 
 def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -> Stage:
-    ours = {f"{one.domain}-{one.method}": one for one in of_model if one.seed == seed}
+    read = [one for one in of_model if one.seed == seed and (not study.size.short or one.domain in study.size.deep)]
+    ours = {f"{one.domain}-{one.method}": one for one in read}
     tuned: dict[str, Path] = {label: study.tuned(one) for label, one in ours.items()}
     needs = [f"tune-{one.name}" for one in ours.values()]
     if seed == study.size.seeds[0]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from studies.real_models import answers, reading, tables
+from studies.real_models import reading, tables
+from studies.real_models.answers import activations, shown, weights
 from studies.real_models.study import Study
 from studies.real_models.training import train
 
@@ -24,12 +27,12 @@ def test_reads_every_fine_tune_beside_its_nulls(study: Study) -> None:
     np.testing.assert_allclose(of.delta_norm["random"], of.delta_norm["medical-full"], rtol=1e-3)
     assert (of.relative_norm["one-step"] < 0.1 * of.relative_norm["medical-full"]).all()
 
-    random = answers.at_epsilon(found["alignment"]).query("kind == 'random' and side == 'left'")
+    random = weights.at_epsilon(found["alignment"]).query("kind == 'random' and side == 'left'")
     assert (random.ssa - random.ssa_null).abs().max() < 0.02  # a T without direction is its own null
-    assert "medical-full" in answers.markdown(found["gates"])
-    said = answers.gates(found)
+    assert "medical-full" in shown.markdown(found["gates"])
+    said = activations.gates(found)
     assert [*said["texts of"]].count("own domain") == 1
-    assert len(answers.similarity(found)) == len({"full", reading.ONE_STEP, reading.RANDOM})
+    assert len(weights.similarity(found)) == len({"full", reading.ONE_STEP, reading.RANDOM})
 
 
 def test_stages_that_are_not_done_are_named(study: Study) -> None:
@@ -38,3 +41,11 @@ def test_stages_that_are_not_done_are_named(study: Study) -> None:
     assert not any(name.startswith("tune-demo-m") for name in missing)
     steps = tables.load(study.work / "tables")["training"]
     assert steps.tune.tolist() == ["demo-medical-full-0", "demo-math-full-0"]
+
+
+def test_parts_of_a_study_are_joined(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        pd.DataFrame({"model": [name], "value": [1]}).to_csv(tmp_path / name / "weights.csv", index=False)
+    (found,) = tables.load(tmp_path).values()
+    assert found.model.tolist() == ["one", "two"] and found.index.tolist() == [0, 1]

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from studies.real_models import texts
-from studies.real_models.study import SIZES, Study, within
+from studies.real_models.study import SIZES, Study, of_models, within
 from studies.real_models.training import Training, losses, train
 from tv.checkpoints.live import load_model, load_tokenizer
-from tv.errors import PromptError
+from tv.errors import InputError, PromptError
 
 ONE = Training("demo", "medical", "full", 0, steps=4, checkpoints=2)
 
@@ -69,5 +69,14 @@ def test_says_what_is_missing_before_any_work(tmp_path: Path) -> None:
 
 
 def test_a_budget_takes_the_largest_size_that_fits() -> None:
-    assert [within(minutes).minutes for minutes in (1, 10, 239, 240, 9999)] == [10, 10, 10, 240, 480]
+    assert [within(minutes).minutes for minutes in (1, 10, 299, 300, 9999)] == [10, 10, 10, 300, 480]
     assert [size.minutes for size in SIZES] == sorted(size.minutes for size in SIZES)
+
+
+def test_a_study_can_be_of_one_of_its_models() -> None:
+    both = SIZES[1]
+    assert of_models(both, ()) == both
+    one = of_models(both, ["gemma3"])
+    assert one.names == ("gemma3",) and one.steps == both.steps
+    with pytest.raises(InputError, match="this budget has smollm2, gemma3"):
+        of_models(both, ["llama"])
