@@ -18,22 +18,23 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from torch.nn.functional import linear
+from transformers import PreTrainedModel
 
 from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
 from probes.capture.final_answers import TOKENS, tokens_shown
 from probes.capture.noise_floor import PROMPTS, has_noise_floor, other_precision, some_of_each_domain
+from probes.capture.pair import Pair
 from probes.capture.runner import with_bases
 from probes.job.job import Job
 from probes.measures.edit_distance import edit_distances
 from probes.measures.ledger import basis_of
-from probes.measures.live_weights import matrix_of
 from probes.planning import curve_sets, memory_of
 from probes.reporting.prompts import SHOWN
 from probes.store.table import size_text
 from probes.suite import Suite
-from probes.trial import NOTHING, Pace, some_of, timed
+from probes.trial import NOTHING, Pace, some_of, timed, tried
 from tv.architecture.anatomy import Architecture, Module
 from tv.checkpoints.pairing import WeightPair
 from tv.evaluation.greedy import TOGETHER, groups_of
@@ -55,8 +56,14 @@ LENS = 0.5
 NODE, NODES = 3.5, 6.0
 #: What is read of the forward behind a changed block, where variants are read together.
 STACKED = 1.0
+#: What an attribution layer by layer takes of one in memory, see benchmarks/stream.py.
+STREAMED = 1.33
 #: CPU seconds of the link and of the report of one tuned model.
 PAGES = 6.0
+#: CPU seconds of a process until it computes: it imports what this one has, and opens both models.
+START = 8.0
+#: Stages that several processes share.
+SHARED = ("weights", "capture", "attribute")
 #: Of matrices only those of at most so many entries are tried.
 ENTRIES = 2_000_000
 _PATTERNS = 64
@@ -79,8 +86,8 @@ def forecast(job: Job) -> list[Stage]:
         job: A job that is not done. Its first pair is loaded, as the run needs it too.
 
     Returns:
-        A row for each stage, in order; none where other processes or a server do the work, or weights are read as they
-        are used: a short trial does not show their pace. What an earlier process finished is not taken off.
+        A row for each stage, in order; none where a server or other machines do the work, whose pace a trial here does
+        not show. What an earlier process finished is not taken off.
 
     Examples:
         >>> import probes
@@ -88,9 +95,11 @@ def forecast(job: Job) -> list[Stage]:
         >>> [(stage.name, stage.cpu > 0, stage.memory > 0) for stage in forecast(job)]
         [('weights', True, True)]
     """
-    if job.compute.elsewhere or job.models.remote or job.suite.tokenizer == "own" or job.models.streams:
+    if job.compute.engine == "ray" or job.models.remote or job.suite.tokenizer == "own":
         return []
     paces = dict(_paces(job))
+    if job.compute.workers > 1:
+        paces |= {name: _shared(paces[name], job.compute.workers) for name in paces if name in SHARED}
     held = dict(memory_of(job.suite, job.pairs[0].base, job.encoded, job.compute))
     bases = held.get("ledger bases, at most", 0)
     beyond = {
@@ -122,21 +131,26 @@ def estimated(job: Job) -> Iterator[str]:
         yield f"  {stage.name}: {duration(stage.wall)} here, {duration(stage.cpu)} of CPU time, {peak}"
 
 
+def _shared(pace: Pace, workers: int) -> Pace:
+    """Work that so many processes of this machine do."""
+    return Pace(pace.cpu + workers * START, pace.wall / workers + START)
+
+
 def _paces(job: Job) -> Iterator[tuple[str, Pace]]:
     suite, n = job.suite, len(job.pairs)
     if "weights" in job.stages:
         yield "weights", _weights(job)
     if {"capture", "noise_floor", "attribute"} & set(job.stages):
-        token = _forward(job, job.encoded, whole=True)
+        forward = _tried(job) if job.models.streams or job.compute.elsewhere else _forward(job)
     if "capture" in job.stages:
-        yield "capture", _capture(job, token)
+        yield "capture", _capture(job, forward)
     if "noise_floor" in job.stages and has_noise_floor(suite, job.compute.device):
-        yield "noise_floor", token.times(_floor_tokens(job) * (1 + _twin(job.compute)))
+        yield "noise_floor", forward.token.times(_floor_tokens(job) * (1 + _twin(job.compute)))
     if "attribute" in job.stages and suite.attribute is not None:
-        usable = answerable(job.encoded, suite.attribute.metric)
-        once = _forward(job, usable, whole=False).times(sum(len(item.ids) for item in usable))
+        once = forward.answer.times(sum(len(item.ids) for item in _usable(job)))
         forwards = attribution_forwards(suite, job.pairs[0].base.architecture, len(job.encoded))
-        yield "attribute", once.times(n * sum(found for _, found in forwards))
+        streamed = STREAMED if job.models.streams else 1.0
+        yield "attribute", once.times(n * streamed * sum(found for _, found in forwards))
     if "report" in job.stages:
         yield "link and report", Pace(PAGES * n, PAGES * n)
 
@@ -155,8 +169,8 @@ def capture_forwards(suite: Suite, encoded: Sequence[Encoded]) -> float:
 
 def _padded(job: Job, encoded: Sequence[Encoded]) -> int:
     """Tokens of these prompts with what fills their batches."""
-    pad = job.models.pair(job.pairs[0].name).pad_id
-    read = batches(encoded, job.suite.batch_size, pad)
+    padded = job.pairs[0].base.architecture.padded
+    read = batches(encoded, job.suite.batch_size, 0 if padded else -1)
     return sum(len(batch.encoded) * max(len(item.ids) for item in batch.encoded) for batch in read)
 
 
@@ -164,11 +178,13 @@ def _places(encoded: Sequence[Encoded], which: Positions) -> int:
     return sum(len(positions(item, which)) for item in encoded)
 
 
-def _capture(job: Job, token: Pace) -> Pace:
+def _capture(job: Job, forward: _Forward) -> Pace:
     """Both models on all prompts with their padding, what is measured of them, and what they write."""
     suite, n = job.suite, len(job.pairs)
     read = _padded(job, job.encoded)
-    taken = token.times(2 * n * read * capture_forwards(suite, job.encoded)) + _written(job, token)
+    taken = forward.token.times(2 * n * read * capture_forwards(suite, job.encoded))
+    if job.models.answers and not job.models.streams:
+        taken += _written(job, forward)
     if "gates" in suite.measure and suite.edit_distance != "none":
         taken += _edits(job, _places(job.encoded, suite.edit_distance))
     if "ledger" in suite.measure and "weights" not in job.stages:  # which keeps what it decomposes
@@ -176,10 +192,8 @@ def _capture(job: Job, token: Pace) -> Pace:
     return taken
 
 
-def _written(job: Job, token: Pace) -> Pace:
+def _written(job: Job, forward: _Forward) -> Pace:
     """What both models write: to the prompts that are shown, and where answers are looked for, to all."""
-    if not job.models.answers:
-        return NOTHING
     suite, texts = job.suite, [item.ids[: item.n_text] for item in job.encoded]
     shown, tokens = min(SHOWN, len(texts)), tokens_shown(suite)
     pieces = [(shown / len(texts), texts, tokens)]
@@ -192,21 +206,7 @@ def _written(job: Job, token: Pace) -> Pace:
             read += share * len(group) * (min(lengths) - 1)
             steps += share * (max(lengths) - min(lengths) + most)
     both = 2 * len(job.pairs)
-    return token.times(both * read) + _step(job, min(TOGETHER, len(texts))).times(both * steps)
-
-
-def _step(job: Job, rows: int) -> Pace:
-    """One more token of each of so many texts, by either model."""
-    pair = job.models.pair(job.pairs[0].name)
-    ids = torch.zeros(rows, 1, dtype=torch.long, device=pair.base.device)
-
-    def both() -> None:
-        with torch.inference_mode():
-            for model in pair.models:
-                model(input_ids=ids, use_cache=False)
-
-    both()  # the first call of a process is slower
-    return timed(both).times(0.5)
+    return forward.token.times(both * read) + forward.step.times(both * steps)
 
 
 def _edits(job: Job, places: int) -> Pace:
@@ -223,12 +223,9 @@ def _edits(job: Job, places: int) -> Pace:
 
 def _bases(job: Job) -> Pace:
     """The base's output directions, once for all pairs."""
-    pair = job.models.pair(job.pairs[0].name)
-
-    def made(module: Module) -> object:
-        return basis_of(decompose(matrix_of(module, pair.base.get_submodule(module.path)).float()))
-
-    return _of_each(with_bases(pair.architecture), made)
+    opened = job.pairs[0]
+    pair = WeightPair(opened.base, opened.tuned, opened.facts)
+    return _of_each(with_bases(opened.base.architecture), lambda module: basis_of(decompose(pair.weight(module))))
 
 
 def _floor_tokens(job: Job) -> int:
@@ -280,20 +277,57 @@ def attribution_forwards(suite: Suite, architecture: Architecture, prompts: int)
         yield "curves", STACKED * share * curve_sets(suite, architecture)
 
 
-def _forward(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> Pace:
-    """A forward pass of either model, for a token: with all logits, or those at the answers alone."""
+@dataclass(frozen=True)
+class _Forward:
+    """What a forward pass of either model takes: a token with all logits, or with those at answers; one more token."""
+
+    token: Pace
+    answer: Pace
+    step: Pace
+
+
+def _forward(job: Job) -> _Forward:
+    """Of the models of the first pair."""
+    token, usable = _token(job, job.encoded, whole=True), _usable(job)
+    return _Forward(token, _token(job, usable, whole=False) if usable else NOTHING, _step(job))
+
+
+def _tried(job: Job) -> _Forward:
+    """Of a model of the base's configuration, where the models themselves are not in this process."""
+    base, suite, usable = job.pairs[0].base, job.suite, _usable(job)
+    trial = tried(base, job.encoded, suite.batch_size, job.compute.dtype, job.compute.tensor_device)
+    read = _places(usable, "target") / max(1, sum(len(item.ids) for item in usable))
+    return _Forward(trial.token + trial.logits, trial.token + trial.logits.times(read), trial.step)
+
+
+def _usable(job: Job) -> list[Encoded]:
+    """The prompts that an attribution reads."""
+    return answerable(job.encoded, job.suite.attribute.metric) if job.suite.attribute else []
+
+
+def _token(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> Pace:
+    """A token of these prompts: with all logits, or those at the answers alone."""
     pair = job.models.pair(job.pairs[0].name)
     some = some_of(encoded, job.suite.batch_size)
-    tokens = sum(len(item.ids) for item in some)
     [batch] = batches(some, len(some), pair.pad_id)
-
-    def both() -> None:
-        with torch.inference_mode():
-            for model in pair.models:
-                answers(model, batch, None if whole else answering)
-
+    both = partial(_both, pair, lambda model: answers(model, batch, None if whole else answering))
     both()  # the first call of a process is slower
-    return timed(both).times(0.5 / tokens)
+    return timed(both).times(0.5 / sum(len(item.ids) for item in some))
+
+
+def _step(job: Job) -> Pace:
+    """One more token of each of the texts that are continued together."""
+    pair = job.models.pair(job.pairs[0].name)
+    ids = torch.zeros(min(TOGETHER, len(job.encoded)), 1, dtype=torch.long, device=pair.base.device)
+    both = partial(_both, pair, lambda model: model(input_ids=ids, use_cache=False))
+    both()
+    return timed(both).times(0.5)
+
+
+def _both(pair: Pair, forward: Callable[[PreTrainedModel], object]) -> None:
+    with torch.inference_mode():
+        for model in pair.models:
+            forward(model)
 
 
 def _weights(job: Job) -> Pace:

@@ -44,9 +44,10 @@ NOTHING = Pace(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Trial:
-    """What a model takes here: a token in all its blocks, and a row of logits."""
+    """What a model takes here: a token in all its blocks, one token of each prompt of a batch, and a row of logits."""
 
     token: Pace
+    step: Pace
     logits: Pace
 
 
@@ -91,6 +92,7 @@ def tried(checkpoint: Checkpoint, encoded: Sequence[Encoded], most: int, dtype: 
         model = stand_in(checkpoint.config, getattr(torch, dtype), device)
         _blocks(model, architecture, ids[:, :2])  # the first call of a process is slower
         token = _blocks(model, architecture, ids)
+        step = _blocks(model, architecture, ids[:, :1])
         unembed = model.get_submodule(architecture.unembed)
         rows = torch.zeros(_ROWS, architecture.d_model, dtype=model.dtype, device=device)
         with torch.inference_mode():
@@ -100,7 +102,7 @@ def tried(checkpoint: Checkpoint, encoded: Sequence[Encoded], most: int, dtype: 
         raise
     except Exception as error:  # a class may need anything that is not there
         raise CheckpointError(f"{checkpoint.source}: no forward pass can be tried: {first_line(error)}") from error
-    return Trial(token.times(1 / ids.numel()), logits)
+    return Trial(token.times(1 / ids.numel()), step + logits.times(len(some)), logits)
 
 
 def _blocks(model: PreTrainedModel, architecture: Architecture, ids: torch.Tensor) -> Pace:

@@ -66,13 +66,23 @@ def test_what_is_not_asked_for_takes_nothing(suite: Path) -> None:
     assert few["attribute"].cpu < 0.7 * whole["attribute"].cpu
 
 
-def test_what_others_do_is_not_told(suite: Path) -> None:
-    assert _told(suite, compute=probes.Compute(workers=2)) == {}
+def test_what_other_processes_do_is_told_with_their_beginning(suite: Path) -> None:
+    alone, shared = _told(suite), _told(suite, compute=probes.Compute(workers=2))
+    assert list(shared) == list(alone)
+    assert shared["weights"].cpu == alone["weights"].cpu + 2 * module.START
+    assert shared["weights"].wall == alone["weights"].wall / 2 + module.START
+    assert shared["link and report"].cpu == alone["link and report"].cpu
 
 
-def test_what_is_read_as_it_is_used_is_not_tried(suite: Path) -> None:
-    assert _told(suite, compute=probes.Compute(stream=True), stages=["weights", "capture"]) == {}
-    assert list(_told(suite, stages=["weights", "capture"])) == ["weights", "capture"]
+def test_what_other_machines_do_is_not_told(suite: Path) -> None:
+    assert _told(suite, compute=probes.Compute(engine="ray")) == {}
+
+
+def test_what_is_read_as_it_is_used_is_told_by_a_model_without_weights(suite: Path) -> None:
+    """Nobody writes answers there: each token would read all weights."""
+    some = ["weights", "capture"]
+    in_memory, streamed = _told(suite, stages=some), _told(suite, compute=probes.Compute(stream=True), stages=some)
+    assert list(streamed) == some and 0 < streamed["capture"].cpu < in_memory["capture"].cpu
 
 
 def test_the_floor_is_told_by_the_pace_of_the_other_precision(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,7 @@ def test_on_the_command_line(
 ) -> None:
     suite = write_suite(tmp_path, CONFIGS / "qwen3.5-27b.json", CONFIGS / "qwen3.5-27b.json", attribute=None)
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("probes.spreading.tried", lambda *_: Trial(Pace(0.4, 0.2), Pace(0.0, 0.0)))
+    monkeypatch.setattr("probes.spreading.tried", lambda *_: Trial(Pace(0.4, 0.2), Pace(0.4, 0.2), Pace(0.0, 0.0)))
     asked = ("run", suite, "--plan", "--tokens", 9, "--dtype", "bfloat16", "--json", "--workers", 2)
     status, out, err = call(monkeypatch, capsys, main, *asked)
     assert (status, err) == (0, "") and sorted(tmp_path.rglob("*")) == before

@@ -28,7 +28,7 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def tried(*_: object) -> Trial:
         threads.append(spreading.torch.get_num_threads())
-        return Trial(Pace(2.0, 1.0), Pace(0.0, 0.0))
+        return Trial(Pace(2.0, 1.0), Pace(2.0, 1.0), Pace(0.0, 0.0))
 
     monkeypatch.setattr(spreading, "tried", tried)
     return threads
