@@ -33,7 +33,8 @@ def _causing(study: Study, one: Training) -> Stage:
     stage, source = f"cause-{one.model}-{one.domain}", SOURCES[one.model]
     cpu = 30 + study.size.prompts * TEXT * FORWARDS * source.forward + 0.25 * source.mib
     work = partial(_cause, study, one, study.results(stage))
-    return Stage(stage, work, cpu, 4 * source.mib + 2000, 50, study.results(stage), (f"tune-{one.name}",))
+    run = study.work / "runs" / stage
+    return Stage(stage, work, cpu, 8 * source.mib + 2000, 50, study.results(stage), (f"tune-{one.name}",), (run,))
 
 
 def _cause(study: Study, one: Training, out: Path) -> None:

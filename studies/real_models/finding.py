@@ -34,7 +34,8 @@ def _finding(study: Study, one: Training) -> Stage:
     stage, source = f"find-{one.model}-{one.domain}", SOURCES[one.model]
     cpu = 40 + FORWARDS * _null_texts(study) * LONGEST * source.forward
     work = partial(_find, study, one, study.results(stage))
-    return Stage(stage, work, cpu, 4 * source.mib + 2000, 20, study.results(stage), (f"tune-{one.name}",))
+    run = study.work / "runs" / stage
+    return Stage(stage, work, cpu, 4 * source.mib + 2000, 20, study.results(stage), (f"tune-{one.name}",), (run,))
 
 
 def _find(study: Study, one: Training, out: Path) -> None:

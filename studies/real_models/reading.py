@@ -94,7 +94,7 @@ def _random(study: Study, one: Training) -> Stage:
     """A random vector, whose norm in every parameter is that of the first fine-tune."""
     out, mib = study.work / "nulls" / f"{one.model}.safetensors", SOURCES[one.model].mib
     work = partial(_write_random, study.base(one.model), study.tuned(one), out)
-    return Stage(f"null-{one.model}", work, 15 + mib / 50, 2 * mib, mib, out, (f"tune-{one.name}",))
+    return Stage(f"null-{one.model}", work, 5 + mib / 100, 2 * mib, mib, out, (f"tune-{one.name}",))
 
 
 def _write_random(base: Path, tuned: Path, out: Path) -> None:
@@ -114,7 +114,8 @@ def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -
     tokens = len(study.size.domains[name]) * study.size.prompts * TEXT
     cpu = 30 + len(tuned) * (2.6 * tokens * source.forward + WEIGHTS * source.mib)
     work = partial(_read, study, name, seed, tuned, study.results(stage))
-    return Stage(stage, work, cpu, 4 * source.mib + 1500, 300, study.results(stage), tuple(needs))
+    run = study.work / "runs" / stage
+    return Stage(stage, work, cpu, 4 * source.mib + 1500, 300, study.results(stage), tuple(needs), (run,))
 
 
 def _read(study: Study, name: str, seed: int, tuned: Mapping[str, LiveSource], out: Path) -> None:

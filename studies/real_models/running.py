@@ -150,7 +150,7 @@ def _done(stage: Stage, journal: Journal, pace: float) -> Done | None:
     cpu, memory = answer.get()
     row = Done(
         stage.name, stage.cpu * pace, cpu, time.monotonic() - start, stage.memory, memory, stage.disk,
-        _size(stage.out), restarts,
+        sum(map(_size, (stage.out, *stage.beside))), restarts,
     )  # fmt: skip
     journal.write(asdict(row))
     return row

@@ -19,6 +19,7 @@ class Stage:
         disk: estimated, MiB.
         needs: names of stages that come before.
         out: what is there once it is done.
+        beside: what else it writes and leaves there.
     """
 
     name: str
@@ -28,3 +29,4 @@ class Stage:
     disk: float
     out: Path
     needs: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()

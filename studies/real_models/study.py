@@ -126,7 +126,7 @@ def deep(size: Size) -> list[Training]:
 def _bases(study: Study) -> list[Stage]:
     sources = {name: SOURCES[name].mib for name in study.size.names}
     return [
-        Stage(f"base-{name}", partial(_write_base, study, name), 60, 4 * mib, mib / 2, study.base(name))
+        Stage(f"base-{name}", partial(_write_base, study, name), 40, 4 * mib, mib / 2, study.base(name))
         for name, mib in sources.items()
     ]
 
@@ -141,7 +141,7 @@ def training_stage(
     """The stage `tune-NAME`, from the model in `start`."""
     full, source, n = one.method == "full", SOURCES[one.model], study.size.held_out
     trained, read = training.WINDOW * one.steps * (1 if full else LORA), 2 * n * TEXT
-    cost = 15 + trained * source.token + read * source.forward + one.steps * source.update * full
+    cost = 5 + trained * source.token + read * source.forward + one.steps * source.update * full
     work = partial(training.train, one, start, study.texts, study.tuned(one), held_out=n, adapter=adapter)
     memory = (5 if full else 3) * source.mib + 1500
     disk = source.mib * max(1, one.checkpoints) if full else 40

@@ -108,8 +108,9 @@ def test_measures_that_order_causes_are_counted_against_their_family() -> None:
 
 def test_runs_and_stages_stand_beside_what_was_said() -> None:
     took = pd.DataFrame({"stage": ["read", "again"], "cpu": [50.0, 1.0], "cpu_estimate": [40.0, np.nan]})
-    (row,) = program.estimates({"forecasts": took}).to_dict("records")
-    assert row["ratio"] == 1.25
+    stages = pd.DataFrame({"stage": ["again", "read"], "memory": [1.0, 900.0]})
+    (row,) = program.estimates({"forecasts": took.assign(memory_estimate=800.0), "stages": stages}).to_dict("records")
+    assert row["ratio"] == 1.25 and (row["peak memory, MiB"], row["said"]) == (900, 800)
     ways = pd.DataFrame(
         {
             **{"model": "one", "way": ["plain", "killed and resumed"], "cpu": 10.0, "cpu_run": 8.0, "memory": 900.0},

@@ -8,14 +8,17 @@ from studies.real_models.answers.shown import Tables, spread
 
 
 def estimates(tables: Tables) -> pd.DataFrame:
-    """What the program said beforehand against what its runs took."""
+    """What the program said beforehand against what its runs took; a stage's peak memory is that of its process."""
     took = tables["forecasts"].dropna(subset="cpu_estimate")  # not what was resumed
+    peak = tables["stages"].set_index("stage").memory.reindex(took.stage).to_numpy()
     return pd.DataFrame(
         {
             "run": took.stage,
             "CPU seconds": took.cpu.round().astype(int),
             "said before": took.cpu_estimate.round().astype(int),
             "ratio": (took.cpu / took.cpu_estimate).round(2),
+            "peak memory, MiB": peak.round().astype(int),
+            "said": took.memory_estimate.round().astype(int),
         }
     )
 
