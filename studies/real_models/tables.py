@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -17,7 +18,8 @@ COMMITTED = Path(__file__).with_name("tables")
 def collect(study: Study, out: Path) -> list[str]:
     """Join the results of all stages that are done into `out`, a CSV file a table; the stages that are missing.
 
-    Beside them stand the losses of every fine-tune, and what each stage took against its estimate.
+    Beside them stand the losses of every fine-tune, the digests of all weights, and what each stage took against its
+    estimate.
     """
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[pd.DataFrame]] = {"held_out": [], "training": []}
@@ -25,7 +27,10 @@ def collect(study: Study, out: Path) -> list[str]:
     for stage in stages(study):
         if not stage.out.exists():
             missing.append(stage.name)
-        elif stage.name.startswith("tune-"):
+            continue
+        if stage.name.startswith(("base-", "tune-")):
+            found.setdefault("digests", []).append(_digests(stage.out))
+        if stage.name.startswith("tune-"):
             for name, file in (("held_out", "held_out.csv"), ("training", "steps.csv")):
                 found[name].append(pd.read_csv(stage.out / file).assign(tune=stage.out.name))
         elif stage.out == study.results(stage.name):
@@ -38,6 +43,16 @@ def collect(study: Study, out: Path) -> list[str]:
             table = pd.concat(parts, ignore_index=True)
             table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
     return missing
+
+
+def _digests(model: Path) -> pd.DataFrame:
+    """The SHA-256 of each file of a model's weights; those of checkpoints on the way lie in folders of their own."""
+    rows = []
+    for path in sorted(model.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        rows.append({"file": str(path.relative_to(model.parent)), "bytes": path.stat().st_size, "sha256": digest})
+    return pd.DataFrame(rows)
 
 
 def load(folder: Path = COMMITTED) -> dict[str, pd.DataFrame]:

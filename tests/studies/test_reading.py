@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,12 @@ def test_stages_that_are_not_done_are_named(study: Study) -> None:
     missing = tables.collect(study, study.work / "tables")
     assert {"null-demo", "read-demo-0", "cause-demo-medical", "find-demo-math"} <= {*missing}
     assert not any(name.startswith("tune-demo-m") for name in missing)
-    steps = tables.load(study.work / "tables")["training"]
+    found = tables.load(study.work / "tables")
+    weights = study.base("demo") / "model.safetensors"
+    digests = found["digests"].set_index("file").sha256
+    assert digests["demo/model.safetensors"] == sha256(weights.read_bytes()).hexdigest()
+    assert "demo-math-full-0/model.safetensors" in digests
+    steps = found["training"]
     assert steps.tune.tolist() == ["demo-medical-full-0", "demo-math-full-0"]
 
 
