@@ -74,7 +74,7 @@ def _stage(
     source = SOURCES[of[0]]
     needs = (f"base-{of[0]}", *(f"tune-{one.name}" for one in _trainings(study, *of).values()))
     out, cost = study.results(name), START + tokens * source.forward + more
-    return Stage(name, partial(work, study, *of, name), cost, 4 * source.mib + 1500, 1, out, needs)
+    return Stage(name, partial(work, study, *of, name), cost, 2 * source.mib + 1300, 1, out, needs)
 
 
 def transfer(study: Study, model: str, method: str, seed: int, name: str) -> None:

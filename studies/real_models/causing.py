@@ -34,7 +34,7 @@ def _causing(study: Study, one: Training) -> Stage:
     cpu = 30 + study.size.prompts * TEXT * FORWARDS * source.forward + 0.25 * source.mib
     work = partial(_cause, study, one, study.results(stage))
     run = study.work / "runs" / stage
-    return Stage(stage, work, cpu, 8 * source.mib + 2000, 50, study.results(stage), (f"tune-{one.name}",), (run,))
+    return Stage(stage, work, cpu, 8 * source.mib + 2000, 25, study.results(stage), (f"tune-{one.name}",), (run,))
 
 
 def _cause(study: Study, one: Training, out: Path) -> None:
@@ -57,7 +57,7 @@ def _cause(study: Study, one: Training, out: Path) -> None:
         "agreement": run["agreement"].drop(columns="tuned"),
         "sampled": run["sampled"].drop(columns="tuned"),
         "controls": run["control_draws"].drop(columns="tuned"),
-        "correlations": _correlations(run),
+        "links": _links(run),
         "forecasts": took.assign(stage=out.name),
     }
     write(out, tables, model=one.model, seed=one.seed, of=one.domain)
@@ -96,7 +96,11 @@ def _by_type(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _correlations(run: Run) -> pd.DataFrame:
-    """SSA and other measures of weights against effects, over all units."""
-    table = run["correlations"]
-    return table[(table.over == "all")].drop(columns="tuned")
+def _links(run: Run) -> pd.DataFrame:
+    """A row a matrix: measures of its weights, and the effect that path gives it.
+
+    The run's own correlations take what is within the noise of bfloat16 for equal; almost every single matrix is.
+    """
+    columns = ["layer", "module", "relative_norm", "ssa_left", "kappa_left", "ssa_right", "kappa_right", "path"]
+    table = run["link"]
+    return table[table.kind == "module"][columns]

@@ -20,7 +20,7 @@ from studies.real_models.training import Training
 #: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable; in a short study.
 LONGEST, NULL_TEXTS, FEWER_TEXTS, DRAWS = 24, 16, 8, 20
 #: Forwards over its texts that a discovery takes, with shams that need gradients.
-FORWARDS = 3 + 3 * DRAWS + DRAWS
+FORWARDS = 53 + 3 * DRAWS + DRAWS
 #: Words of every part that are kept.
 WORDS = 10
 
@@ -35,7 +35,7 @@ def _finding(study: Study, one: Training) -> Stage:
     cpu = 40 + FORWARDS * _null_texts(study) * LONGEST * source.forward
     work = partial(_find, study, one, study.results(stage))
     run = study.work / "runs" / stage
-    return Stage(stage, work, cpu, 4 * source.mib + 2000, 20, study.results(stage), (f"tune-{one.name}",), (run,))
+    return Stage(stage, work, cpu, 2 * source.mib + 1500, 2, study.results(stage), (f"tune-{one.name}",), (run,))
 
 
 def _find(study: Study, one: Training, out: Path) -> None:

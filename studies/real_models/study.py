@@ -143,8 +143,8 @@ def training_stage(
     trained, read = training.WINDOW * one.steps * (1 if full else LORA), 2 * n * TEXT
     cost = 5 + trained * source.token + read * source.forward + one.steps * source.update * full
     work = partial(training.train, one, start, study.texts, study.tuned(one), held_out=n, adapter=adapter)
-    memory = (5 if full else 3) * source.mib + 1500
-    disk = source.mib * max(1, one.checkpoints) if full else 40
+    memory = (4 if full else 2) * source.mib + 1200
+    disk = source.mib * max(1, one.checkpoints) if full else source.mib / 20
     return Stage(f"tune-{one.name}", work, cost, memory, disk, study.tuned(one), needs)
 
 

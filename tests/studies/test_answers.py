@@ -88,22 +88,23 @@ def test_orders_tell_a_fine_tune_from_a_model_written_differently() -> None:
     assert found[column].to_dict() == {"as trained": "0.0", "differently": "100.0"}
 
 
-def test_measures_that_order_causes_are_counted_against_their_family() -> None:
-    rows = [
-        {
-            **{
-                "model": "one",
-                "of": of,
-                "kind": "module",
-                "weight_measure": "kappa_left",
-                "activation_measure": "path",
-            },
-            **{"rho": rho, "null_lo": -0.2, "null_hi": 0.2, "p_family": p},
-        }
-        for of, rho, p in (("medical", 0.5, 0.01), ("math", 0.1, 0.9))
-    ]
-    (row,) = activations.predictors({"correlations": pd.DataFrame(rows)}).to_dict("records")
-    assert row["clear"] == "1 of 2" and row["ρ with path"] == "0.30 (0.10 to 0.50)"
+def test_a_measure_that_differs_by_type_alone_orders_nothing_within_types() -> None:
+    """SSA as its null makes it: high in one type, which also has the larger causes."""
+    rng = np.random.default_rng(0)
+    links = pd.DataFrame(
+        {"model": "one", "of": "medical", "module": np.repeat(["down", "gate"], 40), "path": -rng.random(80)}
+    ).assign(ssa_left=rng.random(80), kappa_left=0.1, ssa_right=0.5, kappa_right=0.5, relative_norm=0.0)
+    links.loc[links.module == "down", ["path", "ssa_left"]] += [-2.0, 2.0]
+    links["relative_norm"] = -links.path
+    found = activations.predictors({"links": links}).set_index("measure")
+    assert (
+        float(found["ρ over all matrices"]["ssa_left"]) > 0.6 > 0.22 > abs(_number(found["ρ within types"]["ssa_left"]))
+    )
+    assert found["ρ within types"]["relative_norm"] == "1.00" and found["chance"]["ssa_left"] == "± 0.22"
+
+
+def _number(said: str) -> float:
+    return float(said.replace("−", "-"))
 
 
 def test_runs_and_stages_stand_beside_what_was_said() -> None:

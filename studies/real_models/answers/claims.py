@@ -81,7 +81,7 @@ def _similar(tables: Tables, model: str) -> str:
     squares = of.assign(energy=of.delta_norm**2, size=of.weight_norm**2)
     norms = squares.groupby(["tuned", "seed"])[["energy", "size"]].sum()
     moved = spread(100 * np.sqrt(norms.energy / norms["size"]), 2)
-    least = f"{of.cosine.min():.5f} (with a random T {random.cosine.min():.5f})"
+    least = f"{100 - 100 * of.apart.max():.3f} % (with a random T {100 - 100 * random.apart.max():.3f} %)"
     return f"the least cosine of a matrix is {least}, at ‖T‖/‖W‖ of {moved} %"
 
 

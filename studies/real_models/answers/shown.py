@@ -43,5 +43,7 @@ def over_texts(values: pd.Series, clusters: pd.Series, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """With a minus of typography, and no minus before a zero."""
+    """With a minus of typography, and no minus before a zero; a dash for what is not known."""
+    if pd.isna(value):
+        return "–"
     return f"{value + 0.0:.{digits}f}".replace("-", "−") if round(value, digits) else f"{0:.{digits}f}"

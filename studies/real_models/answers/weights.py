@@ -10,27 +10,29 @@ from studies.real_models.reading import RANDOM
 
 #: The source's rule: a share of the spectrum that 5 % of the norm is left out of.
 EPSILON = 0.05
+#: What rounding to bfloat16 adds to weights, of their norm: the root mean square of a mantissa of eight bits.
+ROUNDING = 1.66e-3
 
 
 def similarity(tables: Tables) -> pd.DataFrame:
-    """How far whole models moved, and what of that bfloat16 keeps: a row a model and method, ranges over fine-tunes."""
+    """How far whole models moved, and what bfloat16 makes of it: a row a model and method, ranges over fine-tunes."""
     weights = tables["weights"]
     weights = weights.assign(
-        energy=weights.delta_norm**2, size=weights.weight_norm**2, kept=weights.changed_fraction_bf16 * weights.numbers,
-        noise=weights.noise_share * weights.delta_norm**2,
-    )  # fmt: skip
+        energy=weights.delta_norm**2, size=weights.weight_norm**2, kept=weights.changed_fraction_bf16 * weights.numbers
+    )
     rows = []
     for (model, kind), group in kinds(weights).groupby(["model", "kind"], sort=False):
-        sums = group.groupby(["tuned", "seed"])[["energy", "size", "kept", "numbers", "noise"]].sum()
+        sums = group.groupby(["tuned", "seed"])[["energy", "size", "kept", "numbers"]].sum()
+        moved = np.sqrt(sums.energy / sums["size"])
         rows.append(
             {
                 "model": model,
                 "tuned": kind,
                 "fine-tunes": len(sums),
-                "‖T‖/‖W‖, %": spread(100 * np.sqrt(sums.energy / sums["size"])),
-                "lowest cosine of a matrix": f"{group.cosine.min():.5f}",
-                "numbers that differ in bfloat16, %": spread(100 * sums.kept / sums.numbers),
-                "of ‖T‖², explained by rounding, %": spread(100 * sums.noise / sums.energy),
+                "‖T‖/‖W‖, %": spread(100 * moved),
+                "1 − lowest cosine of a matrix": f"{group.apart.max():.1e}".replace("-", "−"),
+                "numbers that differ once saved in bfloat16, %": spread(100 * sums.kept / sums.numbers, 1),
+                "what saving adds, % of ‖T‖²": spread(100 * (ROUNDING / moved) ** 2, 0),
             }
         )
     return pd.DataFrame(rows)
