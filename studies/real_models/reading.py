@@ -114,10 +114,12 @@ def _reading(study: Study, name: str, seed: int, of_model: Sequence[Training]) -
         needs += [f"tune-{one_step(name).name}", f"null-{name}"]
     stage, source = f"read-{name}-{seed}", SOURCES[name]
     tokens = len(study.size.domains[name]) * study.size.prompts * TEXT
-    cpu = 30 + len(tuned) * (2.6 * tokens * source.forward + WEIGHTS * source.mib)
+    cpu = 30 + len(tuned) * (3.6 * tokens * source.forward + WEIGHTS * source.mib)
+    memory, disk = 8 * source.mib + 1500, len(tuned) * tokens * ROWS
     work = partial(_read, study, name, seed, tuned, study.results(stage))
-    run = study.work / "runs" / stage
-    return Stage(stage, work, cpu, 8 * source.mib + 1500, len(tuned) * tokens * ROWS, study.results(stage), tuple(needs), (run,))
+    return Stage(
+        stage, work, cpu, memory, disk, study.results(stage), tuple(needs), beside=(study.work / "runs" / stage,)
+    )
 
 
 def _read(study: Study, name: str, seed: int, tuned: Mapping[str, LiveSource], out: Path) -> None:
