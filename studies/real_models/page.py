@@ -10,6 +10,7 @@ from studies.real_models import figures, texts
 from studies.real_models.answers import activations, claims, moving, program, weights
 from studies.real_models.answers.shown import Tables, markdown
 from studies.real_models.models import SOURCES
+from studies.real_models.predicting import MEASURES
 from studies.real_models.tables import COMMITTED, load
 from studies.real_models.training import RANK, RATES, WINDOW
 
@@ -40,6 +41,8 @@ def page(tables: Tables) -> str:
         names=list(dict.fromkeys(tables["weights"].model)),
         files=texts.FILES,
         training={"window": WINDOW, "rates": RATES, "rank": RANK},
+        steps=int(tables["training"].step.max()),
+        n_measures=len(MEASURES),
         images=IMAGES,
     )
 
