@@ -112,7 +112,7 @@ def _needed(tables: Tables, model: str) -> str:
 
 
 def _combined(tables: Tables, model: str) -> str:
-    of_model = {name: tables[name].query("model == @model") for name in ("sums", "pairs", "transfer")}
+    of_model = {name: tables[name][tables[name].model == model] for name in ("sums", "pairs", "transfer")}
     found = interference(*of_model.values())
     worse, better = (found.interference_lo > 0).sum(), (found.interference_hi < 0).sum()
     return f"of {len(found)} ordered pairs, the other's T lowers the loss clearly in {better} and raises it in {worse}"
