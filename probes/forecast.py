@@ -183,13 +183,23 @@ def _capture(job: Job, forward: _Forward) -> Pace:
     suite, n = job.suite, len(job.pairs)
     read = _padded(job, job.encoded)
     taken = forward.token.times(2 * n * read * capture_forwards(suite, job.encoded))
-    if job.models.answers and not job.models.streams:
+    if job.models.streams:
+        taken += _read(job).times(2 * n)
+    elif job.models.answers:
         taken += _written(job, forward)
     if "gates" in suite.measure and suite.edit_distance != "none":
         taken += _edits(job, _places(job.encoded, suite.edit_distance))
     if "ledger" in suite.measure and "weights" not in job.stages:  # which keeps what it decomposes
         taken += _bases(job)
     return taken
+
+
+def _read(job: Job) -> Pace:
+    """All weights of one model, read once, layer by layer."""
+    opened = job.pairs[0]
+    pair = WeightPair(opened.base, opened.tuned, opened.facts)
+    matrices = [module for module in opened.base.architecture.modules if len(module.shape) == 2]
+    return _of_each(matrices, pair.weight)
 
 
 def _written(job: Job, forward: _Forward) -> Pace:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -104,7 +105,7 @@ def _write_way(study: Study, way: str, out: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     for left in place.parent.glob(f"{place.name}*"):  # of a stage that was killed itself
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    cpu, wall, said = _cpu(), time.monotonic(), place.with_name(f"{place.name}.jsonl")
+    wall, said = time.monotonic(), place.with_name(f"{place.name}.jsonl")
     for killed in [True, False] if WAYS[way].killed else [False]:
         child = BEGIN.Process(target=_run, args=(suite, way, place, said, killed))
         child.start()
@@ -113,8 +114,8 @@ def _write_way(study: Study, way: str, out: Path) -> None:
             raise RunError(f"{place}: the run ended with status {child.exitcode}; the lines above say why")
     took = pd.DataFrame([json.loads(line) for line in said.read_text(encoding="utf-8").splitlines()])
     run = probes.load(place)
-    row = {"way": way, "cpu": _cpu() - cpu, "wall": time.monotonic() - wall}
-    row |= dict(took[["cpu_run", "wall_run"]].sum()) | dict(took.drop(columns=["cpu_run", "wall_run"]).max())
+    sums = ["cpu", "cpu_run", "wall_run"]  # over the processes
+    row = {"way": way, "wall": time.monotonic() - wall} | dict(took[sums].sum()) | dict(took.drop(columns=sums).max())
     row |= {"disk": sum(run.size(table) for table in run.tables) / 2**20}
     tables = {"program": pd.DataFrame([row])}
     if way != "plain":
@@ -154,6 +155,7 @@ def differences(one: Run, other: Run) -> pd.DataFrame:
 
 def _run(suite: Mapping[str, Any], way: str, out: Path, said: Path, killed: bool) -> None:
     """What a process does: the run, or the first half of its capture; and a line of what it took and was to take."""
+    os.setsid()
     chosen = WAYS[way]
 
     def progress(stage: str, done: int, total: int, label: str) -> None:
@@ -174,7 +176,7 @@ def _run(suite: Mapping[str, Any], way: str, out: Path, said: Path, killed: bool
 
     def record() -> None:
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        took = {"cpu_run": _cpu() - cpu, "wall_run": time.monotonic() - wall, "memory": peak / 1024}
+        took = {"cpu": _cpu(), "cpu_run": _cpu() - cpu, "wall_run": time.monotonic() - wall, "memory": peak / 1024}
         with said.open("a", encoding="utf-8") as file:
             file.write(json.dumps(took | expected) + "\n")
 
@@ -183,6 +185,14 @@ def _run(suite: Mapping[str, Any], way: str, out: Path, said: Path, killed: bool
 
 
 def _cpu() -> float:
-    """CPU seconds of this process, and of those that it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
+    """CPU seconds of the processes of this session, and of those that they waited for.
+
+    A worker is the child of a server of workers, which nobody waits for.
+    """
+    taken, session = 0.0, os.getsid(0)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # one that has just ended
+            fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                taken += sum(map(int, fields[11:15]))
+    return taken / os.sysconf("SC_CLK_TCK")
