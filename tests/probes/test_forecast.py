@@ -86,7 +86,7 @@ def test_what_is_read_as_it_is_used_is_told_by_a_model_without_weights(
     once = _told(suite, **some)
     assert list(once) == some["stages"] and once["capture"].cpu > 0
     monkeypatch.setattr(final_answers, "SHORT", 3 * final_answers.SHORT)
-    assert _told(suite, **some)["capture"].cpu == once["capture"].cpu
+    assert _told(suite, **some)["capture"].cpu == pytest.approx(once["capture"].cpu, rel=0.01)
 
 
 def test_the_floor_is_told_by_the_pace_of_the_other_precision(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
