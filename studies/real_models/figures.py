@@ -76,7 +76,7 @@ def gates(tables: Tables) -> Figure:
         chance = of.groupby("layer").chance_edit_distance.mean()
         axis.plot(chance.index, chance, ":", color="black", label="chance")
         axis.set(title=model, xlabel="layer", ylabel="edit distance of gates", yscale="log")
-    axes[0][0].legend()
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -121,7 +121,7 @@ def negation(tables: Tables) -> Figure:
     table = tables["negation"]
     table = table[table.metric == table.groupby("task").metric.transform("first")]
     tunes = list(table.groupby(["model", "domain"], sort=False).groups)
-    tasks = ["own loss", "general-loss", "own choice", "pubmedqa", "svamp", "mmlu", "ifeval"]
+    tasks = ["own loss", "general-loss", "own choice", "pubmedqa", "svamp-choice", "mmlu", "ifeval"]
     named = table.assign(
         task=np.select(
             [table.task == table.domain + f"-{kind}" for kind in ("loss", "choice")], tasks[:3:2], table.task
