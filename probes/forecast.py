@@ -60,6 +60,8 @@ STACKED = 1.0
 STREAMED = 1.33
 #: CPU seconds of the link and of the report of one tuned model.
 PAGES = 6.0
+#: What both hold of the tables in memory, in bytes for each that they take on disk.
+LINKED = 3
 #: CPU seconds of a process until it computes: it imports what this one has, and opens both models.
 START = 8.0
 #: Stages that several processes share.
@@ -106,6 +108,7 @@ def forecast(job: Job) -> list[Stage]:
         "capture": bases + held.get("capture of a batch", 0),
         "noise_floor": bases + held.get("noise floor", 0),
         "attribute": bases + max(held.get("attribution of a batch", 0), held.get("path", 0)),
+        "link and report": LINKED * sum(job.sizes.values()),
     }
     here = _resident()
     return [Stage(name, pace.cpu, pace.wall, here + beyond.get(name, 0)) for name, pace in paces.items()]
