@@ -39,7 +39,8 @@ def new_directions(tables: Tables) -> pd.DataFrame:
     rows = []
     for (model, module), group in ledger[ledger.kind == "full"].groupby(["model", "module"], sort=False):
         random = ledger[(ledger.kind == RANDOM) & (ledger.model == model) & (ledger.module == module)]
-        clear = (group.new_share_above_null_lo > 0).sum(), (group.new_share_above_null_hi < 0).sum()
+        known = group.dropna(subset="new_share_above_null_lo")  # of domains with clusters enough for an interval
+        clear = (known.new_share_above_null_lo > 0).sum(), (known.new_share_above_null_hi < 0).sum()
         rows.append(
             {
                 "model": model,
@@ -48,7 +49,7 @@ def new_directions(tables: Tables) -> pd.DataFrame:
                 "null": f"{group.new_share_null.mean():.3f}",
                 "random T": f"{random.new_share.mean():.3f}",
                 "a multiple of W": f"{group.new_share_of_w.mean():.3f}",
-                "above / below the null": f"{clear[0]} / {clear[1]} of {len(group)}",
+                "above / below the null": f"{clear[0]} / {clear[1]} of {len(known)}",
             }
         )
     return pd.DataFrame(rows)
