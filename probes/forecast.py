@@ -150,7 +150,7 @@ def _paces(job: Job) -> Iterator[tuple[str, Pace]]:
     if "noise_floor" in job.stages and has_noise_floor(suite, job.compute.device):
         yield "noise_floor", forward.token.times(_floor_tokens(job) * (1 + _twin(job.compute)))
     if "attribute" in job.stages and suite.attribute is not None:
-        once = forward.answer.times(sum(len(item.ids) for item in _usable(job)))
+        once = forward.answer.times(_padded(job, _usable(job)))
         forwards = attribution_forwards(suite, job.pairs[0].base.architecture, len(job.encoded))
         streamed = STREAMED if job.models.streams else 1.0
         yield "attribute", once.times(n * streamed * sum(found for _, found in forwards))
