@@ -27,7 +27,11 @@ def page(tables: Tables) -> str:
     """
     # Markdown, not HTML; and what is read are the study's own tables.
     rooms = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return rooms.get_template("study.md.j2").render(
         tables=tables,
