@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from probes.attribution.attributor import steps
 from probes.attribution.metric import answerable, answers
 from probes.attribution.units import Unit
-from probes.capture.final_answers import TOKENS, tokens_shown
+from probes.capture.final_answers import answer, tokens_shown
 from probes.capture.noise_floor import PROMPTS, has_noise_floor, other_precision, some_of_each_domain
 from probes.capture.pair import Pair
 from probes.capture.runner import with_bases
@@ -37,6 +37,7 @@ from probes.suite import Suite
 from probes.trial import NOTHING, Pace, some_of, timed, tried
 from tv.architecture.anatomy import Architecture, Module
 from tv.checkpoints.pairing import WeightPair
+from tv.errors import InputError
 from tv.evaluation.greedy import TOGETHER, groups_of
 from tv.measures.declared import TABLES
 from tv.measures.decomposition import decompose
@@ -123,7 +124,11 @@ def estimated(job: Job) -> Iterator[str]:
         >>> [line.split(":")[0] for line in estimated(job)][1:]
         ['  weights']
     """
-    stages = forecast(job)
+    try:
+        stages = forecast(job)
+    except InputError as error:  # a trial needs memory, and classes that compute without their weights
+        yield f"estimated time: none, {error}"
+        return
     if not stages:
         return
     cpu, wall = sum(stage.cpu for stage in stages), sum(stage.wall for stage in stages)
@@ -209,17 +214,17 @@ def _written(job: Job, forward: _Forward) -> Pace:
     """What both models write: to the prompts that are shown, and where answers are looked for, to all."""
     suite, texts = job.suite, [item.ids[: item.n_text] for item in job.encoded]
     shown, tokens = min(SHOWN, len(texts)), tokens_shown(suite)
-    pieces = [(shown / len(texts), texts, tokens)]
-    if suite.answer_pattern:
-        pieces.append((1.0, [item.ids[: item.n_text] for item in job.encoded if item.prompt.target], TOKENS))
+    pieces = [(2 * len(job.pairs) * shown / len(texts), texts)]
+    if suite.answer_pattern is not None:  # which the base writes once, and asked are targets that have an answer
+        asked = [item for item in job.encoded if answer(suite.answer_pattern, item.prompt.target or "") is not None]
+        pieces.append((1 + len(job.pairs), [item.ids[: item.n_text] for item in asked]))
     read = steps = 0.0
-    for share, given, most in pieces:
-        for group in groups_of(given, most, TOGETHER):
+    for models, given in pieces:
+        for group in groups_of(given, tokens, TOGETHER):
             lengths = [len(given[i]) for i in group]
-            read += share * len(group) * (min(lengths) - 1)
-            steps += share * (max(lengths) - min(lengths) + most)
-    both = 2 * len(job.pairs)
-    return forward.token.times(both * read) + forward.step.times(both * steps)
+            read += models * len(group) * (min(lengths) - 1)
+            steps += models * (max(lengths) - min(lengths) + tokens)
+    return forward.token.times(read) + forward.step.times(steps)
 
 
 def _edits(job: Job, places: int) -> Pace:
@@ -314,8 +319,9 @@ def _tried(job: Job) -> _Forward:
 
 
 def _usable(job: Job) -> list[Encoded]:
-    """The prompts that an attribution reads."""
-    return answerable(job.encoded, job.suite.attribute.metric) if job.suite.attribute else []
+    """The prompts that an attribution reads, where there is one."""
+    wanted = job.suite.attribute if "attribute" in job.stages else None
+    return [] if wanted is None else answerable(job.encoded, wanted.metric)
 
 
 def _token(job: Job, encoded: Sequence[Encoded], *, whole: bool) -> Pace:
