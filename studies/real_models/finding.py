@@ -19,8 +19,8 @@ from studies.real_models.training import Training
 
 #: What is read of a text, and how many texts each null reads, so that twenty nulls stay affordable; in a short study.
 LONGEST, NULL_TEXTS, FEWER_TEXTS, DRAWS = 24, 16, 8, 20
-#: Forwards over its texts that a discovery takes, with shams that need gradients.
-FORWARDS = 53 + 3 * DRAWS + DRAWS
+#: Forwards over the texts of a null that a discovery takes, with shams that need gradients; and over all the rest.
+NULLS, REST = 3 * DRAWS + DRAWS, 53
 #: Words of every part that are kept.
 WORDS = 10
 
@@ -32,7 +32,7 @@ def stages(study: Study) -> list[Stage]:
 
 def _finding(study: Study, one: Training) -> Stage:
     stage, source = f"find-{one.model}-{one.domain}", SOURCES[one.model]
-    cpu = 40 + FORWARDS * _null_texts(study) * LONGEST * source.forward
+    cpu = 40 + (NULLS * _null_texts(study) + REST * NULL_TEXTS) * LONGEST * source.forward
     work = partial(_find, study, one, study.results(stage))
     run = study.work / "runs" / stage
     return Stage(stage, work, cpu, 2 * source.mib + 1500, 2, study.results(stage), (f"tune-{one.name}",), (run,))

@@ -77,16 +77,17 @@ def stages(study: Study) -> list[Stage]:
 
 
 def _stage(study: Study, way: str) -> Stage:
-    name, one = _name(way), trainings(study.size)[0]
+    one = trainings(study.size)[0]
+    name = _name(way, one.model)
     source, prompts = SOURCES[one.model], min(PROMPTS, study.size.prompts) * len(study.size.domains[one.model][:2])
     cpu = (1 + WAYS[way].starts) * START + FORWARDS * prompts * TEXT * source.forward
-    needs = [f"base-{one.model}", f"tune-{one.name}", *([] if way == "plain" else [_name("plain")])]
+    needs = [f"base-{one.model}", f"tune-{one.name}", *([] if way == "plain" else [_name("plain", one.model)])]
     work = partial(_write_way, study, way, study.results(name))
     return Stage(name, work, cpu, 3 * source.mib + 1500, 1, study.results(name), tuple(needs))
 
 
-def _name(way: str) -> str:
-    return f"program-{way.replace(' ', '-')}"
+def _name(way: str, model: str) -> str:
+    return f"program-{model}-{way.replace(' ', '-')}"
 
 
 def _write_way(study: Study, way: str, out: Path) -> None:

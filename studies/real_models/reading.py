@@ -137,6 +137,7 @@ def _read(study: Study, name: str, seed: int, tuned: Mapping[str, LiveSource], o
     run, took = recorded(probes.prepare(suite, out=study.work / "runs" / f"read-{name}-{seed}"))
     tables = {
         "weights": _weights(run),
+        "rounding": _rounding(study.base(name), tuned),
         "alignment": _alignment(run),
         "gates": _gates(run),
         "noise_floor": run["noise_floor"][["precision", "layer", "n", "flip_rate", "flip_rate_lo", "flip_rate_hi"]],
@@ -158,6 +159,19 @@ def _weights(run: Run) -> pd.DataFrame:
     ]
     table = run["weights"].assign(apart=lambda t: 1 - t.cosine.astype(np.float64))
     return table[(table["head"] == -1) & table.kind.isin(["linear", "embed"]) & ~table.tied.astype(bool)][columns]
+
+
+def _rounding(base: Path, tuned: Mapping[str, LiveSource]) -> pd.DataFrame:
+    """A row a tuned model: the squared norm of T, and of what saving W + T in bfloat16 changes."""
+    under, rows = tv.open_checkpoint(base), []
+    for label, source in tuned.items():
+        over, moved, noise = tv.open_checkpoint(source, base=under), 0.0, 0.0
+        for name in under.names:
+            weight = over.read(name).float()
+            moved += float((weight - under.read(name).float()).square().sum())
+            noise += float((weight.bfloat16().float() - weight).square().sum())
+        rows.append({"tuned": label, "moved": moved, "noise": noise})
+    return pd.DataFrame(rows)
 
 
 def _alignment(run: Run) -> pd.DataFrame:

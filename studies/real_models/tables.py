@@ -10,6 +10,7 @@ import pandas as pd
 
 from studies.real_models.running import Done, Journal
 from studies.real_models.study import Study, stages
+from tv.errors import InputError
 
 #: Where the tables of a whole study lie.
 COMMITTED = Path(__file__).with_name("tables")
@@ -58,8 +59,17 @@ def _digests(model: Path) -> pd.DataFrame:
 
 
 def load(folder: Path = COMMITTED) -> dict[str, pd.DataFrame]:
-    """Every table by its name, joined over the folders in which a study's parts were collected."""
+    """Every table by its name, joined over the folders in which a study's parts were collected.
+
+    Raises:
+        InputError: where two of them are of the same stages, which would count twice.
+    """
     parts: dict[str, list[pd.DataFrame]] = {}
     for path in sorted(folder.rglob("*.csv")):
         parts.setdefault(path.stem, []).append(pd.read_csv(path, keep_default_na=True))
-    return {name: pd.concat(found, ignore_index=True) for name, found in parts.items()}
+    tables = {name: pd.concat(found, ignore_index=True) for name, found in parts.items()}
+    twice = tables["stages"].stage.duplicated() if "stages" in tables else pd.Series(dtype=bool)
+    if twice.any():
+        stage = tables["stages"].stage[twice].iloc[0]
+        raise InputError(f"{folder}: {stage} stands in two of its folders; remove one of them")
+    return tables

@@ -118,9 +118,17 @@ def test_runs_and_stages_stand_beside_what_was_said() -> None:
             **{"cpu_estimate": [7.0, np.nan], "disk": 1.0, "disk_estimate": 1.1},
         }
     )
-    apart = pd.DataFrame({"way": ["killed and resumed"], "largest_difference": [0.0], "others_unequal": [0]})
+    apart = pd.DataFrame(
+        {
+            **{"model": "one", "way": "killed and resumed", "table": ["gates", "answers"]},
+            **{"largest_difference": [0.0, np.nan], "others_unequal": [0.0, np.nan]},
+        }
+    )
     shown_ways = program.ways({"program": ways, "program_tables": apart})
-    assert shown_ways.tables.tolist() == ["–", "equal"] and shown_ways["said before"].tolist() == [7, "–"]
+    assert shown_ways.tables.tolist() == ["–", "equal; without answers"]
+    other = program.ways({"program": ways, "program_tables": apart.assign(largest_difference=[0.5, np.nan])})
+    assert other.tables.tolist() == ["–", "differ by 0.5 at most; without answers"]
+    assert shown_ways["said before"].tolist() == [7, "–"]
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -131,5 +139,7 @@ def test_a_claim_says_what_was_found(better: bool) -> None:
             **{"value_0": 0.75, "value_1": [0.25 if better else 0.75, 0.75]},
         }
     )
-    said = claims._needed({"returned": returned}, "one")
+    asked = pd.DataFrame({"model": ["one"], "task": ["ifeval"], "n": [8]})
+    said = claims._needed({"returned": returned, "negation": asked}, "one")
+    assert said.startswith("of 8 instructions")
     assert ("0.75 → 0.25" in said) == better and "(random: 0.75)" in said

@@ -13,6 +13,7 @@ from studies.real_models import reading, tables
 from studies.real_models.answers import activations, shown, weights
 from studies.real_models.study import Study
 from studies.real_models.training import train
+from tv.errors import InputError
 
 
 @pytest.mark.thorough  # thirty CPU seconds
@@ -55,3 +56,11 @@ def test_parts_of_a_study_are_joined(tmp_path: Path) -> None:
         pd.DataFrame({"model": [name], "value": [1]}).to_csv(tmp_path / name / "weights.csv", index=False)
     (found,) = tables.load(tmp_path).values()
     assert found.model.tolist() == ["one", "two"] and found.index.tolist() == [0, 1]
+
+
+def test_parts_that_hold_the_same_stages_are_not_counted_twice(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        pd.DataFrame({"stage": ["read-one-0"]}).to_csv(tmp_path / name / "stages.csv", index=False)
+    with pytest.raises(InputError, match="read-one-0 stands in two"):
+        tables.load(tmp_path)

@@ -81,21 +81,16 @@ def searches(tables: Tables) -> pd.DataFrame:
     words, rows = tables["words"], []
     for (model, of), group in words.groupby(["model", "of"], sort=False):
         where = tables["searches"].query("model == @model and of == @of")
-        held = (
-            tables["claims"].query("model == @model and of == @of").holds
-            if "claims" in tables
-            else pd.Series(dtype=bool)
-        )
+        claims = tables["claims"].query("model == @model and of == @of and n > 1")  # one text tests nothing
         first = group[(group.part == "token_shifts") & (group.reading == "largest unusual")]
         rows.append(
             {
                 "model": model,
                 "tuned on": of,
-                "words looked at": int(where.words.sum()),
-                "stand out": int(where.stand_out.sum()),
+                "readings in which words stand out": f"{(where.stand_out > 0).sum()} of {len(where)}",
                 "these": _listed(group[group.stands_out.astype(bool)].sort_values(["part", "rank"])),
                 "named first": _listed(first.sort_values("rank")),
-                "claims that hold": f"{int(held.astype(bool).sum())} of {len(held)}",
+                "claims that hold, of those with several texts": f"{claims.holds.astype(bool).sum()} of {len(claims)}",
             }
         )
     return pd.DataFrame(rows)

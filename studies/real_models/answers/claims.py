@@ -28,7 +28,7 @@ def claims(tables: Tables) -> pd.DataFrame:
             "A small subspace",
             "a small subset of the representational subspace is modified",
             _subset,
-            "SSA's null: a T without direction has the same values and the same order of modules",
+            "SSA's null: a T without direction has nearly the same values, and their order",
         ),
         (
             "Activations are preserved",
@@ -89,7 +89,7 @@ def _subset(tables: Tables, model: str) -> str:
     at = at_epsilon(tables["alignment"].query("model == @model"))
     of = at[(at.kind == "full") & (at.side == "left")].groupby("module")[["ssa", "ssa_null", "kappa"]].mean()
     rho = of.ssa.corr(of.ssa_null, method="spearman")
-    return f"SSA and its null order the modules alike (ρ = {signed(rho, 2)}); κ, what is left, is {spread(of.kappa, 2)}"
+    return f"ρ of SSA and its null over modules is {signed(rho, 2)}; κ, what is left, is {spread(of.kappa, 2)}"
 
 
 def _preserved(tables: Tables, model: str) -> str:
@@ -108,14 +108,19 @@ def _needed(tables: Tables, model: str) -> str:
         f"{name}: {signed(row.value_0, 2)} → {signed(row.value_1, 2)} (random: {signed(random.value_1[name], 2)})"
         for name, row in of.iterrows()
     ]
-    return "instructions followed with T and without, tuned on " + ", ".join(gaps)
+    asked = tables["negation"].query("model == @model and task == 'ifeval'").n.max()
+    return f"of {asked} instructions, the share followed with T and without, tuned on " + ", ".join(gaps)
 
 
 def _combined(tables: Tables, model: str) -> str:
     of_model = {name: tables[name][tables[name].model == model] for name in ("sums", "pairs", "transfer")}
     found = interference(*of_model.values())
     worse, better = (found.interference_lo > 0).sum(), (found.interference_hi < 0).sum()
-    return f"of {len(found)} ordered pairs, the other's T lowers the loss clearly in {better} and raises it in {worse}"
+    seeds = found.seed.nunique()
+    return (
+        f"of {len(found) // seeds} ordered pairs in {seeds} seeds, the other's T clearly lowers a loss {better} times "
+        f"and raises it {worse} times"
+    )
 
 
 def _written(tables: Tables, model: str) -> str:

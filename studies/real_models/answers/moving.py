@@ -33,6 +33,7 @@ def negation(tables: Tables) -> pd.DataFrame:
     """What is left at λ = 1 without T, and without a random vector of its norms: a row a fine-tune and task."""
     returned = tables["returned"]
     returned = returned[returned.metric == returned.groupby("task").metric.transform("first")]
+    items = tables["negation"].groupby(["model", "domain", "task"]).n.max()
     rows = []
     for (model, domain, task), group in returned.groupby(["model", "domain", "task"], sort=False):
         of, random = group[group.vector == "T"].iloc[0], group[group.vector == "random"].iloc[0]
@@ -41,6 +42,7 @@ def negation(tables: Tables) -> pd.DataFrame:
                 "model": model,
                 "tuned on": domain,
                 "task": f"{task}: {of.metric}",
+                "items": items[model, domain, task],
                 "tuned": signed(of.value_0),
                 "− T": signed(of.value_1),
                 "− random": signed(random.value_1),

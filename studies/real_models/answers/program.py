@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from studies.real_models.answers.shown import Tables, spread
+from studies.real_models.models import SOURCES
 
 
 def estimates(tables: Tables) -> pd.DataFrame:
@@ -28,8 +29,11 @@ def ways(tables: Tables) -> pd.DataFrame:
     apart = tables["program_tables"]
     rows = []
     for one in tables["program"].itertuples():
-        of = apart[apart.way == one.way]
-        same = "–" if of.empty else "equal" if not (of.largest_difference.max() or of.others_unequal.sum()) else ""
+        of = apart[(apart.way == one.way) & (apart.model == one.model)]
+        lacking = of.table[of.largest_difference.isna()].tolist()  # tables that this way does not make
+        gap = of.largest_difference.max()
+        same = "equal" if not (gap or of.others_unequal.sum()) else f"differ by {gap:.2g} at most"
+        same += f"; without {', '.join(lacking)}" if lacking else ""
         rows.append(
             {
                 "model": one.model,
@@ -39,7 +43,7 @@ def ways(tables: Tables) -> pd.DataFrame:
                 "said before": "–" if pd.isna(one.cpu_estimate) else round(one.cpu_estimate),
                 "peak memory, MiB": round(one.memory),
                 "disk, MiB (said)": f"{one.disk:.1f} ({one.disk_estimate:.1f})",
-                "tables": same or f"differ by {of.largest_difference.max():.2g} at most",
+                "tables": "–" if of.empty else same,
             }
         )
     return pd.DataFrame(rows)
@@ -48,9 +52,11 @@ def ways(tables: Tables) -> pd.DataFrame:
 def stages(tables: Tables) -> pd.DataFrame:
     """What the study's stages took against its own estimate: a row a kind of stage and model."""
     done = tables["stages"]
-    done = done.assign(kind=done.stage.str.partition("-")[0], model=done.stage.str.extract(r"-(smollm2|gemma3)")[0])
+    done = done.assign(
+        kind=done.stage.str.partition("-")[0], model=done.stage.str.extract(f"-({'|'.join(SOURCES)})")[0]
+    )
     rows = []
-    for (model, kind), group in done.groupby([done.model.fillna("smollm2"), "kind"], sort=False):
+    for (model, kind), group in done.groupby(["model", "kind"], sort=False):
         rows.append(
             {
                 "model": model,

@@ -10,8 +10,6 @@ from studies.real_models.reading import RANDOM
 
 #: The source's rule: a share of the spectrum that 5 % of the norm is left out of.
 EPSILON = 0.05
-#: What rounding to bfloat16 adds to weights, of their norm: the root mean square of a mantissa of eight bits.
-ROUNDING = 1.66e-3
 
 
 def similarity(tables: Tables) -> pd.DataFrame:
@@ -21,7 +19,9 @@ def similarity(tables: Tables) -> pd.DataFrame:
         energy=weights.delta_norm**2, size=weights.weight_norm**2, kept=weights.changed_fraction_bf16 * weights.numbers
     )
     rows = []
+    rounding = kinds(tables["rounding"]).assign(share=lambda t: t.noise / t.moved)
     for (model, kind), group in kinds(weights).groupby(["model", "kind"], sort=False):
+        saved = rounding[(rounding.model == model) & (rounding.kind == kind)].share
         sums = group.groupby(["tuned", "seed"])[["energy", "size", "kept", "numbers"]].sum()
         moved = np.sqrt(sums.energy / sums["size"])
         rows.append(
@@ -32,7 +32,7 @@ def similarity(tables: Tables) -> pd.DataFrame:
                 "‖T‖/‖W‖, %": spread(100 * moved),
                 "1 − lowest cosine of a matrix": f"{group.apart.max():.1e}".replace("-", "−"),
                 "numbers that differ once saved in bfloat16, %": spread(100 * sums.kept / sums.numbers, 1),
-                "what saving adds, % of ‖T‖²": spread(100 * (ROUNDING / moved) ** 2, 0),
+                "what saving there changes, % of ‖T‖²": spread(100 * saved, 0),
             }
         )
     return pd.DataFrame(rows)
