@@ -204,9 +204,8 @@ def _capture(job: Job, forward: _Forward) -> Pace:
 
 def _read(job: Job) -> Pace:
     """All weights of one model, read once, layer by layer."""
-    opened = job.pairs[0]
-    pair = WeightPair(opened.base, opened.tuned, opened.facts)
-    matrices = [module for module in opened.base.architecture.modules if len(module.shape) == 2]
+    pair = _first(job)
+    matrices = [module for module in pair.base.architecture.modules if len(module.shape) == 2]
     return _of_each(matrices, pair.weight)
 
 
@@ -241,9 +240,8 @@ def _edits(job: Job, places: int) -> Pace:
 
 def _bases(job: Job) -> Pace:
     """The base's output directions, once for all pairs."""
-    opened = job.pairs[0]
-    pair = WeightPair(opened.base, opened.tuned, opened.facts)
-    return _of_each(with_bases(opened.base.architecture), lambda module: basis_of(decompose(pair.weight(module))))
+    pair = _first(job)
+    return _of_each(with_bases(pair.base.architecture), lambda module: basis_of(decompose(pair.weight(module))))
 
 
 def _floor_tokens(job: Job) -> int:
@@ -350,32 +348,34 @@ def _both(pair: Pair, forward: Callable[[PreTrainedModel], object]) -> None:
 
 
 def _weights(job: Job) -> Pace:
-    """The tables of weights of every pair; of the base's matrices all but the first find their decompositions kept."""
-    opened = job.pairs[0]
+    """The tables of weights of every pair; the first decomposes the base's matrices, and the others find that kept."""
+    pair = _first(job)
+    modules = pair.base.architecture.modules
     names = [name for name, table in TABLES.items() if table.in_runs]
     tables = {name: ({"levels": job.suite.epsilons} if name == "alignment" else {}) for name in names}
-    pair = WeightPair(opened.base, opened.tuned, opened.facts)
     with TemporaryDirectory() as cache:
         measure = partial(measure_module, pair, wanted=Wanted(tables, cache=Path(cache)))
-        first = _of_each(pair.base.architecture.modules, measure)
-        return (
-            first
-            if len(job.pairs) == 1
-            else first + _of_each(pair.base.architecture.modules, measure).times(len(job.pairs) - 1)
-        )
+        taken, further = _of_each(modules, measure), len(job.pairs) - 1
+        return taken + _of_each(modules, measure).times(further) if further else taken
+
+
+def _first(job: Job) -> WeightPair:
+    """The weights of the first pair, read as they are asked for."""
+    opened = job.pairs[0]
+    return WeightPair(opened.base, opened.tuned, opened.facts)
 
 
 def _of_each(modules: Sequence[Module], work: Callable[[Module], object]) -> Pace:
     """What a piece of work takes for all modules: one of each shape is tried, larger ones are counted by their cost."""
     shapes = Counter(map(_alike, modules))
     first = {_alike(module): module for module in reversed(modules)}
-    total, tried, done = NOTHING, NOTHING, 0.0
+    total, last, done = NOTHING, NOTHING, 0.0
     for key, module in sorted(first.items(), key=lambda item: _work(item[1])):
         if _work(module) and _entries(module) > ENTRIES and done:
-            total += tried.times(shapes[key] * _work(module) / done)
+            total += last.times(shapes[key] * _work(module) / done)
             continue
-        tried, done = timed(partial(work, module)), _work(module)
-        total += tried.times(shapes[key])
+        last, done = timed(partial(work, module)), _work(module)
+        total += last.times(shapes[key])
     return total
 
 

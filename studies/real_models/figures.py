@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from studies.real_models.answers.moving import transfers
-from studies.real_models.answers.shown import Tables, kinds
+from studies.real_models.answers.moving import added, transfers
+from studies.real_models.answers.shown import MODULES, Tables, first_metrics, kinds, own_domain
 from studies.real_models.answers.weights import at_epsilon
-from studies.real_models.predicting import interference
 from studies.real_models.reading import ONE_STEP, RANDOM
 
 #: Text stays text, and the same tables give the same file.
@@ -27,7 +26,6 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 BLUE, ORANGE, GREY, GREEN = "#1f5fa8", "#c8641a", "#8a8a8a", "#2d7d46"
 
 
@@ -40,22 +38,20 @@ def draw(tables: Tables, out: Path) -> None:
 
 
 def ssa(tables: Tables) -> Figure:
-    """SSA of full fine-tunes beside its null, by module: the left side above, the right side below."""
+    """SSA of full fine-tunes beside its null, by module: the output side above, the input side below."""
     at = at_epsilon(tables["alignment"])
     figure, axes = _panels(at.model, rows=2)
-    for (model, column), side_row in _each(at.model, ("left", "right")):
-        axis = axes[side_row][column]
-        of = at[(at.model == model) & (at.side == ("left", "right")[side_row])]
-        for i, module in enumerate(MODULES):
-            here = of[of.module == module]
-            tuned, random = here[here.kind == "full"], here[here.kind == RANDOM]
-            null = tuned.ssa_null.mean()
-            axis.plot([i - 0.3, i + 0.3], [null, null], color=GREY, label="null" if not i else None)
-            axis.plot([i] * len(tuned), tuned.ssa, "o", ms=4, color=BLUE, label="fine-tunes" if not i else None)
-            axis.plot([i] * len(random), random.ssa, "x", color=ORANGE, label="random T" if not i else None)
-        axis.set_xticks(range(len(MODULES)), MODULES)
-        axis.set_ylabel(f"SSA, {('output', 'input')[side_row]} side")
-        axis.set_title(model if not side_row else "")
+    for row, (side, said) in enumerate((("left", "output"), ("right", "input"))):
+        for axis, (model, of) in zip(axes[row], at[at.side == side].groupby("model", sort=False), strict=True):
+            for i, module in enumerate(MODULES):
+                here = of[of.module == module]
+                tuned, random = here[here.kind == "full"], here[here.kind == RANDOM]
+                null = tuned.ssa_null.mean()
+                axis.plot([i - 0.3, i + 0.3], [null, null], color=GREY, label=_once("null", i))
+                axis.plot([i] * len(tuned), tuned.ssa, "o", ms=4, color=BLUE, label=_once("fine-tunes", i))
+                axis.plot([i] * len(random), random.ssa, "x", color=ORANGE, label=_once("random T", i))
+            axis.set_xticks(range(len(MODULES)), MODULES)
+            axis.set(title="" if row else model, ylabel=f"SSA, {said} side")
     axes[0][0].legend()
     return figure
 
@@ -63,13 +59,12 @@ def ssa(tables: Tables) -> Figure:
 def gates(tables: Tables) -> Figure:
     """Edit distance of gate patterns by layer, means over full fine-tunes."""
     table = kinds(tables["gates"])
-    own = np.where(table.tuned.str.rpartition("-")[0] == table.domain, "own domain", "other domains")
-    table = table.assign(line=np.where(table.kind.isin([RANDOM, ONE_STEP]), table.kind, own))
     table = table[table.kind != "lora"]
+    own = np.where(own_domain(table), "own domain", "other domains")
+    table = table.assign(line=np.where(table.kind.isin([RANDOM, ONE_STEP]), table.kind, own))
     figure, axes = _panels(table.model)
     colours = {"own domain": BLUE, "other domains": GREEN, RANDOM: ORANGE, ONE_STEP: GREY}
-    for (model, column), _ in _each(table.model):
-        axis, of = axes[0][column], table[table.model == model]
+    for axis, (model, of) in zip(axes[0], table.groupby("model", sort=False), strict=True):
         for line, colour in colours.items():
             by_layer = of[of.line == line].groupby("layer").edit_distance.mean()
             axis.plot(by_layer.index, by_layer, color=colour, label=line.replace("random", "random T"))
@@ -82,44 +77,26 @@ def gates(tables: Tables) -> Figure:
 
 def ledger(tables: Tables) -> Figure:
     """The new share on data less its null, by module: full fine-tunes on every domain of prompts, and a random T."""
-    table = kinds(tables["ledger"])
-    table = table[table.module.isin(MODULES)]
-    figure, axes = _panels(table.model)
-    for (model, column), _ in _each(table.model):
-        axis, of = axes[0][column], table[table.model == model]
-        for i, module in enumerate(MODULES):
-            for kind, colour, shift, label in (("full", BLUE, -0.12, "fine-tunes"), (RANDOM, ORANGE, 0.12, "random T")):
-                values = of[(of.module == module) & (of.kind == kind)].new_share_above_null
-                axis.plot([i + shift] * len(values), values, ".", ms=4, color=colour, label=label if not i else None)
-        axis.axhline(0, color=GREY, lw=0.8)
-        axis.set_xticks(range(len(MODULES)), MODULES)
-        axis.set(title=model, ylabel="new share less its null")
-    axes[0][0].legend()
-    return figure
+
+    def of(kind: str) -> Callable[[pd.DataFrame], pd.Series]:
+        return lambda here: here[here.kind == kind].new_share_above_null
+
+    marks = (("fine-tunes", ".", BLUE, of("full")), ("random T", ".", ORANGE, of(RANDOM)))
+    return _by_module(kinds(tables["ledger"]), "new share less its null", marks)
 
 
 def causes(tables: Tables) -> Figure:
     """The share of the change in loss that path gives each type of matrix, beside its share of ‖T‖²."""
-    table = tables["by_type"]
-    table = table[table.module.isin(MODULES)]
-    figure, axes = _panels(table.model)
-    for (model, column), _ in _each(table.model):
-        axis, of = axes[0][column], table[table.model == model]
-        for i, module in enumerate(MODULES):
-            here = of[of.module == module]
-            axis.plot([i - 0.12] * len(here), 100 * here.share, "o", ms=4, color=BLUE, label=_once("of the change", i))
-            axis.plot([i + 0.12] * len(here), 100 * here.share_of_norm, "x", color=GREY, label=_once("of ‖T‖²", i))
-        axis.axhline(0, color=GREY, lw=0.8)
-        axis.set_xticks(range(len(MODULES)), MODULES)
-        axis.set(title=model, ylabel="share, %")
-    axes[0][0].legend()
-    return figure
+    marks = (
+        ("of the change", "o", BLUE, lambda here: 100 * here.share),
+        ("of ‖T‖²", "x", GREY, lambda here: 100 * here.share_of_norm),
+    )
+    return _by_module(tables["by_type"], "share, %", marks)
 
 
 def negation(tables: Tables) -> Figure:
     """What each task's first metric is as λT, or λ times a random vector, is taken from the tuned model."""
-    table = tables["negation"]
-    table = table[table.metric == table.groupby("task").metric.transform("first")]
+    table = first_metrics(tables["negation"])
     tunes = list(table.groupby(["model", "domain"], sort=False).groups)
     tasks = ["own loss", "general-loss", "own choice", "pubmedqa", "svamp-choice", "mmlu", "ifeval"]
     named = table.assign(
@@ -150,28 +127,27 @@ def negation(tables: Tables) -> Figure:
 def transfer(tables: Tables) -> Figure:
     """The change in loss, nats a token, of every fine-tune on every domain's texts."""
     means = {method: transfers(tables, method) for method in ("full", "lora")}
-    figure, axes = _panels(means["full"].model, rows=2)
-    for (model, column), row in _each(means["full"].model, ("full", "lora")):
-        method = ("full", "lora")[row]
-        of = means[method][means[method].model == model]
-        if of.empty:
-            axes[row][column].set_visible(False)
-            continue
-        grid = of.pivot(index="domain", columns="text", values="change").loc[of.domain.unique(), of.domain.unique()]
-        _grid(axes[row][column], grid, f"{model}, {method}")
+    models = means["full"].model
+    figure, axes = _panels(models, rows=2)
+    for row, (method, mean) in enumerate(means.items()):
+        for axis, model in zip(axes[row], models.unique(), strict=True):
+            of = mean[mean.model == model]
+            axis.set_visible(len(of) > 0)
+            if len(of):
+                order = of.domain.unique()
+                grid = of.pivot(index="domain", columns="text", values="change").loc[order, order]
+                _grid(axis, grid, f"{model}, {method}")
     return figure
 
 
 def together(tables: Tables) -> Figure:
     """What adding another fine-tune does to a loss, beside the cosine of both T: a point an ordered pair."""
-    found = interference(tables["sums"], tables["pairs"], tables["transfer"])
+    found = added(tables)
     figure, axes = _panels(found.model)
-    for (model, column), _ in _each(found.model):
-        axis, of = axes[0][column], found[found.model == model]
+    for axis, (model, of) in zip(axes[0], found.groupby("model", sort=False), strict=True):
         for seed, group in of.groupby("seed"):
-            axis.plot(
-                group.cosine, group.interference, "o+sx"[seed % 4], color=(BLUE, GREEN)[seed % 2], label=f"seed {seed}"
-            )
+            mark, colour = "o+sx"[seed % 4], (BLUE, GREEN)[seed % 2]
+            axis.plot(group.cosine, group.interference, mark, color=colour, label=f"seed {seed}")
         axis.plot(of.cosine, of.control, ".", ms=3, color=ORANGE, label="a random vector in its place")
         axis.axhline(0, color=GREY, lw=0.8)
         axis.set(title=model, xlabel="cosine of both T", ylabel="change in loss, nats a token")
@@ -184,9 +160,8 @@ def lines(tables: Tables) -> Figure:
     path = tables["path"]
     path = path[(path.written == "as trained") & (path.start == "base") & (path.metric == "loss")]
     figure, axes = _panels(path.model)
-    for (model, column), _ in _each(path.model):
-        axis = axes[0][column]
-        for domain, line in path[path.model == model].groupby("domain", sort=False):
+    for axis, (model, of) in zip(axes[0], path.groupby("model", sort=False), strict=True):
+        for domain, line in of.groupby("domain", sort=False):
             axis.plot(line.alpha, line.value - line.value[line.alpha == 0].iloc[0], ".-", label=domain)
         axis.axvline(1, color=GREY, lw=0.8)
         axis.set(title=model, xlabel="α", ylabel="change in loss, nats a token")
@@ -207,9 +182,23 @@ def _panels(models: pd.Series, rows: int = 1) -> tuple[Figure, Any]:
     return figure, figure.subplots(rows, n, squeeze=False)
 
 
-def _each(models: pd.Series, rows: tuple[str, ...] = ("",)) -> list[tuple[tuple[str, int], int]]:
-    """((model, its column), row) of every panel."""
-    return [((model, i), row) for i, model in enumerate(models.unique()) for row in range(len(rows))]
+#: A label, a mark, its colour, and the values that it stands for among the rows of a type of matrix.
+Mark = tuple[str, str, str, Callable[[pd.DataFrame], pd.Series]]
+
+
+def _by_module(table: pd.DataFrame, ylabel: str, marks: Sequence[Mark]) -> Figure:
+    """Two marks side by side at every type of matrix, one a row of the table."""
+    figure, axes = _panels(table.model)
+    for axis, (model, of) in zip(axes[0], table.groupby("model", sort=False), strict=True):
+        for i, module in enumerate(MODULES):
+            for (label, mark, colour, values_of), shift in zip(marks, (-0.12, 0.12), strict=True):
+                values = values_of(of[of.module == module])
+                axis.plot([i + shift] * len(values), values, mark, ms=4, color=colour, label=_once(label, i))
+        axis.axhline(0, color=GREY, lw=0.8)
+        axis.set_xticks(range(len(MODULES)), MODULES)
+        axis.set(title=model, ylabel=ylabel)
+    axes[0][0].legend()
+    return figure
 
 
 def _once(label: str, i: int) -> str | None:

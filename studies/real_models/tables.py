@@ -43,7 +43,7 @@ def collect(study: Study, out: Path) -> list[str]:
         if parts:
             table = pd.concat(parts, ignore_index=True)
             if "cluster" in table:  # what a data set calls it is the data set's; which rows share one is enough
-                table["cluster"] = [hashlib.sha256(str(name).encode()).hexdigest()[:8] for name in table.cluster]
+                table["cluster"] = [hashlib.sha256(str(one).encode()).hexdigest()[:8] for one in table.cluster]
             table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
     return missing
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from studies.real_models.answers.shown import Tables, interval, kinds, signed, spread
+from studies.real_models.answers.shown import MODULES, Tables, interval, kinds, own_domain, signed, spread
 from studies.real_models.reading import ONE_STEP, RANDOM
 
 
 def gates(tables: Tables) -> pd.DataFrame:
     """Gate patterns on a fine-tune's own domain and on others', beside chance, random T and one step."""
     table = kinds(tables["gates"])
-    own = np.where(table.tuned.str.rpartition("-")[0] == table.domain, "own domain", "other domains")
+    own = np.where(own_domain(table), "own domain", "other domains")
     table = table.assign(on=np.where(table.kind.isin([RANDOM, ONE_STEP]), "all domains", own))
     floor = tables["noise_floor"].groupby("model").flip_rate.mean()
     distances, rows = ["edit_distance", "chance_edit_distance", "flip_rate"], []
@@ -35,7 +35,7 @@ def gates(tables: Tables) -> pd.DataFrame:
 def new_directions(tables: Tables) -> pd.DataFrame:
     """The share of T x outside the pretrained output directions, on data: a row a model and module type."""
     ledger = kinds(tables["ledger"])
-    ledger = ledger[ledger.new_share.notna() & ledger.module.isin(["q", "k", "v", "o", "gate", "up", "down"])]
+    ledger = ledger[ledger.new_share.notna() & ledger.module.isin(MODULES)]
     rows = []
     for (model, module), group in ledger[ledger.kind == "full"].groupby(["model", "module"], sort=False):
         random = ledger[(ledger.kind == RANDOM) & (ledger.model == model) & (ledger.module == module)]

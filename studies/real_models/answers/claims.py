@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 
-from studies.real_models.answers.shown import Tables, kinds, signed, spread
-from studies.real_models.answers.weights import at_epsilon
-from studies.real_models.predicting import interference
+from studies.real_models.answers.moving import added
+from studies.real_models.answers.shown import MODULES, Tables, kinds, own_domain, signed, spread
+from studies.real_models.answers.weights import at_epsilon, moved
 from studies.real_models.reading import RANDOM
 
 _Found = Callable[[Tables, str], str]
@@ -78,11 +77,9 @@ def _similar(tables: Tables, model: str) -> str:
     weights = kinds(tables["weights"].query("model == @model"))
     of = weights[weights.kind.isin(["full", "lora"])]
     random = weights[weights.kind == RANDOM]
-    squares = of.assign(energy=of.delta_norm**2, size=of.weight_norm**2)
-    norms = squares.groupby(["tuned", "seed"])[["energy", "size"]].sum()
-    moved = spread(100 * np.sqrt(norms.energy / norms["size"]), 2)
+    size = spread(100 * moved(of), 2)
     least = f"{100 - 100 * of.apart.max():.3f} % (with a random T {100 - 100 * random.apart.max():.3f} %)"
-    return f"the least cosine of a matrix is {least}, at ‖T‖/‖W‖ of {moved} %"
+    return f"the least cosine of a matrix is {least}, at ‖T‖/‖W‖ of {size} %"
 
 
 def _subset(tables: Tables, model: str) -> str:
@@ -95,8 +92,7 @@ def _subset(tables: Tables, model: str) -> str:
 def _preserved(tables: Tables, model: str) -> str:
     table = kinds(tables["gates"].query("model == @model"))
     full = table[table.kind == "full"]
-    own = full[full.tuned.str.rpartition("-")[0] == full.domain].edit_distance.mean()
-    other = full[full.tuned.str.rpartition("-")[0] != full.domain].edit_distance.mean()
+    own, other = (full[own_domain(full) == here].edit_distance.mean() for here in (True, False))
     random = table[table.kind == RANDOM].edit_distance.mean()
     return f"an edit distance of {own:.3f} on the own domain and {other:.3f} on others; a random T moves {random:.3f}"
 
@@ -113,8 +109,7 @@ def _needed(tables: Tables, model: str) -> str:
 
 
 def _combined(tables: Tables, model: str) -> str:
-    of_model = {name: tables[name][tables[name].model == model] for name in ("sums", "pairs", "transfer")}
-    found = interference(*of_model.values())
+    found = added(tables).query("model == @model")
     worse, better = (found.interference_lo > 0).sum(), (found.interference_hi < 0).sum()
     seeds = found.seed.nunique()
     return (
@@ -126,6 +121,4 @@ def _combined(tables: Tables, model: str) -> str:
 def _written(tables: Tables, model: str) -> str:
     ledger = kinds(tables["ledger"].query("model == @model"))
     of = ledger[ledger.kind == "full"].groupby("module").new_share_above_null.mean()
-    return "new share above chance: " + ", ".join(
-        f"{module} {signed(of[module], 3)}" for module in ("q", "k", "v", "o", "gate", "up", "down")
-    )
+    return "new share above chance: " + ", ".join(f"{module} {signed(of[module], 3)}" for module in MODULES)

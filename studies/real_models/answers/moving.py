@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from studies.real_models.along import STARTS
-from studies.real_models.answers.shown import Tables, interval, over_texts, signed, spread
+from studies.real_models.answers.shown import Tables, first_metrics, interval, over_texts, signed, spread
 from studies.real_models.predicting import interference, predictions
 from tv.evaluation.paired import difference
 
@@ -31,8 +31,7 @@ def losses(tables: Tables) -> pd.DataFrame:
 
 def negation(tables: Tables) -> pd.DataFrame:
     """What is left at λ = 1 without T, and without a random vector of its norms: a row a fine-tune and task."""
-    returned = tables["returned"]
-    returned = returned[returned.metric == returned.groupby("task").metric.transform("first")]
+    returned = first_metrics(tables["returned"])
     items = tables["negation"].groupby(["model", "domain", "task"]).n.max()
     rows = []
     for (model, domain, task), group in returned.groupby(["model", "domain", "task"], sort=False):
@@ -107,9 +106,14 @@ def _transfers(tables: Tables, method: str) -> pd.DataFrame:
     return table.groupby(by, sort=False, as_index=False).change.mean()
 
 
+def added(tables: Tables) -> pd.DataFrame:
+    """What two fine-tunes do to each other: a row a model, seed and ordered pair."""
+    return interference(tables["sums"], tables["pairs"], tables["transfer"])
+
+
 def sums(tables: Tables) -> pd.DataFrame:
     """What adding another fine-tune does to the losses of one: a row a model and seed, over ordered pairs."""
-    found = interference(tables["sums"], tables["pairs"], tables["transfer"])
+    found = added(tables)
     rows = []
     for (model, seed), group in found.groupby(["model", "seed"], sort=False):
         rows.append(
@@ -128,7 +132,7 @@ def sums(tables: Tables) -> pd.DataFrame:
 
 def foretold(tables: Tables) -> pd.DataFrame:
     """Does what is known in one place order interference in another: the chosen measure of weights, and behaviour."""
-    found = predictions(interference(tables["sums"], tables["pairs"], tables["transfer"]))
+    found = predictions(added(tables))
     if found.empty:
         return found
     rows = []

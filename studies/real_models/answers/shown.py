@@ -8,6 +8,8 @@ from studies.real_models.reading import ONE_STEP, RANDOM
 from tv.stats.means import mean_interval
 
 Tables = dict[str, pd.DataFrame]
+#: The types of matrices in a block.
+MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -20,6 +22,16 @@ def kinds(table: pd.DataFrame) -> pd.DataFrame:
     """With the column `kind`: full, lora, or the null that it is."""
     kind = table.tuned.where(table.tuned.isin([RANDOM, ONE_STEP]), table.tuned.str.rpartition("-")[2])
     return table.assign(kind=kind)
+
+
+def own_domain(table: pd.DataFrame) -> pd.Series:
+    """Whether the texts of a row are of the domain that its fine-tune was tuned on."""
+    return table.tuned.str.rpartition("-")[0] == table.domain
+
+
+def first_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each task's first metric."""
+    return table[table.metric == table.groupby("task").metric.transform("first")]
 
 
 def spread(values: pd.Series, digits: int = 3) -> str:

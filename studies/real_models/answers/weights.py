@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from studies.real_models.answers.shown import Tables, kinds, signed, spread
+from studies.real_models.answers.shown import MODULES, Tables, kinds, signed, spread
 from studies.real_models.reading import RANDOM
 
 #: The source's rule: a share of the spectrum that 5 % of the norm is left out of.
@@ -15,27 +15,31 @@ EPSILON = 0.05
 def similarity(tables: Tables) -> pd.DataFrame:
     """How far whole models moved, and what bfloat16 makes of it: a row a model and method, ranges over fine-tunes."""
     weights = tables["weights"]
-    weights = weights.assign(
-        energy=weights.delta_norm**2, size=weights.weight_norm**2, kept=weights.changed_fraction_bf16 * weights.numbers
-    )
+    weights = weights.assign(kept=weights.changed_fraction_bf16 * weights.numbers)
     rows = []
     rounding = kinds(tables["rounding"]).assign(share=lambda t: t.noise / t.moved)
     for (model, kind), group in kinds(weights).groupby(["model", "kind"], sort=False):
         saved = rounding[(rounding.model == model) & (rounding.kind == kind)].share
-        sums = group.groupby(["tuned", "seed"])[["energy", "size", "kept", "numbers"]].sum()
-        moved = np.sqrt(sums.energy / sums["size"])
+        sums = group.groupby(["tuned", "seed"])[["kept", "numbers"]].sum()
         rows.append(
             {
                 "model": model,
                 "tuned": kind,
                 "fine-tunes": len(sums),
-                "‖T‖/‖W‖, %": spread(100 * moved),
+                "‖T‖/‖W‖, %": spread(100 * moved(group)),
                 "1 − lowest cosine of a matrix": f"{group.apart.max():.1e}".replace("-", "−"),
                 "numbers that differ once saved in bfloat16, %": spread(100 * sums.kept / sums.numbers, 1),
                 "what saving there changes, % of ‖T‖²": spread(100 * saved, 0),
             }
         )
     return pd.DataFrame(rows)
+
+
+def moved(weights: pd.DataFrame) -> pd.Series:
+    """‖T‖/‖W‖ of whole models, from the norms of their matrices, by fine-tune."""
+    squares = weights.assign(t=weights.delta_norm**2, w=weights.weight_norm**2)
+    sums = squares.groupby(["tuned", "seed"])[["t", "w"]].sum()
+    return np.sqrt(sums.t / sums.w)
 
 
 def subspaces(tables: Tables) -> pd.DataFrame:
@@ -67,7 +71,7 @@ def orderings(tables: Tables) -> pd.DataFrame:
     On the output side; κ is 0 where SSA is its null's and 1 where T lies in the directions.
     """
     table = kinds(tables["alignment"])
-    left = table[(table.side == "left") & table.module.isin(["q", "k", "v", "o", "gate", "up", "down"])]
+    left = table[(table.side == "left") & table.module.isin(MODULES)]
     rows = []
     for (model, rule, level), group in left[left.kind == "full"].groupby(["model", "k_rule", "level"], sort=False):
         of = group.groupby("module")[["ssa", "ssa_null", "kappa"]].mean()
